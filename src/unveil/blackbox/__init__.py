@@ -1,0 +1,1 @@
+"""What can be learnt from something that may only be asked."""

@@ -1,0 +1,38 @@
+"""How an attempt ended and what to try next; the error classes."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["BadInput", "BudgetExceeded", "Outcome", "SourceError", "UnsteadyAnswers", "UnveilError"]
+
+
+class Outcome(Enum):
+    """How an attempt ended. The value is one sentence for a person, with what to try next where something is left."""
+
+    complete = "Complete: everything that was looked for was found and checked."
+    nothing_to_find = "Nothing to find: the answers do not depend on the input where it was asked. Ask elsewhere (within=)."
+    full_rank = "Every input direction matters: there is no complement to hide in."
+    approximate = "Approximate: no sharp gap; what was left out is stated. Ask for a higher accuracy= or accept the remainder."
+    budget_ended = "The budget ended first: this is what had been found by then. Allow a larger budget=."
+    check_failed = "The result failed its own check on fresh points: do not rely on it. Try another method or more queries."
+
+
+class UnveilError(Exception):
+    """Base of every error raised on purpose. The text says what was wrong, what was expected and what to do."""
+
+
+class BadInput(UnveilError, ValueError):
+    """An argument, a file or a question has the wrong form; nothing was asked."""
+
+
+class SourceError(UnveilError):
+    """The model could not be loaded, or did not answer in a usable way."""
+
+
+class UnsteadyAnswers(SourceError):
+    """The same question got two different answers."""
+
+
+class BudgetExceeded(UnveilError):
+    """A batch would have crossed the budget; it was refused before it was asked, and nothing of it was charged."""

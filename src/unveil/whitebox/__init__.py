@@ -1,0 +1,1 @@
+"""What can be learnt from a network whose weights are known."""
