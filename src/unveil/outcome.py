@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["BadInput", "BudgetExceeded", "Outcome", "SourceError", "UnsteadyAnswers", "UnveilError"]
+__all__ = [
+    "BadInput",
+    "BudgetExceeded",
+    "Outcome",
+    "SourceError",
+    "StoreError",
+    "UnsteadyAnswers",
+    "UnveilError",
+    "WorkerLost",
+]
 
 
 class Outcome(Enum):
     """How an attempt ended. The value is one sentence for a person, with what to try next where something is left."""
 
     complete = "Complete: everything that was looked for was found and checked."
-    nothing_to_find = "Nothing to find: the answers do not depend on the input where it was asked. Ask elsewhere (within=)."
+    nothing_to_find = (
+        "Nothing to find: the answers do not depend on the input where it was asked. Ask elsewhere (within=)."
+    )
     full_rank = "Every input direction matters: there is no complement to hide in."
-    approximate = "Approximate: no sharp gap; what was left out is stated. Ask for a higher accuracy= or accept the remainder."
+    approximate = (
+        "Approximate: no sharp gap; what was left out is stated. Ask for a higher accuracy= or accept the remainder."
+    )
     budget_ended = "The budget ended first: this is what had been found by then. Allow a larger budget=."
-    check_failed = "The result failed its own check on fresh points: do not rely on it. Try another method or more queries."
+    check_failed = (
+        "The result failed its own check on fresh points: do not rely on it. Try another method or more queries."
+    )
 
 
 class UnveilError(Exception):
@@ -36,3 +51,11 @@ class UnsteadyAnswers(SourceError):
 
 class BudgetExceeded(UnveilError):
     """A batch would have crossed the budget; it was refused before it was asked, and nothing of it was charged."""
+
+
+class StoreError(UnveilError):
+    """The file of stored answers cannot be used: full disk, read-only, damaged, or the answers of another model."""
+
+
+class WorkerLost(UnveilError):
+    """A worker process or machine went away, or there is none, and its task could not be run elsewhere."""

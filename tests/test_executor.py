@@ -1,0 +1,103 @@
+"""The same seeds give the same results, whoever does the work, also when a worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unveil.executor import Cluster, Serial, spread, workers
+from unveil.outcome import BadInput, UnveilError, WorkerLost
+
+SEEDS = range(40)
+
+
+def decompose(seed: int) -> tuple[bytes, int]:
+    """A result whose last bits depend on the number of BLAS threads and on the seed."""
+    a = np.random.default_rng(seed).standard_normal((150, 150))
+    return (np.linalg.svd(a)[0] @ a @ np.linalg.inv(a)).tobytes(), os.getpid()
+
+
+def fail(seed: int) -> None:
+    raise ValueError(f"seed {seed}")
+
+
+def die(marker: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(part: tuple[int, Path]) -> tuple[bytes, int]:
+    """Kills its own worker, the first time."""
+    seed, marker = part
+    if seed == 7 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decompose(seed)
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[bytes]:
+    return [result for result, _ in spread(decompose, SEEDS)]
+
+
+@pytest.fixture(scope="module")
+def dask_address():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def same(executor: Executor, truth: list[bytes], at_least: int = 1) -> None:
+    results = spread(decompose, SEEDS, executor)
+    assert [result for result, _ in results] == truth
+    assert len({pid for _, pid in results}) >= at_least
+
+
+def test_two_local_processes_give_the_same_bits(truth):
+    with workers(2) as executor:
+        same(executor, truth, at_least=2)
+        with pytest.raises(ValueError, match="seed 3"):
+            spread(fail, [3], executor)
+        with pytest.raises(UnveilError, match="cannot be sent"):
+            spread(lambda seed: seed, [3], executor)
+        same(executor, truth)  # an error leaves the workers usable
+        with pytest.raises(WorkerLost, match="fewer jobs"):
+            spread(die, [Path()], executor)
+
+
+def test_threads_and_this_process_give_the_same_bits(truth):
+    with ThreadPoolExecutor(2) as threads, workers(1) as here:
+        assert isinstance(here, Serial)
+        same(threads, truth)
+        same(here, truth)
+    with pytest.raises(ValueError, match="seed 3"):
+        spread(fail, [3])
+
+
+def test_two_dask_workers_give_the_same_bits_also_when_one_is_killed(truth, dask_address, tmp_path):
+    with Cluster(dask_address) as cluster:
+        same(cluster, truth, at_least=2)
+        results = spread(die_once, [(seed, tmp_path / "died") for seed in SEEDS], cluster)
+    assert (tmp_path / "died").exists()
+    assert [result for result, _ in results] == truth
+
+
+def test_a_task_that_kills_every_dask_worker_is_one_error(dask_address):
+    start = time.monotonic()
+    with Cluster(dask_address) as cluster, pytest.raises(WorkerLost, match="killed every worker"):
+        spread(die, [Path()], cluster)
+    assert time.monotonic() - start < 60  # an error, not a wait for ever
+
+
+def test_no_workers_to_be_had():
+    with pytest.raises(BadInput, match="at least 1"):
+        workers(0)
+    with pytest.raises(WorkerLost, match="dask scheduler"):
+        Cluster("127.0.0.1:9", patience=0.5)
