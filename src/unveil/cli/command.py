@@ -1,0 +1,129 @@
+"""The app, and `command`: turns a function into a command whose failures are one clear line and an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
+from unveil.report.text import printable
+
+FINE, INCOMPLETE, USAGE, MODEL, BUDGET, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+app = typer.Typer(
+    name="unveil",
+    help="What a neural network gives away: found by asking, told on one page.",
+    epilog="Exit codes: 0 fine, 1 failed or incomplete, 2 bad usage or input, 3 the model failed, 4 the budget ended.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"unveil {version('unveil')}")
+        except PackageNotFoundError:
+            typer.echo("unveil (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command under its function's name.
+
+    A parameter whose type is a dataclass (`Asking`, `Common`) becomes one option per field, so that commands share
+    their options as nouns. Whatever is raised on purpose ends in one line on stderr and an exit code.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    nouns = {name: kind for name, kind in hints.items() if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name in nouns:
+            parameters += _options(nouns[parameter.name])
+        else:
+            parameters.append(
+                parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY),
+            )
+
+    def run(**given: Any) -> None:
+        made = {
+            name: kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
+            for name, kind in nouns.items()
+        }
+        with clear_errors():
+            function(**given, **made)
+
+    functools.update_wrapper(run, function)
+    del run.__wrapped__  # type: ignore[attr-defined]  # typer would look through it, past the options
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name=function.__name__.strip("_"))(run)
+    return function
+
+
+def _options(noun: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(noun, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+        )
+        for field in dataclasses.fields(noun)
+    ]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except BudgetExceeded as error:
+        _end(error, BUDGET)
+    except BadInput as error:
+        _end(error, USAGE)
+    except SourceError as error:
+        _end(error, MODEL)
+    except UnveilError as error:
+        _end(error, INCOMPLETE)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("unveil"):
+            raise
+        _end(f"this needs the package {error.name}, which is not installed", USAGE)
+    except OSError as error:
+        _end(f"{error.strerror or error}: {error.filename}" if error.filename else error, USAGE)
+    except MemoryError as error:
+        _end(f"not enough memory ({error or 'no details'}); use fewer inputs or a smaller budget", INCOMPLETE)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+
+
+def _end(error: object, code: int) -> None:
+    typer.echo(f"unveil: {printable(error, longest=2000)}", err=True)
+    sys.stdout.flush()
+    raise typer.Exit(code)
+
+
+def exit_code(outcome: Outcome) -> int:
+    """What a finding's outcome is to a script: 0 for every honest answer, also "nothing to find"."""
+    return {Outcome.budget_ended: BUDGET, Outcome.check_failed: INCOMPLETE}.get(outcome, FINE)

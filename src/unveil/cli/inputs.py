@@ -1,0 +1,183 @@
+"""Reads the example inputs of --inputs, and says how it read them. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from unveil.outcome import BadInput
+
+if TYPE_CHECKING:
+    from unveil.blackbox.oracle import Oracle
+
+_IMAGE_KEYS = ("images", "x", "X", "inputs")
+_LABEL_KEYS = ("labels", "y", "Y", "targets")
+_PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Example inputs in the oracle's own terms.
+
+    Attributes:
+        x: (N, n) float64.
+        labels: (N,) integers, or None where the file has none.
+        said: How the file was read, one sentence each.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None = None
+    said: tuple[str, ...] = field(default=())
+
+
+def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: int | None = None) -> Inputs:
+    """Read examples for an oracle.
+
+    Args:
+        path: .npz (the array `images`, `x`, `X` or `inputs`, else the first with numbers; labels from `labels` or
+            `y`), .npy, .csv (one input a row; with one column more than n, the label comes first), .png or .jpg, or a
+            folder of pictures.
+        oracle: Its shape is what the inputs must fit; pictures with colour last get it first where that fits.
+        scale: Divide by this. By default whole numbers up to 255 are divided by 255 where the legal box is (0, 1).
+        most: Keep only so many, spread evenly over the file.
+
+    Raises:
+        BadInput: The file cannot be read, or does not fit the oracle.
+    """
+    if scale is not None and not (math.isfinite(scale) and scale != 0):
+        raise BadInput(f"--scale must be a finite number other than 0, such as 255; got {scale}")
+    x, labels, said = _array(path, oracle)
+    x, more = _fitted(x, oracle, path)
+    said += more
+    if x.dtype.kind not in "uif":
+        raise BadInput(f"{path} holds {x.dtype} values; expected numbers")
+    divisor = scale
+    if divisor is None and x.dtype.kind in "ui" and oracle.within == (0, 1) and x.size and 1 < x.max() <= 255:
+        divisor = 255.0
+    x = x.astype(np.float64)
+    if divisor is not None:
+        x = x / divisor
+        said.append(f"divided by {divisor:g}")
+    if not np.isfinite(x).all():
+        raise BadInput(f"{path} holds NaN or infinity; expected finite numbers")
+    if len(x) == 0:
+        raise BadInput(f"{path} holds no inputs")
+    if oracle.within is not None:
+        low, high = oracle.within
+        if x.min() < low or x.max() > high:
+            raise BadInput(
+                f"{path} has values from {x.min():g} to {x.max():g}, outside the legal range {low:g} to {high:g}; "
+                "pass --scale (255 for 8-bit images) or another --within"
+            )
+    if most is not None and len(x) > most:
+        rows = np.linspace(0, len(x) - 1, most).round().astype(int)
+        said.append(f"{most} of {len(x)} kept")
+        x, labels = x[rows], None if labels is None else labels[rows]
+    return Inputs(oracle.nearest(x), labels, tuple(said))
+
+
+def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    if not path.exists():
+        raise BadInput(f"there is no file {path}")
+    kind = path.suffix.lower()
+    try:
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
+            if not files:
+                raise BadInput(f"the folder {path} holds no .png or .jpg files")
+            pictures = [_picture(file, oracle) for file in files]
+            if len({picture.shape for picture in pictures}) > 1:
+                raise BadInput(f"the pictures in {path} differ in size; expected one size")
+            return np.stack(pictures), None, [f"{len(files)} pictures"]
+        if kind == ".npz":
+            return _npz(path)
+        if kind == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False)), None, []
+        if kind == ".csv":
+            return _csv(path, oracle.n)
+        if kind in _PICTURES:
+            return _picture(path, oracle)[None], None, []
+    except BadInput:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {error or type(error).__name__}") from error
+    raise BadInput(f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .png, .jpg or a folder of pictures")
+
+
+def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if not hasattr(arrays, "files"):
+            raise BadInput(f"{path} is a bare array; rename it to .npy")
+        names = list(arrays.files)
+        chosen = next((name for name in _IMAGE_KEYS if name in names), None)
+        if chosen is None:
+            chosen = next((name for name in names if _numbers(arrays[name])), None)
+        if chosen is None:
+            raise BadInput(f"{path} holds no array of numbers; it holds {', '.join(names) or 'nothing'}")
+        x = arrays[chosen]
+        label = next((name for name in _LABEL_KEYS if name in names and name != chosen), None)
+        labels = None if label is None else arrays[label]
+    if labels is not None and (labels.shape != x.shape[:1] or labels.dtype.kind not in "ui"):
+        labels = None
+    return x, None if labels is None else labels.astype(np.int64), [f"array `{chosen}`"]
+
+
+def _numbers(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.ndim >= 1 and array.dtype.kind in "uif"
+
+
+def _csv(path: Path, n: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        first = lines.readline()
+    try:
+        heading = 0 if [float(cell) for cell in first.split(",")] else 1
+    except ValueError:
+        heading = 1
+    if not first.strip():
+        raise BadInput(f"{path} is empty; expected one input a row")
+    rows = np.loadtxt(path, delimiter=",", skiprows=heading, ndmin=2)
+    labels, said = None, []
+    if rows.shape[1] == n + 1:
+        said.append("first column taken as the label")
+        labels, rows = rows[:, 0].astype(np.int64), rows[:, 1:]
+    # Whole numbers in text are pixel counts, as they would be in an 8-bit picture.
+    return (rows.astype(np.int64) if np.array_equal(rows, np.trunc(rows)) else rows), labels, said
+
+
+def _picture(path: Path, oracle: Oracle) -> np.ndarray:
+    """One picture, uint8, colour first; without colour where the model has none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            colour = oracle.n % 3 == 0 and picture.width * picture.height * 3 == oracle.n
+            pixels = np.asarray(picture.convert("RGB" if colour else "L"))
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"{path} is too large a picture: {error}") from error
+    return pixels.transpose(2, 0, 1) if colour else pixels
+
+
+def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(length for length in shape if length != 1)
+
+
+def _fitted(x: np.ndarray, oracle: Oracle, path: Path) -> tuple[np.ndarray, list[str]]:
+    """`x` as (N, n)."""
+    shape, said = oracle.shape, []
+    if (x.size == oracle.n and _bare(x.shape) == _bare(shape)) or x.shape == (oracle.n,):
+        x = x.reshape(1, -1)
+    channels = next((c for c in shape if c in (1, 3, 4)), 0) if len(shape) == 3 else 0
+    if x.ndim == 4 and channels > 1 and shape[0] == channels and x.shape[1:] == (*shape[1:], channels):
+        x = x.transpose(0, 3, 1, 2)
+        said.append("colour moved from last to first")
+    if x.ndim < 2 or math.prod(x.shape[1:]) != oracle.n:
+        raise BadInput(
+            f"{path} holds an array of shape {x.shape}; the model takes {shape}, "
+            f"that is {oracle.n:,} numbers an input: expected (N, {', '.join(map(str, shape))})"
+        )
+    return x.reshape(len(x), oracle.n), said

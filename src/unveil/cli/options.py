@@ -1,0 +1,185 @@
+"""The options that commands share, as nouns: `Asking` makes the oracle, `Common` talks to the person or the machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unveil.cli.command import exit_code
+from unveil.outcome import BadInput, Outcome
+from unveil.report.text import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from unveil.blackbox.oracle import Oracle
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="The model: an ONNX file, a web address, or a Python function as file.py:name.",
+        show_default=False,
+    ),
+]
+InputsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder of .png.", show_default=False
+    ),
+]
+Scale = Annotated[
+    float | None, typer.Option("--scale", help="Divide the examples by this, e.g. 255.", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Common:
+    """What every command understands: where chance starts, and who listens."""
+
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same answer, bit for bit.")] = 0
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result, no notes and no progress.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")] = False
+
+    def rng(self, name: str) -> np.random.Generator:
+        """A generator for one purpose: another purpose more or less leaves this one's draws as they are."""
+        import numpy as np
+
+        return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def note(self, text: str) -> None:
+        """Say something on the way; to stderr, so that stdout holds the result alone."""
+        if not self.quiet:
+            typer.echo(printable(text, longest=4000), err=True)
+
+    def tell(self, figures: Mapping[str, Any], *lines: str) -> None:
+        """The result on stdout: `figures` as JSON for a machine, else `lines` for a person."""
+        if self.as_json:
+            from unveil.report.figures import plain
+
+            typer.echo(json.dumps(plain(figures), indent=2, allow_nan=False))
+        else:
+            for line in lines:
+                typer.echo(printable(line, longest=4000))
+
+    @staticmethod
+    def end(*outcomes: Outcome) -> None:
+        """End the command with the code of the worst outcome."""
+        code = max((exit_code(outcome) for outcome in outcomes), default=0)
+        if code:
+            raise typer.Exit(code)
+
+    @contextmanager
+    def watching(self, oracle: Oracle, title: str, expected: float | None = None) -> Iterator[None]:
+        """Show how many questions were asked while something runs; nothing unless stderr is a terminal.
+
+        Args:
+            oracle: Its ledger is what is shown.
+            title: What is going on, e.g. "Looking for the row span".
+            expected: Questions this will take, if known.
+        """
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        from unveil.cli.progress import ledger_progress
+
+        with ledger_progress(oracle.ledger, title, expected):
+            yield
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What a model may be asked, and how often."""
+
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,..", help="Shape of one input, if the model does not say, e.g. 1,28,28.", show_default=False
+        ),
+    ] = None
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="The legal range of every input, e.g. 0,1.", show_default=False),
+    ] = None
+    grid: Annotated[
+        str | None, typer.Option(metavar="STEP", help="The legal step of every input, e.g. 1/255.", show_default=False)
+    ] = None
+    budget: Annotated[
+        int | None, typer.Option(min=0, help="The largest number of questions to ask.", show_default=False)
+    ] = None
+
+    def oracle(self, source: str) -> Oracle:
+        """The oracle that SOURCE and these options describe."""
+        from unveil.blackbox.sources import as_oracle
+
+        return as_oracle(
+            load(source),
+            shape=None if self.shape is None else integers(self.shape, "--shape"),
+            within=None if self.within is None else interval(self.within),
+            grid=None if self.grid is None else number(self.grid, "--grid"),
+            budget=self.budget,
+        )
+
+
+def load(source: str) -> str | Callable[..., Any]:
+    """SOURCE as `as_oracle` takes it: `file.py:name` becomes the function, all else stays a path or an address."""
+    path, colon, name = source.rpartition(":")
+    if not (colon and path.endswith(".py")):
+        return source
+    import importlib.util
+
+    if not Path(path).is_file():
+        raise BadInput(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise BadInput(
+            f"{path} has no function {name}; expected file.py:name, where name takes (N, n) and gives (N, m)"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def integers(text: str, option: str) -> tuple[int, ...]:
+    """`1,28,28` or `1x28x28` as whole numbers of at least 1."""
+    try:
+        numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise BadInput(f"{option} must be whole numbers with commas between them, such as 784 or 1,28,28; got {text!r}")
+    return numbers
+
+
+def interval(text: str) -> tuple[float, float]:
+    """`0,1` as two numbers, the smaller first."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise BadInput(f"--within must be two numbers with a comma between them, such as 0,1; got {text!r}")
+    low, high = (number(part, "--within") for part in parts)
+    if not low < high:
+        raise BadInput(f"--within must have its smaller number first, such as 0,1; got {text!r}")
+    return low, high
+
+
+def number(text: str, option: str) -> float:
+    """A finite decimal number or a fraction such as 1/255."""
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise BadInput(f"{option} must be a number such as 0.5 or 1/255; got {text!r}") from None

@@ -1,0 +1,187 @@
+"""The command line: options, files and failures, as a person or a script meets them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+from unveil import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError, as_oracle
+from unveil.cli.command import clear_errors, exit_code
+from unveil.cli.inputs import read_inputs
+from unveil.cli.options import Asking, Common, integers, interval, load, number
+from unveil.report.text import printable
+
+
+def image_oracle(shape=(1, 4, 4), within=None, grid=None):
+    def answer(x):
+        return x.reshape(len(x), -1)[:, :2] * 2.0
+
+    return as_oracle(answer, shape=shape, within=within, grid=grid)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BudgetExceeded("over"), 4),
+        (BadInput("bad"), 2),
+        (SourceError("broken"), 3),
+        (UnveilError("other"), 1),
+        (FileNotFoundError(2, "No such file or directory", "x.onnx"), 2),
+        (PermissionError(13, "Permission denied", "out.html"), 2),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 2),
+        (MemoryError(), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(error, code, capsys):
+    with pytest.raises(typer.Exit) as end, clear_errors():
+        raise error
+    said = capsys.readouterr()
+    assert end.value.exit_code == code
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("unveil: ")
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(ZeroDivisionError), clear_errors():
+        _ = 1 / 0
+    with pytest.raises(ModuleNotFoundError), clear_errors():
+        raise ModuleNotFoundError("No module named 'unveil.nowhere'", name="unveil.nowhere")
+
+
+def test_a_message_cannot_steer_the_terminal(capsys):
+    with pytest.raises(typer.Exit), clear_errors():
+        raise BadInput("\x1b[2Jcleared\nsecond line \u202egnp.exe")
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+    assert said.count("\n") == 1
+
+
+def test_printable_keeps_ordinary_text():
+    assert printable("größe 7 × 10⁻³, naïve 数字") == "größe 7 × 10⁻³, naïve 数字"
+    assert len(printable("x" * 9999)) == 500
+
+
+def test_outcomes_have_codes():
+    assert {outcome: exit_code(outcome) for outcome in Outcome if exit_code(outcome)} == {
+        Outcome.budget_ended: 4,
+        Outcome.check_failed: 1,
+    }
+
+
+def test_option_texts():
+    assert integers("1,28,28", "--shape") == integers("1x28x28", "--shape") == (1, 28, 28)
+    assert interval("-1,0.5") == (-1.0, 0.5)
+    assert number("1/255", "--grid") == 1 / 255
+    for wrong in ("", "1,,2", "0,3", "a"):
+        with pytest.raises(BadInput, match="whole numbers"):
+            integers(wrong, "--shape")
+    for wrong in ("0", "1,0", "0,1,2", "a,b", "nan,1"):
+        with pytest.raises(BadInput, match="--within"):
+            interval(wrong)
+
+
+def test_common_draws_are_independent_of_each_other():
+    assert Common(seed=3).rng("span").random() == Common(seed=3).rng("span").random()
+    assert Common(seed=3).rng("span").random() != Common(seed=3).rng("other").random()
+
+
+def test_a_function_in_a_file_is_asked(tmp_path):
+    file = tmp_path / "model.py"
+    file.write_text("def predict(x):\n    return x[:, :2] * 3.0\n\nweights = 3\n")
+    oracle = Asking(shape="5", within="0,1").oracle(f"{file}:predict")
+    assert (oracle.n, oracle.m, oracle.within) == (5, 2, (0.0, 1.0))
+    with pytest.raises(BadInput, match="no function weights"):
+        load(f"{file}:weights")
+    file.write_text("raise RuntimeError('half a file')")
+    with pytest.raises(BadInput, match="half a file"):
+        load(f"{file}:predict")
+
+
+def test_npz_images_and_labels(tmp_path):
+    images = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4)
+    np.savez(tmp_path / "a.npz", other=np.array(["text"]), images=images, labels=np.array([1, 2, 3]))
+    plain = read_inputs(tmp_path / "a.npz", image_oracle())
+    assert np.array_equal(plain.x, images.reshape(3, 16))
+    assert plain.labels is not None
+    assert plain.labels.tolist() == [1, 2, 3]
+    boxed = read_inputs(tmp_path / "a.npz", image_oracle(within=(0, 1)))
+    assert np.array_equal(boxed.x, images.reshape(3, 16) / 255)
+    assert "divided by 255" in boxed.said
+    assert np.array_equal(read_inputs(tmp_path / "a.npz", image_oracle(), scale=2.0).x, images.reshape(3, 16) / 2)
+    assert len(read_inputs(tmp_path / "a.npz", image_oracle(), most=2).x) == 2
+    with pytest.raises(BadInput, match="outside the legal range"):
+        read_inputs(tmp_path / "a.npz", image_oracle(within=(0, 2)))
+
+
+def test_csv_png_npy_and_folders(tmp_path):
+    from PIL import Image
+
+    rows = np.random.default_rng(0).integers(0, 256, (2, 16))
+    with_label = np.column_stack([[7, 9], rows])
+    np.savetxt(tmp_path / "a.csv", with_label, delimiter=",", fmt="%d", header="label,pixels", comments="")
+    read = read_inputs(tmp_path / "a.csv", image_oracle(within=(0, 1)))
+    assert np.array_equal(read.x, rows / 255)
+    assert read.labels is not None
+    assert read.labels.tolist() == [7, 9]
+    Image.fromarray(rows[0].reshape(4, 4).astype(np.uint8)).save(tmp_path / "a.png")
+    assert np.array_equal(read_inputs(tmp_path / "a.png", image_oracle(within=(0, 1))).x, rows[:1] / 255)
+    assert np.array_equal(read_inputs(tmp_path, image_oracle(within=(0, 1))).x, rows[:1] / 255)
+    colour = np.random.default_rng(1).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    Image.fromarray(colour).save(tmp_path / "c.png")
+    taken = read_inputs(tmp_path / "c.png", image_oracle((3, 4, 4), within=(0, 1)))
+    assert np.array_equal(taken.x[0], colour.transpose(2, 0, 1).ravel() / 255)
+    np.save(tmp_path / "c.npy", colour[None])
+    moved = read_inputs(tmp_path / "c.npy", image_oracle((3, 4, 4), within=(0, 1)))
+    assert np.array_equal(moved.x, taken.x)
+    np.save(tmp_path / "one.npy", np.zeros((4, 4)))
+    assert read_inputs(tmp_path / "one.npy", image_oracle()).x.shape == (1, 16)
+
+
+def _pickle(path: Path) -> None:
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+
+
+def _torn(path: Path) -> None:
+    whole = io.BytesIO()
+    np.savez(whole, images=np.zeros((3, 16)))
+    path.write_bytes(whole.getvalue()[:200])
+
+
+def _zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "no arrays")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("pickle.npy", _pickle),
+        ("torn.npz", _torn),
+        ("empty.npz", lambda path: path.write_bytes(b"")),
+        ("noise.npz", lambda path: path.write_bytes(bytes(range(256)))),
+        ("arrayless.npz", _zip),
+        ("text.csv", lambda path: path.write_text("a,b\nc,d\n")),
+        ("empty.csv", lambda path: path.write_text("")),
+        ("fake.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\nrest")),
+        ("notes.txt", lambda path: path.write_text("hello")),
+        ("missing.npz", lambda path: None),
+        ("wide.npy", lambda path: np.save(path, np.zeros((2, 17)))),
+        ("hole.npy", lambda path: np.save(path, np.full((2, 16), np.nan))),
+        ("none.npy", lambda path: np.save(path, np.zeros((0, 16)))),
+        ("words.npy", lambda path: np.save(path, np.full((2, 16), "a"))),
+        ("folder", lambda path: path.mkdir()),
+    ],
+)
+def test_a_bad_file_is_a_clear_error(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(BadInput) as error:
+        read_inputs(tmp_path / name, image_oracle())
+    assert name in str(error.value)
