@@ -1,11 +1,54 @@
-"""What a neural network gives away. Public names, in the order of the story: ask, find, hide, identify, look inside, tell."""
+"""What a neural network gives away: the public names.
 
-from unveil.blackbox.oracle import Ledger as Ledger
-from unveil.blackbox.oracle import Oracle as Oracle
-from unveil.blackbox.sources import as_oracle as as_oracle
-from unveil.outcome import BadInput as BadInput
-from unveil.outcome import BudgetExceeded as BudgetExceeded
-from unveil.outcome import Outcome as Outcome
-from unveil.outcome import SourceError as SourceError
-from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
-from unveil.outcome import UnveilError as UnveilError
+Each name's module is imported when the name is first used, so that `import unveil` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unveil.blackbox.oracle import Ledger as Ledger
+    from unveil.blackbox.oracle import Oracle as Oracle
+    from unveil.blackbox.sources import as_oracle as as_oracle
+    from unveil.blackbox.wrappers import Affine as Affine
+    from unveil.blackbox.wrappers import LabelsOnly as LabelsOnly
+    from unveil.blackbox.wrappers import LogRatios as LogRatios
+    from unveil.blackbox.wrappers import Restricted as Restricted
+    from unveil.blackbox.wrappers import Rounded as Rounded
+    from unveil.outcome import BadInput as BadInput
+    from unveil.outcome import BudgetExceeded as BudgetExceeded
+    from unveil.outcome import Outcome as Outcome
+    from unveil.outcome import SourceError as SourceError
+    from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
+    from unveil.outcome import UnveilError as UnveilError
+
+# One line per public name here, one above (for type checkers and editors); a test compares the two.
+_PUBLIC = {
+    "Ledger": "blackbox.oracle",
+    "Oracle": "blackbox.oracle",
+    "as_oracle": "blackbox.sources",
+    "Affine": "blackbox.wrappers",
+    "LabelsOnly": "blackbox.wrappers",
+    "LogRatios": "blackbox.wrappers",
+    "Restricted": "blackbox.wrappers",
+    "Rounded": "blackbox.wrappers",
+    "BadInput": "outcome",
+    "BudgetExceeded": "outcome",
+    "Outcome": "outcome",
+    "SourceError": "outcome",
+    "UnsteadyAnswers": "outcome",
+    "UnveilError": "outcome",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'unveil' has no attribute {name!r}")
+    value = getattr(import_module(f"unveil.{_PUBLIC[name]}"), name)
+    # A verb may be called like the module it lives in: the verb wins, once and for all.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

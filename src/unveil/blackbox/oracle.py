@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 from numpy.typing import DTypeLike
 
-from unveil.outcome import BadInput, BudgetExceeded, SourceError
+from unveil.outcome import BadInput, BudgetExceeded, SourceError, UnveilError
 
-Answers = Float[np.ndarray, "N m"]
+Answers = Num[np.ndarray, "N m"]
 Questions = Float[np.ndarray, "N n"]
+
+# A source never gets more than this many numbers (32 MB) or rows at once, so that a big batch costs time, not memory.
+# The borders depend on the size alone: the same batch is always cut at the same places and answered with the same bits.
+CHUNK_NUMBERS = 2**22
+CHUNK_ROWS = 2**16
 
 
 @dataclass
@@ -89,6 +96,8 @@ class Oracle(ABC):
         dtype: The precision in which the model takes its input.
         resolution: Relative rounding of the answers: 2.2e-16 for float64, 1.2e-7 for float32, more if rounded.
         ledger: What was asked.
+        classes: What people call each label, where that is known; else None.
+        reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
     """
 
     name: str
@@ -100,6 +109,8 @@ class Oracle(ABC):
     dtype: np.dtype[np.floating]
     resolution: float
     ledger: Ledger
+    classes: Mapping[int, str] | None = None
+    reference: int | None = None
 
     @property
     def n(self) -> int:
@@ -144,21 +155,41 @@ class Oracle(ABC):
 
         A difference quotient must be divided by the step between *these*.
         """
-        x = np.asarray(x, dtype=np.float64)
-        low = self.within[0] if self.within else 0.0
-        if self.grid is not None:
-            x = low + np.round((x - low) / self.grid) * self.grid
-        if self.within is not None:
-            x = np.clip(x, *self.within)
-        if self.dtype == np.float32:
-            x = x.astype(np.float32).astype(np.float64)
-        return x
+        return legal(np.asarray(x, dtype=np.float64), self.within, self.grid, self.dtype)
 
     def sample(self, count: int, rng: np.random.Generator) -> Questions:
         """Legal points as a user of the model would draw them: uniform in the box, standard normal without one."""
         if self.within is None:
             return self.nearest(rng.standard_normal((count, self.n)))
         return self.nearest(rng.uniform(*self.within, size=(count, self.n)))
+
+    @final
+    def predictions(self, y: Answers) -> Int[np.ndarray, " N"]:
+        """The class each answer stands for: the label, the largest value, or whether a single value is above 0."""
+        if self.answers == "labels":
+            return np.asarray(y[:, 0], dtype=np.int64)
+        scores = self._scores(y)
+        if scores.shape[1] == 1:
+            return (scores[:, 0] > 0).astype(np.int64)
+        return np.asarray(scores.argmax(axis=1), dtype=np.int64)
+
+    @final
+    def probabilities(self, y: Answers) -> Float[np.ndarray, "N c"]:
+        """Softmax of values (as they were, of log-ratios); for one output the logistic function of it.
+
+        Raises:
+            BadInput: The oracle answers labels.
+        """
+        if self.answers == "labels":
+            raise BadInput(f"{self.name} answers labels: there is no probability in them")
+        scores = self._scores(y)
+        if scores.shape[1] == 1:
+            return np.asarray(np.exp(-np.logaddexp(0, -scores)))
+        p = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    def _scores(self, y: Answers) -> np.ndarray:
+        return y if self.reference is None else np.insert(y, self.reference, 0.0, axis=1)
 
     def _check_legal(self, x: Questions) -> None:
         if not np.isfinite(x).all():
@@ -176,7 +207,20 @@ class Oracle(ABC):
 
 @final
 class SourceOracle(Oracle):
-    """An oracle that asks a source. Made by `as_oracle`, which also looks at the first answers."""
+    """An oracle that asks a source. Made by `as_oracle`, which also looks at the first answers.
+
+    Args:
+        source: What is asked.
+        m: Outputs per question.
+        within: The legal box.
+        grid: The legal step.
+        ledger: Where queries are counted; a fresh one without a limit by default.
+        answers: "values" or "labels".
+        resolution: Relative rounding of the answers; by default that of the source's input precision.
+        dtype: Precision of the questions; by default the source's.
+        classes: What people call each label.
+        seen: A digest of the first answers, part of the fingerprint: it tells two models behind one address apart.
+    """
 
     def __init__(
         self,
@@ -188,48 +232,151 @@ class SourceOracle(Oracle):
         ledger: Ledger | None = None,
         answers: str = "values",
         resolution: float | None = None,
+        dtype: DTypeLike | None = None,
+        classes: Mapping[int, str] | None = None,
+        seen: str = "",
     ) -> None:
         self.source = source
         self.name = source.name
         self.shape = source.shape
-        self.dtype = np.dtype(source.dtype)
+        self.dtype = float_dtype(source.dtype if dtype is None else dtype)
         self.m = m
         self.within = within
         self.grid = grid
         self.answers = answers
         self.ledger = Ledger() if ledger is None else ledger
         self.resolution = float(np.finfo(self.dtype).eps) if resolution is None else resolution
+        self.classes = classes
+        self.seen = seen
 
     def answer(self, x: Questions) -> Answers:
-        try:
-            y = np.asarray(self.source.answer(x))
-        finally:
-            self.ledger.sent += self.source.attempts()
+        rows = max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // max(self.n, self.m)))
+        if len(x) <= rows:
+            return self._answer(x)
+        return np.concatenate([self._answer(x[i : i + rows]) for i in range(0, len(x), rows)])
+
+    def _answer(self, x: Questions) -> Answers:
+        y = raw_answers(self.source, x, self.ledger)
         if y.shape != (len(x), self.m):
             raise SourceError(
                 f"{self.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, {self.m}): "
                 "one row per question, the same number of outputs every time"
             )
-        if y.dtype.kind != "f":
-            return y
-        if not np.isfinite(y).all():
-            rows = np.flatnonzero(~np.isfinite(y).all(axis=1))
-            raise SourceError(
-                f"{self.name} answered {len(rows)} of {len(x)} questions with NaN or infinity; "
-                f"inputs there reach {np.abs(x[rows]).max():.3g} in size: pass within=(low, high) to stay where it is defined"
-            )
-        return y.astype(np.float64, copy=False)
+        return labels(y, self.name) if self.answers == "labels" else values(y, x, self.name)
 
     def fingerprint(self) -> str:
-        return self.source.fingerprint()
+        return f"{self.source.fingerprint()} {self.seen}".strip()
+
+
+def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
+    """What the source says, as (N, m) of any type; whatever it raises becomes a SourceError.
+
+    Raises:
+        SourceError: The source raised, or did not answer one row per question.
+    """
+    try:
+        y = np.asarray(source.answer(x))
+    except UnveilError:
+        raise
+    except Exception as error:
+        shape = ", ".join(str(d) for d in (len(x), *source.shape))
+        raise SourceError(
+            f"{source.name} failed on an input of shape ({shape}): {type(error).__name__}: {first_line(error)}; "
+            "it must answer any number of questions at once: see docs/add-a-source.md, or pass shape="
+        ) from error
+    finally:
+        ledger.sent += source.attempts()
+    if y.ndim == 0 or len(y) != len(x):
+        raise SourceError(
+            f"{source.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, m): "
+            "one row per question"
+        )
+    return y.reshape(len(x), -1)
+
+
+def values(y: np.ndarray, x: Questions, name: str) -> Float[np.ndarray, "N m"]:
+    """Answers as finite float64.
+
+    Raises:
+        SourceError: Not numbers, NaN or infinite.
+    """
+    if y.dtype.kind not in "fiub":
+        raise SourceError(f"{name} answered with {y.dtype} instead of numbers; for class names pass answers='labels'")
+    y = y.astype(np.float64, copy=False)
+    if not np.isfinite(y).all():
+        rows = np.flatnonzero(~np.isfinite(y).all(axis=1))
+        raise SourceError(
+            f"{name} answered {len(rows)} of {len(y)} questions with NaN or infinity; inputs there reach "
+            f"{np.abs(x[rows]).max():.3g} in size: pass within=(low, high) to stay where it is defined"
+        )
+    return y
+
+
+def labels(y: np.ndarray, name: str) -> Int[np.ndarray, "N 1"]:
+    """Labels as integers: integers and booleans as they are, names by `label_of`.
+
+    Raises:
+        SourceError: More than one label per question, or a fraction.
+    """
+    if y.shape[1] != 1:
+        raise SourceError(
+            f"{name} answered {y.shape[1]} labels per question; expected one: ask about one of them, "
+            "e.g. lambda x: model(x)[:, 0]"
+        )
+    if y.dtype.kind in "OSUT":
+        return np.array([[label_of(v)] for v in y[:, 0]], dtype=np.int64).reshape(-1, 1)
+    if y.dtype.kind == "f" and not (y == np.round(y)).all():
+        raise SourceError(
+            f"{name} answered {float(y[y != np.round(y)][0])!r} where a label was expected; "
+            "pass answers='values', and wrap it in LabelsOnly(oracle, threshold=...) if only labels shall be seen"
+        )
+    return y.astype(np.int64)
+
+
+def label_of(label: object) -> int:
+    """The number of a label. A name's number is its checksum: it must not depend on which names came before.
+
+    Raises:
+        SourceError: Neither a name nor a number.
+    """
+    if isinstance(label, str | bytes):
+        return zlib.crc32(label.encode() if isinstance(label, str) else label)
+    if isinstance(label, bool | int | np.integer | np.bool_):
+        return int(label)
+    raise SourceError(f"cannot take {label!r:.60} for a label; expected an integer, a boolean or a name")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length one can read."""
+    text = str(error).strip().splitlines()
+    return text[0][:300] if text else "no message"
+
+
+def legal(
+    x: np.ndarray, within: tuple[float, float] | None, grid: float | None, dtype: np.dtype[np.floating]
+) -> np.ndarray:
+    """The points nearest to x that lie on the grid, in the box, and are exact in `dtype`."""
+    low, high = within if within is not None else (-np.inf, np.inf)
+    if grid is not None:
+        start = low if within is not None else 0.0
+        last = np.floor((high - start) / grid * (1 + 1e-12))
+        x = start + np.minimum(np.round((x - start) / grid), last) * grid
+    x = np.clip(x, low, high)
+    if dtype == np.float32:
+        y = x.astype(np.float32)
+        # Rounding may have left a box whose border is no float32.
+        y = np.where(y.astype(np.float64) > high, np.nextafter(y, np.float32(-np.inf)), y)
+        y = np.where(y.astype(np.float64) < low, np.nextafter(y, np.float32(np.inf)), y)
+        x = y.astype(np.float64)
+    return x
 
 
 def wrap(oracle: Oracle, **changed: object) -> dict[str, object]:
     """Attributes that an oracle around `oracle` takes over from it."""
-    names = ("name", "shape", "m", "within", "grid", "answers", "dtype", "resolution", "ledger")
+    names = ("name", "shape", "m", "within", "grid", "answers", "dtype", "resolution", "ledger", "classes", "reference")
     return {name: getattr(oracle, name) for name in names} | changed
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[np.floating]:
-    """float64 if `dtype` is float64, else float32 (narrower inputs are exact in neither direction, so ask in float32)."""
+    """float64 if `dtype` is float64, else float32 (also for narrower inputs)."""
     return np.dtype(np.float64) if np.dtype(dtype) == np.float64 else np.dtype(np.float32)

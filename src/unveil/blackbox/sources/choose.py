@@ -1,37 +1,197 @@
-"""as_oracle: finds the way of asking that fits a model, and looks at its first answers."""
+"""as_oracle: finds the way of asking that fits a model, looks at its first answers, and wraps what they need."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unveil.blackbox.oracle import Ledger, Oracle, Source, SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
+from unveil.blackbox.sources.first_look import first_look, require_answers
+from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
 from unveil.outcome import BadInput
 
 
 def as_oracle(
-    source: Callable[[np.ndarray], np.ndarray] | Any,
-    shape: int | tuple[int, ...] | None = None,
+    source: Callable[[np.ndarray], np.ndarray] | Oracle | Source | str | Path | Any,
+    shape: int | Sequence[int] | None = None,
     within: tuple[float, float] | None = None,
     grid: float | None = None,
     budget: int | None = None,
-    store: str | None = None,
+    store: str | Path | None = None,
     answers: str = "auto",
     noisy: bool = False,
 ) -> Oracle:
-    """Make an oracle of anything that can be asked."""
-    if not callable(source):
-        raise BadInput(f"cannot ask a {type(source).__name__}")
-    if shape is None:
-        raise BadInput("a bare function needs shape=, e.g. shape=784 or shape=(1, 28, 28)")
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    chosen: Source = CallableSource(source, shape)
-    y = np.asarray(chosen.answer(np.zeros((4, math.prod(shape)))))
+    """Make an oracle of anything that can be asked, and look at its first answers.
+
+    Args:
+        source: A function from (N, *shape) to (N, m), a `torch.nn.Module`, the path of an `.onnx` file (or
+            a TorchScript `.pt` file), a scikit-learn estimator, the URL of a served model, a `Source`, or an oracle.
+        shape: Shape of one input, e.g. 784 or (1, 28, 28). Needed where the source does not tell, as a bare function.
+        within: The legal box `(low, high)`: nothing outside is ever asked.
+        grid: The legal step, counted from `low`, e.g. 1/255 for 8-bit images in (0, 1).
+        budget: The largest number of queries; a batch that would cross it is refused before it is asked.
+        store: A file that keeps every answer, so that no query is paid for twice.
+        answers: "auto" looks and chooses. "values": numbers as they are. "probabilities": asked through log-ratios (the
+            logit for a single one), which undoes a softmax. "labels": integers, booleans or class names as they are; of
+            values the class of the largest, or for one output whether it reaches 0 (0.5 if the first answers all lie in
+            [0, 1]; for another threshold use `LabelsOnly`).
+        noisy: Whether the same question may get different answers; `resolution` then tells their spread.
+
+    Returns:
+        The oracle. Its ledger has been charged for the first look.
+
+    Raises:
+        BadInput: Nothing that can be asked, or an option that does not fit; nothing was asked.
+        BudgetExceeded: The budget is less than the first look costs.
+        SourceError: The model cannot be loaded or does not answer in a usable way.
+        UnsteadyAnswers: The same question got two different answers.
+
+    Queries: `8`: four points, twice. None for an oracle.
+    """
+    require_answers(answers)
+    within, grid = _box(within, grid)
+    if isinstance(source, Oracle):
+        return _around(source, within, grid, budget, store, answers)
+    chosen = source_of(source, None if shape is None else _shape(shape), answers)
     ledger = Ledger(budget)
-    ledger.charge(4)
-    ledger.sent += chosen.attempts()
-    return SourceOracle(chosen, m=y.shape[1], within=within, grid=grid, ledger=ledger)
+    look = first_look(chosen, ledger, within, grid, answers, noisy)
+    oracle: Oracle = SourceOracle(
+        chosen,
+        m=look.m,
+        within=within,
+        grid=grid,
+        ledger=ledger,
+        answers="labels" if look.kind == "labels" else "values",
+        resolution=look.resolution,
+        dtype=look.dtype,
+        classes=getattr(chosen, "classes", None) or look.classes,
+        seen=look.digest,
+    )
+    oracle = _stored(oracle, store)
+    if look.kind == "probabilities":
+        oracle = LogRatios(oracle, reference=look.reference)
+    if answers == "labels" and look.kind != "labels":
+        oracle = LabelsOnly(oracle, threshold=(0.5 if look.unit else 0.0) if look.m == 1 else None)
+    return oracle
+
+
+def source_of(source: Any, shape: tuple[int, ...] | None = None, answers: str = "auto") -> Source:
+    """The way of asking that fits; each is imported only when it is needed.
+
+    Raises:
+        BadInput: Nothing that can be asked, or a missing or wrong shape.
+        SourceError: The model cannot be loaded.
+    """
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        from unveil.blackbox.sources.http import HttpSource
+
+        served: Source = HttpSource(source, shape=shape)
+        return served
+    if isinstance(source, str | Path):
+        return _from_file(Path(source), shape)
+    if _is_torch_module(source):
+        from unveil.blackbox.sources.torch import TorchSource
+
+        return TorchSource(source, shape)
+    if hasattr(source, "answer") and hasattr(source, "attempts") and hasattr(source, "fingerprint"):
+        ready: Source = source
+        return ready
+    if hasattr(source, "predict") and hasattr(source, "get_params"):
+        from unveil.blackbox.sources.sklearn import SklearnSource
+
+        return SklearnSource(source, answers)
+    if callable(source):
+        if shape is None and isinstance(getattr(source, "n", None), int):
+            shape = (source.n,)
+        if shape is None:
+            raise BadInput("a bare function needs shape=, e.g. shape=784 or shape=(1, 28, 28)")
+        return CallableSource(source, shape)
+    raise BadInput(
+        f"cannot ask a {type(source).__name__}; expected a function, a torch module, a scikit-learn estimator, "
+        "the path of an .onnx file or the URL of a served model"
+    )
+
+
+def _from_file(path: Path, shape: tuple[int, ...] | None) -> Source:
+    kind = path.suffix.lower()
+    if kind == ".onnx":
+        from unveil.blackbox.sources.onnx import OnnxSource
+
+        return OnnxSource(path, shape=shape)
+    if kind in (".pt", ".pth", ".ts"):
+        from unveil.blackbox.sources.torch import TorchSource
+
+        return TorchSource.from_file(path, shape)
+    hint = "export the model to ONNX, or load it yourself and pass the object"
+    if kind in (".pkl", ".pickle", ".joblib"):
+        hint = "pickles can run anything and are never opened; load it yourself if you trust it, and pass the object"
+    elif kind == ".npz":
+        hint = "load its weights with unveil.load and pass the network"
+    raise BadInput(f"cannot ask the file {str(path)!r}: expected .onnx, a TorchScript .pt or a URL; {hint}")
+
+
+def _is_torch_module(source: Any) -> bool:
+    return any(c.__name__ == "Module" and c.__module__ == "torch.nn.modules.module" for c in type(source).__mro__)
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    sides = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    if not sides or any(not isinstance(d, int | np.integer) or d < 1 for d in sides):
+        raise BadInput(f"shape must be a positive integer or several, e.g. 784 or (1, 28, 28); got {shape!r}")
+    if math.prod(int(d) for d in sides) > 2**31:
+        raise BadInput(f"shape {shape!r} has more than 2^31 inputs")
+    return tuple(int(d) for d in sides)
+
+
+def _box(within: tuple[float, float] | None, grid: float | None) -> tuple[tuple[float, float] | None, float | None]:
+    if within is not None:
+        try:
+            low, high = (float(end) for end in within)
+        except (TypeError, ValueError):
+            raise BadInput(f"within must be a pair (low, high); got {within!r}") from None
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise BadInput(f"within must be two finite numbers, low < high; got {within!r}")
+        within = (low, high)
+    if grid is not None:
+        grid = float(grid)
+        widest = within[1] - within[0] if within is not None else math.inf
+        if not 0 < grid <= widest or math.isinf(grid):
+            raise BadInput(f"grid must be a positive step that fits in the box; got {grid!r}")
+    return within, grid
+
+
+def _around(
+    oracle: Oracle,
+    within: tuple[float, float] | None,
+    grid: float | None,
+    budget: int | None,
+    store: str | Path | None,
+    answers: str,
+) -> Oracle:
+    """The same oracle, with what the options add."""
+    if budget is not None:
+        oracle.ledger.budget = budget
+    oracle = _stored(oracle, store)
+    if within is not None or grid is not None:
+        oracle = Restricted(oracle, within, grid)
+    if answers == "probabilities":
+        return LogRatios(oracle)
+    if answers == "labels" and oracle.answers != "labels":
+        return LabelsOnly(oracle)
+    if answers == "values" and oracle.answers == "labels":
+        raise BadInput(f"{oracle.name} answers labels; values cannot be made of them")
+    return oracle
+
+
+def _stored(oracle: Oracle, store: str | Path | None) -> Oracle:
+    if store is None:
+        return oracle
+    from unveil.blackbox.store import Stored
+
+    stored: Oracle = Stored(oracle, store)
+    return stored

@@ -1,0 +1,144 @@
+"""Ask an ONNX file through onnxruntime, many questions at once whatever batch axis it declares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Questions, first_line
+from unveil.blackbox.sources.onnx_batch import Signature, batched, signature
+from unveil.blackbox.sources.onnx_file import in_single_precision, read_model
+from unveil.outcome import SourceError
+
+_NUMPY = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
+
+
+class OnnxSource:
+    """An ONNX file with one input, asked on the CPU.
+
+    A batch axis that is fixed or missing is made free. Loading asks the model a few random questions, batched and one
+    by one, to see that this changes nothing; if it does, questions go out one by one. No method sees those answers.
+
+    A float64 model stays in float64; where onnxruntime has no float64 kernel (convolution, pooling) it runs in float32.
+
+    Args:
+        path: The file. Weights kept in other files must lie in the same folder.
+        shape: Shape of one input; needed where the file leaves it open.
+        output: Name of the output to look at; the first with floating-point numbers by default.
+        threads: Threads of onnxruntime; by default `OMP_NUM_THREADS`, or all cores.
+
+    Attributes:
+        looped: Whether questions go out one by one.
+
+    Raises:
+        SourceError: The file cannot be read, is not valid, or cannot be run.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: tuple[int, ...] | None = None,
+        output: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        path = Path(path)
+        self.name = path.name
+        self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS") or 0)
+        model, self._digest = read_model(path)
+        self.signature = signature(model, self.name, shape, output)
+        if self.signature.kind not in _NUMPY:
+            raise SourceError(
+                f"{self.name}: its input is of ONNX type {self.signature.kind}, which cannot be asked with numbers"
+            )
+        try:
+            single = self._session(model)
+        except SourceError:
+            if self.signature.kind != 11:
+                raise
+            model = in_single_precision(model)
+            self.signature = signature(model, self.name, shape, output)
+            single = self._session(model)
+        self.kind = np.dtype(_NUMPY[self.signature.kind])
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if self.kind == np.float64 else np.float32)
+        self.shape = self.signature.shape
+        self._sent = 0
+        many = self._many(model, single)
+        self.looped = many is None
+        self.session = single if many is None else many
+
+    def answer(self, x: Questions) -> np.ndarray:
+        self._sent += len(x)
+        question = x.reshape(len(x), *self.shape)
+        if self.kind.kind in "iu" and not (question == question.astype(self.kind)).all():
+            raise SourceError(
+                f"{self.name} takes {self.kind} inputs; ask it whole numbers only: pass grid=1 and e.g. within=(0, 255)"
+            )
+        question = question.astype(self.kind)
+        if self.looped:
+            return _one_by_one(self.session, self.signature, question)
+        return _run(self.session, self.signature, question)
+
+    def attempts(self) -> int:
+        sent, self._sent = self._sent, 0
+        return sent
+
+    def fingerprint(self) -> str:
+        return f"onnx {self._digest} {self.signature.output} {self.shape}"
+
+    def _session(self, model: Any) -> Any:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Waiting threads would otherwise burn the cores that the method itself needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            # From bytes, so that onnxruntime itself never follows a path in the file.
+            return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise SourceError(f"{self.name} cannot be run by onnxruntime: {first_line(error)}") from None
+
+    def _many(self, model: Any, single: Any) -> Any | None:
+        """A session that takes any number of questions and answers like `single`; None if there is no such."""
+        rng = np.random.default_rng(5)
+        points = rng.uniform(0, 1, (3, *self.shape)).astype(self.kind)
+        try:
+            truth = _one_by_one(single, self.signature, points)
+        except Exception as error:
+            raise SourceError(f"{self.name} cannot be asked with shape {self.shape}: {first_line(error)}") from None
+        for candidate in batched(model, self.signature):
+            try:
+                session = self._session(candidate)
+                answers = _run(session, self.signature, points)
+            except Exception:
+                continue
+            if answers.size == truth.size and _same(answers.reshape(truth.shape), truth):
+                return session
+        return None
+
+
+def _run(session: Any, signature: Signature, question: np.ndarray) -> np.ndarray:
+    return np.asarray(session.run([signature.output], {signature.input: question})[0])
+
+
+def _one_by_one(session: Any, signature: Signature, question: np.ndarray) -> np.ndarray:
+    """Answers of the file as it stands; a fixed batch is filled with copies of the question."""
+    rows = []
+    for one in question:
+        given = one if signature.batch is None else np.broadcast_to(one, (signature.batch, *one.shape))
+        y = _run(session, signature, np.ascontiguousarray(given))
+        rows.append(y[0] if signature.batch not in (None, 1) else y)
+    return np.stack(rows).reshape(len(question), -1)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal up to another order of summation."""
+    if a.dtype.kind != "f":
+        return bool((a == b).all())
+    tolerance = 1e-9 if a.dtype == np.float64 else 1e-2 if a.dtype == np.float16 else 1e-4
+    return bool(np.allclose(a, b, rtol=0, atol=tolerance * max(float(np.abs(b).max()), 1e-30), equal_nan=True))

@@ -1,0 +1,87 @@
+"""Read an ONNX file that may be corrupt or hostile: bytes in, a checked model or one clear error out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import first_line
+from unveil.outcome import SourceError
+
+LARGEST = 2**31 - 1
+
+
+def read_model(path: Path) -> tuple[Any, str]:
+    """The model and a digest of its bytes.
+
+    Raises:
+        SourceError: The file is missing, too large, corrupt, not valid ONNX, or refers to files outside its folder.
+    """
+    import onnx
+
+    try:
+        size = path.stat().st_size
+        if not path.is_file() or not 0 < size <= LARGEST:
+            raise SourceError(f"{path.name}: expected an ONNX file of 1 byte to 2 GB; got {size:,} bytes")
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    digest = hashlib.blake2b(data, digest_size=16)
+    try:
+        model = onnx.load_model_from_string(data)
+        _fetch_weights(model, path, digest)
+        onnx.checker.check_model(model)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"{path.name} is not a valid ONNX file: {first_line(error)}; export it again, or check where it came from"
+        ) from None
+    return model, digest.hexdigest()
+
+
+def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
+    """Take weights from files beside the model into the model; files anywhere else are not opened."""
+    import onnx
+
+    folder = path.resolve().parent
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if not onnx.external_data_helper.uses_external_data(tensor):
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        place = (folder / location).resolve()
+        if not location or not place.is_relative_to(folder) or not place.is_file():
+            raise SourceError(
+                f"{path.name} wants the weights {tensor.name!r:.60} from {location!r:.120}, which is no file in "
+                "its folder; put weights beside the model, or save it with all weights inside"
+            )
+        if model.ByteSize() + place.stat().st_size > LARGEST:
+            raise SourceError(f"{path.name} and its weights are larger than 2 GB")
+        digest.update(place.read_bytes())
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def in_single_precision(model: Any) -> Any:
+    """A copy of a float64 model in float32."""
+    import onnx
+    from onnx import numpy_helper
+
+    double, single = onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if tensor.data_type == double:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.name == "to" and attribute.i == double:
+                attribute.i = single
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type == double:
+            value.type.tensor_type.elem_type = single
+    return model

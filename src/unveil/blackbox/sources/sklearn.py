@@ -1,0 +1,71 @@
+"""Ask a scikit-learn estimator: probabilities, decision values, predicted values or labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Questions
+from unveil.outcome import BadInput
+
+
+class SklearnSource:
+    """A fitted estimator or pipeline.
+
+    Args:
+        estimator: Has `predict`, and perhaps `predict_proba` or `decision_function`.
+        answers: "auto" takes the first of predict_proba, decision_function and predict; "probabilities" predict_proba;
+            "values" decision_function, predict (of a regressor) or predict_proba; "labels" predict.
+
+    Attributes:
+        classes: The name of each label, where there are classes.
+
+    Raises:
+        BadInput: Not fitted, or it has nothing that answers like this.
+    """
+
+    def __init__(self, estimator: Any, answers: str = "auto") -> None:
+        self.name = type(estimator).__name__
+        inputs = getattr(estimator, "n_features_in_", None)
+        if not isinstance(inputs, int | np.integer):
+            raise BadInput(f"{self.name} does not know its number of inputs; fit it first")
+        self.estimator = estimator
+        self.shape: tuple[int, ...] = (int(inputs),)
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float64)
+        self.method = _method(estimator, answers)
+        names = getattr(estimator, "classes_", None)
+        self.names = None if names is None or isinstance(names, list) else np.asarray(names)
+        self.classes = None if self.names is None else {i: str(name) for i, name in enumerate(self.names)}
+        self._sent = 0
+
+    def answer(self, x: Questions) -> np.ndarray:
+        self._sent += len(x)
+        y = np.asarray(getattr(self.estimator, self.method)(x.copy()))
+        if self.method == "predict" and self.names is not None:
+            # classes_ is sorted, so that the number of a label is its place there.
+            return np.searchsorted(self.names, y).astype(np.int64)
+        return y
+
+    def attempts(self) -> int:
+        sent, self._sent = self._sent, 0
+        return sent
+
+    def fingerprint(self) -> str:
+        # What the estimator was fitted to shows in its first answers, which are part of every oracle's fingerprint.
+        return f"sklearn {self.name}.{self.method} {self.shape}"
+
+
+def _method(estimator: Any, answers: str) -> str:
+    preferred = {
+        "auto": ("predict_proba", "decision_function", "predict"),
+        "values": ("decision_function", "predict", "predict_proba"),
+        "probabilities": ("predict_proba",),
+        "labels": ("predict",),
+    }[answers]
+    for method in preferred:
+        if answers == "values" and method == "predict" and hasattr(estimator, "classes_"):
+            continue
+        if hasattr(estimator, method):
+            return method
+    raise BadInput(f"{type(estimator).__name__} has none of {', '.join(preferred)}; choose another answers=")

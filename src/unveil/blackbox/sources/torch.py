@@ -1,0 +1,112 @@
+"""Ask a torch module: in eval mode, without gradients, in its own precision and on its own device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Questions, first_line
+from unveil.outcome import BadInput, SourceError
+
+
+class TorchSource:
+    """A `torch.nn.Module`, also a TorchScript one.
+
+    The module is put into eval mode for every batch and left as it was found.
+
+    Args:
+        module: Takes a tensor (N, *shape), gives a tensor whose first axis is N.
+        shape: Shape of one input; found by itself where the first layer with weights is linear.
+
+    Raises:
+        BadInput: The shape is not given and not found.
+    """
+
+    def __init__(self, module: Any, shape: tuple[int, ...] | None = None) -> None:
+        import torch
+
+        self.module = module
+        self.name = type(module).__name__
+        weights = [p for p in module.parameters() if p.is_floating_point()]
+        weights += [b for b in module.buffers() if b.is_floating_point()]
+        self.kind = weights[0].dtype if weights else torch.get_default_dtype()
+        self.device = weights[0].device if weights else torch.device("cpu")
+        self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if self.kind == torch.float64 else np.float32)
+        self.shape = shape if shape is not None else self._linear_inputs()
+        self._sent = 0
+
+    @classmethod
+    def from_file(cls, path: Path, shape: tuple[int, ...] | None = None) -> TorchSource:
+        """A TorchScript file. Pickled modules and weights without their module are refused.
+
+        Raises:
+            SourceError: The file cannot be read as TorchScript.
+        """
+        import torch
+
+        try:
+            # torch.jit.load has its own reader, which builds tensors and nothing else; Python's pickle never runs.
+            module = torch.jit.load(str(path), map_location="cpu")
+        except Exception as error:
+            raise SourceError(
+                f"{path.name} cannot be loaded as TorchScript: {first_line(error)}; of torch, only TorchScript files "
+                "and nn.Module objects are taken: save it with torch.jit.script(...).save, export it to ONNX, or "
+                "load it yourself (torch.load with weights_only=True) and pass the module"
+            ) from None
+        source = cls(module, shape)
+        source.name = path.name
+        return source
+
+    def answer(self, x: Questions) -> np.ndarray:
+        import torch
+
+        self._sent += len(x)
+        question = torch.from_numpy(x.reshape(len(x), *self.shape).astype(self.dtype))
+        with torch.no_grad(), _evaluating(self.module):
+            y = self.module(question.to(self.device, self.kind))
+        if not isinstance(y, torch.Tensor):
+            raise SourceError(
+                f"{self.name} answered with a {type(y).__name__} instead of a tensor; "
+                "pass a module (or a function) that picks the tensor to be looked at"
+            )
+        y = y.detach().cpu()
+        half = y.dtype in (torch.bfloat16, torch.float16)
+        return np.asarray((y.to(torch.float32) if half else y).numpy())
+
+    def attempts(self) -> int:
+        sent, self._sent = self._sent, 0
+        return sent
+
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for key, value in sorted(self.module.state_dict().items()):
+            digest.update(key.encode())
+            if hasattr(value, "detach"):
+                digest.update(np.ascontiguousarray(value.detach().cpu().double().numpy()).tobytes())
+        return f"torch {self.name} {self.shape} {digest.hexdigest()}"
+
+    def _linear_inputs(self) -> tuple[int, ...]:
+        for layer in self.module.modules():
+            if next(layer.parameters(recurse=False), None) is not None:
+                inputs = getattr(layer, "in_features", None)
+                if isinstance(inputs, int):
+                    return (inputs,)
+                break
+        raise BadInput(f"{self.name} does not tell the shape of its input; pass shape=, e.g. shape=(3, 32, 32)")
+
+
+@contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """Eval mode inside, and every part's own mode again outside."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -1,0 +1,225 @@
+"""Oracles around oracles: rounded answers, labels only, log-ratios of probabilities, affine inputs, a smaller box."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.outcome import BadInput
+
+
+@final
+class Rounded(Oracle):
+    """Answers rounded to `digits` decimal places: a defence many interfaces have without knowing it.
+
+    Args:
+        oracle: Answers with values.
+        digits: Decimal places kept.
+
+    Raises:
+        BadInput: The oracle answers labels, or `digits` is not between 0 and 15.
+    """
+
+    def __init__(self, oracle: Oracle, digits: int) -> None:
+        _require_values(oracle, "Rounded")
+        if not 0 <= digits <= 15:
+            raise BadInput(f"digits must be from 0 to 15 decimal places; got {digits}")
+        vars(self).update(wrap(oracle, resolution=max(oracle.resolution, 10.0**-digits)))
+        self.oracle = oracle
+        self.digits = digits
+
+    def answer(self, x: Questions) -> Answers:
+        return np.round(self.oracle.answer(x), self.digits)
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} rounded to {self.digits}"
+
+
+@final
+class LabelsOnly(Oracle):
+    """Labels made of values: the class of the largest value, or for one output whether it reaches the threshold.
+
+    Args:
+        oracle: Answers with values.
+        threshold: For an oracle with one output: the label is 1 from here on, else 0.
+
+    Raises:
+        BadInput: The oracle answers labels already, or a threshold is given for several outputs.
+    """
+
+    def __init__(self, oracle: Oracle, threshold: float | None = None) -> None:
+        _require_values(oracle, "LabelsOnly")
+        self.several = oracle.m > 1 or oracle.reference is not None
+        if self.several and threshold is not None:
+            raise BadInput("a threshold needs an oracle with one output; with several the largest one decides")
+        vars(self).update(wrap(oracle, m=1, answers="labels", reference=None))
+        self.oracle = oracle
+        self.threshold = 0.0 if threshold is None else threshold
+
+    def answer(self, x: Questions) -> Answers:
+        y = self.oracle.answer(x)
+        labels = self.oracle.predictions(y)[:, None] if self.several else y >= self.threshold
+        return np.asarray(labels, dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} labels {self.threshold!r}"
+
+
+@final
+class LogRatios(Oracle):
+    r"""Probabilities asked through their logarithms, which undoes the softmax.
+
+    Of $m \ge 2$ probabilities $p$ come the $m - 1$ answers $\log p_i - \log p_r$ with a fixed reference class $r$: with
+    $p = \mathrm{softmax}(z)$ that is $z_i - z_r$, piecewise linear again if $z$ was. Of a single probability comes its
+    logit $\log p - \log(1 - p)$. `predictions` and `probabilities` of the oracle turn answers back.
+
+    Args:
+        oracle: Answers with probabilities.
+        reference: Which class to divide by; the last one by default.
+        floor: Probabilities below this count as this much, so that every answer is finite. By default half of the
+            rounding of rounded probabilities, else the smallest normal number of the oracle's precision (1.2e-38 in
+            float32, 2.2e-308 in float64): smaller ones have lost their digits. Below the floor a log-ratio stays put.
+
+    Raises:
+        BadInput: The oracle answers labels or log-ratios already, or there is no such class.
+    """
+
+    def __init__(self, oracle: Oracle, reference: int | None = None, floor: float | None = None) -> None:
+        _require_values(oracle, "LogRatios")
+        if oracle.reference is not None:
+            raise BadInput("the oracle answers with log-ratios already; pass the oracle of the probabilities")
+        last = oracle.m - 1
+        reference = last if reference is None else reference
+        if not 0 <= reference <= last:
+            raise BadInput(f"reference must be a class from 0 to {last}; got {reference}")
+        info = np.finfo(oracle.dtype)
+        rounded = oracle.resolution > 4 * info.eps
+        self.floor = floor if floor is not None else oracle.resolution / 2 if rounded else float(info.tiny)
+        if not 0 < self.floor < 0.5:
+            raise BadInput(f"floor must lie between 0 and 0.5; got {self.floor:g}")
+        self.ceiling = 1 - (self.floor if rounded else float(info.epsneg))
+        several = oracle.m > 1
+        vars(self).update(wrap(oracle, m=max(1, last), answers="values", reference=reference if several else None))
+        self.oracle = oracle
+
+    def answer(self, x: Questions) -> Answers:
+        p = self.oracle.answer(x)
+        if self.reference is None:
+            p = np.clip(p, self.floor, self.ceiling)
+            return np.asarray(np.log(p) - np.log1p(-p))
+        logs = np.log(np.maximum(p, self.floor))
+        return np.asarray(np.delete(logs, self.reference, axis=1) - logs[:, [self.reference]])
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} log-ratios {self.reference} {self.floor!r}"
+
+
+@final
+class Affine(Oracle):
+    """Inputs normalised before they are asked: the question x becomes `(x - mean) / deviation`.
+
+    For a model trained on normalised images, so that it can be asked about plain ones.
+
+    Args:
+        oracle: Expects normalised inputs.
+        mean: Broadcast over the oracle's `shape`, e.g. (3, 1, 1) for the channels of (3, 32, 32).
+        deviation: Likewise; not zero.
+        within: The legal box of the plain inputs, e.g. (0, 1). By default the oracle's, if it can be carried over.
+        grid: The legal step of the plain inputs.
+
+    Raises:
+        BadInput: Shapes that do not fit, a zero deviation, or a box that no single pair of numbers describes any more.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        mean: ArrayLike = 0.0,
+        deviation: ArrayLike = 1.0,
+        within: tuple[float, float] | None = None,
+        grid: float | None = None,
+    ) -> None:
+        self.mean = self._row(mean, oracle.shape, "mean")
+        self.deviation = self._row(deviation, oracle.shape, "deviation")
+        if (self.deviation == 0).any():
+            raise BadInput("deviation must not be zero anywhere")
+        if oracle.grid is not None:
+            raise BadInput("the oracle's own grid would be lost; give grid= to Affine, not to the oracle inside")
+        if oracle.within is not None:
+            ends = np.stack([self.mean + self.deviation * end for end in oracle.within])
+            low, high = ends.min(axis=0), ends.max(axis=0)
+            if within is None and np.ptp(low) == np.ptp(high) == 0:
+                within = (float(low[0]), float(high[0]))
+            if within is None or within[0] < low.max() or within[1] > high.min():
+                raise BadInput(
+                    f"the oracle's box {oracle.within} allows plain inputs within [{low.max():g}, {high.min():g}] "
+                    "only; pass such a within="
+                )
+        # The oracle inside rounds to its precision; in float64 outside, `nearest` can name exactly what it will see.
+        vars(self).update(wrap(oracle, within=within, grid=grid, dtype=np.dtype(np.float64)))
+        self.oracle = oracle
+
+    def answer(self, x: Questions) -> Answers:
+        return self.oracle.answer(self.oracle.nearest((x - self.mean) / self.deviation))
+
+    def nearest(self, x: Questions) -> Questions:
+        x = super().nearest(x)
+        if self.grid is not None or self.oracle.dtype == np.float64:
+            return x
+        seen = self.oracle.nearest((x - self.mean) / self.deviation)
+        exact = np.asarray(seen * self.deviation + self.mean)
+        return exact if self.within is None else np.clip(exact, *self.within)
+
+    def fingerprint(self) -> str:
+        return (
+            f"{self.oracle.fingerprint()} affine {self.mean.tobytes().hex()[:64]} {self.deviation.tobytes().hex()[:64]}"
+        )
+
+    @staticmethod
+    def _row(value: ArrayLike, shape: tuple[int, ...], name: str) -> Float[np.ndarray, " n"]:
+        value = np.asarray(value, dtype=np.float64)
+        try:
+            row = np.broadcast_to(value, shape).ravel()
+        except ValueError:
+            raise BadInput(f"{name} of shape {value.shape} does not broadcast to inputs of shape {shape}") from None
+        if not np.isfinite(row).all():
+            raise BadInput(f"{name} must be finite")
+        return row
+
+
+@final
+class Restricted(Oracle):
+    """A smaller box or a coarser grid than the oracle's own.
+
+    Args:
+        oracle: Any oracle.
+        within: The box; by default the oracle's.
+        grid: The step; by default the oracle's.
+
+    Raises:
+        BadInput: The box reaches beyond the oracle's own.
+    """
+
+    def __init__(self, oracle: Oracle, within: tuple[float, float] | None = None, grid: float | None = None) -> None:
+        own = oracle.within
+        if within is not None and own is not None and (within[0] < own[0] or within[1] > own[1]):
+            raise BadInput(f"the box {within} reaches beyond {own}, where the oracle may be asked")
+        if oracle.grid is not None and ((grid is not None and grid != oracle.grid) or within is not None):
+            raise BadInput("the oracle has a grid of its own; give within= and grid= where that oracle is made")
+        vars(self).update(wrap(oracle, within=within or own, grid=grid if grid is not None else oracle.grid))
+        self.oracle = oracle
+
+    def answer(self, x: Questions) -> Answers:
+        return self.oracle.answer(x)
+
+    def fingerprint(self) -> str:
+        return self.oracle.fingerprint()
+
+
+def _require_values(oracle: Oracle, wrapper: str) -> None:
+    if oracle.answers == "labels":
+        raise BadInput(f"{wrapper} needs an oracle that answers with values; {oracle.name} answers labels")

@@ -1,0 +1,83 @@
+"""What every test gets: a seeded generator whose seed is shown on failure, the data, checked shapes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import typing
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+from beartype import beartype
+from beartype.roar import BeartypeCallHintViolation
+
+
+def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A type checker that looks at arrays only: their shapes and kinds as the signature gives them.
+
+    Other annotations are left to mypy, which, unlike a check at run time, lets an integer be a float. A function whose
+    docstring says that it raises BadInput looks at its arguments itself, and tests want to see it do so.
+    """
+    scope = vars(typing) | getattr(function, "__globals__", {})
+    kept = {}
+    for name, hint in getattr(function, "__annotations__", {}).items():
+        if isinstance(hint, str):
+            try:
+                hint = eval(hint, scope)
+            except Exception:
+                continue
+        if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+            kept[name] = hint
+    if not kept:
+        return function
+    function.__annotations__ = kept
+    checked = beartype(function)
+
+    @functools.wraps(function)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return checked(*args, **kwargs)
+        except BeartypeCallHintViolation:
+            # jaxtyping hands over stand-ins; the function they stand for has the docstring.
+            real: Any = sys.modules.get(function.__module__)
+            for part in function.__qualname__.split("."):
+                real = getattr(real, part, None)
+            if "BadInput" in (getattr(real, "__doc__", None) or ""):
+                return function(*args, **kwargs)
+            raise
+
+    return check
+
+
+# Before any part of unveil is imported: its functions are then checked whenever a test calls them.
+if os.environ.get("UNVEIL_CHECK_SHAPES", "1") != "0":
+    jaxtyping.install_import_hook("unveil", "tests.conftest.check_shapes")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The test's seed: fixed by its name, or UNVEIL_SEED. Pytest shows it when the test fails."""
+    chosen = int(os.environ.get("UNVEIL_SEED") or zlib.crc32(request.node.name.encode()) % 10_000)
+    print(f"seed {chosen} (repeat with UNVEIL_SEED={chosen})")
+    return chosen
+
+
+@pytest.fixture
+def rng(seed: int) -> np.random.Generator:
+    """A generator seeded with `seed`."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of data sets and third-party networks, UNVEIL_DATA; tests that need it are skipped without."""
+    folder = os.environ.get("UNVEIL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("UNVEIL_DATA does not name a folder")
+    return Path(folder)

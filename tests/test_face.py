@@ -1,0 +1,47 @@
+"""The face: light to import, and every public name is where it says it is."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import unveil
+
+HEAVY = ["torch", "onnx", "onnxruntime", "matplotlib", "sklearn", "dask", "httpx", "scipy.optimize"]
+
+
+def test_import_takes_nothing_heavy() -> None:
+    code = f"import sys, json, unveil; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_asking_a_function_takes_no_framework() -> None:
+    code = (
+        "import sys, json, unveil; o = unveil.as_oracle(lambda x: x.sum(1), 3); o([[1., 2., 3.]]);"
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_every_public_name_exists() -> None:
+    for name, module in unveil._PUBLIC.items():
+        assert getattr(unveil, name).__module__.startswith(f"unveil.{module.split('.')[0]}"), name
+    assert set(unveil._PUBLIC) <= set(dir(unveil))
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(unveil.__file__).read_text())
+    shown = {
+        alias.asname: node.module
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert shown == {name: f"unveil.{module}" for name, module in unveil._PUBLIC.items()}
