@@ -103,9 +103,7 @@ ACTIVATIONS: dict[str, Activation] = {
             "odd",
             True,
         ),
-        Activation(
-            "arctan", np.arctan, lambda s: 1 / (1 + s**2), lambda s: -2 * s / (1 + s**2) ** 2, "odd", True
-        ),
+        Activation("arctan", np.arctan, lambda s: 1 / (1 + s**2), lambda s: -2 * s / (1 + s**2) ** 2, "odd", True),
         Activation("sin", np.sin, np.cos, lambda s: -np.sin(s), "odd", False),
         Activation(
             "gelu",

@@ -3,67 +3,221 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import sparse, special
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import Activation, activation
+from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import activation as activation_named
+from unveil.whitebox.convolution import Convolution
+
+PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
+
+Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """`activation(weights @ x + bias)`.
 
     Attributes:
-        weights: (out, in), float64; one row per neuron.
+        weights: (out, in), float64; one row per neuron. Dense, or `scipy.sparse.csr_array` where most entries are zero.
         bias: (out,).
         activation: Applied elementwise.
+        convolution: Where `weights` came from, if from one convolution; kept so that files stay small.
     """
 
-    weights: Float[np.ndarray, "out in"]
+    weights: Matrix
     bias: Float[np.ndarray, " out"]
     activation: Activation
+    convolution: Convolution | None = None
+
+    def __post_init__(self) -> None:
+        weights: Any = self.weights
+        try:
+            if sparse.issparse(weights):
+                weights = sparse.csr_array(weights, dtype=np.float64)
+                values = weights.data
+            else:
+                weights = values = np.asarray(weights, dtype=np.float64)
+            bias = np.asarray(self.bias, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"a layer needs numbers: W (out, in) and b (out,); {error}") from error
+        if weights.ndim != 2 or bias.shape != weights.shape[:1] or 0 in weights.shape:
+            raise BadInput(
+                f"a layer needs W (out, in) and b (out,), neither empty; got {weights.shape} and {bias.shape}"
+            )
+        if not (np.isfinite(values).all() and np.isfinite(bias).all()):
+            raise BadInput("a layer has weights that are NaN or infinite; pass finite weights")
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "bias", bias)
+
+    @property
+    def inputs(self) -> int:
+        return int(self.weights.shape[1])
+
+    @property
+    def neurons(self) -> int:
+        return int(self.weights.shape[0])
+
+    def dense(self) -> Float[np.ndarray, "out in"]:
+        """The weights as an ndarray, whatever they are stored as."""
+        return self.weights.toarray() if sparse.issparse(self.weights) else np.asarray(self.weights)
 
     def affine(self, x: Float[np.ndarray, "N in"]) -> Float[np.ndarray, "N out"]:
         """`x @ weights.T + bias`: what the neurons see before the activation."""
+        if sparse.issparse(self.weights):
+            return np.asarray((self.weights @ x.T).T + self.bias)
         return np.asarray(x @ self.weights.T + self.bias)
 
     def __call__(self, x: Float[np.ndarray, "N in"]) -> Float[np.ndarray, "N out"]:
         return self.activation.value(self.affine(x))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
-    """Layers applied one after the other."""
+    """Layers applied one after the other, and perhaps a softmax on top.
+
+    A skip connection is carried along by rows of its own: a ReLU leaves what is already non-negative as it is, and any
+    other value s is carried as relu(s) - relu(-s). So a residual network is a plain sequence of layers, too.
+
+    Attributes:
+        layers: First to last.
+        shape: Shape of one input as its source has it, e.g. (1, 28, 28); `(n,)` when nothing else is known.
+        softmax: Whether a softmax over all outputs follows the last layer.
+    """
 
     layers: tuple[Layer, ...]
+    shape: tuple[int, ...] = field(default=())
+    softmax: bool = False
+
+    def __post_init__(self) -> None:
+        layers = tuple(self.layers)
+        if not layers:
+            raise BadInput("a network needs at least one layer")
+        for i, (one, other) in enumerate(pairwise(layers)):
+            if one.neurons != other.inputs:
+                raise BadInput(f"layer {i} has {one.neurons} outputs but layer {i + 1} takes {other.inputs} inputs")
+        shape = tuple(int(d) for d in self.shape) or (layers[0].inputs,)
+        if int(np.prod(shape)) != layers[0].inputs:
+            raise BadInput(f"shape {shape} has {int(np.prod(shape))} entries, the first layer takes {layers[0].inputs}")
+        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "shape", shape)
 
     @classmethod
     def from_weights(
-        cls, weights: Sequence[tuple[np.ndarray, np.ndarray]], activation: str = "relu", last: str = "identity"
+        cls,
+        weights: Sequence[tuple[Matrix, np.ndarray]],
+        activation: str = "relu",
+        last: str = "identity",
+        shape: tuple[int, ...] = (),
     ) -> Network:
-        """A dense network from [(W, b), ...] with W of shape (out, in); the last layer is affine unless `last` says otherwise."""
-        names = [activation] * (len(weights) - 1) + [last]
-        return cls(tuple(_layer(w, b, name) for (w, b), name in zip(weights, names, strict=True)))
+        """A network from [(W, b), ...] with W of shape (out, in).
+
+        Args:
+            weights: One pair per layer, first to last.
+            activation: Name of the activation of every layer but the last.
+            last: Name of the last layer's activation, or "softmax".
+            shape: Shape of one input, if it is more than `(n,)`.
+        """
+        top = last == "softmax"
+        names = [activation] * (len(weights) - 1) + ["identity" if top else last]
+        layers = tuple(Layer(w, b, activation_named(name)) for (w, b), name in zip(weights, names, strict=True))
+        return cls(layers, shape, top)
 
     @property
     def n(self) -> int:
-        return int(self.layers[0].weights.shape[1])
+        """Inputs."""
+        return self.layers[0].inputs
 
     @property
     def m(self) -> int:
-        return int(self.layers[-1].weights.shape[0])
+        """Outputs."""
+        return self.layers[-1].neurons
 
-    def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Neurons of every layer."""
+        return tuple(layer.neurons for layer in self.layers)
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether the network, without its softmax, is affine on each of its linear regions."""
+        return all(layer.activation.name.split("(")[0] in PIECEWISE_LINEAR for layer in self.layers)
+
+    def points(self, x: np.ndarray) -> Float[np.ndarray, "N n"]:
+        """Inputs as float64 rows: from (n,), (N, n), one `shape` or (N, *shape).
+
+        Raises:
+            BadInput: Another shape, no point at all, or numbers that are NaN or infinite.
+        """
+        try:
+            rows = np.asarray(x, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"inputs must be numbers: {error}") from error
+        if rows.shape in ((self.n,), self.shape):
+            rows = rows.reshape(1, self.n)
+        elif rows.ndim >= 2 and rows.shape[1:] in ((self.n,), self.shape):
+            rows = rows.reshape(-1, self.n)
+        else:
+            raise BadInput(
+                f"expected inputs of shape ({self.n},), (N, {self.n}) or (N, *{self.shape}); got {rows.shape}"
+            )
+        if not len(rows):
+            raise BadInput("there is no input: pass at least one")
+        if not np.isfinite(rows).all():
+            raise BadInput("the inputs hold NaN or infinite numbers; pass finite ones")
+        return rows
+
+    def level(self, layer: int) -> int:
+        """`layer` as a checked index from 0; negative ones count from the end.
+
+        Raises:
+            BadInput: There is no such layer.
+        """
+        if not -len(self.layers) <= layer < len(self.layers):
+            raise BadInput(f"there is no layer {layer}: the network has layers 0 to {len(self.layers) - 1}")
+        return layer % len(self.layers)
+
+    def features(self, x: np.ndarray, layer: int = -1) -> Float[np.ndarray, "N k"]:
+        """What comes out of `layer` (0 is the first), after its activation and before any softmax."""
+        rows = self.points(x)
+        for each in self.layers[: self.level(layer) + 1]:
+            rows = each(rows)
+        return rows
+
+    def preactivations(self, x: np.ndarray) -> list[Float[np.ndarray, "N k"]]:
+        """What the neurons of every layer see before their activation."""
+        rows, seen = self.points(x), []
         for layer in self.layers:
-            x = layer(x)
-        return x
+            seen.append(layer.affine(rows))
+            rows = layer.activation.value(seen[-1])
+        return seen
 
+    def up_to(self, layer: int) -> Network:
+        """The network that ends after `layer`: its features as outputs."""
+        return Network(self.layers[: self.level(layer) + 1], self.shape)
 
-def _layer(weights: np.ndarray, bias: np.ndarray, name: str) -> Layer:
-    weights, bias = np.asarray(weights, dtype=np.float64), np.asarray(bias, dtype=np.float64)
-    if weights.ndim != 2 or bias.shape != weights.shape[:1]:
-        raise BadInput(f"a layer needs W (out, in) and b (out,); got {weights.shape} and {bias.shape}")
-    return Layer(weights, bias, activation(name))
+    def after(self, layer: int) -> Network:
+        """The network that starts from the features of `layer`."""
+        at = self.level(layer)
+        if at + 1 == len(self.layers):
+            raise BadInput(f"nothing comes after layer {at}, it is the last one")
+        return replace(self, layers=self.layers[at + 1 :], shape=())
+
+    def logits(self, x: np.ndarray) -> Float[np.ndarray, "N m"]:
+        """The outputs before any softmax."""
+        return self.features(x)
+
+    def __call__(self, x: np.ndarray) -> Float[np.ndarray, "N m"]:
+        """The outputs, (N, m), or (m,) for a single input."""
+        answers = self.features(x)
+        if self.softmax:
+            answers = special.softmax(answers, axis=1)
+        single = np.shape(x) in ((self.n,), self.shape)
+        return answers[0] if single else answers

@@ -1,0 +1,200 @@
+"""A network out of an ONNX file, by our own walk through its graph, checked against ONNX's reference evaluator."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from scipy import special
+
+from unveil.outcome import BadInput, SourceError
+from unveil.whitebox.formats.affine import Trail, Value
+from unveil.whitebox.formats.onnx_operators import (
+    ACTIVATIONS_BY_OPERATOR,
+    OPERATORS,
+    OURS,
+    SUPPORTED,
+    Operand,
+    Step,
+    is_top,
+)
+from unveil.whitebox.network import Network
+
+TOLERANCE = 1e-9
+REPRESENTABLE = "Affine operators and one elementwise activation after another can be represented"
+
+
+def read_onnx(path: str | Path) -> Network:
+    """The network in an ONNX file; weights in float64, exactly as stored.
+
+    Raises:
+        SourceError: The file cannot be read as ONNX.
+        BadInput: It holds something that a `Network` cannot represent; operator and node are named.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError as error:
+        raise SourceError(f"there is no file {str(path)!r}") from error
+    except Exception as error:
+        raise SourceError(f"{str(path)!r} is not a readable ONNX file: {error}") from error
+    try:
+        network = walk(model)
+        check(network, model)
+    except (BadInput, SourceError) as error:
+        raise type(error)(f"{str(path)!r}: {error}") from error
+    except Exception as error:  # a hostile file fails in as many ways as there are bytes
+        raise SourceError(f"{str(path)!r} is malformed: {type(error).__name__}: {error}") from error
+    return network
+
+
+def walk(model: onnx.ModelProto) -> Network:
+    """Follow the graph from its input to its output."""
+    graph = model.graph
+    known: dict[str, Operand] = {i.name: _array(i) for i in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in known]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise BadInput(f"one input and one output are expected; the graph has {len(inputs)} and {len(graph.output)}")
+    full, shape = _input_shape(inputs[0])
+    width = math.prod(full)
+    trail = Trail(width)
+    known[inputs[0].name] = Value(None, np.zeros(width), full)
+    output, softmax = graph.output[0].name, False
+    last_use = {name: i for i, node in enumerate(graph.node) for name in node.input} | {output: len(graph.node)}
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    for i, node in enumerate(graph.node):
+        step = _step(node, known, opset)
+        if softmax and node.op_type not in ("Identity", "Flatten", "Reshape", "Squeeze", "Cast"):
+            raise step.refuse("it comes after a softmax, which can only be the last operator")
+        if node.domain not in ("", "ai.onnx", OURS):
+            raise step.refuse(f"its domain {node.domain!r} is not ONNX's own")
+        if node.op_type in ACTIVATIONS_BY_OPERATOR:
+            value = step.value
+            names = [n for n, v in known.items() if isinstance(v, Value) and last_use.get(n, -1) > i]
+            alive = {n: v for n in names if isinstance(v := known[n], Value)}
+            known = {n: v for n, v in known.items() if not isinstance(v, Value)}
+            try:
+                known[node.output[0]], moved = trail.activate(value, ACTIVATIONS_BY_OPERATOR[node.op_type](step), alive)
+            except BadInput as error:
+                raise step.refuse(str(error)) from error
+            known.update(moved)
+        elif node.op_type == "Softmax":
+            softmax = is_top(step)
+            known[node.output[0]] = step.value
+        elif node.op_type in OPERATORS:
+            try:
+                known[node.output[0]] = OPERATORS[node.op_type](step)
+            except (ValueError, IndexError, TypeError) as error:
+                if isinstance(error, BadInput) and str(error).startswith("node "):
+                    raise
+                raise step.refuse(str(error)) from error
+        else:
+            raise step.refuse(f"this operator cannot be represented. {REPRESENTABLE}: {', '.join(sorted(SUPPORTED))}")
+    final = known.get(output)
+    if not isinstance(final, Value):
+        raise BadInput(f"the output {output!r} does not depend on the input {inputs[0].name!r}")
+    return trail.network(final, shape, softmax)
+
+
+def check(network: Network, model: onnx.ModelProto, points: int = 3) -> None:
+    """Compare with ONNX's reference evaluator in float64, on random inputs.
+
+    Raises:
+        SourceError: The two disagree.
+    """
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    class BatchNormalization(OpRun):  # type: ignore[misc]
+        """In evaluation mode: before opset 14 the evaluator's own takes the statistics of the batch instead."""
+
+        def _run(
+            self, x: np.ndarray, scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, var: np.ndarray, **given: float
+        ) -> tuple[np.ndarray]:
+            along = (-1, *[1] * (x.ndim - 2))
+            scale, bias, mean, var = (v.reshape(along) for v in (scale, bias, mean, var))
+            return (scale * (x - mean) / np.sqrt(var + (given.get("epsilon") or 1e-5)) + bias,)
+
+    class Erf(OpRun):  # type: ignore[misc]
+        """In double precision: the evaluator's own rounds to single."""
+
+        def _run(self, x: np.ndarray) -> tuple[np.ndarray]:
+            return (special.erf(x),)
+
+    class Gelu(OpRun):  # type: ignore[misc]
+        """In double precision, as Erf."""
+
+        def _run(self, x: np.ndarray, **given: str) -> tuple[np.ndarray]:
+            return (x * special.ndtr(x),)
+
+    exact = _in_float64(model)
+    held = {i.name for i in exact.graph.initializer}
+    entry = next(i for i in exact.graph.input if i.name not in held)
+    full, _ = _input_shape(entry)
+    x = np.random.default_rng(0).uniform(-0.5, 1.5, size=(points, network.n))
+    evaluator = ReferenceEvaluator(exact, new_ops=[BatchNormalization, Erf, Gelu])
+    expected = np.stack([np.ravel(evaluator.run(None, {entry.name: row.reshape(full)})[0]) for row in x])
+    ours = network(x)
+    if ours.shape != expected.shape:
+        raise SourceError(f"the reference evaluator gives {expected.shape[1]} outputs, the import {ours.shape[1]}")
+    error = np.abs(ours - expected).max() / (1 + np.abs(expected).max())
+    if not error <= TOLERANCE:
+        raise SourceError(
+            f"the import disagrees with ONNX's reference evaluator by {error:.1e} (relative); please report this file"
+        )
+
+
+def _step(node: onnx.NodeProto, known: dict[str, Operand], opset: int) -> Step:
+    for name in node.input:
+        if name and name not in known:
+            raise BadInput(f"node {node.op_type} {node.name!r} reads {name!r}, which nothing before it has made")
+    attributes = {}
+    for a in node.attribute:
+        given = helper.get_attribute_value(a)
+        attributes[a.name] = _array(given) if isinstance(given, onnx.TensorProto) else given
+    return Step(node, [known[n] if n else None for n in node.input], attributes, opset)
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise BadInput(f"the weights {tensor.name!r} are in another file; save the model as one file")
+    array = np.asarray(numpy_helper.to_array(tensor))
+    if array.dtype.kind not in "fiub":
+        raise BadInput(f"the constant {tensor.name!r} holds {array.dtype}; numbers are expected")
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _input_shape(entry: onnx.ValueInfoProto) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape in the graph for a batch of one, and shape of one input."""
+    dims = [int(d.dim_value) for d in entry.type.tensor_type.shape.dim]
+    if not dims:
+        raise BadInput(f"the input {entry.name!r} has no shape; save the model with one")
+    full = dims if len(dims) == 1 else [1, *dims[1:]]
+    if min(full) < 1:
+        raise BadInput(
+            f"the input {entry.name!r} has the open shape {dims}; only the first axis, the batch, may be open"
+        )
+    if math.prod(full) > 50_000_000:
+        raise BadInput(f"the input {entry.name!r} has {math.prod(full):,} entries; at most 50 million are read")
+    return tuple(full), tuple(full if len(dims) == 1 else full[1:])
+
+
+def _in_float64(model: onnx.ModelProto) -> onnx.ModelProto:
+    exact = onnx.ModelProto()
+    exact.CopyFrom(model)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    for tensor in exact.graph.initializer:
+        if tensor.data_type in floats:
+            tensor.CopyFrom(numpy_helper.from_array(_array(tensor), tensor.name))
+    for node in exact.graph.node:
+        for a in node.attribute:
+            if a.HasField("t") and a.t.data_type in floats:
+                a.t.CopyFrom(numpy_helper.from_array(_array(a.t), a.t.name))
+            if node.op_type == "Cast" and a.name == "to" and a.i in floats:
+                a.i = onnx.TensorProto.DOUBLE
+    for info in (*exact.graph.input, *exact.graph.output, *exact.graph.value_info):
+        if info.type.tensor_type.elem_type in floats:
+            info.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    return exact

@@ -1,0 +1,66 @@
+"""Averages and the geometry of convolutions, as ONNX states them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from unveil.whitebox.convolution import Convolution
+from unveil.whitebox.formats.affine import Value
+
+
+def widen(step: Any, value: Value, kernel: np.ndarray, groups: int = 1) -> Convolution:
+    """The convolution that a Conv or AveragePool node states; one-dimensional ones become pictures of height 1."""
+    flat = kernel.ndim == 3
+    kernel = kernel[:, :, None] if flat else kernel
+    channels, height, width = (value.shape[1], 1, value.shape[2]) if flat else value.shape[1:]
+    shape = (channels, height, width)
+
+    def pair(name: str, otherwise: int) -> tuple[int, int]:
+        given = [int(i) for i in step.attributes.get(name) or [otherwise] * (1 if flat else 2)]
+        return (otherwise, given[0]) if flat else (given[0], given[1])
+
+    stride, dilation = pair("strides", 1), pair("dilations", 1)
+    pads = [int(p) for p in step.attributes.get("pads") or [0] * (2 if flat else 4)]
+    padding = (0, pads[0], 0, pads[1]) if flat else (pads[0], pads[1], pads[2], pads[3])
+    automatic = step.attributes.get("auto_pad", b"NOTSET").decode()
+    if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        wanted = []
+        for size, by, taps, apart in zip(shape[1:], stride, kernel.shape[2:], dilation, strict=True):
+            total = max((-(-size // by) - 1) * by + (taps - 1) * apart + 1 - size, 0)
+            small, large = total // 2, total - total // 2
+            wanted.append((small, large) if automatic == "SAME_UPPER" else (large, small))
+        padding = (wanted[0][0], wanted[1][0], wanted[0][1], wanted[1][1])
+    elif automatic not in ("NOTSET", "VALID"):
+        raise step.refuse(f"auto_pad {automatic!r} is not known")
+    return Convolution(np.asarray(kernel, dtype=np.float64), shape, stride, padding, dilation, groups)
+
+
+def average(step: Any, value: Value) -> Value:
+    """AveragePool: a convolution of every channel by itself."""
+    if step.attributes.get("ceil_mode"):
+        raise step.refuse("ceil_mode=1 is not supported; export with ceil_mode=0")
+    if len(value.shape) not in (3, 4) or value.shape[0] != 1:
+        raise step.refuse("a picture with channels is expected")
+    taps = [int(k) for k in step.attributes["kernel_shape"]]
+    kernel = np.full((value.shape[1], 1, *taps), 1 / np.prod(taps))
+    convolution = widen(step, value, kernel, groups=value.shape[1])
+    made = convolution.output_shape
+    shape = (1, *made) if len(taps) == 2 else (1, made[0], made[2])
+    if step.attributes.get("count_include_pad"):
+        return value.convolve(convolution, shape)
+    matrix = convolution.matrix()
+    return value.map(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix, shape)
+
+
+def mean_over(value: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    """The mean over some axes."""
+    kept = tuple(1 if i in axes else d for i, d in enumerate(value.shape))
+    size = int(np.prod(kept))
+    target = np.broadcast_to(np.arange(size).reshape(kept), value.shape).ravel()
+    weight = np.full(value.size, size / value.size)
+    operator = sparse.csr_array((weight, (target, np.arange(value.size))), shape=(size, value.size))
+    shape = kept if keep else tuple(d for i, d in enumerate(kept) if i not in axes)
+    return value.map(operator, shape)

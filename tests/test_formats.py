@@ -1,0 +1,276 @@
+"""Networks in and out of files: truth from onnxruntime, ONNX's reference evaluator and torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from unveil.outcome import BadInput, SourceError
+from unveil.whitebox.formats import from_torch, load, save, to_torch
+from unveil.whitebox.network import Network
+
+DATA = os.environ.get("UNVEIL_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="UNVEIL_DATA names no folder")
+
+
+def answers_of(path: Path, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    kind = np.float64 if "double" in entry.type else np.float32
+    fixed = [d if isinstance(d, int) else 1 for d in entry.shape]
+    return np.stack([session.run(None, {entry.name: row.astype(kind).reshape(fixed)})[0].ravel() for row in x])
+
+
+def graph(path: Path, nodes: list, shape: list, out: list, constants: dict[str, np.ndarray], opset: int = 13) -> Path:
+    entry = helper.make_tensor_value_info("x", TensorProto.DOUBLE, shape)
+    answer = helper.make_tensor_value_info("y", TensorProto.DOUBLE, out)
+    made = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    body = helper.make_graph(nodes, "g", [entry], [answer], made)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
+    return path
+
+
+def in_float32(path: Path) -> Path:
+    """onnxruntime has no convolution in double precision."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float64:
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float32), tensor.name))
+    for info in (*model.graph.input, *model.graph.output):
+        info.type.tensor_type.elem_type = TensorProto.FLOAT
+    onnx.save(model, str(path.with_suffix(".32.onnx")))
+    return path.with_suffix(".32.onnx")
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["mnist-net_256x2", "ACASXU_run2a_1_1_batch_2000", "cifar_base_kw", "resnet_2b"])
+def test_networks_of_third_parties_answer_as_in_onnxruntime(name: str, tmp_path: Path) -> None:
+    path = Path(str(DATA)) / "onnx" / f"{name}.onnx"
+    network = load(path)
+    x = np.random.default_rng(1).uniform(0, 1, (20, network.n)).astype(np.float32)
+    expected = answers_of(path, x)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(network(x), expected, atol=2e-6 * scale)
+    save(network, tmp_path / "net.npz")
+    np.testing.assert_array_equal(load(tmp_path / "net.npz")(x), network(x))
+    if name != "resnet_2b":
+        save(network, tmp_path / "net.onnx")
+        np.testing.assert_allclose(answers_of(tmp_path / "net.onnx", x), network(x), atol=1e-13 * scale)
+        save(network, tmp_path / "small.onnx", dtype="float32")
+        np.testing.assert_allclose(answers_of(tmp_path / "small.onnx", x), expected, atol=4e-6 * scale)
+        assert (tmp_path / "small.onnx").stat().st_size < 1.1 * path.stat().st_size + 1e5
+
+
+@needs_data
+def test_max_pooling_is_refused_by_operator_and_node() -> None:
+    with pytest.raises(BadInput, match="MaxPool 'MaxPool_2'"):
+        load(Path(str(DATA)) / "onnx" / "Convnet_maxpool.onnx")
+
+
+def test_every_affine_operator_agrees_with_the_reference_evaluator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    constants = {
+        "k": rng.standard_normal((4, 2, 3, 3)),
+        "kb": rng.standard_normal(4),
+        "scale": rng.uniform(0.5, 2, 4),
+        "shift": rng.standard_normal(4),
+        "mean": rng.standard_normal(4),
+        "var": rng.uniform(0.5, 2, 4),
+        "half": np.array([0.5]),
+        "column": rng.standard_normal((4, 1, 1)),
+        "mix": rng.standard_normal((3, 3)),
+        "left": rng.standard_normal((5, 4)),
+        "flat": np.array([0, -1]),
+        "w": rng.standard_normal((6, 15)),
+        "wb": rng.standard_normal(6),
+        "pick": np.array([2, 0, 1, 5]),
+        "tail": rng.standard_normal((1, 2)),
+        "axes": np.array([2]),
+    }
+    make = helper.make_node
+    nodes = [
+        make("Sub", ["x", "half"], ["a0"]),
+        make("Conv", ["a0", "k", "kb"], ["a1"], group=2, pads=[1, 1, 1, 1], strides=[1, 2]),
+        make("BatchNormalization", ["a1", "scale", "shift", "mean", "var"], ["a2"]),
+        make("LeakyRelu", ["a2"], ["a3"], alpha=0.25),
+        make("Div", ["a3", "column"], ["a4"]),
+        make("AveragePool", ["a4"], ["a5"], kernel_shape=[2, 2], pads=[0, 1, 1, 0]),
+        make("MatMul", ["a5", "mix"], ["a6"]),
+        make("Transpose", ["a6"], ["a7"], perm=[0, 2, 1, 3]),
+        make("MatMul", ["left", "a7"], ["a8"]),
+        make("Sigmoid", ["a8"], ["a9"]),
+        make("ReduceMean", ["a9"], ["b0"], axes=[1], keepdims=1),
+        make("Squeeze", ["b0"], ["b1"]),
+        make("Unsqueeze", ["b1", "axes"], ["b2"]),
+        make("Reshape", ["b1", "flat2"], ["b3"]),
+        make("Gemm", ["b3", "w", "wb"], ["b4"], transB=1, alpha=0.5, beta=2.0),
+        make("Softplus", ["b4"], ["b5"]),
+        make("Gather", ["b5", "pick"], ["b6"], axis=1),
+        make("Concat", ["b6", "tail"], ["b7"], axis=1),
+        make("Mul", ["half", "b7"], ["b8"]),
+        make("Sub", ["half", "b8"], ["b9"]),
+        make("Softmax", ["b9"], ["y"], axis=-1),
+    ]
+    constants["flat2"] = np.array([1, -1])
+    path = graph(tmp_path / "all.onnx", nodes, ["N", 4, 6, 6], ["N", 6], constants)
+    network = load(path)
+    assert [layer.activation.name for layer in network.layers] == [
+        "leaky_relu(0.25)",
+        "sigmoid",
+        "softplus",
+        "identity",
+    ]
+    assert network.softmax
+    assert network.layers[0].convolution is not None, "batch norm folds into the kernel"
+    x = rng.standard_normal((4, network.n))
+    np.testing.assert_allclose(network(x), answers_of(in_float32(path), x), atol=1e-6)
+
+
+def test_skip_connections_are_carried_whatever_their_sign_and_refused_past_tanh(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    constants = {name: rng.standard_normal((5, 5)) for name in ("w1", "w2", "w3", "w4")}
+    make = helper.make_node
+
+    def nodes(phi: str) -> list:
+        return [
+            make("MatMul", ["x", "w1"], ["a"]),
+            make(phi, ["a"], ["b"], name="first"),
+            make("MatMul", ["b", "w2"], ["c"]),
+            make("Relu", ["c"], ["d"]),
+            make("MatMul", ["d", "w3"], ["e"]),
+            make("Add", ["e", "b"], ["f"]),
+            make("Add", ["f", "x"], ["g"]),
+            make("Relu", ["g"], ["h"]),
+            make("Add", ["h", "a"], ["y"]),
+        ]
+
+    path = graph(tmp_path / "skip.onnx", nodes("Relu"), ["N", 5], ["N", 5], constants)
+    x = rng.standard_normal((50, 5))
+    np.testing.assert_allclose(load(path)(x), answers_of(path, x), atol=1e-13)
+    with pytest.raises(BadInput, match=r"'first'.*past ReLU"):
+        load(graph(tmp_path / "tanh.onnx", nodes("Tanh"), ["N", 5], ["N", 5], constants))
+
+
+@pytest.mark.parametrize(
+    "name", ["relu", "leaky_relu", "leaky_relu(1.5)", "elu(0.7)", "tanh", "sigmoid", "softplus", "gelu", "identity"]
+)
+def test_what_is_saved_answers_the_same_to_the_last_digits(name: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    pairs = [
+        (rng.standard_normal((6, 8)), rng.standard_normal(6)),
+        (rng.standard_normal((3, 6)), rng.standard_normal(3)),
+    ]
+    network = Network.from_weights(pairs, activation=name, last="softmax", shape=(2, 4))
+    x = rng.standard_normal((9, 8)) * 2
+    save(network, tmp_path / "net.npz")
+    back = load(tmp_path / "net.npz")
+    np.testing.assert_array_equal(back(x), network(x))
+    assert (back.shape, back.softmax) == ((2, 4), True)
+    kind, tolerance = ("float64", 1e-14) if name != "gelu" else ("float32", 1e-6)
+    save(network, tmp_path / "net.onnx", dtype=kind)
+    np.testing.assert_allclose(answers_of(tmp_path / "net.onnx", x), network(x), atol=tolerance)
+    again = load(tmp_path / "net.onnx")
+    np.testing.assert_allclose(again(x), network(x), atol=tolerance)
+    assert name == "identity" or [w.activation.name for w in again.layers] == [name, "identity"]
+    torch = pytest.importorskip("torch")
+    module = to_torch(network)
+    with torch.no_grad():
+        np.testing.assert_allclose(module(torch.from_numpy(x).reshape(-1, 2, 4)).numpy(), network(x), atol=1e-14)
+    np.testing.assert_allclose(from_torch(module, (2, 4))(x), network(x), atol=1e-14)
+
+
+def test_a_torch_convnet_survives_every_format(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4, bias=False),
+        nn.ELU(0.5),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(8 * 16, 10),
+        nn.BatchNorm1d(10),
+        nn.Tanh(),
+        nn.Linear(10, 4),
+        nn.Softmax(dim=1),
+    )
+    module(torch.randn(32, 3, 16, 16))
+    module.eval()
+    network = from_torch(module, (3, 16, 16))
+    x = np.random.default_rng(8).standard_normal((6, network.n))
+    with torch.no_grad():
+        expected = module.double()(torch.from_numpy(x).reshape(-1, 3, 16, 16)).numpy()
+    np.testing.assert_allclose(network(x), expected, atol=1e-12)
+    for file in ("net.npz", "net.onnx"):
+        save(network, tmp_path / file)
+        np.testing.assert_allclose(load(tmp_path / file)(x), expected, atol=1e-12)
+    np.testing.assert_allclose(answers_of(tmp_path / "net.onnx", x), expected, atol=1e-12)
+    with pytest.raises(BadInput, match="MaxPool2d"):
+        from_torch(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)), (3, 16, 16))
+    with pytest.raises(BadInput, match="shape="):
+        from_torch(module)
+
+
+def test_damaged_and_hostile_files_give_one_clear_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(9)
+    network = Network.from_weights(
+        [(rng.standard_normal((4, 3)), np.zeros(4)), (rng.standard_normal((2, 4)), np.zeros(2))]
+    )
+    for suffix in (".onnx", ".npz"):
+        whole = tmp_path / f"whole{suffix}"
+        save(network, whole)
+        content = whole.read_bytes()
+        for trial in range(30):
+            broken = bytearray(content[: rng.integers(1, len(content))] if trial % 2 else content)
+            for at in rng.integers(0, len(broken), 4):
+                broken[at] = rng.integers(256)
+            (tmp_path / f"broken{suffix}").write_bytes(bytes(broken))
+            with contextlib.suppress(BadInput, SourceError):
+                load(tmp_path / f"broken{suffix}")
+        (tmp_path / f"noise{suffix}").write_bytes(rng.bytes(500))
+        with pytest.raises(SourceError):
+            load(tmp_path / f"noise{suffix}")
+        with pytest.raises(SourceError, match="no file"):
+            load(tmp_path / f"absent{suffix}")
+    np.savez(tmp_path / "pickled.npz", activations=np.array([print], dtype=object), allow_pickle=True)
+    (tmp_path / "model.pt").write_bytes(pickle.dumps({}))
+    with pytest.raises(SourceError):
+        load(tmp_path / "pickled.npz")
+    with pytest.raises(BadInput, match="from_torch"):
+        load(tmp_path / "model.pt")
+    with pytest.raises(BadInput, match="float16"):
+        save(network, tmp_path / "n.onnx", dtype="float16")
+    make, one = helper.make_node, {"w": np.ones((3, 2)), "k": np.ones((1, 1, 3, 3)), "big": np.array([10**6, 10**6])}
+    for nodes, told in [
+        ([make("MatMul", ["x", "absent"], ["y"])], "'absent'"),
+        ([make("MatMul", ["x", "x"], ["y"])], "both depend"),
+        ([make("MatMul", ["w", "x"], ["y"])], "MatMul"),
+        ([make("Identity", ["w"], ["y"])], "does not depend"),
+        ([make("Loop", ["x"], ["y"])], "Loop"),
+        ([make("Conv", ["x", "k"], ["y"])], "convolution"),
+        ([make("Reshape", ["x", "big"], ["y"])], "Reshape"),
+        ([make("Softmax", ["x"], ["z"]), make("Relu", ["z"], ["y"], name="late")], "late"),
+        ([make("Tanh", ["y"], ["y"])], "'y'"),
+    ]:
+        with pytest.raises(BadInput, match=told):
+            load(graph(tmp_path / "odd.onnx", nodes, ["N", 3], ["N", 2], one))
+    outside = graph(tmp_path / "outside.onnx", [make("MatMul", ["x", "w"], ["y"])], ["N", 3], ["N", 2], one)
+    model = onnx.load(str(outside))
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    entry = model.graph.initializer[0].external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    outside.write_bytes(model.SerializeToString())
+    with pytest.raises(BadInput, match="another file"):
+        load(outside)
