@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from unveil.outcome import SourceError as SourceError
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
+    from unveil.whitebox.activation import Activation as Activation
+    from unveil.whitebox.formats import from_torch as from_torch
+    from unveil.whitebox.formats import load as load
+    from unveil.whitebox.formats import save as save
+    from unveil.whitebox.formats import to_torch as to_torch
+    from unveil.whitebox.network import Layer as Layer
+    from unveil.whitebox.network import Network as Network
 
 # One line per public name here, one above (for type checkers and editors); a test compares the two.
 _PUBLIC = {
@@ -38,6 +45,13 @@ _PUBLIC = {
     "SourceError": "outcome",
     "UnsteadyAnswers": "outcome",
     "UnveilError": "outcome",
+    "Activation": "whitebox.activation",
+    "from_torch": "whitebox.formats",
+    "load": "whitebox.formats",
+    "save": "whitebox.formats",
+    "to_torch": "whitebox.formats",
+    "Layer": "whitebox.network",
+    "Network": "whitebox.network",
 }
 
 

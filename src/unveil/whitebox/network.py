@@ -214,7 +214,7 @@ class Network:
         """The outputs before any softmax."""
         return self.features(x)
 
-    def __call__(self, x: np.ndarray) -> Float[np.ndarray, "N m"]:
+    def __call__(self, x: np.ndarray) -> Float[np.ndarray, "*N m"]:
         """The outputs, (N, m), or (m,) for a single input."""
         answers = self.features(x)
         if self.softmax:

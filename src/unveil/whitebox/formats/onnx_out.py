@@ -25,7 +25,15 @@ BODIES = {
     "elu": ("Elu", POSITIVE + "e = Exp n; one = Div alpha alpha; m = Sub e one; s = Mul m alpha; y = Add p s"),
     "softplus": ("Softplus", "p = Relu x; a = Abs x; n = Neg a; e = Exp n; m = Add e alpha; l = Log m; y = Add p l"),
 }
-SIMPLE = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "erf": "Erf", "arctan": "Atan", "sin": "Sin", "gelu": "Gelu"}
+SIMPLE = {
+    "relu": "Relu",
+    "tanh": "Tanh",
+    "sigmoid": "Sigmoid",
+    "erf": "Erf",
+    "arctan": "Atan",
+    "sin": "Sin",
+    "gelu": "Gelu",
+}
 
 
 @dataclass
