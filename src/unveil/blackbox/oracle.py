@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -21,6 +20,9 @@ Questions = Float[np.ndarray, "N n"]
 # The borders depend on the size alone: the same batch is always cut at the same places and answered with the same bits.
 CHUNK_NUMBERS = 2**22
 CHUNK_ROWS = 2**16
+
+# numpy's kinds of arrays that hold names: objects, bytes, text.
+NAMES = "OSUT"
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Oracle(ABC):
         dtype: The precision in which the model takes its input.
         resolution: Relative rounding of the answers: 2.2e-16 for float64, 1.2e-7 for float32, more if rounded.
         ledger: What was asked.
-        classes: What people call each label, where that is known; else None.
+        classes: What people call each label, as far as names have been seen; None if labels are numbers already.
         reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
     """
 
@@ -109,7 +111,7 @@ class Oracle(ABC):
     dtype: np.dtype[np.floating]
     resolution: float
     ledger: Ledger
-    classes: Mapping[int, str] | None = None
+    classes: dict[int, str] | None = None
     reference: int | None = None
 
     @property
@@ -233,7 +235,7 @@ class SourceOracle(Oracle):
         answers: str = "values",
         resolution: float | None = None,
         dtype: DTypeLike | None = None,
-        classes: Mapping[int, str] | None = None,
+        classes: dict[int, str] | None = None,
         seen: str = "",
     ) -> None:
         self.source = source
@@ -262,7 +264,12 @@ class SourceOracle(Oracle):
                 f"{self.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, {self.m}): "
                 "one row per question, the same number of outputs every time"
             )
-        return labels(y, self.name) if self.answers == "labels" else values(y, x, self.name)
+        if self.answers != "labels":
+            return values(y, x, self.name)
+        numbers = labels(y, self.name)
+        if y.dtype.kind in NAMES and self.classes is not None:
+            self.classes.update(zip(numbers[:, 0].tolist(), map(str, y[:, 0]), strict=True))
+        return numbers
 
     def fingerprint(self) -> str:
         return f"{self.source.fingerprint()} {self.seen}".strip()
@@ -323,7 +330,7 @@ def labels(y: np.ndarray, name: str) -> Int[np.ndarray, "N 1"]:
             f"{name} answered {y.shape[1]} labels per question; expected one: ask about one of them, "
             "e.g. lambda x: model(x)[:, 0]"
         )
-    if y.dtype.kind in "OSUT":
+    if y.dtype.kind in NAMES:
         return np.array([[label_of(v)] for v in y[:, 0]], dtype=np.int64).reshape(-1, 1)
     if y.dtype.kind == "f" and not (y == np.round(y)).all():
         raise SourceError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unveil.blackbox.oracle import Ledger, Source, float_dtype, label_of, labels, legal, raw_answers, values
+from unveil.blackbox.oracle import NAMES, Ledger, Source, float_dtype, label_of, labels, legal, raw_answers, values
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 POINTS = 4
@@ -122,7 +122,7 @@ def _probe_points(source: Source, within: tuple[float, float] | None, grid: floa
 
 
 def _is_names(y: np.ndarray) -> bool:
-    return y.dtype.kind in "OSUT"
+    return y.dtype.kind in NAMES
 
 
 def _whole(y: np.ndarray) -> bool:

@@ -1,0 +1,48 @@
+"""What is documented is executed: the Python code of the README and of every page in docs/."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page run one after the other, in one namespace, where examples/ is at hand.
+
+    A page that needs an extra says so: <!-- needs: torch -->.
+    """
+    for extra in re.findall(r"<!-- needs: (\w+) -->", page.read_text()):
+        if importlib.util.find_spec(extra) is None:
+            pytest.skip(f"{page.name} needs {extra}")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("page_of_docs")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for number, code in enumerate(blocks(page), 1):
+        exec(compile(code, f"{page.name}, block {number}", "exec", dont_inherit=True), vars(module))
+
+
+def test_readme_has_two_commands() -> None:
+    marked = re.findall(r"^<!-- run: (\w+) -->\n```bash\n(.+\n)+?```", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in marked] == ["audit", "tests"]
+
+
+def test_pages_link_to_pages_that_exist() -> None:
+    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", BLOCK.sub("", page.read_text())):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
