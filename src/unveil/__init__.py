@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from unveil.whitebox.formats import to_torch as to_torch
     from unveil.whitebox.network import Layer as Layer
     from unveil.whitebox.network import Network as Network
+    from unveil.whitebox.preimage import Preimage as Preimage
+    from unveil.whitebox.preimage import preimage as preimage
+    from unveil.whitebox.preimage import preimages as preimages
 
 # One line per public name here, one above (for type checkers and editors); a test compares the two.
 _PUBLIC = {
@@ -52,6 +55,9 @@ _PUBLIC = {
     "to_torch": "whitebox.formats",
     "Layer": "whitebox.network",
     "Network": "whitebox.network",
+    "Preimage": "whitebox.preimage",
+    "preimage": "whitebox.preimage",
+    "preimages": "whitebox.preimage",
 }
 
 

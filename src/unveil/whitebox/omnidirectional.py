@@ -1,0 +1,293 @@
+r"""Which patterns of silent neurons leave a direction to infinity: decided for many patterns at once.
+
+Write P for the neurons with positive output, Z for the silent ones. The preimage is unbounded iff some u != 0 has
+A_P u = 0 and A_Z u <= 0. By Stiemke's theorem (and full column rank) it is bounded iff some w with A^T w = 0 has
+w_Z > 0. With A = Q R, Q orthonormal, both ask about
+
+    f = min over w in null(Q^T) of |v|, v = (1 - w_Z)_+ ,
+
+and the answer needs no tolerance: f = 0 if bounded; otherwise v >= 0 lies in the range of Q, |v|_2^2 = |v|_1 and so
+|v|_2 >= 1. Nothing here depends on the conditioning of A, and no basis of null(A_P) is formed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import linalg
+from scipy.optimize import nnls
+
+from unveil.whitebox.null_space import Factored, null_space
+
+# Found by timing: past this many steps the exact method of the next stage is quicker.
+_STEPS = 48
+_NEWTON = 60
+# A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
+# boundedness with |w| below 1e12 |w_Z| exists, i.e. none that float64 could tell from rounding.
+_OUTSIDE = 1e-12
+# Largest |w| / min w_Z believed of normal equations, and of Householder QR.
+_NORMAL, _HOUSEHOLDER = 1e6, 1e13
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """One row per pattern.
+
+    Attributes:
+        bounded: Whether no direction leads to infinity.
+        multipliers: w in the layer's own units; w_Z >= 1 where bounded, zero elsewhere.
+        directions: Unit u where unbounded, zero elsewhere.
+        decided: False where every stage failed to produce a certificate; `bounded` is then the best guess.
+    """
+
+    bounded: Bool[np.ndarray, " N"]
+    multipliers: Float[np.ndarray, "N m"]
+    directions: Float[np.ndarray, "N n"]
+    decided: Bool[np.ndarray, " N"]
+
+
+def recession(layer: Factored, silent: Bool[np.ndarray, "N m"]) -> Verdicts:
+    """Decide for every pattern of silent neurons whether a direction leads to infinity.
+
+    Args:
+        layer: The factored layer.
+        silent: One pattern per row, True where the output is zero.
+
+    Returns:
+        The verdicts, each with multipliers or a direction that prove it.
+
+    Source: arXiv:1806.09730, Theorems 4, 5 and 12, in the Gale dual; the stages are ours.
+    """
+    count, (m, n) = len(silent), layer.weights.shape
+    if layer.null is not None:
+        directions = np.tile(layer.null, (count, 1))
+        return Verdicts(np.zeros(count, bool), np.zeros((count, m)), directions, np.ones(count, bool))
+    if m == n:
+        return _square(layer, silent)
+    w = np.zeros((count, m))
+    v = np.zeros((count, m))
+    open_ = np.arange(count)
+    open_ = _gradient_steps(layer, silent, open_, w, v)
+    undecided = [int(i) for i in open_]
+    undecided = [i for i in undecided if not _newton_steps(layer, silent[i], w, v, i)]
+    undecided = [i for i in undecided if not _active_sets(layer, silent[i], w, v, i)]
+    bounded = np.asarray(w.any(axis=1) | ~silent.any(axis=1))
+    decided = np.ones(count, bool)
+    decided[undecided] = False
+    directions = np.zeros((count, n))
+    away = v.any(axis=1)
+    if away.any():
+        u = -layer.solve(v[away])
+        directions[away] = u / np.linalg.norm(u, axis=1, keepdims=True)
+    w *= layer.row
+    lowest = np.where(silent, w, np.inf).min(axis=1)
+    w /= np.where(bounded & np.isfinite(lowest), lowest, 1.0)[:, None]
+    return Verdicts(bounded, w, directions, decided)
+
+
+def _square(layer: Factored, silent: np.ndarray) -> Verdicts:
+    # As many neurons as inputs: u with A_P u = 0, A_Z u = -1 always exists. All active: a point, hence bounded.
+    bounded = np.asarray(~silent.any(axis=1))
+    u = -layer.solve(silent * layer.row)
+    norms = np.linalg.norm(u, axis=1, keepdims=True)
+    directions = np.divide(u, norms, out=np.zeros_like(u), where=norms > 0)
+    return Verdicts(bounded, bounded[:, None] * np.zeros_like(layer.row), directions, np.ones(len(silent), bool))
+
+
+def _gradient_steps(layer: Factored, silent: np.ndarray, open_: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
+    # Accelerated gradient descent on f^2 / 2 for all patterns at once: two matrix products a step. The starting
+    # points of the undecided are left in v.
+    basis = layer.left
+
+    def project(r: np.ndarray) -> np.ndarray:
+        return np.asarray((r @ basis) @ basis.T if basis is not None else r - (r @ layer.q) @ layer.q.T)
+
+    now = project(silent[open_].astype(np.float64))
+    before, ahead, theta = now, now, 1.0
+    for _ in range(_STEPS):
+        lowest = np.where(silent[open_], ahead, np.inf).min(axis=1)
+        found = lowest > 1e-3
+        if found.any():
+            # (a pattern without silent neurons is bounded by any w, even zero)
+            scale = np.where(np.isfinite(lowest[found]), lowest[found], 1.0)
+            w[open_[found]] = ahead[found] / scale[:, None]
+            keep = ~found
+            open_, now, before, ahead = open_[keep], now[keep], before[keep], ahead[keep]
+            if not open_.size:
+                break
+        now = ahead + project(np.where(silent[open_], np.maximum(1 - ahead, 0), 0.0))
+        theta, old = (1 + np.sqrt(1 + 4 * theta * theta)) / 2, theta
+        ahead = now + (old - 1) / theta * (now - before)
+        before = now
+    v[open_] = now
+    return open_
+
+
+def _newton_steps(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndarray, i: int) -> bool:
+    # f^2 / 2 is piecewise quadratic: Newton's method with an exact line search ends after finitely many steps.
+    start, v[i] = v[i].copy(), 0.0
+    basis = layer.left
+    if basis is None:
+        return False
+    rows = basis[silent]
+    t = start @ basis
+    here = rows @ t
+    for _ in range(_NEWTON):
+        short = here < 1
+        if not short.any():
+            break
+        part, gap = rows[short], 1 - here[short]
+        step = _least_squares_step(part, gap)
+        if step is None:
+            return False
+        along = rows @ step
+        left = gap - along[short]
+        if left.max() > 0.5 and left.min() >= -1e-9 * left.max():
+            return _accept_direction(layer, silent, short, np.maximum(left, 0), part, v, i)
+        length = _exact_line_search(1 - here, along)
+        if length <= 0:
+            return False
+        t, here = t + length * step, here + length * along
+        if here.min() > 1e-3:
+            break
+    if here.min(initial=np.inf) * _NORMAL > np.linalg.norm(t):
+        w[i] = (basis @ t) / here.min()
+        return True
+    return False
+
+
+def _least_squares_step(part: np.ndarray, gap: np.ndarray) -> np.ndarray | None:
+    wide = part.shape[0] < part.shape[1]
+    gram = part @ part.T if wide else part.T @ part
+    # A ridge at rounding level: with it a nearly singular system gives a poor step, not a failure.
+    gram[np.diag_indices_from(gram)] += 1e-14 * max(1.0, float(np.trace(gram)))
+    try:
+        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    if wide:
+        return np.asarray(part.T @ linalg.cho_solve(factor, gap, check_finite=False))
+    return np.asarray(linalg.cho_solve(factor, part.T @ gap, check_finite=False))
+
+
+def _accept_direction(
+    layer: Factored, silent: np.ndarray, short: np.ndarray, left: np.ndarray, part: np.ndarray, v: np.ndarray, i: int
+) -> bool:
+    # One refinement removes what the normal equations lost; then the residual decides.
+    left = left / np.linalg.norm(left)
+    step = _least_squares_step(part, left) if part.shape[0] >= part.shape[1] else None
+    if step is None:
+        return False
+    left = left - part @ step
+    if left.min() < -_OUTSIDE or np.linalg.norm(left @ part) > _OUTSIDE * np.linalg.norm(left):
+        return False
+    full = np.zeros(len(silent))
+    full[np.flatnonzero(silent)[short]] = np.maximum(left, 0)
+    v[i] = full
+    return True
+
+
+def _exact_line_search(gap: np.ndarray, along: np.ndarray) -> float:
+    # The root of the derivative of sum (gap - a along)_+^2 in a: piecewise linear, increasing.
+    moving = along != 0
+    gap, along = gap[moving], along[moving]
+    breaks = gap / along
+    ahead = breaks > 0
+    # Active at a = 0+: those short already, or at the kink and moving back.
+    active = (gap > 0) | ((gap == 0) & (along < 0))
+    slope0 = float(-(gap * along)[active].sum())
+    curve0 = float((along * along)[active].sum())
+    order = np.argsort(breaks[ahead], kind="stable")
+    at, sign = breaks[ahead][order], np.where(active[ahead][order], -1.0, 1.0)
+    slopes = np.concatenate([[slope0], slope0 + np.cumsum(-sign * (gap * along)[ahead][order])])
+    curves = np.concatenate([[curve0], curve0 + np.cumsum(sign * (along * along)[ahead][order])])
+    values = slopes[:-1] + at * curves[:-1]
+    past = np.flatnonzero(values >= 0)
+    k = int(past[0]) if past.size else len(at)
+    return float(-slopes[k] / curves[k]) if curves[k] > 0 else 0.0
+
+
+def _active_sets(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndarray, i: int) -> bool:
+    # Lawson-Hanson by Householder QR in the smaller of the two spaces, then in the other: slower, but it can tell
+    # margins of 1e-12, where normal equations cannot.
+    n, g = layer.q.shape[1], layer.q.shape[0] - layer.q.shape[1]
+    here = [_hull_of_duals, _nearest_residual]
+    if max(n - int((~silent).sum()), 0) < g or layer.left is None:
+        here.reverse()
+    return any(stage(layer, silent, w, v, i) for stage in here)
+
+
+def _hull_of_duals(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndarray, i: int) -> bool:
+    # The point of the convex hull of the rows of the left null space's basis nearest to 0: nonzero iff bounded.
+    if layer.left is None:
+        return False
+    rows = layer.left[silent]
+    target = np.zeros(rows.shape[1] + 1)
+    target[-1] = 1.0
+    try:
+        weights, _ = nnls(np.vstack([rows.T, np.ones(len(rows))]), target, maxiter=30 * sum(rows.shape))
+    except RuntimeError:
+        return False
+    t = weights @ rows
+    here = rows @ t
+    if here.min() * _HOUSEHOLDER > np.linalg.norm(t) > 0:
+        w[i] = (layer.left @ t) / here.min()
+        return True
+    support = weights > 0
+    left = weights[support] - rows[support] @ np.linalg.lstsq(rows[support], weights[support])[0]
+    return _try_direction(layer, silent, np.flatnonzero(silent)[support], left, v, i)
+
+
+def _nearest_residual(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndarray, i: int) -> bool:
+    # min |Qbar^T mu| over mu >= 1, Qbar = Q_Z O with O a basis of null(Q_P): orthonormal columns, so that the
+    # residual is 0 (bounded) or at least 1.
+    basis = null_space(layer.q[~silent])
+    bar = layer.q[silent] @ basis
+    # Rows in the row space of Q_P leave only rounding here, which must not be taken for a direction.
+    bar[np.linalg.norm(bar, axis=1) <= 1e-13 + 1e-12 * np.linalg.norm(layer.q[silent], axis=1)] = 0.0
+    if basis.shape[1] == 0:
+        bar = bar[:, :0]
+        nu = np.zeros(len(bar))
+    else:
+        try:
+            nu, _ = nnls(bar.T, -bar.sum(axis=0), maxiter=30 * sum(bar.shape))
+        except RuntimeError:
+            return False
+    mu = 1 + nu
+    z = -(mu @ bar)
+    if np.linalg.norm(z) < 0.5 and np.linalg.norm(mu) < _HOUSEHOLDER:
+        # w_P makes up for what w_Z leaves in the row space of Q_P.
+        active = layer.q[~silent]
+        full = np.zeros(len(silent))
+        full[silent] = mu
+        full[~silent] = np.linalg.lstsq(active.T, -(mu @ layer.q[silent]))[0] if len(active) else 0.0
+        w[i] = full
+        return True
+    left = -(bar @ z)
+    keep = left > 1e-9 * np.abs(left).max()
+    return _try_direction(layer, silent, np.flatnonzero(silent)[keep], left[keep], v, i, exact=layer.q @ (basis @ -z))
+
+
+def _try_direction(
+    layer: Factored,
+    silent: np.ndarray,
+    support: np.ndarray,
+    left: np.ndarray,
+    v: np.ndarray,
+    i: int,
+    exact: np.ndarray | None = None,
+) -> bool:
+    full = np.zeros(len(silent))
+    full[support] = np.maximum(left, 0)
+    size = np.linalg.norm(full)
+    if size == 0:
+        return False
+    candidate = full if exact is None else exact
+    inside = layer.q @ (layer.q.T @ candidate)
+    wrong = np.linalg.norm(inside[~silent]) + np.linalg.norm(np.minimum(inside[silent], 0))
+    if wrong > _OUTSIDE * np.linalg.norm(inside) or np.linalg.norm(inside) == 0:
+        return False
+    v[i] = candidate / np.linalg.norm(candidate)
+    return True

@@ -1,0 +1,277 @@
+"""All inputs with the same features: a point, a compact set or an unbounded one, with a certificate."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
+
+import numpy as np
+from jaxtyping import Bool, Float
+from threadpoolctl import threadpool_limits
+
+from unveil.outcome import BadInput
+from unveil.whitebox.certificate import Certificate, Ground
+from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
+from unveil.whitebox.network import Network
+from unveil.whitebox.null_space import null_space
+
+# Inputs per task. Fixed, because the last bits of a matrix product depend on its shape: the answers must not depend
+# on how many workers there are.
+TASK = 256
+# Tasks handed out ahead of the reader: a data set streams, it is not held.
+_AHEAD = 32
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far one can go from an input, in a box, without changing a feature.
+
+    Attributes:
+        end: The farthest input found.
+        length: Its distance (2-norm) from the input; a lower bound on how far one can go.
+        change: Mean absolute change per coordinate.
+        tried: Directions tried.
+    """
+
+    end: Float[np.ndarray, " n"]
+    length: float
+    change: float
+    tried: int
+
+
+@dataclass(frozen=True)
+class Preimage:
+    """All inputs of one layer that give the same features as `point`.
+
+    Attributes:
+        kind: "point", "compact" (bounded, not a point) or "infinite" (contains a ray). Over all of R^n: a box makes
+            everything bounded, see `extent`.
+        layer: Which layer, 0 for the first.
+        point: (n,) the layer's own input.
+        active: (m,) neurons whose pre-activation the features determine (for ReLU: the positive ones).
+        certificate: Proves the kind; `check()` verifies it.
+        certified: Whether the proof held when the answer was found. False is rare and means: best guess, the weights
+            are too close to a case of the other kind for float64.
+    """
+
+    kind: str
+    layer: int
+    point: Float[np.ndarray, " n"]
+    active: Bool[np.ndarray, " m"]
+    certificate: Certificate
+    certified: bool
+    _slack: Float[np.ndarray, " m"] = field(repr=False)
+
+    def check(self) -> bool:
+        """Verify the kind independently of how it was found; see `Certificate.check`."""
+        return self.certificate.check()
+
+    def check_exactly(self) -> bool:
+        """Verify the kind in rational arithmetic; for small layers. See `Certificate.check_exactly`."""
+        return self.certificate.check_exactly()
+
+    @cached_property
+    def null_space(self) -> Float[np.ndarray, "n d"]:
+        """Orthonormal columns: the directions in which no active neuron changes."""
+        ground = self.certificate.ground
+        return null_space(ground.weights[self.active] * ground.row[self.active, None])
+
+    @cached_property
+    def dimension(self) -> int:
+        """Dimension of the preimage: 0 for a point, n less the rank of the active rows unless tight rows lower it."""
+        if self.kind == "point":
+            return 0
+        tight = self.certificate.tight
+        if not tight.any():
+            return int(self.null_space.shape[1])
+        return int(self.null_space.shape[1]) - forced_rank(self.certificate.ground.weights[tight] @ self.null_space)
+
+    @property
+    def direction(self) -> Float[np.ndarray, " n"] | None:
+        """A unit vector along which one can go for ever, if the preimage is infinite."""
+        return self.certificate.direction if self.kind == "infinite" else None
+
+    def extent(
+        self,
+        within: tuple[float | np.ndarray, float | np.ndarray] = (0.0, 1.0),
+        *,
+        directions: int = 256,
+        rng: np.random.Generator | None = None,
+    ) -> Extent:
+        """How far one can go inside the box along straight lines in the null space, without changing a feature.
+
+        Args:
+            within: Lowest and highest legal value, for all coordinates or for each. May be infinite.
+            directions: Random directions to try, each both ways, besides the certificate's.
+            rng: Where the directions come from. Default: always the same ones.
+
+        Returns:
+            The farthest end found: a lower bound.
+
+        Raises:
+            BadInput: The point lies outside the box.
+        """
+        low, high = box(within, self.point, "the layer's input")
+        rng = np.random.default_rng(0) if rng is None else rng
+        basis = self.null_space
+        if self.kind == "point" or basis.shape[1] == 0:
+            return Extent(self.point, 0.0, 0.0, 0)
+        lines = basis @ rng.standard_normal((basis.shape[1], directions))
+        lines = np.hstack([lines, -lines])
+        if self.certificate.direction is not None:
+            lines = np.hstack([lines, self.certificate.direction[:, None]])
+        lines /= np.linalg.norm(lines, axis=0)
+        silent = ~self.active & np.isfinite(self._slack)
+        rates = self.certificate.ground.weights[silent] @ lines
+        # A rate at rounding level is a row the line does not meet.
+        rates[np.abs(rates) <= 1e-12 * np.linalg.norm(self.certificate.ground.weights[silent], axis=1)[:, None]] = 0.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(lines > 0, (high - self.point)[:, None], (self.point - low)[:, None]) / np.abs(lines)
+            hits = np.where(rates > 0, self._slack[silent][:, None] / rates, np.inf)
+        steps = np.minimum(np.nanmin(room, axis=0), hits.min(axis=0, initial=np.inf))
+        best = int(np.argmax(steps))
+        if not np.isfinite(steps[best]):
+            return Extent(self.point + lines[:, best], np.inf, np.inf, lines.shape[1])
+        end = np.clip(self.point + steps[best] * lines[:, best], low, high)
+        return Extent(
+            end, float(np.linalg.norm(end - self.point)), float(np.abs(end - self.point).mean()), lines.shape[1]
+        )
+
+
+@overload
+def preimage(
+    network: Network, x: Float[np.ndarray, " n"], layer: int = 0, *, executor: Executor | None = None
+) -> Preimage: ...
+@overload
+def preimage(  # type: ignore[overload-cannot-match]  # to mypy every array is the same
+    network: Network, x: Float[np.ndarray, "N n"], layer: int = 0, *, executor: Executor | None = None
+) -> tuple[Preimage, ...]: ...
+def preimage(
+    network: Network, x: np.ndarray, layer: int = 0, *, executor: Executor | None = None
+) -> Preimage | tuple[Preimage, ...]:
+    r"""Say of which kind the set of inputs with the same features is, and prove it.
+
+    For a ReLU layer the inputs with the features of x solve `A_P z = A_P x` (positive neurons) and
+    `A_Z z + b_Z <= 0` (silent ones). Point, compact and infinite are told apart by Theorem 4, without a tolerance: by
+    the existence of $w_Z > 0$ with $A^\top w = 0$. An injective activation leaves only the rank to ask for.
+
+    Args:
+        network: Its layers' weights are used; a sparse layer is written out as a dense matrix.
+        x: One input of the *network*, or many.
+        layer: The layer whose features are to stay, 0 for the first; the preimage lies in that layer's own input
+            space. What the layers before can produce is not taken into account.
+        executor: Where to work on batches of 256 inputs; same answers whatever the workers.
+
+    Returns:
+        One `Preimage` per row of x; a single one if x is (n,).
+
+    Raises:
+        BadInput: Wrong shape, no such layer, NaN weights or inputs, no inputs, or an activation that is neither ReLU
+            nor injective.
+
+    Source: arXiv:1806.09730, Theorem 4, Corollary 6; Theorem 13 for points pinned by tight rows.
+    """
+    single = np.shape(x) in ((network.n,), network.shape)
+    found = tuple(preimages(network, x, layer, executor=executor))
+    return found[0] if single else found
+
+
+def preimages(
+    network: Network, inputs: np.ndarray, layer: int = 0, *, executor: Executor | None = None
+) -> Iterator[Preimage]:
+    """As `preimage`, one after the other as they are found: for whole data sets.
+
+    Arguments and errors are those of `preimage`; the arguments are checked at once, not at the first answer.
+    """
+    layer = network.level(layer)
+    weights, bias, relu = _features(network, layer)
+    points = network.points(inputs)
+    tasks = (
+        (weights, bias, relu, _layer_input(network, points[i : i + TASK], layer)) for i in range(0, len(points), TASK)
+    )
+    return _stream(tasks, layer, Ground(weights), executor)
+
+
+Task = tuple[np.ndarray, np.ndarray, bool, np.ndarray]
+
+
+def _stream(tasks: Iterator[Task], layer: int, ground: Ground, executor: Executor | None) -> Iterator[Preimage]:
+    if executor is None:
+        for task in tasks:
+            yield from _told(_alone(task), task[3], layer, ground)
+        return
+    # Threads share one BLAS, whose limit must then last as long as any of them works.
+    limit = threadpool_limits(1) if isinstance(executor, ThreadPoolExecutor) else nullcontext()
+    waiting: deque[tuple[Future[Decisions], np.ndarray]] = deque()
+    with limit:
+        for task in tasks:
+            waiting.append((executor.submit(_alone, task), task[3]))
+            if len(waiting) >= _AHEAD:
+                future, at = waiting.popleft()
+                yield from _told(future.result(), at, layer, ground)
+        while waiting:
+            future, at = waiting.popleft()
+            yield from _told(future.result(), at, layer, ground)
+
+
+def _alone(task: Task) -> Decisions:
+    # One BLAS thread: the last bits of a product depend on how many share it.
+    with threadpool_limits(1):
+        return decide(*task)
+
+
+def _told(found: Decisions, points: np.ndarray, layer: int, ground: Ground) -> Iterator[Preimage]:
+    for i, point in enumerate(points):
+        kind = KINDS[found.kind[i]]
+        active, tight = found.active[i], found.tight[i]
+        certificate = Certificate(
+            kind,
+            ground,
+            active,
+            ~active,
+            tight,
+            found.multipliers[i] if found.multipliers[i].any() else None,
+            found.directions[i] if found.directions[i].any() else None,
+        )
+        yield Preimage(kind, layer, point, active, certificate, bool(found.certified[i]), found.slack[i])
+
+
+def _layer_input(network: Network, points: np.ndarray, layer: int) -> np.ndarray:
+    return network.features(points, layer - 1) if layer else points
+
+
+def _features(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Weights, bias and whether a ReLU follows, of the layer as seen from its features."""
+    here = network.layers[layer]
+    if here.activation.name != "relu" and not here.activation.injective:
+        raise BadInput(
+            f"layer {layer} has activation {here.activation.name!r}, which is neither ReLU nor injective; "
+            "preimages are decided for ReLU and for injective activations; choose another layer="
+        )
+    weights, bias = here.dense(), here.bias
+    if network.softmax and layer == len(network.layers) - 1:
+        # A softmax forgets what is added to all outputs alike, and only that.
+        weights, bias = weights - weights.mean(axis=0), bias - bias.mean()
+    return weights, bias, here.activation.name == "relu"
+
+
+def box(
+    within: tuple[float | np.ndarray, float | np.ndarray], point: Float[np.ndarray, " n"], what: str
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The box as two vectors, after making sure that it is one and that `point` lies in it."""
+    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), point.shape) for end in within)
+    if not (low <= high).all():
+        raise BadInput("within= must be (lowest, highest) with lowest <= highest in every coordinate")
+    outside = np.flatnonzero((point < low) | (point > high))
+    if outside.size:
+        i = int(outside[0])
+        raise BadInput(
+            f"{what} lies outside the box in {outside.size} of {len(point)} coordinates (coordinate {i} is "
+            f"{point[i]:.6g}, allowed {low[i]:.6g} to {high[i]:.6g}); pass within= wide enough, or scale the input"
+        )
+    return low, high
