@@ -40,3 +40,39 @@ def seconds(time: float) -> str:
     if time < 5400:
         return count(round(time / 60), "minute")
     return f"{time / 3600:.1f} hours"
+
+
+def power(exponent: int) -> str:
+    """`10⁻³`, with 1 for 10⁰."""
+    if exponent == 0:
+        return "1"
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def brief(number: float | int | None, digits: int = 3) -> str:
+    """A number as a person would write it: `80`, `63,224`, `0.973`, `2.1 × 10⁻⁸`; a dash where there is none."""
+    if number is None or number != number:
+        return "–"
+    if isinstance(number, int):
+        return f"{number:,}"
+    size = abs(number)
+    if size == 0:
+        return "0"
+    if size == float("inf"):
+        return "∞" if number > 0 else "−∞"
+    if 1e-3 <= size < 1e5:
+        text = f"{number:,.{digits}g}" if size < 10**digits else f"{number:,.0f}"
+        return text.replace("-", "−")
+    mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{mantissa} × {power(int(exponent))}".replace("-", "−")
+
+
+def share(part: float) -> str:
+    """A probability in per cent: `99.4 %`; never rounded up to certainty."""
+    percent = 100 * part
+    if percent > 99.9 and part < 1:
+        return "> 99.9 %"
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %"
