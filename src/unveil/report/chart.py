@@ -1,4 +1,4 @@
-"""Chart: points, lines and levels on plain or logarithmic axes, as SVG that follows the page's colours and its width."""
+"""Chart: points, lines and levels on plain or logarithmic axes, as SVG in the page's colours and width."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Chart:
         return self._with("line", (np.asarray(x, float), np.asarray(y, float), tone))
 
     def level(self, y: float, text: str, tone: Tone = "quiet") -> Chart:
-        """A dashed horizontal line with a text at its right end."""
+        """A dashed horizontal line with a text at its left end."""
         return self._with("level", (y, text, tone))
 
     def mark(self, x: float, text: str, tone: Tone = "ink") -> Chart:
@@ -62,7 +62,7 @@ class Chart:
         return replace(self, _parts=(*self._parts, (kind, what)))
 
     def svg(self) -> Markup:
-        """The chart twice, for wide and for narrow screens; the page's style shows the one that keeps the text readable."""
+        """The chart twice, for wide and narrow screens; the page's style shows the one whose text is readable."""
         return Markup('<div class="chart wide">{}</div><div class="chart narrow">{}</div>').format(
             _Canvas(self, *_WIDE).draw(), _Canvas(self, *_NARROW).draw()
         )
@@ -142,7 +142,7 @@ class _Canvas:
     def _level(self, y: float, text: str, tone: str) -> Markup:
         height = self.up(y)
         return Markup('<line class="level {}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>{}').format(
-            tone, self.left, self.right, height, height, _text(self.right, height - 7, text, f"note {tone}", "end")
+            tone, self.left, self.right, height, height, _text(self.left + 8, height - 8, text, f"note {tone}", "start")
         )
 
     def _mark(self, x: float, text: str, tone: str) -> Markup:

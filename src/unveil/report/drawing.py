@@ -25,7 +25,9 @@ def picture_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     return None
 
 
-def draw_input(x: np.ndarray, shape: tuple[int, ...], label: str, *, within: tuple[float, float] | None = None) -> Markup:
+def draw_input(
+    x: np.ndarray, shape: tuple[int, ...], label: str, *, within: tuple[float, float] | None = None
+) -> Markup:
     """One input, as a picture if it is square (or three squares), else as bars.
 
     Args:

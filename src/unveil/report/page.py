@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,13 @@ class Page:
             lstrip_blocks=True,
         )
         environment.globals.update(
-            brief=brief, count=count, share=share, seconds=seconds, stem=stem, figure=_figures(figures, "")
+            brief=brief,
+            count=count,
+            share=share,
+            seconds=seconds,
+            stem=stem,
+            figure=_figures(figures, ""),
+            code=partial(_code, stem),
         )
         told = [
             (
@@ -123,6 +130,12 @@ def _finalize(value: Any) -> Any:
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value, longest=2000)
     return value
+
+
+def _code(stem: str, text: str) -> Markup:
+    """Lines of code; STEM in them becomes what the files beside the page are called, as a literal."""
+    lines = (printable(line, longest=2000) for line in text.replace("STEM", repr(stem)).splitlines())
+    return Markup("<pre><code>{}</code></pre>").format("\n".join(lines))
 
 
 def _figures(figures: Mapping[str, Any], prefix: str) -> Callable[..., Markup]:

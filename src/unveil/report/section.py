@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from unveil.outcome import Outcome
 
+_NOTHING = Markup("")
+
 
 @dataclass(frozen=True)
 class Section:
@@ -21,13 +23,14 @@ class Section:
         title: A few words.
         verdict: One sentence a hurried reader takes away; plain text, escaped by the page.
         body: A jinja2 template of HTML, written by us. It sees `values`, every figure by its path through
-            `{{ figure("rank") }}`, and the text helpers `brief`, `count`, `share` and `seconds`. Everything it
-            inserts is escaped unless it is `Markup`, so nothing from outside may be put into the template itself.
+            `{{ figure("rank") }}`, the text helpers `brief`, `count`, `share` and `seconds`, and `{{ code(text) }}` for
+            lines to copy (STEM in them becomes the name of the files beside the page). Everything it inserts is escaped
+            unless it is `Markup`, so nothing from outside may be put into the template itself.
         values: What else the template needs: texts, drawings (`draw_input`, `Chart.svg`), lists of rows.
         figures: Every number of the finding, as the JSON will hold it (arrays and outcomes are welcome).
         files: Files to write beside the page: a name such as `basis.npz`, and its arrays or its text.
-        claim: A clause for the page's verdict in the order of sections, e.g. "704 of its 784 input directions are
-            invisible to it"; empty if there is nothing that belongs there.
+        claim: What the page's verdict says of the model, in the order of sections, e.g. "cannot see 704 of its 784
+            input directions"; empty if there is nothing that belongs there.
         emblem: A drawing for the top of the page; the first section that has one wins.
         outcome: How the finding ended, if that is what it has.
         next_steps: What to do about it: one sentence each.
@@ -41,6 +44,6 @@ class Section:
     figures: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, np.ndarray] | str] = field(default_factory=dict)
     claim: str = ""
-    emblem: Markup = Markup("")
+    emblem: Markup = _NOTHING
     outcome: Outcome | None = None
     next_steps: tuple[str, ...] = ()

@@ -1,0 +1,193 @@
+"""Audit and Stage: what is looked at, one finding after the other; `report` runs them and assembles the page."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.oracle import Oracle
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
+from unveil.report.page import Page
+from unveil.report.section import Section
+from unveil.report.text import count
+
+LOOK = 64  # questions asked to see what answers look like and how long they take
+
+
+@dataclass
+class Audit:
+    """What the stages of an audit share: the model, the examples, and what has been found so far.
+
+    Attributes:
+        oracle: The model.
+        inputs: Example inputs, (N, n), legal; None if there are none.
+        labels: What the examples show, or None.
+        seed: Where chance starts; `rng(key)` gives a stage its own generator.
+        path: Where the model came from, as one would write it in a script; for the checks on the page.
+        findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a Noise, `network` a Network...
+        seconds: Time of one question in a batch, as measured by `look`.
+    """
+
+    oracle: Oracle
+    inputs: Float[np.ndarray, "N n"] | None = None
+    labels: Int[np.ndarray, " N"] | None = None
+    seed: int = 0
+    path: str = ""
+    findings: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):
+            raise BadInput(f"inputs must have shape (N, {self.oracle.n}); got {self.inputs.shape}")
+
+    def rng(self, key: str) -> np.random.Generator:
+        """A generator for one stage: a stage more or less leaves the draws of the others as they are."""
+        return np.random.default_rng([self.seed, zlib.crc32(key.encode())])
+
+    def examples(self, most: int) -> Float[np.ndarray, "N n"]:
+        """The example inputs, at most so many, or legal points where there are none."""
+        if self.inputs is None:
+            return self.oracle.sample(min(most, 16), self.rng("examples"))
+        return self.inputs[:most]
+
+    def look(self) -> None:
+        """Ask a few questions to see what comes back, and how fast; leaves `seen`: the points and the answers.
+
+        Queries: `64`, fewer if the budget has fewer left
+        """
+        asked = int(min(LOOK, self.oracle.ledger.left))
+        x = self.oracle.sample(asked, self.rng("look"))
+        before = time.perf_counter()
+        y = self.oracle(x)
+        self.seconds = (time.perf_counter() - before) / max(asked, 1)
+        self.findings["seen"] = (x, y)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an audit.
+
+    Attributes:
+        key: One word: key of its section and name of its generator.
+        title: What is going on, for the progress bar.
+        run: Looks, asks, and tells; None if there is nothing to tell. Whatever later stages need goes to
+            `audit.findings`.
+        cost: Questions it will ask, as (if little is hidden... at most): a low and a high guess made before it runs.
+        flag: The option of `unveil audit` that asks for it, e.g. "--weights"; None if it always runs.
+        help: One line for `unveil audit --help`.
+    """
+
+    key: str
+    title: str
+    run: Callable[[Audit], Section | None]
+    cost: Callable[[Audit], tuple[float, float]] = lambda audit: (0, 0)
+    flag: str | None = None
+    help: str = ""
+
+
+def cost(audit: Audit, stages: Iterable[Stage]) -> tuple[float, float]:
+    """Questions that the stages will ask: a low and a high guess."""
+    guesses = [stage.cost(audit) for stage in stages]
+    return sum(low for low, _ in guesses), sum(high for _, high in guesses)
+
+
+def report(
+    audit: Audit,
+    stages: Iterable[Stage] | None = None,
+    watch: Callable[[Stage], AbstractContextManager[object]] = lambda stage: nullcontext(),
+) -> Page:
+    """Run the stages and assemble the page.
+
+    A stage that cannot go on does not stop the others: its section says why.
+
+    Args:
+        audit: What is looked at.
+        stages: By default every stage that needs no flag, in the order of telling.
+        watch: Makes a context around each stage, e.g. a progress bar.
+
+    Returns:
+        The page; `page.figures["outcomes"]` tells how each stage ended.
+
+    Queries: what the stages ask, 64 to begin with, charged to `audit.oracle.ledger`
+    """
+    from unveil.report.stages import STAGES
+
+    chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
+    sections: list[Section] = []
+    outcomes: dict[str, str] = {}
+    if "seen" not in audit.findings:
+        audit.look()
+    for stage in chosen:
+        before = audit.oracle.ledger.asked
+        try:
+            with watch(stage):
+                section = stage.run(audit)
+        except BudgetExceeded as error:
+            section, outcomes[stage.key] = _cut_short(stage, error, audit, before), Outcome.budget_ended.name
+        except (SourceError, BadInput) as error:
+            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
+        except UnveilError as error:
+            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
+        else:
+            if section is not None and section.outcome is not None:
+                outcomes[stage.key] = section.outcome.name
+        if section is not None:
+            sections.append(section)
+    ledger = audit.oracle.ledger
+    return Page(
+        subject=audit.oracle.name,
+        verdict=verdict(audit.oracle.name, sections),
+        sections=tuple(sections),
+        figures={
+            "queries": ledger.asked,
+            "sent": ledger.sent,
+            "budget": ledger.budget,
+            "seed": audit.seed,
+            "outcomes": outcomes,
+        },
+        facts=_facts(sections),
+    )
+
+
+def verdict(name: str, sections: Iterable[Section]) -> str:
+    """One sentence: the model's name and what the sections claim of it."""
+    claims = [section.claim for section in sections if section.claim]
+    if not claims:
+        return f"{name} answered, but nothing was found out about it."
+    listed = claims[0] if len(claims) == 1 else ", ".join(claims[:-1]) + " and " + claims[-1]
+    return f"{name} {listed}."
+
+
+def _facts(sections: list[Section]) -> tuple[tuple[str, str], ...]:
+    told = {section.key: section.figures for section in sections}
+    facts = [("queries", "questions asked")]
+    if "oracle" in told:
+        facts.append(("oracle.n", "inputs"))
+        if "labels" not in told["oracle"]["answers"]:
+            facts.append(("oracle.m", "outputs"))
+    if "rank" in told.get("span", {}):
+        facts.append(("span.rank", "input directions seen"))
+        facts.append(("span.hidden", "directions not seen"))
+    return tuple(facts)
+
+
+def _cut_short(stage: Stage, error: Exception, audit: Audit, before: int) -> Section:
+    spent = audit.oracle.ledger.asked - before
+    return Section(
+        key=stage.key,
+        title=stage.title,
+        verdict=f"The budget ended before this was found out, after {count(spent, 'question')} for it: {error}.",
+        outcome=Outcome.budget_ended,
+        next_steps=(f"{stage.title} again with a larger budget.",),
+    )
+
+
+def _failed(stage: Stage, error: Exception) -> Section:
+    return Section(key=stage.key, title=stage.title, verdict=f"This could not be found out: {error}.")
