@@ -16,6 +16,17 @@ import numpy as np
 import pytest
 from beartype import beartype
 from beartype.roar import BeartypeCallHintViolation
+from hypothesis import settings
+from threadpoolctl import threadpool_limits
+
+# Two pytest workers with two threads each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+
+# The same examples every time, and no clocks: a busy machine must not fail a test.
+settings.register_profile("unveil", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("unveil")
 
 
 def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ from typing import final
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 
 from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
 from unveil.outcome import BadInput
@@ -138,8 +137,8 @@ class Affine(Oracle):
     def __init__(
         self,
         oracle: Oracle,
-        mean: ArrayLike = 0.0,
-        deviation: ArrayLike = 1.0,
+        mean: float | np.ndarray = 0.0,
+        deviation: float | np.ndarray = 1.0,
         within: tuple[float, float] | None = None,
         grid: float | None = None,
     ) -> None:
@@ -180,7 +179,7 @@ class Affine(Oracle):
         )
 
     @staticmethod
-    def _row(value: ArrayLike, shape: tuple[int, ...], name: str) -> Float[np.ndarray, " n"]:
+    def _row(value: float | np.ndarray, shape: tuple[int, ...], name: str) -> Float[np.ndarray, " n"]:
         value = np.asarray(value, dtype=np.float64)
         try:
             row = np.broadcast_to(value, shape).ravel()

@@ -140,7 +140,7 @@ def _is_torch_module(source: Any) -> bool:
 
 
 def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
-    sides = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    sides = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     if not sides or any(not isinstance(d, int | np.integer) or d < 1 for d in sides):
         raise BadInput(f"shape must be a positive integer or several, e.g. 784 or (1, 28, 28); got {shape!r}")
     if math.prod(int(d) for d in sides) > 2**31:
