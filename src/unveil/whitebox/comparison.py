@@ -1,0 +1,179 @@
+"""How far two networks are apart, up to the order, sign and scale of hidden neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+
+from unveil.outcome import BadInput
+from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.symmetry import Rearrangement, fold_sines, rearrange, scale_symmetric, sign_symmetric
+
+SHARE_WITHIN = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class LayerComparison:
+    """One layer of a found network beside the true one's, after alignment.
+
+    Attributes:
+        pairs: (matched, 2), true neuron and found neuron.
+        missing: True neurons that nothing found comes near.
+        false: Found neurons that are near no true one.
+        weight_error: Largest difference of a weight between paired neurons, relative to the largest true weight.
+        bias_error: Largest difference of a bias, relative to the largest true weight or bias.
+        median_error: Median over pairs of the distance of the rows, biases included, relative to the true row.
+        share: Share of the true neurons whose row is found within `SHARE_WITHIN`, in that measure.
+    """
+
+    pairs: Int[np.ndarray, "matched 2"]
+    missing: Int[np.ndarray, " missing"]
+    false: Int[np.ndarray, " false"]
+    weight_error: float
+    bias_error: float
+    median_error: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """How far two networks are apart.
+
+    Attributes:
+        layers: One entry per layer; empty if the depths differ, when only answers can be compared.
+        function_error: Largest difference of an answer at held-out points, relative to the largest true answer.
+        aligned: The found network with its neurons in the true one's order, sign and scale, false ones last.
+    """
+
+    layers: tuple[LayerComparison, ...]
+    function_error: float
+    aligned: Network
+
+    @property
+    def weight_error(self) -> float:
+        """The largest over all layers; NaN when layers could not be compared."""
+        return max((max(each.weight_error, each.bias_error) for each in self.layers), default=float("nan"))
+
+    @property
+    def missing(self) -> int:
+        """True neurons not found, over all layers."""
+        return sum(len(each.missing) for each in self.layers)
+
+    @property
+    def false(self) -> int:
+        """Found neurons that do not exist, over all layers."""
+        return sum(len(each.false) for each in self.layers)
+
+    def __str__(self) -> str:
+        lines = [f"answers differ by at most {self.function_error:.2e} of the largest"]
+        for i, each in enumerate(self.layers):
+            lines.append(
+                f"layer {i}: {len(each.pairs)} neurons paired, {len(each.missing)} missing, {len(each.false)} false; "
+                f"weights within {each.weight_error:.2e}, biases within {each.bias_error:.2e}"
+            )
+        if not self.layers:
+            lines.append("the depths differ, so that only answers can be compared")
+        return "\n".join(lines)
+
+
+def compare(
+    found: Network,
+    truth: Network,
+    x: Float[np.ndarray, "N n"] | None = None,
+    *,
+    near: float = 0.5,
+    rng: np.random.Generator | None = None,
+) -> Comparison:
+    """Compare two networks up to what does not change their function.
+
+    Layer by layer, neurons are paired so that the differences of their rows are least in sum (Hungarian assignment),
+    over all signs (odd activations and the sigmoid) and positive scales (ReLU) that leave the function alone; the next
+    layer's columns follow. Widths may differ.
+
+    Args:
+        found: What an identification returned.
+        truth: What it should be. Errors are relative to its weights, in its scale.
+        x: Held-out inputs at which answers are compared. By default 1000 standard normal ones.
+        near: Rows further apart than this, relative to the true row, are no pair but one missing, one false.
+        rng: For the default inputs; seed 0 if not given.
+
+    Returns:
+        Errors per layer and of the function, and the found network aligned with the true one.
+
+    Raises:
+        BadInput: Different numbers of inputs or outputs.
+
+    Source: Fiedler, Fornasier, Klock, Rauchensteiner, arXiv:2101.07150 (symmetries); positive rescaling for ReLU.
+    """
+    if (found.n, found.m) != (truth.n, truth.m):
+        raise BadInput(f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable")
+    if x is None:
+        x = (rng or np.random.default_rng(0)).standard_normal((1000, truth.n))
+    expected = truth(x)
+    error = float(np.abs(found(x) - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
+    if len(found.layers) != len(truth.layers):
+        return Comparison((), error, found)
+    found, truth = fold_sines(found), fold_sines(truth)
+    reports, columns = [], np.column_stack([np.arange(truth.n)] * 2)
+    for at, true in enumerate(truth.layers):
+        last = at == len(truth.layers) - 1
+        mine = found.layers[at]
+        if last:
+            pairs, factor = np.column_stack([np.arange(truth.m)] * 2), np.ones(truth.m)
+        else:
+            pairs, factor = _pair(mine, true, columns, near)
+            false = np.setdiff1d(np.arange(mine.neurons), pairs[:, 1])
+            order = np.concatenate([pairs[:, 1], false])
+            factor = np.concatenate([factor, np.ones(len(false))])
+            found = rearrange(found, at, Rearrangement(order, factor))
+            mine = found.layers[at]
+        # After rearranging, the i-th pair stands at the i-th place.
+        place = np.arange(len(pairs)) if not last else pairs[:, 1]
+        reports.append(_report(mine, true, pairs, place, columns))
+        columns = np.column_stack([pairs[:, 0], place])
+    return Comparison(tuple(reports), error, found)
+
+
+def _rows(layer: Layer, columns: np.ndarray) -> np.ndarray:
+    return np.column_stack([layer.dense()[:, columns], layer.bias])
+
+
+def _pair(mine: Layer, true: Layer, columns: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (true, found), and the factor that takes each found row to the true one's sign and scale."""
+    a, b = _rows(true, columns[:, 0]), _rows(mine, columns[:, 1])
+    long_a, long_b = np.linalg.norm(a[:, :-1], axis=1), np.linalg.norm(b[:, :-1], axis=1)
+    scale = np.ones((len(a), len(b)))
+    if scale_symmetric(true.activation):
+        scale = np.where(long_b > 0, long_a[:, None] / np.where(long_b > 0, long_b, 1.0), 1.0)
+        scale = np.where(scale > 0, scale, 1.0)
+    product = (a @ b.T) * scale
+    if sign_symmetric(true.activation):
+        scale, product = np.where(product < 0, -scale, scale), np.abs(product)
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) * scale**2 - 2 * product
+    length = np.linalg.norm(a, axis=1)[:, None]
+    distance = np.sqrt(np.maximum(squares, 0)) / np.where(length > 0, length, 1.0)
+    # Beyond `near` all distances are alike, so that a false neuron never costs a true pair its place.
+    i, j = linear_sum_assignment(np.minimum(distance, near))
+    kept = distance[i, j] < near
+    i, j = i[kept], j[kept]
+    return np.column_stack([i, j]), scale[i, j]
+
+
+def _report(mine: Layer, true: Layer, pairs: np.ndarray, place: np.ndarray, columns: np.ndarray) -> LayerComparison:
+    a, b = _rows(true, columns[:, 0])[pairs[:, 0]], _rows(mine, columns[:, 1])[place]
+    difference = np.abs(a - b)
+    weights, everything = np.abs(true.dense()).max(), max(np.abs(true.dense()).max(), np.abs(true.bias).max())
+    length = np.linalg.norm(a, axis=1)
+    apart = np.linalg.norm(a - b, axis=1) / np.where(length > 0, length, 1.0)
+    return LayerComparison(
+        pairs=pairs,
+        missing=np.setdiff1d(np.arange(true.neurons), pairs[:, 0]),
+        false=np.setdiff1d(np.arange(mine.neurons), place) if len(place) < mine.neurons else np.empty(0, dtype=int),
+        weight_error=float(np.max(difference[:, :-1], initial=0.0) / (weights or 1.0)),
+        bias_error=float(np.max(difference[:, -1], initial=0.0) / (everything or 1.0)),
+        median_error=float(np.median(apart)) if len(apart) else float("nan"),
+        share=float((apart <= SHARE_WITHIN).sum() / true.neurons),
+    )

@@ -1,0 +1,96 @@
+"""What can be changed in a network without changing its function: order, sign and scale; and a canonical form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.whitebox.activation import Activation
+from unveil.whitebox.network import Layer, Network
+
+SCALABLE = ("relu", "leaky_relu", "identity")
+
+
+@dataclass(frozen=True, eq=False)
+class Rearrangement:
+    """One layer's neurons in another order, sign and scale.
+
+    Attributes:
+        order: Which old neuron stands at each new place; may leave some out.
+        factor: What each new neuron's weights and bias are multiplied with; negative only where symmetric.
+    """
+
+    order: Int[np.ndarray, " k"]
+    factor: Float[np.ndarray, " k"]
+
+
+def sign_symmetric(phi: Activation) -> bool:
+    """Whether a neuron's weights and bias may be negated, its outgoing weights (and the next bias) making up for it."""
+    return phi.parity in ("odd", "sigmoid")
+
+
+def scale_symmetric(phi: Activation) -> bool:
+    """Whether a neuron may be scaled by any positive number."""
+    return phi.name.split("(")[0] in SCALABLE
+
+
+def rearrange(network: Network, at: int, new: Rearrangement) -> Network:
+    """The same function with the neurons of hidden layer `at` in another order, sign and scale.
+
+    Neurons left out of `new.order` are removed, and then the function is another one.
+
+    Source: Fornasier, Vybiral, Daubechies and followers: signs and order (tanh), the shift of the next bias (sigmoid,
+    g(-t) = 1 - g(t)); positive rescaling for ReLU.
+    """
+    layer, after = network.layers[at], network.layers[at + 1]
+    phi, factor = layer.activation, new.factor
+    rows = Layer(factor[:, None] * layer.dense()[new.order], factor * layer.bias[new.order], phi)
+    outgoing = after.dense()[:, new.order]
+    bias = after.bias
+    if phi.parity == "sigmoid":
+        bias = bias + outgoing[:, factor < 0].sum(axis=1)
+        columns = outgoing * np.sign(factor)
+    else:
+        columns = outgoing / (factor if scale_symmetric(phi) else np.sign(factor))
+    layers = list(network.layers)
+    layers[at], layers[at + 1] = rows, Layer(columns, bias, after.activation)
+    return replace(network, layers=tuple(layers))
+
+
+def canonical(network: Network) -> Network:
+    """The representative of all networks that differ by order, sign and scale of hidden neurons only.
+
+    Rows of ReLU-like layers get length 1, sign-symmetric ones a positive largest entry, a sine its bias within
+    (-pi/2, pi/2]; then neurons are sorted by their rows. Two equal networks have equal canonical forms up to rounding.
+    """
+    network = fold_sines(network)
+    for at, layer in enumerate(network.layers[:-1]):
+        phi = layer.activation
+        rows = np.column_stack([network.layers[at].dense(), network.layers[at].bias])
+        factor = np.ones(len(rows))
+        if scale_symmetric(phi):
+            length = np.linalg.norm(rows[:, :-1], axis=1)
+            factor /= np.where(length > 0, length, 1.0)
+        if sign_symmetric(phi):
+            leading = rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)]
+            factor *= np.where(leading < 0, -1.0, 1.0)
+        keys = np.round(factor[:, None] * rows, 9)
+        order = np.lexsort(keys.T[::-1])
+        network = rearrange(network, at, Rearrangement(order, factor[order]))
+    return network
+
+
+def fold_sines(network: Network) -> Network:
+    """sin(t + k pi) = (-1)^k sin(t): biases of hidden sines into (-pi/2, pi/2], the same function."""
+    layers = list(network.layers)
+    for at, (layer, after) in enumerate(pairwise(network.layers)):
+        if layer.activation.name != "sin":
+            continue
+        turns = np.ceil(layer.bias / np.pi - 0.5)
+        sign = np.where(turns % 2 == 0, 1.0, -1.0)
+        layers[at] = Layer(layers[at].weights, layer.bias - np.pi * turns, layer.activation)
+        layers[at + 1] = Layer(after.dense() * sign, after.bias, after.activation)
+    return replace(network, layers=tuple(layers))
