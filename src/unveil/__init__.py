@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
     from unveil.whitebox.activation import Activation as Activation
+    from unveil.whitebox.comparison import Comparison as Comparison
+    from unveil.whitebox.comparison import compare as compare
     from unveil.whitebox.formats import from_torch as from_torch
     from unveil.whitebox.formats import load as load
     from unveil.whitebox.formats import save as save
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from unveil.whitebox.preimage import Preimage as Preimage
     from unveil.whitebox.preimage import preimage as preimage
     from unveil.whitebox.preimage import preimages as preimages
+    from unveil.whitebox.region import Region as Region
+    from unveil.whitebox.region import activation_pattern as activation_pattern
+    from unveil.whitebox.region import linear_region as linear_region
+    from unveil.whitebox.region import linearise as linearise
 
 # One line per public name here, one above (for type checkers and editors); a test compares the two.
 _PUBLIC = {
@@ -49,6 +55,12 @@ _PUBLIC = {
     "UnsteadyAnswers": "outcome",
     "UnveilError": "outcome",
     "Activation": "whitebox.activation",
+    "Comparison": "whitebox.comparison",
+    "compare": "whitebox.comparison",
+    "Region": "whitebox.region",
+    "activation_pattern": "whitebox.region",
+    "linear_region": "whitebox.region",
+    "linearise": "whitebox.region",
     "from_torch": "whitebox.formats",
     "load": "whitebox.formats",
     "save": "whitebox.formats",
