@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from unveil.blackbox.oracle import first_line
 from unveil.outcome import SourceError
 
 LARGEST = 2**31 - 1
+LARGEST_VALUE = 2**28
 
 
 def read_model(path: Path) -> tuple[Any, str]:
@@ -25,7 +28,8 @@ def read_model(path: Path) -> tuple[Any, str]:
     try:
         size = path.stat().st_size
         if not path.is_file() or not 0 < size <= LARGEST:
-            raise SourceError(f"{path.name}: expected an ONNX file of 1 byte to 2 GB; got {size:,} bytes")
+            kind = "a file" if path.is_file() else "no file"
+            raise SourceError(f"{path.name}: expected an ONNX file of 1 byte to 2 GB; got {kind} of {size:,} bytes")
         data = path.read_bytes()
     except OSError as error:
         raise SourceError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
@@ -34,6 +38,7 @@ def read_model(path: Path) -> tuple[Any, str]:
         model = onnx.load_model_from_string(data)
         _fetch_weights(model, path, digest)
         onnx.checker.check_model(model)
+        _refuse_traps(model, path.name)
     except SourceError:
         raise
     except Exception as error:
@@ -65,6 +70,31 @@ def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+def _refuse_traps(model: Any, name: str) -> None:
+    """Refuse what a small file can use to take all time or memory: loops, and tensors of billions of numbers."""
+    import onnx
+
+    for node in (*_nodes(model.graph), *(n for f in model.functions for n in _nodes(f))):
+        if node.op_type in ("Loop", "Scan"):
+            raise SourceError(
+                f"{name} contains a {node.op_type}, which may run for ever; if you trust it, wrap it in a function"
+            )
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        numbers = math.prod(d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value"))
+        if numbers > LARGEST_VALUE:
+            raise SourceError(f"{name}: {value.name!r:.60} has {numbers:.2g} numbers; expected at most 2^28")
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """All nodes, also those inside of other nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inside in (attribute.g, *attribute.graphs):
+                yield from _nodes(inside)
 
 
 def in_single_precision(model: Any) -> Any:
