@@ -40,7 +40,8 @@ class Stages:
 def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
 
-    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below 1e-15.
+    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
+    1e-15.
 
     Queries: 64
     """
@@ -48,11 +49,15 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     if oracle.within is not None:
         x = (x + sum(oracle.within) / 2) / 2
     away = rng.standard_normal(x.shape)
-    away *= 2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
+    away *= (
+        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
+    )
     line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
     values = oracle(line).reshape(8, 8, -1)
     sixth = np.diff(values, 6, axis=1)
-    return float(np.sqrt(np.median(sixth**2) / 0.4549 / 924))  # 924 = 12! / 6!^2; 0.4549 is the median of a squared normal
+    return float(
+        np.sqrt(np.median(sixth**2) / 0.4549 / 924)
+    )  # 924 = 12! / 6!^2; 0.4549 is the median of a squared normal
 
 
 def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -92,8 +97,8 @@ def conclude(
 ) -> Identification:
     """Check a network on held-out points and say how the identification ended.
 
-    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten standard
-    deviations of the noise.
+    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten
+    standard deviations of the noise.
 
     Queries: 200
     """
@@ -124,5 +129,3 @@ def held_out_error(network: Network, x: np.ndarray, y: np.ndarray) -> float:
     """Largest |network(x) - y| relative to the spread of y."""
     spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
     return float(np.abs(network(x) - y).max()) / spread
-
-

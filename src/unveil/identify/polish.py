@@ -24,9 +24,10 @@ class Polished:
         rms: Root mean square of `network(x) - y`, absolute.
         start: The same at the start.
         steps: Damped Gauss-Newton steps tried.
-        condition: Condition number of the column-scaled normal matrix at the end, square-rooted: how much larger, at worst,
-            relative errors of the parameters are than those of the answers.
-        uncertainty: Largest standard error of a parameter, absolute, if the errors of the answers are `rms`, independent.
+        condition: Condition number of the column-scaled normal matrix at the end, square-rooted: how much larger, at
+            worst, relative errors of the parameters are than those of the answers.
+        uncertainty: Largest standard error of a parameter, absolute, if the errors of the answers are `rms`,
+            independent.
     """
 
     network: Network
@@ -49,15 +50,15 @@ def polish(
 ) -> Polished:
     """Fit all parameters to answers, starting from a network that is nearly right.
 
-    The activations have no continuous symmetry except the positive rescaling of piecewise-linear ones, which the damping
-    fixes (it forbids motion along it), so the parameters are the weights and biases themselves.
+    The activations have no continuous symmetry except the positive rescaling of piecewise-linear ones, which the
+    damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves.
 
     Args:
         network: Where to start; depth, widths and activations stay.
         x: Where the oracle was asked. Twice as many answers as parameters is enough.
         y: What it answered.
-        noise: Standard deviation of the answers' errors, absolute: the fit ends when `rms` reaches it (twice the rounding
-            of float64 at least).
+        noise: Standard deviation of the answers' errors, absolute: the fit ends when `rms` reaches it (twice the
+            rounding of float64 at least).
         steps: Steps at most.
         free: Layers whose parameters move; default all.
         patience: Steps without a gain of one part in a hundred before the fit is called ended.
@@ -104,7 +105,7 @@ def parameters(network: Network) -> int:
 
 
 def jacobian(network: Network, x: Float[np.ndarray, "N n"], free: Sequence[int] | None = None) -> np.ndarray:
-    """Derivatives (N, m, P) of the answers with respect to the parameters of the layers `free`: per layer (W | b), row by row."""
+    """Derivatives (N, m, P) of the answers by the parameters of the layers `free`: per layer (W | b), row by row."""
     free = range(len(network.layers)) if free is None else free
     inputs, sums = [x], []
     for layer in network.layers:
@@ -119,7 +120,9 @@ def jacobian(network: Network, x: Float[np.ndarray, "N n"], free: Sequence[int] 
             y = np.concatenate([inputs[depth], np.ones((len(x), 1))], axis=1)
             blocks[depth] = (back[:, :, :, None] * y[:, None, None, :]).reshape(len(x), network.m, -1)
         if depth and min(free) < depth:
-            back = (back @ network.layers[depth].weights) * network.layers[depth - 1].activation.slope(sums[depth - 1])[:, None, :]
+            back = (back @ network.layers[depth].weights) * network.layers[depth - 1].activation.slope(sums[depth - 1])[
+                :, None, :
+            ]
     return np.concatenate([blocks[depth] for depth in sorted(blocks)], axis=2)
 
 
@@ -164,6 +167,7 @@ def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.nd
 def _confidence(normal: np.ndarray) -> tuple[float, float]:
     """Condition number of the scaled Jacobian, and the largest standard error of a parameter per unit of noise."""
     scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(np.float64).tiny))
+    scale = np.maximum(scale, 1e-12 * scale.max())  # a parameter without any effect
     values, vectors = linalg.eigh(normal / np.outer(scale, scale), check_finite=False)
     values = np.maximum(values, values[-1] * np.finfo(np.float64).eps)
     variance = ((vectors / np.sqrt(values)) ** 2).sum(axis=1) / scale**2
@@ -179,5 +183,3 @@ def _moved(network: Network, free: Sequence[int], step: np.ndarray) -> Network:
         begin += block.size
         layers[depth] = Layer(layer.weights + block[:, :-1], layer.bias + block[:, -1], layer.activation)
     return Network(tuple(layers))
-
-

@@ -1,4 +1,4 @@
-"""Rank-one matrices in a space of symmetric matrices: subspace power method and projected gradient ascent, in batches."""
+"""Rank-one matrices in a space of symmetric matrices: subspace power method and projected gradient ascent."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def subspace_power(
         starts: Default `8 k + 32`.
         iterations: At most, per start.
         least: Ends with a smaller certificate are dropped.
-        tolerance: A start has ended when u moves less than its square root, which makes the error of F about `tolerance`.
+        tolerance: A start has ended when u moves less than its square root, which makes the error of F about
+            `tolerance`.
 
     Returns:
         Different ends, best first.
@@ -154,7 +155,7 @@ def joint_directions(
 
 
 def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -> np.ndarray:
-    """The `count` best vectors whose squares u u^T are independent: a good end near a better one is not a new element."""
+    """The `count` best vectors whose squares are independent: a good end near a better one is not a new one."""
     kept: list[np.ndarray] = []
     span = np.empty((0, space.shape[0]))
     for u in found.vectors:

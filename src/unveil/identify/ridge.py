@@ -53,19 +53,25 @@ def vantage(planes: Hyperplanes, i: int, margin: float, rng: np.random.Generator
     others = np.delete(np.arange(k), i)
     if len(others) == 0:
         return np.zeros(n)
-    needed = (margin * planes.widths[others] + np.abs(planes.offsets[others])) / np.abs(rays @ planes.directions[others].T)
+    needed = (margin * planes.widths[others] + np.abs(planes.offsets[others])) / np.abs(
+        rays @ planes.directions[others].T
+    )
     reach = needed.max(axis=1)
     best = int(reach.argmin())
     return np.asarray(rays[best] * reach[best])
 
 
 def fit_profile(
-    position: Float[np.ndarray, " s"], answer: Float[np.ndarray, "s m"], activation: Activation, centre: float, width: float
+    position: Float[np.ndarray, " s"],
+    answer: Float[np.ndarray, "s m"],
+    activation: Activation,
+    centre: float,
+    width: float,
 ) -> tuple[float, float, float]:
     """Scale, shift and relative misfit of `answer = polynomial(activation(scale * position + shift))`.
 
-    The shift is only as good as the polynomial's low degree: an invertible map of the activation's range hides in a free
-    one.
+    The shift is only as good as the polynomial's low degree: an invertible map of the activation's range hides in a
+    free one.
 
     Args:
         position: Along the normal.

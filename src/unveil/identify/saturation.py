@@ -10,10 +10,10 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify import ridge
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit
+from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished
-from unveil.identify.second_layer import assemble, cover, fit_outer
+from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.identify.steps import Hyperplanes, hyperplanes, saturation_radius
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.activation import ACTIVATIONS, Activation
@@ -26,7 +26,8 @@ SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the sam
 class Saturation(Method):
     """Identify a network with one or two hidden layers whose first activation is sigmoidal, on an unbounded domain.
 
-    1. Walk half circles far out: steps give the directions of the first layer (`steps`), also more than there are inputs.
+    1. Walk half circles far out: steps give the directions of the first layer (`steps`), also more than there are
+        inputs.
     2. Along each normal, all others at rest: scale, and roughly the shift (`ridge`).
     3. Keep blocks of neurons active and the others at rest: shifts and the second layer's directions (`blocks`).
     4. At points where all first-layer neurons are at rest their values are known exactly: fit the second layer there.
@@ -37,8 +38,8 @@ class Saturation(Method):
         widths: Neurons of the hidden layers, if known.
         attempts: How often to start again, with other circles and blocks, when the result fails its check.
 
-    Queries: about `2 k n + 50 k + 600` for the first layer of k neurons, `6 s r + r^3` for each block of s neurons with r
-        neurons in the second layer, and 1.5 per parameter for the last fit.
+    Queries: about `2 k n + 50 k + 600` for the first layer of k neurons, `6 s r + r^3` for each block of s neurons with
+        r neurons in the second layer, and 1.5 per parameter for the last fit.
     """
 
     activation: str | tuple[str, ...] | None = None
@@ -54,7 +55,9 @@ class Saturation(Method):
             found = saturation_radius(oracle, rng, noise)
             stages.end("looking")
             if found is None:
-                why.append("answers do not come to rest far out, or the domain is bounded: the first layer is not sigmoidal there")
+                why.append(
+                    "the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer to be seen"
+                )
                 return Identification(None, Outcome.check_failed, stages.total, np.inf, "Saturation", tuple(why), stats)
             for attempt in range(self.attempts):
                 stats, why = {"attempts": attempt + 1}, []
@@ -72,7 +75,13 @@ class Saturation(Method):
             stats = {**stats, "noise": noise, "queries per stage": dict(stages.queries)}
             network = None if best is None else best[1]
             return Identification(
-                network, Outcome.budget_ended, stages.total, np.inf, "Saturation", (*why, "not checked: no queries left"), stats
+                network,
+                Outcome.budget_ended,
+                stages.total,
+                np.inf,
+                "Saturation",
+                (*why, "not checked: no queries left"),
+                stats,
             )
 
     def _once(
@@ -100,10 +109,16 @@ class Saturation(Method):
         flat = self._without_second_layer(oracle, layer, noise, rng) if rank is None else None
         stages.end("second layer: fit")
         if flat is not None:
-            why.append("with the first layer at rest the answers are affine in its signs: there is no second hidden layer")
+            why.append(
+                "with the first layer at rest the answers are affine in its signs: there is no second hidden layer"
+            )
             fit = final_fit(oracle, flat, noise, rng)
             stages.end("all: fit")
             return fit
+        size = block_size(*layer.weights.shape, rank)
+        if size <= (rank or 1):
+            why.append(f"{len(layer.shifts)} first-layer neurons are too few to look through blocks: random starts")
+            return self._small(oracle, layer, rank, noise, rng, stages)
         layer, directions, blocks = cover(oracle, layer, rank, noise, rng=rng)
         stages.end("second layer: directions")
         stats["certificates"] = [block.certificate for block in blocks]
@@ -125,6 +140,27 @@ class Saturation(Method):
         stages.end("second layer: fit")
         stats["second layer rms"] = outer.rms
         fit = final_fit(oracle, assemble(layer, outer.network), noise, rng)
+        stages.end("all: fit")
+        return fit
+
+    def _small(
+        self,
+        oracle: Oracle,
+        layer: FirstLayer,
+        rank: int | None,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+    ) -> Polished:
+        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
+        x = fit_points(oracle, rough, 3 * (rank or 6) * (len(layer.shifts) + 2) + 3 * layer.weights.size, rng)
+        answers = ask(oracle, x)
+        fits = [
+            search_outer(layer, x, answers, outer, rank, noise, rng=rng)
+            for outer in self._candidates(1, layer.activation)
+        ]
+        stages.end("second layer: fit")
+        fit = final_fit(oracle, min(fits, key=lambda fit: fit.rms).network, noise, rng)
         stages.end("all: fit")
         return fit
 
@@ -157,7 +193,9 @@ class Saturation(Method):
         assert best is not None
         stats["ridge misfit"] = best[0]
         if len(candidates) > 1:
-            why.append(f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)")
+            why.append(
+                f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
+            )
         return best[1]
 
     def _without_second_layer(

@@ -57,10 +57,11 @@ def cover(
 
 
 def block_size(k: int, n: int, rank: int | None) -> int:
-    """How many neurons to keep active: enough to see the second layer's rank, few enough to leave signs to the others."""
+    """How many neurons to keep active: enough to see the second layer's rank, and some left to give signs."""
+    spare = 3 if min(k, n) < 12 else 4
     if k <= n:
-        return max(1, min(k - 4, max(2 * (rank or k // 3) + 2, (2 * k) // 3)))
-    return max(1, min(n - 4, k - 4))
+        return max(1, min(k - spare, max(2 * (rank or k // 3) + 2, (2 * k) // 3)))
+    return max(1, min(n - spare + 1, k - spare))
 
 
 def base_points(bends: Float[np.ndarray, " s"], activation: Activation) -> Float[np.ndarray, " s"]:
@@ -102,6 +103,47 @@ def glue(blocks: Sequence[Block], slopes: Float[np.ndarray, " k"]) -> Float[np.n
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
+def search_outer(
+    layer: FirstLayer,
+    x: Float[np.ndarray, "N n"],
+    answers: Float[np.ndarray, "N m"],
+    activation: Activation,
+    rank: int | None,
+    noise: float,
+    *,
+    rng: np.random.Generator,
+    starts: int = 6,
+) -> Polished:
+    """The second layer of a small network, where no block shows it: least squares from random starts.
+
+    Args:
+        layer: The first layer, roughly.
+        x: Ordinary points, where neurons are active.
+        answers: There.
+        activation: Of the second layer.
+        rank: Neurons of the second layer; None: as few as explain the answers, at most eight.
+        noise: Standard deviation of the answers' errors.
+        rng: Draws the starts.
+        starts: Per number of neurons.
+    """
+    y, best = layer(x), None
+    enough = max(2 * noise, 1e-10 * float(np.ptp(answers)))
+    for width in (rank,) if rank else range(1, 9):
+        for _ in range(starts):
+            rows = rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])
+            bias = 0.5 * rng.standard_normal(width)
+            outer = _outer_weights(activation.value(y @ rows.T + bias), answers)
+            start = Network.from_weights([(rows, bias), (outer[:-1].T, outer[-1])], activation.name)
+            rough = assemble(layer, polish(start, y, answers, noise=noise, steps=30).network)
+            fit = polish(rough, x, answers, noise=noise, steps=120)
+            if best is None or fit.rms < best.rms:
+                best = fit
+            if best.rms <= enough:
+                return best
+    assert best is not None
+    return best
+
+
 def fit_outer(
     directions: Float[np.ndarray, "r k"],
     y: Float[np.ndarray, "N k"],
@@ -111,8 +153,8 @@ def fit_outer(
 ) -> Polished:
     """Scales, shifts and output weights of neurons whose directions are known, then least squares on all of them.
 
-    Each neuron is first a polynomial of its own coordinate (linear least squares, no starting point), then the activation
-    that fits the polynomial best, then all are polished together, directions included.
+    Each neuron is first a polynomial of its own coordinate (linear least squares, no starting point), then the
+    activation that fits the polynomial best, then all are polished together, directions included.
 
     Args:
         directions: Unit rows.
@@ -133,14 +175,21 @@ def fit_outer(
     coefficients = np.linalg.lstsq(design, answers, rcond=1e-10)[0][1:].reshape(len(directions), degree, -1)
     scales, shifts = np.empty(len(directions)), np.empty(len(directions))
     for i in range(len(directions)):
-        # The part linear in s may be shared with other neurons if the directions are dependent; the curved part is its own.
+        # The part linear in s may be shared with other neurons if the directions are dependent; the curved part is its
+        # own.
         scales[i], shifts[i] = _shape(s[:, i], powers[:, i] @ coefficients[i], activation)
     weights = directions * (scales / width)[:, None]
     bias = shifts - scales * centre / width
     hidden = activation.value(y @ weights.T + bias)
-    outer = np.linalg.lstsq(np.concatenate([hidden, np.ones((len(y), 1))], axis=1), answers, rcond=1e-10)[0]
+    outer = _outer_weights(hidden, answers)
     start = Network.from_weights([(weights, bias), (outer[:-1].T, outer[-1])], activation.name)
     return polish(start, y, answers, noise=noise)
+
+
+def _outer_weights(hidden: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Weights and, in the last row, the constant."""
+    design = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1)
+    return np.asarray(np.linalg.lstsq(design, answers, rcond=1e-10)[0])
 
 
 def _chebyshev(s: np.ndarray, degree: int) -> np.ndarray:

@@ -36,8 +36,9 @@ class Hyperplanes:
 def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) -> tuple[float, float] | None:
     """A radius beyond which a ray's answers no longer change, and how much they still do; None if there is none.
 
-    The activation is sigmoidal if most rays have come to rest; the radius returned lies a decade beyond, if the precision
-    of the inputs allows. Algebraic tails (arctan) never rest altogether: their drift is a floor for what counts as a step.
+    The activation is sigmoidal if most rays have come to rest; the radius returned lies a decade beyond, if the
+    precision of the inputs allows. Algebraic tails (arctan) never rest altogether: their drift is a floor for what
+    counts as a step.
 
     Args:
         oracle: Without a box: a box bounds the radius.
@@ -75,8 +76,8 @@ def hyperplanes(
 ) -> Hyperplanes:
     """Find the first layer's hyperplanes by walking half circles.
 
-    Every hyperplane through the neighbourhood of the origin is crossed once by a half circle of large radius. Between two
-    crossings all neurons are saturated and the answer is constant; at a crossing the gradient is the normal.
+    Every hyperplane through the neighbourhood of the origin is crossed once by a half circle of large radius. Between
+    two crossings all neurons are saturated and the answer is constant; at a crossing the gradient is the normal.
     A step that lies on a hyperplane found before confirms it and costs no gradient.
 
     Args:
@@ -103,7 +104,9 @@ def hyperplanes(
         distance = np.abs(points @ directions.T + offsets)
         near = distance <= 6 * widths + 6 * lengths[:, None] + 3e-6 * radius
         known = near.any(axis=1)
-        owner = np.argmin(np.where(near, distance, np.inf), axis=1)[known] if len(directions) else np.empty(0, dtype=int)
+        owner = (
+            np.argmin(np.where(near, distance, np.inf), axis=1)[known] if len(directions) else np.empty(0, dtype=int)
+        )
         seen[np.unique(owner)] += 1
         # The crossing of a steep hyperplane far from the others pins the offset better than a flat one; keep the first.
         fresh_directions, slopes = _normals(oracle, points[~known], lengths[~known], jumps[~known], noise, radius)
@@ -116,8 +119,9 @@ def hyperplanes(
         seen = np.concatenate([seen, np.ones(len(fresh), dtype=int)])
         most = max(most, len(points))
         confirmed = int((seen >= 2).sum())
-        # Two steps side by side look like one, with a false normal that no other circle confirms; a step cut in two looks
-        # like two. So the count of a circle is trusted when it is explained, and otherwise when nothing new comes twice.
+        # Two steps side by side look like one, with a false normal that no other circle confirms; a step cut in two
+        # looks like two. So the count of a circle is trusted when it is explained, and otherwise when nothing new comes
+        # twice.
         quiet = quiet + 1 if confirmed == before and len(points) <= confirmed + 1 else 0
         before = confirmed
         complete = confirmed > 0 and (confirmed == most == len(points) or quiet >= 2)
@@ -202,8 +206,13 @@ def _normals(
     disturbance = np.maximum(noise / jumps, radius / lengths * precision)
     h = lengths * np.clip(disturbance ** (1 / 3), 1e-4, 0.2)
     move = h[:, None, None] * np.eye(n)
-    ahead, behind = oracle.nearest((points[:, None] + move).reshape(-1, n)), oracle.nearest((points[:, None] - move).reshape(-1, n))
-    rise = np.concatenate([oracle(ahead[i : i + 4096]) - oracle(behind[i : i + 4096]) for i in range(0, len(ahead), 4096)])
+    ahead, behind = (
+        oracle.nearest((points[:, None] + move).reshape(-1, n)),
+        oracle.nearest((points[:, None] - move).reshape(-1, n)),
+    )
+    rise = np.concatenate(
+        [oracle(ahead[i : i + 4096]) - oracle(behind[i : i + 4096]) for i in range(0, len(ahead), 4096)]
+    )
     run = np.abs(ahead - behind).max(axis=1)
     slopes = (rise / run[:, None]).reshape(count, n, oracle.m)
     left, size, _ = np.linalg.svd(slopes, full_matrices=False)
