@@ -1,4 +1,4 @@
-"""Identification of smooth networks: every parameter against the truth, up to the symmetries, and what is said of it."""
+"""Identification of smooth networks: every parameter against the truth, up to the symmetries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unveil.whitebox.network import Network
 def random_network(
     n: int, widths: tuple[int, ...], activation: str, rng: np.random.Generator, *, shifts: float = 0.5, outputs: int = 1
 ) -> Network:
-    """Random unit rows in the hidden layers, shifts of the given deviation, outer weights one (random for more outputs)."""
+    """Unit rows in the hidden layers, shifts of the given deviation, outer weights one (random for more outputs)."""
     weights, before = [], n
     for width in widths:
         rows = rng.standard_normal((width, before))
@@ -102,3 +102,11 @@ def test_labels_and_bad_arguments_are_refused() -> None:
         identify(oracle, rng=np.random.default_rng(0), widths=(0, 2))
     with pytest.raises(BadInput, match="no activation"):
         identify(oracle, rng=np.random.default_rng(0), activation="tahn")
+
+
+def test_the_package_is_the_verb() -> None:
+    import unveil.identify
+
+    truth = random_network(3, (3, 1), "tanh", np.random.default_rng(17))
+    found = unveil.identify(as_oracle(truth, shape=3, budget=100), rng=np.random.default_rng(18), activation="tanh")
+    assert found.outcome is Outcome.budget_ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 from importlib.util import find_spec
 
 import numpy as np
@@ -29,8 +30,8 @@ def identify(
     """Find a network by asking.
 
     Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
-    answers that come to rest far out are a sigmoidal one's; what remains is smooth. A method that fails its own check is
-    followed by the next that could work, and the best result is returned, with its outcome.
+    answers that come to rest far out are a sigmoidal one's; what remains is smooth. A method that fails its own check
+    is followed by the next that could work, and the best result is returned, with its outcome.
 
     Args:
         oracle: Answers values.
@@ -93,9 +94,7 @@ def _candidates(
 def _piecewise_linear() -> list[Method]:
     if find_spec("unveil.identify.critical_points") is None:
         raise BadInput("the answers are piecewise linear; no method for such networks is installed")
-    from unveil.identify.critical_points import CriticalPoints
-
-    return [CriticalPoints()]
+    return [import_module("unveil.identify.critical_points").CriticalPoints()]
 
 
 def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:

@@ -115,7 +115,7 @@ class Saturation(Method):
             fit = final_fit(oracle, flat, noise, rng)
             stages.end("all: fit")
             return fit
-        size = block_size(*layer.weights.shape, rank)
+        size = block_size(len(layer.shifts), oracle.n, rank)
         if size <= (rank or 1):
             why.append(f"{len(layer.shifts)} first-layer neurons are too few to look through blocks: random starts")
             return self._small(oracle, layer, rank, noise, rng, stages)
