@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 __all__ = [
     "BadInput",
@@ -42,7 +43,13 @@ class BadInput(UnveilError, ValueError):
 
 
 class SourceError(UnveilError):
-    """The model could not be loaded, or did not answer in a usable way."""
+    """The model could not be loaded, or did not answer in a usable way.
+
+    Attributes:
+        arrived: `(rows, answers)` of the batch that a source had got before it failed, for a store to keep; or None.
+    """
+
+    arrived: tuple[Any, Any] | None = None
 
 
 class UnsteadyAnswers(SourceError):

@@ -58,6 +58,11 @@ def as_oracle(
     if isinstance(source, Oracle):
         return _around(source, within, grid, budget, store, answers)
     chosen = source_of(source, None if shape is None else _shape(shape), answers)
+    if store is not None:
+        from unveil.blackbox.store import StoredSource
+
+        # Beneath everything else, so that the first look and what had arrived of a failed batch are kept too.
+        chosen = StoredSource(chosen, store, check=not noisy)
     ledger = Ledger(budget)
     look = first_look(chosen, ledger, within, grid, answers, noisy)
     oracle: Oracle = SourceOracle(
@@ -72,7 +77,6 @@ def as_oracle(
         classes=getattr(chosen, "classes", None) or look.classes,
         seen=look.digest,
     )
-    oracle = _stored(oracle, store)
     if look.kind == "probabilities":
         oracle = LogRatios(oracle, reference=look.reference)
     if answers == "labels" and look.kind != "labels":

@@ -1,0 +1,157 @@
+"""Any endpoint that takes and gives JSON, described by a small template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Questions, float_dtype
+from unveil.blackbox.sources.open_inference import JSON_NUMBER, numbers, parse
+from unveil.blackbox.sources.wire import Reply, Wire
+from unveil.outcome import BadInput, SourceError
+
+MANY, ONE = "$questions", "$question"
+
+
+@dataclass(frozen=True)
+class JsonEndpoint:
+    """Where the questions go and where the answers are.
+
+    Attributes:
+        request: Where the questions go: a JSON pointer ("/instances"), or a JSON text in which the string "$questions"
+            stands for a list of questions or "$question" for a single one (then every request asks one).
+        answer: Where the answers are, a JSON pointer ("/predictions"; "" for the whole reply). "*" stands for every
+            element of a list: "/data/*/scores".
+        datatype: "FP64" or "FP32": the precision the endpoint computes in.
+    """
+
+    request: str
+    answer: str = ""
+    datatype: str = "FP64"
+
+    def __post_init__(self) -> None:
+        if self.datatype not in ("FP64", "FP32"):
+            raise BadInput(f"datatype must be FP64 or FP32; got {self.datatype!r}")
+        if self.answer and not self.answer.startswith("/"):
+            raise BadInput(f'--answer must be a JSON pointer such as /predictions, or "" for all; got {self.answer!r}')
+        if _count(self.template(), MANY) + _count(self.template(), ONE) != 1:
+            raise BadInput(f'the request must hold "{MANY}" or "{ONE}" once; for instance {{"instances": "{MANY}"}}')
+
+    def template(self) -> Any:
+        """The request with its placeholder."""
+        if self.request.startswith("/"):
+            filled: Any = MANY
+            for part in reversed(_parts(self.request)):
+                filled = {part: filled}
+            return filled
+        try:
+            return json.loads(self.request)
+        except (ValueError, RecursionError):
+            raise BadInput("the request must be a JSON pointer such as /instances, or a JSON text") from None
+
+    def open(self, wire: Wire, shape: tuple[int, ...] | None) -> JsonTalk:
+        """Nothing is asked: such an endpoint has no metadata.
+
+        Raises:
+            BadInput: No shape.
+        """
+        if shape is None:
+            raise BadInput(f"{wire.shown} cannot tell the shape of its input; pass shape=, e.g. shape=784")
+        return JsonTalk(wire.url, wire.shown, shape, self, self.template())
+
+
+@dataclass(frozen=True)
+class JsonTalk:
+    """Questions into JSON, JSON into answers."""
+
+    url: str
+    shown: str
+    shape: tuple[int, ...]
+    endpoint: JsonEndpoint
+    template: Any
+
+    @property
+    def rows(self) -> int | None:
+        return 1 if _count(self.template, ONE) else None
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        return float_dtype(np.float64 if self.endpoint.datatype == "FP64" else np.float32)
+
+    @property
+    def question_bytes(self) -> int:
+        return math.prod(self.shape) * JSON_NUMBER
+
+    @property
+    def about(self) -> str:
+        # The template may hold a key: only its digest leaves this object.
+        text = f"{self.endpoint.request}\0{self.endpoint.answer}\0{self.endpoint.datatype}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def encode(self, x: Questions, number: str) -> tuple[dict[str, str], bytes]:
+        """Headers and body."""
+        data = x.reshape(len(x), *self.shape).tolist()
+        filled = _filled(self.template, data if self.rows is None else data[0])
+        return {"Content-Type": "application/json", "Accept": "application/json"}, json.dumps(filled).encode()
+
+    def decode(self, reply: Reply, count: int, number: str) -> np.ndarray:
+        """`count` rows of answers.
+
+        Raises:
+            SourceError: There is nothing at the pointer, or not one row of numbers per question.
+        """
+        found = self._found(parse(reply.body, self.shown), _parts(self.endpoint.answer))
+        y = np.atleast_1d(np.array(found)) if _is_names(found) else numbers(found, self.shown)
+        if self.rows == 1 and (y.ndim == 0 or len(y) != 1 or y.ndim == 1):
+            y = y.reshape(1, -1)
+        if y.ndim == 0 or len(y) != count or y.size == 0:
+            raise SourceError(f"{self.shown} answered {count} questions with shape {y.shape}; expected ({count}, m)")
+        y = y.reshape(count, -1)
+        return y.astype(np.float32) if y.dtype.kind == "f" and self.endpoint.datatype == "FP32" else y
+
+    def _found(self, value: Any, parts: list[str]) -> Any:
+        for depth, part in enumerate(parts):
+            if part == "*" and isinstance(value, list):
+                return [self._found(item, parts[depth + 1 :]) for item in value]
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+                value = value[int(part)]
+            else:
+                there = ", ".join(sorted(map(repr, value))[:8])[:200] if isinstance(value, dict) else str(value)[:60]
+                raise SourceError(
+                    f"{self.shown}: nothing at {self.endpoint.answer!r} in the answer (no {part!r}; there is {there}); "
+                    "correct --answer"
+                )
+        return value
+
+
+def _parts(pointer: str) -> list[str]:
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _is_names(found: Any) -> bool:
+    return isinstance(found, str) or (
+        isinstance(found, list) and bool(found) and all(isinstance(v, str) for v in found)
+    )
+
+
+def _count(template: Any, mark: str) -> int:
+    if isinstance(template, dict):
+        return sum(_count(value, mark) for value in template.values())
+    if isinstance(template, list):
+        return sum(_count(value, mark) for value in template)
+    return int(template == mark)
+
+
+def _filled(template: Any, data: Any) -> Any:
+    if isinstance(template, dict):
+        return {key: _filled(value, data) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(value, data) for value in template]
+    return data if isinstance(template, str) and template in (MANY, ONE) else template

@@ -1,0 +1,366 @@
+"""Stored answers: paid once, given back bit for bit, never a wrong one; one clear error for a bad file."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.served import serve
+from unveil.blackbox.answer_file import AnswerFile
+from unveil.blackbox.oracle import SourceOracle
+from unveil.blackbox.sources.callable import CallableSource
+from unveil.blackbox.sources.choose import as_oracle
+from unveil.blackbox.store import Stored, StoredSource, Tally
+from unveil.outcome import SourceError, StoreError
+
+X = np.random.default_rng(3).standard_normal((300, 4))
+
+
+def model(x: np.ndarray) -> np.ndarray:
+    """Not a matrix product, whose last bits may depend on the other questions of a batch."""
+    return np.tanh(np.stack([x[:, 0] + 2 * x[:, 1], 3 * x[:, 2] - x[:, 3] * x[:, 0]], axis=1))
+
+
+class Noisy:
+    """Another answer every time, and a count of the questions."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.asked = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        self.asked += len(x)
+        return model(x) + 1e-6 * self.rng.standard_normal((len(x), 2))
+
+
+def oracle(function=model, m=2):
+    return SourceOracle(CallableSource(function, (4,)), m=m)
+
+
+@pytest.mark.parametrize("m", [1, 10])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, bool, "names"])
+def test_what_was_answered_is_given_back_to_the_last_bit(m, dtype, tmp_path):
+    y = np.random.default_rng(1).standard_normal((len(X), m))
+    y = np.where(y > 0, "cat", "naïve <b>") if dtype == "names" else (y * 3).astype(dtype)
+    first = StoredSource(CallableSource(lambda x: y, (4,)), tmp_path / "a")
+    again = StoredSource(CallableSource(lambda x: pytest.fail("asked again"), (4,)), tmp_path / "a")
+    first.source.name = again.source.name = "f"
+    one, two = first.answer(X), again.answer(X)
+    assert two.dtype.kind == one.dtype.kind
+    assert (two == y).all()
+    if dtype != "names":
+        assert two.tobytes() == y.tobytes()
+    assert (again.attempts(), first.attempts()) == (0, len(X))
+
+
+def test_a_question_asked_twice_on_purpose_is_two_questions(tmp_path):
+    noisy = Noisy(0)
+    batches = [X[:5], X[:5], np.repeat(X[:2], 3, axis=0), X[4:9], X[4:9][::-1]]
+
+    def run(function):
+        stored = Stored(oracle(function), tmp_path / "a", check=False)
+        stored.oracle.source.name = "noisy"
+        return stored, [stored(x) for x in batches]
+
+    function = lambda x: noisy(x)  # noqa: E731
+    a, first = run(function)
+    _, second = run(function)
+    assert noisy.asked == a.ledger.sent == sum(map(len, batches))
+    for one, two in zip(first, second, strict=True):
+        assert one.tobytes() == two.tobytes()
+    assert (first[0] != first[1]).all()
+    # A third run that asks once more gets the old answers and pays for the new question only.
+    stored, _ = run(function)
+    stored(X[:1])
+    assert stored.ledger.sent == 1
+
+
+def test_only_what_is_missing_is_asked(tmp_path):
+    rows = []
+    stored = Stored(oracle(lambda x: (rows.extend(x.tolist()), model(x))[1]), tmp_path / "a", check=False)
+    stored(X[::3])
+    rows.clear()
+    again = Stored(oracle(stored.oracle.source.function), tmp_path / "a", check=False)
+    np.testing.assert_array_equal(again(X), model(X))
+    assert rows == np.delete(X, np.s_[::3], axis=0).tolist()
+    assert (again.ledger.asked, again.ledger.sent) == (300, 200)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 5), max_size=20), max_size=12))
+def test_repeats_are_counted_like_a_dictionary_would(batches):
+    tally, truth = Tally(), Counter()
+    for batch in batches:
+        codes = np.array(batch, dtype=np.uint64)
+        expected = []
+        for code in batch:
+            expected.append(truth[code])
+            truth[code] += 1
+        assert tally.before(codes).tolist() == expected
+        tally.add(codes)
+    assert sum(map(len, tally.runs)) == sum(map(len, batches))
+
+
+def test_a_failed_batch_is_not_counted_as_asked(tmp_path):
+    calls = []
+
+    def moody(x):
+        calls.append(len(x))
+        if len(calls) == 1:
+            raise RuntimeError("not today")
+        return model(x)
+
+    stored = Stored(oracle(moody), tmp_path / "a")
+    with pytest.raises(SourceError):
+        stored(X)
+    np.testing.assert_array_equal(stored(X), model(X))
+    with sqlite3.connect(tmp_path / "a") as db:
+        assert db.execute("SELECT count(*) FROM answers").fetchone() == (300,)
+
+
+def test_unusable_answers_are_not_kept(tmp_path):
+    bad = np.where(np.arange(300)[:, None] == 7, np.nan, model(X))
+    stored = StoredSource(CallableSource(lambda x: bad, (4,)), tmp_path / "a")
+    with pytest.raises(SourceError, match="NaN"):
+        SourceOracle(stored, m=2)(X)
+    assert stored.memory.file.info().answers == 299
+
+
+def test_another_model_is_refused(tmp_path):
+    Stored(oracle(), tmp_path / "a")(X)
+    with pytest.raises(StoreError, match="another model"):
+        Stored(oracle(lambda x: model(x)), tmp_path / "a")
+    changed = oracle(lambda x: model(x) + 0.1)
+    changed.source.name = "model"
+    stored = Stored(changed, tmp_path / "a")
+    np.testing.assert_array_equal(stored(X), model(X))  # nothing has to be asked yet
+    with pytest.raises(StoreError, match="any more"):
+        stored(X + 1)
+    slightly = oracle(lambda x: model(x) * (1 + 1e-7))
+    slightly.source.name = "model"
+    Stored(slightly, tmp_path / "a")(X + 1)
+    assert slightly.ledger.sent == 304  # four controls
+
+
+def test_the_library_keeps_its_first_look_too(tmp_path):
+    with serve() as served:
+        for run in range(3):
+            o = as_oracle(served.url, store=tmp_path / "a")
+            x = o.sample(50, np.random.default_rng(1))
+            y = o(x)
+            assert o.ledger.asked == 58
+            if run == 0:
+                first = y
+            assert y.tobytes() == first.tobytes()
+        assert served.questions == 58
+
+
+def damage(path: Path, rng: np.random.Generator) -> str:
+    """One random injury to a file."""
+    data = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "cut", "zero", "noise"])
+    at = int(rng.integers(len(data)))
+    if kind == "flip":
+        data[at] ^= 1 << int(rng.integers(8))
+    elif kind == "cut":
+        del data[at:]
+    else:
+        end = min(at + int(rng.integers(1, 5000)), len(data))
+        data[at:end] = bytes(end - at) if kind == "zero" else rng.bytes(end - at)
+    path.write_bytes(data)
+    return f"{kind} at {at}"
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_a_damaged_store_never_gives_a_wrong_answer(seed, tmp_path, whole_store):
+    path = Path(shutil.copy(whole_store, tmp_path / "a"))
+    what = damage(path, np.random.default_rng(seed))
+    said = ""
+    try:
+        stored = Stored(oracle(), path)
+        y = np.concatenate([stored(part) for part in np.split(X, 3)])
+    except StoreError as error:
+        said = str(error)
+    if said:
+        assert str(path) in said
+        assert len(said) < 500
+    else:
+        assert y.tobytes() == model(X).tobytes(), what
+
+
+@pytest.fixture(scope="module")
+def whole_store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("whole") / "a"
+    stored = Stored(oracle(), path)
+    for part in np.split(X, 3):
+        stored(part)
+    stored.memory.file.close()
+    assert not path.with_name("a-wal").exists()
+    return path
+
+
+def test_what_is_no_store_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "text").write_text(
+        "not a database, but a text that is long enough to look like a file of something\n" * 9
+    )
+    with sqlite3.connect(tmp_path / "other") as db:
+        db.execute("CREATE TABLE precious (x)")
+    db.close()
+    newer = AnswerFile(tmp_path / "newer")
+    newer._db.execute("PRAGMA user_version=7")
+    newer.close()
+    for name, message in (("text", "damaged or is no store"), ("other", "not a store"), ("newer", "format 7")):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(StoreError, match=message):
+            Stored(oracle(), tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+    for path in (tmp_path, tmp_path / "none" / "a"):
+        with pytest.raises(StoreError, match="folder"):
+            Stored(oracle(), path)
+    with pytest.raises(StoreError, match="no store at"):
+        AnswerFile(tmp_path / "missing", existing=True)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_a_read_only_store_is_one_clear_error():
+    folder = Path(tempfile.mkdtemp())
+    user = os.geteuid()
+    try:
+        Stored(oracle(), folder / "a")(X[:10])
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        folder.chmod(0o555)
+        if user == 0:
+            os.seteuid(65534)  # nothing is read-only for root
+        with pytest.raises(StoreError, match="may write"):
+            Stored(oracle(), folder / "a")(X)
+        with pytest.raises(StoreError, match="may write"):
+            Stored(oracle(), folder / "b")
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def ask_on(stored: Stored) -> None:
+    for k in range(99):
+        stored(X + k)
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_kept_is_lost(tmp_path):
+    stored = Stored(oracle(), tmp_path / "a")
+    stored(X[:100])
+    stored.memory.file._db.execute("PRAGMA max_page_count=10")
+    with pytest.raises(StoreError, match="make room on the disk"):
+        ask_on(stored)
+    stored.memory.file._db.execute("PRAGMA max_page_count=100000")
+    np.testing.assert_array_equal(stored(X + 99), model(X + 99))  # the same run may even go on
+    # A limit on the file's size fails as a disk or a quota does, at any write.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    small = Stored(oracle(), tmp_path / "b")
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+        with pytest.raises(StoreError, match="same command again"):
+            ask_on(small)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    del small
+    again = Stored(oracle(), tmp_path / "b")
+    np.testing.assert_array_equal(again(X), model(X))
+    assert again.ledger.sent == 0
+
+
+def test_two_runs_share_a_store(tmp_path):
+    a, b = Stored(oracle(), tmp_path / "a", check=False), Stored(oracle(), tmp_path / "a", check=False)
+    for part in np.split(X, 3):
+        np.testing.assert_array_equal(a(part), model(part))
+        np.testing.assert_array_equal(b(part), model(part))
+    assert (a.ledger.sent, b.ledger.sent) == (300, 0)
+    with sqlite3.connect(tmp_path / "a", isolation_level=None) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        b.memory.file._db.execute("PRAGMA busy_timeout=50")
+        with pytest.raises(StoreError, match="another process"):
+            b(X + 1)
+        other.execute("ROLLBACK")
+    other.close()
+
+
+def test_an_answer_takes_little_room(tmp_path):
+    x = np.random.default_rng(0).standard_normal((20_000, 4))
+    stored = Stored(oracle(), tmp_path / "a")
+    for part in np.split(x, 20):
+        stored(part)
+    stored.memory.file.close()
+    assert (tmp_path / "a").stat().st_size / len(x) <= 120
+
+
+AUDIT = """
+import sys
+import numpy as np
+import unveil as uv
+{imports}
+oracle = uv.as_oracle(sys.argv[1], store=sys.argv[2])
+{audit}
+print(oracle.ledger.asked, flush=True)
+"""
+SEARCH = """
+x = oracle.sample(40, np.random.default_rng(1))
+for step in range(60):  # every batch depends on all answers before it
+    x = oracle.nearest(x + 0.1 * np.sin(1e3 * oracle(x) @ np.ones((oracle.m, oracle.n))))
+print(x.tobytes().hex())
+"""
+SPAN = """
+span = row_span(oracle, rng=np.random.default_rng(1))
+print(span.rank, span.basis.tobytes().hex())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("audit", [SEARCH])
+def test_an_audit_killed_at_twenty_random_moments_is_the_same_audit(audit, tmp_path):
+    """Twenty runs are killed with SIGKILL; the last one is left alone. The server is the witness."""
+    program = AUDIT.format(imports="", audit=audit)
+    rng = np.random.default_rng(20)
+    with serve(n=8, delay=0.02) as served:
+
+        def start(store: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", program, served.url, str(tmp_path / store)]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+
+        expected = start("straight").communicate()[0]
+        questions, seen = served.questions, Counter(served.seen)
+        served.seen.clear()
+        kills = 0
+        for _ in range(20):
+            run = start("killed")
+            before = served.requests
+            while served.requests == before and run.poll() is None:
+                time.sleep(0.005)  # it takes a while until the first new question; kill it only after that
+            time.sleep(float(rng.uniform(0, 0.15)))
+            if run.poll() is None:
+                run.send_signal(signal.SIGKILL)
+                kills += 1
+            run.communicate()
+        last = start("killed").communicate()[0]
+        assert last == expected
+        assert int(last.split()[-1]) == questions
+        assert set(served.seen) == set(seen)
+        # Each question once, but for at most one batch in flight and four controls for each kill.
+        extra = {question: count - seen[question] for question, count in served.seen.items() if count != seen[question]}
+        assert sum(extra.values()) <= kills * (40 + 4) + 4
+        assert kills == 20
