@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from unveil.blackbox.wrappers import LogRatios as LogRatios
     from unveil.blackbox.wrappers import Restricted as Restricted
     from unveil.blackbox.wrappers import Rounded as Rounded
+    from unveil.identify.choose import identify as identify
+    from unveil.identify.method import Identification as Identification
+    from unveil.identify.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
     from unveil.outcome import Outcome as Outcome
@@ -48,6 +51,9 @@ _PUBLIC = {
     "LogRatios": "blackbox.wrappers",
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
+    "identify": "identify.choose",
+    "Identification": "identify.method",
+    "Saturation": "identify.saturation",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
     "Outcome": "outcome",

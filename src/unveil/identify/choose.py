@@ -1,0 +1,118 @@
+"""identify: looks at the answers and picks the method that fits them."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identify.finish import answers_noise
+from unveil.identify.method import Identification, Method
+from unveil.identify.saturation import Saturation
+from unveil.identify.steps import saturation_radius
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.whitebox.activation import activation as activation_named
+
+PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
+
+
+def identify(
+    oracle: Oracle,
+    method: Method | None = None,
+    *,
+    rng: np.random.Generator,
+    activation: str | tuple[str, ...] | None = None,
+    widths: tuple[int, ...] | None = None,
+) -> Identification:
+    """Find a network by asking.
+
+    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
+    answers that come to rest far out are a sigmoidal one's; what remains is smooth. A method that fails its own check
+    is followed by the next that could work, and the best result is returned, with its outcome.
+
+    Args:
+        oracle: Answers values.
+        method: Which published idea to use, with its tolerances; by default picked by looking.
+        rng: Draws all points.
+        activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
+        widths: Neurons of the hidden layers, first to last; None: found.
+
+    Returns:
+        The network, how it ended, the largest error on fresh points, and what was chosen and why.
+
+    Raises:
+        BadInput: The oracle answers labels, or the activation is not known.
+
+    Queries: at most 1,000 to look, then those of the method.
+    """
+    if oracle.answers == "labels":
+        raise BadInput("identify needs answers that are values; this oracle gives labels only")
+    names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
+    for name in names:
+        activation_named(name)
+    if widths is not None and (len(widths) == 0 or min(widths) < 1):
+        raise BadInput(f"widths must be one or two positive numbers of neurons, e.g. (20, 4); got {widths}")
+    if method is not None:
+        return method(oracle, rng=rng)
+    start = oracle.ledger.asked
+    try:
+        methods, why = _candidates(oracle, names, widths, rng)
+    except BudgetExceeded:
+        return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
+    best: Identification | None = None
+    for each in methods:
+        found = each(oracle, rng=rng)
+        if best is None or found.residual < best.residual or best.network is None:
+            best = found
+        if found.outcome is Outcome.complete or found.outcome is Outcome.budget_ended:
+            break
+        why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
+    assert best is not None
+    return dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why))
+
+
+def _candidates(
+    oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, rng: np.random.Generator
+) -> tuple[list[Method], list[str]]:
+    """Methods that could work, the likeliest first, and why."""
+    given = names or None
+    if names:
+        first = names[0].split("(")[0]
+        if first in PIECEWISE_LINEAR:
+            return _piecewise_linear(), [f"the activation is given: {first} is piecewise linear"]
+    elif _straight(oracle, rng):
+        return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
+    noise = answers_noise(oracle, rng)
+    if saturation_radius(oracle, rng, noise) is not None:
+        return [Saturation(given, widths)], ["answers come to rest far out: a sigmoidal first layer"]
+    return [Saturation(given, widths)], ["answers do not come to rest far out"]
+
+
+def _piecewise_linear() -> list[Method]:
+    if find_spec("unveil.identify.critical_points") is None:
+        raise BadInput("the answers are piecewise linear; no method for such networks is installed")
+    return [import_module("unveil.identify.critical_points").CriticalPoints()]
+
+
+def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:
+    """Whether three neighbouring points lie on a line for most of 32 places, while the function as a whole does not.
+
+    Queries: 96
+    """
+    x = oracle.sample(32, rng)
+    if oracle.within is not None:
+        x = (x + sum(oracle.within) / 2) / 2
+    typical = float(np.sqrt(np.mean(x**2))) or 1.0
+    away = rng.standard_normal(x.shape)
+    away *= 3e-3 * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))
+    behind, ahead = oracle.nearest(x - away), oracle.nearest(x + away)
+    middle = oracle.nearest((behind + ahead) / 2)
+    low, centre, high = (oracle(part) for part in (behind, middle, ahead))
+    bend = np.abs(low + high - 2 * centre).max(axis=1)
+    slope = np.abs(high - low).max(axis=1)
+    rounding = 64 * oracle.resolution * float(np.abs(centre).max())
+    # A smooth network bends by about a part in a thousand over such a step; a straight piece by its rounding.
+    return bool(np.median(bend - rounding) <= 1e-7 * np.median(slope))

@@ -1,0 +1,131 @@
+"""The end of every identification of a smooth network: polish on fresh points, check on others, say how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identify.method import Identification
+from unveil.identify.polish import Polished, parameters, polish
+from unveil.outcome import Outcome
+from unveil.whitebox.network import Network
+
+HELD_OUT = 200
+_RATIO = 1.5  # answers per parameter in the final fit
+_BATCH = 4096
+
+
+class Stages:
+    """Queries per stage, read off the ledger."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self.start = self._before = oracle.ledger.asked
+        self.queries: dict[str, int] = {}
+
+    def end(self, stage: str) -> None:
+        """Book what was asked since the last stage ended."""
+        now = self._oracle.ledger.asked
+        self.queries[stage] = self.queries.get(stage, 0) + now - self._before
+        self._before = now
+
+    @property
+    def total(self) -> int:
+        return self._oracle.ledger.asked - self.start
+
+
+def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
+    """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
+
+    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
+    1e-15.
+
+    Queries: 64
+    """
+    x = oracle.sample(8, rng)
+    if oracle.within is not None:
+        x = (x + sum(oracle.within) / 2) / 2
+    away = rng.standard_normal(x.shape)
+    away *= (
+        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
+    )
+    line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
+    values = oracle(line).reshape(8, 8, -1)
+    sixth = np.diff(values, 6, axis=1)
+    return float(
+        np.sqrt(np.median(sixth**2) / 0.4549 / 924)
+    )  # 924 = 12! / 6!^2; 0.4549 is the median of a squared normal
+
+
+def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points at which the first layer's neurons are neither at rest nor linear: pre-activations of size 1.5."""
+    if oracle.within is not None:
+        return oracle.sample(count, rng)
+    typical = float(np.median(np.linalg.norm(network.layers[0].weights, axis=1))) or 1.0
+    return oracle.nearest(1.5 / typical * rng.standard_normal((count, oracle.n)))
+
+
+def ask(oracle: Oracle, x: np.ndarray) -> np.ndarray:
+    """Answers in batches of fixed borders."""
+    return np.concatenate([oracle(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+
+def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Polished:
+    """Least squares on all parameters at fresh points.
+
+    Queries: `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy.
+    """
+    spread = 4 if noise > 1e-10 else 1
+    count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
+    x = fit_points(oracle, network, count, rng)
+    return polish(network, x, ask(oracle, x), noise=0.3 * noise)
+
+
+def conclude(
+    oracle: Oracle,
+    network: Network | None,
+    *,
+    noise: float,
+    method: str,
+    why: Sequence[str],
+    stats: Mapping[str, Any],
+    stages: Stages,
+    rng: np.random.Generator,
+) -> Identification:
+    """Check a network on held-out points and say how the identification ended.
+
+    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten
+    standard deviations of the noise.
+
+    Queries: 200
+    """
+    error = np.inf
+    outcome = Outcome.check_failed
+    if network is not None:
+        x = oracle.sample(HELD_OUT, rng)
+        y = oracle(x)
+        error = held_out_error(network, x, y)
+        spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
+        if error <= max(1e-8, 10 * noise / spread):
+            outcome = Outcome.complete
+        elif error <= max(1e-3, 100 * noise / spread):
+            outcome = Outcome.approximate
+    stages.end("held-out check")
+    return Identification(
+        network,
+        outcome,
+        stages.total,
+        error,
+        method,
+        tuple(why),
+        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
+    )
+
+
+def held_out_error(network: Network, x: np.ndarray, y: np.ndarray) -> float:
+    """Largest |network(x) - y| relative to the spread of y."""
+    spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
+    return float(np.abs(network(x) - y).max()) / spread

@@ -1,0 +1,197 @@
+"""Rank-one matrices in a space of symmetric matrices: subspace power method and projected gradient ascent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class RankOne:
+    """Rank-one elements of a space of symmetric matrices.
+
+    Attributes:
+        vectors: Unit vectors u (one per row) with `u u^T` near the space, different ones, best certificate first.
+        certificates: `F = ||P_W(u u^T)||_F^2` of each; 1 is exactly in the space.
+        hits: Of how many starts each was the end.
+        iterations: Of the slowest start.
+    """
+
+    vectors: Float[np.ndarray, "k n"]
+    certificates: Float[np.ndarray, " k"]
+    hits: np.ndarray
+    iterations: int
+
+
+def pack(matrices: Float[np.ndarray, "N n n"]) -> Float[np.ndarray, "N p"]:
+    """Upper triangles, off-diagonals times sqrt 2: the Frobenius product becomes the dot product."""
+    i, j = np.triu_indices(matrices.shape[-1])
+    return np.asarray(matrices[:, i, j] * np.where(i == j, 1.0, np.sqrt(2)))
+
+
+def unpack(vectors: Float[np.ndarray, "N p"]) -> Float[np.ndarray, "N n n"]:
+    """The inverse of `pack`."""
+    n = int((np.sqrt(8 * vectors.shape[1] + 1) - 1) / 2)
+    i, j = np.triu_indices(n)
+    out = np.empty((len(vectors), n, n))
+    values = vectors / np.where(i == j, 1.0, np.sqrt(2))
+    out[:, i, j] = values
+    out[:, j, i] = values
+    return out
+
+
+def matrix_space(
+    matrices: Float[np.ndarray, "N n n"], dimension: int
+) -> tuple[Float[np.ndarray, "k n n"], Float[np.ndarray, " s"]]:
+    """Orthonormal basis of the leading `dimension` directions of the matrices, and all their singular values."""
+    _, values, rows = np.linalg.svd(pack(matrices), full_matrices=False)
+    return unpack(rows[:dimension]), values
+
+
+def certificate(space: Float[np.ndarray, "k n n"], vectors: Float[np.ndarray, "c n"]) -> Float[np.ndarray, " c"]:
+    """`||P_W(u u^T)||_F^2` for unit vectors u."""
+    return np.asarray((_coordinates(space, vectors) ** 2).sum(axis=1))
+
+
+def subspace_power(
+    space: Float[np.ndarray, "k n n"],
+    *,
+    rng: np.random.Generator,
+    starts: int | None = None,
+    iterations: int = 2000,
+    least: float = 0.0,
+    tolerance: float = 1e-14,
+) -> RankOne:
+    """Maximise `F(u) = ||P_W(u u^T)||^2` over unit vectors from many random starts at once.
+
+    Args:
+        space: Orthonormal basis of W.
+        rng: Draws the starts.
+        starts: Default `8 k + 32`.
+        iterations: At most, per start.
+        least: Ends with a smaller certificate are dropped.
+        tolerance: A start has ended when u moves less than its square root, which makes the error of F about
+            `tolerance`.
+
+    Returns:
+        Different ends, best first.
+
+    Source: Kileel, Pereira, arXiv:1912.04007, with the shift `sqrt(F (1 - F))`.
+    """
+    k, n, _ = space.shape
+    u = _unit(rng.standard_normal((8 * k + 32 if starts is None else starts, n)))
+    flat = space.reshape(k, n * n)
+    running, taken = np.arange(len(u)), 0
+    while len(running) and taken < iterations:
+        taken += 1
+        v = u[running]
+        c = (v[:, :, None] * v[:, None, :]).reshape(len(v), -1) @ flat.T
+        f = np.minimum((c**2).sum(axis=1), 1.0)
+        image = np.einsum("cij,cj->ci", (c @ flat).reshape(len(v), n, n), v)
+        moved = _unit(image + np.sqrt(f * (1 - f))[:, None] * v)
+        u[running] = moved
+        running = running[((moved - v) ** 2).sum(axis=1) > tolerance**2]
+    return _distinct(space, u, least, taken)
+
+
+def gradient_ascent(
+    space: Float[np.ndarray, "k n n"],
+    *,
+    rng: np.random.Generator,
+    starts: int | None = None,
+    rate: float = 2.0,
+    iterations: int = 2000,
+    least: float = 0.0,
+    tolerance: float = 1e-14,
+) -> RankOne:
+    """Maximise the spectral norm over matrices of W with Frobenius norm one, by projected gradient ascent.
+
+    Args:
+        space: Orthonormal basis of W.
+        rng: Draws the starts.
+        starts: Default `8 k + 32`.
+        rate: Step of the ascent before normalisation.
+        iterations: At most, per start.
+        least: Ends with a smaller certificate are dropped.
+        tolerance: A start has ended when its coordinates move less.
+
+    Source: Fornasier, Klock, Rauchensteiner, arXiv:1907.00485 (the robust nonlinear program).
+    """
+    k, n, _ = space.shape
+    c = _unit(rng.standard_normal((8 * k + 32 if starts is None else starts, k)))
+    u = np.zeros((len(c), n))
+    flat = space.reshape(k, n * n)
+    running, taken = np.arange(len(c)), 0
+    while len(running) and taken < iterations:
+        taken += 1
+        values, vectors = np.linalg.eigh((c[running] @ flat).reshape(-1, n, n))
+        first = np.abs(values[:, 0]) > np.abs(values[:, -1])
+        top = np.where(first[:, None], vectors[:, :, 0], vectors[:, :, -1])
+        sign = np.where(first, np.sign(values[:, 0]), np.sign(values[:, -1]))
+        moved = _unit(c[running] + rate * sign[:, None] * _coordinates(space, top))
+        step = ((moved - c[running]) ** 2).sum(axis=1)
+        u[running], c[running] = top, moved
+        running = running[step > tolerance**2]
+    return _distinct(space, u, least, taken)
+
+
+def joint_directions(
+    matrices: Float[np.ndarray, "N r r"], count: int, *, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "k r"], float]:
+    """The vectors v_l of matrices `sum_l t_l v_l v_l^T`, at most `count`, and the worst certificate.
+
+    Args:
+        matrices: Symmetric, with different coefficients.
+        count: How many vectors there are.
+        rng: Draws the starts.
+    """
+    r = matrices.shape[1]
+    space, _ = matrix_space(matrices, min(count, r * (r + 1) // 2))
+    found = subspace_power(space, rng=rng, starts=16 * count + 64)
+    vectors = independent(found, space, count)
+    return vectors, float(certificate(space, vectors).min())
+
+
+def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -> np.ndarray:
+    """The `count` best vectors whose squares are independent: a good end near a better one is not a new one."""
+    kept: list[np.ndarray] = []
+    span = np.empty((0, space.shape[0]))
+    for u in found.vectors:
+        c = _coordinates(space, u[None])[0]
+        rest = c - span.T @ (span @ c)
+        if np.linalg.norm(rest) > 1e-3 * np.linalg.norm(c):
+            kept.append(u)
+            span = np.concatenate([span, _unit(rest[None])])
+        if len(kept) == count:
+            break
+    return np.array(kept)
+
+
+def _coordinates(space: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    k, n, _ = space.shape
+    return np.asarray((vectors[:, :, None] * vectors[:, None, :]).reshape(len(vectors), -1) @ space.reshape(k, n * n).T)
+
+
+def _distinct(space: np.ndarray, u: np.ndarray, least: float, iterations: int) -> RankOne:
+    f = certificate(space, u)
+    order = np.argsort(-f, kind="stable")
+    u, f = u[order], f[order]
+    closeness = np.abs(u @ u.T)
+    kept: list[int] = []
+    hits: list[int] = []
+    for i in range(len(u)):
+        if f[i] < least:
+            break
+        near = [place for place, j in enumerate(kept) if closeness[i, j] > 1 - 1e-5]
+        if near:
+            hits[near[0]] += 1
+        else:
+            kept.append(i)
+            hits.append(1)
+    return RankOne(u[kept], f[kept], np.array(hits, dtype=int), iterations)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny))

@@ -1,0 +1,109 @@
+"""Ridge profiles: scale and shift of a first-layer neuron from answers along its normal, all other neurons at rest."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identify.steps import Hyperplanes
+from unveil.whitebox.activation import Activation
+
+_DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
+_POINTS = 24
+
+
+def profiles(
+    oracle: Oracle, planes: Hyperplanes, *, margin: float, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "k s"], Float[np.ndarray, "k s m"]]:
+    """Answers along each normal, through a point of the hyperplane at which all other neurons are at rest.
+
+    Args:
+        oracle: To be asked.
+        planes: The hyperplanes.
+        margin: How many widths every other neuron is kept from its hyperplane.
+        rng: Draws the points.
+
+    Returns:
+        Positions along the normals, measured from the foot of the perpendicular from the origin's side (so that the
+        pre-activation is `scale * position + shift`), and answers.
+
+    Queries: `24 k`
+    """
+    k, n = planes.directions.shape
+    positions = np.empty((k, _POINTS))
+    questions = np.empty((k, _POINTS, n))
+    for i in range(k):
+        base = vantage(planes, i, margin, rng)
+        positions[i] = -planes.offsets[i] + planes.widths[i] * np.linspace(-2.5, 2.5, _POINTS)
+        questions[i] = oracle.nearest(base + positions[i][:, None] * planes.directions[i])
+        positions[i] = questions[i] @ planes.directions[i]
+    return positions, oracle(questions.reshape(-1, n)).reshape(k, _POINTS, -1)
+
+
+def vantage(planes: Hyperplanes, i: int, margin: float, rng: np.random.Generator) -> np.ndarray:
+    """A point perpendicular to normal i at which all other neurons are `margin` widths from their hyperplanes."""
+    k, n = planes.directions.shape
+    rays = rng.standard_normal((512, n))
+    rays -= np.outer(rays @ planes.directions[i], planes.directions[i])
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    others = np.delete(np.arange(k), i)
+    if len(others) == 0:
+        return np.zeros(n)
+    needed = (margin * planes.widths[others] + np.abs(planes.offsets[others])) / np.abs(
+        rays @ planes.directions[others].T
+    )
+    reach = needed.max(axis=1)
+    best = int(reach.argmin())
+    return np.asarray(rays[best] * reach[best])
+
+
+def fit_profile(
+    position: Float[np.ndarray, " s"],
+    answer: Float[np.ndarray, "s m"],
+    activation: Activation,
+    centre: float,
+    width: float,
+) -> tuple[float, float, float]:
+    """Scale, shift and relative misfit of `answer = polynomial(activation(scale * position + shift))`.
+
+    The shift is only as good as the polynomial's low degree: an invertible map of the activation's range hides in a
+    free one.
+
+    Args:
+        position: Along the normal.
+        answer: The answers there.
+        activation: The first layer's.
+        centre: Where the neuron switches, about.
+        width: Over which length, about.
+    """
+    s = (position - centre) / width
+    target = answer - answer.mean(axis=0)
+    spread = float(np.sqrt((target**2).mean())) or 1.0
+    target = target / spread
+
+    def remainder(p: np.ndarray) -> np.ndarray:
+        z = activation.value(p[0] * s + p[1])
+        basis = np.linalg.qr(np.vander(z, _DEGREE + 1))[0]
+        return np.asarray(target - basis @ (basis.T @ target)).ravel()
+
+    # Slope times width at the centre is the full swing: the scale in these units depends on the activation alone.
+    swing = float(np.ptp(activation.value(np.array([-30.0, 30.0]))))
+    scale = swing / float(activation.slope(np.zeros(1))[0])
+    best: tuple[float, np.ndarray] | None = None
+    for factor, shift in itertools.product((1.0, 0.8, 1.3), (0.0, -0.25 * scale, 0.25 * scale)):
+        try:
+            trial = optimize.least_squares(remainder, [factor * scale, shift], method="lm", max_nfev=200)
+        except (np.linalg.LinAlgError, ValueError):
+            continue
+        if np.isfinite(trial.cost) and (best is None or trial.cost < 0.99 * best[0]):
+            best = (float(trial.cost), trial.x)
+    if best is None:
+        return scale / width, -scale / width * centre, np.inf
+    alpha, beta = best[1]
+    if alpha < 0:
+        alpha, beta = -alpha, -beta
+    return float(alpha / width), float(beta - alpha * centre / width), float(np.sqrt(2 * best[0] / s.size))

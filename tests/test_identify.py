@@ -1,0 +1,112 @@
+"""Identification of smooth networks: every parameter against the truth, up to the symmetries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unveil import as_oracle
+from unveil.identify.choose import identify
+from unveil.identify.saturation import Saturation
+from unveil.outcome import BadInput, Outcome
+from unveil.whitebox.comparison import compare
+from unveil.whitebox.network import Network
+
+
+def random_network(
+    n: int, widths: tuple[int, ...], activation: str, rng: np.random.Generator, *, shifts: float = 0.5, outputs: int = 1
+) -> Network:
+    """Unit rows in the hidden layers, shifts of the given deviation, outer weights one (random for more outputs)."""
+    weights, before = [], n
+    for width in widths:
+        rows = rng.standard_normal((width, before))
+        weights.append((rows / np.linalg.norm(rows, axis=1, keepdims=True), shifts * rng.standard_normal(width)))
+        before = width
+    outer = np.ones((1, before)) if outputs == 1 else rng.standard_normal((outputs, before))
+    weights.append((outer, np.zeros(outputs)))
+    return Network.from_weights(weights, activation)
+
+
+def worst(found: Network | None, truth: Network) -> float:
+    """Largest error of a parameter up to symmetry; infinite if neurons are missing or false."""
+    assert found is not None
+    comparison = compare(found, truth)
+    return np.inf if comparison.missing or comparison.false else float(comparison.weight_error)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "erf"])
+@pytest.mark.parametrize(("n", "widths"), [(10, (10, 3)), (8, (14, 4)), (12, (8, 3))])
+def test_identify_finds_every_parameter(activation: str, n: int, widths: tuple[int, int]) -> None:
+    truth = random_network(n, widths, activation, np.random.default_rng(1))
+    oracle = as_oracle(truth, shape=n)
+    looked = oracle.ledger.asked
+    found = identify(oracle, rng=np.random.default_rng(2), activation=activation)
+    assert found.outcome is Outcome.complete, found.why
+    assert found.queries == oracle.ledger.asked - looked
+    assert found.residual < 1e-11
+    assert worst(found.network, truth) < 1e-8
+    assert found.check(oracle, rng=np.random.default_rng(3)) < 1e-11
+
+
+def test_widths_and_activation_are_found() -> None:
+    truth = random_network(9, (9, 3), "erf", np.random.default_rng(4))
+    found = identify(as_oracle(truth, shape=9), rng=np.random.default_rng(5))
+    assert found.network is not None
+    assert [len(layer.bias) for layer in found.network.layers] == [9, 3, 1]
+    assert worst(found.network, truth) < 1e-8
+
+
+def test_several_outputs() -> None:
+    truth = random_network(8, (8, 3), "tanh", np.random.default_rng(6), outputs=3)
+    found = identify(as_oracle(truth, shape=8), rng=np.random.default_rng(7), activation="tanh")
+    assert worst(found.network, truth) < 1e-8
+
+
+def test_one_hidden_layer_is_recognised() -> None:
+    truth = random_network(6, (9,), "tanh", np.random.default_rng(8))
+    found = identify(as_oracle(truth, shape=6), rng=np.random.default_rng(9), activation="tanh")
+    assert found.network is not None
+    assert len(found.network.layers) == 2
+    assert worst(found.network, truth) < 1e-8
+
+
+def test_budget_ends_in_a_marked_result() -> None:
+    truth = random_network(10, (10, 3), "tanh", np.random.default_rng(10))
+    for budget in (50, 600, 1500, 2600):
+        oracle = as_oracle(truth, shape=10, budget=budget)
+        found = identify(oracle, rng=np.random.default_rng(11), activation="tanh")
+        assert found.outcome is Outcome.budget_ended
+        assert oracle.ledger.asked <= budget
+
+
+def test_a_deeper_network_is_not_passed_off_as_found() -> None:
+    truth = random_network(8, (8, 6, 4), "tanh", np.random.default_rng(12))
+    found = identify(as_oracle(truth, shape=8), Saturation("tanh", attempts=1), rng=np.random.default_rng(13))
+    assert found.outcome is not Outcome.complete
+
+
+@pytest.mark.parametrize(("n", "widths"), [(4, (4, 2)), (3, (2, 1)), (5, (3, 3))])
+def test_small_networks(n: int, widths: tuple[int, int]) -> None:
+    truth = random_network(n, widths, "tanh", np.random.default_rng(15))
+    found = identify(as_oracle(truth, shape=n), rng=np.random.default_rng(16), activation="tanh", widths=widths)
+    assert found.outcome is Outcome.complete
+    assert worst(found.network, truth) < 1e-8
+
+
+def test_labels_and_bad_arguments_are_refused() -> None:
+    truth = random_network(4, (4, 2), "tanh", np.random.default_rng(14))
+    oracle = as_oracle(truth, shape=4)
+    with pytest.raises(BadInput, match="values"):
+        identify(as_oracle(truth, shape=4, answers="labels"), rng=np.random.default_rng(0))
+    with pytest.raises(BadInput, match="widths"):
+        identify(oracle, rng=np.random.default_rng(0), widths=(0, 2))
+    with pytest.raises(BadInput, match="no activation"):
+        identify(oracle, rng=np.random.default_rng(0), activation="tahn")
+
+
+def test_the_package_is_the_verb() -> None:
+    import unveil.identify
+
+    truth = random_network(3, (3, 1), "tanh", np.random.default_rng(17))
+    found = unveil.identify(as_oracle(truth, shape=3, budget=100), rng=np.random.default_rng(18), activation="tanh")
+    assert found.outcome is Outcome.budget_ended
