@@ -28,6 +28,16 @@ def test_asking_a_function_takes_no_framework() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_the_command_line_s_help_takes_nothing_heavy() -> None:
+    code = (
+        "import sys, json\nfrom typer.testing import CliRunner\nfrom unveil.cli import app\n"
+        "done = CliRunner().invoke(app, ['--help']); assert done.exit_code == 0, done.output\n"
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
 def test_every_public_name_exists() -> None:
     for name, module in unveil._PUBLIC.items():
         assert getattr(unveil, name).__module__.startswith(f"unveil.{module.split('.')[0]}"), name

@@ -55,10 +55,13 @@ class OnnxSource:
             )
         try:
             single = self._session(model)
-        except SourceError:
+        except SourceError as refused:
             if self.signature.kind != 11:
                 raise
-            model = in_single_precision(model)
+            try:
+                model = in_single_precision(model)
+            except Exception:
+                raise refused from None
             self.signature = signature(model, self.name, shape, output)
             single = self._session(model)
         self.kind = np.dtype(_NUMPY[self.signature.kind])
@@ -111,12 +114,12 @@ class OnnxSource:
             truth = _one_by_one(single, self.signature, points)
         except Exception as error:
             raise SourceError(f"{self.name} cannot be asked with shape {self.shape}: {first_line(error)}") from None
-        for candidate in batched(model, self.signature):
+        for rewrite in (True, False):
             try:
-                session = self._session(candidate)
+                session = self._session(batched(model, self.signature, rewrite))
                 answers = _run(session, self.signature, points)
             except Exception:
-                continue
+                continue  # then it cannot be batched this way
             if answers.size == truth.size and _same(answers.reshape(truth.shape), truth):
                 return session
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,13 +99,14 @@ def _text(sides: Sides) -> str:
     return "(" + ", ".join("?" if side is None else str(side) for side in sides) + ")"
 
 
-def batched(model: Any, signature: Signature) -> Iterator[Any]:
-    """Copies of the model that may take any number of questions; which of them does is for the caller to see."""
-    for rewrite in (True, False):
-        yield _rewritten(model, signature, rewrite)
+def batched(model: Any, signature: Signature, rewrite: bool) -> Any:
+    """A copy of the model that may take any number of questions; whether it does is for the caller to see.
 
-
-def _rewritten(model: Any, signature: Signature, rewrite: bool) -> Any:
+    Args:
+        model: The model as it stands.
+        signature: How it is asked.
+        rewrite: Whether nodes are changed, too, or only what is declared.
+    """
     import onnx
 
     model = onnx.ModelProto.FromString(model.SerializeToString())
