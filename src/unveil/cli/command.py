@@ -11,14 +11,28 @@ from contextlib import contextmanager
 from typing import Annotated, Any, get_type_hints
 
 import typer
+import typer.core
 
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
 from unveil.report.text import printable
 
 FINE, INCOMPLETE, USAGE, MODEL, BUDGET, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+# The order of the story, for `unveil --help`; a command that is not here yet comes last.
+ORDER = (
+    "audit", "span", "obfuscate", "identify", "compare", "preimage", "lookalike", "stability", "defences", "plan",
+    "conclude", "store",
+)  # fmt: skip
+
+
+class _Story(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
     name="unveil",
+    cls=_Story,
     help="What a neural network gives away: found by asking, told on one page.",
     epilog="Exit codes: 0 fine, 1 failed or incomplete, 2 bad usage or input, 3 the model failed, 4 the budget ended.",
     no_args_is_help=True,

@@ -1,4 +1,4 @@
-"""The options that commands share, as nouns: `Asking` makes the oracle, `Common` talks to the person or the machine."""
+"""The options that commands share, as nouns: `Asking` makes the oracle, `Common` talks, `Parallel` finds workers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from unveil.outcome import BadInput, Outcome
 from unveil.report.text import printable
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import numpy as np
 
     from unveil.blackbox.oracle import Oracle
@@ -117,6 +119,14 @@ class Asking:
         int | None, typer.Option(min=0, help="The largest number of questions to ask.", show_default=False)
     ] = None
 
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep every answer here, so that no question is paid for twice.", show_default=False
+        ),
+    ] = None
+    labels: Annotated[bool, typer.Option("--labels", help="Use nothing but the predicted class.")] = False
+
     def oracle(self, source: str) -> Oracle:
         """The oracle that SOURCE and these options describe."""
         from unveil.blackbox.sources import as_oracle
@@ -127,13 +137,33 @@ class Asking:
             within=None if self.within is None else interval(self.within),
             grid=None if self.grid is None else number(self.grid, "--grid"),
             budget=self.budget,
+            store=self.store,
+            answers="labels" if self.labels else "auto",
         )
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Who does the work of a command that can be divided. The result is the same, whoever does."""
+
+    jobs: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1
+    cluster: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Dask scheduler, instead of --jobs.", show_default=False)
+    ] = None
+
+    def workers(self) -> Executor:
+        """To be used in a `with` statement, and handed to a verb's `executor=`."""
+        from unveil.executor import workers
+
+        return workers(self.jobs, self.cluster)
 
 
 def load(source: str) -> str | Callable[..., Any]:
     """SOURCE as `as_oracle` takes it: `file.py:name` becomes the function, all else stays a path or an address."""
     path, colon, name = source.rpartition(":")
     if not (colon and path.endswith(".py")):
+        if "://" not in source and not Path(source).exists():
+            raise BadInput(f"there is no file {source}; SOURCE is a file, a web address or file.py:function")
         return source
     import importlib.util
 

@@ -124,6 +124,7 @@ def report(
     outcomes: dict[str, str] = {}
     if "seen" not in audit.findings:
         audit.look()
+    asked = {"first look": audit.oracle.ledger.asked}
     for stage in chosen:
         before = audit.oracle.ledger.asked
         try:
@@ -140,7 +141,9 @@ def report(
                 outcomes[stage.key] = section.outcome.name
         if section is not None:
             sections.append(section)
+            asked[section.title] = audit.oracle.ledger.asked - before
     ledger = audit.oracle.ledger
+    sections.insert(0, _asked(audit, asked))
     return Page(
         subject=audit.oracle.name,
         verdict=verdict(audit.oracle.name, sections),
@@ -165,12 +168,40 @@ def verdict(name: str, sections: Iterable[Section]) -> str:
     return f"{name} {listed}."
 
 
+_ASKED = """
+<div class="scroll"><table>
+{% for row in values.rows %}
+<tr><td>{{ row }}</td><td class="number">{{ figure("for." ~ loop.index0 ~ ".questions") }}</td></tr>
+{% endfor %}
+<tr><td><strong>In all</strong></td><td class="number"><strong>{{ figure("questions") }}</strong></td></tr>
+</table></div>
+"""
+
+
+def _asked(audit: Audit, asked: dict[str, int]) -> Section:
+    ledger = audit.oracle.ledger
+    counted = {title: number for title, number in asked.items() if number}
+    limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
+    again = f"; {count(ledger.sent)} had to be sent to the model" if ledger.sent != ledger.asked else ""
+    return Section(
+        key="asked",
+        title="What was asked",
+        verdict=f"Only questions and answers were used. {limit}{again}.",
+        body=_ASKED,
+        values={"rows": [title[0].upper() + title[1:] for title in counted]},
+        figures={
+            "questions": ledger.asked,
+            "for": [{"section": title, "questions": number} for title, number in counted.items()],
+        },
+    )
+
+
 def _facts(sections: list[Section]) -> tuple[tuple[str, str], ...]:
     told = {section.key: section.figures for section in sections}
     facts = [("queries", "questions asked")]
-    if "oracle" in told:
+    if "n" in told.get("oracle", {}):
         facts.append(("oracle.n", "inputs"))
-        if "labels" not in told["oracle"]["answers"]:
+        if told["oracle"]["answers"] != "labels":
             facts.append(("oracle.m", "outputs"))
     if "rank" in told.get("span", {}):
         facts.append(("span.rank", "input directions seen"))

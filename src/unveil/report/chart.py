@@ -106,7 +106,7 @@ class _Canvas:
                 )
             )
             parts.append(_text(self.left - 8, y + 4, text, "tick", "end"))
-        for value in _ticks(*self.chart.x, 8 if self.width > 500 else 4):
+        for value in _ticks(*self.chart.x, 8 if self.width > 500 else 6):
             parts.append(_text(self.across(value), self.bottom + 18, f"{value:g}", "tick", "middle"))
         parts.append(
             Markup('<line class="axis" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
@@ -126,7 +126,8 @@ class _Canvas:
         return [(10.0**exponent, power(exponent)) for exponent in range(first, last + 1, step)]
 
     def _points(self, x: np.ndarray, y: np.ndarray, tone: str) -> Markup:
-        radius = 3.0 if len(x) <= 150 else 1.8
+        crowd = len(x) / (self.right - self.left)
+        radius = 3.0 if crowd < 0.2 else 2.2 if crowd < 0.5 else 1.6
         return Markup('<g class="points {}">{}</g>').format(
             tone,
             Markup("").join(

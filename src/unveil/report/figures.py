@@ -1,10 +1,12 @@
-"""Figures as JSON holds them: plain numbers, texts and lists."""
+"""Figures as files hold them: plain numbers, texts and lists for JSON, arrays for npz."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,3 +29,10 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     return str(value)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz, whole or not at all; nothing in it is pickled."""
+    whole = io.BytesIO()
+    np.savez_compressed(whole, allow_pickle=False, **dict(arrays))
+    path.write_bytes(whole.getvalue())

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from unveil.outcome import BadInput
-from unveil.report.figures import plain
+from unveil.report.figures import plain, write_arrays
 from unveil.report.section import Section
 from unveil.report.text import brief, count, printable, seconds, share
 
@@ -120,7 +119,7 @@ class Page:
                 if isinstance(content, str):
                     beside.write_text(content, encoding="utf-8")
                 else:
-                    np.savez_compressed(beside, allow_pickle=False, **dict(content))
+                    write_arrays(beside, content)
                 written.append(beside)
         return tuple(written)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+_HARD = "\u00a0"  # a space at which no line is broken
+
 
 def printable(text: object, longest: int = 500) -> str:
     r"""`text` on one line, with control and invisible characters spelled out (`\x1b`, `\u202e`), cut after `longest`.
@@ -65,14 +67,14 @@ def brief(number: float | int | None, digits: int = 3) -> str:
         return text.replace("-", "−")
     mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    return f"{mantissa} × {power(int(exponent))}".replace("-", "−")
+    return f"{mantissa}{_HARD}×{_HARD}{power(int(exponent))}".replace("-", "−")
 
 
 def share(part: float) -> str:
     """A probability in per cent: `99.4 %`; never rounded up to certainty."""
     percent = 100 * part
     if percent > 99.9 and part < 1:
-        return "> 99.9 %"
+        return f">{_HARD}99.9{_HARD}%"
     if 0 < percent < 0.1:
-        return "< 0.1 %"
-    return f"{percent:.1f} %"
+        return f"<{_HARD}0.1{_HARD}%"
+    return f"{percent:.1f}{_HARD}%"
