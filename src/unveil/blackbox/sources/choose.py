@@ -94,8 +94,7 @@ def source_of(source: Any, shape: tuple[int, ...] | None = None, answers: str = 
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         from unveil.blackbox.sources.http import HttpSource
 
-        served: Source = HttpSource(source, shape=shape)
-        return served
+        return HttpSource(source, shape=shape)
     if isinstance(source, str | Path):
         return _from_file(Path(source), shape)
     if _is_torch_module(source):
@@ -197,5 +196,4 @@ def _stored(oracle: Oracle, store: str | Path | None) -> Oracle:
         return oracle
     from unveil.blackbox.store import Stored
 
-    stored: Oracle = Stored(oracle, store)
-    return stored
+    return Stored(oracle, store)
