@@ -179,8 +179,9 @@ def test_unsteady_number_of_outputs() -> None:
         uv.as_oracle(lambda x: np.ones((len(x), next(turn))), 3)
 
 
-def test_a_function_may_write_into_its_input_and_reuse_its_buffer(rng: np.random.Generator) -> None:
-    buffer = np.zeros((100, 2))
+@pytest.mark.parametrize("size", [10, 300])
+def test_a_function_may_write_into_its_input_and_reuse_its_buffer(size: int, rng: np.random.Generator) -> None:
+    buffer = np.zeros((300, 2))
 
     def rude(x: np.ndarray) -> np.ndarray:
         buffer[: len(x)] = x[:, :2] * 1.1
@@ -188,12 +189,23 @@ def test_a_function_may_write_into_its_input_and_reuse_its_buffer(rng: np.random
         return buffer[: len(x)]
 
     oracle = uv.as_oracle(rude, 3)
-    x = oracle.sample(10, rng)
+    x = oracle.sample(size, rng)
     kept = x.copy()
     y = oracle(x)
-    oracle(oracle.sample(10, rng))
+    oracle(oracle.sample(size, rng))
     assert np.array_equal(x, kept)
     assert np.array_equal(y, kept[:, :2] * 1.1)
+
+
+def test_a_function_that_writes_into_its_input_only_later() -> None:
+    def sly(x: np.ndarray) -> np.ndarray:
+        if len(x) > 100:
+            x[:] = 0
+        return x.sum(axis=1) * 1.1
+
+    oracle = uv.as_oracle(sly, 3)
+    with pytest.raises(uv.SourceError, match="copy"):
+        oracle(np.ones((200, 3)))
 
 
 def test_inputs_get_the_model_s_own_shape() -> None:
