@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from unveil.whitebox.formats import load as load
     from unveil.whitebox.formats import save as save
     from unveil.whitebox.formats import to_torch as to_torch
+    from unveil.whitebox.large_change import LargeChange as LargeChange
+    from unveil.whitebox.large_change import large_change as large_change
+    from unveil.whitebox.lookalike import Lookalike as Lookalike
+    from unveil.whitebox.lookalike import lookalike as lookalike
     from unveil.whitebox.network import Layer as Layer
     from unveil.whitebox.network import Network as Network
     from unveil.whitebox.preimage import Preimage as Preimage
@@ -71,6 +75,10 @@ _PUBLIC = {
     "load": "whitebox.formats",
     "save": "whitebox.formats",
     "to_torch": "whitebox.formats",
+    "LargeChange": "whitebox.large_change",
+    "large_change": "whitebox.large_change",
+    "Lookalike": "whitebox.lookalike",
+    "lookalike": "whitebox.lookalike",
     "Layer": "whitebox.network",
     "Network": "whitebox.network",
     "Preimage": "whitebox.preimage",

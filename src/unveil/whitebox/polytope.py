@@ -1,0 +1,208 @@
+"""The nearest and the farthest point of a polytope `equal z = level, below z <= ceiling` in a box, with a bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg, sparse
+from scipy.optimize import linprog
+
+from unveil.outcome import UnveilError
+
+_EDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class Polytope:
+    """Points z with `equal @ z == level`, `below @ z <= ceiling`, `low <= z <= high`.
+
+    Attributes:
+        equal: (p, n), dense or sparse.
+        level: (p,).
+        below: (q, n), dense or sparse.
+        ceiling: (q,).
+        low: (n,).
+        high: (n,).
+    """
+
+    equal: Any
+    level: Float[np.ndarray, " p"]
+    below: Any
+    ceiling: Float[np.ndarray, " q"]
+    low: Float[np.ndarray, " n"]
+    high: Float[np.ndarray, " n"]
+
+    def violation(self, z: Float[np.ndarray, " n"]) -> float:
+        """By how much the worst of the constraints is missed."""
+        return float(
+            max(
+                np.abs(self.equal @ z - self.level).max(initial=0.0),
+                (self.below @ z - self.ceiling).max(initial=0.0),
+                (self.low - z).max(initial=0.0),
+                (z - self.high).max(initial=0.0),
+            )
+        )
+
+    def repaired(self, z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """A solver's answer, right to 1e-7 or so, moved by as much to meet the equations to rounding."""
+        z = np.clip(z, self.low, self.high)
+        for _ in range(3):
+            free = (z > self.low + _EDGE) & (z < self.high - _EDGE)
+            over = self.below @ z - self.ceiling
+            pinned = over > -_EDGE
+            rows = np.vstack([_rows(self.equal, slice(None), free), _rows(self.below, pinned, free)])
+            miss = np.concatenate([self.level - self.equal @ z, np.minimum(-over[pinned], 0)])
+            if not miss.any() or not free.any():
+                break
+            z = z.copy()
+            z[free] += np.linalg.lstsq(rows, miss, rcond=1e-10)[0]
+            z = np.clip(z, self.low, self.high)
+        return np.asarray(z)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """An optimum and how far from optimal it can be at most.
+
+    Attributes:
+        z: (n,), meets the polytope's constraints to rounding.
+        value: The objective at z: the distance, or how far z went.
+        bound: No point of the polytope does better than this, whatever the solver did: weak duality, worked out anew.
+        pressure: (q,), nonnegative: how much the objective would gain by moving each ceiling. 0 where it does not bind.
+    """
+
+    z: Float[np.ndarray, " n"]
+    value: float
+    bound: float
+    pressure: Float[np.ndarray, " q"]
+
+
+def nearest(polytope: Polytope, target: Float[np.ndarray, " n"], norm: int) -> Optimum:
+    """The point nearest to `target`, which lies in the box: by a linear programme (1-norm) or Newton's method (2-norm).
+
+    Raises:
+        UnveilError: The solver found no point.
+    """
+    found = _nearest_1(polytope, target) if norm == 1 else _nearest_2(polytope, target)
+    if polytope.violation(found.z) > 1e-7:
+        raise UnveilError(
+            f"no point within 1e-7 of the constraints was found (missed by {polytope.violation(found.z):.1e}); "
+            f"take norm={3 - norm}, which uses another method"
+        )
+    return found
+
+
+def farthest(polytope: Polytope, slope: Float[np.ndarray, " n"]) -> Optimum:
+    """The point with the largest `slope @ z`.
+
+    Raises:
+        UnveilError: The solver found no point.
+    """
+    result = _solve(-slope, polytope.equal, polytope, np.column_stack([polytope.low, polytope.high]))
+    z = polytope.repaired(result.x)
+    along, pressure = _prices(result, polytope)
+    rest = -slope - along
+    lowest = np.where(rest > 0, rest * polytope.low, rest * polytope.high).sum()
+    bound = -(lowest + result.eqlin.marginals @ polytope.level - pressure @ polytope.ceiling)
+    return Optimum(z, float(slope @ z), float(bound), pressure)
+
+
+def _nearest_1(polytope: Polytope, target: np.ndarray) -> Optimum:
+    # z = target + up - down: 2 n bounded variables and no rows beyond the polytope's own.
+    n = len(target)
+    bounds = np.zeros((2 * n, 2))
+    bounds[:n, 1], bounds[n:, 1] = polytope.high - target, target - polytope.low
+    doubled = Polytope(
+        _doubled(polytope.equal),
+        polytope.level - polytope.equal @ target,
+        _doubled(polytope.below),
+        polytope.ceiling - polytope.below @ target,
+        polytope.low,
+        polytope.high,
+    )
+    result = _solve(np.ones(2 * n), doubled.equal, doubled, bounds)
+    z = polytope.repaired(target + result.x[:n] - result.x[n:])
+    along, pressure = _prices(result, polytope)
+    ends = np.stack([polytope.low, polytope.high, target])
+    least = (np.abs(ends - target) - along * ends).min(axis=0).sum()
+    bound = least + result.eqlin.marginals @ polytope.level - pressure @ polytope.ceiling
+    return Optimum(z, float(np.abs(z - target).sum()), float(bound), pressure)
+
+
+def _prices(result: Any, polytope: Polytope) -> tuple[np.ndarray, np.ndarray]:
+    pressure = np.maximum(-np.asarray(result.ineqlin.marginals), 0.0)
+    return np.asarray(polytope.equal.T @ result.eqlin.marginals - polytope.below.T @ pressure), pressure
+
+
+def _solve(cost: np.ndarray, equal: Any, polytope: Polytope, bounds: np.ndarray) -> Any:
+    result = linprog(
+        cost, A_ub=polytope.below, b_ub=polytope.ceiling, A_eq=equal, b_eq=polytope.level, bounds=bounds, method="highs"
+    )
+    if result.status != 0 or result.x is None:
+        raise UnveilError(
+            f"the linear programme ended with status {result.status} and no solution; "
+            "widen within=, or take norm=2, which uses another method"
+        )
+    return result
+
+
+def _doubled(rows: Any) -> Any:
+    return sparse.hstack([rows, -rows], format="csr") if sparse.issparse(rows) else np.hstack([rows, -rows])
+
+
+def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
+    # The dual of the projection is concave and piecewise quadratic in the prices y of the rows: projected Newton.
+    sparse_rows = sparse.issparse(polytope.equal) and sparse.issparse(polytope.below)
+    rows = (sparse if sparse_rows else np).vstack([polytope.equal, polytope.below])
+    rows = sparse.csr_array(rows) if sparse_rows else np.asarray(rows)
+    level = np.concatenate([polytope.level, polytope.ceiling])
+    fixed = np.arange(len(level)) < len(polytope.level)
+    scale = 1 / np.maximum(np.sqrt(np.asarray((rows * rows).sum(axis=1)).ravel()), 1e-300)
+    rows = sparse.diags_array(scale) @ rows if sparse_rows else rows * scale[:, None]
+    level = level * scale
+    y = np.zeros(len(level))
+
+    def point(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        wish = target - rows.T @ y
+        z = np.clip(wish, polytope.low, polytope.high)
+        miss = rows @ z - level
+        return wish, z, miss, float(((z - target) ** 2).sum() / 2 + y @ miss)
+
+    wish, z, miss, value = point(y)
+    ridge = 1e-6
+    for _ in range(500):
+        wrong = np.where(fixed, miss, np.maximum(miss, -y))
+        if np.abs(wrong).max(initial=0.0) < 1e-12 or ridge > 1e6:
+            break
+        moving = fixed | (y > 0) | (miss > 0)
+        part = _rows(rows, moving, (wish > polytope.low) & (wish < polytope.high))
+        gram = part @ part.T
+        gram[np.diag_indices_from(gram)] += 1e-13 + ridge * min(1.0, float(np.abs(wrong).max()))
+        step = np.zeros_like(y)
+        step[moving] = linalg.solve(gram, miss[moving], assume_a="pos", check_finite=False)
+        for length in (1.0, 0.5, 0.25, 0.125):
+            ahead = y + length * step
+            ahead = np.where(fixed, ahead, np.maximum(ahead, 0))
+            trial = point(ahead)
+            # (the second condition lets the last steps pass, in which the dual gains less than it is rounded)
+            gain = trial[3] - value
+            wrong_ahead = np.where(fixed, trial[2], np.maximum(trial[2], -ahead))
+            still = abs(gain) <= 1e-14 * abs(value) and np.abs(wrong_ahead).max() < np.abs(wrong).max() / 2
+            if gain > 1e-4 * float(miss @ (ahead - y)) > 0 or still:
+                y, (wish, z, miss, value) = ahead, trial
+                ridge = max(ridge / 10, 1e-8)
+                break
+        else:
+            ridge *= 10  # towards steepest ascent, which cannot fail far from the optimum
+    z = polytope.repaired(z)
+    distance = float(np.linalg.norm(z - target))
+    return Optimum(z, distance, float(np.sqrt(max(2 * value, 0.0))), (y * scale)[~fixed])
+
+
+def _rows(matrix: Any, rows: Any, columns: np.ndarray) -> np.ndarray:
+    part = matrix[rows]
+    part = part.toarray() if sparse.issparse(part) else part
+    return np.asarray(part[:, columns])
