@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from unveil import BadInput, BudgetExceeded, Outcome, SourceError, as_oracle
-from unveil.report.audit import Audit, Stage, report
+from unveil.report.audit import Audit, Stage, run
 from unveil.report.chart import Chart
 from unveil.report.drawing import draw_input, picture_shape, png
 from unveil.report.figures import plain
@@ -200,12 +200,12 @@ def test_one_stage_that_fails_leaves_the_others_standing():
 
     oracle = as_oracle(lambda x: x[:, :2], shape=4)
     stages = [Stage("a", "Broken", broken), Stage("b", "Poor", poor), Stage("fine", "Fine", fine)]
-    page = report(Audit(oracle, seed=5), stages)
+    page = run(Audit(oracle, seed=5), stages)
     assert page.figures["outcomes"] == {"a": "SourceError", "b": "budget_ended"}
     assert page.figures["queries"] == oracle.ledger.asked
     assert "the line went dead" in page.html()
     assert page.verdict.endswith("stands.")
-    alone = report(Audit(as_oracle(lambda x: x[:, :2], shape=4), seed=5), stages[2:])
+    alone = run(Audit(as_oracle(lambda x: x[:, :2], shape=4), seed=5), stages[2:])
     assert alone.all_figures()["fine"] == page.all_figures()["fine"]
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from unveil.outcome import SourceError as SourceError
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
+    from unveil.report.audit import report as report
+    from unveil.report.page import Page as Page
     from unveil.whitebox.activation import Activation as Activation
     from unveil.whitebox.comparison import Comparison as Comparison
     from unveil.whitebox.comparison import compare as compare
@@ -58,6 +60,8 @@ _PUBLIC = {
     "identify": "identify.choose",
     "Identification": "identify.method",
     "Saturation": "identify.saturation",
+    "report": "report.audit",
+    "Page": "report.page",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
     "Outcome": "outcome",

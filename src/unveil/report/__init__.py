@@ -1,7 +1,8 @@
 '''Findings as one self-contained HTML page, a JSON of every figure and files beside it.
 
 An `Audit` holds the model, the examples and what has been found; a `Stage` looks at it and gives a `Section`;
-`report` runs the stages and assembles the `Page`; `Page.write` writes it.
+`run` runs the stages and assembles the `Page`; `Page.write` writes it. `unveil.report` is both this package and the
+verb that does all of that.
 
 To add a section, write one file here, say `stability.py`, and one line in `stages.py`:
 
@@ -40,3 +41,23 @@ Text from outside goes into `values`, `verdict` or `figures`, never into `body`:
 A number shown through `figure(path)` is the JSON's number; show numbers that way. `draw_input` draws an input;
 `Chart` draws in the page's own colours. Matplotlib figures work too: put an `<img>` with a data: address into `values`.
 '''
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _Verb(ModuleType):
+    """The package, callable as the verb it is named after, whoever imports a room of it first."""
+
+    __module__ = "unveil.report.audit"
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        from unveil.report.audit import report
+
+        return report(*args, **named)
+
+
+sys.modules[__name__].__class__ = _Verb

@@ -1,4 +1,4 @@
-"""Audit and Stage: what is looked at, one finding after the other; `report` runs them and assembles the page."""
+"""Audit and Stage: what is looked at, one finding after the other; `run` runs them and assembles the page."""
 
 from __future__ import annotations
 
@@ -99,6 +99,29 @@ def cost(audit: Audit, stages: Iterable[Stage]) -> tuple[float, float]:
 
 
 def report(
+    oracle: Oracle,
+    inputs: Float[np.ndarray, "N n"] | None = None,
+    *,
+    rng: np.random.Generator,
+    labels: Int[np.ndarray, " N"] | None = None,
+) -> Page:
+    """Ask a model what it gives away, and tell it on one page: `report(oracle, x, rng=rng).write("audit.html")`.
+
+    Args:
+        oracle: The model.
+        inputs: Example inputs, legal ones; drawn at random if there are none.
+        rng: Gives every stage its own generator.
+        labels: What the examples show.
+
+    Raises:
+        BadInput: The inputs do not fit the oracle.
+
+    Queries: see `run`
+    """
+    return run(Audit(oracle, inputs, labels, seed=int(rng.integers(2**32)), path=oracle.name))
+
+
+def run(
     audit: Audit,
     stages: Iterable[Stage] | None = None,
     watch: Callable[[Stage], AbstractContextManager[object]] = lambda stage: nullcontext(),
@@ -204,8 +227,10 @@ def _facts(sections: list[Section]) -> tuple[tuple[str, str], ...]:
         if told["oracle"]["answers"] != "labels":
             facts.append(("oracle.m", "outputs"))
     if "rank" in told.get("span", {}):
-        facts.append(("span.rank", "input directions seen"))
-        facts.append(("span.hidden", "directions not seen"))
+        partial = any(section.outcome is Outcome.budget_ended for section in sections if section.key == "span")
+        facts.append(("span.rank", "input directions found so far" if partial else "input directions seen"))
+        if not partial:
+            facts.append(("span.hidden", "directions not seen"))
     return tuple(facts)
 
 

@@ -123,7 +123,7 @@ class _Canvas:
             return [(value, f"{value:g}") for value in _ticks(low, high, 5)]
         first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
         step = max(1, math.ceil((last - first + 1) / 6))
-        return [(10.0**exponent, power(exponent)) for exponent in range(first, last + 1, step)]
+        return [(10.0**exponent, power(exponent)) for exponent in range(last, first - 1, -step)]
 
     def _points(self, x: np.ndarray, y: np.ndarray, tone: str) -> Markup:
         crowd = len(x) / (self.right - self.left)
