@@ -229,6 +229,8 @@ def test_files_that_are_no_models(tmp_path: Path, rng: np.random.Generator) -> N
     (tmp_path / "folder.onnx").mkdir()
     refused(tmp_path / "folder.onnx")
     refused(tmp_path / "missing.onnx")
+    with pytest.raises(uv.SourceError, match="cannot read"):
+        uv.as_oracle("a\0b.onnx")
 
 
 TRAPS: dict[str, Callable[[Path], Path]] = {
@@ -284,6 +286,26 @@ def test_several_inputs(tmp_path: Path) -> None:
     path = tmp_path / "two.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     assert "2 inputs" in refused(path)
+
+
+def test_names_from_outside_stay_on_one_line(tmp_path: Path) -> None:
+    """A terminal must not obey a file's name, nor a name in a file."""
+    path = tmp_path / "a\x1b[2J\nb\u202e.onnx"
+    path.write_bytes(b"nothing")
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x\x1b[2J", "z\n"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3]) for name in ("x\x1b[2J", "z\n")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "two.onnx"))
+    for file in (path, tmp_path / "two.onnx"):
+        with pytest.raises(uv.SourceError) as told:
+            uv.as_oracle(file)
+        assert str(told.value).isprintable()
+    good = onnx_net(random_weights([4, 3], np.random.default_rng(0)), tmp_path / "c\x1b[2J\n.onnx")
+    assert uv.as_oracle(good).name.isprintable()
 
 
 def test_damaged_files_answer_or_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from unveil.blackbox.answers import shown
 from unveil.blackbox.oracle import Questions
 from unveil.outcome import SourceError
 
@@ -22,7 +23,7 @@ class CallableSource:
     def __init__(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> None:
         self.function = function
         self.shape = shape
-        self.name = getattr(function, "__name__", type(function).__name__)
+        self.name = shown(str(getattr(function, "__name__", type(function).__name__)))
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64)
         self._sent = 0
         self._writes = False

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unveil.blackbox.oracle import NAMES, Ledger, Source, float_dtype, label_of, labels, legal, raw_answers, values
+from unveil.blackbox.answers import NAMES, label_of, labels, raw_answers, values
+from unveil.blackbox.oracle import Ledger, Source, float_dtype, legal
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 POINTS = 4

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.oracle import Questions, first_line
+from unveil.blackbox.answers import first_line, shown
+from unveil.blackbox.oracle import Questions
 from unveil.blackbox.sources.onnx_batch import Signature, batched, signature
 from unveil.blackbox.sources.onnx_file import in_single_precision, read_model
 from unveil.outcome import SourceError
@@ -45,7 +46,7 @@ class OnnxSource:
         threads: int | None = None,
     ) -> None:
         path = Path(path)
-        self.name = path.name
+        self.name = shown(path.name)
         self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS") or 0)
         model, self._digest = read_model(path)
         self.signature = signature(model, self.name, shape, output)

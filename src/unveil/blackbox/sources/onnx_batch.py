@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from unveil.blackbox.answers import shown
 from unveil.outcome import SourceError
 
 Sides = list[int | None]
@@ -43,7 +44,7 @@ def signature(model: Any, name: str, shape: tuple[int, ...] | None, output: str 
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
         raise SourceError(
-            f"{name} takes {len(inputs)} inputs ({', '.join(v.name for v in inputs)[:120]}); expected one: "
+            f"{name} takes {len(inputs)} inputs ({shown(', '.join(v.name for v in inputs))}); expected one: "
             "wrap it in a function that fills in the others"
         )
     outputs = {value.name: value for value in graph.output}
@@ -51,7 +52,7 @@ def signature(model: Any, name: str, shape: tuple[int, ...] | None, output: str 
         floating = [v.name for v in graph.output if v.type.tensor_type.elem_type in (1, 10, 11)]
         output = next(iter(floating or outputs), None)
     if output is None or output not in outputs:
-        raise SourceError(f"{name} has no output {output!r}; it has {', '.join(outputs)[:120]}")
+        raise SourceError(f"{name} has no output {output!r}; it has {shown(', '.join(outputs))}")
     sides, ends = _sides(inputs[0]), _sides(outputs[output])
     kind = int(inputs[0].type.tensor_type.elem_type)
     batch, own = _split(sides, ends, shape)

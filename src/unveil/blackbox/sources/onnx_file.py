@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.oracle import first_line
+from unveil.blackbox.answers import first_line, shown
 from unveil.outcome import SourceError
 
 LARGEST = 2**31 - 1
@@ -25,25 +25,27 @@ def read_model(path: Path) -> tuple[Any, str]:
     """
     import onnx
 
+    name = shown(path.name)
     try:
         size = path.stat().st_size
         if not path.is_file() or not 0 < size <= LARGEST:
             kind = "a file" if path.is_file() else "no file"
-            raise SourceError(f"{path.name}: expected an ONNX file of 1 byte to 2 GB; got {kind} of {size:,} bytes")
+            raise SourceError(f"{name}: expected an ONNX file of 1 byte to 2 GB; got {kind} of {size:,} bytes")
         data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise SourceError(f"cannot read {str(path)!r}: {why}") from None
     digest = hashlib.blake2b(data, digest_size=16)
     try:
         model = onnx.load_model_from_string(data)
         _fetch_weights(model, path, digest)
         onnx.checker.check_model(model)
-        _refuse_traps(model, path.name)
+        _refuse_traps(model, name)
     except SourceError:
         raise
     except Exception as error:
         raise SourceError(
-            f"{path.name} is not a valid ONNX file: {first_line(error)}; export it again, or check where it came from"
+            f"{name} is not a valid ONNX file: {first_line(error)}; export it again, or check where it came from"
         ) from None
     return model, digest.hexdigest()
 
@@ -61,11 +63,11 @@ def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
         place = (folder / location).resolve()
         if not location or not place.is_relative_to(folder) or not place.is_file():
             raise SourceError(
-                f"{path.name} wants the weights {tensor.name!r:.60} from {location!r:.120}, which is no file in "
+                f"{shown(path.name)} wants the weights {tensor.name!r:.60} from {location!r:.120}, which is no file in "
                 "its folder; put weights beside the model, or save it with all weights inside"
             )
         if model.ByteSize() + place.stat().st_size > LARGEST:
-            raise SourceError(f"{path.name} and its weights are larger than 2 GB")
+            raise SourceError(f"{shown(path.name)} and its weights are larger than 2 GB")
         digest.update(place.read_bytes())
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = onnx.TensorProto.DEFAULT

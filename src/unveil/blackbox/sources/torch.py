@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.oracle import Questions, first_line
+from unveil.blackbox.answers import first_line, shown
+from unveil.blackbox.oracle import Questions
 from unveil.outcome import BadInput, SourceError
 
 
@@ -54,12 +55,12 @@ class TorchSource:
             module = torch.jit.load(str(path), map_location="cpu")
         except Exception as error:
             raise SourceError(
-                f"{path.name} cannot be loaded as TorchScript: {first_line(error)}; of torch, only TorchScript files "
-                "and nn.Module objects are taken: save it with torch.jit.script(...).save, export it to ONNX, or "
+                f"{shown(path.name)} cannot be loaded as TorchScript: {first_line(error)}; of torch, only TorchScript "
+                "files and nn.Module objects are taken: save it with torch.jit.script(...).save, export it to ONNX, or "
                 "load it yourself (torch.load with weights_only=True) and pass the module"
             ) from None
         source = cls(module, shape)
-        source.name = path.name
+        source.name = shown(path.name)
         return source
 
     def answer(self, x: Questions) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""What a source says, made into answers: finite values or integer labels, or one clear error."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.outcome import SourceError, UnveilError
+
+if TYPE_CHECKING:
+    from unveil.blackbox.oracle import Ledger, Questions, Source
+
+# numpy's kinds of arrays that hold names: objects, bytes, text.
+NAMES = "OSUT"
+
+
+def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
+    """What the source says, as (N, m) of any type; whatever it raises becomes a SourceError.
+
+    Raises:
+        SourceError: The source raised, or did not answer one row per question.
+    """
+    try:
+        y = np.asarray(source.answer(x))
+    except UnveilError:
+        raise
+    except Exception as error:
+        shape = ", ".join(str(d) for d in (len(x), *source.shape))
+        raise SourceError(
+            f"{source.name} failed on an input of shape ({shape}): {type(error).__name__}: {first_line(error)}; "
+            "it must answer any number of questions at once: see docs/add-a-source.md, or pass shape="
+        ) from error
+    finally:
+        ledger.sent += source.attempts()
+    if y.ndim == 0 or len(y) != len(x):
+        raise SourceError(
+            f"{source.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, m): "
+            "one row per question"
+        )
+    return y.reshape(len(x), -1)
+
+
+def values(y: np.ndarray, x: Questions, name: str) -> Float[np.ndarray, "N m"]:
+    """Answers as finite float64.
+
+    Raises:
+        SourceError: Not numbers, NaN or infinite.
+    """
+    if y.dtype.kind not in "fiub":
+        raise SourceError(f"{name} answered with {y.dtype} instead of numbers; for class names pass answers='labels'")
+    y = y.astype(np.float64, copy=False)
+    if not np.isfinite(y).all():
+        rows = np.flatnonzero(~np.isfinite(y).all(axis=1))
+        raise SourceError(
+            f"{name} answered {len(rows)} of {len(y)} questions with NaN or infinity; inputs there reach "
+            f"{np.abs(x[rows]).max():.3g} in size: pass within=(low, high) to stay where it is defined"
+        )
+    return y
+
+
+def labels(y: np.ndarray, name: str) -> Int[np.ndarray, "N 1"]:
+    """Labels as integers: integers and booleans as they are, names by `label_of`.
+
+    Raises:
+        SourceError: More than one label per question, or a fraction.
+    """
+    if y.shape[1] != 1:
+        raise SourceError(
+            f"{name} answered {y.shape[1]} labels per question; expected one: ask about one of them, "
+            "e.g. lambda x: model(x)[:, 0]"
+        )
+    if y.dtype.kind in NAMES:
+        return np.array([[label_of(v)] for v in y[:, 0]], dtype=np.int64).reshape(-1, 1)
+    if y.dtype.kind == "f" and not (y == np.round(y)).all():
+        raise SourceError(
+            f"{name} answered {float(y[y != np.round(y)][0])!r} where a label was expected; "
+            "pass answers='values', and wrap it in LabelsOnly(oracle, threshold=...) if only labels shall be seen"
+        )
+    return y.astype(np.int64)
+
+
+def label_of(label: object) -> int:
+    """The number of a label. A name's number is its checksum: it must not depend on which names came before.
+
+    Raises:
+        SourceError: Neither a name nor a number.
+    """
+    if isinstance(label, str | bytes):
+        return zlib.crc32(label.encode() if isinstance(label, str) else label)
+    if isinstance(label, bool | int | np.integer | np.bool_):
+        return int(label)
+    raise SourceError(f"cannot take {label!r:.60} for a label; expected an integer, a boolean or a name")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length one can read."""
+    text = str(error).strip().splitlines()
+    return shown(text[0], 300) if text else "no message"
+
+
+def shown(text: str, length: int = 120) -> str:
+    """A text from outside (a name in a file, a message), fit for one line: no control characters, cut to a length."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return clean if len(clean) <= length else clean[: length - 1] + "…"
