@@ -1,0 +1,126 @@
+"""Singular values of all layers of WideCIFAR: ours beside torch.func.jacrev + svdvals, side by side in one run.
+
+Run `python benchmarks/stability.py`: the baseline on 1 sample and ours on 4; `--full` for 3 and 50. Needs torch and
+UNVEIL_DATA; a network that was never trained is made with random weights if `--untrained` is given, else trained first.
+Each side runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+NAME = "wide_cifar"
+
+
+def ours(network: object, x: np.ndarray) -> list[np.ndarray]:
+    """Curves before and after each activation, in float64."""
+    from unveil.whitebox.stability import stability
+
+    found = stability(network, x, lemma_9=False)  # type: ignore[arg-type]
+    return [curve for layer in found.layers for curve in (layer.before.values, layer.after.values)]
+
+
+def theirs(network: object, x: np.ndarray, chunk: int) -> list[np.ndarray]:
+    """The usual way: the Jacobian of every layer by backpropagation, then its singular values, in float32."""
+    import torch
+
+    from unveil import to_torch
+
+    module = to_torch(network).float()  # type: ignore[arg-type]
+    ends = [i for i, part in enumerate(module) if isinstance(part, torch.nn.ReLU)] + [len(module)]
+    curves: list[list[np.ndarray]] = [[] for _ in range(2 * len(ends))]
+    for row in torch.from_numpy(x).float():
+        for i, end in enumerate(ends):
+            last = i == len(ends) - 1
+            part = module[:end]
+            jacobian = torch.func.jacrev(lambda z, part=part: part(z[None])[0], chunk_size=chunk)(row)
+            with torch.no_grad():
+                alive = torch.ones(len(jacobian)) if last else (part(row[None])[0] > 0).float()
+                curves[2 * i].append(torch.linalg.svdvals(jacobian).numpy())
+                jacobian *= alive[:, None]
+                curves[2 * i + 1].append(curves[2 * i][-1] if last else torch.linalg.svdvals(jacobian).numpy())
+    return [np.array(each) for each in curves]
+
+
+def run(side: str, samples: int, untrained: bool, chunk: int, out: str) -> None:
+    """One side, in this process; prints its figures as JSON."""
+    from papers.invertibility import networks
+    from unveil import from_torch
+
+    if untrained:
+        import torch
+
+        torch.manual_seed(0)
+        network = from_torch(networks.module(NAME), (3, 32, 32))
+    else:
+        network = networks.trained(NAME)
+    x = networks.test_images(NAME, samples)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    wall, cpu = time.perf_counter(), time.process_time()
+    curves = ours(network, x) if side == "ours" else theirs(network, x, chunk)
+    figures = {
+        "wall": (time.perf_counter() - wall) / samples,
+        "cpu": (time.process_time() - cpu) / samples,
+        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "start_MB": held,
+    }
+    np.savez(out, *curves)
+    print(json.dumps(figures))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="the baseline on 3 samples, ours on 50")
+    parser.add_argument("--samples", type=int, nargs=2, metavar=("BASELINE", "OURS"))
+    parser.add_argument("--untrained", action="store_true")
+    parser.add_argument("--chunk", type=int, default=256, help="rows per backward pass of the baseline")
+    parser.add_argument("--side", choices=("ours", "jacrev"), help=argparse.SUPPRESS)
+    parser.add_argument("--out", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    counts = given.samples or ((3, 50) if given.full else (1, 4))
+    if given.side:
+        run(given.side, counts[given.side == "ours"], given.untrained, given.chunk, given.out)
+        return
+    import tempfile
+
+    figures, curves = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for side in ("ours", "jacrev"):
+            out = str(Path(folder) / f"{side}.npz")
+            command = [sys.executable, __file__, "--side", side, "--out", out, "--chunk", str(given.chunk)]
+            command += ["--samples", *map(str, counts)] + ["--untrained"] * given.untrained
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=_environment())
+            figures[side] = json.loads(done.stdout.splitlines()[-1])
+            with np.load(out) as arrays:
+                curves[side] = [arrays[key] for key in arrays.files]
+    print(f"{NAME}: singular values of every layer, before and after each activation, per sample")
+    print(f"threads: {os.environ.get('OMP_NUM_THREADS', 'all')}")
+    print(f"{'':10}{'samples':>9}{'wall s':>9}{'cpu s':>9}{'peak MB':>10}")
+    for side, count in zip(("jacrev", "ours"), counts, strict=True):
+        f = figures[side]
+        print(f"{side:10}{count:9}{f['wall']:9.1f}{f['cpu']:9.1f}{f['peak_MB']:10.0f}")
+    ratio = figures["jacrev"]["wall"] / figures["ours"]["wall"], figures["jacrev"]["cpu"] / figures["ours"]["cpu"]
+    print(f"ratio: {ratio[0]:.1f} in wall time, {ratio[1]:.1f} in CPU time")
+    common = min(counts)
+    for i, (a, b) in enumerate(zip(curves["jacrev"], curves["ours"], strict=True)):
+        k = min(a.shape[1], b.shape[1])
+        apart = np.abs(a[:common, :k] - b[:common, :k]).max() / b[:common].max()
+        print(f"layer {i // 2} {('before', 'after')[i % 2]}: the two differ by {apart:.1e} of the largest (float32)")
+
+
+def _environment() -> dict[str, str]:
+    root = Path(__file__).parents[1]
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+
+
+if __name__ == "__main__":
+    main()

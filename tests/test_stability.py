@@ -1,0 +1,182 @@
+"""Singular values against high precision, numpy and autograd; the lemmas against brute force."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from unveil.outcome import BadInput
+from unveil.whitebox import singular_values as module
+from unveil.whitebox.activation import activation
+from unveil.whitebox.convolution import Convolution
+from unveil.whitebox.extremes import extreme_singular_values
+from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
+from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.region import linearise
+from unveil.whitebox.removal import removal
+from unveil.whitebox.singular_values import singular_values
+from unveil.whitebox.stability import stability, window_of
+
+
+def dense_network(rng: np.random.Generator, widths: tuple[int, ...], name: str = "relu") -> Network:
+    pairs = [(rng.standard_normal((k, n)) / np.sqrt(n), rng.standard_normal(k)) for n, k in itertools.pairwise(widths)]
+    return Network.from_weights(pairs, activation=name)
+
+
+def conv_network(rng: np.random.Generator, name: str = "relu") -> Network:
+    one = Convolution(rng.standard_normal((6, 2, 3, 3)) / 3, (2, 9, 9), (1, 1), (1, 1, 1, 1))
+    two = Convolution(rng.standard_normal((8, 3, 3, 3)) / 5, (6, 9, 9), (2, 2), (1, 0, 0, 1), (1, 1), 2)
+    width = two.output_size
+    layers = [
+        Layer(one.matrix(), rng.standard_normal(one.output_size), activation(name), one),
+        Layer(two.matrix(), rng.standard_normal(width), activation(name), two),
+        Layer(rng.standard_normal((40, width)) / np.sqrt(width), rng.standard_normal(40), activation(name)),
+        Layer(rng.standard_normal((5, 40)), np.zeros(5), activation("identity")),
+    ]
+    return Network(tuple(layers), (2, 9, 9))
+
+
+def as_piece(matrix: np.ndarray) -> Piece:
+    height, width = matrix.shape
+    return Piece(height, width, (Block(np.arange(height), np.arange(width), matrix),))
+
+
+def test_values_hold_to_ten_digits_far_below_where_a_gram_matrix_does(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpmath = pytest.importorskip("mpmath")
+    # Small cases take the direct way; here they go through the Gram matrices.
+    monkeypatch.setattr(module, "SMALL", 2)
+    for rows, width in ((30, 18), (16, 24), (20, 20)):
+        k = min(rows, width)
+        left, right = (np.linalg.qr(rng.standard_normal((n, k)))[0] for n in (rows, width))
+        matrix = (left * np.logspace(1, -4.5, k)) @ right.T
+        with mpmath.workdps(50):
+            exact = np.sort([float(v) for v in mpmath.svd_r(mpmath.matrix(matrix.tolist()), compute_uv=False)])[::-1]
+        values, floor = singular_values(as_piece(matrix))
+        # Any method in double precision is uncertain by a few eps of the largest.
+        np.testing.assert_allclose(values, exact, rtol=1e-10, atol=8 * np.finfo(float).eps * exact[0])
+        assert (np.abs(values / exact - 1)[exact > 1e-5 * exact[0]] < 1e-10).all()
+        assert floor < 1e-12
+        gram = np.sqrt(np.maximum(np.linalg.eigvalsh(matrix.T @ matrix), 0))[::-1][:k]
+        assert np.abs(gram / exact - 1).max() > 1e-8, "a plain Gram matrix would not have done"
+
+
+def test_large_pieces_agree_with_lapack_at_every_size_of_value(rng: np.random.Generator) -> None:
+    for rows, width, lowest in ((900, 700, -7), (650, 800, -4), (900, 700, -1)):
+        k = min(rows, width)
+        left, right = (np.linalg.qr(rng.standard_normal((n, k)))[0] for n in (rows, width))
+        chosen = np.logspace(0, lowest, k)
+        chosen[-5:] = 0
+        values, floor = singular_values(as_piece((left * chosen) @ right.T))
+        np.testing.assert_allclose(values, chosen, rtol=1e-10, atol=2e-14)
+        assert (values > floor).sum() == k - 5
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu(0.3)", "tanh"])
+@pytest.mark.parametrize("make", [dense_network, conv_network])
+def test_every_layer_agrees_with_the_svd_of_the_linearisation(
+    name: str, make: Callable[..., Network], rng: np.random.Generator
+) -> None:
+    network = make(rng, name=name, **({"widths": (12, 30, 20, 9, 4)} if make is dense_network else {}))
+    x = rng.standard_normal((3, network.n))
+    window = rng.choice(network.n, network.n // 2, replace=False)
+    for inputs in (None, window):
+        found = stability(network, x, window=inputs)
+        for i, each in enumerate(found.layers):
+            for spectrum, before in ((each.before, True), (each.after, False)):
+                matrix = linearise(network, x, i, before).matrix
+                expected = np.linalg.svd(matrix if inputs is None else matrix[:, :, inputs], compute_uv=False)
+                np.testing.assert_allclose(spectrum.values, expected, rtol=1e-10, atol=1e-13 * expected.max())
+                part = matrix if inputs is None else matrix[:, :, inputs]
+                np.testing.assert_array_equal(spectrum.rank, np.linalg.matrix_rank(part))
+    assert "condition" in str(found)
+
+
+def test_blocks_multiply_as_matrices(rng: np.random.Generator) -> None:
+    for one, other in itertools.product((0.05, 0.4, None), repeat=2):
+        matrices = []
+        for shape, density in (((30, 40), one), ((25, 30), other)):
+            full = rng.standard_normal(shape)
+            if density is not None:
+                pattern = rng.random((6, shape[1])) < density
+                full *= pattern[rng.integers(6, size=shape[0])]
+            matrices.append(full)
+        layers = [
+            Layer(m if d is None else sparse.csr_array(m), np.zeros(len(m)), activation("relu"))
+            for m, d in zip(matrices, (one, other), strict=True)
+        ]
+        blocks = [blocks_of(layer) for layer in layers]
+        slope = rng.choice([0.0, 1.0, 0.5], 30)
+        window = np.sort(rng.choice(40, 25, replace=False))
+        first = first_piece(blocks[0], 30, window, 40)
+        np.testing.assert_array_equal(first.whole(), matrices[0][:, window])
+        product = next_piece(blocks[1], 25, first.keep(slope))
+        expected = matrices[1] @ (slope[:, None] * matrices[0][:, window])
+        np.testing.assert_allclose(product.whole(), expected, atol=1e-13)
+        folded = product.folded().whole()
+        np.testing.assert_allclose(folded @ folded.T, expected @ expected.T, atol=1e-12)
+        gram = product.gram()
+        rows = product.dense()
+        np.testing.assert_allclose(gram, rows @ rows.T if product.rows < product.width else rows.T @ rows, atol=1e-12)
+
+
+def test_lemma_8_and_9_bound_what_they_should(rng: np.random.Generator) -> None:
+    for _ in range(40):
+        network = dense_network(rng, tuple(rng.integers(3, 14, 4)))
+        found = stability(network, rng.standard_normal((4, network.n)), lemma_9=True)
+        for each in found.layers:
+            smallest, tiny = each.after.smallest, 1e-12
+            assert (each.after.largest <= each.bound_largest + tiny).all()
+            assert (each.after.rank <= each.before.rank).all()
+            for bound in (each.bound_smallest, each.bound_interlacing, each.bound_removal):
+                told = np.isfinite(bound) & (each.after.rank > 0)
+                assert (smallest[told] <= bound[told] * (1 + 1e-9) + tiny).all()
+            told = np.isfinite(each.bound_smallest) & (each.after.rank > 0)
+            assert (each.bound_interlacing[told] <= each.bound_smallest[told] + tiny).all()
+
+
+def test_removal_counts_by_brute_force(rng: np.random.Generator) -> None:
+    matrix, kept = rng.standard_normal((12, 4)), rng.random(12) < 0.6
+    grid = np.linspace(0, 10, 30)
+    found = removal(matrix, kept, grid)
+    root, stays = np.sqrt(kept.sum()), matrix[kept]
+    scaled = np.array([[abs(a @ b) / np.linalg.norm(b) * root for a in stays] for b in matrix[~kept]])
+    np.testing.assert_allclose(found.constants, scaled.max(axis=1))
+    np.testing.assert_array_equal(found.counts, [(scaled <= c).sum(axis=1).max() for c in grid])
+    assert found.spanned.all()
+    assert found.bound >= np.linalg.svd(stays, compute_uv=False)[-1]
+    # Outside of the row space the lemma fails: nothing is claimed there.
+    apart = removal(np.diag([1.0, 2.0, 3.0]), np.array([True, True, False]))
+    assert not apart.spanned.any()
+    assert np.isnan(apart.bound)
+
+
+@pytest.mark.parametrize("make", [dense_network, conv_network])
+def test_extreme_values_without_a_matrix(make: Callable[..., Network], rng: np.random.Generator) -> None:
+    network = make(rng, **({"widths": (30, 80, 60, 40)} if make is dense_network else {}))
+    x = rng.standard_normal(network.n)
+    for layer in (0, 1):
+        exact = np.linalg.svd(linearise(network, x, layer).matrix, compute_uv=False)
+        found = extreme_singular_values(network, x, layer, count=3, rng=rng)
+        np.testing.assert_allclose(found.largest, exact[:3], rtol=1e-8)
+        if make is dense_network:
+            np.testing.assert_allclose(found.smallest, exact[-3:], rtol=1e-4, atol=1e-6 * exact[0])
+
+
+def test_wrong_windows_are_refused(rng: np.random.Generator) -> None:
+    network = conv_network(rng)
+    x = rng.standard_normal(network.n)
+    inside = window_of((2, 9, 9), (3, 6), (2, 4))
+    assert inside.tolist() == [c * 81 + r * 9 + s for c in range(2) for r in (3, 4, 5) for s in (2, 3)]
+    with pytest.raises(BadInput, match="does not lie"):
+        window_of((2, 9, 9), (3, 10), (2, 4))
+    for wrong in (np.array([], dtype=int), np.array([0, 162]), np.array([[1]])):
+        with pytest.raises(BadInput, match="window must list"):
+            stability(network, x, window=wrong)
+    with pytest.raises(BadInput, match="expected inputs"):
+        stability(network, x[:5])
