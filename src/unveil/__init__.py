@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.activation import Activation as Activation
     from unveil.whitebox.comparison import Comparison as Comparison
     from unveil.whitebox.comparison import compare as compare
+    from unveil.whitebox.extremes import extreme_singular_values as extreme_singular_values
     from unveil.whitebox.formats import from_torch as from_torch
     from unveil.whitebox.formats import load as load
     from unveil.whitebox.formats import save as save
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
     from unveil.whitebox.region import activation_pattern as activation_pattern
     from unveil.whitebox.region import linear_region as linear_region
     from unveil.whitebox.region import linearise as linearise
+    from unveil.whitebox.stability import Stability as Stability
+    from unveil.whitebox.stability import stability as stability
+    from unveil.whitebox.stability import window_of as window_of
 
 # One line per public name here, one above (for type checkers and editors); a test compares the two.
 _PUBLIC = {
@@ -83,6 +87,10 @@ _PUBLIC = {
     "large_change": "whitebox.large_change",
     "Lookalike": "whitebox.lookalike",
     "lookalike": "whitebox.lookalike",
+    "Stability": "whitebox.stability",
+    "stability": "whitebox.stability",
+    "window_of": "whitebox.stability",
+    "extreme_singular_values": "whitebox.extremes",
     "Layer": "whitebox.network",
     "Network": "whitebox.network",
     "Preimage": "whitebox.preimage",

@@ -1,0 +1,105 @@
+"""unveil stability: singular values layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Common, Scale
+
+
+@command
+def stability(
+    network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
+    common: Common,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder.", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many examples to take the median over.")] = 10,
+    within: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Without --inputs: draw random inputs from this range."),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="TOP,BOTTOM,LEFT,RIGHT", help="Let only these pixels vary.", show_default=False),
+    ] = None,
+    scale: Scale = None,
+    lemma_9: Annotated[bool, typer.Option("--lemma-9", help="Evaluate Lemma 9 in every layer, large or not.")] = False,
+) -> None:
+    """Tell how stable the way back from features to inputs is: singular values layer by layer."""
+    import numpy as np
+
+    from unveil.blackbox.sources import as_oracle
+    from unveil.cli.inputs import read_inputs
+    from unveil.cli.options import integers, interval
+    from unveil.outcome import BadInput
+    from unveil.whitebox.formats import load
+    from unveil.whitebox.stability import stability as measure
+    from unveil.whitebox.stability import window_of
+
+    known = load(network)
+    legal = None if within is None else interval(within)
+    if inputs is not None:
+        oracle = as_oracle(known.logits, shape=known.shape, within=legal)
+        given = read_inputs(inputs, oracle, scale, most=samples)
+        for line in given.said:
+            common.note(line)
+        x = given.x
+    else:
+        common.note("no --inputs: random inputs, which may behave otherwise than real ones")
+        rng = common.rng("stability")
+        x = rng.uniform(*(legal or (0.0, 1.0)), size=(samples, known.n))
+    seen = None
+    if window is not None:
+        sides = integers(window, "--window")
+        if len(sides) != 4:
+            raise BadInput(f"--window takes TOP,BOTTOM,LEFT,RIGHT; got {window!r}")
+        top, bottom, left, right = sides
+        seen = window_of(known.shape, (top, bottom), (left, right))
+    found = measure(
+        known,
+        x,
+        window=seen,
+        lemma_9=True if lemma_9 else None,
+        watch=lambda done, all_: common.note(f"{done} of {all_} inputs") if all_ > 1 else None,
+    )
+    figures = {
+        "samples": len(x),
+        "inputs": found.inputs,
+        "layers": [
+            {
+                "neurons": each.neurons,
+                "active": float(np.median(each.active)),
+                "rank": float(np.median(each.after.rank)),
+                "largest": float(np.median(each.after.largest)),
+                "smallest": float(np.median(each.after.smallest)),
+                "condition": _median(each.after.condition),
+                "condition_before": _median(each.before.condition),
+                "bound_largest": _median(each.bound_largest),
+                "bound_smallest": _median(each.bound_smallest),
+                "bound_interlacing": _median(each.bound_interlacing),
+                "bound_removal": _median(each.bound_removal),
+                "floor": float(np.median(each.after.floor)),
+                "before": each.before.median(),
+                "after": each.after.median(),
+            }
+            for each in found.layers
+        ],
+    }
+    common.tell(figures, *str(found).splitlines())
+
+
+def _median(values: object) -> float | None:
+    """The median where there is one."""
+    import numpy as np
+
+    told = np.asarray(values, dtype=float)
+    told = told[np.isfinite(told)]
+    return float(np.median(told)) if told.size else None
