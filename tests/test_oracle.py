@@ -214,6 +214,11 @@ def test_values_are_no_probabilities() -> None:
         uv.as_oracle(lambda x: x, 3, answers="probabilities")
 
 
+def test_independent_probabilities_are_asked_one_by_one() -> None:
+    with pytest.raises(uv.SourceError, match="one of them"):
+        uv.as_oracle(special.expit, 3, answers="probabilities")
+
+
 def test_rounded_probabilities_have_a_floor_of_half_a_digit(rng: np.random.Generator) -> None:
     oracle = uv.as_oracle(lambda x: np.round(softmax(5 * x), 3), 4)
     assert isinstance(oracle, uv.LogRatios)

@@ -16,10 +16,10 @@ from unveil.outcome import BadInput, BudgetExceeded, SourceError
 Answers = Num[np.ndarray, "N m"]
 Questions = Float[np.ndarray, "N n"]
 
-# A source never gets more than this many numbers (32 MB) or rows at once, so that a big batch costs time, not memory.
+# A source never gets more than this many numbers (64 MB) or rows at once, so that a big batch costs time, not memory.
 # The borders depend on the size alone: the same batch is always cut at the same places and answered with the same bits.
-CHUNK_NUMBERS = 2**22
-CHUNK_ROWS = 2**16
+CHUNK_NUMBERS = 2**23
+CHUNK_ROWS = 2**12
 
 
 @dataclass

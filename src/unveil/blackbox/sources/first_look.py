@@ -92,6 +92,12 @@ def first_look(
             f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
             "pass answers='values'"
         )
+    sums = a.sum(axis=1)
+    if kind == "probabilities" and a.shape[1] > 1 and np.abs(sums - 1).max() > 0.05:
+        raise SourceError(
+            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes that "
+            "exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass answers='values'"
+        )
     size = float(np.abs(a).max())
     spread = float(np.abs(a - b).max())
     dtype, resolution = _rounding(a, first.dtype, float_dtype(source.dtype))
