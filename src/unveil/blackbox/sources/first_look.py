@@ -92,11 +92,12 @@ def first_look(
             f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
             "pass answers='values'"
         )
-    sums = a.sum(axis=1)
-    if kind == "probabilities" and a.shape[1] > 1 and np.abs(sums - 1).max() > 0.05:
+    if kind == "probabilities" and a.shape[1] > 1 and not _sums_to_one(first, slack=0.05):
+        sums = a.sum(axis=1)
         raise SourceError(
-            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes that "
-            "exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass answers='values'"
+            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes "
+            "that exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass "
+            "answers='values'"
         )
     size = float(np.abs(a).max())
     spread = float(np.abs(a - b).max())
@@ -141,11 +142,15 @@ def _kind(y: np.ndarray) -> str:
         return "labels"
     if y.dtype.kind != "f" or y.shape[1] < 2 or not np.isfinite(y).all() or y.min() < 0 or y.max() > 1.01:
         return "values"
-    # Softmax sums to 1 within the rounding of its m terms; APIs round probabilities to as little as two decimals.
-    off = np.abs(y.astype(np.float64).sum(axis=1) - 1).max()
-    rounded = _decimals(y.astype(np.float64), y.dtype)
-    allowed = 0.5 * y.shape[1] * 10.0**-rounded if rounded is not None else 0.0
-    return "probabilities" if off <= max(allowed, 64 * np.finfo(np.float32).eps) else "values"
+    return "probabilities" if _sums_to_one(y, slack=64 * float(np.finfo(np.float32).eps)) else "values"
+
+
+def _sums_to_one(y: np.ndarray, slack: float) -> bool:
+    """Whether rows sum to 1, as exactly as their decimals allow: some interfaces give no more than two."""
+    z = y.astype(np.float64)
+    places = _decimals(z, y.dtype)
+    allowed = 0.0 if places is None else 0.5 * y.shape[1] * 10.0**-places
+    return bool(np.abs(z.sum(axis=1) - 1).max() <= max(allowed, slack))
 
 
 def _look_at_labels(
