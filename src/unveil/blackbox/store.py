@@ -96,6 +96,8 @@ class Memory:
         shape: tuple[int, ...],
         check: bool = True,
     ) -> None:
+        # A name from outside may hold what is no Unicode text.
+        fingerprint, name = (text.encode("utf-8", "backslashreplace").decode() for text in (fingerprint, name))
         known = file.note("fingerprint")
         if known and known != fingerprint:
             raise StoreError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, l
             return _picture(path, oracle)[None], None, []
     except BadInput:
         raise
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, KeyError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {error or type(error).__name__}") from error
     raise BadInput(f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .png, .jpg or a folder of pictures")
 
