@@ -24,6 +24,7 @@ from unveil.blackbox.sources.json_endpoint import JsonEndpoint
 from unveil.blackbox.sources.open_inference import OpenInference
 from unveil.blackbox.sources.wire_options import Token, WireOptions
 from unveil.blackbox.store import StoredSource
+from unveil.cli.options import Asking
 from unveil.outcome import BadInput, SourceError, UnveilError
 
 SECRET = "s3cr3t-T0ken"
@@ -213,6 +214,18 @@ def test_the_library_asks_a_url():
         assert (oracle.n, oracle.m, oracle.name) == (5, 3, served.url)
         assert oracle(x).tobytes() == model(x).tobytes()
         assert oracle.ledger.sent == oracle.ledger.asked == served.questions
+
+
+def test_the_command_line_asks_a_url(tmp_path):
+    with serve() as served:
+        oracle = Asking(token_file=None, store=tmp_path / "a", within="-1,1").oracle(served.url)
+        assert (oracle.n, oracle.m) == (5, 3)
+        oracle = Asking(request="/instances", answer="/predictions", shape="5").oracle(served.url)
+        assert oracle(X).tobytes() == model(X).tobytes()
+        with pytest.raises(BadInput, match="--request"):
+            Asking(answer="/predictions", shape="5").oracle(served.url)
+    with pytest.raises(BadInput, match="--ask-again is for models behind a web address"):
+        Asking(ask_again=True).oracle("examples/digits.onnx")
 
 
 def test_what_the_metadata_says_and_does_not_say():

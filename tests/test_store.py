@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from tests.served import serve
 from unveil.blackbox.answer_file import AnswerFile
@@ -25,6 +27,7 @@ from unveil.blackbox.oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.choose import as_oracle
 from unveil.blackbox.store import Stored, StoredSource, Tally
+from unveil.cli import app
 from unveil.outcome import SourceError, StoreError
 
 X = np.random.default_rng(3).standard_normal((300, 4))
@@ -306,6 +309,30 @@ def test_an_answer_takes_little_room(tmp_path):
         stored(part)
     stored.memory.file.close()
     assert (tmp_path / "a").stat().st_size / len(x) <= 120
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "npz"])
+def test_the_command_line_looks_into_a_store(kind, tmp_path):
+    Stored(oracle(), tmp_path / "a")(X)
+    runner = CliRunner()
+    told = json.loads(runner.invoke(app, ["store", "info", str(tmp_path / "a"), "--json"]).stdout)
+    assert (told["answers"], told["model"]) == (300, "model")
+    out = tmp_path / f"out.{kind}"
+    done = runner.invoke(app, ["store", "export", str(tmp_path / "a"), "--out", str(out)])
+    assert (done.exit_code, done.stdout) == (0, f"300 answers written to {out}\n")
+    if kind == "npz":
+        with np.load(out) as arrays:
+            keys, answers = arrays["keys"].tolist(), arrays["answers"]
+    elif kind == "csv":
+        rows = [line.split(",") for line in out.read_text().splitlines()]
+        keys, answers = [row[0] for row in rows], np.array([row[1:] for row in rows], dtype=float)
+    else:
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        keys, answers = [line["key"] for line in lines], np.array([line["answer"] for line in lines])
+    assert keys == sorted(set(keys))
+    assert sorted(map(tuple, answers)) == sorted(map(tuple, model(X)))
+    for wrong in (["info", "missing"], ["export", str(tmp_path / "a"), "--out", "a.txt"]):
+        assert runner.invoke(app, ["store", *wrong]).exit_code in (1, 2)
 
 
 AUDIT = """

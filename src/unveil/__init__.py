@@ -10,11 +10,19 @@ if TYPE_CHECKING:
     from unveil.blackbox.oracle import Ledger as Ledger
     from unveil.blackbox.oracle import Oracle as Oracle
     from unveil.blackbox.sources import as_oracle as as_oracle
+    from unveil.blackbox.sources.http import HttpSource as HttpSource
+    from unveil.blackbox.sources.json_endpoint import JsonEndpoint as JsonEndpoint
+    from unveil.blackbox.sources.open_inference import OpenInference as OpenInference
+    from unveil.blackbox.sources.wire_options import Token as Token
+    from unveil.blackbox.sources.wire_options import WireOptions as WireOptions
+    from unveil.blackbox.store import Stored as Stored
     from unveil.blackbox.wrappers import Affine as Affine
     from unveil.blackbox.wrappers import LabelsOnly as LabelsOnly
     from unveil.blackbox.wrappers import LogRatios as LogRatios
     from unveil.blackbox.wrappers import Restricted as Restricted
     from unveil.blackbox.wrappers import Rounded as Rounded
+    from unveil.executor import spread as spread
+    from unveil.executor import workers as workers
     from unveil.identify.choose import identify as identify
     from unveil.identify.method import Identification as Identification
     from unveil.identify.saturation import Saturation as Saturation
@@ -22,8 +30,10 @@ if TYPE_CHECKING:
     from unveil.outcome import BudgetExceeded as BudgetExceeded
     from unveil.outcome import Outcome as Outcome
     from unveil.outcome import SourceError as SourceError
+    from unveil.outcome import StoreError as StoreError
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
+    from unveil.outcome import WorkerLost as WorkerLost
     from unveil.report.audit import report as report
     from unveil.report.page import Page as Page
     from unveil.whitebox.activation import Activation as Activation
@@ -56,6 +66,12 @@ _PUBLIC = {
     "Ledger": "blackbox.oracle",
     "Oracle": "blackbox.oracle",
     "as_oracle": "blackbox.sources",
+    "HttpSource": "blackbox.sources.http",
+    "JsonEndpoint": "blackbox.sources.json_endpoint",
+    "OpenInference": "blackbox.sources.open_inference",
+    "Token": "blackbox.sources.wire_options",
+    "WireOptions": "blackbox.sources.wire_options",
+    "Stored": "blackbox.store",
     "Affine": "blackbox.wrappers",
     "LabelsOnly": "blackbox.wrappers",
     "LogRatios": "blackbox.wrappers",
@@ -66,12 +82,16 @@ _PUBLIC = {
     "Saturation": "identify.saturation",
     "report": "report.audit",
     "Page": "report.page",
+    "spread": "executor",
+    "workers": "executor",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
     "Outcome": "outcome",
     "SourceError": "outcome",
+    "StoreError": "outcome",
     "UnsteadyAnswers": "outcome",
     "UnveilError": "outcome",
+    "WorkerLost": "outcome",
     "Activation": "whitebox.activation",
     "Comparison": "whitebox.comparison",
     "compare": "whitebox.comparison",

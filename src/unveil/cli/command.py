@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import typer.core
 
-from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, StoreError, UnveilError
 from unveil.report.text import printable
 
 FINE, INCOMPLETE, USAGE, MODEL, BUDGET, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -62,8 +62,8 @@ def _main(
     pass
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command under its function's name.
+def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[..., None]:
+    """Register a command under its function's name, in `home`: the app, or a group of commands in it.
 
     A parameter whose type is a dataclass (`Asking`, `Common`) becomes one option per field, so that commands share
     their options as nouns. Whatever is raised on purpose ends in one line on stderr and an exit code.
@@ -91,7 +91,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     del run.__wrapped__  # type: ignore[attr-defined]  # typer would look through it, past the options
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name=function.__name__.strip("_"))(run)
+    home.command(name=function.__name__.strip("_"))(run)
     return function
 
 
@@ -114,7 +114,7 @@ def clear_errors() -> Iterator[None]:
         raise
     except BudgetExceeded as error:
         _end(error, BUDGET)
-    except BadInput as error:
+    except (BadInput, StoreError) as error:
         _end(error, USAGE)
     except SourceError as error:
         _end(error, MODEL)

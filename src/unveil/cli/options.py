@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import exit_code
+from unveil.cli.serving import Serving
 from unveil.outcome import BadInput, Outcome
 from unveil.report.text import printable
 
@@ -99,8 +100,8 @@ class Common:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """What a model may be asked, and how often."""
+class Asking(Serving):
+    """What a model may be asked, how often, and how to reach it."""
 
     shape: Annotated[
         str | None,
@@ -131,9 +132,13 @@ class Asking:
         """The oracle that SOURCE and these options describe."""
         from unveil.blackbox.sources import as_oracle
 
+        shape = None if self.shape is None else integers(self.shape, "--shape")
+        served = source.startswith(("http://", "https://"))
+        if not served:
+            self.refuse_unserved(source)
         return as_oracle(
-            load(source),
-            shape=None if self.shape is None else integers(self.shape, "--shape"),
+            self.served(source, shape) if served else load(source),
+            shape=shape,
             within=None if self.within is None else interval(self.within),
             grid=None if self.grid is None else number(self.grid, "--grid"),
             budget=self.budget,

@@ -1,0 +1,44 @@
+"""Stored answers as files that other programs read."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+
+from unveil.blackbox.answer_file import AnswerFile
+from unveil.blackbox.store import read_answer
+from unveil.outcome import StoreError
+
+
+def export_answers(file: AnswerFile, out: Path) -> int:
+    """Write all keys (in hexadecimal) and answers, sorted by key, as .csv, .jsonl or .npz.
+
+    Returns:
+        How many.
+
+    Raises:
+        StoreError: The file is damaged, or its answers differ in length and cannot be one array.
+    """
+    count = 0
+    if out.suffix == ".npz":
+        keys, answers = [], []
+        for key, kept in file:
+            keys.append(key.hex())
+            answers.append(read_answer(kept))
+        if len({len(answer) for answer in answers}) > 1:
+            raise StoreError(f"the answers in {file.path} differ in length; export them as .csv or .jsonl")
+        np.savez(out, keys=np.array(keys, dtype="U32"), answers=np.array(answers))
+        return len(keys)
+    with out.open("w", encoding="utf-8", newline="") as lines:
+        table = csv.writer(lines)
+        for key, kept in file:
+            answer = read_answer(kept).tolist()
+            if out.suffix == ".csv":
+                table.writerow([key.hex(), *answer])
+            else:
+                lines.write(json.dumps({"key": key.hex(), "answer": answer}) + "\n")
+            count += 1
+    return count

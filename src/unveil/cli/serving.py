@@ -1,0 +1,108 @@
+"""The options for models behind a web address: `Serving` makes their source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unveil.outcome import BadInput
+
+if TYPE_CHECKING:
+    from unveil.blackbox.sources.http import HttpSource
+
+_PANEL = "Models behind a web address"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How to speak to a server."""
+
+    request: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help='Where the questions go: a JSON pointer (/instances), or JSON with "$questions" or "$question" in it.',
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POINTER",
+            help="Where the answers are in the reply, e.g. /predictions.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    output: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Which output tensor holds the answers.", show_default=False, rich_help_panel=_PANEL
+        ),
+    ] = None
+    datatype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="FP32 or FP64, if the server does not tell.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Holds the token to send; without it the environment variable UNVEIL_TOKEN is looked at.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    connections: Annotated[int, typer.Option(min=1, help="Requests under way at once.", rich_help_panel=_PANEL)] = 4
+    batch: Annotated[int, typer.Option(min=1, help="Most questions in one request.", rich_help_panel=_PANEL)] = 256
+    timeout: Annotated[float, typer.Option(help="Seconds for one attempt.", rich_help_panel=_PANEL)] = 60.0
+    retries: Annotated[int, typer.Option(min=0, help="Attempts after the first.", rich_help_panel=_PANEL)] = 6
+    ask_again: Annotated[
+        bool,
+        typer.Option(
+            "--ask-again",
+            help="After a broken connection, ask again even though the question may be charged twice.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+
+    def served(self, url: str, shape: tuple[int, ...] | None) -> HttpSource:
+        """The source at an address."""
+        from unveil.blackbox.sources.http import HttpSource
+        from unveil.blackbox.sources.json_endpoint import JsonEndpoint
+        from unveil.blackbox.sources.open_inference import OpenInference
+        from unveil.blackbox.sources.wire_options import Token, WireOptions
+
+        options = WireOptions(
+            token=Token.from_environment() if self.token_file is None else Token.from_file(self.token_file),
+            connections=self.connections,
+            batch=self.batch,
+            timeout=self.timeout,
+            retries=self.retries,
+            ask_again=self.ask_again,
+        )
+        if self.request is None and self.answer is None:
+            return HttpSource(url, shape, OpenInference(output=self.output, datatype=self.datatype), options)
+        if self.request is None or self.output is not None:
+            raise BadInput("--answer goes with --request, and without --output")
+        speaks = JsonEndpoint(self.request, self.answer or "", self.datatype or "FP64")
+        return HttpSource(url, shape, speaks, options)
+
+    def refuse_unserved(self, source: str) -> None:
+        """Say that these options mean nothing for a file or a function.
+
+        Raises:
+            BadInput: One of them was given.
+        """
+        given = [field.name for field in fields(Serving) if getattr(self, field.name) != field.default]
+        if given:
+            raise BadInput(f"--{given[0].replace('_', '-')} is for models behind a web address; {source} is none")
