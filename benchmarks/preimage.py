@@ -72,9 +72,7 @@ def gaussian(width: int, baseline: int, count: int, seed: int) -> None:
 def data_set(name: str, network: Network, inputs: np.ndarray, jobs: int | None) -> None:
     began = time.perf_counter()
     with workers(jobs) as executor:
-        cpu, kinds = timed(
-            lambda: Counter((p.kind, p.certified) for p in preimages(network, inputs, executor=executor))
-        )
+        kinds = Counter((p.kind, p.certified) for p in preimages(network, inputs, executor=executor))
     wall = time.perf_counter() - began
     parts = f"{jobs or os.cpu_count()} processes"
     print(f"{name}: {len(inputs)} inputs, {parts}, {wall:.1f} s of wall clock; {dict(kinds)}", flush=True)
