@@ -207,3 +207,21 @@ def test_bad_input_is_named(rng: np.random.Generator) -> None:
         lookalike(Network.from_weights(random_weights((3, 4, 2), rng), activation="tanh"), x, x, layer=1)
     with pytest.raises(BadInput, match="epsilon"):
         large_change(network, x, -1.0)
+
+
+def test_the_command_asks_the_file() -> None:
+    import json
+
+    from typer.testing import CliRunner
+
+    from unveil.cli import app
+
+    given = ["lookalike", "examples/digits.onnx", "--inputs", "examples/digits.npz", "--x", "0", "--json"]
+    result = CliRunner().invoke(app, [*given, "--target", "20", "--norm", "2"])
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["asked"] == "the file"
+    assert told["difference"] < 1e-4
+    assert told["distance"] < told["start"]
+    assert told["predictions"][0] == told["predictions"][1] != told["predictions"][2]
+    assert CliRunner().invoke(app, [*given, "--target", "900"]).exit_code == 2

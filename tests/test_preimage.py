@@ -272,3 +272,22 @@ def test_bad_input_is_named() -> None:
         preimage(Network.from_weights([(np.eye(3), np.zeros(3))], last="sin"), np.zeros(3))
     with pytest.raises(BadInput, match="outside the box in 1 of 3"):
         preimage(network, np.array([2.0, 0, 0])).extent((0, 1))
+
+
+def test_the_command_tells_each_input_and_the_kinds() -> None:
+    import json
+
+    from typer.testing import CliRunner
+
+    from unveil.cli import app
+
+    given = ["preimage", "examples/digits.onnx", "--inputs", "examples/digits.npz", "--most", "6", "--check"]
+    result = CliRunner().invoke(app, [*given, "--json", "--layer", "1"])
+    assert result.exit_code == 0
+    told = json.loads(result.stdout)
+    assert told["kinds"] == {"infinite": 6}
+    assert (told["uncertified"], len(told["each"])) == (0, 6)
+    lines = CliRunner().invoke(app, [*given, "--within", "0,1"])
+    assert lines.exit_code == 0
+    assert lines.stdout.count("kind infinite") == 6
+    assert CliRunner().invoke(app, [*given, "--layer", "9"]).exit_code == 2

@@ -1,4 +1,4 @@
-"""The paper's four networks (appendix A4), trained here and kept in a cache folder.
+"""The paper's four networks (appendix A4) and a narrower one for Figure 4, trained here and kept in a cache folder.
 
 Run `python -m papers.invertibility.networks wide_cifar`: it trains with torch and writes
 `~/.cache/unveil/networks/wide_cifar.npz`.
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 # Feature maps of the six 3x3 convolutions; the second and the last have stride 2. Then dense 512 and softmax 10.
 CIFAR_MAPS = {"wide_cifar": (32, 64, 64, 32, 32, 64), "thin_cifar": (32, 32, 16, 16, 16, 32)}
-DENSE = {"mlp_3500": (784, 3500, 784, 10), "mlp_100": (784, *[100] * 10, 10)}
+DENSE = {"mlp_3500": (784, 3500, 784, 10), "mlp_1000": (784, 1000, 200, 10), "mlp_100": (784, *[100] * 10, 10)}
 NAMES = (*CIFAR_MAPS, *DENSE)
 # The paper trains 100 (CIFAR-10) and 25 (MNIST) epochs; these fit half an hour on a shared core.
-EPOCHS = {"wide_cifar": 3, "thin_cifar": 5, "mlp_3500": 25, "mlp_100": 25}
+EPOCHS = {"wide_cifar": 3, "thin_cifar": 5, "mlp_3500": 25, "mlp_1000": 25, "mlp_100": 25}
 
 
 def folder() -> Path:

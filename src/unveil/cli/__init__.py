@@ -21,5 +21,7 @@ Exit codes: 0 fine; 1 the finding failed or is incomplete; 2 bad usage or bad in
 
 from unveil.cli.command import app as app
 from unveil.cli.compare import compare as compare
+from unveil.cli.lookalike import lookalike as lookalike
+from unveil.cli.preimage import preimage as preimage
 from unveil.cli.stability import stability as stability
 from unveil.cli.store import info as info

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import overload
@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
 
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
 from unveil.whitebox.network import Network
 from unveil.whitebox.null_space import null_space
+from unveil.whitebox.polytope import Polytope, nearest
 
 # Inputs per task. Fixed, because the last bits of a matrix product depend on its shape: the answers must not depend
 # on how many workers there are.
@@ -35,7 +36,7 @@ class Extent:
         end: The farthest input found.
         length: Its distance (2-norm) from the input; a lower bound on how far one can go.
         change: Mean absolute change per coordinate.
-        tried: Directions tried.
+        tried: Corners or lines tried.
     """
 
     end: Float[np.ndarray, " n"]
@@ -100,15 +101,18 @@ class Preimage:
         self,
         within: tuple[float | np.ndarray, float | np.ndarray] = (0.0, 1.0),
         *,
-        directions: int = 256,
+        tries: int = 4,
         rng: np.random.Generator | None = None,
     ) -> Extent:
-        """How far one can go inside the box along straight lines in the null space, without changing a feature.
+        """How far one can go inside the box without changing a feature.
+
+        In a finite box: the nearest one can come to the corner farthest from the point, and to random points. Where the
+        box is open to some side: along random straight lines in the null space.
 
         Args:
             within: Lowest and highest legal value, for all coordinates or for each. May be infinite.
-            directions: Random directions to try, each both ways, besides the certificate's.
-            rng: Where the directions come from. Default: always the same ones.
+            tries: How many corners, or 64 lines each, to try.
+            rng: Where the random ones come from. Default: always the same ones.
 
         Returns:
             The farthest end found: a lower bound.
@@ -118,29 +122,46 @@ class Preimage:
         """
         low, high = box(within, self.point, "the layer's input")
         rng = np.random.default_rng(0) if rng is None else rng
-        basis = self.null_space
-        if self.kind == "point" or basis.shape[1] == 0:
+        if self.kind == "point":
             return Extent(self.point, 0.0, 0.0, 0)
-        lines = basis @ rng.standard_normal((basis.shape[1], directions))
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return self._along_lines(low, high, 64 * tries, rng)
+        weights, silent = self.certificate.ground.weights, ~self.active
+        here = weights @ self.point
+        all_of_it = Polytope(
+            weights[self.active], here[self.active], weights[silent], (here + self._slack)[silent], low, high
+        )
+        goals = [np.where(high - self.point > self.point - low, high, low)]
+        goals += list(low + (high - low) * rng.random((tries - 1, len(low))))
+        ends = [self.point]
+        for goal in goals:
+            with suppress(UnveilError):
+                ends.append(nearest(all_of_it, goal, 2).z)
+        return self._extent(max(ends, key=lambda end: float(np.linalg.norm(end - self.point))), len(goals))
+
+    def _extent(self, end: np.ndarray, tried: int) -> Extent:
+        gone = end - self.point
+        return Extent(end, float(np.linalg.norm(gone)), float(np.abs(gone).mean()), tried)
+
+    def _along_lines(self, low: np.ndarray, high: np.ndarray, count: int, rng: np.random.Generator) -> Extent:
+        basis = self.null_space
+        lines = basis @ rng.standard_normal((basis.shape[1], count))
         lines = np.hstack([lines, -lines])
         if self.certificate.direction is not None:
             lines = np.hstack([lines, self.certificate.direction[:, None]])
         lines /= np.linalg.norm(lines, axis=0)
-        silent = ~self.active & np.isfinite(self._slack)
-        rates = self.certificate.ground.weights[silent] @ lines
+        silent = self.certificate.ground.weights[~self.active]
+        rates = silent @ lines
         # A rate at rounding level is a row the line does not meet.
-        rates[np.abs(rates) <= 1e-12 * np.linalg.norm(self.certificate.ground.weights[silent], axis=1)[:, None]] = 0.0
+        rates[np.abs(rates) <= 1e-12 * np.linalg.norm(silent, axis=1)[:, None]] = 0.0
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(lines > 0, (high - self.point)[:, None], (self.point - low)[:, None]) / np.abs(lines)
-            hits = np.where(rates > 0, self._slack[silent][:, None] / rates, np.inf)
+            hits = np.where(rates > 0, self._slack[~self.active][:, None] / rates, np.inf)
         steps = np.minimum(np.nanmin(room, axis=0), hits.min(axis=0, initial=np.inf))
         best = int(np.argmax(steps))
         if not np.isfinite(steps[best]):
             return Extent(self.point + lines[:, best], np.inf, np.inf, lines.shape[1])
-        end = np.clip(self.point + steps[best] * lines[:, best], low, high)
-        return Extent(
-            end, float(np.linalg.norm(end - self.point)), float(np.abs(end - self.point).mean()), lines.shape[1]
-        )
+        return self._extent(np.clip(self.point + steps[best] * lines[:, best], low, high), lines.shape[1])
 
 
 @overload

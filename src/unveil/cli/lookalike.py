@@ -1,0 +1,113 @@
+"""unveil lookalike: another input with exactly the same features, as near to a target as they allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Common, Scale
+from unveil.cli.preimage import Examples, LayerNumber
+
+
+@command
+def lookalike(
+    network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
+    inputs: Examples,
+    common: Common,
+    x: Annotated[
+        int | None, typer.Option(help="Which example's features to keep; by default one that forgets most.")
+    ] = None,
+    target: Annotated[int | None, typer.Option(help="Which example to look like; by default another class.")] = None,
+    layer: LayerNumber = 0,
+    within: Annotated[str, typer.Option(metavar="LOW,HIGH", help="The legal range of every input.")] = "0,1",
+    norm: Annotated[int, typer.Option(min=1, max=2, help="Near in the 1-norm or the 2-norm.")] = 1,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Instead: the largest change found that moves every logit by at most this.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write x, z and the target to this .npz.", show_default=False)
+    ] = None,
+    scale: Scale = None,
+) -> None:
+    """Find an input near a target that has exactly the features of x, and ask the model in the file about both."""
+    import numpy as np
+
+    from unveil.blackbox.sources import as_oracle
+    from unveil.cli.inputs import read_inputs
+    from unveil.cli.options import interval
+    from unveil.outcome import BadInput, Outcome
+    from unveil.whitebox.formats import load
+    from unveil.whitebox.large_change import large_change
+    from unveil.whitebox.lookalike import lookalike as find
+
+    known, legal = load(network), interval(within)
+    # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
+    original = network.suffix.lower() == ".onnx"
+    oracle = as_oracle(
+        str(network) if original else known.logits, shape=None if original else known.shape, within=legal
+    )
+    given = read_inputs(inputs, oracle, scale)
+    for line in given.said:
+        common.note(line)
+    for name, number in (("--x", x), ("--target", target)):
+        if number is not None and not 0 <= number < len(given.x):
+            raise BadInput(f"{name} must be 0 to {len(given.x) - 1}: there are {len(given.x)} examples; got {number}")
+    level = known.level(layer)
+    if x is None:
+        x = int((known.preactivations(given.x)[level] > 0).sum(axis=1).argmin())
+    classes = known.logits(given.x).argmax(axis=1)
+
+    def ask(points: np.ndarray) -> np.ndarray:
+        return oracle(oracle.nearest(points))
+
+    if epsilon is not None:
+        change = large_change(known, given.x[x], epsilon, within=legal)
+        difference = change.check(ask)
+        told: dict[str, Any] = {
+            "x": x, "epsilon": epsilon, "change": change.change, "most": change.most, "share": change.manipulation,
+            "moves": change.moves, "difference": difference, "asked": "the file" if original else "our evaluation",
+        }  # fmt: skip
+        common.tell(
+            told,
+            f"example {x} can change by {change.change:.4g} of {change.most:.4g} in the 1-norm (a lower bound)",
+            f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
+        )
+        _write(out, x=change.x, z=change.z)
+        return
+    if target is None:
+        others = np.flatnonzero(classes != classes[x])
+        target = int(others[0]) if others.size else (x + 1) % len(given.x)
+    found = find(known, given.x[x], given.x[target], level, within=legal, norm=norm)
+    answer = found.check(ask)
+    figures: dict[str, Any] = {
+        "x": x, "target": target, "layer": level, "norm": norm, "distance": found.distance, "start": found.start,
+        "bound": found.bound, "manipulation": found.manipulation, "deviation": found.deviation, "moves": found.moves,
+        "difference": answer.difference, "predictions": list(answer.predictions),
+        "asked": "the file" if original else "our evaluation",
+    }  # fmt: skip
+    first, second, third = answer.predictions
+    common.tell(
+        figures,
+        f"an input {found.distance:.4g} from example {target} (example {x} is {found.start:.4g} away), {norm}-norm",
+        f"features after layer {level} differ from those of example {x} by {found.deviation:.2g}; "
+        f"{found.moves} linear regions entered",
+        f"the model says class {first} to example {x}, {second} to the lookalike, {third} to the target; "
+        f"its answers to the first two differ by {answer.difference:.2g}",
+    )
+    _write(out, x=found.x, z=found.z, target=found.target)
+    # Rounding in the model's own precision is what may remain of a difference.
+    size = float(np.abs(answer.answers).max())
+    common.end(Outcome.complete if answer.difference <= 1e-3 * max(1.0, size) else Outcome.check_failed)
+
+
+def _write(out: Path | None, **arrays: object) -> None:
+    if out is not None:
+        import numpy as np
+
+        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]

@@ -1,0 +1,110 @@
+"""unveil preimage: which inputs give exactly the same features, and what proves it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Common, Parallel, Scale
+
+if TYPE_CHECKING:
+    from unveil.cli.inputs import Inputs
+    from unveil.whitebox.network import Network
+    from unveil.whitebox.preimage import Preimage
+
+Examples = Annotated[
+    Path,
+    typer.Option("--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder.", show_default=False),
+]
+LayerNumber = Annotated[int, typer.Option(help="The layer whose features are to stay, 0 for the first.")]
+
+
+@command
+def preimage(
+    network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
+    inputs: Examples,
+    common: Common,
+    parallel: Parallel,
+    layer: LayerNumber = 0,
+    most: Annotated[int | None, typer.Option(min=1, help="Take at most so many examples.", show_default=False)] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Also tell how far one can go inside this range of the layer's inputs.",
+            show_default=False,
+        ),
+    ] = None,
+    scale: Scale = None,
+    check: Annotated[bool, typer.Option("--check", help="Verify every certificate once more, independently.")] = False,
+) -> None:
+    """Tell for every example of which kind the inputs with the same features are: a point, compact or infinite.
+
+    Without --json, one line per example as it is found. Exit code 1 if a certificate does not hold.
+    """
+    from unveil.cli.options import interval
+    from unveil.outcome import Outcome
+    from unveil.whitebox.formats import load
+    from unveil.whitebox.preimage import preimages
+
+    known = load(network)
+    given = _given(known, inputs, scale, most)
+    for line in given.said:
+        common.note(line)
+    legal = None if within is None else interval(within)
+    rows: list[dict[str, Any]] = []
+    kinds: Counter[str] = Counter()
+    wrong = 0
+    with parallel.workers() as executor:
+        found = preimages(known, given.x, layer, executor=executor)
+        for number, each in enumerate(_watched(found, len(given.x), common)):
+            row = _row(number, each, legal)
+            holds = each.certified and (not check or each.check())
+            wrong += not holds
+            kinds[each.kind] += 1
+            row["certified"] = holds
+            if common.as_json:
+                rows.append(row)
+            else:
+                common.tell({}, "  ".join(f"{key} {value}" for key, value in row.items()))
+    figures = {"layer": layer, "inputs": len(given.x), "kinds": dict(kinds), "uncertified": wrong, "each": rows}
+    told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    common.tell(figures, f"{len(given.x)} inputs, layer {layer}: {told}; {wrong} without a certificate that holds")
+    common.end(Outcome.check_failed if wrong else Outcome.complete)
+
+
+def _given(known: Network, inputs: Path, scale: float | None, most: int | None) -> Inputs:
+    from unveil.blackbox.sources import as_oracle
+    from unveil.cli.inputs import read_inputs
+    from unveil.outcome import BadInput
+
+    try:
+        # Where they fit, whole numbers are taken for 8-bit pictures.
+        return read_inputs(inputs, as_oracle(known.logits, shape=known.shape, within=(0, 1)), scale, most)
+    except BadInput:
+        return read_inputs(inputs, as_oracle(known.logits, shape=known.shape), scale, most)
+
+
+def _row(number: int, found: Preimage, legal: tuple[float, float] | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"input": number, "kind": found.kind, "active": int(found.active.sum())}
+    if legal is not None:
+        extent = found.extent(legal)
+        row |= {"dimension": found.dimension, "extent": round(extent.length, 6)}
+    return row
+
+
+def _watched(found: Iterable[Preimage], count: int, common: Common) -> Iterator[Preimage]:
+    """The same, with a progress bar where somebody watches and the answers go elsewhere."""
+    if common.quiet or not sys.stderr.isatty() or (sys.stdout.isatty() and not common.as_json):
+        yield from found
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(found, "Deciding", total=count, console=Console(stderr=True), transient=True)
