@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 import unveil as uv
 from tests.helpers import onnx_net, random_weights, relu_net
+from unveil.blackbox.sources import onnx as onnx_source
 from unveil.blackbox.sources.onnx import OnnxSource
 
 THIRD_PARTY = {
@@ -122,6 +123,23 @@ def test_double_convolution_runs_in_single_precision(tmp_path: Path, rng: np.ran
     error = np.abs(oracle(x)[:1] - truth).max()
     assert error < 1e-5
     assert oracle.resolution == np.finfo(np.float32).eps or error < 1e-14
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 3])
+def test_wide_layers_are_asked_in_smaller_batches(
+    batch: int | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    monkeypatch.setattr(onnx_source, "LARGEST_INSIDE", 1000)
+    weights = random_weights([6, 200, 3], rng)
+    oracle = uv.as_oracle(onnx_net(weights, tmp_path / "net.onnx", batch))
+    source: Any = oracle.source  # type: ignore[attr-defined]
+    sizes = []
+    run = onnx_source._run
+    monkeypatch.setattr(onnx_source, "_run", lambda session, s, x: sizes.append(len(x)) or run(session, s, x))
+    x = oracle.sample(23, rng)
+    assert np.abs(oracle(x) - relu_net(weights)(x)).max() < 1e-14
+    assert sizes == [5, 5, 5, 5, 3]
+    assert not source.looped
 
 
 def test_open_shapes_must_be_given(tmp_path: Path) -> None:

@@ -342,6 +342,7 @@ def test_sklearn_classifier(points: tuple[np.ndarray, np.ndarray]) -> None:
     assert np.array_equal(oracle.predictions(oracle(x)), labels(x)[:, 0])
 
 
+@pytest.mark.filterwarnings("ignore:Stochastic")
 def test_sklearn_regressor_pipeline_and_margin(points: tuple[np.ndarray, np.ndarray]) -> None:
     pytest.importorskip("sklearn")
     from sklearn.neural_network import MLPRegressor

@@ -16,6 +16,9 @@ from unveil.outcome import SourceError
 
 _NUMPY = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 
+# Wide layers multiply the size of a batch: no value inside may take more than this many numbers (256 MB in float32).
+LARGEST_INSIDE = 2**26
+
 
 class OnnxSource:
     """An ONNX file with one input, asked on the CPU.
@@ -48,7 +51,7 @@ class OnnxSource:
         path = Path(path)
         self.name = shown(path.name)
         self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS") or 0)
-        model, self._digest = read_model(path)
+        model, self._digest, widest = read_model(path)
         self.signature = signature(model, self.name, shape, output)
         if self.signature.kind not in _NUMPY:
             raise SourceError(
@@ -69,6 +72,7 @@ class OnnxSource:
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if self.kind == np.float64 else np.float32)
         self.shape = self.signature.shape
         self._sent = 0
+        self._rows = max(1, LARGEST_INSIDE // max(1, widest // (self.signature.batch or 1)))
         many = self._many(model, single)
         self.looped = many is None
         self.session = single if many is None else many
@@ -83,7 +87,8 @@ class OnnxSource:
         question = question.astype(self.kind)
         if self.looped:
             return _one_by_one(self.session, self.signature, question)
-        return _run(self.session, self.signature, question)
+        parts = [question[i : i + self._rows] for i in range(0, len(question), self._rows)]
+        return np.concatenate([_run(self.session, self.signature, part) for part in parts])
 
     def attempts(self) -> int:
         sent, self._sent = self._sent, 0

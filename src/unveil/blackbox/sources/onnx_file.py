@@ -17,8 +17,8 @@ LARGEST = 2**31 - 1
 LARGEST_VALUE = 2**28
 
 
-def read_model(path: Path) -> tuple[Any, str]:
-    """The model and a digest of its bytes.
+def read_model(path: Path) -> tuple[Any, str, int]:
+    """The model, a digest of its bytes, and how many numbers its largest value has.
 
     Raises:
         SourceError: The file is missing, too large, corrupt, not valid ONNX, or refers to files outside its folder.
@@ -40,14 +40,14 @@ def read_model(path: Path) -> tuple[Any, str]:
         model = onnx.load_model_from_string(data)
         _fetch_weights(model, path, digest)
         onnx.checker.check_model(model)
-        _refuse_traps(model, name)
+        widest = _refuse_traps(model, name)
     except SourceError:
         raise
     except Exception as error:
         raise SourceError(
             f"{name} is not a valid ONNX file: {first_line(error)}; export it again, or check where it came from"
         ) from None
-    return model, digest.hexdigest()
+    return model, digest.hexdigest(), widest
 
 
 def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
@@ -74,8 +74,12 @@ def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
         del tensor.external_data[:]
 
 
-def _refuse_traps(model: Any, name: str) -> None:
-    """Refuse what a small file can use to take all time or memory: loops, and tensors of billions of numbers."""
+def _refuse_traps(model: Any, name: str) -> int:
+    """Refuse what a small file can use to take all time or memory: loops, and tensors of billions of numbers.
+
+    Returns:
+        How many numbers the largest value between two nodes has.
+    """
     import onnx
 
     for node in (*_nodes(model.graph), *(n for f in model.functions for n in _nodes(f))):
@@ -83,11 +87,14 @@ def _refuse_traps(model: Any, name: str) -> None:
             raise SourceError(
                 f"{name} contains a {node.op_type}, which may run for ever; if you trust it, wrap it in a function"
             )
+    widest = 1
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         numbers = math.prod(d.dim_value for d in value.type.tensor_type.shape.dim if d.HasField("dim_value"))
         if numbers > LARGEST_VALUE:
             raise SourceError(f"{name}: {value.name!r:.60} has {numbers:.2g} numbers; expected at most 2^28")
+        widest = max(widest, numbers)
+    return widest
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
