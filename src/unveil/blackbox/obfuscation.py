@@ -1,0 +1,140 @@
+"""Noise the network cannot see: inputs that look like something else and answer the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.row_span import RowSpan
+from unveil.outcome import BadInput, SourceError
+
+
+@dataclass(frozen=True)
+class ObfuscationCheck:
+    """What the model says to the hidden inputs.
+
+    Attributes:
+        same_label: Share of inputs whose label (largest output, or sign for a single one) did not change.
+        largest_change: Largest change of any output.
+        changes: Largest change per input, shape (N,).
+    """
+
+    same_label: float
+    largest_change: float
+    changes: Float[np.ndarray, " N"]
+
+
+@dataclass(frozen=True)
+class Obfuscation:
+    """Inputs drowned in noise that lies in the complement of a span.
+
+    Attributes:
+        inputs: (N, n), what to show the model.
+        originals: (N, n), what it will take them for.
+        noise_norm: Length of the noise per input.
+        seen: Length of the part of the noise that lies in the span: rounding, and what the box forced.
+    """
+
+    inputs: Float[np.ndarray, "N n"]
+    originals: Float[np.ndarray, "N n"]
+    noise_norm: Float[np.ndarray, " N"]
+    seen: Float[np.ndarray, " N"]
+
+    def check(self, oracle: Oracle) -> ObfuscationCheck:
+        """Ask for the originals and the hidden inputs, and compare.
+
+        Raises:
+            BadInput: Inputs lie outside the oracle's box; pass `within` to `obfuscate`.
+
+        Queries: `2 N`
+        """
+        before, after = oracle(oracle.nearest(self.originals)), oracle(_as_seen(oracle, self.inputs))
+        changes = np.abs(after - before).max(axis=1)
+        return ObfuscationCheck(float(np.mean(_label(before) == _label(after))), float(changes.max()), changes)
+
+
+def obfuscate(
+    span: RowSpan,
+    x: Float[np.ndarray, "*N n"],
+    scale: float = 10.0,
+    *,
+    rng: np.random.Generator,
+    within: tuple[float, float] | None = None,
+) -> Obfuscation:
+    """Drown inputs in noise that the model does not see.
+
+    Without a box the noise is isotropic in the complement. In a box it is a vertex of the polytope of all legal inputs with
+    the same projection on the span, in a random direction: as much noise as fits, cut down to `scale` where that is less.
+
+    Args:
+        span: Also a partial one, as long as its complement is blind.
+        x: One input or many, legal if there is a box.
+        scale: Length of the noise in multiples of the input's own norm (of `sqrt(n)` for an input of zeros).
+        rng: Draws the noise.
+        within: Legal box of the hidden inputs.
+
+    Raises:
+        BadInput: Wrong shape, an input outside the box, or a span without a complement.
+
+    Queries: `0`
+
+    Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Section 5.
+    """
+    x = np.atleast_2d(np.asarray(x, dtype=np.float64))
+    if x.ndim != 2 or x.shape[1] != span.n:
+        raise BadInput(f"inputs must have shape (N, {span.n}); got {x.shape}")
+    if not scale > 0:
+        raise BadInput(f"scale must be positive; got {scale!r}")
+    if span.rank >= span.n:
+        raise BadInput("every direction matters to this model: there is no complement to hide noise in")
+    norms = np.linalg.norm(x, axis=1)
+    wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
+    if within is None:
+        noise = span.complement(rng.standard_normal(x.shape))
+        noise *= (wanted / np.linalg.norm(noise, axis=1))[:, None]
+        hidden = x + noise
+    else:
+        if x.min() < within[0] or x.max() > within[1]:
+            raise BadInput(f"inputs must lie within {within}; got values from {x.min():g} to {x.max():g}")
+        hidden = np.array([_farthest(span, point, within, rng) for point in x])
+        length = np.linalg.norm(hidden - x, axis=1)
+        hidden = x + (hidden - x) * np.minimum(1.0, wanted / np.maximum(length, np.finfo(float).tiny))[:, None]
+    noise = hidden - x
+    seen = np.linalg.norm(noise @ span.basis.T, axis=1)
+    return Obfuscation(hidden, x, np.linalg.norm(noise, axis=1), seen)
+
+
+def _farthest(span: RowSpan, x: np.ndarray, within: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+    """A vertex of {z legal: basis z = basis x} that is extreme in a random direction."""
+    answer = optimize.linprog(
+        rng.standard_normal(len(x)),
+        A_eq=span.basis if span.rank else None,
+        b_eq=span.basis @ x if span.rank else None,
+        bounds=[within] * len(x),
+        method="highs",
+    )
+    if answer.status != 0:
+        raise SourceError(f"the linear program for legal noise ended with status {answer.status}; expected 0: ask for less accuracy")
+    z = np.asarray(answer.x)
+    # The solver is exact to about 1e-7; alternate between the two sets until only rounding is left.
+    for _ in range(20):
+        z = np.clip(z - span.project(z - x), *within)
+    return z
+
+
+def _as_seen(oracle: Oracle, x: np.ndarray) -> np.ndarray:
+    """Rounded to what the model takes, but never moved back into its box unasked."""
+    seen = oracle.nearest(x)
+    if np.abs(seen - x).max() > 1e-5 * max(1.0, float(np.abs(x).max())) and oracle.grid is None:
+        raise BadInput("hidden inputs lie outside the oracle's box: pass within= to obfuscate, or ask an oracle without a box")
+    return seen
+
+
+def _label(y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind not in "f":
+        return np.asarray(y[:, 0])
+    return np.asarray(y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0] > 0)
