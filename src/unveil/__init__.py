@@ -7,8 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unveil.blackbox.differences import gradient as gradient
+    from unveil.blackbox.differences import hessian as hessian
+    from unveil.blackbox.differences import jacobian as jacobian
+    from unveil.blackbox.noise import Noise as Noise
+    from unveil.blackbox.noise import measure_noise as measure_noise
+    from unveil.blackbox.obfuscation import Obfuscation as Obfuscation
+    from unveil.blackbox.obfuscation import obfuscate as obfuscate
     from unveil.blackbox.oracle import Ledger as Ledger
     from unveil.blackbox.oracle import Oracle as Oracle
+    from unveil.blackbox.row_span import RowSpan as RowSpan
+    from unveil.blackbox.row_span import row_span as row_span
     from unveil.blackbox.sources import as_oracle as as_oracle
     from unveil.blackbox.sources.http import HttpSource as HttpSource
     from unveil.blackbox.sources.json_endpoint import JsonEndpoint as JsonEndpoint
@@ -72,6 +81,15 @@ _PUBLIC = {
     "Token": "blackbox.sources.wire_options",
     "WireOptions": "blackbox.sources.wire_options",
     "Stored": "blackbox.store",
+    "Noise": "blackbox.noise",
+    "measure_noise": "blackbox.noise",
+    "jacobian": "blackbox.differences",
+    "gradient": "blackbox.differences",
+    "hessian": "blackbox.differences",
+    "RowSpan": "blackbox.row_span",
+    "row_span": "blackbox.row_span",
+    "Obfuscation": "blackbox.obfuscation",
+    "obfuscate": "blackbox.obfuscation",
     "Affine": "blackbox.wrappers",
     "LabelsOnly": "blackbox.wrappers",
     "LogRatios": "blackbox.wrappers",

@@ -23,9 +23,9 @@ def jacobian(
 ) -> Float[np.ndarray, "N m n"]:
     """Jacobians at N points by differences along the coordinates.
 
-    Piecewise-linear oracles get forward differences with the largest step that a combined second difference finds straight
-    at that point; smooth ones central differences with the step that balances noise against the third derivative. Points
-    closer to a wall of the box than the step are differenced on the side with room.
+    Piecewise-linear oracles get forward differences with the largest step that a combined second difference finds
+    straight at that point; smooth ones central differences with the step that balances noise against the third
+    derivative. Points closer to a wall of the box than the step are differenced on the side with room.
 
     Args:
         oracle: Answers values.
@@ -53,7 +53,12 @@ def jacobian(
 
 
 def gradient(
-    oracle: Oracle, x: Float[np.ndarray, "N n"], *, rng: np.random.Generator, noise: Noise | None = None, output: int = 0
+    oracle: Oracle,
+    x: Float[np.ndarray, "N n"],
+    *,
+    rng: np.random.Generator,
+    noise: Noise | None = None,
+    output: int = 0,
 ) -> Float[np.ndarray, "N n"]:
     """Gradients of one output at N points; see `jacobian`.
 
@@ -63,7 +68,12 @@ def gradient(
 
 
 def hessian(
-    oracle: Oracle, x: Float[np.ndarray, "N n"], *, rng: np.random.Generator, noise: Noise | None = None, output: int = 0
+    oracle: Oracle,
+    x: Float[np.ndarray, "N n"],
+    *,
+    rng: np.random.Generator,
+    noise: Noise | None = None,
+    output: int = 0,
 ) -> Float[np.ndarray, "N n n"]:
     """Hessians of one output at N points by second differences.
 

@@ -57,7 +57,7 @@ def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
         levels.append(np.sqrt(gamma * np.mean(table**2, axis=0)))
         mixed.append((table.min(axis=0) < 0) & (table.max(axis=0) > 0))
     sigma, signs = np.array(levels), np.array(mixed)
-    # The highest orders have the fewest differences: where no three orders agree, the smallest level is the safe reading.
+    # High orders have few differences: where no three orders agree, the smallest level is the safe reading.
     level = sigma[1:].min(axis=0)
     for first in range(len(sigma) - 3, -1, -1):
         three = sigma[first : first + 3]
@@ -111,7 +111,7 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
     level = np.maximum(level, _decimal_quantum(centre) / math.sqrt(12))
     floor = np.abs(centre).max(axis=0) * float(np.finfo(oracle.dtype).eps) / 4
     level = np.maximum(level, np.maximum(floor, np.finfo(float).tiny))
-    # The noise of a second difference is 2.4 levels; the two thresholds are as far apart as a smooth bend rarely spreads.
+    # The noise of a second difference is 2.4 levels; a smooth bend rarely spreads over both thresholds.
     straight = (bends <= 8 * level).all(axis=2)  # (SCALES, TRIPLES)
     bent = (bends >= 300 * level).any(axis=2)
     kind = _kind(straight, bent, bends, centre, level)
@@ -129,12 +129,10 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
     return Noise(level, kind, digits, reach, size, curvature, oracle.ledger.asked - before)
 
 
-def _kind(
-    straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, centre: np.ndarray, level: np.ndarray
-) -> str:
+def _kind(straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, centre: np.ndarray, level: np.ndarray) -> str:
     if straight.all():
         return "constant" if (np.ptp(centre, axis=0) <= 16 * level).all() else "linear"
-    # A kink is either inside a triple or not: at some scale both happen side by side. A smooth bend fades everywhere at once.
+    # A kink is inside a triple or not: at some scale both happen. A smooth bend fades everywhere at once.
     for scale in range(len(straight)):
         if straight[scale].mean() >= 0.2 and bent[scale].mean() >= 0.08:
             return "piecewise linear"

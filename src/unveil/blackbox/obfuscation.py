@@ -67,8 +67,9 @@ def obfuscate(
 ) -> Obfuscation:
     """Drown inputs in noise that the model does not see.
 
-    Without a box the noise is isotropic in the complement. In a box it is a vertex of the polytope of all legal inputs with
-    the same projection on the span, in a random direction: as much noise as fits, cut down to `scale` where that is less.
+    Without a box the noise is isotropic in the complement. In a box it is a vertex of the polytope of all legal inputs
+    with the same projection on the span, in a random direction: as much noise as fits, cut down to `scale` where that
+    is less.
 
     Args:
         span: Also a partial one, as long as its complement is blind.
@@ -118,7 +119,9 @@ def _farthest(span: RowSpan, x: np.ndarray, within: tuple[float, float], rng: np
         method="highs",
     )
     if answer.status != 0:
-        raise SourceError(f"the linear program for legal noise ended with status {answer.status}; expected 0: ask for less accuracy")
+        raise SourceError(
+            f"the linear program for legal noise ended with status {answer.status}; expected 0: ask for less accuracy"
+        )
     z = np.asarray(answer.x)
     # The solver is exact to about 1e-7; alternate between the two sets until only rounding is left.
     for _ in range(20):
@@ -130,7 +133,9 @@ def _as_seen(oracle: Oracle, x: np.ndarray) -> np.ndarray:
     """Rounded to what the model takes, but never moved back into its box unasked."""
     seen = oracle.nearest(x)
     if np.abs(seen - x).max() > 1e-5 * max(1.0, float(np.abs(x).max())) and oracle.grid is None:
-        raise BadInput("hidden inputs lie outside the oracle's box: pass within= to obfuscate, or ask an oracle without a box")
+        raise BadInput(
+            "hidden inputs lie outside the oracle's box: pass within= to obfuscate, or ask an oracle without a box"
+        )
     return seen
 
 

@@ -7,19 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg
 
-from unveil.blackbox.noise import Noise, measure_noise
+from unveil.blackbox.noise import Noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span_search import Asker, BasisFrame, DenseFrame, Known, SparseFrame, slopes
+from unveil.blackbox.span_frames import base_points, legal_step
+from unveil.blackbox.span_search import Search
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-
-POOL = 8  # candidate points looked at for each gradient taken
-SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a finding
-OVERLOOKED = 40.0  # a kink too small for the combined test can err by this many times the noise
-NOISY = 10
-MOST_PASSES = 5
-FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class RowSpan:
         return np.asarray(x - self.project(x))
 
     def distance(self, other: RowSpan | np.ndarray) -> float:
-        """Sine of the largest principal angle to another span (or to the row space of a matrix); 1 if the ranks differ."""
+        """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ."""
         rows = other.basis if isinstance(other, RowSpan) else _orthonormal(np.asarray(other, dtype=np.float64))
         if rows.shape != self.basis.shape:
             return 1.0
@@ -79,12 +72,14 @@ class RowSpan:
 
         Queries: `3 * points`
         """
-        x = _base_points(oracle, points, rng)
+        x = base_points(oracle, points, rng)
         step = rng.standard_normal(x.shape)
         hidden, any_step = self.complement(step), step
-        room = _room(oracle, x, hidden), _room(oracle, x, any_step)
+        lengths = legal_step(oracle, x, hidden), legal_step(oracle, x, any_step)
         fx = oracle(x)
-        moved = [oracle(oracle.nearest(x + r[:, None] * s)) - fx for r, s in zip(room, (hidden, any_step), strict=True)]
+        moved = [
+            oracle(oracle.nearest(x + r[:, None] * s)) - fx for r, s in zip(lengths, (hidden, any_step), strict=True)
+        ]
         return float(np.abs(moved[0]).max() / max(np.abs(moved[1]).max(), np.finfo(float).tiny))
 
 
@@ -100,15 +95,16 @@ def row_span(
 ) -> RowSpan:
     r"""Find the span of the first layer's rows.
 
-    If $M(x) = \sigma(A x)$, every gradient is $A^\top$ times something, so gradients at enough points span the rows of A.
-    Each further gradient is asked only in the complement of what is known, at the candidate point that shows most that is
-    new; then the whole complement is asked again with steps so long that rounding no longer counts, since nothing bends there.
+    If $M(x) = \sigma(A x)$, every gradient is $A^\top$ times something, so gradients at enough points span the rows
+    of A. Each further gradient is asked only in the complement of what is known, at the candidate point that shows most
+    that is new; then the whole complement is asked again with steps so long that rounding no longer counts, since
+    nothing bends there.
 
     Args:
         oracle: Answers values or labels.
         rng: Draws points and directions.
-        accuracy: Wanted sine of the largest principal angle to the true span. Refinement goes on until the prediction is
-            below it or stops falling.
+        accuracy: Wanted sine of the largest principal angle to the true span. Refinement goes on until the prediction
+            is below it or stops falling.
         x: Points to ask at, e.g. typical inputs; by default `oracle.sample`. With a box they are moved off its walls by
             as much as the short steps need.
         confidence: See `RowSpan.confidence`.
@@ -127,410 +123,44 @@ def row_span(
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Algorithm 1 and Lemma 3.2, made adaptive.
     """
-    for name, value, low, high in (("accuracy", accuracy, 0, 1), ("confidence", confidence, 0, 1), ("unseen", unseen, 0, 1)):
+    for name, value, low, high in (
+        ("accuracy", accuracy, 0, 1),
+        ("confidence", confidence, 0, 1),
+        ("unseen", unseen, 0, 1),
+    ):
         if not low < value < high:
             raise BadInput(f"{name} must lie between {low} and {high}; got {value!r}")
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
     if oracle.answers == "labels":
-        from unveil.blackbox.label_span import label_span
-
-        return label_span(oracle, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
-    search = _Search(oracle, rng, x, confidence, unseen)
+        raise BadInput(f"{oracle.name} answers with labels; row_span needs values")
+    search = Search(oracle, rng, x, confidence, unseen)
     try:
         search.run(accuracy, noise)
     except BudgetExceeded:
         search.outcome = Outcome.budget_ended
-    return search.result()
+    return _result(search)
 
 
-class _Search:
-    """State of one search; `result` may be asked for at any time."""
-
-    def __init__(
-        self, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None, confidence: float, unseen: float
-    ) -> None:
-        self.oracle, self.rng, self.given = oracle, rng, x
-        self.confidence, self.unseen = confidence, unseen
-        self.before = oracle.ledger.asked
-        self.known = Known(oracle.n)
-        self.stages: dict[str, int] = {}
-        self.points: list[tuple[np.ndarray, np.ndarray]] = []  # where gradients were taken, with the answers there
-        self.confirmed = 0
-        self.refined = False
-        self.passes = 0
-        self.row_error = 0.0  # root sum of squares of the rows' error per coordinate
-        self.typical = 0.0  # root mean square entry of the first gradient
-        self.values = np.empty(0)
-        self.floor = 0.0
-        self.accuracy = 1.0
-        self.margin = 0.0
-        self.left_out = 0.0
-        self.outcome = Outcome.complete
-
-    def run(self, accuracy: float, noise: Noise | None) -> None:
-        with _Stage(self, "probe"):
-            noise = measure_noise(self.oracle, rng=self.rng) if noise is None else noise
-            self.ask = Asker(self.oracle, noise)
-            self._choose_steps()
-        needed = math.ceil(math.log(1 - self.confidence) / math.log(1 - self.unseen))
-        candidates = self._draw(POOL)
-        while True:
-            if len(candidates[0]):
-                rank = self.known.rank
-                with _Stage(self, "first pass"):
-                    self._grow(candidates)
-                if self.known.rank == rank:
-                    # Seen twice, yet no gradient could be taken: it is booked as error of the span.
-                    self.row_error *= 2
-                if self.known.rank >= self.oracle.n:
-                    break
-                if self._blurred():
-                    with _Stage(self, "refinement"):
-                        self._refine(accuracy)
-            with _Stage(self, "confirmation"):
-                candidates = self._confirm(needed)
-            if len(candidates[0]):
-                continue
-            if not self.known.rank or self.accuracy <= accuracy or self.passes >= MOST_PASSES:
-                break
-            with _Stage(self, "refinement"):
-                self._refine(accuracy)
-            self.confirmed = 0
-        self._conclude()
-
-    # -- steps ---------------------------------------------------------------------------------------------------------
-
-    def _choose_steps(self) -> None:
-        noise = self.ask.noise
-        self.reach = noise.reach
-        self.clean = float((noise.size / noise.level).max()) > 1e10
-        if noise.kind == "smooth":
-            bend = max(noise.curvature * float((noise.size / noise.level).max()), 1e-300)
-            self.bend = bend
-            self.step = math.sqrt(2 * math.sqrt(2) / bend)
-            self.probe_step = bend ** (-1 / 3)
-            self.slope_noise = 2 * math.sqrt(2) / self.step
-        else:
-            self.bend = 0.0
-            self.probe_step = self.reach
-            self.step = self.reach / (64 if self.clean else NOISY)
-            self.slope_noise = math.sqrt(2) / self.step
-        if self.oracle.grid is not None:
-            self.step = max(self.step, self.oracle.grid)
-            self.probe_step = max(self.probe_step, self.oracle.grid * math.sqrt(self.oracle.n))
-            self.slope_noise = math.sqrt(2) / self.step
-        if self.oracle.within is not None:
-            # Room for the short steps on either side; a random unit vector has no entry beyond 6 / sqrt(n), or so.
-            wide = (self.oracle.within[1] - self.oracle.within[0]) / 4
-            self.margin = min(wide, max(4 * self.step, 6 * self.probe_step / math.sqrt(self.oracle.n)))
-
-    def _draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        x = _base_points(self.oracle, count, self.rng, self.given, self.margin)
-        return x, self.ask(x)
-
-    def _error(self) -> float:
-        """Predicted error of a slope in the estimated complement, from the noise of the gradients taken so far."""
-        if not self.known.rank:
-            return 0.0
-        return self.typical * self.row_error
-
-    def _doubt(self) -> float:
-        """A slope in the estimated complement that may still be error and not a new direction."""
-        doubt = OVERLOOKED * self._error()
-        if self.refined:
-            return doubt
-        # Where rounding blurs the weakest directions, rather grow too far: the singular values decide afterwards.
-        return min(doubt, 4 * self.slope_noise + 1e-4 * self.typical)
-
-    # -- growth --------------------------------------------------------------------------------------------------------
-
-    def _screen(self, x: np.ndarray, fx: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
-        """Size of the slope along one random complement direction per point, and whether the line looks straight."""
-        direction = self.known.complement(self.rng.standard_normal(x.shape))
-        ahead = self.ask(self.oracle.nearest(x + length * direction))
-        behind = self.ask(self.oracle.nearest(x - length * direction))
-        slope = np.abs(ahead - behind).max(axis=1) / (2 * length)
-        straight = np.abs(ahead + behind - 2 * fx).max(axis=1) <= 16
-        return slope, straight | (self.ask.noise.kind == "smooth")
-
-    def _threshold(self) -> float:
-        measured = SIGNIFICANT / (math.sqrt(2) * self.probe_step)
-        return max(measured, self._doubt())
-
-    def _grow(self, pool: tuple[np.ndarray, np.ndarray]) -> None:
-        x, fx = pool
-        crooked = 0
-        while self.known.rank < self.oracle.n:
-            if len(x) < POOL:
-                more, answers = self._draw(POOL - len(x))
-                x, fx = np.vstack([x, more]), np.vstack([fx, answers])
-            slope, straight = self._screen(x, fx, self.probe_step)
-            if slope.max() <= self._threshold():
-                return
-            score = np.where(straight, slope, 0.0)
-            best = int(score.argmax())
-            if score[best] <= self._threshold():
-                crooked += 1
-                if crooked % 3 == 0:  # no straight line in three pools: the regions are smaller than thought
-                    self.reach /= 2
-                    self.probe_step /= 2
-                    self.step /= 2
-                    self.slope_noise *= 2
-                x, fx = x[:0], fx[:0]
-                if crooked > 30:
-                    return
-                continue
-            if not self._take(x[best], fx[best]):
-                return
-            x, fx = np.delete(x, best, axis=0), np.delete(fx, best, axis=0)
-
-    def _take(self, x: np.ndarray, fx: np.ndarray) -> bool:
-        """Ask for the gradients at a point and keep what is new. False if nothing in them stands out of their noise."""
-        frame = SparseFrame(self.known, plain=self.oracle.grid is not None)
-        slope, fine = slopes(self.ask, frame, x, fx, self.step, self.rng)
-        if not fine:
-            return True
-        gradients = [self.known.new_part(g) for g in frame.spread(slope.T)]
-        if not self.typical:
-            self.typical = float(np.sqrt(np.mean(np.square(gradients), axis=1)).max())
-        found = False
-        while gradients and self.known.rank < self.oracle.n:
-            largest = int(np.argmax([np.linalg.norm(g) for g in gradients]))
-            new = gradients.pop(largest)
-            noise = max(self.slope_noise, self._error() * (1 if self.clean else 0.5))
-            # Where rounding is far below the signal, what a kink too small for the test has left is the larger error.
-            certain = 15 if self.clean else 3
-            if np.linalg.norm(new) <= certain * noise * math.sqrt(frame.count):
-                break
-            self.known.add(new)
-            found, self.refined = True, False
-            self.row_error = float(np.linalg.norm(self.known.mixing)) * self.slope_noise
-            gradients = [g - g[self.known.pivots[-1]] * self.known.rows[-1] for g in gradients]
-        if found:
-            self.points.append((x, fx))
-            self.confirmed = 0
-            # Principal angles: the rows' error seen from an orthonormal basis.
-            self.accuracy = min(1.0, self.row_error * math.sqrt(self.oracle.n))
-        return found
-
-    # -- refinement ----------------------------------------------------------------------------------------------------
-
-    def _with_coefficients(self, x: np.ndarray, fx: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Points whose gradients could be had in coordinates of the basis, and these gradients, ((points * m), r)."""
-        frame = BasisFrame(self.known.basis)
-        rows, fine = [], np.zeros(len(x), dtype=bool)
-        for i, (point, answer) in enumerate(zip(x, fx, strict=True)):
-            slope, fine[i] = slopes(self.ask, frame, point, answer, self._basis_step(), self.rng)
-            if fine[i]:
-                rows.append(slope.T)
-        return x[fine], fx[fine], np.vstack(rows or [np.empty((0, self.known.rank))])
-
-    def _basis_step(self) -> float:
-        """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
-        return self.step if self.bend else self.step * math.sqrt(self.known.rank / self.oracle.n)
-
-    def _blurred(self) -> bool:
-        """Whether error could still be taken for a new direction."""
-        return bool(self.known.rank) and OVERLOOKED * self.row_error > 1e-3
-
-    def _refine(self, accuracy: float) -> None:
-        if not self.refined:
-            x = np.array([point for point, _ in self.points])
-            fx = np.array([answer for _, answer in self.points])
-            x, fx, c = self._add_weak(*self._with_coefficients(x, fx))
-            self.basket = x, fx, self._choose_rank(c)
-            self.passes = 0
-        while self.accuracy > accuracy and self.passes < MOST_PASSES:
-            before = self.row_error
-            self._pass(*self.basket)
-            self.passes += 1
-            if self.row_error > before / 2:
-                self.passes = MOST_PASSES
-
-    def _add_weak(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """More points, those among many candidates whose gradients are large in the worst-determined directions."""
-        extra = max(1, round(0.15 * self.known.rank / self.oracle.m))
-        weak = np.linalg.svd(c, full_matrices=False)[2][-extra:] @ self.known.basis
-        more, answers = self._draw(12 * extra)
-        direction = weak[self.rng.integers(len(weak), size=len(more))]
-        length = self.step * 4
-        ahead = self.ask(self.oracle.nearest(more + length * direction))
-        size = np.abs(ahead - answers).max(axis=1)
-        best = np.sort(np.argsort(-size)[:extra])
-        more, answers, rows = self._with_coefficients(more[best], answers[best])
-        return np.vstack([x, more]), np.vstack([fx, answers]), np.vstack([c, rows])
-
-    def _choose_rank(self, c: np.ndarray) -> np.ndarray:
-        """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
-        _, values, right = np.linalg.svd(c, full_matrices=False)
-        noise = self.slope_noise * self.step / self._basis_step()
-        floor = noise * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
-        # Spurious directions hold a remainder of true ones, a few times the floor: the gap may begin anywhere up to there.
-        clear = int(np.sum(values > 20 * floor))
-        ratios = values / np.append(np.maximum(values[1:], floor), floor)
-        keep = max(1, clear) if clear == len(values) else max(0, clear - 1) + 1 + int(np.argmax(ratios[max(0, clear - 1) :]))
-        self.values, self.floor = values / values[0], floor / values[0]
-        # In coordinates of the right singular vectors the gradients' own error does not grow with that of the basis.
-        self._replace(right[:keep] @ self.known.basis)
-        c = c @ right[:keep].T
-        # Dropped directions took true parts of the others with them: while the noise is coarse, expect some times more.
-        margin = 8.0 if self._blurred() else 1.0
-        self.row_error = margin * self.slope_noise * float(np.linalg.norm(np.linalg.pinv(c)))
-        return np.asarray(c)
-
-    def _replace(self, basis: np.ndarray) -> None:
-        sizes = self.known.sizes
-        self.known = Known.of(basis)
-        self.known.sizes = sizes
-
-    def _pass(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> None:
-        """Ask the whole complement once more with the longest steps that keep the movement in the true span harmless."""
-        n, r, boxed, error = self.oracle.n, self.known.rank, self.oracle.within is not None, self.row_error
-        scale = float(np.sqrt(np.mean(x**2))) or 1.0
-        allowed = math.sqrt(2 / self.bend) if self.bend else 0.1 * self.reach * math.sqrt(r / n)
-        longest = min(allowed / max(error, 1e-300), FAR * scale)
-        inverse = np.linalg.pinv(c)
-        basis = self.known.basis
-        slopes_of = np.empty((len(c), n if boxed else n - r))
-        frame: DenseFrame | SparseFrame = DenseFrame(self.known, self.rng) if boxed else SparseFrame(self.known)
-        lengths = []
-        m = self.oracle.m
-        for i, (point, answer) in enumerate(zip(x, fx, strict=True)):
-            own = c[i * m : (i + 1) * m]
-            for start in range(0, frame.count, self.ask.block):
-                which = np.arange(start, min(start + self.ask.block, frame.count))
-                if isinstance(frame, DenseFrame):
-                    vectors = frame.vectors(which)
-                    room = _room(self.oracle, point[None], vectors)
-                    length = np.clip(room, -longest, longest)
-                    asked = self.oracle.nearest(point + length[:, None] * vectors)
-                    amount = length
-                else:
-                    sign = self.rng.choice([-1.0, 1.0], size=len(which))
-                    asked = self.oracle.nearest(frame.points(point, which, longest * sign))
-                    amount = frame.taken(asked - point, which)
-                taken = asked - point
-                change = self.ask(asked) - answer - (taken @ basis.T) @ own.T
-                slopes_of[i * m : (i + 1) * m, which] = (change / amount[:, None]).T
-                lengths.append(float(np.median(np.abs(amount))))
-        correction = frame.spread(inverse @ slopes_of)
-        correction -= (correction @ basis.T) @ basis
-        # What was corrected is the error there was: where the prediction had been too good, believe this instead.
-        error = max(error, float(np.linalg.norm(correction)) / math.sqrt(n))
-        # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
-        self._replace(np.asarray(linalg.polar(basis + correction)[0]))
-        self.refined = True
-        length = float(np.mean(lengths)) if boxed else longest
-        size = float(np.sqrt(np.mean(np.sum(x**2, axis=1))))
-        noise = math.sqrt(2) * (1 + length / size) / length
-        coarse = self.slope_noise * self.step / self._basis_step()
-        contraction = min(1.0, coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
-        if error * math.sqrt(n) > 1e-4:  # steps still leave the linear region here and there
-            contraction = max(contraction, 0.1)
-        self.row_error = float(np.linalg.norm(inverse)) * noise + contraction * error
-        worst = float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
-        self.accuracy = min(1.0, worst + contraction * error * math.sqrt(n))
-
-    # -- the end -------------------------------------------------------------------------------------------------------
-
-    def _confirm(self, needed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Look at fresh points until enough in a row show nothing new; points that do show something are returned."""
-        while self.confirmed < needed:
-            count = min(64, needed - self.confirmed)
-            x, fx = self._draw(count)
-            slope, new = self._hidden_slope(x, fx, 4 * self.probe_step)
-            again = np.flatnonzero(new)
-            if len(again):  # rounding varies from point to point: a finding must show twice
-                slope[again], new[again] = self._hidden_slope(x[again], fx[again], 8 * self.probe_step)
-            if new.any() and self.refined and self.passes < MOST_PASSES:
-                # First suspect the span's own error, which one more pass removes, then a direction that was missed.
-                self.row_error = max(self.row_error, float(slope[new].max()) / self.typical / OVERLOOKED)
-                self._pass(*self.basket)
-                self.passes += 1
-                self.confirmed = 0
-                continue
-            if new.any():
-                self.confirmed = 0
-                found = np.flatnonzero(new)[:POOL]
-                return x[found], fx[found]
-            self.confirmed += count
-        return np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
-
-    def _hidden_slope(self, x: np.ndarray, fx: np.ndarray, longest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Slope along one random complement direction per point, and whether it is more than noise and known error."""
-        direction = self.known.complement(self.rng.standard_normal(x.shape))
-        length = np.full(len(x), longest)
-        if self.oracle.within is not None:
-            length = np.clip(_room(self.oracle, x, direction), -length, length)
-        change = self.ask(self.oracle.nearest(x + length[:, None] * direction)) - fx
-        slope = np.abs(change).max(axis=1) / np.abs(length)
-        return slope, slope > np.maximum(SIGNIFICANT * math.sqrt(2) / np.abs(length), self._doubt())
-
-    def _conclude(self) -> None:
-        if self.known.rank == 0:
-            self.outcome = Outcome.nothing_to_find
-        elif self.known.rank >= self.oracle.n:
-            self.outcome = Outcome.full_rank
-            self.accuracy = 0.0
-        elif self.accuracy > 0.1:
-            self.outcome = Outcome.approximate
-
-    def result(self) -> RowSpan:
-        values, floor = self.values, self.floor
-        if len(values) < self.known.rank:
-            sizes = np.sort(self.known.sizes)[::-1]
-            values = sizes / sizes[0]
-            floor = self.slope_noise * math.sqrt(self.oracle.n) / sizes[0]
-        seen = self.confirmed
-        return RowSpan(
-            basis=self.known.basis,
-            singular_values=values,
-            noise_floor=floor,
-            accuracy=self.accuracy if self.known.rank else 0.0,
-            confidence=self.confidence,
-            unseen=1 - (1 - self.confidence) ** (1 / seen) if seen else 1.0,
-            left_out=self.left_out,
-            queries=self.oracle.ledger.asked - self.before,
-            outcome=self.outcome,
-            stages=self.stages,
-        )
-
-
-class _Stage:
-    """Books the queries of a stage, also when it is cut short."""
-
-    def __init__(self, search: _Search, name: str) -> None:
-        self.search, self.name = search, name
-
-    def __enter__(self) -> None:
-        self.start = self.search.oracle.ledger.asked
-
-    def __exit__(self, *_: object) -> None:
-        spent = self.search.oracle.ledger.asked - self.start
-        self.search.stages[self.name] = self.search.stages.get(self.name, 0) + spent
-
-
-def _base_points(
-    oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarray | None = None, margin: float = 0.0
-) -> np.ndarray:
-    x = oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
-    if oracle.within is not None:
-        x = np.clip(x, oracle.within[0] + margin, oracle.within[1] - margin)
-    return oracle.nearest(x)
-
-
-def _room(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """The signed length of the longest legal step from x along each direction, on the side with more room; 1 without a box."""
-    if oracle.within is None:
-        return np.ones(len(direction))
-    low, high = oracle.within
-    with np.errstate(divide="ignore", invalid="ignore"):
-        up = np.where(direction > 0, (high - x) / direction, np.where(direction < 0, (low - x) / direction, np.inf))
-        down = np.where(direction > 0, (x - low) / direction, np.where(direction < 0, (x - high) / direction, np.inf))
-    ahead, behind = up.min(axis=1), down.min(axis=1)
-    # A hair less than all the room, so that rounding cannot leave the box.
-    return np.where(ahead >= behind, ahead, -behind) * (1 - 1e-6)
+def _result(search: Search) -> RowSpan:
+    values, floor = search.values, search.floor
+    if len(values) < search.known.rank:
+        sizes = np.sort(search.known.sizes)[::-1]
+        values = sizes / sizes[0]
+        floor = search.slope_noise * math.sqrt(search.oracle.n) / sizes[0]
+    seen = search.confirmed
+    return RowSpan(
+        basis=search.known.basis,
+        singular_values=values,
+        noise_floor=floor,
+        accuracy=search.accuracy if search.known.rank else 0.0,
+        confidence=search.confidence,
+        unseen=1 - (1 - search.confidence) ** (1 / seen) if seen else 1.0,
+        left_out=search.left_out,
+        queries=search.oracle.ledger.asked - search.before,
+        outcome=search.outcome,
+        stages=search.stages,
+    )
 
 
 def _orthonormal(rows: np.ndarray) -> np.ndarray:

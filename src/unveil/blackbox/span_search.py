@@ -1,244 +1,382 @@
-"""The search behind `row_span`: known directions, difference frames, growth, refinement. Answers are in units of their noise."""
+"""The search behind `row_span`: grow the span gradient by gradient, refine it, confirm that nothing is missing."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from scipy import fft, linalg
+from scipy import linalg
 
-from unveil.blackbox.noise import Noise
+from unveil.blackbox.noise import Noise, measure_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.span_frames import (
+    Asker,
+    BasisFrame,
+    DenseFrame,
+    Known,
+    SparseFrame,
+    base_points,
+    legal_step,
+    slopes,
+)
+from unveil.outcome import Outcome
 
-BLOCK_BYTES = 2**25  # of questions per batch; fixed, so that the same seed gives the same bits on every machine
-
-
-class Asker:
-    """The oracle with its outputs divided by their noise level, asked in batches of fixed size."""
-
-    def __init__(self, oracle: Oracle, noise: Noise) -> None:
-        self.oracle = oracle
-        self.noise = noise
-        self.block = max(1, min(8192, BLOCK_BYTES // (8 * oracle.n)))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        parts = [self.oracle(x[i : i + self.block]) for i in range(0, len(x), self.block)]
-        return np.concatenate(parts) / self.noise.level
-
-
-class Known:
-    """Directions known so far: a reduced echelon form `rows` with unit columns at `pivots`, and an orthonormal basis.
-
-    The vectors `e_j - sum_p rows[p, j] e_p`, j not a pivot, span the complement and touch only the pivots and j: asking
-    along them leaves out what is known, at n - k queries a point.
-    """
-
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.pivots = np.empty(0, dtype=np.intp)
-        self.rows = np.empty((0, n))
-        self.basis = np.empty((0, n))
-        self.mixing = np.empty((0, 0))  # how noise of the gradients becomes error of `rows`
-        self.sizes: list[float] = []  # length of each new component when it was found
-
-    @property
-    def rank(self) -> int:
-        return len(self.pivots)
-
-    @classmethod
-    def of(cls, basis: np.ndarray) -> Known:
-        """The same from an orthonormal basis; pivots by QR with column pivoting."""
-        known = cls(basis.shape[1])
-        if len(basis):
-            known.basis = basis
-            _, pivots = linalg.qr(basis, mode="r", pivoting=True)
-            known.pivots = pivots[: len(basis)].astype(np.intp)
-            known.rows = np.linalg.solve(basis[:, known.pivots], basis)
-            known.mixing = np.eye(len(basis))
-        return known
-
-    def new_part(self, gradient: np.ndarray) -> np.ndarray:
-        """What is left of a gradient after the known rows; zero at the pivots."""
-        if not self.rank:
-            return gradient
-        return np.asarray(gradient - gradient[self.pivots] @ self.rows)
-
-    def add(self, new: np.ndarray) -> None:
-        """Add a direction that is zero at the pivots."""
-        pivot = int(np.abs(new).argmax())
-        row, factors = new / new[pivot], self.rows[:, pivot].copy()
-        mixing = np.zeros((self.rank + 1, self.rank + 1))
-        mixing[:-1, :-1] = self.mixing
-        mixing[:-1, -1] = -factors / new[pivot]
-        mixing[-1, -1] = 1 / new[pivot]
-        self.mixing = mixing
-        self.rows = np.vstack([self.rows - np.outer(factors, row), row])
-        self.pivots = np.append(self.pivots, pivot)
-        part = new - (new @ self.basis.T) @ self.basis
-        self.sizes.append(float(np.linalg.norm(part)))
-        part -= (part @ self.basis.T) @ self.basis
-        self.basis = np.vstack([self.basis, part / np.linalg.norm(part)])
-
-    def complement(self, vectors: np.ndarray) -> np.ndarray:
-        """Unit vectors orthogonal to what is known."""
-        for _ in range(2):
-            vectors = vectors - (vectors @ self.basis.T) @ self.basis
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+POOL = 8  # candidate points looked at for each gradient taken
+SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a finding
+OVERLOOKED = 40.0  # a kink too small for the combined test can err by this many times the noise
+CLEAN = 24
+NOISY = 10
+MOST_PASSES = 5
+FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
 
 
-class SparseFrame:
-    """A basis of the complement of `known` that touches the pivots and one more coordinate per vector."""
+class Search:
+    """State of one search; `result` may be asked for at any time."""
 
-    def __init__(self, known: Known, plain: bool = False) -> None:
-        # On a grid the corrections at the pivots cannot be made, so all coordinates are asked and the known part taken off.
-        self.pivots = np.empty(0, dtype=np.intp) if plain else known.pivots
-        rest = np.ones(known.n, dtype=bool)
-        rest[self.pivots] = False
-        self.free = np.flatnonzero(rest)
-        self.rows = known.rows[: len(self.pivots), self.free]
-        self.scale = 1 / np.sqrt(1 + np.sum(self.rows**2, axis=0))
-        self.n = known.n
+    def __init__(
+        self, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None, confidence: float, unseen: float
+    ) -> None:
+        self.oracle, self.rng, self.given = oracle, rng, x
+        self.confidence, self.unseen = confidence, unseen
+        self.before = oracle.ledger.asked
+        self.known = Known(oracle.n)
+        self.stages: dict[str, int] = {}
+        self.points: list[tuple[np.ndarray, np.ndarray]] = []  # where gradients were taken, with the answers there
+        self.confirmed = 0
+        self.refined = False
+        self.passes = 0
+        self.row_error = 0.0  # root sum of squares of the rows' error per coordinate
+        self.typical = 0.0  # root mean square entry of the first gradient
+        self.values = np.empty(0)
+        self.floor = 0.0
+        self.accuracy = 1.0
+        self.margin = 0.0
+        self.left_out = 0.0
+        self.outcome = Outcome.complete
 
-    @property
-    def count(self) -> int:
-        return len(self.free)
+    def run(self, accuracy: float, noise: Noise | None) -> None:
+        with _Stage(self, "probe"):
+            noise = measure_noise(self.oracle, rng=self.rng) if noise is None else noise
+            self.ask = Asker(self.oracle, noise)
+            self._choose_steps()
+        needed = math.ceil(math.log(1 - self.confidence) / math.log(1 - self.unseen))
+        with _Stage(self, "first pass"):
+            candidates = self._draw(POOL)
+        while True:
+            if len(candidates[0]):
+                rank = self.known.rank
+                with _Stage(self, "first pass"):
+                    self._grow(candidates)
+                if self.known.rank == rank:
+                    # Seen twice, yet no gradient could be taken: it is booked as error of the span.
+                    self.row_error *= 2
+                if self.known.rank >= self.oracle.n:
+                    break
+                if self._blurred():
+                    with _Stage(self, "refinement"):
+                        self._refine(accuracy)
+            with _Stage(self, "confirmation"):
+                candidates = self._confirm(needed)
+            if len(candidates[0]):
+                continue
+            if not self.known.rank or self.accuracy <= accuracy or self.passes >= MOST_PASSES:
+                break
+            with _Stage(self, "refinement"):
+                self._refine(accuracy)
+            self.confirmed = 0
+        self._conclude()
 
-    def points(self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray) -> np.ndarray:
-        """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`."""
-        y = np.empty((len(which), self.n))
-        y[:] = x
-        amount = length * self.scale[which]
-        y[np.arange(len(which)), self.free[which]] += amount
-        if len(self.pivots):
-            y[:, self.pivots] -= (amount[:, None]) * self.rows[:, which].T
-        return y
+    # -- steps ---------------------------------------------------------------------------------------------------------
 
-    def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-        """x plus a combination of the (unscaled) directions in `which`."""
-        y = x.copy()
-        y[self.free[which]] += amounts
-        if len(self.pivots):
-            y[self.pivots] -= self.rows[:, which] @ amounts
-        return y
+    def _choose_steps(self) -> None:
+        noise = self.ask.noise
+        self.reach = noise.reach
+        self.clean = float((noise.size / noise.level).max()) > 1e10
+        if noise.kind == "smooth":
+            bend = max(noise.curvature * float((noise.size / noise.level).max()), 1e-300)
+            self.bend = bend
+            self.step = math.sqrt(2 * math.sqrt(2) / bend)
+            self.probe_step = bend ** (-1 / 3)
+            self.slope_noise = 2 * math.sqrt(2) / self.step
+        else:
+            self.bend = 0.0
+            self.probe_step = self.reach
+            self.step = self.reach / (CLEAN if self.clean else NOISY)
+            self.slope_noise = math.sqrt(2) / self.step
+        if self.oracle.grid is not None:
+            self.step = max(self.step, self.oracle.grid)
+            self.probe_step = max(self.probe_step, self.oracle.grid * math.sqrt(self.oracle.n))
+            self.slope_noise = math.sqrt(2) / self.step
+        if self.oracle.within is not None:
+            # Room for the short steps on either side; a random unit vector has no entry beyond 6 / sqrt(n), or so.
+            wide = (self.oracle.within[1] - self.oracle.within[0]) / 4
+            self.margin = min(wide, max(4 * self.step, 6 * self.probe_step / math.sqrt(self.oracle.n)))
 
-    def taken(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """The coefficient of each direction in the steps really taken (rows of `step`, one per direction)."""
-        return np.asarray(step[np.arange(len(which)), self.free[which]])
+    def _draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        x = base_points(self.oracle, count, self.rng, self.given, self.margin)
+        return x, self.ask(x)
 
-    def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Coefficients of the directions in `which` in one combined step."""
-        return np.asarray(step[self.free[which]])
+    def _error(self) -> float:
+        """Predicted error of a slope in the estimated complement, from the noise of the gradients taken so far."""
+        if not self.known.rank:
+            return 0.0
+        return float(self.typical * self.row_error)
 
-    def spread(self, slopes: np.ndarray) -> np.ndarray:
-        """Vectors (rows) whose products with the unscaled directions are `slopes`, up to what is known."""
-        out = np.zeros((len(slopes), self.n))
-        out[:, self.free] = slopes
-        return out
+    def _doubt(self) -> float:
+        """A slope in the estimated complement that may still be error and not a new direction."""
+        doubt = OVERLOOKED * self._error()
+        if self.refined:
+            return doubt
+        # Where rounding blurs the weakest directions, rather grow too far: the singular values decide afterwards.
+        return float(min(doubt, 4 * self.slope_noise + 1e-4 * self.typical))
+
+    # -- growth --------------------------------------------------------------------------------------------------------
+
+    def _screen(self, x: np.ndarray, fx: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+        """Size of the slope along one random complement direction per point, and whether the line looks straight."""
+        direction = self.known.complement(self.rng.standard_normal(x.shape))
+        ahead = self.ask(self.oracle.nearest(x + length * direction))
+        behind = self.ask(self.oracle.nearest(x - length * direction))
+        slope = np.abs(ahead - behind).max(axis=1) / (2 * length)
+        straight = np.abs(ahead + behind - 2 * fx).max(axis=1) <= 16
+        return slope, np.asarray(straight | (self.ask.noise.kind == "smooth"))
+
+    def _threshold(self) -> float:
+        return max(SIGNIFICANT / (math.sqrt(2) * float(self.probe_step)), self._doubt())
+
+    def _grow(self, pool: tuple[np.ndarray, np.ndarray]) -> None:
+        x, fx = pool
+        crooked = 0
+        while self.known.rank < self.oracle.n:
+            if len(x) < POOL:
+                more, answers = self._draw(POOL - len(x))
+                x, fx = np.vstack([x, more]), np.vstack([fx, answers])
+            slope, straight = self._screen(x, fx, self.probe_step)
+            if slope.max() <= self._threshold():
+                return
+            score = np.where(straight, slope, 0.0)
+            best = int(score.argmax())
+            if score[best] <= self._threshold():
+                crooked += 1
+                if crooked % 3 == 0:  # no straight line in three pools: the regions are smaller than thought
+                    self.reach /= 2
+                    self.probe_step /= 2
+                    self.step /= 2
+                    self.slope_noise *= 2
+                x, fx = x[:0], fx[:0]
+                if crooked > 30:
+                    return
+                continue
+            if not self._take(x[best], fx[best]):
+                return
+            x, fx = np.delete(x, best, axis=0), np.delete(fx, best, axis=0)
+
+    def _take(self, x: np.ndarray, fx: np.ndarray) -> bool:
+        """Ask for the gradients at a point and keep what is new. False if nothing in them stands out of their noise."""
+        frame = SparseFrame(self.known, plain=self.oracle.grid is not None)
+        slope, fine = slopes(self.ask, frame, x, fx, self.step, self.rng)
+        if not fine:
+            return True
+        gradients = [self.known.new_part(g) for g in frame.spread(slope.T)]
+        if not self.typical:
+            self.typical = float(np.sqrt(np.mean(np.square(gradients), axis=1)).max())
+        found = False
+        while gradients and self.known.rank < self.oracle.n:
+            largest = int(np.argmax([np.linalg.norm(g) for g in gradients]))
+            new = gradients.pop(largest)
+            noise = max(self.slope_noise, self._error() * (1 if self.clean else 0.5))
+            # Where rounding is far below the signal, what a kink too small for the test has left is the larger error.
+            certain = 15 if self.clean else 3
+            if np.linalg.norm(new) <= certain * noise * math.sqrt(frame.count):
+                break
+            self.known.add(new)
+            found, self.refined = True, False
+            self.row_error = float(np.linalg.norm(self.known.mixing)) * self.slope_noise
+            gradients = [g - g[self.known.pivots[-1]] * self.known.rows[-1] for g in gradients]
+        if found:
+            self.points.append((x, fx))
+            self.confirmed = 0
+            # Principal angles: the rows' error seen from an orthonormal basis.
+            self.accuracy = min(1.0, self.row_error * math.sqrt(self.oracle.n))
+        return found
+
+    # -- refinement ----------------------------------------------------------------------------------------------------
+
+    def _with_coefficients(self, x: np.ndarray, fx: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Points whose gradients could be had in coordinates of the basis, and these gradients, ((points * m), r)."""
+        frame = BasisFrame(self.known.basis)
+        rows, fine = [], np.zeros(len(x), dtype=bool)
+        for i, (point, answer) in enumerate(zip(x, fx, strict=True)):
+            slope, fine[i] = slopes(self.ask, frame, point, answer, self._basis_step(), self.rng)
+            if fine[i]:
+                rows.append(slope.T)
+        return x[fine], fx[fine], np.vstack(rows or [np.empty((0, self.known.rank))])
+
+    def _basis_step(self) -> float:
+        """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
+        return self.step if self.bend else self.step * math.sqrt(self.known.rank / self.oracle.n)
+
+    def _blurred(self) -> bool:
+        """Whether error could still be taken for a new direction."""
+        return bool(self.known.rank) and OVERLOOKED * self.row_error > 1e-3
+
+    def _refine(self, accuracy: float) -> None:
+        if not self.refined:
+            x = np.array([point for point, _ in self.points])
+            fx = np.array([answer for _, answer in self.points])
+            x, fx, c = self._add_weak(*self._with_coefficients(x, fx))
+            self.basket = x, fx, self._choose_rank(c)
+            self.passes = 0
+        while self.accuracy > accuracy and self.passes < MOST_PASSES:
+            before = self.row_error
+            self._pass(*self.basket)
+            self.passes += 1
+            if self.row_error > before / 2:
+                self.passes = MOST_PASSES
+
+    def _add_weak(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """More points, those among many candidates whose gradients are large in the worst-determined directions."""
+        extra = max(1, round(0.15 * self.known.rank / self.oracle.m))
+        weak = np.linalg.svd(c, full_matrices=False)[2][-extra:] @ self.known.basis
+        more, answers = self._draw(12 * extra)
+        direction = weak[self.rng.integers(len(weak), size=len(more))]
+        length = self.step * 4
+        ahead = self.ask(self.oracle.nearest(more + length * direction))
+        size = np.abs(ahead - answers).max(axis=1)
+        best = np.sort(np.argsort(-size)[:extra])
+        more, answers, rows = self._with_coefficients(more[best], answers[best])
+        return np.vstack([x, more]), np.vstack([fx, answers]), np.vstack([c, rows])
+
+    def _choose_rank(self, c: np.ndarray) -> np.ndarray:
+        """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
+        _, values, right = np.linalg.svd(c, full_matrices=False)
+        noise = self.slope_noise * self.step / self._basis_step()
+        floor = noise * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
+        # Spurious directions hold a remainder of true ones, a few times the floor: the gap may begin up to there.
+        clear = int(np.sum(values > 20 * floor))
+        ratios = values / np.append(np.maximum(values[1:], floor), floor)
+        keep = (
+            max(1, clear)
+            if clear == len(values)
+            else max(0, clear - 1) + 1 + int(np.argmax(ratios[max(0, clear - 1) :]))
+        )
+        self.values, self.floor = values / values[0], floor / values[0]
+        # In coordinates of the right singular vectors the gradients' own error does not grow with that of the basis.
+        self._replace(right[:keep] @ self.known.basis)
+        c = c @ right[:keep].T
+        # Dropped directions took true parts of the others with them: while the noise is coarse, expect some times more.
+        margin = 8.0 if self._blurred() else 1.0
+        self.row_error = margin * self.slope_noise * float(np.linalg.norm(np.linalg.pinv(c)))
+        return np.asarray(c)
+
+    def _replace(self, basis: np.ndarray) -> None:
+        sizes = self.known.sizes
+        self.known = Known.of(basis)
+        self.known.sizes = sizes
+
+    def _pass(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> None:
+        """Ask the whole complement again, with the longest steps that keep the movement in the true span harmless."""
+        n, r, boxed, error = self.oracle.n, self.known.rank, self.oracle.within is not None, self.row_error
+        scale = float(np.sqrt(np.mean(x**2))) or 1.0
+        allowed = math.sqrt(2 / self.bend) if self.bend else 0.1 * self.reach * math.sqrt(r / n)
+        longest = min(allowed / max(error, 1e-300), FAR * scale)
+        inverse = np.linalg.pinv(c)
+        basis = self.known.basis
+        slopes_of = np.empty((len(c), n if boxed else n - r))
+        frame: DenseFrame | SparseFrame = DenseFrame(self.known, self.rng) if boxed else SparseFrame(self.known)
+        lengths = []
+        m = self.oracle.m
+        for i, (point, answer) in enumerate(zip(x, fx, strict=True)):
+            own = c[i * m : (i + 1) * m]
+            for start in range(0, frame.count, self.ask.block):
+                which = np.arange(start, min(start + self.ask.block, frame.count))
+                if isinstance(frame, DenseFrame):
+                    vectors = frame.vectors(which)
+                    length = legal_step(self.oracle, point[None], vectors)
+                    length = np.clip(length, -longest, longest)
+                    asked = self.oracle.nearest(point + length[:, None] * vectors)
+                    amount = length
+                else:
+                    sign = self.rng.choice([-1.0, 1.0], size=len(which))
+                    asked = self.oracle.nearest(frame.points(point, which, longest * sign))
+                    amount = frame.taken(asked - point, which)
+                taken = asked - point
+                change = self.ask(asked) - answer - (taken @ basis.T) @ own.T
+                slopes_of[i * m : (i + 1) * m, which] = (change / amount[:, None]).T
+                lengths.append(float(np.median(np.abs(amount))))
+        correction = frame.spread(inverse @ slopes_of)
+        correction -= (correction @ basis.T) @ basis
+        # What was corrected is the error there was: where the prediction had been too good, believe this instead.
+        error = max(error, float(np.linalg.norm(correction)) / math.sqrt(n))
+        # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
+        self._replace(np.asarray(linalg.polar(basis + correction)[0]))
+        self.refined = True
+        usual = float(np.mean(lengths)) if boxed else longest
+        size = float(np.sqrt(np.mean(np.sum(x**2, axis=1))))
+        noise = math.sqrt(2) * (1 + usual / size) / usual
+        coarse = self.slope_noise * self.step / self._basis_step()
+        contraction = min(1.0, coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
+        if error * math.sqrt(n) > 1e-4:  # steps still leave the linear region here and there
+            contraction = max(contraction, 0.1)
+        self.row_error = float(np.linalg.norm(inverse)) * noise + contraction * error
+        # Twice what independent rounding would give: it is not quite independent.
+        worst = 2 * float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
+        self.accuracy = min(1.0, worst + contraction * error * math.sqrt(n))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _confirm(self, needed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Look at fresh points until enough in a row show nothing new; points that do show something are returned."""
+        while self.confirmed < needed:
+            count = min(64, needed - self.confirmed)
+            x, fx = self._draw(count)
+            slope, new = self._hidden_slope(x, fx, 4 * self.probe_step)
+            again = np.flatnonzero(new)
+            if len(again):  # rounding varies from point to point: a finding must show twice
+                slope[again], new[again] = self._hidden_slope(x[again], fx[again], 8 * self.probe_step)
+            if new.any() and self.refined and self.passes < MOST_PASSES:
+                # First suspect the span's own error, which one more pass removes, then a direction that was missed.
+                self.row_error = max(self.row_error, float(slope[new].max()) / self.typical / OVERLOOKED)
+                self._pass(*self.basket)
+                self.passes += 1
+                self.confirmed = 0
+                continue
+            if new.any():
+                self.confirmed = 0
+                found = np.flatnonzero(new)[:POOL]
+                return x[found], fx[found]
+            self.confirmed += count
+        return np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
+
+    def _hidden_slope(self, x: np.ndarray, fx: np.ndarray, longest: float) -> tuple[np.ndarray, np.ndarray]:
+        """Slope along one random complement direction per point, and whether it is more than noise and known error."""
+        direction = self.known.complement(self.rng.standard_normal(x.shape))
+        length = np.full(len(x), longest)
+        if self.oracle.within is not None:
+            length = np.clip(legal_step(self.oracle, x, direction), -length, length)
+        change = self.ask(self.oracle.nearest(x + length[:, None] * direction)) - fx
+        slope = np.abs(change).max(axis=1) / np.abs(length)
+        return slope, slope > np.maximum(SIGNIFICANT * math.sqrt(2) / np.abs(length), self._doubt())
+
+    def _conclude(self) -> None:
+        if self.known.rank == 0:
+            self.outcome = Outcome.nothing_to_find
+        elif self.known.rank >= self.oracle.n:
+            self.outcome = Outcome.full_rank
+            self.accuracy = 0.0
+        elif self.accuracy > 0.1:
+            self.outcome = Outcome.approximate
 
 
-class BasisFrame:
-    """The rows of a basis themselves, for coordinates of a gradient in the known span."""
+class _Stage:
+    """Books the queries of a stage, also when it is cut short."""
 
-    def __init__(self, basis: np.ndarray) -> None:
-        self.basis = basis
-        self.scale = np.ones(len(basis))
-        self.n = basis.shape[1]
+    def __init__(self, search: Search, name: str) -> None:
+        self.search, self.name = search, name
 
-    @property
-    def count(self) -> int:
-        return len(self.basis)
+    def __enter__(self) -> None:
+        self.start = self.search.oracle.ledger.asked
 
-    def points(self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray) -> np.ndarray:
-        return np.asarray(x + np.reshape(length, (-1, 1)) * self.basis[which])
-
-    def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
-        return np.asarray(x + amounts @ self.basis[which])
-
-    def taken(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return np.asarray(np.einsum("ij,ij->i", step, self.basis[which]))
-
-    def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return np.asarray(self.basis[which] @ step)
-
-
-class DenseFrame:
-    """A tight frame of the complement whose vectors spread over all coordinates: the longest steps that fit in a box.
-
-    Rows of an orthonormal cosine transform with random column signs, projected on the complement. It has n vectors for
-    n - k dimensions, the price of needing no dense orthogonal basis.
-    """
-
-    def __init__(self, known: Known, rng: np.random.Generator) -> None:
-        self.signs = rng.choice([-1.0, 1.0], size=known.n)
-        self.basis = known.basis
-        self.n = known.n
-
-    @property
-    def count(self) -> int:
-        return self.n
-
-    def vectors(self, which: np.ndarray) -> np.ndarray:
-        unit = np.zeros((len(which), self.n))
-        unit[np.arange(len(which)), which] = 1.0
-        rows = fft.idct(unit, norm="ortho", axis=1) * self.signs
-        return np.asarray(rows - (rows @ self.basis.T) @ self.basis)
-
-    def spread(self, slopes: np.ndarray) -> np.ndarray:
-        rows = fft.idct(slopes, norm="ortho", axis=1) * self.signs
-        return np.asarray(rows - (rows @ self.basis.T) @ self.basis)
-
-
-def slopes(
-    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, fx: np.ndarray, length: float, rng: np.random.Generator
-) -> tuple[np.ndarray, bool]:
-    """Derivatives at x along a frame by forward differences, kinks found by one combined step and asked again.
-
-    One more query tests all differences at once: the answer to a random combination of the steps must be the same
-    combination of the answers. Where it is not, groups of directions are tested, and only bad groups are asked again,
-    with steps eight times shorter.
-
-    Returns:
-        Slopes (count, m) along the unscaled directions, and whether the last test passed.
-
-    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a kink.
-    """
-    everything = np.arange(frame.count)
-    slope = np.empty((frame.count, len(fx)))
-    taken = np.empty(frame.count)
-    signs = rng.choice([-1.0, 1.0], size=frame.count)
-
-    def difference(which: np.ndarray, length: float) -> None:
-        for start in range(0, len(which), ask.block):
-            part = which[start : start + ask.block]
-            # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
-            points = ask.oracle.nearest(frame.points(x, part, length * signs[part]))
-            step = frame.taken(points - x, part)
-            slope[part] = (ask(points) - fx) / step[:, None]
-            taken[part] = step
-
-    def bends(groups: list[np.ndarray]) -> np.ndarray:
-        points = np.empty((len(groups), frame.n))
-        for i, group in enumerate(groups):
-            amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[group] * 4 * length / np.sqrt(len(group))
-            points[i] = frame.combination(x, group, amounts)
-        points = ask.oracle.nearest(points)
-        seen = ask(points) - fx
-        bad = np.empty(len(groups), dtype=bool)
-        for i, group in enumerate(groups):
-            amounts = frame.amounts(points[i] - x, group)
-            error = np.sqrt(2 * (1 + np.sum((amounts / taken[group]) ** 2)))
-            bad[i] = bool((np.abs(seen[i] - amounts @ slope[group]) > 7 * error).any())
-        return bad
-
-    difference(everything, length)
-    if ask.noise.kind == "smooth" or not bends([everything])[0]:
-        return slope, True
-    groups = np.array_split(rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
-    bad = bends(groups)
-    for _ in range(3):
-        if not bad.any():
-            return slope, True
-        length /= 8
-        groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
-        for group in groups:
-            difference(group, length)
-        bad = bends(groups)
-    return slope, not bad.any()
+    def __exit__(self, *_: object) -> None:
+        spent = self.search.oracle.ledger.asked - self.start
+        self.search.stages[self.name] = self.search.stages.get(self.name, 0) + spent

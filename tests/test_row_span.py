@@ -1,0 +1,145 @@
+"""The row span, against the first weight matrix of networks built here, and obfuscation from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import random_weights, relu_gradients, relu_net
+
+DEEP = [784, 80, 40, 30, 20, 10, 1]
+FLOOR = 80 * (784 - 80)
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_one_query_per_unknown_in_float64(trial: int, rng: np.random.Generator) -> None:
+    weights = random_weights(DEEP, rng)
+    oracle = uv.as_oracle(relu_net(weights), shape=784)
+    span = uv.row_span(oracle, rng=rng)
+    assert span.rank == 80
+    assert span.distance(weights[0][0]) <= 1e-8
+    assert span.queries - span.stages["confirmation"] <= 1.15 * FLOOR
+    assert span.queries == sum(span.stages.values()) == oracle.ledger.asked - 8
+
+
+def test_refined_to_eleven_digits(rng: np.random.Generator) -> None:
+    weights = random_weights(DEEP, rng)
+    span = uv.row_span(uv.as_oracle(relu_net(weights), shape=784), rng=rng, accuracy=1e-11)
+    assert span.distance(weights[0][0]) <= 1e-11
+    assert span.queries <= 3 * FLOOR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(3))
+def test_float32_answers_are_enough(trial: int, rng: np.random.Generator) -> None:
+    weights = random_weights(DEEP, rng, dtype=np.float32)
+    span = uv.row_span(uv.as_oracle(relu_net(weights, np.float32), shape=784), rng=rng)
+    assert span.rank == 80
+    assert span.distance(weights[0][0]) <= 1e-4
+    assert span.queries <= 8 * FLOOR
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("sizes", [[50, 12, 8, 3], [20, 10, 1], [300, 30, 20, 10], [100, 1, 1]])
+def test_small_networks(sizes, dtype, rng: np.random.Generator) -> None:
+    weights = random_weights(sizes, rng, bias=0.3, dtype=dtype)
+    span = uv.row_span(uv.as_oracle(relu_net(weights, dtype), shape=sizes[0]), rng=rng)
+    assert span.rank == sizes[1]
+    assert span.distance(weights[0][0]) <= 1e-4
+
+
+def test_smooth_networks(rng: np.random.Generator) -> None:
+    (w1, b1), (w2, b2) = random_weights([200, 25, 1], rng, bias=0.3)
+    oracle = uv.as_oracle(lambda x: np.tanh(x @ w1.T + b1) @ w2.T + b2, shape=200)
+    span = uv.row_span(oracle, rng=rng, accuracy=1e-9)
+    assert span.rank == 25
+    assert span.distance(w1) <= 1e-9
+
+
+def test_a_rank_deficient_first_layer(rng: np.random.Generator) -> None:
+    (w1, b1), (w2, b2) = random_weights([60, 40, 2], rng, bias=0.3)
+    w1 = w1[:, :7] @ rng.standard_normal((7, 60))
+    span = uv.row_span(uv.as_oracle(relu_net([(w1, b1), (w2, b2)]), shape=60), rng=rng)
+    assert span.rank == 7
+    assert np.abs(span.complement(w1)).max() <= 1e-7
+
+
+def test_full_rank_constant_and_dead_networks(rng: np.random.Generator) -> None:
+    full = uv.row_span(uv.as_oracle(relu_net(random_weights([30, 40, 5], rng)), shape=30), rng=rng)
+    assert (full.rank, full.outcome) == (30, uv.Outcome.full_rank)
+    constant = uv.row_span(uv.as_oracle(lambda x: 0 * x[:, :1] + 2, shape=30), rng=rng)
+    assert (constant.rank, constant.outcome) == (0, uv.Outcome.nothing_to_find)
+    weights = random_weights([30, 8, 1], rng)
+    weights[0] = (weights[0][0], np.full(8, -100.0))
+    dead = uv.row_span(uv.as_oracle(relu_net(weights), shape=30), rng=rng)
+    assert dead.outcome == uv.Outcome.nothing_to_find
+
+
+def test_a_box_is_never_left(rng: np.random.Generator) -> None:
+    weights = random_weights([100, 12, 6, 3], rng, bias=0.1)
+    low, high = np.inf, -np.inf
+    net = relu_net(weights)
+
+    def watched(x: np.ndarray) -> np.ndarray:
+        nonlocal low, high
+        low, high = min(low, x.min()), max(high, x.max())
+        return net(x)
+
+    span = uv.row_span(uv.as_oracle(watched, shape=100, within=(0, 1)), rng=rng, accuracy=1e-10)
+    assert low >= 0
+    assert high <= 1
+    # What never switches inside the box cannot be told from an affine part; what was found is true.
+    assert np.abs(span.basis - span.basis @ np.linalg.pinv(weights[0][0]) @ weights[0][0]).max() <= 1e-9
+
+
+def test_the_budget_ends_the_search_with_a_true_part(rng: np.random.Generator) -> None:
+    weights = random_weights(DEEP, rng)
+    oracle = uv.as_oracle(relu_net(weights), shape=784, budget=20_000)
+    span = uv.row_span(oracle, rng=rng)
+    assert span.outcome == uv.Outcome.budget_ended
+    assert oracle.ledger.asked <= 20_000
+    assert 15 <= span.rank < 80
+    inside = np.linalg.qr(weights[0][0].T)[0]
+    assert np.linalg.norm(span.basis - span.basis @ inside @ inside.T, 2) <= 1e-6
+
+
+def test_same_seed_same_bits() -> None:
+    net = relu_net(random_weights([60, 9, 4], np.random.default_rng(3)))
+    spans = [uv.row_span(uv.as_oracle(net, shape=60), rng=np.random.default_rng(5)) for _ in range(2)]
+    assert np.array_equal(spans[0].basis, spans[1].basis)
+
+
+@pytest.mark.slow
+def test_confidence_is_calibrated_on_rarely_active_neurons(rng: np.random.Generator) -> None:
+    """A neuron active at a share p of the points is missed with probability (1 - p)^s: no more often than stated."""
+    missed, trials, share = 0, 60, 0.01
+    for _ in range(trials):
+        w = np.linalg.qr(rng.standard_normal((20, 5)))[0].T
+        bias = np.array([0, 0, 0, 0, -2.3263])  # the last is active where a standard normal exceeds 2.3263: 1 %
+        out = rng.standard_normal((1, 5))
+        oracle = uv.as_oracle(relu_net([(w, bias), (out, np.zeros(1))]), shape=20)
+        span = uv.row_span(oracle, rng=rng, confidence=0.9, unseen=share)
+        missed += span.rank < 5
+    # 10 % stated; more than 13 of 60 would happen in less than 1 in 1000 suites.
+    assert missed <= 13
+
+
+def test_obfuscation_hides_from_the_network_and_stays_in_the_box(rng: np.random.Generator) -> None:
+    weights = random_weights([144, 20, 10, 5], rng, bias=0.1)
+    oracle = uv.as_oracle(relu_net(weights), shape=144)
+    span = uv.row_span(oracle, rng=rng)
+    x = rng.uniform(size=(12, 144))
+    free = uv.obfuscate(span, x, scale=10.0, rng=rng)
+    np.testing.assert_allclose(free.noise_norm, 10 * np.linalg.norm(x, axis=1))
+    assert np.abs(relu_net(weights)(free.inputs) - relu_net(weights)(x)).max() <= 1e-6
+    legal = uv.obfuscate(span, x, rng=rng, within=(0.0, 1.0))
+    assert legal.inputs.min() >= 0
+    assert legal.inputs.max() <= 1
+    assert legal.noise_norm.min() >= 1.0
+    check = legal.check(oracle)
+    assert check.same_label == 1.0
+    assert check.largest_change <= 1e-6
+    # The truth, by the chain rule: the noise is orthogonal to the gradients at the hidden inputs.
+    along = np.einsum("pmn,pn->pm", relu_gradients(weights, legal.inputs), legal.inputs - x)
+    assert np.abs(along).max() <= 1e-6
