@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from unveil.executor import workers
 from unveil.outcome import BadInput
 from unveil.whitebox import singular_values as module
 from unveil.whitebox.activation import activation
@@ -95,6 +96,18 @@ def test_every_layer_agrees_with_the_svd_of_the_linearisation(
                 part = matrix if inputs is None else matrix[:, :, inputs]
                 np.testing.assert_array_equal(spectrum.rank, np.linalg.matrix_rank(part))
     assert "condition" in str(found)
+
+
+def test_workers_change_nothing(rng: np.random.Generator) -> None:
+    network = dense_network(rng, (12, 9, 4))
+    x = rng.standard_normal((66, network.n))
+    here = stability(network, x)
+    with workers(2) as executor:
+        there = stability(network, x, executor=executor)
+    for one, other in zip(here.layers, there.layers, strict=True):
+        np.testing.assert_array_equal(one.before.values, other.before.values)
+        np.testing.assert_array_equal(one.after.values, other.after.values)
+        np.testing.assert_array_equal(one.bound_removal, other.bound_removal)
 
 
 def test_blocks_multiply_as_matrices(rng: np.random.Generator) -> None:

@@ -33,6 +33,10 @@ class Activation:
     parity: str
     injective: bool
 
+    def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
+        """By name, so that networks can be sent to other processes."""
+        return activation, (self.name,)
+
 
 def _sigmoid_slope(s: np.ndarray) -> np.ndarray:
     p = special.expit(s)

@@ -57,6 +57,12 @@ class Layer:
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "bias", bias)
 
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """A convolution travels as its kernel, which is a thousand times smaller than its matrix."""
+        if self.convolution is None:
+            return Layer, (self.weights, self.bias, self.activation)
+        return _convolved, (self.convolution, self.bias, self.activation)
+
     @property
     def inputs(self) -> int:
         return int(self.weights.shape[1])
@@ -221,3 +227,7 @@ class Network:
             answers = special.softmax(answers, axis=1)
         single = np.shape(x) in ((self.n,), self.shape)
         return answers[0] if single else answers
+
+
+def _convolved(convolution: Convolution, bias: np.ndarray, activation: Activation) -> Layer:
+    return Layer(convolution.matrix(), bias, activation, convolution)

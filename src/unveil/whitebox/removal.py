@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import qr, svdvals
 
 CHUNK = 20_000_000
 
@@ -80,9 +81,11 @@ def _spanned(stays: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Which unit rows lie in the row space of `stays`, up to rounding."""
     if not len(stays) or not len(units):
         return np.zeros(len(units), dtype=bool)
+    if len(stays) >= stays.shape[1]:
+        values = svdvals(qr(stays, mode="r", check_finite=False)[0][: stays.shape[1]], check_finite=False)
+        if values[-1] > max(stays.shape) * np.finfo(float).eps * values[0]:
+            return np.ones(len(units), dtype=bool)
     _, values, basis = np.linalg.svd(stays, full_matrices=False)
     basis = basis[values > max(stays.shape) * np.finfo(float).eps * values[0]]
-    if len(basis) == stays.shape[1]:
-        return np.ones(len(units), dtype=bool)
     rest = units - (units @ basis.T) @ basis
     return np.asarray(np.linalg.norm(rest, axis=1) <= 1e-8)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.executor import spread
 from unveil.outcome import BadInput
-from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
+from unveil.whitebox.linear_piece import Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Network
 from unveil.whitebox.removal import Removal, removal
 from unveil.whitebox.singular_values import singular_values
@@ -104,7 +105,7 @@ class LayerStability:
     def bound_removal(self) -> Float[np.ndarray, " N"]:
         """Lemma 9 by the procedure of A5: an upper bound of the smallest non-zero value; NaN where not evaluated."""
         found = [each.bound for each in self.removals]
-        return np.array(found) if found else np.full(len(self.active), np.nan)
+        return np.array(found) if len(found) == len(self.active) else np.full(len(self.active), np.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +138,7 @@ def stability(
     window: Int[np.ndarray, " w"] | None = None,
     lemma_9: bool | None = None,
     watch: Callable[[int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Stability:
     """Singular values of the linearisation at x, layer by layer, before and after each activation.
 
@@ -149,7 +151,9 @@ def stability(
         x: One input or many; medians over many are what the paper shows.
         window: Let only these inputs (flat indices) vary: for inputs too large for all. See `window_of`.
         lemma_9: Whether to evaluate Lemma 9 (every product of a kept with a removed row); by default where it is cheap.
-        watch: Called with (samples done, all).
+        watch: Called with (samples done, or handed out if there is an executor; all).
+        executor: Where to work, e.g. `unveil.executor.workers(2)`: inputs in parallel, each with one thread. The
+            results are the same, bit for bit, whatever the number of workers.
 
     Returns:
         Spectra, ranks, condition numbers and bounds.
@@ -164,37 +168,31 @@ def stability(
     if window.ndim != 1 or not window.size or window.min() < 0 or window.max() >= network.n:
         raise BadInput(f"window must list inputs, numbers from 0 to {network.n - 1}; got {window!r}")
     window = np.unique(window)
-    weights = [blocks_of(layer) for layer in network.layers]
-    first = first_piece(weights[0], network.layers[0].neurons, window, network.n)
+    blocks = blocks_of(network.layers[0])
     # The first affine map is the same for all inputs, and so are its singular values.
-    shared = singular_values(first)
-    rows: list[list[tuple[Any, ...]]] = [[] for _ in network.layers]
-    removals: list[list[Removal]] = [[] for _ in network.layers]
-    for done, point in enumerate(points):
-        slopes = [a.activation.slope(s[0]) for a, s in zip(network.layers, network.preactivations(point), strict=True)]
-        for i, (piece, slope) in enumerate(_pieces(weights, first, slopes, len(window))):
-            before = shared if i == 0 else singular_values(piece)
-            kept = piece.keep(slope)
-            # Without an activation there is nothing new to compute.
-            after = before if (slope == 1).all() else singular_values(kept)
-            size = min(network.layers[i].neurons, len(window))
-            rows[i].append((_filled(before[0], size), before[1], _filled(after[0], size), after[1], slope))
-            cost = float((slope != 0).sum()) * float((slope == 0).sum()) * len(window)
-            if lemma_9 or (lemma_9 is None and cost <= REMOVAL_BY_DEFAULT):
-                removals[i].append(removal(piece.whole(), slope != 0))
-        if watch is not None:
-            watch(done + 1, len(points))
+    shared = singular_values(first_piece(blocks, network.layers[0].neurons, window, network.n))
+    task = _Task(network, window, shared, lemma_9)
+
+    def parts() -> Iterator[tuple[_Task, np.ndarray]]:
+        for start in range(0, len(points), task.together):
+            if watch is not None:
+                watch(start, len(points))
+            yield task, points[start : start + task.together]
+
+    made = [one for some in spread(_look, parts(), executor) for one in some]
+    if watch is not None:
+        watch(len(points), len(points))
     return Stability(
         tuple(
             LayerStability(
-                before=Spectrum(np.array([r[0] for r in each]), np.array([r[1] for r in each])),
-                after=Spectrum(np.array([r[2] for r in each]), np.array([r[3] for r in each])),
+                before=Spectrum(np.array([e.before for e in each]), np.array([e.before_floor for e in each])),
+                after=Spectrum(np.array([e.after for e in each]), np.array([e.after_floor for e in each])),
                 neurons=layer.neurons,
-                active=np.array([(r[4] != 0).sum() for r in each]),
-                contraction=bool(max(np.abs(r[4]).max() for r in each) <= 1),
-                removals=tuple(found) if len(found) == len(points) else (),
+                active=np.array([e.active for e in each]),
+                contraction=max(e.steepest for e in each) <= 1,
+                removals=tuple(e.removal for e in each if e.removal is not None),
             )
-            for layer, each, found in zip(network.layers, rows, removals, strict=True)
+            for layer, each in zip(network.layers, zip(*made, strict=True), strict=True)
         ),
         len(window),
     )
@@ -208,16 +206,68 @@ def window_of(shape: tuple[int, ...], rows: tuple[int, int], columns: tuple[int,
     return places[:, rows[0] : rows[1], columns[0] : columns[1]].ravel()
 
 
-def _pieces(
-    weights: list[tuple[Block, ...]], first: Piece, slopes: list[np.ndarray], width: int
-) -> Iterator[tuple[Piece, np.ndarray]]:
-    """Every layer's linearisation before its activation, and the slopes of the activation."""
-    piece = first
-    for i, slope in enumerate(slopes):
-        if i:
-            piece = next_piece(weights[i], len(slope), piece)
-        yield piece, slope
-        piece = piece.keep(slope).folded()
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What a worker needs to know."""
+
+    network: Network
+    window: np.ndarray
+    shared: tuple[np.ndarray, float]
+    lemma_9: bool | None
+
+    @property
+    def together(self) -> int:
+        """Inputs of one task: some seconds of work."""
+        n = len(self.window)
+        cost = sum(4.0 * min(each.neurons, n) ** 2 * max(each.neurons, n) for each in self.network.layers)
+        return int(np.clip(5e10 / cost, 1, 64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One layer at one input."""
+
+    before: np.ndarray
+    before_floor: float
+    after: np.ndarray
+    after_floor: float
+    active: int
+    steepest: float
+    removal: Removal | None
+
+
+def _look(part: tuple[_Task, np.ndarray]) -> list[list[_Seen]]:
+    """Every layer at some inputs."""
+    task, points = part
+    network, window = task.network, task.window
+    weights = [blocks_of(layer) for layer in network.layers]
+    made = []
+    for point in points:
+        seen = network.preactivations(point)
+        piece = first_piece(weights[0], network.layers[0].neurons, window, network.n)
+        row = []
+        for i, layer in enumerate(network.layers):
+            if i:
+                piece = next_piece(weights[i], layer.neurons, piece)
+            slope = layer.activation.slope(seen[i][0])
+            row.append(_layer(task, piece, slope, task.shared if i == 0 else singular_values(piece)))
+            piece = piece.keep(slope).folded()
+        made.append(row)
+    return made
+
+
+def _layer(task: _Task, piece: Piece, slope: np.ndarray, before: tuple[np.ndarray, float]) -> _Seen:
+    width = len(task.window)
+    size = min(len(slope), width)
+    # Without an activation there is nothing new to compute.
+    after = before if (slope == 1).all() else singular_values(piece.keep(slope))
+    active = int((slope != 0).sum())
+    wanted = task.lemma_9
+    if wanted is None:
+        wanted = float(active) * (len(slope) - active) * width <= REMOVAL_BY_DEFAULT
+    found = removal(piece.whole(), slope != 0) if wanted else None
+    steepest = float(np.abs(slope).max())
+    return _Seen(_filled(before[0], size), before[1], _filled(after[0], size), after[1], active, steepest, found)
 
 
 def _filled(values: np.ndarray, size: int) -> np.ndarray:

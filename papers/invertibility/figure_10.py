@@ -1,0 +1,39 @@
+"""Figure 10: the singular values of ThinCIFAR and of the MLPs, as Figure 6 has them for WideCIFAR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from papers.invertibility import figure_6
+from papers.invertibility.spectra import Spectra, spectra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = ("thin_cifar", "mlp_3500", "mlp_100")
+
+
+def run(size: int = 4) -> list[Spectra]:
+    """Medians over `size` test images."""
+    return [spectra(name, size) for name in NAMES]
+
+
+def tell(table: list[Spectra]) -> str:
+    """The curves at a few places."""
+    return "\n\n".join(figure_6.tell(one) for one in table)
+
+
+def draw(table: list[Spectra]) -> Figure:
+    """One panel per network: before (dashed) and after ReLU, layer by layer."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(table), figsize=(14, 4), layout="constrained")
+    for axis, one in zip(axes, table, strict=True):
+        for i, layer in enumerate(one.found.layers):
+            (line,) = axis.semilogy(figure_6.above(layer.after.median()), label=f"layer {i + 1}")
+            axis.semilogy(figure_6.above(layer.before.median()), "--", color=line.get_color(), linewidth=0.7)
+        axis.set_title(one.name)
+        axis.set_xlabel("index of the singular value")
+        axis.legend(fontsize=6)
+    axes[0].set_ylabel("median singular value (dashed: before ReLU)")
+    return figure
