@@ -279,19 +279,22 @@ def legal(
     x: np.ndarray, within: tuple[float, float] | None, grid: float | None, dtype: np.dtype[np.floating]
 ) -> np.ndarray:
     """The points nearest to x that lie on the grid, in the box, and are exact in `dtype`."""
-    low, high = within if within is not None else (-np.inf, np.inf)
     if grid is not None:
-        start = low if within is not None else 0.0
-        last = np.floor((high - start) / grid * (1 + 1e-12))
+        start, last = (0.0, np.inf) if within is None else (within[0], np.floor((within[1] - within[0]) / grid + 1e-9))
         x = start + np.minimum(np.round((x - start) / grid), last) * grid
-    x = np.clip(x, low, high)
     if dtype == np.float32:
         y = x.astype(np.float32)
-        # Rounding may have left a box whose border is no float32.
-        y = np.where(y.astype(np.float64) > high, np.nextafter(y, np.float32(-np.inf)), y)
-        y = np.where(y.astype(np.float64) < low, np.nextafter(y, np.float32(np.inf)), y)
-        x = y.astype(np.float64)
-    return x
+        return (y if within is None else np.clip(y, *_single_box(*within), out=y)).astype(np.float64)
+    return x.copy() if within is None else np.clip(x, *within)
+
+
+def _single_box(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """The outermost float32 numbers inside a box, whose own borders may be none."""
+    a, b = np.float32(low), np.float32(high)
+    return (
+        a if float(a) >= low else np.nextafter(a, np.float32(np.inf)),
+        b if float(b) <= high else np.nextafter(b, np.float32(-np.inf)),
+    )
 
 
 def wrap(oracle: Oracle, **changed: object) -> dict[str, object]:
