@@ -49,6 +49,7 @@ class Served:
     answered: Counter[bytes] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
     requests: int = 0
+    remember: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -96,8 +97,9 @@ class Handler(BaseHTTPRequestHandler):
         with s.lock:
             fault = s.faults.get(s.requests, s.default_fault)
             s.requests += 1
-            s.headers.append(dict(self.headers))
-            s.seen.update(row.tobytes() for row in x)
+            if s.remember:
+                s.headers.append(dict(self.headers))
+                s.seen.update(row.tobytes() for row in x)
         time.sleep(s.delay)
         y = s.model(x).astype(kind)
         reply: dict[str, Any] = {"model_name": "m", "id": message.get("id")}
@@ -124,7 +126,8 @@ class Handler(BaseHTTPRequestHandler):
             extra = {HEADER: str(len(text)), "Content-Type": "application/octet-stream"}
         self.send(200, text + payload, extra)
         with s.lock:
-            s.answered.update(row.tobytes() for row in x)
+            if s.remember:
+                s.answered.update(row.tobytes() for row in x)
 
     def misbehave(self, fault: str, reply: dict[str, Any], tensor: dict[str, Any], y: np.ndarray) -> None:
         text = json.dumps(reply).encode()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import unveil as uv
 from unveil.executor import Cluster, Serial, spread, workers
 from unveil.outcome import BadInput, UnveilError, WorkerLost
 
@@ -87,6 +88,29 @@ def test_two_dask_workers_give_the_same_bits_also_when_one_is_killed(truth, dask
         results = spread(die_once, [(seed, tmp_path / "died") for seed in SEEDS], cluster)
     assert (tmp_path / "died").exists()
     assert [result for result, _ in results] == truth
+
+
+def kinds(found) -> list[tuple[str, bytes | None]]:
+    return [(p.kind, None if p.certificate.direction is None else p.certificate.direction.tobytes()) for p in found]
+
+
+def test_preimages_are_the_same_whoever_decides_them(dask_address):
+    """The executor of a verb: this process, two processes, two Dask workers of which one is killed while they work."""
+    distributed = pytest.importorskip("distributed")
+    rng = np.random.default_rng(2)
+    network = uv.Network.from_weights([(rng.standard_normal((30, 20)), rng.standard_normal(30))], last="relu")
+    x = rng.standard_normal((2500, 20))
+    truth = kinds(uv.preimages(network, x))
+    assert len(set(kind for kind, _ in truth)) > 1
+    with workers(2) as executor:
+        assert kinds(uv.preimages(network, x, executor=executor)) == truth
+    with Cluster(dask_address) as cluster:
+        stream = uv.preimages(network, x, executor=cluster)
+        first = next(stream)
+        with distributed.Client(dask_address, set_as_default=False) as client:
+            victim = next(iter(client.run(os.getpid).values()))
+        os.kill(victim, signal.SIGKILL)
+        assert kinds([first, *stream]) == truth
 
 
 def test_a_task_that_kills_every_dask_worker_is_one_error(dask_address):
