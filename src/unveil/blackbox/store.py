@@ -158,7 +158,7 @@ class Memory:
 
     def _keys(self, questions: np.ndarray) -> tuple[list[bytes], np.ndarray]:
         """Keys of the questions, and short codes to count repeats by."""
-        data, width = memoryview(questions).cast("B"), questions.itemsize * questions.shape[1]
+        data, width = questions.data.cast("B"), questions.itemsize * questions.shape[1]
         hashes = []
         for row in range(len(questions)):
             h = self._start.copy()

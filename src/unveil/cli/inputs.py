@@ -111,9 +111,10 @@ def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, l
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        if not hasattr(arrays, "files"):
-            raise BadInput(f"{path} is a bare array; rename it to .npy")
+    loaded = np.load(path, allow_pickle=False)
+    if not hasattr(loaded, "files"):
+        raise BadInput(f"{path} is a bare array; rename it to .npy")
+    with loaded as arrays:
         names = list(arrays.files)
         chosen = next((name for name in _IMAGE_KEYS if name in names), None)
         if chosen is None:
