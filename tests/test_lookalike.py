@@ -225,3 +225,20 @@ def test_the_command_asks_the_file() -> None:
     assert told["distance"] < told["start"]
     assert told["predictions"][0] == told["predictions"][1] != told["predictions"][2]
     assert CliRunner().invoke(app, [*given, "--target", "900"]).exit_code == 2
+
+
+def test_the_audit_tells_what_features_forget() -> None:
+    from unveil import as_oracle
+    from unveil.report.audit import Audit, run
+    from unveil.report.forgetting import FORGETTING
+
+    oracle = as_oracle("examples/digits.onnx", within=(0, 1))
+    with np.load("examples/digits.npz") as digits:
+        inputs = oracle.nearest(digits["images"].astype(float))
+    page = run(Audit(oracle, inputs=inputs, path="examples/digits.onnx"), [FORGETTING])
+    told = page.all_figures()["forgetting"]
+    assert [layer["kinds"]["infinite"] for layer in told["layers"]] == [40] * 5
+    assert told["lookalikes"]["difference"] < 1e-4
+    assert page.html().count('<div class="specimen three">') == 4
+    # A model whose weights are not in hand has nothing to tell here.
+    assert FORGETTING.run(Audit(as_oracle(lambda x: x.sum(axis=1), 3), inputs=np.zeros((1, 3)))) is None
