@@ -4,5 +4,6 @@ The file imports what it needs inside its functions, since `unveil --help` reads
 """
 
 from unveil.report.audit import Stage
+from unveil.report.forgetting import FORGETTING
 
-STAGES: tuple[Stage, ...] = ()
+STAGES: tuple[Stage, ...] = (FORGETTING,)
