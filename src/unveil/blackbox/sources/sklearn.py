@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ class SklearnSource:
 
     def answer(self, x: Questions) -> np.ndarray:
         self._sent += len(x)
-        y = np.asarray(getattr(self.estimator, self.method)(x.copy()))
+        with warnings.catch_warnings():
+            # An estimator fitted to a table would miss its column names in every single batch.
+            warnings.filterwarnings("ignore", message="X does not have valid feature names")
+            y = np.asarray(getattr(self.estimator, self.method)(x.copy()))
         if self.method == "predict" and self.names is not None:
             # classes_ is sorted, so that the number of a label is its place there.
             return np.searchsorted(self.names, y).astype(np.int64)
