@@ -1,21 +1,18 @@
-"""Figures 1 and 11: images of one class that look like another, with exactly the first layer's features of their own.
-
-Run `python -m papers.invertibility.figure_1 [--size 8]`.
-"""
+"""Figures 1 and 11: images that look like another class, with exactly the first layer's features of their own."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from papers.data import mnist_test, network
 from papers.invertibility.networks import trained
 from unveil import Network, Oracle, as_oracle, load, lookalike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Row(NamedTuple):
@@ -65,8 +62,22 @@ def run(size: int = 8) -> list[Row]:
     return table
 
 
-def draw(table: list[Row]) -> plt.Figure:
+def tell(table: list[Row]) -> str:
+    """One line for each pair."""
+    lines = []
+    for row in table:
+        x, z, target = row.predictions
+        lines.append(
+            f"{row.name:16} {row.active:3} active  1-norm {row.start:6.1f} -> {row.distance:6.1f}  "
+            f"says {x}, lookalike {z}, target {target}  logits differ by {row.difference:.1e}  {row.seconds:.2f} s"
+        )
+    return "\n".join(lines)
+
+
+def draw(table: list[Row]) -> Figure:
     """Three rows of pictures per network: the original, the lookalike, the target."""
+    import matplotlib.pyplot as plt
+
     names = list(dict.fromkeys(row.name for row in table))
     most = max(sum(row.name == name for row in table) for name in names)
     figure, panels = plt.subplots(3 * len(names), most, figsize=(1.2 * most, 3.9 * len(names)), squeeze=False)
@@ -80,22 +91,3 @@ def draw(table: list[Row]) -> plt.Figure:
                 panel.set_title(f"says {row.predictions[line]}", fontsize=8)
     figure.tight_layout()
     return figure
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=Path("figure_1.png"))
-    given = parser.parse_args()
-    table = run(given.size)
-    for row in table:
-        x, z, target = row.predictions
-        print(
-            f"{row.name:16} {row.active:3} active  1-norm {row.start:6.1f} -> {row.distance:6.1f}  "
-            f"says {x}, lookalike {z}, target {target}  logits differ by {row.difference:.1e}  {row.seconds:.2f} s"
-        )
-    draw(table).savefig(given.out, dpi=150)
-
-
-if __name__ == "__main__":
-    main()

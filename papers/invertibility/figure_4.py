@@ -1,20 +1,18 @@
-"""Figure 4: how many test images have a point, compact or infinite preimage, against the number of active neurons.
-
-Run `python -m papers.invertibility.figure_4 [--size 10000]`.
-"""
+"""Figure 4: how many test images have a point, compact or infinite preimage, against the number of active neurons."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from papers.invertibility.networks import test_images, trained
 from unveil import preimages
 from unveil.executor import workers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NETWORKS = ("mlp_3500", "mlp_1000")
 KINDS = {"infinite": "tab:red", "compact": "tab:blue", "point": "tab:green"}
@@ -47,8 +45,18 @@ def ranges(table: list[Row]) -> dict[tuple[str, str], tuple[int, int, int, int]]
     return out
 
 
-def draw(table: list[Row]) -> plt.Figure:
+def tell(table: list[Row]) -> str:
+    """Counts and ranges."""
+    lines = []
+    for (name, kind), (count, certified, fewest, most) in ranges(table).items():
+        lines.append(f"{name:9} {kind:9} {count:6} images ({certified} certified), {fewest} to {most} active neurons")
+    return "\n".join(lines)
+
+
+def draw(table: list[Row]) -> Figure:
     """Counts in bins of active neurons, one panel per network."""
+    import matplotlib.pyplot as plt
+
     figure, panels = plt.subplots(1, len(NETWORKS), figsize=(11, 3.6))
     for panel, name in zip(panels, NETWORKS, strict=True):
         active = np.array([row[1] for row in table if row[0] == name])
@@ -62,19 +70,3 @@ def draw(table: list[Row]) -> plt.Figure:
         panel.legend()
     figure.tight_layout()
     return figure
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=10_000)
-    parser.add_argument("--jobs", type=int)
-    parser.add_argument("--out", type=Path, default=Path("figure_4.png"))
-    given = parser.parse_args()
-    table = run(given.size, given.jobs)
-    for (name, kind), (count, certified, fewest, most) in ranges(table).items():
-        print(f"{name:9} {kind:9} {count:6} images ({certified} certified), {fewest} to {most} active neurons")
-    draw(table).savefig(given.out, dpi=150)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,23 @@
 """The question the paper leaves open: do compact preimages allow less manipulation than infinite ones?
 
-Run `python -m papers.invertibility.manipulation [--size 300]`. For test images of an MLP 784-1000-200-10, whose first
-layer has preimages of all three kinds, it measures how far towards an image of another class one can go in [0, 1]
-without changing a feature of the first layer, against the kind and the number of active neurons.
+For test images of an MLP 784-1000-200-10, whose first layer has preimages of all three kinds, it measures how far
+towards an image of another class one can go in [0, 1] without changing a feature of the first layer, against the kind
+and the number of active neurons.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from papers.data import mnist_test
 from papers.invertibility.figure_4 import KINDS
 from papers.invertibility.networks import trained
 from unveil import lookalike, preimage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "mlp_1000"
 
@@ -54,8 +53,10 @@ def run(size: int = 300) -> list[Row]:
     return table
 
 
-def draw(table: list[Row]) -> plt.Figure:
+def draw(table: list[Row]) -> Figure:
     """Both measures against the number of active neurons."""
+    import matplotlib.pyplot as plt
+
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.6))
     for kind, colour in KINDS.items():
         rows = [row for row in table if row.kind == kind]
@@ -69,7 +70,7 @@ def draw(table: list[Row]) -> plt.Figure:
     return figure
 
 
-def told(table: list[Row]) -> list[str]:
+def tell(table: list[Row]) -> str:
     """Medians by kind, also where both kinds occur with the same number of active neurons."""
     lines = []
     zone = [row for row in table if row.kind != "point"]
@@ -96,20 +97,4 @@ def told(table: list[Row]) -> list[str]:
             f"(correlation {np.corrcoef(active, extent)[0, 1]:.2f}); beyond that, compact ones differ by "
             f"{np.mean(rest[compact]) - np.mean(rest[~compact]):+.3f} (spread {np.std(rest):.3f})"
         )
-    return lines
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=300)
-    parser.add_argument("--out", type=Path, default=Path("manipulation.png"))
-    given = parser.parse_args()
-    began = time.process_time()
-    table = run(given.size)
-    print("\n".join(told(table)))
-    print(f"{len(table)} images, {time.process_time() - began:.0f} s of CPU")
-    draw(table).savefig(given.out, dpi=150)
-
-
-if __name__ == "__main__":
-    main()
+    return "\n".join(lines)
