@@ -113,31 +113,31 @@ def look_through(
     scale = float(np.abs(patterns).max())
     disturbance = max(noise, 4 * float(np.finfo(oracle.dtype).eps) * scale)
     h = float(np.clip(disturbance ** (1 / 3), 1e-4, 0.3))
-    gradients = _gradients(oracle, patterns, dual, h)  # (P, s, m)
-    stacked = gradients.transpose(1, 0, 2).reshape(size, -1)
+    slopes = gradients(oracle, patterns, dual, h)  # (P, s, m)
+    stacked = slopes.transpose(1, 0, 2).reshape(size, -1)
     basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
     if rank is None:
         rank = gap(spectrum, max(h**2, disturbance / h))
     span, across = basis[:, :rank], basis[:, rank:]
     # e from H q = e q g, by differences of gradients along q, at the patterns with the largest gradients.
-    strong = np.argsort(-np.abs(gradients).sum(axis=(1, 2)), kind="stable")[:2]
+    strong = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[:2]
     bends_top, bends_bottom = np.zeros(size), np.full(size, np.finfo(np.float64).tiny)
     k = float(np.clip(disturbance**0.25, 1e-3, 0.3))
     for p in strong:
         q = across @ rng.standard_normal(across.shape[1])
         q /= np.linalg.norm(q)
         move = k * q @ dual
-        both = _gradients(oracle, patterns[p] + np.array([[1.0], [-1.0]]) * move, dual, max(h, k / 4))
+        both = gradients(oracle, patterns[p] + np.array([[1.0], [-1.0]]) * move, dual, max(h, k / 4))
         product = (both[0] - both[1]) / (2 * k)  # (s, m)
-        lever = q[:, None] * gradients[p]
+        lever = q[:, None] * slopes[p]
         bends_top += (product * lever).sum(axis=1)
         bends_bottom += (lever**2).sum(axis=1)
     bends = bends_top / bends_bottom
-    chosen = np.argsort(-np.abs(gradients).sum(axis=(1, 2)), kind="stable")[: rank + 5]
+    chosen = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[: rank + 5]
     hessians = second_differences(oracle, patterns[chosen], span.T @ dual, k)  # (Q, m, r, r)
     for i, p in enumerate(chosen):
         for output in range(oracle.m):
-            hessians[i, output] -= span.T @ ((bends * gradients[p, :, output])[:, None] * span)
+            hessians[i, output] -= span.T @ ((bends * slopes[p, :, output])[:, None] * span)
     small = hessians.reshape(-1, rank, rank)
     reduced, certificate = joint_directions(small, rank, rng=rng)
     directions = reduced @ span.T
@@ -183,7 +183,7 @@ def second_differences(
     return out
 
 
-def _gradients(oracle: Oracle, points: np.ndarray, directions: np.ndarray, h: float) -> np.ndarray:
+def gradients(oracle: Oracle, points: np.ndarray, directions: np.ndarray, h: float) -> np.ndarray:
     """Central differences (P, s, m) along the directions.
 
     Queries: `2 P s`

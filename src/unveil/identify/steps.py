@@ -57,7 +57,7 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
         outer = oracle(oracle.nearest(10.0**decade * rays))
         spread = max(spread, float(np.ptp(outer, axis=0).max()))
         drift = np.abs(outer - inner).max(axis=1)
-        if (drift <= 8 * noise + 30 * spread * 10.0**-decade).mean() >= 0.85:
+        if (drift <= 8 * noise + 100 * spread * 10.0**-decade).mean() >= 0.85:
             radius = float(10.0 ** min(decade + 1, furthest))
             return radius, float(np.median(np.abs(oracle(oracle.nearest(radius * rays)) - outer)))
         inner = outer
