@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from unveil import as_oracle
+from unveil.cli import app
 from unveil.identify.choose import identify
+from unveil.identify.entangled_weights import EntangledWeights
+from unveil.identify.one_hidden_layer import OneHiddenLayer
 from unveil.identify.saturation import Saturation
 from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.comparison import compare
+from unveil.whitebox.formats import load, save
 from unveil.whitebox.network import Network
 
 
@@ -110,3 +118,66 @@ def test_the_package_is_the_verb() -> None:
     truth = random_network(3, (3, 1), "tanh", np.random.default_rng(17))
     found = unveil.identify(as_oracle(truth, shape=3, budget=100), rng=np.random.default_rng(18), activation="tanh")
     assert found.outcome is Outcome.budget_ended
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softplus", "gelu", "sin", "erf", "arctan"])
+@pytest.mark.parametrize("k", [4, 7])
+def test_one_hidden_layer(activation: str, k: int) -> None:
+    truth = random_network(7, (k,), activation, np.random.default_rng(20 + k))
+    found = OneHiddenLayer()(as_oracle(truth, shape=7), rng=np.random.default_rng(21))
+    assert found.outcome is Outcome.complete, found.why
+    assert worst(found.network, truth) < 1e-8
+
+
+def test_one_wide_hidden_layer() -> None:
+    truth = random_network(10, (22,), "tanh", np.random.default_rng(22))
+    oracle = as_oracle(truth, shape=10, within=(-2, 2))
+    found = identify(oracle, rng=np.random.default_rng(23), activation="tanh")
+    assert found.method == "OneHiddenLayer"
+    assert min(found.stats["certificates"]) > 1 - 1e-9
+    assert worst(found.network, truth) < 1e-8
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_entangled_weights(activation: str) -> None:
+    truth = random_network(10, (10, 3), activation, np.random.default_rng(24))
+    found = EntangledWeights(activation, (10, 3))(as_oracle(truth, shape=10), rng=np.random.default_rng(25))
+    assert found.outcome is Outcome.complete, found.why
+    assert worst(found.network, truth) < 1e-8
+
+
+@pytest.mark.parametrize("level", [1e-6, 1e-4])
+def test_noise_is_survived_and_told(level: float) -> None:
+    truth = random_network(8, (8, 3), "tanh", np.random.default_rng(26))
+    noise = np.random.default_rng(27)
+    oracle = as_oracle(lambda x: truth(x) + level * noise.standard_normal((len(x), 1)), shape=8, noisy=True)
+    found = identify(oracle, rng=np.random.default_rng(28), activation="tanh")
+    assert found.stats["noise"] == pytest.approx(level, rel=0.6)
+    off = worst(found.network, truth)
+    assert off < 1000 * level
+    assert 0.05 * off < found.stats["uncertainty"] < 20 * off
+    assert found.outcome is not Outcome.check_failed
+
+
+def test_single_precision() -> None:
+    truth = random_network(10, (10, 3), "tanh", np.random.default_rng(29))
+    oracle = as_oracle(lambda x: truth(x).astype(np.float32), shape=10, noisy=True)
+    found = identify(oracle, rng=np.random.default_rng(30), activation="tanh")
+    assert worst(found.network, truth) < 1e-4
+    assert found.outcome is Outcome.complete
+
+
+def test_command_line(tmp_path: Path) -> None:
+    truth = random_network(8, (8, 3), "tanh", np.random.default_rng(31))
+    save(truth, tmp_path / "truth.onnx")
+    said = CliRunner().invoke(
+        app,
+        ["identify", str(tmp_path / "truth.onnx"), "--activation", "tanh", "--widths", "8,3", "--json"]
+        + ["--out", str(tmp_path / "found.onnx")],
+    )
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["widths"] == [8, 3, 1]
+    assert compare(load(tmp_path / "found.onnx"), truth).weight_error < 1e-3
+    asked = as_oracle(str(tmp_path / "found.onnx"))
+    x = np.random.default_rng(32).standard_normal((50, 8)).astype(np.float32).astype(np.float64)
+    np.testing.assert_allclose(asked(x), truth(x), atol=1e-4)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
     from unveil.identify.choose import identify as identify
+    from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identify.method import Identification as Identification
+    from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
     from unveil.identify.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
@@ -96,6 +98,8 @@ _PUBLIC = {
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
     "identify": "identify.choose",
+    "OneHiddenLayer": "identify.one_hidden_layer",
+    "EntangledWeights": "identify.entangled_weights",
     "Identification": "identify.method",
     "Saturation": "identify.saturation",
     "report": "report.audit",

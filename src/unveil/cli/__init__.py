@@ -21,6 +21,7 @@ Exit codes: 0 fine; 1 the finding failed or is incomplete; 2 bad usage or bad in
 
 from unveil.cli.command import app as app
 from unveil.cli.compare import compare as compare
+from unveil.cli.identify import identify as identify
 from unveil.cli.lookalike import lookalike as lookalike
 from unveil.cli.preimage import preimage as preimage
 from unveil.cli.stability import stability as stability

@@ -48,6 +48,15 @@ def hessians(
     return second_differences(oracle, points, basis, second_step(noise))
 
 
+def inner_points(oracle: Oracle, count: int, rng: np.random.Generator, stretch: float = 1.0) -> np.ndarray:
+    """Points as a user would draw them, with room for a step on all sides of a box; stretched where there is no box."""
+    x = oracle.sample(count, rng)
+    if oracle.within is None:
+        return oracle.nearest(stretch * x)
+    middle = sum(oracle.within) / 2
+    return oracle.nearest(middle + 0.8 * (x - middle))
+
+
 def first_step(noise: float) -> float:
     """Step of a central first difference for which truncation and noise are alike, for arguments of size one."""
     return float(np.clip((3 * noise) ** (1 / 3), 1e-5, 0.1))

@@ -117,7 +117,7 @@ def look_through(
     stacked = slopes.transpose(1, 0, 2).reshape(size, -1)
     basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
     if rank is None:
-        rank = gap(spectrum, max(h**2, disturbance / h))
+        rank = gap(spectrum, max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0]))
     span, across = basis[:, :rank], basis[:, rank:]
     # e from H q = e q g, by differences of gradients along q, at the patterns with the largest gradients.
     strong = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[:2]

@@ -9,8 +9,10 @@ from importlib.util import find_spec
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identify.entangled_weights import EntangledWeights
 from unveil.identify.finish import answers_noise
 from unveil.identify.method import Identification, Method
+from unveil.identify.one_hidden_layer import OneHiddenLayer
 from unveil.identify.saturation import Saturation
 from unveil.identify.steps import saturation_radius
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -86,9 +88,19 @@ def _candidates(
     elif _straight(oracle, rng):
         return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
     noise = answers_noise(oracle, rng)
+    methods: list[Method] = []
     if saturation_radius(oracle, rng, noise) is not None:
-        return [Saturation(given, widths)], ["answers come to rest far out: a sigmoidal first layer"]
-    return [Saturation(given, widths)], ["answers do not come to rest far out"]
+        methods.append(Saturation(given, widths))
+        why = ["answers come to rest far out: a sigmoidal first layer"]
+    else:
+        bounded = "the domain is bounded" if oracle.within is not None else "answers do not come to rest far out"
+        why = [f"{bounded}: Hessians at ordinary points"]
+    if (widths is None or len(widths) == 1) and len(names) < 2:
+        methods.append(OneHiddenLayer(names[0] if names else None, widths[0] if widths else None))
+    if (widths is None or len(widths) == 2) and (widths is None or widths[0] <= oracle.n):
+        shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "sin")]
+        methods += [EntangledWeights(shape if len(shape) > 1 else shape[0], widths) for shape in shapes]
+    return methods, why
 
 
 def _piecewise_linear() -> list[Method]:
@@ -116,3 +128,24 @@ def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:
     rounding = 64 * oracle.resolution * float(np.abs(centre).max())
     # A smooth network bends by about a part in a thousand over such a step; a straight piece by its rounding.
     return bool(np.median(bend - rounding) <= 1e-7 * np.median(slope))
+
+
+def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
+    """The method a person means by a name such as "saturation"; `activation` and `widths` as in `identify`.
+
+    Raises:
+        BadInput: There is no such method, or it needs to be told the activation.
+    """
+    if name == "saturation":
+        return Saturation(activation, widths)
+    if name == "one-hidden-layer":
+        return OneHiddenLayer(activation[0] if activation else None, widths[0] if widths else None)
+    if name == "entangled-weights":
+        if activation is None:
+            raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
+        return EntangledWeights(activation, widths)
+    if name == "critical-points":
+        return _piecewise_linear()[0]
+    raise BadInput(
+        f"no method called {name!r}; known: saturation, one-hidden-layer, entangled-weights, critical-points"
+    )

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identify.active_subspace import gradient_span, hessians, second_step
+from unveil.identify.active_subspace import gradient_span, hessians, inner_points, second_step
 from unveil.identify.blocks import gap
 from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished
-from unveil.identify.rank_one import certificate, independent, matrix_space, pack, subspace_power
+from unveil.identify.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
@@ -29,7 +29,8 @@ class OneHiddenLayer(Method):
     """Identify a network with one smooth hidden layer, also with more neurons than inputs, and with biases.
 
     1. The span of the gradients: the directions that matter.
-    2. Hessians at points as a user would draw them, until their span stops growing: its dimension is the number of neurons.
+    2. Hessians at points as a user would draw them, until their span stops growing: its dimension is the number of
+        neurons.
     3. Rank-one matrices in that space are the squares of the weights (subspace power method).
     4. The Hessians' coefficients, as functions of each neuron's own coordinate, are its curvature: scale and shift.
     5. Least squares on everything.
@@ -37,8 +38,8 @@ class OneHiddenLayer(Method):
     Attributes:
         activation: Of the hidden layer; None: the one whose curvature fits best.
         width: Neurons, if known.
-        largest_rank: Widest network looked for, as a share of the dimension of the symmetric matrices. Rank-one matrices
-            in a space of more than about half of them are no longer isolated.
+        largest_rank: Widest network looked for, as a share of the dimension of the symmetric matrices. Rank-one
+            matrices in a space of more than about half of them are no longer isolated.
 
     Queries: `2 n P + q (r^2 + r + 1)` with r directions and q about 1.5 Hessians per neuron, and 1.5 per parameter.
 
@@ -80,34 +81,37 @@ class OneHiddenLayer(Method):
     ) -> Polished | None:
         n = oracle.n
         count = min(n, self.width) + 8 if self.width else n + 8
-        basis, spectrum = gradient_span(oracle, _inner_points(oracle, count, rng), noise)
+        basis, spectrum = gradient_span(oracle, inner_points(oracle, count, rng), noise)
         r = len(basis)
         stages.end("directions that matter")
         stats |= {"directions": r}
         if r < n:
-            why.append(f"gradients span {r} of {n} dimensions (singular values fall to {spectrum[r] / spectrum[0]:.2g})")
+            fall = spectrum[r] / spectrum[0]
+            why.append(f"gradients span {r} of {n} dimensions (singular values fall to {fall:.2g})")
         full = r * (r + 1) // 2
         points, matrices = np.empty((0, n)), np.empty((0, oracle.m, r, r))
         wanted = int(1.5 * self.width) + 6 if self.width else 2 * r + 12
         while True:
-            new = _inner_points(oracle, wanted - len(points), rng)
+            new = inner_points(oracle, wanted - len(points), rng)
             points = np.concatenate([points, new])
             matrices = np.concatenate([matrices, hessians(oracle, new, basis, noise)])
             flat = matrices.reshape(-1, r, r)
             values = matrix_space(flat, 1)[1]
             h = second_step(noise)
             width = self.width or gap(values[:full], max(10 * h**2, 10 * noise / h**2 / max(values[0], 1e-300)))
-            if self.width or width <= 0.7 * len(flat) or len(points) >= 2 * full + 8:
+            sharp = width < len(values) and values[width] <= 1e-2 * values[width - 1]
+            if self.width or (sharp and width <= 0.7 * len(flat)) or len(points) >= 2 * full + 8:
                 break
             wanted = 2 * len(points)
         stages.end("Hessians")
-        stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / values[min(width, len(values) - 1)])}
+        after = values[min(width, len(values) - 1)]
+        stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / after)}
         if r > 1 and width > self.largest_rank * full:
             why.append(f"the Hessians span {width} of {full} dimensions: too many for isolated rank-one matrices")
             return None
         why.append(f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions")
         space, _ = matrix_space(flat, width)
-        found = subspace_power(space, rng=rng, starts=16 * width + 64)
+        found = rank_one_elements(space, rng=rng)
         directions = independent(found, space, width)
         stats["certificates"] = certificate(space, directions).tolist()
         if len(directions) < width:
@@ -127,15 +131,6 @@ class OneHiddenLayer(Method):
         fit = final_fit(oracle, start, noise, rng)
         stages.end("all: fit")
         return fit
-
-
-def _inner_points(oracle: Oracle, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points with room for a step on all sides."""
-    x = oracle.sample(count, rng)
-    if oracle.within is not None:
-        middle = sum(oracle.within) / 2
-        x = oracle.nearest(middle + 0.8 * (x - middle))
-    return x
 
 
 def _fit_curves(
@@ -162,7 +157,7 @@ def _fit_curves(
 def _outer(
     oracle: Oracle, weights: np.ndarray, shifts: np.ndarray, activation: Activation, rng: np.random.Generator
 ) -> Network:
-    """Output weights by linear least squares; where a neuron and its mirror image differ by an affine map, which it is."""
+    """Output weights by linear least squares, and which way round neurons are whose mirror image is affinely theirs."""
     k = len(shifts)
     start = Network.from_weights([(weights, shifts), (np.ones((oracle.m, k)), np.zeros(oracle.m))], activation.name)
     x = fit_points(oracle, start, 3 * (k + oracle.n) + 20, rng)

@@ -96,6 +96,42 @@ def subspace_power(
     return _distinct(space, u, least, taken)
 
 
+def rank_one_elements(
+    space: Float[np.ndarray, "k n n"],
+    *,
+    rng: np.random.Generator,
+    count: int | None = None,
+    rounds: int = 30,
+    least: float = 1 - 1e-9,
+) -> RankOne:
+    """Subspace power method, started again until `count` independent elements are found.
+
+    Args:
+        space: Orthonormal basis of W.
+        rng: Draws the starts.
+        count: How many there should be; default the dimension of W.
+        rounds: Of `count + 16` starts each, at most.
+        least: Certificate from which an end counts as found.
+
+    Returns:
+        Different ends, best first, also those with smaller certificates.
+    """
+    count = len(space) if count is None else count
+    ends = np.empty((0, space.shape[1]))
+    taken = 0
+    for _ in range(rounds):
+        found = subspace_power(space, rng=rng, starts=count + 16)
+        taken = max(taken, found.iterations)
+        ends = np.concatenate([ends, np.repeat(found.vectors, np.minimum(found.hits, 3), axis=0)])
+        result = _distinct(space, ends, 0.0, taken)
+        good = int((result.certificates >= least).sum())
+        if good >= count and len(independent(result, space, count)) == count:
+            break
+        # Only what was found is kept: the poor ends of thousands of starts would fill the memory.
+        ends = np.concatenate([result.vectors[:good], result.vectors[good:][:count]])
+    return result
+
+
 def gradient_ascent(
     space: Float[np.ndarray, "k n n"],
     *,
@@ -149,7 +185,7 @@ def joint_directions(
     """
     r = matrices.shape[1]
     space, _ = matrix_space(matrices, min(count, r * (r + 1) // 2))
-    found = subspace_power(space, rng=rng, starts=16 * count + 64)
+    found = rank_one_elements(space, rng=rng, count=count, rounds=8)
     vectors = independent(found, space, count)
     return vectors, float(certificate(space, vectors).min())
 

@@ -164,6 +164,8 @@ def fit_outer(
     answers: Float[np.ndarray, "N m"],
     activation: Activation,
     noise: float,
+    *,
+    steps: int = 200,
 ) -> Polished:
     """Scales, shifts and output weights of neurons whose directions are known, then least squares on all of them.
 
@@ -176,6 +178,7 @@ def fit_outer(
         answers: Of the whole network.
         activation: Of the neurons.
         noise: Standard deviation of the answers' errors.
+        steps: Of the last least squares, at most.
 
     Returns:
         A network of two layers, neurons and affine output, and its misfit.
@@ -197,7 +200,7 @@ def fit_outer(
     hidden = activation.value(y @ weights.T + bias)
     outer = _outer_weights(hidden, answers)
     start = Network.from_weights([(weights, bias), (outer[:-1].T, outer[-1])], activation.name)
-    return polish(start, y, answers, noise=noise)
+    return polish(start, y, answers, noise=noise, steps=steps)
 
 
 def _outer_weights(hidden: np.ndarray, answers: np.ndarray) -> np.ndarray:

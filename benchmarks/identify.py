@@ -1,0 +1,200 @@
+"""How well `identify` reads two hidden layers: success, queries and seconds over sizes, kinds of weights and shifts.
+
+    python benchmarks/identify.py                       a few seeds of every table
+    python benchmarks/identify.py --full                twenty seeds, as the documentation reports
+    python benchmarks/identify.py --table main --seeds 20
+
+Tables: main (the method identify picks itself), entangled (EntangledWeights alone, with the same least squares from
+random starts beside it), kinds (EntangledWeights over kinds of first layers and spreads of the shifts), noise,
+rank-one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.sources import as_oracle
+from unveil.identify.choose import identify
+from unveil.identify.entangled_weights import EntangledWeights
+from unveil.identify.method import Identification
+from unveil.identify.polish import parameters
+from unveil.identify.rank_one import certificate, gradient_ascent, independent, matrix_space, rank_one_elements
+from unveil.whitebox.comparison import compare
+from unveil.whitebox.network import Network
+
+SIZES = ((10, 10, 3), (20, 20, 4), (20, 20, 10), (30, 20, 5), (30, 30, 6), (50, 30, 10), (20, 40, 10))
+EXACT = 1e-8
+
+
+def draw(
+    n: int, widths: tuple[int, int], activation: str, seed: int, *, kind: str = "sphere", shifts: float = 0.5
+) -> Network:
+    """A network with unit rows; first layer "orthogonal", "perturbed" (0.1 unit vectors added to that) or "sphere"."""
+    rng = np.random.default_rng([seed, n, *widths])
+    first = rng.standard_normal((widths[0], n))
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    if kind != "sphere":
+        orthogonal = np.linalg.qr(rng.standard_normal((n, widths[0])))[0].T
+        first = orthogonal + (0.1 * first if kind == "perturbed" else 0)
+        first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second = rng.standard_normal((widths[1], widths[0]))
+    second /= np.linalg.norm(second, axis=1, keepdims=True)
+    outer = (np.ones((1, widths[1])), np.zeros(1))
+    biases = [shifts * rng.standard_normal(width) for width in widths]
+    return Network.from_weights([(first, biases[0]), (second, biases[1]), outer], activation)
+
+
+def error(found: Identification, truth: Network) -> float:
+    """Largest relative error of a parameter up to symmetry, infinite if a neuron is missing or false."""
+    if found.network is None or len(found.network.layers) != len(truth.layers):
+        return np.inf
+    apart = compare(found.network, truth)
+    if apart.missing or apart.false:
+        return np.inf
+    return max(max(layer.weight_error, layer.bias_error) for layer in apart.layers)
+
+
+def row(name: str, errors: list[float], queries: list[float], seconds: list[float], size: int) -> None:
+    """One line of a table."""
+    good = sum(e <= EXACT for e in errors)
+    print(
+        f"{name:<46} {good:>3} of {len(errors):<3} worst {max(errors):8.1e}  queries {np.median(queries):>9,.0f} "
+        f"({np.median(queries) / size:6.1f} per parameter, at most {max(queries) / size:6.1f})  "
+        f"median {np.median(seconds):6.2f} s, at most {max(seconds):6.2f} s",
+        flush=True,
+    )
+
+
+def run(name: str, seeds: int, make, find) -> None:  # type: ignore[no-untyped-def]
+    """Draw, find, score; one line."""
+    errors, queries, seconds, size = [], [], [], 1
+    for seed in range(seeds):
+        truth = make(seed)
+        size = parameters(truth)
+        oracle = as_oracle(truth, shape=truth.n)
+        before = time.perf_counter()
+        found = find(oracle, np.random.default_rng([1, seed]))
+        seconds.append(time.perf_counter() - before)
+        errors.append(error(found, truth))
+        queries.append(found.queries)
+    row(name, errors, queries, seconds, size)
+
+
+def main_table(seeds: int) -> None:
+    """By the method identify picks itself, activation given, widths found."""
+    for activation in ("tanh", "sigmoid"):
+        for n, *widths in SIZES:
+            run(
+                f"{activation} {n}-{widths[0]}-{widths[1]}",
+                seeds,
+                lambda seed, n=n, w=tuple(widths), a=activation: draw(n, w, a, seed),
+                lambda oracle, rng, a=activation: identify(oracle, rng=rng, activation=a),
+            )
+
+
+def entangled_table(seeds: int) -> None:
+    """EntangledWeights alone; and the same least squares from random starts."""
+    for activation in ("tanh", "sigmoid"):
+        for n, *widths in ((20, 20, 4), (30, 30, 6)):
+            for pipeline in (True, False):
+                run(
+                    f"{activation} {n}-{widths[0]}-{widths[1]} perturbed {'pipeline' if pipeline else 'random starts'}",
+                    seeds if pipeline else max(1, seeds // 2),
+                    lambda seed, n=n, w=tuple(widths), a=activation: draw(n, w, a, seed, kind="perturbed", shifts=0.05),
+                    lambda oracle, rng, a=activation, w=tuple(widths), p=pipeline: EntangledWeights(
+                        a, w, pipeline=p, attempts=3 if p else 1
+                    )(oracle, rng=rng),
+                )
+
+
+def kinds_table(seeds: int) -> None:
+    """EntangledWeights over kinds of first layers and spreads of the shifts."""
+    for n, *widths in ((10, 10, 3), (20, 20, 4)):
+        for kind in ("orthogonal", "perturbed", "sphere"):
+            for shifts in (0.0, 0.05, 0.2, 0.5):
+                run(
+                    f"tanh {n}-{widths[0]}-{widths[1]} {kind} shifts {shifts}",
+                    seeds,
+                    lambda seed, n=n, w=tuple(widths), k=kind, s=shifts: draw(n, w, "tanh", seed, kind=k, shifts=s),
+                    lambda oracle, rng, w=tuple(widths): EntangledWeights("tanh", w)(oracle, rng=rng),
+                )
+
+
+def noise_table(seeds: int) -> None:
+    """What noise in the answers leaves: largest parameter error beside what the method says of it."""
+    for label, level, single in (("float32", 0.0, True), ("noise 1e-6", 1e-6, False), ("noise 1e-4", 1e-4, False)):
+        for seed in range(seeds):
+            truth = draw(10, (10, 3), "tanh", seed)
+            noise = np.random.default_rng([2, seed])
+
+            def answer(x, truth=truth, level=level, noise=noise, single=single):  # type: ignore[no-untyped-def]
+                y = truth(x) + level * noise.standard_normal((len(x), truth.m))
+                return y.astype(np.float32).astype(np.float64) if single else y
+
+            oracle: Oracle = as_oracle(answer, shape=10, noisy=True)
+            found = identify(oracle, rng=np.random.default_rng([3, seed]), activation="tanh")
+            print(
+                f"tanh 10-10-3, {label:<10} error {error(found, truth):8.1e}, "
+                f"said {found.stats.get('uncertainty', np.nan):8.1e}, "
+                f"residual {found.residual:8.1e}, {found.outcome.name}, {found.queries:,} queries",
+                flush=True,
+            )
+
+
+def rank_one_table(seeds: int) -> None:
+    """Rank-one matrices in a random space of rank-one matrices of n x n, up to n^2 / 3 of them."""
+    for n, k in ((10, 10), (10, 20), (10, 33), (20, 60), (20, 100), (20, 133)):
+        for name, search in (("subspace power method", rank_one_elements), ("projected gradient ascent", gradient_ascent)):
+            if search is gradient_ascent and k > n:
+                continue
+            worst, found_all, seconds = 0.0, 0, 0.0
+            for seed in range(max(1, seeds // 4)):
+                rng = np.random.default_rng([seed, n, k])
+                truth = rng.standard_normal((k, n))
+                truth /= np.linalg.norm(truth, axis=1, keepdims=True)
+                space, _ = matrix_space(truth[:, :, None] * truth[:, None, :], k)
+                before = time.process_time()
+                ends = search(space, rng=rng)
+                vectors = independent(ends, space, k)
+                seconds += time.process_time() - before
+                closeness = np.abs(truth @ vectors.T).max(axis=1)
+                distance = np.sqrt(np.maximum(0, 2 - 2 * closeness))
+                worst = max(worst, float(distance.max()))
+                found_all += int(len(vectors) == k and distance.max() <= 1e-7)
+                assert certificate(space, vectors).max() < 1 + 1e-9
+            print(
+                f"n = {n}, {k} matrices, {name:<26} all found in {found_all} of {max(1, seeds // 4)}, "
+                f"worst error {worst:.1e}, {seconds:.1f} s",
+                flush=True,
+            )
+
+
+TABLES = {
+    "main": main_table,
+    "entangled": entangled_table,
+    "kinds": kinds_table,
+    "noise": noise_table,
+    "rank-one": rank_one_table,
+}
+
+
+def main() -> None:
+    """Read the arguments and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=[*TABLES, "all"], default="all")
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--full", action="store_true", help="twenty seeds")
+    given = parser.parse_args()
+    seeds = given.seeds or (20 if given.full else 3)
+    for name, table in TABLES.items():
+        if given.table in (name, "all"):
+            print(f"\n{name}: {table.__doc__}")
+            table(seeds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""unveil identify: read the weights off the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Asking, Common, Source
+
+METHODS = ("auto", "saturation", "one-hidden-layer", "entangled-weights", "critical-points")
+
+
+@command
+def identify(
+    source: Source,
+    asking: Asking,
+    common: Common,
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME]", help="Of the hidden layers, e.g. tanh; found if not given.", show_default=False
+        ),
+    ] = None,
+    widths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N]", help="Neurons of the hidden layers, e.g. 20,4; found if not given.", show_default=False
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the network found to this file, .onnx or .npz.", show_default=False),
+    ] = None,
+) -> None:
+    """Read the weights of a model off its answers."""
+    from unveil.cli.options import integers
+    from unveil.identify.choose import identify as find
+    from unveil.identify.choose import method_named
+    from unveil.outcome import BadInput
+    from unveil.whitebox.formats import save
+
+    if method not in METHODS:
+        raise BadInput(f"--method must be one of {', '.join(METHODS)}; got {method!r}")
+    if out is not None and out.suffix.lower() not in (".onnx", ".npz"):
+        raise BadInput(f"--out must end in .onnx or .npz; got {out}")
+    names = None if activation is None else tuple(activation.split(","))
+    sizes = None if widths is None else integers(widths, "--widths")
+    oracle = asking.oracle(source)
+    chosen = None if method == "auto" else method_named(method, names, sizes)
+    with common.watching(oracle, "Reading the weights"):
+        found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)
+    lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
+    if found.network is not None:
+        lines.append(
+            f"{found.method}: {' - '.join(str(layer.neurons) for layer in found.network.layers)} neurons, "
+            f"largest error on fresh inputs {found.residual:.2g}, {found.queries:,} queries"
+        )
+        if out is not None:
+            save(found.network, out)
+            lines.append(f"written to {out}")
+    figures = {
+        "outcome": found.outcome,
+        "method": found.method,
+        "queries": found.queries,
+        "residual": found.residual,
+        "widths": None if found.network is None else [layer.neurons for layer in found.network.layers],
+        "why": list(found.why),
+        "stats": dict(found.stats),
+    }
+    common.tell(figures, *lines)
+    common.end(found.outcome)
