@@ -148,7 +148,10 @@ def noise_table(seeds: int) -> None:
 def rank_one_table(seeds: int) -> None:
     """Rank-one matrices in a random space of rank-one matrices of n x n, up to n^2 / 3 of them."""
     for n, k in ((10, 10), (10, 20), (10, 33), (20, 60), (20, 100), (20, 133)):
-        for name, search in (("subspace power method", rank_one_elements), ("projected gradient ascent", gradient_ascent)):
+        for name, search in (
+            ("subspace power method", rank_one_elements),
+            ("projected gradient ascent", gradient_ascent),
+        ):
             if search is gradient_ascent and k > n:
                 continue
             worst, found_all, seconds = 0.0, 0, 0.0

@@ -118,6 +118,8 @@ def look_through(
     basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
     if rank is None:
         rank = gap(spectrum, max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0]))
+    # At least one direction must be left across: it is what shows the bends.
+    rank = min(rank, size - 1)
     span, across = basis[:, :rank], basis[:, rank:]
     # e from H q = e q g, by differences of gradients along q, at the patterns with the largest gradients.
     strong = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[:2]
