@@ -50,7 +50,7 @@ class PublicNames(Directive):
 def house_style(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are written as Markdown is, with `code` and $formula$; reStructuredText needs the rest escaped."""
     for place, line in enumerate(lines):
-        parts = re.split(r"(`[^`]*`|\$[^$]+\$)", line)
+        parts = re.split(r"(`[^`]*`|\$[^$]+\$|\*\w+\*)", line)
         parts[::2] = [re.sub(r"(?<!\*)\*(?!\*)|\||_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
         parts[1::2] = [f":math:`{part[1:-1]}`" if part.startswith("$") else part for part in parts[1::2]]
         lines[place] = "".join(parts)

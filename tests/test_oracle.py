@@ -65,8 +65,9 @@ def test_illegal_questions_cost_nothing() -> None:
     for x in ([[0.0, 1.5]], [[0.0, -0.1]], [[0.1, 0.0]], [[np.nan, 0.0]], [[np.inf, 0.0]], [[0.0]]):
         with pytest.raises(uv.BadInput):
             oracle(np.array(x))
-    with pytest.raises(uv.BadInput):
-        oracle(np.zeros(2))
+    for odd in (np.zeros(2), np.zeros((1, 2, 1)), "xy", None, [["a", "b"]], [[1.0], [1.0, 2.0]]):
+        with pytest.raises(uv.BadInput):
+            oracle(odd)
     assert oracle.ledger.asked == 8
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 from numpy.typing import DTypeLike
 
-from unveil.blackbox.answers import NAMES, labels, raw_answers, values
+from unveil.blackbox.answers import NAMES, first_line, labels, raw_answers, values
 from unveil.outcome import BadInput, BudgetExceeded, SourceError
 
 Answers = Num[np.ndarray, "N m"]
@@ -132,7 +132,10 @@ class Oracle(ABC):
 
         Queries: `N`
         """
-        x = np.ascontiguousarray(x, dtype=np.float64)
+        try:
+            x = np.ascontiguousarray(x, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"questions must be an (N, {self.n}) array of numbers: {first_line(error)}") from None
         if x.ndim != 2 or x.shape[1] != self.n:
             raise BadInput(f"questions must have shape (N, {self.n}); got {x.shape}")
         if len(x) == 0:
