@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from unveil.executor import workers as workers
     from unveil.identify.choose import identify as identify
     from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
+    from unveil.identify.critical_points import CriticalPoints as CriticalPoints
     from unveil.identify.method import Identification as Identification
     from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
     from unveil.identify.saturation import Saturation as Saturation
@@ -101,6 +102,7 @@ _PUBLIC = {
     "OneHiddenLayer": "identify.one_hidden_layer",
     "EntangledWeights": "identify.entangled_weights",
     "Identification": "identify.method",
+    "CriticalPoints": "identify.critical_points",
     "Saturation": "identify.saturation",
     "report": "report.audit",
     "Page": "report.page",

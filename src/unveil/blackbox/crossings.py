@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.rounding import Ask, Rounding
 from unveil.outcome import BadInput
-
-Ask = Callable[[np.ndarray], np.ndarray]
 
 # A value agrees with a line when it is within this many times the noise that both carry.
 AGREE = 8.0
@@ -18,58 +17,9 @@ AGREE = 8.0
 ASIDE = 24.0
 # Rounds after which what is left is called unresolved. Every round at least halves what a pair can hide in.
 ROUNDS = 200
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """How exact answers are, as a function of where was asked.
-
-    The numbers inside a piecewise-linear network grow in proportion to the input, and their rounding with them.
-
-    Attributes:
-        floor: (m,) standard deviation of an answer near the reference points.
-        size: Norm of the reference points.
-        relative: The largest floor relative to the size of the answers there.
-        straight: Whether most of the reference points saw no curvature beyond rounding: what a piecewise-linear model shows.
-    """
-
-    floor: Float[np.ndarray, " m"]
-    size: float
-    relative: float
-    straight: bool
-
-    def at(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
-        """Standard deviation of the answers at x."""
-        return self.floor * (1 + np.linalg.norm(x, axis=1) / self.size)[:, None]
-
-
-def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng: np.random.Generator) -> Rounding:
-    """Measure how exact answers are, from short straight rows of points.
-
-    Args:
-        ask: Answers questions.
-        points: Where to look; most of them must be further from a bend than a thousandth of their size.
-        resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
-        rng: Draws the directions.
-
-    Queries: `6 * N`
-    """
-    count, n = points.shape
-    size = max(float(np.median(np.linalg.norm(points, axis=1))), 1e-300)
-    direction = rng.standard_normal((count, n))
-    direction *= 1e-3 * size / np.linalg.norm(direction, axis=1, keepdims=True)
-    steps = np.arange(-2.5, 3)
-    y = ask((points[:, None] + steps[:, None] * direction[:, None]).reshape(-1, n)).reshape(count, len(steps), -1)
-    second = np.abs(np.diff(y, n=2, axis=1))
-    typical = np.abs(y).max(axis=(0, 1))
-    typical = np.where(typical > 0, typical, max(float(typical.max()), 1.0))
-    # Second differences of independent errors have sqrt(6) times their deviation; the quieter half saw no bend.
-    quiet = np.sqrt(np.median((second**2).mean(axis=1), axis=0) / 6)
-    floor = np.maximum(quiet, resolution * typical / 2)
-    slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
-    bent = (second.max(axis=1) > 1e-6 * slope + 40 * resolution * typical).any(axis=1)
-    floor = np.minimum(floor, 40 * resolution * typical)
-    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5))
+# Queries per breakpoint after which what is left is called unresolved: answers that contradict each other split for
+# ever.
+PATIENCE = 60
 
 
 @dataclass(frozen=True)
@@ -89,7 +39,7 @@ class Breakpoints:
 
     t: Float[np.ndarray, " K"]
     jump: Float[np.ndarray, "K m"]
-    slope: Float[np.ndarray, "K+1 m"]
+    slope: Float[np.ndarray, "pieces m"]
     value: Float[np.ndarray, "K m"]
     width: Float[np.ndarray, " K"]
     low: float
@@ -97,9 +47,16 @@ class Breakpoints:
     unresolved: Float[np.ndarray, "U 2"]
 
     @property
-    def edges(self) -> Float[np.ndarray, " K+2"]:
+    def edges(self) -> Float[np.ndarray, " ends"]:
         """Ends of the pieces."""
         return np.concatenate([[self.low], self.t, [self.high]])
+
+    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
+        """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""
+        piece = np.searchsorted(self.t, t)
+        before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
+        near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
+        return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
 
 
 def breakpoints(
@@ -113,9 +70,12 @@ def breakpoints(
 ) -> list[Breakpoints]:
     """Find all breakpoints on many lines at once.
 
-    An interval knows the line at either end. If both are the same line and a point between lies on it, nothing bends. Else
-    they meet at some t*. One breakpoint is accepted only when the answers at t*, just before and just after it lie on the two
-    lines; otherwise the interval is split. The look at both sides matters: where two neighbours bend in opposite directions the
+    An interval knows the line at either end. If both are the same line and a point between lies on it, nothing bends.
+    Else
+    they meet at some t*. One breakpoint is accepted only when the answers at t*, just before and just after it lie on
+    the two
+    lines; otherwise the interval is split. The look at both sides matters: where two neighbours bend in opposite
+    directions the
     outer lines meet outside the pair, and the answer at t* alone agrees with both.
 
     Args:
@@ -132,7 +92,8 @@ def breakpoints(
 
     Queries: `6 L` and about 8 per breakpoint.
 
-    Source: Carlini, Jagielski, Mironov, CRYPTO 2020 (arXiv:2003.04884), section 4.3.1, with the verification on both sides.
+    Source: Carlini, Jagielski, Mironov, CRYPTO 2020 (arXiv:2003.04884), section 4.3.1, with the verification on both
+        sides.
     """
     lines = len(base)
     low = np.broadcast_to(np.asarray(low, dtype=np.float64), (lines,))
@@ -142,7 +103,7 @@ def breakpoints(
     search = _Search(ask, base, direction, noise, rng)
     open_ = search.start(low, high)
     for _ in range(ROUNDS):
-        if not len(open_):
+        if not len(open_) or search.asked > PATIENCE * (8 * lines + sum(len(f) for f in search.found)):
             break
         open_ = search.round(open_)
     for row in range(len(open_)):
@@ -188,10 +149,12 @@ class _Search:
         self.found: list[list[tuple[float, np.ndarray, np.ndarray, np.ndarray, float]]] = [[] for _ in base]
         self.straight: list[list[tuple[float, float, np.ndarray]]] = [[] for _ in base]
         self.unresolved: list[list[tuple[float, float]]] = [[] for _ in base]
+        self.asked = 0
 
     def values(self, line: np.ndarray, t: np.ndarray) -> np.ndarray:
         if not len(line):
             return np.empty((0, len(self.noise.floor)))
+        self.asked += len(line)
         return self.ask(self.base[line] + t[:, None] * self.direction[line])
 
     def sigma(self, line: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -206,14 +169,13 @@ class _Search:
         ends = []
         for end, inward in ((low, 1.0), (high, -1.0)):
             step = self.reach * np.minimum((high - low) / 4, np.maximum(np.abs(end), 1))
-            value, slope, error = self.values(line, end), None, None
+            value = self.values(line, end)
+            slope, error = np.zeros_like(value), np.zeros_like(value)
+            todo = np.ones(count, dtype=bool)
             for _ in range(12):
                 half = self.values(line, end + inward * step / 2)
                 full = self.values(line, end + inward * step)
                 sigma = self.sigma(line, end)
-                if slope is None:
-                    slope, error = np.zeros_like(value), np.zeros_like(value)
-                    todo = np.ones(count, dtype=bool)
                 slope[todo] = (inward * (full - value) / step[:, None])[todo]
                 error[todo] = (2 * sigma / step[:, None])[todo]
                 bend = (np.abs(full - 2 * half + value) > AGREE * 2.5 * sigma).any(axis=1)
@@ -230,8 +192,12 @@ class _Search:
         length = e.b - e.a
         na, nb = self.sigma(e.line, e.a), self.sigma(e.line, e.b)
         ends_noise = na + nb
-        same = (np.abs(e.fa + e.sa * length[:, None] - e.fb) <= AGREE * (ends_noise + e.ea * length[:, None])).all(axis=1)
-        same &= (np.abs(e.fb - e.sb * length[:, None] - e.fa) <= AGREE * (ends_noise + e.eb * length[:, None])).all(axis=1)
+        same = (np.abs(e.fa + e.sa * length[:, None] - e.fb) <= AGREE * (ends_noise + e.ea * length[:, None])).all(
+            axis=1
+        )
+        same &= (np.abs(e.fb - e.sb * length[:, None] - e.fa) <= AGREE * (ends_noise + e.eb * length[:, None])).all(
+            axis=1
+        )
 
         # Where the two lines meet: least squares over the outputs, each in units of its own noise.
         weight = 1 / self.noise.floor
@@ -240,14 +206,15 @@ class _Search:
         strength = (bend**2).sum(axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             meet = e.b + np.where(strength > 0, (gap * bend).sum(axis=1) / strength, -np.inf)
-        to_a, to_b = (meet - e.a)[:, None], (e.b - meet)[:, None]
-        left, right = e.fa + e.sa * to_a, e.fb - e.sb * to_b
         inside = (meet > e.a) & (meet < e.b)
         meet = np.where(inside, meet, (e.a + e.b) / 2)
+        to_a, to_b = (meet - e.a)[:, None], (e.b - meet)[:, None]
+        left, right = e.fa + e.sa * to_a, e.fb - e.sb * to_b
         here = self.sigma(e.line, meet)
         tolerance = AGREE * (here + ends_noise / 2 + e.ea * np.abs(to_a) + e.eb * np.abs(to_b))
         possible = inside & ~same & (np.abs(left - right) <= tolerance).all(axis=1)
-        doubt = np.sqrt(((tolerance * weight) ** 2).sum(axis=1) / np.maximum(strength, 1e-300))
+        with np.errstate(over="ignore"):
+            doubt = np.sqrt(((tolerance * weight) ** 2).sum(axis=1) / np.maximum(strength, 1e-300))
         aside = ASIDE / AGREE * doubt
         # Too short to look at both sides: the resolution is reached, it is one breakpoint.
         tiny = ~same & (length <= 4 * aside) & (length <= 1e-6 * np.maximum(1, np.abs(e.a)))
@@ -257,9 +224,16 @@ class _Search:
         asked = same | (possible & ~tiny)
         y = np.zeros_like(e.fa)
         y[asked] = self.values(e.line[asked], probe[asked])
-        on_chord = (np.abs(e.fa + (e.fb - e.fa) * ((chord - e.a) / length)[:, None] - y) <= AGREE * 2 * ends_noise).all(axis=1)
+        on_chord = (np.abs(e.fa + (e.fb - e.fa) * ((chord - e.a) / length)[:, None] - y) <= AGREE * 2 * ends_noise).all(
+            axis=1
+        )
         nothing = same & on_chord
-        on_both = possible & ~tiny & (np.abs(y - left) <= tolerance).all(axis=1) & (np.abs(y - right) <= tolerance).all(axis=1)
+        on_both = (
+            possible
+            & ~tiny
+            & (np.abs(y - left) <= tolerance).all(axis=1)
+            & (np.abs(y - right) <= tolerance).all(axis=1)
+        )
         room = (meet - aside > e.a) & (meet + aside < e.b)
         check = on_both & room
 
@@ -269,12 +243,17 @@ class _Search:
         wide = tolerance[rows] + AGREE * (e.ea[rows] + e.eb[rows]) * aside[rows][:, None]
         good = (np.abs(before - (left[rows] - e.sa[rows] * aside[rows][:, None])) <= wide).all(axis=1)
         good &= (np.abs(after - (right[rows] + e.sb[rows] * aside[rows][:, None])) <= wide).all(axis=1)
-        # Lines known too vaguely to rule out small bends further away: the middles of both sides must lie on their chords.
+        # Lines known too vaguely to rule out small bends further away: the middles of both sides must lie on their
+        # chords.
         vague = np.flatnonzero(good & (aside[rows] > 1e-8 * length[rows]))
-        good[vague] = self._on_chord(e.take(rows[vague]), meet[rows[vague]], aside[rows[vague]], before[vague], after[vague])
+        good[vague] = self._on_chord(
+            e.take(rows[vague]), meet[rows[vague]], aside[rows[vague]], before[vague], after[vague]
+        )
         single = np.zeros(len(e), dtype=bool)
         single[rows[good]] = True
-        again = self._accept(e.take(rows[good]), meet[rows[good]], aside[rows[good]], before[good], y[rows[good]], after[good])
+        again = self._accept(
+            e.take(rows[good]), meet[rows[good]], aside[rows[good]], before[good], y[rows[good]], after[good]
+        )
         for row in np.flatnonzero(nothing):
             self._straight(e.line[row], e.a[row], e.b[row], e.fa[row], e.fb[row])
         for row in np.flatnonzero(tiny):
@@ -297,12 +276,13 @@ class _Search:
         return good
 
     def _between(self, e: _Ends) -> np.ndarray:
-        """A point inside, near the middle as seen through the arctangent: bends of a random line are Cauchy distributed."""
+        """A point inside, near the middle as seen through the arctangent: bends of a random line are Cauchy
+        distributed."""
         lo, hi = np.arctan(e.a), np.arctan(e.b)
         at = np.tan(lo + (hi - lo) * self.rng.uniform(0.35, 0.65, len(e)))
         plain = e.a + (e.b - e.a) * self.rng.uniform(0.35, 0.65, len(e))
         far = (e.b - e.a) > 0.05 * np.maximum(1, np.minimum(np.abs(e.a), np.abs(e.b)))
-        return np.where(far & (at > e.a) & (at < e.b), at, plain)
+        return np.asarray(np.where(far & (at > e.a) & (at < e.b), at, plain))
 
     def _split(self, e: _Ends, at: np.ndarray) -> _Ends:
         if not len(e):
@@ -374,7 +354,7 @@ class _Search:
             self._straight(o.line[j], hi[j], o.b[j], after[row], o.fb[j])
         return [_Ends(o.line, lo, hi, before[bad], sa[bad], ea[bad], after[bad], sb[bad], eb[bad], zero)]
 
-    def _keep(self, e: _Ends, row: int, meet: float, value: np.ndarray, width: float) -> None:
+    def _keep(self, e: _Ends, row: np.integer[Any], meet: float, value: np.ndarray, width: float) -> None:
         self.found[e.line[row]].append((meet, e.sa[row], e.sb[row], value, width))
 
     def _straight(self, line: int, a: float, b: float, fa: np.ndarray, fb: np.ndarray) -> None:

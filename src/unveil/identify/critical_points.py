@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.crossings import Rounding, breakpoints, rounding
+from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identify.method import Identification, Method, residual
 from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_layer import LayerFound, follow_leads, read_layer
+from unveil.identify.relu_layer import follow_leads, read_layer
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
+from unveil.identify.relu_straight import LayerFound
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -47,14 +49,17 @@ class CriticalPoints(Method):
     """Read a ReLU network layer by layer, near one query per parameter.
 
     Attributes:
-        far: How far lines reach from the first points, in units of a typical input; None follows the precision of the answers.
+        far: How far lines reach from the first points, in units of a typical input; None follows the precision of the
+            answers.
         most_layers: Hidden layers after which it gives up.
         most_lines: Lines per layer.
-        accept: Largest residual on fresh points of a complete result, in units of the square root of the answers' relative rounding.
+        accept: Largest residual on fresh points of a complete result, in units of the square root of the answers'
+            relative rounding.
         checks: Fresh points that judge the result.
 
     Source: the idea of following bends: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
-    (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of Jacobians, the confirmation in one
+    (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
+    Jacobians, the confirmation in one
     place each and the frames of positive orthants are ours.
     """
 
@@ -98,7 +103,13 @@ class _Reading:
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
         return Identification(
-            network, outcome, self.oracle.ledger.asked - self.start, error, "critical points", tuple(self.why), self.stats
+            network,
+            outcome,
+            self.oracle.ledger.asked - self.start,
+            error,
+            "critical points",
+            tuple(self.why),
+            self.stats,
         )
 
     def _partial(self) -> Network | None:
@@ -108,37 +119,102 @@ class _Reading:
         far = self.method.far or float(np.clip(1e-4 / noise.relative, 30, 1e5))
         first = frame
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
+        best: tuple[float, Weights] = (np.inf, [])
         for depth in range(self.method.most_layers):
             found = read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.method.most_lines)
-            for attempt in range(8 if depth else 1):
+            for _attempt in range(8 if depth else 1):
                 if depth:
-                    h, dh = self._values(*leads)
-                    follow_leads(self.ask, frame, found, h, dh, noise, self.rng)
-                k, d = found.rows.shape
-                if k == 0:
+                    follow_leads(self.ask, frame, found, *self._values(*leads), noise, self.rng)
+                if not len(found.rows):
                     break
-                last = len(found.bent_at) == 0
-                z = frame.values(found.at) @ found.rows.T + found.bias
-                side = self._sides(found, z, last, noise)
-                rows, bias = found.rows * side[:, None], found.bias * side
-                self.weights.append((rows, bias))
-                W, c, error = self._last(noise)
-                if error < 1e-7 or not depth or attempt == 7:
+                layer, ending, error = self._close(frame, found, noise)
+                if error < best[0]:
+                    best = (error, [*self.weights, *ending])
+                if error < self._fine(noise) or not depth:
                     break
+                self.weights.append(layer)
+                leads = self._new_leads(first, noise)
                 self.weights.pop()
-                leads = self._new_leads(first, found, noise, far)
-            if k == 0:
+            if not len(found.rows):
                 break
-            self.stats["layers"].append({"neurons": k, "lines": found.lines, "bent": len(found.bent_at)})
-            if error < 1e-7:
-                self.weights.append((W, c))
-                return Network.from_weights(self.weights)
-            if k > d:
+            self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
+            if error < self._fine(noise) or len(found.rows) > frame.d:
                 break
-            frame = frame.after(rows, bias)
+            self.weights.append(layer)
+            frame = frame.after(*layer)
             leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
-        W, c, error = self._last(noise)
-        return Network.from_weights([*self.weights, (W, c)])
+        return Network.from_weights(best[1])
+
+    def _fine(self, noise: Rounding) -> float:
+        return max(1e-7, 3 * float(np.sqrt(noise.relative)))
+
+    def _close(
+        self, frame: Frame, found: LayerFound, noise: Rounding
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Weights, float]:
+        """This layer as the last hidden one: with what moves along no normal folded in, with doubtful rows, or both.
+
+        Returns:
+            The layer, the rest of a network that ends here, and how far that is from the answers already paid for.
+        """
+        best: tuple[tuple[np.ndarray, np.ndarray], Weights, float] | None = None
+        maybe = np.flatnonzero(found.bent_maybe)
+        for more in (False, True) if len(maybe) and self.weights else (False,):
+            rows, bias, jump = found.rows, found.bias, found.jump
+            if more:
+                new = _distinct(found.bent_rows[maybe])
+                extra = found.bent_rows[maybe][new]
+                at = frame.values(found.bent_at[maybe][new])
+                rows, jump = np.concatenate([rows, extra]), np.concatenate([jump, found.bent_jump[maybe][new]])
+                bias = np.append(bias, -np.einsum("bd,bd->b", extra, at))
+            z = frame.values(found.at) @ rows.T + bias
+            side = self._sides(rows, jump, z, found.slope, len(found.bent_at) == 0)
+            layer = (rows * side[:, None], bias * side)
+            active = (z * side > 0).astype(np.float64)
+            over = found.slope - np.einsum("km,pk,kd->pmd", jump, active, layer[0])
+            over = np.median(over, axis=0)
+            for fold in (False, True):
+                ending = self._ending(layer, over if fold else None, noise)
+                if best is None or ending[1] < 0.1 * best[2]:
+                    best = (layer, *ending)
+                if best[2] < self._fine(noise):
+                    if fold:
+                        self.why.append(
+                            "An affine part that nobody bends (neurons always active where it was asked) is folded in."
+                        )
+                    return best
+        assert best is not None
+        return best
+
+    def _ending(
+        self, layer: tuple[np.ndarray, np.ndarray], over: np.ndarray | None, noise: Rounding
+    ) -> tuple[Weights, float]:
+        """The output layer by least squares on the answers already paid for; `over`: slopes that no neuron explains."""
+        x, y = self.ask.all()
+        h = x
+        for w, b in self.weights:
+            h = np.maximum(h @ w.T + b, 0)
+        rows, bias = layer
+        weight = 1 / (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
+        if over is not None:
+            d = len(h[0])
+            if len(y) > 2 * (len(rows) + d + 1):
+                z = np.maximum(h @ rows.T + bias, 0)
+                F = np.concatenate([z, np.ones((len(z), 1)), h], axis=1)
+                over = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0][-d:].T
+            u, s, vt = np.linalg.svd(over, full_matrices=False)
+            keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
+            # relu(v h) - relu(-v h) = v h
+            rows = np.concatenate([rows, vt[keep], -vt[keep]])
+            bias = np.concatenate([bias, np.zeros(2 * int(keep.sum()))])
+            fixed = np.maximum(h @ rows[len(layer[0]) :].T, 0)
+            tail = np.concatenate([(u * s)[:, keep], -(u * s)[:, keep]], axis=1)
+            y = y - fixed @ tail.T
+        z = np.maximum(h @ layer[0].T + layer[1], 0)
+        F = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+        solution, *_ = np.linalg.lstsq(F * weight, y * weight, rcond=None)
+        error = np.abs((F @ solution - y) * weight).max() / max(np.abs(self.ask.all()[1] * weight).max(), 1e-300)
+        W = solution[:-1].T if over is None else np.concatenate([solution[:-1].T, tail], axis=1)
+        return [(rows, bias), (W, solution[-1])], float(error)
 
     def _values(self, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the layers read so far make of inputs, and of steps from there."""
@@ -148,7 +224,7 @@ class _Reading:
             x, step = np.where(on, z, 0), np.where(on, step @ w.T, 0)
         return x, step
 
-    def _new_leads(self, first: Frame, found: LayerFound, noise: Rounding, far: float) -> tuple[np.ndarray, np.ndarray]:
+    def _new_leads(self, first: Frame, noise: Rounding) -> tuple[np.ndarray, np.ndarray]:
         """Breakpoints along a fresh line through the inputs that nothing read so far explains."""
         base, direction, low, high = first.lines(1, 30.0, self.rng)
         (line,) = breakpoints(self.ask, base, direction, low, high, noise, self.rng)
@@ -162,30 +238,27 @@ class _Reading:
         x = x[open_]
         return x, np.repeat(direction, len(x), axis=0)
 
-    def _sides(self, found: LayerFound, z: np.ndarray, last: bool, noise: Rounding) -> np.ndarray:
-        k, d = found.rows.shape
+    def _sides(self, rows: np.ndarray, jump: np.ndarray, z: np.ndarray, slope: np.ndarray, last: bool) -> np.ndarray:
+        k, d = rows.shape
+        side: np.ndarray | None
         if k <= d:
-            side, doubt = by_vanishing(found.rows, z, found.slope)
-            return side
+            return by_vanishing(rows, z, slope)[0]
         if last:
             # w |z| / 2 bends by w: the measured jump is w itself, per unit of z.
-            twice = 2 * found.slope - np.einsum("km,pk,kd->pmd", found.jump, np.sign(z), found.rows)
-            side = by_balance(found.rows, found.jump, np.median(twice, axis=0), 1e-7)
-            if side is None:
-                self.why.append("Sides are not settled.")
-                return np.ones(k)
-            return side
-        side = by_sparsity(found.rows, z, found.slope, 1e-8)
-        return np.ones(k) if side is None else side
+            twice = 2 * slope - np.einsum("km,pk,kd->pmd", jump, np.sign(z), rows)
+            side = by_balance(rows, jump, np.median(twice, axis=0), 1e-7)
+        else:
+            side = by_sparsity(rows, z, slope, 1e-8)
+        if side is None:
+            self.why.append(f"Which sides of {k} neurons on {d} coordinates are active could not be settled.")
+            return np.ones(k)
+        return side
 
-    def _last(self, noise: Rounding) -> tuple[np.ndarray, np.ndarray, float]:
-        """The output layer by least squares on the answers already paid for."""
-        x, y = self.ask.all()
-        h = x
-        for w, b in self.weights:
-            h = np.maximum(h @ w.T + b, 0)
-        weight = 1 / (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
-        F = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-        solution, *_ = np.linalg.lstsq(F * weight, y * weight, rcond=None)
-        error = np.abs((F @ solution - y) * weight).max() / max(np.abs(y * weight).max(), 1e-300)
-        return solution[:-1].T, solution[-1], float(error)
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Indices of rows that are not a multiple of an earlier one."""
+    keep: list[int] = []
+    for i, row in enumerate(rows):
+        if all(1 - abs(row @ rows[j]) > 1e-7 for j in keep):
+            keep.append(i)
+    return np.array(keep, dtype=int)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from unveil.blackbox.crossings import AGREE, Rounding
+from unveil.blackbox.crossings import AGREE
+from unveil.blackbox.rounding import Ask, Rounding
 
-Ask = Callable[[np.ndarray], np.ndarray]
-
-# Steps along one coordinate are sqrt(d) / LONGER times as long as a coordinate of a random step that was seen to stay inside.
-LONGER = 5.0
+# Steps along one coordinate are sqrt(d) / LONGER times as long as a coordinate of a random step that was seen to stay
+# inside.
+LONGER = 7.0
+# Coordinates from which on two random steps are tried.
+MANY = 64
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Inputs on which every neuron read so far is active, so that the layer's values are an affine function of the input.
+    """Inputs on which every neuron read so far is active, so that the layer's values are an affine function of the
+    input.
 
-    On the region `G x + g > 0` the values of the layer are `h = M x + c`; moving along the columns of V moves one of them each
+    On the region `G x + g > 0` the values of the layer are `h = M x + c`; moving along the columns of V moves one of
+    them each
     (`M V = I`). Before anything was read h is the input itself and the region is the legal box, or everything.
 
     Attributes:
@@ -30,7 +34,8 @@ class Frame:
         V: (n, d) a right inverse of M.
         G: (q, n) the region; q may be 0.
         g: (q,)
-        cone: Free coordinates s with `x = lift s + shift` in which the region is searched, and its constraints there.
+        lift: (n, s) the free coordinates in which the region is searched, `x = lift s + shift`.
+        shift: (n,)
         within: The legal box, if any.
     """
 
@@ -98,13 +103,13 @@ class Frame:
         if self.within is not None and len(self.g) == 2 * n:
             low, high = self.within
             u = rng.beta(0.5, 0.5, size=(count, n))
-            return low + (high - low) * u
+            return np.asarray(low + (high - low) * u)
         if len(self.g) == self.lift.shape[1]:
             # An orthant of the first layer's values.
             tail = rng.choice([0.5, 1.2, 2.5], size=(count, 1))
             h = scale * np.exp(tail * rng.standard_normal((count, len(self.g))))
             h /= np.maximum(1, np.linalg.norm(h, axis=1, keepdims=True) / (10 * scale * np.sqrt(len(self.g))))
-            return h @ self.lift.T + self.shift
+            return np.asarray(h @ self.lift.T + self.shift)
         return self._walk(count, rng, scale)
 
     def _walk(self, count: int, rng: np.random.Generator, scale: float) -> np.ndarray:
@@ -130,7 +135,7 @@ class Frame:
             low = np.maximum(np.where(rate > 0, at, -np.inf).max(axis=1), -size)
             high = np.minimum(np.where(rate < 0, at, np.inf).min(axis=1), size)
             p += (low + (high - low) * rng.uniform(0.05, 0.95, count))[:, None] * step
-        return p @ self.lift.T + self.shift
+        return np.asarray(p @ self.lift.T + self.shift)
 
     def nearest(self, h: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"] | None:
         """An input of the region at which the layer has these values; None if there is none."""
@@ -170,6 +175,8 @@ def gradients(
     radius: Float[np.ndarray, " P"],
     noise: Rounding,
     rng: np.random.Generator,
+    value: Float[np.ndarray, "P m"] | None = None,
+    known: tuple[Float[np.ndarray, " d"], Float[np.ndarray, "P m"]] | None = None,
 ) -> tuple[Float[np.ndarray, "P m d"], Float[np.ndarray, " P"]]:
     """Derivatives along the frame's coordinates, exact up to rounding, each from steps inside one linear piece.
 
@@ -180,16 +187,20 @@ def gradients(
         radius: How far, per point, random steps may be expected to stay in the piece; shortened where they do not.
         noise: How exact answers are.
         rng: Draws the test steps.
+        value: The answers at x, if known.
+        known: A direction and the slopes along it, if known: one coordinate follows from the others.
 
     Returns:
-        The derivatives, and the error of each of them to be expected from rounding (0 if none could be measured, never).
+        The derivatives, and the error of each of them to be expected from rounding; infinite where a point has no
+        piece around it.
 
-    Queries: `P (d + 1)` and about 4 P, more where a step left its piece.
+    Queries: `P d` and about 4 P, more where a step left its piece; one per point less with `known`, one more without
+        `value`.
     """
     count, d = len(x), frame.d
     sigma = noise.at(x)
     radius = radius.astype(np.float64).copy()
-    value = ask(x)
+    value = ask(x) if value is None else value
     test = rng.standard_normal((count, d))
     probe = np.zeros((count, len(noise.floor)))
     search = np.arange(count)
@@ -199,14 +210,28 @@ def gradients(
         up, down = ask(x[search] + step), ask(x[search] - step)
         bent = (np.abs(up + down - 2 * value[search]) > AGREE * 2.5 * sigma[search]).any(axis=1)
         probe[search] = up - value[search]
+        if d >= MANY:
+            # A lucky test costs more than another one: every coordinate that leaves the piece must be found.
+            other = np.flatnonzero(~bent)
+            step = (radius[search[other], None] * rng.standard_normal((len(other), d))) @ frame.V.T
+            up, down = ask(x[search[other]] + step), ask(x[search[other]] - step)
+            centre = value[search[other]]
+            bent[other] = (np.abs(up + down - 2 * centre) > AGREE * 2.5 * sigma[search[other]]).any(axis=1)
         search = search[bent]
         if not len(search):
             break
         radius[search] /= 4
     # A random step moves every neuron by its whole norm, one coordinate only by its share of it.
     reach = np.repeat((radius * max(1.0, np.sqrt(d) / LONGER))[:, None], d, axis=1)
-    out = np.concatenate([(y - value[rows, None, :]) for rows, y in _along(ask, frame, x, reach)]).transpose(0, 2, 1)
-    out = out / reach[:, None, :]
+    pivot = None if known is None or d < MANY else int(np.abs(known[0]).argmax())
+    asked = np.arange(d) if pivot is None else np.delete(np.arange(d), pivot)
+    out = np.zeros((count, len(noise.floor), d))
+    out[:, :, asked] = np.concatenate(
+        [(y - value[rows, None, :]).transpose(0, 2, 1) for rows, y in _along(ask, frame, x, reach, asked)]
+    )
+    out /= reach[:, None, :]
+    if pivot is not None and known is not None:
+        out[:, :, pivot] = (known[1] - out @ known[0]) / known[0][pivot]
     work = _Derivatives(ask, frame, x, value, sigma, test, radius, probe, reach, out)
     for _ in range(6):
         bad = work.wrong(np.arange(count), np.zeros(count, dtype=int), np.full(count, d), probe)
@@ -268,11 +293,14 @@ class _Derivatives:
             rows, first, last = rows[bad], first[bad], last[bad]
 
 
-def _along(ask: Ask, frame: Frame, x: np.ndarray, reach: np.ndarray):  # type: ignore[no-untyped-def]
-    """Answers one step along every coordinate, a few points at a time (borders depend on the sizes alone)."""
-    d, n = frame.V.shape[1], frame.V.shape[0]
-    group = max(1, 3_000_000 // (n * d))
+def _along(
+    ask: Ask, frame: Frame, x: np.ndarray, reach: np.ndarray, asked: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Answers one step along each of these coordinates, a few points at a time (borders depend on the sizes alone)."""
+    n = len(frame.V)
+    group = max(1, 3_000_000 // (n * len(asked)))
+    steps = np.ascontiguousarray(frame.V.T[asked])
     for start in range(0, len(x), group):
         rows = np.arange(start, min(start + group, len(x)))
-        points = x[rows, None, :] + reach[rows, :, None] * frame.V.T[None]
-        yield rows, ask(points.reshape(-1, n)).reshape(len(rows), d, -1)
+        points = x[rows, None, :] + reach[rows][:, asked, None] * steps
+        yield rows, ask(points.reshape(-1, n)).reshape(len(rows), len(asked), -1)

@@ -20,7 +20,8 @@ def by_vanishing(
         slope: Derivatives there.
 
     Returns:
-        Sides, +1 where positive z is active, and for each the largest coefficient on its inactive side relative to the largest on
+        Sides, +1 where positive z is active, and for each the largest coefficient on its inactive side relative to
+        the largest on
         the active one: near 0 is sure, near 1 means that something else moves along this normal too.
     """
     k = len(rows)
@@ -43,7 +44,8 @@ def by_balance(
 ) -> Float[np.ndarray, " k"] | None:
     """Signs s with `sum_i s_i weight_i rows_i = twice`: the smooth half of the last hidden layer.
 
-    `w relu(z) = w |z| / 2 + w z / 2`: the first half is the same for both sides, the second adds up to an affine function that
+    `w relu(z) = w |z| / 2 + w z / 2`: the first half is the same for both sides, the second adds up to an affine
+    function that
     can be measured. As many equations as outputs times inputs; with fewer than neurons the signs are a lattice problem.
 
     Returns:
@@ -57,9 +59,9 @@ def by_balance(
     if np.abs(A @ sign - p).max() <= tolerance * scale:
         return sign
     if len(rows) > len(p) and len(rows) <= 64:
-        sign = _lattice(A / scale, p / scale)
-        if sign is not None and np.abs(A @ sign - p).max() <= tolerance * scale:
-            return sign
+        settled = _lattice(A / scale, p / scale)
+        if settled is not None and np.abs(A @ settled - p).max() <= tolerance * scale:
+            return settled
     return None
 
 
@@ -128,7 +130,8 @@ def by_sparsity(
 ) -> Float[np.ndarray, " k"] | None:
     """More neurons than coordinates: find a point where fewer neurons than coordinates are active.
 
-    There the derivatives lie in the span of the active normals, which no other set of as few normals shares. Whoever is in the
+    There the derivatives lie in the span of the active normals, which no other set of as few normals shares. Whoever
+    is in the
     set is active on its side of that point, everybody else on the other.
 
     Returns:
