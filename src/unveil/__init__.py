@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
     from unveil.identify.choose import identify as identify
-    from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identify.critical_points import CriticalPoints as CriticalPoints
+    from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identify.method import Identification as Identification
     from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
     from unveil.identify.saturation import Saturation as Saturation
