@@ -5,6 +5,5 @@ The file imports what it needs inside its functions, since `unveil --help` reads
 
 from unveil.report.audit import Stage
 from unveil.report.forgetting import FORGETTING
-from unveil.report.stability import STABILITY
 
-STAGES: tuple[Stage, ...] = (FORGETTING, STABILITY)
+STAGES: tuple[Stage, ...] = (FORGETTING,)

@@ -1,0 +1,223 @@
+"""Where a label changes: points on a class's boundary, and how far the boundary moves when the input does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.oracle import Oracle
+from unveil.outcome import BadInput
+
+ROWS = 1024
+"""Questions in one batch, fixed here: the same bits whatever the workers, the budget or the store."""
+
+REACH = 9
+"""How often a bracket that missed its crossing grows (about eightfold) before the boundary is taken to end."""
+
+
+class Side:
+    """Asks on which side of a class's boundary points lie.
+
+    Args:
+        oracle: Answers with one label per question.
+        votes: How often each question is put; the majority counts. Odd. 1 for a model that always answers alike.
+    """
+
+    def __init__(self, oracle: Oracle, votes: int = 1) -> None:
+        if oracle.m != 1:
+            raise BadInput(f"a label oracle answers one column; this one answers {oracle.m}: wrap it in LabelsOnly")
+        if votes < 1 or votes % 2 == 0:
+            raise BadInput(f"votes must be an odd number, 1 or more; got {votes}")
+        self.oracle = oracle
+        self.votes = votes
+
+    def labels(self, x: Float[np.ndarray, "N n"]) -> Int[np.ndarray, " N"]:
+        """The label at N points (rounded to legal ones).
+
+        Queries: `votes * N`
+        """
+        x = self.oracle.nearest(x)
+        if self.votes == 1:
+            return np.asarray(np.rint(self.oracle(x)[:, 0]), dtype=np.int64)
+        asked = np.rint(self.oracle(np.repeat(x, self.votes, axis=0))[:, 0]).astype(np.int64)
+        polls = np.sort(asked.reshape(len(x), self.votes), axis=1)
+        # With the votes sorted, a label that holds the majority holds the middle.
+        return np.asarray(polls[:, self.votes // 2])
+
+    def inside(self, x: Float[np.ndarray, "N n"], label: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Whether each point carries the given label."""
+        return np.asarray(self.labels(x) == label)
+
+
+@dataclass(frozen=True)
+class BoundaryPoints:
+    """Points at which a label gives way to another.
+
+    Attributes:
+        x: The points, located to the last digit along `along`.
+        label: The label just before the boundary.
+        along: Unit directions in which the boundary was crossed, away from `label`.
+    """
+
+    x: Float[np.ndarray, "N n"]
+    label: Int[np.ndarray, " N"]
+    along: Float[np.ndarray, "N n"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Int[np.ndarray, " M"] | slice) -> BoundaryPoints:
+        return BoundaryPoints(self.x[rows], self.label[rows], self.along[rows])
+
+    def turned(self, along: Float[np.ndarray, "N n"]) -> BoundaryPoints:
+        """The same points, to be crossed in other directions."""
+        return BoundaryPoints(self.x, self.label, along / np.linalg.norm(along, axis=1, keepdims=True))
+
+    def joined(self, other: BoundaryPoints) -> BoundaryPoints:
+        """These points followed by others."""
+        return BoundaryPoints(
+            np.concatenate([self.x, other.x]),
+            np.concatenate([self.label, other.label]),
+            np.concatenate([self.along, other.along]),
+        )
+
+
+def bisect_segments(
+    side: Side, start: Float[np.ndarray, "N n"], end: Float[np.ndarray, "N n"], label: Int[np.ndarray, " N"]
+) -> BoundaryPoints:
+    """The boundary of `label` on segments that start inside and end outside, to the last digit.
+
+    Queries: `votes * N` a halving, about 50 halvings in float64 and 25 in float32.
+    """
+    length = np.linalg.norm(end - start, axis=1)
+    along = (end - start) / length[:, None]
+    size = max(np.abs(start).max(), np.abs(end).max())
+    unit = max(float(np.finfo(side.oracle.dtype).eps) * size, 0.1 * (side.oracle.grid or 0.0))
+    low, high = np.zeros(len(start)), length.copy()
+    for _ in range(int(np.ceil(np.log2(length.max() / unit)))):
+        middle = (low + high) / 2
+        inside = np.concatenate(
+            [
+                side.inside(start[i : i + ROWS] + middle[i : i + ROWS, None] * along[i : i + ROWS], label[i : i + ROWS])
+                for i in range(0, len(start), ROWS)
+            ]
+        )
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    return BoundaryPoints(start + ((low + high) / 2)[:, None] * along, label, along)
+
+
+def shifts(
+    side: Side,
+    points: BoundaryPoints,
+    moves: Float[np.ndarray, "J n"],
+    step: Float[np.ndarray, " N"],
+    *,
+    centre: Float[np.ndarray, "N J"],
+    half: Float[np.ndarray, " N"],
+    cell: Float[np.ndarray, " N"],
+) -> Float[np.ndarray, "N J"]:
+    """How far along `points.along` the boundary lies after each of J moves.
+
+    Bisects between `centre - half` and `centre + half` until the bracket is shorter than `cell`. The ends are taken on
+    trust; only where the bisection ran into one of them is it asked, and the bracket moved outwards until it holds.
+
+    Args:
+        side: Answers.
+        points: N boundary points.
+        moves: Directions, shared by all points.
+        step: How far each point moves in them.
+        centre: Where the crossing is expected.
+        half: Half-width of the first bracket.
+        cell: Wanted width of the last one.
+
+    Returns:
+        Shifts; NaN where no crossing was found.
+
+    Queries: about `votes * N * J * log2(2 * half / cell)`
+    """
+    found = np.full(centre.shape, np.nan)
+    flat = [(i, j) for i in range(len(points)) for j in range(0, len(moves), ROWS)]
+    # One point's moves in one batch; several points' moves together where they are few.
+    together = max(1, ROWS // len(moves)) if len(moves) else 1
+    if together > 1:
+        flat = [(i, 0) for i in range(0, len(points), together)]
+    for i, j in flat:
+        rows = np.arange(i, min(i + together, len(points)))
+        columns = np.arange(j, min(j + ROWS, len(moves)))
+        which = np.repeat(rows, len(columns))
+        moved = (points.x[rows][:, None] + step[rows][:, None, None] * moves[columns]).reshape(len(which), -1)
+        line = _Line(side, moved, points.along, points.label, which)
+        middle = centre[np.ix_(rows, columns)].ravel()
+        found[np.ix_(rows, columns)] = line.crossings(middle, half[which], cell[which]).reshape(len(rows), -1)
+    return found
+
+
+@dataclass
+class _Line:
+    """One batch of lines, each of which crosses one boundary."""
+
+    side: Side
+    start: Float[np.ndarray, "R n"]
+    along: Float[np.ndarray, "N n"]
+    label: Int[np.ndarray, " N"]
+    which: Int[np.ndarray, " R"]
+
+    def inside(self, rows: Int[np.ndarray, " S"], at: Float[np.ndarray, " S"]) -> Bool[np.ndarray, " S"]:
+        which = self.which[rows]
+        first = which[0]
+        x = at[:, None] * self.along[first] if (which == first).all() else at[:, None] * self.along[which]
+        x += self.start if len(rows) == len(self.start) else self.start[rows]
+        return self.side.inside(x, self.label[which])
+
+    def bisect(
+        self,
+        rows: Int[np.ndarray, " S"],
+        low: Float[np.ndarray, " S"],
+        high: Float[np.ndarray, " S"],
+        cell: Float[np.ndarray, " S"],
+    ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+        low, high = low.copy(), high.copy()
+        while True:
+            open_ = np.flatnonzero(high - low > cell)
+            if not len(open_):
+                return low, high
+            middle = (low[open_] + high[open_]) / 2
+            stuck = (middle <= low[open_]) | (middle >= high[open_])
+            if stuck.any():
+                cell[open_[stuck]] = np.inf
+                continue
+            inside = self.inside(rows[open_], middle)
+            low[open_[inside]] = middle[inside]
+            high[open_[~inside]] = middle[~inside]
+
+    def crossings(
+        self, centre: Float[np.ndarray, " R"], half: Float[np.ndarray, " R"], cell: Float[np.ndarray, " R"]
+    ) -> Float[np.ndarray, " R"]:
+        rows = np.arange(len(centre))
+        first, last = centre - half, centre + half
+        low, high = self.bisect(rows, first, last, cell.copy())
+        result = (low + high) / 2
+        width = 2 * half
+        # -1: the crossing may lie below the bracket, +1: above it.
+        beyond = np.where(low == first, -1, np.where(high == last, 1, 0))
+        ask = np.flatnonzero(beyond)
+        edge = np.where(beyond < 0, first, last)
+        for _ in range(REACH):
+            if not len(ask):
+                return np.asarray(result)
+            inside = self.inside(ask, edge[ask])
+            right = inside == (beyond[ask] < 0)
+            found, ask = ask[right], ask[~right]
+            again = found[np.abs(edge - np.where(beyond < 0, first, last))[found] > 0]
+            if len(again):
+                inner = edge[again] - beyond[again] * width[again]
+                low, high = self.bisect(
+                    again, np.minimum(inner, edge[again]), np.maximum(inner, edge[again]), cell[again]
+                )
+                result[again] = (low + high) / 2
+            width[ask] = 7 * np.abs(edge[ask] - centre[ask])
+            edge[ask] += beyond[ask] * width[ask]
+        result[ask] = np.nan
+        return np.asarray(result)

@@ -1,0 +1,276 @@
+"""The row span of a model that answers with labels: one bit is enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_normals import (
+    Normals,
+    Scale,
+    best_stride,
+    judge,
+    measure,
+    settle,
+    sharpen,
+    sizes,
+    unit_combinations,
+)
+from unveil.blackbox.label_points import Ground, boundary_points, find_ground, find_scale, newest, smooth_points
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.row_span import RowSpan
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+
+CANDIDATES = 64
+"""Boundary points looked at in each round of growth; `FIRST` while nothing is known and each costs more."""
+
+FIRST = 32
+
+TOGETHER = 8
+"""Normals taken between two looks at what was found, so that a budget that ends loses little."""
+
+ROUNDS = 12
+"""Rounds of sharpening after which an accuracy counts as out of reach."""
+
+
+def label_span(
+    oracle: Oracle,
+    *,
+    rng: np.random.Generator,
+    accuracy: float = 1e-4,
+    x: Float[np.ndarray, "N n"] | None = None,
+    confidence: float = 0.95,
+    unseen: float = 0.01,
+    votes: int = 1,
+) -> RowSpan:
+    r"""Find the span of the first layer's rows from labels alone.
+
+    If $M(x) = \tau(\sigma(A x))$, the normal of the decision boundary is a gradient of $\sigma$, so it lies in the row
+    span of A. Boundary points come from bisection; where the boundary lies after a move tells the normal's component
+    along that move. The next points are those, among many candidates, whose normals have the largest component outside
+    the span known so far. Once the coarse span is known its complement is asked again: the boundary has no curvature
+    there, so every further question buys a bit of precision.
+
+    Args:
+        oracle: Answers labels: two or many, integers.
+        rng: Draws points and directions.
+        accuracy: Wanted sine of the largest principal angle to the true span. It sets how many bits are asked; the
+            result states the accuracy it can vouch for, judged from the same normals along fresh directions.
+        x: Points to start from besides random ones, e.g. typical inputs of different classes.
+        confidence: See `RowSpan.confidence`.
+        unseen: See `RowSpan.unseen`, here of boundary points.
+        votes: How often each question is put, for a model whose labels are noisy; the majority counts. Odd.
+
+    Returns:
+        What was found by the time it ended; `outcome` says how. `nothing_to_find` if only one label was ever seen.
+
+    Raises:
+        BadInput: The oracle does not answer labels, or an argument is out of range.
+        UnsteadyAnswers: The same question got two different labels (after `votes` votes).
+
+    Queries: about `2 k (n - k) log2(1 / accuracy)` times `votes`; `k (n - k) log2(1 / accuracy)` is the floor, as each
+        question buys one bit.
+
+    Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Algorithm 2, Proposition 4.1 and Lemma 4.2; the order of asking
+        is ours.
+    """
+    if oracle.answers != "labels":
+        raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or call row_span")
+    for name, value in (("accuracy", accuracy), ("confidence", confidence), ("unseen", unseen)):
+        if not 0 < value < 1:
+            raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
+    search = _Search(Side(oracle, votes), rng, accuracy)
+    search.needed = math.ceil(math.log(1 - confidence) / math.log(1 - unseen))
+    try:
+        search.outcome = search.run(x)
+    except BudgetExceeded:
+        search.outcome = Outcome.budget_ended
+    return search.result(confidence)
+
+
+class _Search:
+    """State of one search; `result` may be asked for at any time."""
+
+    def __init__(self, side: Side, rng: np.random.Generator, accuracy: float) -> None:
+        self.side = side
+        self.rng = rng
+        self.accuracy = accuracy
+        self.before = side.oracle.ledger.asked
+        self.booked = self.before
+        self.stages: dict[str, int] = {}
+        self.found = Normals.none(side.oracle.n)
+        self.floor = 0.0
+        self.needed = 0
+        self.confirmed = 0
+        self.outcome = Outcome.budget_ended
+
+    def run(self, x: np.ndarray | None) -> Outcome:
+        ground = find_ground(self.side, x, self.rng)
+        if ground is None:
+            return Outcome.nothing_to_find
+        self.ground: Ground = ground
+        self.scale: Scale = find_scale(
+            self.side, boundary_points(self.side, ground, 12, self.found.basis, self.rng), self.rng
+        )
+        self.book("start")
+        last, rank = np.inf, 0
+        for _ in range(ROUNDS):
+            self.grow()
+            if not self.found.r:
+                return Outcome.nothing_to_find
+            if self.found.r == self.side.oracle.n:
+                return Outcome.full_rank
+            distance = self.found.distance
+            if distance <= self.accuracy:
+                if self.confirm():
+                    return Outcome.complete
+                continue
+            gained = last / distance if rank == self.found.r else np.inf
+            if gained < 1.5:
+                return Outcome.approximate
+            # Coordinates that are right shrink the distance a hundredfold and more.
+            self.refine(again=gained < 100)
+            last, rank = distance, self.found.r
+        return Outcome.approximate
+
+    def grow(self) -> None:
+        """Take normals until no candidate shows anything new, given how well the span is known."""
+        fresh = False
+        while self.found.r < self.side.oracle.n:
+            points, share, guess = self.candidates()
+            self.book("candidates")
+            if len(points):
+                for first in range(0, len(points), TOGETHER):
+                    part = slice(first, first + TOGETHER)
+                    self.found = measure(self.side, self.scale, self.found, points[part], share[part], guess[part])
+                    self.book("normals")
+                fresh = True
+            elif fresh:
+                # The error was a guess so far. Measured it is smaller, and part of what was seen may be no error.
+                self.found = judge(self.side, self.scale, self.found, self.scale.flat, self.rng)
+                fresh = False
+            else:
+                return
+
+    def candidates(self) -> tuple[BoundaryPoints, Float[np.ndarray, " s"], Float[np.ndarray, "s n"]]:
+        """The most promising of fresh boundary points, with size and sketch of their normals' new components."""
+        found, scale, n = self.found, self.scale, self.side.oracle.n
+        points = boundary_points(self.side, self.ground, CANDIDATES if found.r else FIRST, found.basis, self.rng)
+        wide = len(found.complement)
+        fine = bool(found.r) and found.distance < 1e-3
+        moves = unit_combinations(found.complement, min(wide, 8 if fine else 24 + found.r // 4), self.rng)
+        step = np.full(len(points), scale.flat)
+        known = self.steepness(points)
+        whole = smooth_points(
+            self.side, scale, points, found.basis, known if found.r else np.sqrt(n) * step**0, self.rng
+        )
+        points, known, step = points[whole], known[whole], step[whole]
+        guess = known * (max(found.distance, self.accuracy) if fine else 0.3 if found.r else 1.0) / np.sqrt(n)
+        pilot = sizes(self.side, points, moves[:4], step, guess, scale.noise)
+        heard = ~np.isnan(pilot).all(axis=1)
+        points, pilot, known, step, guess = (
+            points[np.flatnonzero(heard)],
+            pilot[heard],
+            known[heard],
+            step[heard],
+            guess[heard],
+        )
+        size = np.maximum(np.sqrt(np.nanmean(pilot**2, axis=1)), guess / 8) if len(points) else guess
+        half = 3 * np.maximum(size * step, scale.noise)
+        moved = shifts(
+            self.side,
+            points,
+            moves[4:],
+            step,
+            centre=np.zeros((len(points), len(moves) - len(pilot.T))),
+            half=half,
+            cell=np.maximum(half / 48, scale.noise),
+        )
+        sketch = np.concatenate([pilot, -moved / step[:, None]], axis=1)
+        # A normal taken at random sees an error of the span in its share of the worst direction.
+        floor = max(
+            4 * found.distance / np.sqrt(max(found.r, 1)), 10 * scale.noise / scale.flat * np.sqrt(n), 3 * self.accuracy
+        )
+        within = known if found.r else np.zeros(len(known))
+        rows = newest(sketch, within, wide, floor, 1 if fine else len(moves) // 2)
+        size = np.sqrt(np.mean(sketch[rows] ** 2, axis=1))
+        share = size / np.sqrt(within[rows] ** 2 + wide * size**2)
+        return points[rows], share, sketch[rows] @ moves
+
+    def steepness(self, points: BoundaryPoints) -> Float[np.ndarray, " N"]:
+        """Length of the normals' part in the known span, over their component along the crossing (1 with no span)."""
+        found, scale = self.found, self.scale
+        if not found.r:
+            return np.ones(len(points))
+        moves = unit_combinations(found.basis, min(8, found.r), self.rng)
+        step = np.full(len(points), scale.flat)
+        slopes = sizes(self.side, points, moves, step, np.full(len(points), 0.5), scale.noise)
+        heard = np.sum(~np.isnan(slopes), axis=1)
+        mean = np.nansum(slopes**2, axis=1) / np.maximum(heard, 1)
+        return np.asarray(np.maximum(np.sqrt(mean * found.r), 1.0))
+
+    def refine(self, again: bool) -> None:
+        """Settle the coordinates, then sharpen every normal along the complement, and judge what is left."""
+        if again:
+            self.found = replace(self.found, settled=0)
+        if self.found.settled < self.found.r:
+            self.found, self.floor = settle(self.side, self.scale, self.found)
+            self.book("coordinates")
+        smallest = np.linalg.svd(self.found.coordinates, compute_uv=False)[-1]
+        # The same length to the end: with directions still missing, longer moves would see them and not the error.
+        stride = best_stride(self.scale, self.found, self.accuracy)
+        gain = max(3 * self.scale.sharpness / smallest, 1e-5)
+        for first in range(0, self.found.r, TOGETHER):
+            rows = np.arange(first, min(first + TOGETHER, self.found.r))
+            self.found = sharpen(self.side, self.scale, self.found, stride, self.accuracy, gain, rows)
+            self.book("complement")
+        self.found = judge(self.side, self.scale, self.found, stride, self.rng)
+        self.book("judging")
+
+    def confirm(self) -> bool:
+        """Whether enough fresh boundary points in a row show nothing outside the span."""
+        found, scale = self.found, self.scale
+        self.confirmed = CANDIDATES
+        while self.confirmed < self.needed:
+            count = min(2 * CANDIDATES, self.needed - self.confirmed)
+            points = boundary_points(self.side, self.ground, count, found.basis, self.rng)
+            known = self.steepness(points)
+            moves = unit_combinations(found.complement, 2, self.rng)
+            step = np.full(len(points), scale.flat)
+            guess = known * self.accuracy / np.sqrt(self.side.oracle.n)
+            slope = np.abs(sizes(self.side, points, moves, step, guess, scale.noise)) / known[:, None]
+            level = max(self.accuracy, scale.noise / scale.flat * np.sqrt(self.side.oracle.n))
+            self.book("confirmation")
+            if np.nanmax(slope, initial=0.0) * np.sqrt(len(found.complement)) > 20 * level:
+                return False
+            self.confirmed += int(np.sum(~np.isnan(slope).any(axis=1)))
+        return True
+
+    def book(self, stage: str) -> None:
+        """Book what was asked since the last call."""
+        asked = self.side.oracle.ledger.asked
+        self.stages[stage] = self.stages.get(stage, 0) + asked - self.booked
+        self.booked = asked
+
+    def result(self, confidence: float) -> RowSpan:
+        self.book("cut short")
+        self.stages = {stage: queries for stage, queries in self.stages.items() if queries}
+        found = self.found
+        values = np.linalg.svd(found.coordinates, compute_uv=False)
+        top = values[0] if len(values) else 1.0
+        return RowSpan(
+            basis=found.basis,
+            singular_values=values / top,
+            noise_floor=self.floor / top,
+            accuracy=min(found.distance, 1.0),
+            confidence=confidence,
+            unseen=1 - (1 - confidence) ** (1 / self.confirmed) if self.confirmed else 1.0,
+            left_out=0.0,
+            queries=self.side.oracle.ledger.asked - self.before,
+            outcome=self.outcome,
+            stages=self.stages,
+        )

@@ -1,0 +1,147 @@
+"""Row spans from labels alone, against the weights the labels were made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_span import label_span
+from unveil.blackbox.oracle import Ledger, Oracle, SourceOracle
+from unveil.blackbox.sources.callable import CallableSource
+from unveil.outcome import BadInput, Outcome, UnsteadyAnswers
+
+N, K = 96, 10
+ACTIVATIONS = {
+    "tanh": np.tanh,
+    "softplus": lambda z: np.logaddexp(0, z) - np.log(2),
+    "relu": lambda z: np.maximum(z, 0),
+}
+
+
+def threshold_net(activation: str, seed: int, dtype: type = np.float64):
+    """0/1 of a random net with three layers, and its first weights."""
+    rng = np.random.default_rng(seed)
+    phi = ACTIVATIONS[activation]
+    a = (rng.standard_normal((K, N)) / np.sqrt(N)).astype(dtype)
+    b = (rng.standard_normal((8, K)) / np.sqrt(K)).astype(dtype)
+    w = rng.standard_normal(8).astype(dtype)
+    level = np.quantile(phi(phi(rng.standard_normal((4000, N)) @ a.T) @ b.T) @ w, 0.75)
+
+    def labels(x: np.ndarray) -> np.ndarray:
+        return (phi(phi(x.astype(dtype) @ a.T) @ b.T) @ w >= dtype(level)).astype(int)
+
+    return labels, a.astype(np.float64)
+
+
+def label_oracle(function, n: int = N, **options) -> Oracle:
+    source = CallableSource(function, (n,))
+    source.dtype = np.dtype(options.pop("dtype", np.float64))
+    budget = options.pop("budget", None)
+    return SourceOracle(source, m=1, answers="labels", ledger=Ledger(budget), **options)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_finds_the_rank_and_vouches_for_no_more_than_it_reached(activation: str) -> None:
+    labels, a = threshold_net(activation, seed=3)
+    oracle = label_oracle(labels)
+    span = label_span(oracle, rng=np.random.default_rng(0), accuracy=1e-6)
+    assert span.outcome is Outcome.complete
+    assert span.rank == K
+    assert span.distance(a) <= 1e-6
+    assert span.distance(a) <= 1.5 * span.accuracy <= 1.5e-6
+    assert span.queries == oracle.ledger.asked == sum(span.stages.values())
+
+
+def test_float32_labels_reach_what_float32_allows() -> None:
+    labels, a = threshold_net("tanh", seed=5, dtype=np.float32)
+    span = label_span(label_oracle(labels, dtype=np.float32), rng=np.random.default_rng(0), accuracy=1e-3)
+    assert span.rank == K
+    assert span.distance(a) <= 1e-3
+
+
+def classes_in_a_box(seed: int, classes: int):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal((K, N)) * 4 / np.sqrt(N)
+    b, w = rng.standard_normal((12, K)), rng.standard_normal((classes, 12))
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        return np.maximum(np.maximum((x - 0.5) @ a.T + 0.2, 0) @ b.T, 0) @ w.T
+
+    level = scores(rng.uniform(0, 1, (1000, N))).mean(axis=0)
+    return (lambda x: (scores(x) - level).argmax(axis=1)), a
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_stays_inside_a_box_whatever_the_number_of_classes(classes: int) -> None:
+    # A question outside would raise BadInput.
+    labels, a = classes_in_a_box(7, classes)
+    span = label_span(label_oracle(labels, within=(0.0, 1.0)), rng=np.random.default_rng(1), accuracy=1e-5)
+    assert span.rank == K
+    assert span.distance(a) <= 1e-5
+
+
+def test_one_label_only_is_said() -> None:
+    span = label_span(label_oracle(lambda x: np.ones(len(x), dtype=int)), rng=np.random.default_rng(0))
+    assert span.outcome is Outcome.nothing_to_find
+    assert span.rank == 0
+
+
+def test_a_budget_that_ends_leaves_what_was_found() -> None:
+    labels, a = threshold_net("tanh", seed=3)
+    oracle = label_oracle(labels, budget=45_000)
+    span = label_span(oracle, rng=np.random.default_rng(0), accuracy=1e-6)
+    assert span.outcome is Outcome.budget_ended
+    assert oracle.ledger.asked <= 45_000
+    assert 0 < span.rank <= K
+    true = np.linalg.qr(a.T)[0]
+    assert np.linalg.norm(span.basis - span.basis @ true @ true.T, 2) < 0.3
+
+
+def test_noisy_labels_are_refused_and_votes_mend_them() -> None:
+    labels, a = threshold_net("relu", seed=3)
+    noise = np.random.default_rng(9)
+
+    def noisy(x: np.ndarray) -> np.ndarray:
+        y = labels(x)
+        return np.where(noise.random(len(y)) < 0.02, 1 - y, y)
+
+    with pytest.raises(UnsteadyAnswers, match="votes="):
+        label_span(label_oracle(noisy), rng=np.random.default_rng(0))
+    span = label_span(label_oracle(noisy), rng=np.random.default_rng(0), accuracy=1e-2, votes=13)
+    assert span.rank == K
+    assert span.distance(a) <= 1e-2
+
+
+def test_the_same_seed_asks_the_same_questions() -> None:
+    labels, _ = threshold_net("softplus", seed=4)
+    spans = [label_span(label_oracle(labels), rng=np.random.default_rng(2), accuracy=1e-2) for _ in range(2)]
+    assert np.array_equal(spans[0].basis, spans[1].basis)
+    assert spans[0].queries == spans[1].queries
+
+
+def test_values_are_not_taken_for_labels() -> None:
+    oracle = SourceOracle(CallableSource(lambda x: x[:, :1], (N,)), m=1)
+    with pytest.raises(BadInput, match="LabelsOnly"):
+        label_span(oracle, rng=np.random.default_rng(0))
+
+
+def test_shifts_are_those_of_a_plane_even_where_the_bracket_was_wrong() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal(N)
+    oracle = label_oracle(lambda x: (x @ normal > 1).astype(int))
+    point = normal[None] / (normal @ normal)
+    along = rng.standard_normal((1, N))
+    along *= np.sign(along @ normal)
+    points = BoundaryPoints(point, np.array([0]), along / np.linalg.norm(along))
+    moves = rng.standard_normal((40, N))
+    found = shifts(
+        Side(oracle),
+        points,
+        moves,
+        np.array([0.5]),
+        centre=np.zeros((1, 40)),
+        half=np.array([1e-4]),
+        cell=np.array([1e-9]),
+    )
+    assert np.allclose(found[0], -0.5 * (moves @ normal) / (points.along[0] @ normal), atol=1e-9)
