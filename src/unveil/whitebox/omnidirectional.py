@@ -21,8 +21,6 @@ from scipy.optimize import nnls
 
 from unveil.whitebox.null_space import Factored, null_space
 
-# Found by timing: past this many steps the exact method of the next stage is quicker.
-_STEPS = 48
 _NEWTON = 60
 # A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
 # boundedness with |w| below 1e12 |w_Z| exists, i.e. none that float64 could tell from rounding.
@@ -106,7 +104,9 @@ def _gradient_steps(layer: Factored, silent: np.ndarray, open_: np.ndarray, w: n
 
     now = project(silent[open_].astype(np.float64))
     before, ahead, theta = now, now, 1.0
-    for _ in range(_STEPS):
+    # Found by timing: past so many steps the exact method of the next stage is quicker, if it is small.
+    steps = 160 if basis is None else int(np.clip(0.6 * (basis.shape[1] - 150), 16, 160))
+    for _ in range(steps):
         lowest = np.where(silent[open_], ahead, np.inf).min(axis=1)
         found = lowest > 1e-3
         if found.any():
