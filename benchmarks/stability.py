@@ -33,23 +33,24 @@ def ours(network: object, x: np.ndarray) -> list[np.ndarray]:
     return [curve for layer in found.layers for curve in (layer.before.values, layer.after.values)]
 
 
-def theirs(network: object, x: np.ndarray, chunk: int) -> list[np.ndarray]:
-    """The usual way: the Jacobian of every layer by backpropagation, then its singular values, in float32."""
+def theirs(network: object, x: np.ndarray, chunk: int, double: bool) -> list[np.ndarray]:
+    """The usual way: the Jacobian of every layer by backpropagation, then its singular values."""
     import torch
 
     from unveil import to_torch
 
-    module = to_torch(network).float()  # type: ignore[arg-type]
+    kind = torch.float64 if double else torch.float32
+    module = to_torch(network).to(kind)  # type: ignore[arg-type]
     ends = [i for i, part in enumerate(module) if isinstance(part, torch.nn.ReLU)] + [len(module)]
     curves: list[list[np.ndarray]] = [[] for _ in range(2 * len(ends))]
-    for row in torch.from_numpy(x).float():
+    for row in torch.from_numpy(x).to(kind):
         for i, end in enumerate(ends):
             began = time.process_time()
             last = i == len(ends) - 1
             part = module[:end]
             jacobian = torch.func.jacrev(lambda z, part=part: part(z[None])[0], chunk_size=chunk)(row)
             with torch.no_grad():
-                alive = torch.ones(len(jacobian)) if last else (part(row[None])[0] > 0).float()
+                alive = torch.ones(len(jacobian)) if last else (part(row[None])[0] > 0).to(kind)
                 curves[2 * i].append(torch.linalg.svdvals(jacobian).numpy())
                 jacobian *= alive[:, None]
                 curves[2 * i + 1].append(curves[2 * i][-1] if last else torch.linalg.svdvals(jacobian).numpy())
@@ -71,7 +72,7 @@ def run(side: str, samples: int, untrained: bool, chunk: int, out: str) -> None:
         network = networks.trained(NAME)
     x = networks.test_images(NAME, samples)
     wall, cpu = time.perf_counter(), time.process_time()
-    curves = ours(network, x) if side == "ours" else theirs(network, x, chunk)
+    curves = ours(network, x) if side == "ours" else theirs(network, x, chunk, side == "jacrev64")
     mine, workers = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     together = min(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1), samples)
     figures = {
@@ -89,19 +90,21 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the baseline on 3 samples, ours on 50")
     parser.add_argument("--samples", type=int, nargs=2, metavar=("BASELINE", "OURS"))
     parser.add_argument("--untrained", action="store_true")
+    parser.add_argument("--double", action="store_true", help="the baseline in float64 too: as exact as ours")
     parser.add_argument("--chunk", type=int, default=256, help="rows per backward pass of the baseline")
-    parser.add_argument("--side", choices=("ours", "jacrev"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("ours", "jacrev", "jacrev64"), help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
     given = parser.parse_args()
     counts = given.samples or ((3, 50) if given.full else (1, 4))
     if given.side:
-        run(given.side, counts[given.side == "ours"], given.untrained, given.chunk, given.out)
+        run(given.side, counts[int(given.side == "ours")], given.untrained, given.chunk, given.out)
         return
     import tempfile
 
+    sides = ["ours", "jacrev"] + ["jacrev64"] * given.double
     figures, curves = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for side in ("ours", "jacrev"):
+        for side in sides:
             out = str(Path(folder) / f"{side}.npz")
             command = [sys.executable, __file__, "--side", side, "--out", out, "--chunk", str(given.chunk)]
             command += ["--samples", *map(str, counts)] + ["--untrained"] * given.untrained
@@ -113,11 +116,11 @@ def main() -> None:
     print(f"{NAME}: singular values of every layer, before and after each activation, per sample")
     print(f"threads: {os.environ.get('OMP_NUM_THREADS', 'all')}")
     print(f"{'':10}{'samples':>9}{'wall s':>9}{'cpu s':>9}{'peak MB':>10}")
-    for side, count in zip(("jacrev", "ours"), counts, strict=True):
-        f = figures[side]
-        print(f"{side:10}{count:9}{f['wall']:9.1f}{f['cpu']:9.1f}{f['peak_MB']:10.0f}")
-    ratio = figures["jacrev"]["wall"] / figures["ours"]["wall"], figures["jacrev"]["cpu"] / figures["ours"]["cpu"]
-    print(f"ratio: {ratio[0]:.1f} in wall time, {ratio[1]:.1f} in CPU time")
+    for side in sides:
+        f, mine = figures[side], figures["ours"]
+        ratio = f"  {f['wall'] / mine['wall']:.1f} times ours in wall time, {f['cpu'] / mine['cpu']:.1f} in CPU time"
+        count = counts[int(side == "ours")]
+        print(f"{side:10}{count:9}{f['wall']:9.1f}{f['cpu']:9.1f}{f['peak_MB']:10.0f}{ratio * (side != 'ours')}")
     common = min(counts)
     for i, (a, b) in enumerate(zip(curves["jacrev"], curves["ours"], strict=True)):
         k = min(a.shape[1], b.shape[1])

@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from unveil.blackbox.sources import as_oracle
 from unveil.executor import workers
 from unveil.outcome import BadInput
+from unveil.report.audit import Audit
+from unveil.report.stability import STABILITY
 from unveil.whitebox import singular_values as module
 from unveil.whitebox.activation import activation
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.extremes import extreme_singular_values
+from unveil.whitebox.formats import load
 from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Layer, Network
 from unveil.whitebox.region import linearise
@@ -179,6 +183,20 @@ def test_extreme_values_without_a_matrix(make: Callable[..., Network], rng: np.r
         np.testing.assert_allclose(found.largest, exact[:3], rtol=1e-8)
         if make is dense_network:
             np.testing.assert_allclose(found.smallest, exact[-3:], rtol=1e-4, atol=1e-6 * exact[0])
+
+
+def test_the_section_tells_what_was_measured() -> None:
+    path = "examples/digits.onnx"
+    audit = Audit(as_oracle(path, within=(0, 1)), path=path)
+    audit.inputs = np.load("examples/digits.npz")["images"][:5]
+    told = STABILITY.run(audit)
+    assert told is not None
+    found = stability(load(path), audit.inputs, lemma_9=False)
+    for one, other in zip(told.figures["layers"], found.layers, strict=True):
+        assert one["rank"] == np.median(other.after.rank)
+        assert one["condition"] == pytest.approx(np.median(other.after.condition))
+    assert "left" in told.verdict
+    assert STABILITY.run(Audit(as_oracle(lambda x: x.sum(1), shape=3))) is None
 
 
 def test_wrong_windows_are_refused(rng: np.random.Generator) -> None:

@@ -6,8 +6,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-HERE = Path(__file__).parent
-FIGURES = sorted(p.stem.replace("_", "-") for p in HERE.glob("*.py") if p.stem.startswith(("figure_", "study_")))
+SHARED = ("__init__", "__main__", "networks", "spectra")
+FIGURES = sorted(p.stem.replace("_", "-") for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED)
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     given = parser.parse_args()
     module = import_module(f"papers.invertibility.{given.figure.replace('-', '_')}")
     table = module.run() if given.size is None else module.run(given.size)
-    print(module.tell(table))
+    print(module.tell(table) if hasattr(module, "tell") else "\n".join(map(str, table[:20])))
     import matplotlib
 
     matplotlib.use("Agg")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
     from unveil.identify.choose import identify as identify
+    from unveil.identify.critical_points import CriticalPoints as CriticalPoints
     from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identify.method import Identification as Identification
     from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
@@ -101,6 +102,7 @@ _PUBLIC = {
     "OneHiddenLayer": "identify.one_hidden_layer",
     "EntangledWeights": "identify.entangled_weights",
     "Identification": "identify.method",
+    "CriticalPoints": "identify.critical_points",
     "Saturation": "identify.saturation",
     "report": "report.audit",
     "Page": "report.page",

@@ -178,14 +178,14 @@ class AnswerFile:
     def _explained(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a message about a damaged schema quotes it
             raise StoreError(f"cannot {doing} the store {self.path}: {error}; {_advice(error)}") from error
 
 
 _REPAIR = "restore it from a copy, or name another file (every question will be asked again)"
 
 
-def _advice(error: sqlite3.Error) -> str:
+def _advice(error: Exception) -> str:
     """What to do about an error of SQLite."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL:

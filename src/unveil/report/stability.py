@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import Outcome
 from unveil.report.audit import Audit, Stage
 from unveil.report.chart import Chart
+from unveil.report.forgetting import known_network
 from unveil.report.section import Section
 from unveil.report.text import brief, count
 
@@ -49,21 +49,6 @@ def _run(audit: Audit) -> Section | None:
 
     x = network.points(audit.examples(samples(network)))
     return section(stability(network, x[: samples(network)], lemma_9=False))
-
-
-def known_network(audit: Audit) -> Network | None:
-    """The network whose weights are in hand: read off by an earlier stage, or in the file that was audited."""
-    known = audit.findings.get("weights", audit.findings.get("network"))
-    if known is None and Path(audit.path).suffix.lower() in (".onnx", ".npz"):
-        from unveil.whitebox.formats import load
-
-        try:
-            known = load(audit.path)
-        except BadInput as error:
-            audit.findings["weights_refused"] = str(error)
-            return None
-        audit.findings["weights"] = known
-    return known
 
 
 def samples(network: Network) -> int:

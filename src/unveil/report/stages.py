@@ -5,5 +5,6 @@ The file imports what it needs inside its functions, since `unveil --help` reads
 
 from unveil.report.audit import Stage
 from unveil.report.forgetting import FORGETTING
+from unveil.report.stability import STABILITY
 
-STAGES: tuple[Stage, ...] = (FORGETTING,)
+STAGES: tuple[Stage, ...] = (FORGETTING, STABILITY)

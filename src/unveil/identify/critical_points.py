@@ -1,0 +1,264 @@
+"""CriticalPoints: read a ReLU network off the points where its answers bend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Rounding, rounding
+from unveil.identify.method import Identification, Method, residual
+from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_layer import follow_leads, read_layer
+from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
+from unveil.identify.relu_straight import LayerFound
+from unveil.outcome import BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
+
+Weights = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass
+class Recorder:
+    """Asks, and keeps small batches for the fits at the end, where an answer already paid for serves again."""
+
+    oracle: Oracle
+    most: int = 6_000_000
+    x: list[np.ndarray] = field(default_factory=list)
+    y: list[np.ndarray] = field(default_factory=list)
+    kept: int = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        x = self.oracle.nearest(x)
+        y = self.oracle(x)
+        if x.size <= self.most // 4 and self.kept + x.size <= self.most:
+            self.x.append(x)
+            self.y.append(y)
+            self.kept += x.size
+        return y
+
+    def all(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.concatenate(self.x), np.concatenate(self.y)
+
+
+@dataclass(frozen=True)
+class CriticalPoints(Method):
+    """Read a ReLU network layer by layer, near one query per parameter.
+
+    Attributes:
+        far: How far lines reach from the first points, in units of a typical input; None follows the precision of the
+            answers.
+        most_layers: Hidden layers after which it gives up.
+        most_lines: Lines per layer.
+        accept: Largest residual on fresh points of a complete result, in units of the square root of the answers'
+            relative rounding.
+        checks: Fresh points that judge the result.
+
+    Source: the idea of following bends: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
+    (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
+    Jacobians, the confirmation in one
+    place each and the frames of positive orthants are ours.
+    """
+
+    far: float | None = None
+    most_layers: int = 8
+    most_lines: int = 24
+    accept: float = 10.0
+    checks: int = 50
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        return _Reading(self, oracle, rng).run()
+
+
+class _Reading:
+    """One run of the method."""
+
+    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
+        self.ask = Recorder(oracle)
+        self.start = oracle.ledger.asked
+        self.weights: Weights = []
+        self.why: list[str] = []
+        self.stats: dict[str, Any] = {"layers": []}
+
+    def run(self) -> Identification:
+        network: Network | None = None
+        try:
+            frame = Frame.of_input(self.oracle.n, self.oracle.within)
+            noise = rounding(self.ask, frame.sample(4, self.rng), self.oracle.resolution, self.rng)
+            self.stats["relative_rounding"] = noise.relative
+            if not noise.straight:
+                self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
+                return self._end(None, Outcome.check_failed, np.inf)
+            network = self._read(frame, noise)
+            error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
+        except BudgetExceeded:
+            partial = self._partial()
+            return self._end(partial, Outcome.budget_ended, np.inf)
+        good = error <= self.method.accept * np.sqrt(noise.relative)
+        return self._end(network, Outcome.complete if good else Outcome.check_failed, error)
+
+    def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
+        return Identification(
+            network,
+            outcome,
+            self.oracle.ledger.asked - self.start,
+            error,
+            "critical points",
+            tuple(self.why),
+            self.stats,
+        )
+
+    def _partial(self) -> Network | None:
+        return None
+
+    def _read(self, frame: Frame, noise: Rounding) -> Network:
+        far = self.method.far or float(np.clip(1e-4 / noise.relative, 30, 1e5))
+        first = frame
+        leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
+        best: tuple[float, Weights] = (np.inf, [])
+        for depth in range(self.method.most_layers):
+            found = read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.method.most_lines)
+            for _attempt in range(8 if depth else 1):
+                if depth:
+                    follow_leads(self.ask, frame, found, *self._values(*leads), noise, self.rng)
+                if not len(found.rows):
+                    break
+                layer, ending, error = self._close(frame, found, noise)
+                if error < best[0]:
+                    best = (error, [*self.weights, *ending])
+                if error < self._fine(noise) or not depth:
+                    break
+                self.weights.append(layer)
+                leads = self._new_leads(first, noise)
+                self.weights.pop()
+            if not len(found.rows):
+                break
+            self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
+            if error < self._fine(noise) or len(found.rows) > frame.d:
+                break
+            self.weights.append(layer)
+            frame = frame.after(*layer)
+            leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
+        return Network.from_weights(best[1])
+
+    def _fine(self, noise: Rounding) -> float:
+        return max(1e-7, 3 * float(np.sqrt(noise.relative)))
+
+    def _close(
+        self, frame: Frame, found: LayerFound, noise: Rounding
+    ) -> tuple[tuple[np.ndarray, np.ndarray], Weights, float]:
+        """This layer as the last hidden one: with what moves along no normal folded in, with doubtful rows, or both.
+
+        Returns:
+            The layer, the rest of a network that ends here, and how far that is from the answers already paid for.
+        """
+        best: tuple[tuple[np.ndarray, np.ndarray], Weights, float] | None = None
+        maybe = np.flatnonzero(found.bent_maybe)
+        for more in (False, True) if len(maybe) and self.weights else (False,):
+            rows, bias, jump = found.rows, found.bias, found.jump
+            if more:
+                new = _distinct(found.bent_rows[maybe])
+                extra = found.bent_rows[maybe][new]
+                at = frame.values(found.bent_at[maybe][new])
+                rows, jump = np.concatenate([rows, extra]), np.concatenate([jump, found.bent_jump[maybe][new]])
+                bias = np.append(bias, -np.einsum("bd,bd->b", extra, at))
+            z = frame.values(found.at) @ rows.T + bias
+            side = self._sides(rows, jump, z, found.slope, len(found.bent_at) == 0)
+            layer = (rows * side[:, None], bias * side)
+            active = (z * side > 0).astype(np.float64)
+            over = found.slope - np.einsum("km,pk,kd->pmd", jump, active, layer[0])
+            over = np.median(over, axis=0)
+            for fold in (False, True):
+                ending = self._ending(layer, over if fold else None, noise)
+                if best is None or ending[1] < 0.1 * best[2]:
+                    best = (layer, *ending)
+                if best[2] < self._fine(noise):
+                    if fold:
+                        self.why.append(
+                            "An affine part that nobody bends (neurons always active where it was asked) is folded in."
+                        )
+                    return best
+        assert best is not None
+        return best
+
+    def _ending(
+        self, layer: tuple[np.ndarray, np.ndarray], over: np.ndarray | None, noise: Rounding
+    ) -> tuple[Weights, float]:
+        """The output layer by least squares on the answers already paid for; `over`: slopes that no neuron explains."""
+        x, y = self.ask.all()
+        h = x
+        for w, b in self.weights:
+            h = np.maximum(h @ w.T + b, 0)
+        rows, bias = layer
+        weight = 1 / (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
+        if over is not None:
+            d = len(h[0])
+            if len(y) > 2 * (len(rows) + d + 1):
+                z = np.maximum(h @ rows.T + bias, 0)
+                F = np.concatenate([z, np.ones((len(z), 1)), h], axis=1)
+                over = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0][-d:].T
+            u, s, vt = np.linalg.svd(over, full_matrices=False)
+            keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
+            # relu(v h) - relu(-v h) = v h
+            rows = np.concatenate([rows, vt[keep], -vt[keep]])
+            bias = np.concatenate([bias, np.zeros(2 * int(keep.sum()))])
+            fixed = np.maximum(h @ rows[len(layer[0]) :].T, 0)
+            tail = np.concatenate([(u * s)[:, keep], -(u * s)[:, keep]], axis=1)
+            y = y - fixed @ tail.T
+        z = np.maximum(h @ layer[0].T + layer[1], 0)
+        F = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+        solution, *_ = np.linalg.lstsq(F * weight, y * weight, rcond=None)
+        error = np.abs((F @ solution - y) * weight).max() / max(np.abs(self.ask.all()[1] * weight).max(), 1e-300)
+        W = solution[:-1].T if over is None else np.concatenate([solution[:-1].T, tail], axis=1)
+        return [(rows, bias), (W, solution[-1])], float(error)
+
+    def _values(self, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the layers read so far make of inputs, and of steps from there."""
+        for w, b in self.weights:
+            z = x @ w.T + b
+            on = z > 1e-9 * (1 + np.abs(z).max(axis=1, keepdims=True, initial=0))
+            x, step = np.where(on, z, 0), np.where(on, step @ w.T, 0)
+        return x, step
+
+    def _new_leads(self, first: Frame, noise: Rounding) -> tuple[np.ndarray, np.ndarray]:
+        """Breakpoints along a fresh line through the inputs that nothing read so far explains."""
+        base, direction, low, high = first.lines(1, 30.0, self.rng)
+        (line,) = breakpoints(self.ask, base, direction, low, high, noise, self.rng)
+        x = base + line.t[:, None] * direction
+        open_ = np.ones(len(x), dtype=bool)
+        h = x
+        for w, b in self.weights:
+            z = h @ w.T + b
+            open_ &= np.abs(z).min(axis=1, initial=np.inf) > 1e-7 * (1 + np.linalg.norm(h, axis=1))
+            h = np.maximum(z, 0)
+        x = x[open_]
+        return x, np.repeat(direction, len(x), axis=0)
+
+    def _sides(self, rows: np.ndarray, jump: np.ndarray, z: np.ndarray, slope: np.ndarray, last: bool) -> np.ndarray:
+        k, d = rows.shape
+        side: np.ndarray | None
+        if k <= d:
+            return by_vanishing(rows, z, slope)[0]
+        if last:
+            # w |z| / 2 bends by w: the measured jump is w itself, per unit of z.
+            twice = 2 * slope - np.einsum("km,pk,kd->pmd", jump, np.sign(z), rows)
+            side = by_balance(rows, jump, np.median(twice, axis=0), 1e-7)
+        else:
+            side = by_sparsity(rows, z, slope, 1e-8)
+        if side is None:
+            self.why.append(f"Which sides of {k} neurons on {d} coordinates are active could not be settled.")
+            return np.ones(k)
+        return side
+
+
+def _distinct(rows: np.ndarray) -> np.ndarray:
+    """Indices of rows that are not a multiple of an earlier one."""
+    keep: list[int] = []
+    for i, row in enumerate(rows):
+        if all(1 - abs(row @ rows[j]) > 1e-7 for j in keep):
+            keep.append(i)
+    return np.array(keep, dtype=int)

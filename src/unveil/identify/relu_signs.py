@@ -1,0 +1,165 @@
+"""Which side of a hyperplane is the active one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from jaxtyping import Float
+
+
+def by_vanishing(
+    rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Expand derivatives in the normals, which must be independent: an inactive neuron has coefficient zero.
+
+    Args:
+        rows: Normals, k <= d.
+        z: What the neurons see at the P points (up to sign).
+        slope: Derivatives there.
+
+    Returns:
+        Sides, +1 where positive z is active, and for each the largest coefficient on its inactive side relative to
+        the largest on
+        the active one: near 0 is sure, near 1 means that something else moves along this normal too.
+    """
+    k = len(rows)
+    coefficient = np.abs(slope.reshape(-1, rows.shape[1]) @ np.linalg.pinv(rows)).reshape(len(z), -1, k).max(axis=1)
+    up = np.where(z > 0, coefficient, 0).max(axis=0)
+    down = np.where(z < 0, coefficient, 0).max(axis=0)
+    # Points on one side only: a zero there means that the other side is the active one.
+    scale = coefficient.max(axis=0)
+    floor = 1e-6 * (scale.max() or 1.0)
+    side = np.where(up >= down, 1.0, -1.0)
+    only_up, only_down = ~(z < 0).any(axis=0), ~(z > 0).any(axis=0)
+    side = np.where(only_up & (up < floor), -1.0, side)
+    side = np.where(only_down & (down < floor), 1.0, side)
+    doubt = np.minimum(up, down) / np.maximum(np.maximum(up, down), 1e-300)
+    return side, doubt
+
+
+def by_balance(
+    rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "k m"], twice: Float[np.ndarray, "m d"], tolerance: float
+) -> Float[np.ndarray, " k"] | None:
+    """Signs s with `sum_i s_i weight_i rows_i = twice`: the smooth half of the last hidden layer.
+
+    `w relu(z) = w |z| / 2 + w z / 2`: the first half is the same for both sides, the second adds up to an affine
+    function that
+    can be measured. As many equations as outputs times inputs; with fewer than neurons the signs are a lattice problem.
+
+    Returns:
+        The signs, or None where these equations do not settle them within `tolerance` (relative to the largest term).
+    """
+    A = (weight[:, :, None] * rows[:, None, :]).reshape(len(rows), -1).T
+    p = twice.reshape(-1)
+    scale = np.abs(A).max() * np.sqrt(len(rows))
+    s, *_ = np.linalg.lstsq(A, p, rcond=None)
+    sign = np.where(s >= 0, 1.0, -1.0)
+    if np.abs(A @ sign - p).max() <= tolerance * scale:
+        return sign
+    if len(rows) > len(p) and len(rows) <= 64:
+        settled = _lattice(A / scale, p / scale)
+        if settled is not None and np.abs(A @ settled - p).max() <= tolerance * scale:
+            return settled
+    return None
+
+
+def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:
+    """Zero-one solutions of a few real equations: a short vector of a lattice, by reduction at rising precision."""
+    q, k = A.shape
+    target = (p + A.sum(axis=1)) / 2
+    basis = np.zeros((k + 1, k + 1 + q))
+    basis[:k, :k] = 2 * np.eye(k)
+    basis[k, :k] = -1
+    basis[k, k] = 1
+    exact = np.concatenate([A.T, -target[None]])
+    whole = np.eye(k + 1, dtype=object)
+    for bits in range(2, 34, 4):
+        integer = np.array(whole, dtype=np.float64)
+        rows = np.concatenate([integer @ basis[:, : k + 1], (integer @ exact) * 2.0**bits], axis=1)
+        change = _reduce(rows)
+        whole = change.dot(whole)
+        for row in np.array(whole, dtype=np.float64) @ basis[:, : k + 1]:
+            if np.abs(np.abs(row) - 1).max() < 1e-9:
+                sign = row[:k] * row[k]
+                if np.abs(A @ sign - p).max() < 1e-6:
+                    return np.asarray(sign)
+    return None
+
+
+def _reduce(rows: np.ndarray, delta: float = 0.99) -> np.ndarray:
+    """Lenstra, Lenstra, Lovasz reduction in floating point; returns the integer change of basis."""
+    b = rows.copy()
+    count = len(b)
+    change = np.eye(count, dtype=object)
+    star, mu, norm = np.zeros_like(b), np.zeros((count, count)), np.zeros(count)
+
+    def orthogonalise(i: int) -> None:
+        v = b[i].copy()
+        for _ in range(2):
+            if i:
+                c = (star[:i] @ v) / norm[:i]
+                v -= c @ star[:i]
+        mu[i, :i] = (star[:i] @ b[i]) / norm[:i] if i else 0
+        star[i], norm[i] = v, max(v @ v, 1e-300)
+
+    orthogonalise(0)
+    i, steps = 1, 0
+    while i < count and steps < 60_000:
+        steps += 1
+        orthogonalise(i)
+        for j in range(i - 1, -1, -1):
+            r = round(float(mu[i, j]))
+            if r:
+                b[i] -= r * b[j]
+                change[i] -= r * change[j]
+                mu[i, :j] -= r * mu[j, :j]
+                mu[i, j] -= r
+        if norm[i] >= (delta - mu[i, i - 1] ** 2) * norm[i - 1]:
+            i += 1
+        else:
+            b[[i - 1, i]], change[[i - 1, i]] = b[[i, i - 1]], change[[i, i - 1]]
+            orthogonalise(i - 1)
+            i = max(i - 1, 1)
+    return change
+
+
+def by_sparsity(
+    rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"], tolerance: float
+) -> Float[np.ndarray, " k"] | None:
+    """More neurons than coordinates: find a point where fewer neurons than coordinates are active.
+
+    There the derivatives lie in the span of the active normals, which no other set of as few normals shares. Whoever
+    is in the
+    set is active on its side of that point, everybody else on the other.
+
+    Returns:
+        Sides that two points agree on (one, if only one could be solved), or None.
+    """
+    k, d = rows.shape
+    votes: list[np.ndarray] = []
+    subsets = np.array(list(combinations(range(k), d - 1)), dtype=np.int16) if comb(k, d - 1) <= 400_000 else None
+    if subsets is None:
+        return None
+    # The one direction that a set of d - 1 normals leaves out, for all sets at once.
+    left_out = np.empty((len(subsets), d))
+    for start in range(0, len(subsets), 20_000):
+        part = rows[subsets[start : start + 20_000]]
+        left_out[start : start + len(part)] = np.linalg.svd(part, full_matrices=True)[2][:, -1]
+    for p in range(len(z)):
+        g = slope[p] / max(np.abs(slope[p]).max(), 1e-300)
+        miss = np.abs(left_out @ g.T).max(axis=1)
+        best = int(miss.argmin())
+        if miss[best] > tolerance:
+            continue
+        chosen = subsets[best]
+        coefficient, *_ = np.linalg.lstsq(rows[chosen].T, g.T, rcond=None)
+        active = np.zeros(k, dtype=bool)
+        active[chosen[np.abs(coefficient).max(axis=1) > 1e3 * tolerance]] = True
+        side = np.where(active == (z[p] > 0), 1.0, -1.0)
+        for other in votes:
+            if (side == other).all():
+                return side
+        votes.append(side)
+    return votes[0] if len(votes) == 1 else None

@@ -1,0 +1,119 @@
+"""CriticalPoints against the weights it never sees, and against the ledger."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.identify.critical_points import CriticalPoints
+
+
+def read(sizes: tuple[int, ...], seed: int, bias: float = 0.5, budget: int | None = None):  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(seed)
+    weights = random_weights(sizes, rng, bias=bias)
+    oracle = uv.as_oracle(relu_net(weights), sizes[0], budget=budget)
+    return CriticalPoints()(oracle, rng=rng), weights, oracle
+
+
+def row_error(found: np.ndarray, true: np.ndarray) -> float:
+    """Largest entry error of any true row, both of unit norm, orientation included."""
+    true = true / np.linalg.norm(true, axis=1, keepdims=True)
+    found = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return max(float(np.abs(found - row).max(axis=1).min()) for row in true)
+
+
+def function_error(network: uv.Network, weights: Weights, seed: int = 99) -> float:
+    x = np.random.default_rng(seed).standard_normal((5000, weights[0][0].shape[1]))
+    return float(np.abs(network(x) - relu_net(weights)(x)).max())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_parameter"),
+    [((100, 20, 1), 1.35), ((100, 20, 10), 0.35), ((20, 10, 1), 3.6), ((10, 15, 1), 7.0), ((10, 15, 3), 4.5)],
+)
+def test_one_hidden_layer_to_the_last_digits(sizes: tuple[int, ...], per_parameter: float) -> None:
+    for seed in range(3):
+        found, weights, oracle = read(sizes, seed)
+        assert found.outcome is uv.Outcome.complete, (sizes, seed)
+        assert found.network is not None
+        assert found.network.layers[0].weights.shape == (sizes[1], sizes[0])
+        assert row_error(found.network.layers[0].weights, weights[0][0]) < 2**-28, (sizes, seed)
+        assert function_error(found.network, weights) < 1e-7
+        assert oracle.ledger.asked <= per_parameter * sum(w.size + b.size for w, b in weights)
+        assert found.queries <= oracle.ledger.asked
+
+
+def test_sides_of_four_times_more_neurons_than_inputs() -> None:
+    found, weights, _ = read((10, 40, 1), 0)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert row_error(found.network.layers[0].weights, weights[0][0]) < 1e-6
+
+
+def test_half_of_the_weights_zero() -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        weights = [(w * (rng.random(w.shape) < 0.5), b) for w, b in random_weights((40, 12, 1), rng, bias=0.5)]
+        weights[-1] = (np.where(weights[-1][0] == 0, 0.3, weights[-1][0]), weights[-1][1])
+        found = CriticalPoints()(uv.as_oracle(relu_net(weights), 40), rng=rng)
+        assert found.outcome is uv.Outcome.complete, seed
+        assert found.network is not None
+        assert row_error(found.network.layers[0].weights, weights[0][0]) < 2**-28
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((30, 16, 8, 1), 6000), ((60, 24, 12, 6), 4500)])
+def test_two_hidden_layers_as_a_function(sizes: tuple[int, ...], most: int) -> None:
+    complete = 0
+    for seed in range(4):
+        found, weights, oracle = read(sizes, seed)
+        if found.outcome is uv.Outcome.complete:
+            assert found.network is not None
+            assert function_error(found.network, weights) < 1e-6, (sizes, seed)
+            assert oracle.ledger.asked <= most
+            complete += 1
+    assert complete >= 3
+
+
+def test_neurons_that_never_switch_are_folded_in() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((20, 8, 1), rng, bias=0.5)
+    weights[0][0][3] *= 1e-9
+    weights[0][1][3] = 1.0  # always active wherever anybody asks
+    weights[0][1][5] = -1e9  # never
+    found = CriticalPoints()(uv.as_oracle(relu_net(weights), 20), rng=rng)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert function_error(found.network, weights) < 1e-6
+
+
+def test_a_smooth_network_is_refused() -> None:
+    oracle = uv.as_oracle(lambda x: np.tanh(x @ np.ones((5, 2))), 5)
+    found = CriticalPoints()(oracle, rng=np.random.default_rng(0))
+    assert found.network is None
+    assert found.outcome is uv.Outcome.check_failed
+    assert found.why
+
+
+def test_the_budget_ends_it() -> None:
+    found, _, oracle = read((50, 20, 1), 0, budget=700)
+    assert found.outcome is uv.Outcome.budget_ended
+    assert oracle.ledger.asked <= 700
+
+
+def test_identify_recognises_a_relu_network() -> None:
+    rng = np.random.default_rng(7)
+    weights = random_weights((15, 6, 2), rng, bias=0.5)
+    found = uv.identify(uv.as_oracle(relu_net(weights), 15), rng=rng)
+    assert found.method == "critical points"
+    assert found.outcome is uv.Outcome.complete
+
+
+def test_same_seed_same_network() -> None:
+    one, _, _ = read((30, 8, 2), 3)
+    two, _, _ = read((30, 8, 2), 3)
+    assert one.network is not None
+    assert two.network is not None
+    assert (one.network.layers[0].weights == two.network.layers[0].weights).all()
+    assert one.queries == two.queries

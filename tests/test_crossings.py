@@ -1,0 +1,118 @@
+"""Breakpoints along lines against the true ones of random networks, computed from their weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.rounding import rounding
+from unveil.outcome import BadInput
+
+
+def true_breakpoints(weights: Weights, base: np.ndarray, step: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Where the pieces of `t -> net(base + t step)` end, layer by layer; only those at which the answer bends."""
+    pieces = [(low, high, base, step)]
+    for w, b in weights[:-1]:
+        finer = []
+        for left, right, p, q in pieces:
+            z, rate = w @ p + b, w @ q
+            with np.errstate(divide="ignore", invalid="ignore"):
+                t = -z / rate
+            edges = np.concatenate([[left], np.sort(t[(t > left) & (t < right)]), [right]])
+            for s, e in pairwise(edges):
+                on = z + (s + e) / 2 * rate > 0
+                finer.append((s, e, z * on, rate * on))
+        pieces = finer
+    last = weights[-1][0]
+    ends = [a[1] for a, b in pairwise(pieces) if np.abs(last @ (b[3] - a[3])).max() > 1e-7]
+    return np.array(ends)
+
+
+@pytest.mark.parametrize("sizes", [(20, 10, 1), (5, 40, 40, 2), (12, 10, 10, 10, 1), (30, 60, 3)])
+def test_every_breakpoint_is_found_and_none_invented(sizes: tuple[int, ...]) -> None:
+    total = asked = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights(sizes, rng, bias=0.5)
+        net = relu_net(weights)
+        noise = rounding(net, rng.standard_normal((4, sizes[0])), 2.2e-16, rng)
+        base, step = rng.standard_normal((5, sizes[0])), rng.standard_normal((5, sizes[0]))
+        count = [0]
+
+        def ask(x: np.ndarray, net=net, count=count) -> np.ndarray:  # type: ignore[no-untyped-def]
+            count[0] += len(x)
+            return net(x)
+
+        lines = breakpoints(ask, base, step, -1e4, 1e4, noise, rng)
+        asked += count[0]
+        for i, line in enumerate(lines):
+            true = true_breakpoints(weights, base[i], step[i], -1e4, 1e4)
+            assert len(line.t) == len(true), (sizes, seed, i)
+            assert (np.abs(line.t - true) <= 1e-8 * (1 + np.abs(true))).all(), (sizes, seed, i)
+            assert len(line.unresolved) == 0
+            total += len(true)
+    assert asked <= 15 * total
+
+
+@pytest.mark.parametrize("gap", [1e-3, 1e-5])
+@pytest.mark.parametrize("signs", [(1, -1), (1, 1), (2, -1.999)])
+def test_close_pairs_are_told_apart(gap: float, signs: tuple[float, float]) -> None:
+    # The outer lines of a pair with opposite signs meet far outside it.
+    def ask(x: np.ndarray) -> np.ndarray:
+        t = x[:, :1]
+        return (
+            0.5 * t
+            + signs[0] * np.maximum(t - 0.3, 0)
+            + signs[1] * np.maximum(t - 0.3 - gap, 0)
+            + np.maximum(-t - 50, 0)
+            + 0.7 * np.maximum(t - 900, 0)
+        )
+
+    rng = np.random.default_rng(0)
+    noise = rounding(ask, np.array([[1.0, 0.0], [2.0, 1.0], [-1.0, 0.4]]), 2.2e-16, rng)
+    (line,) = breakpoints(ask, np.zeros((1, 2)), np.array([[1.0, 0.0]]), -1e4, 1e4, noise, rng)
+    assert np.allclose(line.t, [-50, 0.3, 0.3 + gap, 900], rtol=1e-10, atol=gap * 1e-2)
+    assert np.allclose(line.jump[:, 0], [1, *signs, 0.7], rtol=1e-4)
+    assert np.allclose(
+        line.at(np.array([-60.0, 0.0, 1000.0])), ask(np.array([[-60.0, 0], [0, 0], [1000.0, 0]])), atol=1e-7
+    )
+
+
+def test_float32_answers_are_read_as_far_as_their_digits_go() -> None:
+    rng = np.random.default_rng(5)
+    weights = random_weights((30, 20, 1), rng, bias=0.5)
+    net = relu_net(weights, np.float32)
+    noise = rounding(net, rng.standard_normal((4, 30)), 1.2e-7, rng)
+    assert noise.straight
+    assert 1e-8 < noise.relative < 1e-5
+    base, step = rng.standard_normal((3, 30)), rng.standard_normal((3, 30))
+    for i, line in enumerate(breakpoints(net, base, step, -20, 20, noise, rng)):
+        true = true_breakpoints(weights, base[i], step[i], -20, 20)
+        near = np.abs(line.t[:, None] - true[None]).min(axis=1)
+        assert (near <= 1e-2).all()
+        assert len(line.t) >= 0.9 * len(true)
+
+
+def test_smooth_answers_are_not_called_straight() -> None:
+    rng = np.random.default_rng(1)
+    assert not rounding(
+        lambda x: np.tanh(x).sum(axis=1, keepdims=True), rng.standard_normal((6, 4)), 2.2e-16, rng
+    ).straight
+
+
+def test_answers_that_contradict_each_other_end() -> None:
+    rng = np.random.default_rng(2)
+    noise = rounding(lambda x: x[:, :1], rng.standard_normal((4, 2)), 2.2e-16, rng)
+    (line,) = breakpoints(lambda x: np.sin(50 * x[:, :1]), np.zeros((1, 2)), np.ones((1, 2)), -3.0, 3.0, noise, rng)
+    assert len(line.unresolved)
+
+
+def test_an_empty_interval_is_refused() -> None:
+    rng = np.random.default_rng(3)
+    noise = rounding(lambda x: x[:, :1], rng.standard_normal((4, 2)), 2.2e-16, rng)
+    with pytest.raises(BadInput, match="low < high"):
+        breakpoints(lambda x: x[:, :1], np.zeros((1, 2)), np.ones((1, 2)), 1.0, 1.0, noise, rng)
