@@ -7,7 +7,7 @@ A command file holds one function under `@command` (see `command.py`) and import
         '''One sentence for `unveil --help`.'''
         from unveil.blackbox.verb import verb as find
 
-        oracle = asking.oracle(source, common)
+        oracle = asking.oracle(source)
         with common.watching(oracle, "Looking"):
             found = find(oracle, rng=common.rng("verb"))
         common.tell({"rank": found.rank}, f"rank {found.rank}")
@@ -19,10 +19,13 @@ Exit codes: 0 fine; 1 the finding failed or is incomplete; 2 bad usage or bad in
 4 the budget ended first (what was found by then is printed and written); 130 interrupted.
 """
 
+from unveil.cli.audit import audit as audit
 from unveil.cli.command import app as app
 from unveil.cli.compare import compare as compare
 from unveil.cli.identify import identify as identify
 from unveil.cli.lookalike import lookalike as lookalike
+from unveil.cli.obfuscate import obfuscate as obfuscate
 from unveil.cli.preimage import preimage as preimage
+from unveil.cli.span import span as span
 from unveil.cli.stability import stability as stability
 from unveil.cli.store import info as info

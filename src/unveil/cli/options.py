@@ -119,7 +119,6 @@ class Asking(Serving):
     budget: Annotated[
         int | None, typer.Option(min=0, help="The largest number of questions to ask.", show_default=False)
     ] = None
-
     store: Annotated[
         Path | None,
         typer.Option(
@@ -127,24 +126,47 @@ class Asking(Serving):
         ),
     ] = None
     labels: Annotated[bool, typer.Option("--labels", help="Use nothing but the predicted class.")] = False
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M,M]",
+            help="Subtracted from inputs before the model gets them; one, or one a channel.",
+            show_default=False,
+        ),
+    ] = None
+    deviation: Annotated[
+        str | None,
+        typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
+    ] = None
 
     def oracle(self, source: str) -> Oracle:
         """The oracle that SOURCE and these options describe."""
         from unveil.blackbox.sources import as_oracle
 
         shape = None if self.shape is None else integers(self.shape, "--shape")
+        within = None if self.within is None else interval(self.within)
+        grid = None if self.grid is None else number(self.grid, "--grid")
+        mean = None if self.mean is None else numbers(self.mean, "--mean")
+        deviation = None if self.deviation is None else numbers(self.deviation, "--deviation")
         served = source.startswith(("http://", "https://"))
         if not served:
             self.refuse_unserved(source)
-        return as_oracle(
+        normalised = mean is not None or deviation is not None
+        oracle = as_oracle(
             self.served(source, shape) if served else load(source),
             shape=shape,
-            within=None if self.within is None else interval(self.within),
-            grid=None if self.grid is None else number(self.grid, "--grid"),
+            within=None if normalised else within,
+            grid=None if normalised else grid,
             budget=self.budget,
             store=self.store,
             answers="labels" if self.labels else "auto",
         )
+        if not normalised:
+            return oracle
+        from unveil.blackbox.wrappers import Affine
+
+        rows = [_spread(values, oracle.shape) for values in (mean or [0.0], deviation or [1.0])]
+        return Affine(oracle, rows[0], rows[1], within=within, grid=grid)
 
 
 @dataclass(frozen=True)
@@ -210,6 +232,18 @@ def interval(text: str) -> tuple[float, float]:
     if not low < high:
         raise BadInput(f"--within must have its smaller number first, such as 0,1; got {text!r}")
     return low, high
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """`0.485,0.456,0.406` as numbers."""
+    return [number(part, option) for part in text.split(",")]
+
+
+def _spread(values: list[float], shape: tuple[int, ...]) -> np.ndarray:
+    """One value for all inputs, or one for each channel, which is the first axis."""
+    import numpy as np
+
+    return np.reshape(values, (-1,) + (1,) * (len(shape) - 1)) if len(values) > 1 else np.array(values[0])
 
 
 def number(text: str, option: str) -> float:

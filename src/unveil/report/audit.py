@@ -205,7 +205,7 @@ def _asked(audit: Audit, asked: dict[str, int]) -> Section:
     ledger = audit.oracle.ledger
     counted = {title: number for title, number in asked.items() if number}
     limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
-    again = f"; {count(ledger.sent)} had to be sent to the model" if ledger.sent != ledger.asked else ""
+    again = f"; {count(ledger.sent)} went to the model" if ledger.sent != ledger.asked else ""
     return Section(
         key="asked",
         title="What was asked",

@@ -3,8 +3,19 @@
 The file imports what it needs inside its functions, since `unveil --help` reads this list.
 """
 
+from unveil.report.answers import ANSWERS
 from unveil.report.audit import Stage
+from unveil.report.checking import CHECKING
 from unveil.report.forgetting import FORGETTING
+from unveil.report.hiding import HIDING
+from unveil.report.span import SPAN
 from unveil.report.stability import STABILITY
 
-STAGES: tuple[Stage, ...] = (FORGETTING, STABILITY)
+STAGES: tuple[Stage, ...] = (
+    ANSWERS,
+    SPAN,
+    HIDING,
+    FORGETTING,
+    STABILITY,
+    CHECKING,
+)

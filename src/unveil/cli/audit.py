@@ -1,0 +1,99 @@
+"""unveil audit: the main job. Everything a model gives away, on one page."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unveil.cli.command import INCOMPLETE, MODEL, command, exit_code
+from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
+from unveil.outcome import BadInput, Outcome
+from unveil.report.audit import Stage
+from unveil.report.stages import STAGES
+from unveil.report.text import count, seconds
+
+# A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
+_HELP = {stage.flag: stage.help for stage in reversed(STAGES) if stage.flag}
+_NAMES = {flag: flag.strip("-").replace("-", "_") for flag in _HELP}
+Wanted = dataclasses.make_dataclass(
+    "Wanted",
+    [
+        (_NAMES[flag], Annotated[bool, typer.Option(flag, help=_HELP[flag])], dataclasses.field(default=False))
+        for flag in sorted(_HELP)
+    ],
+    frozen=True,
+)
+
+
+@command
+def audit(
+    source: Source,
+    asking: Asking,
+    wanted: Wanted,  # type: ignore[valid-type]
+    common: Common,
+    inputs: InputsFile = None,
+    scale: Scale = None,
+    page: Annotated[Path, typer.Option("--report", metavar="FILE", help="The page to write.")] = Path("audit.html"),
+    plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
+) -> None:
+    """Ask a model what it gives away, and write it on one page."""
+    from unveil.report.audit import Audit, cost, run
+
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"a page is written as .html; got {page}")
+    page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
+    stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
+    oracle = asking.oracle(source)
+    audited = Audit(oracle, seed=common.seed, path=source)
+    if inputs is not None:
+        from unveil.cli.inputs import read_inputs
+
+        read = read_inputs(inputs, oracle, scale)
+        audited.inputs, audited.labels = read.x, read.labels
+        common.note(f"Read {count(len(read.x), 'input')} from {inputs}: {', '.join(read.said) or 'as they are'}.")
+    audited.look()
+    low, high = cost(audited, stages)
+    common.note(_says(oracle.ledger.budget, low, high, audited.seconds))
+    if plan:
+        common.tell({"expected": {"low": low, "high": high}, "queries": oracle.ledger.asked}, "Nothing more was asked.")
+        return
+
+    def watch(stage: Stage) -> AbstractContextManager[object]:
+        low, high = stage.cost(audited)
+        return common.watching(oracle, stage.title, low if low == high else None) if high else nullcontext()
+
+    made = run(audited, stages, watch)
+    written = made.write(page)
+    common.tell(
+        made.all_figures() | {"files": [str(file) for file in written]},
+        made.verdict,
+        f"{count(oracle.ledger.asked, 'question')} asked; told in {written[0]}, every figure in {written[1]}",
+    )
+    _end(made.figures["outcomes"].values())
+
+
+_FAILED = {"SourceError": MODEL, "UnsteadyAnswers": MODEL}
+
+
+def _says(budget: int | None, low: float, high: float, each: float) -> str:
+    limit = "" if budget is None else f"; never more than the budget of {budget:,}"
+    few, many = (count(float(f"{number:.2g}")) for number in (low, high))
+    short, long = seconds(low * each), seconds(high * each)
+    time = short if short == long else f"{short} to {long}"
+    return (
+        f"This will ask about {few} questions if a tenth of the input's directions matter, up to {many} if most do: "
+        f"{time} of the model's time{limit}."
+    )
+
+
+def _end(outcomes: Any) -> None:
+    """The worst of how the stages ended."""
+    codes = [
+        exit_code(Outcome[name]) if name in Outcome.__members__ else _FAILED.get(name, INCOMPLETE) for name in outcomes
+    ]
+    if any(codes):
+        raise typer.Exit(max(codes))

@@ -1,0 +1,102 @@
+"""unveil obfuscate: bury inputs in noise that a model does not see."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Asking, Common, Scale, Source
+from unveil.outcome import BadInput, Outcome
+
+if TYPE_CHECKING:
+    from unveil.blackbox.row_span import RowSpan
+
+
+@command
+def obfuscate(
+    source: Source,
+    asking: Asking,
+    common: Common,
+    inputs: Annotated[
+        Path,
+        typer.Option("--inputs", metavar="FILE", help="What to bury: .npz, .npy, .csv, .png, or a folder of .png."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, .npz.")],
+    scale: Scale = None,
+    noise: Annotated[
+        float, typer.Option("--noise", min=0, help="Length of the noise, in lengths of the input.")
+    ] = 10.0,
+    basis: Annotated[
+        Path | None,
+        typer.Option(
+            "--basis", metavar="FILE", help="A basis found before, .npz; else it is found first.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Bury inputs in noise that a model does not see.
+
+    With --within the noise is as much as stays legal.
+    """
+    import numpy as np
+
+    from unveil.blackbox.obfuscation import obfuscate as bury
+    from unveil.blackbox.row_span import row_span
+    from unveil.cli.inputs import read_inputs
+    from unveil.report.figures import write_arrays
+    from unveil.report.hiding import Disguise
+
+    if out.suffix != ".npz":
+        raise BadInput(f"--out must end in .npz; got {out}")
+    oracle = asking.oracle(source)
+    read = read_inputs(inputs, oracle, scale)
+    if basis is not None:
+        span = _load(basis, oracle.n)
+    else:
+        with common.watching(oracle, "Looking for the directions it sees"):
+            # In a box, random points show little of a model made for images: it is asked around the examples.
+            span = row_span(oracle, rng=common.rng("span"), x=None if oracle.within is None else read.x)
+    made = bury(span, read.x, scale=noise, rng=common.rng("obfuscation"), within=oracle.within)
+    hidden = oracle.nearest(made.inputs)
+    told = Disguise(read.x, hidden, oracle(read.x), oracle(hidden), np.linalg.norm(hidden - read.x, axis=1))
+    labels = {} if read.labels is None else {"labels": read.labels}
+    write_arrays(out, {"inputs": hidden.astype(oracle.dtype), "originals": read.x.astype(oracle.dtype), **labels})
+    figures = told.figures(oracle)
+    common.tell(
+        {"queries": oracle.ledger.asked, "rank": span.rank, **figures},
+        f"{figures['unchanged']} of {figures['inputs']} answers stay under noise "
+        f"{figures['relative_noise']:.3g} times as long as the input; written to {out}",
+    )
+    common.end(span.outcome, Outcome.complete if figures["unchanged"] == figures["inputs"] else Outcome.check_failed)
+
+
+def _load(path: Path, n: int) -> RowSpan:
+    import numpy as np
+
+    from unveil.blackbox.row_span import RowSpan
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            rows = np.asarray(arrays["basis"], dtype=np.float64)
+    except (ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path} holds no basis ({error}); expected the .npz that `unveil span --out` writes") from error
+    if rows.ndim != 2 or rows.shape[1] != n or not 0 < len(rows) < n:
+        raise BadInput(
+            f"{path} holds a basis of shape {rows.shape}; the model takes {n} inputs: expected (r, {n}), r < {n}"
+        )
+    if not np.allclose(rows @ rows.T, np.eye(len(rows)), atol=1e-8):
+        raise BadInput(f"the rows of the basis in {path} are not orthonormal; it is no basis that unveil wrote")
+    return RowSpan(
+        basis=rows,
+        singular_values=np.ones(len(rows)),
+        noise_floor=0.0,
+        accuracy=float("nan"),
+        confidence=0.0,
+        unseen=1.0,
+        left_out=0.0,
+        queries=0,
+        outcome=Outcome.complete,
+    )

@@ -1,0 +1,54 @@
+"""unveil span: the input directions a model sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unveil.cli.command import command
+from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
+
+
+@command
+def span(
+    source: Source,
+    asking: Asking,
+    common: Common,
+    inputs: InputsFile = None,
+    scale: Scale = None,
+    accuracy: Annotated[
+        float, typer.Option(help="Wanted sine of the largest angle to the true span; 1e-8 needs float64 answers.")
+    ] = 1e-4,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the basis as .npz.", show_default=False)
+    ] = None,
+) -> None:
+    """Find the directions of the input that a model sees."""
+    from unveil.blackbox.row_span import row_span
+    from unveil.cli.inputs import read_inputs
+    from unveil.outcome import BadInput
+    from unveil.report.figures import write_arrays
+    from unveil.report.span import arrays, section
+
+    if out is not None and out.suffix != ".npz":
+        raise BadInput(f"--out must end in .npz; got {out}")
+    oracle = asking.oracle(source)
+    points = None if inputs is None else read_inputs(inputs, oracle, scale).x
+    with common.watching(oracle, "Looking for the directions it sees"):
+        found = row_span(oracle, rng=common.rng("span"), accuracy=accuracy, x=points)
+    told = section(found)
+    if out is not None:
+        write_arrays(out, arrays(found))
+    common.tell(
+        {"queries": oracle.ledger.asked, **told.figures, "outcome": found.outcome},
+        f"rank          {found.rank} of {found.n}",
+        f"accuracy      {found.accuracy:.1e}",
+        f"noise floor   {found.noise_floor:.1e} of the largest singular value",
+        f"confidence    {found.confidence:.0%} that what was missed matters at fewer than {found.unseen:.1%} of inputs",
+        f"questions     {oracle.ledger.asked:,}",
+        found.outcome.value,
+        *([] if out is None else [f"basis written to {out}"]),
+    )
+    common.end(found.outcome)

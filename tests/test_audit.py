@@ -1,0 +1,283 @@
+"""The main job and its commands, from the command line to the files they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from tests.helpers import onnx_net, random_weights
+from tests.test_page import CHROMIUM, assert_equals_json, assert_fits, assert_self_contained
+from unveil.cli import app
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def unveil(*words: object):
+    """The command in this process: its exit code, standard output and standard error."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """36-6-5; the first layer's biases put the middle of [0, 1] on every neuron's kink."""
+    (first, _), second = random_weights([36, 6, 5], np.random.default_rng(2), dtype=np.float32)
+    return [(first, -first.sum(axis=1) / 2), second]
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, weights):
+    """One audit of a small ONNX file with a hostile name, and what it said."""
+    folder = tmp_path_factory.mktemp("audit")
+    model = onnx_net(weights, folder / "<img src=x onerror=alert(1)>'.onnx", batch=1)
+    np.savez(folder / "images.npz", images=np.random.default_rng(0).random((9, 6, 6)), labels=np.arange(9) % 5)
+    said = unveil("audit", model, "--inputs", folder / "images.npz", "--report", folder / "audit.html", "--json")
+    return folder, said
+
+
+def test_an_audit_writes_a_page_a_json_and_arrays(audited, weights):
+    folder, said = audited
+    assert said.exit_code == 0, said.stderr
+    figures = json.loads(said.stdout)
+    assert json.loads((folder / "audit.json").read_text()) == {k: v for k, v in figures.items() if k != "files"}
+    assert sorted(Path(file).name for file in figures["files"]) == [
+        "audit.basis.npz", "audit.examples.npz", "audit.html", "audit.json",
+    ]  # fmt: skip
+    assert figures["span"]["rank"] == 6
+    assert figures["oracle"]["n"] == 36
+    assert figures["queries"] == sum(row["questions"] for row in figures["asked"]["for"])
+    assert figures["obfuscation"]["free"]["unchanged"] == 9
+    basis = np.load(folder / "audit.basis.npz")["basis"]
+    first = weights[0][0].astype(float)
+    outside = first - first @ basis.T @ basis
+    assert np.linalg.norm(outside) < 1e-3 * np.linalg.norm(first)
+    assert "9 inputs" in said.stderr
+    assert "This will ask about" in said.stderr
+
+
+def test_the_page_is_safe_and_its_numbers_are_the_figures(audited):
+    folder, _ = audited
+    text = (folder / "audit.html").read_text()
+    assert_self_contained(text)
+    assert "<img src=x" not in text
+    assert assert_equals_json(text, json.loads((folder / "audit.json").read_text())) > 15
+    assert text.index("<h1>") < 12_000  # the verdict comes before everything but the style
+
+
+def test_the_lines_on_the_page_check_the_finding(audited, monkeypatch, capsys):
+    folder, _ = audited
+    monkeypatch.chdir(folder)
+    code = re.search(r"<pre><code>(.*?)</code></pre>", (folder / "audit.html").read_text(), re.DOTALL)
+    assert code
+    exec(compile(unescape(code[1]), "page", "exec"), {})
+    hidden, usual = (float(line.split()[-1]) for line in capsys.readouterr().out.splitlines())
+    assert hidden < 1e-3 * usual
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_an_audit_fits_on_a_telephone(audited, tmp_path):
+    assert_fits(audited[0] / "audit.html", tmp_path)
+
+
+def test_the_same_seed_writes_the_same_bytes(audited):
+    folder, _ = audited
+    model = next(folder.glob("*.onnx"))
+    again = unveil("audit", model, "--inputs", folder / "images.npz", "--report", folder / "again" / "audit.html")
+    assert again.exit_code == 0
+    for name in ("audit.html", "audit.json", "audit.basis.npz", "audit.examples.npz"):
+        assert (folder / name).read_bytes() == (folder / "again" / name).read_bytes(), name
+
+
+def test_a_budget_ends_with_code_4_and_a_page(audited, tmp_path):
+    model = next(audited[0].glob("*.onnx"))
+    for budget in (100, 300):
+        ended = unveil("audit", model, "--budget", budget, "--report", tmp_path / "page.html", "--json")
+        assert ended.exit_code == 4, ended.stderr
+        figures = json.loads(ended.stdout)
+        assert figures["queries"] <= budget
+        assert "budget_ended" in figures["outcomes"].values()
+        assert_self_contained((tmp_path / "page.html").read_text())
+    refused = unveil("audit", model, "--budget", 3, "--report", tmp_path / "none.html")
+    assert refused.exit_code == 4
+    assert not (tmp_path / "none.html").exists()
+
+
+def test_in_a_box_nothing_illegal_is_asked(tmp_path, weights):
+    held = [[array.astype(float).tolist() for array in pair] for pair in weights]
+    (tmp_path / "model.py").write_text(
+        "import numpy as np\n"
+        f"(first, bias), (second, _) = [[np.array(a) for a in pair] for pair in {held}]\n"
+        "def predict(x):\n"
+        "    assert x.min() >= 0 and x.max() <= 1\n"
+        "    return np.maximum(x @ first.T + bias, 0) @ second.T\n"
+    )
+    images = np.random.default_rng(0).integers(0, 256, (9, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    said = unveil(
+        "audit", f"{tmp_path}/model.py:predict", "--shape", 36, "--within", "0,1", "--inputs", tmp_path / "images.npz",
+        "--report", tmp_path / "audit.html", "--json",
+    )  # fmt: skip
+    assert said.exit_code == 0, said.stderr
+    figures = json.loads(said.stdout)
+    assert figures["span"]["rank"] == 6
+    assert list(k for k in figures["obfuscation"] if k != "verdict") == ["boxed"]
+    assert figures["obfuscation"]["boxed"]["unchanged"] == 9
+    examples = np.load(tmp_path / "audit.examples.npz")
+    assert np.allclose(examples["inputs"], images.reshape(9, 36) / 255)
+    assert examples["boxed"].min() >= 0
+    assert examples["boxed"].max() <= 1
+    assert "divided by 255" in said.stderr
+
+
+def test_span_and_obfuscate(tmp_path, weights):
+    model = onnx_net(weights, tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((4, 36)))
+    found = unveil("span", model, "--out", tmp_path / "basis.npz", "--json")
+    assert found.exit_code == 0, found.stderr
+    assert json.loads(found.stdout)["rank"] == 6
+    out, basis = tmp_path / "hidden.npz", tmp_path / "basis.npz"
+    made = unveil("obfuscate", model, "--inputs", tmp_path / "x.npy", "--basis", basis, "--out", out, "--noise", 5)
+    assert made.exit_code == 0, made.stderr
+    assert "4 of 4 answers stay" in made.stdout
+    told = np.load(out)
+    noise = np.linalg.norm(told["inputs"] - told["originals"], axis=1) / np.linalg.norm(told["originals"], axis=1)
+    assert np.allclose(noise, 5, rtol=1e-3)
+    wrong = unveil("obfuscate", model, "--inputs", tmp_path / "x.npy", "--basis", tmp_path / "x.npy", "--out", out)
+    assert wrong.exit_code == 2
+    assert "holds no basis" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["audit"], 2, "SOURCE"),
+        (["audit", "missing.onnx"], 2, "missing.onnx"),
+        (["audit", "notes.txt"], 2, "notes.txt"),
+        (["audit", "broken.onnx"], 3, "broken.onnx"),
+        (["audit", "model.py:missing", "--shape", "3"], 2, "no function missing"),
+        (["audit", "model.py:fine"], 2, "shape"),
+        (["audit", "model.py:fine", "--shape", "3,a"], 2, "--shape"),
+        (["audit", "model.py:fine", "--shape", "3", "--within", "1,0"], 2, "--within"),
+        (["audit", "model.py:fine", "--shape", "3", "--grid", "x"], 2, "--grid"),
+        (["audit", "model.py:fine", "--shape", "3", "--budget", "-1"], 2, "--budget"),
+        (["audit", "model.py:fine", "--shape", "3", "--inputs", "missing.npz"], 2, "missing.npz"),
+        (["audit", "model.py:fine", "--shape", "3", "--inputs", "broken.npz"], 2, "broken.npz"),
+        (["audit", "model.py:fine", "--shape", "3", "--report", "page.pdf"], 2, "page.pdf"),
+        (["audit", "model.py:holes", "--shape", "3"], 3, "NaN"),
+        (["audit", "model.py:chance", "--shape", "3"], 3, "differently"),
+        (["audit", "model.py:crash", "--shape", "3"], 3, "out of luck"),
+        (["span", "model.py:fine", "--shape", "3", "--out", "basis.txt"], 2, "basis.txt"),
+        (["obfuscate", "model.py:fine", "--shape", "3", "--out", "x.npz"], 2, "--inputs"),
+        (["nonsense"], 2, "nonsense"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_line(tmp_path, monkeypatch, words, code, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07garbage" * 9)
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "model.py").write_text(
+        "import numpy as np\n"
+        "def fine(x): return x[:, :2]\n"
+        "def holes(x): return x[:, :2] * np.nan\n"
+        "def chance(x): return np.random.default_rng().random((len(x), 2))\n"
+        "def crash(x): raise RuntimeError('out of luck')\n"
+    )
+    ended = unveil(*words)
+    assert ended.exit_code == code, ended.stderr
+    assert says in re.sub(r"\s*[│\n]\s*", " ", ended.stderr)
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_piped_output_is_plain_and_quiet_is_quiet(tmp_path):
+    (tmp_path / "model.py").write_text("def fine(x): return x[:, :2] * 1.5\n")
+    words = [sys.executable, "-m", "unveil", "audit", "model.py:fine", "--shape", "6", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "NO_COLOR": ""}
+    ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert "\x1b" not in ended.stdout
+    assert len(ended.stdout.splitlines()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_a_terminal_sees_progress(tmp_path):
+    (tmp_path / "model.py").write_text("def fine(x): return x[:, :2] * 1.5\n")
+    ours, theirs = os.openpty()
+    words = [sys.executable, "-m", "unveil", "audit", "model.py:fine", "--shape", "6", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm"}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "Looking for the directions it sees" in shown
+    assert "questions" in shown
+    assert json.loads(done.stdout)["span"]["rank"] == 2
+
+
+def test_a_plan_asks_only_to_look(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text("def fine(x): return x[:, :2] * 1.5\n")
+    said = unveil("audit", "model.py:fine", "--shape", 6, "--plan", "--json")
+    assert said.exit_code == 0
+    assert json.loads(said.stdout)["queries"] == 72
+    assert not list(tmp_path.glob("audit.*"))
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_has_help_and_a_page(name):
+    command = COMMANDS[name]
+    assert command.help
+    assert len(command.help.splitlines()[0]) > 20
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{name}: {parameter.name} has no help"
+    pages = [page.name for page in (ROOT / "docs").glob("*.md") if f"unveil {name}" in page.read_text()]
+    assert pages, f"no page in docs/ tells of `unveil {name}`"
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))])
+def test_commands_in_the_docs_parse(page):
+    for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            found = re.search(r"(?:^|/|&& )unveil (\S.*?)(?: &&.*|  #.*)?$", line)
+            if found:
+                name, *words = shlex.split(found[1])
+                COMMANDS[name].make_context(name, words)
+
+
+@pytest.mark.skipif(not os.environ.get("UNVEIL_DATA"), reason="needs UNVEIL_DATA")
+@pytest.mark.parametrize(
+    ("file", "budget", "words"),
+    [
+        ("ACASXU_run2a_1_1_batch_2000.onnx", 20_000, []),
+        ("mnist-net_256x2.onnx", 3_000, ["--within", "0,1"]),
+        ("Convnet_maxpool.onnx", 1_000, ["--within", "0,1"]),
+        ("cifar_base_kw.onnx", 1_000, []),
+        ("resnet_2b.onnx", 1_000, []),
+    ],
+)
+def test_networks_of_others(tmp_path, file, budget, words):
+    model = Path(os.environ["UNVEIL_DATA"], "onnx", file)
+    ended = unveil("audit", model, "--budget", budget, "--report", tmp_path / "page.html", "--json", *words)
+    assert ended.exit_code in (0, 4), ended.stderr
+    figures = json.loads(ended.stdout)
+    assert 0 < figures["queries"] <= budget
+    text = (tmp_path / "page.html").read_text()
+    assert_self_contained(text)
+    assert_equals_json(text, json.loads((tmp_path / "page.json").read_text()))
+    if file.startswith("ACAS"):
+        assert figures["span"]["outcome"] == "full_rank"
+        assert figures["span"]["rank"] == 5
