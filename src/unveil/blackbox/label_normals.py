@@ -34,7 +34,7 @@ class Scale:
     def sharp(self) -> float:
         """The move at which curvature and noise disturb a normal least; shorter where nothing bends, against kinks."""
         best = np.sqrt(self.noise * self.flat / max(self.bend, 1e-12))
-        return float(min(best, max(1e-3 * self.flat, 1e4 * self.noise), self.flat))
+        return float(min(best, max(1e-3 * self.flat, 1e5 * self.noise), self.flat))
 
     @property
     def sharpness(self) -> float:

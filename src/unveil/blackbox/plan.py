@@ -1,0 +1,187 @@
+"""Questions asked by someone else: all chosen in advance, for a model that may not leave its room."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import legal
+from unveil.blackbox.row_span import RowSpan
+from unveil.outcome import BadInput, Outcome
+
+SPARE = 1.25
+"""Points asked for each unit of the rank: gradients at random points are never exactly as many as their rank."""
+
+CHECKS = 4
+"""Further questions at each point, by which kinks and noise are judged."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Questions and what each is for.
+
+    At each of P points there are `1 + n + CHECKS` questions: the point, a step in every coordinate, and two random
+    steps forth and back.
+
+    Attributes:
+        questions: (N, n), one question per row, to be answered in this order.
+        points: P.
+        rank_at_most: The largest rank these questions can find.
+        precision: Bits of the model's numbers: 32 or 64.
+    """
+
+    questions: Float[np.ndarray, "N n"]
+    points: int
+    rank_at_most: int
+    precision: int
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan: an .npz whose array `questions` is all that whoever answers needs."""
+        np.savez_compressed(path, **{name.name: getattr(self, name.name) for name in fields(self)})
+
+
+def plan(
+    n: int,
+    rank_at_most: int,
+    *,
+    rng: np.random.Generator,
+    within: tuple[float, float] | None = None,
+    grid: float | None = None,
+    precision: int = 32,
+) -> Plan:
+    """Choose every question before the first answer.
+
+    Args:
+        n: Number of inputs.
+        rank_at_most: A bound on the rank of the first layer, e.g. its number of neurons.
+        rng: Draws the points.
+        within: The legal box.
+        grid: The legal step, counted from its low end.
+        precision: 32 or 64: the precision in which the model calculates. It sets the step.
+
+    Raises:
+        BadInput: A number is out of range.
+
+    Queries: none now; `ceil(1.25 * rank_at_most + 8) * (n + 5)` when it is answered
+
+    Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Algorithm 1 and Lemma 3.2.
+    """
+    if not 1 <= rank_at_most <= n:
+        raise BadInput(f"the rank lies between 1 and n = {n}; got {rank_at_most}")
+    if precision not in (32, 64):
+        raise BadInput(f"precision is 32 or 64 bits; got {precision}")
+    if within is not None and not within[0] < within[1]:
+        raise BadInput(f"within must be (low, high) with low < high; got {within}")
+    points = math.ceil(SPARE * rank_at_most + 8)
+    low, high = within or (-2.0, 2.0)
+    kind: np.dtype[np.floating] = np.dtype(np.float32) if precision == 32 else np.dtype(np.float64)
+    # Longer steps meet more kinks, shorter ones more rounding: the cube root of the rounding is the usual middle.
+    step = (high - low) / 4 * (2.0**-6 if precision == 32 else 2.0**-14)
+    step = max(step, grid or 0.0)
+    blocks = []
+    for _ in range(points):
+        x = rng.standard_normal(n) if within is None else rng.uniform(low + 4 * step, high - 4 * step, size=n)
+        x = legal(x[None], within, grid, kind)[0]
+        checks = rng.choice([-1.0, 1.0], size=(CHECKS // 2, n)) * max(step / math.sqrt(n), grid or 0.0)
+        blocks.append(np.concatenate([x[None], x + step * np.eye(n), x + checks, x - checks]))
+    questions = legal(np.concatenate(blocks), within, grid, kind)
+    return Plan(questions.astype(kind), points, rank_at_most, precision)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan.
+
+    Raises:
+        BadInput: Not a plan.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Plan(
+                np.asarray(file["questions"]), int(file["points"]), int(file["rank_at_most"]), int(file["precision"])
+            )
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is not a plan ({error}); expected the file that `unveil plan` wrote") from None
+
+
+def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
+    """The row span from the answers to a plan.
+
+    Args:
+        asked: The plan.
+        answers: One row per question, in the order of the plan.
+
+    Returns:
+        The span; `approximate` if the rank found is all that the plan could have found, or no gap shows.
+
+    Raises:
+        BadInput: The answers do not fit the plan, are not finite, or are labels.
+    """
+    n = asked.questions.shape[1]
+    each = 1 + n + CHECKS
+    answers = np.asarray(answers)
+    if answers.ndim == 1:
+        answers = answers[:, None]
+    if answers.ndim != 2 or len(answers) != len(asked.questions):
+        raise BadInput(
+            f"{len(asked.questions):,} questions need as many rows of answers, in the same order; "
+            f"got shape {answers.shape}"
+        )
+    if answers.dtype.kind not in "f":
+        raise BadInput("labels say too little to questions chosen in advance; ask a label oracle with row_span instead")
+    if not np.isfinite(answers).all():
+        raise BadInput(f"{int(np.sum(~np.isfinite(answers)))} answers are not finite; every question needs a number")
+    m = answers.shape[1]
+    x = asked.questions.astype(np.float64).reshape(asked.points, each, n)
+    y = answers.astype(np.float64).reshape(asked.points, each, m)
+    steps = np.einsum("pjj->pj", x[:, 1 : n + 1] - x[:, :1])
+    gradients = ((y[:, 1 : n + 1] - y[:, :1]) / steps[..., None]).swapaxes(1, 2)
+    half = CHECKS // 2
+    forth, back = slice(n + 1, n + 1 + half), slice(n + 1 + half, each)
+    apart = x[:, forth] - x[:, back]
+    missed = (y[:, forth] - y[:, back]) - np.einsum("pcn,pmn->pcm", apart, gradients)
+    # What a gradient does not foretell of a random step is the error of its entries, added up along that step.
+    error = np.sqrt(np.mean(missed**2, axis=1)) / np.sqrt(np.mean(np.sum(apart**2, axis=2)))
+    size = np.linalg.norm(gradients, axis=2)
+    typical = float(np.median(error))
+    straight = (error <= 30 * typical) & (size > 0)
+    rows, error = gradients[straight], error[straight]
+    if not len(rows) or not (size[straight] > 4 * error * math.sqrt(n)).any():
+        return _span(np.empty((0, n)), np.empty(0), 0.0, 0.0, len(answers), Outcome.nothing_to_find)
+    _, values, right = np.linalg.svd(rows, full_matrices=False)
+    noise = float(np.sqrt(np.mean(error**2)))
+    floor = max(noise * (math.sqrt(len(rows)) + math.sqrt(n)), 1e-13 * float(values[0]))
+    rank = int(np.sum(values > 2 * floor))
+    accuracy = min(1.0, noise * math.sqrt(n) / float(values[rank - 1])) if rank else 1.0
+    full = rank == n
+    doubtful = rank > asked.rank_at_most or rank == min(rows.shape) or rank == 0
+    outcome = Outcome.full_rank if full else Outcome.approximate if doubtful else Outcome.complete
+    return _span(right[:rank], values / values[0], floor / float(values[0]), accuracy, len(answers), outcome, len(rows))
+
+
+def _span(
+    basis: Float[np.ndarray, "r n"],
+    values: Float[np.ndarray, " s"],
+    floor: float,
+    accuracy: float,
+    queries: int,
+    outcome: Outcome,
+    rows: int = 0,
+) -> RowSpan:
+    # Gradients beyond the rank found nothing new: so many fresh points had none to show.
+    fresh = max(rows - len(basis), 0)
+    return RowSpan(
+        basis=basis,
+        singular_values=values,
+        noise_floor=floor,
+        accuracy=accuracy,
+        confidence=0.95,
+        unseen=1 - 0.05 ** (1 / fresh) if fresh else 1.0,
+        left_out=0.0,
+        queries=queries,
+        outcome=outcome,
+        stages={"plan": queries},
+    )
