@@ -133,7 +133,9 @@ def row_span(
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
     if oracle.answers == "labels":
-        raise BadInput(f"{oracle.name} answers with labels; row_span needs values")
+        from unveil.blackbox.label_span import label_span
+
+        return label_span(oracle, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
     search = Search(oracle, rng, x, confidence, unseen)
     try:
         search.run(accuracy, noise)
