@@ -96,6 +96,7 @@ class Oracle(ABC):
         resolution: Relative rounding of the answers: 2.2e-16 for float64, 1.2e-7 for float32, more if rounded.
         ledger: What was asked.
         classes: What people call each label, as far as names have been seen; None if labels are numbers already.
+        scale: Size of the largest answer in the first look, to which decimal places are relative; 1 if not known.
         reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
     """
 
@@ -109,6 +110,7 @@ class Oracle(ABC):
     resolution: float
     ledger: Ledger
     classes: dict[int, str] | None = None
+    scale: float = 1.0
     reference: int | None = None
 
     @property
@@ -224,6 +226,7 @@ class SourceOracle(Oracle):
         resolution: Relative rounding of the answers; by default that of the source's input precision.
         dtype: Precision of the questions; by default the source's.
         classes: What people call each label.
+        scale: Size of the largest answer in the first look.
         seen: A digest of the first answers, part of the fingerprint: it tells two models behind one address apart.
     """
 
@@ -239,6 +242,7 @@ class SourceOracle(Oracle):
         resolution: float | None = None,
         dtype: DTypeLike | None = None,
         classes: dict[int, str] | None = None,
+        scale: float = 1.0,
         seen: str = "",
     ) -> None:
         self.source = source
@@ -252,6 +256,7 @@ class SourceOracle(Oracle):
         self.ledger = Ledger() if ledger is None else ledger
         self.resolution = float(np.finfo(self.dtype).eps) if resolution is None else resolution
         self.classes = classes
+        self.scale = scale
         self.seen = seen
 
     def answer(self, x: Questions) -> Answers:
@@ -302,8 +307,9 @@ def _single_box(low: float, high: float) -> tuple[np.float32, np.float32]:
 
 def wrap(oracle: Oracle, **changed: object) -> dict[str, object]:
     """Attributes that an oracle around `oracle` takes over from it."""
-    names = ("name", "shape", "m", "within", "grid", "answers", "dtype", "resolution", "ledger", "classes", "reference")
-    return {name: getattr(oracle, name) for name in names} | changed
+    asked = ("name", "shape", "within", "grid", "dtype", "ledger")
+    answered = ("m", "answers", "resolution", "scale", "classes", "reference")
+    return {name: getattr(oracle, name) for name in asked + answered} | changed
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[np.floating]:

@@ -27,7 +27,7 @@ class Rounded(Oracle):
         _require_values(oracle, "Rounded")
         if not 0 <= digits <= 15:
             raise BadInput(f"digits must be from 0 to 15 decimal places; got {digits}")
-        vars(self).update(wrap(oracle, resolution=max(oracle.resolution, 10.0**-digits)))
+        vars(self).update(wrap(oracle, resolution=max(oracle.resolution, 10.0**-digits / oracle.scale)))
         self.oracle = oracle
         self.digits = digits
 
@@ -102,7 +102,9 @@ class LogRatios(Oracle):
             raise BadInput(f"floor must lie between 0 and 0.5; got {self.floor:g}")
         self.ceiling = 1 - (self.floor if rounded else float(info.epsneg))
         several = oracle.m > 1
-        vars(self).update(wrap(oracle, m=max(1, last), answers="values", reference=reference if several else None))
+        vars(self).update(
+            wrap(oracle, m=max(1, last), answers="values", reference=reference if several else None, scale=1.0)
+        )
         self.oracle = oracle
 
     def answer(self, x: Questions) -> Answers:

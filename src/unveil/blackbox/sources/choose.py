@@ -75,6 +75,7 @@ def as_oracle(
         resolution=look.resolution,
         dtype=look.dtype,
         classes=getattr(chosen, "classes", None) or look.classes,
+        scale=look.scale,
         seen=look.digest,
     )
     if look.kind == "probabilities":

@@ -28,6 +28,7 @@ class FirstLook:
         classes: Names of the labels seen, by their number; None if they are numbers already.
         digest: A digest of the answers; empty if they may differ from one time to the next.
         reference: The output whose smallest answer was largest: of probabilities, the safest to divide by.
+        scale: Size of the largest answer; 1 if all are 0.
         unit: Whether all answers lie in [0, 1].
     """
 
@@ -38,6 +39,7 @@ class FirstLook:
     classes: dict[int, str] | None
     digest: str
     reference: int = 0
+    scale: float = 1.0
     unit: bool = False
 
 
@@ -117,6 +119,7 @@ def first_look(
         classes=None,
         digest="" if noisy else _digest(a),
         reference=int(a.min(axis=0).argmax()),
+        scale=size or 1.0,
         unit=bool(a.min() >= 0 and a.max() <= 1),
     )
 
