@@ -281,3 +281,20 @@ def test_networks_of_others(tmp_path, file, budget, words):
     if file.startswith("ACAS"):
         assert figures["span"]["outcome"] == "full_rank"
         assert figures["span"]["rank"] == 5
+
+
+def test_labels_alone_show_the_same_directions(tmp_path, weights):
+    """Of a 36-6-5 network that tells its class and nothing else, the span of the first layer."""
+    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).random((9, 6, 6)))
+    model = onnx_net(weights, tmp_path / "model.onnx")
+    words = ["--labels", "--inputs", tmp_path / "images.npz", "--report", tmp_path / "audit.html", "--json"]
+    said = unveil("audit", model, *words)
+    assert said.exit_code == 0, said.stderr
+    figures = json.loads(said.stdout)
+    assert figures["oracle"]["answers"] == "labels"
+    assert figures["span"]["rank"] == 6
+    assert figures["obfuscation"]["free"]["unchanged"] == 9
+    assert "probability" not in figures["obfuscation"]["free"]
+    text = (tmp_path / "audit.html").read_text()
+    assert_self_contained(text)
+    assert assert_equals_json(text, json.loads((tmp_path / "audit.json").read_text())) > 5

@@ -48,7 +48,7 @@ def audit(
     page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
     oracle = asking.oracle(source)
-    audited = Audit(oracle, seed=common.seed, path=source)
+    audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent)
     if inputs is not None:
         from unveil.cli.inputs import read_inputs
 
@@ -85,7 +85,7 @@ def _says(budget: int | None, low: float, high: float, each: float) -> str:
     short, long = seconds(low * each), seconds(high * each)
     time = short if short == long else f"{short} to {long}"
     return (
-        f"This will ask about {few} questions if a tenth of the input's directions matter, up to {many} if most do: "
+        f"This will ask about {few} questions if a tenth of the input's directions matter, {many} if half do: "
         f"{time} of the model's time{limit}."
     )
 

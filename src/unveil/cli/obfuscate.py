@@ -44,10 +44,10 @@ def obfuscate(
     import numpy as np
 
     from unveil.blackbox.obfuscation import obfuscate as bury
-    from unveil.blackbox.row_span import row_span
     from unveil.cli.inputs import read_inputs
     from unveil.report.figures import write_arrays
     from unveil.report.hiding import Disguise
+    from unveil.report.span import find_span, typical
 
     if out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")
@@ -57,8 +57,7 @@ def obfuscate(
         span = _load(basis, oracle.n)
     else:
         with common.watching(oracle, "Looking for the directions it sees"):
-            # In a box, random points show little of a model made for images: it is asked around the examples.
-            span = row_span(oracle, rng=common.rng("span"), x=None if oracle.within is None else read.x)
+            span = find_span(oracle, common.rng("span"), typical(oracle, read.x))
     made = bury(span, read.x, scale=noise, rng=common.rng("obfuscation"), within=oracle.within)
     hidden = oracle.nearest(made.inputs)
     told = Disguise(read.x, hidden, oracle(read.x), oracle(hidden), np.linalg.norm(hidden - read.x, axis=1))

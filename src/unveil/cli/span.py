@@ -26,18 +26,17 @@ def span(
     ] = None,
 ) -> None:
     """Find the directions of the input that a model sees."""
-    from unveil.blackbox.row_span import row_span
     from unveil.cli.inputs import read_inputs
     from unveil.outcome import BadInput
     from unveil.report.figures import write_arrays
-    from unveil.report.span import arrays, section
+    from unveil.report.span import arrays, find_span, section
 
     if out is not None and out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")
     oracle = asking.oracle(source)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking for the directions it sees"):
-        found = row_span(oracle, rng=common.rng("span"), accuracy=accuracy, x=points)
+        found = find_span(oracle, common.rng("span"), points, accuracy)
     told = section(found)
     if out is not None:
         write_arrays(out, arrays(found))

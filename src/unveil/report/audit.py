@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Audit:
         labels: What the examples show, or None.
         seed: Where chance starts; `rng(key)` gives a stage its own generator.
         path: Where the model came from, as one would write it in a script; for the checks on the page.
+        folder: Where the page will be: the lines that check it name the model from there.
         findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a Noise, `network` a Network...
         seconds: Time of one question in a batch, as measured by `look`.
     """
@@ -40,6 +42,7 @@ class Audit:
     labels: Int[np.ndarray, " N"] | None = None
     seed: int = 0
     path: str = ""
+    folder: Path = Path()
     findings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -79,7 +82,7 @@ class Stage:
         title: What is going on, for the progress bar.
         run: Looks, asks, and tells; None if there is nothing to tell. Whatever later stages need goes to
             `audit.findings`.
-        cost: Questions it will ask, as (if little is hidden... at most): a low and a high guess made before it runs.
+        cost: Questions it will ask, guessed before: if a tenth of the input's directions matter, and if half do.
         flag: The option of `unveil audit` that asks for it, e.g. "--weights"; None if it always runs.
         help: One line for `unveil audit --help`.
     """
@@ -93,7 +96,7 @@ class Stage:
 
 
 def cost(audit: Audit, stages: Iterable[Stage]) -> tuple[float, float]:
-    """Questions that the stages will ask: a low and a high guess."""
+    """Questions that the stages will ask, if a tenth of the input's directions matter, and if half do."""
     guesses = [stage.cost(audit) for stage in stages]
     return sum(low for low, _ in guesses), sum(high for _, high in guesses)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 
 from unveil.report.audit import Audit, Stage
@@ -49,6 +50,12 @@ print("answers change by", np.abs(ask(hidden) - ask(x)).max())
 """
 
 
+def _from_page(audit: Audit) -> str:
+    if os.path.isabs(audit.path) or not os.path.exists(audit.path):
+        return audit.path
+    return os.path.relpath(audit.path, audit.folder)
+
+
 _NORMALISE = """
     examples = np.load(STEM + ".examples.npz")
     x = (x - examples["mean"]) / examples["deviation"]"""
@@ -70,7 +77,7 @@ def _run(audit: Audit) -> Section | None:
         body="{{ code(values.text) }}",
         values={
             "text": text.format(
-                path=audit.path,
+                path=_from_page(audit),
                 name=oracle.name,
                 n=oracle.n,
                 rank=span.rank,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from markupsafe import Markup
 
 from unveil.blackbox.oracle import Answers, Oracle, Questions
@@ -14,7 +14,7 @@ from unveil.outcome import Outcome
 from unveil.report.audit import Audit, Stage
 from unveil.report.drawing import draw_input
 from unveil.report.section import Section
-from unveil.report.text import brief, share
+from unveil.report.text import brief, count, share
 
 if TYPE_CHECKING:
     from unveil.blackbox.row_span import RowSpan
@@ -224,14 +224,14 @@ def _specimen(oracle: Oracle, found: dict[str, Disguise], row: int) -> list[tupl
     ]
 
 
-def _headline(oracle: Oracle, y: Float[np.ndarray, " m"]) -> str:
+def _headline(oracle: Oracle, y: Num[np.ndarray, " m"]) -> str:
     if not _classifies(oracle):
         return brief(float(y[0]))
     predicted = int(oracle.predictions(y[None])[0])
     return (oracle.classes or {}).get(predicted, str(predicted))
 
 
-def _answer(oracle: Oracle, y: Float[np.ndarray, " m"]) -> tuple[str, str]:
+def _answer(oracle: Oracle, y: Num[np.ndarray, " m"]) -> tuple[str, str]:
     """What stands under a picture: the class or the value, and how sure."""
     if not _sure(oracle):
         return _headline(oracle, y), ""
@@ -269,9 +269,7 @@ def _verdict(oracle: Oracle, figures: dict[str, Any]) -> str:
             f"{many} predictions stay under {noise}" if _classifies(oracle) else f"{many} answers stay under {noise}"
         )
         if told["no_room"]:
-            parts.append(
-                f"{told['no_room']} of them leave no room for any" if told["no_room"] > 1 else "one leaves no room"
-            )
+            parts.append(f"{count(told['no_room'], 'input leaves', 'inputs leave')} no room for any")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 

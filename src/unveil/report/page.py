@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -132,8 +133,9 @@ def _finalize(value: Any) -> Any:
 
 
 def _code(stem: str, text: str) -> Markup:
-    """Lines of code; STEM in them becomes what the files beside the page are called, as a literal."""
-    lines = (printable(line, longest=2000) for line in text.replace("STEM", repr(stem)).splitlines())
+    """Lines of code; `STEM + ".x"` in them becomes what the file `x` beside the page is called, as a literal."""
+    named = re.sub(r'STEM \+ "([^"]*)"', lambda found: repr(stem + found[1]), text)
+    lines = (printable(line, longest=2000) for line in named.splitlines())
     return Markup("<pre><code>{}</code></pre>").format("\n".join(lines))
 
 

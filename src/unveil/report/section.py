@@ -24,8 +24,8 @@ class Section:
         verdict: One sentence a hurried reader takes away; plain text, escaped by the page.
         body: A jinja2 template of HTML, written by us. It sees `values`, every figure by its path through
             `{{ figure("rank") }}`, the text helpers `brief`, `count`, `share` and `seconds`, and `{{ code(text) }}` for
-            lines to copy (STEM in them becomes the name of the files beside the page). Everything it inserts is escaped
-            unless it is `Markup`, so nothing from outside may be put into the template itself.
+            lines to copy (`STEM + ".basis.npz"` in them becomes the name of that file beside the page). Everything it
+            inserts is escaped unless it is `Markup`, so nothing from outside may be put into the template itself.
         values: What else the template needs: texts, drawings (`draw_input`, `Chart.svg`), lists of rows.
         figures: Every number of the finding, as the JSON will hold it (arrays and outcomes are welcome).
         files: Files to write beside the page: a name such as `basis.npz`, and its arrays or its text.
