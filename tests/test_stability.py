@@ -67,6 +67,10 @@ def test_values_hold_to_ten_digits_far_below_where_a_gram_matrix_does(
         np.testing.assert_allclose(values, exact, rtol=1e-10, atol=8 * np.finfo(float).eps * exact[0])
         assert (np.abs(values / exact - 1)[exact > 1e-5 * exact[0]] < 1e-10).all()
         assert floor < 1e-12
+        coarse, coarse_floor = singular_values(as_piece(matrix), fine=False)
+        told = exact > coarse_floor
+        error = np.abs(coarse / exact - 1)[told]
+        assert (error < 5 * np.finfo(float).eps * (exact[0] / exact[told]) ** 2).all()
         gram = np.sqrt(np.maximum(np.linalg.eigvalsh(matrix.T @ matrix), 0))[::-1][:k]
         assert np.abs(gram / exact - 1).max() > 1e-8, "a plain Gram matrix would not have done"
 

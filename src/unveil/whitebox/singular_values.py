@@ -8,33 +8,42 @@ from scipy.linalg import lapack, qr, svdvals
 
 from unveil.whitebox.linear_piece import Piece
 
-CUT = 3e-3
-"""A Gram matrix gives a singular value s to about eps (largest / s)^2 / 2, relatively: 1e-11 at this share."""
+CUT = 2e-3
+"""A Gram matrix gives a singular value s to about eps (largest / s)^2 / 2, relatively: 3e-11 at this share."""
+COARSE_FLOOR = 1e-7
+"""Eigenvalues of a Gram matrix are uncertain by some 10 eps of the largest, so singular values by the root of that."""
 SMALL = 600
 """Up to so many columns a direct decomposition is as fast."""
 
 
-def singular_values(piece: Piece) -> tuple[Float[np.ndarray, " k"], float]:
+def singular_values(piece: Piece, fine: bool = True) -> tuple[Float[np.ndarray, " k"], float]:
     """Singular values of the non-zero rows, descending, and the floor below which they cannot be told from zero.
 
     Eigenvalues of the Gram matrix give those above `CUT` times the largest. The others live in the span of the
-    remaining eigenvectors: the piece times that span is a thin matrix whose largest singular value is smaller by
-    `CUT`, and which is treated likewise.
+    remaining eigenvectors: the piece times that span is a thin matrix whose largest singular value is smaller by `CUT`,
+    and which is treated likewise.
+
+    Args:
+        piece: The matrix.
+        fine: Whether to do so. The Gram matrix alone errs by eps (largest / s)^2 / 2, relatively, also further down.
 
     Returns:
-        min(rows, columns) values, and the floor max(rows, columns) * eps * the largest.
+        min(rows, columns) values, and the floor: max(rows, columns) * eps times the largest, or, of the Gram matrix
+        alone, `COARSE_FLOOR` times the largest.
     """
     rows, width = piece.rows, piece.width
     if not rows:
         return np.zeros(0), 0.0
+    exact = float(max(rows, width) * np.finfo(float).eps)
     if min(rows, width) <= SMALL:
         values = _direct(piece.dense())
-    elif rows < width:
-        # The Gram matrix of the rows: the roles of rows and columns are exchanged.
-        values = _through_gram(piece.dense().T, piece.gram())
-    else:
-        values = _through_gram(piece, piece.gram())
-    return values, float(max(rows, width) * np.finfo(float).eps * values[0])
+        return values, exact * float(values[0])
+    if not fine:
+        values = np.sqrt(_eigen(piece.gram(), 0.0)[0])
+        return values, COARSE_FLOOR * float(values[0])
+    # With fewer rows than columns the Gram matrix is that of the rows: the roles are exchanged.
+    values = _through_gram(piece.dense().T if rows < width else piece, piece.gram())
+    return values, exact * float(values[0])
 
 
 def _through_gram(matrix: Piece | np.ndarray, gram: np.ndarray) -> np.ndarray:
@@ -55,7 +64,7 @@ def _eigen(gram: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     n = len(gram)
     reduced, diagonal, off, tau, _ = lapack.dsytrd(gram, lower=1, lwork=64 * n, overwrite_a=1)
     eigenvalues, _ = lapack.dsterf(diagonal.copy(), off.copy())
-    small = int(np.searchsorted(eigenvalues, share * eigenvalues[-1]))
+    small = int(np.searchsorted(eigenvalues, share * eigenvalues[-1])) if share else 0
     descending = np.maximum(eigenvalues[::-1], 0.0)
     if not small:
         return descending, np.zeros((n, 0))
