@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Scale
+from unveil.cli.options import Common, Parallel, Scale
 
 
 @command
 def stability(
     network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
+    parallel: Parallel,
     common: Common,
     inputs: Annotated[
         Path | None,
@@ -31,6 +32,10 @@ def stability(
         typer.Option(metavar="TOP,BOTTOM,LEFT,RIGHT", help="Let only these pixels vary.", show_default=False),
     ] = None,
     scale: Scale = None,
+    coarse: Annotated[
+        bool,
+        typer.Option("--coarse", help="About twice as fast on large layers; a floor at 1e-7 of the largest."),
+    ] = False,
     lemma_9: Annotated[bool, typer.Option("--lemma-9", help="Evaluate Lemma 9 in every layer, large or not.")] = False,
 ) -> None:
     """Tell how stable the way back from features to inputs is: singular values layer by layer."""
@@ -63,13 +68,16 @@ def stability(
             raise BadInput(f"--window takes TOP,BOTTOM,LEFT,RIGHT; got {window!r}")
         top, bottom, left, right = sides
         seen = window_of(known.shape, (top, bottom), (left, right))
-    found = measure(
-        known,
-        x,
-        window=seen,
-        lemma_9=True if lemma_9 else None,
-        watch=lambda done, all_: common.note(f"{done} of {all_} inputs") if all_ > 1 else None,
-    )
+    with parallel.workers() as executor:
+        found = measure(
+            known,
+            x,
+            window=seen,
+            lemma_9=True if lemma_9 else None,
+            fine=not coarse,
+            watch=lambda done, all_: common.note(f"{done} of {all_} inputs") if 0 < done < all_ else None,
+            executor=executor,
+        )
     figures = {
         "samples": len(x),
         "inputs": found.inputs,
