@@ -1,8 +1,8 @@
 """The question the paper leaves open: do compact preimages allow less manipulation than infinite ones?
 
-For test images of an MLP 784-1000-200-10, whose first layer has preimages of all three kinds, it measures how far
-towards an image of another class one can go in [0, 1] without changing a feature of the first layer, against the kind
-and the number of active neurons.
+For test images of an MLP 784-1000-200-10, whose first layer has preimages of all three kinds, it measures how far one
+can go without changing a feature of the first layer, against the kind and the number of active neurons: towards an
+image of another class inside [0, 1], and along lines where pixels may also be negative (down to -1).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from papers.data import mnist_test
 from papers.invertibility.figure_4 import KINDS
 from papers.invertibility.networks import trained
-from unveil import lookalike, preimage
+from unveil import lookalike, preimages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,78 +23,78 @@ NAME = "mlp_1000"
 
 
 class Row(NamedTuple):
-    """One test image: kind and active neurons of its preimage; the share of the way to a target that it allows."""
+    """One test image.
+
+    `towards`: the share of the way to an image of another class that can be gone in [0, 1] (2-norm), nan where it was
+    not measured. `reach`: how far the best of 256 lines in the preimage leads while pixels stay above -1.
+    """
 
     kind: str
     active: int
-    manipulation: float
-    extent: float
+    towards: float
+    reach: float
 
 
-def run(size: int = 300) -> list[Row]:
-    """Measure `size` images, as many of each kind as there are, each towards the next image of another class (2-norm).
+def run(size: int = 100) -> list[Row]:
+    """Measure `size` images of each kind but points, those of nearly the same number of active neurons first.
 
     Source: arXiv:1806.09730, end of Section 2.2.
     """
     test, network = mnist_test(), trained(NAME)
-    images = test.flat()[: max(20 * size, 1000)]
-    labels = test.labels[: len(images)]
-    found = preimage(network, images)
-    chosen: list[int] = []
-    for kind in KINDS:
-        chosen += [i for i, p in enumerate(found) if p.kind == kind][: size // 3]
+    images = test.flat()[: max(15 * size, 500)]
+    found = list(preimages(network, images))
+    active = np.array([int(p.active.sum()) for p in found])
+    kinds = np.array([p.kind for p in found])
     table = []
-    for i in chosen:
-        others = np.flatnonzero(labels != labels[i])
-        target = images[others[np.searchsorted(others, i) % len(others)]]
-        pair = lookalike(network, images[i], target, norm=2)
-        extent = found[i].extent((0, 1), tries=1)
-        table.append(Row(found[i].kind, int(found[i].active.sum()), pair.manipulation, extent.length))
+    for kind, sign in (("compact", 1), ("infinite", -1)):
+        rows = np.flatnonzero(kinds == kind)
+        # Compact ones with few active neurons and infinite ones with many: there both kinds occur.
+        rows = rows[np.argsort(sign * active[rows], kind="stable")][:size]
+        for place, i in enumerate(rows):
+            others = np.flatnonzero(test.labels[: len(images)] != test.labels[i])
+            target = images[others[np.searchsorted(others, i) % len(others)]]
+            towards = lookalike(network, images[i], target, norm=2).manipulation if place < size // 10 else np.nan
+            table.append(Row(kind, int(active[i]), towards, found[i].extent((-1.0, np.inf)).length))
     return table
 
 
-def draw(table: list[Row]) -> Figure:
-    """Both measures against the number of active neurons."""
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6))
-    for kind, colour in KINDS.items():
-        rows = [row for row in table if row.kind == kind]
-        active = [row.active for row in rows]
-        panels[0].plot(active, [row.manipulation for row in rows], ".", color=colour, label=kind)
-        panels[1].plot(active, [row.extent for row in rows], ".", color=colour, label=kind)
-    panels[0].set(xlabel="active neurons in layer 1", ylabel="share of the way to another class")
-    panels[1].set(xlabel="active neurons in layer 1", ylabel="distance gone (2-norm)")
-    panels[0].legend()
-    figure.tight_layout()
-    return figure
-
-
 def tell(table: list[Row]) -> str:
-    """Medians by kind, also where both kinds occur with the same number of active neurons."""
+    """Medians by kind, over all and where both kinds occur with the same number of active neurons."""
     lines = []
-    zone = [row for row in table if row.kind != "point"]
-    low = min((row.active for row in zone if row.kind == "compact"), default=0)
-    high = max((row.active for row in zone if row.kind == "infinite"), default=0)
-    for name, rows in (("all", table), (f"{low} to {high} active", [r for r in zone if low <= r.active <= high])):
+    low = min((row.active for row in table if row.kind == "compact"), default=0)
+    high = max((row.active for row in table if row.kind == "infinite"), default=0)
+    shared = [row for row in table if low <= row.active <= high]
+    for name, rows in (("all", table), (f"{low} to {high} active", shared)):
         for kind in KINDS:
             here = [row for row in rows if row.kind == kind]
             if here:
-                share, extent, active = (np.median([row[k] for row in here]) for k in (2, 3, 1))
-                lines.append(
-                    f"{name:20} {kind:9} {len(here):4} images, median {active:.0f} active: "
-                    f"{share:.2%} of the way, {extent:.3f} in the 2-norm"
-                )
-    if len(zone) > 10:
-        # Whether the kind still tells anything once the number of active neurons is known: residuals of a line.
-        active = np.array([row.active for row in zone], dtype=float)
-        extent = np.log10(np.maximum([row.extent for row in zone], 1e-9))
-        line = np.polyfit(active, extent, 1)
-        rest = extent - np.polyval(line, active)
-        compact = np.array([row.kind == "compact" for row in zone])
-        lines.append(
-            f"log10 of the distance falls by {-100 * line[0]:.2f} per 100 active neurons "
-            f"(correlation {np.corrcoef(active, extent)[0, 1]:.2f}); beyond that, compact ones differ by "
-            f"{np.mean(rest[compact]) - np.mean(rest[~compact]):+.3f} (spread {np.std(rest):.3f})"
-        )
+                reach, active = (np.median([row[k] for row in here]) for k in (3, 1))
+                towards = [row.towards for row in here if not np.isnan(row.towards)]
+                share = f", at most {max(towards):.1e} of the way ({len(towards)} images)" if towards else ""
+                lines.append(f"{name:20} {kind:9} {len(here):4} images, {active:.0f} active: reach {reach:.4g}{share}")
+    finite = [row for row in table if 0 < row.reach < np.inf]
+    active, reach = np.array([[row.active, np.log10(row.reach)] for row in finite]).T
+    compact = np.array([row.kind == "compact" for row in finite], dtype=float)
+    design = np.column_stack([np.ones(len(finite)), active / 100, compact])
+    factors, *_ = np.linalg.lstsq(design, reach, rcond=None)
+    spread = float(np.std(reach - design @ factors))
+    error = spread * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
+    lines.append(
+        f"log10(reach) = {factors[1]:+.3f} (+-{error[1]:.3f}) per 100 active neurons, "
+        f"{factors[2]:+.3f} (+-{error[2]:.3f}) if compact; spread {spread:.3f}"
+    )
     return "\n".join(lines)
+
+
+def draw(table: list[Row]) -> Figure:
+    """How far one can go against the number of active neurons."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(6, 3.6))
+    for kind, colour in KINDS.items():
+        rows = [row for row in table if row.kind == kind]
+        panel.semilogy([row.active for row in rows], [row.reach for row in rows], ".", color=colour, label=kind)
+    panel.set(xlabel="active neurons in layer 1", ylabel="reach (pixels above -1)")
+    panel.legend()
+    figure.tight_layout()
+    return figure
