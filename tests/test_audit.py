@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from tests.helpers import onnx_net, random_weights
 from tests.test_page import CHROMIUM, assert_equals_json, assert_fits, assert_self_contained
 from unveil.cli import app
+from unveil.report.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -298,3 +299,19 @@ def test_labels_alone_show_the_same_directions(tmp_path, weights):
     text = (tmp_path / "audit.html").read_text()
     assert_self_contained(text)
     assert assert_equals_json(text, json.loads((tmp_path / "audit.json").read_text())) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_whole_page_fits_on_a_telephone(tmp_path, weights):
+    """With every stage that has a flag."""
+    model = onnx_net(weights, tmp_path / "model.onnx")
+    np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).random((9, 6, 6)))
+    flags = sorted({stage.flag for stage in STAGES if stage.flag})
+    said = unveil(
+        "audit", model, "--inputs", tmp_path / "images.npz", "--report", tmp_path / "audit.html", "--json", *flags
+    )
+    assert said.exit_code == 0, said.stderr
+    assert_self_contained((tmp_path / "audit.html").read_text())
+    for width in (320, 400, 1280):
+        assert_fits(tmp_path / "audit.html", tmp_path, width)

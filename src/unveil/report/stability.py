@@ -65,7 +65,7 @@ def section(found: Stability) -> Section:
     worst = int(np.nanargmax(condition)) if np.isfinite(condition).any() else None
     rows = [
         [
-            str(i),
+            str(i + 1),  # people count from one
             count(each.neurons),
             brief(float(np.median(each.active))),
             brief(left[i]),
@@ -114,7 +114,9 @@ def _verdict(found: Stability, left: list[float], condition: list[float], worst:
     if worst is None:
         return "Around the inputs tried, its features do not change at all."
     kept = f"Of {count(found.inputs, 'input direction')}, {brief(min(left))} are left where it keeps fewest"
-    return f"{kept}; the way back is worst after layer {worst}, where errors can grow {brief(condition[worst])}-fold."
+    return (
+        f"{kept}; the way back is worst after layer {worst + 1}, where errors can grow {brief(condition[worst])}-fold."
+    )
 
 
 def _chart(found: Stability) -> Markup:
