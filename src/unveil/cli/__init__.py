@@ -22,9 +22,11 @@ Exit codes: 0 fine; 1 the finding failed or is incomplete; 2 bad usage or bad in
 from unveil.cli.audit import audit as audit
 from unveil.cli.command import app as app
 from unveil.cli.compare import compare as compare
+from unveil.cli.conclude import conclude as conclude
 from unveil.cli.identify import identify as identify
 from unveil.cli.lookalike import lookalike as lookalike
 from unveil.cli.obfuscate import obfuscate as obfuscate
+from unveil.cli.plan import plan as plan
 from unveil.cli.preimage import preimage as preimage
 from unveil.cli.span import span as span
 from unveil.cli.stability import stability as stability

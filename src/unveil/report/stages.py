@@ -6,6 +6,7 @@ The file imports what it needs inside its functions, since `unveil --help` reads
 from unveil.report.answers import ANSWERS
 from unveil.report.audit import Stage
 from unveil.report.checking import CHECKING
+from unveil.report.defences import DEFENCES
 from unveil.report.forgetting import FORGETTING
 from unveil.report.hiding import HIDING
 from unveil.report.span import SPAN
@@ -15,6 +16,7 @@ STAGES: tuple[Stage, ...] = (
     ANSWERS,
     SPAN,
     HIDING,
+    DEFENCES,
     FORGETTING,
     STABILITY,
     CHECKING,
