@@ -31,7 +31,7 @@ def function_error(network: uv.Network, weights: Weights, seed: int = 99) -> flo
 
 @pytest.mark.parametrize(
     ("sizes", "per_parameter"),
-    [((100, 20, 1), 1.35), ((100, 20, 10), 0.35), ((20, 10, 1), 3.6), ((10, 15, 1), 7.0), ((10, 15, 3), 4.5)],
+    [((100, 20, 1), 1.35), ((100, 20, 10), 0.42), ((20, 10, 1), 3.6), ((10, 15, 1), 7.0), ((10, 15, 3), 4.5)],
 )
 def test_one_hidden_layer_to_the_last_digits(sizes: tuple[int, ...], per_parameter: float) -> None:
     for seed in range(3):

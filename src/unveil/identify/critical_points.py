@@ -11,8 +11,10 @@ from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identify.method import Identification, Method, residual
+from unveil.identify.polish import parameters, polish
+from unveil.identify.relu_follow import follow_surfaces
 from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_layer import follow_leads, read_layer
+from unveil.identify.relu_layer import SHARP, follow_leads, read_layer, sharpen
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
 from unveil.identify.relu_straight import LayerFound
 from unveil.outcome import BudgetExceeded, Outcome
@@ -116,7 +118,7 @@ class _Reading:
         return None
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
-        far = self.method.far or float(np.clip(1e-4 / noise.relative, 30, 1e5))
+        far = self.method.far or float(np.clip(1e-5 / noise.relative, 50, 1e5))
         first = frame
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
         best: tuple[float, Weights] = (np.inf, [])
@@ -127,6 +129,7 @@ class _Reading:
                     follow_leads(self.ask, frame, found, *self._values(*leads), noise, self.rng)
                 if not len(found.rows):
                     break
+                self._sharpen(frame, found, noise)
                 layer, ending, error = self._close(frame, found, noise)
                 if error < best[0]:
                     best = (error, [*self.weights, *ending])
@@ -138,12 +141,100 @@ class _Reading:
             if not len(found.rows):
                 break
             self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
-            if error < self._fine(noise) or len(found.rows) > frame.d:
+            if error < self._fine(noise):
+                break
+            if len(found.rows) > frame.d:
+                if not depth:
+                    self.weights.append(layer)
+                    ending, error = self._behind(frame, layer, found, noise, far)
+                    if error < best[0]:
+                        best = (error, [*self.weights, *ending])
                 break
             self.weights.append(layer)
             frame = frame.after(*layer)
             leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
-        return Network.from_weights(best[1])
+        return self._polished(Network.from_weights(best[1]), best[0], noise) if best[1] else self._affine()
+
+    def _behind(
+        self, frame: Frame, layer: tuple[np.ndarray, np.ndarray], found: LayerFound, noise: Rounding, far: float
+    ) -> tuple[Weights, float]:
+        """The last hidden layer behind more neurons than inputs, and the output layer."""
+        rows, bias = np.empty((0, len(layer[0]))), np.empty(0)
+        best: tuple[Weights, float] = ([], np.inf)
+        for _ in range(4):
+            leads = (found.bent_at, found.bent_rows)
+            rows, bias = follow_surfaces(self.ask, layer, leads, found.bent_error, noise, self.rng, (rows, bias))
+            if len(rows):
+                for ending in self._both_sides(layer, rows, bias, noise):
+                    best = min(best, ending, key=lambda e: e[1])
+                    polished = self._polished(Network.from_weights([layer, *ending[0]]), ending[1], noise)
+                    best = self._unpack(polished, noise, best)
+                    if best[1] < self._fine(noise):
+                        break
+                if best[1] < self._fine(noise):
+                    break
+            # Neurons that no line has met yet: one more line.
+            old = len(found.bent_at)
+            read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=1, found=found)
+            for name in ("bent_at", "bent_rows", "bent_error", "bent_step", "bent_jump", "bent_maybe"):
+                setattr(found, name, getattr(found, name)[old:])
+        self.stats["layers"].append({"neurons": len(rows), "lines": found.lines, "bent": 0})
+        return best
+
+    def _unpack(self, network: Network, noise: Rounding, best: tuple[Weights, float]) -> tuple[Weights, float]:
+        """The layers of a polished network after the first, if it answers better."""
+        x, y = self.ask.all()
+        weight = 1 / (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
+        error = np.abs((network(x) - y) * weight).max() / max(np.abs(y * weight).max(), 1e-300)
+        if error >= best[1]:
+            return best
+        self.weights[0] = (network.layers[0].weights, network.layers[0].bias)
+        return [(layer.weights, layer.bias) for layer in network.layers[1:]], float(error)
+
+    def _both_sides(
+        self, layer: tuple[np.ndarray, np.ndarray], rows: np.ndarray, bias: np.ndarray, noise: Rounding
+    ) -> list[tuple[Weights, float]]:
+        """Sides of the last hidden layer, and the output layer, by least squares; without and with a part nobody
+        bends."""
+        # With sides at will, relu(-z) = relu(z) - z leaves a linear part: the sum of the rows whose side is wrong.
+        x, y = self.ask.all()
+        h = np.maximum(x @ layer[0].T + layer[1], 0)
+        weight = 1 / (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
+        F = np.concatenate([np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), h], axis=1)
+        solution = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0]
+        k = len(rows)
+        out, over = solution[:k], solution[k + 1 :]
+        A = (out[:, :, None] * rows[:, None, :]).reshape(k, -1).T
+        wrong = np.linalg.lstsq(A, over.T.reshape(-1), rcond=None)[0]
+        side = np.where(wrong > 0.5, -1.0, 1.0)
+        turned = (rows * side[:, None], bias * side)
+        return [self._ending(turned, None, noise), self._ending(turned, over.T, noise)]
+
+    def _sharpen(self, frame: Frame, found: LayerFound, noise: Rounding) -> None:
+        """Measure again the few rows that came out worst, between close breakpoints."""
+        worst = np.argsort(-found.error)
+        if noise.relative < SHARP:
+            few = frame.d > 200
+            share = (64 if self.oracle.m == 1 else 16) if few else 2
+            worst = worst[: max(1, len(worst) // share)]
+            sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (2e-8 if few else 1e-10)])
+
+    def _polished(self, network: Network, error: float, noise: Rounding) -> Network:
+        """Least squares on all parameters, on the answers already paid for near the inputs of interest."""
+        size = parameters(network)
+        if size > 1000 or error > 0.02:
+            return network
+        x, y = self.ask.all()
+        near = np.flatnonzero(np.linalg.norm(x, axis=1) < 6 * noise.size)
+        near = self.rng.permutation(near)[: 3 * size // self.oracle.m + 50]
+        if len(near) * self.oracle.m < 1.2 * size:
+            return network
+        return polish(network, x[near], y[near], noise=float(noise.floor.min()), steps=40).network
+
+    def _affine(self) -> Network:
+        x, y = self.ask.all()
+        solution = np.linalg.lstsq(np.concatenate([x, np.ones((len(x), 1))], axis=1), y, rcond=None)[0]
+        return Network.from_weights([(solution[:-1].T, solution[-1])])
 
     def _fine(self, noise: Rounding) -> float:
         return max(1e-7, 3 * float(np.sqrt(noise.relative)))

@@ -10,7 +10,10 @@ from jaxtyping import Float
 from unveil.blackbox.crossings import AGREE, Breakpoints, breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu_frame import Frame, gradients
-from unveil.identify.relu_straight import LayerFound, met_before, straight_ones
+from unveil.identify.relu_straight import LayerFound, met_before, on_plane, straight_ones
+
+# Answers at least this exact allow the shortcuts.
+SHARP = 1e-11
 
 
 def read_layer(
@@ -55,14 +58,18 @@ def read_layer(
         along = None
         if beyond is not None and len(found.rows):
             changes = _changes(ask, frame, beyond, noise, rng)
-            if not changes and (frame.free or quiet >= quiet_lines):
+            if not changes and (quiet >= quiet_lines or (frame.free and noise.relative < SHARP)):
                 break
-            along = beyond if changes and (frame.free or number % 2) else None
+            sharp = noise.relative < SHARP
+            along = beyond if changes and sharp and (frame.free or number % 2) else None
         line, base, direction = _line(ask, frame, noise, rng, far, along)
         found.lines += 1
         before = len(found.rows)
         if line is not None:
             _look(ask, frame, line, base, direction, noise, rng, found, first=fresh and number == 0)
+        if noise.relative >= SHARP:
+            # Coarse rows would explain everything near them, and leave neurons unseen.
+            sharpen(ask, frame, found, noise, rng, np.flatnonzero(found.error > 300 * noise.relative))
         quiet = 0 if len(found.rows) > before else quiet + 1
         if quiet >= quiet_lines * (1 if frame.free else 2):
             break
@@ -138,7 +145,11 @@ def _look(
         with np.errstate(divide="ignore", invalid="ignore"):
             t = -(found.rows @ h0 + found.bias) / rate
             t = np.where(np.isfinite(t), t, 1e300)
-            slack = 50 * (found.error * np.linalg.norm(h0[None] + np.where(t < 1e300, t, 0)[:, None] * dh, axis=1))
+            slack = (
+                3
+                / np.sqrt(frame.d)
+                * (found.error * np.linalg.norm(h0[None] + np.where(t < 1e300, t, 0)[:, None] * dh, axis=1))
+            )
             slack = slack / np.abs(rate) + 1e-9 * (1 + np.abs(t))
         off = np.abs(line.t[:, None] - t[None, :]) - slack - 3 * line.width[:, None]
         best = off.argmin(axis=1)
@@ -150,10 +161,14 @@ def _look(
     groups, stations = _stations(line, wanted, m)
     where, radius = _inside(line, stations)
     x = base + where[:, None] * direction
-    value = line.at(where) if len(line.t) else None
-    slope, error = gradients(ask, frame, x, radius, noise, rng, value, (dh, line.slope[stations]))
-    found.at, found.slope = np.concatenate([found.at, x]), np.concatenate([found.slope, slope])
-    rows, bias, jump, errors = [], [], [], []
+    # What the line already says need not be asked again, unless every digit counts.
+    if len(line.t) and noise.relative < SHARP:
+        slope, error = gradients(ask, frame, x, radius, noise, rng, line.at(where), (dh, line.slope[stations]))
+    else:
+        slope, error = gradients(ask, frame, x, radius, noise, rng)
+    fine = np.isfinite(error)
+    found.at, found.slope = np.concatenate([found.at, x[fine]]), np.concatenate([found.slope, slope[fine]])
+    rows, bias, jump, errors, used = [], [], [], [], []
     for g, group in enumerate(groups):
         change = slope[g + 1] - slope[g]
         for p in range(stations[g], stations[g + 1]):
@@ -165,8 +180,9 @@ def _look(
         weight = np.linalg.norm(pinv, axis=1)
         for j, p in enumerate(group):
             size = np.linalg.norm(normal[j])
-            if not np.isfinite(size) or size == 0:
+            if not np.isfinite(size) or size == 0 or not np.isfinite(error[g] + error[g + 1]):
                 continue
+            used.append(p)
             rows.append(normal[j] / size)
             at = frame.values((base + line.t[p] * direction)[None])[0]
             bias.append(-rows[-1] @ at)
@@ -176,21 +192,23 @@ def _look(
     if not rows:
         return
     R, b, J, E = np.array(rows), np.array(bias), np.array(jump), np.array(errors)
-    at = base + np.array([line.t[p] for group in groups for p in group])[: len(R), None] * direction
+    at = base + line.t[used][:, None] * direction
     straight, maybe = straight_ones(ask, frame, found, at, R, b, J, E, noise, rng)
     straight |= met_before(frame, found, at, R, b)
-    straight &= ~found.known(R, b, 1e-6)
+    straight &= ~found.known(R, b, E)
     for i in np.flatnonzero(straight):
-        if not found.known(R[i : i + 1], b[i : i + 1], 1e-6)[0]:
+        if not found.known(R[i : i + 1], b[i : i + 1], E[i : i + 1])[0]:
             found.rows = np.concatenate([found.rows, R[i : i + 1]])
             found.bias = np.append(found.bias, b[i])
             found.jump = np.concatenate([found.jump, J[i : i + 1]])
+            found.seen = np.concatenate([found.seen, at[i : i + 1]])
             found.error = np.append(found.error, E[i])
-    bent = ~straight & ~found.known(R, b, 1e-6)
+    bent = ~straight & ~found.known(R, b, E)
     found.bent_at = np.concatenate([found.bent_at, at[bent]])
     found.bent_step = np.concatenate([found.bent_step, np.repeat(direction[None], bent.sum(), axis=0)])
     found.bent_rows = np.concatenate([found.bent_rows, R[bent]])
     found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
+    found.bent_error = np.append(found.bent_error, E[bent])
     found.bent_maybe = np.concatenate([found.bent_maybe, maybe[bent]])
 
 
@@ -285,3 +303,51 @@ def follow_leads(
                 _look(ask, frame, line, base, direction, noise, rng, found, first=False)
             if len(found.rows) > before or not off.any():
                 break
+
+
+def sharpen(
+    ask: Ask, frame: Frame, found: LayerFound, noise: Rounding, rng: np.random.Generator, which: np.ndarray
+) -> None:
+    """Measure these rows again, where their hyperplane is far from all others and steps can be long.
+
+    Queries: `2 (d + 5)` per row.
+    """
+    for i in which:
+        row, shift = found.rows[i], found.bias[i]
+        if frame.free:
+            x = rng.standard_normal((400, len(frame.V)))
+            x -= (frame.values(x) @ row + shift)[:, None] * (frame.V @ row)
+        else:
+            x = on_plane(
+                frame,
+                np.repeat(found.seen[i][None], 200, axis=0),
+                np.repeat(row[None], 200, axis=0),
+                np.full(200, shift),
+                rng,
+            )
+        others = np.delete(np.arange(len(found.rows)), i)
+        z = np.abs(frame.values(x) @ found.rows[others].T + found.bias[others])
+        room = z.min(axis=1, initial=np.inf)
+        best = int(room.argmax())
+        reach = min(float(room[best]), 1.0) / 2
+        step = reach * (frame.V @ row)
+        both = np.stack([x[best] - step, x[best] + step])
+        value = ask(both)
+        slope, error = gradients(ask, frame, both, np.full(2, reach / 3), noise, rng, value)
+        if not np.isfinite(error).all():
+            continue
+        change = slope[1] - slope[0]
+        u, s, vt = np.linalg.svd(change, full_matrices=False)
+        new = vt[0] * np.sign(vt[0] @ row)
+        new_error = float(np.hypot(*error)) * np.sqrt(frame.d) / max(float(s[0]), 1e-300)
+        if new_error > found.error[i] or np.linalg.norm(new - row) > 10 * found.error[i] + 1e-6:
+            continue
+        # The two pieces meet on the hyperplane: how far along the step, in the output that bends most.
+        out = u[:, 0]
+        dx = both[1] - both[0]
+        dh = frame.M @ dx
+        left, right = out @ slope[0] @ dh, out @ slope[1] @ dh
+        part = (out @ (value[1] - value[0]) - right) / (left - right)
+        found.rows[i], found.error[i] = new, new_error
+        found.bias[i] = -new @ frame.values((both[0] + part * dx)[None])[0]
+        found.jump[i] = np.sign(vt[0] @ row) * s[0] * u[:, 0]

@@ -24,9 +24,11 @@ class LayerFound:
         bias: (k,) so that `rows @ h + bias = 0` on the hyperplanes.
         jump: (k, m) slope jump of the answers across the hyperplane, per unit of `rows @ h`, where it was seen first.
         error: (k,) expected error of the rows.
+        seen: (k, n) where.
         bent_at: (B, n) where breakpoints of deeper layers were met.
         bent_step: (B, n) along which line.
         bent_rows: (B, d) their normals there.
+        bent_error: (B,) expected error of these normals.
         bent_maybe: (B,) whether they could be straight after all: never seen to bend, nothing between the places
             looked at.
         at: (P, n) where all derivatives were measured.
@@ -38,6 +40,7 @@ class LayerFound:
     bias: Float[np.ndarray, " k"]
     jump: Float[np.ndarray, "k m"]
     error: Float[np.ndarray, " k"]
+    seen: Float[np.ndarray, "k n"]
     at: Float[np.ndarray, "P n"]
     slope: Float[np.ndarray, "P m d"]
     bent_at: Float[np.ndarray, "B n"]
@@ -45,6 +48,7 @@ class LayerFound:
     bent_rows: Float[np.ndarray, "B d"]
     bent_jump: Float[np.ndarray, "B m"]
     bent_maybe: Bool[np.ndarray, " B"]
+    bent_error: Float[np.ndarray, " B"]
     lines: int = 0
     notes: list[str] = field(default_factory=list)
 
@@ -53,13 +57,14 @@ class LayerFound:
         n, d = frame.V.shape
         e = np.empty
         rows, steps, jump = e((0, d)), e((0, n)), e((0, m))
-        return cls(rows, e(0), jump, e(0), steps, e((0, m, d)), steps, steps, rows, jump, e(0, dtype=bool))
+        return cls(rows, e(0), jump, e(0), steps, steps, e((0, m, d)), steps, steps, rows, jump, e(0, dtype=bool), e(0))
 
-    def known(self, other_rows: np.ndarray, other_bias: np.ndarray, tolerance: float) -> np.ndarray:
+    def known(self, other_rows: np.ndarray, other_bias: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Which of the other hyperplanes are already here."""
         if not len(self.rows):
             return np.zeros(len(other_rows), dtype=bool)
         cos = other_rows @ self.rows.T
+        tolerance = np.clip(10 * (error[:, None] + self.error), 1e-6, 0.05)
         near = np.sqrt(np.maximum(0, 2 - 2 * np.abs(cos))) < tolerance
         shift = np.abs(other_bias[:, None] * np.sign(cos) - self.bias) < tolerance * (1 + np.abs(self.bias))
         return np.asarray((near & shift).any(axis=1))
@@ -111,7 +116,8 @@ def straight_ones(
         x = on_plane(frame, at[todo], rows[todo], bias[todo], rng)
         sigma = noise.at(x)
         strength = np.abs(jump[todo]).max(axis=1)
-        size = 3e4 * sigma.max(axis=1) / strength + 30 * error[todo] * (1 + np.linalg.norm(frame.values(x), axis=1))
+        off = error[todo] * (1 + np.linalg.norm(frame.values(x), axis=1) / np.sqrt(frame.d))
+        size = 3e4 * sigma.max(axis=1) / strength + 30 * off
         size = np.clip(size, 1e-7, 0.05)
         step = size[:, None] * (rows[todo] @ frame.V.T)
         y = ask(np.concatenate([x - step, x, x + step])).reshape(3, len(x), -1)
