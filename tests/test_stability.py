@@ -215,3 +215,13 @@ def test_wrong_windows_are_refused(rng: np.random.Generator) -> None:
             stability(network, x, window=wrong)
     with pytest.raises(BadInput, match="expected inputs"):
         stability(network, x[:5])
+
+
+def test_composed_orthogonal_layers_decay_unless_they_are_wide() -> None:
+    from papers.invertibility import study_orthogonal
+
+    table = study_orthogonal.run(3)
+    conditions = {row.widening: [np.median(e.after.condition) for e in row.found.layers] for row in table}
+    assert all(np.diff(curve).min() > 0 for curve in conditions.values() if curve[0] > 1.01)
+    assert conditions[2][-1] > 100 * conditions[8][-1]
+    assert "wider" in study_orthogonal.tell(table)
