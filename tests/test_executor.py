@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 import unveil as uv
 from unveil.executor import Cluster, Serial, spread, workers
@@ -125,3 +126,23 @@ def test_no_workers_to_be_had():
         workers(0)
     with pytest.raises(WorkerLost, match="dask scheduler"):
         Cluster("127.0.0.1:9", patience=0.5)
+
+
+def test_a_cluster_without_workers_is_an_error_and_no_wait_for_ever():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster,
+        pytest.raises(WorkerLost, match="no workers"),
+    ):
+        Cluster(cluster.scheduler_address, patience=2)
+
+
+def threads_of_blas(part: int) -> int:
+    return max(int(pool["num_threads"]) for pool in threadpool_info())
+
+
+def test_a_worker_s_blas_has_one_thread(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with workers(2) as executor:
+        assert set(uv.spread(threads_of_blas, range(8), executor)) == {1}

@@ -47,7 +47,7 @@ class Cluster(Executor):
         patience: Seconds to wait for the scheduler.
 
     Raises:
-        WorkerLost: No scheduler answers there.
+        WorkerLost: No scheduler answers there, or it has no workers.
     """
 
     def __init__(self, address: str, patience: float = 10.0) -> None:
@@ -61,6 +61,14 @@ class Cluster(Executor):
             raise WorkerLost(
                 f"no Dask scheduler answers at {address} within {patience:g} s ({type(error).__name__}); "
                 "start one with `dask scheduler` and workers with `dask worker HOST:PORT --nthreads 1`"
+            ) from error
+        try:
+            # Without workers, Dask would let every task wait for ever.
+            self._client.wait_for_workers(1, timeout=patience)
+        except TimeoutError as error:
+            self._client.close()
+            raise WorkerLost(
+                f"the Dask scheduler at {address} has no workers; start some with `dask worker HOST:PORT --nthreads 1`"
             ) from error
         self._handed_out: WeakSet[Future[Any]] = WeakSet()
 
