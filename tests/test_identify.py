@@ -180,3 +180,14 @@ def test_command_line(tmp_path: Path) -> None:
     asked = as_oracle(str(tmp_path / "found.onnx"))
     x = np.random.default_rng(32).standard_normal((50, 8)).astype(np.float32).astype(np.float64)
     np.testing.assert_allclose(asked(x), truth(x), atol=1e-4)
+
+
+def test_audit_section_tells_what_was_found() -> None:
+    from unveil.report.audit import Audit, run
+    from unveil.report.identification import IDENTIFICATION
+
+    truth = random_network(6, (6, 2), "tanh", np.random.default_rng(33))
+    audit = Audit(as_oracle(truth, shape=6))
+    page = run(audit, [IDENTIFICATION])
+    assert page.figures["identification"]["widths"] == [6, 2, 1]
+    assert worst(audit.findings["network"], truth) < 1e-8

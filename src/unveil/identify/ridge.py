@@ -44,6 +44,61 @@ def profiles(
     return positions, oracle(questions.reshape(-1, n)).reshape(k, _POINTS, -1)
 
 
+def sharpen(
+    oracle: Oracle,
+    planes: Hyperplanes,
+    scales: Float[np.ndarray, " k"],
+    shifts: Float[np.ndarray, " k"],
+    activation: Activation,
+    *,
+    margin: float,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"]]:
+    """First-layer weights and shifts again, from points all around, where noise had left the directions poor.
+
+    Around a point at which one neuron is active and all others are at rest, the answers depend on `a . x + t` alone: a
+    fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
+
+    Args:
+        oracle: To be asked.
+        planes: The hyperplanes.
+        scales: Of the neurons, from `fit_profile`.
+        shifts: Likewise.
+        activation: The first layer's.
+        margin: How many widths every other neuron is kept away, on top of what the points around need.
+        rng: Draws the points.
+
+    Returns:
+        Weights (rows) and shifts.
+
+    Queries: `4 n + 24` for each neuron
+    """
+    k, n = planes.directions.shape
+    weights, moved = planes.directions * scales[:, None], shifts.copy()
+    for i in range(k):
+        base = vantage(planes, i, margin + 4.0, rng)
+        lever = 4 / scales[i]
+        across = rng.standard_normal((4 * n + 24, n))
+        across *= lever / np.linalg.norm(across, axis=1, keepdims=True)
+        across -= np.outer(across @ planes.directions[i], planes.directions[i])
+        along = (rng.uniform(-2, 2, len(across)) - shifts[i]) / scales[i]
+        x = oracle.nearest(base + across + along[:, None] * planes.directions[i])
+        answers = oracle(x)
+        local = x - base
+
+        def remainder(p: np.ndarray, local: np.ndarray = local, answers: np.ndarray = answers) -> np.ndarray:
+            z = activation.value(local @ p[:-1] + p[-1])
+            basis = np.linalg.qr(np.vander(z, _DEGREE + 1))[0]
+            return np.asarray(answers - basis @ (basis.T @ answers)).ravel()
+
+        start = np.append(weights[i], shifts[i])
+        fit = optimize.least_squares(remainder, start, method="lm", max_nfev=30 * n)
+        if fit.cost <= 0.5 * float((remainder(start) ** 2).sum()):
+            weights[i] = fit.x[:-1]
+            moved[i] = fit.x[-1] - fit.x[:-1] @ base
+    return weights, moved
+
+
 def vantage(planes: Hyperplanes, i: int, margin: float, rng: np.random.Generator) -> np.ndarray:
     """A point perpendicular to normal i at which all other neurons are `margin` widths from their hyperplanes."""
     k, n = planes.directions.shape

@@ -20,6 +20,7 @@ from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
+REDUNDANT = 1e7  # condition of the last fit from which some parameters are not determined by the answers
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Saturation(Method):
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         stages = Stages(oracle)
-        best: tuple[float, Network] | None = None
+        best: Polished | None = None
         noise, stats, why = 0.0, dict[str, Any](), list[str]()
         try:
             noise = answers_noise(oracle, rng)
@@ -62,18 +63,21 @@ class Saturation(Method):
             for attempt in range(self.attempts):
                 stats, why = {"attempts": attempt + 1}, []
                 fit = self._once(oracle, *found, noise, rng, stages, stats, why)
-                if fit is not None and (best is None or fit.rms < best[0]):
-                    best = (fit.rms, fit.network)
-                    stats |= {"rms": fit.rms, "condition": fit.condition, "uncertainty": fit.uncertainty}
-                if best is not None and best[0] <= max(3 * noise, 1e-11):
+                if fit is not None and (best is None or _better(fit, best)):
+                    best = fit
+                if best is not None and best.rms <= max(3 * noise, 1e-11) and best.condition < REDUNDANT:
                     break
-            network = None if best is None else best[1]
+            if best is not None:
+                stats |= {"rms": best.rms, "condition": best.condition, "uncertainty": best.uncertainty}
+                if best.condition >= REDUNDANT:
+                    why.append("the answers do not pin down every parameter: there may be more neurons than needed")
+            network = None if best is None else best.network
             return conclude(
                 oracle, network, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
             stats = {**stats, "noise": noise, "queries per stage": dict(stages.queries)}
-            network = None if best is None else best[1]
+            network = None if best is None else best.network
             return Identification(
                 network,
                 Outcome.budget_ended,
@@ -103,7 +107,7 @@ class Saturation(Method):
         why.append(f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}")
         if len(planes.offsets) == 0:
             return None
-        layer = self._first_layer(oracle, planes, rng, stats, why)
+        layer = self._first_layer(oracle, planes, noise, rng, stats, why)
         stages.end("first layer: scales")
         rank = widths[1] if len(widths) > 1 else None
         flat = self._without_second_layer(oracle, layer, noise, rng) if rank is None else None
@@ -172,11 +176,17 @@ class Saturation(Method):
         return others if default is None else [default, *(a for a in others if a.name != default.name)]
 
     def _first_layer(
-        self, oracle: Oracle, planes: Hyperplanes, rng: np.random.Generator, stats: dict[str, Any], why: list[str]
+        self,
+        oracle: Oracle,
+        planes: Hyperplanes,
+        noise: float,
+        rng: np.random.Generator,
+        stats: dict[str, Any],
+        why: list[str],
     ) -> FirstLayer:
         """Scales, rough shifts and the activation, from a profile along each normal."""
         candidates = self._candidates(0)
-        margins = [resting_point(a) for a in candidates]
+        margins = [resting_point(a, noise) for a in candidates]
         position, answer = ridge.profiles(oracle, planes, margin=0.8 * max(margins), rng=rng)
         best: tuple[float, FirstLayer] | None = None
         for activation, margin in zip(candidates, margins, strict=True):
@@ -191,6 +201,18 @@ class Saturation(Method):
                 layer = FirstLayer(planes.directions * fits[:, :1], fits[:, 1], activation, margin)
                 best = (misfit, layer)
         assert best is not None
+        layer = best[1]
+        if noise > 1e-12 or oracle.dtype == np.float32:
+            weights, shifts = ridge.sharpen(
+                oracle,
+                planes,
+                np.linalg.norm(layer.weights, axis=1),
+                layer.shifts,
+                layer.activation,
+                margin=0.8 * layer.margin,
+                rng=rng,
+            )
+            best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
         stats["ridge misfit"] = best[0]
         if len(candidates) > 1:
             why.append(
@@ -214,9 +236,17 @@ class Saturation(Method):
         return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
 
 
-def resting_point(activation: Activation) -> float:
-    """A pre-activation beyond which the activation no longer changes in float64 (at most 1e4, for algebraic tails)."""
-    for s in (10.0, 20.0, 40.0, 100.0, 1e3):
-        if float(activation.slope(np.array([s]))[0]) < 1e-15:
+def _better(fit: Polished, best: Polished) -> bool:
+    """Whether a fit is better: it fits better, or as well with all parameters determined."""
+    if (fit.condition < REDUNDANT) != (best.condition < REDUNDANT):
+        sound, loose = (fit, best) if fit.condition < REDUNDANT else (best, fit)
+        return (sound is fit) == (sound.rms < 3 * loose.rms)
+    return fit.rms < best.rms
+
+
+def resting_point(activation: Activation, noise: float = 0.0) -> float:
+    """A pre-activation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
+    for s in (5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 100.0, 1e3):
+        if float(activation.slope(np.array([s]))[0]) < max(1e-15, 0.1 * noise):
             return s
     return 1e4

@@ -58,7 +58,10 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
         spread = max(spread, float(np.ptp(outer, axis=0).max()))
         drift = np.abs(outer - inner).max(axis=1)
         if (drift <= 8 * noise + 100 * spread * 10.0**-decade).mean() >= 0.85:
-            radius = float(10.0 ** min(decade + 1, furthest))
+            # Noise makes directions poor, and a poor direction misses its own plane far out.
+            radius = float(
+                10.0 ** min(decade + 1, furthest, 8 if noise < 1e-9 * spread else 4 if noise < 1e-5 * spread else 3)
+            )
             return radius, float(np.median(np.abs(oracle(oracle.nearest(radius * rays)) - outer)))
         inner = outer
     return None
@@ -92,7 +95,7 @@ def hyperplanes(
     Queries: about `256 + k (15 + 2 n)` for the first circle and `256 + 15 k` for each of the others.
     """
     n = oracle.n
-    directions, offsets, widths = np.empty((0, n)), np.empty(0), np.empty(0)
+    directions, offsets, widths, errors = np.empty((0, n)), np.empty(0), np.empty(0), np.empty(0)
     seen = np.empty(0, dtype=int)
     most, complete, circles, quiet, before = 0, False, 0, 0, 0
     while circles < most_circles and not complete:
@@ -102,20 +105,23 @@ def hyperplanes(
         if len(points) == 0:
             continue
         distance = np.abs(points @ directions.T + offsets)
-        near = distance <= 6 * widths + 6 * lengths[:, None] + 3e-6 * radius
+        near = distance <= 6 * widths + 6 * lengths[:, None] + 3 * errors * radius
         known = near.any(axis=1)
         owner = (
             np.argmin(np.where(near, distance, np.inf), axis=1)[known] if len(directions) else np.empty(0, dtype=int)
         )
         seen[np.unique(owner)] += 1
         # The crossing of a steep hyperplane far from the others pins the offset better than a flat one; keep the first.
-        fresh_directions, slopes = _normals(oracle, points[~known], lengths[~known], jumps[~known], noise, radius)
+        fresh_directions, slopes, fresh_errors = _normals(
+            oracle, points[~known], lengths[~known], jumps[~known], noise, radius
+        )
         usable = slopes > 0
         fresh_directions = fresh_directions[usable]
         fresh = points[~known][usable]
         directions = np.concatenate([directions, fresh_directions])
         offsets = np.concatenate([offsets, -np.einsum("kn,kn->k", fresh_directions, fresh)])
         widths = np.concatenate([widths, jumps[~known][usable] / slopes[usable]])
+        errors = np.concatenate([errors, fresh_errors[usable]])
         seen = np.concatenate([seen, np.ones(len(fresh), dtype=int)])
         most = max(most, len(points))
         confirmed = int((seen >= 2).sum())
@@ -124,20 +130,24 @@ def hyperplanes(
         # twice.
         quiet = quiet + 1 if confirmed == before and len(points) <= confirmed + 1 else 0
         before = confirmed
-        complete = confirmed > 0 and (confirmed == most == len(points) or quiet >= 2)
+        complete = confirmed > 0 and (confirmed == most == len(points) or quiet >= (2 if radius > 1e3 else 5))
         if count is not None:
             complete = confirmed >= count
-    keep = (seen >= 2) & ~_repeated(directions, offsets, widths, seen)
+    keep = (seen >= 2) & ~_repeated(directions, offsets, widths + errors * radius, errors, seen)
     if count is not None and keep.sum() > count:
         keep &= seen >= np.sort(seen[keep])[-count]
     return Hyperplanes(directions[keep], offsets[keep], widths[keep], radius, circles, complete)
 
 
-def _repeated(directions: np.ndarray, offsets: np.ndarray, widths: np.ndarray, seen: np.ndarray) -> np.ndarray:
+def _repeated(
+    directions: np.ndarray, offsets: np.ndarray, widths: np.ndarray, errors: np.ndarray, seen: np.ndarray
+) -> np.ndarray:
     """Which rows are a hyperplane that stands there a second time (found anew because its offset had been poor)."""
     cosine = directions @ directions.T
     apart = np.abs(offsets[:, None] - np.sign(cosine) * offsets)
-    same = (np.abs(cosine) > 1 - 1e-6) & (apart < 3 * (widths[:, None] + widths))
+    same = (np.abs(cosine) > 1 - 1e-6 - 5 * (errors[:, None] ** 2 + errors**2)) & (
+        apart < 3 * (widths[:, None] + widths)
+    )
     rank = np.argsort(np.argsort(-seen, kind="stable"))
     return np.asarray((same & (rank[None, :] < rank[:, None])).any(axis=1))
 
@@ -158,7 +168,7 @@ def _walk(
     if spread <= least:
         return np.empty((0, oracle.n)), np.empty(0), np.empty(0)
     # First split every interval that changes, so that neighbouring steps part; below this width they are left together.
-    finest = max(64 / radius, 1e-4)
+    finest = max(min(64, radius / 32) / radius, 1e-4)
     while True:
         moved = np.abs(np.diff(value, axis=0)).max(axis=1) > least + 10 * drift * np.diff(angle)
         split = moved & (np.diff(angle) > finest)
@@ -197,11 +207,11 @@ def _walk(
 
 def _normals(
     oracle: Oracle, points: np.ndarray, lengths: np.ndarray, jumps: np.ndarray, noise: float, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Unit gradients at the points by central differences, and their sizes."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit gradients at the points by central differences, their sizes, and the error to expect of the directions."""
     count, n = points.shape
     if count == 0:
-        return np.empty((0, n)), np.empty(0)
+        return np.empty((0, n)), np.empty(0), np.empty(0)
     precision = np.finfo(oracle.dtype).eps
     disturbance = np.maximum(noise / jumps, radius / lengths * precision)
     h = lengths * np.clip(disturbance ** (1 / 3), 1e-4, 0.2)
@@ -216,7 +226,8 @@ def _normals(
     run = np.abs(ahead - behind).max(axis=1)
     slopes = (rise / run[:, None]).reshape(count, n, oracle.m)
     left, size, _ = np.linalg.svd(slopes, full_matrices=False)
-    return left[:, :, 0], size[:, 0]
+    errors = 1e-6 + disturbance * np.sqrt(n) * lengths / h
+    return left[:, :, 0], size[:, 0], errors
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

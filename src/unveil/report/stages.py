@@ -9,6 +9,7 @@ from unveil.report.checking import CHECKING
 from unveil.report.defences import DEFENCES
 from unveil.report.forgetting import FORGETTING
 from unveil.report.hiding import HIDING
+from unveil.report.identification import IDENTIFICATION
 from unveil.report.span import SPAN
 from unveil.report.stability import STABILITY
 
@@ -17,6 +18,7 @@ STAGES: tuple[Stage, ...] = (
     SPAN,
     HIDING,
     DEFENCES,
+    IDENTIFICATION,
     FORGETTING,
     STABILITY,
     CHECKING,

@@ -1,0 +1,1 @@
+"""Fornasier, Klock, Rauchensteiner: identification of two hidden layer networks."""

@@ -1,0 +1,66 @@
+"""How often the pipeline of the paper finds every parameter, over kinds of first layers and spreads of the shifts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from benchmarks.identify import EXACT, error
+from benchmarks.identify import draw as network
+from unveil import EntangledWeights, as_oracle
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("orthogonal", "perturbed", "sphere")
+SHIFTS = (0.0, 0.05, 0.2, 0.5)
+
+
+class Row(NamedTuple):
+    """One setting: of `seeds` networks, in how many all parameters were found, and from how many queries."""
+
+    kind: str
+    shifts: float
+    found: int
+    seeds: int
+    queries: float
+
+
+def run(size: int = 5) -> list[Row]:
+    """`size` networks 10-10-3 with tanh for each setting."""
+    table = []
+    for kind in KINDS:
+        for shifts in SHIFTS:
+            good, queries = 0, []
+            for seed in range(size):
+                truth = network(10, (10, 3), "tanh", seed, kind=kind, shifts=shifts)
+                found = EntangledWeights("tanh", (10, 3))(
+                    as_oracle(truth, shape=10), rng=np.random.default_rng([1, seed])
+                )
+                good += error(found, truth) <= EXACT
+                queries.append(found.queries)
+            table.append(Row(kind, shifts, good, size, float(np.median(queries))))
+    return table
+
+
+def tell(table: list[Row]) -> str:
+    """One line for each setting."""
+    return "\n".join(
+        f"{row.kind:12} shifts {row.shifts:4.2f}  {row.found} of {row.seeds}  {row.queries:,.0f} queries"
+        for row in table
+    )
+
+
+def draw(table: list[Row]) -> Figure:
+    """Share of networks found against the spread of the shifts, one line for each kind."""
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(5, 3.5))
+    for kind in KINDS:
+        rows = [row for row in table if row.kind == kind]
+        panel.plot([row.shifts for row in rows], [row.found / row.seeds for row in rows], marker="o", label=kind)
+    panel.set(xlabel="spread of the shifts", ylabel="share with all parameters found", ylim=(0, 1.05))
+    panel.legend()
+    figure.tight_layout()
+    return figure
