@@ -49,7 +49,7 @@ def worst(found: Network | None, truth: Network) -> float:
         ("sigmoid", 10, (10, 3)),
         ("erf", 12, (8, 3)),
         ("sigmoid", 7, (10, 2)),
-        ("tanh", 8, (14, 4)),
+        ("tanh", 8, (11, 3)),
     ],
 )
 def test_identify_finds_every_parameter(activation: str, n: int, widths: tuple[int, int]) -> None:
