@@ -145,3 +145,11 @@ def test_shifts_are_those_of_a_plane_even_where_the_bracket_was_wrong() -> None:
         cell=np.array([1e-9]),
     )
     assert np.allclose(found[0], -0.5 * (moves @ normal) / (points.along[0] @ normal), atol=1e-9)
+
+
+def test_a_grid_too_coarse_for_normals_is_said() -> None:
+    labels, _ = classes_in_a_box(7, 10)
+    oracle = label_oracle(labels, within=(0.0, 1.0), grid=1 / 16)
+    span = label_span(oracle, rng=np.random.default_rng(1), accuracy=1e-2)
+    assert span.outcome is Outcome.approximate
+    assert span.accuracy > 0.1

@@ -182,6 +182,8 @@ def smooth_points(
     """
     n = side.oracle.n
     kept = np.ones(len(points), dtype=bool)
+    # Along a slanting crossing, what is unsure along the normal is so much longer.
+    noise = scale.noise * steep
     # Coordinates within the span are measured too, and reach sqrt(n / r) times further towards any other boundary.
     for directions, times in ((np.eye(n), 4.0), (basis, 2.0)):
         if not len(directions):
@@ -196,11 +198,11 @@ def smooth_points(
             step,
             centre=np.zeros((len(points), 8)),
             half=expected,
-            cell=np.maximum(expected / 96, scale.noise),
+            cell=np.maximum(expected / 96, noise),
         )
         plus, minus = found[:, :4], found[:, 4:]
         typical = np.nan_to_num(np.sqrt(np.mean((plus - minus) ** 2, axis=1, keepdims=True)) / 2)
-        kept &= (np.abs(plus + minus) / 2 <= 0.2 * typical + 4 * scale.noise).all(axis=1)
+        kept &= (np.abs(plus + minus) / 2 <= 0.2 * typical + 4 * noise[:, None]).all(axis=1)
     return np.flatnonzero(kept)
 
 

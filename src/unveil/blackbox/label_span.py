@@ -121,7 +121,8 @@ class _Search:
         for _ in range(ROUNDS):
             self.grow()
             if not self.found.r:
-                return Outcome.nothing_to_find
+                # Two labels were seen, so there is a boundary; what can be asked is too coarse to tell its normal.
+                return Outcome.approximate
             if self.found.r == self.side.oracle.n:
                 return Outcome.full_rank
             distance = self.found.distance
@@ -220,6 +221,8 @@ class _Search:
         if self.found.settled < self.found.r:
             self.found, self.floor = settle(self.side, self.scale, self.found)
             self.book("coordinates")
+            if not self.found.r:
+                return
         smallest = np.linalg.svd(self.found.coordinates, compute_uv=False)[-1]
         # The same length to the end: with directions still missing, longer moves would see them and not the error.
         stride = best_stride(self.scale, self.found, self.accuracy)
@@ -266,10 +269,10 @@ class _Search:
             basis=found.basis,
             singular_values=values / top,
             noise_floor=self.floor / top,
-            accuracy=min(found.distance, 1.0),
+            accuracy=min(found.distance, 1.0) if found.r else 1.0,
             confidence=confidence,
             unseen=1 - (1 - confidence) ** (1 / self.confirmed) if self.confirmed else 1.0,
-            left_out=0.0,
+            left_out=1.0 if self.outcome is Outcome.approximate and not found.r else 0.0,
             queries=self.side.oracle.ledger.asked - self.before,
             outcome=self.outcome,
             stages=self.stages,
