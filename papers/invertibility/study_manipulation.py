@@ -7,6 +7,7 @@ image of another class inside [0, 1], and along lines where pixels may also be n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -26,13 +27,15 @@ class Row(NamedTuple):
     """One test image.
 
     `towards`: the share of the way to an image of another class that can be gone in [0, 1] (2-norm), nan where it was
-    not measured. `reach`: how far the best of 256 lines in the preimage leads while pixels stay above -1.
+    not measured. `reach`: how far the best of 256 random lines in the preimage leads, both ways, while pixels stay
+    above -1; `beyond`: the same with the certificate's direction to infinity among the lines, where there is one.
     """
 
     kind: str
     active: int
     towards: float
     reach: float
+    beyond: float
 
 
 def run(size: int = 100) -> list[Row]:
@@ -54,7 +57,10 @@ def run(size: int = 100) -> list[Row]:
             others = np.flatnonzero(test.labels[: len(images)] != test.labels[i])
             target = images[others[np.searchsorted(others, i) % len(others)]]
             towards = lookalike(network, images[i], target, norm=2).manipulation if place < size // 10 else np.nan
-            table.append(Row(kind, int(active[i]), towards, found[i].extent((-1.0, np.inf)).length))
+            # Both kinds are given the same lines: an infinite one's own direction to infinity is left out.
+            blind = replace(found[i], certificate=replace(found[i].certificate, direction=None))
+            both = [each.extent((-1.0, np.inf)).length for each in (blind, found[i])]
+            table.append(Row(kind, int(active[i]), towards, both[0], both[1]))
     return table
 
 
@@ -68,10 +74,13 @@ def tell(table: list[Row]) -> str:
         for kind in KINDS:
             here = [row for row in rows if row.kind == kind]
             if here:
-                reach, active = (np.median([row[k] for row in here]) for k in (3, 1))
+                reach, beyond, active = (np.median([row[k] for row in here]) for k in (3, 4, 1))
                 towards = [row.towards for row in here if not np.isnan(row.towards)]
                 share = f", at most {max(towards):.1e} of the way ({len(towards)} images)" if towards else ""
-                lines.append(f"{name:20} {kind:9} {len(here):4} images, {active:.0f} active: reach {reach:.4g}{share}")
+                lines.append(
+                    f"{name:20} {kind:9} {len(here):4} images, {active:.0f} active: "
+                    f"reach {reach:.4g}, beyond {beyond:.4g}{share}"
+                )
     finite = [row for row in table if 0 < row.reach < np.inf]
     active, reach = np.array([[row.active, np.log10(row.reach)] for row in finite]).T
     compact = np.array([row.kind == "compact" for row in finite], dtype=float)
