@@ -117,3 +117,19 @@ def test_same_seed_same_network() -> None:
     assert two.network is not None
     assert (one.network.layers[0].weights == two.network.layers[0].weights).all()
     assert one.queries == two.queries
+
+
+def test_the_page_tells_what_was_read_off() -> None:
+    from unveil.report.audit import Audit
+    from unveil.report.extraction import EXTRACTION
+
+    weights = random_weights((36, 6, 5), np.random.default_rng(2), bias=0.5)
+    audit = Audit(uv.as_oracle(relu_net(weights), 36))
+    audit.findings["weights"] = uv.Network.from_weights(weights)
+    told = EXTRACTION.run(audit)
+    assert told is not None
+    assert told.outcome is uv.Outcome.complete
+    assert told.figures["share_of_first_layer"] == 1
+    assert told.figures["same_label"] == 1
+    assert len(told.values["pictures"]) == 6
+    assert "weights" in told.claim

@@ -217,7 +217,7 @@ class _Reading:
             few = frame.d > 200
             share = (64 if self.oracle.m == 1 else 16) if few else 2
             worst = worst[: max(1, len(worst) // share)]
-            sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (2e-8 if few else 1e-10)])
+            sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (1e-7 if few else 1e-10)])
 
     def _polished(self, network: Network, error: float, noise: Rounding) -> Network:
         """Least squares on all parameters, on the answers already paid for near the inputs of interest."""

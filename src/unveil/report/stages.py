@@ -7,6 +7,7 @@ from unveil.report.answers import ANSWERS
 from unveil.report.audit import Stage
 from unveil.report.checking import CHECKING
 from unveil.report.defences import DEFENCES
+from unveil.report.extraction import EXTRACTION
 from unveil.report.forgetting import FORGETTING
 from unveil.report.hiding import HIDING
 from unveil.report.identification import IDENTIFICATION
@@ -19,6 +20,7 @@ STAGES: tuple[Stage, ...] = (
     HIDING,
     DEFENCES,
     IDENTIFICATION,
+    EXTRACTION,
     FORGETTING,
     STABILITY,
     CHECKING,
