@@ -3,6 +3,7 @@ like."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,13 +48,12 @@ to it{% endif %}.</p>
 
 
 def _run(audit: Audit) -> Section | None:
-    if audit.oracle.answers == "labels":
+    found = audit.findings.get("identification")
+    if found is None or found.method != "critical points":
         return None
-    from unveil.identify.choose import identify
-
-    found = identify(audit.oracle, rng=audit.rng("extraction"))
-    audit.findings["read_off"] = found
-    return section(found, audit, known_network(audit))
+    # The truth, if the file holds it; never the network that was just read off.
+    given = {key: value for key, value in audit.findings.items() if key != "network"}
+    return section(found, audit, known_network(replace(audit, findings=given)))
 
 
 def section(found: Identification, audit: Audit, truth: Network | None) -> Section:
@@ -108,7 +108,6 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
         body=_BODY,
         values={"neurons": " - ".join(map(str, sizes)), "pictures": pictures, "known": best is not None},
         figures=figures,
-        claim="gives away all of its weights" if good else "",
         outcome=found.outcome,
         next_steps=found.why,
     )
@@ -120,9 +119,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 EXTRACTION = Stage(
     key="extraction",
-    title="Reading weights off",
+    title="Looking at the weights that were read off",
     run=_run,
-    cost=lambda audit: (30.0 * audit.oracle.n, 300.0 * audit.oracle.n),
-    flag="--read-off",
-    help="Try to read its weights off its answers: about one question per weight.",
+    flag="--identify",
 )
