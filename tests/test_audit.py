@@ -304,10 +304,10 @@ def test_labels_alone_show_the_same_directions(tmp_path, weights):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_whole_page_fits_on_a_telephone(tmp_path, weights):
-    """With every stage that has a flag."""
+    """With every stage that has a flag, but the one that reads weights off: that can take minutes in float32."""
     model = onnx_net(weights, tmp_path / "model.onnx")
     np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).random((9, 6, 6)))
-    flags = sorted({stage.flag for stage in STAGES if stage.flag})
+    flags = sorted({stage.flag for stage in STAGES if stage.flag} - {"--identify"})
     said = unveil(
         "audit", model, "--inputs", tmp_path / "images.npz", "--report", tmp_path / "audit.html", "--json", *flags
     )
