@@ -151,6 +151,8 @@ def _look(
                 * (found.error * np.linalg.norm(h0[None] + np.where(t < 1e300, t, 0)[:, None] * dh, axis=1))
             )
             slack = slack / np.abs(rate) + 1e-9 * (1 + np.abs(t))
+        # A line that hardly crosses a hyperplane says nothing about where: it must not explain everything.
+        slack = np.where(slack < 0.1 * (1 + np.abs(t)), slack, -np.inf)
         off = np.abs(line.t[:, None] - t[None, :]) - slack - 3 * line.width[:, None]
         best = off.argmin(axis=1)
         explained = np.where(off[np.arange(len(best)), best] <= 0, best, -1)
