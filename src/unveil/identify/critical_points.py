@@ -129,7 +129,8 @@ class _Reading:
                     follow_leads(self.ask, frame, found, *self._values(*leads), noise, self.rng)
                 if not len(found.rows):
                     break
-                self._sharpen(frame, found, noise)
+                if not depth:
+                    self._sharpen(frame, found, noise)
                 layer, ending, error = self._close(frame, found, noise)
                 if error < best[0]:
                     best = (error, [*self.weights, *ending])
