@@ -356,7 +356,9 @@ class Search:
             length = np.clip(legal_step(self.oracle, x, direction), -length, length)
         change = self.ask(self.oracle.nearest(x + length[:, None] * direction)) - fx
         slope = np.abs(change).max(axis=1) / np.abs(length)
-        return slope, slope > np.maximum(SIGNIFICANT * math.sqrt(2) / np.abs(length), self._doubt())
+        # Large answers are rounded more coarsely than those the noise was measured at.
+        coarser = np.maximum(1.0, np.abs(fx).max(axis=1) * self.oracle.resolution / 2)
+        return slope, slope > np.maximum(SIGNIFICANT * math.sqrt(2) * coarser / np.abs(length), self._doubt())
 
     def _conclude(self) -> None:
         if self.known.rank == 0:
