@@ -67,12 +67,15 @@ def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
     return np.asarray(level)
 
 
-def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
+def measure_noise(
+    oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None = None
+) -> Noise:
     """Look at an oracle from close by.
 
     Args:
         oracle: Answers values.
         rng: Draws the points and directions.
+        x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
 
     Returns:
         Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing
@@ -83,10 +86,11 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
     """
     before = oracle.ledger.asked
-    x = oracle.sample(TRIPLES, rng)
+    x = oracle.sample(TRIPLES, rng) if x is None else x[rng.integers(len(x), size=TRIPLES)]
     if oracle.within is not None:  # room for a step on either side
-        middle = (oracle.within[0] + oracle.within[1]) / 2
-        x = oracle.nearest(middle + (x - middle) / 2)
+        low, high = oracle.within
+        x = np.clip(x, low + (high - low) / 32, high - (high - low) / 32)
+    x = oracle.nearest(x)
     scale = float(np.sqrt(np.mean(x**2))) or 1.0
     signs = rng.choice([-1.0, 1.0], size=(TRIPLES, oracle.n))
 
@@ -98,13 +102,15 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
     level = np.max([estimate_noise(values) for values in close], axis=0)
 
     centre = oracle(x)
-    longest = 0.25 * (oracle.within[1] - oracle.within[0]) if oracle.within is not None else 0.5 * scale
-    second, lengths = [], []
+    longest = 0.5 * scale if oracle.within is None else (oracle.within[1] - oracle.within[0]) / 32
+    first, second, lengths = [], [], []
     for power in range(SCALES):
         # Each coordinate moves by the same amount, so the step has length `half * sqrt(n)`.
         half = longest * RATIO**-power
         ahead, behind = oracle.nearest(x + half * signs), oracle.nearest(x - half * signs)
-        second.append(oracle(ahead) + oracle(behind) - 2 * centre)
+        after, prior = oracle(ahead), oracle(behind)
+        first.append(after - prior)
+        second.append(after + prior - 2 * centre)
         lengths.append(half * math.sqrt(oracle.n))
     bends = np.abs(np.array(second))  # (SCALES, TRIPLES, m)
 
@@ -116,7 +122,9 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator) -> Noise:
     straight = (bends <= 8 * level).all(axis=2)  # (SCALES, TRIPLES)
     bent = (bends >= 300 * level).any(axis=2)
     kind = _kind(straight, bent, bends, centre, level)
-    share = straight.mean(axis=1)
+    # Where nothing changes at all, being straight says nothing about the length of a linear piece.
+    alive = (np.abs(np.array(first)) > 100 * level).any(axis=2) | ~straight
+    share = (straight & alive).sum(axis=1) / np.maximum(1, alive.sum(axis=1))
     good = np.flatnonzero(share >= 0.3)
     reach = lengths[good[0]] if len(good) else lengths[-1]
     curvature = 0.0

@@ -92,6 +92,7 @@ def row_span(
     confidence: float = 0.95,
     unseen: float = 0.01,
     noise: Noise | None = None,
+    leave_out: float = 1e-3,
 ) -> RowSpan:
     r"""Find the span of the first layer's rows.
 
@@ -110,6 +111,8 @@ def row_span(
         confidence: See `RowSpan.confidence`.
         unseen: See `RowSpan.unseen`.
         noise: A measurement to reuse.
+        leave_out: Where the spectrum of the gradients decays without a gap, the smallest rank is chosen whose complement
+            carries at most this share (root mean square) of the gradient; `RowSpan.left_out` says how much it is.
 
     Returns:
         What was found by the time it ended; `outcome` says how it ended.
@@ -127,6 +130,7 @@ def row_span(
         ("accuracy", accuracy, 0, 1),
         ("confidence", confidence, 0, 1),
         ("unseen", unseen, 0, 1),
+        ("leave_out", leave_out, 0, 1),
     ):
         if not low < value < high:
             raise BadInput(f"{name} must lie between {low} and {high}; got {value!r}")
@@ -138,7 +142,7 @@ def row_span(
         return label_span(oracle, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
     search = Search(oracle, rng, x, confidence, unseen)
     try:
-        search.run(accuracy, noise)
+        search.run(accuracy, noise, leave_out)
     except BudgetExceeded:
         search.outcome = Outcome.budget_ended
     return _result(search)

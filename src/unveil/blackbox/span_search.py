@@ -27,6 +27,7 @@ OVERLOOKED = 40.0  # a kink too small for the combined test can err by this many
 CLEAN = 24
 NOISY = 10
 MOST_PASSES = 5
+SPECTRUM_POINTS = 64  # gradients from which a decaying spectrum is judged
 FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
 
 
@@ -52,11 +53,12 @@ class Search:
         self.accuracy = 1.0
         self.margin = 0.0
         self.left_out = 0.0
+        self.outside = 0.0  # root mean square slope along a random direction of the complement
         self.outcome = Outcome.complete
 
-    def run(self, accuracy: float, noise: Noise | None) -> None:
+    def run(self, accuracy: float, noise: Noise | None, leave_out: float) -> None:
         with _Stage(self, "probe"):
-            noise = measure_noise(self.oracle, rng=self.rng) if noise is None else noise
+            noise = measure_noise(self.oracle, rng=self.rng, x=self.given) if noise is None else noise
             self.ask = Asker(self.oracle, noise)
             self._choose_steps()
         needed = math.ceil(math.log(1 - self.confidence) / math.log(1 - self.unseen))
@@ -84,7 +86,11 @@ class Search:
             with _Stage(self, "refinement"):
                 self._refine(accuracy)
             self.confirmed = 0
-        self._conclude()
+        if self._gradual(accuracy):
+            with _Stage(self, "spectrum"):
+                self._approximate(leave_out)
+        else:
+            self._conclude()
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -250,8 +256,7 @@ class Search:
     def _choose_rank(self, c: np.ndarray) -> np.ndarray:
         """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
         _, values, right = np.linalg.svd(c, full_matrices=False)
-        noise = self.slope_noise * self.step / self._basis_step()
-        floor = noise * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
+        floor = self._coarse() * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
         # Spurious directions hold a remainder of true ones, a few times the floor: the gap may begin up to there.
         clear = int(np.sum(values > 20 * floor))
         ratios = values / np.append(np.maximum(values[1:], floor), floor)
@@ -314,8 +319,7 @@ class Search:
         usual = float(np.mean(lengths)) if boxed else longest
         size = float(np.sqrt(np.mean(np.sum(x**2, axis=1))))
         noise = math.sqrt(2) * (1 + usual / size) / usual
-        coarse = self.slope_noise * self.step / self._basis_step()
-        contraction = min(1.0, coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
+        contraction = min(1.0, self._coarse() * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
         if error * math.sqrt(n) > 1e-4:  # steps still leave the linear region here and there
             contraction = max(contraction, 0.1)
         self.row_error = float(np.linalg.norm(inverse)) * noise + contraction * error
@@ -345,8 +349,35 @@ class Search:
                 self.confirmed = 0
                 found = np.flatnonzero(new)[:POOL]
                 return x[found], fx[found]
+            self.outside = float(np.sqrt(np.mean(slope**2)))
             self.confirmed += count
         return np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
+
+    def _gradual(self, accuracy: float) -> bool:
+        """Whether new components shrink step by step with no gap: rounding is no excuse, yet refinement does not settle."""
+        if not self.clean or len(self.known.sizes) < 2:
+            return False
+        spread = min(self.known.sizes) < 1e-4 * max(self.known.sizes)
+        return spread if self.known.rank >= self.oracle.n else self.accuracy > max(10 * accuracy, 1e-3)
+
+    def _approximate(self, leave_out: float) -> None:
+        """The smallest span whose complement holds at most a share of the gradient, as active subspaces are chosen."""
+        x, fx = self._draw(SPECTRUM_POINTS)
+        x, fx, c = self._with_coefficients(x, fx)
+        _, values, right = np.linalg.svd(c, full_matrices=False)
+        outside = len(x) * (self.oracle.n - self.known.rank) * self.outside**2
+        energy = np.cumsum(values[::-1] ** 2)[::-1] + outside
+        rest = np.sqrt(np.append(energy[1:], outside) / energy[0])
+        keep = 1 + int(np.argmax(rest <= max(leave_out, rest[-1])))
+        self._replace(right[:keep] @ self.known.basis)
+        self.values, self.left_out = values / values[0], float(rest[keep - 1])
+        self.floor = self._coarse() * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1])) / float(values[0])
+        self.accuracy = min(1.0, float(rest[keep - 1] * energy[0] ** 0.5 / values[keep - 1]))
+        self.outcome = Outcome.approximate
+
+    def _coarse(self) -> float:
+        """Noise of one coordinate of a gradient in the basis."""
+        return float(self.slope_noise * self.step / self._basis_step())
 
     def _hidden_slope(self, x: np.ndarray, fx: np.ndarray, longest: float) -> tuple[np.ndarray, np.ndarray]:
         """Slope along one random complement direction per point, and whether it is more than noise and known error."""
