@@ -36,7 +36,7 @@ class Known:
         self.pivots = np.empty(0, dtype=np.intp)
         self.rows = np.empty((0, n))
         self.basis = np.empty((0, n))
-        self.mixing = np.empty((0, 0))  # how noise of the gradients becomes error of `rows`
+        self.mixing = np.empty((0, 0))  # what the noise of each gradient adds to the error of `rows`
         self.sizes: list[float] = []  # length of each new component when it was found
 
     @property
@@ -44,15 +44,15 @@ class Known:
         return len(self.pivots)
 
     @classmethod
-    def of(cls, basis: np.ndarray) -> Known:
-        """The same from an orthonormal basis; pivots by QR with column pivoting."""
+    def of(cls, basis: np.ndarray, error: float) -> Known:
+        """The same from an orthonormal basis whose rows err by `error` in all; pivots by QR with column pivoting."""
         known = cls(basis.shape[1])
         if len(basis):
             known.basis = basis
             _, pivots = linalg.qr(basis, mode="r", pivoting=True)
             known.pivots = pivots[: len(basis)].astype(np.intp)
             known.rows = np.linalg.solve(basis[:, known.pivots], basis)
-            known.mixing = np.eye(len(basis))
+            known.mixing = np.eye(len(basis)) * error / np.sqrt(len(basis))
         return known
 
     def new_part(self, gradient: np.ndarray) -> np.ndarray:
@@ -61,14 +61,14 @@ class Known:
             return gradient
         return np.asarray(gradient - gradient[self.pivots] @ self.rows)
 
-    def add(self, new: np.ndarray) -> None:
-        """Add a direction that is zero at the pivots."""
+    def add(self, new: np.ndarray, noise: float) -> None:
+        """Add a direction that is zero at the pivots and has `noise` in every entry."""
         pivot = int(np.abs(new).argmax())
         row, factors = new / new[pivot], self.rows[:, pivot].copy()
         mixing = np.zeros((self.rank + 1, self.rank + 1))
         mixing[:-1, :-1] = self.mixing
-        mixing[:-1, -1] = -factors / new[pivot]
-        mixing[-1, -1] = 1 / new[pivot]
+        mixing[:-1, -1] = -factors * noise / new[pivot]
+        mixing[-1, -1] = noise / new[pivot]
         self.mixing = mixing
         self.rows = np.vstack([self.rows - np.outer(factors, row), row])
         self.pivots = np.append(self.pivots, pivot)

@@ -113,6 +113,7 @@ class Search:
             self.step = max(self.step, self.oracle.grid)
             self.probe_step = max(self.probe_step, self.oracle.grid * math.sqrt(self.oracle.n))
             self.slope_noise = math.sqrt(2) / self.step
+        self.first_step = self.step
         if self.oracle.within is not None:
             # Room for the short steps on either side; a random unit vector has no entry beyond 6 / sqrt(n), or so.
             wide = (self.oracle.within[1] - self.oracle.within[0]) / 4
@@ -160,15 +161,15 @@ class Search:
             slope, straight = self._screen(x, fx, self.probe_step)
             if slope.max() <= self._threshold():
                 return
+            if straight.mean() > 0.7 and not self.bend and self.probe_step < self._longest_probe():
+                # The more is known, the less the rest bends, and longer steps are less noisy.
+                self._lengthen(1.5)
             score = np.where(straight, slope, 0.0)
             best = int(score.argmax())
             if score[best] <= self._threshold():
                 crooked += 1
                 if crooked % 3 == 0:  # no straight line in three pools: the regions are smaller than thought
-                    self.reach /= 2
-                    self.probe_step /= 2
-                    self.step /= 2
-                    self.slope_noise *= 2
+                    self._lengthen(0.5)
                 x, fx = x[:0], fx[:0]
                 if crooked > 30:
                     return
@@ -176,6 +177,16 @@ class Search:
             if not self._take(x[best], fx[best]):
                 return
             x, fx = np.delete(x, best, axis=0), np.delete(fx, best, axis=0)
+
+    def _lengthen(self, factor: float) -> None:
+        self.probe_step *= factor
+        self.step *= factor
+        self.slope_noise /= factor
+
+    def _longest_probe(self) -> float:
+        if self.oracle.within is None:
+            return FAR * self.reach
+        return self.margin * math.sqrt(self.oracle.n) / 6
 
     def _take(self, x: np.ndarray, fx: np.ndarray) -> bool:
         """Ask for the gradients at a point and keep what is new. False if nothing in them stands out of their noise."""
@@ -195,9 +206,9 @@ class Search:
             certain = 15 if self.clean else 3
             if np.linalg.norm(new) <= certain * noise * math.sqrt(frame.count):
                 break
-            self.known.add(new)
+            self.known.add(new, self.slope_noise)
             found, self.refined = True, False
-            self.row_error = float(np.linalg.norm(self.known.mixing)) * self.slope_noise
+            self.row_error = float(np.linalg.norm(self.known.mixing))
             gradients = [g - g[self.known.pivots[-1]] * self.known.rows[-1] for g in gradients]
         if found:
             self.points.append((x, fx))
@@ -220,7 +231,7 @@ class Search:
 
     def _basis_step(self) -> float:
         """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
-        return self.step if self.bend else self.step * math.sqrt(self.known.rank / self.oracle.n)
+        return self.step if self.bend else self.first_step * math.sqrt(self.known.rank / self.oracle.n)
 
     def _blurred(self) -> bool:
         """Whether error could still be taken for a new direction."""
@@ -234,16 +245,17 @@ class Search:
             self.basket = x, fx, self._choose_rank(c)
             self.passes = 0
         while self.accuracy > accuracy and self.passes < MOST_PASSES:
-            before = self.row_error
-            self._pass(*self.basket)
+            before = self._pass(*self.basket)
             self.passes += 1
             if self.row_error > before / 2:
                 self.passes = MOST_PASSES
 
     def _add_weak(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """More points, those among many candidates whose gradients are large in the worst-determined directions."""
-        extra = max(1, round(0.15 * self.known.rank / self.oracle.m))
-        weak = np.linalg.svd(c, full_matrices=False)[2][-extra:] @ self.known.basis
+        # With many outputs a point costs little beside what it tells.
+        share = 0.15 if self.clean or self.oracle.m == 1 else 2.0
+        extra = max(1, round(share * self.known.rank / self.oracle.m))
+        weak = np.linalg.svd(c, full_matrices=False)[2][-max(extra, self.known.rank // 6) :] @ self.known.basis
         more, answers = self._draw(12 * extra)
         direction = weak[self.rng.integers(len(weak), size=len(more))]
         length = self.step * 4
@@ -271,16 +283,21 @@ class Search:
         c = c @ right[:keep].T
         # Dropped directions took true parts of the others with them: while the noise is coarse, expect some times more.
         margin = 8.0 if self._blurred() else 1.0
-        self.row_error = margin * self.slope_noise * float(np.linalg.norm(np.linalg.pinv(c)))
+        first_noise = self.slope_noise if self.bend else math.sqrt(2) / self.first_step
+        self.row_error = margin * first_noise * float(np.linalg.norm(np.linalg.pinv(c)))
         return np.asarray(c)
 
     def _replace(self, basis: np.ndarray) -> None:
         sizes = self.known.sizes
-        self.known = Known.of(basis)
+        self.known = Known.of(basis, self.row_error)
         self.known.sizes = sizes
 
-    def _pass(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> None:
-        """Ask the whole complement again, with the longest steps that keep the movement in the true span harmless."""
+    def _pass(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> float:
+        """Ask the whole complement again, with the longest steps that keep the movement in the true span harmless.
+
+        Returns:
+            The error of the rows there was before, as far as one can tell afterwards.
+        """
         n, r, boxed, error = self.oracle.n, self.known.rank, self.oracle.within is not None, self.row_error
         scale = float(np.sqrt(np.mean(x**2))) or 1.0
         allowed = math.sqrt(2 / self.bend) if self.bend else 0.1 * self.reach * math.sqrt(r / n)
@@ -326,6 +343,7 @@ class Search:
         # Twice what independent rounding would give: it is not quite independent.
         worst = 2 * float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
         self.accuracy = min(1.0, worst + contraction * error * math.sqrt(n))
+        return error
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -377,7 +395,7 @@ class Search:
 
     def _coarse(self) -> float:
         """Noise of one coordinate of a gradient in the basis."""
-        return float(self.slope_noise * self.step / self._basis_step())
+        return float(self.slope_noise if self.bend else math.sqrt(2) / self._basis_step())
 
     def _hidden_slope(self, x: np.ndarray, fx: np.ndarray, longest: float) -> tuple[np.ndarray, np.ndarray]:
         """Slope along one random complement direction per point, and whether it is more than noise and known error."""
