@@ -67,9 +67,7 @@ def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
     return np.asarray(level)
 
 
-def measure_noise(
-    oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None = None
-) -> Noise:
+def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None = None) -> Noise:
     """Look at an oracle from close by.
 
     Args:

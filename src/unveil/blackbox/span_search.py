@@ -26,7 +26,8 @@ SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a f
 OVERLOOKED = 40.0  # a kink too small for the combined test can err by this many times the noise
 CLEAN = 24
 NOISY = 10
-MOST_PASSES = 5
+MOST_PASSES = 8
+COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a kink can be asked again
 SPECTRUM_POINTS = 64  # gradients from which a decaying spectrum is judged
 FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
 
@@ -231,7 +232,7 @@ class Search:
 
     def _basis_step(self) -> float:
         """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
-        return self.step if self.bend else self.first_step * math.sqrt(self.known.rank / self.oracle.n)
+        return self.step if self.bend else COARSE_BASIS * self.first_step * math.sqrt(self.known.rank / self.oracle.n)
 
     def _blurred(self) -> bool:
         """Whether error could still be taken for a new direction."""
@@ -244,11 +245,15 @@ class Search:
             x, fx, c = self._add_weak(*self._with_coefficients(x, fx))
             self.basket = x, fx, self._choose_rank(c)
             self.passes = 0
+        previous, idle = np.inf, 0
         while self.accuracy > accuracy and self.passes < MOST_PASSES:
             before = self._pass(*self.basket)
             self.passes += 1
-            if self.row_error > before / 2:
+            # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
+            idle = idle + 1 if before > 0.8 * previous or self.row_error > before / 1.25 else 0
+            if idle == 2:
                 self.passes = MOST_PASSES
+            previous = before
 
     def _add_weak(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """More points, those among many candidates whose gradients are large in the worst-determined directions."""
@@ -300,7 +305,7 @@ class Search:
         """
         n, r, boxed, error = self.oracle.n, self.known.rank, self.oracle.within is not None, self.row_error
         scale = float(np.sqrt(np.mean(x**2))) or 1.0
-        allowed = math.sqrt(2 / self.bend) if self.bend else 0.1 * self.reach * math.sqrt(r / n)
+        allowed = math.sqrt(2 / self.bend) if self.bend else 0.015 * self.reach * math.sqrt(r / n)
         longest = min(allowed / max(error, 1e-300), FAR * scale)
         inverse = np.linalg.pinv(c)
         basis = self.known.basis
@@ -338,7 +343,7 @@ class Search:
         noise = math.sqrt(2) * (1 + usual / size) / usual
         contraction = min(1.0, self._coarse() * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
         if error * math.sqrt(n) > 1e-4:  # steps still leave the linear region here and there
-            contraction = max(contraction, 0.1)
+            contraction = max(contraction, 0.06)
         self.row_error = float(np.linalg.norm(inverse)) * noise + contraction * error
         # Twice what independent rounding would give: it is not quite independent.
         worst = 2 * float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
