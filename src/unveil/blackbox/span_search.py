@@ -274,8 +274,8 @@ class Search:
         """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
         _, values, right = np.linalg.svd(c, full_matrices=False)
         floor = self._coarse() * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
-        # Spurious directions hold a remainder of true ones, a few times the floor: the gap may begin up to there.
-        clear = int(np.sum(values > 20 * floor))
+        # Spurious directions hold remainders of true ones, some times the floor: the gap may begin that far up.
+        clear = int(np.sum(values > 100 * floor))
         ratios = values / np.append(np.maximum(values[1:], floor), floor)
         keep = (
             max(1, clear)
