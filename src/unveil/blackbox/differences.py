@@ -129,7 +129,8 @@ def straight_step(
     Queries: `2 N` per halving.
     """
     n = oracle.n
-    step = np.full(len(x), noise.reach / math.sqrt(n))
+    # A coordinate step leaves the linear piece by another side than the diagonal: stay well inside.
+    step = np.full(len(x), noise.reach / (4 * math.sqrt(n)))
     if oracle.grid is not None:
         step = np.maximum(step, oracle.grid)
     open_ = np.arange(len(x))
