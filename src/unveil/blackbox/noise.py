@@ -92,7 +92,7 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarr
     scale = float(np.sqrt(np.mean(x**2))) or 1.0
     signs = rng.choice([-1.0, 1.0], size=(TRIPLES, oracle.n))
 
-    spacing = 64 * float(np.finfo(oracle.dtype).eps) * scale
+    spacing = 64 * max(float(np.finfo(oracle.dtype).eps), min(oracle.resolution, 1e-6)) * scale
     if oracle.grid is not None:
         spacing = oracle.grid
     steps = spacing * np.arange(TABLE)[:, None]
@@ -114,7 +114,7 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarr
 
     size = np.maximum(centre.std(axis=0), np.abs(bends).max(axis=(0, 1)))
     level = np.maximum(level, _decimal_quantum(centre) / math.sqrt(12))
-    floor = np.abs(centre).max(axis=0) * float(np.finfo(oracle.dtype).eps) / 4
+    floor = np.abs(centre).max(axis=0) * max(float(np.finfo(oracle.dtype).eps), oracle.resolution) / 4
     level = np.maximum(level, np.maximum(floor, np.finfo(float).tiny))
     # The noise of a second difference is 2.4 levels; a smooth bend rarely spreads over both thresholds.
     straight = (bends <= 8 * level).all(axis=2)  # (SCALES, TRIPLES)
@@ -131,13 +131,15 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarr
         scales = np.array(lengths)[:, None] ** 2
         rates = np.where(visible, np.median(bends, axis=1) / scales / np.maximum(size, np.finfo(float).tiny), 0.0)
         curvature = float(rates.max())
+        if curvature == 0:  # a bend here and there, but nowhere one that most lines show
+            kind = "piecewise linear"
     largest = float(np.abs(centre).max()) or 1.0
     digits = max(0, int(-math.log10(float(np.median(level)) / largest)))
     return Noise(level, kind, digits, reach, size, curvature, oracle.ledger.asked - before)
 
 
 def _kind(straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, centre: np.ndarray, level: np.ndarray) -> str:
-    if straight.all():
+    if (bends <= 32 * level).all():
         return "constant" if (np.ptp(centre, axis=0) <= 16 * level).all() else "linear"
     # A kink is inside a triple or not: at some scale both happen. A smooth bend fades everywhere at once.
     for scale in range(len(straight)):

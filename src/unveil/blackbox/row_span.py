@@ -111,8 +111,8 @@ def row_span(
         confidence: See `RowSpan.confidence`.
         unseen: See `RowSpan.unseen`.
         noise: A measurement to reuse.
-        leave_out: Where the spectrum of the gradients decays without a gap, the smallest rank is chosen whose complement
-            carries at most this share (root mean square) of the gradient; `RowSpan.left_out` says how much it is.
+        leave_out: Where the spectrum of the gradients decays without a gap, the smallest rank is chosen whose
+            complement carries at most this share (root mean square) of the gradient; `RowSpan.left_out` says how much.
 
     Returns:
         What was found by the time it ended; `outcome` says how it ended.

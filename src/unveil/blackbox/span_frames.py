@@ -61,8 +61,12 @@ class Known:
             return gradient
         return np.asarray(gradient - gradient[self.pivots] @ self.rows)
 
-    def add(self, new: np.ndarray, noise: float) -> None:
-        """Add a direction that is zero at the pivots and has `noise` in every entry."""
+    def add(self, new: np.ndarray, noise: float) -> bool:
+        """Add a direction, zero at the pivots, with `noise` in every entry; False if it is known but for rounding."""
+        part = new - (new @ self.basis.T) @ self.basis
+        size = float(np.linalg.norm(part))
+        if not size > 1e-10 * float(np.linalg.norm(new)):
+            return False
         pivot = int(np.abs(new).argmax())
         row, factors = new / new[pivot], self.rows[:, pivot].copy()
         mixing = np.zeros((self.rank + 1, self.rank + 1))
@@ -72,10 +76,10 @@ class Known:
         self.mixing = mixing
         self.rows = np.vstack([self.rows - np.outer(factors, row), row])
         self.pivots = np.append(self.pivots, pivot)
-        part = new - (new @ self.basis.T) @ self.basis
-        self.sizes.append(float(np.linalg.norm(part)))
+        self.sizes.append(size)
         part -= (part @ self.basis.T) @ self.basis
         self.basis = np.vstack([self.basis, part / np.linalg.norm(part)])
+        return True
 
     def complement(self, vectors: np.ndarray) -> np.ndarray:
         """Unit vectors orthogonal to what is known."""

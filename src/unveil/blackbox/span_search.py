@@ -73,11 +73,11 @@ class Search:
                 if self.known.rank == rank:
                     # Seen twice, yet no gradient could be taken: it is booked as error of the span.
                     self.row_error *= 2
-                if self.known.rank >= self.oracle.n:
-                    break
                 if self._blurred():
                     with _Stage(self, "refinement"):
                         self._refine(accuracy)
+                if self.known.rank >= self.oracle.n:
+                    break
             with _Stage(self, "confirmation"):
                 candidates = self._confirm(needed)
             if len(candidates[0]):
@@ -91,7 +91,7 @@ class Search:
             with _Stage(self, "spectrum"):
                 self._approximate(leave_out)
         else:
-            self._conclude()
+            self._conclude(accuracy)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,8 @@ class Search:
             certain = 15 if self.clean else 3
             if np.linalg.norm(new) <= certain * noise * math.sqrt(frame.count):
                 break
-            self.known.add(new, self.slope_noise)
+            if not self.known.add(new, self.slope_noise):
+                break
             found, self.refined = True, False
             self.row_error = float(np.linalg.norm(self.known.mixing))
             gradients = [g - g[self.known.pivots[-1]] * self.known.rows[-1] for g in gradients]
@@ -246,7 +247,7 @@ class Search:
             self.basket = x, fx, self._choose_rank(c)
             self.passes = 0
         previous, idle = np.inf, 0
-        while self.accuracy > accuracy and self.passes < MOST_PASSES:
+        while self.accuracy > accuracy and self.passes < MOST_PASSES and self.known.rank < self.oracle.n:
             before = self._pass(*self.basket)
             self.passes += 1
             # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
@@ -377,7 +378,7 @@ class Search:
         return np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
 
     def _gradual(self, accuracy: float) -> bool:
-        """Whether new components shrink step by step with no gap: rounding is no excuse, yet refinement does not settle."""
+        """Whether new components shrink step by step with no gap: not by rounding, yet refinement does not settle."""
         if not self.clean or len(self.known.sizes) < 2:
             return False
         spread = min(self.known.sizes) < 1e-4 * max(self.known.sizes)
@@ -414,13 +415,13 @@ class Search:
         coarser = np.maximum(1.0, np.abs(fx).max(axis=1) * self.oracle.resolution / 2)
         return slope, slope > np.maximum(SIGNIFICANT * math.sqrt(2) * coarser / np.abs(length), self._doubt())
 
-    def _conclude(self) -> None:
+    def _conclude(self, accuracy: float) -> None:
         if self.known.rank == 0:
             self.outcome = Outcome.nothing_to_find
         elif self.known.rank >= self.oracle.n:
             self.outcome = Outcome.full_rank
             self.accuracy = 0.0
-        elif self.accuracy > 0.1:
+        elif self.accuracy > 10 * accuracy:
             self.outcome = Outcome.approximate
 
 

@@ -255,7 +255,9 @@ def _cost_at(oracle: Oracle, k: float) -> float:
     if oracle.answers == "labels":
         return 2 * k * (n - k) * math.log2(1e4) + 130_000
     first_pass, confirmation = k * (n - k / 2) / m, 600
-    refinement = 7 * k * (n + 1) if oracle.dtype == np.float32 else 2 * k * (n + 1) / m
+    # In float32 five passes or so, with three times the points where several outputs share the cost.
+    passes = (6 if m == 1 else 15) if oracle.dtype == np.float32 else 2
+    refinement = passes * k * (n + 1) / m
     return first_pass + refinement + confirmation
 
 
