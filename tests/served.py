@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             code, target = fault.split()[1:]
             self.send(int(code), b"", {"Location": target})
         elif fault == "slow":
-            time.sleep(4)
+            time.sleep(10)
             self.send(200, text)
         elif fault == "drip":
             self.start(200, {"Content-Length": str(len(text))})

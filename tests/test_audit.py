@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 from html import unescape
 from pathlib import Path
 
@@ -220,10 +222,23 @@ def test_a_terminal_sees_progress(tmp_path):
     ours, theirs = os.openpty()
     words = [sys.executable, "-m", "unveil", "audit", "model.py:fine", "--shape", "6", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm"}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True)
-    shown = os.read(ours, 100_000).decode()
-    os.close(ours)
-    os.close(theirs)
+    pieces: list[bytes] = []
+
+    def read() -> None:
+        # A terminal that nobody reads takes some thousand bytes and then makes the writer wait for ever.
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while piece := os.read(ours, 10_000):
+                pieces.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        done = subprocess.run(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+    shown = b"".join(pieces).decode()
     assert "Looking for the directions it sees" in shown
     assert "questions" in shown
     assert json.loads(done.stdout)["span"]["rank"] == 2

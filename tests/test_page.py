@@ -234,7 +234,7 @@ def assert_fits(file, tmp_path, width: int = 400) -> None:
          "--disable-background-networking", "--disable-component-update", "--disable-sync",
          "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000",
          "--dump-dom", frame.as_uri()],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     found = re.search(r'data-found="(\d+) (\d+)"', seen.stdout)
     assert found, seen.stderr[-500:]
