@@ -5,35 +5,35 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import linalg
 
 from unveil.blackbox.noise import Noise, measure_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_frames import (
     Asker,
     BasisFrame,
-    DenseFrame,
     Known,
     SparseFrame,
     base_points,
     legal_step,
     slopes,
 )
+from unveil.blackbox.span_refinement import Basket
 from unveil.outcome import Outcome
 
 POOL = 8  # candidate points looked at for each gradient taken
 SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a finding
 OVERLOOKED = 40.0  # a kink too small for the combined test can err by this many times the noise
-CLEAN = 24
-NOISY = 10
-MOST_PASSES = 8
+CLEAN = 24  # first steps are this part of the reach where answers have more than ten digits to spare
+NOISY = 10  # and this part where rounding matters more than a kink here and there
+MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
 COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a kink can be asked again
 SPECTRUM_POINTS = 64  # gradients from which a decaying spectrum is judged
-FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
+FAR = 100.0  # longest step of a probe, in multiples of the reach
+HARMLESS = 0.015  # of the reach: so short that one direction in a hundred meets a kink
 
 
 class Search:
-    """State of one search; `result` may be asked for at any time."""
+    """State of one search; what it has found may be read off at any time."""
 
     def __init__(
         self, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None, confidence: float, unseen: float
@@ -93,8 +93,6 @@ class Search:
         else:
             self._conclude(accuracy)
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
-
     def _choose_steps(self) -> None:
         noise = self.ask.noise
         self.reach = noise.reach
@@ -137,8 +135,6 @@ class Search:
             return doubt
         # Where rounding blurs the weakest directions, rather grow too far: the singular values decide afterwards.
         return float(min(doubt, 4 * self.slope_noise + 1e-4 * self.typical))
-
-    # -- growth --------------------------------------------------------------------------------------------------------
 
     def _screen(self, x: np.ndarray, fx: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
         """Size of the slope along one random complement direction per point, and whether the line looks straight."""
@@ -219,8 +215,6 @@ class Search:
             self.accuracy = min(1.0, self.row_error * math.sqrt(self.oracle.n))
         return found
 
-    # -- refinement ----------------------------------------------------------------------------------------------------
-
     def _with_coefficients(self, x: np.ndarray, fx: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points whose gradients could be had in coordinates of the basis, and these gradients, ((points * m), r)."""
         frame = BasisFrame(self.known.basis)
@@ -244,12 +238,12 @@ class Search:
             x = np.array([point for point, _ in self.points])
             fx = np.array([answer for _, answer in self.points])
             x, fx, c = self._add_weak(*self._with_coefficients(x, fx))
-            self.basket = x, fx, self._choose_rank(c)
+            c = self._choose_rank(c)
+            self.basket = Basket(x, fx, c, self._coarse())
             self.passes = 0
         previous, idle = np.inf, 0
         while self.accuracy > accuracy and self.passes < MOST_PASSES and self.known.rank < self.oracle.n:
-            before = self._pass(*self.basket)
-            self.passes += 1
+            before = self._pass()
             # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
             idle = idle + 1 if before > 0.8 * previous or self.row_error > before / 1.25 else 0
             if idle == 2:
@@ -298,60 +292,22 @@ class Search:
         self.known = Known.of(basis, self.row_error)
         self.known.sizes = sizes
 
-    def _pass(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> float:
-        """Ask the whole complement again, with the longest steps that keep the movement in the true span harmless.
-
-        Returns:
-            The error of the rows there was before, as far as one can tell afterwards.
-        """
-        n, r, boxed, error = self.oracle.n, self.known.rank, self.oracle.within is not None, self.row_error
-        scale = float(np.sqrt(np.mean(x**2))) or 1.0
-        allowed = math.sqrt(2 / self.bend) if self.bend else 0.015 * self.reach * math.sqrt(r / n)
-        longest = min(allowed / max(error, 1e-300), FAR * scale)
-        inverse = np.linalg.pinv(c)
-        basis = self.known.basis
-        slopes_of = np.empty((len(c), n if boxed else n - r))
-        frame: DenseFrame | SparseFrame = DenseFrame(self.known, self.rng) if boxed else SparseFrame(self.known)
-        lengths = []
-        m = self.oracle.m
-        for i, (point, answer) in enumerate(zip(x, fx, strict=True)):
-            own = c[i * m : (i + 1) * m]
-            for start in range(0, frame.count, self.ask.block):
-                which = np.arange(start, min(start + self.ask.block, frame.count))
-                if isinstance(frame, DenseFrame):
-                    vectors = frame.vectors(which)
-                    length = legal_step(self.oracle, point[None], vectors)
-                    length = np.clip(length, -longest, longest)
-                    asked = self.oracle.nearest(point + length[:, None] * vectors)
-                    amount = length
-                else:
-                    sign = self.rng.choice([-1.0, 1.0], size=len(which))
-                    asked = self.oracle.nearest(frame.points(point, which, longest * sign))
-                    amount = frame.taken(asked - point, which)
-                taken = asked - point
-                change = self.ask(asked) - answer - (taken @ basis.T) @ own.T
-                slopes_of[i * m : (i + 1) * m, which] = (change / amount[:, None]).T
-                lengths.append(float(np.median(np.abs(amount))))
-        correction = frame.spread(inverse @ slopes_of)
-        correction -= (correction @ basis.T) @ basis
-        # What was corrected is the error there was: where the prediction had been too good, believe this instead.
-        error = max(error, float(np.linalg.norm(correction)) / math.sqrt(n))
-        # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
-        self._replace(np.asarray(linalg.polar(basis + correction)[0]))
+    def _pass(self) -> float:
+        """Ask the whole complement again; returns the error there was before, as far as one can tell afterwards."""
+        sharper = self.basket.sharpen(
+            self.ask, self.known, self.row_error, longest=self._harmless() / max(self.row_error, 1e-300), rng=self.rng
+        )
+        self.row_error, self.accuracy = sharper.error, sharper.accuracy
+        self._replace(sharper.basis)
         self.refined = True
-        usual = float(np.mean(lengths)) if boxed else longest
-        size = float(np.sqrt(np.mean(np.sum(x**2, axis=1))))
-        noise = math.sqrt(2) * (1 + usual / size) / usual
-        contraction = min(1.0, self._coarse() * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
-        if error * math.sqrt(n) > 1e-4:  # steps still leave the linear region here and there
-            contraction = max(contraction, 0.06)
-        self.row_error = float(np.linalg.norm(inverse)) * noise + contraction * error
-        # Twice what independent rounding would give: it is not quite independent.
-        worst = 2 * float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
-        self.accuracy = min(1.0, worst + contraction * error * math.sqrt(n))
-        return error
+        self.passes += 1
+        return sharper.before
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    def _harmless(self) -> float:
+        """How far a step may lead inside the true span without bending."""
+        if self.bend:
+            return math.sqrt(2 / self.bend)
+        return HARMLESS * float(self.reach) * math.sqrt(self.known.rank / self.oracle.n)
 
     def _confirm(self, needed: int) -> tuple[np.ndarray, np.ndarray]:
         """Look at fresh points until enough in a row show nothing new; points that do show something are returned."""
@@ -365,8 +321,7 @@ class Search:
             if new.any() and self.refined and self.passes < MOST_PASSES:
                 # First suspect the span's own error, which one more pass removes, then a direction that was missed.
                 self.row_error = max(self.row_error, float(slope[new].max()) / self.typical / OVERLOOKED)
-                self._pass(*self.basket)
-                self.passes += 1
+                self._pass()
                 self.confirmed = 0
                 continue
             if new.any():
