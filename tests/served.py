@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -34,6 +35,7 @@ class Served:
         seen: How often each question was read, by its bytes.
         answered: How often a complete, right answer to it was sent.
         headers: The headers of every request.
+        allowed: Requests for answers beyond this number are read and then wait until it is raised.
     """
 
     url: str = ""
@@ -49,6 +51,7 @@ class Served:
     answered: Counter[bytes] = field(default_factory=Counter)
     headers: list[dict[str, str]] = field(default_factory=list)
     requests: int = 0
+    allowed: float = math.inf
     remember: bool = True
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,10 +100,13 @@ class Handler(BaseHTTPRequestHandler):
         with s.lock:
             fault = s.faults.get(s.requests, s.default_fault)
             s.requests += 1
+            number = s.requests
             if s.remember:
                 s.headers.append(dict(self.headers))
                 s.seen.update(row.tobytes() for row in x)
         time.sleep(s.delay)
+        while number > s.allowed:
+            time.sleep(0.005)
         y = s.model(x).astype(kind)
         reply: dict[str, Any] = {"model_name": "m", "id": message.get("id")}
         tensor = {"name": "y", "datatype": "FP32" if kind == "<f4" else "FP64", "shape": list(y.shape)}
