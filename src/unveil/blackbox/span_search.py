@@ -112,11 +112,21 @@ class Search:
             self.step = max(self.step, self.oracle.grid)
             self.probe_step = max(self.probe_step, self.oracle.grid * math.sqrt(self.oracle.n))
             self.slope_noise = math.sqrt(2) / self.step
-        self.first_step = self.step
         if self.oracle.within is not None:
-            # Room for the short steps on either side; a random unit vector has no entry beyond 6 / sqrt(n), or so.
-            wide = (self.oracle.within[1] - self.oracle.within[0]) / 4
-            self.margin = min(wide, max(4 * self.step, 6 * self.probe_step / math.sqrt(self.oracle.n)))
+            self._keep_off_the_walls()
+        self.first_step = self.step
+
+    def _keep_off_the_walls(self) -> None:
+        """Room for the short steps on either side, without moving points so far that they are others."""
+        low, high = self.oracle.within or (0.0, 1.0)
+        root = math.sqrt(self.oracle.n)
+        widest = (high - low) / (4 if self.given is None else 32)
+        # A random unit vector has no entry beyond 6 / sqrt(n), or so.
+        self.probe_step = min(self.probe_step, widest * root / 6)
+        if self.oracle.grid is None and self.step > widest / 4:
+            self.slope_noise *= self.step / (widest / 4)
+            self.step = widest / 4
+        self.margin = min(widest, max(4 * self.step, 6 * self.probe_step / root))
 
     def _draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         x = base_points(self.oracle, count, self.rng, self.given, self.margin)

@@ -45,8 +45,9 @@ def _run(audit: Audit) -> Section:
         verdict = "It answers with a class and nothing else: each question brings one bit or a few."
     else:
         from unveil.blackbox.noise import measure_noise
+        from unveil.report.span import typical
 
-        noise = measure_noise(oracle, rng=audit.rng("noise"))
+        noise = measure_noise(oracle, rng=audit.rng("noise"), x=typical(oracle, audit.inputs))
         audit.findings["noise"] = noise
         figures |= {
             "kind": noise.kind,
