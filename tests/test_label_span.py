@@ -153,3 +153,20 @@ def test_a_grid_too_coarse_for_normals_is_said() -> None:
     span = label_span(oracle, rng=np.random.default_rng(1), accuracy=1e-2)
     assert span.outcome is Outcome.approximate
     assert span.accuracy > 0.1
+
+
+def test_examples_serve_where_random_points_show_one_label() -> None:
+    labels, a = threshold_net("tanh", seed=3)
+    near = np.random.default_rng(2).standard_normal((20, N)) / 8
+    with_examples = label_span(label_oracle(labels), rng=np.random.default_rng(0), accuracy=1e-2, x=near)
+    without = label_span(label_oracle(labels), rng=np.random.default_rng(0), accuracy=1e-2)
+    assert np.array_equal(with_examples.basis, without.basis)
+
+    def far(x: np.ndarray) -> np.ndarray:
+        return labels(x - 1e4)  # the boundary is where nobody draws at random
+
+    there = 1e4 + 4 * np.random.default_rng(3).standard_normal((50, N))
+    assert label_span(label_oracle(far), rng=np.random.default_rng(0), accuracy=1e-2).rank == 0
+    span = label_span(label_oracle(far), rng=np.random.default_rng(0), accuracy=1e-2, x=there)
+    assert span.rank == K
+    assert span.distance(a) <= 1e-2

@@ -51,14 +51,21 @@ def algorithm_1(
 
 
 def algorithm_2(
-    label: Callable[[np.ndarray], np.ndarray], n: int, steps: int, rng: np.random.Generator, draws: int = 60
-) -> np.ndarray:
+    label: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    steps: int,
+    rng: np.random.Generator,
+    asked: Callable[[], int],
+    draws: int = 60,
+) -> tuple[np.ndarray, list[int]]:
     """Algorithm 2 as far as double precision allows: rows found, one a step; fewer once no point is found any more.
+
+    With them comes what `asked` says after each: the questions it took.
 
     The proof's 2^-N underflows. Here it is 1e-3 for the perturbations; the point lies 1e-7 of its length above the
     threshold; crossings are bisected to the last digit. All questions are put to `(I - P_V) x`, as printed.
     """
-    basis = np.empty((0, n))
+    basis, counts = np.empty((0, n)), []
 
     def masked(x: np.ndarray) -> np.ndarray:
         return label(x - (x @ basis.T) @ basis)
@@ -86,14 +93,15 @@ def algorithm_2(
             c = (near + far) / 2
             if not (c > 0).all():
                 continue
-            y = np.linalg.lstsq(u, 1 / c, rcond=None)[0]
+            y = np.linalg.solve(u, 1 / c)
             y -= (y @ basis.T) @ basis
             vector = y / np.linalg.norm(y)
             break
         if vector is None:
             break
         basis = np.concatenate([basis, vector[None]])
-    return basis
+        counts.append(asked())
+    return basis, counts
 
 
 def trained_weights(

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
 
-from unveil.blackbox.oracle import Answers, Oracle, wrap
+from unveil.blackbox.oracle import Answers, Ledger, Oracle, wrap
 from unveil.blackbox.row_span import row_span
 from unveil.blackbox.wrappers import LabelsOnly, Rounded
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 
 SINGLE = float(np.finfo(np.float32).eps)
+
+TIMES = 20
+"""Coarser values may cost so many times the queries of the plain ones, or `LEAST` if that is more."""
+
+BITS = 10
+"""Labels may cost so many times the bits that the span holds at the accuracy wanted, and `START` besides."""
+
+LEAST = 20_000
+START = 500_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Defence:
         rank: Directions found.
         accuracy: Predicted sine of the largest angle between them and the true ones; 1 if nothing can be said.
         queries: Queries it took.
-        outcome: How the search ended; None if it could not be run.
+        outcome: How the search ended, `budget_ended` also if its own allowance was spent; None if it could not be run.
         reason: Why it could not.
     """
 
@@ -34,6 +44,26 @@ class Defence:
     queries: int
     outcome: Outcome | None
     reason: str = ""
+
+
+@dataclass
+class Allowance(Ledger):
+    """A budget of its own within that of another ledger, to which everything is charged.
+
+    Attributes:
+        outer: The other ledger.
+    """
+
+    outer: Ledger = field(default_factory=Ledger)
+
+    @property
+    def left(self) -> float:
+        return min(super().left, self.outer.left)
+
+    def charge(self, queries: int) -> None:
+        # `left` knows both limits, so that what is refused is charged to neither.
+        super().charge(queries)
+        self.outer.charge(queries)
 
 
 @final
@@ -60,32 +90,40 @@ def defences(
         oracle: Answers values.
         rng: Every defence starts from the same draws.
         accuracy: Wanted of each; labels are asked for a hundredth of it, since every bit has its price there.
-        x: Points to ask at.
+        x: Typical inputs. Values are asked there only inside a box, as random points show more elsewhere; labels start
+            there where random points show a single one.
 
     Raises:
         BadInput: The oracle answers labels already.
 
-    Queries: those of five `row_span`
+    Queries: those of one `row_span`; at most `max(TIMES * that, LEAST)` for each coarser kind of values; for labels at
+        most `START + BITS * k (n - k) log2(1 / accuracy)`, with k the rank that values gave and their own accuracy
     """
     if oracle.answers == "labels":
         raise BadInput(f"{oracle.name} answers labels: there is no defence left to take off. Give it with its values.")
+    near = None if oracle.within is None else x
     seed = int(rng.integers(2**63))
     plain = "float64" if oracle.resolution < SINGLE / 2 else "float32" if oracle.resolution <= 2 * SINGLE else "given"
-    kinds: list[tuple[str, Oracle]] = [(f"values, {plain}", oracle)]
-    if plain == "float64":
-        kinds.append(("values, float32", SinglePrecision(oracle)))
+    found = [_asked(f"values, {plain}", oracle, seed, accuracy, near)]
+    kinds: list[tuple[str, Oracle]] = [("values, float32", SinglePrecision(oracle))] if plain == "float64" else []
     kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
-    kinds.append(("labels only", LabelsOnly(oracle)))
-    found = []
-    for name, asked in kinds:
-        wanted = min(100 * accuracy, 0.1) if asked.answers == "labels" else accuracy
-        before = oracle.ledger.asked
-        try:
-            span = row_span(asked, rng=np.random.default_rng(seed), accuracy=wanted, x=x)
-        except BudgetExceeded:
-            found.append(Defence(name, 0, 1.0, oracle.ledger.asked - before, Outcome.budget_ended))
-        except UnveilError as error:
-            found.append(Defence(name, 0, 1.0, oracle.ledger.asked - before, None, str(error)))
-        else:
-            found.append(Defence(name, span.rank, min(span.accuracy, 1.0), span.queries, span.outcome))
+    for name, coarser in kinds:
+        coarser.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)
+        found.append(_asked(name, coarser, seed, accuracy, near))
+    labels, wanted = LabelsOnly(oracle), min(100 * accuracy, 0.1)
+    k = found[0].rank
+    bits = max(k * (oracle.n - k), oracle.n) * math.log2(1 / wanted)
+    labels.ledger = Allowance(START + math.ceil(BITS * bits), outer=oracle.ledger)
+    found.append(_asked("labels only", labels, seed, wanted, x))
     return found
+
+
+def _asked(name: str, oracle: Oracle, seed: int, accuracy: float, x: np.ndarray | None) -> Defence:
+    before = oracle.ledger.asked
+    try:
+        span = row_span(oracle, rng=np.random.default_rng(seed), accuracy=accuracy, x=x)
+    except BudgetExceeded:
+        return Defence(name, 0, 1.0, oracle.ledger.asked - before, Outcome.budget_ended)
+    except UnveilError as error:
+        return Defence(name, 0, 1.0, oracle.ledger.asked - before, None, str(error))
+    return Defence(name, span.rank, min(span.accuracy, 1.0), span.queries, span.outcome)

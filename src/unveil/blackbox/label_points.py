@@ -29,7 +29,8 @@ class Ground:
 
     Attributes:
         size: Factor (without a box) or margin (with one) of the points.
-        given: Inputs given by the user, used as starting points too.
+        given: Inputs given by the user, used as starting points too; without a box only if random points, at any size,
+            show one label.
     """
 
     size: float
@@ -64,8 +65,11 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
     given = np.empty((0, oracle.n)) if inputs is None else oracle.nearest(np.asarray(inputs, dtype=np.float64))
     if given.ndim != 2 or given.shape[1] != oracle.n:
         raise BadInput(f"inputs must have shape (N, {oracle.n}); got {given.shape}")
-    for size in SCALES if oracle.within is None else MARGINS:
-        ground = Ground(size, given)
+    grounds = [Ground(size, given) for size in (SCALES if oracle.within is None else MARGINS)]
+    if len(given) and oracle.within is None:
+        # Boundaries far out are straighter and turn more ways than those between the inputs of a trained model.
+        grounds = [Ground(size, given[:0]) for size in SCALES] + grounds
+    for ground in grounds:
         x = ground.draw(side, POOL, rng)
         labels = side.labels(x)
         again = side.labels(x)

@@ -60,7 +60,8 @@ def label_span(
         rng: Draws points and directions.
         accuracy: Wanted sine of the largest principal angle to the true span. It sets how many bits are asked; the
             result states the accuracy it can vouch for, judged from the same normals along fresh directions.
-        x: Points to start from besides random ones, e.g. typical inputs of different classes.
+        x: Points to start from besides random ones, e.g. typical inputs of different classes; without a box they are
+            used only where random points show a single label.
         confidence: See `RowSpan.confidence`.
         unseen: See `RowSpan.unseen`, here of boundary points.
         votes: How often each question is put, for a model whose labels are noisy; the majority counts. Odd.
