@@ -373,10 +373,10 @@ np.savez(f"{sys.argv[1]}/truth.npz", q=q, r=r.predict(q), c=c.predict(q), p=c.pr
         server = subprocess.Popen([MLSERVER, "start", tmp_path], stdout=log, stderr=log)
     try:
         base = f"http://127.0.0.1:{ports[0]}/v2"
-        for _ in range(300):
+        for _ in range(3000):
             try:
-                urllib.request.urlopen(f"{base}/models/c/ready", timeout=1)
-                urllib.request.urlopen(f"{base}/models/r/ready", timeout=1)
+                urllib.request.urlopen(f"{base}/models/c/ready", timeout=10)
+                urllib.request.urlopen(f"{base}/models/r/ready", timeout=10)
                 break
             except OSError:
                 assert server.poll() is None, (tmp_path / "log").read_text()
@@ -400,5 +400,5 @@ np.savez(f"{sys.argv[1]}/truth.npz", q=q, r=r.predict(q), c=c.predict(q), p=c.pr
             HttpSource(f"{base}/models/r", shape=(63,)).answer(q[:, :63])
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
     sys.stdout.write((tmp_path / "log").read_text()[-2000:])
