@@ -266,11 +266,13 @@ class _Search:
         found = self.found
         values = np.linalg.svd(found.coordinates, compute_uv=False)
         top = values[0] if len(values) else 1.0
+        # Until coordinates are settled, nothing was asked twice: normals taken across kinks are still among them.
+        unchecked = self.outcome is Outcome.budget_ended and found.settled < found.r
         return RowSpan(
             basis=found.basis,
             singular_values=values / top,
             noise_floor=self.floor / top,
-            accuracy=min(found.distance, 1.0) if found.r else 1.0,
+            accuracy=min(found.distance, 1.0) if found.r and not unchecked else 1.0,
             confidence=confidence,
             unseen=1 - (1 - confidence) ** (1 / self.confirmed) if self.confirmed else 1.0,
             left_out=1.0 if self.outcome is Outcome.approximate and not found.r else 0.0,
