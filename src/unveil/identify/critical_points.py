@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -119,14 +119,14 @@ class _Reading:
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
         far = self.method.far or float(np.clip(1e-5 / noise.relative, 50, 1e5))
-        first = frame
+        first, here = frame, noise
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
         best: tuple[float, Weights] = (np.inf, [])
         for depth in range(self.method.most_layers):
-            found = read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.method.most_lines)
+            found = read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.method.most_lines)
             for _attempt in range(8 if depth else 1):
                 if depth:
-                    follow_leads(self.ask, frame, found, *self._values(*leads), noise, self.rng)
+                    follow_leads(self.ask, frame, found, *self._values(*leads), here, self.rng)
                 if not len(found.rows):
                     break
                 if not depth:
@@ -153,6 +153,8 @@ class _Reading:
                 break
             self.weights.append(layer)
             frame = frame.after(*layer)
+            # The same length of an input moves the neurons more where all of it lies in the span of their rows.
+            here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
             leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
         return self._polished(Network.from_weights(best[1]), best[0], noise) if best[1] else self._affine()
 

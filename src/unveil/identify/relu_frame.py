@@ -17,6 +17,8 @@ from unveil.blackbox.rounding import Ask, Rounding
 LONGER = 7.0
 # Coordinates from which on two random steps are tried.
 MANY = 64
+# Pieces must be longer than this many times the rounding.
+HOPELESS = 1e4
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,8 @@ def gradients(
         if not len(search):
             break
         radius[search] /= 4
+    # Between two breakpoints that rounding hardly tells apart there is nothing to measure.
+    alive = radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
     # A random step moves every neuron by its whole norm, one coordinate only by its share of it.
     reach = np.repeat((radius * max(1.0, np.sqrt(d) / LONGER))[:, None], d, axis=1)
     pivot = None if known is None or d < MANY else int(np.abs(known[0]).argmax())
@@ -233,13 +237,14 @@ def gradients(
     if pivot is not None and known is not None:
         out[:, :, pivot] = (known[1] - out @ known[0]) / known[0][pivot]
     work = _Derivatives(ask, frame, x, value, sigma, test, radius, probe, reach, out)
-    for _ in range(6):
-        bad = work.wrong(np.arange(count), np.zeros(count, dtype=int), np.full(count, d), probe)
-        if not bad.any():
+    bad = ~alive
+    for _ in range(4):
+        bad[:] = work.wrong(np.arange(count), np.zeros(count, dtype=int), np.full(count, d), probe)
+        if not (bad & alive).any():
             break
-        work.repair(np.flatnonzero(bad))
+        alive &= ~work.repair(np.flatnonzero(bad & alive))
     error = 1.5 * sigma.max(axis=1) * np.sqrt((1 / reach**2).mean(axis=1))
-    return work.out, np.where(bad, np.inf, error)
+    return work.out, np.where(bad | ~alive, np.inf, error)
 
 
 @dataclass
@@ -266,12 +271,16 @@ class _Derivatives:
         spread = np.sqrt(((step / self.reach[rows]) ** 2).sum(axis=1))[:, None]
         return np.asarray((np.abs(expect - change) > AGREE * self.sigma[rows] * (2 + 1.5 * spread)).any(axis=1))
 
-    def repair(self, rows: np.ndarray) -> None:
+    def repair(self, rows: np.ndarray) -> np.ndarray:
         """Halve the set of coordinates until the few that left their piece are alone; measure these with shorter steps.
+
+        Returns:
+            Points that are given up: too many coordinates are wrong for single steps to be the cause.
 
         Queries: about `2 log2(d)` per coordinate found.
         """
         d = self.frame.d
+        lost = np.zeros(len(self.x), dtype=bool)
         first, last = np.zeros(len(rows), dtype=int), np.full(len(rows), d)
         while len(rows):
             alone = last - first == 1
@@ -281,8 +290,11 @@ class _Derivatives:
                 y = self.ask(self.x[p] + self.reach[p, j, None] * self.frame.V.T[j])
                 self.out[p, :, j] = (y - self.value[p]) / self.reach[p, j, None]
                 rows, first, last = rows[~alone], first[~alone], last[~alone]
-                if not len(rows):
-                    return
+            lost |= np.bincount(rows, minlength=len(lost)) > max(4, d // 10)
+            keep = ~lost[rows]
+            rows, first, last = rows[keep], first[keep], last[keep]
+            if not len(rows):
+                break
             middle = (first + last) // 2
             rows = np.concatenate([rows, rows])
             first, last = np.concatenate([first, middle]), np.concatenate([middle, last])
@@ -291,6 +303,7 @@ class _Derivatives:
             step = np.where(part, self.radius[rows, None] * self.test[rows], 0) @ self.frame.V.T
             bad = self.wrong(rows, first, last, self.ask(self.x[rows] + step) - self.value[rows])
             rows, first, last = rows[bad], first[bad], last[bad]
+        return lost
 
 
 def _along(

@@ -164,7 +164,7 @@ def _look(
     where, radius = _inside(line, stations)
     x = base + where[:, None] * direction
     # What the line already says need not be asked again, unless every digit counts.
-    if len(line.t) and noise.relative < SHARP:
+    if len(line.t) and noise.relative < SHARP and frame.free:
         slope, error = gradients(ask, frame, x, radius, noise, rng, line.at(where), (dh, line.slope[stations]))
     else:
         slope, error = gradients(ask, frame, x, radius, noise, rng)
