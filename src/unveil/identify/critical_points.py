@@ -15,6 +15,7 @@ from unveil.identify.polish import parameters, polish
 from unveil.identify.relu_follow import follow_surfaces
 from unveil.identify.relu_frame import Frame
 from unveil.identify.relu_layer import SHARP, follow_leads, read_layer, sharpen
+from unveil.identify.relu_refine import refine
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
 from unveil.identify.relu_straight import LayerFound
 from unveil.outcome import BudgetExceeded, Outcome
@@ -85,6 +86,8 @@ class _Reading:
         self.weights: Weights = []
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"layers": []}
+        self.best: tuple[float, Weights] = (np.inf, [])
+        self.reading: LayerFound | None = None
 
     def run(self) -> Identification:
         network: Network | None = None
@@ -98,8 +101,7 @@ class _Reading:
             network = self._read(frame, noise)
             error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
         except BudgetExceeded:
-            partial = self._partial()
-            return self._end(partial, Outcome.budget_ended, np.inf)
+            return self._end(self._partial(), Outcome.budget_ended, np.inf)
         good = error <= self.method.accept * np.sqrt(noise.relative)
         return self._end(network, Outcome.complete if good else Outcome.check_failed, error)
 
@@ -115,15 +117,20 @@ class _Reading:
         )
 
     def _partial(self) -> Network | None:
-        return None
+        """The best network so far; else the rows read are told apart from it, in `stats["rows_read"]`, up to sign."""
+        rows = self.weights[0] if self.weights else (self.reading.rows, self.reading.bias) if self.reading else None
+        if rows is not None and len(rows[0]):
+            self.stats["rows_read"] = rows
+            self.why.append(f"The budget ended after {len(rows[0])} neurons of the first layer were read.")
+        return Network.from_weights(self.best[1]) if self.best[1] else None
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
         far = self.method.far or float(np.clip(1e-5 / noise.relative, 50, 1e5))
         first, here = frame, noise
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
-        best: tuple[float, Weights] = (np.inf, [])
         for depth in range(self.method.most_layers):
-            found = read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.method.most_lines)
+            self.reading = found = LayerFound.nothing(frame, self.oracle.m)
+            read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.method.most_lines, found=found)
             for _attempt in range(8 if depth else 1):
                 if depth:
                     follow_leads(self.ask, frame, found, *self._values(*leads), here, self.rng)
@@ -132,8 +139,8 @@ class _Reading:
                 if not depth:
                     self._sharpen(frame, found, noise)
                 layer, ending, error = self._close(frame, found, noise)
-                if error < best[0]:
-                    best = (error, [*self.weights, *ending])
+                if error < self.best[0]:
+                    self.best = (error, [*self.weights, *ending])
                 if error < self._fine(noise) or not depth:
                     break
                 self.weights.append(layer)
@@ -148,15 +155,17 @@ class _Reading:
                 if not depth:
                     self.weights.append(layer)
                     ending, error = self._behind(frame, layer, found, noise, far)
-                    if error < best[0]:
-                        best = (error, [*self.weights, *ending])
+                    if error < self.best[0]:
+                        self.best = (error, [*self.weights, *ending])
                 break
             self.weights.append(layer)
             frame = frame.after(*layer)
             # The same length of an input moves the neurons more where all of it lies in the span of their rows.
             here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
             leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
-        return self._polished(Network.from_weights(best[1]), best[0], noise) if best[1] else self._affine()
+        return (
+            self._polished(Network.from_weights(self.best[1]), self.best[0], noise) if self.best[1] else self._affine()
+        )
 
     def _behind(
         self, frame: Frame, layer: tuple[np.ndarray, np.ndarray], found: LayerFound, noise: Rounding, far: float
@@ -218,15 +227,23 @@ class _Reading:
         worst = np.argsort(-found.error)
         if noise.relative < SHARP:
             few = frame.d > 200
-            share = (64 if self.oracle.m == 1 else 16) if few else 2
+            share = (128 if self.oracle.m == 1 else 32) if few else 2
             worst = worst[: max(1, len(worst) // share)]
             sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (1e-7 if few else 1e-10)])
 
     def _polished(self, network: Network, error: float, noise: Rounding) -> Network:
-        """Least squares on all parameters, on the answers already paid for near the inputs of interest."""
+        """Least squares: on all parameters and answers already paid for, or behind the first layer on fresh ones."""
         size = parameters(network)
-        if size > 1000 or error > 0.02:
+        if error > 0.02:
             return network
+        if size > 1000:
+            behind = size - network.layers[0].weights.size - network.layers[0].bias.size
+            if len(network.layers) < 3 or behind > 3000 or error > 1e-4:
+                return network
+            x = self.oracle.sample(int(3 * behind / self.oracle.m), self.rng)
+            if self.oracle.within is None:
+                x[::2] *= 3  # neurons that are rarely active near the origin
+            return refine(network, x, self.ask(x))
         x, y = self.ask.all()
         near = np.flatnonzero(np.linalg.norm(x, axis=1) < 6 * noise.size)
         near = self.rng.permutation(near)[: 3 * size // self.oracle.m + 50]

@@ -50,7 +50,7 @@ def read_layer(
         B) for positions.
     """
     m = len(noise.floor)
-    fresh = found is None
+    fresh = found is None or not found.lines
     found = LayerFound.nothing(frame, m) if found is None else found
     quiet = 0
     for number in range(most_lines):
