@@ -15,7 +15,7 @@ from unveil.identify.polish import parameters, polish
 from unveil.identify.relu_follow import follow_surfaces
 from unveil.identify.relu_frame import Frame
 from unveil.identify.relu_layer import SHARP, follow_leads, read_layer, sharpen
-from unveil.identify.relu_refine import refine
+from unveil.identify.relu_refine import refine, telling_points
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
 from unveil.identify.relu_straight import LayerFound
 from unveil.outcome import BudgetExceeded, Outcome
@@ -240,9 +240,11 @@ class _Reading:
             behind = size - network.layers[0].weights.size - network.layers[0].bias.size
             if len(network.layers) < 3 or behind > 3000 or error > 1e-4:
                 return network
-            x = self.oracle.sample(int(3 * behind / self.oracle.m), self.rng)
+            count = int((3 if self.oracle.m == 1 else 2) * behind / self.oracle.m)
+            x = self.oracle.sample(max(4000, 2 * count), self.rng)
             if self.oracle.within is None:
                 x[::2] *= 3  # neurons that are rarely active near the origin
+            x = telling_points(network, x, count)
             return refine(network, x, self.ask(x))
         x, y = self.ask.all()
         near = np.flatnonzero(np.linalg.norm(x, axis=1) < 6 * noise.size)

@@ -10,7 +10,6 @@ from unveil.identify.polish import jacobian
 from unveil.whitebox.network import Layer, Network
 
 # Keeps what these points hardly determine (the scale of a neuron, neurons that are rarely active) near its start.
-
 RIDGE = 1e-12
 
 
@@ -47,6 +46,29 @@ def refine(
             break
         network, error = trial, after
     return network
+
+
+def telling_points(
+    network: Network, pool: Float[np.ndarray, "N n"], count: int, *, first: int = 1
+) -> Float[np.ndarray, "chosen n"]:
+    """The first `count` points of a pool, and more where a neuron is active in too few of them to settle its weights.
+
+    Args:
+        network: Nearly right.
+        pool: Points to choose from.
+        count: How many are taken whatever they show.
+        first: The first layer whose weights are to be settled.
+    """
+    chosen = np.arange(len(pool)) < count
+    h = pool
+    for depth, layer in enumerate(network.layers[:-1]):
+        z = layer.affine(h)
+        if depth >= first:
+            for on in (z > 0).T[np.argsort((z > 0).sum(axis=0))]:
+                missing = int(1.5 * (h.shape[1] + 1)) - int((on & chosen).sum())
+                chosen[np.flatnonzero(on & ~chosen)[: max(0, missing)]] = True
+        h = layer.activation.value(z)
+    return pool[chosen]
 
 
 def _moved(network: Network, free: range, step: np.ndarray) -> Network:
