@@ -39,8 +39,12 @@ def refine(
         J = J.reshape(-1, J.shape[2])
         normal = J.T @ J
         diagonal = np.diag_indices_from(normal)
-        normal[diagonal] += RIDGE * normal[diagonal].mean() + np.finfo(float).tiny
-        trial = _moved(network, free, linalg.solve(normal, J.T @ error, assume_a="pos"))
+        normal[diagonal] += RIDGE * normal[diagonal].mean()
+        try:
+            step = linalg.cho_solve(linalg.cho_factor(normal), J.T @ error)
+        except linalg.LinAlgError:
+            break  # nothing these points say can be told from rounding
+        trial = _moved(network, free, step)
         after = (y - trial(x)).ravel()
         if not after @ after < error @ error:
             break
