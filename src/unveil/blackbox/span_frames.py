@@ -8,7 +8,11 @@ from scipy import fft, linalg
 from unveil.blackbox.noise import Noise
 from unveil.blackbox.oracle import Oracle
 
-BLOCK_BYTES = 2**25  # of questions per batch; fixed, so that the same seed gives the same bits on every machine
+BLOCK_BYTES = (
+    2**20
+)  # of questions per batch: what a cache holds; fixed, so that the same seed gives the same bits on every machine
+
+LEAST_ROWS = 64
 
 
 class Asker:
@@ -17,7 +21,7 @@ class Asker:
     def __init__(self, oracle: Oracle, noise: Noise) -> None:
         self.oracle = oracle
         self.noise = noise
-        self.block = max(1, min(8192, BLOCK_BYTES // (8 * oracle.n)))
+        self.block = max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         parts = [self.oracle(x[i : i + self.block]) for i in range(0, len(x), self.block)]
@@ -123,9 +127,10 @@ class SparseFrame:
             y[self.pivots] -= self.rows[:, which] @ amounts
         return y
 
-    def taken(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """The coefficient of each direction in the steps really taken (rows of `step`, one per direction)."""
-        return np.asarray(step[np.arange(len(which)), self.free[which]])
+    def taken(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """The coefficient of each direction in the step really taken from x to the row of `asked` that is its own."""
+        columns = self.free[which]
+        return np.asarray(asked[np.arange(len(which)), columns] - x[columns])
 
     def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
         """Coefficients of the directions in `which` in one combined step."""
@@ -156,8 +161,8 @@ class BasisFrame:
     def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
         return np.asarray(x + amounts @ self.basis[which])
 
-    def taken(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
-        return np.asarray(np.einsum("ij,ij->i", step, self.basis[which]))
+    def taken(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray) -> np.ndarray:
+        return np.asarray(np.einsum("ij,ij->i", asked - x, self.basis[which]))
 
     def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
         return np.asarray(self.basis[which] @ step)
@@ -214,7 +219,7 @@ def slopes(
             part = which[start : start + ask.block]
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
             points = ask.oracle.nearest(frame.points(x, part, length * signs[part]))
-            step = frame.taken(points - x, part)
+            step = frame.taken(points, x, part)
             slope[part] = (ask(points) - fx) / step[:, None]
             taken[part] = step
 

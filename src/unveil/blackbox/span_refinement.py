@@ -106,7 +106,7 @@ class Basket:
                     # With one sign for all, the rounding of the answer at the point would be a common error.
                     sign = rng.choice([-1.0, 1.0], size=len(which))
                     asked = oracle.nearest(frame.points(point, which, longest * sign))
-                    amount = frame.taken(asked - point, which)
+                    amount = frame.taken(asked, point, which)
                 # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
                 seen = ((asked - point) @ basis.T) @ self.coordinates[own].T
                 slopes[own, which] = ((ask(asked) - answer - seen) / amount[:, None]).T
