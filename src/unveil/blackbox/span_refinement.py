@@ -77,8 +77,7 @@ class Basket:
         left = min(1.0, self.coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
         if before * math.sqrt(n) > STILL_BENT:
             left = max(left, SLOWEST)
-        # Twice what independent rounding would give: it is not quite independent.
-        worst = 2 * float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
+        worst = float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
         return Sharper(
             # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
             basis=np.asarray(linalg.polar(basis + correction)[0]),
