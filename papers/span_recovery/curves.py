@@ -125,7 +125,7 @@ def draw(table: Sequence[Row]) -> object:
     for axis, name in zip(axes[0], names, strict=True):
         for curve in dict.fromkeys(row.curve for row in table if row.network == name):
             points = np.array([row[2:4] for row in table if row[:2] == (name, curve)])
-            axis.plot(points[:, 0], points[:, 1], "-" if len(points) > 1 else "o", label=curve)
+            axis.plot(points[:, 0], points[:, 1], marker="x" if len(points) > 1 else "o", markevery=[-1], label=curve)
         axis.set_title(name)
         axis.set_xlabel("samples")
         axis.legend(fontsize=7)
