@@ -89,7 +89,7 @@ def defences(
     Args:
         oracle: Answers values.
         rng: Every defence starts from the same draws.
-        accuracy: Wanted of each; labels are asked for a hundredth of it, since every bit has its price there.
+        accuracy: Wanted of each; of labels 300 times less (at most 0.1), since every bit has its price there.
         x: Typical inputs. Values are asked there only inside a box, as random points show more elsewhere; labels start
             there where random points show a single one.
 
@@ -110,7 +110,7 @@ def defences(
     for name, coarser in kinds:
         coarser.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)
         found.append(_asked(name, coarser, seed, accuracy, near))
-    labels, wanted = LabelsOnly(oracle), min(100 * accuracy, 0.1)
+    labels, wanted = LabelsOnly(oracle), min(300 * accuracy, 0.1)
     k = found[0].rank
     bits = max(k * (oracle.n - k), oracle.n) * math.log2(1 / wanted)
     labels.ledger = Allowance(START + math.ceil(BITS * bits), outer=oracle.ledger)
