@@ -87,6 +87,9 @@ class Search:
             with _Stage(self, "refinement"):
                 self._refine(accuracy)
             self.confirmed = 0
+        if self.refined and not self.clean:
+            with _Stage(self, "refinement"):
+                self._drop_spurious(accuracy)
         if self._gradual(accuracy):
             with _Stage(self, "spectrum"):
                 self._approximate(leave_out)
@@ -259,6 +262,20 @@ class Search:
             if idle == 2:
                 self.passes = MOST_PASSES
             previous = before
+
+    def _drop_spurious(self, accuracy: float) -> None:
+        """Look at the gradients once more in the sharp basis: a direction that rounding had made shows nothing."""
+        rank, error = self.known.rank, self.row_error
+        x, fx, c = self._with_coefficients(self.basket.x, self.basket.fx)
+        if len(c) < rank:
+            return
+        c = self._choose_rank(c)
+        if self.known.rank == rank:
+            self.row_error = error
+            return
+        self.basket = Basket(x, fx, c, self._coarse())
+        self.accuracy, self.passes = 1.0, 0
+        self._refine(accuracy)
 
     def _add_weak(self, x: np.ndarray, fx: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """More points, those among many candidates whose gradients are large in the worst-determined directions."""
