@@ -6,17 +6,10 @@ import math
 
 import numpy as np
 
+from unveil.blackbox.booking import Booked
 from unveil.blackbox.noise import Noise, measure_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span_frames import (
-    Asker,
-    BasisFrame,
-    Known,
-    SparseFrame,
-    base_points,
-    legal_step,
-    slopes,
-)
+from unveil.blackbox.span_frames import Asker, BasisFrame, Known, SparseFrame, base_points, legal_step, slopes
 from unveil.blackbox.span_refinement import Basket
 from unveil.outcome import Outcome
 
@@ -58,40 +51,40 @@ class Search:
         self.outcome = Outcome.complete
 
     def run(self, accuracy: float, noise: Noise | None, leave_out: float) -> None:
-        with _Stage(self, "probe"):
+        with Booked(self.oracle.ledger, self.stages, "probe"):
             noise = measure_noise(self.oracle, rng=self.rng, x=self.given) if noise is None else noise
             self.ask = Asker(self.oracle, noise)
             self._choose_steps()
         needed = math.ceil(math.log(1 - self.confidence) / math.log(1 - self.unseen))
-        with _Stage(self, "first pass"):
+        with Booked(self.oracle.ledger, self.stages, "first pass"):
             candidates = self._draw(POOL)
         while True:
             if len(candidates[0]):
                 rank = self.known.rank
-                with _Stage(self, "first pass"):
+                with Booked(self.oracle.ledger, self.stages, "first pass"):
                     self._grow(candidates)
                 if self.known.rank == rank:
                     # Seen twice, yet no gradient could be taken: it is booked as error of the span.
                     self.row_error *= 2
                 if self._blurred():
-                    with _Stage(self, "refinement"):
+                    with Booked(self.oracle.ledger, self.stages, "refinement"):
                         self._refine(accuracy)
                 if self.known.rank >= self.oracle.n:
                     break
-            with _Stage(self, "confirmation"):
+            with Booked(self.oracle.ledger, self.stages, "confirmation"):
                 candidates = self._confirm(needed)
             if len(candidates[0]):
                 continue
             if not self.known.rank or self.accuracy <= accuracy or self.passes >= MOST_PASSES:
                 break
-            with _Stage(self, "refinement"):
+            with Booked(self.oracle.ledger, self.stages, "refinement"):
                 self._refine(accuracy)
             self.confirmed = 0
         if self.refined and not self.clean:
-            with _Stage(self, "refinement"):
+            with Booked(self.oracle.ledger, self.stages, "refinement"):
                 self._drop_spurious(accuracy)
         if self._gradual(accuracy):
-            with _Stage(self, "spectrum"):
+            with Booked(self.oracle.ledger, self.stages, "spectrum"):
                 self._approximate(leave_out)
         else:
             self._conclude(accuracy)
@@ -405,17 +398,3 @@ class Search:
             self.accuracy = 0.0
         elif self.accuracy > 10 * accuracy:
             self.outcome = Outcome.approximate
-
-
-class _Stage:
-    """Books the queries of a stage, also when it is cut short."""
-
-    def __init__(self, search: Search, name: str) -> None:
-        self.search, self.name = search, name
-
-    def __enter__(self) -> None:
-        self.start = self.search.oracle.ledger.asked
-
-    def __exit__(self, *_: object) -> None:
-        spent = self.search.oracle.ledger.asked - self.start
-        self.search.stages[self.name] = self.search.stages.get(self.name, 0) + spent
