@@ -12,6 +12,21 @@ from markupsafe import Markup
 
 from unveil.report.text import printable
 
+SPECIMENS = """
+<div class="specimens">
+{% for specimen in values.specimens %}
+  <div class="specimen {{ "three" if specimen|length == 3 else "two" }}">
+  {% for picture, headline, detail in specimen %}
+    <figure>{{ picture }}<figcaption>
+      <strong>{{ headline }}</strong>{% if detail %}<br>{{ detail }}{% endif %}
+    </figcaption></figure>
+  {% endfor %}
+  </div>
+{% endfor %}
+</div>
+"""
+"""A section's template for `values.specimens`: groups of two or three (drawing, headline, detail) side by side."""
+
 
 def picture_shape(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
     """(channels, height, width) if inputs of this shape can be drawn as a square picture, grey or in three colours."""

@@ -12,7 +12,7 @@ import numpy as np
 from unveil.outcome import BadInput, Outcome, UnveilError
 from unveil.report.audit import Audit, Stage
 from unveil.report.chart import Chart
-from unveil.report.drawing import draw_input
+from unveil.report.drawing import SPECIMENS, draw_input
 from unveil.report.section import Section
 from unveil.report.text import count
 
@@ -25,7 +25,8 @@ EXAMPLES = 500  # inputs whose preimages are decided
 PAIRS = 4  # lookalikes shown
 LARGEST = 4000  # neurons or inputs beyond which a layer's factorisation takes minutes
 
-_BODY = """
+_BODY = (
+    """
 {% if values.chart %}
 <figure>
   {{ values.chart }}
@@ -47,21 +48,13 @@ _BODY = """
 {% if values.specimens %}
 <p>Within the legal range, each picture in the middle has <em>exactly</em> the features of the first layer that the one
 before it has, and so the same answer; it is as near as those features allow to the one after it.</p>
-<div class="specimens">
-{% for specimen in values.specimens %}
-  <div class="specimen three">
-  {% for picture, headline, detail in specimen %}
-    <figure>{{ picture }}<figcaption>
-      <strong>{{ headline }}</strong>{% if detail %}<br>{{ detail }}{% endif %}
-    </figcaption></figure>
-  {% endfor %}
-  </div>
-{% endfor %}
-</div>
-<p class="note">Asked of the original model: its answers to the first two differ by at most
+"""
+    + SPECIMENS
+    + """<p class="note">Asked of the original model: its answers to the first two differ by at most
 {{ figure("lookalikes.difference") }}.</p>
 {% endif %}
 """
+)
 
 
 def _run(audit: Audit) -> Section | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from unveil.blackbox.oracle import Answers, Oracle, Questions
 from unveil.outcome import Outcome
 from unveil.report.audit import Audit, Stage
-from unveil.report.drawing import draw_input
+from unveil.report.drawing import SPECIMENS, draw_input
 from unveil.report.section import Section
 from unveil.report.text import brief, count, share
 
@@ -25,23 +25,9 @@ SCALE = 10.0  # noise in units of the input's own norm
 SHOWN = 6
 CHECKED = 200
 
-_SPECIMENS = """
-<p class="note">{{ values.caption }}</p>
-<div class="specimens">
-{% for specimen in values.specimens %}
-  <div class="specimen {{ "three" if specimen|length == 3 else "two" }}">
-  {% for picture, headline, detail in specimen %}
-    <figure>{{ picture }}<figcaption>
-      <strong>{{ headline }}</strong>{% if detail %}<br>{{ detail }}{% endif %}
-    </figcaption></figure>
-  {% endfor %}
-  </div>
-{% endfor %}
-</div>
-"""
-
 _BODY = (
-    _SPECIMENS
+    """<p class="note">{{ values.caption }}</p>"""
+    + SPECIMENS
     + """
 <div class="scroll"><table>
 <tr><th>Noise</th><th class="number">Same answer</th><th class="number">Largest change</th>
