@@ -68,6 +68,26 @@ def test_a_symmetric_copy_compares_as_equal_and_has_the_same_canonical_form(
             np.testing.assert_allclose(a.bias, b.bias, atol=1e-10)
 
 
+@pytest.mark.parametrize(("name", "other"), [("sigmoid", "tanh"), ("tanh", "sigmoid")])
+def test_a_tanh_network_and_the_same_written_with_sigmoids_are_equal(
+    name: str, other: str, rng: np.random.Generator
+) -> None:
+    truth = random_network(rng, name, (4, 6, 5, 2))
+    # sigmoid(t) = (1 + tanh(t / 2)) / 2, and so tanh(t) = 2 sigmoid(2 t) - 1.
+    inner, outer, shift = (0.5, 0.5, 0.5) if name == "sigmoid" else (2.0, 2.0, -1.0)
+    pairs, before, lift = [], 1.0, 0.0
+    for layer in truth.layers:
+        after = inner if layer is not truth.layers[-1] else 1.0
+        weights = layer.dense()
+        pairs.append((after * before * weights, after * (layer.bias + lift * weights.sum(axis=1))))
+        before, lift = outer, shift
+    found = Network.from_weights(pairs, activation=other)
+    apart = compare(scrambled(found, rng), truth)
+    assert apart.function_error < 1e-12
+    assert apart.weight_error < 1e-11, str(apart)
+    assert (apart.missing, apart.false) == (0, 0)
+
+
 @pytest.mark.parametrize("name", ["tanh", "sigmoid", "relu"])
 def test_errors_missing_and_false_neurons_are_told_apart(name: str, rng: np.random.Generator) -> None:
     truth = random_network(rng, name, (12, 10, 6, 2))

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 from unveil.outcome import BadInput
 from unveil.whitebox.network import Layer, Network
-from unveil.whitebox.symmetry import Rearrangement, fold_sines, rearrange, scale_symmetric, sign_symmetric
+from unveil.whitebox.symmetry import Rearrangement, fold_sines, like, rearrange, scale_symmetric, sign_symmetric
 
 SHARE_WITHIN = 0.05
 
@@ -91,7 +91,7 @@ def compare(
 
     Layer by layer, neurons are paired so that the differences of their rows are least in sum (Hungarian assignment),
     over all signs (odd activations and the sigmoid) and positive scales (ReLU) that leave the function alone; the next
-    layer's columns follow. Widths may differ.
+    layer's columns follow. Widths may differ; tanh beside sigmoid is compared as sigmoid, which it is when rescaled.
 
     Args:
         found: What an identification returned.
@@ -116,7 +116,7 @@ def compare(
     error = float(np.abs(found(x) - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
     if len(found.layers) != len(truth.layers):
         return Comparison((), error, found)
-    found, truth = fold_sines(found), fold_sines(truth)
+    found, truth = fold_sines(like(found, truth)), fold_sines(truth)
     reports, columns = [], np.column_stack([np.arange(truth.n)] * 2)
     for at, true in enumerate(truth.layers):
         last = at == len(truth.layers) - 1

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
 
 SCALABLE = ("relu", "leaky_relu", "identity")
@@ -93,4 +93,25 @@ def fold_sines(network: Network) -> Network:
         sign = np.where(turns % 2 == 0, 1.0, -1.0)
         layers[at] = Layer(layers[at].weights, layer.bias - np.pi * turns, layer.activation)
         layers[at + 1] = Layer(after.dense() * sign, after.bias, after.activation)
+    return replace(network, layers=tuple(layers))
+
+
+def like(network: Network, other: Network) -> Network:
+    """Hidden tanh written as sigmoid, 2 sigmoid(2t) - 1, or the other way, where `other` has it so: the same function.
+
+    Answers cannot tell the two apart, so that a network may be found with either.
+    """
+    layers = list(network.layers)
+    for at, (layer, after, theirs) in enumerate(zip(layers[:-1], layers[1:], other.layers[:-1], strict=False)):
+        names = layer.activation.name, theirs.activation.name
+        if names == ("tanh", "sigmoid"):
+            scale, shift = 2.0, -1.0
+        elif names == ("sigmoid", "tanh"):
+            scale, shift = 0.5, 0.5
+        else:
+            continue
+        outgoing = after.dense()
+        mine = layers[at]
+        layers[at] = Layer(scale * mine.dense(), scale * mine.bias, activation(names[1]))
+        layers[at + 1] = Layer(scale * outgoing, after.bias + shift * outgoing.sum(axis=1), after.activation)
     return replace(network, layers=tuple(layers))
