@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
@@ -74,6 +75,26 @@ def test_two_hidden_layers_as_a_function(sizes: tuple[int, ...], most: int) -> N
             assert oracle.ledger.asked <= most
             complete += 1
     assert complete >= 3
+
+
+@pytest.mark.parametrize("sizes", [(20, 10, 4), (10, 8, 5, 4)])
+def test_probabilities_that_run_out_of_digits_far_out_bend_nothing(sizes: tuple[int, ...]) -> None:
+    """Logits of some 30 at ordinary inputs: the smallest probabilities are zero from a few dozen units on."""
+    rng = np.random.default_rng(4)
+    weights = random_weights(sizes, rng)
+    weights[-1] = (10 * weights[-1][0], weights[-1][1])
+    logits = relu_net(weights)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        return np.asarray(special.softmax(logits(x), axis=1))
+
+    assert answer(1e3 * rng.standard_normal((100, sizes[0]))).min() == 0
+    oracle = uv.as_oracle(answer, sizes[0])
+    found = uv.identify(oracle, rng=rng)
+    assert found.outcome is uv.Outcome.complete, found.why
+    assert found.network is not None
+    x = rng.standard_normal((1000, sizes[0]))
+    np.testing.assert_allclose(oracle.probabilities(found.network(x)), answer(x), atol=1e-8)
 
 
 def test_neurons_that_never_switch_are_folded_in() -> None:

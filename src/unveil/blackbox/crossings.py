@@ -20,6 +20,8 @@ ROUNDS = 200
 # Queries per breakpoint after which what is left is called unresolved: answers that contradict each other split for
 # ever.
 PATIENCE = 60
+# So many questions on one line find noise, not bends: two thousand neurons take fewer.
+MOST = 30_000
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ def breakpoints(
     search = _Search(ask, base, direction, noise, rng)
     open_ = search.start(low, high)
     for _ in range(ROUNDS):
-        if not len(open_) or search.asked > PATIENCE * (8 * lines + sum(len(f) for f in search.found)):
+        patience = min(PATIENCE * (8 * lines + sum(len(f) for f in search.found)), MOST * lines)
+        if not len(open_) or search.asked > patience:
             break
         open_ = search.round(open_)
     for row in range(len(open_)):

@@ -98,6 +98,7 @@ class Oracle(ABC):
         classes: What people call each label, as far as names have been seen; None if labels are numbers already.
         scale: Size of the largest answer in the first look, to which decimal places are relative; 1 if not known.
         reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
+        widest: Where log-ratios of one question differ by more, one has run out of digits; infinite for others.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Oracle(ABC):
     classes: dict[int, str] | None = None
     scale: float = 1.0
     reference: int | None = None
+    widest: float = np.inf
 
     @property
     def n(self) -> int:
@@ -308,7 +310,7 @@ def _single_box(low: float, high: float) -> tuple[np.float32, np.float32]:
 def wrap(oracle: Oracle, **changed: object) -> dict[str, object]:
     """Attributes that an oracle around `oracle` takes over from it."""
     asked = ("name", "shape", "within", "grid", "dtype", "ledger")
-    answered = ("m", "answers", "resolution", "scale", "classes", "reference")
+    answered = ("m", "answers", "resolution", "scale", "classes", "reference", "widest")
     return {name: getattr(oracle, name) for name in asked + answered} | changed
 
 

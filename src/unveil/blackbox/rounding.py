@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
@@ -63,3 +63,31 @@ def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng:
     bent = (second.max(axis=1) > 1e-6 * slope + 40 * resolution * typical).any(axis=1)
     floor = np.minimum(floor, 40 * resolution * typical)
     return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5))
+
+
+def reach(ask: Ask, points: Float[np.ndarray, "N n"], widest: float, far: float) -> float:
+    """How far out questions may go, in units of these points, before a softmax hides what it was given.
+
+    Logits grow with the input, and the smallest probability falls until it is rounded to nothing: from there on its
+    logarithm stays put, or is noise, and a line shows bends that no neuron made.
+
+    Args:
+        ask: Answers with log-ratios.
+        points: From where to go outwards.
+        widest: `Oracle.widest`.
+        far: The largest that is wanted.
+
+    Returns:
+        At most `far`, and a third of what all points bear; at least 0.1.
+
+    Queries: about `N * log2(8 far)`
+    """
+    scales = far / 2.0 ** np.arange(int(np.ceil(np.log2(max(far, 2)))) + 3)
+    y = ask((scales[:, None, None] * points).reshape(-1, points.shape[1]))
+    bearable = scales[intact(y, widest).reshape(len(scales), -1).all(axis=1)].max(initial=0.0)
+    return far if bearable == far else float(np.clip(bearable / 3, 0.1, far))
+
+
+def intact(y: Float[np.ndarray, "N m"], widest: float) -> Bool[np.ndarray, " N"]:
+    """Which answers with log-ratios still say what the softmax was given: see `Oracle.widest`."""
+    return np.asarray(np.maximum(y.max(axis=1), 0) - np.minimum(y.min(axis=1), 0) < 0.98 * widest)

@@ -55,7 +55,7 @@ class LabelsOnly(Oracle):
         self.several = oracle.m > 1 or oracle.reference is not None
         if self.several and threshold is not None:
             raise BadInput("a threshold needs an oracle with one output; with several the largest one decides")
-        vars(self).update(wrap(oracle, m=1, answers="labels", reference=None))
+        vars(self).update(wrap(oracle, m=1, answers="labels", reference=None, widest=np.inf))
         self.oracle = oracle
         self.threshold = 0.0 if threshold is None else threshold
 
@@ -102,8 +102,11 @@ class LogRatios(Oracle):
             raise BadInput(f"floor must lie between 0 and 0.5; got {self.floor:g}")
         self.ceiling = 1 - (self.floor if rounded else float(info.epsneg))
         several = oracle.m > 1
+        # One of two probabilities is often made as 1 minus the other: near 1 it keeps few digits of that.
+        widest = -np.log(self.floor) if oracle.m > 2 else -np.log(info.eps) / 4
         vars(self).update(
-            wrap(oracle, m=max(1, last), answers="values", reference=reference if several else None, scale=1.0)
+            wrap(oracle, m=max(1, last), answers="values", scale=1.0, widest=float(widest))
+            | {"reference": reference if several else None}
         )
         self.oracle = oracle
 

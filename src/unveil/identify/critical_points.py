@@ -9,7 +9,7 @@ import numpy as np
 
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import Rounding, rounding
+from unveil.blackbox.rounding import Rounding, intact, reach, rounding
 from unveil.identify.method import Identification, Method, residual
 from unveil.identify.polish import parameters, polish
 from unveil.identify.relu_follow import follow_surfaces
@@ -38,8 +38,9 @@ class Recorder:
         x = self.oracle.nearest(x)
         y = self.oracle(x)
         if x.size <= self.most // 4 and self.kept + x.size <= self.most:
-            self.x.append(x)
-            self.y.append(y)
+            whole = intact(y, self.oracle.widest)
+            self.x.append(x[whole])
+            self.y.append(y[whole])
             self.kept += x.size
         return y
 
@@ -88,6 +89,7 @@ class _Reading:
         self.stats: dict[str, Any] = {"layers": []}
         self.best: tuple[float, Weights] = (np.inf, [])
         self.reading: LayerFound | None = None
+        self.far = 30.0
 
     def run(self) -> Identification:
         network: Network | None = None
@@ -126,6 +128,9 @@ class _Reading:
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
         far = self.method.far or float(np.clip(1e-5 / noise.relative, 50, 1e5))
+        if np.isfinite(self.oracle.widest):
+            far = reach(self.oracle, frame.sample(4, self.rng), self.oracle.widest, far)
+        self.far = far
         first, here = frame, noise
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
         for depth in range(self.method.most_layers):
@@ -339,7 +344,7 @@ class _Reading:
 
     def _new_leads(self, first: Frame, noise: Rounding) -> tuple[np.ndarray, np.ndarray]:
         """Breakpoints along a fresh line through the inputs that nothing read so far explains."""
-        base, direction, low, high = first.lines(1, 30.0, self.rng)
+        base, direction, low, high = first.lines(1, min(30.0, self.far), self.rng)
         (line,) = breakpoints(self.ask, base, direction, low, high, noise, self.rng)
         x = base + line.t[:, None] * direction
         open_ = np.ones(len(x), dtype=bool)
