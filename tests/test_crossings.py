@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import rounding
 from unveil.outcome import BadInput
 
@@ -82,19 +83,61 @@ def test_close_pairs_are_told_apart(gap: float, signs: tuple[float, float]) -> N
     )
 
 
-def test_float32_answers_are_read_as_far_as_their_digits_go() -> None:
-    rng = np.random.default_rng(5)
-    weights = random_weights((30, 20, 1), rng, bias=0.5)
-    net = relu_net(weights, np.float32)
-    noise = rounding(net, rng.standard_normal((4, 30)), 1.2e-7, rng)
-    assert noise.straight
-    assert 1e-8 < noise.relative < 1e-5
-    base, step = rng.standard_normal((3, 30)), rng.standard_normal((3, 30))
-    for i, line in enumerate(breakpoints(net, base, step, -20, 20, noise, rng)):
-        true = true_breakpoints(weights, base[i], step[i], -20, 20)
-        near = np.abs(line.t[:, None] - true[None]).min(axis=1)
-        assert (near <= 1e-2).all()
-        assert len(line.t) >= 0.9 * len(true)
+def single(weights: Weights) -> Weights:
+    """The nearest network whose weights are exact in float32."""
+    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
+
+
+@pytest.mark.parametrize("sizes", [(784, 32, 1), (200, 40, 20, 10), (5, 50, 50, 5)])
+def test_float32_answers_are_read_as_far_as_their_digits_go(sizes: tuple[int, ...]) -> None:
+    total = asked = 0
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        weights = single(random_weights(sizes, rng, bias=0.5))
+        net = relu_net(weights, np.float32)
+        noise = rounding(net, rng.standard_normal((4, sizes[0])), 1.2e-7, rng)
+        assert noise.straight
+        assert 1e-8 < noise.relative < 1e-5
+        base, step = rng.standard_normal((4, sizes[0])), rng.standard_normal((4, sizes[0]))
+        count = [0]
+
+        def ask(x: np.ndarray, net=net, count=count) -> np.ndarray:  # type: ignore[no-untyped-def]
+            count[0] += len(x)
+            return net(x.astype(np.float32))
+
+        for i, line in enumerate(noisy_breakpoints(ask, base, step, -20, 20, noise)):
+            true = true_breakpoints(weights, base[i], step[i], -20, 20)
+            away = np.abs(line.t[:, None] - true[None])
+            assert (away.min(axis=1) <= 10 * line.width + 1e-5).all(), (sizes, seed, i)
+            seen = (away.min(axis=0) <= 1e-3 * (1 + np.abs(true))).sum()
+            assert seen >= len(true) - max(2, 0.15 * len(true)), (sizes, seed, i)
+            assert (np.diff(line.t) >= 0).all()
+            total += len(true)
+        asked += count[0]
+    assert asked <= 60 * total
+
+
+def test_a_pair_of_bends_that_cancel_is_seen_in_float32() -> None:
+    def ask(x: np.ndarray) -> np.ndarray:
+        t = x[:, :1].astype(np.float32)
+        one = np.float32(1)
+        return np.asarray(t * one + np.maximum(t - np.float32(0.3), 0) - np.maximum(t - np.float32(0.31), 0))
+
+    rng = np.random.default_rng(0)
+    noise = rounding(ask, np.array([[1.0, 0.0], [2.0, 1.0], [-1.0, 0.4]]), 1.2e-7, rng)
+    (line,) = noisy_breakpoints(ask, np.zeros((1, 2)), np.array([[1.0, 0.0]]), -20.0, 20.0, noise)
+    assert np.allclose(line.t, [0.3, 0.31], atol=1e-4)
+    assert np.allclose(line.jump[:, 0], [1, -1], atol=1e-2)
+    assert np.allclose(line.at(np.array([-5.0, 5.0])), [[-5.0], [5.01]], atol=1e-5)
+
+
+def test_a_straight_line_has_no_breakpoints_in_float32() -> None:
+    rng = np.random.default_rng(0)
+    slope = rng.standard_normal((50, 3)).astype(np.float32)
+    ask = lambda x: x.astype(np.float32) @ slope  # noqa: E731
+    noise = rounding(ask, rng.standard_normal((4, 50)), 1.2e-7, rng)
+    lines = noisy_breakpoints(ask, rng.standard_normal((6, 50)), rng.standard_normal((6, 50)), -20.0, 20.0, noise)
+    assert [len(line.t) for line in lines] == [0] * 6
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -114,5 +157,7 @@ def test_answers_that_contradict_each_other_end() -> None:
 def test_an_empty_interval_is_refused() -> None:
     rng = np.random.default_rng(3)
     noise = rounding(lambda x: x[:, :1], rng.standard_normal((4, 2)), 2.2e-16, rng)
+    with pytest.raises(BadInput, match="low < high"):
+        noisy_breakpoints(lambda x: x[:, :1], np.zeros((1, 2)), np.ones((1, 2)), 1.0, 1.0, noise)
     with pytest.raises(BadInput, match="low < high"):
         breakpoints(lambda x: x[:, :1], np.zeros((1, 2)), np.ones((1, 2)), 1.0, 1.0, noise, rng)

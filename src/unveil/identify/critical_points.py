@@ -15,11 +15,15 @@ from unveil.identify.polish import parameters, polish
 from unveil.identify.relu_follow import follow_surfaces
 from unveil.identify.relu_frame import Frame
 from unveil.identify.relu_layer import SHARP, follow_leads, read_layer, sharpen
+from unveil.identify.relu_noisy import NoisyReading
 from unveil.identify.relu_refine import refine, telling_points
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
 from unveil.identify.relu_straight import LayerFound
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
+
+# How far lines reach where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
+FAR_WHEN_NOISY = 20.0
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
 
@@ -90,6 +94,7 @@ class _Reading:
         self.best: tuple[float, Weights] = (np.inf, [])
         self.reading: LayerFound | None = None
         self.far = 30.0
+        self.noisy: NoisyReading | None = None
 
     def run(self) -> Identification:
         network: Network | None = None
@@ -100,10 +105,12 @@ class _Reading:
             if not noise.straight:
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf)
-            network = self._read(frame, noise)
+            network = self._read(frame, noise) if noise.relative < SHARP else self._read_noisy(frame, noise)
+            if network is None:
+                return self._end(self._partial("It ended"), Outcome.check_failed, np.inf)
             error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
         except BudgetExceeded:
-            return self._end(self._partial(), Outcome.budget_ended, np.inf)
+            return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf)
         good = error <= self.method.accept * np.sqrt(noise.relative)
         return self._end(network, Outcome.complete if good else Outcome.check_failed, error)
 
@@ -118,19 +125,29 @@ class _Reading:
             self.stats,
         )
 
-    def _partial(self) -> Network | None:
+    def _partial(self, ending: str) -> Network | None:
         """The best network so far; else the rows read are told apart from it, in `stats["rows_read"]`, up to sign."""
-        rows = self.weights[0] if self.weights else (self.reading.rows, self.reading.bias) if self.reading else None
+        weights, reading = self.weights, self.reading
+        best = Network.from_weights(self.best[1]) if self.best[1] else None
+        if self.noisy is not None:
+            weights, reading, best = self.noisy.weights, self.noisy.found, self.noisy.network
+        rows = weights[0] if weights else (reading.rows, reading.bias) if reading else None
         if rows is not None and len(rows[0]):
             self.stats["rows_read"] = rows
-            self.why.append(f"The budget ended after {len(rows[0])} neurons of the first layer were read.")
-        return Network.from_weights(self.best[1]) if self.best[1] else None
+            self.why.append(f"{ending} after {len(rows[0])} neurons of the first layer were read.")
+        return best
+
+    def _read_noisy(self, frame: Frame, noise: Rounding) -> Network | None:
+        self.noisy = NoisyReading(self.ask, self.oracle, noise, self.rng, self.stats, self.why)
+        far, each = self._far(frame, FAR_WHEN_NOISY), self.method
+        return self.noisy.read(frame, far=far, most_layers=each.most_layers, most_lines=each.most_lines)
+
+    def _far(self, frame: Frame, usual: float) -> float:
+        far, widest = self.method.far or usual, self.oracle.widest
+        return reach(self.oracle, frame.sample(4, self.rng), widest, far) if np.isfinite(widest) else far
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
-        far = self.method.far or float(np.clip(1e-5 / noise.relative, 50, 1e5))
-        if np.isfinite(self.oracle.widest):
-            far = reach(self.oracle, frame.sample(4, self.rng), self.oracle.widest, far)
-        self.far = far
+        self.far = far = self._far(frame, float(np.clip(1e-5 / noise.relative, 50, 1e5)))
         first, here = frame, noise
         leads = (np.empty((0, self.oracle.n)), np.empty((0, self.oracle.n)))
         for depth in range(self.method.most_layers):
@@ -168,9 +185,8 @@ class _Reading:
             # The same length of an input moves the neurons more where all of it lies in the span of their rows.
             here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
             leads = (np.concatenate([leads[0], found.bent_at]), np.concatenate([leads[1], found.bent_step]))
-        return (
-            self._polished(Network.from_weights(self.best[1]), self.best[0], noise) if self.best[1] else self._affine()
-        )
+        error, best = self.best
+        return self._polished(Network.from_weights(best), error, noise) if best else self._affine()
 
     def _behind(
         self, frame: Frame, layer: tuple[np.ndarray, np.ndarray], found: LayerFound, noise: Rounding, far: float

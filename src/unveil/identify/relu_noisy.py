@@ -1,0 +1,155 @@
+"""NoisyReading: a ReLU network from answers with few digits: coarse rows, then least squares on fresh answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identify.polish import parameters
+from unveil.identify.relu_coarse import read_coarse
+from unveil.identify.relu_fit import fit
+from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_straight import LayerFound
+from unveil.whitebox.network import Network
+
+Weights = list[tuple[np.ndarray, np.ndarray]]
+
+# Answers per parameter in the fit; several answers to one question tell less than as many to several.
+RATIO, RATIO_OF_MANY = 2.0, 3.0
+# Largest share of the answers' spread that the coarse rows may leave for the fit to be tried.
+PROMISING = 0.3
+# Bent hyperplanes per straight one from which on there is another layer behind.
+DEEPER = 0.2
+# Times that neurons which only the fit has uncovered are looked for.
+ROUNDS = 3
+
+
+@dataclass
+class NoisyReading:
+    """One run: what was read so far can be looked at whenever the budget ends.
+
+    Attributes:
+        ask: Answers questions.
+        oracle: Where fresh points for the fit come from.
+        noise: How exact answers are.
+        rng: Draws everything.
+        stats: Gets `layers`.
+        why: Gets what was chosen on the way.
+        weights: Layers read and left behind.
+        found: The layer being read.
+        network: The best whole network, if there is any.
+        points: Where the fits asked, and the answers.
+    """
+
+    ask: Ask
+    oracle: Oracle
+    noise: Rounding
+    rng: np.random.Generator
+    stats: dict[str, Any]
+    why: list[str]
+    weights: Weights = field(default_factory=list)
+    found: LayerFound | None = None
+    network: Network | None = None
+    points: tuple[np.ndarray, np.ndarray] | None = None
+
+    def read(self, frame: Frame, *, far: float, most_layers: int, most_lines: int) -> Network | None:
+        """All layers; None if no whole network came out."""
+        for _ in range(most_layers):
+            self.found = found = LayerFound.nothing(frame, self.oracle.m)
+            fitted = again = False
+            for _attempt in range(ROUNDS):
+                read_coarse(
+                    self.ask, frame, self.noise, self.rng, far=far, most_lines=most_lines, sure=again, found=found
+                )
+                if not len(found.rows) or len(found.bent_at) > DEEPER * len(found.rows) + 2:
+                    break
+                fitted, again = self._last(frame, found)
+                if not again:
+                    break
+            self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
+            if fitted or not len(found.rows) or len(found.rows) > frame.d:
+                break
+            layer = turned(frame, found)
+            self.weights.append(layer)
+            self.found = None
+            frame = frame.after(*layer)
+        return self.network
+
+    def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
+        """This layer as the last hidden one: whether that fits, and whether neurons seem to be missing.
+
+        Queries: `RATIO` per parameter, fewer with several outputs.
+        """
+        rows, bias = turned(frame, found)
+        k, m = len(rows), self.oracle.m
+        more = k > frame.d
+        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100)
+        h = x
+        for w, b in self.weights:
+            h = np.maximum(h @ w.T + b, 0)
+        # With more neurons than coordinates sides are at will: relu(-z) = relu(z) - z, and a linear part is left over.
+        z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if more else [])]
+        F = np.concatenate(z, axis=1)
+        fitting = np.arange(len(x)) % 4 > 0
+        out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
+        spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
+        left = float(np.sqrt(((F @ out - y)[~fitting] ** 2).mean())) / max(spread, 1e-300)
+        if left > PROMISING:
+            return False, False
+        ending = [(rows, bias), (out[:k].T, out[k])]
+        if more:
+            ending = with_linear_part(ending, out[k + 1 :].T)
+            self.why.append(
+                f"Sides of {k} neurons on {frame.d} coordinates are at will; a linear part makes up for it."
+            )
+        network = Network.from_weights([*self.weights, *ending], shape=self.oracle.shape)
+        x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m))
+        sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
+        self.network, rms = fit(network, x, y, noise=0.1 * sigma)
+        if self.weights or more:
+            return True, False
+        # The rows are as good now as what is left allows.
+        layer, last = self.network.layers[0], self.network.layers[-1]
+        size = np.linalg.norm(layer.weights, axis=1)
+        found.rows, found.bias = layer.weights / size[:, None], layer.bias / size
+        found.jump = (last.weights * size).T
+        found.error = np.maximum(rms / np.maximum(np.linalg.norm(found.jump, axis=1), 1e-300), 1e-7)
+        return True, rms > 3 * sigma and k < frame.d
+
+    def _fresh(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """This many points and answers; those asked before serve again."""
+        empty = np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
+        x, y = empty if self.points is None else self.points
+        more = self.oracle.sample(max(0, count - len(x)), self.rng)
+        self.points = np.concatenate([x, more]), np.concatenate([y, self.ask(more)])
+        return self.points
+
+
+def turned(frame: Frame, found: LayerFound) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and biases with positive sides active: on the other side derivatives have no part along the row."""
+    rows = found.rows
+    if len(rows) > frame.d:
+        return rows, found.bias
+    z = frame.values(found.at) @ rows.T + found.bias
+    part = (np.linalg.pinv(rows).T @ found.slope.transpose(0, 2, 1)) ** 2
+    part = part.sum(axis=2)
+    up, down = z > 0, z < 0
+    mean_up = (part * up).sum(axis=0) / np.maximum(up.sum(axis=0), 1)
+    mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
+    side = np.where(mean_up >= mean_down, 1.0, -1.0)
+    return rows * side[:, None], found.bias * side
+
+
+def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
+    """Two layers that also carry `slope @ h`, as relu(v h) - relu(-v h) for each direction v in it."""
+    hidden, last = layers
+    u, s, vt = np.linalg.svd(slope, full_matrices=False)
+    keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
+    v, size = vt[keep], (u * s)[:, keep]
+    rows, bias = np.concatenate([hidden[0], v, -v]), np.concatenate([hidden[1], np.zeros(2 * len(v))])
+    return [(rows, bias), (np.concatenate([last[0], size, -size], axis=1), last[1])]

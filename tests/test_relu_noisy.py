@@ -1,0 +1,120 @@
+"""ReLU networks that answer in float32: rows, sides and function against weights the method never sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.rounding import rounding
+from unveil.identify.critical_points import CriticalPoints
+from unveil.identify.relu_coarse import read_coarse
+from unveil.identify.relu_fit import fit
+from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_slopes import long_gradients
+
+
+def single(weights: Weights) -> Weights:
+    """The nearest network whose weights are exact in float32."""
+    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
+
+
+def read(sizes: tuple[int, ...], seed: int, budget: int | None = None):  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights(sizes, rng, bias=0.5))
+    oracle = uv.as_oracle(relu_net(weights, np.float32), sizes[0], budget=budget)
+    return CriticalPoints()(oracle, rng=rng), weights, oracle
+
+
+def row_errors(rows: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Largest entry error of every true row, both of unit norm, orientation included."""
+    true = true / np.linalg.norm(true, axis=1, keepdims=True)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.array([np.abs(rows - row).max(axis=1).min() for row in true])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_parameter"), [((20, 10, 1), 24), ((100, 20, 1), 9), ((100, 20, 10), 3.5), ((200, 24, 3), 3.5)]
+)
+def test_one_hidden_layer_in_float32(sizes: tuple[int, ...], per_parameter: float) -> None:
+    for seed in range(3):
+        found, weights, oracle = read(sizes, seed)
+        assert found.outcome is uv.Outcome.complete, (sizes, seed)
+        assert found.network is not None
+        assert found.network.layers[0].weights.shape == (sizes[1], sizes[0])
+        assert row_errors(found.network.layers[0].weights, weights[0][0]).max() < 1e-3, (sizes, seed)
+        x = np.random.default_rng(99).standard_normal((5000, sizes[0]))
+        assert np.abs(found.network(x) - relu_net(weights)(x)).max() < 1e-5, (sizes, seed)
+        assert found.queries <= oracle.ledger.asked
+        assert found.queries <= per_parameter * sum(w.size + b.size for w, b in weights), (sizes, seed)
+
+
+@pytest.mark.slow
+def test_784_inputs_in_float32() -> None:
+    found, weights, _ = read((784, 32, 10), 0)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert row_errors(found.network.layers[0].weights, weights[0][0]).max() < 1e-3
+    x = np.random.default_rng(99).standard_normal((5000, 784))
+    assert np.mean(found.network(x).argmax(axis=1) == relu_net(weights)(x).argmax(axis=1)) >= 0.999
+
+
+def test_more_neurons_than_inputs_as_a_function() -> None:
+    found, weights, _ = read((10, 15, 3), 1)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    x = np.random.default_rng(99).standard_normal((5000, 10))
+    assert np.abs(found.network(x) - relu_net(weights)(x)).max() < 1e-4
+
+
+@pytest.mark.parametrize("sizes", [(120, 30, 15, 10), (5, 30, 30, 30, 5)])
+def test_first_layer_of_a_deeper_network_and_nobody_else(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    weights = single(random_weights(sizes, rng, bias=0.5))
+    oracle = uv.as_oracle(relu_net(weights, np.float32), sizes[0])
+    ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
+    noise = rounding(ask, rng.standard_normal((4, sizes[0])), oracle.resolution, rng)
+    found = read_coarse(ask, Frame.of_input(sizes[0], None), noise, rng)
+    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    cos = np.abs(found.rows @ true.T)
+    assert (cos.max(axis=1) > 0.999).all()  # nothing invented
+    assert (cos.max(axis=0) > 0.999).sum() >= 0.9 * sizes[1]
+    assert len(found.bent_at) > 0
+
+
+def test_long_steps_stay_in_their_piece_or_say_so() -> None:
+    rng = np.random.default_rng(3)
+    weights = single(random_weights((60, 20, 4), rng, bias=0.5))
+    net = relu_net(weights, np.float32)
+    ask = lambda x: net(x.astype(np.float32)).astype(float)  # noqa: E731
+    noise = rounding(ask, rng.standard_normal((4, 60)), 1.2e-7, rng)
+    x = rng.standard_normal((10, 60)).astype(np.float32).astype(float)
+    slope, error = long_gradients(ask, Frame.of_input(60, None), x, np.full(10, 5.0), noise, rng)
+    on = x @ weights[0][0].T + weights[0][1] > 0
+    true = np.einsum("mk,pk,kd->pmd", weights[1][0], on, weights[0][0])
+    off = np.sqrt(((slope - true) ** 2).mean(axis=(1, 2)))
+    assert np.isfinite(error).all()
+    assert (off <= 10 * error + 1e-7).all()
+
+
+@pytest.mark.parametrize("sizes", [(30, 12, 3), (30, 12, 8, 5)])
+def test_the_fit_is_exact_from_a_start_that_is_nearly_right(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights(sizes, rng, bias=0.5)
+    start = [(w + 1e-3 * rng.standard_normal(w.shape), b + 1e-3 * rng.standard_normal(b.shape)) for w, b in weights]
+    x = rng.standard_normal((2000, 30))
+    got, rms = fit(uv.Network.from_weights(start), x, relu_net(weights)(x))
+    assert rms < 1e-6
+    fresh = rng.standard_normal((1000, 30))
+    assert np.abs(got(fresh) - relu_net(weights)(fresh)).max() < 1e-4
+
+
+def test_rows_read_before_the_budget_ended_are_handed_over() -> None:
+    found, weights, _ = read((120, 30, 15, 10), 1, budget=15_000)
+    assert found.outcome is uv.Outcome.budget_ended
+    rows, bias = found.stats["rows_read"]
+    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    assert len(rows) == len(bias) >= 10
+    assert (np.abs(rows @ true.T).max(axis=1) > 0.999).all()
+    assert any("neurons of the first layer" in why for why in found.why)
