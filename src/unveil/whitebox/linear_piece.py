@@ -16,7 +16,7 @@ from scipy.linalg import qr
 
 from unveil.whitebox.network import Layer
 
-# Measured: seconds per entry added through an index, and per product of two numbers inside a matrix product.
+# Measured: seconds per entry added or fetched through an index, and per product of two numbers inside a matrix product.
 SCATTER, MULTIPLY = 5e-9, 2e-11
 
 
@@ -81,6 +81,29 @@ class Piece:
                 kept.append(Block(block.rows[alive], block.columns, values))
         return Piece(self.height, self.width, tuple(kept))
 
+    def merged(self) -> Piece:
+        """The same matrix in fewer, larger blocks, where filling up with zeros costs less than handling each block.
+
+        Rows come in another order. Made for `gram` and `times`; what follows in the network multiplies the small ones.
+        """
+        blocks = sorted(self.blocks, key=lambda block: float(block.columns.mean()))
+        while True:
+            made: list[Block] = []
+            at = 0
+            while at < len(blocks):
+                pair = blocks[at : at + 2]
+                columns = _union([block.columns for block in pair], self.width)
+                apart = sum(_price(len(block.columns), len(block.rows)) for block in pair)
+                if len(pair) == 2 and _price(len(columns), sum(len(block.rows) for block in pair)) <= apart:
+                    made.append(_joined(pair, columns))
+                    at += 2
+                else:
+                    made.append(pair[0])
+                    at += 1
+            if len(made) == len(blocks):
+                return Piece(self.height, self.width, tuple(made))
+            blocks = made
+
     def times(self, right: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "r k"]:
         """The rows that are not structurally zero, times a matrix."""
         parts = [
@@ -103,7 +126,7 @@ class Piece:
         if self.rows < self.width:
             rows = self.dense()
             return np.asarray(rows @ rows.T)
-        apart = sum(len(b.columns) ** 2 * (SCATTER + MULTIPLY * len(b.rows)) for b in self.blocks)
+        apart = sum(_price(len(b.columns), len(b.rows)) for b in self.blocks)
         if apart > MULTIPLY * self.rows * self.width**2:
             rows = self.dense()
             return np.asarray(rows.T @ rows)
@@ -188,6 +211,20 @@ def next_piece(layer: tuple[Block, ...], height: int, piece: Piece) -> Piece:
                 stacked[here[:, None], np.searchsorted(columns, piece.blocks[i].columns)] = rows
         made.append(Block(block.rows, columns, weights @ stacked))
     return Piece(height, piece.width, tuple(made))
+
+
+def _price(columns: int, rows: int) -> float:
+    """Seconds that a block costs within a Gram matrix."""
+    return columns**2 * (SCATTER + MULTIPLY * rows)
+
+
+def _joined(blocks: list[Block], columns: np.ndarray) -> Block:
+    values = np.zeros((sum(len(block.rows) for block in blocks), len(columns)))
+    at = 0
+    for block in blocks:
+        values[at : at + len(block.rows), np.searchsorted(columns, block.columns)] = block.values
+        at += len(block.rows)
+    return Block(np.concatenate([block.rows for block in blocks]), columns, values)
 
 
 def _taken(values: np.ndarray, places: np.ndarray) -> np.ndarray:
