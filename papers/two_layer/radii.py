@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmarks.identify import draw as network
+from papers.two_layer.networks import draw as network
 from unveil import as_oracle
 from unveil.identify.active_subspace import hessians
 from unveil.identify.rank_one import matrix_space, subspace_power

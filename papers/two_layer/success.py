@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from benchmarks.identify import EXACT, error
-from benchmarks.identify import draw as network
+from papers.two_layer.networks import EXACT, error
+from papers.two_layer.networks import draw as network
 from unveil import EntangledWeights, as_oracle
 
 if TYPE_CHECKING:

@@ -117,7 +117,9 @@ def look_through(
     stacked = slopes.transpose(1, 0, 2).reshape(size, -1)
     basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
     if rank is None:
-        rank = gap(spectrum, max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0]))
+        # Truncation and noise at their worst; the small end of the spectrum shows them as they are.
+        worst = max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0])
+        rank = gap(spectrum, min(worst, spectrum[3 * size // 4] / spectrum[0]))
     # At least one direction must be left across: it is what shows the bends.
     rank = min(rank, size - 1)
     span, across = basis[:, :rank], basis[:, rank:]

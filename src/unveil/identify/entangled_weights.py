@@ -66,10 +66,9 @@ class EntangledWeights(Method):
                 if best.rms <= max(3 * noise, 1e-11):
                     break
             assert best is not None
-            stats |= {"rms": best.rms, "condition": best.condition, "uncertainty": best.uncertainty}
             return conclude(
                 oracle,
-                best.network,
+                best,
                 noise=noise,
                 method="EntangledWeights",
                 why=why,

@@ -10,6 +10,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.method import Identification
 from unveil.identify.polish import Polished, parameters, polish
+from unveil.identify.surplus import REDUNDANT, without_surplus
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Network
 
@@ -74,19 +75,20 @@ def ask(oracle: Oracle, x: np.ndarray) -> np.ndarray:
 
 
 def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Polished:
-    """Least squares on all parameters at fresh points.
+    """Least squares on all parameters at fresh points, without neurons that the answers do not call for.
 
     Queries: `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy.
     """
     spread = 4 if noise > 1e-10 else 1
     count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
     x = fit_points(oracle, network, count, rng)
-    return polish(network, x, ask(oracle, x), noise=0.3 * noise)
+    y = ask(oracle, x)
+    return without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
 
 
 def conclude(
     oracle: Oracle,
-    network: Network | None,
+    fit: Polished | None,
     *,
     noise: float,
     method: str,
@@ -95,22 +97,28 @@ def conclude(
     stages: Stages,
     rng: np.random.Generator,
 ) -> Identification:
-    """Check a network on held-out points and say how the identification ended.
+    """Check the network of the last fit on held-out points and say how the identification ended.
 
     Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten
-    standard deviations of the noise.
+    standard deviations of the noise, and the answers determine all parameters.
 
     Queries: 200
     """
     error = np.inf
     outcome = Outcome.check_failed
-    if network is not None:
+    network = None
+    if fit is not None:
+        network = fit.network
+        stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.uncertainty}
         x = oracle.sample(HELD_OUT, rng)
         y = oracle(x)
         error = held_out_error(network, x, y)
         spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
         if error <= max(1e-8, 10 * noise / spread):
             outcome = Outcome.complete
+            if fit.condition >= REDUNDANT:
+                outcome = Outcome.approximate
+                why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
         elif error <= max(1e-3, 100 * noise / spread):
             outcome = Outcome.approximate
     stages.end("held-out check")

@@ -57,11 +57,9 @@ class OneHiddenLayer(Method):
         try:
             noise = answers_noise(oracle, rng)
             fit = self._find(oracle, noise, rng, stages, stats, why)
-            if fit is not None:
-                network = fit.network
-                stats |= {"rms": fit.rms, "condition": fit.condition, "uncertainty": fit.uncertainty}
+            network = None if fit is None else fit.network
             return conclude(
-                oracle, network, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages, rng=rng
+                oracle, fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
             stats |= {"noise": noise, "queries per stage": dict(stages.queries)}

@@ -14,13 +14,13 @@ from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_f
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished
 from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
-from unveil.identify.steps import Hyperplanes, hyperplanes, saturation_radius
+from unveil.identify.steps import NOISY, Hyperplanes, hyperplanes, saturation_radius
+from unveil.identify.surplus import REDUNDANT
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
-REDUNDANT = 1e7  # condition of the last fit from which some parameters are not determined by the answers
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,8 @@ class Saturation(Method):
                     best = fit
                 if best is not None and best.rms <= max(3 * noise, 1e-11) and best.condition < REDUNDANT:
                     break
-            if best is not None:
-                stats |= {"rms": best.rms, "condition": best.condition, "uncertainty": best.uncertainty}
-                if best.condition >= REDUNDANT:
-                    why.append("the answers do not pin down every parameter: there may be more neurons than needed")
-            network = None if best is None else best.network
             return conclude(
-                oracle, network, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
+                oracle, best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
             stats = {**stats, "noise": noise, "queries per stage": dict(stages.queries)}
@@ -187,7 +182,14 @@ class Saturation(Method):
         """Scales, rough shifts and the activation, from a profile along each normal."""
         candidates = self._candidates(0)
         margins = [resting_point(a, noise) for a in candidates]
-        position, answer = ridge.profiles(oracle, planes, margin=0.8 * max(margins), rng=rng)
+        noisy = noise > NOISY or oracle.dtype == np.float32
+        margin = 0.8 * max(margins)
+        if noisy:
+            bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
+            planes = ridge.anchored(oracle, planes, bases)
+        else:
+            bases = ridge.vantages(planes, margin, rng)[:, 0]
+        position, answer = ridge.profiles(oracle, planes, bases)
         best: tuple[float, FirstLayer] | None = None
         for activation, margin in zip(candidates, margins, strict=True):
             fits = np.array(
@@ -202,14 +204,14 @@ class Saturation(Method):
                 best = (misfit, layer)
         assert best is not None
         layer = best[1]
-        if noise > 1e-12 or oracle.dtype == np.float32:
+        if noisy:
             weights, shifts = ridge.sharpen(
                 oracle,
                 planes,
                 np.linalg.norm(layer.weights, axis=1),
                 layer.shifts,
                 layer.activation,
-                margin=0.8 * layer.margin,
+                bases,
                 rng=rng,
             )
             best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))

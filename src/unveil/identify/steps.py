@@ -8,8 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identify.one_neuron import fit_alone
+from unveil.whitebox.activation import ACTIVATIONS
 
 _LARGEST_DECADE = 8
+NOISY = 1e-12  # standard deviation of the answers' errors from which directions are found by least squares
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,9 @@ class Hyperplanes:
 
     Attributes:
         directions: Unit normals, one per row.
-        offsets: Their offsets, up to the width of the active zone and the error of the direction times `radius`.
+        offsets: Their offsets, up to the width of the active zone and `slack`.
         widths: Length over which the neuron switches, in units of x.
+        slack: How far each offset may be off: the error of the direction times `radius`.
         radius: Radius of the circles.
         circles: Circles walked.
         complete: Whether every step of the last circle belongs to a hyperplane that was seen on two circles.
@@ -28,6 +32,7 @@ class Hyperplanes:
     directions: Float[np.ndarray, "k n"]
     offsets: Float[np.ndarray, " k"]
     widths: Float[np.ndarray, " k"]
+    slack: Float[np.ndarray, " k"]
     radius: float
     circles: int
     complete: bool
@@ -36,7 +41,7 @@ class Hyperplanes:
 def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) -> tuple[float, float] | None:
     """A radius beyond which a ray's answers no longer change, and how much they still do; None if there is none.
 
-    The activation is sigmoidal if most rays have come to rest; the radius returned lies a decade beyond, if the
+    The activation is sigmoidal if most rays have come to rest; the radius returned lies two decades beyond, if the
     precision of the inputs allows. Algebraic tails (arctan) never rest altogether: their drift is a floor for what
     counts as a step.
 
@@ -51,17 +56,16 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
         return None
     rays = _unit(rng.standard_normal((64, oracle.n)))
     spread = float(np.ptp(oracle(oracle.nearest(rays)), axis=0).max())
-    furthest = _LARGEST_DECADE if oracle.dtype == np.float64 else 3
+    furthest = _LARGEST_DECADE if oracle.dtype == np.float64 else 4
     inner = oracle(oracle.nearest(100.0 * rays))
     for decade in range(3, furthest + 1):
         outer = oracle(oracle.nearest(10.0**decade * rays))
         spread = max(spread, float(np.ptp(outer, axis=0).max()))
         drift = np.abs(outer - inner).max(axis=1)
         if (drift <= 8 * noise + 100 * spread * 10.0**-decade).mean() >= 0.85:
-            # Noise makes directions poor, and a poor direction misses its own plane far out.
-            radius = float(
-                10.0 ** min(decade + 1, furthest, 8 if noise < 1e-9 * spread else 4 if noise < 1e-5 * spread else 3)
-            )
+            # The further out, the rarer are two steps side by side; but a direction that noise made poor misses its own
+            # plane there.
+            radius = 10.0 ** min(decade + 2, furthest, _LARGEST_DECADE if noise < 1e-9 * spread else 4)
             return radius, float(np.median(np.abs(oracle(oracle.nearest(radius * rays)) - outer)))
         inner = outer
     return None
@@ -105,7 +109,7 @@ def hyperplanes(
         if len(points) == 0:
             continue
         distance = np.abs(points @ directions.T + offsets)
-        near = distance <= 6 * widths + 6 * lengths[:, None] + 3 * errors * radius
+        near = distance <= 6 * widths + 3 * errors * radius
         known = near.any(axis=1)
         owner = (
             np.argmin(np.where(near, distance, np.inf), axis=1)[known] if len(directions) else np.empty(0, dtype=int)
@@ -115,6 +119,11 @@ def hyperplanes(
         fresh_directions, slopes, fresh_errors = _normals(
             oracle, points[~known], lengths[~known], jumps[~known], noise, radius
         )
+        if noise > NOISY or oracle.dtype == np.float32:
+            fresh_directions, fresh_errors, alone = _sharpened(
+                oracle, points[~known], fresh_directions, jumps[~known], slopes, noise, radius, rng
+            )
+            slopes = np.where(alone, slopes, 0.0)
         usable = slopes > 0
         fresh_directions = fresh_directions[usable]
         fresh = points[~known][usable]
@@ -136,7 +145,8 @@ def hyperplanes(
     keep = (seen >= 2) & ~_repeated(directions, offsets, widths + errors * radius, errors, seen)
     if count is not None and keep.sum() > count:
         keep &= seen >= np.sort(seen[keep])[-count]
-    return Hyperplanes(directions[keep], offsets[keep], widths[keep], radius, circles, complete)
+    slack = errors[keep] * radius
+    return Hyperplanes(directions[keep], offsets[keep], widths[keep], slack, radius, circles, complete)
 
 
 def _repeated(
@@ -168,7 +178,7 @@ def _walk(
     if spread <= least:
         return np.empty((0, oracle.n)), np.empty(0), np.empty(0)
     # First split every interval that changes, so that neighbouring steps part; below this width they are left together.
-    finest = max(min(64, radius / 32) / radius, 1e-4)
+    finest = max(min(64 if radius > 3e4 else 24, radius / 32) / radius, 1e-4)
     while True:
         moved = np.abs(np.diff(value, axis=0)).max(axis=1) > least + 10 * drift * np.diff(angle)
         split = moved & (np.diff(angle) > finest)
@@ -228,6 +238,41 @@ def _normals(
     left, size, _ = np.linalg.svd(slopes, full_matrices=False)
     errors = 1e-6 + disturbance * np.sqrt(n) * lengths / h
     return left[:, :, 0], size[:, 0], errors
+
+
+def _sharpened(
+    oracle: Oracle,
+    points: np.ndarray,
+    directions: np.ndarray,
+    jumps: np.ndarray,
+    slopes: np.ndarray,
+    noise: float,
+    radius: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Directions by least squares around each point, their errors, and whether one neuron explains the answers there.
+
+    Two steps side by side are no function of one coordinate: they leave a misfit, and their false normal is refused
+    here.
+
+    Queries: `3 n + 24` for each point
+    """
+    n = oracle.n
+    better, errors, alone = directions.copy(), np.full(len(points), np.inf), np.zeros(len(points), dtype=bool)
+    for i in np.flatnonzero(slopes > 0):
+        width = jumps[i] / slopes[i]
+        across = rng.standard_normal((3 * n + 24, n))
+        across -= np.outer(across @ directions[i], directions[i])
+        across *= 2 * width / np.linalg.norm(across, axis=1, keepdims=True)
+        along = rng.uniform(-width, width, len(across))
+        x = oracle.nearest(points[i] + across + along[:, None] * directions[i])
+        fit = fit_alone(x - points[i], oracle(x), 2 / width * directions[i], 0.0, ACTIVATIONS["tanh"], degree=5)
+        better[i] = fit.weights / np.linalg.norm(fit.weights)
+        errors[i] = 3 * fit.error
+        # What the polynomial leaves of one neuron, the noise, and the rounding of sums of large inputs.
+        expected = 2e-3 * jumps[i] + 4 * max(noise, float(np.finfo(oracle.dtype).eps) * radius / width * jumps[i])
+        alone[i] = fit.misfit <= expected and errors[i] <= 0.02
+    return better, errors, alone
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

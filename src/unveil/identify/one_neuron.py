@@ -1,0 +1,72 @@
+"""One neuron alone: where all others are at rest, answers depend on its pre-activation only; least squares for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.whitebox.activation import Activation
+
+
+class Alone(NamedTuple):
+    """A neuron fitted where it is alone.
+
+    Attributes:
+        weights: Of the neuron, with their scale.
+        shift: Its pre-activation at the origin of the coordinates in which it was fitted.
+        misfit: Root mean square of what the fit leaves of the answers, absolute.
+        start: The same before the fit.
+        error: Standard error of the direction of the weights, in radians.
+    """
+
+    weights: Float[np.ndarray, " n"]
+    shift: float
+    misfit: float
+    start: float
+    error: float
+
+
+def fit_alone(
+    x: Float[np.ndarray, "N n"],
+    answers: Float[np.ndarray, "N m"],
+    weights: Float[np.ndarray, " n"],
+    shift: float,
+    activation: Activation,
+    *,
+    degree: int,
+) -> Alone:
+    """Fit `answers = polynomial(activation(weights . x + shift))`.
+
+    Points that spread over several widths of the neuron give a lever that a difference quotient has not: with noise in
+    the answers, directions come out better by that factor. Answers that depend on a second neuron leave a misfit.
+
+    Args:
+        x: Points around a place at which all other neurons are at rest.
+        answers: There.
+        weights: Roughly.
+        shift: Roughly.
+        activation: The neuron's.
+        degree: Of the polynomial, which stands for everything behind the neuron; an invertible map of the activation's
+            range hides in it, so that scale and shift are not better than it is low.
+    """
+
+    def remainder(p: np.ndarray) -> np.ndarray:
+        z = activation.value(x @ p[:-1] + p[-1])
+        basis = np.linalg.qr(np.vander(z, degree + 1))[0]
+        return np.asarray(answers - basis @ (basis.T @ answers)).ravel()
+
+    start = np.append(weights, shift)
+    before = float(np.sqrt(np.mean(remainder(start) ** 2)))
+    fit = optimize.least_squares(remainder, start, method="lm", max_nfev=30 * len(start))
+    misfit = float(np.sqrt(np.mean(fit.fun**2)))
+    size = float(np.linalg.norm(fit.x[:-1]))
+    normal = fit.jac.T @ fit.jac
+    spread = np.linalg.pinv(normal, rcond=1e-12, hermitian=True)[:-1, :-1]
+    unit = fit.x[:-1] / size
+    across = np.trace(spread) - unit @ spread @ unit
+    freedom = fit.fun.size / max(1, fit.fun.size - len(start) - degree - 1)
+    error = misfit * float(np.sqrt(max(across, 0.0) * freedom)) / size
+    return Alone(fit.x[:-1], float(fit.x[-1]), misfit, before, error)
