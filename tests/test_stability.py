@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from unveil.executor import workers
 from unveil.outcome import BadInput
 from unveil.report.audit import Audit
 from unveil.report.stability import STABILITY
+from unveil.whitebox import decomposition
 from unveil.whitebox import singular_values as module
 from unveil.whitebox.activation import activation
 from unveil.whitebox.convolution import Convolution
@@ -48,6 +50,11 @@ def conv_network(rng: np.random.Generator, name: str = "relu") -> Network:
 def as_piece(matrix: np.ndarray) -> Piece:
     height, width = matrix.shape
     return Piece(height, width, (Block(np.arange(height), np.arange(width), matrix),))
+
+
+def with_values(values: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
+    left, right = (np.linalg.qr(rng.standard_normal((n, len(values))))[0] for n in (rows, len(values)))
+    return np.asarray((left * values) @ right.T)
 
 
 def test_values_hold_to_ten_digits_far_below_where_a_gram_matrix_does(
@@ -91,16 +98,30 @@ def test_a_gram_matrix_is_believed_only_as_far_as_it_proves_right(
 ) -> None:
     monkeypatch.setattr(module, "SMALL", 20)
     # Eigenvalues that crowd at the top, and few there with most values far below (or the other way round).
-    for top, low in ((100, 100), (1, 150), (150, 20)):
-        chosen = np.r_[np.ones(top), np.sort(rng.uniform(3e-4, 3e-3, low))[::-1]]
-        left, right = (np.linalg.qr(rng.standard_normal((n, top + low)))[0] for n in (260, top + low))
-        matrix = (left * chosen) @ right.T
+    for cut, (top, low) in itertools.product((module.CUT, 1e-6), ((100, 100), (1, 150), (150, 20))):
+        monkeypatch.setattr(module, "CUT", cut)
+        matrix = with_values(np.r_[np.ones(top), np.sort(rng.uniform(3e-4, 3e-3, low))[::-1]], 260, rng)
         exact = np.linalg.svd(matrix, compute_uv=False)
-        np.testing.assert_allclose(singular_values(as_piece(matrix))[0], exact, rtol=1e-10)
-        monkeypatch.setattr(module, "CUT", 1e-6)
-        np.testing.assert_allclose(singular_values(as_piece(matrix))[0], exact, rtol=2e-10, err_msg="cut not raised")
-        monkeypatch.undo()
-        monkeypatch.setattr(module, "SMALL", 20)
+        np.testing.assert_allclose(singular_values(as_piece(matrix))[0], exact, rtol=1e-10, err_msg=f"cut {cut}")
+
+
+@pytest.mark.parametrize("lowest", [-1, -2, -3.5, -6])
+def test_what_torch_decomposes_is_as_exact(lowest: float, rng: np.random.Generator, monkeypatch: Any) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.delenv(decomposition.CHOICE, raising=False)
+    monkeypatch.setattr(module, "SMALL", 20)
+    chosen = np.logspace(0, lowest, 120)
+    for rows, crowd in itertools.product((130, 300), (0, 60)):
+        matrix = with_values(np.r_[np.ones(crowd), chosen], rows + crowd, rng)
+        exact = np.linalg.svd(matrix, compute_uv=False)
+        for alike, large in itertools.product((0.5, 1e-3, 1e-6), (1, 10**9)):
+            monkeypatch.setattr(decomposition, "LARGE", large)
+            found, _ = singular_values(as_piece(matrix), alike=alike)
+            np.testing.assert_allclose(
+                found, exact, rtol=1e-10, atol=1e-15, err_msg=f"{rows=} {crowd=} {alike=} {large=}"
+            )
+            coarse, _ = singular_values(as_piece(matrix), fine=False, alike=alike)
+            np.testing.assert_allclose(coarse, exact, rtol=1e-13 / exact[-1] ** 2)
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu(0.3)", "tanh"])

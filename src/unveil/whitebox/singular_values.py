@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Float
-from scipy.linalg import lapack, qr, svdvals
+from scipy.linalg import lapack
 
+from unveil.whitebox.decomposition import Tridiagonal, eigenvalues, helped, tridiagonal, values_of
 from unveil.whitebox.linear_piece import Piece
 
 CUT = 4e-4
@@ -16,6 +15,10 @@ TOLERANCE = 3e-11
 """Largest relative error of a value from a Gram matrix; measured each time, by the values below the cut."""
 SURE, WITNESSES = 5e-3, 8
 """Without a value below this share nothing needs to be measured; otherwise at least so many values are."""
+LEVEL, STEEP = 2e-2, 2e-4
+"""Smallest over largest value: above the first eigenvalues alone will do; below the second many vectors are needed."""
+NEARLY_SQUARE = 1.5
+"""Rows per column up to which a direct decomposition by torch then is faster."""
 COARSE_FLOOR = 1e-7
 """Eigenvalues of a Gram matrix are uncertain by some 10 eps of the largest, so singular values by the root of that."""
 SMALL = 300
@@ -24,7 +27,7 @@ ROWS = 512
 """So many rows at once, to keep what is only intermediate in the processor's cache."""
 
 
-def singular_values(piece: Piece, fine: bool = True) -> tuple[Float[np.ndarray, " k"], float]:
+def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tuple[Float[np.ndarray, " k"], float]:
     """Singular values of the non-zero rows, descending, and the floor below which they cannot be told from zero.
 
     Eigenvalues of the Gram matrix give those above a cut. The others live in the span of the remaining eigenvectors:
@@ -34,6 +37,8 @@ def singular_values(piece: Piece, fine: bool = True) -> tuple[Float[np.ndarray, 
     Args:
         piece: The matrix.
         fine: Whether to do so. The Gram matrix alone errs by eps (largest / s)^2 / 2, relatively, also further down.
+        alike: The smallest over the largest value of a matrix that is likely to be similar: it chooses the fastest way,
+            never how exact the values are.
 
     Returns:
         min(rows, columns) values, and the floor: max(rows, columns) * eps times the largest, or, of the Gram matrix
@@ -44,15 +49,22 @@ def singular_values(piece: Piece, fine: bool = True) -> tuple[Float[np.ndarray, 
         return np.zeros(0), 0.0
     exact = float(max(rows, width) * np.finfo(float).eps)
     if min(rows, width) <= SMALL:
-        values = _direct(piece.dense())
+        values = values_of(piece.dense())
+        return values, exact * float(values[0])
+    if fine and alike < STEEP and helped(min(rows, width)) and max(rows, width) <= NEARLY_SQUARE * min(rows, width):
+        values = values_of(piece.dense())
         return values, exact * float(values[0])
     # With fewer rows than columns the Gram matrix is that of the rows: the roles are exchanged.
     matrix = piece.dense().T if rows < width else piece.merged()
-    form = _tridiagonal(_gram(matrix))
-    if not fine:
-        values = np.sqrt(form.eigenvalues[::-1])
-        return values, COARSE_FLOOR * float(values[0])
-    values = _refined(matrix, form)
+    gram = _gram(matrix)
+    if not fine or (alike > LEVEL and helped(len(gram))):
+        squares = eigenvalues(gram)
+        values = np.sqrt(squares[::-1])
+        if not fine:
+            return values, COARSE_FLOOR * float(values[0])
+        if values[-1] >= (LEVEL if _crowded(squares) else SURE) * values[0]:
+            return values, exact * float(values[0])
+    values = _refined(matrix, tridiagonal(gram))
     return values, exact * float(values[0])
 
 
@@ -60,7 +72,12 @@ def _gram(matrix: Piece | np.ndarray) -> np.ndarray:
     return matrix.gram() if isinstance(matrix, Piece) else np.asarray(matrix.T @ matrix)
 
 
-def _refined(matrix: Piece | np.ndarray, form: _Tridiagonal) -> np.ndarray:
+def _crowded(squares: np.ndarray) -> bool:
+    """Whether more than a few eigenvalues coincide: then the errors of others reach 200 times what they are else."""
+    return bool((np.diff(squares) <= 16 * np.finfo(float).eps * squares[-1]).sum() > WITNESSES)
+
+
+def _refined(matrix: Piece | np.ndarray, form: Tridiagonal) -> np.ndarray:
     """Singular values, descending, of a tall matrix whose Gram matrix has this form."""
     squares, n = form.eigenvalues, len(form.eigenvalues)
     largest = squares[-1]
@@ -76,9 +93,9 @@ def _refined(matrix: Piece | np.ndarray, form: _Tridiagonal) -> np.ndarray:
             thin = _beside(matrix, form.vectors(small, n))
         # Rounding leaves about eps times the largest in `thin`: once that is all, there is nothing more to resolve.
         if small <= SMALL or np.abs(thin).max() <= 8 * np.finfo(float).eps * np.sqrt(largest):
-            tail = _direct(thin)
+            tail = values_of(thin)
         else:
-            tail = _refined(thin, _tridiagonal(_gram(thin)))
+            tail = _refined(thin, tridiagonal(_gram(thin)))
         wrong = float(np.abs(tail**2 - squares[small - 1 :: -1]).max() / largest)
         needed = np.sqrt(wrong / (2 * TOLERANCE))
         if needed <= cut or small == n - 1:
@@ -105,58 +122,3 @@ def _beside(matrix: Piece | np.ndarray, vectors: np.ndarray) -> np.ndarray:
     for start in range(0, len(thin), ROWS):
         thin[start : start + ROWS] -= along[start : start + ROWS] @ rest
     return thin
-
-
-@dataclass(frozen=True, eq=False)
-class _Tridiagonal:
-    """A symmetric matrix reduced to tridiagonal form, and its eigenvalues, ascending, none below zero."""
-
-    reduced: np.ndarray
-    diagonal: np.ndarray
-    off: np.ndarray
-    tau: np.ndarray
-    eigenvalues: np.ndarray
-
-    def vectors(self, first: int, last: int) -> np.ndarray:
-        """Orthonormal eigenvectors of the eigenvalues `first` up to but without `last`."""
-        wanted = last - first
-        found, _, vectors, info = _stemr(self.diagonal, self.off, (first + 1, last), 1)
-        if info or found < wanted:
-            # The tridiagonal solver gave up, which happens for pathological clusters only: take the slower sure way.
-            full = np.diag(self.diagonal) + np.diag(self.off, 1) + np.diag(self.off, -1)
-            vectors = np.linalg.eigh(full)[1][:, first:last]
-        reflectors = np.asfortranarray(self.reduced[1:, :-1])
-        below = np.asfortranarray(vectors[1:, :wanted])
-        below, _, _ = lapack.dormqr("L", "N", reflectors, self.tau, below, 64 * wanted, overwrite_c=1)
-        return np.concatenate([vectors[:1, :wanted], below])
-
-
-def _tridiagonal(gram: np.ndarray) -> _Tridiagonal:
-    """Reduce a symmetric matrix, which is overwritten."""
-    # Its transpose, as it is symmetric: LAPACK wants columns, and would be given a copy.
-    reduced, diagonal, off, tau, _ = lapack.dsytrd(gram.T, lower=1, lwork=64 * len(gram), overwrite_a=1)
-    # Not dsterf, which is about as fast: where values crowd its errors reach a hundred times these.
-    found, eigenvalues, _, info = _stemr(diagonal, off, (1, len(gram)), 0)
-    if info or found < len(gram):
-        eigenvalues = lapack.dsterf(diagonal.copy(), off.copy())[0]
-    return _Tridiagonal(reduced, diagonal, off, tau, np.maximum(np.sort(eigenvalues), 0.0))
-
-
-def _stemr(
-    diagonal: np.ndarray, off: np.ndarray, part: tuple[int, int], vectors: int
-) -> tuple[int, np.ndarray, np.ndarray, int]:
-    """Eigenvalues number `part` of a tridiagonal matrix, and vectors: how many were found, these, and LAPACK's info."""
-    padded = np.append(off, 0.0)
-    lwork, liwork, _ = lapack.dstemr_lwork(diagonal, padded, 2, 0.0, 0.0, *part, compute_v=vectors)
-    found, values, vs, info = lapack.dstemr(
-        diagonal, padded, 2, 0.0, 0.0, *part, compute_v=vectors, lwork=int(lwork), liwork=int(liwork)
-    )
-    return int(found), values[: part[1] - part[0] + 1], vs, int(info)
-
-
-def _direct(matrix: np.ndarray) -> np.ndarray:
-    """By QR and SVD: exact to eps times the matrix's own largest singular value."""
-    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    if tall.shape[0] > 1.3 * tall.shape[1]:
-        tall = qr(tall, mode="r", check_finite=False)[0][: tall.shape[1]]
-    return np.asarray(svdvals(tall, check_finite=False))

@@ -249,22 +249,24 @@ def _look(part: tuple[_Task, np.ndarray]) -> list[list[_Seen]]:
     for point in points:
         seen = network.preactivations(point)
         piece = first_piece(weights[0], network.layers[0].neurons, window, network.n)
-        row = []
+        row: list[_Seen] = []
         for i, layer in enumerate(network.layers):
             if i:
                 piece = next_piece(weights[i], layer.neurons, piece)
             slope = layer.activation.slope(seen[i][0])
-            row.append(_layer(task, piece, slope, task.shared if i == 0 else singular_values(piece, task.fine)))
-            piece = piece.keep(slope).folded()
+            before = singular_values(piece, task.fine, _share(row[-1].after)) if i else task.shared
+            kept = piece.keep(slope).folded()
+            row.append(_layer(task, piece, kept, slope, before))
+            piece = kept
         made.append(row)
     return made
 
 
-def _layer(task: _Task, piece: Piece, slope: np.ndarray, before: tuple[np.ndarray, float]) -> _Seen:
+def _layer(task: _Task, piece: Piece, kept: Piece, slope: np.ndarray, before: tuple[np.ndarray, float]) -> _Seen:
     width = len(task.window)
     size = min(len(slope), width)
     # Without an activation there is nothing new to compute.
-    after = before if (slope == 1).all() else singular_values(piece.keep(slope), task.fine)
+    after = before if (slope == 1).all() else singular_values(kept, task.fine, _share(before[0]))
     active = int((slope != 0).sum())
     wanted = task.lemma_9
     if wanted is None:
@@ -272,6 +274,11 @@ def _layer(task: _Task, piece: Piece, slope: np.ndarray, before: tuple[np.ndarra
     found = removal(piece.whole(), slope != 0) if wanted else None
     steepest = float(np.abs(slope).max())
     return _Seen(_filled(before[0], size), before[1], _filled(after[0], size), after[1], active, steepest, found)
+
+
+def _share(values: np.ndarray) -> float:
+    """The smallest value above zero over the largest."""
+    return float(values[values > 0][-1] / values[0]) if values.any() else 1.0
 
 
 def _filled(values: np.ndarray, size: int) -> np.ndarray:
