@@ -139,26 +139,6 @@ class Frame:
             p += (low + (high - low) * rng.uniform(0.05, 0.95, count))[:, None] * step
         return np.asarray(p @ self.lift.T + self.shift)
 
-    def nearest(self, h: Float[np.ndarray, " d"]) -> Float[np.ndarray, " n"] | None:
-        """An input of the region at which the layer has these values; None if there is none."""
-        x = self.V @ (h - self.c)
-        if self.free or (self.G @ x + self.g > 0).all():
-            return np.asarray(x)
-        G, g, M = self.G @ self.lift, self.G @ self.shift + self.g, self.M @ self.lift
-        size = max(float(np.abs(h).max()), 1e-3)
-        s = G.shape[1]
-        found = optimize.linprog(
-            np.r_[np.zeros(s), -1.0],
-            A_ub=np.c_[-G, np.ones(len(G))],
-            b_ub=g,
-            A_eq=np.c_[M, np.zeros(len(M))],
-            b_eq=h - self.c - self.M @ self.shift,
-            bounds=[(-30 * size * np.sqrt(s), 30 * size * np.sqrt(s))] * s + [(None, 0.01 * size)],
-        )
-        if found.status != 0 or found.x[-1] <= 1e-9:
-            return None
-        return np.asarray(self.lift @ found.x[:s] + self.shift)
-
     def lines(
         self, count: int, far: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

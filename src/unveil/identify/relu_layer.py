@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float
 
 from unveil.blackbox.crossings import AGREE, Breakpoints, breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu_frame import Frame, gradients
+from unveil.identify.relu_sightings import Searched
 from unveil.identify.relu_straight import LayerFound, met_before, on_plane, straight_ones
 
 # Answers at least this exact allow the shortcuts.
@@ -66,6 +66,7 @@ def read_layer(
         found.lines += 1
         before = len(found.rows)
         if line is not None:
+            found.searched.append(Searched(base, direction, line))
             _look(ask, frame, line, base, direction, noise, rng, found, first=fresh and number == 0)
         if noise.relative >= SHARP:
             # Coarse rows would explain everything near them, and leave neurons unseen.
@@ -257,54 +258,6 @@ def _inside(line: Breakpoints, stations: list[int]) -> tuple[np.ndarray, np.ndar
     last = np.array(stations) == len(edges) - 2
     hi = np.where(last, np.minimum(hi, np.where(lo < -1e4, 0, lo) + 2 * (1 + np.abs(np.where(lo < -1e4, 0, lo)))), hi)
     return (lo + hi) / 2, (hi - lo) / 4
-
-
-def follow_leads(
-    ask: Ask,
-    frame: Frame,
-    found: LayerFound,
-    h: Float[np.ndarray, "B d"],
-    dh: Float[np.ndarray, "B d"],
-    noise: Rounding,
-    rng: np.random.Generator,
-) -> None:
-    """Look where breakpoints were met on a face of the region: the same hyperplanes go on inside, close by.
-
-    Args:
-        ask: Answers questions.
-        frame: The coordinates of the layer.
-        found: What was read so far; what is seen now is added.
-        h: The layer's values where an unexplained breakpoint was met; some are 0 (inactive).
-        dh: How they moved along the line that met it.
-        noise: How exact answers are.
-        rng: Draws how far inside to look.
-
-    Queries: about 30 + 2 (d + 1) per lead that is still unexplained.
-    """
-    for value, rate in zip(h, dh, strict=True):
-        if len(found.rows):
-            z = found.rows @ value + found.bias
-            if (np.abs(z) < 1e-7 * (1 + np.linalg.norm(value)) + 30 * found.error * np.linalg.norm(value)).any():
-                continue
-        off = value <= 1e-6
-        # Deeper inside the derivatives are more exact, but the hyperplane may have left through another face.
-        for depth in (1e-2, 1e-3, 1e-5):
-            inside = value + off * rng.uniform(0.5, 1.5, len(value)) * depth * max(value.max(), 1e-3)
-            base = frame.nearest(inside)
-            if base is None:
-                continue
-            direction = frame.V @ rate
-            low, high = frame.room(base[None], direction[None])
-            low, high = np.maximum(0.95 * low, -0.3), np.minimum(0.95 * high, 0.3)
-            if not (low < high).all():
-                continue
-            found.lines += 1
-            (line,) = breakpoints(ask, base[None], direction[None], low, high, noise, rng)
-            before = len(found.rows)
-            if len(line.t):
-                _look(ask, frame, line, base, direction, noise, rng, found, first=False)
-            if len(found.rows) > before or not off.any():
-                break
 
 
 def sharpen(

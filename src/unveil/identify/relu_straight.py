@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.crossings import AGREE
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_sightings import Searched
 
 # How far, in typical inputs, a hyperplane is looked at again: far enough that most of the other neurons have switched.
 SPREAD = 3.0
@@ -34,6 +35,7 @@ class LayerFound:
         at: (P, n) where all derivatives were measured.
         slope: (P, m, d) the derivatives there.
         lines: Lines searched.
+        searched: Those that showed anything, with their breakpoints.
     """
 
     rows: Float[np.ndarray, "k d"]
@@ -50,6 +52,7 @@ class LayerFound:
     bent_maybe: Bool[np.ndarray, " B"]
     bent_error: Float[np.ndarray, " B"]
     lines: int = 0
+    searched: list[Searched] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod

@@ -1,0 +1,295 @@
+"""Deeper: the layers behind the first, from sightings of their neurons anywhere, and the output layer at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.rounding import Rounding
+from unveil.identify.polish import parameters
+from unveil.identify.relu_ending import Asked, Bends, after, ending, explain
+from unveil.identify.relu_fill import fill, places
+from unveil.identify.relu_frame import Frame, gradients
+from unveil.identify.relu_merge import Neuron, View, confirmed, expected, merge
+from unveil.identify.relu_settle import finish
+from unveil.identify.relu_sightings import Layer, Searched, Sighting, across, along, local, look, row_space
+from unveil.identify.relu_straight import LayerFound
+from unveil.whitebox.network import Network
+
+# How far lines reach, in typical inputs.
+FAR = 300.0
+# A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
+OFTEN = 4
+# A fit that explains fewer of the answers is none.
+HALF = 0.5
+# Errors that nearly right weights may leave, in units of the largest answer.
+ROUGH = 1e-5
+# Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
+CHEAP, DEAR = 3, 30
+# Places where one unknown weight is looked for at once.
+AT_ONCE = 6
+
+
+class Deeper:
+    """What was read so far behind the first layer.
+
+    Attributes:
+        layers: Read whole, sides settled.
+        neurons: Of the next one.
+        open: How many sightings no neuron explains.
+    """
+
+    def __init__(
+        self,
+        asked: Asked,
+        frame: Frame,
+        layer: Layer,
+        found: LayerFound,
+        given: list[Neuron],
+        noise: Rounding,
+        rng: np.random.Generator,
+        far: float = FAR,
+    ) -> None:
+        self.ask, self.frame, self.noise, self.rng = asked, frame, noise, rng
+        self.far = min(far, FAR)
+        self.layers = [layer]
+        # Of the rows of these layers.
+        self.error = max(float(found.error.max()), 1e-12)
+        self.lines: list[Searched] = list(found.searched)
+        self.sightings: list[Sighting] = []
+        for x, row, error in zip(found.bent_at, found.bent_rows, found.bent_error, strict=True):
+            span = row_space(local(self.layers, x)[1])
+            normal = span.T @ row
+            size = float(np.linalg.norm(normal))
+            if size > 0.9:
+                self.sightings.append(Sighting(x, span, normal / size, float(error) + np.sqrt(1 - min(size, 1.0) ** 2)))
+        self.stations = (found.at, found.slope)
+        self.views: list[View] = []
+        self.merged, self.neurons, self.alone = list(given), list[Neuron](), list[Neuron]()
+        self.open = 0
+        self.tried: Counter[tuple[int, int]] = Counter()
+        # Where the best network is right and where it is not.
+        self.right, self.wrong = found.at[:0], found.at[:0]
+        self.network: Network | None = None
+        # Lines in a row that showed nothing new.
+        self.barren = 0
+
+    def read(self, fine: float, most_lines: int) -> float:
+        """Search lines until everything asked is explained to within `fine`, and fresh points too.
+
+        Returns:
+            The largest error of `network` on what was asked; infinite where it fails on fresh points.
+        """
+        least = np.inf
+        for _ in range(most_lines):
+            self._sort()
+            while self._fill(CHEAP):
+                self._sort()
+            network, error = self._close(fine)
+            if error < least or self.network is None:
+                self.network, least = network, error
+            if error < fine:
+                break
+            before = len(self.sightings)
+            self._another_line()
+            self.barren = 0 if len(self.sightings) > before else self.barren + 1
+            if self.barren:
+                self._fill(DEAR)
+        return least
+
+    @property
+    def _few(self) -> bool:
+        """Whether nearly everything met is explained."""
+        return self.open <= max(2, 0.15 * len(self.sightings))
+
+    def _sort(self) -> None:
+        """Merge the sightings; where the next layer shows itself whole, read on behind it."""
+        while True:
+            for seen in self.sightings[len(self.views) :]:
+                self.views.append(View.of(self.layers, seen, self.error))
+            merged = self.merged = merge(self.views, self.merged)
+            should, were = confirmed(self.layers, merged, self.lines)
+            met = [
+                (len(n.members) > 1 or w >= OFTEN) and w >= 0.9 * s
+                for n, s, w in zip(merged, should, were, strict=True)
+            ]
+            self.neurons = [n for n, ok in zip(merged, met, strict=True) if ok]
+            self.alone = [n for n in merged if len(n.members) == 1]
+            explained = {i for n in self.neurons for i in n.members}
+            self.open = len(self.sightings) - len(explained)
+            sure = [n for n, ok, s in zip(merged, met, should, strict=True) if ok and n.known.all() and s >= OFTEN]
+            if self._few or not sure:
+                return
+            layer = self._sides(sure)
+            if layer is None:
+                return
+            # What this layer bends is explained now.
+            h = after(self.layers, np.array([seen.x for seen in self.sightings]))
+            off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
+            self.sightings = [seen for seen, far in zip(self.sightings, off > 1e-7, strict=True) if far]
+            self.layers.append(layer)
+            self.error = max(self.error, *(float(np.sqrt(n.spread.diagonal().max())) for n in sure))
+            self.views, self.merged, self.tried = [], [], Counter()
+
+    def _sides(self, sure: list[Neuron]) -> Layer | None:
+        """Which sides of a layer's neurons are active; None if they are not the whole layer."""
+        rows, bias = np.array([n.weights for n in sure]), np.array([n.bias for n in sure])
+        if not self._whole(rows):
+            return None
+        k = np.arange(len(rows))
+        seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
+        for x in self._telling(rows):
+            h, J = local(self.layers, x)
+            up = (rows @ h + bias > 0).astype(int)
+            if (seen[up, k] >= 2).all():
+                continue
+            span = row_space(J)
+            slope, error = gradients(self.ask, across(span), x[None], np.array([0.05]), self.noise, self.rng)
+            parts = rows @ J @ span
+            coefficient = np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]
+            missing = np.abs(slope[0].T - parts.T @ coefficient).max()
+            if not np.isfinite(error[0]) or missing > 1e-6 * np.abs(slope[0]).max() + 100 * error[0]:
+                return None
+            seen[up, k] += 1
+            largest[up, k] = np.maximum(largest[up, k], np.abs(coefficient).max(axis=1))
+            if seen.sum() > 8 * len(rows):
+                break
+        # An inactive neuron has no share in the derivatives.
+        quiet = largest < 1e-5 * largest.max()
+        if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
+            return None
+        side = np.where(largest[1] >= largest[0], 1.0, -1.0)
+        side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
+        side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
+        return rows * side[:, None], bias * side
+
+    def _telling(self, rows: np.ndarray) -> Float[np.ndarray, "P n"]:
+        """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
+        pool = [s * self.frame.sample(300, self.rng) for s in (1.0, 3.0)]
+        if len(self.layers) == 1 and len(self.layers[0][0]) <= self.frame.d and self.frame.free:
+            pool.append(self.frame.after(*self.layers[0]).sample(300, self.rng))
+        clear = []
+        for x in np.concatenate(pool):
+            move = rows @ local(self.layers, x)[1]
+            size = np.linalg.norm(move, axis=1, keepdims=True)
+            s = np.linalg.svd(move / np.maximum(size, 1e-300), compute_uv=False)
+            if len(s) == len(rows) and s[-1] > 1e-3 and size.min() > 1e-9:
+                clear.append((float(s[-1]), x))
+        clear.sort(key=lambda place: -place[0])
+        return np.array([x for _, x in clear[:200]]).reshape(-1, rows.shape[1] if not clear else len(clear[0][1]))
+
+    def _whole(self, rows: np.ndarray) -> bool:
+        """Whether derivatives measured before lie in the span of these neurons', where that says anything."""
+        told = 0
+        for x, slope in zip(*self.stations, strict=True):
+            J = local(self.layers, x)[1]
+            parts = rows @ J
+            coefficient = np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]
+            if np.abs(slope.T - parts.T @ coefficient).max() > 1e-6 * np.abs(slope).max():
+                return False
+            told += int(np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J))
+        return told >= 3
+
+    def _fill(self, most: int) -> bool:
+        """Look for unknown weights where they have just begun to matter. False if there is nowhere to look."""
+        neurons = self.neurons + self.alone if self._few else [n for n in self.neurons if len(n.members) > 2]
+        if all(n.known.all() for n in neurons):
+            return False
+        base = self._pool(150)
+        direction = self.rng.standard_normal(base.shape)
+        beside = [self._beside(i) for n in neurons if not n.known.all() for i in n.members[:4] for _ in range(8)]
+        base = np.concatenate([base, *(b[None] for b, _ in beside)])
+        direction = np.concatenate([direction, *(d[None] for _, d in beside)])
+        # Neurons change their place in the list; their first sighting stays.
+        name = [n.members[0] if n.members else -1 for n in neurons]
+        tried = Counter(
+            {(i, j): self.tried[name[i], j] for i in range(len(name)) for j in range(len(neurons[i].known))}
+        )
+        there = places(self.layers, neurons, base, direction, tried, most)[:AT_ONCE]
+        for place in there:
+            self.tried[name[place.neuron], place.unknown] += 1
+        if there:
+            seen, lines = fill(self.ask, self.layers, neurons, there, self.noise, self.rng)
+            self.sightings += seen
+            self.lines += lines
+        return bool(there)
+
+    def _beside(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """A line across a hyperplane close to where it was met, but where something else is active before it."""
+        seen = self.sightings[i]
+        normal = seen.span @ seen.normal
+        v = self.rng.standard_normal(len(normal))
+        v -= normal * (normal @ v)
+        t = along(self.layers, seen.x, v, 0.0, 10.0)[0]
+        piece = min(int(self.rng.integers(1, 4)), len(t) - 2)
+        return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
+
+    def _close(self, fine: float) -> tuple[Network | None, float]:
+        """The neurons met so far as the last hidden layer."""
+        self.wrong = self.wrong[:0]
+        neurons = self.neurons + self.alone
+        if not neurons or not self._few:
+            return None, np.inf
+        rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
+        size = self.noise.size
+        rough = max(ROUGH, fine)
+        bends, solution, fits = explain(Bends(self.layers, rows, bias, known), self.ask, size, rough)
+        if fits.mean() < HALF:
+            return None, np.inf
+        network, error = ending(bends, solution, fits, self.ask, size)
+        if error < rough:
+            network = finish(self.ask, network, size, self._pool(4000), self.rng)
+            error = self.ask.error(network, size)
+            fits = self.ask.off(network, size) < rough
+        x, _ = self.ask.all()
+        if error < fine and not self._holds(network, fine):
+            x, y = self.ask.x[-1], self.ask.y[-1]
+            fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
+            error = np.inf
+        self.right, self.wrong = x[fits], x[~fits]
+        return network, error
+
+    def _holds(self, network: Network, fine: float) -> bool:
+        """Whether fresh points agree: a few first, as a network that fails there is not finished."""
+        checks = int(np.clip(parameters(network) / (2 * network.m), 100, 1000))
+        for count in (30, 70, checks - 100):
+            if count:
+                x = self._pool(count)
+                y = self.ask(x)
+                if np.abs(network(x) - y).max() >= fine * np.abs(y).max():
+                    return False
+        return True
+
+    def _pool(self, count: int) -> Float[np.ndarray, "count n"]:
+        """Points as a user would draw them, and from further out."""
+        x = self.frame.sample(count, self.rng)
+        scales = np.minimum([1.0, 1.0, 2.0, 4.0], max(1.0, self.far / 10))
+        return x * self.rng.choice(scales, size=(count, 1)) if self.frame.free else x
+
+    def _pattern(self, x: Float[np.ndarray, "N n"]) -> np.ndarray:
+        """Which neurons of the layers read are active."""
+        return np.concatenate([after(self.layers[: k + 1], x) > 0 for k in range(len(self.layers))], axis=1)
+
+    def _another_line(self) -> None:
+        """A line through a point that is not explained yet, if there is one; else a random one."""
+        if len(self.wrong) and len(self.right) and self.barren % 3 < 2:
+            # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
+            bad = self.rng.choice(self.wrong[np.argsort(np.linalg.norm(self.wrong, axis=1))[:30]])
+            switched = (self._pattern(self.right) != self._pattern(bad[None])).sum(axis=1)
+            good = self.right[self.rng.choice(np.argsort(switched)[: 1 + 10 * self.barren])]
+            base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
+        else:
+            base, direction, low, high = self.frame.lines(1, self.far, self.rng)
+        if not (low < high).all():
+            return
+        line = Searched(
+            base[0], direction[0], breakpoints(self.ask, base, direction, low, high, self.noise, self.rng)[0]
+        )
+        wanted = ~line.met(line.along(self.layers)[0]).any(axis=1)
+        if self.neurons:
+            wanted &= ~line.met(*expected(self.layers, self.neurons, line)[:2]).any(axis=1)
+        self.lines.append(line)
+        self.sightings += look(self.ask, self.layers, line, np.flatnonzero(wanted), self.noise, self.rng)

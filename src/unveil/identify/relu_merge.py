@@ -1,0 +1,243 @@
+"""merge: sightings of one neuron at several places, each through the neurons active there, become its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identify.relu_sightings import Layer, Searched, Sighting, local, zeros
+
+# Besides its own error, that of a sighting's normal is this many times the error of the rows read before.
+NORMAL = 3.0
+# Sightings vaguer than this begin no neuron.
+VAGUE = 1e-4
+# A sighting agrees when its equations hold to this many standard deviations.
+AGREES = 20.0
+# A sighting joins a neuron only if another neuron's would do so by chance less often than this.
+CHANCE = 1e-6
+
+
+@dataclass(eq=False)
+class Neuron:
+    """A neuron `weights . h + bias`, up to sign, as far as it is known.
+
+    Attributes:
+        weights: (k,) of unit norm, zero where unknown.
+        bias: Its bias.
+        known: (k,) which weights are known.
+        members: Sightings it was merged from.
+        spread: (k + 1, k + 1) covariance of the errors of weights and bias.
+        before: (q, k + 1) what was known of it without any sighting, as equations in units of their errors.
+        refused: Sightings that contradict it.
+    """
+
+    weights: Float[np.ndarray, " k"]
+    bias: float
+    known: Bool[np.ndarray, " k"]
+    members: list[int]
+    spread: Float[np.ndarray, "q q"]
+    before: Float[np.ndarray, "q p"] | None = None
+    refused: set[int] = field(default_factory=set)
+
+    @classmethod
+    def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float) -> Neuron:
+        """A neuron read in another way, whole."""
+        theta = np.append(row, bias)
+        across = np.eye(len(theta)) - np.outer(theta, theta) / (theta @ theta)
+        spread = error**2 * np.eye(len(theta))
+        return cls(row, bias, np.ones(len(row), dtype=bool), [], spread, before=across / error)
+
+    def doubt(self, h: Float[np.ndarray, " k"]) -> float:
+        """Standard deviation of `weights . h + bias`, as far as the weights are known."""
+        at = np.append(h, 1.0)
+        return float(np.sqrt(max(at @ self.spread @ at, 0.0)))
+
+
+@dataclass(frozen=True)
+class View:
+    """A sighting as the layer read last sees it: `move.T @ weights` is parallel to `normal`, `h . weights + bias` 0."""
+
+    h: Float[np.ndarray, " k"]
+    move: Float[np.ndarray, "k r"]
+    on: Bool[np.ndarray, " k"]
+    normal: Float[np.ndarray, " r"]
+    error: float
+    place: float
+    through_origin: bool
+
+    @classmethod
+    def of(cls, layers: list[Layer], seen: Sighting, error: float) -> View:
+        """Through these layers, whose rows have this error."""
+        h, J = local(layers, seen.x)
+        move = J @ seen.span
+        on = h > 0
+        size = np.linalg.norm(move, 2) if on.any() else 1.0
+        far = abs(float(seen.normal @ (seen.span.T @ seen.x)))
+        through_origin = far < 1e-6 * (1 + float(np.linalg.norm(seen.x)))
+        return cls(h, move / size, on, seen.normal, seen.error + NORMAL * error, error, through_origin)
+
+    @property
+    def far(self) -> float:
+        return 1 + float(np.linalg.norm(self.h))
+
+    @property
+    def equations(self) -> Float[np.ndarray, "q p"]:
+        """What is `(scale * normal, 0)` for weights and bias."""
+        k, r = self.move.shape
+        D = np.zeros((r + 1, k + 1))
+        D[:r, :k], D[r, :k], D[r, k] = self.move.T, self.h / self.far, 1 / self.far
+        return D
+
+
+def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
+    """Neurons that explain these sightings, most sightings first; every sighting that could start one does.
+
+    Args:
+        views: All sightings.
+        before: What came out for the first of them.
+    """
+    for neuron in before:
+        _grow(views, neuron)
+    taken = {i for neuron in before for i in neuron.members}
+    out = list(before)
+    for i in sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error)):
+        begun = None if i in taken else _start(views, i)
+        if begun is not None:
+            _grow(views, begun)
+            taken.update(begun.members)
+            out.append(begun)
+    # A neuron that another one has taken in.
+    out.sort(key=lambda neuron: -len(neuron.members))
+    whole: list[Neuron] = []
+    for each in out:
+        if not each.members or not any(set(each.members) <= set(other.members) for other in whole):
+            whole.append(each)
+    return whole
+
+
+def _start(views: list[View], i: int) -> Neuron | None:
+    """The weights that one sighting tells alone: of the neurons active there, if not too many are."""
+    v = views[i]
+    active = v.move[v.on]
+    if not 0 < len(active) <= len(v.normal) or v.error > VAGUE:
+        return None
+    s = np.linalg.svd(active, compute_uv=False)
+    if s[-1] < 1e-4:
+        return None
+    inverse = np.linalg.pinv(active.T)
+    part = inverse @ v.normal
+    if np.linalg.norm(active.T @ part - v.normal) > AGREES * v.error:
+        return None
+    size = float(np.linalg.norm(part))
+    weights = np.zeros(len(v.h))
+    weights[v.on] = part / size
+    error = np.zeros((len(v.h) + 1, len(v.normal)))
+    error[:-1][v.on] = v.error / size * inverse
+    error[-1] = -v.h @ error[:-1]
+    spread = error @ error.T
+    spread[-1, -1] += (v.place * v.far) ** 2
+    return Neuron(weights, -float(weights @ v.h), v.on.copy(), [i], spread)
+
+
+def _grow(views: list[View], neuron: Neuron) -> None:
+    """Take in all sightings that agree, those first that share most with what is known."""
+    while True:
+        best: tuple[int, int] | None = None
+        for i, v in enumerate(views):
+            shared = _shared(v, neuron)
+            if shared < 1 or (best is not None and shared <= best[0]) or i in neuron.members or i in neuron.refused:
+                continue
+            fits = _fits(v, neuron, shared)
+            if fits:
+                best = (shared, i)
+            elif fits is False:
+                neuron.refused.add(i)
+        if best is None:
+            return
+        neuron.members.append(best[1])
+        neuron.known = neuron.known | views[best[1]].on
+        _together(views, neuron)
+
+
+def _shared(v: View, neuron: Neuron) -> int:
+    """Equations that a sighting has more than unknowns."""
+    # Without biases every hyperplane goes through the origin: where it is says nothing about whose it is.
+    return min(int(v.on.sum()), len(v.normal)) - int((v.on & ~neuron.known).sum()) - v.through_origin
+
+
+def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
+    """Whether some weights for what is unknown make this sighting one of the neuron's; None: that could be chance."""
+    new = np.flatnonzero(v.on & ~neuron.known)
+    D = v.equations
+    A = np.concatenate([D[:, new], -np.append(v.normal, 0.0)[:, None]], axis=1)
+    rhs = -D @ np.append(neuron.weights, neuron.bias)
+    # Errors of what is known, and of the sighting, relative to how strongly the neuron is seen there.
+    noise = D @ neuron.spread @ D.T
+    seen = float(np.linalg.norm(rhs[:-1])) + 1e-3
+    noise[np.diag_indices_from(noise)] += np.append(np.full(len(v.normal), v.error * seen), v.place) ** 2
+    values, vectors = np.linalg.eigh(noise)
+    sizes = np.sqrt(np.maximum(values, 1e-24))
+    white = vectors.T / sizes[:, None]
+    if np.linalg.svd(A, compute_uv=False)[-1] < 1e-4:
+        return None
+    solution = np.linalg.lstsq(white @ A, white @ rhs, rcond=None)[0]
+    if float(np.linalg.norm(white @ (A @ solution - rhs))) > AGREES * np.sqrt(len(rhs)):
+        return False
+    return True if np.prod(np.minimum(AGREES * sizes[-shared:], 1.0)) <= CHANCE else None
+
+
+def _together(views: list[View], neuron: Neuron) -> None:
+    """All equations of all sightings at once, each in units of its error."""
+    which = np.append(np.flatnonzero(neuron.known), len(neuron.known))
+    rows = [] if neuron.before is None else [neuron.before[:, which]]
+    for i in neuron.members:
+        v = views[i]
+        D = v.equations[:, which]
+        D[:-1] -= np.outer(v.normal, v.normal @ D[:-1])
+        seen = np.linalg.norm(v.move.T @ neuron.weights) + 1e-3
+        rows.append(np.concatenate([D[:-1] / (v.error * seen), D[-1:] / v.place]))
+    E = np.concatenate([*rows, np.zeros((1, len(which)))])
+    scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
+    _, s, vt = np.linalg.svd(E / scale)
+    theta = vt[-1] / scale
+    size = float(np.linalg.norm(theta[:-1]))
+    neuron.weights = np.zeros(len(neuron.known))
+    neuron.weights[which[:-1]] = theta[:-1] / size
+    neuron.bias = float(theta[-1] / size)
+    # How far each direction but the solution's own can move before the equations notice.
+    own = len(which) - 1
+    loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
+    neuron.spread = np.zeros((len(neuron.known) + 1,) * 2)
+    neuron.spread[np.ix_(which, which)] = loose.T @ loose
+
+
+def expected(
+    layers: list[Layer], neurons: list[Neuron], line: Searched
+) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
+    """Where on a line these neurons must bend the answers: only where all they see is known.
+
+    Returns:
+        Places, how far off they may be, and whose they are.
+    """
+    t, h = line.along(layers)
+    z = h @ np.array([n.weights for n in neurons]).T + np.array([n.bias for n in neurons])
+    at, piece, which = zeros(t, z)
+    known = np.array([n.known for n in neurons])[which]
+    sure = ~((np.maximum(h[piece], h[piece + 1]) > 0) & ~known).any(axis=1)
+    at, piece, which = at[sure], piece[sure], which[sure]
+    rate = np.abs(z[piece + 1, which] - z[piece, which]) / (t[piece + 1] - t[piece])
+    doubt = [neurons[i].doubt(np.maximum(h[p], h[p + 1])) for i, p in zip(which, piece, strict=True)]
+    return at, AGREES * np.array(doubt) / np.maximum(rate, 1e-300), which
+
+
+def confirmed(layers: list[Layer], neurons: list[Neuron], lines: list[Searched]) -> tuple[np.ndarray, np.ndarray]:
+    """How many bends of each neuron should have been met on these lines, and how many were."""
+    should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
+    for line in lines:
+        if neurons:
+            at, doubt, which = expected(layers, neurons, line)
+            np.add.at(should, which, 1)
+            np.add.at(were, which[line.met(at, doubt).any(axis=0)], 1)
+    return should, were

@@ -1,0 +1,155 @@
+"""Sightings of deeper neurons and what is merged from them, against networks whose weights are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.helpers import Weights, random_weights, relu_gradients, relu_net
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.rounding import rounding
+from unveil.identify.relu_ending import agreement
+from unveil.identify.relu_fill import fill, places
+from unveil.identify.relu_merge import Neuron, View, confirmed, merge
+from unveil.identify.relu_settle import telling
+from unveil.identify.relu_sightings import Searched, Sighting, along, local, look, row_space, zeros
+
+
+def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) -> list[Sighting]:
+    """Exact sightings of the second layer's neuron i where random lines cross its hyperplane."""
+    (W, b), (V, c) = weights[:2]
+    out: list[Sighting] = []
+    while len(out) < count:
+        base, direction = rng.standard_normal((2, W.shape[1]))
+        t, h = along([(W, b)], base, direction, -3.0, 3.0)
+        for at in zeros(t, h @ V[i : i + 1].T + c[i])[0]:
+            x = base + at * direction
+            J = local([(W, b)], x)[1]
+            span = row_space(J)
+            normal = span.T @ J.T @ V[i]
+            out.append(Sighting(x, span, normal / np.linalg.norm(normal), 1e-12))
+    return out[:count]
+
+
+def test_values_and_slopes_are_those_of_the_network() -> None:
+    weights = random_weights((7, 9, 5, 4), np.random.default_rng(0), bias=0.5)
+    for x in np.random.default_rng(1).standard_normal((20, 7)):
+        h, J = local(weights[:-1], x)
+        W, b = weights[-1]
+        assert W @ h + b == pytest.approx(relu_net(weights)(x[None])[0])
+        assert pytest.approx(relu_gradients(weights, x[None])[0]) == W @ J
+
+
+def test_a_line_bends_where_the_network_does() -> None:
+    rng = np.random.default_rng(2)
+    weights = random_weights((6, 8, 8, 1), rng, bias=0.5)
+    net = relu_net(weights)
+    base, direction = rng.standard_normal((1, 6)), rng.standard_normal((1, 6))
+    noise = rounding(net, rng.standard_normal((4, 6)), 1e-16, rng)
+    (breaks,) = breakpoints(net, base, direction, -20.0, 20.0, noise, rng)
+    t, h = along(weights[:-1], base[0], direction[0], -20.0, 20.0)
+    # Between the ends every bend of these layers that reaches the answer is there, and nothing else.
+    assert all(np.abs(t - each).min() < 1e-9 * (1 + abs(each)) for each in breaks.t)
+    middle = (t[1:] + t[:-1]) / 2
+    x = base + middle[:, None] * direction
+    W, b = weights[-1]
+    assert (h[1:] + h[:-1]) / 2 @ W.T + b == pytest.approx(net(x), abs=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(12, 10, 6, 1), (8, 14, 6, 1)])
+def test_sightings_through_half_of_the_neurons_become_all_weights(sizes: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights(sizes, rng, bias=0.5)
+    sightings = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
+    order = rng.permutation(len(sightings))
+    found = merge([View.of(weights[:1], sightings[k], 1e-12) for k in order], [])
+    V, c = weights[1]
+    theta = np.concatenate([V, c[:, None]], axis=1) / np.linalg.norm(V, axis=1, keepdims=True)
+    members = 0
+    for neuron in (n for n in found if len(n.members) > 1):
+        # Nobody's sightings are mixed with another neuron's.
+        (i,) = {int(order[k]) // 8 for k in neuron.members}
+        row = theta[i, :-1] * neuron.known
+        size = np.linalg.norm(row)
+        sign = np.sign(row @ neuron.weights)
+        assert sign * neuron.weights == pytest.approx(row / size, abs=1e-8)
+        assert sign * neuron.bias == pytest.approx(theta[i, -1] / size, abs=1e-8)
+        members += len(neuron.members)
+    assert members >= 0.8 * len(sightings)
+
+
+def test_what_is_unknown_is_found_where_it_begins_to_matter() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((12, 10, 6, 1), rng, bias=0.5)
+    net, (V, c) = relu_net(weights), weights[1]
+    noise = rounding(net, rng.standard_normal((4, 12)), 1e-16, rng)
+    row = V[0] / np.linalg.norm(V[0])
+    known = np.arange(10) >= 3
+    neuron = Neuron(row * known, float(c[0] / np.linalg.norm(V[0])), known, [0], 1e-24 * np.eye(11))
+    asked = 0
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += len(x)
+        return net(x)
+
+    base, direction = rng.standard_normal((2, 200, 12))
+    there = places(weights[:1], [neuron], base, direction, Counter(), most=3)
+    assert there
+    seen, lines = fill(ask, weights[:1], [neuron], there, noise, rng)
+    assert len(seen) == len(lines) == len(there)
+    assert asked <= 40 * len(there)
+    for place, sighting in zip(there, seen, strict=True):
+        h, J = local(weights[:1], sighting.x)
+        assert V[0] @ h + c[0] == pytest.approx(0, abs=1e-9)
+        normal = sighting.span.T @ J.T @ V[0]
+        assert abs(normal @ sighting.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
+        assert place.unknown < 3
+
+
+def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
+    rng = np.random.default_rng(5)
+    weights = random_weights((12, 10, 6, 1), rng, bias=0.5)
+    net, (V, c) = relu_net(weights), weights[1]
+    noise = rounding(net, rng.standard_normal((4, 12)), 1e-16, rng)
+    base, direction = rng.standard_normal((2, 1, 12))
+    line = Searched(base[0], direction[0], breakpoints(net, base, direction, -30.0, 30.0, noise, rng)[0])
+    deeper = np.flatnonzero(~line.met(line.along(weights[:1])[0]).any(axis=1))
+    seen = look(net, weights[:1], line, deeper, noise, rng)
+    assert seen
+    for sighting in seen:
+        h, J = local(weights[:1], sighting.x)
+        i = int(np.abs(V @ h + c).argmin())
+        normal = sighting.span.T @ J.T @ V[i]
+        assert abs(normal @ sighting.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-7)
+    size = np.linalg.norm(V, axis=1)
+    true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]
+    false = Neuron.given(*(lambda v: (v / np.linalg.norm(v), 0.3))(rng.standard_normal(10)), 1e-12)
+    should, were = confirmed(weights[:1], [*true, false], [line])
+    assert (should[:-1] == were[:-1]).all()
+    assert should[:-1].sum() == len(deeper)
+    assert were[-1] == 0
+
+
+def test_most_points_agree_whatever_the_others_say() -> None:
+    rng = np.random.default_rng(6)
+    F, true = rng.standard_normal((200, 20)), rng.standard_normal((20, 2))
+    y = F @ true
+    y[:60] += rng.standard_normal((60, 2))
+    solution, off = agreement(F, y)
+    assert solution == pytest.approx(true, abs=1e-8)
+    assert (off[60:] < 1e-9).all()
+    assert (off[:60] > 1e-6).all()
+
+
+def test_points_are_chosen_where_the_fit_is_loose() -> None:
+    rng = np.random.default_rng(7)
+    known = rng.standard_normal((50, 10))
+    known[:, 7:] = 0
+    pool = rng.standard_normal((300, 10))
+    pool[:290, 7:] = 0
+    chosen = telling(known, pool, 20, 1e4)
+    assert set(chosen) <= set(range(290, 300))
+    assert np.linalg.matrix_rank(pool[chosen[:3], 7:]) == 3
