@@ -10,15 +10,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy.linalg import lapack, qr, svdvals
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 LARGE = 1000
 """Below so many columns torch's LAPACK saves nothing."""
+FEW = 8
+"""Up to so many eigenvectors are found one by one."""
 CHOICE = "UNVEIL_LAPACK"
 """Environment variable: `scipy` leaves torch alone even where it is installed."""
 
@@ -69,6 +73,34 @@ class Tridiagonal:
         below = np.asfortranarray(vectors[1:, :wanted])
         below, _, _ = lapack.dormqr("L", "N", reflectors, self.tau, below, 64 * wanted, overwrite_c=1)
         return np.concatenate([vectors[:1, :wanted], below])
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """A symmetric matrix with known eigenvalues; few of the lowest eigenvectors come from its inverse."""
+
+    symmetric: Float[np.ndarray, "n n"]
+    eigenvalues: Float[np.ndarray, " n"]
+
+    @cached_property
+    def form(self) -> Tridiagonal:
+        """The tridiagonal form; the matrix itself is overwritten."""
+        return tridiagonal(self.symmetric)
+
+    def vectors(self, first: int, last: int) -> Float[np.ndarray, "n k"]:
+        """Orthonormal eigenvectors of the eigenvalues `first` up to but without `last`."""
+        if first == 0 and last <= FEW and "form" not in self.__dict__:
+            factor, info = lapack.dpotrf(self.symmetric.T, lower=1, clean=0)
+            if not info:
+                n = len(self.symmetric)
+                inverse = LinearOperator((n, n), matvec=lambda v: lapack.dpotrs(factor, v, lower=1)[0], dtype=float)
+                # Any start will do, but the same each time. Errors of the eigenvalues are the vectors' errors squared.
+                start = np.random.default_rng(0).standard_normal(n)
+                try:
+                    return np.asarray(eigsh(inverse, last, which="LM", ncv=3 * last, v0=start, tol=1e-8)[1])
+                except ArpackNoConvergence:
+                    pass
+        return self.form.vectors(first, last)
 
 
 def tridiagonal(symmetric: Float[np.ndarray, "n n"]) -> Tridiagonal:

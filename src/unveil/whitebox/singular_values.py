@@ -6,17 +6,19 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import lapack
 
-from unveil.whitebox.decomposition import Tridiagonal, eigenvalues, helped, tridiagonal, values_of
+from unveil.whitebox.decomposition import FEW, Inverted, Tridiagonal, eigenvalues, helped, tridiagonal, values_of
 from unveil.whitebox.linear_piece import Piece
 
 CUT = 4e-4
 """Share of the largest singular value down to which a Gram matrix is believed, as long as `TOLERANCE` allows."""
 TOLERANCE = 3e-11
 """Largest relative error of a value from a Gram matrix; measured each time, by the values below the cut."""
-SURE, WITNESSES = 5e-3, 8
+SURE, WITNESSES = 5e-3, FEW
 """Without a value below this share nothing needs to be measured; otherwise at least so many values are."""
-LEVEL, STEEP = 2e-2, 2e-4
-"""Smallest over largest value: above the first eigenvalues alone will do; below the second many vectors are needed."""
+CROWDED = 2e-2
+"""The same where eigenvalues coincide."""
+LEVEL, STEEP = 1e-3, 2e-4
+"""Smallest over largest value: above the first few eigenvectors are needed if any, below the second many."""
 NEARLY_SQUARE = 1.5
 """Rows per column up to which a direct decomposition by torch then is faster."""
 COARSE_FLOOR = 1e-7
@@ -62,9 +64,11 @@ def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tupl
         values = np.sqrt(squares[::-1])
         if not fine:
             return values, COARSE_FLOOR * float(values[0])
-        if values[-1] >= (LEVEL if _crowded(squares) else SURE) * values[0]:
+        if values[-1] >= (CROWDED if _crowded(squares) else SURE) * values[0]:
             return values, exact * float(values[0])
-    values = _refined(matrix, tridiagonal(gram))
+        values = _refined(matrix, Inverted(gram, squares))
+    else:
+        values = _refined(matrix, tridiagonal(gram))
     return values, exact * float(values[0])
 
 
@@ -77,7 +81,7 @@ def _crowded(squares: np.ndarray) -> bool:
     return bool((np.diff(squares) <= 16 * np.finfo(float).eps * squares[-1]).sum() > WITNESSES)
 
 
-def _refined(matrix: Piece | np.ndarray, form: Tridiagonal) -> np.ndarray:
+def _refined(matrix: Piece | np.ndarray, form: Tridiagonal | Inverted) -> np.ndarray:
     """Singular values, descending, of a tall matrix whose Gram matrix has this form."""
     squares, n = form.eigenvalues, len(form.eigenvalues)
     largest = squares[-1]
