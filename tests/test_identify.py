@@ -154,6 +154,13 @@ def test_entangled_weights(activation: str) -> None:
     assert worst(found.network, truth) < 1e-8
 
 
+def test_entangled_weights_of_a_first_layer_too_small_for_blocks() -> None:
+    truth = random_network(4, (4, 2), "tanh", np.random.default_rng(0))
+    found = EntangledWeights("tanh")(as_oracle(truth, shape=4), rng=np.random.default_rng(1))
+    assert found.outcome is Outcome.complete, found.why
+    assert worst(found.network, truth) < 1e-8
+
+
 @pytest.mark.parametrize("level", [1e-6])
 def test_noise_is_survived_and_told(level: float) -> None:
     truth = random_network(8, (8, 3), "tanh", np.random.default_rng(26))

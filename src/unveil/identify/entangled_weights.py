@@ -15,7 +15,7 @@ from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_f
 from unveil.identify.first_directions import Directions, first_directions
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished, polish
-from unveil.identify.second_layer import assemble, cover, fit_outer, search_outer
+from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
@@ -150,7 +150,8 @@ class EntangledWeights(Method):
             rows = (found.entangled[:rank] @ basis @ np.linalg.pinv(layer.weights)) / slopes
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             ways.append(("the entangled weights", self._judge(layer, rows, x, answers, outer, noise)))
-        if not ways or ways[0][1].rms > max(1e-9 * spread, 3 * noise):
+        wide_enough = block_size(k, oracle.n, rank) > (rank or 1)
+        if wide_enough and (not ways or ways[0][1].rms > max(1e-9 * spread, 3 * noise)):
             try:
                 moved, rows, _ = cover(oracle, layer, rank, noise, rng=rng)
                 ways.append(("blocks", self._judge(moved, rows, x, answers, outer, noise)))
