@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -173,16 +174,19 @@ class Asking(Serving):
 class Parallel:
     """Who does the work of a command that can be divided. The result is the same, whoever does."""
 
-    jobs: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes on this machine; by default one per processor, if there is much to do."),
+    ] = None
     cluster: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="A Dask scheduler, instead of --jobs.", show_default=False)
     ] = None
 
-    def workers(self) -> Executor:
-        """To be used in a `with` statement, and handed to a verb's `executor=`."""
+    def workers(self, parts: int) -> Executor:
+        """To be used in a `with` statement, and handed to a verb's `executor=`, whose work falls into so many parts."""
         from unveil.executor import workers
 
-        return workers(self.jobs, self.cluster)
+        return workers(self.jobs or max(1, min(os.cpu_count() or 1, parts)), self.cluster)
 
 
 def load(source: str) -> str | Callable[..., Any]:

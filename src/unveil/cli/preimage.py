@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,7 +52,7 @@ def preimage(
     from unveil.cli.options import interval
     from unveil.outcome import Outcome
     from unveil.whitebox.formats import load
-    from unveil.whitebox.preimage import preimages
+    from unveil.whitebox.preimage import TASK, preimages
 
     known = load(network)
     given = _given(known, inputs, scale, most)
@@ -61,7 +62,7 @@ def preimage(
     rows: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     wrong = 0
-    with parallel.workers() as executor:
+    with parallel.workers(ceil(len(given.x) / TASK)) as executor:
         found = preimages(known, given.x, layer, executor=executor)
         for number, each in enumerate(_watched(found, len(given.x), common)):
             row = _row(number, each, legal)

@@ -10,6 +10,9 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.options import Common, Parallel, Scale
 
+LARGE = 1000
+"""With fewer inputs a network is done before another process has started."""
+
 
 @command
 def stability(
@@ -68,7 +71,7 @@ def stability(
             raise BadInput(f"--window takes TOP,BOTTOM,LEFT,RIGHT; got {window!r}")
         top, bottom, left, right = sides
         seen = window_of(known.shape, (top, bottom), (left, right))
-    with parallel.workers() as executor:
+    with parallel.workers(len(x) if known.n >= LARGE else 1) as executor:
         found = measure(
             known,
             x,
