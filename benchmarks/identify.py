@@ -5,8 +5,8 @@
     python benchmarks/identify.py --table main --seeds 20
 
 Tables: main (the method identify picks itself), entangled (EntangledWeights alone, with the same least squares from
-random starts beside it), kinds (EntangledWeights over kinds of first layers and spreads of the shifts), noise,
-rank-one.
+random starts beside it), kinds (EntangledWeights over kinds of first layers and spreads of the shifts),
+activations (the other smooth ones), noise, rank-one.
 """
 
 from __future__ import annotations
@@ -104,6 +104,18 @@ def kinds_table(seeds: int) -> None:
                 )
 
 
+def activations_table(seeds: int) -> None:
+    """By the method identify picks itself, activation given, widths found: all other smooth activations."""
+    for n, *widths in ((10, 10, 3), (20, 20, 4)):
+        for activation in ("softplus", "gelu", "erf", "arctan", "sin"):
+            run(
+                f"{activation} {n}-{widths[0]}-{widths[1]}",
+                seeds,
+                lambda seed, n=n, w=tuple(widths), a=activation: draw(n, w, a, seed),
+                lambda oracle, rng, a=activation: identify(oracle, rng=rng, activation=a),
+            )
+
+
 def noise_table(seeds: int) -> None:
     """What noise in the answers leaves: largest parameter error beside what the method says of it."""
     for n, *widths in ((10, 10, 3), (20, 20, 4)):
@@ -198,6 +210,7 @@ TABLES = {
     "main": main_table,
     "entangled": entangled_table,
     "kinds": kinds_table,
+    "activations": activations_table,
     "noise": noise_table,
     "rank-one": rank_one_table,
 }

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identify.method import Identification as Identification
     from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
+    from unveil.identify.rectifiers import Rectifiers as Rectifiers
     from unveil.identify.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
@@ -103,6 +104,7 @@ _PUBLIC = {
     "EntangledWeights": "identify.entangled_weights",
     "Identification": "identify.method",
     "CriticalPoints": "identify.critical_points",
+    "Rectifiers": "identify.rectifiers",
     "Saturation": "identify.saturation",
     "report": "report.audit",
     "Page": "report.page",

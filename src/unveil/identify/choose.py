@@ -11,8 +11,10 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.entangled_weights import EntangledWeights
 from unveil.identify.finish import answers_noise
+from unveil.identify.kinks import looks_rectified
 from unveil.identify.method import Identification, Method
 from unveil.identify.one_hidden_layer import OneHiddenLayer
+from unveil.identify.rectifiers import Rectifiers
 from unveil.identify.saturation import Saturation
 from unveil.identify.steps import saturation_radius
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -32,7 +34,8 @@ def identify(
     """Find a network by asking.
 
     Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
-    answers that come to rest far out are a sigmoidal one's; what remains is smooth. A method that fails its own check
+    answers that come to rest far out are a sigmoidal one's; answers that grow in straight pieces far out are one of
+    smooth rectifiers; what remains is smooth. A method that fails its own check
     is followed by the next that could work, and the best result is returned, with its outcome.
 
     Args:
@@ -92,6 +95,9 @@ def _candidates(
     if saturation_radius(oracle, rng, noise) is not None:
         methods.append(Saturation(given, widths))
         why = ["answers come to rest far out: a sigmoidal first layer"]
+    elif looks_rectified(oracle, rng):
+        methods.append(Rectifiers(given, widths))
+        why = ["answers grow with the distance, piece by piece: smooth rectifiers"]
     else:
         bounded = "the domain is bounded" if oracle.within is not None else "answers do not come to rest far out"
         why = [f"{bounded}: Hessians at ordinary points"]
@@ -138,6 +144,8 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
     """
     if name == "saturation":
         return Saturation(activation, widths)
+    if name == "rectifiers":
+        return Rectifiers(activation, widths)
     if name == "one-hidden-layer":
         return OneHiddenLayer(activation[0] if activation else None, widths[0] if widths else None)
     if name == "entangled-weights":
@@ -147,5 +155,6 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
     if name == "critical-points":
         return _piecewise_linear()[0]
     raise BadInput(
-        f"no method called {name!r}; known: saturation, one-hidden-layer, entangled-weights, critical-points"
+        f"no method called {name!r}; known: saturation, rectifiers, one-hidden-layer, entangled-weights, "
+        "critical-points"
     )
