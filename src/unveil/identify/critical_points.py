@@ -108,6 +108,7 @@ class _Reading:
         best = Network.from_weights(self.best[1]) if self.best[1] else None
         if self.noisy is not None:
             weights, reading, best = self.noisy.weights, self.noisy.found, self.noisy.network
+            self.stats["layers_read"] = weights
         if self.deeper is not None and self.deeper.network is not None:
             best = self.deeper.network
         rows = weights[0] if weights else (reading.rows, reading.bias) if reading else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import limit, noisy_breakpoints
@@ -14,11 +14,18 @@ from unveil.identify.relu_straight import LayerFound, on_plane
 
 # Rows with a larger relative error are of no use: they predict nothing far away.
 VAGUE = 0.1
-# Places on a hyperplane where it is looked at again per round, rounds at most, and the standard deviations by which it
-# must be met more often than chance.
+# Places on a hyperplane where it is looked at again: at first, half of which must show it; and per round, rounds at
+# most, and the standard deviations by which it must be met more often than chance.
+GLANCES = 4
 PLACES = 8
 CHANCES = 8
 SURE = 4.0
+# With this many breakpoints per coordinate on a line, windows are crowded and lines are cheap.
+CROWDED = 8
+# Cosine with a coordinate from which on a hyperplane in a bounded region is taken for its wall.
+WALL = 0.95
+# Points of a bounded region between which places on a hyperplane are looked for.
+POOL = 300
 # Places among which a line that only missing neurons bend is laid.
 ROOMY = 400
 # A window's half width, in expected errors.
@@ -33,7 +40,7 @@ def read_coarse(
     *,
     far: float = 20.0,
     most_lines: int = 24,
-    quiet_lines: int = 3,
+    quiet_lines: int | None = None,
     sure: bool = False,
     found: LayerFound | None = None,
 ) -> LayerFound:
@@ -50,7 +57,8 @@ def read_coarse(
         rng: Draws lines.
         far: How far lines reach.
         most_lines: Lines after which what was found is returned.
-        quiet_lines: It stops after this many lines in a row that showed nothing new.
+        quiet_lines: It stops after this many lines in a row that showed nothing new; None: 3, or 8 in a
+            bounded region or among many deeper bends.
         sure: Neurons are missing for sure: it looks for them even where nothing seems to change.
         found: Something to go on from.
 
@@ -60,7 +68,7 @@ def read_coarse(
     quiet = 0
     for _ in range(most_lines):
         beyond = _complement(frame, found) if found.lines else None
-        if beyond is not None and not sure and not _changes(ask, frame, found, beyond, noise, rng):
+        if beyond is not None and not sure and not missing(ask, frame, found, noise, rng):
             break
         # Every other line runs where the rows read so far see nothing, so that only the missing ones bend it.
         base, direction, low, high = _line(frame, far, found, beyond if found.lines % 2 or sure else None, rng)
@@ -73,7 +81,7 @@ def read_coarse(
         if len(line.t):
             _look(ask, frame, line, base[0], direction[0], noise, rng, found)
         quiet = 0 if len(found.rows) > before else quiet + 1
-        if quiet >= quiet_lines:
+        if quiet >= (quiet_lines or (3 if frame.free and len(found.bent_at) < CROWDED * frame.d else 8)):
             break
     return found
 
@@ -103,16 +111,18 @@ def _line(
     return base, direction, np.maximum(low + margin, -far), np.minimum(high - margin, far)
 
 
-def _changes(
-    ask: Ask,
-    frame: Frame,
-    found: LayerFound,
-    beyond: np.ndarray,
-    noise: Rounding,
-    rng: np.random.Generator,
-    tests: int = 8,
+def missing(
+    ask: Ask, frame: Frame, found: LayerFound, noise: Rounding, rng: np.random.Generator, tests: int = 8
 ) -> bool:
-    """Whether moving in the complement changes the answers by more than the errors of the rows do."""
+    """Whether answers change where no row says so, by more than the errors of the rows explain.
+
+    With as many rows as coordinates there is no such direction, and nobody can tell.
+
+    Queries: `2 tests`
+    """
+    beyond = _complement(frame, found)
+    if beyond is None:
+        return not len(found.rows)
     x = frame.sample(tests, rng) if frame.free else (frame.sample(tests, rng) + frame.sample(tests, rng)) / 2
     step = rng.standard_normal((tests, beyond.shape[1])) @ beyond.T @ frame.V.T
     high = np.minimum(0.9 * frame.room(x, step)[1], 1.0)
@@ -160,20 +170,70 @@ def _look(
     rng: np.random.Generator,
     found: LayerFound,
 ) -> None:
-    """Differentiate around the breakpoints that nothing explains and that have room; keep the straight ones."""
+    """Measure the breakpoints that nothing explains and that have room; keep the straight ones."""
     explained = explained_by(frame, found, line, base, direction)
-    dh = frame.M @ direction
-    wanted = (explained < 0) & (expected_error(frame, line, base, direction, noise) < VAGUE)
-    if not wanted.any():
+    used, R, J, E = normals(ask, frame, line, base, direction, explained, noise, rng, found)
+    if not len(used):
         return
+    at = base + line.t[used][:, None] * direction
+    b = -np.einsum("kd,kd->k", R, frame.values(at))
+    straight = goes_on(ask, frame, at, R, b, J, E, noise, rng)
+    if not frame.free:
+        # The region ends where a neuron of the layer before switches; its hyperplane may be met a little inside.
+        straight &= np.abs(R).max(axis=1) < WALL
+    for i in np.flatnonzero(straight)[np.argsort(E[straight], kind="stable")]:
+        if not met(frame, found, at[i], R[i], E[i]):
+            found.add(R[i], b[i], J[i], E[i], at[i])
+    bent = ~straight
+    found.bent_at = np.concatenate([found.bent_at, at[bent]])
+    found.bent_step = np.concatenate([found.bent_step, np.repeat(direction[None], bent.sum(), axis=0)])
+    found.bent_rows = np.concatenate([found.bent_rows, R[bent]])
+    found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
+    found.bent_error = np.append(found.bent_error, E[bent])
+    found.bent_maybe = np.concatenate([found.bent_maybe, np.zeros(int(bent.sum()), dtype=bool)])
+
+
+def normals(
+    ask: Ask,
+    frame: Frame,
+    line: Breakpoints,
+    base: Float[np.ndarray, " n"],
+    direction: Float[np.ndarray, " n"],
+    explained: Int[np.ndarray, " K"],
+    noise: Rounding,
+    rng: np.random.Generator,
+    found: LayerFound,
+) -> tuple[
+    Int[np.ndarray, " used"], Float[np.ndarray, "used d"], Float[np.ndarray, "used m"], Float[np.ndarray, " used"]
+]:
+    """Unit normals at breakpoints of one line that have room for it, from derivatives on either side.
+
+    Args:
+        ask: Answers questions.
+        frame: The coordinates.
+        line: The breakpoints.
+        base: A point of the line.
+        direction: Its direction.
+        explained: The row of `found` that each breakpoint belongs to, or -1.
+        noise: How exact answers are.
+        rng: Draws test steps.
+        found: The rows read before; gets the derivatives.
+
+    Returns:
+        Which breakpoints, their unit normals, the slope jumps per unit of these, and the relative errors expected.
+
+    Queries: `2 d + 9` per piece next to a wanted breakpoint, fewer pieces where outputs tell bends apart.
+    """
+    m, dh = len(noise.floor), frame.M @ direction
+    wanted = (explained < 0) & (expected_error(frame, line, base, direction, noise) < VAGUE)
     groups = stations(line, wanted, explained >= 0)
-    pieces = np.unique([piece for _, *ends in groups for piece in ends])
+    pieces = np.unique(np.array([piece for _, *ends in groups for piece in ends], dtype=int))
     where, radius = inside(line, pieces)
     x = base + where[:, None] * direction
     slope, error = long_gradients(ask, frame, x, radius, noise, rng)
     fine = np.isfinite(error)
     found.at, found.slope = np.concatenate([found.at, x[fine]]), np.concatenate([found.slope, slope[fine]])
-    rows, bias, jump, errors, used = [], [], [], [], []
+    used, rows, jumps, errors = [], [], [], []
     for group, before, after in groups:
         i, j = np.searchsorted(pieces, [before, after])
         change, blur = slope[j] - slope[i], float(np.hypot(error[i], error[j]))
@@ -189,35 +249,29 @@ def _look(
             size = float(np.linalg.norm(normal))
             e = float(np.linalg.norm(pinv[k])) * blur * np.sqrt(frame.d) / size
             # The bend along the line is known much better: where it differs, somebody else bends in between, too.
-            if abs(normal @ dh - 1) > 5 * e * size * np.linalg.norm(dh) / np.sqrt(frame.d) + 0.01:
-                continue
-            rows.append(normal / size)
-            at = frame.values((base + line.t[p] * direction)[None])[0]
-            bias.append(-rows[-1] @ at)
-            jump.append(line.jump[p] * size)
-            errors.append(e)
-            used.append(p)
-    if not rows:
-        return
-    R, b, J, E = np.array(rows), np.array(bias), np.array(jump), np.array(errors)
-    at = base + line.t[used][:, None] * direction
-    good = E < VAGUE
-    straight = np.zeros(len(R), dtype=bool)
-    straight[good] = goes_on(ask, frame, at[good], R[good], b[good], J[good], E[good], noise, rng)
-    for i in np.flatnonzero(straight)[np.argsort(E[straight], kind="stable")]:
-        if not found.known(R[i : i + 1], b[i : i + 1], E[i : i + 1])[0]:
-            found.rows = np.concatenate([found.rows, R[i : i + 1]])
-            found.bias = np.append(found.bias, b[i])
-            found.jump = np.concatenate([found.jump, J[i : i + 1]])
-            found.seen = np.concatenate([found.seen, at[i : i + 1]])
-            found.error = np.append(found.error, E[i])
-    bent = good & ~straight & ~found.known(R, b, E)
-    found.bent_at = np.concatenate([found.bent_at, at[bent]])
-    found.bent_step = np.concatenate([found.bent_step, np.repeat(direction[None], bent.sum(), axis=0)])
-    found.bent_rows = np.concatenate([found.bent_rows, R[bent]])
-    found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
-    found.bent_error = np.append(found.bent_error, E[bent])
-    found.bent_maybe = np.concatenate([found.bent_maybe, np.zeros(int(bent.sum()), dtype=bool)])
+            off = abs(normal @ dh - 1) / (size * np.linalg.norm(dh) / np.sqrt(frame.d))
+            if e < VAGUE and off <= 5 * e + 0.01:
+                used.append(p)
+                rows.append(normal / size)
+                jumps.append(line.jump[p] * size)
+                errors.append(e)
+    return (
+        np.array(used, dtype=int),
+        np.array(rows).reshape(-1, frame.d),
+        np.array(jumps).reshape(-1, m),
+        np.array(errors),
+    )
+
+
+def met(frame: Frame, found: LayerFound, at: np.ndarray, row: np.ndarray, error: float) -> bool:
+    """Whether a hyperplane is one of those found: as steep, and where theirs is, as far as errors reach."""
+    if not len(found.rows):
+        return False
+    near = np.sqrt(np.maximum(0, 2 - 2 * np.abs(found.rows @ row))) <= 6 * (error + found.error)
+    here = frame.values(at[None])[0]
+    away = np.linalg.norm(here - frame.values(found.seen), axis=1) / np.sqrt(frame.d)
+    off = np.abs(found.rows @ here + found.bias)
+    return bool((near & (off <= 6 * (error + found.error) * (away + 1e-3))).any())
 
 
 def goes_on(
@@ -236,15 +290,18 @@ def goes_on(
     Far out a deeper neuron's hyperplane has bent away, and what is met in the window is anybody's, as likely to be met
     beside it. One of this layer is there wherever the layers behind let it be seen.
 
-    Queries: `6 PLACES` per round; one or two rounds for a bent hyperplane, at most `CHANCES` for a straight one.
+    Queries: `3 GLANCES`, and for those that pass `6 PLACES` per round, at most `CHANCES` rounds.
     """
     count = len(rows)
-    straight, open_ = np.zeros(count, dtype=bool), np.arange(count)
+    straight = np.zeros(count, dtype=bool)
+    first, _ = _bends(ask, frame, at, rows, bias, jump, error, noise, rng, places=GLANCES, control=False)
+    open_ = np.flatnonzero(2 * first >= GLANCES)
     hits, beside = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
     for chance in range(1, CHANCES + 1):
         if not len(open_):
             break
-        hit, control = _bends(ask, frame, at[open_], rows[open_], bias[open_], jump[open_], error[open_], noise, rng)
+        o = open_
+        hit, control = _bends(ask, frame, at[o], rows[o], bias[o], jump[o], error[o], noise, rng, places=PLACES)
         hits[open_] += hit
         beside[open_] += control
         more = hits - beside
@@ -263,16 +320,43 @@ def _bends(
     error: np.ndarray,
     noise: Rounding,
     rng: np.random.Generator,
+    *,
+    places: int,
+    control: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At how many of `PLACES` far places each hyperplane is met, and how often a window beside it meets anybody."""
-    jump, error = np.repeat(jump, PLACES, axis=0), np.repeat(error, PLACES)
-    at, normal = np.repeat(at, PLACES, axis=0), np.repeat(rows, PLACES, axis=0)
-    x = on_plane(frame, at, normal, np.repeat(bias, PLACES), rng)
+    """At how many of a few far places each hyperplane is met, and how often a window beside it meets anybody."""
+    count = len(rows)
+    if not count:
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
+    at, rows, bias, jump, error = (np.repeat(v, places, axis=0) for v in (at, rows, bias, jump, error))
+    x = _anywhere(frame, at, rows, bias, rng)
     sigma = noise.at(x)
     away = np.linalg.norm(frame.values(x) - frame.values(at), axis=1) / np.sqrt(frame.d)
     strength = np.sqrt(((jump / sigma) ** 2).mean(axis=1))
-    step = (WINDOW * error * away + 30 / strength)[:, None] * (normal @ frame.V.T)
-    y = ask(np.concatenate([x + k * step for k in (-1, 0, 1, 3, 4, 5)])).reshape(6, len(x), -1)
-    met = [np.sqrt((((y[i] - 2 * y[i + 1] + y[i + 2]) / sigma) ** 2).mean(axis=1)) > 8 for i in (0, 3)]
-    hit, control = (v.reshape(len(rows), PLACES).sum(axis=1) for v in met)
-    return hit, control
+    step = (WINDOW * error * away + 30 / strength)[:, None] * (rows @ frame.V.T)
+    windows = [0, 4] if control else [0]
+    y = ask(np.concatenate([x + (k + side) * step for k in windows for side in (-1, 0, 1)]))
+    y = y.reshape(len(windows), 3, len(x), -1)
+    bend = np.sqrt((((y[:, 0] - 2 * y[:, 1] + y[:, 2]) / sigma) ** 2).mean(axis=2)) > 8
+    seen = bend.reshape(len(windows), count, places).sum(axis=2)
+    return seen[0], seen[-1]
+
+
+def _anywhere(frame: Frame, at: np.ndarray, rows: np.ndarray, bias: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A place on each hyperplane that has nothing to do with where it was met."""
+    if frame.free:
+        return on_plane(frame, at, rows, bias, rng)
+    # The region is convex: between a point of it on one side and one on the other lies one on the hyperplane.
+    pool = frame.sample(POOL, rng)
+    z = frame.values(pool) @ rows.T + bias
+    out = at.copy()
+    for i in range(len(rows)):
+        up, down = np.flatnonzero(z[:, i] > 0), np.flatnonzero(z[:, i] < 0)
+        if len(up) and len(down):
+            a, b = rng.choice(up), rng.choice(down)
+            part = z[a, i] / (z[a, i] - z[b, i])
+            out[i] = (1 - part) * pool[a] + part * pool[b]
+    lonely = np.flatnonzero((out == at).all(axis=1))
+    if len(lonely):
+        out[lonely] = on_plane(frame, at[lonely], rows[lonely], bias[lonely], rng)
+    return out

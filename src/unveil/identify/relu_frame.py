@@ -93,6 +93,14 @@ class Frame:
         high = np.where(rate < 0, at, np.inf).min(axis=1)
         return low, high
 
+    def reachable(self) -> bool:
+        """Whether the region holds any input."""
+        try:
+            self.sample(1, np.random.default_rng(0))
+        except ValueError:
+            return False
+        return True
+
     def sample(self, count: int, rng: np.random.Generator, scale: float = 1.0) -> Float[np.ndarray, "count n"]:
         """Points of the region, spread over its corners as well as its middle.
 

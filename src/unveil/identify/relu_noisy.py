@@ -11,10 +11,11 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.polish import parameters
-from unveil.identify.relu_coarse import read_coarse
+from unveil.identify.relu_coarse import missing, read_coarse
 from unveil.identify.relu_fit import fit
 from unveil.identify.relu_frame import Frame
 from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu_unmix import unmix
 from unveil.whitebox.network import Network
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
@@ -25,6 +26,8 @@ RATIO, RATIO_OF_MANY = 2.0, 3.0
 PROMISING = 0.3
 # Bent hyperplanes per straight one from which on there is another layer behind.
 DEEPER = 0.2
+# Lines in a bounded region are short: so many times more of them.
+BOUNDED = 3
 # Times that neurons which only the fit has uncovered are looked for.
 ROUNDS = 3
 
@@ -63,9 +66,8 @@ class NoisyReading:
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
             fitted = again = False
             for _attempt in range(ROUNDS):
-                read_coarse(
-                    self.ask, frame, self.noise, self.rng, far=far, most_lines=most_lines, sure=again, found=found
-                )
+                lines = most_lines if frame.free else BOUNDED * most_lines
+                read_coarse(self.ask, frame, self.noise, self.rng, far=far, most_lines=lines, sure=again, found=found)
                 if not len(found.rows) or len(found.bent_at) > DEEPER * len(found.rows) + 2:
                     break
                 fitted, again = self._last(frame, found)
@@ -74,10 +76,18 @@ class NoisyReading:
             self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
             if fitted or not len(found.rows) or len(found.rows) > frame.d:
                 break
-            layer = turned(frame, found)
+            layer = unmix(frame, found, turned(frame, found))
             self.weights.append(layer)
             self.found = None
+            if missing(self.ask, frame, found, self.noise, self.rng):
+                self.why.append(
+                    f"Neurons of layer {len(self.weights)} are missing: what lies behind it cannot be read."
+                )
+                break
             frame = frame.after(*layer)
+            if not frame.reachable():
+                self.why.append("No input makes all the neurons read so far active, which the next layer needs.")
+                break
         return self.network
 
     def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:

@@ -114,7 +114,7 @@ def long_gradients(
     slope = np.zeros((count, value.shape[1], d))
     p, j = (v.ravel() for v in np.indices((count, d)))
     group = max(1, 4_000_000 // len(frame.V))
-    for _ in range(8):
+    for _ in range(8 if count else 0):
         again = []
         for first in range(0, len(p), group):
             a, b = p[first : first + group], j[first : first + group]

@@ -62,6 +62,14 @@ class LayerFound:
         rows, steps, jump = e((0, d)), e((0, n)), e((0, m))
         return cls(rows, e(0), jump, e(0), steps, steps, e((0, m, d)), steps, steps, rows, jump, e(0, dtype=bool), e(0))
 
+    def add(self, row: np.ndarray, bias: float, jump: np.ndarray, error: float, seen: np.ndarray) -> None:
+        """Keep one more hyperplane."""
+        self.rows = np.concatenate([self.rows, row[None]])
+        self.bias = np.append(self.bias, bias)
+        self.jump = np.concatenate([self.jump, jump[None]])
+        self.error = np.append(self.error, error)
+        self.seen = np.concatenate([self.seen, seen[None]])
+
     def known(self, other_rows: np.ndarray, other_bias: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Which of the other hyperplanes are already here."""
         if not len(self.rows):
