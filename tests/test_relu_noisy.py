@@ -12,7 +12,9 @@ from unveil.identify.critical_points import CriticalPoints
 from unveil.identify.relu_coarse import read_coarse
 from unveil.identify.relu_fit import fit
 from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_noisy import turned
 from unveil.identify.relu_slopes import long_gradients
+from unveil.identify.relu_unmix import unmix
 
 
 def single(weights: Weights) -> Weights:
@@ -81,6 +83,40 @@ def test_first_layer_of_a_deeper_network_and_nobody_else(sizes: tuple[int, ...])
     assert (cos.max(axis=1) > 0.999).all()  # nothing invented
     assert (cos.max(axis=0) > 0.999).sum() >= 0.9 * sizes[1]
     assert len(found.bent_at) > 0
+
+
+def test_planes_through_breakpoints_of_many_lines_are_exact() -> None:
+    rng = np.random.default_rng(2)
+    weights = single(random_weights((5, 40, 40, 3), rng, bias=0.5))
+    oracle = uv.as_oracle(relu_net(weights, np.float32), 5)
+    ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
+    noise = rounding(ask, rng.standard_normal((4, 5)), oracle.resolution, rng)
+    found = read_coarse(ask, Frame.of_input(5, None), noise, rng)
+    size = np.linalg.norm(weights[0][0], axis=1)
+    true, shift = weights[0][0] / size[:, None], weights[0][1] / size
+    cos = found.rows @ true.T
+    best = np.abs(cos).argmax(axis=1)
+    sign = np.sign(cos[np.arange(len(best)), best])
+    assert len(set(best)) == len(best) >= 38
+    assert np.abs(found.rows * sign[:, None] - true[best]).max() < 1e-3
+    assert np.abs(found.bias * sign - shift[best]).max() < 1e-3
+
+
+def test_all_derivatives_together_sharpen_the_rows() -> None:
+    rng = np.random.default_rng(1)
+    weights = single(random_weights((120, 30, 15, 10), rng, bias=0.5))
+    oracle = uv.as_oracle(relu_net(weights, np.float32), 120)
+    ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
+    frame = Frame.of_input(120, None)
+    noise = rounding(ask, rng.standard_normal((4, 120)), oracle.resolution, rng)
+    found = read_coarse(ask, frame, noise, rng)
+    layer = turned(frame, found)
+    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    rows, _ = unmix(frame, found, layer)
+    best = (layer[0] @ true.T).argmax(axis=1)
+    before, after = (np.linalg.norm(r - true[best], axis=1) for r in (layer[0], rows))
+    assert after.max() < 0.05  # sides included
+    assert np.sqrt((after**2).mean()) < 0.7 * np.sqrt((before**2).mean())
 
 
 def test_long_steps_stay_in_their_piece_or_say_so() -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import limit, noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_slopes import expected_error, inside, long_gradients, stations
+from unveil.identify.relu_planes import read_planes
+from unveil.identify.relu_slopes import normals
 from unveil.identify.relu_straight import LayerFound, on_plane
 
-# Rows with a larger relative error are of no use: they predict nothing far away.
-VAGUE = 0.1
 # Places on a hyperplane where it is looked at again: at first, half of which must show it; and per round, rounds at
 # most, and the standard deviations by which it must be met more often than chance.
 GLANCES = 4
 PLACES = 8
 CHANCES = 8
 SURE = 4.0
-# With this many breakpoints per coordinate on a line, windows are crowded and lines are cheap.
+# With this many breakpoints per coordinate on a line, windows are crowded and lines cheap: planes through many lines'
+# breakpoints say more, of so many times more lines.
 CROWDED = 8
+BUNDLE = 3
 # Cosine with a coordinate from which on a hyperplane in a bounded region is taken for its wall.
 WALL = 0.95
 # Points of a bounded region between which places on a hyperplane are looked for.
@@ -76,6 +77,8 @@ def read_coarse(
             quiet += 1
             continue
         (line,) = noisy_breakpoints(ask, base, direction, low, high, noise)
+        if frame.free and not found.lines and len(line.t) > CROWDED * frame.d:
+            return read_planes(ask, frame, noise, rng, far=far, most_lines=BUNDLE * most_lines, found=found)
         found.lines += 1
         before = len(found.rows)
         if len(line.t):
@@ -191,76 +194,6 @@ def _look(
     found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
     found.bent_error = np.append(found.bent_error, E[bent])
     found.bent_maybe = np.concatenate([found.bent_maybe, np.zeros(int(bent.sum()), dtype=bool)])
-
-
-def normals(
-    ask: Ask,
-    frame: Frame,
-    line: Breakpoints,
-    base: Float[np.ndarray, " n"],
-    direction: Float[np.ndarray, " n"],
-    explained: Int[np.ndarray, " K"],
-    noise: Rounding,
-    rng: np.random.Generator,
-    found: LayerFound,
-) -> tuple[
-    Int[np.ndarray, " used"], Float[np.ndarray, "used d"], Float[np.ndarray, "used m"], Float[np.ndarray, " used"]
-]:
-    """Unit normals at breakpoints of one line that have room for it, from derivatives on either side.
-
-    Args:
-        ask: Answers questions.
-        frame: The coordinates.
-        line: The breakpoints.
-        base: A point of the line.
-        direction: Its direction.
-        explained: The row of `found` that each breakpoint belongs to, or -1.
-        noise: How exact answers are.
-        rng: Draws test steps.
-        found: The rows read before; gets the derivatives.
-
-    Returns:
-        Which breakpoints, their unit normals, the slope jumps per unit of these, and the relative errors expected.
-
-    Queries: `2 d + 9` per piece next to a wanted breakpoint, fewer pieces where outputs tell bends apart.
-    """
-    m, dh = len(noise.floor), frame.M @ direction
-    wanted = (explained < 0) & (expected_error(frame, line, base, direction, noise) < VAGUE)
-    groups = stations(line, wanted, explained >= 0)
-    pieces = np.unique(np.array([piece for _, *ends in groups for piece in ends], dtype=int))
-    where, radius = inside(line, pieces)
-    x = base + where[:, None] * direction
-    slope, error = long_gradients(ask, frame, x, radius, noise, rng)
-    fine = np.isfinite(error)
-    found.at, found.slope = np.concatenate([found.at, x[fine]]), np.concatenate([found.slope, slope[fine]])
-    used, rows, jumps, errors = [], [], [], []
-    for group, before, after in groups:
-        i, j = np.searchsorted(pieces, [before, after])
-        change, blur = slope[j] - slope[i], float(np.hypot(error[i], error[j]))
-        if not np.isfinite(blur):
-            continue
-        for p in range(before, after):
-            if explained[p] >= 0:
-                row = found.rows[explained[p]]
-                change = change - np.outer(line.jump[p], row / (row @ dh))
-        pinv = np.linalg.pinv(line.jump[group].T)
-        for k, p in enumerate(group):
-            normal = pinv[k] @ change
-            size = float(np.linalg.norm(normal))
-            e = float(np.linalg.norm(pinv[k])) * blur * np.sqrt(frame.d) / size
-            # The bend along the line is known much better: where it differs, somebody else bends in between, too.
-            off = abs(normal @ dh - 1) / (size * np.linalg.norm(dh) / np.sqrt(frame.d))
-            if e < VAGUE and off <= 5 * e + 0.01:
-                used.append(p)
-                rows.append(normal / size)
-                jumps.append(line.jump[p] * size)
-                errors.append(e)
-    return (
-        np.array(used, dtype=int),
-        np.array(rows).reshape(-1, frame.d),
-        np.array(jumps).reshape(-1, m),
-        np.array(errors),
-    )
 
 
 def met(frame: Frame, found: LayerFound, at: np.ndarray, row: np.ndarray, error: float) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import limit
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_straight import LayerFound
 
+# Rows with a larger relative error are of no use: they predict nothing far away.
+VAGUE = 0.1
 # Breakpoints whose slopes are told apart by the outputs worse than this are measured one at a time.
 APART = 0.2
 # Steps along one coordinate are sqrt(d) / LONGER times those of a random step; the few that leave the piece are
@@ -19,6 +22,76 @@ APART = 0.2
 LONGER = 3.0
 # Rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same.
 CALM = 0.4
+
+
+def normals(
+    ask: Ask,
+    frame: Frame,
+    line: Breakpoints,
+    base: Float[np.ndarray, " n"],
+    direction: Float[np.ndarray, " n"],
+    explained: Int[np.ndarray, " K"],
+    noise: Rounding,
+    rng: np.random.Generator,
+    found: LayerFound,
+) -> tuple[
+    Int[np.ndarray, " used"], Float[np.ndarray, "used d"], Float[np.ndarray, "used m"], Float[np.ndarray, " used"]
+]:
+    """Unit normals at breakpoints of one line that have room for it, from derivatives on either side.
+
+    Args:
+        ask: Answers questions.
+        frame: The coordinates.
+        line: The breakpoints.
+        base: A point of the line.
+        direction: Its direction.
+        explained: The row of `found` that each breakpoint belongs to, or -1.
+        noise: How exact answers are.
+        rng: Draws test steps.
+        found: The rows read before; gets the derivatives.
+
+    Returns:
+        Which breakpoints, their unit normals, the slope jumps per unit of these, and the relative errors expected.
+
+    Queries: `2 d + 9` per piece next to a wanted breakpoint, fewer pieces where outputs tell bends apart.
+    """
+    m, dh = len(noise.floor), frame.M @ direction
+    wanted = (explained < 0) & (expected_error(frame, line, base, direction, noise) < VAGUE)
+    groups = stations(line, wanted, explained >= 0)
+    pieces = np.unique(np.array([piece for _, *ends in groups for piece in ends], dtype=int))
+    where, radius = inside(line, pieces)
+    x = base + where[:, None] * direction
+    slope, error = long_gradients(ask, frame, x, radius, noise, rng)
+    fine = np.isfinite(error)
+    found.at, found.slope = np.concatenate([found.at, x[fine]]), np.concatenate([found.slope, slope[fine]])
+    used, rows, jumps, errors = [], [], [], []
+    for group, before, after in groups:
+        i, j = np.searchsorted(pieces, [before, after])
+        change, blur = slope[j] - slope[i], float(np.hypot(error[i], error[j]))
+        if not np.isfinite(blur):
+            continue
+        for p in range(before, after):
+            if explained[p] >= 0:
+                row = found.rows[explained[p]]
+                change = change - np.outer(line.jump[p], row / (row @ dh))
+        pinv = np.linalg.pinv(line.jump[group].T)
+        for k, p in enumerate(group):
+            normal = pinv[k] @ change
+            size = float(np.linalg.norm(normal))
+            e = float(np.linalg.norm(pinv[k])) * blur * np.sqrt(frame.d) / size
+            # The bend along the line is known much better: where it differs, somebody else bends in between, too.
+            off = abs(normal @ dh - 1) / (size * np.linalg.norm(dh) / np.sqrt(frame.d))
+            if e < VAGUE and off <= 5 * e + 0.01:
+                used.append(p)
+                rows.append(normal / size)
+                jumps.append(line.jump[p] * size)
+                errors.append(e)
+    return (
+        np.array(used, dtype=int),
+        np.array(rows).reshape(-1, frame.d),
+        np.array(jumps).reshape(-1, m),
+        np.array(errors),
+    )
 
 
 def stations(

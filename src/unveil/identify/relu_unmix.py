@@ -50,7 +50,7 @@ def unmix(
         )
         rows = new / np.linalg.norm(new, axis=1, keepdims=True)
     # A row that went further than its error came under what others lack.
-    near = np.linalg.norm(rows - layer[0], axis=1) <= 4 * found.error
+    near = np.linalg.norm(rows - layer[0], axis=1) <= found.error
     rows = np.where(near[:, None], rows, layer[0])
     shift = -np.einsum("kd,kd->k", rows, frame.values(found.seen))
     return rows, np.where(near, shift, layer[1])
