@@ -49,7 +49,7 @@ def removal(
     Args:
         matrix: The linearisation before the activation, one row per neuron.
         kept: Which neurons the activation keeps.
-        grid: Values of c to count at; by default 50 up to the largest constant.
+        grid: Values of c to count at; by default 50 up to twice the least constant, from which on all kept rows count.
 
     Returns:
         The least constant of every removed row, and the counts of A5.
@@ -68,7 +68,7 @@ def removal(
         [np.abs(stays @ units[c].T).max(axis=0, initial=0.0) * root for c in chunks] or [np.zeros(0)]
     )
     if grid is None:
-        grid = np.linspace(0, constants.max(initial=0.0), 50)
+        grid = np.linspace(0, 2 * constants.min() if constants.size else 0, 50)
     counts = np.zeros(len(grid), dtype=int)
     for c in chunks:
         scaled = np.sort(np.abs(stays @ units[c].T) * root, axis=0)
