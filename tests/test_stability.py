@@ -16,10 +16,13 @@ from unveil.outcome import BadInput
 from unveil.report.audit import Audit
 from unveil.report.stability import STABILITY
 from unveil.whitebox import decomposition
+from unveil.whitebox import fewer_rows as fewer
 from unveil.whitebox import singular_values as module
+from unveil.whitebox import stability as stability_module
 from unveil.whitebox.activation import activation
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.extremes import extreme_singular_values
+from unveil.whitebox.fewer_rows import fewer_rows
 from unveil.whitebox.formats import load
 from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Layer, Network
@@ -144,6 +147,23 @@ def test_every_layer_agrees_with_the_svd_of_the_linearisation(
     assert "condition" in str(found)
 
 
+def test_ill_conditioned_layers_lose_rows_but_no_digits(rng: np.random.Generator, monkeypatch: Any) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.delenv(decomposition.CHOICE, raising=False)
+    # As if every layer were large and ill-conditioned.
+    for where, name, value in ((decomposition, "LARGE", 1), (module, "SMALL", 2), (module, "STEEP", 10)):
+        monkeypatch.setattr(where, name, value)
+    calls = []
+    monkeypatch.setattr(stability_module, "fewer_rows", lambda *given: (calls.append(1), fewer_rows(*given))[1])
+    for network in (conv_network(rng), dense_network(rng, (12, 20, 60, 9))):
+        x = rng.standard_normal((3, network.n))
+        for i, each in enumerate(stability(network, x).layers):
+            for spectrum, before in ((each.before, True), (each.after, False)):
+                expected = np.linalg.svd(linearise(network, x, i, before).matrix, compute_uv=False)
+                np.testing.assert_allclose(spectrum.values, expected, rtol=1e-10, atol=1e-13 * expected.max())
+    assert calls
+
+
 def test_workers_change_nothing(rng: np.random.Generator) -> None:
     network = dense_network(rng, (12, 9, 4))
     x = rng.standard_normal((66, network.n))
@@ -156,7 +176,7 @@ def test_workers_change_nothing(rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(one.bound_removal, other.bound_removal)
 
 
-def test_blocks_multiply_as_matrices(rng: np.random.Generator) -> None:
+def test_blocks_multiply_as_matrices(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     for one, other in itertools.product((0.05, 0.4, None), repeat=2):
         matrices = []
         for shape, density in (((30, 40), one), ((25, 30), other)):
@@ -180,6 +200,12 @@ def test_blocks_multiply_as_matrices(rng: np.random.Generator) -> None:
         folded = product.folded().whole()
         np.testing.assert_allclose(folded @ folded.T, expected @ expected.T, atol=1e-12)
         gram = product.gram()
+        for strip in (3, 512):
+            monkeypatch.setattr(fewer, "STRIP", strip)
+            short, rows = fewer_rows(blocks[1], first.keep(slope))
+            assert rows <= first.keep(slope).rows
+            squeezed = next_piece(short, rows, first.keep(slope)).whole()
+            np.testing.assert_allclose(squeezed.T @ squeezed, expected.T @ expected, atol=1e-12)
         merged = product.merged()
         np.testing.assert_array_equal(merged.whole(), product.whole())
         rows = product.dense()

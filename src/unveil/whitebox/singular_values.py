@@ -53,7 +53,7 @@ def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tupl
     if min(rows, width) <= SMALL:
         values = values_of(piece.dense())
         return values, exact * float(values[0])
-    if fine and alike < STEEP and helped(min(rows, width)) and max(rows, width) <= NEARLY_SQUARE * min(rows, width):
+    if fine and direct(rows, width, alike):
         values = values_of(piece.dense())
         return values, exact * float(values[0])
     # With fewer rows than columns the Gram matrix is that of the rows: the roles are exchanged.
@@ -70,6 +70,12 @@ def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tupl
     else:
         values = _refined(matrix, tridiagonal(gram))
     return values, exact * float(values[0])
+
+
+def direct(rows: int, width: int, alike: float) -> bool:
+    """Whether a matrix of this size, the spread of its values as `alike` says, is decomposed as it is, by torch."""
+    small, large = min(rows, width), max(rows, width)
+    return alike < STEEP and helped(small) and large <= NEARLY_SQUARE * small
 
 
 def _gram(matrix: Piece | np.ndarray) -> np.ndarray:

@@ -11,13 +11,16 @@ from jaxtyping import Float, Int
 
 from unveil.executor import spread
 from unveil.outcome import BadInput
-from unveil.whitebox.linear_piece import Piece, blocks_of, first_piece, next_piece
+from unveil.whitebox.fewer_rows import fewer_rows
+from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Network
 from unveil.whitebox.removal import Removal, removal
-from unveil.whitebox.singular_values import singular_values
+from unveil.whitebox.singular_values import direct, singular_values
 
 REMOVAL_BY_DEFAULT = 2e9
 """Lemma 9 takes the products of all kept with all removed rows; up to so many multiplications nobody has to ask."""
+TALLER = 1.2
+"""A matrix with so many times the rows of the one before is replaced by one with as many rows as that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,15 +254,27 @@ def _look(part: tuple[_Task, np.ndarray]) -> list[list[_Seen]]:
         piece = first_piece(weights[0], network.layers[0].neurons, window, network.n)
         row: list[_Seen] = []
         for i, layer in enumerate(network.layers):
+            before = task.shared
             if i:
-                piece = next_piece(weights[i], layer.neurons, piece)
+                previous, piece = piece, next_piece(weights[i], layer.neurons, piece)
+                before = _before(task, weights[i], previous, piece, _share(row[-1].after))
             slope = layer.activation.slope(seen[i][0])
-            before = singular_values(piece, task.fine, _share(row[-1].after)) if i else task.shared
             kept = piece.keep(slope).folded()
             row.append(_layer(task, piece, kept, slope, before))
             piece = kept
         made.append(row)
     return made
+
+
+def _before(
+    task: _Task, layer: tuple[Block, ...], previous: Piece, piece: Piece, alike: float
+) -> tuple[np.ndarray, float]:
+    """Singular values of `piece`, which is `layer @ previous`, and their floor."""
+    shrinks = piece.rows > TALLER * previous.rows and direct(previous.rows, previous.width, alike)
+    if not (task.fine and shrinks):
+        return singular_values(piece, task.fine, alike)
+    values, floor = singular_values(next_piece(*fewer_rows(layer, previous), previous), True, alike)
+    return values, floor * max(1.0, piece.rows / max(previous.rows, previous.width))
 
 
 def _layer(task: _Task, piece: Piece, kept: Piece, slope: np.ndarray, before: tuple[np.ndarray, float]) -> _Seen:
