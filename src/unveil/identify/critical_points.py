@@ -83,8 +83,10 @@ class _Reading:
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf)
             network = self._read(frame, noise) if noise.relative < SHARP else self._read_noisy(frame, noise)
+            if self.noisy is not None and not self.noisy.whole:
+                self._partial("It ended")
             if network is None:
-                return self._end(self._partial("It ended"), Outcome.check_failed, np.inf)
+                return self._end(None, Outcome.check_failed, np.inf)
             error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf)

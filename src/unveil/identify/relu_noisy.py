@@ -14,6 +14,7 @@ from unveil.identify.polish import parameters
 from unveil.identify.relu_coarse import missing, read_coarse
 from unveil.identify.relu_fit import fit
 from unveil.identify.relu_frame import Frame
+from unveil.identify.relu_standin import stand_in
 from unveil.identify.relu_straight import LayerFound
 from unveil.identify.relu_unmix import unmix
 from unveil.whitebox.network import Network
@@ -28,6 +29,9 @@ PROMISING = 0.3
 DEEPER = 0.2
 # Lines in a bounded region are short: so many times more of them.
 BOUNDED = 3
+# Answers that layers which could not be read are trained on, and those kept for the check of the result.
+TRAINING = 40_000
+RESERVE = 1000
 # Times that neurons which only the fit has uncovered are looked for.
 ROUNDS = 3
 
@@ -47,6 +51,7 @@ class NoisyReading:
         found: The layer being read.
         network: The best whole network, if there is any.
         points: Where the fits asked, and the answers.
+        whole: Whether `network` was read to its end, not trained.
     """
 
     ask: Ask
@@ -59,36 +64,63 @@ class NoisyReading:
     found: LayerFound | None = None
     network: Network | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
+    whole: bool = False
 
     def read(self, frame: Frame, *, far: float, most_layers: int, most_lines: int) -> Network | None:
-        """All layers; None if no whole network came out."""
+        """All layers; None if nothing came out. `whole` says whether all of it was read."""
+        behind = 0
         for _ in range(most_layers):
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
-            fitted = again = False
+            again = False
             for _attempt in range(ROUNDS):
                 lines = most_lines if frame.free else BOUNDED * most_lines
                 read_coarse(self.ask, frame, self.noise, self.rng, far=far, most_lines=lines, sure=again, found=found)
                 if not len(found.rows) or len(found.bent_at) > DEEPER * len(found.rows) + 2:
                     break
-                fitted, again = self._last(frame, found)
+                self.whole, again = self._last(frame, found)
                 if not again:
                     break
             self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
-            if fitted or not len(found.rows) or len(found.rows) > frame.d:
+            if self.whole or not len(found.rows) or len(found.rows) > frame.d:
                 break
             layer = unmix(frame, found, turned(frame, found))
             self.weights.append(layer)
             self.found = None
             if missing(self.ask, frame, found, self.noise, self.rng):
-                self.why.append(
-                    f"Neurons of layer {len(self.weights)} are missing: what lies behind it cannot be read."
-                )
+                depth = len(self.weights)
+                self.why.append(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
                 break
+            behind += 1
             frame = frame.after(*layer)
             if not frame.reachable():
                 self.why.append("No input makes all the neurons read so far active, which the next layer needs.")
                 break
+        if not self.whole:
+            self._trained(behind)
         return self.network
+
+    def _trained(self, behind: int) -> None:
+        """A network to look at: this many layers as they were read, the rest trained on answers.
+
+        Queries: `TRAINING`, or what the budget leaves of it.
+        """
+        read = self.weights[: max(1, behind)]
+        if not read and self.found is not None and len(self.found.rows):
+            # Sides are not known: both of every neuron.
+            rows, bias = self.found.rows, self.found.bias
+            read = [(np.concatenate([rows, -rows]), np.concatenate([bias, -bias]))]
+        left = int(min(TRAINING, self.oracle.ledger.left - RESERVE))
+        if not read or left < RESERVE:
+            return
+        x = self.oracle.sample(left, self.rng)
+        if self.oracle.within is None:
+            # From the middle outwards: nobody knows where its users ask.
+            x = self.oracle.nearest(x * self.rng.choice([0.1, 0.3, 1.0], size=(left, 1)))
+        self.network = stand_in(read, x, self.oracle(x), self.rng)
+        self.why.append(
+            f"Behind layer {len(read)} a network was trained on {left:,} answers. It stands in for what was not read, "
+            "and its weights say nothing."
+        )
 
     def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
         """This layer as the last hidden one: whether that fits, and whether neurons seem to be missing.
