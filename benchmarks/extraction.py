@@ -33,6 +33,10 @@ DEEP = ("10-10-10-1", "10-15-15-1", "10-20-20-1", "80-40-20-1", "40-20-10-10-1",
 GROWTH = ("50-16-1", "100-16-1", "200-16-1", "400-16-1", "200-8-1", "200-32-1", "200-64-1", "200-128-1")
 
 
+# Rows this near to a true one are found; others are false.
+ALIKE = 0.05
+
+
 def row_errors(found: uv.Network, weights: Weights) -> np.ndarray:
     """Largest entry error of every true first-layer row, both of unit norm, sides included; 2 where none is near."""
     true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
@@ -104,27 +108,46 @@ def head() -> None:
     )
 
 
-def real(path: Path, images: np.ndarray | None, within: tuple[float, float] | None, budget: int) -> None:
+def rows_found(rows: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For every row found the nearest true one, and the norm of the difference, both of unit norm, sides aside."""
+    cos = (rows / np.linalg.norm(rows, axis=1, keepdims=True)) @ (true / np.linalg.norm(true, axis=1, keepdims=True)).T
+    best = np.abs(cos).argmax(axis=1)
+    return best, np.sqrt(np.maximum(0, 2 - 2 * np.abs(cos[np.arange(len(best)), best])))
+
+
+def real(path: Path, images: np.ndarray | None, budget: int) -> None:
     """A trained network from a file, in float32: what comes out, and what does not."""
     truth = uv.load(path)
-    oracle = uv.as_oracle(str(path), within=within, budget=budget)
+    true = [layer.dense() for layer in truth.layers]
+    oracle = uv.as_oracle(str(path), budget=budget)
     start = time.process_time()
-    found = uv.CriticalPoints()(oracle, rng=np.random.default_rng(0))
+    found = uv.CriticalPoints(most_lines=60)(oracle, rng=np.random.default_rng(0))
     seconds = time.process_time() - start
-    first = np.asarray(getattr(truth.layers[0], "weights", np.empty((0, 0))))
-    line = f"{path.name}: {found.outcome.name}, {oracle.ledger.asked:,} queries, {seconds:.1f} CPU s"
-    line += f", layers {[each['neurons'] for each in found.stats['layers']]}"
+    parameters = sum(w.size + len(w) for w in true)
+    line = f"{path.stem[:22]:22s} {found.outcome.name:13s} {oracle.ledger.asked:9,d} {seconds:6.1f} "
+    line += f"{oracle.ledger.asked / parameters:7.2f} "
+    layers = list(found.stats.get("layers_read", []))
+    if not layers and "rows_read" in found.stats:
+        layers = [found.stats["rows_read"]]
+    if not layers:
+        print(line + "nothing", flush=True)
+        return
+    best, error = rows_found(layers[0][0], true[0])
+    right = error < ALIKE
+    line += f"{len(set(best[right])):4d}/{len(true[0]):<4d} {int((~right).sum()):5d} "
+    line += f"{np.median(error[right]):8.1e} {error[right].max():8.1e} "
+    second = "-"
+    if len(layers) > 1 and right.all():
+        # The second layer as it sees unit rows in the order found.
+        sizes = np.linalg.norm(true[0], axis=1)[best]
+        best, error = rows_found(layers[1][0], true[1][:, best] * sizes)
+        second = f"{len(set(best[error < ALIKE]))}/{len(true[1])}, {int((error >= ALIKE).sum())} false"
+    line += f"{second:14s} "
     if found.network is not None:
-        rows = found.network.layers[0].weights
-        unit = first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-300)
-        cos = np.abs(unit @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T).max(axis=1)
-        line += f"; first layer {int((cos > 0.9999).sum())} of {len(first)} neurons with |cos| > 0.9999"
-        line += f", {int((cos > 0.99).sum())} with > 0.99"
-        x = images if images is not None else oracle.sample(5000, np.random.default_rng(1))
+        x = images if images is not None else 0.3 * np.random.default_rng(1).standard_normal((5000, oracle.n))
         y, z = truth(x), found.network(x)
-        spread = float(np.abs(y - y.mean(axis=0)).max())
-        line += f"; labels {np.mean(y.argmax(axis=1) == z.argmax(axis=1)):.4f}"
-        line += f", error {np.abs(y - z).max() / spread:.1e} of the spread"
+        line += f"{np.mean(y.argmax(axis=1) == z.argmax(axis=1)):7.4f} "
+        line += f"{np.sqrt(((y - z) ** 2).mean()) / y.std():7.3f}"
     print(line, flush=True)
 
 
@@ -153,7 +176,8 @@ def main() -> None:
             if options.only in ("", name):
                 row(name, options.seeds or ((20 if name in SHALLOW else 10) if options.full else 3))
         if options.only in ("", "float32"):
-            row("784-32-1", options.seeds or (10 if options.full else 2), np.float32)
+            row("20-10-1", options.seeds or 10, np.float32)
+            row("784-32-1", options.seeds or (5 if options.full else 1), np.float32)
             row("784-32-10", options.seeds or (10 if options.full else 2), np.float32)
         if not options.only:
             print("growth with n and k")
@@ -161,11 +185,15 @@ def main() -> None:
                 row(name, 3)
     if options.real or not options.only:
         images = digits()
-        real(Path(__file__).parent.parent / "examples" / "digits.onnx", images, None, 400_000)
+        print(
+            f"{'trained, float32':22s} {'outcome':13s} {'queries':>9s} {'CPU s':>6s} {'per par':>7s} {'layer 1':>9s} "
+            f"{'false':>5s} {'rows':>8s} {'worst':>8s} {'layer 2':14s} {'labels':>7s} {'rms':>7s}"
+        )
+        real(Path(__file__).parent.parent / "examples" / "digits.onnx", images, 1_000_000)
         folder = os.environ.get("UNVEIL_DATA")
         if folder is not None:
-            real(Path(folder) / "onnx" / "mnist-net_256x2.onnx", images, None, 1_500_000)
-            real(Path(folder) / "onnx" / "ACASXU_run2a_1_1_batch_2000.onnx", None, None, 200_000)
+            real(Path(folder) / "onnx" / "mnist-net_256x2.onnx", images, 4_000_000)
+            real(Path(folder) / "onnx" / "ACASXU_run2a_1_1_batch_2000.onnx", None, 1_000_000)
 
 
 if __name__ == "__main__":

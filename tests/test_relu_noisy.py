@@ -167,3 +167,24 @@ def test_rows_read_before_the_budget_ended_are_handed_over() -> None:
     assert len(rows) == len(bias) >= 10
     assert (np.abs(rows @ true.T).max(axis=1) > 0.999).all()
     assert any("neurons of the first layer" in why for why in found.why)
+
+
+def test_the_page_tells_rows_read_from_what_was_trained() -> None:
+    from unveil.report.audit import Audit
+    from unveil.report.extraction import EXTRACTION
+
+    rng = np.random.default_rng(0)
+    weights = random_weights((20, 6, 5, 3), rng, bias=0.5)
+    audit = Audit(uv.as_oracle(relu_net(weights), 20))
+    trained = uv.Network.from_weights([weights[0], *random_weights((6, 9, 3), rng)])
+    stats = {"layers_read": weights[:2], "rows_read": weights[0], "layers": []}
+    audit.findings["identification"] = uv.Identification(
+        trained, uv.Outcome.check_failed, 1000, 0.4, "critical points", ("why",), stats
+    )
+    audit.findings["weights"] = uv.Network.from_weights(weights)
+    told = EXTRACTION.run(audit)
+    assert told is not None
+    assert told.figures["neurons"] == [6, 5]
+    assert told.figures["share_of_first_layer"] == 1
+    assert 0 <= told.figures["same_label"] < 1
+    assert "6 in layer 1 and 5 in layer 2" in told.verdict

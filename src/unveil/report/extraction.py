@@ -30,7 +30,9 @@ _BODY = """
 <tr><th>Largest error on fresh inputs, relative</th><td>{{ figure("residual") }}</td></tr>
 {% if values.known %}
 <tr><th>Share of the true first layer's neurons</th><td>{{ figure("share_of_first_layer") }}</td></tr>
+{% if values.labels %}
 <tr><th>Same label as the model, on the examples</th><td>{{ figure("same_label") }}</td></tr>
+{% endif %}
 {% endif %}
 </table>
 {% if values.pictures %}
@@ -60,7 +62,8 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
     """An Identification, told; `truth` only to say how good it is."""
     network = found.network
     figures: dict[str, object] = {"queries": found.queries, "residual": found.residual, "method": found.method}
-    if network is None:
+    layers = _read(found)
+    if not layers:
         return Section(
             key="extraction",
             title="Weights that were read off",
@@ -69,19 +72,17 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
             outcome=found.outcome,
             next_steps=found.why,
         )
-    sizes = [layer.neurons for layer in network.layers]
-    rows = np.asarray(network.layers[0].weights)
-    size = sum(layer.neurons * (layer.inputs + 1) for layer in network.layers)
-    figures |= {"neurons": sizes, "queries_per_parameter": found.queries / size}
+    rows = layers[0]
+    size = sum(len(each) * (each.shape[1] + 1) for each in layers)
+    figures |= {"neurons": [len(each) for each in layers], "queries_per_parameter": found.queries / size}
     best, cos = None, None
     if truth is not None and getattr(truth.layers[0], "weights", np.empty(0)).shape[1:] == rows.shape[1:]:
         best = np.asarray(truth.layers[0].weights)
         cos = np.abs(_unit(best) @ _unit(rows).T)
-        x = audit.examples(2000)
-        figures |= {
-            "share_of_first_layer": float((cos.max(axis=1) > ALIKE).mean()),
-            "same_label": float(np.mean(truth(x).argmax(axis=1) == network(x).argmax(axis=1))),
-        }
+        figures["share_of_first_layer"] = float((cos.max(axis=1) > ALIKE).mean())
+        if network is not None:
+            x = audit.examples(2000)
+            figures["same_label"] = float(np.mean(truth(x).argmax(axis=1) == network(x).argmax(axis=1)))
     pictures = []
     for i in np.argsort(-np.linalg.norm(rows, axis=1), kind="stable")[:PICTURES] if rows.shape[1] >= 16 else ():
         pair = [(draw_input(rows[i], audit.oracle.shape, f"row {i}, read off"), "read off")]
@@ -90,27 +91,47 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
             true = best[near] * np.sign(best[near] @ rows[i])
             pair.append((draw_input(true, audit.oracle.shape, f"true row {near}"), f"true, |cos| {cos[near, i]:.4f}"))
         pictures.append(pair)
-    good = found.outcome is Outcome.complete
-    asked = count(found.queries, "question")
-    if good:
-        verdict = (
-            f"The whole network came out of its answers: {count(size, 'parameter')} from {asked}, "
-            f"right to {brief(found.residual)} on fresh inputs."
-        )
-    else:
-        verdict = (
-            f"What was put together from {asked} does not answer as the model does: parts of it may still be right."
-        )
     return Section(
         key="extraction",
         title="Weights that were read off",
-        verdict=verdict,
+        verdict=_verdict(found, layers, size, figures.get("same_label")),
         body=_BODY,
-        values={"neurons": " - ".join(map(str, sizes)), "pictures": pictures, "known": best is not None},
+        values={
+            "neurons": " - ".join(str(len(each)) for each in layers),
+            "pictures": pictures,
+            "known": best is not None,
+            "labels": "same_label" in figures,
+        },
         figures=figures,
         outcome=found.outcome,
         next_steps=found.why,
     )
+
+
+def _read(found: Identification) -> list[np.ndarray]:
+    """Rows of the layers that were read: all, or those told apart from what was trained behind them."""
+    if found.outcome is not Outcome.complete:
+        if found.stats.get("layers_read"):
+            return [np.asarray(rows) for rows, _ in found.stats["layers_read"]]
+        if "rows_read" in found.stats:
+            return [np.asarray(found.stats["rows_read"][0])]
+    return [] if found.network is None else [np.asarray(layer.weights) for layer in found.network.layers]
+
+
+def _verdict(found: Identification, layers: list[np.ndarray], size: int, same: object) -> str:
+    asked = count(found.queries, "question")
+    if found.outcome is Outcome.complete:
+        return (
+            f"The whole network came out of its answers: {count(size, 'parameter')} from {asked}, "
+            f"right to {brief(found.residual)} on fresh inputs."
+        )
+    if "rows_read" in found.stats:
+        told = " and ".join(f"{len(each)} in layer {i}" for i, each in enumerate(layers, 1))
+        ending = "what lies behind them did not come out"
+        if isinstance(same, float):
+            ending += f"; a network trained behind them gives the same label on {same:.1%} of the examples"
+        return f"Neurons were read off in {asked}: {told}; {ending}."
+    return f"What was put together from {asked} does not answer as the model does: parts of it may still be right."
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

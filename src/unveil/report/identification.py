@@ -19,9 +19,9 @@ _BODY = """
 {% if values.chart %}<figure>{{ values.chart }}<figcaption>
 Errors of the network found at {{ count(values.fresh, "fresh input") }}, relative to the spread of the answers.
 </figcaption></figure>{% endif %}
-<table><thead><tr><th>stage</th><th>queries</th></tr></thead><tbody>
+{% if values.stages %}<table><thead><tr><th>stage</th><th>queries</th></tr></thead><tbody>
 {% for stage, queries in values.stages %}<tr><td>{{ stage }}</td><td>{{ queries }}</td></tr>{% endfor %}
-</tbody></table>
+</tbody></table>{% endif %}
 <ul>{% for reason in values.why %}<li>{{ reason }}</li>{% endfor %}</ul>
 """
 
