@@ -10,8 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.util import find_spec
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ CHOICE = "UNVEIL_LAPACK"
 
 def helped(size: int) -> bool:
     """Whether torch does the work for matrices of this size."""
-    return size >= LARGE and os.environ.get(CHOICE) != "scipy" and find_spec("torch") is not None
+    return size >= LARGE and os.environ.get(CHOICE) != "scipy" and _installed()
 
 
 def eigenvalues(symmetric: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
@@ -125,6 +124,15 @@ def _stemr(
         diagonal, padded, 2, 0.0, 0.0, *part, compute_v=vectors, lwork=int(lwork), liwork=int(liwork)
     )
     return int(found), values[: part[1] - part[0] + 1], vs, int(info)
+
+
+@cache
+def _installed() -> bool:
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 @contextmanager
