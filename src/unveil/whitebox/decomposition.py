@@ -32,9 +32,7 @@ def helped(size: int) -> bool:
 
 
 def eigenvalues(symmetric: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """Ascending, none below zero. The matrix may be overwritten."""
-    if not helped(len(symmetric)):
-        return tridiagonal(symmetric).eigenvalues
+    """Ascending, none below zero, by torch."""
     with _torch() as torch:
         return np.asarray(np.maximum(torch.linalg.eigvalsh(torch.from_numpy(symmetric)).numpy(), 0.0))
 

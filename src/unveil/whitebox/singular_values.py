@@ -15,8 +15,6 @@ TOLERANCE = 3e-11
 """Largest relative error of a value from a Gram matrix; measured each time, by the values below the cut."""
 SURE, WITNESSES = 5e-3, FEW
 """Without a value below this share nothing needs to be measured; otherwise at least so many values are."""
-CROWDED = 2e-2
-"""The same where eigenvalues coincide."""
 LEVEL, STEEP = 1e-3, 2e-4
 """Smallest over largest value: above the first few eigenvectors are needed if any, below the second many."""
 NEARLY_SQUARE = 1.5
@@ -58,17 +56,11 @@ def singular_values(piece: Piece, fine: bool = True, alike: float = 0.5) -> tupl
         return values, exact * float(values[0])
     # With fewer rows than columns the Gram matrix is that of the rows: the roles are exchanged.
     matrix = piece.dense().T if rows < width else piece.merged()
-    gram = _gram(matrix)
-    if not fine or (alike > LEVEL and helped(len(gram))):
-        squares = eigenvalues(gram)
-        values = np.sqrt(squares[::-1])
-        if not fine:
-            return values, COARSE_FLOOR * float(values[0])
-        if values[-1] >= (CROWDED if _crowded(squares) else SURE) * values[0]:
-            return values, exact * float(values[0])
-        values = _refined(matrix, Inverted(gram, squares))
-    else:
-        values = _refined(matrix, tridiagonal(gram))
+    form = _form(_gram(matrix), fast=not fine or alike > LEVEL)
+    if not fine:
+        values = np.sqrt(form.eigenvalues[::-1])
+        return values, COARSE_FLOOR * float(values[0])
+    values = _refined(matrix, form)
     return values, exact * float(values[0])
 
 
@@ -82,9 +74,15 @@ def _gram(matrix: Piece | np.ndarray) -> np.ndarray:
     return matrix.gram() if isinstance(matrix, Piece) else np.asarray(matrix.T @ matrix)
 
 
-def _crowded(squares: np.ndarray) -> bool:
-    """Whether more than a few eigenvalues coincide: then the errors of others reach 200 times what they are else."""
-    return bool((np.diff(squares) <= 16 * np.finfo(float).eps * squares[-1]).sum() > WITNESSES)
+def _form(gram: np.ndarray, fast: bool) -> Tridiagonal | Inverted:
+    """Eigenvalues, and what gives eigenvectors: if `fast` the eigenvalues alone, by torch, and vectors on demand."""
+    if not (fast and helped(len(gram))):
+        return tridiagonal(gram)
+    squares = eigenvalues(gram)
+    # Where many large eigenvalues coincide, torch errs up to 200 times as much in the others.
+    large = squares[squares > 1e-3 * squares[-1]]
+    crowded = (np.diff(large) <= 16 * np.finfo(float).eps * squares[-1]).sum() > WITNESSES
+    return tridiagonal(gram) if crowded else Inverted(gram, squares)
 
 
 def _refined(matrix: Piece | np.ndarray, form: Tridiagonal | Inverted) -> np.ndarray:
