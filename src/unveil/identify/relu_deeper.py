@@ -257,11 +257,20 @@ class Deeper:
         checks = int(np.clip(parameters(network) / (2 * network.m), 100, 1000))
         for count in (30, 70, checks - 100):
             if count:
-                x = self._pool(count)
+                x = np.concatenate([self._pool(count - count // 2), self._extreme(count // 2)])
                 y = self.ask(x)
                 if np.abs(network(x) - y).max() >= fine * np.abs(y).max():
                     return False
         return True
+
+    def _extreme(self, count: int) -> Float[np.ndarray, "count n"]:
+        """Points that the layers read find most unusual: where a neuron rarely switches it does so there."""
+        x = self.frame.sample(max(4 * count, min(20_000, 4_000_000 // self.frame.V.shape[0])), self.rng)
+        h = after(self.layers, x)
+        h -= h.mean(axis=0)
+        _, s, vt = np.linalg.svd(h, full_matrices=False)
+        unusual = (((h @ vt.T) / np.maximum(s, 1e-9 * s[0])) ** 2).sum(axis=1)
+        return np.asarray(x[np.argsort(-unusual)[:count]])
 
     def _pool(self, count: int) -> Float[np.ndarray, "count n"]:
         """Points as a user would draw them, and from further out."""

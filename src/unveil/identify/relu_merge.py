@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -102,8 +103,12 @@ def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
         _grow(views, neuron)
     taken = {i for neuron in before for i in neuron.members}
     out = list(before)
-    for i in sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error)):
-        begun = None if i in taken else _start(views, i)
+    order = sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error))
+    starts = chain(((i,) for i in order), combinations([i for i in order if views[i].error < VAGUE], 2))
+    for some in starts:
+        begun = (
+            None if taken.intersection(some) else _start(views, some[0]) if len(some) == 1 else _start_from(views, some)
+        )
         if begun is not None:
             _grow(views, begun)
             taken.update(begun.members)
@@ -141,6 +146,23 @@ def _start(views: list[View], i: int) -> Neuron | None:
     return Neuron(weights, -float(weights @ v.h), v.on.copy(), [i], spread)
 
 
+def _start_from(views: list[View], some: tuple[int, ...]) -> Neuron | None:
+    """The weights that sightings tell together where each sees more active neurons than directions."""
+    known = np.any([views[i].on for i in some], axis=0)
+    if sum(_equations(views[i]) for i in some) - int(known.sum()) < 2:
+        return None
+    k = len(known)
+    neuron = Neuron(np.zeros(k), 0.0, known, list(some), np.zeros((k + 1, k + 1)))
+    worst, next_ = _together(views, neuron)
+    return neuron if worst < AGREES * np.sqrt(k) and next_ > 1e4 * worst else None
+
+
+def _equations(v: View) -> int:
+    """How many equations a sighting gives for the weights, up to their scale."""
+    # Without biases every hyperplane goes through the origin: where it is says nothing about whose it is.
+    return min(int(v.on.sum()), len(v.normal)) - v.through_origin
+
+
 def _grow(views: list[View], neuron: Neuron) -> None:
     """Take in all sightings that agree, those first that share most with what is known."""
     while True:
@@ -163,8 +185,7 @@ def _grow(views: list[View], neuron: Neuron) -> None:
 
 def _shared(v: View, neuron: Neuron) -> int:
     """Equations that a sighting has more than unknowns."""
-    # Without biases every hyperplane goes through the origin: where it is says nothing about whose it is.
-    return min(int(v.on.sum()), len(v.normal)) - int((v.on & ~neuron.known).sum()) - v.through_origin
+    return _equations(v) - int((v.on & ~neuron.known).sum())
 
 
 def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
@@ -188,15 +209,19 @@ def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
     return True if np.prod(np.minimum(AGREES * sizes[-shared:], 1.0)) <= CHANCE else None
 
 
-def _together(views: list[View], neuron: Neuron) -> None:
-    """All equations of all sightings at once, each in units of its error."""
+def _together(views: list[View], neuron: Neuron) -> tuple[float, float]:
+    """All equations of all sightings at once, each in units of its error.
+
+    Returns:
+        How badly they contradict each other, and how badly they would any other solution.
+    """
     which = np.append(np.flatnonzero(neuron.known), len(neuron.known))
     rows = [] if neuron.before is None else [neuron.before[:, which]]
     for i in neuron.members:
         v = views[i]
         D = v.equations[:, which]
         D[:-1] -= np.outer(v.normal, v.normal @ D[:-1])
-        seen = np.linalg.norm(v.move.T @ neuron.weights) + 1e-3
+        seen = np.linalg.norm(v.move.T @ neuron.weights) + 1e-3 if neuron.weights.any() else 1.0
         rows.append(np.concatenate([D[:-1] / (v.error * seen), D[-1:] / v.place]))
     E = np.concatenate([*rows, np.zeros((1, len(which)))])
     scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
@@ -211,6 +236,7 @@ def _together(views: list[View], neuron: Neuron) -> None:
     loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
     neuron.spread = np.zeros((len(neuron.known) + 1,) * 2)
     neuron.spread[np.ix_(which, which)] = loose.T @ loose
+    return float(np.linalg.norm(E @ theta)) / size, float(s[-2] / np.linalg.norm(vt[-2] / scale))
 
 
 def expected(
