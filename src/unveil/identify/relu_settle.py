@@ -134,13 +134,21 @@ def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 4) -> N
     error = (y - network(x)).ravel()
     for _ in range(steps):
         J = _slopes(network, x)
-        scale = np.maximum(np.linalg.norm(J, axis=0), 1e-300)
-        step = linalg.lstsq(J / scale, error, cond=1e-13, lapack_driver="gelsy")[0] / scale
-        trial = _moved(network, step)
-        after = (y - trial(x)).ravel()
-        if not after @ after < 0.9 * (error @ error):
+        size = np.linalg.norm(J, axis=0)
+        best, least = network, error
+        # Parameters that only rounding tells anything about stay in the second and third try.
+        for least_size, least_share in ((1e-300, 1e-13), (1e-5, 1e-10), (1e-3, 1e-7)):
+            scale = np.maximum(size, least_size * size.max())
+            step = linalg.lstsq(J / scale, error, cond=least_share, lapack_driver="gelsy")[0] / scale
+            trial = _moved(network, step)
+            after = (y - trial(x)).ravel()
+            if after @ after < least @ least:
+                best, least = trial, after
+            if least @ least < 0.01 * (error @ error):
+                break
+        if not least @ least < 0.9 * (error @ error):
             break
-        network, error = trial, after
+        network, error = best, least
     return network
 
 
