@@ -19,6 +19,7 @@ from unveil.identify.relu_noisy import NoisyReading
 from unveil.identify.relu_settle import finish
 from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
 from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu_whole import Station
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -138,9 +139,10 @@ class _Reading:
         layer, error = self._tried(frame, found, noise)
         if error >= self._fine(noise):
             self.weights.append(layer)
-            given = self._all_active(frame.after(*layer), noise, far) if MANY <= len(found.rows) <= frame.d else []
+            many = MANY <= len(found.rows) <= frame.d
+            before = self._all_active(frame.after(*layer), noise, far) if many else ([], [])
             if self.best[0] >= self._fine(noise):
-                return self._deeper(frame, layer, found, given, noise, far)
+                return self._deeper(frame, layer, found, before, noise, far)
         network = Network.from_weights(self.best[1])
         if self.best[0] > 0.02:
             return network
@@ -154,27 +156,28 @@ class _Reading:
         self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
         return layer, error
 
-    def _all_active(self, frame: Frame, noise: Rounding, far: float) -> list[Neuron]:
-        """The second layer as it is seen where the whole first one is active."""
+    def _all_active(self, frame: Frame, noise: Rounding, far: float) -> tuple[list[Neuron], list[Station]]:
+        """The second layer as it is seen where the whole first one is active, and derivatives from there."""
         # The same length of an input moves the neurons more where all of it lies in the span of their rows.
         here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
         found = read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.method.most_lines)
+        stations = list(zip(found.at, found.slope @ frame.M, strict=True))
         if not len(found.rows):
-            return []
+            return [], stations
         self._tried(frame, found, noise)
-        return [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)]
+        return [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)], stations
 
     def _deeper(
         self,
         frame: Frame,
         layer: tuple[np.ndarray, np.ndarray],
         found: LayerFound,
-        given: list[Neuron],
+        before: tuple[list[Neuron], list[Station]],
         noise: Rounding,
         far: float,
     ) -> Network:
         """The rest from sightings of its neurons wherever lines meet them."""
-        self.deeper = Deeper(self.ask, frame, layer, found, given, noise, self.rng, far)
+        self.deeper = Deeper(self.ask, frame, layer, found, *before, noise, self.rng, far)
         error = self.deeper.read(self._fine(noise), self.method.most_lines)
         if self.deeper.network is not None and error < self.best[0]:
             self.best = (error, [(each.weights, each.bias) for each in self.deeper.network.layers])

@@ -12,11 +12,12 @@ from unveil.blackbox.rounding import Rounding
 from unveil.identify.polish import parameters
 from unveil.identify.relu_ending import Asked, Bends, after, ending, explain
 from unveil.identify.relu_fill import fill, places
-from unveil.identify.relu_frame import Frame, gradients
+from unveil.identify.relu_frame import Frame
 from unveil.identify.relu_merge import Neuron, View, confirmed, expected, merge
 from unveil.identify.relu_settle import finish
-from unveil.identify.relu_sightings import Layer, Searched, Sighting, across, along, local, look, row_space
+from unveil.identify.relu_sightings import Layer, Searched, Sighting, along, local, look, row_space
 from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu_whole import sides, whole
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs.
@@ -49,6 +50,7 @@ class Deeper:
         layer: Layer,
         found: LayerFound,
         given: list[Neuron],
+        stations: list[tuple[np.ndarray, np.ndarray]],
         noise: Rounding,
         rng: np.random.Generator,
         far: float = FAR,
@@ -66,7 +68,7 @@ class Deeper:
             size = float(np.linalg.norm(normal))
             if size > 0.9:
                 self.sightings.append(Sighting(x, span, normal / size, float(error) + np.sqrt(1 - min(size, 1.0) ** 2)))
-        self.stations = (found.at, found.slope)
+        self.stations = [*zip(found.at, found.slope, strict=True), *stations]
         self.views: list[View] = []
         self.merged, self.neurons, self.alone = list(given), list[Neuron](), list[Neuron]()
         self.open = 0
@@ -120,10 +122,7 @@ class Deeper:
             self.alone = [n for n in merged if len(n.members) == 1]
             explained = {i for n in self.neurons for i in n.members}
             self.open = len(self.sightings) - len(explained)
-            sure = [n for n, ok, s in zip(merged, met, should, strict=True) if ok and n.known.all() and s >= OFTEN]
-            if self._few or not sure:
-                return
-            layer = self._sides(sure)
+            layer = None if self._few else self._layer(should, were)
             if layer is None:
                 return
             # What this layer bends is explained now.
@@ -131,67 +130,24 @@ class Deeper:
             off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
             self.sightings = [seen for seen, far in zip(self.sightings, off > 1e-7, strict=True) if far]
             self.layers.append(layer)
-            self.error = max(self.error, *(float(np.sqrt(n.spread.diagonal().max())) for n in sure))
             self.views, self.merged, self.tried = [], [], Counter()
 
-    def _sides(self, sure: list[Neuron]) -> Layer | None:
-        """Which sides of a layer's neurons are active; None if they are not the whole layer."""
-        rows, bias = np.array([n.weights for n in sure]), np.array([n.bias for n in sure])
-        if not self._whole(rows):
+    def _layer(self, should: np.ndarray, were: np.ndarray) -> Layer | None:
+        """The layer being read, sides settled, if the neurons merged so far contain it whole."""
+        sure: list[Neuron] = []
+        perhaps: list[Neuron] = []
+        for n, s, w in zip(self.merged, should, were, strict=True):
+            if n.known.all() and w >= 0.9 * s and (len(n.members) > 1 or n.before is not None):
+                (sure if s >= OFTEN or (n.before is not None and s >= 2) else perhaps).append(n)
+        chosen = whole(self.layers, sure, perhaps, self.stations)
+        if chosen is None:
             return None
-        k = np.arange(len(rows))
-        seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
-        for x in self._telling(rows):
-            h, J = local(self.layers, x)
-            up = (rows @ h + bias > 0).astype(int)
-            if (seen[up, k] >= 2).all():
-                continue
-            span = row_space(J)
-            slope, error = gradients(self.ask, across(span), x[None], np.array([0.05]), self.noise, self.rng)
-            parts = rows @ J @ span
-            coefficient = np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]
-            missing = np.abs(slope[0].T - parts.T @ coefficient).max()
-            if not np.isfinite(error[0]) or missing > 1e-6 * np.abs(slope[0]).max() + 100 * error[0]:
-                return None
-            seen[up, k] += 1
-            largest[up, k] = np.maximum(largest[up, k], np.abs(coefficient).max(axis=1))
-            if seen.sum() > 8 * len(rows):
-                break
-        # An inactive neuron has no share in the derivatives.
-        quiet = largest < 1e-5 * largest.max()
-        if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
-            return None
-        side = np.where(largest[1] >= largest[0], 1.0, -1.0)
-        side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
-        side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
-        return rows * side[:, None], bias * side
-
-    def _telling(self, rows: np.ndarray) -> Float[np.ndarray, "P n"]:
-        """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
+        self.error = max(self.error, *(float(np.sqrt(n.spread.diagonal().max())) for n in chosen))
+        rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
         pool = [s * self.frame.sample(300, self.rng) for s in (1.0, 3.0)]
         if len(self.layers) == 1 and len(self.layers[0][0]) <= self.frame.d and self.frame.free:
             pool.append(self.frame.after(*self.layers[0]).sample(300, self.rng))
-        clear = []
-        for x in np.concatenate(pool):
-            move = rows @ local(self.layers, x)[1]
-            size = np.linalg.norm(move, axis=1, keepdims=True)
-            s = np.linalg.svd(move / np.maximum(size, 1e-300), compute_uv=False)
-            if len(s) == len(rows) and s[-1] > 1e-3 and size.min() > 1e-9:
-                clear.append((float(s[-1]), x))
-        clear.sort(key=lambda place: -place[0])
-        return np.array([x for _, x in clear[:200]]).reshape(-1, rows.shape[1] if not clear else len(clear[0][1]))
-
-    def _whole(self, rows: np.ndarray) -> bool:
-        """Whether derivatives measured before lie in the span of these neurons', where that says anything."""
-        told = 0
-        for x, slope in zip(*self.stations, strict=True):
-            J = local(self.layers, x)[1]
-            parts = rows @ J
-            coefficient = np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]
-            if np.abs(slope.T - parts.T @ coefficient).max() > 1e-6 * np.abs(slope).max():
-                return False
-            told += int(np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J))
-        return told >= 3
+        return sides(self.ask, self.layers, rows, bias, np.concatenate(pool), self.noise, self.rng)
 
     def _fill(self, most: int) -> bool:
         """Look for unknown weights where they have just begun to matter. False if there is nowhere to look."""

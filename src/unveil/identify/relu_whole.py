@@ -1,0 +1,124 @@
+"""whole, sides: when the neurons met are all of a layer, and which of their sides are active, from derivatives."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identify.relu_frame import gradients
+from unveil.identify.relu_merge import Neuron
+from unveil.identify.relu_sightings import Layer, across, local, row_space
+
+# A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
+EXACT = 1e-6
+# Derivatives that must have been able to contradict.
+TELLING = 3
+
+Station = tuple[np.ndarray, np.ndarray]
+
+
+def whole(
+    layers: list[Layer], sure: list[Neuron], perhaps: list[Neuron], stations: list[Station]
+) -> list[Neuron] | None:
+    """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
+
+    Args:
+        layers: Read before.
+        sure: Neurons of this layer.
+        perhaps: Neurons that could be of a deeper one; those that no derivative calls for are left out.
+        stations: Where derivatives were measured, and the derivatives, (m, n).
+
+    Returns:
+        None if some are missing, or if too few derivatives could tell.
+    """
+    through = [(local(layers, x)[1], slope) for x, slope in stations]
+
+    def spans(neurons: list[Neuron]) -> bool:
+        told = 0
+        for J, slope in through:
+            parts = np.array([n.weights for n in neurons]) @ J
+            if not _explains(parts, slope):
+                return False
+            told += int(np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J))
+        return told >= TELLING
+
+    chosen = [*sure, *perhaps]
+    if not chosen or not spans(chosen):
+        return None
+    for neuron in perhaps:
+        others = [n for n in chosen if n is not neuron]
+        if spans(others):
+            chosen = others
+    return chosen
+
+
+def sides(
+    ask: Ask,
+    layers: list[Layer],
+    rows: Float[np.ndarray, "k d"],
+    bias: Float[np.ndarray, " k"],
+    pool: Float[np.ndarray, "N n"],
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> Layer | None:
+    """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
+
+    Args:
+        ask: Answers questions.
+        layers: Read before.
+        rows: All neurons of this layer.
+        bias: Theirs.
+        pool: Where derivatives may be measured.
+        noise: How exact answers are.
+        rng: Draws test steps.
+
+    Returns:
+        None if these are not the whole layer after all, or some neuron's sides cannot be told.
+
+    Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
+    """
+    k = np.arange(len(rows))
+    seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
+    for x in _clearest(layers, rows, pool):
+        h, J = local(layers, x)
+        up = (rows @ h + bias > 0).astype(int)
+        if (seen[up, k] >= 2).all():
+            continue
+        if seen.sum() > 8 * len(rows):
+            break
+        span = row_space(J)
+        slope, error = gradients(ask, across(span), x[None], np.array([0.05]), noise, rng)
+        if not np.isfinite(error[0]):
+            continue
+        parts = rows @ J @ span
+        if not _explains(parts, slope[0], 100 * float(error[0])):
+            return None
+        share = np.abs(np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]).max(axis=1)
+        seen[up, k] += 1
+        largest[up, k] = np.maximum(largest[up, k], share)
+    quiet = largest < 10 * EXACT * largest.max()
+    if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
+        return None
+    side = np.where(largest[1] >= largest[0], 1.0, -1.0)
+    side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
+    side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
+    return rows * side[:, None], bias * side
+
+
+def _explains(parts: np.ndarray, slope: np.ndarray, error: float = 0.0) -> bool:
+    left = slope.T - parts.T @ np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]
+    return bool(np.abs(left).max() <= EXACT * np.abs(slope).max() + error)
+
+
+def _clearest(layers: list[Layer], rows: np.ndarray, pool: np.ndarray) -> list[np.ndarray]:
+    """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
+    clear = []
+    for x in pool:
+        move = rows @ local(layers, x)[1]
+        size = np.linalg.norm(move, axis=1, keepdims=True)
+        s = np.linalg.svd(move / np.maximum(size, 1e-300), compute_uv=False)
+        if len(s) == len(rows) and s[-1] > 1e-3 and size.min() > 1e-9:
+            clear.append((float(s[-1]), x))
+    clear.sort(key=lambda place: -place[0])
+    return [x for _, x in clear[:200]]
