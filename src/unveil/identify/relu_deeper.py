@@ -17,13 +17,15 @@ from unveil.identify.relu_merge import Neuron, View, confirmed, expected, merge
 from unveil.identify.relu_settle import finish
 from unveil.identify.relu_sightings import Layer, Searched, Sighting, along, local, look, row_space
 from unveil.identify.relu_straight import LayerFound
-from unveil.identify.relu_whole import sides, whole
+from unveil.identify.relu_whole import judged, sides, whole
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs.
 FAR = 300.0
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
+# Most lines, in units of those for the first layer: many are short.
+EFFORT = 4
 # A fit that explains fewer of the answers is none.
 HALF = 0.5
 # Errors that nearly right weights may leave, in units of the largest answer.
@@ -86,7 +88,7 @@ class Deeper:
             The largest error of `network` on what was asked; infinite where it fails on fresh points.
         """
         least = np.inf
-        for _ in range(most_lines):
+        for _ in range(EFFORT * most_lines):
             self._sort()
             while self._fill(CHEAP):
                 self._sort()
@@ -131,6 +133,7 @@ class Deeper:
             self.sightings = [seen for seen, far in zip(self.sightings, off > 1e-7, strict=True) if far]
             self.layers.append(layer)
             self.views, self.merged, self.tried = [], [], Counter()
+            self.wrong, self.barren = self.wrong[:0], 0
 
     def _layer(self, should: np.ndarray, were: np.ndarray) -> Layer | None:
         """The layer being read, sides settled, if the neurons merged so far contain it whole."""
@@ -141,6 +144,9 @@ class Deeper:
                 (sure if s >= OFTEN or (n.before is not None and s >= 2) else perhaps).append(n)
         chosen = whole(self.layers, sure, perhaps, self.stations)
         if chosen is None:
+            # A line from where they are all to where one is missing meets it.
+            if sure or perhaps:
+                self.right, self.wrong = judged(self.layers, [*sure, *perhaps], self.stations)
             return None
         self.error = max(self.error, *(float(np.sqrt(n.spread.diagonal().max())) for n in chosen))
         rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
@@ -185,10 +191,10 @@ class Deeper:
 
     def _close(self, fine: float) -> tuple[Network | None, float]:
         """The neurons met so far as the last hidden layer."""
-        self.wrong = self.wrong[:0]
         neurons = self.neurons + self.alone
         if not neurons or not self._few:
             return None, np.inf
+        self.wrong = self.wrong[:0]
         rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
         size = self.noise.size
         rough = max(ROUGH, fine)

@@ -32,16 +32,10 @@ def whole(
     Returns:
         None if some are missing, or if too few derivatives could tell.
     """
-    through = [(local(layers, x)[1], slope) for x, slope in stations]
 
     def spans(neurons: list[Neuron]) -> bool:
-        told = 0
-        for J, slope in through:
-            parts = np.array([n.weights for n in neurons]) @ J
-            if not _explains(parts, slope):
-                return False
-            told += int(np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J))
-        return told >= TELLING
+        right, wrong = judged(layers, neurons, stations)
+        return len(right) >= TELLING and not len(wrong)
 
     chosen = [*sure, *perhaps]
     if not chosen or not spans(chosen):
@@ -51,6 +45,22 @@ def whole(
         if spans(others):
             chosen = others
     return chosen
+
+
+def judged(
+    layers: list[Layer], neurons: list[Neuron], stations: list[Station]
+) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
+    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
+    right, wrong = [], []
+    for x, slope in stations:
+        J = local(layers, x)[1]
+        parts = np.array([n.weights for n in neurons]) @ J
+        if not _explains(parts, slope):
+            wrong.append(x)
+        elif np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J):
+            right.append(x)
+    n = len(stations[0][0])
+    return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
 
 
 def sides(
