@@ -26,6 +26,8 @@ FAR = 300.0
 OFTEN = 4
 # Most lines, in units of those for the first layer: many are short.
 EFFORT = 4
+# How far out, in typical inputs, a line between two points may begin.
+NEAR = 30.0
 # A fit that explains fewer of the answers is none.
 HALF = 0.5
 # Errors that nearly right weights may leave, in units of the largest answer.
@@ -80,6 +82,8 @@ class Deeper:
         self.network: Network | None = None
         # Lines in a row that showed nothing new.
         self.barren = 0
+        # Whether the layer being read is known to be the last hidden one.
+        self.ends = False
 
     def read(self, fine: float, most_lines: int) -> float:
         """Search lines until everything asked is explained to within `fine`, and fresh points too.
@@ -107,7 +111,7 @@ class Deeper:
     @property
     def _few(self) -> bool:
         """Whether nearly everything met is explained."""
-        return self.open <= max(2, 0.15 * len(self.sightings))
+        return self.ends or self.open <= max(2, 0.15 * len(self.sightings))
 
     def _sort(self) -> None:
         """Merge the sightings; where the next layer shows itself whole, read on behind it."""
@@ -117,7 +121,7 @@ class Deeper:
             merged = self.merged = merge(self.views, self.merged)
             should, were = confirmed(self.layers, merged, self.lines)
             met = [
-                (len(n.members) > 1 or w >= OFTEN) and w >= 0.9 * s
+                (len(n.members) > 1 or w >= OFTEN or (self.ends and n.before is not None)) and w >= 0.9 * s
                 for n, s, w in zip(merged, should, were, strict=True)
             ]
             self.neurons = [n for n, ok in zip(merged, met, strict=True) if ok]
@@ -127,6 +131,10 @@ class Deeper:
             layer = None if self._few else self._layer(should, were)
             if layer is None:
                 return
+            whole = Bends(self.layers, *layer, np.ones(layer[0].shape, dtype=bool))
+            if explain(whole, self.ask, self.noise.size, ROUGH)[2].mean() > HALF:
+                self._last(layer)
+                return
             # What this layer bends is explained now.
             h = after(self.layers, np.array([seen.x for seen in self.sightings]))
             off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
@@ -134,6 +142,11 @@ class Deeper:
             self.layers.append(layer)
             self.views, self.merged, self.tried = [], [], Counter()
             self.wrong, self.barren = self.wrong[:0], 0
+
+    def _last(self, layer: Layer) -> None:
+        """Take this layer for the last hidden one: nothing is left for another."""
+        self.merged = self.neurons = [Neuron.given(*each, self.error) for each in zip(*layer, strict=True)]
+        self.alone, self.open, self.ends = [], 0, True
 
     def _layer(self, should: np.ndarray, were: np.ndarray) -> Layer | None:
         """The layer being read, sides settled, if the neurons merged so far contain it whole."""
@@ -191,6 +204,9 @@ class Deeper:
 
     def _close(self, fine: float) -> tuple[Network | None, float]:
         """The neurons met so far as the last hidden layer."""
+        if not self.neurons and not self.sightings and len(self.layers) > 1:
+            self._last(self.layers.pop())
+            self.views = []
         neurons = self.neurons + self.alone
         if not neurons or not self._few:
             return None, np.inf
@@ -211,12 +227,14 @@ class Deeper:
             x, y = self.ask.x[-1], self.ask.y[-1]
             fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
             error = np.inf
-        self.right, self.wrong = x[fits], x[~fits]
+        # Far out lines are long, and their ends vague.
+        near = np.linalg.norm(x, axis=1) < NEAR * size
+        self.right, self.wrong = x[fits & near], x[~fits & near]
         return network, error
 
     def _holds(self, network: Network, fine: float) -> bool:
         """Whether fresh points agree: a few first, as a network that fails there is not finished."""
-        checks = int(np.clip(parameters(network) / (2 * network.m), 100, 1000))
+        checks = int(np.clip(parameters(network) / (4 * network.m), 100, 1000))
         for count in (30, 70, checks - 100):
             if count:
                 x = np.concatenate([self._pool(count - count // 2), self._extreme(count // 2)])
