@@ -132,12 +132,17 @@ def _slopes(network: Network, x: np.ndarray) -> np.ndarray:
 
 def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 4) -> Network:
     error = (y - network(x)).ravel()
+    floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)
     for _ in range(steps):
+        wrong = float(np.sqrt((error @ error) / error.size))
+        if wrong < 2 * floor:
+            break
         J = _slopes(network, x)
         size = np.linalg.norm(J, axis=0)
+        # What rounding says more about than the errors do stays as it is; more of it where a step does not help.
+        known = float(np.clip(floor / wrong, 1e-13, 1e-4))
         best, least = network, error
-        # Parameters that only rounding tells anything about stay in the second and third try.
-        for least_size, least_share in ((1e-300, 1e-13), (1e-5, 1e-10), (1e-3, 1e-7)):
+        for least_size, least_share in ((1e-300, known), (1e-5, 1e3 * known), (1e-3, 1e-6 + 1e3 * known)):
             scale = np.maximum(size, least_size * size.max())
             step = linalg.lstsq(J / scale, error, cond=least_share, lapack_driver="gelsy")[0] / scale
             trial = _moved(network, step)
