@@ -77,6 +77,14 @@ def test_neurons_that_are_needed_stay() -> None:
     assert without_surplus(suspicious, x, truth(x), 1e-12) is suspicious
 
 
+def test_a_network_that_explains_nothing_is_left_alone() -> None:
+    rng = np.random.default_rng(8)
+    truth = random_network(5, (5, 2), "tanh", rng)
+    x = rng.standard_normal((300, 5))
+    lost = Polished(doubled(random_network(5, (5, 2), "tanh", rng), 1), 0.5, 0.5, 1, 2 * REDUNDANT, 1.0)
+    assert without_surplus(lost, x, truth(x), 1e-9) is lost
+
+
 @pytest.mark.parametrize("answers", ["float32", "noise"])
 def test_as_well_as_the_noise_allows(answers: str) -> None:
     truth = random_network(14, (14, 3), "tanh", np.random.default_rng(5))

@@ -29,7 +29,7 @@ def run(size: int = 3) -> list[Row]:
     """`size` networks 20-20-4, perturbed orthogonal, shifts 0.05; 200 normalised Hessians at Gaussian points."""
     table = []
     for activation in ("tanh", "sigmoid"):
-        for radius in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0):
+        for radius in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
             medians, shares, gaps = [], [], []
             for seed in range(size):
                 truth = network(20, (20, 4), activation, seed, kind="perturbed", shifts=0.05)
@@ -67,7 +67,7 @@ def draw(table: list[Row]) -> Figure:
     for activation in dict.fromkeys(row.activation for row in table):
         rows = [row for row in table if row.activation == activation]
         panel.loglog([row.radius for row in rows], [row.median for row in rows], marker="o", label=activation)
-    panel.set(xlabel="spread of the points", ylabel="median distance of directions")
+    panel.set(xlabel="spread of the points", ylabel="median distance to first-layer directions")
     panel.legend()
     figure.tight_layout()
     return figure

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.active_subspace import gradient_span, inner_points
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points
+from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points, unfinished
 from unveil.identify.first_directions import Directions, first_directions
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished, polish
 from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
@@ -77,12 +77,7 @@ class EntangledWeights(Method):
                 rng=rng,
             )
         except BudgetExceeded:
-            stats |= {"noise": noise, "queries per stage": dict(stages.queries)}
-            network = None if best is None else best.network
-            why.append("not checked: no queries left")
-            return Identification(
-                network, Outcome.budget_ended, stages.total, np.inf, "EntangledWeights", tuple(why), stats
-            )
+            return unfinished(best, noise=noise, method="EntangledWeights", why=why, stats=stats, stages=stages)
 
     def _once(
         self,

@@ -133,6 +133,27 @@ def conclude(
     )
 
 
+def unfinished(
+    fit: Polished | None,
+    *,
+    noise: float,
+    method: str,
+    why: Sequence[str],
+    stats: Mapping[str, Any],
+    stages: Stages,
+) -> Identification:
+    """What there was when the budget ended."""
+    return Identification(
+        None if fit is None else fit.network,
+        Outcome.budget_ended,
+        stages.total,
+        np.inf,
+        method,
+        (*why, "not checked: no queries left"),
+        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
+    )
+
+
 def held_out_error(network: Network, x: np.ndarray, y: np.ndarray) -> float:
     """Largest |network(x) - y| relative to the spread of y."""
     spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0

@@ -13,11 +13,11 @@ from scipy import optimize
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.active_subspace import gradient_span, hessians, inner_points, second_step
 from unveil.identify.blocks import gap
-from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points
+from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points, unfinished
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished
 from unveil.identify.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 
@@ -53,20 +53,15 @@ class OneHiddenLayer(Method):
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         stages = Stages(oracle)
         stats, why = dict[str, Any](), list[str]()
-        noise, network = 0.0, None
+        noise, fit = 0.0, None
         try:
             noise = answers_noise(oracle, rng)
             fit = self._find(oracle, noise, rng, stages, stats, why)
-            network = None if fit is None else fit.network
             return conclude(
                 oracle, fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
-            stats |= {"noise": noise, "queries per stage": dict(stages.queries)}
-            why.append("not checked: no queries left")
-            return Identification(
-                network, Outcome.budget_ended, stages.total, np.inf, "OneHiddenLayer", tuple(why), stats
-            )
+            return unfinished(fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages)
 
     def _find(
         self,

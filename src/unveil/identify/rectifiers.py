@@ -10,12 +10,12 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.behind import Behind
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, conclude, final_fit, fit_points
+from unveil.identify.finish import Stages, answers_noise, conclude, final_fit, fit_points, unfinished
 from unveil.identify.kinks import first_layer, kink_directions
 from unveil.identify.method import Identification, Method
 from unveil.identify.one_hidden_layer import OneHiddenLayer
 from unveil.identify.polish import Polished
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -62,10 +62,7 @@ class Rectifiers(Method):
                 oracle, best, noise=noise, method="Rectifiers", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
-            stats |= {"noise": noise, "queries per stage": dict(stages.queries)}
-            network = None if best is None else best.network
-            why.append("not checked: no queries left")
-            return Identification(network, Outcome.budget_ended, stages.total, np.inf, "Rectifiers", tuple(why), stats)
+            return unfinished(best, noise=noise, method="Rectifiers", why=why, stats=stats, stages=stages)
 
     def _once(
         self,

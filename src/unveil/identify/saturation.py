@@ -10,9 +10,9 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify import ridge
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points
+from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points, unfinished
 from unveil.identify.method import Identification, Method
-from unveil.identify.polish import Polished
+from unveil.identify.polish import Polished, polish
 from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.identify.steps import NOISY, Hyperplanes, hyperplanes, saturation_radius
 from unveil.identify.surplus import REDUNDANT
@@ -21,6 +21,7 @@ from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
+_SLOW = 1e3  # resting point from which an activation's tails are called algebraic
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,7 @@ class Saturation(Method):
                 oracle, best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
             )
         except BudgetExceeded:
-            stats = {**stats, "noise": noise, "queries per stage": dict(stages.queries)}
-            network = None if best is None else best.network
-            return Identification(
-                network,
-                Outcome.budget_ended,
-                stages.total,
-                np.inf,
-                "Saturation",
-                (*why, "not checked: no queries left"),
-                stats,
-            )
+            return unfinished(best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages)
 
     def _once(
         self,
@@ -138,9 +129,26 @@ class Saturation(Method):
         outer = min(fits, key=lambda fit: fit.rms)
         stages.end("second layer: fit")
         stats["second layer rms"] = outer.rms
-        fit = final_fit(oracle, assemble(layer, outer.network), noise, rng)
+        network = assemble(layer, outer.network)
+        if layer.margin >= _SLOW:
+            network = self._from_afar(oracle, network, noise, rng)
+            stages.end("first layer: from afar")
+        fit = final_fit(oracle, network, noise, rng)
         stages.end("all: fit")
         return fit
+
+    def _from_afar(self, oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Network:
+        """The network with its first layer fitted at large inputs, then at smaller ones.
+
+        Where others never rest altogether, profiles leave scales and shifts poor; far out, a large error of a shift is
+        a small one of the answers.
+        """
+        first = network.layers[0]
+        for stretch in (64.0, 16.0, 4.0):
+            x = fit_points(oracle, network, 2 * (first.weights.size + len(first.bias)) // oracle.m + 50, rng)
+            x = oracle.nearest(stretch * x)
+            network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
+        return network
 
     def _small(
         self,

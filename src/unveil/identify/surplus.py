@@ -17,7 +17,7 @@ def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndar
     """Take out hidden neurons as long as the rest explains the answers as well.
 
     Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
-    determine; nothing is tried where all are determined.
+    determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
 
     Args:
         fit: A fit to these answers.
@@ -28,9 +28,11 @@ def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndar
     Returns:
         The fit of the smallest network met whose `rms` is not larger, up to a fifth, or below noise and rounding.
     """
-    rounding = 4 * float(np.finfo(np.float64).eps * np.abs(y).max())
+    size = float(np.abs(y).max())
+    if fit.rms > max(5 * noise, 1e-9 * size):
+        return fit
+    enough = max(1.2 * fit.rms, noise, 4 * float(np.finfo(np.float64).eps) * size)
     while fit.condition >= REDUNDANT or fit.uncertainty > UNCERTAIN:
-        enough = max(1.2 * fit.rms, noise, rounding)
         trials = sorted(_smaller(fit.network, x, y), key=lambda trial: trial[0])[:_TRIES]
         for _, trial in trials:
             smaller = polish(trial, x, y, noise=0.3 * noise, steps=60)
