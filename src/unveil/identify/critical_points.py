@@ -40,7 +40,7 @@ class CriticalPoints(Method):
         most_layers: Hidden layers after which it gives up.
         most_lines: Lines per layer.
         accept: Largest residual on fresh points of a complete result, in units of the square root of the answers'
-            relative rounding.
+            relative rounding; of a hundred times it where answers are noisy.
         checks: Fresh points that judge the result.
 
     Source: the idea of following bends: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
@@ -91,7 +91,10 @@ class _Reading:
             error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf)
-        good = error <= self.method.accept * np.sqrt(noise.relative)
+        allowed = np.sqrt(noise.relative)
+        if noise.relative >= SHARP:
+            allowed = min(allowed, 100 * noise.relative)
+        good = error <= self.method.accept * allowed
         return self._end(network, Outcome.complete if good else Outcome.check_failed, error)
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:

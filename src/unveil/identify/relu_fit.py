@@ -15,6 +15,8 @@ _ROWS = 4096
 # The conjugate gradients of one step end when what is left is this share of the start.
 _LEFT = 0.03
 _MOST = 60
+# Points from which the preconditioner is made, at most.
+_ENOUGH = 8192
 # Damping of the preconditioner, relative to its mean diagonal.
 _RIDGE = 1e-6
 
@@ -108,16 +110,22 @@ def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
     gradient = [np.zeros((len(b), w.shape[1] + 1)) for w, b in (weights[i] for i in moving)]
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
     backs = [np.zeros((len(b), len(b))) for _, b in (weights[i] for i in moving)]
+    kept: list[list[np.ndarray]] = []
     for part in _parts(len(x)):
         values = _forward(weights, x[part])
         _add_gradient(gradient, weights, values, y[part] - values[-1], first)
+        # Half the digits are plenty for a step that is corrected by the next one.
+        kept.append([v.astype(np.float32) for v in values[first:-1]])
+        if part.start >= _ENOUGH:
+            continue
         for i in moving:
             h = _with_one(values[i])
-            inputs[i - first] += h.T @ h / len(x)
+            inputs[i - first] += h.T @ h / min(len(x), _ENOUGH)
         for out in np.eye(y.shape[1]):
             each = _back(weights, values, np.broadcast_to(out, (len(values[0]), len(out))), first)
             for i, g in zip(reversed(moving), each, strict=True):
-                backs[i - first] += g.T @ g
+                backs[i - first] += g.T @ g * max(1.0, len(x) / _ENOUGH)
+    single = [w.astype(np.float32) for w, _ in weights]
     solvers = [(_factor(a), _factor(b)) for a, b in zip(inputs, backs, strict=True)]
 
     def precondition(r: list[np.ndarray]) -> list[np.ndarray]:
@@ -131,7 +139,7 @@ def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
     for _ in range(_MOST):
         if rz <= _LEFT**2 * start or rz <= 0:
             break
-        q = _normal_times(weights, x, p, first)
+        q = _normal_times(single[first:], kept, p)
         alpha = rz / max(_dot(p, q), 1e-300)
         solution = [s + alpha * d for s, d in zip(solution, p, strict=True)]
         r = [a - alpha * b for a, b in zip(r, q, strict=True)]
@@ -142,18 +150,23 @@ def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
     return still + [(s[:, :-1], s[:, -1]) for s in solution]
 
 
-def _normal_times(weights: Pairs, x: np.ndarray, p: Sequence[np.ndarray], first: int) -> list[np.ndarray]:
-    """`J^T J p`: forwards along a change of the parameters, and back."""
+def _normal_times(weights: list[np.ndarray], kept: list[list[np.ndarray]], p: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """`J^T J p`: forwards along a change of the parameters, and back; `kept` holds the inputs of every layer."""
     out = [np.zeros_like(each) for each in p]
-    for part in _parts(len(x)):
-        values = _forward(weights, x[part])
-        change = np.zeros_like(values[first])
-        for i in range(first, len(weights)):
-            moved = values[i] @ p[i - first][:, :-1].T + p[i - first][:, -1]
-            if i > first:
-                moved += change @ weights[i][0].T
-            change = moved * (values[i + 1] > 0) if i + 1 < len(weights) else moved
-        _add_gradient(out, weights, values, change, first)
+    step = [each.astype(np.float32) for each in p]
+    last = len(weights) - 1
+    for values in kept:
+        change = np.zeros((0, 0), dtype=np.float32)
+        for i in range(last + 1):
+            moved = values[i] @ step[i][:, :-1].T + step[i][:, -1]
+            if i:
+                moved += change @ weights[i].T
+            change = moved * (values[i + 1] > 0) if i < last else moved
+        for i in range(last, -1, -1):
+            out[i][:, :-1] += change.T @ values[i]
+            out[i][:, -1] += change.sum(axis=0)
+            if i:
+                change = (change @ weights[i]) * (values[i] > 0)
     return out
 
 

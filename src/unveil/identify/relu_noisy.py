@@ -25,8 +25,10 @@ Weights = list[tuple[np.ndarray, np.ndarray]]
 RATIO, RATIO_OF_MANY = 2.0, 3.0
 # Largest share of the answers' spread that the coarse rows may leave for the fit to be tried.
 PROMISING = 0.3
-# Bent hyperplanes per straight one from which on there is another layer behind.
+# Bent hyperplanes per straight one from which on there seems to be another layer behind, and the share that must then
+# not be left.
 DEEPER = 0.2
+CONVINCING = 0.03
 # Lines in a bounded region are short: so many times more of them.
 BOUNDED = 3
 # Answers that layers which could not be read are trained on, and those kept for the check of the result.
@@ -75,7 +77,7 @@ class NoisyReading:
             for _attempt in range(ROUNDS):
                 lines = most_lines if frame.free else BOUNDED * most_lines
                 read_coarse(self.ask, frame, self.noise, self.rng, far=far, most_lines=lines, sure=again, found=found)
-                if not len(found.rows) or len(found.bent_at) > DEEPER * len(found.rows) + 2:
+                if not len(found.rows):
                     break
                 self.whole, again = self._last(frame, found)
                 if not again:
@@ -141,7 +143,8 @@ class NoisyReading:
         out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
         spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
         left = float(np.sqrt(((F @ out - y)[~fitting] ** 2).mean())) / max(spread, 1e-300)
-        if left > PROMISING:
+        deeper = len(found.bent_at) > DEEPER * k + 2
+        if left > (CONVINCING if deeper else PROMISING):
             return False, False
         ending = [(rows, bias), (out[:k].T, out[k])]
         if more:
@@ -154,7 +157,7 @@ class NoisyReading:
         sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
         if self.weights or more:
-            return True, False
+            return True, more and rms > 3 * sigma
         # The rows are as good now as what is left allows.
         layer, last = self.network.layers[0], self.network.layers[-1]
         size = np.linalg.norm(layer.weights, axis=1)
