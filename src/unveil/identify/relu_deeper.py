@@ -218,19 +218,25 @@ class Deeper:
         if fits.mean() < HALF:
             return None, np.inf
         network, error = ending(bends, solution, fits, self.ask, size)
-        if error < rough:
+        near = self._near()
+        # What only matters far out need not be known.
+        if error < rough or fits[near].all():
             network = finish(self.ask, network, size, self._pool(4000), self.rng)
-            error = self.ask.error(network, size)
-            fits = self.ask.off(network, size) < rough
+            off, near = self.ask.off(network, size), self._near()
+            fits, error = off < rough, float(off[near].max())
         x, _ = self.ask.all()
         if error < fine and not self._holds(network, fine):
             x, y = self.ask.x[-1], self.ask.y[-1]
             fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
+            near = np.ones(len(x), dtype=bool)
             error = np.inf
-        # Far out lines are long, and their ends vague.
-        near = np.linalg.norm(x, axis=1) < NEAR * size
+        # Further out lines are long, and their ends vague.
         self.right, self.wrong = x[fits & near], x[~fits & near]
         return network, error
+
+    def _near(self) -> np.ndarray:
+        """Which of the questions asked are not far out."""
+        return np.asarray(np.linalg.norm(self.ask.all()[0], axis=1) < NEAR * self.noise.size)
 
     def _holds(self, network: Network, fine: float) -> bool:
         """Whether fresh points agree: a few first, as a network that fails there is not finished."""

@@ -140,7 +140,7 @@ def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 4) -> N
         J = _slopes(network, x)
         size = np.linalg.norm(J, axis=0)
         # What rounding says more about than the errors do stays as it is; more of it where a step does not help.
-        known = float(np.clip(floor / wrong, 1e-13, 1e-4))
+        known = float(np.clip(0.01 * floor / wrong, 1e-13, 1e-6))
         best, least = network, error
         for least_size, least_share in ((1e-300, known), (1e-5, 1e3 * known), (1e-3, 1e-6 + 1e3 * known)):
             scale = np.maximum(size, least_size * size.max())
