@@ -158,6 +158,11 @@ class NoisyReading:
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
         if self.weights or more:
             return True, more and rms > 3 * sigma
+        if rms > 3 * sigma:
+            # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
+            other, less = fit(_weakest_turned(self.network), x, y, noise=0.1 * sigma)
+            if less < 0.5 * rms:
+                self.network, rms = other, less
         # The rows are as good now as what is left allows.
         layer, last = self.network.layers[0], self.network.layers[-1]
         size = np.linalg.norm(layer.weights, axis=1)
@@ -188,6 +193,15 @@ def turned(frame: Frame, found: LayerFound) -> tuple[np.ndarray, np.ndarray]:
     mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
     side = np.where(mean_up >= mean_down, 1.0, -1.0)
     return rows * side[:, None], found.bias * side
+
+
+def _weakest_turned(network: Network) -> Network:
+    """The same network with the weakest neuron of its only hidden layer active on the other side."""
+    first, last = network.layers
+    i = int((np.linalg.norm(first.weights, axis=1) * np.linalg.norm(last.weights, axis=0)).argmin())
+    side = np.where(np.arange(first.neurons) == i, -1.0, 1.0)
+    weights = [(first.weights * side[:, None], first.bias * side), (last.weights, last.bias)]
+    return Network.from_weights(weights, shape=network.shape)
 
 
 def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
