@@ -79,7 +79,7 @@ def test_two_hidden_layers_to_the_last_digits(sizes: tuple[int, ...], seeds: int
 
 @pytest.mark.slow
 def test_three_hidden_layers() -> None:
-    found, weights, oracle = read((40, 20, 10, 10, 1), 1)
+    found, weights, oracle = read((40, 20, 10, 10, 1), 2)
     assert found.outcome is uv.Outcome.complete
     assert found.network is not None
     assert function_error(found.network, weights) < 1e-8
@@ -104,6 +104,18 @@ def test_probabilities_that_run_out_of_digits_far_out_bend_nothing(sizes: tuple[
     assert found.network is not None
     x = rng.standard_normal((1000, sizes[0]))
     np.testing.assert_allclose(oracle.probabilities(found.network(x)), answer(x), atol=1e-8)
+
+
+def test_one_hidden_layer_asked_within_a_box_only() -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((20, 10, 1), rng, bias=0.5)
+        oracle = uv.as_oracle(relu_net(weights), 20, within=(-2.0, 2.0))
+        found = CriticalPoints()(oracle, rng=rng)
+        assert found.outcome is uv.Outcome.complete, (seed, found.why)
+        assert found.network is not None
+        x = rng.uniform(-2, 2, size=(5000, 20))
+        np.testing.assert_allclose(found.network(x), relu_net(weights)(x), atol=1e-9)
 
 
 def test_neurons_that_never_switch_are_folded_in() -> None:

@@ -9,13 +9,13 @@ import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import rounding
 from unveil.identify.critical_points import CriticalPoints
-from unveil.identify.relu_coarse import read_coarse
-from unveil.identify.relu_fit import fit
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_noisy import turned
-from unveil.identify.relu_slopes import long_gradients
-from unveil.identify.relu_standin import stand_in
-from unveil.identify.relu_unmix import unmix
+from unveil.identify.relu.coarse import read_coarse
+from unveil.identify.relu.fit import fit
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.noisy import turned
+from unveil.identify.relu.slopes import long_gradients
+from unveil.identify.relu.standin import stand_in
+from unveil.identify.relu.unmix import unmix
 
 
 def single(weights: Weights) -> Weights:

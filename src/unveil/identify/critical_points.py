@@ -10,16 +10,16 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, reach, rounding
 from unveil.identify.method import Identification, Method, residual
-from unveil.identify.relu_deeper import Deeper
-from unveil.identify.relu_ending import Asked, Weights, output_layer
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_layer import SHARP, read_layer, sharpen
-from unveil.identify.relu_merge import Neuron
-from unveil.identify.relu_noisy import NoisyReading
-from unveil.identify.relu_settle import finish
-from unveil.identify.relu_signs import by_balance, by_sparsity, by_vanishing
-from unveil.identify.relu_straight import LayerFound
-from unveil.identify.relu_whole import Station
+from unveil.identify.relu.deeper import Deeper
+from unveil.identify.relu.ending import Asked, Weights, output_layer
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.layer import SHARP, read_layer, sharpen
+from unveil.identify.relu.merge import Neuron
+from unveil.identify.relu.noisy import NoisyReading
+from unveil.identify.relu.settle import finish
+from unveil.identify.relu.signs import by_balance, by_sparsity, by_vanishing
+from unveil.identify.relu.straight import LayerFound
+from unveil.identify.relu.whole import Station
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -192,11 +192,10 @@ class _Reading:
     def _sharpen(self, frame: Frame, found: LayerFound, noise: Rounding) -> None:
         """Measure again the few rows that came out worst, between close breakpoints."""
         worst = np.argsort(-found.error)
-        if noise.relative < SHARP:
-            few = frame.d > 200
-            share = (128 if self.oracle.m == 1 else 32) if few else 2
-            worst = worst[: max(1, len(worst) // share)]
-            sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (1e-7 if few else 1e-10)])
+        few = frame.d > 200
+        share = (128 if self.oracle.m == 1 else 32) if few else 2
+        worst = worst[: max(1, len(worst) // share)]
+        sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (1e-7 if few else 1e-10)])
 
     def _affine(self) -> Network:
         x, y = self.ask.all()

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import limit, noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_planes import read_planes
-from unveil.identify.relu_slopes import normals
-from unveil.identify.relu_straight import LayerFound, on_plane
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.planes import read_planes
+from unveil.identify.relu.slopes import normals
+from unveil.identify.relu.straight import LayerFound, on_plane
 
 # Places on a hyperplane where it is looked at again: at first, half of which must show it; and per round, rounds at
 # most, and the standard deviations by which it must be met more often than chance.

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import limit
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.straight import LayerFound
 
 # Rows with a larger relative error are of no use: they predict nothing far away.
 VAGUE = 0.1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.straight import LayerFound
 
 # Alternations between mixtures and rows.
 ROUNDS = 10

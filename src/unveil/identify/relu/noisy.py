@@ -11,12 +11,12 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.polish import parameters
-from unveil.identify.relu_coarse import missing, read_coarse
-from unveil.identify.relu_fit import fit
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_standin import stand_in
-from unveil.identify.relu_straight import LayerFound
-from unveil.identify.relu_unmix import unmix
+from unveil.identify.relu.coarse import missing, read_coarse
+from unveil.identify.relu.fit import fit
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.standin import stand_in
+from unveil.identify.relu.straight import LayerFound
+from unveil.identify.relu.unmix import unmix
 from unveil.whitebox.network import Network
 
 Weights = list[tuple[np.ndarray, np.ndarray]]

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.rounding import Rounding
 from unveil.identify.polish import parameters
-from unveil.identify.relu_ending import Asked, Bends, after, ending, explain
-from unveil.identify.relu_fill import fill, places
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_merge import Neuron, View, confirmed, expected, merge
-from unveil.identify.relu_settle import finish
-from unveil.identify.relu_sightings import Layer, Searched, Sighting, along, local, look, row_space
-from unveil.identify.relu_straight import LayerFound
-from unveil.identify.relu_whole import judged, sides, whole
+from unveil.identify.relu.ending import Asked, Bends, after, ending, explain
+from unveil.identify.relu.fill import fill, places
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.merge import Neuron, View, confirmed, expected, merge
+from unveil.identify.relu.settle import finish
+from unveil.identify.relu.sightings import Layer, Searched, Sighting, along, local, look, row_space
+from unveil.identify.relu.straight import LayerFound
+from unveil.identify.relu.whole import judged, sides, whole
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs.

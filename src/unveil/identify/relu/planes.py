@@ -9,9 +9,9 @@ from scipy import special
 from unveil.blackbox.crossings import Breakpoints
 from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_slopes import normals
-from unveil.identify.relu_straight import LayerFound
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.slopes import normals
+from unveil.identify.relu.straight import LayerFound
 
 # Lines at a time, and how many times the normals at their breakpoints are measured, as first guesses.
 LINES = 12

@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_merge import VAGUE, Neuron
-from unveil.identify.relu_sightings import Layer, Searched, Sighting, along, local, row_space, zeros
+from unveil.identify.relu.merge import VAGUE, Neuron
+from unveil.identify.relu.sightings import Layer, Searched, Sighting, along, local, row_space, zeros
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
 LARGEST = 1.5

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.crossings import Breakpoints, breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame, gradients
+from unveil.identify.relu.frame import Frame, gradients
 
 Layer = tuple[np.ndarray, np.ndarray]
 # A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import gradients
-from unveil.identify.relu_merge import Neuron
-from unveil.identify.relu_sightings import Layer, across, local, row_space
+from unveil.identify.relu.frame import gradients
+from unveil.identify.relu.merge import Neuron
+from unveil.identify.relu.sightings import Layer, across, local, row_space
 
 # A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
 EXACT = 1e-6

@@ -8,8 +8,8 @@ from scipy import linalg
 
 from unveil.blackbox.rounding import Ask
 from unveil.identify.polish import jacobian, parameters
-from unveil.identify.relu_ending import Asked
-from unveil.identify.relu_refine import refine, telling_points
+from unveil.identify.relu.ending import Asked
+from unveil.identify.relu.refine import refine, telling_points
 from unveil.whitebox.network import Layer, Network
 
 # Parameters up to which all are fitted together.

@@ -113,7 +113,8 @@ class Frame:
         if self.within is not None and len(self.g) == 2 * n:
             low, high = self.within
             u = rng.beta(0.5, 0.5, size=(count, n))
-            return np.asarray(low + (high - low) * u)
+            # Not quite to the walls: a step from there would be cut off.
+            return np.asarray(low + (high - low) * (0.01 + 0.98 * u))
         if len(self.g) == self.lift.shape[1]:
             # An orthant of the first layer's values.
             tail = rng.choice([0.5, 1.2, 2.5], size=(count, 1))

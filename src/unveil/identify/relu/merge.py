@@ -8,7 +8,7 @@ from itertools import chain, combinations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identify.relu_sightings import Layer, Searched, Sighting, local, zeros
+from unveil.identify.relu.sightings import Layer, Searched, Sighting, local, zeros
 
 # Besides its own error, that of a sighting's normal is this many times the error of the rows read before.
 NORMAL = 3.0

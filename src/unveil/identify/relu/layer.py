@@ -8,11 +8,11 @@ import numpy as np
 
 from unveil.blackbox.crossings import AGREE, Breakpoints, breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame, gradients
-from unveil.identify.relu_sightings import Searched
-from unveil.identify.relu_straight import LayerFound, met_before, on_plane, straight_ones
+from unveil.identify.relu.frame import Frame, gradients
+from unveil.identify.relu.sightings import Searched
+from unveil.identify.relu.straight import LayerFound, met_before, on_plane, straight_ones
 
-# Answers at least this exact allow the shortcuts.
+# Answers less exact than this are read by other means (`relu.noisy`).
 SHARP = 1e-11
 
 
@@ -55,24 +55,21 @@ def read_layer(
     quiet = 0
     for number in range(most_lines):
         beyond = None if fresh and number == 0 else _complement(frame, found)
-        along = None
+        along, changes = None, False
         if beyond is not None and len(found.rows):
             changes = _changes(ask, frame, beyond, noise, rng)
-            if not changes and (quiet >= quiet_lines or (frame.free and noise.relative < SHARP)):
+            if not changes and (quiet >= quiet_lines or frame.free):
                 break
-            sharp = noise.relative < SHARP
-            along = beyond if changes and sharp and (frame.free or number % 2) else None
+            along = beyond if changes and (frame.free or number % 2) else None
         line, base, direction = _line(ask, frame, noise, rng, far, along)
         found.lines += 1
         before = len(found.rows)
         if line is not None:
             found.searched.append(Searched(base, direction, line))
             _look(ask, frame, line, base, direction, noise, rng, found, first=fresh and number == 0)
-        if noise.relative >= SHARP:
-            # Coarse rows would explain everything near them, and leave neurons unseen.
-            sharpen(ask, frame, found, noise, rng, np.flatnonzero(found.error > 300 * noise.relative))
         quiet = 0 if len(found.rows) > before else quiet + 1
-        if quiet >= quiet_lines * (1 if frame.free else 2):
+        # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
+        if quiet >= quiet_lines * (1 if frame.free else 2) and not (changes and not frame.free):
             break
     return found
 
@@ -105,10 +102,10 @@ def _complement(frame: Frame, found: LayerFound) -> np.ndarray | None:
     return np.asarray(vt[rank:].T)
 
 
-def _changes(
-    ask: Ask, frame: Frame, beyond: np.ndarray, noise: Rounding, rng: np.random.Generator, tests: int = 6
-) -> bool:
+def _changes(ask: Ask, frame: Frame, beyond: np.ndarray, noise: Rounding, rng: np.random.Generator) -> bool:
     """Whether moving in the complement changes any answer."""
+    # Within a box steps are short, and a neuron that is active in one corner only is easily passed by.
+    tests = 6 if frame.within is None else 24
     x = frame.sample(tests, rng) if frame.free else (frame.sample(tests, rng) + frame.sample(tests, rng)) / 2
     step = (3 * rng.standard_normal((tests, beyond.shape[1]))) @ beyond.T @ frame.V.T
     high = frame.room(x, step)[1]
@@ -164,8 +161,8 @@ def _look(
     groups, stations = _stations(line, wanted, m)
     where, radius = _inside(line, stations)
     x = base + where[:, None] * direction
-    # What the line already says need not be asked again, unless every digit counts.
-    if len(line.t) and noise.relative < SHARP and frame.free:
+    # What the line already says need not be asked again.
+    if len(line.t) and frame.free:
         slope, error = gradients(ask, frame, x, radius, noise, rng, line.at(where), (dh, line.slope[stations]))
     else:
         slope, error = gradients(ask, frame, x, radius, noise, rng)

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.crossings import AGREE
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu_frame import Frame
-from unveil.identify.relu_sightings import Searched
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.sightings import Searched
 
 # How far, in typical inputs, a hyperplane is looked at again: far enough that most of the other neurons have switched.
 SPREAD = 3.0

@@ -1,0 +1,1 @@
+"""How `CriticalPoints` reads ReLU networks: frames, rows, sightings, fits; and all of it again for noisy answers."""
