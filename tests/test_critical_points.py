@@ -8,6 +8,8 @@ from scipy import special
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.rounding import rounding
+from unveil.identify.choose import _straight
 from unveil.identify.critical_points import CriticalPoints
 
 
@@ -104,6 +106,20 @@ def test_probabilities_that_run_out_of_digits_far_out_bend_nothing(sizes: tuple[
     assert found.network is not None
     x = rng.standard_normal((1000, sizes[0]))
     np.testing.assert_allclose(oracle.probabilities(found.network(x)), answer(x), atol=1e-8)
+
+
+def test_many_neurons_on_few_inputs_are_not_taken_for_a_curve() -> None:
+    """Short rows of points meet a bend nearly everywhere."""
+    rng = np.random.default_rng(2)
+    weights = random_weights((60, 1200, 1), rng, bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 60)
+    noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
+    assert noise.straight
+    assert noise.relative < 1e-12
+    assert _straight(oracle, rng)
+    smooth = uv.as_oracle(uv.Network.from_weights(weights, "softplus"), shape=60)
+    assert not rounding(smooth, smooth.sample(4, rng), smooth.resolution, rng).straight
+    assert not _straight(smooth, rng)
 
 
 def test_one_hidden_layer_asked_within_a_box_only() -> None:
