@@ -11,12 +11,11 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.active_subspace import gradient_span, inner_points
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, ask, conclude, final_fit, fit_points, unfinished
+from unveil.identify.finish import Stages, ask, final_fit, fit_points, repeated
 from unveil.identify.first_directions import Directions, first_directions
 from unveil.identify.method import Identification, Method
 from unveil.identify.polish import Polished, polish
 from unveil.identify.second_layer import assemble, block_size, cover, fit_outer, search_outer
-from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
@@ -53,31 +52,7 @@ class EntangledWeights(Method):
     pipeline: bool = True
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        stages = Stages(oracle)
-        stats, why = dict[str, Any](), list[str]()
-        noise, best = 0.0, None
-        try:
-            noise = answers_noise(oracle, rng)
-            for attempt in range(self.attempts):
-                stats["attempts"] = attempt + 1
-                fit = self._once(oracle, noise, rng, stages, stats, why)
-                if best is None or fit.rms < best.rms:
-                    best = fit
-                if best.rms <= max(3 * noise, 1e-11):
-                    break
-            assert best is not None
-            return conclude(
-                oracle,
-                best,
-                noise=noise,
-                method="EntangledWeights",
-                why=why,
-                stats=stats,
-                stages=stages,
-                rng=rng,
-            )
-        except BudgetExceeded:
-            return unfinished(best, noise=noise, method="EntangledWeights", why=why, stats=stats, stages=stages)
+        return repeated(self._once, self.attempts, oracle, method="EntangledWeights", rng=rng)
 
     def _once(
         self,

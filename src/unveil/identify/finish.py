@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identify.method import Identification
 from unveil.identify.polish import Polished, parameters, polish
 from unveil.identify.surplus import REDUNDANT, without_surplus
-from unveil.outcome import Outcome
+from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
 HELD_OUT = 200
@@ -131,6 +131,42 @@ def conclude(
         tuple(why),
         {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
     )
+
+
+def repeated(
+    once: Callable[[Oracle, float, np.random.Generator, Stages, dict[str, Any], list[str]], Polished | None],
+    attempts: int,
+    oracle: Oracle,
+    *,
+    method: str,
+    rng: np.random.Generator,
+) -> Identification:
+    """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
+
+    Args:
+        once: One attempt, from the oracle, the noise, `rng`, the stages to book, and the stats and reasons to add to.
+        attempts: At most so many.
+        oracle: To be asked.
+        method: What the identification says it was.
+        rng: Draws everything.
+
+    Queries: 64 for the noise, those of the attempts, and 200 for the check.
+    """
+    stages = Stages(oracle)
+    stats, why = dict[str, Any](), list[str]()
+    noise, best = 0.0, None
+    try:
+        noise = answers_noise(oracle, rng)
+        for attempt in range(attempts):
+            stats["attempts"] = attempt + 1
+            fit = once(oracle, noise, rng, stages, stats, why)
+            if fit is not None and (best is None or fit.rms < best.rms):
+                best = fit
+            if best is not None and best.rms <= max(3 * noise, 1e-11):
+                break
+        return conclude(oracle, best, noise=noise, method=method, why=why, stats=stats, stages=stages, rng=rng)
+    except BudgetExceeded:
+        return unfinished(best, noise=noise, method=method, why=why, stats=stats, stages=stages)
 
 
 def unfinished(

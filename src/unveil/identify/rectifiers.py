@@ -10,12 +10,11 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.behind import Behind
 from unveil.identify.blocks import FirstLayer
-from unveil.identify.finish import Stages, answers_noise, conclude, final_fit, fit_points, unfinished
+from unveil.identify.finish import Stages, final_fit, fit_points, repeated
 from unveil.identify.kinks import first_layer, kink_directions
 from unveil.identify.method import Identification, Method
 from unveil.identify.one_hidden_layer import OneHiddenLayer
 from unveil.identify.polish import Polished
-from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -46,23 +45,7 @@ class Rectifiers(Method):
     attempts: int = 3
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        stages = Stages(oracle)
-        stats, why = dict[str, Any](), list[str]()
-        noise, best = 0.0, None
-        try:
-            noise = answers_noise(oracle, rng)
-            for attempt in range(self.attempts):
-                stats["attempts"] = attempt + 1
-                fit = self._once(oracle, noise, rng, stages, stats, why)
-                if fit is not None and (best is None or fit.rms < best.rms):
-                    best = fit
-                if best is not None and best.rms <= max(3 * noise, 1e-11):
-                    break
-            return conclude(
-                oracle, best, noise=noise, method="Rectifiers", why=why, stats=stats, stages=stages, rng=rng
-            )
-        except BudgetExceeded:
-            return unfinished(best, noise=noise, method="Rectifiers", why=why, stats=stats, stages=stages)
+        return repeated(self._once, self.attempts, oracle, method="Rectifiers", rng=rng)
 
     def _once(
         self,
