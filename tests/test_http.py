@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -9,9 +10,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from unveil.blackbox.oracle import Ledger, SourceOracle
 from unveil.blackbox.sources.choose import as_oracle
 from unveil.blackbox.sources.http import HttpSource
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint
-from unveil.blackbox.sources.open_inference import OpenInference
+from unveil.blackbox.sources.open_inference import OpenInference, parse
 from unveil.blackbox.sources.wire_options import Token, WireOptions
 from unveil.blackbox.store import StoredSource
 from unveil.cli.options import Asking
@@ -167,6 +170,54 @@ def test_what_may_be_charged_twice_is_sent_again_only_when_allowed(fault):
         else:
             assert sent == served.questions == len(X) + 16
         assert max(served.answered.values()) == 1 or fault in PATIENCE
+
+
+class Knot:
+    """Garbage that only the collector finds, and that needs some stack to be finalised."""
+
+    finalised: ClassVar[list[bool]] = []
+
+    def __init__(self):
+        self.knot = self
+
+    def __del__(self):
+        def down(k):
+            return k == 0 or down(k - 1)
+
+        self.finalised.append(down(100))
+
+
+def test_deep_answers_are_refused_before_the_stack_ends():
+    """Parsed, they would spoil the finalisers of whatever the garbage collector meets at the bottom of the stack."""
+    Knot.finalised.clear()
+    for _ in range(50):
+        Knot()
+    for deep in (b"[" * 100_000, b'{"a":' * 100_000, b'["]]]]",' * 500 + b"]" * 500, b"[" * 101 + b"]" * 101):
+        with pytest.raises(SourceError, match="nested deeper than 100 levels"):
+            parse(deep, "it")
+    gc.collect()
+    assert Knot.finalised == [True] * 50
+    flat = {"data": [["[[[[" * 100, '\\"{' * 200, "\\"]] * 300}
+    assert parse(json.dumps(flat).encode(), "it") == flat
+    assert parse(b"[" * 100 + b"]" * 100, "it")
+    for cut in (b'"' + b'\\"' * 200_000, b'"' * 200_001, b'["\\'):
+        with pytest.raises(SourceError, match="no valid JSON"):
+            parse(cut, "it")
+
+
+def test_a_wire_nobody_holds_ends_its_thread_and_its_loop(recwarn):
+    with serve() as served:
+        source = HttpSource(served.url)
+        source.answer(X)
+        loop = source._wire._loop
+        (thread,) = (t for t in threading.enumerate() if t.name == "unveil wire" and t._args and t._args[0] is loop)
+        del source
+        gc.collect()
+        thread.join(5)
+        assert loop.is_closed()
+        del loop
+        gc.collect()
+    assert not [w for w in recwarn if "never awaited" in str(w.message) or "unclosed" in str(w.message)]
 
 
 def test_a_server_that_never_recovers_ends_in_an_error():

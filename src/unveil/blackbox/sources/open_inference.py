@@ -25,6 +25,10 @@ DATATYPES = {
 HEADER = "inference-header-content-length"
 # Characters of one number in JSON, sign, exponent and comma included.
 JSON_NUMBER = 24
+# No tensor has more dimensions than that; an answer nested deeper is none.
+DEEPEST = 100
+# An unfinished string matches, too, so that no text takes longer than its length.
+STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -214,12 +218,24 @@ class Talk:
 
 def parse(text: bytes, name: str) -> Any:
     """JSON, or one clear error."""
+    # Checked first: a parser that runs out of stack takes with it whatever the garbage collector finalises meanwhile.
+    if _depth(text) > DEEPEST:
+        raise SourceError(
+            f"{name} sent an answer that cannot be used: JSON nested deeper than {DEEPEST} levels ({len(text):,} bytes)"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SourceError(
             f"{name} sent an answer that cannot be used: no valid JSON ({type(error).__name__} in {len(text):,} bytes)"
         ) from None
+
+
+def _depth(text: bytes) -> int:
+    """How deep lists and objects are nested, brackets within strings not counted."""
+    marks = np.frombuffer(STRING.sub(b"", text), np.uint8) | 0x20  # "[" becomes "{", "]" becomes "}"
+    marks = marks[(marks == ord("{")) | (marks == ord("}"))]
+    return int(np.cumsum(np.where(marks == ord("{"), 1, -1)).max(initial=0))
 
 
 def numbers(data: Any, name: str) -> np.ndarray:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import ipaddress
 import logging
 import random
 import re
 import threading
-import time
 import weakref
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -86,8 +86,9 @@ class Wire:
             trust_env=not _is_loopback(parts.hostname or ""),
         )
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="unveil wire", daemon=True).start()
-        weakref.finalize(self, _close, self._loop, self._client)
+        thread = threading.Thread(target=_turn, args=(self._loop,), name="unveil wire", daemon=True)
+        thread.start()
+        weakref.finalize(self, _close, self._loop, self._client, thread)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for work done in the wire's thread."""
@@ -303,11 +304,26 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
-    """End the wire's thread; what is still under way is dropped."""
-    if loop.is_running():
-        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
-        loop.call_soon_threadsafe(lambda: loop.call_later(0.1, loop.stop))
-        deadline = time.monotonic() + 1
-        while loop.is_running() and time.monotonic() < deadline:
-            time.sleep(0.01)
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """The wire's thread: until it is told to end."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _close(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient, thread: threading.Thread) -> None:
+    """End the wire's thread; what is still under way is dropped.
+
+    The garbage collector may call this in any thread at any time, the wire's own included, so little is done here.
+    """
+    with contextlib.suppress(RuntimeError):  # the loop has ended already
+        loop.call_soon_threadsafe(_end, loop, client)
+        if thread is not threading.current_thread():
+            thread.join(1)
+
+
+def _end(loop: asyncio.AbstractEventLoop, client: httpx.AsyncClient) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.create_task(client.aclose()).add_done_callback(lambda _: loop.stop())
