@@ -85,6 +85,21 @@ def test_values_hold_to_ten_digits_far_below_where_a_gram_matrix_does(
         assert np.abs(gram / exact - 1).max() > 1e-8, "a plain Gram matrix would not have done"
 
 
+@pytest.mark.parametrize("ends", [2.0, 1.0])
+def test_tridiagonal_forms_know_their_eigenvalues_relatively(ends: float) -> None:
+    # A chain of springs, fixed at both ends or free: 2 - 2 cos, down to 1e-5 or, singular, to 0.
+    n, k = 600, np.arange(600)
+    chain = 2 * np.eye(n) - np.eye(n, k=1) - np.eye(n, k=-1)
+    chain[0, 0] = chain[-1, -1] = ends
+    form = decomposition.tridiagonal(chain.copy())
+    exact = 4 * np.sin((k + 1) * np.pi / (2 * n + 2) if ends == 2 else k * np.pi / (2 * n)) ** 2
+    np.testing.assert_allclose(form.eigenvalues, exact, rtol=1e-11, atol=0 if ends == 2 else 1e-13)
+    for first, last in ((0, 7), (100, n)):
+        vectors = form.vectors(first, last)
+        np.testing.assert_allclose(chain @ vectors, vectors * exact[first:last], atol=1e-13)
+        np.testing.assert_allclose(vectors.T @ vectors, np.eye(last - first), atol=1e-12)
+
+
 def test_large_pieces_agree_with_lapack_at_every_size_of_value(rng: np.random.Generator) -> None:
     for rows, width, lowest in ((900, 700, -7), (650, 800, -4), (900, 700, -1)):
         k = min(rows, width)

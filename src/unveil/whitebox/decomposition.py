@@ -66,7 +66,9 @@ class Tridiagonal:
             # The tridiagonal solver gave up, which happens for pathological clusters only: take the slower sure way.
             full = np.diag(self.diagonal) + np.diag(self.off, 1) + np.diag(self.off, -1)
             vectors = np.linalg.eigh(full)[1][:, first:last]
-        reflectors = np.asfortranarray(self.reduced[1:, :-1])
+        # The j-th reflector begins in row j + 1. Read from its second entry on, the matrix has them on its diagonal.
+        n = len(self.diagonal)
+        reflectors = self.reduced.ravel(order="K")[1 : 1 + n * (n - 1)].reshape((n, n - 1), order="F")
         below = np.asfortranarray(vectors[1:, :wanted])
         below, _, _ = lapack.dormqr("L", "N", reflectors, self.tau, below, 64 * wanted, overwrite_c=1)
         return np.concatenate([vectors[:1, :wanted], below])
@@ -105,10 +107,13 @@ def tridiagonal(symmetric: Float[np.ndarray, "n n"]) -> Tridiagonal:
     n = len(symmetric)
     # Its transpose, as it is symmetric: LAPACK wants columns, and would be given a copy.
     reduced, diagonal, off, tau, _ = lapack.dsytrd(symmetric.T, lower=1, lwork=64 * n, overwrite_a=1)
-    # Not dsterf, which is about as fast: where values crowd its errors reach a hundred times these.
-    found, values, _, info = _stemr(diagonal, off, (1, n), 0)
-    if info or found < n:
-        values = lapack.dsterf(diagonal.copy(), off.copy())[0]
+    # Not dsterf, which is as fast: where values crowd its errors reach a hundred times these.
+    values, _, _, info = lapack.dpteqr(diagonal, off, np.zeros((1, 1)))
+    if info:
+        # By rounding not positive definite: this takes ten times as long, but also values below zero.
+        found, values, _, info = _stemr(diagonal, off, (1, n), 0)
+        if info or found < n:
+            values = lapack.dsterf(diagonal.copy(), off.copy())[0]
     return Tridiagonal(reduced, diagonal, off, tau, np.maximum(np.sort(values), 0.0))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -222,12 +224,30 @@ class _Task:
     lemma_9: bool | None
     fine: bool
 
+    def __reduce__(self) -> tuple[Callable[[bytes], _Task], tuple[bytes]]:
+        """A worker that is sent the same task again already has it, with what it worked out of it."""
+        return _unpacked, (self._packed,)
+
+    @cached_property
+    def _packed(self) -> bytes:
+        return pickle.dumps((self.network, self.window, self.shared, self.lemma_9, self.fine))
+
+    @cached_property
+    def weights(self) -> tuple[tuple[Block, ...], ...]:
+        """Every layer as blocks."""
+        return tuple(blocks_of(layer) for layer in self.network.layers)
+
     @property
     def together(self) -> int:
         """Inputs of one task: some seconds of work."""
         n = len(self.window)
         cost = sum(4.0 * min(each.neurons, n) ** 2 * max(each.neurons, n) for each in self.network.layers)
         return int(np.clip(5e10 / cost, 1, 64))
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> _Task:
+    return _Task(*pickle.loads(packed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,8 +266,7 @@ class _Seen:
 def _look(part: tuple[_Task, np.ndarray]) -> list[list[_Seen]]:
     """Every layer at some inputs."""
     task, points = part
-    network, window = task.network, task.window
-    weights = [blocks_of(layer) for layer in network.layers]
+    network, window, weights = task.network, task.window, task.weights
     made = []
     for point in points:
         seen = network.preactivations(point)
