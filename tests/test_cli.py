@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from unveil import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError, as_oracle
+from unveil import BadInput, BudgetExceeded, Network, Outcome, SourceError, UnveilError, as_oracle, save
+from unveil.cli import app
 from unveil.cli.command import clear_errors, exit_code
-from unveil.cli.inputs import read_inputs
+from unveil.cli.inputs import read_for, read_inputs
 from unveil.cli.options import Asking, Common, integers, interval, load, number
 from unveil.report.text import printable
+from unveil.whitebox.activation import activation
+from unveil.whitebox.network import Layer
 
 
 def image_oracle(shape=(1, 4, 4), within=None, grid=None):
@@ -80,6 +85,7 @@ def test_option_texts():
     assert integers("1,28,28", "--shape") == integers("1x28x28", "--shape") == (1, 28, 28)
     assert interval("-1,0.5") == (-1.0, 0.5)
     assert number("1/255", "--grid") == 1 / 255
+    assert integers("0,5,0,5", "--window", least=0) == (0, 5, 0, 5)
     for wrong in ("", "1,,2", "0,3", "a"):
         with pytest.raises(BadInput, match="whole numbers"):
             integers(wrong, "--shape")
@@ -185,3 +191,35 @@ def test_a_bad_file_is_a_clear_error(tmp_path, name, make):
     with pytest.raises(BadInput) as error:
         read_inputs(tmp_path / name, image_oracle())
     assert name in str(error.value)
+    assert "load it unsafely" not in str(error.value)
+
+
+def test_whole_numbers_are_pictures_for_a_network_too(tmp_path):
+    network = Network.from_weights([(np.eye(4), np.zeros(4))])
+    cases = {
+        "whole.npy": (np.array([[0, 51, 102, 255]]), [[0, 0.2, 0.4, 1]]),
+        "large.npy": (np.array([[0, 300, 1, 2]]), [[0, 300, 1, 2]]),
+        "negative.npy": (np.array([[0.5, -0.5, 0, 0]]), [[0.5, -0.5, 0, 0]]),
+    }
+    for name, (written, expected) in cases.items():
+        np.save(tmp_path / name, written)
+        np.testing.assert_allclose(read_for(network, tmp_path / name).x, expected)
+    with pytest.raises(BadInput, match="outside the legal range 0 to 1"):
+        read_for(network, tmp_path / "negative.npy", within=(0, 1))
+    np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
+    with pytest.raises(BadInput, match="expected \\(N, 4\\)"):
+        read_for(network, tmp_path / "wide.npy")
+
+
+def test_the_stability_command_takes_pictures_and_windows(tmp_path):
+    layer = Layer(np.diag(np.arange(1.0, 17)), np.full(16, -0.5), activation("relu"))
+    save(Network((layer,), (1, 4, 4)), tmp_path / "net.npz")
+    np.save(tmp_path / "whole.npy", np.r_[0, np.arange(15) + 241].reshape(1, 1, 4, 4))
+    given = ["stability", str(tmp_path / "net.npz"), "--inputs", str(tmp_path / "whole.npy"), "--json"]
+    # Of 8-bit pixels divided by 255 all but the first, which is black, exceed the threshold of their neuron.
+    for options, expected in (([], np.r_[16:1:-1, 0]), (["--window", "0,2,0,2"], [6, 5, 2, 0])):
+        result = CliRunner().invoke(app, [*given, *options])
+        assert result.exit_code == 0, result.output
+        np.testing.assert_allclose(json.loads(result.stdout)["layers"][0]["after"], expected)
+    for wrong in ("0,2", "2,0,0,2", "0,2,0,5"):
+        assert CliRunner().invoke(app, [*given, "--window", wrong]).exit_code == 2

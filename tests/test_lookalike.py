@@ -225,6 +225,9 @@ def test_the_command_asks_the_file() -> None:
     assert told["distance"] < told["start"]
     assert told["predictions"][0] == told["predictions"][1] != told["predictions"][2]
     assert CliRunner().invoke(app, [*given, "--target", "900"]).exit_code == 2
+    itself = CliRunner().invoke(app, [*given, "--target", "0"])
+    assert itself.exit_code == 2
+    assert "look like itself" in itself.stderr
 
 
 def test_the_audit_tells_what_features_forget() -> None:

@@ -54,9 +54,12 @@ def values(y: np.ndarray, x: Questions, name: str) -> Float[np.ndarray, "N m"]:
     y = y.astype(np.float64, copy=False)
     if not np.isfinite(y).all():
         rows = np.flatnonzero(~np.isfinite(y).all(axis=1))
+        advice = "pass within=(low, high) to stay where it is defined"
+        if len(rows) == len(y):
+            advice += ", unless its weights themselves are not finite"
         raise SourceError(
             f"{name} answered {len(rows)} of {len(y)} questions with NaN or infinity; inputs there reach "
-            f"{np.abs(x[rows]).max():.3g} in size: pass within=(low, high) to stay where it is defined"
+            f"{np.abs(x[rows]).max():.3g} in size: {advice}"
         )
     return y
 

@@ -15,10 +15,13 @@ from unveil.outcome import BadInput
 
 if TYPE_CHECKING:
     from unveil.blackbox.oracle import Oracle
+    from unveil.whitebox.network import Network
 
 _IMAGE_KEYS = ("images", "x", "X", "inputs")
 _LABEL_KEYS = ("labels", "y", "Y", "targets")
 _PICTURES = (".png", ".jpg", ".jpeg")
+# How files begin that NumPy wrote: .npz is a zip archive. It takes everything else for a pickle, and says so.
+_BEGINNINGS = (b"PK", b"\x93NUMPY")
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,40 @@ def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: in
     return Inputs(oracle.nearest(x), labels, tuple(said))
 
 
+def read_for(
+    network: Network,
+    path: Path,
+    within: tuple[float, float] | None = None,
+    scale: float | None = None,
+    most: int | None = None,
+) -> Inputs:
+    """Read examples for a network whose legal range nobody may have told.
+
+    Where they fit into (0, 1) that way, whole numbers are then taken for 8-bit pictures; other numbers for themselves.
+
+    Raises:
+        BadInput: As `read_inputs`.
+    """
+    from unveil.blackbox.sources import as_oracle
+
+    def read(legal: tuple[float, float] | None) -> Inputs:
+        return read_inputs(path, as_oracle(network.logits, shape=network.shape, within=legal), scale, most)
+
+    if within is None:
+        try:
+            return read((0.0, 1.0))
+        except BadInput:
+            pass  # No pictures, or no inputs at all, which the next line says.
+    return read(within)
+
+
 def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     if not path.exists():
         raise BadInput(f"there is no file {path}")
     kind = path.suffix.lower()
     try:
+        if kind in (".npz", ".npy"):
+            _signed(path)
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in _PICTURES)
             if not files:
@@ -108,6 +140,12 @@ def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, l
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {error or type(error).__name__}") from error
     raise BadInput(f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .png, .jpg or a folder of pictures")
+
+
+def _signed(path: Path) -> None:
+    with path.open("rb") as file:
+        if not file.read(6).startswith(_BEGINNINGS):
+            raise BadInput(f"{path} is not what numpy.savez or numpy.save wrote; expected arrays of numbers")
 
 
 def _npz(path: Path) -> tuple[np.ndarray, np.ndarray | None, list[str]]:

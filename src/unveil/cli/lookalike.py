@@ -11,6 +11,9 @@ from unveil.cli.command import command
 from unveil.cli.options import Common, Scale
 from unveil.cli.preimage import Examples, LayerNumber
 
+NOTHING = 1e-6
+"""A smaller share of the way to the target is none."""
+
 
 @command
 def lookalike(
@@ -83,6 +86,10 @@ def lookalike(
     if target is None:
         others = np.flatnonzero(classes != classes[x])
         target = int(others[0]) if others.size else (x + 1) % len(given.x)
+    if target == x:
+        raise BadInput(
+            f"example {x} cannot be made to look like itself; pass another --target, or --inputs with more examples"
+        )
     found = find(known, given.x[x], given.x[target], level, within=legal, norm=norm)
     answer = found.check(ask)
     figures: dict[str, Any] = {
@@ -92,9 +99,10 @@ def lookalike(
         "asked": "the file" if original else "our evaluation",
     }  # fmt: skip
     first, second, third = answer.predictions
+    near = f"an input {found.distance:.4g} from example {target} (example {x} is {found.start:.4g} away), {norm}-norm"
     common.tell(
         figures,
-        f"an input {found.distance:.4g} from example {target} (example {x} is {found.start:.4g} away), {norm}-norm",
+        near if found.manipulation > NOTHING else f"{near}: these features leave no way there",
         f"features after layer {level} differ from those of example {x} by {found.deviation:.2g}; "
         f"{found.moves} linear regions entered",
         f"the model says class {first} to example {x}, {second} to the lookalike, {third} to the target; "

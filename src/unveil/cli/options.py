@@ -216,13 +216,13 @@ def load(source: str) -> str | Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def integers(text: str, option: str) -> tuple[int, ...]:
-    """`1,28,28` or `1x28x28` as whole numbers of at least 1."""
+def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """`1,28,28` or `1x28x28` as whole numbers of at least `least`."""
     try:
         numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
+    if not numbers or min(numbers) < least:
         raise BadInput(f"{option} must be whole numbers with commas between them, such as 784 or 1,28,28; got {text!r}")
     return numbers
 

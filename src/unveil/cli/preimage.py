@@ -15,8 +15,6 @@ from unveil.cli.command import command
 from unveil.cli.options import Common, Parallel, Scale
 
 if TYPE_CHECKING:
-    from unveil.cli.inputs import Inputs
-    from unveil.whitebox.network import Network
     from unveil.whitebox.preimage import Preimage
 
 Examples = Annotated[
@@ -49,16 +47,17 @@ def preimage(
 
     Without --json, one line per example as it is found. Exit code 1 if a certificate does not hold.
     """
+    from unveil.cli.inputs import read_for
     from unveil.cli.options import interval
     from unveil.outcome import Outcome
     from unveil.whitebox.formats import load
     from unveil.whitebox.preimage import TASK, preimages
 
     known = load(network)
-    given = _given(known, inputs, scale, most)
+    given = read_for(known, inputs, scale=scale, most=most)
     for line in given.said:
         common.note(line)
-    legal = None if within is None else interval(within)
+    legal, layer = None if within is None else interval(within), known.level(layer)
     rows: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     wrong = 0
@@ -78,18 +77,6 @@ def preimage(
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     common.tell(figures, f"{len(given.x)} inputs, layer {layer}: {told}; {wrong} without a certificate that holds")
     common.end(Outcome.check_failed if wrong else Outcome.complete)
-
-
-def _given(known: Network, inputs: Path, scale: float | None, most: int | None) -> Inputs:
-    from unveil.blackbox.sources import as_oracle
-    from unveil.cli.inputs import read_inputs
-    from unveil.outcome import BadInput
-
-    try:
-        # Where they fit, whole numbers are taken for 8-bit pictures.
-        return read_inputs(inputs, as_oracle(known.logits, shape=known.shape, within=(0, 1)), scale, most)
-    except BadInput:
-        return read_inputs(inputs, as_oracle(known.logits, shape=known.shape), scale, most)
 
 
 def _row(number: int, found: Preimage, legal: tuple[float, float] | None) -> dict[str, Any]:

@@ -44,8 +44,7 @@ def stability(
     """Tell how stable the way back from features to inputs is: singular values layer by layer."""
     import numpy as np
 
-    from unveil.blackbox.sources import as_oracle
-    from unveil.cli.inputs import read_inputs
+    from unveil.cli.inputs import read_for
     from unveil.cli.options import integers, interval
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import load
@@ -55,8 +54,7 @@ def stability(
     known = load(network)
     legal = None if within is None else interval(within)
     if inputs is not None:
-        oracle = as_oracle(known.logits, shape=known.shape, within=legal)
-        given = read_inputs(inputs, oracle, scale, most=samples)
+        given = read_for(known, inputs, legal, scale, samples)
         for line in given.said:
             common.note(line)
         x = given.x
@@ -66,7 +64,7 @@ def stability(
         x = rng.uniform(*(legal or (0.0, 1.0)), size=(samples, known.n))
     seen = None
     if window is not None:
-        sides = integers(window, "--window")
+        sides = integers(window, "--window", least=0)
         if len(sides) != 4:
             raise BadInput(f"--window takes TOP,BOTTOM,LEFT,RIGHT; got {window!r}")
         top, bottom, left, right = sides

@@ -150,4 +150,5 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype.kind != "f":
         return bool((a == b).all())
     tolerance = 1e-9 if a.dtype == np.float64 else 1e-2 if a.dtype == np.float16 else 1e-4
-    return bool(np.allclose(a, b, rtol=0, atol=tolerance * max(float(np.abs(b).max()), 1e-30), equal_nan=True))
+    size = np.abs(b).max(where=np.isfinite(b), initial=1e-30)
+    return bool(np.allclose(a, b, rtol=0, atol=tolerance * float(size), equal_nan=True))
