@@ -243,5 +243,19 @@ def test_the_audit_tells_what_features_forget() -> None:
     assert [layer["kinds"]["infinite"] for layer in told["layers"]] == [40] * 5
     assert told["lookalikes"]["difference"] < 1e-4
     assert page.html().count('<div class="specimen three">') == 4
-    # A model whose weights are not in hand has nothing to tell here.
-    assert FORGETTING.run(Audit(as_oracle(lambda x: x.sum(axis=1), 3), inputs=np.zeros((1, 3)))) is None
+    assert "its weights were used" in page.html()
+    # Where weights are not in hand, whoever asked to look at them is told so, and likewise what a file holds instead.
+    closed = Audit(as_oracle(lambda x: x.sum(axis=1), 3), inputs=np.zeros((1, 3)))
+    assert "not in hand" in run(closed, [FORGETTING]).html()
+    closed.findings["weights_refused"] = "node MaxPool"
+    assert "cannot be used: node MaxPool" in run(closed, [FORGETTING]).html()
+
+
+def test_the_audit_shows_no_lookalikes_where_features_forget_nothing() -> None:
+    from unveil import as_oracle
+    from unveil.report.audit import Audit
+    from unveil.report.forgetting import look_alike
+
+    wide = Network.from_weights([(np.r_[np.eye(3), -np.eye(3)], np.zeros(6)), (np.eye(6)[:2], np.zeros(2))])
+    oracle = as_oracle(wide.logits, shape=3, within=(0, 1))
+    assert look_alike(Audit(oracle), wide, np.array([[0.2, 0.8, 0.5], [0.9, 0.1, 0.5]])) == []

@@ -209,10 +209,13 @@ def _asked(audit: Audit, asked: dict[str, int]) -> Section:
     counted = {title: number for title, number in asked.items() if number}
     limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
     again = f"; {count(ledger.sent)} went to the model" if ledger.sent != ledger.asked else ""
+    used = "Only questions and answers were used."
+    if "weights" in audit.findings:
+        used = "Besides questions and answers its weights were used: for what its features forget, and the way back."
     return Section(
         key="asked",
         title="What was asked",
-        verdict=f"Only questions and answers were used. {limit}{again}.",
+        verdict=f"{used} {limit}{again}.",
         body=_ASKED,
         values={"rows": [title[0].upper() + title[1:] for title in counted]},
         figures={

@@ -28,6 +28,7 @@ class Chart:
         x_title: What runs to the right.
         y_title: What runs upwards; written above the axis.
         log: Whether the vertical axis is logarithmic.
+        counted: Whether the horizontal axis counts something: then nothing is written between whole numbers.
     """
 
     x: tuple[float, float]
@@ -36,6 +37,7 @@ class Chart:
     x_title: str = ""
     y_title: str = ""
     log: bool = False
+    counted: bool = False
     _parts: tuple[tuple[str, object], ...] = field(default=())
 
     def points(self, x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, tone: Tone = "accent") -> Chart:
@@ -106,7 +108,7 @@ class _Canvas:
                 )
             )
             parts.append(_text(self.left - 8, y + 4, text, "tick", "end"))
-        for value in _ticks(*self.chart.x, 8 if self.width > 500 else 6):
+        for value in _ticks(*self.chart.x, 8 if self.width > 500 else 6, 1.0 if self.chart.counted else 0.0):
             parts.append(_text(self.across(value), self.bottom + 18, f"{value:g}", "tick", "middle"))
         parts.append(
             Markup('<line class="axis" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
@@ -177,9 +179,9 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str) -> Markup:
     )
 
 
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """At most about `most` round numbers from low to high."""
-    rough = (high - low) / most or 1.0
+def _ticks(low: float, high: float, most: int, least: float = 0.0) -> list[float]:
+    """At most about `most` round numbers from low to high, at least `least` apart."""
+    rough = max((high - low) / most, least) or 1.0
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
     ticks = [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 500  # inputs whose preimages are decided
 PAIRS = 4  # lookalikes shown
+NOTHING = 1e-6  # a smaller share of the way is none
 LARGEST = 4000  # neurons or inputs beyond which a layer's factorisation takes minutes
 
 _BODY = (
@@ -60,7 +61,7 @@ before it has, and so the same answer; it is as near as those features allow to 
 def _run(audit: Audit) -> Section | None:
     network = known_network(audit)
     if network is None:
-        return None
+        return unknown(audit)
     examples = network.points(audit.examples(EXAMPLES))
     kinds = decided(network, examples)
     pairs = look_alike(audit, network, examples)
@@ -81,6 +82,14 @@ def known_network(audit: Audit) -> Network | None:
             return None
         audit.findings["weights"] = known
     return known
+
+
+def unknown(audit: Audit) -> Section:
+    """Why nothing is told about weights, to somebody who asked for it."""
+    why = audit.findings.get(
+        "weights_refused", "they are not in hand: an .onnx or .npz file holds them, and --identify may read them off."
+    )
+    return Section(key="forgetting", title="What its features forget", verdict=f"Its weights cannot be used: {why}")
 
 
 def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage, ...]]:
@@ -122,7 +131,8 @@ def look_alike(audit: Audit, network: Network, examples: np.ndarray) -> list[tup
             pair = lookalike(network, examples[i], examples[target], within=within, norm=1 if network.n <= 1000 else 2)
         except UnveilError:
             continue
-        found.append((pair, pair.check(lambda x: oracle(oracle.nearest(x)))))
+        if pair.manipulation > NOTHING:
+            found.append((pair, pair.check(lambda x: oracle(oracle.nearest(x)))))
     return found
 
 
@@ -152,7 +162,7 @@ def section(
                 "place": place,
                 "layer": i + 1,
                 "shape": f"{count(layer.inputs)} → {count(layer.neurons)}",
-                "active": f"{min(active)} to {max(active)}",
+                "active": f"{min(active)} to {max(active)}" if min(active) < max(active) else count(active[0]),
             }
         )
     many = len(next(iter(kinds.values()), ()))
@@ -231,6 +241,7 @@ def _chart(found: Sequence[Preimage], n: int) -> tuple[Any, str]:
         label="Examples with an infinite, a compact and a point preimage against the number of active neurons.",
         x_title="active neurons in the first layer",
         y_title="examples",
+        counted=True,
     )
     chart = chart.line(middle, bars["infinite"], "warm").line(middle, bars["compact"], "accent")
     chart = chart.line(middle, bars["point"], "ink")

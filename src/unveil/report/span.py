@@ -100,7 +100,7 @@ def section(span: RowSpan, where: str = "") -> Section:
     steps = []
     if span.outcome is Outcome.budget_ended:
         steps.append("Allow a larger budget: directions beyond those found may matter too.")
-    if found:
+    elif found:
         steps.append(
             f"If {count(hidden, 'invisible direction')} are more than this model should have: check inputs before it, "
             "or train a first layer that sees all of them."
@@ -223,6 +223,7 @@ def spectrum(span: RowSpan) -> tuple[Markup, str]:
         x_title="number of the direction",
         y_title="size (largest = 1)",
         log=True,
+        counted=True,
     )
     if span.noise_floor > 0:
         chart = chart.shade(bottom, span.noise_floor).level(

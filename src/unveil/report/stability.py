@@ -29,16 +29,19 @@ _BODY = """
   (dark); median over {{ figure("samples") }} inputs. A small value is a direction in which a large change of the
   input hardly shows.</figcaption>
 </figure>
-<table>
-  <thead><tr><th>Layer</th><th>Neurons</th><th>Active</th><th>Directions left</th><th>Largest</th><th>Smallest</th>
-  <th>At most (Lemma 8)</th><th>Condition</th></tr></thead>
-  <tbody>
-  {% for row in values.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-  </tbody>
-</table>
+<div class="scroll"><table>
+<tr>{% for head in values.heads %}<th{% if loop.index0 %} class="number"{% endif %}>{{ head }}</th>{% endfor %}</tr>
+{% for row in values.rows %}
+<tr>{% for cell in row %}<td{% if loop.index0 %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
 <p>A layer that keeps fewer directions forgets more (invariance), but those it keeps may come back more safely
 (stability): the condition number often falls where the rank does.</p>
 """
+
+_HEADS = (
+    "Layer", "Neurons", "Active", "Directions left", "Largest", "Smallest", "At most (Lemma 8)", "Condition",
+)  # fmt: skip
 
 
 def _run(audit: Audit) -> Section | None:
@@ -81,7 +84,7 @@ def section(found: Stability) -> Section:
         title="How stable the way back is",
         verdict=_verdict(found, left, condition, worst),
         body=_BODY,
-        values={"chart": _chart(found), "rows": rows},
+        values={"chart": _chart(found), "heads": _HEADS, "rows": rows},
         figures={
             "samples": len(layers[0].active),
             "inputs": found.inputs,
@@ -134,6 +137,7 @@ def _chart(found: Stability) -> Markup:
         x_title="index",
         y_title="singular value",
         log=True,
+        counted=True,
     )
     for i, curve in enumerate(shown):
         if len(curve):
