@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from unveil.identify.choose import identify as identify
     from unveil.identify.critical_points import CriticalPoints as CriticalPoints
     from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
+    from unveil.identify.frequencies import Frequencies as Frequencies
     from unveil.identify.method import Identification as Identification
     from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
     from unveil.identify.rectifiers import Rectifiers as Rectifiers
@@ -102,6 +103,7 @@ _PUBLIC = {
     "identify": "identify.choose",
     "OneHiddenLayer": "identify.one_hidden_layer",
     "EntangledWeights": "identify.entangled_weights",
+    "Frequencies": "identify.frequencies",
     "Identification": "identify.method",
     "CriticalPoints": "identify.critical_points",
     "Rectifiers": "identify.rectifiers",

@@ -10,7 +10,15 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.options import Asking, Common, Source
 
-METHODS = ("auto", "saturation", "rectifiers", "one-hidden-layer", "entangled-weights", "critical-points")
+METHODS = (
+    "auto",
+    "saturation",
+    "rectifiers",
+    "frequencies",
+    "one-hidden-layer",
+    "entangled-weights",
+    "critical-points",
+)
 
 
 @command

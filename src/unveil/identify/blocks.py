@@ -158,7 +158,7 @@ def _signs(count: int, k: int, rng: np.random.Generator) -> np.ndarray:
 
 def gap(spectrum: np.ndarray, floor: float) -> int:
     """Where the singular values fall most, above a relative floor: their number before the fall."""
-    s = np.maximum(spectrum / spectrum[0], floor)
+    s = np.maximum(spectrum / (spectrum[0] or 1.0), floor)
     return int(np.argmax(s[:-1] / s[1:])) + 1 if len(s) > 1 and s[-1] < 0.1 else len(s)
 
 

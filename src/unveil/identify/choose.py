@@ -11,11 +11,13 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identify.entangled_weights import EntangledWeights
 from unveil.identify.finish import answers_noise
+from unveil.identify.frequencies import Frequencies
 from unveil.identify.kinks import looks_rectified
 from unveil.identify.method import Identification, Method
 from unveil.identify.one_hidden_layer import OneHiddenLayer
 from unveil.identify.rectifiers import Rectifiers
 from unveil.identify.saturation import Saturation
+from unveil.identify.spectrum import looks_periodic
 from unveil.identify.steps import saturation_radius
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 from unveil.whitebox.activation import activation as activation_named
@@ -35,8 +37,8 @@ def identify(
 
     Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
     answers that come to rest far out are a sigmoidal one's; answers that grow in straight pieces far out are one of
-    smooth rectifiers; what remains is smooth. A method that fails its own check
-    is followed by the next that could work, and the best result is returned, with its outcome.
+    smooth rectifiers; answers that vary far out as near by are one of sines; what remains is smooth. A method that
+    fails its own check is followed by the next that could work, and the best result is returned, with its outcome.
 
     Args:
         oracle: Answers values.
@@ -92,18 +94,23 @@ def _candidates(
         return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
     noise = answers_noise(oracle, rng)
     methods: list[Method] = []
+    periodic = False
     if saturation_radius(oracle, rng, noise) is not None:
         methods.append(Saturation(given, widths))
         why = ["answers come to rest far out: a sigmoidal first layer"]
     elif looks_rectified(oracle, rng):
         methods.append(Rectifiers(given, widths))
         why = ["answers grow with the distance, piece by piece: smooth rectifiers"]
+    elif periodic := names[:1] in ((), ("sin",)) and looks_periodic(oracle, rng):
+        why = ["answers vary far out as they do near by: sines"]
     else:
         bounded = "the domain is bounded" if oracle.within is not None else "answers do not come to rest far out"
         why = [f"{bounded}: Hessians at ordinary points"]
     if (widths is None or len(widths) == 1) and len(names) < 2:
         methods.append(OneHiddenLayer(names[0] if names else None, widths[0] if widths else None))
     if (widths is None or len(widths) == 2) and (widths is None or widths[0] <= oracle.n):
+        if periodic:
+            methods.append(Frequencies(given or "sin", widths))
         shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "sin")]
         methods += [EntangledWeights(shape if len(shape) > 1 else shape[0], widths) for shape in shapes]
     return methods, why
@@ -157,9 +164,11 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
         if activation is None:
             raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
         return EntangledWeights(activation, widths)
+    if name == "frequencies":
+        return Frequencies(activation or "sin", widths)
     if name == "critical-points":
         return _piecewise_linear()[0]
     raise BadInput(
-        f"no method called {name!r}; known: saturation, rectifiers, one-hidden-layer, entangled-weights, "
-        "critical-points"
+        f"no method called {name!r}; known: saturation, rectifiers, frequencies, one-hidden-layer, "
+        "entangled-weights, critical-points"
     )

@@ -64,7 +64,25 @@ def _without(network: Network, depth: int, neuron: int, level: float) -> Network
     """The network without a neuron of layer `depth`, its mean output added to the next biases."""
     layers = list(network.layers)
     here, after = layers[depth], layers[depth + 1]
+    if here.activation.name == "sin":
+        here = Layer(here.weights, _one_phase(here, after.weights, neuron), here.activation)
     layers[depth] = Layer(np.delete(here.weights, neuron, axis=0), np.delete(here.bias, neuron), here.activation)
     bias = after.bias + level * after.weights[:, neuron]
     layers[depth + 1] = Layer(np.delete(after.weights, neuron, axis=1), bias, after.activation)
     return Network(tuple(layers))
+
+
+def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
+    """The layer's shifts, that of another sine of the same weights changed so that it can stand for both."""
+    row, shifts = layer.weights[neuron], layer.bias.copy()
+    signs = np.where(layer.weights @ row < 0, -1.0, 1.0)
+    apart = np.linalg.norm(signs[:, None] * layer.weights - row, axis=1)
+    apart[neuron] = np.inf
+    twin = int(apart.argmin())
+    if apart[twin] <= 1e-4 * np.linalg.norm(row):
+        # sin(t - s) = sin(s - t + pi): both as waves in the twin's own direction, at the output that feels them most.
+        mine = shifts[neuron] if signs[twin] > 0 else np.pi - shifts[neuron]
+        output = np.abs(onwards[:, [neuron, twin]]).sum(axis=1).argmax()
+        both = onwards[output, neuron] * np.exp(1j * mine) + onwards[output, twin] * np.exp(1j * shifts[twin])
+        shifts[twin] = np.angle(both)
+    return np.asarray(shifts)
