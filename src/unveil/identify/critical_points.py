@@ -10,16 +10,22 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, reach, rounding
 from unveil.identify.method import Identification, Method, residual
+from unveil.identify.polish import parameters
 from unveil.identify.relu.deeper import Deeper
 from unveil.identify.relu.ending import Asked, Weights, output_layer
+from unveil.identify.relu.fit import fit
 from unveil.identify.relu.frame import Frame
 from unveil.identify.relu.layer import SHARP, read_layer, sharpen
 from unveil.identify.relu.merge import Neuron
+from unveil.identify.relu.narrow import MANY, Directions, Narrow
 from unveil.identify.relu.noisy import NoisyReading
+from unveil.identify.relu.second import ROUGH, SecondLayer, both_sides
 from unveil.identify.relu.settle import finish
-from unveil.identify.relu.signs import by_balance, by_sparsity, by_vanishing
+from unveil.identify.relu.sightings import Searched, search
+from unveil.identify.relu.signs import by_balance, by_fold, by_sparsity, by_vanishing
 from unveil.identify.relu.straight import LayerFound
 from unveil.identify.relu.whole import Station
+from unveil.identify.relu.widen import stations, widen
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -27,7 +33,17 @@ from unveil.whitebox.network import Network
 FAR_WHEN_NOISY = 20.0
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
 # derivative shows all weights of a neuron, elsewhere half of them.
-MANY = 16
+MANY_NEURONS = 16
+# Answers per parameter for fitting all of them along a few directions, what that may cost in queries per weight of the
+# first layer there, how far out they are, and steps.
+ANSWERS, CHEAP, SCALES, FITS = 1.6, 0.3, (1.0, 1.0, 2.0), 16
+# Rows that came out worse than this along a few directions are measured again, for this share of all queries at most.
+GOOD, AGAIN = 1e-9, 0.015
+# A network further than this from the answers, relative to the largest, is not worth any more of them.
+USELESS = 0.02
+
+# A layer, sides settled, the rest of a network that ends behind it, and how far that is from the answers.
+Closed = tuple[tuple[np.ndarray, np.ndarray], Weights, float]
 
 
 @dataclass(frozen=True)
@@ -62,8 +78,12 @@ class CriticalPoints(Method):
 class _Reading:
     """One run of the method."""
 
-    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> None:
+    def __init__(
+        self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator, *, narrow: bool = False
+    ) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
+        # Whether this is the reading along a few directions, of a network with more inputs.
+        self.narrow = narrow
         self.ask = Asked(oracle)
         self.start = oracle.ledger.asked
         self.weights: Weights = []
@@ -121,6 +141,9 @@ class _Reading:
         if rows is not None and len(rows[0]):
             self.stats["rows_read"] = rows
             self.why.append(f"{ending} after {len(rows[0])} neurons of the first layer were read.")
+        elif "directions" in self.stats:
+            p, n = self.stats["directions"], self.oracle.n
+            self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
         return best
 
     def _read_noisy(self, frame: Frame, noise: Rounding) -> Network | None:
@@ -134,22 +157,62 @@ class _Reading:
 
     def _read(self, frame: Frame, noise: Rounding) -> Network:
         far = self._far(frame, float(np.clip(1e-5 / noise.relative, 50, 1e5)))
+        if not frame.free or self.oracle.grid is not None or frame.d < MANY:
+            return self._read_along(frame, noise, far, None)
+        start = search(self.ask, frame, noise, self.rng, far)
+        directions = None if start is None else Directions.along(start, self.rng)
+        if start is None or directions is None:
+            return self._read_along(frame, noise, far, start)
+        return self._widened(directions, start, noise, far) or self._read_along(frame, noise, far, start)
+
+    def _widened(self, directions: Directions, start: Searched, noise: Rounding, far: float) -> Network | None:
+        """The network along a few directions, then along all; None if that fails."""
+        p = self.stats["directions"] = directions.few.shape[1]
+        inner = _Reading(self.method, Narrow(self.oracle, directions), self.rng, narrow=True)
+        few = inner._read_along(Frame.of_input(p, None), directions.rounding(noise), far, directions.seen(start))
+        if inner.reading is not None and len(few.layers) > 1:
+            again, seen = _doubtful(few, inner.reading, self.oracle.n)
+            where = stations(few, again, self.rng)
+            wide = where and widen(self.ask, few, directions, where, again, seen, noise, self.rng)
+            if wide:
+                self.why += inner.why
+                self.stats["layers"] = inner.stats["layers"]
+                return wide
+        del self.stats["directions"]
+        return None
+
+    def _read_along(self, frame: Frame, noise: Rounding, far: float, start: Searched | None) -> Network:
+        """The network as a function of this frame's coordinates."""
         self.reading = found = LayerFound.nothing(frame, self.oracle.m)
-        read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.method.most_lines, found=found)
+        read_layer(
+            self.ask, frame, noise, self.rng, far=far, most_lines=self.method.most_lines, found=found, start=start
+        )
         if not len(found.rows):
             return self._affine()
-        self._sharpen(frame, found, noise)
+        if not self.narrow:
+            self._sharpen(frame, found, noise)
         layer, error = self._tried(frame, found, noise)
         if error >= self._fine(noise):
             self.weights.append(layer)
-            many = MANY <= len(found.rows) <= frame.d
-            before = self._all_active(frame.after(*layer), noise, far) if many else ([], [])
-            if self.best[0] >= self._fine(noise):
-                return self._deeper(frame, layer, found, before, noise, far)
+            many = MANY_NEURONS <= len(found.rows) <= frame.d
+            before = self._all_active(frame, layer, found, noise, far) if many else ([], [])
+            if self.best[0] >= (ROUGH if self.narrow else self._fine(noise)):
+                network = self._deeper(frame, layer, found, before, noise, far)
+                return self._fitted(network, noise) if self.narrow else network
         network = Network.from_weights(self.best[1])
-        if self.best[0] > 0.02:
-            return network
+        if self.narrow or self.best[0] > USELESS:
+            return self._fitted(network, noise) if self.narrow else network
         return finish(self.ask, network, noise.size, self.oracle.sample(2000, self.rng), self.rng)
+
+    def _fitted(self, network: Network, noise: Rounding) -> Network:
+        """All weights along a few directions at once, where answers for that are cheap beside what is to come."""
+        count = int(ANSWERS * parameters(network) / network.m)
+        cheap = count <= CHEAP * self.oracle.n * len(network.layers[0].bias)
+        if len(network.layers) == 2 or not cheap or self.best[0] > USELESS:
+            return network
+        x = self.oracle.sample(count, self.rng) * self.rng.choice(SCALES, size=(count, 1))
+        x = both_sides(network, x)
+        return fit(network, x, self.ask(x), noise=float(noise.floor.max()), steps=FITS)[0]
 
     def _tried(self, frame: Frame, found: LayerFound, noise: Rounding) -> tuple[tuple[np.ndarray, np.ndarray], float]:
         """This layer, sides settled, and how far a network that ends behind it is from the answers."""
@@ -159,16 +222,33 @@ class _Reading:
         self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
         return layer, error
 
-    def _all_active(self, frame: Frame, noise: Rounding, far: float) -> tuple[list[Neuron], list[Station]]:
+    def _all_active(
+        self,
+        frame: Frame,
+        layer: tuple[np.ndarray, np.ndarray],
+        first: LayerFound,
+        noise: Rounding,
+        far: float,
+    ) -> tuple[list[Neuron], list[Station]]:
         """The second layer as it is seen where the whole first one is active, and derivatives from there."""
+        outside, frame = frame, frame.after(*layer)
         # The same length of an input moves the neurons more where all of it lies in the span of their rows.
         here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
         found = read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.method.most_lines)
         stations = list(zip(found.at, found.slope @ frame.M, strict=True))
         if not len(found.rows):
             return [], stations
-        self._tried(frame, found, noise)
-        return [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)], stations
+        if not self.narrow:
+            self._tried(frame, found, noise)
+        else:
+            second = SecondLayer(self.ask, outside, layer, first, found, here, self.rng)
+            error = second.read()
+            if second.network is not None and error < ROUGH:
+                self.best = (error, [(each.weights, each.bias) for each in second.network.layers])
+                k = len(second.found.rows)
+                self.stats["layers"].append({"neurons": k, "lines": len(second.found.searched), "bent": 0})
+        given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)]
+        return given, stations
 
     def _deeper(
         self,
@@ -205,15 +285,13 @@ class _Reading:
     def _fine(self, noise: Rounding) -> float:
         return max(1e-7, 3 * float(np.sqrt(noise.relative)))
 
-    def _close(
-        self, frame: Frame, found: LayerFound, noise: Rounding
-    ) -> tuple[tuple[np.ndarray, np.ndarray], Weights, float]:
+    def _close(self, frame: Frame, found: LayerFound, noise: Rounding) -> Closed:
         """This layer as the last hidden one: with what moves along no normal folded in, with doubtful rows, or both.
 
         Returns:
             The layer, the rest of a network that ends here, and how far that is from the answers already paid for.
         """
-        best: tuple[tuple[np.ndarray, np.ndarray], Weights, float] | None = None
+        best: Closed | None = None
         maybe = np.flatnonzero(found.bent_maybe)
         for more in (False, True) if len(maybe) and self.weights else (False,):
             rows, bias, jump = found.rows, found.bias, found.jump
@@ -233,14 +311,27 @@ class _Reading:
                 ending = output_layer(self.ask, self.weights, layer, over if fold else None, noise.size)
                 if best is None or ending[1] < 0.1 * best[2]:
                     best = (layer, *ending)
-                if best[2] < self._fine(noise):
                     if fold:
+                        best = self._turned(best, len(rows), noise.size)
+                if best[2] < self._fine(noise):
+                    if len(best[1][0][0]) > len(rows):
                         self.why.append(
                             "An affine part that nobody bends (neurons always active where it was asked) is folded in."
                         )
                     return best
         assert best is not None
         return best
+
+    def _turned(self, closed: Closed, k: int, size: float) -> Closed:
+        """The same without the part that was folded in, if that was there because neurons were on the wrong side."""
+        (_, bias), ((rows, _), (outer, _)), error = closed[0], closed[1], closed[2]
+        fold = slice(k, k + (len(rows) - k) // 2)
+        side = by_fold(rows[:k], outer[:, :k], outer[:, fold] @ rows[fold])
+        if side is None:
+            return closed
+        layer = (rows[:k] * side[:, None], bias * side)
+        turned = (layer, *output_layer(self.ask, self.weights, layer, None, size))
+        return turned if turned[2] < 10 * error else closed
 
     def _sides(self, rows: np.ndarray, jump: np.ndarray, z: np.ndarray, slope: np.ndarray, last: bool) -> np.ndarray:
         k, d = rows.shape
@@ -257,6 +348,18 @@ class _Reading:
             self.why.append(f"Which sides of {k} neurons on {d} coordinates are active could not be settled.")
             return np.ones(k)
         return side
+
+
+def _doubtful(network: Network, reading: LayerFound, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of a network with one hidden layer that came out worst, and a point on the hyperplane of each row."""
+    k, p = reading.rows.shape
+    again, seen = np.zeros(network.layers[0].neurons, dtype=bool), np.zeros((network.layers[0].neurons, p))
+    if len(network.layers) == 2:
+        seen[:k] = reading.seen
+        most = network.m * max(1, int(AGAIN * n * k / (network.m * p)))
+        worst = np.argsort(-reading.error)[:most]
+        again[worst] = reading.error[worst] > GOOD
+    return again, seen
 
 
 def _distinct(rows: np.ndarray) -> np.ndarray:

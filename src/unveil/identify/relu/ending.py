@@ -190,10 +190,13 @@ def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends
         bends = bends.corrected(F[fits], solution)
 
 
-def ending(bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float) -> tuple[Network, float]:
+def ending(
+    bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
+) -> tuple[Network, float]:
     """The network: which sides are active, and the output layer; what nobody bends is folded in if there is any.
 
-    The part linear in the values before is `sum_i s_i w_i z_i / 2`, up to neurons that nobody met.
+    The part linear in the values before is `sum_i s_i w_i z_i / 2`, up to neurons that nobody met. Nothing is folded in
+    where the error is below `enough` without.
     """
     x, y = asked.all()
     x, y, weight = x[fits], y[fits], in_proportion(x[fits], size)
@@ -211,5 +214,7 @@ def ending(bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, s
         rest, error = output_layer(asked, bends.layers, turned, over, size)
         if best[0] is None or error < 0.1 * best[1]:
             best = (Network.from_weights([*bends.layers, *rest]), error)
+        if error < enough:
+            break
     assert best[0] is not None
     return best[0], best[1]

@@ -8,7 +8,7 @@ import numpy as np
 
 from unveil.blackbox.crossings import AGREE, Breakpoints, breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identify.relu.frame import Frame, gradients
+from unveil.identify.relu.frame import MANY, Frame, gradients
 from unveil.identify.relu.sightings import Searched
 from unveil.identify.relu.straight import LayerFound, met_before, on_plane, straight_ones
 
@@ -26,6 +26,7 @@ def read_layer(
     most_lines: int = 24,
     quiet_lines: int = 2,
     found: LayerFound | None = None,
+    start: Searched | None = None,
 ) -> LayerFound:
     """Read the normals and offsets of the next layer's neurons.
 
@@ -45,6 +46,7 @@ def read_layer(
         most_lines: Lines after which what was found is returned.
         quiet_lines: It stops after this many lines in a row that showed nothing new.
         found: Something to go on from.
+        start: The first line, if it was searched before.
 
     Queries: for k neurons and B deeper breakpoints on the first line, `((k + B) / m + 1) (d + 1)` and about 12 (k +
         B) for positions.
@@ -61,7 +63,11 @@ def read_layer(
             if not changes and (quiet >= quiet_lines or frame.free):
                 break
             along = beyond if changes and (frame.free or number % 2) else None
-        line, base, direction = _line(ask, frame, noise, rng, far, along)
+        line: Breakpoints | None
+        if start is not None and number == 0:
+            line, base, direction = start.breaks, start.base, start.direction
+        else:
+            line, base, direction = _line(ask, frame, noise, rng, far, along)
         found.lines += 1
         before = len(found.rows)
         if line is not None:
@@ -161,9 +167,10 @@ def _look(
     groups, stations = _stations(line, wanted, m)
     where, radius = _inside(line, stations)
     x = base + where[:, None] * direction
-    # What the line already says need not be asked again.
+    # What the line already says need not be asked again; but all derivatives in a place share the error of its value.
     if len(line.t) and frame.free:
-        slope, error = gradients(ask, frame, x, radius, noise, rng, line.at(where), (dh, line.slope[stations]))
+        value = line.at(where) if frame.d < MANY else None
+        slope, error = gradients(ask, frame, x, radius, noise, rng, value, (dh, line.slope[stations]))
     else:
         slope, error = gradients(ask, frame, x, radius, noise, rng)
     fine = np.isfinite(error)

@@ -65,6 +65,29 @@ def by_balance(
     return None
 
 
+def by_fold(
+    rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "m k"], over: Float[np.ndarray, "m d"]
+) -> Float[np.ndarray, " k"] | None:
+    """Neurons on the wrong side, from the slopes that are left over: `w relu(z) = w relu(-z) + w z`.
+
+    Args:
+        rows: Weights of the neurons.
+        weight: How the answers change with each.
+        over: Slopes that no neuron explains.
+
+    Returns:
+        -1 where the other side is the active one, else 1; None where that is not what is left over.
+    """
+    A = (weight.T[:, :, None] * rows[:, None, :]).reshape(len(rows), -1).T
+    if A.shape[0] < A.shape[1]:
+        return None
+    turned = -np.linalg.lstsq(A, over.reshape(-1), rcond=None)[0]
+    whole = np.round(turned)
+    if np.abs(turned - whole).max() > 0.05 or not np.isin(whole, (0, 1)).all() or not whole.any():
+        return None
+    return np.where(whole == 1, -1.0, 1.0)
+
+
 def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:
     """Zero-one solutions of a few real equations: a short vector of a lattice, by reduction at rising precision."""
     q, k = A.shape

@@ -70,6 +70,11 @@ class LayerFound:
         self.error = np.append(self.error, error)
         self.seen = np.concatenate([self.seen, seen[None]])
 
+    def keep(self, which: Bool[np.ndarray, " k"]) -> None:
+        """Forget the other hyperplanes."""
+        for name in ("rows", "bias", "jump", "error", "seen"):
+            setattr(self, name, getattr(self, name)[which])
+
     def known(self, other_rows: np.ndarray, other_bias: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Which of the other hyperplanes are already here."""
         if not len(self.rows):

@@ -1,0 +1,167 @@
+"""Wide inputs: a network read along a few directions first, then its first layer along all others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_gradients, relu_net
+from unveil.blackbox.rounding import rounding
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.narrow import Directions, Narrow
+from unveil.identify.relu.second import both_sides
+from unveil.identify.relu.sightings import search
+from unveil.identify.relu.signs import by_fold
+from unveil.identify.relu.widen import stations, widen
+
+
+def read(weights: Weights, seed: int, budget: int | None = None) -> tuple[uv.Identification, uv.Oracle]:
+    oracle = uv.as_oracle(relu_net(weights), weights[0][0].shape[1], budget=budget)
+    return uv.CriticalPoints()(oracle, rng=np.random.default_rng(seed)), oracle
+
+
+def errors(network: uv.Network, weights: Weights) -> tuple[float, float]:
+    """Of the worst row, both of unit norm, and of the answers at normal inputs."""
+    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    rows = network.layers[0].weights / np.linalg.norm(network.layers[0].weights, axis=1, keepdims=True)
+    x = np.random.default_rng(99).standard_normal((5000, true.shape[1]))
+    off = float(np.abs(network(x) - relu_net(weights)(x)).max())
+    return max(float(np.abs(rows - row).max(axis=1).min()) for row in true), off
+
+
+def test_along_a_few_directions_the_network_is_the_same() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((90, 10, 3), rng, bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 90)
+    frame = Frame.of_input(90, None)
+    noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
+    line = search(oracle, frame, noise, rng, 1e4)
+    assert line is not None
+    directions = Directions.along(line, rng)
+    assert directions is not None
+    every = np.concatenate([directions.few, directions.others], axis=1)
+    np.testing.assert_allclose(every.T @ every, np.eye(90), atol=1e-12)
+    seen = directions.seen(line)
+    t = np.linspace(-3, 3, 7)
+    x = seen.at(t) @ directions.few.T * directions.longer
+    np.testing.assert_allclose(x, line.at(t), atol=1e-12)
+    narrow, asked = Narrow(oracle, directions), oracle.ledger.asked
+    np.testing.assert_allclose(narrow(seen.at(t)), relu_net(weights)(x), atol=1e-12)
+    assert oracle.ledger.asked == asked + len(t)
+
+
+@pytest.mark.parametrize(("m", "hidden"), [(1, (9,)), (4, (9,)), (5, (9, 6))])
+def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int, hidden: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights((80, *hidden, m), rng, bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 80)
+    every = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+    directions = Directions(every[:, :20], every[:, 20:])
+    lift = directions.longer * directions.few
+    few = uv.Network.from_weights([(weights[0][0] @ lift, weights[0][1]), *weights[1:]])
+    where = stations(few, np.zeros(9, dtype=bool), rng)
+    assert where is not None
+    assert np.sort(np.concatenate([each.active for each in where])).tolist() == list(range(9))
+    for each in where:
+        # The share is what the chain rule says, and nobody else is active.
+        z = few.layers[0].affine(each.s[None])[0]
+        assert (np.flatnonzero(z > 0) == each.active).all()
+        slope = relu_gradients(weights, (lift @ each.s)[None])[0]
+        np.testing.assert_allclose(each.share @ weights[0][0][each.active], slope, atol=1e-12)
+    noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
+    asked = oracle.ledger.asked
+    # Rows that are a little wrong along the few directions come out right where they are measured again.
+    again = np.arange(9) < (3 if len(hidden) == 1 else 0)
+    rows, bias = few.layers[0].weights.copy(), few.layers[0].bias
+    seen = -bias[:, None] * rows / (rows**2).sum(axis=1, keepdims=True)
+    rows[again] += 1e-7 * rng.standard_normal((again.sum(), 20))
+    rough = uv.Network.from_weights([(rows, bias), *weights[1:]])
+    where = stations(rough, again, rng)
+    assert where is not None
+    wide = widen(oracle, rough, directions, where, again, seen, noise, rng)
+    assert wide is not None
+    row, off = errors(wide, weights)
+    assert row < 1e-12
+    assert off < 1e-11
+    measured = sum(bool(again[each.active].any()) for each in where)
+    shares = 0 if len(hidden) > 1 else 9 * (1 if m == 1 else 2)
+    assert oracle.ledger.asked - asked <= len(where) * (60 + 5) + 20 * measured + shares
+
+
+def test_parallel_rows_leave_nothing_to_choose() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((20, 5, 1), rng, bias=0.5)
+    weights[0][0][3] = -2 * weights[0][0][1]
+    assert stations(uv.Network.from_weights(weights), np.zeros(5, dtype=bool), rng) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "per_parameter"), [((300, 24, 1), 1.12), ((300, 24, 6), 0.27), ((200, 24, 12, 6), 0.8)]
+)
+def test_networks_on_many_inputs_to_the_last_digits(sizes: tuple[int, ...], per_parameter: float) -> None:
+    for seed in range(2):
+        weights = random_weights(sizes, np.random.default_rng(seed), bias=0.5)
+        if seed:  # half of the first layer's weights zero
+            weights[0][0][np.random.default_rng(7).random(weights[0][0].shape) < 0.5] = 0
+        found, oracle = read(weights, seed)
+        assert found.outcome is uv.Outcome.complete, (sizes, seed, found.why)
+        assert found.network is not None
+        row, off = errors(found.network, weights)
+        assert row < 2**-28, (sizes, seed)
+        assert off < 1e-8, (sizes, seed)
+        parameters = sum(w.size + b.size for w, b in weights)
+        assert oracle.ledger.asked <= per_parameter * parameters, (sizes, seed, oracle.ledger.asked / parameters)
+
+
+def test_a_linear_part_beside_the_neurons() -> None:
+    weights = random_weights((70, 4, 1), np.random.default_rng(3), bias=0.5)
+    slope = np.random.default_rng(4).standard_normal((70, 1)) / 10
+    truth = relu_net(weights)
+    oracle = uv.as_oracle(lambda x: truth(x) + x @ slope, 70)
+    found = uv.CriticalPoints()(oracle, rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    x = np.random.default_rng(5).standard_normal((1000, 70))
+    np.testing.assert_allclose(found.network(x), truth(x) + x @ slope, atol=1e-9)
+
+
+def test_a_budget_that_ends_along_the_few_directions() -> None:
+    weights = random_weights((200, 8, 1), np.random.default_rng(0), bias=0.5)
+    found, oracle = read(weights, 0, budget=1500)
+    assert found.outcome is uv.Outcome.budget_ended
+    assert found.network is None
+    assert oracle.ledger.asked <= 1500
+    assert any("directions" in why for why in found.why)
+
+
+def test_neurons_on_the_wrong_side_are_told_from_an_affine_part() -> None:
+    """`w relu(z) = w relu(-z) + w z`."""
+    rng = np.random.default_rng(2)
+    rows, weight = rng.standard_normal((7, 10)), rng.standard_normal((3, 7))
+    wrong = np.isin(np.arange(7), (2, 5))
+    turned = np.where(wrong, -1.0, 1.0)
+    h = rng.standard_normal((50, 10))
+    left = np.maximum(h @ rows.T, 0) @ weight.T - np.maximum(h @ (rows * turned[:, None]).T, 0) @ weight.T
+    over = np.linalg.lstsq(h, left, rcond=None)[0].T
+    side = by_fold(rows * turned[:, None], weight, over)
+    assert side is not None
+    assert (side == turned).all()
+    assert by_fold(rows, weight, over + 0.1 * rng.standard_normal(over.shape)) is None
+
+
+def test_rarely_switched_neurons_are_met_on_both_sides() -> None:
+    rng = np.random.default_rng(6)
+    weights = random_weights((40, 12, 6, 3), rng, bias=0.5)
+    weights[1][1][0] = 2.5  # nearly always active
+    network = uv.Network.from_weights(weights)
+    x = rng.standard_normal((400, 40))
+
+    def fewest(points: np.ndarray) -> int:
+        on = network.layers[1].affine(network.layers[0](points)) > 0
+        return int(np.minimum(on.sum(axis=0), (~on).sum(axis=0)).min())
+
+    moved = both_sides(network, x)
+    assert fewest(x) < 10
+    assert fewest(moved) >= 15
+    assert np.linalg.norm(moved, axis=1).max() < 3 * np.linalg.norm(x, axis=1).max()
