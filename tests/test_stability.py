@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+import unveil.whitebox.removal as removal_module
 from unveil.blackbox.sources import as_oracle
 from unveil.executor import workers
 from unveil.outcome import BadInput
@@ -246,15 +247,22 @@ def test_lemma_8_and_9_bound_what_they_should(rng: np.random.Generator) -> None:
             assert (each.bound_interlacing[told] <= each.bound_smallest[told] + tiny).all()
 
 
-def test_removal_counts_by_brute_force(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("sparse_below", [0.0, 1.1])
+def test_removal_counts_by_brute_force(sparse_below: float, rng: np.random.Generator, monkeypatch: Any) -> None:
+    monkeypatch.setattr(removal_module, "SPARSE", sparse_below)
     matrix, kept = rng.standard_normal((12, 4)), rng.random(12) < 0.6
+    matrix *= rng.random(matrix.shape) < 0.7
+    matrix[:4] += np.eye(4)
+    kept[:4] = True
     grid = np.linspace(0, 10, 30)
     found = removal(matrix, kept, grid)
+    matrix, kept = matrix[kept | matrix.any(axis=1)], kept[kept | matrix.any(axis=1)]
     root, stays = np.sqrt(kept.sum()), matrix[kept]
     scaled = np.array([[abs(a @ b) / np.linalg.norm(b) * root for a in stays] for b in matrix[~kept]])
     np.testing.assert_allclose(found.constants, scaled.max(axis=1))
     np.testing.assert_array_equal(found.counts, [(scaled <= c).sum(axis=1).max() for c in grid])
     assert found.spanned.all()
+    assert removal(matrix, kept, grid, rank=4).bound == found.bound
     assert found.bound >= np.linalg.svd(stays, compute_uv=False)[-1]
     # Outside of the row space the lemma fails: nothing is claimed there.
     apart = removal(np.diag([1.0, 2.0, 3.0]), np.array([True, True, False]))

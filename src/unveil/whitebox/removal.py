@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import sparse
 from scipy.linalg import qr, svdvals
 
 CHUNK = 20_000_000
+"""Products at once."""
+SPARSE = 0.05
+"""Share of numbers other than 0 below which a product of sparse matrices is faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,14 +48,19 @@ class Removal:
 
 
 def removal(
-    matrix: Float[np.ndarray, "m n"], kept: Bool[np.ndarray, " m"], grid: Float[np.ndarray, " g"] | None = None
+    matrix: Float[np.ndarray, "m n"],
+    kept: Bool[np.ndarray, " m"],
+    grid: Float[np.ndarray, " g"] | None = None,
+    rank: int | None = None,
 ) -> Removal:
     """Evaluate Lemma 9 for one linear piece.
 
     Args:
         matrix: The linearisation before the activation, one row per neuron.
         kept: Which neurons the activation keeps.
-        grid: Values of c to count at; by default 50 up to twice the least constant, from which on all kept rows count.
+        grid: Values of c to count at, none negative; by default 50 up to twice the least constant, from which on all
+            kept rows count.
+        rank: Of the kept rows, where somebody has found it out.
 
     Returns:
         The least constant of every removed row, and the counts of A5.
@@ -61,20 +72,37 @@ def removal(
     lengths = np.linalg.norm(matrix[out], axis=1)
     out, lengths = out[lengths > 0], lengths[lengths > 0]
     units = matrix[out] / lengths[:, None]
-    per = max(1, CHUNK // max(len(stays), 1))
-    chunks = [slice(i, i + per) for i in range(0, len(out), per)]
-    root = np.sqrt(len(stays))
-    constants = np.concatenate(
-        [np.abs(stays @ units[c].T).max(axis=0, initial=0.0) * root for c in chunks] or [np.zeros(0)]
-    )
+    spanned = np.ones(len(out), dtype=bool) if rank == matrix.shape[1] else _spanned(stays, units)
+    if np.count_nonzero(matrix) < SPARSE * matrix.size:
+        # As between the neurons of an early convolution, most products are of rows with no input in common.
+        stays, units = sparse.csr_array(stays), sparse.csr_array(units)
+    products = _Products(stays, units)
+    constants = np.array([column.max(initial=0.0) for column in products])
     if grid is None:
         grid = np.linspace(0, 2 * constants.min() if constants.size else 0, 50)
     counts = np.zeros(len(grid), dtype=int)
-    for c in chunks:
-        scaled = np.sort(np.abs(stays @ units[c].T) * root, axis=0)
-        for column in scaled.T:
-            np.maximum(counts, np.searchsorted(column, grid, side="right"), out=counts)
-    return Removal(out, constants, _spanned(stays, units), grid, counts, len(stays))
+    for column in products:
+        met = np.searchsorted(np.sort(column), grid, side="right")
+        np.maximum(counts, products.kept - len(column) + met, out=counts)
+    return Removal(out, constants, spanned, grid, counts, products.kept)
+
+
+@dataclass(frozen=True, eq=False)
+class _Products:
+    """|<a_j, a_k>| sqrt(M) / ||a_k|| with every kept row, for one removed row after the other; zeros may be missing."""
+
+    stays: Any
+    units: Any
+
+    @property
+    def kept(self) -> int:
+        return int(self.stays.shape[0])
+
+    def __iter__(self) -> Iterator[Float[np.ndarray, " j"]]:
+        per, root = max(1, CHUNK // max(self.kept, 1)), np.sqrt(self.kept)
+        for start in range(0, self.units.shape[0], per):
+            found = abs(self.units[start : start + per] @ self.stays.T) * root
+            yield from np.split(found.data, found.indptr[1:-1]) if sparse.issparse(found) else found
 
 
 def _spanned(stays: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -305,7 +305,8 @@ def _layer(task: _Task, piece: Piece, kept: Piece, slope: np.ndarray, before: tu
     wanted = task.lemma_9
     if wanted is None:
         wanted = float(active) * (len(slope) - active) * width <= REMOVAL_BY_DEFAULT
-    found = removal(piece.whole(), slope != 0) if wanted else None
+    rank = int((after[0] > after[1]).sum())
+    found = removal(piece.whole(), slope != 0, rank=rank) if wanted else None
     steepest = float(np.abs(slope).max())
     return _Seen(_filled(before[0], size), before[1], _filled(after[0], size), after[1], active, steepest, found)
 
