@@ -82,12 +82,15 @@ def draw(table: list[Row]) -> Figure:
     most = max(sum(row.name == name for row in table) for name in names)
     figure, panels = plt.subplots(3 * len(names), most, figsize=(1.2 * most, 3.9 * len(names)), squeeze=False)
     for panel in panels.flat:
-        panel.axis("off")
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
     for block, name in enumerate(names):
         for column, row in enumerate(row for row in table if row.name == name):
             for line, picture in enumerate((row.x, row.z, row.target)):
                 panel = panels[3 * block + line, column]
                 panel.imshow(picture.reshape(28, 28), cmap="gray", vmin=0, vmax=1)
                 panel.set_title(f"says {row.predictions[line]}", fontsize=8)
+        for line, what in enumerate((f"{name}: x", "lookalike", "target")):
+            panels[3 * block + line, 0].set_ylabel(what, fontsize=8)
     figure.tight_layout()
     return figure
