@@ -34,11 +34,14 @@ FAR_WHEN_NOISY = 20.0
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
 # derivative shows all weights of a neuron, elsewhere half of them.
 MANY_NEURONS = 16
-# Answers per parameter for fitting all of them along a few directions, what that may cost in queries per weight of the
-# first layer there, how far out they are, and steps.
-ANSWERS, CHEAP, SCALES, FITS = 1.6, 0.3, (1.0, 1.0, 2.0), 16
+# Answers per parameter for fitting all of them along a few directions, how far out they are, and steps; how many such
+# answers are too many, and what they may cost beside the first layer's weights along all inputs.
+ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
+MANY_ANSWERS, CHEAP = 6000, 1.0
 # Rows that came out worse than this along a few directions are measured again, for this share of all queries at most.
 GOOD, AGAIN = 1e-9, 0.015
+# One in so many is, where the next layers are read through them.
+SOME = 5
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
 USELESS = 0.02
 
@@ -78,12 +81,12 @@ class CriticalPoints(Method):
 class _Reading:
     """One run of the method."""
 
-    def __init__(
-        self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator, *, narrow: bool = False
-    ) -> None:
+    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator, *, narrow: int = 0) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
-        # Whether this is the reading along a few directions, of a network with more inputs.
+        # If this is the reading along a few directions only, how many inputs there are.
         self.narrow = narrow
+        # Whether all weights were fitted there.
+        self.fitted = False
         self.ask = Asked(oracle)
         self.start = oracle.ledger.asked
         self.weights: Weights = []
@@ -168,12 +171,13 @@ class _Reading:
     def _widened(self, directions: Directions, start: Searched, noise: Rounding, far: float) -> Network | None:
         """The network along a few directions, then along all; None if that fails."""
         p = self.stats["directions"] = directions.few.shape[1]
-        inner = _Reading(self.method, Narrow(self.oracle, directions), self.rng, narrow=True)
+        inner = _Reading(self.method, Narrow(self.oracle, directions), self.rng, narrow=self.oracle.n)
         few = inner._read_along(Frame.of_input(p, None), directions.rounding(noise), far, directions.seen(start))
         if inner.reading is not None and len(few.layers) > 1:
             again, seen = _doubtful(few, inner.reading, self.oracle.n)
             where = stations(few, again, self.rng)
-            wide = where and widen(self.ask, few, directions, where, again, seen, noise, self.rng)
+            exact = inner.fitted
+            wide = where and widen(self.ask, few, directions, where, again, seen, noise, self.rng, exact=exact)
             if wide:
                 self.why += inner.why
                 self.stats["layers"] = inner.stats["layers"]
@@ -193,26 +197,36 @@ class _Reading:
             self._sharpen(frame, found, noise)
         layer, error = self._tried(frame, found, noise)
         if error >= self._fine(noise):
+            if self.narrow and not self._cheap(int(ANSWERS * found.rows.size / self.oracle.m)):
+                # No fit of all weights will make up for what the next layers are read through.
+                self._sharpen(frame, found, noise)
+                layer = self._close(frame, found, noise)[0]
             self.weights.append(layer)
             many = MANY_NEURONS <= len(found.rows) <= frame.d
             before = self._all_active(frame, layer, found, noise, far) if many else ([], [])
             if self.best[0] >= (ROUGH if self.narrow else self._fine(noise)):
                 network = self._deeper(frame, layer, found, before, noise, far)
-                return self._fitted(network, noise) if self.narrow else network
+                return self._fitted(network, noise) or network
         network = Network.from_weights(self.best[1])
-        if self.narrow or self.best[0] > USELESS:
-            return self._fitted(network, noise) if self.narrow else network
-        return finish(self.ask, network, noise.size, self.oracle.sample(2000, self.rng), self.rng)
-
-    def _fitted(self, network: Network, noise: Rounding) -> Network:
-        """All weights along a few directions at once, where answers for that are cheap beside what is to come."""
-        count = int(ANSWERS * parameters(network) / network.m)
-        cheap = count <= CHEAP * self.oracle.n * len(network.layers[0].bias)
-        if len(network.layers) == 2 or not cheap or self.best[0] > USELESS:
+        if self.best[0] > USELESS or (self.narrow and len(network.layers) == 2):
             return network
+        fitted = self._fitted(network, noise)
+        return fitted or finish(self.ask, network, noise.size, self.oracle.sample(2000, self.rng), self.rng)
+
+    def _fitted(self, network: Network, noise: Rounding) -> Network | None:
+        """All weights along a few directions at once; None where answers for that would not be cheap."""
+        count = int(ANSWERS * parameters(network) / network.m)
+        self.fitted = len(network.layers) > 2 and self._cheap(count) and self.best[0] <= USELESS
+        if not self.fitted:
+            return None
         x = self.oracle.sample(count, self.rng) * self.rng.choice(SCALES, size=(count, 1))
         x = both_sides(network, x)
         return fit(network, x, self.ask(x), noise=float(noise.floor.max()), steps=FITS)[0]
+
+    def _cheap(self, count: int) -> bool:
+        """Whether so many answers are few beside what the first layer's weights along all other inputs take."""
+        assert self.reading is not None
+        return count <= min(MANY_ANSWERS, CHEAP * self.narrow * len(self.reading.rows) / self.oracle.m)
 
     def _tried(self, frame: Frame, found: LayerFound, noise: Rounding) -> tuple[tuple[np.ndarray, np.ndarray], float]:
         """This layer, sides settled, and how far a network that ends behind it is from the answers."""
@@ -273,9 +287,11 @@ class _Reading:
         """Measure again the few rows that came out worst, between close breakpoints."""
         worst = np.argsort(-found.error)
         few = frame.d > 200
-        share = (128 if self.oracle.m == 1 else 32) if few else 2
+        share, bad = (128 if self.oracle.m == 1 else 32, 1e-7) if few else (2, 1e-10)
+        if self.narrow:
+            share, bad = SOME, GOOD
         worst = worst[: max(1, len(worst) // share)]
-        sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > (1e-7 if few else 1e-10)])
+        sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > bad])
 
     def _affine(self) -> Network:
         x, y = self.ask.all()

@@ -17,8 +17,8 @@ from unveil.identify.relu.sightings import Searched
 MANY = 64
 # Directions per breakpoint of a line, and more: so many that neurons look independent there.
 PLENTY, MORE = 1.5, 16
-# It pays as long as these are at most this share of all.
-SHARE = 0.8
+# It pays as long as these are at most this share of all; then they may be only so many per breakpoint, at least.
+SHARE, LEAST = 0.8, 1.15
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Directions:
     def along(cls, line: Searched, rng: np.random.Generator) -> Directions | None:
         """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
         shows nothing."""
-        n = len(line.base)
-        p = int(PLENTY * len(line.breaks.t)) + MORE
-        if not len(line.breaks.t) or p > SHARE * n:
+        n, bends = len(line.base), len(line.breaks.t)
+        p = min(int(PLENTY * bends) + MORE, int(SHARE * n))
+        if not bends or p < LEAST * bends:
             return None
         free = rng.standard_normal((n, p - 2))
         every = np.linalg.qr(np.column_stack([line.base, line.direction, free]), mode="complete")[0]

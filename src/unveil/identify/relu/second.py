@@ -20,8 +20,8 @@ from unveil.whitebox.network import Network
 ZERO = 1e-6
 # A normal is one of the second layer's if the active neurons' normals explain it up to this part.
 EXPLAINED = 1e-5
-# What may move the hyperplane, in units of what the known weights say: those that are not known yet.
-DOUBT = 4.0
+# How far weights that are not known yet may move the hyperplane, in units of those that are; mostly the first will do.
+DOUBTS = 4.0, 20.0
 # The line stays this far within the region, as a share of what there is.
 INSIDE = 0.8
 # How far the inactive neurons are woken, in units of the active ones.
@@ -141,18 +141,19 @@ class SecondLayer:
             weights = np.linalg.lstsq(move.T, seen.normal, rcond=None)[0] * (h > 0)
             if np.linalg.norm(move.T @ weights - seen.normal) > EXPLAINED:
                 continue
-            line = _across(self.frame, h, weights)
-            if line is None:
-                continue
-            base, step, end = line
-            (met,) = breakpoints(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
-            start = Searched(base, step, met)
-            read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
+            for doubt in DOUBTS:
+                line = _across(self.frame, h, weights, doubt)
+                if line is None or self._zero(seen.x):
+                    break
+                base, step, end = line
+                (met,) = breakpoints(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
+                start = Searched(base, step, met)
+                read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
         self.sightings = []
 
 
 def _across(
-    frame: Frame, h: Float[np.ndarray, " k"], weights: Float[np.ndarray, " k"]
+    frame: Frame, h: Float[np.ndarray, " k"], weights: Float[np.ndarray, " k"], doubt: float
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
     """A line across a hyperplane near where it was met, with everybody awake: base, direction, and how far it goes."""
     on = h > 0
@@ -162,9 +163,9 @@ def _across(
         woken = share * float(h[on].mean())
         awake = h + woken
         rate = float(weights**2 @ awake)
-        doubt = woken * (abs(float(weights.sum())) + DOUBT * float(np.linalg.norm(weights))) / rate
-        if doubt <= INSIDE * most:
-            return frame.V @ (awake - frame.c), frame.V @ (weights * awake), doubt
+        far = woken * (abs(float(weights.sum())) + doubt * float(np.linalg.norm(weights))) / rate
+        if far <= INSIDE * most:
+            return frame.V @ (awake - frame.c), frame.V @ (weights * awake), far
     return None
 
 

@@ -103,7 +103,7 @@ def _station(network: Network, s: np.ndarray, active: np.ndarray, inverse: np.nd
     clear = float(np.linalg.svd(share / np.maximum(size, 1e-300), compute_uv=False)[-1])
     if len(network.layers) > 2:
         # Where later layers switch soon, or pass little of a neuron on, another place is better.
-        clear *= min(room, 1.0) * float(size.min() / max(size.max(), 1e-300))
+        clear *= min(room, 1.0) * float(size.min() / np.abs(network.layers[-1].dense()).max())
     return station, clear
 
 
@@ -116,6 +116,8 @@ def widen(
     seen: Float[np.ndarray, "k p"],
     noise: Rounding,
     rng: np.random.Generator,
+    *,
+    exact: bool = False,
 ) -> Network | None:
     """The network on all inputs.
 
@@ -128,19 +130,20 @@ def widen(
         seen: A point of each of their hyperplanes, in coordinates.
         noise: How exact answers are.
         rng: Draws test steps.
+        exact: The network is known to the last digits, also how its answers change with what the neurons see.
 
     Returns:
         None where derivatives could not be measured.
 
-    Queries: `n - p + 5` per station, p more where a row is measured again; behind one hidden layer one more per neuron,
-        two with several outputs.
+    Queries: `n - p + 5` per station, p more where a row is measured again; unless exact one more per neuron, two behind
+        one hidden layer with several outputs.
     """
     layer, p = network.layers[0], directions.few.shape[1]
     lift = directions.longer * directions.few.T
     x = np.array([each.s for each in where]) @ lift
     value = ask(x)
     last = len(network.layers) == 2
-    shares = _shares(ask, where, x, value, lift) if last else [each.share for each in where]
+    shares = [each.share for each in where] if exact else _shares(ask, where, x, value, lift, last)
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     both = np.concatenate([directions.few, directions.others], axis=1)
@@ -169,16 +172,21 @@ def widen(
     return Network.from_weights([(whole, bias), *rest])
 
 
-def _shares(ask: Ask, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray) -> list[np.ndarray]:
-    """How the answers of a network with one hidden layer change with what each active neuron sees, measured."""
+def _shares(
+    ask: Ask, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
+) -> list[np.ndarray]:
+    """How the answers change with what each active neuron sees, measured."""
     place = np.repeat(np.arange(len(where)), [len(each.active) for each in where])
-    steps = np.concatenate([each.back.T for each in where]) @ lift
-    if value.shape[1] == 1:
-        # All other neurons are inactive.
-        change = ask(x[place] + steps) - value[place]
-    else:
+    back, away = np.concatenate([each.back.T for each in where]), np.concatenate([each.away for each in where])
+    if last and value.shape[1] > 1:
         # Onto the hyperplane and as far beyond it: what the others add is linear, and drops out.
+        steps = back @ lift
         onto, past = np.split(ask(np.concatenate([x[place] - steps, x[place] - 2 * steps])), 2)
         change = value[place] - 2 * onto + past
-    share = change / np.concatenate([each.away for each in where])[:, None]
+    else:
+        # All others stay as they are; no later layer switches within half the room there is.
+        room = np.array([each.radius for each in where])[place] / STEADY
+        part = np.ones(len(place)) if last else np.minimum(1, 0.5 * room / np.linalg.norm(back, axis=1))
+        change = (ask(x[place] + (part[:, None] * back) @ lift) - value[place]) / part[:, None]
+    share = change / away[:, None]
     return [share[place == i].T for i in range(len(where))]
