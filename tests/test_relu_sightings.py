@@ -127,10 +127,11 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     size = np.linalg.norm(V, axis=1)
     true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]
     false = Neuron.given(*(lambda v: (v / np.linalg.norm(v), 0.3))(rng.standard_normal(10)), 1e-12)
-    should, were = confirmed(weights[:1], [*true, false], [line])
+    should, were, settings = confirmed(weights[:1], [*true, false], [line])
     assert (should[:-1] == were[:-1]).all()
     assert should[:-1].sum() == len(deeper)
-    assert were[-1] == 0
+    assert were[-1] == settings[-1] == 0
+    assert (settings <= were).all()
 
 
 def test_most_points_agree_whatever_the_others_say() -> None:

@@ -9,15 +9,16 @@ from jaxtyping import Float
 
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.rounding import Rounding
-from unveil.identify.polish import parameters
 from unveil.identify.relu.ending import Asked, Bends, after, ending, explain
 from unveil.identify.relu.fill import fill, places
 from unveil.identify.relu.frame import Frame
-from unveil.identify.relu.merge import Neuron, View, confirmed, expected, merge
+from unveil.identify.relu.late import Late, late
+from unveil.identify.relu.merge import Neuron, View, confirmed, distinct, expected, merge
+from unveil.identify.relu.points import SCALES, Points, holds
 from unveil.identify.relu.settle import finish
 from unveil.identify.relu.sightings import Layer, Searched, Sighting, along, local, look, row_space
 from unveil.identify.relu.straight import LayerFound
-from unveil.identify.relu.whole import judged, sides, whole
+from unveil.identify.relu.whole import judged, leaks, sides, whole
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs.
@@ -28,14 +29,24 @@ OFTEN = 4
 EFFORT = 4
 # How far out, in typical inputs, a line between two points may begin.
 NEAR = 30.0
+# Where inputs are looked for that somebody might ask, and for how many networks also those further out.
+INNER, PATIENCE = 4.0, 8
 # A fit that explains fewer of the answers is none.
 HALF = 0.5
+# One that explains more of them lacks a neuron at most.
+NEARLY = 0.95
 # Errors that nearly right weights may leave, in units of the largest answer.
 ROUGH = 1e-5
 # Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
 CHEAP, DEAR = 3, 30
+# Share of points at which a neuron is as exact as is said.
+USUAL = 0.8
 # Places where one unknown weight is looked for at once.
 AT_ONCE = 6
+# How often the sides of the same neurons are looked for.
+TRIES = 2
+# Points where a layer is asked whether a neuron is missing.
+LOOKS = 60
 
 
 class Deeper:
@@ -61,6 +72,7 @@ class Deeper:
     ) -> None:
         self.ask, self.frame, self.noise, self.rng = asked, frame, noise, rng
         self.far = min(far, FAR)
+        self.points = Points(frame, self.far, rng)
         self.layers = [layer]
         # Of the rows of these layers.
         self.error = max(float(found.error.max()), 1e-12)
@@ -75,11 +87,23 @@ class Deeper:
         self.stations = [*zip(found.at, found.slope, strict=True), *stations]
         self.views: list[View] = []
         self.merged, self.neurons, self.alone = list(given), list[Neuron](), list[Neuron]()
+        # Those met so often that a search for their unknown weights is worth it while others are still missing.
+        self.certain: list[Neuron] = []
         self.open = 0
         self.tried: Counter[tuple[int, int]] = Counter()
         # Where the best network is right and where it is not.
         self.right, self.wrong = found.at[:0], found.at[:0]
         self.network: Network | None = None
+        # Sightings that were looked at as some of a layer read before.
+        self.examined: list[Sighting] = []
+        # How often a network that is right nearby is still held against answers from far out.
+        self.patience = PATIENCE
+        # The network fitted to the last digits, and its neurons with how many weights of each were known.
+        self.settled: tuple[set[tuple[Neuron, int]], Network] | None = None
+        # Neurons that a nearly right network calls for.
+        self.proven: set[Neuron] = set()
+        # Neurons that were taken for a whole layer, but are not, or whose sides could not be told.
+        self.refuted: Counter[frozenset[Neuron]] = Counter()
         # Lines in a row that showed nothing new.
         self.barren = 0
         # Whether the layer being read is known to be the last hidden one.
@@ -94,7 +118,7 @@ class Deeper:
         least = np.inf
         for _ in range(EFFORT * most_lines):
             self._sort()
-            while self._fill(CHEAP):
+            while self._fill(CHEAP) or (self.ends and self._reopen()):
                 self._sort()
             network, error = self._close(fine)
             if error < least or self.network is None:
@@ -119,16 +143,20 @@ class Deeper:
             for seen in self.sightings[len(self.views) :]:
                 self.views.append(View.of(self.layers, seen, self.error))
             merged = self.merged = merge(self.views, self.merged)
-            should, were = confirmed(self.layers, merged, self.lines)
+            should, were, settings = confirmed(self.layers, merged, self.lines)
             met = [
-                (len(n.members) > 1 or w >= OFTEN or (self.ends and n.before is not None)) and w >= 0.9 * s
+                n in self.proven
+                or ((len(n.members) > 1 or w >= OFTEN or (self.ends and n.before is not None)) and w >= 0.9 * s)
                 for n, s, w in zip(merged, should, were, strict=True)
             ]
             self.neurons = [n for n, ok in zip(merged, met, strict=True) if ok]
-            self.alone = [n for n in merged if len(n.members) == 1]
+            self.certain = [
+                n for n, s, ok in zip(merged, settings, met, strict=True) if ok and (len(n.members) > 2 or s >= OFTEN)
+            ]
+            self.alone = distinct([n for n in merged if len(n.members) == 1 and n not in self.neurons], self.neurons)
             explained = {i for n in self.neurons for i in n.members}
             self.open = len(self.sightings) - len(explained)
-            layer = None if self._few else self._layer(should, were)
+            layer = None if self._few else self._layer(should, were, settings)
             if layer is None:
                 return
             whole = Bends(self.layers, *layer, np.ones(layer[0].shape, dtype=bool))
@@ -148,32 +176,50 @@ class Deeper:
         self.merged = self.neurons = [Neuron.given(*each, self.error) for each in zip(*layer, strict=True)]
         self.alone, self.open, self.ends = [], 0, True
 
-    def _layer(self, should: np.ndarray, were: np.ndarray) -> Layer | None:
+    def _layer(self, should: np.ndarray, were: np.ndarray, settings: np.ndarray) -> Layer | None:
         """The layer being read, sides settled, if the neurons merged so far contain it whole."""
         sure: list[Neuron] = []
         perhaps: list[Neuron] = []
-        for n, s, w in zip(self.merged, should, were, strict=True):
+        for n, s, w, often in zip(self.merged, should, were, settings, strict=True):
             if n.known.all() and w >= 0.9 * s and (len(n.members) > 1 or n.before is not None):
-                (sure if s >= OFTEN or (n.before is not None and s >= 2) else perhaps).append(n)
+                (sure if often >= OFTEN or (n.before is not None and often >= 2) else perhaps).append(n)
         chosen = whole(self.layers, sure, perhaps, self.stations)
         if chosen is None:
             # A line from where they are all to where one is missing meets it.
             if sure or perhaps:
                 self.right, self.wrong = judged(self.layers, [*sure, *perhaps], self.stations)
             return None
-        self.error = max(self.error, *(float(np.sqrt(n.spread.diagonal().max())) for n in chosen))
+        if self.refuted[frozenset(chosen)] >= TRIES:
+            return None
         rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
-        pool = [s * self.frame.sample(300, self.rng) for s in (1.0, 3.0)]
+        pool = [self.points.out(300, s) for s in (1.0, 3.0)]
         if len(self.layers) == 1 and len(self.layers[0][0]) <= self.frame.d and self.frame.free:
             pool.append(self.frame.after(*self.layers[0]).sample(300, self.rng))
-        return sides(self.ask, self.layers, rows, bias, np.concatenate(pool), self.noise, self.rng)
+        layer = sides(self.ask, self.layers, rows, bias, np.concatenate(pool), self.stations, self.noise, self.rng)
+        if layer is None or self._leaks(layer):
+            self.refuted[frozenset(chosen)] += 1 if layer is None else TRIES
+            return None
+        self.error = max(self.error, *(self._doubt(n) for n in chosen))
+        return layer
+
+    def _doubt(self, neuron: Neuron) -> float:
+        """How far off a neuron usually is: one weight that rarely matters may be vague."""
+        h = np.insert(after(self.layers, self.points.usual(200)), len(neuron.weights), 1, axis=1)
+        spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))
+        return float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL))
+
+    def _leaks(self, layer: Layer) -> bool:
+        """Whether a neuron is missing from this layer, and where."""
+        x = self.rng.permutation(np.concatenate([self.points.out(LOOKS, s) for s in SCALES]))
+        self.right, self.wrong = leaks(self.ask, self.layers, layer, x, LOOKS, self.noise, self.rng)
+        return bool(len(self.wrong))
 
     def _fill(self, most: int) -> bool:
         """Look for unknown weights where they have just begun to matter. False if there is nowhere to look."""
-        neurons = self.neurons + self.alone if self._few else [n for n in self.neurons if len(n.members) > 2]
+        neurons = self.neurons + self.alone if self._few else self.certain
         if all(n.known.all() for n in neurons):
             return False
-        base = self._pool(150)
+        base = self.points.usual(150)
         direction = self.rng.standard_normal(base.shape)
         beside = [self._beside(i) for n in neurons if not n.known.all() for i in n.members[:4] for _ in range(8)]
         base = np.concatenate([base, *(b[None] for b, _ in beside)])
@@ -202,6 +248,42 @@ class Deeper:
         piece = min(int(self.rng.integers(1, 4)), len(t) - 2)
         return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
 
+    def _reopen(self) -> bool:
+        """Whether a bend that nobody explains is one of a layer read before, which gets its neuron now."""
+        if len(self.layers) < 2:
+            return False
+        explained = {i for n in self.neurons for i in n.members}
+        for i, seen in reversed(list(enumerate(self.sightings))):
+            if i in explained or seen in self.examined:
+                continue
+            self.examined.append(seen)
+            for line in reversed(self.lines):
+                which = np.flatnonzero(np.abs(line.at(line.breaks.t) - seen.x).max(axis=1) == 0)
+                if len(which):
+                    pool = self.points.usual(400)
+                    found = late(self.ask, self.layers, line, int(which[0]), self.error, pool, self.noise, self.rng)
+                    break
+            else:
+                continue
+            if found is not None:
+                self._insert(found)
+                return True
+        return False
+
+    def _insert(self, found: Late) -> None:
+        """Put a neuron into the layer it was missing from; what is known behind it stays."""
+        (W, b), behind = self.layers[found.depth], self.layers[found.depth + 1 :]
+        self.layers = [*self.layers[: found.depth], (np.vstack([W, found.row]), np.append(b, found.bias))]
+        self.error = max(self.error, found.error)
+        given = [n for n in self.merged if n.before is not None]
+        if behind:
+            given = [Neuron.given(*each, self.error) for each in zip(*behind[0], strict=True)]
+            self.ends = False
+        self.merged = [n.wider() for n in given]
+        self.lines += found.lines
+        self.views, self.tried, self.refuted = [], Counter(), Counter()
+        self.proven = set()
+
     def _close(self, fine: float) -> tuple[Network | None, float]:
         """The neurons met so far as the last hidden layer."""
         if not self.neurons and not self.sightings and len(self.layers) > 1:
@@ -211,21 +293,32 @@ class Deeper:
         if not neurons or not self._few:
             return None, np.inf
         self.wrong = self.wrong[:0]
-        rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
-        size = self.noise.size
-        rough = max(ROUGH, fine)
-        bends, solution, fits = explain(Bends(self.layers, rows, bias, known), self.ask, size, rough)
-        if fits.mean() < HALF:
-            return None, np.inf
-        network, error = ending(bends, solution, fits, self.ask, size)
-        near = self._near()
-        # What only matters far out need not be known.
-        if error < rough or fits[near].all():
-            network = finish(self.ask, network, size, self._pool(4000), self.rng)
+        key = {(n, int(n.known.sum())) for n in neurons}
+        size, rough = self.noise.size, max(ROUGH, fine)
+        if self.settled is not None and self.settled[0] == key:
+            network = self.settled[1]
+        else:
+            self.settled = None
+            fitted, fits, error = self._fit(neurons, rough)
+            if fitted is None:
+                return None, np.inf
+            network, near = fitted, self._near()
+            # What only matters far out need not be known.
+            if error < rough or self.ask.off(network, size)[near].max() < rough:
+                network = finish(self.ask, network, size, self.points.usual(4000), self.rng)
+                self.settled = key, network
+        if self.settled is not None:
             off, near = self.ask.off(network, size), self._near()
             fits, error = off < rough, float(off[near].max())
+            inner = float(off[self._near(INNER)].max())
+            if inner < fine:
+                # What is only wrong where nobody asks is looked for, but not for ever.
+                self.patience -= 1
+                error = error if self.patience > 0 else inner
+            else:
+                self.settled = None
         x, _ = self.ask.all()
-        if error < fine and not self._holds(network, fine):
+        if error < fine and not holds(self.ask, network, self.layers, self.points, fine, self.patience > 0):
             x, y = self.ask.x[-1], self.ask.y[-1]
             fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
             near = np.ones(len(x), dtype=bool)
@@ -234,35 +327,24 @@ class Deeper:
         self.right, self.wrong = x[fits & near], x[~fits & near]
         return network, error
 
-    def _near(self) -> np.ndarray:
+    def _fit(self, neurons: list[Neuron], rough: float) -> tuple[Network | None, np.ndarray, float]:
+        """The network with these as its last hidden layer, which answers it explains, and its largest error."""
+        rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
+        size = self.noise.size
+        bends, solution, fits = explain(Bends(self.layers, rows, bias, known), self.ask, size, rough)
+        if fits.mean() < HALF:
+            return None, fits, np.inf
+        if fits.mean() > NEARLY:
+            # From here on what is not explained is a neuron that is missing, not a layer, nor a false one.
+            self.ends = True
+            strong = np.abs(solution[: len(neurons)]).max(axis=1)
+            self.proven |= {n for n, ok in zip(neurons, strong > ROUGH * strong.max(), strict=True) if ok}
+        network, error = ending(bends, solution, fits, self.ask, size)
+        return network, fits, error
+
+    def _near(self, reach: float = NEAR) -> np.ndarray:
         """Which of the questions asked are not far out."""
-        return np.asarray(np.linalg.norm(self.ask.all()[0], axis=1) < NEAR * self.noise.size)
-
-    def _holds(self, network: Network, fine: float) -> bool:
-        """Whether fresh points agree: a few first, as a network that fails there is not finished."""
-        checks = int(np.clip(parameters(network) / (4 * network.m), 100, 1000))
-        for count in (30, 70, checks - 100):
-            if count:
-                x = np.concatenate([self._pool(count - count // 2), self._extreme(count // 2)])
-                y = self.ask(x)
-                if np.abs(network(x) - y).max() >= fine * np.abs(y).max():
-                    return False
-        return True
-
-    def _extreme(self, count: int) -> Float[np.ndarray, "count n"]:
-        """Points that the layers read find most unusual: where a neuron rarely switches it does so there."""
-        x = self.frame.sample(max(4 * count, min(20_000, 4_000_000 // self.frame.V.shape[0])), self.rng)
-        h = after(self.layers, x)
-        h -= h.mean(axis=0)
-        _, s, vt = np.linalg.svd(h, full_matrices=False)
-        unusual = (((h @ vt.T) / np.maximum(s, 1e-9 * s[0])) ** 2).sum(axis=1)
-        return np.asarray(x[np.argsort(-unusual)[:count]])
-
-    def _pool(self, count: int) -> Float[np.ndarray, "count n"]:
-        """Points as a user would draw them, and from further out."""
-        x = self.frame.sample(count, self.rng)
-        scales = np.minimum([1.0, 1.0, 2.0, 4.0], max(1.0, self.far / 10))
-        return x * self.rng.choice(scales, size=(count, 1)) if self.frame.free else x
+        return np.asarray(np.linalg.norm(self.ask.all()[0], axis=1) < reach * self.noise.size)
 
     def _pattern(self, x: Float[np.ndarray, "N n"]) -> np.ndarray:
         """Which neurons of the layers read are active."""
@@ -274,7 +356,7 @@ class Deeper:
             # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
             bad = self.rng.choice(self.wrong[np.argsort(np.linalg.norm(self.wrong, axis=1))[:30]])
             switched = (self._pattern(self.right) != self._pattern(bad[None])).sum(axis=1)
-            good = self.right[self.rng.choice(np.argsort(switched)[: 1 + 10 * self.barren])]
+            good = self.right[self.rng.choice(np.argsort(switched)[: 3 + 10 * self.barren])]
             base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
         else:
             base, direction, low, high = self.frame.lines(1, self.far, self.rng)

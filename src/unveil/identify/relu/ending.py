@@ -9,12 +9,17 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
+from unveil.identify.relu.signs import by_balance
 from unveil.whitebox.network import Network
 
 Layer = tuple[np.ndarray, np.ndarray]
 Weights = list[Layer]
 # Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
 FEW = 2000
+# Neurons with an output weight this small, relative to the largest, are none.
+FAINT = 1e-7
+# How well the sides must explain the part of a fit that nobody bends, relative to its largest share.
+BALANCE = 1e-5
 # A fit that explains fewer of the answers says nothing about the others.
 MOST = 0.6
 
@@ -153,18 +158,57 @@ class Bends:
         w = solution[np.nonzero(~self.known)[0]]
         return np.asarray((solution[k + 1 + d :] * w).sum(axis=1) / np.maximum((w**2).sum(axis=1), 1e-300))
 
-    def corrected(self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]) -> Bends:
-        """With the weights that the fit has settled: the signs follow them, so the next fit is better."""
+    def only(self, keep: Bool[np.ndarray, " k"], solution: Float[np.ndarray, "q m"]) -> tuple[Bends, np.ndarray]:
+        """Without the neurons that do nothing, and their part of a fit."""
+        d = self.rows.shape[1]
+        which = np.concatenate([keep, np.ones(1 + d, dtype=bool), keep[np.nonzero(~self.known)[0]]])
+        return Bends(self.layers, self.rows[keep], self.bias[keep], self.known[keep]), solution[which]
+
+    def loose(self, F: Float[np.ndarray, "N q"]) -> Bool[np.ndarray, " u"]:
+        """Which unknown weights a fit with these features says nothing about: it would not notice another one."""
         k, d = self.rows.shape
-        i, j = np.nonzero(~self.known)
-        # Where the fit would not notice another weight it says nothing.
         scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
         _, s, vt = np.linalg.svd(F / scale, full_matrices=False)
-        loose = (vt[s < 1e-9 * s[0]] ** 2).sum(axis=0)[k + 1 + d :] > 1e-6
-        loose |= scale[k + 1 + d :] <= 1e-12 * scale.max()
+        free = (vt[s < 1e-9 * s[0]] ** 2).sum(axis=0)[k + 1 + d :] > 1e-6
+        return np.asarray(free | (scale[k + 1 + d :] <= 1e-12 * scale.max()))
+
+    def corrected(self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]) -> Bends:
+        """With the weights that the fit has settled: the signs follow them, so the next fit is better."""
+        i, j = np.nonzero(~self.known)
         rows = self.rows.copy()
-        rows[i, j] += np.where(loose, 0.0, np.clip(self.missing(solution), -1, 1))
+        rows[i, j] += np.where(self.loose(F), 0.0, np.clip(self.missing(solution), -1, 1))
         return Bends(self.layers, rows, self.bias, self.known)
+
+    def sided(
+        self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]
+    ) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]] | None:
+        """All weights and the sides, from values before that touch no weight the fit says nothing about.
+
+        Where such a weight matters its neuron keeps its side: on the active one the part linear in the values before
+        tells it, on the other it is nobody's business.
+
+        Returns:
+            None if the sides do not follow.
+        """
+        k, d = self.rows.shape
+        w, linear = solution[:k], solution[k + 1 : k + 1 + d]
+        i, j = np.nonzero(~self.known)
+        free, rows = self.loose(F), self.corrected(F, solution).rows
+        seen = np.linalg.norm(F[:, k + 1 : k + 1 + d], axis=0)
+        clean = seen > 1e-9 * seen.max()
+        clean[j[free]] = False
+        side = by_balance(rows[:, clean], w, 2 * linear[clean].T, BALANCE)
+        if side is None:
+            return None
+        for q in np.flatnonzero(free & (np.bincount(j[free], minlength=d)[j] == 1)):
+            a, c = i[q], j[q]
+            column = F[:, k + 1 + d + q]
+            up = np.sign(column[np.abs(column).argmax()])
+            if up == side[a]:
+                others = np.delete(side * rows[:, c], a) @ np.delete(w, a, axis=0) / 2
+                total = linear[c] + up * (solution[k + 1 + d + q] + w[a] * rows[a, c]) / 2
+                rows[a, c] = (total - others) @ w[a] / max(float(w[a] @ w[a]), 1e-300)
+        return rows, side
 
 
 def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends, np.ndarray, np.ndarray]:
@@ -200,14 +244,23 @@ def ending(
     """
     x, y = asked.all()
     x, y, weight = x[fits], y[fits], in_proportion(x[fits], size)
+    strong = np.abs(solution[: len(bends.rows)]).max(axis=1)
+    bends, solution = bends.only(strong > FAINT * strong.max(), solution)
     k = len(bends.rows)
-    w, rows = solution[:k], bends.rows.copy()
-    rows[~bends.known] += np.clip(bends.missing(solution), -1, 1)
-    z = after(bends.layers, x) @ rows.T + bends.bias
-    A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
-    A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(weight, y.shape[1], axis=0)
-    smooth = (y - (np.abs(z) / 2) @ w) * weight
-    side = np.where(np.linalg.lstsq(A, smooth.reshape(-1), rcond=None)[0][:k] < 0, -1.0, 1.0)
+    F = bends.features(x) * weight
+    told = bends.sided(F, solution)
+    if told is not None:
+        rows, side = told
+    else:
+        # With what is folded in any sides do, if none of the rows is guessed.
+        w, rows = solution[:k], bends.corrected(F, solution).rows
+        z = after(bends.layers, x) @ rows.T + bends.bias
+        A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
+        A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(
+            weight, y.shape[1], axis=0
+        )
+        smooth = (y - (np.abs(z) / 2) @ w) * weight
+        side = np.where(np.linalg.lstsq(A, smooth.reshape(-1), rcond=None)[0][:k] < 0, -1.0, 1.0)
     turned = (rows * side[:, None], bends.bias * side)
     best: tuple[Network | None, float] = (None, np.inf)
     for over in (None, np.zeros((y.shape[1], rows.shape[1]))):

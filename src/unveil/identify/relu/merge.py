@@ -8,6 +8,7 @@ from itertools import chain, combinations
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.identify.relu.ending import after
 from unveil.identify.relu.sightings import Layer, Searched, Sighting, local, zeros
 
 # Besides its own error, that of a sighting's normal is this many times the error of the rows read before.
@@ -16,6 +17,8 @@ NORMAL = 3.0
 VAGUE = 1e-4
 # A sighting agrees when its equations hold to this many standard deviations.
 AGREES = 20.0
+# One minus the cosine of what two sightings know of the same neuron.
+SAME = 1e-12
 # A sighting joins a neuron only if another neuron's would do so by chance less often than this.
 CHANCE = 1e-6
 
@@ -49,6 +52,13 @@ class Neuron:
         across = np.eye(len(theta)) - np.outer(theta, theta) / (theta @ theta)
         spread = error**2 * np.eye(len(theta))
         return cls(row, bias, np.ones(len(row), dtype=bool), [], spread, before=across / error)
+
+    def wider(self) -> Neuron:
+        """The same neuron behind a layer that has one neuron more: its weight for that is unknown."""
+        k = len(self.weights)
+        spread = np.insert(np.insert(self.spread, k, 0, axis=0), k, 0, axis=1)
+        before = None if self.before is None else np.insert(self.before, k, 0, axis=1)
+        return Neuron(np.append(self.weights, 0), self.bias, np.append(self.known, False), [], spread, before)
 
     def doubt(self, h: Float[np.ndarray, " k"]) -> float:
         """Standard deviation of `weights . h + bias`, as far as the weights are known."""
@@ -239,6 +249,21 @@ def _together(views: list[View], neuron: Neuron) -> tuple[float, float]:
     return float(np.linalg.norm(E @ theta)) / size, float(s[-2] / np.linalg.norm(vt[-2] / scale))
 
 
+def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
+    """Those that are no second view of another neuron: the same hyperplane as far as they know their weights."""
+    out: list[Neuron] = []
+    for n in alone:
+        mine = np.append(n.weights[n.known], n.bias)
+        for other in (*others, *out):
+            theirs = np.append(other.weights[n.known], other.bias)
+            size = np.linalg.norm(mine) * np.linalg.norm(theirs)
+            if other.known[n.known].all() and abs(mine @ theirs) > (1 - SAME) * size:
+                break
+        else:
+            out.append(n)
+    return out
+
+
 def expected(
     layers: list[Layer], neurons: list[Neuron], line: Searched
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
@@ -258,12 +283,25 @@ def expected(
     return at, AGREES * np.array(doubt) / np.maximum(rate, 1e-300), which
 
 
-def confirmed(layers: list[Layer], neurons: list[Neuron], lines: list[Searched]) -> tuple[np.ndarray, np.ndarray]:
-    """How many bends of each neuron should have been met on these lines, and how many were."""
+def confirmed(
+    layers: list[Layer], neurons: list[Neuron], lines: list[Searched]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each neuron should have been met on these lines, how often it was, and in how many settings.
+
+    A setting is which of the others are active: while it stays, a neuron of a deeper layer goes on straight, too.
+    """
     should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
-    for line in lines:
-        if neurons:
-            at, doubt, which = expected(layers, neurons, line)
-            np.add.at(should, which, 1)
-            np.add.at(were, which[line.met(at, doubt).any(axis=0)], 1)
-    return should, were
+    settings: list[set[bytes]] = [set() for _ in neurons]
+    firm = [i for i, n in enumerate(neurons) if n.known.all() and len(n.members) + (n.before is not None) > 1]
+    rows, bias = np.array([neurons[i].weights for i in firm]), np.array([neurons[i].bias for i in firm])
+    for line in lines if neurons else ():
+        at, doubt, which = expected(layers, neurons, line)
+        met = line.met(at, doubt).any(axis=0)
+        np.add.at(should, which, 1)
+        np.add.at(were, which[met], 1)
+        if firm:
+            on = after(layers, line.at(at)) @ rows.T + bias > 0
+            on &= which[:, None] != np.array(firm)
+            for i, others in zip(which[met], on[met], strict=True):
+                settings[i].add(np.packbits(others).tobytes())
+    return should, were, np.array([len(each) for each in settings], dtype=int)

@@ -14,6 +14,8 @@ from unveil.whitebox.network import Layer, Network
 
 # Parameters up to which all are fitted together.
 LARGE = 1500
+# How close, relative to the size of its input, a neuron is to switching at points that are left out.
+BEND = 1e-6
 # Answers per parameter in the fit.
 PLENTY = 3
 # Answers predicted worse than this many times the rounding are asked for.
@@ -63,6 +65,8 @@ def settle(
 
     Queries: at most 90, none where the answers at hand settle every answer of the pool.
     """
+    clear = _clear(network, x)
+    x, y = x[clear], y[clear]
     chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
     x, y = x[chosen], y[chosen]
     for _ in range(ROUNDS):
@@ -106,6 +110,17 @@ def telling(
     return np.array(chosen, dtype=int)
 
 
+def _clear(network: Network, x: np.ndarray) -> np.ndarray:
+    """Points with a linear piece around them: on a bend, where many were asked, nobody can say which weights count."""
+    h, clear = x, np.ones(len(x), dtype=bool)
+    for layer in network.layers[:-1]:
+        z = layer.affine(h)
+        size = np.linalg.norm(layer.weights, axis=1) * (1 + np.linalg.norm(h, axis=1, keepdims=True))
+        clear &= (np.abs(z) > BEND * size).all(axis=1)
+        h = np.maximum(z, 0)
+    return clear
+
+
 def _spread(network: Network, x: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Points from all linear pieces: in each, no more than settle an affine function."""
     patterns, h = [], x
@@ -130,31 +145,55 @@ def _slopes(network: Network, x: np.ndarray) -> np.ndarray:
     return J.reshape(-1, J.shape[2])
 
 
-def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 4) -> Network:
+def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 12) -> Network:
     error = (y - network(x)).ravel()
     floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)
+    factors, fresh = None, False
     for _ in range(steps):
         wrong = float(np.sqrt((error @ error) / error.size))
         if wrong < 2 * floor:
             break
-        J = _slopes(network, x)
-        size = np.linalg.norm(J, axis=0)
+        if factors is None:
+            factors, fresh = _factors(_slopes(network, x)), True
         # What rounding says more about than the errors do stays as it is; more of it where a step does not help.
         known = float(np.clip(0.01 * floor / wrong, 1e-13, 1e-6))
         best, least = network, error
-        for least_size, least_share in ((1e-300, known), (1e-5, 1e3 * known), (1e-3, 1e-6 + 1e3 * known)):
-            scale = np.maximum(size, least_size * size.max())
-            step = linalg.lstsq(J / scale, error, cond=least_share, lapack_driver="gelsy")[0] / scale
-            trial = _moved(network, step)
+        for share in (known, 1e3 * known, 1e-6 + 1e3 * known):
+            trial = _moved(network, _solution(factors, error, share))
             after = (y - trial(x)).ravel()
             if after @ after < least @ least:
                 best, least = trial, after
             if least @ least < 0.01 * (error @ error):
                 break
-        if not least @ least < 0.9 * (error @ error):
+        if least @ least < 0.9 * (error @ error):
+            network, error, fresh = best, least, False
+        elif fresh:
             break
-        network, error = best, least
+        else:
+            # So near the slopes hardly change, but a step that does not help is worth new ones.
+            factors = None
     return network
+
+
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _factors(J: np.ndarray) -> Factors:
+    """Scale, Q, R and order of the columns, by pivoting."""
+    size = np.linalg.norm(J, axis=0)
+    scale = np.maximum(size, 1e-12 * size.max())
+    Q, R, order = linalg.qr(J / scale, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
+    return scale, Q, R, order
+
+
+def _solution(factors: Factors, error: np.ndarray, share: float) -> np.ndarray:
+    """Least squares in the leading columns; the others hardly add anything to these."""
+    scale, Q, R, order = factors
+    diagonal = np.abs(R.diagonal())
+    rank = max(1, int((diagonal > share * diagonal[0]).sum()))
+    step = np.zeros(len(scale))
+    step[order[:rank]] = linalg.solve_triangular(R[:rank, :rank], Q[:, :rank].T @ error)
+    return np.asarray(step / scale)
 
 
 def _moved(network: Network, step: np.ndarray) -> Network:

@@ -41,7 +41,7 @@ class Searched:
         return np.asarray(off <= near + 3 * self.breaks.width[:, None])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sighting:
     """A breakpoint of a deeper layer, and the normal of the hyperplane there.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.crossings import AGREE
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.relu.frame import gradients
 from unveil.identify.relu.merge import Neuron
-from unveil.identify.relu.sightings import Layer, across, local, row_space
+from unveil.identify.relu.sightings import Layer, across, along, local, row_space
 
 # A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
 EXACT = 1e-6
@@ -69,6 +70,7 @@ def sides(
     rows: Float[np.ndarray, "k d"],
     bias: Float[np.ndarray, " k"],
     pool: Float[np.ndarray, "N n"],
+    stations: list[Station],
     noise: Rounding,
     rng: np.random.Generator,
 ) -> Layer | None:
@@ -80,6 +82,7 @@ def sides(
         rows: All neurons of this layer.
         bias: Theirs.
         pool: Where derivatives may be measured.
+        stations: Gets them.
         noise: How exact answers are.
         rng: Draws test steps.
 
@@ -101,6 +104,7 @@ def sides(
         slope, error = gradients(ask, across(span), x[None], np.array([0.05]), noise, rng)
         if not np.isfinite(error[0]):
             continue
+        stations.append((x, slope[0] @ span.T))
         parts = rows @ J @ span
         if not _explains(parts, slope[0], 100 * float(error[0])):
             return None
@@ -114,6 +118,63 @@ def sides(
     side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
     side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
     return rows * side[:, None], bias * side
+
+
+def leaks(
+    ask: Ask,
+    layers: list[Layer],
+    layer: Layer,
+    pool: Float[np.ndarray, "N n"],
+    count: int,
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
+    """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
+
+    Args:
+        ask: Answers questions.
+        layers: Read before.
+        layer: The one in question, sides settled.
+        pool: Where to look; skipped where its active neurons feel every direction in which those before move.
+        count: How many of them.
+        noise: How exact answers are.
+        rng: Draws directions.
+
+    Returns:
+        Points where moving along none of the active neurons changes nothing, and points where it does.
+
+    Queries: at most `2 count`
+    """
+    W, b = layer
+    start, step = [], []
+    for x in pool:
+        h, J = local(layers, x)
+        z = W @ h + b
+        span = row_space(J)
+        _, s, vt = np.linalg.svd((W @ J @ span)[z > 0], full_matrices=True)
+        still = span @ vt[int((s > 1e-6 * s.max(initial=0)).sum()) :].T
+        if not still.shape[1]:
+            continue
+        v = still @ rng.standard_normal(still.shape[1])
+        v *= np.linalg.norm(x) / np.linalg.norm(v)
+        # Not so far that anybody known switches.
+        rate = W @ J @ v
+        with np.errstate(divide="ignore"):
+            room = np.where((z <= 0) & (rate > 0), -z / rate, np.inf).min(initial=along(layers, x, v, 0.0, 1.0)[0][1])
+        start.append(x)
+        step.append(0.9 * room * v)
+        if len(start) == count:
+            break
+    if not start:
+        return pool[:0], pool[:0]
+    x = np.array(start)
+    end = x + np.array(step)
+    y = ask(np.concatenate([x, end]))
+    change = np.abs(y[: len(x)] - y[len(x) :])
+    slack = EXACT * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
+    allowed = AGREE * (noise.at(x) + noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
+    quiet = (change <= allowed).all(axis=1)
+    return x[quiet], np.concatenate([x[~quiet], end[~quiet]])
 
 
 def _explains(parts: np.ndarray, slope: np.ndarray, error: float = 0.0) -> bool:

@@ -1,0 +1,139 @@
+"""What is missing from layers thought whole, and weights to the last digits, against networks that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.rounding import Rounding, rounding
+from unveil.identify.relu.ending import Asked, Bends, after, ending, explain
+from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.late import late
+from unveil.identify.relu.points import Points, holds
+from unveil.identify.relu.settle import settle
+from unveil.identify.relu.sightings import Searched, along, zeros
+from unveil.identify.relu.whole import leaks
+
+
+def oracle_of(weights: Weights) -> tuple[Asked, Rounding]:
+    net, n = relu_net(weights), weights[0][0].shape[1]
+    rng = np.random.default_rng(100)
+    return Asked(uv.as_oracle(net, n)), rounding(net, rng.standard_normal((4, n)), 1e-16, rng)
+
+
+def without(layer: tuple[np.ndarray, np.ndarray], i: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.delete(layer[0], i, axis=0), np.delete(layer[1], i)
+
+
+def test_a_layer_leaks_where_a_neuron_is_missing() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((20, 12, 6, 5, 1), rng, bias=0.5)
+    ask, noise = oracle_of(weights)
+    pool = rng.standard_normal((100, 20))
+    before = ask.oracle.ledger.asked
+    right, wrong = leaks(ask, weights[:1], weights[1], pool, 40, noise, rng)
+    assert len(right) > 20
+    assert not len(wrong)
+    assert ask.oracle.ledger.asked - before <= 80
+    for i in range(6):
+        partial = without(weights[1], i)
+        right, wrong = leaks(ask, weights[:1], partial, pool, 40, noise, rng)
+        active = after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0
+        assert len(wrong)
+        assert active.any()
+
+
+def met(
+    weights: Weights, depth: int, i: int, ask: Asked, noise: Rounding, rng: np.random.Generator
+) -> tuple[Searched, int]:
+    """A line that meets neuron i of this layer, where the answers show it, and which breakpoint it is."""
+    while True:
+        base, direction = rng.standard_normal((2, 1, weights[0][0].shape[1]))
+        t, h = along(weights[:depth], base[0], direction[0], -3.0, 3.0)
+        at = zeros(t, h @ weights[depth][0][i : i + 1].T + weights[depth][1][i])[0]
+        (breaks,) = breakpoints(ask, base, direction, -3.0, 3.0, noise, rng)
+        for each in at:
+            near = np.abs(breaks.t - each)
+            if len(near) and near.min() < 1e-9:
+                return Searched(base[0], direction[0], breaks), int(near.argmin())
+
+
+def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((16, 10, 8, 6, 1), rng, bias=0.5)
+    x = rng.standard_normal((2000, 16))
+    active = (after(weights[:1], x) @ weights[1][0].T + weights[1][1] > 0).mean(axis=0)
+    i = int(active.argmin())
+    assert active[i] < 0.4
+    ask, noise = oracle_of(weights)
+    read = [weights[0], without(weights[1], i)]
+    found = None
+    for _ in range(6):
+        line, which = met(weights, 1, i, ask, noise, rng)
+        found = found or late(ask, read, line, which, 1e-12, x, noise, rng)
+    assert found is not None
+    assert found.depth == 1
+    size = np.linalg.norm(weights[1][0][i])
+    assert found.row == pytest.approx(weights[1][0][i] / size, abs=1e-5)
+    assert found.bias == pytest.approx(weights[1][1][i] / size, abs=1e-5)
+    # A neuron of the next layer is none of a layer before, whole or not.
+    for layers in ([weights[0], weights[1]], read):
+        line, which = met(weights, 2, 0, ask, noise, rng)
+        assert late(ask, layers, line, which, 1e-12, x, noise, rng) is None
+
+
+def test_a_weight_that_no_answer_shows_does_not_spoil_the_sides() -> None:
+    rng = np.random.default_rng(2)
+    weights = random_weights((6, 6, 6, 1), rng, bias=0.5)
+    W, b = weights[1]
+    ask, noise = oracle_of(weights)
+    x = rng.standard_normal((6000, 6))
+    h = after(weights[:1], x)
+    up = h @ W.T + b > 0
+    # Wherever value 2 matters neuron 0 is on one side.
+    ask(x[(h[:, 2] == 0) | (up[:, 0] == up[h[:, 2] > 0, 0].mean().round())])
+    known = np.ones(W.shape, dtype=bool)
+    known[0, 2] = False
+    rows = np.where(known, W, 0) * rng.choice([-1.0, 1.0], 6)[:, None]
+    bias = b * np.sign((rows * W).sum(axis=1))
+    bends, solution, fits = explain(Bends(weights[:1], rows, bias, known), ask, noise.size, 1e-8)
+    network, error = ending(bends, solution, fits, ask, noise.size)
+    assert error < 1e-9
+    x, y = ask.all()
+    assert network(x) == pytest.approx(y, abs=1e-8)
+
+
+def test_answers_on_bends_do_not_blur_the_last_digits() -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights((8, 8, 6, 1), rng, bias=0.5)
+    net = relu_net(weights)
+    x = rng.standard_normal((1500, 8))
+    # A third of them as a search for breakpoints leaves them: on the bend, up to rounding.
+    W, b = weights[0]
+    x[:500] -= ((x[:500] @ W[0] + b[0]) / (W[0] @ W[0]))[:, None] * W[0]
+    blurred = uv.Network.from_weights([(w + 1e-8 * rng.standard_normal(w.shape), c) for w, c in weights])
+    pool = rng.standard_normal((1000, 8))
+    sharp = settle(net, blurred, x, net(x), pool, rng)
+    assert np.abs(sharp(pool) - net(pool)).max() < 1e-12
+
+
+def test_a_rare_neuron_missing_is_seen_further_out() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((10, 20, 20, 1), rng, bias=0.5)
+    x = rng.standard_normal((20_000, 10))
+    active = (after(weights[:1], x) @ weights[1][0].T + weights[1][1] > 0).mean(axis=0)
+    i = int(np.argsort(active)[0])
+    ask, _ = oracle_of(weights)
+    before = ask.oracle.ledger.asked
+    points = Points(Frame.of_input(10, None), 300.0, rng)
+    whole = uv.Network.from_weights(weights)
+    assert holds(ask, whole, weights[:1], points, 1e-9, outside=True)
+    assert ask.oracle.ledger.asked - before <= 165
+    partial = uv.Network.from_weights(
+        [weights[0], without(weights[1], i), (np.delete(weights[2][0], i, axis=1), weights[2][1])]
+    )
+    print("active on", active[i])
+    assert not all(holds(ask, partial, weights[:1], points, 1e-9, outside=True) for _ in range(20))
