@@ -57,7 +57,9 @@ def attempt(name: str, seed: int, dtype: type = np.float64) -> dict[str, float |
     if dtype == np.float32:
         weights = [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
     parameters = sum(w.size + b.size for w, b in weights)
-    oracle = uv.as_oracle(relu_net(weights, dtype), sizes[0], budget=8 * parameters + 20_000)
+    oracle = uv.as_oracle(
+        relu_net(weights, dtype), sizes[0], budget=(8 if dtype == np.float64 else 120) * parameters + 20_000
+    )
     start = time.process_time()
     found = uv.CriticalPoints()(oracle, rng=rng)
     seconds = time.process_time() - start
@@ -179,6 +181,8 @@ def main() -> None:
             row("20-10-1", options.seeds or 10, np.float32)
             row("784-32-1", options.seeds or (5 if options.full else 1), np.float32)
             row("784-32-10", options.seeds or (10 if options.full else 2), np.float32)
+            for name in ("10-10-10-1", "80-40-20-1"):
+                row(name, options.seeds or (10 if options.full else 3), np.float32)
         if not options.only:
             print("growth with n and k")
             for name in GROWTH:
@@ -189,7 +193,7 @@ def main() -> None:
             f"{'trained, float32':22s} {'outcome':13s} {'queries':>9s} {'CPU s':>6s} {'per par':>7s} {'layer 1':>9s} "
             f"{'false':>5s} {'rows':>8s} {'worst':>8s} {'layer 2':14s} {'labels':>7s} {'rms':>7s}"
         )
-        real(Path(__file__).parent.parent / "examples" / "digits.onnx", images, 1_000_000)
+        real(Path(__file__).parent.parent / "examples" / "digits.onnx", images, 1_500_000)
         folder = os.environ.get("UNVEIL_DATA")
         if folder is not None:
             real(Path(folder) / "onnx" / "mnist-net_256x2.onnx", images, 4_000_000)

@@ -12,8 +12,10 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identify.polish import parameters
 from unveil.identify.relu.coarse import missing, read_coarse
+from unveil.identify.relu.ending import after
 from unveil.identify.relu.fit import fit
 from unveil.identify.relu.frame import Frame
+from unveil.identify.relu.onward import Onward
 from unveil.identify.relu.standin import stand_in
 from unveil.identify.relu.straight import LayerFound
 from unveil.identify.relu.unmix import unmix
@@ -31,6 +33,10 @@ DEEPER = 0.2
 CONVINCING = 0.03
 # Lines in a bounded region are short: so many times more of them.
 BOUNDED = 3
+# Neurons of the first layer up to which bends behind it are followed one by one.
+FOLLOWED = 128
+# Share of what the budget leaves that may be spent on layers behind the first.
+PATIENCE = 0.8
 # Answers that layers which could not be read are trained on, and those kept for the check of the result.
 TRAINING = 40_000
 RESERVE = 1000
@@ -97,9 +103,45 @@ class NoisyReading:
             if not frame.reachable():
                 self.why.append("No input makes all the neurons read so far active, which the next layer needs.")
                 break
+            if frame.d <= FOLLOWED:
+                behind = self._onward(frame, most_layers)
+                break
         if not self.whole:
             self._trained(behind)
         return self.network
+
+    def _onward(self, frame: Frame, most_layers: int) -> int:
+        """The layers behind the first, as far as they can be read; how many there are then."""
+        onward = Onward(self.ask, frame, self.noise, self.rng)
+        ledger = self.oracle.ledger
+        # Something must be left for a network to look at.
+        last = ledger.asked + PATIENCE * ledger.left
+        try:
+            onward.read(most_layers - 1, lambda: ledger.asked > last)
+        finally:
+            self.weights += onward.layers
+            for w, _ in onward.layers:
+                self.stats["layers"].append({"neurons": len(w), "lines": len(onward.lines), "bent": len(onward.bends)})
+        if onward.partial:
+            self.why.append(f"{len(onward.partial)} neurons of layer {len(self.weights) + 1} were read, but not all.")
+        if onward.ends:
+            self.whole = self._ended()
+        return len(self.weights)
+
+    def _ended(self) -> bool:
+        """The output layer behind those read, and a fit of all of them; whether that explains the answers.
+
+        Queries: `RATIO` per parameter, fewer with several outputs.
+        """
+        k, m = len(self.weights[-1][1]), self.oracle.m
+        x, y = self._fresh(10 * k + 200)
+        F = np.concatenate([after(self.weights, x), np.ones((len(x), 1))], axis=1)
+        out = np.linalg.lstsq(F, y, rcond=None)[0]
+        network = Network.from_weights([*self.weights, (out[:k].T, out[k])], shape=self.oracle.shape)
+        x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m))
+        sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
+        self.network, rms = fit(network, x, y, noise=0.1 * sigma)
+        return rms < CONVINCING * float(y.std())
 
     def _trained(self, behind: int) -> None:
         """A network to look at: this many layers as they were read, the rest trained on answers.

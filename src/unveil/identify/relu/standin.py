@@ -14,7 +14,7 @@ Weights = list[tuple[np.ndarray, np.ndarray]]
 # Neurons of the layers trained, as a share of those of the last layer read.
 WIDTHS = (1.5, 0.75)
 BATCH = 256
-STEPS = 8000
+STEPS = 30_000
 RATE = 3e-3
 
 

@@ -1,0 +1,102 @@
+"""hinges: where one bend lies within a short step, from a dozen answers along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.noisy_crossings import limit
+from unveil.blackbox.rounding import Ask, Rounding
+
+# Answers along one step, both ends among them.
+POINTS = 13
+# Bends weaker than this many standard deviations, at the end of the step, are not looked at.
+CLEAR = 12.0
+
+
+@dataclass(frozen=True)
+class Hinges:
+    """What short steps showed.
+
+    Attributes:
+        t: (B,) where the bend is, from -1 to 1; NaN where there is not just one.
+        width: (B,) standard deviation of that.
+        jump: (B, m) change of the slope, per unit of t.
+        none: (B,) whether the answers are straight.
+    """
+
+    t: Float[np.ndarray, " B"]
+    width: Float[np.ndarray, " B"]
+    jump: Float[np.ndarray, "B m"]
+    none: Bool[np.ndarray, " B"]
+
+    @property
+    def found(self) -> Bool[np.ndarray, " B"]:
+        """Where there is one bend."""
+        return np.asarray(np.isfinite(self.t))
+
+
+def hinges(ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "B n"], noise: Rounding) -> Hinges:
+    """Look for one bend between `centre - step` and `centre + step`.
+
+    Two lines that share a point are fitted, whatever pair of neighbouring answers the bend is between.
+
+    Args:
+        ask: Answers questions.
+        centre: Middle of each step.
+        step: Half of it.
+        noise: How exact answers are.
+
+    Queries: `POINTS B`
+    """
+    count, m = len(centre), len(noise.floor)
+    if not count:
+        return Hinges(np.zeros(0), np.zeros(0), np.zeros((0, m)), np.zeros(0, dtype=bool))
+    t = np.linspace(-1, 1, POINTS)
+    x = centre[:, None] + t[:, None] * step[:, None]
+    y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m) / noise.at(centre)[:, None]
+    most = limit(m)
+    none = _worst(y - _line(t, y)[2]) <= most
+    best, where, bend, width = np.full(count, np.inf), np.zeros(count), np.zeros((count, m)), np.zeros(count)
+    for k in range(2, POINTS - 1):
+        a, p, _ = _line(t[:k], y[:, :k])
+        b, q, _ = _line(t[k:], y[:, k:])
+        jump = q - p
+        strength = np.maximum((jump**2).sum(axis=1), 1e-300)
+        # Where the lines are nearest to each other.
+        at = ((a - b) * jump).sum(axis=1) / strength
+        at = np.clip(at, t[k - 1], t[k])
+        basis = np.stack(
+            [np.ones((count, POINTS)), np.broadcast_to(t, (count, POINTS)), np.maximum(t - at[:, None], 0)], axis=2
+        )
+        left = y - basis @ (np.linalg.pinv(basis) @ y)
+        worst = _worst(left)
+        # Errors of both lines where they meet.
+        e = np.sqrt(_doubt(t[:k], at) + _doubt(t[k:], at)) / np.sqrt(strength)
+        better = worst < best
+        best, where, width = np.where(better, worst, best), np.where(better, at, where), np.where(better, e, width)
+        bend[better] = jump[better]
+    strong = np.sqrt((bend**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
+    good = ~none & (best <= most) & strong
+    return Hinges(np.where(good, where, np.nan), width, bend * noise.at(centre), none)
+
+
+def _line(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Value at zero, slope and values of the best line through each (points, m) table."""
+    off = t - t.mean()
+    slope = np.einsum("p,bpm->bm", off, y) / (off @ off)
+    value = y.mean(axis=1) - t.mean() * slope
+    return value, slope, value[:, None] + t[:, None] * slope[:, None]
+
+
+def _doubt(t: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Variance of the value of a line at some place, if those it was fitted to have variance one."""
+    off = t - t.mean()
+    return np.asarray(1 / len(t) + (at - t.mean()) ** 2 / (off @ off))
+
+
+def _worst(r: np.ndarray) -> np.ndarray:
+    """The worst point of each fit, root mean square over the outputs."""
+    return np.asarray(np.sqrt((r**2).mean(axis=2)).max(axis=1))
