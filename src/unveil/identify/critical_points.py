@@ -34,6 +34,9 @@ FAR_WHEN_NOISY = 20.0
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
 # derivative shows all weights of a neuron, elsewhere half of them.
 MANY_NEURONS = 16
+# So many times more points check a network of several hidden layers read from noisy answers, where a neuron that hardly
+# ever matters is easily missed.
+DEEPER = 20
 # Answers per parameter for fitting all of them along a few directions, how far out they are, and steps; how many such
 # answers are too many, and what they may cost beside the first layer's weights along all inputs.
 ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
@@ -111,7 +114,9 @@ class _Reading:
                 self._partial("It ended")
             if network is None:
                 return self._end(None, Outcome.check_failed, np.inf)
-            error = residual(network, self.oracle, self.oracle.sample(self.method.checks, self.rng))
+            deep = self.noisy is not None and len(self.noisy.weights) > 1
+            checks = self.method.checks * (DEEPER if deep else 1)
+            error = residual(network, self.oracle, self.oracle.sample(checks, self.rng))
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf)
         allowed = np.sqrt(noise.relative)
