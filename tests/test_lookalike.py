@@ -251,6 +251,24 @@ def test_the_audit_tells_what_features_forget() -> None:
     assert "cannot be used: node MaxPool" in run(closed, [FORGETTING]).html()
 
 
+def test_the_audit_looks_inside_of_what_normalises_first() -> None:
+    from unveil import Affine, as_oracle, load
+    from unveil.report.audit import Audit
+    from unveil.report.forgetting import known_network, look_alike
+
+    mean, deviation = np.linspace(-0.3, 0.3, 784), np.linspace(0.4, 2.5, 784)
+    oracle = Affine(as_oracle("examples/digits.onnx"), mean, deviation, within=(0, 1))
+    audit = Audit(oracle, path="examples/digits.onnx")
+    known = known_network(audit)
+    assert known is not None
+    with np.load("examples/digits.npz") as digits:
+        x = oracle.nearest(digits["images"].astype(float))
+    np.testing.assert_allclose(known(x), load("examples/digits.onnx")((x - mean) / deviation), atol=1e-12)
+    pairs = look_alike(audit, known, x)
+    assert pairs
+    assert all(answer.difference < 1e-4 for _, answer in pairs)
+
+
 def test_the_audit_shows_no_lookalikes_where_features_forget_nothing() -> None:
     from unveil import as_oracle
     from unveil.report.audit import Audit

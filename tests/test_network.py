@@ -85,6 +85,15 @@ def test_bad_networks_and_inputs_are_refused_with_what_was_wrong() -> None:
             attempt()
 
 
+def test_normalisation_moves_into_the_first_layer(rng: np.random.Generator) -> None:
+    kernel = Convolution(rng.standard_normal((4, 3, 3, 3)), (3, 5, 5), (1, 1), (1, 1, 1, 1))
+    mean, deviation, x = rng.standard_normal(75), rng.uniform(0.5, 2, 75), rng.standard_normal((6, 75))
+    for weights, convolution in ((kernel.matrix(), kernel), (rng.standard_normal((20, 75)), None)):
+        layer = Layer(weights, rng.standard_normal(weights.shape[0]), activation("tanh"), convolution)
+        network = Network((layer,), (3, 5, 5))
+        np.testing.assert_allclose(network.normalised(mean, deviation)(x), network((x - mean) / deviation), atol=1e-12)
+
+
 def test_a_network_is_its_layers_one_after_the_other() -> None:
     rng = np.random.default_rng(3)
     for name, widths in itertools.product(("tanh", "elu(0.5)", "leaky_relu(0.2)"), ((4, 6, 2), (3, 3, 5, 1))):

@@ -13,6 +13,7 @@ from unveil.outcome import BadInput, Outcome, UnveilError
 from unveil.report.audit import Audit, Stage
 from unveil.report.chart import Chart
 from unveil.report.drawing import SPECIMENS, draw_input
+from unveil.report.hiding import normalisation
 from unveil.report.section import Section
 from unveil.report.text import count
 
@@ -76,7 +77,9 @@ def known_network(audit: Audit) -> Network | None:
         from unveil.whitebox.formats import load
 
         try:
+            # What the audit says of inputs it says of those that the oracle takes.
             known = load(audit.path)
+            known = known.normalised(**between) if (between := normalisation(audit.oracle)) else known
         except BadInput as error:
             audit.findings["weights_refused"] = str(error)
             return None

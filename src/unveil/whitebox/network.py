@@ -216,6 +216,14 @@ class Network:
             raise BadInput(f"nothing comes after layer {at}, it is the last one")
         return replace(self, layers=self.layers[at + 1 :], shape=())
 
+    def normalised(self, mean: Float[np.ndarray, " n"], deviation: Float[np.ndarray, " n"]) -> Network:
+        """The network of inputs that nobody has normalised yet: x is given to this one as `(x - mean) / deviation`."""
+        first, scale = self.layers[0], 1 / np.broadcast_to(deviation, self.n)
+        weights = first.weights @ sparse.diags_array(scale) if sparse.issparse(first.weights) else first.weights * scale
+        # Zero padding pads what is normalised, so that this is no convolution any more.
+        layer = Layer(weights, first.bias - weights @ np.broadcast_to(mean, self.n), first.activation)
+        return replace(self, layers=(layer, *self.layers[1:]))
+
     def logits(self, x: np.ndarray) -> Float[np.ndarray, "N m"]:
         """The outputs before any softmax."""
         return self.features(x)
