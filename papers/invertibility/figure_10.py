@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from papers.invertibility import figure_6
 from papers.invertibility.spectra import Spectra, spectra
 
@@ -30,9 +32,11 @@ def draw(table: list[Spectra]) -> Figure:
 
     figure, axes = plt.subplots(1, len(table), figsize=(14, 4), layout="constrained")
     for axis, one in zip(axes, table, strict=True):
-        for i, layer in enumerate(one.found.layers):
-            (line,) = axis.semilogy(figure_6.above(layer.after.median()), label=f"layer {i + 1}")
-            axis.semilogy(figure_6.above(layer.before.median()), "--", color=line.get_color(), linewidth=0.7)
+        # There are more layers than colours that matplotlib tells apart by itself.
+        colours = plt.get_cmap("turbo")(np.linspace(0, 0.95, len(one.found.layers)))
+        for i, (layer, colour) in enumerate(zip(one.found.layers, colours, strict=True)):
+            axis.semilogy(figure_6.above(layer.after.median()), color=colour, label=f"layer {i + 1}")
+            axis.semilogy(figure_6.above(layer.before.median()), "--", color=colour, linewidth=0.7)
         axis.set_title(f"{one.name}, {one.samples} test images")
         axis.set_xlabel("index of the singular value")
         axis.legend(fontsize=6)

@@ -22,7 +22,7 @@ def run(size: int = 4) -> Spectra:
 def tell(table: Spectra) -> str:
     """The curves at a few places. Layers are numbered from 1, as in the paper."""
     lines = [
-        f"{table.name}, median over {table.samples} test image(s)",
+        f"{table.name}, median over {table.samples} test images",
         "layer  ReLU     largest  1000th    2000th    smallest>0",
     ]
     for i, each in enumerate(table.found.layers):
@@ -50,7 +50,7 @@ def draw(table: Spectra, compared: tuple[int, ...] = COMPARED) -> Figure:
         axis.set_xlabel("index of the singular value")
         axis.legend(fontsize=7)
     left.set_ylabel("median singular value")
-    figure.suptitle(f"{table.name}, {table.samples} test image(s)")
+    figure.suptitle(f"{table.name}, {table.samples} test images")
     return figure
 
 

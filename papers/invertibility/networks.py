@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 CIFAR_MAPS = {"wide_cifar": (32, 64, 64, 32, 32, 64), "thin_cifar": (32, 32, 16, 16, 16, 32)}
 DENSE = {"mlp_3500": (784, 3500, 784, 10), "mlp_1000": (784, 1000, 200, 10), "mlp_100": (784, *[100] * 10, 10)}
 NAMES = (*CIFAR_MAPS, *DENSE)
-# The paper trains 100 (CIFAR-10) and 25 (MNIST) epochs; these take five minutes on one core.
-EPOCHS = {"wide_cifar": 2, "thin_cifar": 2, "mlp_3500": 25, "mlp_1000": 25, "mlp_100": 25}
+# The paper trains 100 (CIFAR-10) and 25 (MNIST) epochs. On CIFAR-10 these take 14 minutes of one core for either
+# network; accuracy on the test set stands still by then, while the loss on the training set goes on falling.
+EPOCHS = {"wide_cifar": 19, "thin_cifar": 33, "mlp_3500": 25, "mlp_1000": 25, "mlp_100": 25}
+TOLD_EVERY = 10
+"""Epochs between two looks at the test set."""
 
 
 def folder() -> Path:
@@ -61,17 +64,25 @@ def module(name: str) -> nn.Sequential:
     for i, (one, other) in enumerate(zip((3, *maps), maps, strict=False)):
         parts += [nn.Conv2d(one, other, 3, stride=2 if i in (1, 5) else 1, padding=1), nn.ReLU()]
     parts += [nn.Flatten(), nn.Linear(maps[-1] * 64, 512), nn.ReLU(), nn.Linear(512, 10)]
+    for part in parts:
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            # The paper's framework begins so; torch's own beginning is smaller, and the spectra remember it.
+            nn.init.xavier_uniform_(part.weight)
+            nn.init.zeros_(part.bias)
     return nn.Sequential(*parts)
 
 
-def train(name: str, epochs: int | None = None, seed: int = 0, rate: float = 5e-4) -> Network:
-    """Train as the paper does (RMSprop with batches of 32 on CIFAR-10, Adam with 1000 on MNIST), but shorter.
+def train(name: str, epochs: int | None = None, seed: int = 0) -> Network:
+    """Train as the paper does: RMSprop with batches of 32 on CIFAR-10, Adam with 1000 on MNIST.
+
+    The Keras example that the paper names for CIFAR-10 takes a rate of 1e-4, and its framework a memory of 0.9. There
+    the products are made in bfloat16, and added up and kept in float32, which takes half the time on processors that
+    know both. The network is kept after each epoch, so that a run that ends early is a shorter one.
 
     Args:
         name: One of `NAMES`.
         epochs: How long; by default `EPOCHS`.
         seed: Of the initial weights and the order of the images.
-        rate: Learning rate on CIFAR-10. The Keras example behind the paper takes 1e-4 for 100 epochs.
     """
     import torch
 
@@ -79,25 +90,51 @@ def train(name: str, epochs: int | None = None, seed: int = 0, rate: float = 5e-
     torch.set_num_threads(1)
     picture = name in CIFAR_MAPS
     images, labels = _tensors(cifar_train() if picture else mnist_train(), picture)
-    seen, truth = _tensors(cifar_test() if picture else mnist_test(), picture)
     model = module(name)
-    optimiser: Any = torch.optim.RMSprop(model.parameters(), rate) if picture else torch.optim.Adam(model.parameters())
-    batch = 32 if picture else 1000
-    for epoch in range(epochs or EPOCHS[name]):
-        began, order = time.process_time(), torch.randperm(len(images))
+    optimiser: Any = torch.optim.Adam(model.parameters())
+    if picture:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = torch.optim.RMSprop(model.parameters(), 1e-4, alpha=0.9, eps=1e-7, foreach=True)
+    batch, epochs, spent = 32 if picture else 1000, epochs or EPOCHS[name], 0.0
+    for epoch in range(1, epochs + 1):
+        began, order, total = time.process_time(), torch.randperm(len(images)), 0.0
         for rows in order.split(batch):
-            loss = torch.nn.functional.cross_entropy(model(images[rows].float() / 255), labels[rows])
+            with torch.autocast("cpu", torch.bfloat16, enabled=picture):
+                answers = model(_seen(images[rows]))
+            loss = torch.nn.functional.cross_entropy(answers.float(), labels[rows])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        with torch.no_grad():
-            answers = torch.cat([model(part.float() / 255).argmax(1) for part in seen.split(500)])
-        right = float((answers == truth).double().mean())
-        print(f"{name} epoch {epoch + 1}: {right:.2%} of the test set, {time.process_time() - began:.0f} s", flush=True)
+            total += loss.item() * len(rows)
+        spent += time.process_time() - began
         network = from_torch(model, tuple(images.shape[1:]))
         folder().mkdir(parents=True, exist_ok=True)
         save(network, folder() / f"{name}.npz")
+        told = f"{name} epoch {epoch}: loss {total / len(images):.4f}, {spent:.0f} s of CPU so far"
+        if epoch == epochs or epoch % TOLD_EVERY == 0:
+            told += f", {accuracy(model, name):.2%} of the test set"
+        print(told, flush=True)
     return network
+
+
+def accuracy(model: nn.Sequential, name: str) -> float:
+    """The share of the test set that is classified rightly, in float32."""
+    import torch
+
+    picture = name in CIFAR_MAPS
+    images, labels = _tensors(cifar_test() if picture else mnist_test(), picture)
+    with torch.no_grad():
+        answers = torch.cat([model(_seen(part)).argmax(1) for part in images.split(500)])
+    return float((answers == labels).double().mean())
+
+
+def _seen(images: Any) -> Any:
+    """As the network sees them: in [0, 1]; a picture's colours beside each other in memory, which is faster."""
+    import torch
+
+    return (images.float() / 255).contiguous(
+        memory_format=torch.channels_last if images.dim() == 4 else torch.contiguous_format
+    )
 
 
 def _tensors(given: Images, picture: bool) -> tuple[Any, Any]:

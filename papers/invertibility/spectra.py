@@ -10,7 +10,7 @@ import numpy as np
 from papers.invertibility import networks
 from unveil.whitebox.stability import LayerStability, Spectrum, Stability, stability
 
-TOGETHER = 3
+TOGETHER = 10
 
 
 @dataclass(frozen=True)
