@@ -71,6 +71,7 @@ def test_bad_networks_and_inputs_are_refused_with_what_was_wrong() -> None:
         (lambda: Layer([["a"]], np.zeros(1), activation("relu")), "numbers"),
         (lambda: Network.from_weights([(np.ones((2, 3)), np.zeros(2))], shape=(4,)), "shape"),
         (lambda: network(np.ones((2, 4))), "expected inputs of shape"),
+        (lambda: network.level(1.5), "no layer 1.5"),
         (lambda: network(np.array([[1.0, np.nan, 0]])), "NaN"),
         (lambda: network(np.empty((0, 3))), "no input"),
         (lambda: network.features(np.ones(3), 2), "layers 0 to 1"),

@@ -102,7 +102,8 @@ def draw(table: list[Row]) -> Figure:
     figure, panel = plt.subplots(figsize=(6, 3.6))
     for kind, colour in KINDS.items():
         rows = [row for row in table if row.kind == kind]
-        panel.semilogy([row.active for row in rows], [row.reach for row in rows], ".", color=colour, label=kind)
+        if rows:
+            panel.semilogy([row.active for row in rows], [row.reach for row in rows], ".", color=colour, label=kind)
     panel.set(xlabel="active neurons in layer 1", ylabel="reach (pixels above -1)")
     panel.legend()
     figure.tight_layout()

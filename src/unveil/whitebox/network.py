@@ -171,9 +171,8 @@ class Network:
         elif rows.ndim >= 2 and rows.shape[1:] in ((self.n,), self.shape):
             rows = rows.reshape(-1, self.n)
         else:
-            raise BadInput(
-                f"expected inputs of shape ({self.n},), (N, {self.n}) or (N, *{self.shape}); got {rows.shape}"
-            )
+            shaped = "" if self.shape == (self.n,) else f" or (N, {', '.join(map(str, self.shape))})"
+            raise BadInput(f"expected inputs of shape ({self.n},) or (N, {self.n}){shaped}; got {rows.shape}")
         if not len(rows):
             raise BadInput("there is no input: pass at least one")
         if not np.isfinite(rows).all():
@@ -186,9 +185,9 @@ class Network:
         Raises:
             BadInput: There is no such layer.
         """
-        if not -len(self.layers) <= layer < len(self.layers):
+        if int(layer) != layer or not -len(self.layers) <= layer < len(self.layers):
             raise BadInput(f"there is no layer {layer}: the network has layers 0 to {len(self.layers) - 1}")
-        return layer % len(self.layers)
+        return int(layer) % len(self.layers)
 
     def features(self, x: np.ndarray, layer: int = -1) -> Float[np.ndarray, "N k"]:
         """What comes out of `layer` (0 is the first), after its activation and before any softmax."""
