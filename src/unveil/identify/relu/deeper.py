@@ -318,7 +318,7 @@ class Deeper:
             else:
                 self.settled = None
         x, _ = self.ask.all()
-        if error < fine and not holds(self.ask, network, self.layers, self.points, fine, self.patience > 0):
+        if error < fine and not holds(self.ask, network, self.points, fine, self.patience > 0):
             x, y = self.ask.x[-1], self.ask.y[-1]
             fits = np.abs(network(x) - y).max(axis=1) < fine * np.abs(y).max()
             near = np.ones(len(x), dtype=bool)
