@@ -31,13 +31,15 @@ def whole(
         stations: Where derivatives were measured, and the derivatives, (m, n).
 
     Returns:
-        None if some are missing, or if too few derivatives could tell.
+        None if some are missing, or if too few derivatives told though they could.
     """
 
     def spans(neurons: list[Neuron]) -> bool:
         right, wrong = judged(layers, neurons, stations)
-        return len(right) >= TELLING and not len(wrong)
+        # With as many neurons as directions no derivative can contradict; what leaks must show who is missing.
+        return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
 
+    most = max(np.linalg.matrix_rank(local(layers, x)[1]) for x, _ in stations)
     chosen = [*sure, *perhaps]
     if not chosen or not spans(chosen):
         return None
