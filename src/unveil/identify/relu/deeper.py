@@ -27,6 +27,8 @@ FAR = 300.0
 OFTEN = 4
 # Most lines, in units of those for the first layer: many are short.
 EFFORT = 4
+# Every so many lines one is random, and neurons met twice are worth a search for their weights.
+ANYWAY = 6
 # How far out, in typical inputs, a line between two points may begin.
 NEAR = 30.0
 # Where inputs are looked for that somebody might ask, and for how many networks also those further out.
@@ -104,8 +106,8 @@ class Deeper:
         self.proven: set[Neuron] = set()
         # Neurons that were taken for a whole layer, but are not, or whose sides could not be told.
         self.refuted: Counter[frozenset[Neuron]] = Counter()
-        # Lines in a row that showed nothing new.
-        self.barren = 0
+        # Lines in a row that showed nothing new, and all.
+        self.barren, self.turn = 0, 0
         # Whether the layer being read is known to be the last hidden one.
         self.ends = False
 
@@ -151,7 +153,9 @@ class Deeper:
             ]
             self.neurons = [n for n, ok in zip(merged, met, strict=True) if ok]
             self.certain = [
-                n for n, s, ok in zip(merged, settings, met, strict=True) if ok and (len(n.members) > 2 or s >= OFTEN)
+                n
+                for n, s, ok in zip(merged, settings, met, strict=True)
+                if ok and (len(n.members) > 2 or s >= OFTEN or self.turn % ANYWAY == ANYWAY - 1)
             ]
             self.alone = distinct([n for n in merged if len(n.members) == 1 and n not in self.neurons], self.neurons)
             explained = {i for n in self.neurons for i in n.members}
@@ -352,7 +356,8 @@ class Deeper:
 
     def _another_line(self) -> None:
         """A line through a point that is not explained yet, if there is one; else a random one."""
-        if len(self.wrong) and len(self.right) and self.barren % 3 < 2:
+        self.turn += 1
+        if len(self.wrong) and len(self.right) and self.barren % 3 < 2 and self.turn % ANYWAY:
             # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
             bad = self.rng.choice(self.wrong[np.argsort(np.linalg.norm(self.wrong, axis=1))[:30]])
             switched = (self._pattern(self.right) != self._pattern(bad[None])).sum(axis=1)
