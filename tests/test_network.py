@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+import unveil
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS, activation
 from unveil.whitebox.convolution import Convolution
@@ -108,3 +109,17 @@ def test_a_network_is_its_layers_one_after_the_other() -> None:
                     name, lambda s: np.where(s > 0, s, 0.2 * s)
                 )(h)
         np.testing.assert_allclose(Network.from_weights(pairs, activation=name)(x), h, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda known: unveil.preimage(known, np.zeros(2)),
+        lambda known: unveil.lookalike(known, np.zeros(2), np.ones(2)),
+        lambda known: unveil.stability(known, np.zeros(2)),
+        lambda known: unveil.compare(Network.from_weights([(np.eye(2), np.zeros(2))]), known),
+    ],
+)
+def test_what_has_no_known_weights_is_told_how_to_get_them(ask):
+    with pytest.raises(BadInput, match=r"got str; read a file with load\(path\)"):
+        ask("net.onnx")

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from unveil.outcome import BadInput
-from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.network import Layer, Network, must_be_known
 from unveil.whitebox.symmetry import Rearrangement, fold_sines, like, rearrange, scale_symmetric, sign_symmetric
 
 SHARE_WITHIN = 0.05
@@ -108,6 +108,7 @@ def compare(
 
     Source: Fiedler, Fornasier, Klock, Rauchensteiner, arXiv:2101.07150 (symmetries); positive rescaling for ReLU.
     """
+    must_be_known(found, truth)
     if (found.n, found.m) != (truth.n, truth.m):
         raise BadInput(f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable")
     if x is None:

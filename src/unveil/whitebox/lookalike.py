@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import sparse
 
 from unveil.outcome import BadInput, UnveilError
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
 from unveil.whitebox.preimage import box
 
@@ -149,6 +149,7 @@ def one_point(network: Network, x: np.ndarray, what: str) -> Float[np.ndarray, "
     Raises:
         BadInput: Another shape, several inputs, or numbers that are not finite.
     """
+    must_be_known(network)
     points = network.points(x)
     if len(points) != 1:
         raise BadInput(f"{what} must be one input; got {len(points)}: call once for each")

@@ -238,3 +238,13 @@ class Network:
 
 def _convolved(convolution: Convolution, bias: np.ndarray, activation: Activation) -> Layer:
     return Layer(convolution.matrix(), bias, activation, convolution)
+
+
+def must_be_known(*networks: object) -> None:
+    """Raises BadInput unless all are networks: models that can only be asked, and names of files, are none."""
+    for each in networks:
+        if not isinstance(each, Network):
+            raise BadInput(
+                f"expected a Network, whose weights are known, got {type(each).__name__}; read a file with load(path), "
+                "a torch module with from_torch(module)"
+            )

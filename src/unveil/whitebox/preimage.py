@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.null_space import null_space
 from unveil.whitebox.polytope import Polytope, nearest
 
@@ -197,6 +197,7 @@ def preimage(
 
     Source: arXiv:1806.09730, Theorem 4, Corollary 6; Theorem 13 for points pinned by tight rows.
     """
+    must_be_known(network)
     single = np.shape(x) in ((network.n,), network.shape)
     found = tuple(preimages(network, x, layer, executor=executor))
     return found[0] if single else found
@@ -209,6 +210,7 @@ def preimages(
 
     Arguments and errors are those of `preimage`; the arguments are checked at once, not at the first answer.
     """
+    must_be_known(network)
     layer = network.level(layer)
     weights, bias, relu = _features(network, layer)
     points = network.points(inputs)

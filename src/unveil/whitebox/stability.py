@@ -15,7 +15,7 @@ from unveil.executor import spread
 from unveil.outcome import BadInput
 from unveil.whitebox.fewer_rows import fewer_rows
 from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.removal import Removal, removal
 from unveil.whitebox.singular_values import direct, singular_values
 
@@ -171,6 +171,7 @@ def stability(
 
     Source: Behrmann, Dittmer, Fernsel, Maass, arXiv:1806.09730, section 3, Lemmas 8 and 9, A5.
     """
+    must_be_known(network)
     points = network.points(x)
     window = np.arange(network.n) if window is None else np.asarray(window)
     if window.ndim != 1 or not window.size or window.min() < 0 or window.max() >= network.n:
