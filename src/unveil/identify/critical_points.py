@@ -41,8 +41,9 @@ DEEPER = 20
 # answers are too many, and what they may cost beside the first layer's weights along all inputs.
 ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
 MANY_ANSWERS, CHEAP = 6000, 1.0
-# Rows that came out worse than this along a few directions are measured again, for this share of all queries at most.
-GOOD, AGAIN = 1e-9, 0.015
+# With one output and with several: rows that came out worse than this along a few directions are measured again, for
+# this share of the first layer's queries at most.
+GOOD, AGAIN = (1e-9, 2e-10), (0.015, 0.1)
 # One in so many is, where the next layers are read through them.
 SOME = 5
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
@@ -294,7 +295,7 @@ class _Reading:
         few = frame.d > 200
         share, bad = (128 if self.oracle.m == 1 else 32, 1e-7) if few else (2, 1e-10)
         if self.narrow:
-            share, bad = SOME, GOOD
+            share, bad = SOME, GOOD[self.oracle.m > 1]
         worst = worst[: max(1, len(worst) // share)]
         sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > bad])
 
@@ -377,9 +378,9 @@ def _doubtful(network: Network, reading: LayerFound, n: int) -> tuple[np.ndarray
     again, seen = np.zeros(network.layers[0].neurons, dtype=bool), np.zeros((network.layers[0].neurons, p))
     if len(network.layers) == 2:
         seen[:k] = reading.seen
-        most = network.m * max(1, int(AGAIN * n * k / (network.m * p)))
+        most = network.m * max(1, int(AGAIN[network.m > 1] * n * k / (network.m * p)))
         worst = np.argsort(-reading.error)[:most]
-        again[worst] = reading.error[worst] > GOOD
+        again[worst] = reading.error[worst] > GOOD[network.m > 1]
     return again, seen
 
 
