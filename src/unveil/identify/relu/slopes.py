@@ -215,4 +215,6 @@ def expected_error(
     room = np.minimum(np.minimum(length[:-1], length[1:]) / 4, 1 + np.abs(line.t))
     # Coordinate steps are room sqrt(d) / LONGER long; the normal is about jump / |dh| times a unit vector.
     size = strength / np.linalg.norm(frame.M @ direction)
-    return np.asarray(CALM * 1.1 * np.sqrt(frame.d) / (size * room * max(1.0, np.sqrt(frame.d) / LONGER)))
+    return np.asarray(
+        CALM * 1.1 * np.sqrt(frame.d) / np.maximum(size * room * max(1.0, np.sqrt(frame.d) / LONGER), 1e-300)
+    )
