@@ -21,6 +21,7 @@ from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 
+_SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
 SMOOTH = ("tanh", "softplus", "erf", "arctan", "sin", "gelu")  # sigmoid is tanh in other units
 
 
@@ -84,6 +85,8 @@ class OneHiddenLayer(Method):
         full = r * (r + 1) // 2
         points, matrices = np.empty((0, n)), np.empty((0, oracle.m, r, r))
         wanted = int(1.5 * self.width) + 6 if self.width else 2 * r + 12
+        # Exact answers show a wider network than can be read by fewer Hessians than noisy ones.
+        most = 2 * full + 8 if noise > 1e-10 else int(self.largest_rank * full / _SURE / oracle.m) + 8
         while True:
             new = inner_points(oracle, wanted - len(points), rng)
             points = np.concatenate([points, new])
@@ -93,9 +96,9 @@ class OneHiddenLayer(Method):
             h = second_step(noise)
             width = self.width or gap(values[:full], max(10 * h**2, 10 * noise / h**2 / max(values[0], 1e-300)))
             sharp = width < len(values) and values[width] <= 1e-2 * values[width - 1]
-            if self.width or (sharp and width <= 0.7 * len(flat)) or len(points) >= 2 * full + 8:
+            if self.width or (sharp and width <= _SURE * len(flat)) or len(points) >= most:
                 break
-            wanted = 2 * len(points)
+            wanted = min(2 * len(points), most)
         stages.end("Hessians")
         after = values[min(width, len(values) - 1)]
         stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / after)}
