@@ -135,15 +135,14 @@ def _straight(
     J = local(layers[:depth], seen.x)[1]
     normal = J.T @ neuron.weights
     normal /= np.linalg.norm(normal)
-    found = []
+    active, found = W @ local(layers[:depth], seen.x)[0] + b > 0, []
     for _ in range(DIRECTIONS):
         v = rng.standard_normal(len(normal))
         v -= normal * (normal @ v)
         room = float(along(layers[:depth], seen.x, v, 0.0, 10.0)[0][1])
         part = rng.uniform(0.5, 0.95)
         x = seen.x + part * room * v
-        h, before = local(layers[:depth], x)[0], local(layers[:depth], seen.x)[0]
-        switched = int(((W @ h + b > 0) != (W @ before + b > 0)).sum())
+        switched = int(((W @ local(layers[:depth], x)[0] + b > 0) != active).sum())
         found.append((switched, (1 - part) * room * float(np.linalg.norm(v)), x))
     found.sort(key=lambda each: -each[0])
     if not found[PLACES - 1][0]:

@@ -229,7 +229,8 @@ class Onward:
         if not found:
             return None
         rows, bias = np.array([one.weights for one in found]), np.array([one.bias for one in found])
-        mixed = [_Mixed.of(self._behind(), station, rows, bias) for station in self.stations]
+        behind = self._behind()
+        mixed = [_Mixed.of(behind, station, rows, bias) for station in self.stations]
         everyone = np.ones(len(rows), dtype=bool)
         if np.mean([m.left(everyone) > 1 for m in mixed if m.tells(everyone)] or [False]) > 1 - least:
             return None
