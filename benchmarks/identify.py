@@ -22,10 +22,10 @@ sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.par
 
 from papers.two_layer.networks import EXACT, draw, error  # noqa: E402
 from unveil.blackbox.sources import as_oracle  # noqa: E402
-from unveil.identify.choose import identify  # noqa: E402
-from unveil.identify.entangled_weights import EntangledWeights  # noqa: E402
-from unveil.identify.polish import parameters  # noqa: E402
-from unveil.identify.rank_one import (  # noqa: E402
+from unveil.identification.fitting.least_squares import parameters  # noqa: E402
+from unveil.identification.identify import identify  # noqa: E402
+from unveil.identification.smooth.entangled_weights import EntangledWeights  # noqa: E402
+from unveil.identification.smooth.rank_one import (  # noqa: E402
     certificate,
     gradient_ascent,
     independent,

@@ -21,7 +21,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
 from unveil.blackbox.sources import as_oracle
-from unveil.identify.choose import identify
+from unveil.identification.identify import identify
 
 DATA = ("diabetes", "iris", "wine", "breast_cancer", "digits")
 WIDTHS: tuple[tuple[int, ...], ...] = ((8,), (32,), (16, 8), (64,), (32, 16))

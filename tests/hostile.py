@@ -403,8 +403,8 @@ def nasty_names(rng: np.random.Generator, folder: Path) -> str:
     """A model with a hostile name, asked, stored and told on a page, which stays text."""
     from html.parser import HTMLParser
 
-    from unveil.report.page import Page
-    from unveil.report.section import Section
+    from unveil.audit.page import Page
+    from unveil.audit.section import Section
 
     name = nasty(rng) + nasty(rng)
 

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from tests.helpers import onnx_net, random_weights
 from tests.test_page import CHROMIUM, assert_equals_json, assert_fits, assert_self_contained
+from unveil.audit.stages import STAGES
 from unveil.cli import app
-from unveil.report.stages import STAGES
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

@@ -13,11 +13,11 @@ import typer
 from typer.testing import CliRunner
 
 from unveil import BadInput, BudgetExceeded, Network, Outcome, SourceError, UnveilError, as_oracle, save
+from unveil.audit.text import printable
 from unveil.cli import app
 from unveil.cli.command import clear_errors, exit_code
 from unveil.cli.inputs import read_for, read_inputs
 from unveil.cli.options import Asking, Common, integers, interval, load, number
-from unveil.report.text import printable
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer
 

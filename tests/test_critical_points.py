@@ -9,8 +9,8 @@ from scipy import special
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import rounding
-from unveil.identify.choose import _straight
-from unveil.identify.critical_points import CriticalPoints
+from unveil.identification.identify import _straight
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 
 
 def read(sizes: tuple[int, ...], seed: int, bias: float = 0.5, budget: int | None = None):  # type: ignore[no-untyped-def]
@@ -178,8 +178,8 @@ def test_same_seed_same_network() -> None:
 
 
 def test_the_page_tells_what_was_read_off() -> None:
-    from unveil.report.audit import Audit
-    from unveil.report.extraction import EXTRACTION
+    from unveil.audit.sections.extraction import EXTRACTION
+    from unveil.audit.stage import Audit
 
     weights = random_weights((36, 6, 5), np.random.default_rng(2), bias=0.5)
     audit = Audit(uv.as_oracle(relu_net(weights), 36))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from unveil.audit.sections.defences import section
 from unveil.blackbox.defences import LEAST, TIMES, Allowance, defences
 from unveil.blackbox.oracle import Ledger
 from unveil.blackbox.sources import as_oracle
 from unveil.outcome import BudgetExceeded, Outcome
-from unveil.report.defences import section
 
 
 def test_coarser_answers_hide_precision_but_no_direction() -> None:

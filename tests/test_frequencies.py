@@ -7,9 +7,10 @@ import pytest
 
 from tests.test_identify import random_network, worst
 from unveil import BadInput, Frequencies, as_oracle, identify
-from unveil.identify.choose import method_named
-from unveil.identify.polish import polish
-from unveil.identify.spectrum import (
+from unveil.identification.fitting.least_squares import polish
+from unveil.identification.fitting.pruning import without_surplus
+from unveil.identification.identify import method_named
+from unveil.identification.smooth.spectrum import (
     SAMPLES,
     Waves,
     agreed,
@@ -18,7 +19,6 @@ from unveil.identify.spectrum import (
     typical_frequency,
     waves_on_a_line,
 )
-from unveil.identify.surplus import without_surplus
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network

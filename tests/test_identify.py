@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from unveil import as_oracle
 from unveil.cli import app
-from unveil.identify.choose import identify
-from unveil.identify.entangled_weights import EntangledWeights
-from unveil.identify.one_hidden_layer import OneHiddenLayer
-from unveil.identify.saturation import Saturation
+from unveil.identification.identify import identify
+from unveil.identification.smooth.entangled_weights import EntangledWeights
+from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.identification.smooth.saturation import Saturation
 from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.formats import load, save
@@ -121,14 +121,6 @@ def test_labels_and_bad_arguments_are_refused() -> None:
         identify(oracle, rng=np.random.default_rng(0), activation="tahn")
 
 
-def test_the_package_is_the_verb() -> None:
-    import unveil.identify
-
-    truth = random_network(3, (3, 1), "tanh", np.random.default_rng(17))
-    found = unveil.identify(as_oracle(truth, shape=3, budget=100), rng=np.random.default_rng(18), activation="tanh")
-    assert found.outcome is Outcome.budget_ended
-
-
 @pytest.mark.parametrize("activation", ["tanh", "softplus", "gelu", "sin", "erf", "arctan"])
 @pytest.mark.parametrize("k", [5])
 def test_one_hidden_layer(activation: str, k: int) -> None:
@@ -199,8 +191,9 @@ def test_command_line(tmp_path: Path) -> None:
 
 
 def test_audit_section_tells_what_was_found() -> None:
-    from unveil.report.audit import Audit, run
-    from unveil.report.identification import IDENTIFICATION
+    from unveil.audit.run import run
+    from unveil.audit.sections.identification import IDENTIFICATION
+    from unveil.audit.stage import Audit
 
     truth = random_network(6, (6, 2), "tanh", np.random.default_rng(33))
     audit = Audit(as_oracle(truth, shape=6))

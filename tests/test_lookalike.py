@@ -232,8 +232,9 @@ def test_the_command_asks_the_file() -> None:
 
 def test_the_audit_tells_what_features_forget() -> None:
     from unveil import as_oracle
-    from unveil.report.audit import Audit, run
-    from unveil.report.forgetting import FORGETTING
+    from unveil.audit.run import run
+    from unveil.audit.sections.forgetting import FORGETTING
+    from unveil.audit.stage import Audit
 
     oracle = as_oracle("examples/digits.onnx", within=(0, 1))
     with np.load("examples/digits.npz") as digits:
@@ -253,8 +254,8 @@ def test_the_audit_tells_what_features_forget() -> None:
 
 def test_the_audit_looks_inside_of_what_normalises_first() -> None:
     from unveil import Affine, as_oracle, load
-    from unveil.report.audit import Audit
-    from unveil.report.forgetting import known_network, look_alike
+    from unveil.audit.sections.forgetting import known_network, look_alike
+    from unveil.audit.stage import Audit
 
     mean, deviation = np.linspace(-0.3, 0.3, 784), np.linspace(0.4, 2.5, 784)
     oracle = Affine(as_oracle("examples/digits.onnx"), mean, deviation, within=(0, 1))
@@ -271,8 +272,8 @@ def test_the_audit_looks_inside_of_what_normalises_first() -> None:
 
 def test_the_audit_shows_no_lookalikes_where_features_forget_nothing() -> None:
     from unveil import as_oracle
-    from unveil.report.audit import Audit
-    from unveil.report.forgetting import look_alike
+    from unveil.audit.sections.forgetting import look_alike
+    from unveil.audit.stage import Audit
 
     wide = Network.from_weights([(np.r_[np.eye(3), -np.eye(3)], np.zeros(6)), (np.eye(6)[:2], np.zeros(2))])
     oracle = as_oracle(wide.logits, shape=3, within=(0, 1))

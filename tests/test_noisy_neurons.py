@@ -7,10 +7,10 @@ import pytest
 
 from tests.test_identify import random_network, worst
 from unveil import as_oracle
-from unveil.identify.choose import identify
-from unveil.identify.one_neuron import fit_alone
-from unveil.identify.polish import Polished, polish
-from unveil.identify.surplus import REDUNDANT, without_surplus
+from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.pruning import REDUNDANT, without_surplus
+from unveil.identification.identify import identify
+from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from unveil import BadInput, BudgetExceeded, Outcome, SourceError, as_oracle
-from unveil.report.audit import Audit, Stage, run
-from unveil.report.chart import Chart
-from unveil.report.drawing import draw_input, picture_shape, png
-from unveil.report.figures import plain
-from unveil.report.page import Page
-from unveil.report.section import Section
-from unveil.report.text import brief, share
+from unveil.audit.chart import Chart
+from unveil.audit.drawing import draw_input, picture_shape, png
+from unveil.audit.figures import plain
+from unveil.audit.page import Page
+from unveil.audit.run import run
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.text import brief, share
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\x1b[31m\u202e{{ 7*7 }}{% raw %}.onnx"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.test_identify import random_network
-from unveil.identify.polish import jacobian, parameters, polish
+from unveil.identification.fitting.least_squares import jacobian, parameters, polish
 from unveil.whitebox.network import Layer, Network
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unveil.identify.rank_one import (
+from unveil.identification.smooth.rank_one import (
     certificate,
     gradient_ascent,
     independent,

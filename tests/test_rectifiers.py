@@ -7,10 +7,10 @@ import pytest
 
 from tests.test_identify import random_network, worst
 from unveil import as_oracle
-from unveil.identify.behind import Behind, rising
-from unveil.identify.blocks import FirstLayer
-from unveil.identify.choose import identify
-from unveil.identify.kinks import first_layer, kink_directions, looks_rectified
+from unveil.identification.identify import identify
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.inner_oracle import Behind, rising
+from unveil.identification.smooth.kink_circles import first_layer, kink_directions, looks_rectified
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Network

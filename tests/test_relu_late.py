@@ -9,13 +9,13 @@ import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identify.relu.ending import Asked, Bends, after, ending, explain
-from unveil.identify.relu.frame import Frame
-from unveil.identify.relu.late import late
-from unveil.identify.relu.points import Points, holds
-from unveil.identify.relu.settle import settle
-from unveil.identify.relu.sightings import Searched, along, zeros
-from unveil.identify.relu.whole import leaks
+from unveil.identification.fitting.design import settle
+from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
+from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.critical_point import Searched, along, zeros
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_points import Points, holds
+from unveil.identification.piecewise_linear.late_neurons import late
 
 
 def oracle_of(weights: Weights) -> tuple[Asked, Rounding]:

@@ -8,14 +8,14 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import rounding
-from unveil.identify.critical_points import CriticalPoints
-from unveil.identify.relu.coarse import read_coarse
-from unveil.identify.relu.fit import fit
-from unveil.identify.relu.frame import Frame
-from unveil.identify.relu.noisy import turned
-from unveil.identify.relu.slopes import long_gradients
-from unveil.identify.relu.standin import stand_in
-from unveil.identify.relu.unmix import unmix
+from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.surrogate import stand_in
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.noisy_derivatives import long_gradients
+from unveil.identification.piecewise_linear.noisy_layer import read_coarse
+from unveil.identification.piecewise_linear.noisy_reading import turned
+from unveil.identification.piecewise_linear.unmixing import unmix
 
 
 def single(weights: Weights) -> Weights:
@@ -170,8 +170,8 @@ def test_rows_read_before_the_budget_ended_are_handed_over() -> None:
 
 
 def test_the_page_tells_rows_read_from_what_was_trained() -> None:
-    from unveil.report.audit import Audit
-    from unveil.report.extraction import EXTRACTION
+    from unveil.audit.sections.extraction import EXTRACTION
+    from unveil.audit.stage import Audit
 
     rng = np.random.default_rng(0)
     weights = random_weights((20, 6, 5, 3), rng, bias=0.5)

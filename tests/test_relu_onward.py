@@ -8,11 +8,11 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import Rounding
-from unveil.identify.critical_points import CriticalPoints
-from unveil.identify.relu.follow import Bend, follow
-from unveil.identify.relu.frame import Frame
-from unveil.identify.relu.hinge import POINTS, hinges
-from unveil.identify.relu.seen import Behind
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, follow
+from unveil.identification.piecewise_linear.local_breakpoint import POINTS, hinges
+from unveil.identification.piecewise_linear.partial_network import Behind
 
 
 def single(weights: Weights) -> Weights:

@@ -10,11 +10,19 @@ import pytest
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.rounding import rounding
-from unveil.identify.relu.ending import agreement
-from unveil.identify.relu.fill import fill, places
-from unveil.identify.relu.merge import Neuron, View, confirmed, merge
-from unveil.identify.relu.settle import telling
-from unveil.identify.relu.sightings import Searched, Sighting, along, local, look, row_space, zeros
+from unveil.identification.fitting.design import telling
+from unveil.identification.fitting.output_layer import agreement
+from unveil.identification.piecewise_linear.critical_point import (
+    Searched,
+    Sighting,
+    along,
+    local,
+    look,
+    row_space,
+    zeros,
+)
+from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed, merge
+from unveil.identification.piecewise_linear.weight_completion import fill, places
 
 
 def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) -> list[Sighting]:

@@ -8,12 +8,12 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
 from unveil.blackbox.rounding import rounding
-from unveil.identify.relu.frame import Frame
-from unveil.identify.relu.narrow import Directions, Narrow
-from unveil.identify.relu.second import both_sides
-from unveil.identify.relu.sightings import search
-from unveil.identify.relu.signs import by_fold
-from unveil.identify.relu.widen import stations, widen
+from unveil.identification.piecewise_linear.critical_point import search
+from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.second_layer import both_sides
+from unveil.identification.piecewise_linear.sign_recovery import by_fold
+from unveil.identification.piecewise_linear.wide_input import stations, widen
 
 
 def read(weights: Weights, seed: int, budget: int | None = None) -> tuple[uv.Identification, uv.Oracle]:

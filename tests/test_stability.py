@@ -11,11 +11,11 @@ import pytest
 from scipy import sparse
 
 import unveil.whitebox.removal as removal_module
+from unveil.audit.sections.stability import STABILITY
+from unveil.audit.stage import Audit
 from unveil.blackbox.sources import as_oracle
 from unveil.executor import workers
 from unveil.outcome import BadInput
-from unveil.report.audit import Audit
-from unveil.report.stability import STABILITY
 from unveil.whitebox import decomposition
 from unveil.whitebox import fewer_rows as fewer
 from unveil.whitebox import singular_values as module

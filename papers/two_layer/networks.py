@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identify.method import Identification
+from unveil.identification.method import Identification
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.network import Network
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from papers.two_layer.networks import draw as network
 from unveil import as_oracle
-from unveil.identify.active_subspace import hessians
-from unveil.identify.rank_one import matrix_space, subspace_power
+from unveil.identification.smooth.hessians import hessians
+from unveil.identification.smooth.rank_one import matrix_space, subspace_power
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unveil.audit.page import Page as Page
+    from unveil.audit.run import report as report
     from unveil.blackbox.differences import gradient as gradient
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
@@ -32,14 +34,14 @@ if TYPE_CHECKING:
     from unveil.blackbox.wrappers import Rounded as Rounded
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
-    from unveil.identify.choose import identify as identify
-    from unveil.identify.critical_points import CriticalPoints as CriticalPoints
-    from unveil.identify.entangled_weights import EntangledWeights as EntangledWeights
-    from unveil.identify.frequencies import Frequencies as Frequencies
-    from unveil.identify.method import Identification as Identification
-    from unveil.identify.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
-    from unveil.identify.rectifiers import Rectifiers as Rectifiers
-    from unveil.identify.saturation import Saturation as Saturation
+    from unveil.identification.identify import identify as identify
+    from unveil.identification.method import Identification as Identification
+    from unveil.identification.piecewise_linear.critical_points import CriticalPoints as CriticalPoints
+    from unveil.identification.smooth.entangled_weights import EntangledWeights as EntangledWeights
+    from unveil.identification.smooth.frequencies import Frequencies as Frequencies
+    from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
+    from unveil.identification.smooth.rectifiers import Rectifiers as Rectifiers
+    from unveil.identification.smooth.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
     from unveil.outcome import Outcome as Outcome
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
     from unveil.outcome import WorkerLost as WorkerLost
-    from unveil.report.audit import report as report
-    from unveil.report.page import Page as Page
     from unveil.whitebox.activation import Activation as Activation
     from unveil.whitebox.comparison import Comparison as Comparison
     from unveil.whitebox.comparison import compare as compare
@@ -100,16 +100,16 @@ _PUBLIC = {
     "LogRatios": "blackbox.wrappers",
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
-    "identify": "identify.choose",
-    "OneHiddenLayer": "identify.one_hidden_layer",
-    "EntangledWeights": "identify.entangled_weights",
-    "Frequencies": "identify.frequencies",
-    "Identification": "identify.method",
-    "CriticalPoints": "identify.critical_points",
-    "Rectifiers": "identify.rectifiers",
-    "Saturation": "identify.saturation",
-    "report": "report.audit",
-    "Page": "report.page",
+    "identify": "identification.identify",
+    "OneHiddenLayer": "identification.smooth.one_hidden_layer",
+    "EntangledWeights": "identification.smooth.entangled_weights",
+    "Frequencies": "identification.smooth.frequencies",
+    "Identification": "identification.method",
+    "CriticalPoints": "identification.piecewise_linear.critical_points",
+    "Rectifiers": "identification.smooth.rectifiers",
+    "Saturation": "identification.smooth.saturation",
+    "report": "audit.run",
+    "Page": "audit.page",
     "spread": "executor",
     "workers": "executor",
     "BadInput": "outcome",

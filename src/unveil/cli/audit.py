@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from unveil.audit.stage import Stage
+from unveil.audit.stages import STAGES
+from unveil.audit.text import count, seconds
 from unveil.cli.command import INCOMPLETE, MODEL, command, exit_code
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
 from unveil.outcome import BadInput, Outcome
-from unveil.report.audit import Stage
-from unveil.report.stages import STAGES
-from unveil.report.text import count, seconds
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
 _HELP = {stage.flag: stage.help for stage in reversed(STAGES) if stage.flag}
@@ -41,7 +41,8 @@ def audit(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
 ) -> None:
     """Ask a model what it gives away, and write it on one page."""
-    from unveil.report.audit import Audit, cost, run
+    from unveil.audit.run import run
+    from unveil.audit.stage import Audit, cost
 
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"a page is written as .html; got {page}")

@@ -13,8 +13,8 @@ from typing import Annotated, Any, get_type_hints
 import typer
 import typer.core
 
+from unveil.audit.text import printable
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, StoreError, UnveilError
-from unveil.report.text import printable
 
 FINE, INCOMPLETE, USAGE, MODEL, BUDGET, INTERRUPTED = 0, 1, 2, 3, 4, 130
 

@@ -25,11 +25,11 @@ def conclude(
     """Find the directions a model sees from answers to planned questions."""
     import numpy as np
 
+    from unveil.audit.figures import write_arrays
+    from unveil.audit.sections.span import arrays
     from unveil.blackbox.plan import conclude as find
     from unveil.blackbox.plan import load_plan
     from unveil.outcome import BadInput
-    from unveil.report.figures import write_arrays
-    from unveil.report.span import arrays
 
     if out is not None and out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")

@@ -46,8 +46,8 @@ def identify(
 ) -> None:
     """Read the weights of a model off its answers."""
     from unveil.cli.options import integers
-    from unveil.identify.choose import identify as find
-    from unveil.identify.choose import method_named
+    from unveil.identification.identify import identify as find
+    from unveil.identification.identify import method_named
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import save
 

@@ -43,11 +43,11 @@ def obfuscate(
     """
     import numpy as np
 
+    from unveil.audit.figures import write_arrays
+    from unveil.audit.sections.hiding import Disguise
+    from unveil.audit.sections.span import find_span, typical
     from unveil.blackbox.obfuscation import obfuscate as bury
     from unveil.cli.inputs import read_inputs
-    from unveil.report.figures import write_arrays
-    from unveil.report.hiding import Disguise
-    from unveil.report.span import find_span, typical
 
     if out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")

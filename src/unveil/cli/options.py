@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unveil.audit.text import printable
 from unveil.cli.command import exit_code
 from unveil.cli.serving import Serving
 from unveil.outcome import BadInput, Outcome
-from unveil.report.text import printable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -68,7 +68,7 @@ class Common:
     def tell(self, figures: Mapping[str, Any], *lines: str) -> None:
         """The result on stdout: `figures` as JSON for a machine, else `lines` for a person."""
         if self.as_json:
-            from unveil.report.figures import plain
+            from unveil.audit.figures import plain
 
             typer.echo(json.dumps(plain(figures), indent=2, allow_nan=False))
         else:

@@ -26,10 +26,10 @@ def span(
     ] = None,
 ) -> None:
     """Find the directions of the input that a model sees."""
+    from unveil.audit.figures import write_arrays
+    from unveil.audit.sections.span import arrays, find_span, section
     from unveil.cli.inputs import read_inputs
     from unveil.outcome import BadInput
-    from unveil.report.figures import write_arrays
-    from unveil.report.span import arrays, find_span, section
 
     if out is not None and out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")

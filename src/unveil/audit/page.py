@@ -1,0 +1,166 @@
+"""Page: sections as one self-contained HTML file, with a JSON of every figure and the sections' files beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from unveil.audit.figures import plain, write_arrays
+from unveil.audit.section import Section
+from unveil.audit.text import brief, count, printable, seconds, share
+from unveil.outcome import BadInput
+
+
+@dataclass(frozen=True)
+class Page:
+    """Findings, assembled.
+
+    Attributes:
+        subject: What the page is about: a model's name. May come from outside; it is escaped.
+        verdict: The one sentence at the top.
+        sections: In the order of telling.
+        figures: Figures that belong to no section (`queries`, `seed`, ...); sections' keys must not be among them.
+        facts: Up to four paths into the figures and what they are called, shown under the verdict.
+    """
+
+    subject: str
+    verdict: str
+    sections: tuple[Section, ...]
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        keys = [*self.figures, *(section.key for section in self.sections if section.figures or section.outcome)]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise BadInput(f"two parts of a page would write the same figures: {', '.join(sorted(twice))}")
+
+    def all_figures(self) -> dict[str, Any]:
+        """Everything the JSON holds: figures of the page, then of each section under its key."""
+        told = {**self.figures, "verdict": self.verdict}
+        for section in self.sections:
+            if section.figures or section.outcome:
+                ending = {} if section.outcome is None else {"outcome": section.outcome}
+                told[section.key] = {**section.figures, **ending, "verdict": section.verdict}
+        found: dict[str, Any] = plain(told)
+        return found
+
+    def html(self, stem: str = "audit") -> str:
+        """The page as text.
+
+        Args:
+            stem: What the files beside it are called; see `write`.
+        """
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        figures = self.all_figures()
+        environment = Environment(
+            loader=PackageLoader("unveil.audit"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            finalize=_finalize,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals.update(
+            brief=brief,
+            count=count,
+            share=share,
+            seconds=seconds,
+            stem=stem,
+            figure=_figures(figures, ""),
+            code=partial(_code, stem),
+        )
+        told = [
+            (
+                section,
+                Markup(
+                    environment.from_string(section.body).render(
+                        values=section.values, figure=_figures(figures, section.key + ".")
+                    )
+                ),
+            )
+            for section in self.sections
+        ]
+        return environment.get_template("page.html").render(
+            page=self,
+            sections=told,
+            emblem=next((section.emblem for section in self.sections if section.emblem), ""),
+            next_steps=[step for section in self.sections for step in section.next_steps],
+            version=_version(),
+        )
+
+    def write(self, path: str | Path) -> tuple[Path, ...]:
+        """Write `audit.html`, `audit.json` and the sections' files (`audit.basis.npz`, ...) beside it.
+
+        Returns:
+            The files written, the page first.
+
+        Raises:
+            BadInput: The name does not end in .html.
+            OSError: The folder cannot be written to.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise BadInput(f"a page is written as .html; got {path.name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = [path, path.with_suffix(".json")]
+        written[0].write_text(self.html(path.stem), encoding="utf-8")
+        written[1].write_text(json.dumps(self.all_figures(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        for section in self.sections:
+            for name, content in section.files.items():
+                beside = path.with_name(f"{path.stem}.{name}")
+                if isinstance(content, str):
+                    beside.write_text(content, encoding="utf-8")
+                else:
+                    write_arrays(beside, content)
+                written.append(beside)
+        return tuple(written)
+
+
+def _finalize(value: Any) -> Any:
+    """Applied to whatever a template inserts: text that is not markup loses its control characters."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value, longest=2000)
+    return value
+
+
+def _code(stem: str, text: str) -> Markup:
+    """Lines of code; `STEM + ".x"` in them becomes what the file `x` beside the page is called, as a literal."""
+    named = re.sub(r'STEM \+ "([^"]*)"', lambda found: repr(stem + found[1]), text)
+    lines = (printable(line, longest=2000) for line in named.splitlines())
+    return Markup("<pre><code>{}</code></pre>").format("\n".join(lines))
+
+
+def _figures(figures: Mapping[str, Any], prefix: str) -> Callable[..., Markup]:
+    def figure(path: str, form: Callable[[Any], str] | None = None, unit: str = "") -> Markup:
+        """The figure at `path` as an element that carries its exact value, so that page and JSON can be compared."""
+        value: Any = figures
+        for step in (prefix + path).split("."):
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        shown = (form or _shown)(value)
+        return Markup('<data data-figure="{}" value="{}">{}</data>{}').format(
+            prefix + path, json.dumps(value), printable(shown), unit
+        )
+
+    return figure
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else brief(value)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("unveil")
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,169 @@
+"""report, run: the stages of an audit, one after the other, and the page they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.audit.page import Page
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.stages import STAGES
+from unveil.audit.text import count
+from unveil.blackbox.oracle import Oracle
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
+
+
+def report(
+    oracle: Oracle,
+    inputs: Float[np.ndarray, "N n"] | None = None,
+    *,
+    rng: np.random.Generator,
+    labels: Int[np.ndarray, " N"] | None = None,
+) -> Page:
+    """Ask a model what it gives away, and tell it on one page: `report(oracle, x, rng=rng).write("audit.html")`.
+
+    Args:
+        oracle: The model.
+        inputs: Example inputs, legal ones; drawn at random if there are none.
+        rng: Gives every stage its own generator.
+        labels: What the examples show.
+
+    Raises:
+        BadInput: The inputs do not fit the oracle.
+
+    Queries: see `run`
+    """
+    return run(Audit(oracle, inputs, labels, seed=int(rng.integers(2**32)), path=oracle.name))
+
+
+def run(
+    audit: Audit,
+    stages: Iterable[Stage] | None = None,
+    watch: Callable[[Stage], AbstractContextManager[object]] = lambda stage: nullcontext(),
+) -> Page:
+    """Run the stages and assemble the page.
+
+    A stage that cannot go on does not stop the others: its section says why.
+
+    Args:
+        audit: What is looked at.
+        stages: By default every stage that needs no flag, in the order of telling.
+        watch: Makes a context around each stage, e.g. a progress bar.
+
+    Returns:
+        The page; `page.figures["outcomes"]` tells how each stage ended.
+
+    Queries: what the stages ask, 64 to begin with, charged to `audit.oracle.ledger`
+    """
+    chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
+    sections: list[Section] = []
+    outcomes: dict[str, str] = {}
+    if "seen" not in audit.findings:
+        audit.look()
+    asked = {"first look": audit.oracle.ledger.asked}
+    for stage in chosen:
+        before = audit.oracle.ledger.asked
+        try:
+            with watch(stage):
+                section = stage.run(audit)
+        except BudgetExceeded as error:
+            section, outcomes[stage.key] = _cut_short(stage, error, audit, before), Outcome.budget_ended.name
+        except (SourceError, BadInput) as error:
+            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
+        except UnveilError as error:
+            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
+        else:
+            if section is not None and section.outcome is not None:
+                outcomes[stage.key] = section.outcome.name
+        if section is not None:
+            sections.append(section)
+            asked[section.title] = audit.oracle.ledger.asked - before
+    ledger = audit.oracle.ledger
+    sections.insert(0, _asked(audit, asked))
+    return Page(
+        subject=audit.oracle.name,
+        verdict=verdict(audit.oracle.name, sections),
+        sections=tuple(sections),
+        figures={
+            "queries": ledger.asked,
+            "sent": ledger.sent,
+            "budget": ledger.budget,
+            "seed": audit.seed,
+            "outcomes": outcomes,
+        },
+        facts=_facts(sections),
+    )
+
+
+def verdict(name: str, sections: Iterable[Section]) -> str:
+    """One sentence: the model's name and what the sections claim of it."""
+    claims = [section.claim for section in sections if section.claim]
+    if not claims:
+        return f"{name} answered, but nothing was found out about it."
+    listed = claims[0] if len(claims) == 1 else ", ".join(claims[:-1]) + " and " + claims[-1]
+    return f"{name} {listed}."
+
+
+_ASKED = """
+<div class="scroll"><table>
+{% for row in values.rows %}
+<tr><td>{{ row }}</td><td class="number">{{ figure("for." ~ loop.index0 ~ ".questions") }}</td></tr>
+{% endfor %}
+<tr><td><strong>In all</strong></td><td class="number"><strong>{{ figure("questions") }}</strong></td></tr>
+</table></div>
+"""
+
+
+def _asked(audit: Audit, asked: dict[str, int]) -> Section:
+    ledger = audit.oracle.ledger
+    counted = {title: number for title, number in asked.items() if number}
+    limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
+    again = f"; {count(ledger.sent)} went to the model" if ledger.sent != ledger.asked else ""
+    used = "Only questions and answers were used."
+    if "weights" in audit.findings:
+        used = "Besides questions and answers its weights were used: for what its features forget, and the way back."
+    return Section(
+        key="asked",
+        title="What was asked",
+        verdict=f"{used} {limit}{again}.",
+        body=_ASKED,
+        values={"rows": [title[0].upper() + title[1:] for title in counted]},
+        figures={
+            "questions": ledger.asked,
+            "for": [{"section": title, "questions": number} for title, number in counted.items()],
+        },
+    )
+
+
+def _facts(sections: list[Section]) -> tuple[tuple[str, str], ...]:
+    told = {section.key: section.figures for section in sections}
+    facts = [("queries", "questions asked")]
+    if "n" in told.get("oracle", {}):
+        facts.append(("oracle.n", "inputs"))
+        if told["oracle"]["answers"] != "labels":
+            facts.append(("oracle.m", "outputs"))
+    if "rank" in told.get("span", {}):
+        partial = any(section.outcome is Outcome.budget_ended for section in sections if section.key == "span")
+        facts.append(("span.rank", "input directions found so far" if partial else "input directions seen"))
+        if not partial:
+            facts.append(("span.hidden", "directions not seen"))
+    return tuple(facts)
+
+
+def _cut_short(stage: Stage, error: Exception, audit: Audit, before: int) -> Section:
+    spent = audit.oracle.ledger.asked - before
+    return Section(
+        key=stage.key,
+        title=stage.title,
+        verdict=f"The budget ended before this was found out, after {count(spent, 'question')} for it: {error}.",
+        outcome=Outcome.budget_ended,
+        next_steps=(f"{stage.title} again with a larger budget.",),
+    )
+
+
+def _failed(stage: Stage, error: Exception) -> Section:
+    return Section(key=stage.key, title=stage.title, verdict=f"This could not be found out: {error}.")

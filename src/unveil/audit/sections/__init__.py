@@ -1,0 +1,1 @@
+"""Sections of the page: one finding per file, a `Stage` in each."""

@@ -1,0 +1,131 @@
+"""First section: what was asked, and what the answers look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.text import brief, count, share
+from unveil.blackbox.oracle import Oracle
+
+_BODY = """
+<dl class="plain">
+  {% for name, text in values.rows %}
+  <dt>{{ name }}</dt><dd>{{ text }}</dd>
+  {% endfor %}
+</dl>
+"""
+
+
+def _run(audit: Audit) -> Section:
+    oracle = audit.oracle
+    figures: dict[str, Any] = {
+        "name": oracle.name,
+        "shape": list(oracle.shape),
+        "n": oracle.n,
+        "m": oracle.m + (oracle.reference is not None),  # of m probabilities, m - 1 log-ratios are asked
+        "answers": _kind_of_answers(oracle),
+        "within": oracle.within,
+        "grid": oracle.grid,
+        "precision": oracle.dtype.name,
+        "resolution": oracle.resolution,
+    }
+    _, y = audit.findings["seen"]
+    rows = [
+        ("It takes", f"{count(oracle.n, 'number')}{_shape(oracle)}, {_legal(oracle)}, in {oracle.dtype.name}"),
+        ("It answers", _answers(oracle)),
+    ]
+    if oracle.answers == "labels":
+        classes = np.unique(y)
+        figures["classes_seen"] = classes
+        rows.append(("On random points", f"{count(len(classes), 'class', 'classes')} of answers"))
+        verdict = "It answers with a class and nothing else: each question brings one bit or a few."
+    else:
+        from unveil.audit.sections.span import typical
+        from unveil.blackbox.noise import measure_noise
+
+        noise = measure_noise(oracle, rng=audit.rng("noise"), x=typical(oracle, audit.inputs))
+        audit.findings["noise"] = noise
+        figures |= {
+            "kind": noise.kind,
+            "digits": noise.digits,
+            "noise": float(np.median(noise.level)),
+            "reach": noise.reach,
+            "low": float(y.min()),
+            "high": float(y.max()),
+        }
+        rows.append(("On random points", f"from {brief(figures['low'])} to {brief(figures['high'])}"))
+        rows.append(
+            (
+                "Rounding",
+                f"{count(noise.digits, 'digit')} can be trusted; noise of {brief(figures['noise'], 2)} in an answer",
+            )
+        )
+        rows.append(("Form", _forms()[noise.kind]))
+        verdict = f"It answers with {count(noise.digits, 'digit')} and is {_short_form(noise.kind)}."
+    if audit.inputs is not None:
+        figures["inputs"] = len(audit.inputs)
+        rows.append(("Examples given", count(len(audit.inputs), "input")))
+        if audit.labels is not None and (oracle.m > 1 or oracle.answers == "labels" or oracle.reference is not None):
+            right = float(np.mean(oracle.predictions(oracle(audit.inputs)) == audit.labels))
+            figures["examples_right"] = right
+            rows.append(("Right on them", share(right)))
+    return Section(
+        key="oracle",
+        title="What it answers",
+        verdict=verdict,
+        body=_BODY,
+        values={"rows": rows},
+        figures=figures,
+    )
+
+
+def _kind_of_answers(oracle: Oracle) -> str:
+    if oracle.answers == "labels":
+        return "labels"
+    return "values" if oracle.reference is None else "probabilities"
+
+
+def _answers(oracle: Oracle) -> str:
+    if oracle.answers == "labels":
+        return "a class label"
+    if oracle.reference is not None:
+        return f"{count(oracle.m + 1, 'probability', 'probabilities')}, asked through their log-ratios"
+    return count(oracle.m, "number")
+
+
+def _shape(oracle: Oracle) -> str:
+    return f" of shape {' × '.join(map(str, oracle.shape))}" if len(oracle.shape) > 1 else ""
+
+
+def _legal(oracle: Oracle) -> str:
+    step = f" in steps of {oracle.grid:.4g}" if oracle.grid is not None else ""
+    if oracle.within is None:
+        return f"any value{step}"
+    return f"from {oracle.within[0]:g} to {oracle.within[1]:g}{step}"
+
+
+def _forms() -> dict[str, str]:
+    return {
+        "piecewise linear": "piecewise linear, as a ReLU network is: long steps stay exact inside a region",
+        "smooth": "smooth: it bends a little everywhere, so steps must be short",
+        "linear": "linear wherever it was asked",
+        "constant": "constant wherever it was asked",
+    }
+
+
+def _short_form(kind: str) -> str:
+    return {"smooth": "smooth", "piecewise linear": "piecewise linear"}.get(kind, f"{kind} wherever it was asked")
+
+
+def _cost(audit: Audit) -> tuple[float, float]:
+    asked = 174.0 if audit.oracle.answers != "labels" else 0.0
+    if audit.inputs is not None and audit.labels is not None:
+        asked += len(audit.inputs)
+    return asked, asked
+
+
+ANSWERS = Stage(key="oracle", title="Looking at the answers", run=_run, cost=_cost)

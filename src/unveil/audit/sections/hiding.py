@@ -1,0 +1,298 @@
+"""Obfuscation on the page: inputs buried in noise that the model does not see, next to the originals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+from markupsafe import Markup
+
+from unveil.audit.drawing import SPECIMENS, draw_input
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.text import brief, count, share
+from unveil.blackbox.oracle import Answers, Oracle, Questions
+from unveil.outcome import Outcome
+
+if TYPE_CHECKING:
+    from unveil.blackbox.row_span import RowSpan
+
+_PARTIAL = " The budget ended before all directions it sees were found; noise along the others shows."
+SAME = 0.01  # change of a probability, or relative to the spread of values, that still counts as the same answer
+SCALE = 10.0  # noise in units of the input's own norm
+SHOWN = 6
+CHECKED = 200
+
+_BODY = (
+    """<p class="note">{{ values.caption }}</p>"""
+    + SPECIMENS
+    + """
+<div class="scroll"><table>
+<tr><th>Noise</th><th class="number">Same answer</th><th class="number">Largest change</th>
+<th class="number">Noise ÷ input</th></tr>
+{% for key, name in values.ways %}
+<tr><td>{{ name }}</td>
+<td class="number">{{ figure(key ~ ".unchanged") }} of {{ figure(key ~ ".inputs") }}</td>
+<td class="number">{{ figure(key ~ ".largest_change") }}</td>
+<td class="number">{{ figure(key ~ ".relative_noise") }}</td></tr>
+{% endfor %}
+</table></div>
+<p class="note">{{ values.columns }}</p>
+"""
+)
+
+
+@dataclass(frozen=True)
+class Disguise:
+    """Inputs and their obfuscated twins, with what the model said to both.
+
+    Attributes:
+        inputs: The originals, (N, n).
+        hidden: The twins.
+        before: Answers to the originals.
+        after: Answers to the twins.
+        noise_norm: Length of the noise, per input.
+    """
+
+    inputs: Questions
+    hidden: Questions
+    before: Answers
+    after: Answers
+    noise_norm: Float[np.ndarray, " N"]
+
+    def unchanged(self, oracle: Oracle) -> Bool[np.ndarray, " N"]:
+        """Whether the prediction stayed; of a single value, whether it stayed within a hundredth of the spread."""
+        if _classifies(oracle):
+            return np.asarray(oracle.predictions(self.before) == oracle.predictions(self.after))
+        return np.asarray(self.change(oracle) <= SAME)
+
+    def change(self, oracle: Oracle) -> Float[np.ndarray, " N"]:
+        """Change of the predicted class's probability; of other answers relative to their spread; of labels 0 or 1."""
+        if oracle.answers == "labels":
+            return np.asarray((self.before != self.after).any(axis=1), dtype=np.float64)
+        if not _classifies(oracle):
+            spread = float(np.ptp(self.before)) or float(np.abs(self.before).max()) or 1.0
+            return np.asarray(np.abs(self.after - self.before).max(axis=1) / spread)
+        rows, best = np.arange(len(self.before)), oracle.predictions(self.before)
+        return np.asarray(
+            np.abs(oracle.probabilities(self.after)[rows, best] - oracle.probabilities(self.before)[rows, best])
+        )
+
+    def figures(self, oracle: Oracle) -> dict[str, Any]:
+        """What the JSON says of it."""
+        norms = np.linalg.norm(self.inputs, axis=1)
+        change = self.change(oracle)
+        found: dict[str, Any] = {
+            "inputs": len(self.inputs),
+            "unchanged": int(self.unchanged(oracle).sum()),
+            "largest_change": float(change.max()),
+            "noise_norm": self.noise_norm,
+            "no_room": int(np.sum(self.noise_norm <= 1e-4 * norms)),
+            "relative_noise": float(np.median(self.noise_norm / np.maximum(norms, np.finfo(float).tiny))),
+            "change": change,
+        }
+        if oracle.answers == "labels" or _classifies(oracle):
+            found["prediction"] = oracle.predictions(self.before)
+            found["prediction_hidden"] = oracle.predictions(self.after)
+        if _classifies(oracle) and oracle.answers != "labels":
+            rows, best = np.arange(len(self.before)), oracle.predictions(self.before)
+            found["probability"] = oracle.probabilities(self.before)[rows, best]
+            found["probability_hidden"] = oracle.probabilities(self.after)[rows, best]
+        return found
+
+
+def _classifies(oracle: Oracle) -> bool:
+    return oracle.answers == "labels" or oracle.reference is not None or oracle.m > 1
+
+
+def _run(audit: Audit) -> Section | None:
+    span = audit.findings.get("span")
+    if span is None or not 0 < span.rank < span.n:
+        return None
+    oracle, inputs = audit.oracle, audit.examples(CHECKED)
+    ways: dict[str, tuple[str, tuple[float, float] | None]] = {}
+    if oracle.within is None:
+        ways["free"] = (f"{SCALE:g} times the input", None)
+    box = oracle.within or ((0.0, 1.0) if inputs.min() >= 0 and inputs.max() <= 1 else None)
+    if box is not None:
+        ways["boxed"] = (f"as much as stays in [{box[0]:g}, {box[1]:g}]", box)
+    before = oracle(inputs)
+    found = {key: disguise(audit, span, inputs, before, within, key) for key, (_, within) in ways.items()}
+    audit.findings["obfuscation"] = found
+    return section(audit, found, {key: name for key, (name, _) in ways.items()}, span)
+
+
+def disguise(
+    audit: Audit, span: RowSpan, inputs: Questions, before: Answers, within: tuple[float, float] | None, key: str
+) -> Disguise:
+    """Bury the inputs, and ask what the model says to them.
+
+    Queries: `len(inputs)`
+    """
+    from unveil.blackbox.obfuscation import obfuscate
+
+    made = obfuscate(span, inputs, scale=SCALE, rng=audit.rng(f"obfuscation {key}"), within=within)
+    hidden = audit.oracle.nearest(made.inputs)
+    return Disguise(inputs, hidden, before, audit.oracle(hidden), np.linalg.norm(hidden - inputs, axis=1))
+
+
+def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], span: RowSpan) -> Section:
+    """Disguises, told."""
+    oracle = audit.oracle
+    figures = {key: made.figures(oracle) for key, made in found.items()}
+    first = next(iter(found.values()))
+    chosen = _varied(audit, first)
+    specimens = [_specimen(oracle, found, int(row)) for row in chosen]
+    kind = "images" if isinstance(_square(oracle), tuple) else "inputs"
+    whose = f"Example {kind}" if audit.inputs is not None else "Points drawn at random"
+    words = {"free": f"noise {SCALE:g} times as large", "boxed": "legal noise"}
+    caption = f"{whose} as they are, then under " + ", then under ".join(words[key] for key in found) + ". "
+    caption += (
+        "Under each: the model's answer and how sure it is." if _sure(oracle) else "Under each: the model's answer."
+    )
+    return Section(
+        key="obfuscation",
+        title="Noise it cannot see",
+        verdict=_verdict(oracle, figures) + (_PARTIAL if span.outcome is Outcome.budget_ended else ""),
+        body=_BODY,
+        values={
+            "specimens": specimens,
+            "caption": caption,
+            "ways": list(names.items()),
+            "columns": _columns(oracle),
+        },
+        figures=figures,
+        files={
+            "examples.npz": {
+                "inputs": first.inputs.astype(oracle.dtype),
+                **{key: made.hidden.astype(oracle.dtype) for key, made in found.items()},
+                **normalisation(oracle),
+            }
+        },
+        claim=_claim(figures),
+        emblem=_emblem(specimens[0], next(iter(found))) if _claim(figures) else Markup(""),
+        next_steps=_next_steps(found, span),
+    )
+
+
+def _emblem(specimen: list[tuple[Markup, str, str]], way: str) -> Markup:
+    """The first example and its twin, for the top of the page."""
+    words = ("as it is", f"under {SCALE:g}\u00a0× noise" if way == "free" else "under legal noise")
+    return Markup('<div class="specimen two">{}</div>').format(
+        Markup("").join(
+            Markup("<figure>{}<figcaption><strong>{}</strong> {}<br>{}</figcaption></figure>").format(
+                picture, headline, detail, word
+            )
+            for (picture, headline, detail), word in zip(specimen[:2], words, strict=True)
+        )
+    )
+
+
+def _square(oracle: Oracle) -> tuple[int, int, int] | None:
+    from unveil.audit.drawing import picture_shape
+
+    return picture_shape(oracle.shape)
+
+
+def _sure(oracle: Oracle) -> bool:
+    return oracle.answers != "labels" and _classifies(oracle)
+
+
+def _specimen(oracle: Oracle, found: dict[str, Disguise], row: int) -> list[tuple[Markup, str, str]]:
+    first = next(iter(found.values()))
+    told = [(first.inputs[row], first.before[row], "original")]
+    told += [(made.hidden[row], made.after[row], "under noise") for made in found.values()]
+    return [
+        (draw_input(x, oracle.shape, f"{what}, answered {_headline(oracle, y)}"), *_answer(oracle, y))
+        for x, y, what in told
+    ]
+
+
+def _headline(oracle: Oracle, y: Num[np.ndarray, " m"]) -> str:
+    if not _classifies(oracle):
+        return brief(float(y[0]))
+    predicted = int(oracle.predictions(y[None])[0])
+    return (oracle.classes or {}).get(predicted, str(predicted))
+
+
+def _answer(oracle: Oracle, y: Num[np.ndarray, " m"]) -> tuple[str, str]:
+    """What stands under a picture: the class or the value, and how sure."""
+    if not _sure(oracle):
+        return _headline(oracle, y), ""
+    predicted = int(oracle.predictions(y[None])[0])
+    return _headline(oracle, y), share(float(oracle.probabilities(y[None])[0, predicted]))
+
+
+def _varied(audit: Audit, made: Disguise) -> Int[np.ndarray, " s"]:
+    """Rows to show: one per class first, in order, then the rest."""
+    if not _classifies(audit.oracle):
+        return np.arange(min(SHOWN, len(made.inputs)))
+    predicted = audit.oracle.predictions(made.before)
+    rank_in_class = np.array([np.sum(predicted[:i] == predicted[i]) for i in range(len(predicted))])
+    return np.lexsort((predicted, rank_in_class))[:SHOWN]
+
+
+def _claim(figures: dict[str, Any]) -> str:
+    way = "free" if "free" in figures else "boxed"
+    told = figures[way]
+    if told["unchanged"] < told["inputs"]:
+        return ""
+    size = f"{SCALE:g} times as large as the input" if way == "free" else "that keeps every value legal"
+    return f"{'answers' if told['largest_change'] <= SAME else 'predicts'} the same under noise {size}"
+
+
+def _verdict(oracle: Oracle, figures: dict[str, Any]) -> str:
+    parts = []
+    for key, told in figures.items():
+        noise = (
+            f"noise {SCALE:g} times as large as the input" if key == "free" else "noise that keeps every value legal"
+        )
+        all_same = told["unchanged"] == told["inputs"]
+        many = f"all {told['inputs']}" if all_same else f"{told['unchanged']} of {told['inputs']}"
+        parts.append(
+            f"{many} predictions stay under {noise}" if _classifies(oracle) else f"{many} answers stay under {noise}"
+        )
+        if told["no_room"]:
+            parts.append(f"{count(told['no_room'], 'input leaves', 'inputs leave')} no room for any")
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def _next_steps(found: dict[str, Disguise], span: RowSpan) -> tuple[str, ...]:
+    way, made = next(iter(found.items()))
+    usual = np.linalg.norm(span.complement(made.inputs), axis=1).max()
+    hidden = np.linalg.norm(span.complement(made.hidden), axis=1).min()
+    if hidden <= usual:
+        return ()
+    noise = f"noise {SCALE:g} times as large" if way == "free" else "legal noise"
+    return (
+        f"To notice such inputs, measure their invisible part (x - x @ basis.T @ basis): its length was at most "
+        f"{brief(float(usual))} for these examples and at least {brief(float(hidden))} under {noise}.",
+    )
+
+
+def normalisation(oracle: Oracle) -> dict[str, np.ndarray]:
+    """What is subtracted and divided before the model gets an input, where something is."""
+    from unveil.blackbox.wrappers import Affine
+
+    return {"mean": oracle.mean, "deviation": oracle.deviation} if isinstance(oracle, Affine) else {}
+
+
+def _columns(oracle: Oracle) -> str:
+    if oracle.answers == "labels":
+        change = "Largest change: 1 if any label changed"
+    elif _classifies(oracle):
+        change = "Largest change: of the probability of the predicted class, over all inputs"
+    else:
+        change = "Largest change: relative to the spread of the answers"
+    return f"{change}. Noise ÷ input: the median ratio of their lengths."
+
+
+def _cost(audit: Audit) -> tuple[float, float]:
+    number = len(audit.examples(CHECKED))
+    return 2 * number, 3 * number
+
+
+HIDING = Stage(key="obfuscation", title="Hiding noise", run=_run, cost=_cost)

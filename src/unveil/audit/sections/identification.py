@@ -1,0 +1,117 @@
+"""What of its weights can be read off its answers: the network found, how well it answers, what it cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from markupsafe import Markup
+
+from unveil.audit.chart import Chart
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.text import brief, count
+from unveil.outcome import BadInput, Outcome
+
+_FRESH = 500
+
+_BODY = """
+{% if values.chart %}<figure>{{ values.chart }}<figcaption>
+Errors of the network found at {{ count(values.fresh, "fresh input") }}, relative to the spread of the answers.
+</figcaption></figure>{% endif %}
+{% if values.stages %}<table><thead><tr><th>stage</th><th>queries</th></tr></thead><tbody>
+{% for stage, queries in values.stages %}<tr><td>{{ stage }}</td><td>{{ queries }}</td></tr>{% endfor %}
+</tbody></table>{% endif %}
+<ul>{% for reason in values.why %}<li>{{ reason }}</li>{% endfor %}</ul>
+"""
+
+
+def _run(audit: Audit) -> Section | None:
+    if audit.oracle.answers == "labels":
+        return None
+    from unveil.identification.fitting.least_squares import parameters
+    from unveil.identification.identify import identify
+
+    rng = audit.rng("identify")
+    try:
+        found = identify(audit.oracle, rng=rng)
+    except BadInput as error:
+        return Section(
+            key="identification", title="Reading its weights", verdict=str(error), outcome=Outcome.check_failed
+        )
+    audit.findings["identification"] = found
+    chart, errors = Markup(""), np.empty(0)
+    if found.network is not None and audit.oracle.ledger.left >= _FRESH:
+        x = audit.oracle.sample(_FRESH, rng)
+        answers = audit.oracle(x)
+        spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
+        errors = np.abs(found.network(x) - answers).max(axis=1) / spread
+        chart = _histogram(errors)
+    figures = {
+        "outcome": found.outcome,
+        "method": found.method,
+        "queries": found.queries,
+        "residual": found.residual if math.isfinite(found.residual) else None,
+        "why": list(found.why),
+        "stages": dict(found.stats.get("queries per stage", {})),
+    }
+    verdict, claim = found.outcome.value, ""
+    files = {}
+    if found.network is not None:
+        size = parameters(found.network)
+        widths = " - ".join(str(layer.inputs) for layer in found.network.layers) + f" - {found.network.m}"
+        figures |= {"widths": list(found.network.widths), "parameters": size}
+        if found.outcome is Outcome.complete:
+            audit.findings["network"] = found.network
+            claim = f"gives away all of its {count(size, 'parameter')} in {count(found.queries, 'question')}"
+            verdict = (
+                f"A network {widths} answers like it, to {brief(found.residual)} on fresh inputs: "
+                f"{count(found.queries, 'question')} for {count(size, 'parameter')}."
+            )
+        files["network.npz"] = {
+            f"{kind}_{i}": array
+            for i, layer in enumerate(found.network.layers)
+            for kind, array in (("weights", layer.dense()), ("bias", layer.bias))
+        }
+    return Section(
+        key="identification",
+        title="Reading its weights",
+        verdict=verdict,
+        body=_BODY,
+        values={
+            "chart": chart,
+            "fresh": len(errors),
+            "stages": list(figures["stages"].items()),  # type: ignore[attr-defined]
+            "why": found.why,
+        },
+        figures=figures,
+        files=files,
+        claim=claim,
+        outcome=found.outcome,
+    )
+
+
+def _histogram(errors: np.ndarray) -> Markup:
+    """How many fresh inputs have an error of which size, by powers of ten."""
+    powers = np.log10(np.maximum(errors, 1e-17))
+    low, high = math.floor(powers.min()), math.ceil(powers.max() + 1e-9)
+    edges = np.linspace(low, max(high, low + 1), 25)
+    heights, _ = np.histogram(powers, edges)
+    chart = Chart(
+        x=(float(edges[0]), float(edges[-1])),
+        y=(0.0, float(heights.max()) * 1.1 + 1),
+        label=f"Errors at fresh inputs, between {10.0 ** powers.min():.1e} and {10.0 ** powers.max():.1e}",
+        x_title="power of ten of the error",
+        y_title="inputs",
+    )
+    return chart.line(np.repeat(edges, 2)[1:-1], np.repeat(heights, 2)).svg()
+
+
+IDENTIFICATION = Stage(
+    key="identification",
+    title="Reading its weights",
+    run=_run,
+    cost=lambda audit: (10.0 * audit.oracle.n, 1000.0 * audit.oracle.n),
+    flag="--identify",
+    help="Read its weights off its answers.",
+)

@@ -1,0 +1,265 @@
+"""The row span on the page: which directions of the input matter, and how clearly they stand out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from unveil.audit.chart import Chart
+from unveil.audit.section import Section
+from unveil.audit.stage import Audit, Stage
+from unveil.audit.text import brief, count, share
+from unveil.outcome import Outcome
+
+if TYPE_CHECKING:
+    from unveil.blackbox.noise import Noise
+    from unveil.blackbox.oracle import Oracle
+    from unveil.blackbox.row_span import RowSpan
+
+_BODY = """
+{% if values.chart %}
+<figure>
+  {{ values.chart }}
+  <figcaption>{{ values.caption }}</figcaption>
+</figure>
+{% endif %}
+<dl class="plain">
+  <dt>Rank</dt><dd>{{ figure("rank") }} of {{ figure("n") }}</dd>
+  {% if values.found %}
+  <dt>Accuracy</dt><dd>{{ values.accuracy }}</dd>
+  {% endif %}
+  <dt>Confidence</dt><dd>{{ values.sure }}</dd>
+  {% if values.left_out %}
+  <dt>Left out</dt><dd>{{ values.left_out }}</dd>
+  {% endif %}
+  <dt>Questions</dt><dd>{{ figure("queries") }}{{ values.stages }}</dd>
+</dl>
+"""
+
+
+def _run(audit: Audit) -> Section:
+    span = find_span(
+        audit.oracle, audit.rng("span"), typical(audit.oracle, audit.inputs), noise=audit.findings.get("noise")
+    )
+    audit.findings["span"] = span
+    return section(span, _where(audit))
+
+
+def find_span(
+    oracle: Oracle,
+    rng: np.random.Generator,
+    x: np.ndarray | None = None,
+    accuracy: float = 1e-4,
+    noise: Noise | None = None,
+) -> RowSpan:
+    """The row span, from values or from labels, whichever the oracle answers.
+
+    Args:
+        oracle: The model.
+        rng: Draws points and directions.
+        x: Where to ask, or, of labels, where to begin; random points by default.
+        accuracy: Wanted sine of the largest principal angle.
+        noise: A measurement to reuse.
+
+    Queries: see `row_span` and `label_span`
+    """
+    if oracle.answers == "labels":
+        from unveil.blackbox.label_span import label_span
+
+        return label_span(oracle, rng=rng, accuracy=accuracy, x=x)
+    from unveil.blackbox.row_span import row_span
+
+    return row_span(oracle, rng=rng, accuracy=accuracy, x=x, noise=noise)
+
+
+def typical(oracle: Oracle, examples: np.ndarray | None) -> np.ndarray | None:
+    """The examples, where random points would show little: in a box, of a model made for images; and between labels."""
+    return examples if oracle.within is not None or oracle.answers == "labels" else None
+
+
+def _where(audit: Audit) -> str:
+    if audit.oracle.within is None:
+        return ""
+    low, high = audit.oracle.within
+    return f"inside [{low:g}, {high:g}]{'' if audit.inputs is None else ', around the examples'}"
+
+
+def section(span: RowSpan, where: str = "") -> Section:
+    """A RowSpan, told.
+
+    Args:
+        span: What was found.
+        where: Where it was asked, if that was not everywhere, e.g. "inside [0, 1]": elsewhere the model may see more.
+    """
+    hidden = span.n - span.rank
+    chart, caption = spectrum(span)
+    found = 0 < span.rank < span.n
+    steps = []
+    if span.outcome is Outcome.budget_ended:
+        steps.append("Allow a larger budget: directions beyond those found may matter too.")
+    elif found:
+        steps.append(
+            f"If {count(hidden, 'invisible direction')} are more than this model should have: check inputs before it, "
+            "or train a first layer that sees all of them."
+        )
+    return Section(
+        key="span",
+        title="Which directions of the input it sees",
+        verdict=_verdict(span, where),
+        body=_BODY,
+        values={
+            "chart": chart,
+            "caption": caption,
+            "found": found,
+            "accuracy": _accuracy(span),
+            "sure": _sure(span),
+            "left_out": f"{share(span.left_out)} of the gradient lies outside" if span.left_out > 0 else "",
+            "stages": _stages(span),
+        },
+        figures={
+            "rank": span.rank,
+            "n": span.n,
+            "hidden": hidden,
+            "singular_values": span.singular_values,
+            "noise_floor": span.noise_floor,
+            "accuracy": span.accuracy,
+            "confidence": span.confidence,
+            "unseen": span.unseen,
+            "left_out": span.left_out,
+            "queries": span.queries,
+            "stages": dict(span.stages),
+        },
+        files={"basis.npz": arrays(span)},
+        claim=_claim(span, where),
+        outcome=span.outcome,
+        next_steps=tuple(steps),
+    )
+
+
+def arrays(span: RowSpan) -> dict[str, np.ndarray]:
+    """What a file of a span holds."""
+    return {"basis": span.basis, "singular_values": np.asarray(span.singular_values)}
+
+
+def _claim(span: RowSpan, where: str) -> str:
+    if span.outcome is Outcome.budget_ended:
+        seen = count(span.rank) if span.rank else "none"
+        return f"showed {seen} of its {count(span.n, 'input direction')} before the budget ended"
+    if span.rank == 0:
+        return "did not react to any input that was tried"
+    if span.rank >= span.n:
+        return f"sees every one of its {count(span.n, 'input direction')}"
+    blind = "cannot see" if not where else "did not react to"
+    return f"{blind} {count(span.n - span.rank)} of its {count(span.n, 'input direction')}"
+
+
+def _verdict(span: RowSpan, where: str) -> str:
+    if span.outcome is Outcome.budget_ended:
+        return (
+            f"{count(span.rank)} of {count(span.n, 'direction')} were found to matter to it. Then the budget ended: "
+            "whether the others matter too is not known."
+        )
+    if span.rank == 0:
+        return "No change of the input changed an answer wherever it was asked."
+    if span.rank >= span.n:
+        return "Every direction of the input matters: there is no room to hide anything exactly."
+    if span.outcome is Outcome.approximate:
+        return (
+            f"Nearly all of what it reacts to lies in {count(span.rank)} of {count(span.n, 'direction')}; the others "
+            "matter little, but not nothing."
+        )
+    if where:
+        return (
+            f"Where it was asked, {where}, only {count(span.rank)} of {count(span.n, 'direction')} changed an answer. "
+            "Elsewhere it may see more."
+        )
+    return (
+        f"Only {count(span.rank)} of {count(span.n, 'direction')} reach its first layer. Whatever is added along the "
+        f"other {count(span.n - span.rank)} leaves every answer as it is."
+    )
+
+
+def _accuracy(span: RowSpan) -> str:
+    if not span.accuracy < 1:
+        return "not known: too little was asked to predict it"
+    return f"{brief(span.accuracy, 2)}, the predicted sine of the largest angle to the true span"
+
+
+def _sure(span: RowSpan) -> str:
+    if span.rank >= span.n:
+        return "complete: every direction was seen to matter"
+    if span.outcome is Outcome.budget_ended or span.unseen >= 1:
+        return "none: the search did not get as far as confirming that nothing is missing"
+    return (
+        f"with {share(span.confidence)} confidence, a direction that was missed matters at fewer than "
+        f"{share(span.unseen)} of inputs"
+    )
+
+
+def _stages(span: RowSpan) -> str:
+    if not span.stages:
+        return ""
+    return ": " + ", ".join(f"{queries:,} {name}" for name, queries in span.stages.items() if queries)
+
+
+def spectrum(span: RowSpan) -> tuple[Markup, str]:
+    """The singular values with the noise floor and the chosen rank drawn in, and a caption."""
+    values = np.asarray(span.singular_values, dtype=np.float64)
+    if not len(values) or not values.max() > 0:
+        return Markup(""), ""
+    lowest = values[values > 0].min()
+    if span.noise_floor > 0:
+        lowest = min(lowest, span.noise_floor)
+    bottom, top = 10.0 ** math.floor(math.log10(lowest / 2)), 1.8 * float(values.max())
+    last = max(len(values), span.rank) * 1.04 + 1
+    chart = Chart(
+        x=(0, last),
+        y=(bottom, top),
+        label=f"{len(values)} singular values from {brief(values.max())} down to {brief(values.min())}; "
+        f"{span.rank} of them stand above the noise floor of {brief(span.noise_floor, 2)}.",
+        x_title="number of the direction",
+        y_title="size (largest = 1)",
+        log=True,
+        counted=True,
+    )
+    if span.noise_floor > 0:
+        chart = chart.shade(bottom, span.noise_floor).level(
+            span.noise_floor, f"noise floor {brief(span.noise_floor, 2)}", "warm"
+        )
+    if span.rank > 0:
+        chart = chart.mark(span.rank + 0.5, f"rank {count(span.rank)}")
+    number = np.arange(1, len(values) + 1)
+    seen = number <= span.rank
+    chart = chart.points(number[seen], values[seen], "accent").points(number[~seen], values[~seen], "quiet")
+    weakest = values[seen].min() if seen.any() else 0.0
+    caption = (
+        "Singular values of the gradients that were asked. Everything in the band below the noise floor could be "
+        "rounding of the answers."
+    )
+    if weakest > 0 and span.noise_floor > 0:
+        caption += f" The weakest direction counted stands {brief(weakest / span.noise_floor, 2)} times above it."
+    return chart.svg(), caption
+
+
+def _cost(audit: Audit) -> tuple[float, float]:
+    """If a tenth of the directions matter, and if half do."""
+    n = audit.oracle.n
+    return _cost_at(audit.oracle, max(1.0, n / 10)), _cost_at(audit.oracle, max(1.0, n / 2))
+
+
+def _cost_at(oracle: Oracle, k: float) -> float:
+    """Questions if k directions matter; what no formula gives is as measured on small and on digit networks."""
+    n, m = oracle.n, oracle.m
+    if oracle.answers == "labels":
+        return 2 * k * (n - k) * math.log2(1e4) + 130_000
+    first_pass, confirmation = k * (n - k / 2) / m, 600
+    # In float32 five passes or so, with three times the points where several outputs share the cost.
+    passes = (6 if m == 1 else 15) if oracle.dtype == np.float32 else 2
+    refinement = passes * k * (n + 1) / m
+    return first_pass + refinement + confirmation
+
+
+SPAN = Stage(key="span", title="Looking for the directions it sees", run=_run, cost=_cost)

@@ -1,0 +1,98 @@
+"""Audit and Stage: what is looked at, one finding after the other."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.audit.section import Section
+from unveil.blackbox.oracle import Oracle
+from unveil.outcome import BadInput
+
+LOOK = 64  # questions asked to see what answers look like and how long they take
+
+
+@dataclass
+class Audit:
+    """What the stages of an audit share: the model, the examples, and what has been found so far.
+
+    Attributes:
+        oracle: The model.
+        inputs: Example inputs, (N, n), legal; None if there are none.
+        labels: What the examples show, or None.
+        seed: Where chance starts; `rng(key)` gives a stage its own generator.
+        path: Where the model came from, as one would write it in a script; for the checks on the page.
+        folder: Where the page will be: the lines that check it name the model from there.
+        findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a Noise, `network` a Network...
+        seconds: Time of one question in a batch, as measured by `look`.
+    """
+
+    oracle: Oracle
+    inputs: Float[np.ndarray, "N n"] | None = None
+    labels: Int[np.ndarray, " N"] | None = None
+    seed: int = 0
+    path: str = ""
+    folder: Path = Path()
+    findings: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):
+            raise BadInput(f"inputs must have shape (N, {self.oracle.n}); got {self.inputs.shape}")
+
+    def rng(self, key: str) -> np.random.Generator:
+        """A generator for one stage: a stage more or less leaves the draws of the others as they are."""
+        return np.random.default_rng([self.seed, zlib.crc32(key.encode())])
+
+    def examples(self, most: int) -> Float[np.ndarray, "N n"]:
+        """The example inputs, at most so many, or legal points where there are none."""
+        if self.inputs is None:
+            return self.oracle.sample(min(most, 16), self.rng("examples"))
+        return self.inputs[:most]
+
+    def look(self) -> None:
+        """Ask a few questions to see what comes back, and how fast; leaves `seen`: the points and the answers.
+
+        Queries: `64`, fewer if the budget has fewer left
+        """
+        asked = int(min(LOOK, self.oracle.ledger.left))
+        x = self.oracle.sample(asked, self.rng("look"))
+        before = time.perf_counter()
+        y = self.oracle(x)
+        self.seconds = (time.perf_counter() - before) / max(asked, 1)
+        self.findings["seen"] = (x, y)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of an audit.
+
+    Attributes:
+        key: One word: key of its section and name of its generator.
+        title: What is going on, for the progress bar.
+        run: Looks, asks, and tells; None if there is nothing to tell. Whatever later stages need goes to
+            `audit.findings`.
+        cost: Questions it will ask, guessed before: if a tenth of the input's directions matter, and if half do.
+        flag: The option of `unveil audit` that asks for it, e.g. "--weights"; None if it always runs.
+        help: One line for `unveil audit --help`.
+    """
+
+    key: str
+    title: str
+    run: Callable[[Audit], Section | None]
+    cost: Callable[[Audit], tuple[float, float]] = lambda audit: (0, 0)
+    flag: str | None = None
+    help: str = ""
+
+
+def cost(audit: Audit, stages: Iterable[Stage]) -> tuple[float, float]:
+    """Questions that the stages will ask, if a tenth of the input's directions matter, and if half do."""
+    guesses = [stage.cost(audit) for stage in stages]
+    return sum(low for low, _ in guesses), sum(high for _, high in guesses)

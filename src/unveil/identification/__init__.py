@@ -1,0 +1,1 @@
+"""The bridge: ask an oracle, return a network."""

@@ -1,0 +1,206 @@
+"""settle: all weights of a nearly right network to the last digits, with fresh answers where they tell most."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import linalg
+
+from unveil.blackbox.rounding import Ask
+from unveil.identification.fitting.gauss_newton import refine, telling_points
+from unveil.identification.fitting.least_squares import jacobian, parameters
+from unveil.identification.fitting.output_layer import Asked
+from unveil.whitebox.network import Layer, Network
+
+# Parameters up to which all are fitted together.
+LARGE = 1500
+# How close, relative to the size of its input, a neuron is to switching at points that are left out.
+BEND = 1e-6
+# Answers per parameter in the fit.
+PLENTY = 3
+# Answers predicted worse than this many times the rounding are asked for.
+ENOUGH = 1e4
+# Fresh answers asked for at once, and how often.
+AT_ONCE, ROUNDS = 30, 3
+
+
+def finish(
+    asked: Asked, network: Network, size: float, pool: Float[np.ndarray, "M n"], rng: np.random.Generator
+) -> Network:
+    """All weights of a nearly right network to the last digits; those behind the first layer where that is large.
+
+    Args:
+        asked: What was asked before.
+        network: Nearly right.
+        size: Length of a typical input.
+        pool: Where its answers should be right.
+        rng: Draws among points that tell the same.
+
+    Queries: at most 90 where all parameters move, about 3 per parameter behind a large first layer.
+    """
+    if parameters(network) <= LARGE:
+        return settle(asked, network, *asked.near(6 * size), pool, rng)
+    first = network.layers[0]
+    behind = parameters(network) - first.weights.size - first.bias.size
+    if len(network.layers) < 3 or behind > 2 * LARGE:
+        return network
+    count = (3 if network.m == 1 else 2) * behind // network.m
+    oracle = asked.oracle
+    x = oracle.sample(max(4000, 2 * count), rng)
+    if oracle.within is None:
+        x[::2] *= 3  # neurons that are rarely active near the origin
+    x = telling_points(network, x, count)
+    return refine(network, x, asked(x))
+
+
+def settle(
+    ask: Ask,
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    pool: Float[np.ndarray, "M n"],
+    rng: np.random.Generator,
+) -> Network:
+    """Least squares on all parameters, by full steps: the start is so near that no point changes its linear piece.
+
+    Queries: at most 90, none where the answers at hand settle every answer of the pool.
+    """
+    clear = _clear(network, x)
+    x, y = x[clear], y[clear]
+    chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
+    x, y = x[chosen], y[chosen]
+    for _ in range(ROUNDS):
+        network = _fitted(network, x, y)
+        more = telling(_slopes(network, x), jacobian(network, pool).sum(axis=1), AT_ONCE, ENOUGH)
+        if not len(more):
+            break
+        x, y = np.concatenate([x, pool[more]]), np.concatenate([y, ask(pool[more])])
+        network = _fitted(network, x, y)
+    return network
+
+
+def telling(
+    known: Float[np.ndarray, "N q"], pool: Float[np.ndarray, "M q"], count: int, enough: float
+) -> Int[np.ndarray, " chosen"]:
+    """Rows of a pool whose answers would tell most about a linear fit, one after the other.
+
+    Args:
+        known: What the answers known are sums of.
+        pool: The same for the points to choose from.
+        count: How many at most.
+        enough: It stops where every answer of the pool follows from the others to within this many times their errors.
+    """
+    scale = np.maximum(np.linalg.norm(known, axis=0), 1e-12 * np.linalg.norm(known))
+    _, s, vt = np.linalg.svd(np.linalg.qr(known / scale, mode="r"))
+    s = np.append(s, np.zeros(len(vt) - len(s)))
+    # Directions that no answer depends on (the scale of a neuron) stay out through the floor of rounding.
+    G = (pool / scale) @ (vt.T / np.maximum(s, 1e-12 * s[0]))
+    left = (G**2).sum(axis=1)
+    chosen: list[int] = []
+    for _ in range(count):
+        best = int(left.argmax())
+        if left[best] < enough**2:
+            break
+        chosen.append(best)
+        g = G[best].copy()
+        size = float(g @ g)
+        G -= np.outer(G @ g, g) * ((1 - 1 / np.sqrt(1 + size)) / size)
+        left = (G**2).sum(axis=1)
+        left[chosen] = 0
+    return np.array(chosen, dtype=int)
+
+
+def _clear(network: Network, x: np.ndarray) -> np.ndarray:
+    """Points with a linear piece around them: on a bend, where many were asked, nobody can say which weights count."""
+    h, clear = x, np.ones(len(x), dtype=bool)
+    for layer in network.layers[:-1]:
+        z = layer.affine(h)
+        size = np.linalg.norm(layer.weights, axis=1) * (1 + np.linalg.norm(h, axis=1, keepdims=True))
+        clear &= (np.abs(z) > BEND * size).all(axis=1)
+        h = np.maximum(z, 0)
+    return clear
+
+
+def _spread(network: Network, x: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Points from all linear pieces: in each, no more than settle an affine function."""
+    patterns, h = [], x
+    for layer in network.layers[:-1]:
+        z = layer.affine(h)
+        patterns.append(z > 0)
+        h = np.maximum(z, 0)
+    order = rng.permutation(len(x))
+    packed = np.packbits(np.concatenate(patterns, axis=1)[order], axis=1)
+    _, piece = np.unique(packed, axis=0, return_inverse=True)
+    by_piece = np.argsort(piece.reshape(-1), kind="stable")
+    sorted_piece = piece.reshape(-1)[by_piece]
+    rank = np.arange(len(x)) - np.searchsorted(sorted_piece, sorted_piece)
+    # The first of every piece, then the second of every piece, ...
+    first = by_piece[np.argsort(rank, kind="stable")]
+    first = first[np.sort(rank) <= x.shape[1]]
+    return np.asarray(order[first[:most]])
+
+
+def _slopes(network: Network, x: np.ndarray) -> np.ndarray:
+    J = jacobian(network, x)
+    return J.reshape(-1, J.shape[2])
+
+
+def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 12) -> Network:
+    error = (y - network(x)).ravel()
+    floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)
+    factors, fresh = None, False
+    for _ in range(steps):
+        wrong = float(np.sqrt((error @ error) / error.size))
+        if wrong < 2 * floor:
+            break
+        if factors is None:
+            factors, fresh = _factors(_slopes(network, x)), True
+        # What rounding says more about than the errors do stays as it is; more of it where a step does not help.
+        known = float(np.clip(0.01 * floor / wrong, 1e-13, 1e-6))
+        best, least = network, error
+        for share in (known, 1e3 * known, 1e-6 + 1e3 * known):
+            trial = _moved(network, _solution(factors, error, share))
+            after = (y - trial(x)).ravel()
+            if after @ after < least @ least:
+                best, least = trial, after
+            if least @ least < 0.01 * (error @ error):
+                break
+        if least @ least < 0.9 * (error @ error):
+            network, error, fresh = best, least, False
+        elif fresh:
+            break
+        else:
+            # So near the slopes hardly change, but a step that does not help is worth new ones.
+            factors = None
+    return network
+
+
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _factors(J: np.ndarray) -> Factors:
+    """Scale, Q, R and order of the columns, by pivoting."""
+    size = np.linalg.norm(J, axis=0)
+    scale = np.maximum(size, 1e-12 * size.max())
+    Q, R, order = linalg.qr(J / scale, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
+    return scale, Q, R, order
+
+
+def _solution(factors: Factors, error: np.ndarray, share: float) -> np.ndarray:
+    """Least squares in the leading columns; the others hardly add anything to these."""
+    scale, Q, R, order = factors
+    diagonal = np.abs(R.diagonal())
+    rank = max(1, int((diagonal > share * diagonal[0]).sum()))
+    step = np.zeros(len(scale))
+    step[order[:rank]] = linalg.solve_triangular(R[:rank, :rank], Q[:, :rank].T @ error)
+    return np.asarray(step / scale)
+
+
+def _moved(network: Network, step: np.ndarray) -> Network:
+    layers, begin = [], 0
+    for layer in network.layers:
+        rows, columns = layer.weights.shape
+        block = step[begin : begin + rows * (columns + 1)].reshape(rows, columns + 1)
+        begin += block.size
+        layers.append(Layer(layer.weights + block[:, :-1], layer.bias + block[:, -1], layer.activation))
+    return Network(tuple(layers))

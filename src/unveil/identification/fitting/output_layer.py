@@ -1,0 +1,273 @@
+"""The output layer behind the last hidden one, by least squares on answers already paid for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import intact
+from unveil.identification.piecewise_linear.sign_recovery import by_balance
+from unveil.whitebox.network import Network
+
+Layer = tuple[np.ndarray, np.ndarray]
+Weights = list[Layer]
+# Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
+FEW = 2000
+# Neurons with an output weight this small, relative to the largest, are none.
+FAINT = 1e-7
+# How well the sides must explain the part of a fit that nobody bends, relative to its largest share.
+BALANCE = 1e-5
+# A fit that explains fewer of the answers says nothing about the others.
+MOST = 0.6
+
+
+@dataclass
+class Asked:
+    """Asks, and keeps small batches for the fits at the end, where an answer already paid for serves again."""
+
+    oracle: Oracle
+    most: int = 6_000_000
+    x: list[np.ndarray] = field(default_factory=list)
+    y: list[np.ndarray] = field(default_factory=list)
+    kept: int = 0
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        x = self.oracle.nearest(x)
+        y = self.oracle(x)
+        if x.size <= self.most // 4 and self.kept + x.size <= self.most:
+            whole = intact(y, self.oracle.widest)
+            self.x.append(x[whole])
+            self.y.append(y[whole])
+            self.kept += x.size
+        return y
+
+    def all(self) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+        """Questions and answers."""
+        return np.concatenate(self.x), np.concatenate(self.y)
+
+    def near(self, reach: float) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+        """Those within reach of the origin."""
+        x, y = self.all()
+        chosen = np.linalg.norm(x, axis=1) < reach
+        return x[chosen], y[chosen]
+
+    def off(self, network: Network, size: float) -> Float[np.ndarray, " N"]:
+        """Errors on all answers, in units of the largest answer, both in proportion to the input's length."""
+        x, y = self.all()
+        weight = in_proportion(x, size)
+        return np.asarray(np.abs((network(x) - y) * weight).max(axis=1) / max(np.abs(y * weight).max(), 1e-300))
+
+    def error(self, network: Network, size: float) -> float:
+        """The largest of these."""
+        return float(self.off(network, size).max())
+
+
+def in_proportion(x: Float[np.ndarray, "N n"], size: float) -> Float[np.ndarray, "N 1"]:
+    """Weights of answers whose rounding grows with the input."""
+    return np.asarray(1 / (1 + np.linalg.norm(x, axis=1) / size)[:, None])
+
+
+def after(layers: Weights, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N k"]:
+    """Values of the last of these layers."""
+    for w, b in layers:
+        x = np.maximum(x @ w.T + b, 0)
+    return x
+
+
+def output_layer(
+    asked: Asked, layers: Weights, layer: Layer, over: Float[np.ndarray, "m d"] | None, size: float
+) -> tuple[Weights, float]:
+    """The rest of a network whose last hidden layer is `layer`, and its largest error on what was asked.
+
+    Args:
+        asked: Questions and answers.
+        layers: Those before.
+        layer: The last hidden one, sides settled.
+        over: Slopes that no neuron explains, folded in as neurons that are always active; None: there are none.
+        size: Length of a typical input.
+    """
+    x, y = asked.all()
+    h, weight = after(layers, x), in_proportion(x, size)
+    most = max(float(np.abs(y * weight).max()), 1e-300)
+    rows, bias = layer
+    z = np.maximum(h @ rows.T + bias, 0)
+    F = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    if over is not None:
+        d = h.shape[1]
+        if len(y) > 2 * (len(rows) + d + 1):
+            over = np.linalg.lstsq(np.concatenate([F, h], axis=1) * weight, y * weight, rcond=None)[0][-d:].T
+        u, s, vt = np.linalg.svd(over, full_matrices=False)
+        keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
+        # relu(v h) - relu(-v h) = v h
+        rows = np.concatenate([rows, vt[keep], -vt[keep]])
+        bias = np.concatenate([bias, np.zeros(2 * int(keep.sum()))])
+        tail = np.concatenate([(u * s)[:, keep], -(u * s)[:, keep]], axis=1)
+        y = y - np.maximum(h @ rows[len(layer[0]) :].T, 0) @ tail.T
+    solution, *_ = np.linalg.lstsq(F * weight, y * weight, rcond=None)
+    error = float(np.abs((F @ solution - y) * weight).max()) / most
+    W = solution[:-1].T if over is None else np.concatenate([solution[:-1].T, tail], axis=1)
+    return [(rows, bias), (W, solution[-1])], error
+
+
+def agreement(
+    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], rounds: int = 40
+) -> tuple[Float[np.ndarray, "q m"], Float[np.ndarray, " N"]]:
+    """Least sum of absolute errors: exact on most points even where some obey another law.
+
+    Returns:
+        The solution, and the error of every point in units of the largest y.
+
+    Source: iteratively reweighted least squares.
+    """
+    most = max(float(np.abs(y).max()), 1e-300)
+    scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
+    weight = np.ones((len(y), 1))
+    for _ in range(rounds):
+        solution = np.linalg.lstsq(F / scale * weight, y * weight, rcond=1e-13)[0] / scale[:, None]
+        off = np.abs(F @ solution - y).max(axis=1) / most
+        weight = np.maximum(off, 1e-10)[:, None] ** -0.5
+    return solution, off
+
+
+@dataclass
+class Bends:
+    """Answers as `sum_i w_i |z_i| / 2` and a part linear in the values h before: true whatever the sides are.
+
+    Where a weight of neuron i is unknown, what it sees of value j adds `sign(z_i) h_j`, so that is fitted too.
+    """
+
+    layers: Weights
+    rows: Float[np.ndarray, "k d"]
+    bias: Float[np.ndarray, " k"]
+    known: Bool[np.ndarray, "k d"]
+
+    def features(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N q"]:
+        """What the answers are a sum of, at these inputs."""
+        h = after(self.layers, x)
+        z = h @ self.rows.T + self.bias
+        i, j = np.nonzero(~self.known)
+        sign = np.where(z > 0, 0.5, -0.5)
+        return np.concatenate([np.abs(z) / 2, np.ones((len(x), 1)), h, sign[:, i] * h[:, j]], axis=1)
+
+    def missing(self, solution: Float[np.ndarray, "q m"]) -> Float[np.ndarray, " u"]:
+        """What a fit adds to the unknown weights."""
+        k, d = self.rows.shape
+        w = solution[np.nonzero(~self.known)[0]]
+        return np.asarray((solution[k + 1 + d :] * w).sum(axis=1) / np.maximum((w**2).sum(axis=1), 1e-300))
+
+    def only(self, keep: Bool[np.ndarray, " k"], solution: Float[np.ndarray, "q m"]) -> tuple[Bends, np.ndarray]:
+        """Without the neurons that do nothing, and their part of a fit."""
+        d = self.rows.shape[1]
+        which = np.concatenate([keep, np.ones(1 + d, dtype=bool), keep[np.nonzero(~self.known)[0]]])
+        return Bends(self.layers, self.rows[keep], self.bias[keep], self.known[keep]), solution[which]
+
+    def loose(self, F: Float[np.ndarray, "N q"]) -> Bool[np.ndarray, " u"]:
+        """Which unknown weights a fit with these features says nothing about: it would not notice another one."""
+        k, d = self.rows.shape
+        scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
+        _, s, vt = np.linalg.svd(F / scale, full_matrices=False)
+        free = (vt[s < 1e-9 * s[0]] ** 2).sum(axis=0)[k + 1 + d :] > 1e-6
+        return np.asarray(free | (scale[k + 1 + d :] <= 1e-12 * scale.max()))
+
+    def corrected(self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]) -> Bends:
+        """With the weights that the fit has settled: the signs follow them, so the next fit is better."""
+        i, j = np.nonzero(~self.known)
+        rows = self.rows.copy()
+        rows[i, j] += np.where(self.loose(F), 0.0, np.clip(self.missing(solution), -1, 1))
+        return Bends(self.layers, rows, self.bias, self.known)
+
+    def sided(
+        self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]
+    ) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]] | None:
+        """All weights and the sides, from values before that touch no weight the fit says nothing about.
+
+        Where such a weight matters its neuron keeps its side: on the active one the part linear in the values before
+        tells it, on the other it is nobody's business.
+
+        Returns:
+            None if the sides do not follow.
+        """
+        k, d = self.rows.shape
+        w, linear = solution[:k], solution[k + 1 : k + 1 + d]
+        i, j = np.nonzero(~self.known)
+        free, rows = self.loose(F), self.corrected(F, solution).rows
+        seen = np.linalg.norm(F[:, k + 1 : k + 1 + d], axis=0)
+        clean = seen > 1e-9 * seen.max()
+        clean[j[free]] = False
+        side = by_balance(rows[:, clean], w, 2 * linear[clean].T, BALANCE)
+        if side is None:
+            return None
+        for q in np.flatnonzero(free & (np.bincount(j[free], minlength=d)[j] == 1)):
+            a, c = i[q], j[q]
+            column = F[:, k + 1 + d + q]
+            up = np.sign(column[np.abs(column).argmax()])
+            if up == side[a]:
+                others = np.delete(side * rows[:, c], a) @ np.delete(w, a, axis=0) / 2
+                total = linear[c] + up * (solution[k + 1 + d + q] + w[a] * rows[a, c]) / 2
+                rows[a, c] = (total - others) @ w[a] / max(float(w[a] @ w[a]), 1e-300)
+        return rows, side
+
+
+def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends, np.ndarray, np.ndarray]:
+    """Fit the answers, settling the unknown weights that they settle.
+
+    Returns:
+        The bends with these weights, the solution, and which answers it explains to within `fine`.
+    """
+    x, y = asked.all()
+    weight = in_proportion(x, size)
+    most = max(float(np.abs(y * weight).max()), 1e-300)
+    best: tuple[Bends, np.ndarray, np.ndarray] | None = None
+    while True:
+        F = bends.features(x) * weight
+        some = np.linspace(0, len(x) - 1, min(len(x), FEW + 10 * F.shape[1])).astype(int)
+        solution, _ = agreement(F[some], (y * weight)[some])
+        fits = np.abs(F @ solution - y * weight).max(axis=1) < fine * most
+        if best is not None and fits.sum() <= best[2].sum():
+            return best
+        best = (bends, solution, fits)
+        if bends.known.all() or fits.mean() < MOST:
+            return best
+        bends = bends.corrected(F[fits], solution)
+
+
+def ending(
+    bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
+) -> tuple[Network, float]:
+    """The network: which sides are active, and the output layer; what nobody bends is folded in if there is any.
+
+    The part linear in the values before is `sum_i s_i w_i z_i / 2`, up to neurons that nobody met. Nothing is folded in
+    where the error is below `enough` without.
+    """
+    x, y = asked.all()
+    x, y, weight = x[fits], y[fits], in_proportion(x[fits], size)
+    strong = np.abs(solution[: len(bends.rows)]).max(axis=1)
+    bends, solution = bends.only(strong > FAINT * strong.max(), solution)
+    k = len(bends.rows)
+    F = bends.features(x) * weight
+    told = bends.sided(F, solution)
+    if told is not None:
+        rows, side = told
+    else:
+        # With what is folded in any sides do, if none of the rows is guessed.
+        w, rows = solution[:k], bends.corrected(F, solution).rows
+        z = after(bends.layers, x) @ rows.T + bends.bias
+        A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
+        A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(
+            weight, y.shape[1], axis=0
+        )
+        smooth = (y - (np.abs(z) / 2) @ w) * weight
+        side = np.where(np.linalg.lstsq(A, smooth.reshape(-1), rcond=None)[0][:k] < 0, -1.0, 1.0)
+    turned = (rows * side[:, None], bends.bias * side)
+    best: tuple[Network | None, float] = (None, np.inf)
+    for over in (None, np.zeros((y.shape[1], rows.shape[1]))):
+        rest, error = output_layer(asked, bends.layers, turned, over, size)
+        if best[0] is None or error < 0.1 * best[1]:
+            best = (Network.from_weights([*bends.layers, *rest]), error)
+        if error < enough:
+            break
+    assert best[0] is not None
+    return best[0], best[1]

@@ -1,0 +1,174 @@
+"""identify: looks at the answers and picks the method that fits them."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.method import Identification, Method
+from unveil.identification.smooth.conclusion import answers_noise
+from unveil.identification.smooth.entangled_weights import EntangledWeights
+from unveil.identification.smooth.frequencies import Frequencies
+from unveil.identification.smooth.hyperplane_circles import saturation_radius
+from unveil.identification.smooth.kink_circles import looks_rectified
+from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.identification.smooth.rectifiers import Rectifiers
+from unveil.identification.smooth.saturation import Saturation
+from unveil.identification.smooth.spectrum import looks_periodic
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.whitebox.activation import activation as activation_named
+
+PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
+
+
+def identify(
+    oracle: Oracle,
+    method: Method | None = None,
+    *,
+    rng: np.random.Generator,
+    activation: str | tuple[str, ...] | None = None,
+    widths: tuple[int, ...] | None = None,
+) -> Identification:
+    """Find a network by asking.
+
+    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
+    answers that come to rest far out are a sigmoidal one's; answers that grow in straight pieces far out are one of
+    smooth rectifiers; answers that vary far out as near by are one of sines; what remains is smooth. A method that
+    fails its own check is followed by the next that could work, and the best result is returned, with its outcome.
+
+    Args:
+        oracle: Answers values.
+        method: Which published idea to use, with its tolerances; by default picked by looking.
+        rng: Draws all points.
+        activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
+        widths: Neurons of the hidden layers, first to last; None: found.
+
+    Returns:
+        The network, how it ended, the largest error on fresh points, and what was chosen and why.
+
+    Raises:
+        BadInput: The oracle answers labels, or the activation is not known.
+
+    Queries: at most 1,000 to look, then those of the method.
+    """
+    if oracle.answers == "labels":
+        raise BadInput("identify needs answers that are values; this oracle gives labels only")
+    names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
+    for name in names:
+        activation_named(name)
+    if widths is not None and (len(widths) == 0 or min(widths) < 1):
+        raise BadInput(f"widths must be one or two positive numbers of neurons, e.g. (20, 4); got {widths}")
+    if method is not None:
+        return method(oracle, rng=rng)
+    start = oracle.ledger.asked
+    try:
+        methods, why = _candidates(oracle, names, widths, rng)
+    except BudgetExceeded:
+        return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
+    best: Identification | None = None
+    for each in methods:
+        found = each(oracle, rng=rng)
+        if best is None or found.residual < best.residual or best.network is None:
+            best = found
+        if found.outcome is Outcome.complete or found.outcome is Outcome.budget_ended:
+            break
+        why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
+    assert best is not None
+    return dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why))
+
+
+def _candidates(
+    oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, rng: np.random.Generator
+) -> tuple[list[Method], list[str]]:
+    """Methods that could work, the likeliest first, and why."""
+    given = names or None
+    if names:
+        first = names[0].split("(")[0]
+        if first in PIECEWISE_LINEAR:
+            return _piecewise_linear(), [f"the activation is given: {first} is piecewise linear"]
+    elif _straight(oracle, rng):
+        return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
+    noise = answers_noise(oracle, rng)
+    methods: list[Method] = []
+    periodic = False
+    if saturation_radius(oracle, rng, noise) is not None:
+        methods.append(Saturation(given, widths))
+        why = ["answers come to rest far out: a sigmoidal first layer"]
+    elif looks_rectified(oracle, rng):
+        methods.append(Rectifiers(given, widths))
+        why = ["answers grow with the distance, piece by piece: smooth rectifiers"]
+    elif periodic := names[:1] in ((), ("sin",)) and looks_periodic(oracle, rng):
+        why = ["answers vary far out as they do near by: sines"]
+    else:
+        bounded = "the domain is bounded" if oracle.within is not None else "answers do not come to rest far out"
+        why = [f"{bounded}: Hessians at ordinary points"]
+    if (widths is None or len(widths) == 1) and len(names) < 2:
+        methods.append(OneHiddenLayer(names[0] if names else None, widths[0] if widths else None))
+    if (widths is None or len(widths) == 2) and (widths is None or widths[0] <= oracle.n):
+        if periodic:
+            methods.append(Frequencies(given or "sin", widths))
+        shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "sin")]
+        methods += [EntangledWeights(shape if len(shape) > 1 else shape[0], widths) for shape in shapes]
+    return methods, why
+
+
+def _piecewise_linear() -> list[Method]:
+    if find_spec("unveil.identification.piecewise_linear.critical_points") is None:
+        raise BadInput("the answers are piecewise linear; no method for such networks is installed")
+    return [import_module("unveil.identification.piecewise_linear.critical_points").CriticalPoints()]
+
+
+def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:
+    """Whether three neighbouring points lie on a line for most of 32 places, while the function as a whole does not.
+
+    Queries: 96, or twice that
+    """
+    x = oracle.sample(32, rng)
+    if oracle.within is not None:
+        x = (x + sum(oracle.within) / 2) / 2
+    typical = float(np.sqrt(np.mean(x**2))) or 1.0
+    away = rng.standard_normal(x.shape)
+    away *= 3e-3 * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))
+    # Steps of a network with many neurons meet one nearly everywhere: where but a few are straight, shorter ones tell.
+    for shorter in (1.0, 1 / 30):
+        behind, ahead = oracle.nearest(x - shorter * away), oracle.nearest(x + shorter * away)
+        middle = oracle.nearest((behind + ahead) / 2)
+        low, centre, high = (oracle(part) for part in (behind, middle, ahead))
+        bend = np.abs(low + high - 2 * centre).max(axis=1)
+        slope = np.abs(high - low).max(axis=1)
+        rounding = 64 * oracle.resolution * float(np.abs(centre).max())
+        # A smooth network bends by about a part in a thousand over such a step; a straight piece by its rounding.
+        level = bend - rounding <= 1e-7 * np.median(slope)
+        if level.mean() >= 0.5 or not level.any() or oracle.resolution > 1e-12:
+            break
+    return bool(level.mean() >= 0.5)
+
+
+def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
+    """The method a person means by a name such as "saturation"; `activation` and `widths` as in `identify`.
+
+    Raises:
+        BadInput: There is no such method, or it needs to be told the activation.
+    """
+    if name == "saturation":
+        return Saturation(activation, widths)
+    if name == "rectifiers":
+        return Rectifiers(activation, widths)
+    if name == "one-hidden-layer":
+        return OneHiddenLayer(activation[0] if activation else None, widths[0] if widths else None)
+    if name == "entangled-weights":
+        if activation is None:
+            raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
+        return EntangledWeights(activation, widths)
+    if name == "frequencies":
+        return Frequencies(activation or "sin", widths)
+    if name == "critical-points":
+        return _piecewise_linear()[0]
+    raise BadInput(
+        f"no method called {name!r}; known: saturation, rectifiers, frequencies, one-hidden-layer, "
+        "entangled-weights, critical-points"
+    )

@@ -1,0 +1,1 @@
+"""Methods for networks of piecewise-linear activations: critical points and hyperplanes."""

@@ -1,0 +1,197 @@
+"""whole, sides: when the neurons met are all of a layer, and which of their sides are active, from derivatives."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.crossings import AGREE
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
+from unveil.identification.piecewise_linear.frame import gradients
+from unveil.identification.piecewise_linear.neuron import Neuron
+
+# A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
+EXACT = 1e-6
+# Derivatives that must have been able to contradict.
+TELLING = 3
+
+Station = tuple[np.ndarray, np.ndarray]
+
+
+def whole(
+    layers: list[Layer], sure: list[Neuron], perhaps: list[Neuron], stations: list[Station]
+) -> list[Neuron] | None:
+    """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
+
+    Args:
+        layers: Read before.
+        sure: Neurons of this layer.
+        perhaps: Neurons that could be of a deeper one; those that no derivative calls for are left out.
+        stations: Where derivatives were measured, and the derivatives, (m, n).
+
+    Returns:
+        None if some are missing, or if too few derivatives told though they could.
+    """
+
+    def spans(neurons: list[Neuron]) -> bool:
+        right, wrong = judged(layers, neurons, stations)
+        # With as many neurons as directions no derivative can contradict; what leaks must show who is missing.
+        return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
+
+    most = max(np.linalg.matrix_rank(local(layers, x)[1]) for x, _ in stations)
+    chosen = [*sure, *perhaps]
+    if not chosen or not spans(chosen):
+        return None
+    for neuron in perhaps:
+        others = [n for n in chosen if n is not neuron]
+        if spans(others):
+            chosen = others
+    return chosen
+
+
+def judged(
+    layers: list[Layer], neurons: list[Neuron], stations: list[Station]
+) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
+    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
+    right, wrong = [], []
+    for x, slope in stations:
+        J = local(layers, x)[1]
+        parts = np.array([n.weights for n in neurons]) @ J
+        if not _explains(parts, slope):
+            wrong.append(x)
+        elif np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J):
+            right.append(x)
+    n = len(stations[0][0])
+    return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
+
+
+def sides(
+    ask: Ask,
+    layers: list[Layer],
+    rows: Float[np.ndarray, "k d"],
+    bias: Float[np.ndarray, " k"],
+    pool: Float[np.ndarray, "N n"],
+    stations: list[Station],
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> Layer | None:
+    """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
+
+    Args:
+        ask: Answers questions.
+        layers: Read before.
+        rows: All neurons of this layer.
+        bias: Theirs.
+        pool: Where derivatives may be measured.
+        stations: Gets them.
+        noise: How exact answers are.
+        rng: Draws test steps.
+
+    Returns:
+        None if these are not the whole layer after all, or some neuron's sides cannot be told.
+
+    Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
+    """
+    k = np.arange(len(rows))
+    seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
+    for x in _clearest(layers, rows, pool):
+        h, J = local(layers, x)
+        up = (rows @ h + bias > 0).astype(int)
+        if (seen[up, k] >= 2).all():
+            continue
+        if seen.sum() > 8 * len(rows):
+            break
+        span = row_space(J)
+        slope, error = gradients(ask, across(span), x[None], np.array([0.05]), noise, rng)
+        if not np.isfinite(error[0]):
+            continue
+        stations.append((x, slope[0] @ span.T))
+        parts = rows @ J @ span
+        if not _explains(parts, slope[0], 100 * float(error[0])):
+            return None
+        share = np.abs(np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]).max(axis=1)
+        seen[up, k] += 1
+        largest[up, k] = np.maximum(largest[up, k], share)
+    quiet = largest < 10 * EXACT * largest.max()
+    if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
+        return None
+    side = np.where(largest[1] >= largest[0], 1.0, -1.0)
+    side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
+    side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
+    return rows * side[:, None], bias * side
+
+
+def leaks(
+    ask: Ask,
+    layers: list[Layer],
+    layer: Layer,
+    pool: Float[np.ndarray, "N n"],
+    count: int,
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
+    """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
+
+    Args:
+        ask: Answers questions.
+        layers: Read before.
+        layer: The one in question, sides settled.
+        pool: Where to look; skipped where its active neurons feel every direction in which those before move.
+        count: How many of them.
+        noise: How exact answers are.
+        rng: Draws directions.
+
+    Returns:
+        Points where moving along none of the active neurons changes nothing, and points where it does.
+
+    Queries: at most `2 count`
+    """
+    W, b = layer
+    start, step = [], []
+    for x in pool:
+        h, J = local(layers, x)
+        z = W @ h + b
+        span = row_space(J)
+        _, s, vt = np.linalg.svd((W @ J @ span)[z > 0], full_matrices=True)
+        still = span @ vt[int((s > 1e-6 * s.max(initial=0)).sum()) :].T
+        if not still.shape[1]:
+            continue
+        v = still @ rng.standard_normal(still.shape[1])
+        v *= np.linalg.norm(x) / np.linalg.norm(v)
+        # Not so far that anybody known switches.
+        rate = W @ J @ v
+        with np.errstate(divide="ignore"):
+            room = np.where((z <= 0) & (rate > 0), -z / rate, np.inf).min(initial=along(layers, x, v, 0.0, 1.0)[0][1])
+        start.append(x)
+        step.append(0.9 * room * v)
+        if len(start) == count:
+            break
+    if not start:
+        return pool[:0], pool[:0]
+    x = np.array(start)
+    end = x + np.array(step)
+    y = ask(np.concatenate([x, end]))
+    change = np.abs(y[: len(x)] - y[len(x) :])
+    slack = EXACT * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
+    allowed = AGREE * (noise.at(x) + noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
+    quiet = (change <= allowed).all(axis=1)
+    return x[quiet], np.concatenate([x[~quiet], end[~quiet]])
+
+
+def _explains(parts: np.ndarray, slope: np.ndarray, error: float = 0.0) -> bool:
+    left = slope.T - parts.T @ np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]
+    return bool(np.abs(left).max() <= EXACT * np.abs(slope).max() + error)
+
+
+def _clearest(layers: list[Layer], rows: np.ndarray, pool: np.ndarray) -> list[np.ndarray]:
+    """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
+    clear = []
+    for x in pool:
+        move = rows @ local(layers, x)[1]
+        size = np.linalg.norm(move, axis=1, keepdims=True)
+        s = np.linalg.svd(move / np.maximum(size, 1e-300), compute_uv=False)
+        if len(s) == len(rows) and s[-1] > 1e-3 and size.min() > 1e-9:
+            clear.append((float(s[-1]), x))
+    clear.sort(key=lambda place: -place[0])
+    return [x for _, x in clear[:200]]

@@ -1,0 +1,167 @@
+"""Sightings: bends of deeper layers met along lines, and where known neurons must have been met."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.crossings import Breakpoints, breakpoints
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.frame import Frame, gradients
+
+Layer = tuple[np.ndarray, np.ndarray]
+# A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.
+SAME_PLACE = 1e-7
+# Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
+SHORT = 1e-4
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A line whose breakpoints are known."""
+
+    base: Float[np.ndarray, " n"]
+    direction: Float[np.ndarray, " n"]
+    breaks: Breakpoints
+
+    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
+        """Points of the line."""
+        return np.asarray(self.base + t[:, None] * self.direction)
+
+    def along(self, layers: list[Layer]) -> tuple[np.ndarray, np.ndarray]:
+        """Where these layers bend on it; see `along`."""
+        return along(layers, self.base, self.direction, self.breaks.low, self.breaks.high)
+
+    def met(self, expected: Float[np.ndarray, " E"], doubt: Float[np.ndarray, " E"] | float = 0.0) -> np.ndarray:
+        """(breakpoints, expected): whether a breakpoint is the one expected there, give or take the doubt."""
+        off = np.abs(self.breaks.t[:, None] - expected[None, :])
+        near = np.minimum(SAME_PLACE * (1 + np.abs(expected)) + doubt, 1e-3 * (1 + np.abs(expected)))
+        return np.asarray(off <= near + 3 * self.breaks.width[:, None])
+
+
+@dataclass(frozen=True, eq=False)
+class Sighting:
+    """A breakpoint of a deeper layer, and the normal of the hyperplane there.
+
+    Attributes:
+        x: (n,) where.
+        span: (n, r) orthonormal directions in which the normal was measured: all in which the layers read before
+            move there.
+        normal: (r,) unit.
+        error: Expected error of the normal.
+    """
+
+    x: Float[np.ndarray, " n"]
+    span: Float[np.ndarray, "n r"]
+    normal: Float[np.ndarray, " r"]
+    error: float
+
+
+def local(layers: list[Layer], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """What these layers make of an input: their values (k,) and how they move with the input, (k, n)."""
+    h, J = x, np.eye(len(x))
+    for W, b in layers:
+        z = W @ h + b
+        J = np.where(z[:, None] > 0, W @ J, 0)
+        h = np.maximum(z, 0)
+    return h, J
+
+
+def along(
+    layers: list[Layer], base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], low: float, high: float
+) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, "E k"]]:
+    """Where these layers bend on a line, its ends included, and their values there: linear in between."""
+    t = np.array([low, high])
+    h = base + t[:, None] * direction
+    for W, b in layers:
+        z = h @ W.T + b
+        at, piece = zeros(t, z)[:2]
+        part = ((at - t[piece]) / (t[piece + 1] - t[piece]))[:, None]
+        order = np.argsort(np.concatenate([t, at]), kind="stable")
+        z = np.concatenate([z, z[piece] + part * (z[piece + 1] - z[piece])])[order]
+        t = np.concatenate([t, at])[order]
+        h = np.maximum(z, 0)
+    return t, h
+
+
+def zeros(t: Float[np.ndarray, " E"], z: Float[np.ndarray, "E q"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where piecewise-linear functions with values z at t change sign: place, piece, and which of the q."""
+    piece, which = np.nonzero((z[:-1] > 0) != (z[1:] > 0))
+    before, after = z[piece, which], z[piece + 1, which]
+    return t[piece] + (t[piece + 1] - t[piece]) * before / (before - after), piece, which
+
+
+def look(
+    ask: Ask,
+    layers: list[Layer],
+    line: Searched,
+    wanted: np.ndarray,
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> list[Sighting]:
+    """Measure the normals of these breakpoints of a line, from the derivatives on either side.
+
+    Args:
+        ask: Answers questions.
+        layers: Read before; only directions in which they move are asked about.
+        line: The line.
+        wanted: Its breakpoints that are none of these layers'.
+        noise: How exact answers are.
+        rng: Draws test steps.
+
+    Queries: `r + 3` for each piece beside a wanted breakpoint, for r directions in which the layers move there.
+    """
+    edges = line.breaks.edges
+    inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
+    seen: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
+    out = []
+    for p in wanted:
+        if min(inner[p], inner[p + 1]) < SHORT * (1 + abs(line.breaks.t[p])):
+            continue
+        for piece in (p, p + 1):
+            if piece in seen:
+                continue
+            # The outermost pieces are long: stay where the numbers are small.
+            middle = edges[piece + 1] - inner[piece] / 2 if piece <= p else edges[piece] + inner[piece] / 2
+            x = line.at(np.array([middle]))
+            span = row_space(local(layers, x[0])[1])
+            if not span.shape[1]:
+                seen[piece] = (span, np.empty((1, 0)), np.inf)
+                continue
+            frame = across(span)
+            value = line.breaks.at(np.array([middle]))
+            slope, error = gradients(ask, frame, x, np.array([inner[piece] / 4]), noise, rng, value)
+            seen[piece] = (span, slope[0], float(error[0]))
+        (span, before, e0), (other, after, e1) = seen[p], seen[p + 1]
+        if not np.isfinite(e0 + e1) or span.shape != other.shape:
+            continue
+        jump = line.breaks.jump[p]
+        change = jump @ (after @ (other.T @ span) - before) / (jump @ jump)
+        size = float(np.linalg.norm(change))
+        along_it = span.T @ line.direction
+        if size == 0:
+            continue
+        drift = abs(float(change @ along_it) - 1) / (float(np.linalg.norm(along_it)) * size)
+        rounded = float(np.hypot(e0, e1)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
+        out.append(Sighting(line.at(line.breaks.t[p : p + 1])[0], span, change / size, max(rounded, drift, 1e-15)))
+    return out
+
+
+def search(ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float) -> Searched | None:
+    """The breakpoints of a fresh random line."""
+    base, direction, low, high = frame.lines(1, far, rng)
+    if not (low < high).all():
+        return None
+    return Searched(base[0], direction[0], breakpoints(ask, base, direction, low, high, noise, rng)[0])
+
+
+def row_space(J: np.ndarray) -> np.ndarray:
+    _, s, vt = np.linalg.svd(J, full_matrices=False)
+    return np.asarray(vt[s > 1e-9 * max(float(s.max(initial=0)), 1e-300)].T)
+
+
+def across(span: np.ndarray) -> Frame:
+    n, r = span.shape
+    return Frame(span.T, np.zeros(r), span, np.empty((0, n)), np.empty(0), np.empty((n, 0)), np.zeros(n))

@@ -1,0 +1,88 @@
+"""Narrow: a few directions of a wide network's inputs, asked as an oracle of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.critical_point import Searched
+
+# Inputs from which on it may pay to look at a few directions first.
+MANY = 64
+# Directions per breakpoint of a line, and more: so many that neurons look independent there.
+PLENTY, MORE = 1.5, 16
+# It pays as long as these are at most this share of all; then they may be only so many per breakpoint, at least.
+SHARE, LEAST = 0.8, 1.15
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Some directions of the inputs, and all others.
+
+    What a network does on a few random directions tells its biases, its signs and all layers but the first; the first
+    one's weights along the others follow from derivatives at places that can then be chosen freely.
+
+    Attributes:
+        few: (n, p) orthonormal; `x = lift @ s` for coordinates s, where lift is as much longer as makes standard normal
+            s answer like standard normal x.
+        others: (n, n - p) orthonormal, orthogonal to the few.
+    """
+
+    few: Float[np.ndarray, "n p"]
+    others: Float[np.ndarray, "n q"]
+
+    @classmethod
+    def along(cls, line: Searched, rng: np.random.Generator) -> Directions | None:
+        """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
+        shows nothing."""
+        n, bends = len(line.base), len(line.breaks.t)
+        p = min(int(PLENTY * bends) + MORE, int(SHARE * n))
+        if not bends or p < LEAST * bends:
+            return None
+        free = rng.standard_normal((n, p - 2))
+        every = np.linalg.qr(np.column_stack([line.base, line.direction, free]), mode="complete")[0]
+        # A random turn, so that the line is nothing special among them.
+        turn = np.linalg.qr(rng.standard_normal((p, p)))[0]
+        return cls(every[:, :p] @ turn, every[:, p:])
+
+    @cached_property
+    def longer(self) -> float:
+        """Length of a step along one of the coordinates."""
+        n, p = self.few.shape
+        return float(np.sqrt(n / p))
+
+    def seen(self, line: Searched) -> Searched:
+        """The line, in the coordinates."""
+        return Searched(line.base @ self.few / self.longer, line.direction @ self.few / self.longer, line.breaks)
+
+    def rounding(self, noise: Rounding) -> Rounding:
+        """How exact answers are, in terms of the coordinates."""
+        return replace(noise, size=noise.size / self.longer)
+
+
+@final
+class Narrow(Oracle):
+    """A network as a function of coordinates along a few directions of its inputs.
+
+    Args:
+        oracle: The whole network, free of a box.
+        directions: The directions.
+    """
+
+    def __init__(self, oracle: Oracle, directions: Directions) -> None:
+        self.oracle = oracle
+        count = directions.few.shape[1]
+        vars(self).update(wrap(oracle, shape=(count,), name=f"{oracle.name} along {count} directions"))
+        self._lift = np.ascontiguousarray(directions.longer * directions.few.T)
+
+    def answer(self, x: Questions) -> Answers:
+        return self.oracle.answer(self.oracle.nearest(x @ self._lift))
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} along {self.shape[0]} directions"

@@ -1,0 +1,346 @@
+"""follow: a neuron behind known layers, from where it was seen once on, until all its weights are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.piecewise_linear.local_breakpoint import Hinges, hinges
+from unveil.identification.piecewise_linear.partial_network import Behind, covariance, plane
+
+# Half of a step, in standard deviations of where the bend is expected, and of what it does to answers.
+WINDOW, BARELY = 4.0, 1000.0
+# Longest half of a step, in distances between bends; where an unknown weight is looked for, and anybody's bend would
+# be taken for it.
+LONGEST, SHORT = 0.15, 0.03
+# Errors of normals, in units of those expected, that are tried.
+WIDER = (1.0, 4.0)
+# Deviation of an unknown weight, in units of the largest known one.
+LIKELY = 0.6
+# An unknown weight is known from this deviation on, in the same units.
+KNOWN = 0.05
+# Relative rounding of points.
+POINT = 1e-7
+# Candidates looked at for places, which costs no query.
+POOL = 300
+# Places per unknown weight where it is looked for, and starts from which these are reached.
+FILLS, STARTS = 3, 20
+ROUNDS = 10
+# Steps towards a place that is given by equations.
+NEWTON = 8
+# Places per weight: near where it was seen, and anywhere.
+NEAR, CONFIRM = 1.3, 1.6
+# Share of the places that may show nothing, and share of the steps that must show one bend.
+NOTHING, ONE = 0.15, 0.2
+# Share of the bends that must be the neuron's own.
+OWN = 0.85
+
+
+@dataclass(frozen=True)
+class Bend:
+    """Where a line met a bend, and the normal measured there.
+
+    Attributes:
+        x: (d,) where.
+        normal: (d,) unit.
+        error: Expected error of the normal.
+        strength: (m,) change of the slopes along the normal.
+    """
+
+    x: Float[np.ndarray, " d"]
+    normal: Float[np.ndarray, " d"]
+    error: float
+    strength: Float[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A neuron `weights . h + bias`, up to sign and scale.
+
+    Attributes:
+        weights: (q,) of unit norm, zero where unknown.
+        bias: Its bias.
+        known: (q,) which weights are known.
+        spread: (q + 1, q + 1) covariance of the errors of weights and bias.
+    """
+
+    weights: Float[np.ndarray, " q"]
+    bias: float
+    known: Bool[np.ndarray, " q"]
+    spread: Float[np.ndarray, "p p"]
+
+
+def follow(behind: Behind, seen: Bend, rng: np.random.Generator) -> Followed | None:
+    """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
+
+    A bend is located in ever more places where the neuron must be seen. Each is a linear equation for its weights and
+    its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it follows.
+
+    Args:
+        behind: What to go by.
+        seen: Where it was seen.
+        rng: Draws places.
+
+    Queries: about 20 for each of three to four places per weight.
+    """
+    for wider in WIDER:
+        one = _One.begin(behind, seen, wider, rng)
+        if one is None:
+            return None
+        if not one.known.all():
+            if not one.locate(one.around, int(NEAR * one.known.sum()) + 2):
+                continue
+            for _ in range(ROUNDS):
+                if one.known.all() or not one.fill():
+                    break
+        if one.locate(one.anywhere, int(CONFIRM * (len(one.known) + 1))):
+            return one.result() if one.own >= OWN else None
+        if one.met > len(one.known):
+            return None
+    return None
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Steps across the hyperplane: `x - half e` to `x + half e`, where what it sees changes by `rate` per unit.
+
+    Where a bend as strong as the first one would be `clear`, nothing is a contradiction; `entered` is the neuron that
+    has just begun to matter, or -1.
+    """
+
+    x: np.ndarray
+    e: np.ndarray
+    half: np.ndarray
+    rate: np.ndarray
+    clear: np.ndarray
+    entered: np.ndarray
+
+    def take(self, rows: np.ndarray) -> _Places:
+        return _Places(*(getattr(self, name)[rows] for name in vars(self)))
+
+
+class _One:
+    """One neuron as far as it is known."""
+
+    def __init__(
+        self,
+        behind: Behind,
+        seen: Bend,
+        known: np.ndarray,
+        fixed: np.ndarray,
+        told: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        self.behind, self.seen, self.known, self.rng = behind, seen, known, rng
+        self.fixed, self.told = fixed, told
+        self.theta = np.linalg.lstsq(fixed, told, rcond=None)[0]
+        self.spread = covariance(fixed)
+        self.at = seen.x[None]
+        self.g, self.sigma = np.empty((0, len(self.theta))), np.empty(0)
+        self.met = self.none = self.tried = 0
+        self.own = 1.0
+        self.largest = float(np.abs(self.theta[:-1]).max())
+
+    @classmethod
+    def begin(cls, behind: Behind, seen: Bend, wider: float, rng: np.random.Generator) -> _One | None:
+        """From the normal: the weights of what is active there."""
+        there = behind.see(seen.x[None])
+        h, on = there.h[0], there.on[0]
+        d, q = len(seen.x), len(h)
+        active = there.moves()[0][on]
+        if not len(active) or np.linalg.svd(active, compute_uv=False)[-1] < 1e-3:
+            return None
+        part = np.linalg.lstsq(active.T, seen.normal, rcond=None)[0]
+        error = wider * seen.error
+        if np.linalg.norm(active.T @ part - seen.normal) > 5 * error + 0.01:
+            return None
+        normal = np.zeros((d, q + 1))
+        normal[:, :-1][:, on] = active.T * np.sqrt(d) / error
+        length = np.zeros((1, q + 1))
+        length[0, :-1][on] = 1e6 * (active @ seen.normal)
+        free = np.flatnonzero(~on)
+        unknown = np.zeros((len(free), q + 1))
+        unknown[np.arange(len(free)), free] = 1 / (LIKELY * np.abs(part).max())
+        place = np.append(h, 1.0)[None] * 1e5
+        fixed = np.concatenate([normal, length, unknown, place])
+        told = np.concatenate([seen.normal * np.sqrt(d) / error, [1e6], np.zeros(len(free) + 1)])
+        return cls(behind, seen, on, fixed, told, rng)
+
+    def result(self) -> Followed:
+        """With unit weights."""
+        w = np.where(self.known, self.theta[:-1], 0)
+        size = float(np.linalg.norm(w))
+        return Followed(w / size, float(self.theta[-1]) / size, self.known, self.spread / size**2)
+
+    def locate(self, places: Callable[[], np.ndarray], count: int) -> bool:
+        """Locate the bend in so many of these places where everything active is known; False if it is not there."""
+        had, last = len(self.g), 0
+        for attempt in range(12):
+            missing = count - (len(self.g) - had)
+            if missing <= 0:
+                return True
+            there = self.usable(places())
+            # A few first: most bends followed are of deeper layers, and are lost at once.
+            most = (10, 30)[attempt] if attempt < 2 else 2 * missing + 4
+            # Where least is known most is learnt.
+            order = np.argsort(-there.half, kind="stable")
+            chosen = np.concatenate([order[: most // 2], self.rng.permutation(order[most // 2 :])[: most - most // 2]])
+            if not self.measure(there.take(chosen)):
+                return False
+            if attempt > 3 and len(self.g) == last:
+                break
+            last = len(self.g)
+        return len(self.g) - had >= 0.5 * count
+
+    def fill(self) -> bool:
+        """Locate the bend where one unknown weight has just begun to matter; False if there is no such place."""
+        before = self.known.copy()
+        unknown = np.flatnonzero(~before)
+        x, which = self.entered(unknown)
+        there = self.usable(x, which)
+        every = _first(there, FILLS, -there.half)
+        if not len(every.x):
+            return False
+        self.measure(every)
+        new = np.flatnonzero(self.known & ~before)
+        if not len(new):
+            return False
+        # Somebody else's bend may have been taken for it: then it is not where it should be now.
+        x, which = self.entered(new)
+        there = self.usable(x, which)
+        steps = self.hinges(every := _first(there, FILLS - 1, -there.half))
+        for each in new:
+            mine = every.entered == each
+            if (steps.none & mine).any() and not (steps.found & mine).any():
+                self.forget(int(each))
+        return bool((self.known & ~before).any())
+
+    def forget(self, j: int) -> None:
+        """A weight is unknown after all."""
+        keep = self.g[:, j] == 0
+        self.at, self.g, self.sigma = self.at[np.append(True, keep)], self.g[keep], self.sigma[keep]
+        self.known[j] = False
+        self.theta, self.spread, _ = plane(self.fixed, self.told, self.g, self.sigma)
+
+    def around(self) -> np.ndarray:
+        """Places near those where it was seen; coordinates stay positive."""
+        size = 10 ** self.rng.uniform(-2, 0, (POOL, 1))
+        step = np.exp(size * self.rng.standard_normal((POOL, self.at.shape[1])))
+        return self.at[self.rng.integers(len(self.at), size=POOL)] * step
+
+    def anywhere(self) -> np.ndarray:
+        """Places between points on different sides."""
+        pool = self.behind.frame.sample(POOL, self.rng)
+        z = self.sums(pool)
+        up, down = pool[z > 0], pool[z <= 0]
+        if not len(up) or not len(down):
+            return self.around()
+        a, b = up[self.rng.integers(len(up), size=POOL)], down[self.rng.integers(len(down), size=POOL)]
+        for _ in range(12):
+            middle = (a + b) / 2
+            over = (self.sums(middle) > 0)[:, None]
+            a, b = np.where(over, middle, a), np.where(over, b, middle)
+        return np.asarray((a + b) / 2)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Its weights, zero where unknown."""
+        return np.where(self.known, self.theta[:-1], 0)
+
+    def sums(self, x: np.ndarray) -> np.ndarray:
+        """What the neuron sums up, by what is known of it."""
+        return np.asarray(self.behind.see(x).h @ self.weights + self.theta[-1])
+
+    def entered(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points of the hyperplane where these neurons have just become active, and which."""
+        which = np.repeat(unknown, STARTS)
+        x = self.at[self.rng.integers(len(self.at), size=len(which))].copy()
+        unit = np.eye(len(self.known))[which]
+        # As far in as a plausible weight keeps the step short.
+        depth = SHORT * self.behind.spacing / (WINDOW * LIKELY * self.largest) * 10 ** self.rng.uniform(-1.5, 0, len(x))
+        for _ in range(NEWTON):
+            there = self.behind.see(x)
+            v, u = there.back(self.weights * there.on), there.back(unit)
+            miss = np.stack([there.h @ self.weights + self.theta[-1], (there.sums[-1] * unit).sum(1) - depth], axis=1)
+            # In proportion to the coordinates, so that they stay positive.
+            a, b = x * v, x * u
+            gram = np.array([[(a * a).sum(1), (a * b).sum(1)], [(a * b).sum(1), (b * b).sum(1)]]).transpose(2, 0, 1)
+            gram += (1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-300) * np.eye(2)
+            part = np.linalg.solve(gram, miss[:, :, None])[:, :, 0]
+            x = x * np.clip(1 - part[:, :1] * a - part[:, 1:] * b, 0.5, 2.0)
+        return x, which
+
+    def usable(self, x: np.ndarray, entered: np.ndarray | None = None) -> _Places:
+        """Short steps across the hyperplane near these points, where it is known well enough and nothing else bends."""
+        unit = np.eye(len(self.known))
+        for turn in range(NEWTON):
+            there = self.behind.see(x)
+            z = there.h @ self.weights + self.theta[-1]
+            new = there.on & ~self.known
+            v = there.back(self.weights * there.on)
+            if turn < NEWTON - 1:
+                a = x * v
+                x = x * np.clip(1 - (z / np.maximum((a * a).sum(1), 1e-300))[:, None] * a, 0.5, 2.0)
+        good = np.abs(z) < 1e-6 * (1 + np.abs(there.h).max(axis=1))
+        each = np.arange(len(x))
+        j = np.full(len(x), -1) if entered is None else entered
+        # Nobody unknown but, where it is looked for, the one.
+        good &= new.sum(axis=1) == (new[each, j] if entered is not None else 0)
+        good &= (j < 0) | there.on[each, j]
+        keep = np.flatnonzero(good)
+        x, j = x[keep], j[keep]
+        there = self.behind.see(x)
+        v = there.back(self.weights * there.on)
+        # Across the step the unknown one stays as it is.
+        u = there.back(unit[j] * (j >= 0)[:, None])
+        e = v - u * ((u * v).sum(1) / np.maximum((u * u).sum(1), 1e-300))[:, None]
+        rate = np.maximum(np.linalg.norm(e, axis=1), 1e-300)
+        e = e / rate[:, None]
+        g = np.concatenate([there.h, np.ones((len(x), 1))], axis=1)
+        doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, self.spread, g) + self.behind.doubt(x) @ self.weights**2) / rate
+        strength = np.sqrt(((self.seen.strength / self.behind.noise.at(x)) ** 2).mean(axis=1)) * rate
+        longest = (LONGEST if entered is None else SHORT) * self.behind.spacing
+        half = np.maximum(WINDOW * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
+        good = (rate > 0.03) & (half < longest)
+        for end in (-1, 1):
+            y = x + end * half[:, None] * e
+            good &= self.behind.inside(y) & (self.behind.see(y).pattern == there.pattern).all(axis=1)
+        clear = strength * half > BARELY / 2
+        return _Places(x, e, half, rate, clear, j).take(np.flatnonzero(good))
+
+    def hinges(self, there: _Places) -> Hinges:
+        """What these steps show."""
+        return hinges(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
+
+    def measure(self, there: _Places) -> bool:
+        """Locate the bend there; False if it is not where it should be."""
+        steps = self.hinges(there)
+        ok = steps.found
+        self.met, self.none = self.met + int(ok.sum()), self.none + int((steps.none & there.clear).sum())
+        self.tried += len(ok)
+        if self.none > NOTHING * (self.met + self.none) + 2 or self.met < ONE * self.tried - 4:
+            return False
+        if not ok.any():
+            return True
+        x = there.x[ok] + (steps.t * there.half)[ok, None] * there.e[ok]
+        h = self.behind.see(x).h
+        self.at = np.concatenate([self.at, x])
+        self.g = np.concatenate([self.g, np.concatenate([h, np.ones((len(h), 1))], axis=1)])
+        sigma = steps.width * there.half + POINT * (1 + np.linalg.norm(there.x, axis=1))
+        likely = np.where(self.known, self.theta[:-1], LIKELY * self.largest)
+        sigma = np.hypot((sigma * there.rate)[ok], np.sqrt(self.behind.doubt(x) @ likely**2))
+        self.sigma = np.append(self.sigma, sigma)
+        self.theta, self.spread, inside = plane(self.fixed, self.told, self.g, self.sigma)
+        self.own = float(inside.mean())
+        self.known = self.known | (np.sqrt(self.spread.diagonal()[:-1]) < KNOWN * self.largest)
+        return self.own > 0.6
+
+
+def _first(there: _Places, count: int, order: np.ndarray) -> _Places:
+    """The first few of every neuron that has begun to matter."""
+    ranked = np.argsort(order, kind="stable")
+    chosen = [ranked[there.entered[ranked] == j][:count] for j in np.unique(there.entered)]
+    return there.take(np.concatenate([np.zeros(0, dtype=int), *chosen]))

@@ -1,0 +1,127 @@
+"""What known layers make of inputs, how vague that is, and neurons that see it as planes through places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.frame import Frame
+
+# Deviations beyond which a place is on no plane.
+OUTSIDE = 6.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What known layers make of some inputs.
+
+    Attributes:
+        layers: These; with none of them neurons see the inputs.
+        sums: What each layer's neurons sum up, (N, .).
+        h: (N, q) what comes out of the last one.
+        on: (N, q) which of its neurons are active.
+    """
+
+    layers: list[Layer]
+    sums: list[np.ndarray]
+    h: Float[np.ndarray, "N q"]
+    on: Bool[np.ndarray, "N q"]
+
+    def back(self, c: Float[np.ndarray, "N q"]) -> Float[np.ndarray, "N d"]:
+        """Derivatives by the inputs of `c . (sums of the last layer)`."""
+        for depth in range(len(self.layers) - 1, -1, -1):
+            c = c @ self.layers[depth][0]
+            if depth:
+                c = c * (self.sums[depth - 1] > 0)
+        return c
+
+    def moves(self) -> Float[np.ndarray, "N q d"]:
+        """Derivatives of everything that comes out."""
+        count, q = self.h.shape
+        each = (np.eye(q) * self.on[:, None, :]).reshape(-1, q)
+        again = Seen(self.layers, [np.repeat(a, q, axis=0) for a in self.sums], np.repeat(self.h, q, axis=0), each > 0)
+        return again.back(each).reshape(count, q, -1)
+
+    @property
+    def pattern(self) -> Bool[np.ndarray, "N p"]:
+        """Which neurons of all layers are active."""
+        return np.concatenate([np.zeros((len(self.h), 0)), *self.sums], axis=1) > 0
+
+
+@dataclass(frozen=True)
+class Behind:
+    """What the search for a neuron behind known layers goes by.
+
+    Attributes:
+        ask: Answers questions.
+        frame: Where may be asked; its coordinates are the inputs themselves.
+        layers: Those known; with none of them neurons see the inputs.
+        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1).
+        noise: How exact answers are.
+        spacing: Typical distance between bends.
+    """
+
+    ask: Ask
+    frame: Frame
+    layers: list[Layer]
+    spreads: list[np.ndarray]
+    noise: Rounding
+    spacing: float
+
+    def see(self, x: Float[np.ndarray, "N d"]) -> Seen:
+        """What the layers make of some inputs."""
+        if not self.layers:
+            return Seen(self.layers, [], x, np.ones(x.shape, dtype=bool))
+        sums = []
+        h = x
+        for W, b in self.layers:
+            sums.append(h @ W.T + b)
+            h = np.maximum(sums[-1], 0)
+        return Seen(self.layers, sums, h, sums[-1] > 0)
+
+    def doubt(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
+        """Variance of what comes out of the layers."""
+        h, out = x, np.zeros_like(x)
+        for (W, b), spread in zip(self.layers, self.spreads, strict=True):
+            g = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+            a = h @ W.T + b
+            out = np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g) + out @ (W**2).T
+            out, h = np.where(a > 0, out, 0), np.maximum(a, 0)
+        return out
+
+    def inside(self, x: Float[np.ndarray, "N d"]) -> Bool[np.ndarray, " N"]:
+        """Which points may be asked."""
+        return np.asarray((x @ self.frame.G.T + self.frame.g > 0).all(axis=1))
+
+
+def plane(
+    fixed: Float[np.ndarray, "e p"],
+    told: Float[np.ndarray, " e"],
+    g: Float[np.ndarray, "N p"],
+    sigma: Float[np.ndarray, " N"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What solves `fixed theta = told` and, for most rows, `g theta = 0` within sigma.
+
+    Returns:
+        The solution, its covariance, and which rows it solves.
+    """
+    g = g / sigma[:, None]
+    weight = np.ones(len(g))
+    for turn in range(12):
+        A = np.concatenate([fixed, g * np.sqrt(weight)[:, None]])
+        theta = np.linalg.lstsq(A, np.concatenate([told, np.zeros(len(g))]), rcond=None)[0]
+        off = np.abs(g @ theta)
+        # Least absolute errors first; in the end those outside do not count.
+        weight = 1 / np.maximum(off, 1) if turn < 9 else (off < OUTSIDE * max(1.0, float(np.median(off)))).astype(float)
+    scale = max(1.0, float(np.sqrt((weight * off**2).sum() / max(1.0, weight.sum() - len(theta) / 2))))
+    return theta, covariance(np.concatenate([fixed, g * np.sqrt(weight)[:, None]])) * scale**2, weight > 0
+
+
+def covariance(A: Float[np.ndarray, "e p"]) -> Float[np.ndarray, "p p"]:
+    """Of what equations in units of their errors say together."""
+    _, s, vt = np.linalg.svd(A, full_matrices=False)
+    return np.asarray((vt.T / np.maximum(s, 1e-12 * s[0]) ** 2) @ vt)

@@ -1,0 +1,56 @@
+"""unmix: every derivative that was measured is a mixture of the rows active there: together they tell each."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
+
+# Alternations between mixtures and rows.
+ROUNDS = 10
+
+
+def unmix(
+    frame: Frame, found: LayerFound, layer: tuple[np.ndarray, np.ndarray]
+) -> tuple[Float[np.ndarray, "k d"], Float[np.ndarray, " k"]]:
+    """Sharper rows from all derivatives measured on the way, by alternating least squares.
+
+    A row was first read off two of them; hundreds of others hold it too, in mixtures that are not known but easily
+    found from nearly right rows.
+
+    Args:
+        frame: The coordinates of the layer.
+        found: What was read of it, with where derivatives were measured.
+        layer: Unit rows and biases, positive side active; no more rows than coordinates.
+
+    Returns:
+        Unit rows and biases. A row that hardly any derivative holds stays as it was.
+
+    Queries: `0`
+    """
+    rows, bias = layer
+    active = frame.values(found.at) @ rows.T + bias > 0
+    weight = np.ones(len(found.at))
+    for _ in range(ROUNDS):
+        parts = np.zeros((len(found.at), found.slope.shape[1], len(rows)))
+        for p, on in enumerate(active):
+            if on.any():
+                parts[p][:, on] = np.linalg.lstsq(rows[on].T, found.slope[p].T, rcond=None)[0].T
+        left = np.sqrt(((found.slope - parts @ rows) ** 2).mean(axis=(1, 2)))
+        # Derivatives from long steps are exact; from short ones, or where somebody was missed, hardly worth a look.
+        weight = 1 / np.maximum(left, 0.3 * np.median(left))
+        C = (parts * weight[:, None, None]).reshape(-1, len(rows))
+        S = (found.slope * weight[:, None, None]).reshape(-1, frame.d)
+        gram = C.T @ C
+        new = np.linalg.solve(
+            gram + 1e-9 * np.trace(gram) / len(rows) * np.eye(len(rows)),
+            C.T @ S + 1e-9 * np.trace(gram) / len(rows) * rows,
+        )
+        rows = new / np.linalg.norm(new, axis=1, keepdims=True)
+    # A row that went further than its error came under what others lack.
+    near = np.linalg.norm(rows - layer[0], axis=1) <= found.error
+    rows = np.where(near[:, None], rows, layer[0])
+    shift = -np.einsum("kd,kd->k", rows, frame.values(found.seen))
+    return rows, np.where(near, shift, layer[1])

@@ -1,0 +1,180 @@
+"""Fill: a neuron's unknown weights one by one, where its hyperplane enters the region where they matter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.critical_point import (
+    Layer,
+    Searched,
+    Sighting,
+    along,
+    local,
+    row_space,
+    zeros,
+)
+from unveil.identification.piecewise_linear.neuron import VAGUE, Neuron
+
+# A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
+LARGEST = 1.5
+# Of so many places with the same unknown, that with the fewest other breakpoints is taken.
+CHOICE = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a neuron's hyperplane should be, but for one unknown weight.
+
+    Attributes:
+        neuron: Which neuron.
+        unknown: Which of its weights.
+        x: (n,) on the hyperplane if that weight is zero.
+        step: (n,) across it, with the value the weight belongs to constant; twice as far as any plausible weight
+            moves it.
+        rate: What the neuron gains by this step.
+        value: What the weight belongs to has this value here.
+    """
+
+    neuron: int
+    unknown: int
+    x: Float[np.ndarray, " n"]
+    step: Float[np.ndarray, " n"]
+    rate: float
+    value: float
+
+
+def places(
+    layers: list[Layer],
+    neurons: list[Neuron],
+    base: Float[np.ndarray, "L n"],
+    direction: Float[np.ndarray, "L n"],
+    tried: Counter[tuple[int, int]],
+    most: int,
+    far: float = 5.0,
+) -> list[Place]:
+    """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
+
+    Args:
+        layers: Read before.
+        neurons: Of the next layer.
+        base: Where the lines begin; looking at them costs no query.
+        direction: Where they go.
+        tried: How often each neuron's weight was looked for in vain.
+        most: Places with more other breakpoints near them are left.
+        far: How far the lines reach.
+    """
+    rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
+    found: dict[tuple[int, int], list[Place]] = {}
+    for b, d in zip(base, direction, strict=True):
+        t, h = along(layers, b, d, -far, far)
+        at, piece, which = zeros(t, h @ rows.T + bias)
+        blind = (np.maximum(h[piece], h[piece + 1]) > 0) & ~known[which]
+        for q in np.flatnonzero(blind.sum(axis=1) == 1):
+            i, j = int(which[q]), int(blind[q].argmax())
+            place = _place(layers, rows[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
+            if place is not None and tried[i, j] < 3:
+                found.setdefault((i, j), []).append(place)
+    out = []
+    for some in found.values():
+        # Where the value is small its weight is vague, where it is large the hyperplane may be far away.
+        some.sort(key=lambda place: abs(np.log(np.linalg.norm(place.step) / 0.1)))
+        others = [_others(layers, rows, bias, place) for place in some[:CHOICE]]
+        best = int(np.argmin(others))
+        out.append((others[best], some[best]))
+    return [place for count, place in sorted(out, key=lambda p: p[0]) if count <= most]
+
+
+def _place(layers: list[Layer], row: np.ndarray, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
+    values, J = local(layers, x)
+    normal = J.T @ row
+    across = normal - J[j] * (J[j] @ normal) / max(J[j] @ J[j], 1e-300)
+    length = float(np.linalg.norm(across))
+    if values[j] <= 0 or length < 0.05 * np.linalg.norm(normal) or length < 1e-6:
+        return None
+    rate = float(normal @ across) / length
+    reach = largest * float(np.abs(row).max()) * values[j] / rate
+    if not 1e-4 < reach < 3 * (1 + np.linalg.norm(x)):
+        return None
+    return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]))
+
+
+def _others(layers: list[Layer], rows: np.ndarray, bias: np.ndarray, place: Place) -> int:
+    """How many other breakpoints are to be expected near a place."""
+    t, h = along(layers, place.x, place.step, -1.0, 1.0)
+    return len(t) - 2 + len(zeros(t, h @ rows.T + bias)[0])
+
+
+def fill(
+    ask: Ask, layers: list[Layer], neurons: list[Neuron], there: list[Place], noise: Rounding, rng: np.random.Generator
+) -> tuple[list[Sighting], list[Searched]]:
+    """Find these hyperplanes, and with them the unknown weights.
+
+    Returns:
+        Sightings of those that went on where the weight found says, and all lines searched.
+
+    Queries: about 17 per place, 8 more for every other breakpoint near it.
+    """
+    base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
+    found = breakpoints(ask, base, step, -1.0, 1.0, noise, rng)
+    lines = [Searched(p.x, p.step, breaks) for p, breaks in zip(there, found, strict=True)]
+    out = []
+    for place, line in zip(there, lines, strict=True):
+        neuron = neurons[place.neuron]
+        before = line.along(layers)[0]
+        for p in np.flatnonzero(~line.met(before).any(axis=1)):
+            t = float(line.breaks.t[p])
+            if ((before > min(t, 0)) & (before < max(t, 0))).any():
+                continue  # another piece: the weight does not follow from the place
+            x = line.at(line.breaks.t[p : p + 1])[0]
+            weights = neuron.weights.copy()
+            weights[place.unknown] = -place.rate * t / place.value
+            if _goes_on(ask, layers, weights, place.unknown, x, line, int(p), noise):
+                span = row_space(local(layers, x)[1])
+                normal = span.T @ local(layers, x)[1].T @ weights
+                size = float(np.linalg.norm(normal))
+                h, J = local(layers, x)
+                known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
+                new = neuron.doubt(h) + float(line.breaks.width[p]) * abs(place.rate)
+                error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
+                if error < VAGUE:
+                    out.append(Sighting(x, span, normal / size, error))
+                break
+    return out, lines
+
+
+def _goes_on(
+    ask: Ask,
+    layers: list[Layer],
+    weights: np.ndarray,
+    unknown: int,
+    x: np.ndarray,
+    line: Searched,
+    p: int,
+    noise: Rounding,
+) -> bool:
+    """Whether the hyperplane goes on at another place as this weight says."""
+    J = local(layers, x)[1]
+    normal = J.T @ weights
+    size = float(np.linalg.norm(normal))
+    if size < 1e-9:
+        return False
+    normal = normal / size
+    aside = J[unknown] - normal * (normal @ J[unknown])
+    length = float(np.linalg.norm(aside))
+    if length < 1e-3 * np.linalg.norm(J[unknown]):
+        return False
+    # Towards smaller values, and by half of all that is left of the piece, or of them.
+    away = -aside / length
+    room = float(along(layers, x, away, 0.0, 1.0)[0][1])
+    other = x + room / 2 * away
+    strength = np.abs(line.breaks.jump[p]).max() / abs(float(line.direction @ normal))
+    sigma = float(noise.at(other[None]).max())
+    off = np.clip(3e4 * sigma / strength, 1e-7, 0.01 * room)
+    y = ask(np.stack([other - off * normal, other, other + off * normal]))
+    return bool(np.abs(y[0] - 2 * y[1] + y[2]).max() > 0.5 * strength * off)

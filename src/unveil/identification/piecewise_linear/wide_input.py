@@ -1,0 +1,192 @@
+"""widen: the first layer's weights along all inputs, from a network that is known along a few directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.critical_point import across
+from unveil.identification.piecewise_linear.few_directions import Directions
+from unveil.identification.piecewise_linear.frame import gradients
+from unveil.whitebox.network import Network
+
+# How far from the hyperplanes of the first layer derivatives are taken, in units of what its neurons typically see.
+AWAY = 1.0, 3.0
+# A random step moves neurons by this share of what it may.
+STEADY = 0.2
+# Places tried per station.
+TRIES = 60
+# Rows along the few directions must be this independent for their values to be chosen freely.
+INDEPENDENT = 1e-2
+# Neurons that the answers tell apart worse than this are active at different stations.
+APART = 1e-3
+
+
+@dataclass(frozen=True)
+class Station:
+    """A place where only a few neurons of the first layer are active.
+
+    Attributes:
+        s: (p,) coordinates along the few directions.
+        active: (g,) which neurons.
+        away: (g,) what they see there.
+        back: (p, g) steps that add as much again to one of them, and nothing to all others.
+        share: (m, g) how the answers change with what they see.
+        radius: How far random steps along other directions may go.
+    """
+
+    s: Float[np.ndarray, " p"]
+    active: Int[np.ndarray, " g"]
+    away: Float[np.ndarray, " g"]
+    back: Float[np.ndarray, "p g"]
+    share: Float[np.ndarray, "m g"]
+    radius: float
+
+
+def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Generator) -> list[Station] | None:
+    """Places at which, taken together, every neuron of the first layer is active once, no more of them than outputs.
+
+    Args:
+        network: Known along a few directions.
+        again: Neurons that had better be active at the same places.
+        rng: Draws places.
+
+    Returns:
+        None if what the neurons see cannot be chosen freely along these directions.
+    """
+    layer, m = network.layers[0], network.m
+    k, size = layer.neurons, np.linalg.norm(layer.dense(), axis=1)
+    u, s, vt = np.linalg.svd(layer.dense() / size[:, None], full_matrices=False)
+    if k > vt.shape[1] or s[-1] < INDEPENDENT:
+        return None
+    inverse = (vt.T / s) @ u.T / size
+    # With one output and one hidden layer all places with the same neurons active are as good.
+    tries = 1 if m == 1 and len(network.layers) == 2 else TRIES
+    left, count = np.arange(k), -(-k // m)
+    out: list[Station] = []
+    while len(left):
+        most = min(m, -(-len(left) // max(1, count - len(out))))
+        told = -1.0
+        while told < APART and (told < 0 or most > 1):
+            most -= told >= 0
+            told = -1.0
+            for _ in range(tries):
+                order = rng.permutation(left)
+                active = np.sort(order[np.argsort(~again[order], kind="stable")][:most])
+                sees = np.where(np.isin(np.arange(k), active), 1, -1) * rng.uniform(*AWAY, k) * size
+                each, clear = _station(network, inverse @ (sees - layer.bias), active, inverse)
+                if clear > told:
+                    best, told = each, clear
+        out.append(best)
+        left = np.setdiff1d(left, best.active)
+    return out
+
+
+def _station(network: Network, s: np.ndarray, active: np.ndarray, inverse: np.ndarray) -> tuple[Station, float]:
+    """A station, and how well the answers tell the active neurons apart there."""
+    layer = network.layers[0]
+    rows, z = layer.dense(), layer.affine(s[None])[0]
+    room = float((np.abs(z) / np.linalg.norm(rows, axis=1)).min())
+    h, J = np.maximum(z, 0), np.eye(layer.neurons)[:, active]
+    for each in network.layers[1:-1]:
+        z, J = each.affine(h[None])[0], each.dense() @ J
+        move = np.linalg.norm(J @ rows[active], axis=1)
+        room = min(room, float((np.abs(z) / np.maximum(move, 1e-300)).min()))
+        J, h = np.where(z[:, None] > 0, J, 0), np.maximum(z, 0)
+    share = network.layers[-1].dense() @ J
+    away = layer.affine(s[None])[0][active]
+    station = Station(s, active, away, inverse[:, active] * away, share, STEADY * room)
+    size = np.linalg.norm(share, axis=0)
+    clear = float(np.linalg.svd(share / np.maximum(size, 1e-300), compute_uv=False)[-1])
+    if len(network.layers) > 2:
+        # Where later layers switch soon, or pass little of a neuron on, another place is better.
+        clear *= min(room, 1.0) * float(size.min() / np.abs(network.layers[-1].dense()).max())
+    return station, clear
+
+
+def widen(
+    ask: Ask,
+    network: Network,
+    directions: Directions,
+    where: list[Station],
+    again: Bool[np.ndarray, " k"],
+    seen: Float[np.ndarray, "k p"],
+    noise: Rounding,
+    rng: np.random.Generator,
+    *,
+    exact: bool = False,
+) -> Network | None:
+    """The network on all inputs.
+
+    Args:
+        ask: Answers questions, whole inputs.
+        network: On the coordinates of the few directions.
+        directions: The few directions and the others.
+        where: Where to differentiate.
+        again: Rows that are measured again along the few directions, too.
+        seen: A point of each of their hyperplanes, in coordinates.
+        noise: How exact answers are.
+        rng: Draws test steps.
+        exact: The network is known to the last digits, also how its answers change with what the neurons see.
+
+    Returns:
+        None where derivatives could not be measured.
+
+    Queries: `n - p + 5` per station, p more where a row is measured again; unless exact one more per neuron, two behind
+        one hidden layer with several outputs.
+    """
+    layer, p = network.layers[0], directions.few.shape[1]
+    lift = directions.longer * directions.few.T
+    x = np.array([each.s for each in where]) @ lift
+    value = ask(x)
+    last = len(network.layers) == 2
+    shares = [each.share for each in where] if exact else _shares(ask, where, x, value, lift, last)
+    rows, bias = layer.dense().copy(), layer.bias.copy()
+    beyond = np.zeros((len(rows), directions.others.shape[1]))
+    both = np.concatenate([directions.few, directions.others], axis=1)
+    full = np.array([again[each.active].any() for each in where])
+    for these, span in ((np.flatnonzero(~full), directions.others), (np.flatnonzero(full), both)):
+        if not len(these):
+            continue
+        radius = np.array([where[i].radius for i in these])
+        slope, error = gradients(ask, across(span), x[these], radius, noise, rng, value[these])
+        if not np.isfinite(error).all():
+            return None
+        for i, J in zip(these.tolist(), slope, strict=True):
+            active, found = where[i].active, np.linalg.lstsq(shares[i], J, rcond=None)[0]
+            beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
+            if span is both:
+                rows[active] = found[:, :p] * directions.longer
+                bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
+    whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
+    rest = [(each.dense(), each.bias) for each in network.layers[1:]]
+    if last:
+        outer = rest[0][0].copy()
+        for each, share in zip(where, shares, strict=True):
+            outer[:, each.active] = share
+        h = np.maximum(np.array([each.s for each in where]) @ rows.T + bias, 0)
+        rest = [(outer, np.median(value - h @ outer.T, axis=0))]
+    return Network.from_weights([(whole, bias), *rest])
+
+
+def _shares(
+    ask: Ask, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
+) -> list[np.ndarray]:
+    """How the answers change with what each active neuron sees, measured."""
+    place = np.repeat(np.arange(len(where)), [len(each.active) for each in where])
+    back, away = np.concatenate([each.back.T for each in where]), np.concatenate([each.away for each in where])
+    if last and value.shape[1] > 1:
+        # Onto the hyperplane and as far beyond it: what the others add is linear, and drops out.
+        steps = back @ lift
+        onto, past = np.split(ask(np.concatenate([x[place] - steps, x[place] - 2 * steps])), 2)
+        change = value[place] - 2 * onto + past
+    else:
+        # All others stay as they are; no later layer switches within half the room there is.
+        room = np.array([each.radius for each in where])[place] / STEADY
+        part = np.ones(len(place)) if last else np.minimum(1, 0.5 * room / np.linalg.norm(back, axis=1))
+        change = (ask(x[place] + (part[:, None] * back) @ lift) - value[place]) / part[:, None]
+    share = change / away[:, None]
+    return [share[place == i].T for i in range(len(where))]

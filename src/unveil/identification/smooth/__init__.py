@@ -1,0 +1,1 @@
+"""Methods for networks of smooth activations."""

@@ -1,0 +1,204 @@
+"""Blocks: some first-layer neurons active, the others at rest; the second layer's weights seen through each block.
+
+With the neurons of a block S at fixed pre-activations and the others at rest with signs p, the network is a
+one-hidden-layer network in the block's coordinates z: gradients `g(p) = D B_S t(p)` with `D = diag(phi'(z))` span only
+as many dimensions as there are second-layer neurons, and `H(p) = D B_S T(p) B_S^T D + diag(e g(p))` with `e = phi''(z)
+/ phi'(z)`, the same e for every p. So q^T H = e q g for q orthogonal to all gradients, which gives e, hence z itself:
+the shift that a ridge alone hides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.rank_one import joint_directions
+from unveil.whitebox.activation import Activation
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The first layer as known so far: `activation(weights @ x + shifts)`.
+
+    Attributes:
+        weights: Estimated rows (k, n).
+        shifts: Estimated shifts.
+        activation: Its activation.
+        margin: Pre-activation beyond which a neuron counts as at rest.
+    """
+
+    weights: Float[np.ndarray, "k n"]
+    shifts: Float[np.ndarray, " k"]
+    activation: Activation
+    margin: float
+
+    def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N k"]:
+        return self.activation.value(x @ self.weights.T + self.shifts)
+
+    def at_rest(self, count: int, rng: np.random.Generator, *, active: np.ndarray | None = None) -> np.ndarray:
+        """Points (count, n) at which all neurons are at rest, except those of `active`, which are at pre-activation 0.
+
+        With as many inputs as neurons the signs are drawn freely; otherwise far points have the signs they happen to
+        have.
+        """
+        k, n = self.weights.shape
+        active = np.empty(0, dtype=int) if active is None else active
+        rest = np.setdiff1d(np.arange(k), active)
+        if k <= n and np.linalg.cond(self.weights) < 1e3:
+            z = np.zeros((count, k))
+            z[:, rest] = self.margin * _signs(count, len(rest), rng)
+            return np.asarray((z - self.shifts) @ np.linalg.pinv(self.weights).T)
+        block = self.weights[active]
+        foot = -np.linalg.pinv(block) @ self.shifts[active] if len(active) else np.zeros(n)
+        free = np.linalg.svd(block)[2][len(active) :] if len(active) else np.eye(n)
+        needed = self.margin + np.abs(self.weights[rest] @ foot + self.shifts[rest])
+        points = []
+        for _ in range(count):
+            rays = rng.standard_normal((256, len(free))) @ free
+            reach = (needed / np.maximum(np.abs(rays @ self.weights[rest].T), 1e-300)).max(axis=1)
+            # Not the best ray: then every draw would give the same signs.
+            chosen = rng.choice(np.argsort(reach)[:64])
+            points.append(foot + rays[chosen] * reach[chosen])
+        return np.array(points)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The second layer seen through a block.
+
+    Attributes:
+        members: Neurons of the first layer.
+        directions: Unit vectors (r, members), `phi'(z) b_l` up to scale and sign.
+        bends: `phi''(z) / phi'(z)` of each member.
+        spectrum: Singular values of the stacked gradients.
+        certificate: How well the Hessians agree with the directions, one (worst) value: 1 is perfect.
+    """
+
+    members: np.ndarray
+    directions: Float[np.ndarray, "r s"]
+    bends: Float[np.ndarray, " s"]
+    spectrum: np.ndarray
+    certificate: float
+
+
+def look_through(
+    oracle: Oracle,
+    layer: FirstLayer,
+    members: np.ndarray,
+    rank: int | None,
+    noise: float,
+    *,
+    rng: np.random.Generator,
+) -> Block:
+    """Find the rows of the second layer restricted to a block of first-layer neurons.
+
+    Args:
+        oracle: To be asked.
+        layer: The first layer, directions exact, scales and shifts roughly.
+        members: The block; fewer than inputs, more than `rank`.
+        rank: Neurons of the second layer; by the gap of the gradients if None.
+        noise: Standard deviation of the answers' errors.
+        rng: Draws the signs of the neurons at rest and the directions of the search.
+
+    Queries: `2 s p + 8 s + q (r^2 + r + 1)` for s members, with p and q patterns (at most s + 2 and r + 5).
+    """
+    size = len(members)
+    dual = np.linalg.pinv(
+        layer.weights[members]
+    ).T  # rows: moving one member's pre-activation by one, the others' not at all
+    patterns = layer.at_rest(size + 2 if rank is None else min(size, rank + 4), rng, active=members)
+    scale = float(np.abs(patterns).max())
+    disturbance = max(noise, 4 * float(np.finfo(oracle.dtype).eps) * scale)
+    h = float(np.clip(disturbance ** (1 / 3), 1e-4, 0.3))
+    slopes = gradients(oracle, patterns, dual, h)  # (P, s, m)
+    stacked = slopes.transpose(1, 0, 2).reshape(size, -1)
+    basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
+    if rank is None:
+        # Truncation and noise at their worst; the small end of the spectrum shows them as they are.
+        worst = max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0])
+        rank = gap(spectrum, min(worst, spectrum[3 * size // 4] / spectrum[0]))
+    # At least one direction must be left across: it is what shows the bends.
+    rank = min(rank, size - 1)
+    span, across = basis[:, :rank], basis[:, rank:]
+    # e from H q = e q g, by differences of gradients along q, at the patterns with the largest gradients.
+    strong = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[:2]
+    bends_top, bends_bottom = np.zeros(size), np.full(size, np.finfo(np.float64).tiny)
+    k = float(np.clip(disturbance**0.25, 1e-3, 0.3))
+    for p in strong:
+        q = across @ rng.standard_normal(across.shape[1])
+        q /= np.linalg.norm(q)
+        move = k * q @ dual
+        both = gradients(oracle, patterns[p] + np.array([[1.0], [-1.0]]) * move, dual, max(h, k / 4))
+        product = (both[0] - both[1]) / (2 * k)  # (s, m)
+        lever = q[:, None] * slopes[p]
+        bends_top += (product * lever).sum(axis=1)
+        bends_bottom += (lever**2).sum(axis=1)
+    bends = bends_top / bends_bottom
+    chosen = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[: rank + 5]
+    hessians = second_differences(oracle, patterns[chosen], span.T @ dual, k)  # (Q, m, r, r)
+    for i, p in enumerate(chosen):
+        for output in range(oracle.m):
+            hessians[i, output] -= span.T @ ((bends * slopes[p, :, output])[:, None] * span)
+    small = hessians.reshape(-1, rank, rank)
+    reduced, certificate = joint_directions(small, rank, rng=rng)
+    directions = reduced @ span.T
+    return Block(members, directions / np.linalg.norm(directions, axis=1, keepdims=True), bends, spectrum, certificate)
+
+
+def _signs(count: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of signs, different ones as long as there are enough."""
+    if k > 16:
+        return rng.choice([-1.0, 1.0], size=(count, k))
+    numbers = np.concatenate([rng.permutation(2**k) for _ in range(-(-count // 2**k))])[:count]
+    return np.where((numbers[:, None] >> np.arange(k)) & 1, 1.0, -1.0)
+
+
+def gap(spectrum: np.ndarray, floor: float) -> int:
+    """Where the singular values fall most, above a relative floor: their number before the fall."""
+    s = np.maximum(spectrum / (spectrum[0] or 1.0), floor)
+    return int(np.argmax(s[:-1] / s[1:])) + 1 if len(s) > 1 and s[-1] < 0.1 else len(s)
+
+
+def second_differences(
+    oracle: Oracle, points: Float[np.ndarray, "P n"], directions: Float[np.ndarray, "r n"], h: float
+) -> Float[np.ndarray, "P m r r"]:
+    """Second derivatives along pairs of directions.
+
+    Queries: `P (r^2 + r + 1)`
+    """
+    r = len(directions)
+    first, second = np.triu_indices(r, 1)
+    single = np.concatenate([np.zeros((1, directions.shape[1])), h * directions, -h * directions])
+    pairs = h * (directions[first] + directions[second])
+    moves = np.concatenate([single, pairs, -pairs])
+    answers = _ask(oracle, points, moves)  # (P, M, m)
+    middle, ahead, behind = answers[:, 0], answers[:, 1 : r + 1], answers[:, r + 1 : 2 * r + 1]
+    both, neither = np.split(answers[:, 2 * r + 1 :], 2, axis=1)
+    out = np.empty((len(points), oracle.m, r, r))
+    diagonal = (ahead + behind - 2 * middle[:, None]) / h**2
+    out[:, :, np.arange(r), np.arange(r)] = diagonal.transpose(0, 2, 1)
+    rest = ahead[:, first] + behind[:, first] + ahead[:, second] + behind[:, second]
+    mixed = ((both + neither - rest + 2 * middle[:, None]) / (2 * h**2)).transpose(0, 2, 1)
+    out[:, :, first, second] = mixed
+    out[:, :, second, first] = mixed
+    return out
+
+
+def gradients(oracle: Oracle, points: np.ndarray, directions: np.ndarray, h: float) -> np.ndarray:
+    """Central differences (P, s, m) along the directions.
+
+    Queries: `2 P s`
+    """
+    answers = _ask(oracle, points, np.concatenate([h * directions, -h * directions]))
+    ahead, behind = np.split(answers, 2, axis=1)
+    return np.asarray((ahead - behind) / (2 * h))
+
+
+def _ask(oracle: Oracle, points: np.ndarray, moves: np.ndarray) -> np.ndarray:
+    """Answers (P, M, m) at every point moved by every move, in batches of fixed borders."""
+    x = (points[:, None] + moves).reshape(-1, points.shape[1])
+    parts = [oracle(oracle.nearest(x[i : i + 4096])) for i in range(0, len(x), 4096)]
+    return np.concatenate(parts).reshape(len(points), len(moves), -1)

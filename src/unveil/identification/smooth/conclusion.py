@@ -1,0 +1,196 @@
+"""The end of every identification of a smooth network: polish on fresh points, check on others, say how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import Polished, parameters, polish
+from unveil.identification.fitting.pruning import REDUNDANT, without_surplus
+from unveil.identification.method import Identification
+from unveil.outcome import BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
+
+HELD_OUT = 200
+_RATIO = 1.5  # answers per parameter in the final fit
+_BATCH = 4096
+
+
+class Stages:
+    """Queries per stage, read off the ledger."""
+
+    def __init__(self, oracle: Oracle) -> None:
+        self._oracle = oracle
+        self.start = self._before = oracle.ledger.asked
+        self.queries: dict[str, int] = {}
+
+    def end(self, stage: str) -> None:
+        """Book what was asked since the last stage ended."""
+        now = self._oracle.ledger.asked
+        self.queries[stage] = self.queries.get(stage, 0) + now - self._before
+        self._before = now
+
+    @property
+    def total(self) -> int:
+        return self._oracle.ledger.asked - self.start
+
+
+def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
+    """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
+
+    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
+    1e-15.
+
+    Queries: 64
+    """
+    x = oracle.sample(8, rng)
+    if oracle.within is not None:
+        x = (x + sum(oracle.within) / 2) / 2
+    away = rng.standard_normal(x.shape)
+    away *= (
+        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
+    )
+    line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
+    values = oracle(line).reshape(8, 8, -1)
+    sixth = np.diff(values, 6, axis=1)
+    return float(
+        np.sqrt(np.median(sixth**2) / 0.4549 / 924)
+    )  # 924 = 12! / 6!^2; 0.4549 is the median of a squared normal
+
+
+def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points at which the first layer's neurons are neither at rest nor linear: pre-activations of size 1.5."""
+    if oracle.within is not None:
+        return oracle.sample(count, rng)
+    typical = float(np.median(np.linalg.norm(network.layers[0].weights, axis=1))) or 1.0
+    return oracle.nearest(1.5 / typical * rng.standard_normal((count, oracle.n)))
+
+
+def ask(oracle: Oracle, x: np.ndarray) -> np.ndarray:
+    """Answers in batches of fixed borders."""
+    return np.concatenate([oracle(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
+
+
+def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Polished:
+    """Least squares on all parameters at fresh points, without neurons that the answers do not call for.
+
+    Queries: `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy.
+    """
+    spread = 4 if noise > 1e-10 else 1
+    count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
+    x = fit_points(oracle, network, count, rng)
+    y = ask(oracle, x)
+    return without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
+
+
+def conclude(
+    oracle: Oracle,
+    fit: Polished | None,
+    *,
+    noise: float,
+    method: str,
+    why: Sequence[str],
+    stats: Mapping[str, Any],
+    stages: Stages,
+    rng: np.random.Generator,
+) -> Identification:
+    """Check the network of the last fit on held-out points and say how the identification ended.
+
+    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten
+    standard deviations of the noise, and the answers determine all parameters.
+
+    Queries: 200
+    """
+    error = np.inf
+    outcome = Outcome.check_failed
+    network = None
+    if fit is not None:
+        network = fit.network
+        stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.uncertainty}
+        x = oracle.sample(HELD_OUT, rng)
+        y = oracle(x)
+        error = held_out_error(network, x, y)
+        spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
+        if error <= max(1e-8, 10 * noise / spread):
+            outcome = Outcome.complete
+            if fit.condition >= REDUNDANT:
+                outcome = Outcome.approximate
+                why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
+        elif error <= max(1e-3, 100 * noise / spread):
+            outcome = Outcome.approximate
+    stages.end("held-out check")
+    return Identification(
+        network,
+        outcome,
+        stages.total,
+        error,
+        method,
+        tuple(why),
+        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
+    )
+
+
+def repeated(
+    once: Callable[[Oracle, float, np.random.Generator, Stages, dict[str, Any], list[str]], Polished | None],
+    attempts: int,
+    oracle: Oracle,
+    *,
+    method: str,
+    rng: np.random.Generator,
+) -> Identification:
+    """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
+
+    Args:
+        once: One attempt, from the oracle, the noise, `rng`, the stages to book, and the stats and reasons to add to.
+        attempts: At most so many.
+        oracle: To be asked.
+        method: What the identification says it was.
+        rng: Draws everything.
+
+    Queries: 64 for the noise, those of the attempts, and 200 for the check.
+    """
+    stages = Stages(oracle)
+    stats, why = dict[str, Any](), list[str]()
+    noise, best = 0.0, None
+    try:
+        noise = answers_noise(oracle, rng)
+        for attempt in range(attempts):
+            stats["attempts"] = attempt + 1
+            fit = once(oracle, noise, rng, stages, stats, why)
+            if fit is not None and (best is None or fit.rms < best.rms):
+                best = fit
+            if best is not None and best.rms <= max(3 * noise, 1e-11):
+                break
+        return conclude(oracle, best, noise=noise, method=method, why=why, stats=stats, stages=stages, rng=rng)
+    except BudgetExceeded:
+        return unfinished(best, noise=noise, method=method, why=why, stats=stats, stages=stages)
+
+
+def unfinished(
+    fit: Polished | None,
+    *,
+    noise: float,
+    method: str,
+    why: Sequence[str],
+    stats: Mapping[str, Any],
+    stages: Stages,
+) -> Identification:
+    """What there was when the budget ended."""
+    return Identification(
+        None if fit is None else fit.network,
+        Outcome.budget_ended,
+        stages.total,
+        np.inf,
+        method,
+        (*why, "not checked: no queries left"),
+        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
+    )
+
+
+def held_out_error(network: Network, x: np.ndarray, y: np.ndarray) -> float:
+    """Largest |network(x) - y| relative to the spread of y."""
+    spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
+    return float(np.abs(network(x) - y).max()) / spread

@@ -1,0 +1,162 @@
+"""EntangledWeights: both layers of a network from finite-difference Hessians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.method import Identification, Method
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import Stages, ask, final_fit, fit_points, repeated
+from unveil.identification.smooth.first_directions import Directions, first_directions
+from unveil.identification.smooth.hessians import gradient_span, inner_points
+from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
+from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.network import Layer, Network
+
+SMOOTH = ("tanh", "erf", "arctan", "softplus", "gelu", "sin")  # sigmoid is tanh in other units
+
+
+@dataclass(frozen=True)
+class EntangledWeights(Method):
+    """Identify a smooth network with two hidden layers, at most as many first-layer neurons as inputs, from its
+    Hessians.
+
+    1. The span of the gradients: dimension reduction.
+    2. Hessians at actively chosen points, at several radii; the space W that they span, normalised.
+    3. Rank-one matrices in W: squares of first-layer weights a_i and entangled weights v_l = A G0 b_l.
+    4. Which is which: a_i is seen at every radius and centre, v_l moves.
+    5. Shifts and second layer: b_l ~ G0^-1 A^+ v_l, and the blocks of `second_layer`; the residual judges.
+    6. Least squares on everything.
+
+    Attributes:
+        activation: Of the hidden layers, one name or one per hidden layer.
+        widths: Neurons of the hidden layers; found if None (the first from the span of the gradients).
+        attempts: How often to start again with other points.
+        pipeline: False skips steps 2 to 5 and starts the same least squares from random networks: what the pipeline
+            contributes is the difference.
+
+    Queries: `2 n (n + 8)` for the span, about `6 m0 (r^2 + r + 1)` for the Hessians at each of five radii.
+
+    Source: Fornasier, Klock, Rauchensteiner, arXiv:1907.00485.
+    """
+
+    activation: str | tuple[str, ...] = "tanh"
+    widths: tuple[int, ...] | None = None
+    attempts: int = 3
+    pipeline: bool = True
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        return repeated(self._once, self.attempts, oracle, method="EntangledWeights", rng=rng)
+
+    def _once(
+        self,
+        oracle: Oracle,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> Polished:
+        names = (self.activation,) * 2 if isinstance(self.activation, str) else self.activation
+        inner, outer = ACTIVATIONS[names[0]], ACTIVATIONS[names[-1]]
+        basis, spectrum = gradient_span(oracle, inner_points(oracle, oracle.n + 8, rng, 2.0), noise)
+        k = self.widths[0] if self.widths else len(basis)
+        if k < oracle.n:
+            basis = gradient_span(oracle, inner_points(oracle, k + 8, rng, 2.0), noise, k)[0]
+        rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
+        stats["singular values of gradients"] = spectrum.tolist()
+        stages.end("directions that matter")
+        if not self.pipeline:
+            rows = rng.standard_normal((k, len(basis)))
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            return self._from_random(oracle, FirstLayer(rows @ basis, np.zeros(k), inner, 3.0), outer, rank, noise, rng)
+        found = first_directions(oracle, basis, k, rank or 4, noise, rng=rng)
+        stages.end("Hessians")
+        stats |= {
+            "spectral gap": found.gap,
+            "certificates": found.certificates.tolist(),
+            "seen at radii": found.votes.tolist(),
+            "entangled": len(found.entangled),
+        }
+        why.append(
+            f"{int((found.votes >= 2).sum())} of {k} first-layer directions were seen at two radii or more; "
+            f"the span of the Hessians falls by {found.gap:.3g} after {k} + {rank or 4} dimensions"
+        )
+        layer = FirstLayer(found.first @ basis, np.zeros(k), inner, 3.0)
+        fits = self._second(oracle, layer, found, basis, outer, rank, noise, rng, stages)
+        best = min(fits, key=lambda fit: fit[1].rms)
+        why.append(f"second layer from {best[0]}: rms {best[1].rms:.2g} before the last fit")
+        fit = final_fit(oracle, best[1].network, noise, rng)
+        stages.end("all: fit")
+        return fit
+
+    def _second(
+        self,
+        oracle: Oracle,
+        layer: FirstLayer,
+        found: Directions,
+        basis: np.ndarray,
+        outer: Activation,
+        rank: int | None,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+    ) -> list[tuple[str, Polished]]:
+        """Second layers by two ways, each with all parameters fitted roughly at ordinary points."""
+        k = len(layer.shifts)
+        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
+        x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)
+        answers = ask(oracle, x)
+        spread = float(np.ptp(answers))
+        ways: list[tuple[str, Polished]] = []
+        if rank and len(found.entangled) >= rank:
+            slopes = layer.activation.slope(layer.shifts)
+            rows = (found.entangled[:rank] @ basis @ np.linalg.pinv(layer.weights)) / slopes
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            ways.append(("the entangled weights", self._judge(layer, rows, x, answers, outer, noise)))
+        wide_enough = block_size(k, oracle.n, rank) > (rank or 1)
+        if wide_enough and (not ways or ways[0][1].rms > max(1e-9 * spread, 3 * noise)):
+            try:
+                moved, rows, _ = cover(oracle, layer, rank, noise, rng=rng)
+                ways.append(("blocks", self._judge(moved, rows, x, answers, outer, noise)))
+            except np.linalg.LinAlgError:
+                pass
+        stages.end("second layer: directions")
+        if min((fit.rms for _, fit in ways), default=np.inf) > max(1e-9 * spread, 3 * noise):
+            fit = search_outer(layer, x, answers, outer, rank, noise, rng=rng, starts=3)
+            ways.append(("random starts", fit))
+        stages.end("second layer: fit")
+        return ways
+
+    def _judge(
+        self,
+        layer: FirstLayer,
+        rows: Float[np.ndarray, "r k"],
+        x: np.ndarray,
+        answers: np.ndarray,
+        outer: Activation,
+        noise: float,
+    ) -> Polished:
+        start = assemble(layer, fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
+        return polish(start, x, answers, noise=noise, steps=80, patience=12)
+
+    def _from_random(
+        self,
+        oracle: Oracle,
+        layer: FirstLayer,
+        outer: Activation,
+        rank: int | None,
+        noise: float,
+        rng: np.random.Generator,
+    ) -> Polished:
+        k = len(layer.shifts)
+        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
+        x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)
+        fit = search_outer(layer, x, ask(oracle, x), outer, rank, noise, rng=rng, starts=3)
+        return final_fit(oracle, fit.network, noise, rng)

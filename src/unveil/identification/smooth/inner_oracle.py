@@ -1,0 +1,56 @@
+"""Behind: what lies behind a known first layer, asked as an oracle of its own."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+
+from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.whitebox.activation import Activation
+
+_BISECTIONS = 60
+
+
+@final
+class Behind(Oracle):
+    """The network without its first layer, of no more neurons than inputs: it takes that layer's outputs.
+
+    A question is turned into the input at which the layer has these outputs. The box is what the activation reaches
+    where it rises.
+
+    Args:
+        oracle: The whole network.
+        layer: Its first layer.
+    """
+
+    def __init__(self, oracle: Oracle, layer: FirstLayer) -> None:
+        self.oracle, self.layer = oracle, layer
+        self._low, self._high = rising(layer.activation)
+        box = tuple(float(v) for v in layer.activation.value(np.array([self._low, self._high])))
+        k = len(layer.shifts)
+        vars(self).update(wrap(oracle, shape=(k,), within=box, name=f"{oracle.name} behind its first layer"))
+        self._back = np.linalg.pinv(layer.weights).T
+
+    def answer(self, x: Questions) -> Answers:
+        low, high = np.full(x.shape, self._low), np.full(x.shape, self._high)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            above = self.layer.activation.value(middle) > x
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        inputs = ((low + high) / 2 - self.layer.shifts) @ self._back
+        return self.oracle.answer(self.oracle.nearest(inputs))
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} behind its first layer"
+
+
+def rising(activation: Activation) -> tuple[float, float]:
+    """Pre-activations between which the activation rises at a third of its steepest at least, none beyond 3."""
+    s = np.linspace(-3, 3, 601)
+    steep = activation.slope(s) >= activation.slope(s).max() / 3
+    top = int(activation.slope(s).argmax())
+    flat = np.flatnonzero(~steep)
+    below, above = flat[flat < top].max(initial=-1) + 1, flat[flat > top].min(initial=len(s)) - 1
+    return float(s[below]), float(s[above])

@@ -1,0 +1,244 @@
+"""Kinks of a smooth rectifier network seen from afar: the first layer's directions, scales, shifts and signs.
+
+Softplus and GELU differ from ReLU near their kink only, so far from the origin the network is a ReLU network without
+biases: its gradient is the same throughout a cone. Where the gradient jumps, a first-layer neuron jumps along its own
+weights, wherever it is met; a deeper one along weights that depend on the place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.whitebox.activation import Activation
+
+RADIUS = 1e8
+_NEARER = 1e6  # where kinks are looked at closely: as far as rounding leaves enough digits of a bend
+_PLACES = 6
+_REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
+_FINEST = 1e-5  # angle to which kinks on a circle are told apart
+_GRID = 96
+_QUIET = 4  # half circles without a new neuron after which all are taken to be found
+_SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
+
+
+def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
+    """Whether answers grow in proportion to the distance along most rays, but not as a linear function would.
+
+    Queries: 96
+    """
+    if oracle.within is not None or oracle.dtype != np.float64:
+        return False
+    rays = rng.standard_normal((24, oracle.n))
+    near, far, back = (oracle(oracle.nearest(scale * rays)) for scale in (RADIUS, 2 * RADIUS, -RADIUS))
+    origin = oracle(oracle.nearest(1e-3 * rays))
+    size = float(np.abs(near - origin).max())  # along some rays everything may be at rest
+    grown = np.abs(far - 2 * near + origin).max(axis=1) <= 1e-6 * size
+    linear = np.abs(near + back - 2 * origin).max(axis=1) <= 1e-6 * size
+    return bool(size > 0 and grown.mean() >= 0.7 and linear.mean() <= 0.7)
+
+
+def kink_directions(
+    oracle: Oracle, *, rng: np.random.Generator, count: int | None = None, most_circles: int = 40
+) -> Float[np.ndarray, "k n"]:
+    """Unit weights of the first layer, up to sign: gradient jumps that are met on two half circles.
+
+    Args:
+        oracle: Without a box.
+        rng: Draws the circles.
+        count: How many there are; found if None, no more than inputs.
+        most_circles: Half circles at most.
+
+    Queries: about `200 + j (30 + n)` for each circle with j jumps.
+    """
+    known = np.empty((0, oracle.n))
+    seen = np.empty(0, dtype=int)
+    quiet = confirmed = 0
+    for _ in range(most_circles):
+        for jump in _jumps(oracle, rng):
+            likeness = np.abs(known @ jump)
+            if len(known) and likeness.max() > 1 - _SAME**2 / 2 - 1e-15:
+                seen[likeness.argmax()] += 1
+            else:
+                known = np.concatenate([known, jump[None]])
+                seen = np.append(seen, 1)
+        before, confirmed = confirmed, len(_independent(known, seen))
+        quiet = quiet + 1 if confirmed == before and confirmed else 0
+        if confirmed >= (oracle.n if count is None else count) or (count is None and quiet >= _QUIET):
+            break
+    return known[_independent(known, seen)[:count]]
+
+
+def _independent(known: np.ndarray, seen: np.ndarray) -> list[int]:
+    """Linearly independent directions among those met twice, the most often met first.
+
+    With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
+    """
+    kept: list[int] = []
+    span = np.empty((0, known.shape[1]))
+    for i in np.argsort(-seen, kind="stable"):
+        rest = known[i] - span.T @ (span @ known[i])
+        size = np.linalg.norm(rest)
+        if seen[i] >= 2 and size > 1e-4:
+            kept.append(int(i))
+            span = np.concatenate([span, rest[None] / size])
+    return kept
+
+
+def _jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
+    """Directions in which the gradient jumps along a half circle, one for each kink that could be told apart."""
+    n = oracle.n
+    frame = np.linalg.qr(rng.standard_normal((n, 2)))[0].T
+    along = rng.standard_normal(n)
+    along /= np.linalg.norm(along)
+
+    def point(angle: np.ndarray) -> np.ndarray:
+        return np.asarray(RADIUS * (np.cos(angle)[:, None] * frame[0] + np.sin(angle)[:, None] * frame[1]))
+
+    def slope(angle: np.ndarray) -> np.ndarray:
+        h = 0.03 * RADIUS * _FINEST
+        x = np.concatenate([point(angle) + h * along, point(angle) - h * along])
+        ahead, behind = np.split(oracle(oracle.nearest(x)), 2)
+        return np.asarray((ahead - behind) / (2 * h))
+
+    angle = np.linspace(0, np.pi, _GRID + 1) + rng.uniform(0, 1e-2)
+    value = slope(angle)
+    least = 1e-7 * float(np.abs(value).max())
+    while True:
+        moved = np.abs(np.diff(value, axis=0)).max(axis=1) > least
+        split = moved & (np.diff(angle) > _FINEST)
+        if not split.any():
+            break
+        middle = (angle[:-1][split] + angle[1:][split]) / 2
+        order = np.argsort(np.concatenate([angle, middle]), kind="stable")
+        value = np.concatenate([value, slope(middle)])[order]
+        angle = np.concatenate([angle, middle])[order]
+    kinks = np.flatnonzero(moved)
+    if len(kinks) == 0:
+        return []
+    # The straight pieces between kinks, and the gradient in the middle of each.
+    left = np.append(angle[0], angle[kinks + 1])
+    right = np.append(angle[kinks], angle[-1])
+    wide = right - left > 2 * _FINEST
+    middle = (left + right)[wide] / 2
+    h = 0.02 * RADIUS * (right - left)[wide]
+    moves = h[:, None, None] * np.eye(n)
+    base = point(middle)
+    here = oracle(oracle.nearest(base))
+    there = oracle(oracle.nearest((base[:, None] + moves).reshape(-1, n))).reshape(len(base), n, -1)
+    gradients = (there - here[:, None]) / h[:, None, None]
+    found = []
+    places = np.flatnonzero(wide)
+    for i in np.flatnonzero(np.diff(places) == 1):
+        vectors, sizes, _ = np.linalg.svd(gradients[i + 1] - gradients[i], full_matrices=False)
+        # One neuron's jump is the same direction in every output.
+        if sizes[0] > least and (len(sizes) == 1 or sizes[1] < 1e-5 * sizes[0]):
+            found.append(vectors[:, 0])
+    return found
+
+
+def first_layer(
+    oracle: Oracle, directions: Float[np.ndarray, "k n"], activation: Activation, *, rng: np.random.Generator
+) -> tuple[FirstLayer, Float[np.ndarray, " j"]]:
+    """Scales and shifts from profiles across each kink, signs from which side is at rest; and the profiles' misfits.
+
+    Queries: about `260 k`
+    """
+    k = len(directions)
+    scales, shifts, misfits = np.ones(k), np.zeros(k), np.full(k, np.inf)
+    for i in range(k):
+        # A deeper neuron's kink may lie there instead: what two places say is believed.
+        said: list[tuple[float, float, float]] = []
+        for base in _places(oracle, directions, i, rng):
+            scale, shift, misfit = _profile(oracle, base, directions[i], activation)
+            agrees = [other for other in said if abs(other[0] / scale - 1) + abs(other[1] - shift) < 1e-3]
+            said.append((scale, shift, misfit))
+            if agrees:
+                scales[i], shifts[i], misfits[i] = min(agrees[0], said[-1], key=lambda place: place[2])
+                break
+    real = np.isfinite(misfits)  # the others have no kink elsewhere: they are no first-layer neurons
+    layer = FirstLayer(directions[real] * scales[real, None], shifts[real], activation, _REST)
+    signs = _signs(oracle, layer, rng)
+    return FirstLayer(layer.weights * signs[:, None], layer.shifts * signs, activation, _REST), misfits[real]
+
+
+def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
+    """Points on kink i, far from all others, at which it shows most: where the next layer rests, it does not at all.
+
+    Queries: 72
+    """
+    others = np.delete(directions, i, axis=0)
+    rays = rng.standard_normal((512, oracle.n))
+    rays -= np.outer(rays @ directions[i], directions[i])
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    if len(others):
+        rays = rays[np.abs(rays @ others.T).min(axis=1).argsort()[-64:]]
+    bases = _NEARER * rng.permutation(rays)[:24]
+    x = bases[:, None] + np.array([-400.0, 0.0, 400.0])[:, None] * directions[i]
+    low, middle, high = oracle(oracle.nearest(x.reshape(-1, oracle.n))).reshape(24, 3, -1).transpose(1, 0, 2)
+    bend = np.abs(low + high - 2 * middle).max(axis=1)
+    return np.asarray(bases[np.argsort(-bend, kind="stable")[:_PLACES]])
+
+
+def _profile(
+    oracle: Oracle, base: np.ndarray, direction: np.ndarray, activation: Activation
+) -> tuple[float, float, float]:
+    """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` along a line across one kink alone."""
+
+    def ask(s: np.ndarray) -> np.ndarray:
+        return oracle(oracle.nearest(base + s[:, None] * direction))
+
+    # The asymptotes meet where the pre-activation is zero, if the activation is even beside its linear half.
+    far = np.array([-400.0, -300.0, 300.0, 400.0])
+    y = ask(far)
+    low, high = (y[1] - y[0]) / 100, (y[3] - y[2]) / 100
+    output = int(np.abs(high - low).argmax())
+    jump = high[output] - low[output]
+    if jump == 0:
+        return np.nan, np.nan, np.inf
+    centre = (y[0, output] + 400 * low[output] - y[3, output] + 400 * high[output]) / jump
+    # How far the bend reaches: the scale, for any activation.
+    apart = 10.0 ** np.linspace(-1.5, 2.3, 16)
+    places = centre + np.concatenate([-apart, apart])
+    left = y[0, output] + low[output] * (places - far[0])
+    right = y[3, output] + high[output] * (places - far[3])
+    bend = np.abs(ask(places)[:, output] - np.where(places < centre, left, right))
+    bent = np.abs(places - centre)[bend > 0.02 * bend.max()]
+    reach = float(bent.max())
+    s = np.linspace(-1.5, 1.5, 33)
+    answers = ask(centre + reach * s)
+    answers = answers - answers.mean(axis=0)
+    spread = float(np.sqrt((answers**2).mean())) or 1.0
+
+    def remainder(p: np.ndarray) -> np.ndarray:
+        bent = activation.value(p[0] * s + p[1])
+        basis = np.linalg.qr(np.stack([np.ones_like(s), s, bent], axis=1))[0]
+        return np.asarray(answers - basis @ (basis.T @ answers)).ravel() / spread
+
+    trials = [optimize.least_squares(remainder, [scale, 0.0], method="lm", max_nfev=200) for scale in (2.0, 4.0, 8.0)]
+    fit = min(trials, key=lambda trial: trial.cost)
+    scale, shift = fit.x if fit.x[0] > 0 else -fit.x
+    return scale / reach, shift - scale / reach * centre, float(np.sqrt(2 * fit.cost / len(s)))
+
+
+def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.ndarray:
+    """Which way round each neuron is: at rest, moving its pre-activation alone moves nothing.
+
+    Queries: 48 for each neuron.
+    """
+    k = len(layer.shifts)
+    back = np.linalg.pinv(layer.weights)  # column i moves pre-activation i alone
+    signs = np.ones(k)
+    for i in range(k):
+        z = _REST * rng.uniform(1, 2, (12, k)) * rng.choice([-1.0, 1.0], (12, k))
+        change = []
+        for side in (-1.0, 1.0):
+            z[:, i] = side * _REST
+            base = (z - layer.shifts) @ back.T
+            step = 50 * back[:, i]
+            change.append(float(np.abs(oracle(oracle.nearest(base + step)) - oracle(oracle.nearest(base))).sum()))
+        signs[i] = 1.0 if change[0] < change[1] else -1.0
+    return signs

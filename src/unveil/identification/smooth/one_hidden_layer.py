@@ -1,0 +1,183 @@
+"""OneHiddenLayer: the Hessians of `sum_i c_i g(a_i . x + t_i)` span exactly the squares of its weights."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import Polished
+from unveil.identification.method import Identification, Method
+from unveil.identification.smooth.blocks import gap
+from unveil.identification.smooth.conclusion import (
+    Stages,
+    answers_noise,
+    ask,
+    conclude,
+    final_fit,
+    fit_points,
+    unfinished,
+)
+from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points, second_step
+from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
+from unveil.outcome import BudgetExceeded
+from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.network import Network
+
+_SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
+SMOOTH = ("tanh", "softplus", "erf", "arctan", "sin", "gelu")  # sigmoid is tanh in other units
+
+
+@dataclass(frozen=True)
+class OneHiddenLayer(Method):
+    """Identify a network with one smooth hidden layer, also with more neurons than inputs, and with biases.
+
+    1. The span of the gradients: the directions that matter.
+    2. Hessians at points as a user would draw them, until their span stops growing: its dimension is the number of
+        neurons.
+    3. Rank-one matrices in that space are the squares of the weights (subspace power method).
+    4. The Hessians' coefficients, as functions of each neuron's own coordinate, are its curvature: scale and shift.
+    5. Least squares on everything.
+
+    Attributes:
+        activation: Of the hidden layer; None: the one whose curvature fits best.
+        width: Neurons, if known.
+        largest_rank: Widest network looked for, as a share of the dimension of the symmetric matrices. Rank-one
+            matrices in a space of more than about half of them are no longer isolated.
+
+    Queries: `2 n P + q (r^2 + r + 1)` with r directions and q about 1.5 Hessians per neuron, and 1.5 per parameter.
+
+    Source: Fornasier, Klock, Mondelli, Rauchensteiner, arXiv:2211.04589; Kileel, Pereira, arXiv:1912.04007.
+    """
+
+    activation: str | None = None
+    width: int | None = None
+    largest_rank: float = 0.5
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        stages = Stages(oracle)
+        stats, why = dict[str, Any](), list[str]()
+        noise, fit = 0.0, None
+        try:
+            noise = answers_noise(oracle, rng)
+            fit = self._find(oracle, noise, rng, stages, stats, why)
+            return conclude(
+                oracle, fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages, rng=rng
+            )
+        except BudgetExceeded:
+            return unfinished(fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages)
+
+    def _find(
+        self,
+        oracle: Oracle,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> Polished | None:
+        n = oracle.n
+        count = min(n, self.width) + 8 if self.width else n + 8
+        basis, spectrum = gradient_span(oracle, inner_points(oracle, count, rng), noise)
+        r = len(basis)
+        stages.end("directions that matter")
+        stats |= {"directions": r}
+        if r < n:
+            fall = spectrum[r] / spectrum[0]
+            why.append(f"gradients span {r} of {n} dimensions (singular values fall to {fall:.2g})")
+        full = r * (r + 1) // 2
+        points, matrices = np.empty((0, n)), np.empty((0, oracle.m, r, r))
+        wanted = int(1.5 * self.width) + 6 if self.width else 2 * r + 12
+        # Exact answers show a wider network than can be read by fewer Hessians than noisy ones.
+        most = 2 * full + 8 if noise > 1e-10 else int(self.largest_rank * full / _SURE / oracle.m) + 8
+        while True:
+            new = inner_points(oracle, wanted - len(points), rng)
+            points = np.concatenate([points, new])
+            matrices = np.concatenate([matrices, hessians(oracle, new, basis, noise)])
+            flat = matrices.reshape(-1, r, r)
+            values = matrix_space(flat, 1)[1]
+            h = second_step(noise)
+            width = self.width or gap(values[:full], max(10 * h**2, 10 * noise / h**2 / max(values[0], 1e-300)))
+            sharp = width < len(values) and values[width] <= 1e-2 * values[width - 1]
+            if self.width or (sharp and width <= _SURE * len(flat)) or len(points) >= most:
+                break
+            wanted = min(2 * len(points), most)
+        stages.end("Hessians")
+        after = values[min(width, len(values) - 1)]
+        stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / after)}
+        if r > 1 and width > self.largest_rank * full:
+            why.append(f"the Hessians span {width} of {full} dimensions: too many for isolated rank-one matrices")
+            return None
+        why.append(f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions")
+        space, _ = matrix_space(flat, width)
+        found = rank_one_elements(space, rng=rng)
+        directions = independent(found, space, width)
+        stats["certificates"] = certificate(space, directions).tolist()
+        if len(directions) < width:
+            why.append(f"only {len(directions)} of {width} rank-one matrices were found in the span of the Hessians")
+        rows = directions @ basis
+        weights = np.linalg.lstsq(pack(directions[:, :, None] * directions[:, None, :]).T, pack(flat).T, rcond=None)[0]
+        curves = weights.T.reshape(len(points), oracle.m, -1).transpose(2, 0, 1)  # (k, N, m)
+        names = (self.activation,) if self.activation else SMOOTH
+        trials = [_fit_curves(points @ rows.T, curves, ACTIVATIONS[name]) for name in names]
+        best = int(np.argmin([misfit for _, _, misfit in trials]))
+        scales, shifts, misfit = trials[best]
+        activation = ACTIVATIONS[names[best]]
+        stats["curvature misfit"] = misfit
+        if len(names) > 1:
+            why.append(f"{activation.name} fits the curvatures best, to {misfit:.2g} (tanh stands for sigmoid too)")
+        start = _outer(oracle, rows * scales[:, None], shifts, activation, rng)
+        fit = final_fit(oracle, start, noise, rng)
+        stages.end("all: fit")
+        return fit
+
+
+def _fit_curves(
+    along: Float[np.ndarray, "N k"], curves: Float[np.ndarray, "k N m"], activation: Activation
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Scale and shift of every neuron from its curvature along its own coordinate; and the median misfit."""
+    scales, shifts, misfits = np.ones(len(curves)), np.zeros(len(curves)), np.full(len(curves), np.inf)
+    for i, curve in enumerate(curves):
+        width = float(along[:, i].std()) or 1.0
+        t, target = along[:, i] / width, curve / (np.linalg.norm(curve) or 1.0)
+
+        def remainder(p: np.ndarray, t: np.ndarray = t, target: np.ndarray = target) -> np.ndarray:
+            v = activation.curvature(p[0] * t + p[1])
+            v = v / (np.linalg.norm(v) or 1.0)
+            return np.asarray(target - np.outer(v, v @ target)).ravel()
+
+        for scale, shift in itertools.product((0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)):
+            trial = optimize.least_squares(remainder, [scale, shift], method="lm", max_nfev=100)
+            if np.isfinite(trial.cost) and trial.cost < misfits[i] and np.abs(trial.x).max() < 100:
+                misfits[i], scales[i], shifts[i] = trial.cost, trial.x[0] / width, trial.x[1]
+    return scales, shifts, float(np.sqrt(2 * np.median(misfits)))
+
+
+def _outer(
+    oracle: Oracle, weights: np.ndarray, shifts: np.ndarray, activation: Activation, rng: np.random.Generator
+) -> Network:
+    """Output weights by linear least squares, and which way round neurons are whose mirror image is affinely theirs."""
+    k = len(shifts)
+    start = Network.from_weights([(weights, shifts), (np.ones((oracle.m, k)), np.zeros(oracle.m))], activation.name)
+    x = fit_points(oracle, start, 3 * (k + oracle.n) + 20, rng)
+    y = ask(oracle, x)
+    one = np.ones((len(x), 1))
+    sums = x @ weights.T + shifts
+    if activation.parity == "affine":
+        design = np.concatenate([activation.value(sums), x, one], axis=1)
+        solved = np.linalg.lstsq(design, y, rcond=1e-10)[0]
+        outer, linear = solved[:k], solved[k : k + oracle.n]
+        # phi(s) = phi(-s) + s: a flipped neuron leaves c_i w_i as a linear part, so the flipped ones add up to it.
+        rows = np.einsum("km,kn->kmn", outer, weights).reshape(k, -1)
+        share = np.linalg.lstsq(rows.T, linear.T.ravel(), rcond=1e-8)[0]
+        flipped = np.abs(share + 1) < np.abs(share)
+        flipped |= np.abs(share - 1) < np.minimum(np.abs(share), np.abs(share + 1))
+        sign = np.where(flipped, -1.0, 1.0)
+        weights, shifts, sums = weights * sign[:, None], shifts * sign, sums * sign
+    solved = np.linalg.lstsq(np.concatenate([activation.value(sums), one], axis=1), y, rcond=1e-10)[0]
+    return Network.from_weights([(weights, shifts), (solved[:-1].T, solved[-1])], activation.name)

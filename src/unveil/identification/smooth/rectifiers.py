@@ -1,0 +1,99 @@
+"""Rectifiers: one or two hidden layers of softplus or GELU, which look like ReLU from afar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import Polished
+from unveil.identification.method import Identification, Method
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import Stages, final_fit, fit_points, repeated
+from unveil.identification.smooth.inner_oracle import Behind
+from unveil.identification.smooth.kink_circles import first_layer, kink_directions
+from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.whitebox.activation import ACTIVATIONS
+from unveil.whitebox.network import Layer, Network
+
+RECTIFIERS = ("softplus", "gelu")
+
+
+@dataclass(frozen=True)
+class Rectifiers(Method):
+    """Identify a network with one or two hidden layers of smooth rectifiers, the first no wider than the input, on an
+    unbounded domain.
+
+    1. Half circles far out, where the network is piecewise linear: gradient jumps met twice are first-layer weights.
+    2. A profile across each kink, all others far: scale and shift; the side at rest gives the sign.
+    3. The network behind the first layer has one hidden layer: `OneHiddenLayer`, asked through the first.
+    4. Least squares on everything.
+
+    Attributes:
+        activation: Of the hidden layers, one name or one per hidden layer; None: found.
+        widths: Neurons of the hidden layers, if known.
+        attempts: How often to start again, with other circles, when the result fails its check.
+
+    Queries: about `200 + (k + r) (30 + n)` for each of three to eight half circles, `260 k` for the profiles, then
+        those of `OneHiddenLayer` with k inputs.
+    """
+
+    activation: str | tuple[str, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    attempts: int = 3
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        return repeated(self._once, self.attempts, oracle, method="Rectifiers", rng=rng)
+
+    def _once(
+        self,
+        oracle: Oracle,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> Polished | None:
+        names = (self.activation,) if isinstance(self.activation, str) else self.activation
+        directions = kink_directions(oracle, rng=rng, count=self.widths[0] if self.widths else None)
+        stages.end("first layer: directions")
+        stats["kinks"] = len(directions)
+        why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
+        if len(directions) == 0:
+            return None
+        inner = RECTIFIERS if names is None else names[:1]
+        layers = [first_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in inner]
+        layer, misfits = min(layers, key=lambda found: (-len(found[1]), found[1].max(initial=0.0)))
+        stages.end("first layer: scales")
+        if len(misfits) == 0:
+            return None
+        stats["profile misfit"] = misfit = float(misfits.max())
+        if names is None:
+            why.append(f"{layer.activation.name} fits the kinks best, to {misfit:.2g}")
+        network = self._one_layer(oracle, layer, rng)
+        if network is None:
+            rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
+            found = OneHiddenLayer(names[-1] if names else None, rank)(Behind(oracle, layer), rng=rng)
+            if found.network is None:
+                why += found.why
+                return None
+            network = Network((Layer(layer.weights, layer.shifts, layer.activation), *found.network.layers))
+        stages.end("second layer")
+        fit = final_fit(oracle, network, noise, rng)
+        stages.end("all: fit")
+        return fit
+
+    def _one_layer(self, oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> Network | None:
+        """The network without a second hidden layer, if one explains the answers."""
+        if self.widths is not None and len(self.widths) > 1:
+            return None
+        first = Layer(layer.weights, layer.shifts, layer.activation)
+        x = fit_points(oracle, Network((first,)), 2 * len(layer.shifts) + 12, rng)
+        design = np.concatenate([layer(x), np.ones((len(x), 1))], axis=1)
+        answers = oracle(x)
+        outer = np.linalg.lstsq(design, answers, rcond=1e-10)[0]
+        if np.abs(design @ outer - answers).max() > 1e-4 * float(np.ptp(answers, axis=0).max()):
+            return None
+        return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))

@@ -1,0 +1,203 @@
+"""Ridge profiles: scale and shift of a first-layer neuron from answers along its normal, all other neurons at rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.hyperplane_circles import Hyperplanes
+from unveil.identification.smooth.single_neuron import fit_alone
+from unveil.whitebox.activation import Activation
+
+_DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
+_POINTS = 24
+
+
+def profiles(
+    oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"]
+) -> tuple[Float[np.ndarray, "k s"], Float[np.ndarray, "k s m"]]:
+    """Answers along each normal, through a point of the hyperplane at which all other neurons are at rest.
+
+    Args:
+        oracle: To be asked.
+        planes: The hyperplanes.
+        bases: For each of them a point of its perpendicular space at which all other neurons are at rest.
+
+    Returns:
+        Positions along the normals, measured from the foot of the perpendicular from the origin's side (so that the
+        pre-activation is `scale * position + shift`), and answers.
+
+    Queries: `24 k`
+    """
+    k, n = planes.directions.shape
+    positions = np.empty((k, _POINTS))
+    questions = np.empty((k, _POINTS, n))
+    for i in range(k):
+        positions[i] = -planes.offsets[i] + planes.widths[i] * np.linspace(-2.5, 2.5, _POINTS)
+        questions[i] = oracle.nearest(bases[i] + positions[i][:, None] * planes.directions[i])
+        positions[i] = questions[i] @ planes.directions[i]
+    return positions, oracle(questions.reshape(-1, n)).reshape(k, _POINTS, -1)
+
+
+def anchored(oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"]) -> Hyperplanes:
+    """The same hyperplanes, their offsets found again near the origin, where the error of a direction matters less.
+
+    Args:
+        oracle: To be asked.
+        planes: The hyperplanes.
+        bases: As for `profiles`.
+
+    Queries: `33 k`, and about 10 for each neuron to follow the jump.
+    """
+    k, n = planes.directions.shape
+    half = planes.slack + 3 * planes.widths
+    place = -planes.offsets[:, None] + half[:, None] * np.linspace(-1, 1, 33)
+    rows = np.arange(k)
+    while True:
+        x = bases[:, None] + place[:, :, None] * planes.directions[:, None]
+        answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, place.shape[1], -1)
+        jump = np.abs(np.diff(answers, axis=1)).max(axis=2).argmax(axis=1)
+        left, right = place[rows, jump], place[rows, jump + 1]
+        if (right - left <= planes.widths).all():
+            break
+        # Further out than the interval itself, so that a neuron that switches at its border is not cut in two.
+        reach = 0.75 * np.maximum(right - left, planes.widths)
+        place = ((left + right) / 2)[:, None] + reach[:, None] * np.linspace(-1, 1, 5)
+    slack = planes.slack * np.linalg.norm(bases, axis=1) / planes.radius
+    return dataclasses.replace(planes, offsets=-(left + right) / 2, slack=slack)
+
+
+def sharpen(
+    oracle: Oracle,
+    planes: Hyperplanes,
+    scales: Float[np.ndarray, " k"],
+    shifts: Float[np.ndarray, " k"],
+    activation: Activation,
+    bases: Float[np.ndarray, "k n"],
+    *,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"]]:
+    """First-layer weights and shifts again, from points all around, where noise had left the directions poor.
+
+    Around a point at which one neuron is active and all others are at rest, the answers depend on `a . x + t` alone: a
+    fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
+
+    Args:
+        oracle: To be asked.
+        planes: The hyperplanes.
+        scales: Of the neurons, from `fit_profile`.
+        shifts: Likewise.
+        activation: The first layer's.
+        bases: As for `profiles`.
+        rng: Draws the points.
+
+    Returns:
+        Weights (rows) and shifts.
+
+    Queries: `4 n + 24` for each neuron
+    """
+    k, n = planes.directions.shape
+    weights, moved = planes.directions * scales[:, None], shifts.copy()
+    for i in range(k):
+        lever = 4 / scales[i]
+        across = rng.standard_normal((4 * n + 24, n))
+        across *= lever / np.linalg.norm(across, axis=1, keepdims=True)
+        across -= np.outer(across @ planes.directions[i], planes.directions[i])
+        along = (rng.uniform(-2, 2, len(across)) - shifts[i]) / scales[i]
+        x = oracle.nearest(bases[i] + across + along[:, None] * planes.directions[i])
+        fit = fit_alone(x - bases[i], oracle(x), weights[i], shifts[i], activation, degree=_DEGREE)
+        if fit.misfit <= 0.7 * fit.start:
+            weights[i] = fit.weights
+            moved[i] = fit.shift - fit.weights @ bases[i]
+    return weights, moved
+
+
+def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """Points (k, count, n) perpendicular to each normal at which all other neurons are `margin` widths from their
+    hyperplanes, the nearest first."""
+    k, n = planes.directions.shape
+    points = np.zeros((k, count, n))
+    for i in range(k if k > 1 else 0):
+        rays = rng.standard_normal((512, n))
+        rays -= np.outer(rays @ planes.directions[i], planes.directions[i])
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        others = np.delete(np.arange(k), i)
+        needed = (margin * planes.widths[others] + planes.slack[others] + np.abs(planes.offsets[others])) / np.abs(
+            rays @ planes.directions[others].T
+        )
+        reach = needed.max(axis=1)
+        best = np.argsort(reach, kind="stable")[:count]
+        points[i] = rays[best] * reach[best, None]
+    return points
+
+
+def loudest(
+    oracle: Oracle, planes: Hyperplanes, *, margin: float, rng: np.random.Generator, count: int = 8
+) -> Float[np.ndarray, "k n"]:
+    """Of `count` points for each hyperplane, see `vantages`, the one where its neuron moves the answers most.
+
+    How much it does depends on the others' states: the second layer may be at rest itself.
+
+    Queries: `2 count k`
+    """
+    k, n = planes.directions.shape
+    points = vantages(planes, margin, rng, count)
+    half = planes.slack + 3 * planes.widths
+    ends = (-planes.offsets[:, None] + half[:, None] * np.array([-1.0, 1.0]))[:, None, :, None]
+    x = points[:, :, None] + ends * planes.directions[:, None, None]
+    answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, count, 2, -1)
+    best = np.abs(answers[:, :, 1] - answers[:, :, 0]).max(axis=2).argmax(axis=1)
+    return np.asarray(points[np.arange(k), best])
+
+
+def fit_profile(
+    position: Float[np.ndarray, " s"],
+    answer: Float[np.ndarray, "s m"],
+    activation: Activation,
+    centre: float,
+    width: float,
+) -> tuple[float, float, float]:
+    """Scale, shift and relative misfit of `answer = polynomial(activation(scale * position + shift))`.
+
+    The shift is only as good as the polynomial's low degree: an invertible map of the activation's range hides in a
+    free one.
+
+    Args:
+        position: Along the normal.
+        answer: The answers there.
+        activation: The first layer's.
+        centre: Where the neuron switches, about.
+        width: Over which length, about.
+    """
+    s = (position - centre) / width
+    target = answer - answer.mean(axis=0)
+    spread = float(np.sqrt((target**2).mean())) or 1.0
+    target = target / spread
+
+    def remainder(p: np.ndarray) -> np.ndarray:
+        z = activation.value(p[0] * s + p[1])
+        basis = np.linalg.qr(np.vander(z, _DEGREE + 1))[0]
+        return np.asarray(target - basis @ (basis.T @ target)).ravel()
+
+    # Slope times width at the centre is the full swing: the scale in these units depends on the activation alone.
+    swing = float(np.ptp(activation.value(np.array([-30.0, 30.0]))))
+    scale = swing / float(activation.slope(np.zeros(1))[0])
+    best: tuple[float, np.ndarray] | None = None
+    for factor, shift in itertools.product((1.0, 0.8, 1.3), (0.0, -0.25 * scale, 0.25 * scale)):
+        try:
+            trial = optimize.least_squares(remainder, [factor * scale, shift], method="lm", max_nfev=200)
+        except (np.linalg.LinAlgError, ValueError):
+            continue
+        if np.isfinite(trial.cost) and (best is None or trial.cost < 0.99 * best[0]):
+            best = (float(trial.cost), trial.x)
+    if best is None:
+        return scale / width, -scale / width * centre, np.inf
+    alpha, beta = best[1]
+    if alpha < 0:
+        alpha, beta = -alpha, -beta
+    return float(alpha / width), float(beta - alpha * centre / width), float(np.sqrt(2 * best[0] / s.size))

@@ -1,0 +1,270 @@
+"""Saturation: far out a sigmoidal first layer is at rest, and every step along a circle is one of its neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.pruning import REDUNDANT
+from unveil.identification.method import Identification, Method
+from unveil.identification.smooth import ridge_profile as ridge
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import (
+    Stages,
+    answers_noise,
+    ask,
+    conclude,
+    final_fit,
+    fit_points,
+    unfinished,
+)
+from unveil.identification.smooth.hyperplane_circles import NOISY, Hyperplanes, hyperplanes, saturation_radius
+from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
+from unveil.outcome import BudgetExceeded, Outcome
+from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.network import Layer, Network
+
+SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
+_SLOW = 1e3  # resting point from which an activation's tails are called algebraic
+
+
+@dataclass(frozen=True)
+class Saturation(Method):
+    """Identify a network with one or two hidden layers whose first activation is sigmoidal, on an unbounded domain.
+
+    1. Walk half circles far out: steps give the directions of the first layer (`steps`), also more than there are
+        inputs.
+    2. Along each normal, all others at rest: scale, and roughly the shift (`ridge`).
+    3. Keep blocks of neurons active and the others at rest: shifts and the second layer's directions (`blocks`).
+    4. At points where all first-layer neurons are at rest their values are known exactly: fit the second layer there.
+    5. Least squares on everything at ordinary points, checked on others.
+
+    Attributes:
+        activation: Of the hidden layers, one name or one per hidden layer; None: found among tanh, erf and arctan.
+        widths: Neurons of the hidden layers, if known.
+        attempts: How often to start again, with other circles and blocks, when the result fails its check.
+
+    Queries: about `2 k n + 50 k + 600` for the first layer of k neurons, `6 s r + r^3` for each block of s neurons with
+        r neurons in the second layer, and 1.5 per parameter for the last fit.
+    """
+
+    activation: str | tuple[str, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    attempts: int = 4
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        stages = Stages(oracle)
+        best: Polished | None = None
+        noise, stats, why = 0.0, dict[str, Any](), list[str]()
+        try:
+            noise = answers_noise(oracle, rng)
+            found = saturation_radius(oracle, rng, noise)
+            stages.end("looking")
+            if found is None:
+                why.append(
+                    "the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer to be seen"
+                )
+                return Identification(None, Outcome.check_failed, stages.total, np.inf, "Saturation", tuple(why), stats)
+            for attempt in range(self.attempts):
+                stats, why = {"attempts": attempt + 1}, []
+                fit = self._once(oracle, *found, noise, rng, stages, stats, why)
+                if fit is not None and (best is None or _better(fit, best)):
+                    best = fit
+                if best is not None and best.rms <= max(3 * noise, 1e-11) and best.condition < REDUNDANT:
+                    break
+            return conclude(
+                oracle, best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
+            )
+        except BudgetExceeded:
+            return unfinished(best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages)
+
+    def _once(
+        self,
+        oracle: Oracle,
+        radius: float,
+        drift: float,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> Polished | None:
+        widths = self.widths or ()
+        count = widths[0] if widths else None
+        planes = hyperplanes(oracle, radius, noise, rng=rng, drift=drift, count=count)
+        stages.end("first layer: directions")
+        stats |= {"radius": radius, "circles": planes.circles, "hyperplanes": len(planes.offsets)}
+        why.append(f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}")
+        if len(planes.offsets) == 0:
+            return None
+        layer = self._first_layer(oracle, planes, noise, rng, stats, why)
+        stages.end("first layer: scales")
+        rank = widths[1] if len(widths) > 1 else None
+        flat = self._without_second_layer(oracle, layer, noise, rng) if rank is None else None
+        stages.end("second layer: fit")
+        if flat is not None:
+            why.append(
+                "with the first layer at rest the answers are affine in its signs: there is no second hidden layer"
+            )
+            fit = final_fit(oracle, flat, noise, rng)
+            stages.end("all: fit")
+            return fit
+        size = block_size(len(layer.shifts), oracle.n, rank)
+        if size <= (rank or 1):
+            why.append(f"{len(layer.shifts)} first-layer neurons are too few to look through blocks: random starts")
+            return self._small(oracle, layer, rank, noise, rng, stages)
+        layer, directions, blocks = cover(oracle, layer, rank, noise, rng=rng)
+        stages.end("second layer: directions")
+        stats["certificates"] = [block.certificate for block in blocks]
+        spectrum = blocks[0].spectrum
+        after = spectrum[len(directions)] if len(directions) < len(spectrum) else np.nan
+        stats["spectral gap"] = float(spectrum[len(directions) - 1] / after) if after else np.inf
+        why.append(
+            f"{len(directions)} neurons in the second layer, {'given' if rank else 'found'}: "
+            f"gradients of a block fall by {stats['spectral gap']:.3g} after as many dimensions"
+        )
+        k, r = layer.weights.shape[0], len(directions)
+        points = oracle.nearest(layer.at_rest(2 * r * (k + 2 + oracle.m) // oracle.m + 50, rng))
+        answers = ask(oracle, points)
+        fits = [
+            fit_outer(directions, layer(points), answers, outer, noise)
+            for outer in self._candidates(1, layer.activation)
+        ]
+        outer = min(fits, key=lambda fit: fit.rms)
+        stages.end("second layer: fit")
+        stats["second layer rms"] = outer.rms
+        network = assemble(layer, outer.network)
+        if layer.margin >= _SLOW:
+            network = self._from_afar(oracle, network, noise, rng)
+            stages.end("first layer: from afar")
+        fit = final_fit(oracle, network, noise, rng)
+        stages.end("all: fit")
+        return fit
+
+    def _from_afar(self, oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Network:
+        """The network with its first layer fitted at large inputs, then at smaller ones.
+
+        Where others never rest altogether, profiles leave scales and shifts poor; far out, a large error of a shift is
+        a small one of the answers.
+        """
+        first = network.layers[0]
+        for stretch in (64.0, 16.0, 4.0):
+            x = fit_points(oracle, network, 2 * (first.weights.size + len(first.bias)) // oracle.m + 50, rng)
+            x = oracle.nearest(stretch * x)
+            network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
+        return network
+
+    def _small(
+        self,
+        oracle: Oracle,
+        layer: FirstLayer,
+        rank: int | None,
+        noise: float,
+        rng: np.random.Generator,
+        stages: Stages,
+    ) -> Polished:
+        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
+        x = fit_points(oracle, rough, 3 * (rank or 6) * (len(layer.shifts) + 2) + 3 * layer.weights.size, rng)
+        answers = ask(oracle, x)
+        fits = [
+            search_outer(layer, x, answers, outer, rank, noise, rng=rng)
+            for outer in self._candidates(1, layer.activation)
+        ]
+        stages.end("second layer: fit")
+        fit = final_fit(oracle, min(fits, key=lambda fit: fit.rms).network, noise, rng)
+        stages.end("all: fit")
+        return fit
+
+    def _candidates(self, depth: int, default: Activation | None = None) -> list[Activation]:
+        if self.activation is not None:
+            names = (self.activation,) * 2 if isinstance(self.activation, str) else self.activation
+            return [ACTIVATIONS[names[min(depth, len(names) - 1)]]]
+        others = [ACTIVATIONS[name] for name in SIGMOIDAL]
+        return others if default is None else [default, *(a for a in others if a.name != default.name)]
+
+    def _first_layer(
+        self,
+        oracle: Oracle,
+        planes: Hyperplanes,
+        noise: float,
+        rng: np.random.Generator,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> FirstLayer:
+        """Scales, rough shifts and the activation, from a profile along each normal."""
+        candidates = self._candidates(0)
+        margins = [resting_point(a, noise) for a in candidates]
+        noisy = noise > NOISY or oracle.dtype == np.float32
+        margin = 0.8 * max(margins)
+        if noisy:
+            bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
+            planes = ridge.anchored(oracle, planes, bases)
+        else:
+            bases = ridge.vantages(planes, margin, rng)[:, 0]
+        position, answer = ridge.profiles(oracle, planes, bases)
+        best: tuple[float, FirstLayer] | None = None
+        for activation, margin in zip(candidates, margins, strict=True):
+            fits = np.array(
+                [
+                    ridge.fit_profile(position[i], answer[i], activation, -planes.offsets[i], planes.widths[i])
+                    for i in range(len(planes.offsets))
+                ]
+            )
+            misfit = float(np.median(fits[:, 2]))
+            if best is None or misfit < best[0]:
+                layer = FirstLayer(planes.directions * fits[:, :1], fits[:, 1], activation, margin)
+                best = (misfit, layer)
+        assert best is not None
+        layer = best[1]
+        if noisy:
+            weights, shifts = ridge.sharpen(
+                oracle,
+                planes,
+                np.linalg.norm(layer.weights, axis=1),
+                layer.shifts,
+                layer.activation,
+                bases,
+                rng=rng,
+            )
+            best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
+        stats["ridge misfit"] = best[0]
+        if len(candidates) > 1:
+            why.append(
+                f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
+            )
+        return best[1]
+
+    def _without_second_layer(
+        self, oracle: Oracle, layer: FirstLayer, noise: float, rng: np.random.Generator
+    ) -> Network | None:
+        """The network without a second hidden layer, if one explains the answers where the first is at rest."""
+        k = len(layer.shifts)
+        points = oracle.nearest(layer.at_rest(2 * k + 12, rng))
+        answers = ask(oracle, points)
+        design = np.concatenate([layer(points), np.ones((len(points), 1))], axis=1)
+        outer = np.linalg.lstsq(design, answers, rcond=None)[0]
+        spread = float(np.ptp(answers, axis=0).max()) or 1.0
+        if np.abs(design @ outer - answers).max() > max(20 * noise, 1e-6 * spread):
+            return None
+        first = Layer(layer.weights, layer.shifts, layer.activation)
+        return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
+
+
+def _better(fit: Polished, best: Polished) -> bool:
+    """Whether a fit is better: it fits better, or as well with all parameters determined."""
+    if (fit.condition < REDUNDANT) != (best.condition < REDUNDANT):
+        sound, loose = (fit, best) if fit.condition < REDUNDANT else (best, fit)
+        return (sound is fit) == (sound.rms < 3 * loose.rms)
+    return fit.rms < best.rms
+
+
+def resting_point(activation: Activation, noise: float = 0.0) -> float:
+    """A pre-activation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
+    for s in (5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 100.0, 1e3):
+        if float(activation.slope(np.array([s]))[0]) < max(1e-15, 0.1 * noise):
+            return s
+    return 1e4
