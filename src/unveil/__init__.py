@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from unveil.identification.smooth.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
+    from unveil.outcome import ModelChanged as ModelChanged
     from unveil.outcome import Outcome as Outcome
     from unveil.outcome import SourceError as SourceError
+    from unveil.outcome import StepAnswers as StepAnswers
     from unveil.outcome import StoreError as StoreError
     from unveil.outcome import UnsteadyAnswers as UnsteadyAnswers
     from unveil.outcome import UnveilError as UnveilError
@@ -114,8 +116,10 @@ _PUBLIC = {
     "workers": "executor",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
+    "ModelChanged": "outcome",
     "Outcome": "outcome",
     "SourceError": "outcome",
+    "StepAnswers": "outcome",
     "StoreError": "outcome",
     "UnsteadyAnswers": "outcome",
     "UnveilError": "outcome",

@@ -8,8 +8,10 @@ from typing import Any
 __all__ = [
     "BadInput",
     "BudgetExceeded",
+    "ModelChanged",
     "Outcome",
     "SourceError",
+    "StepAnswers",
     "StoreError",
     "UnsteadyAnswers",
     "UnveilError",
@@ -31,6 +33,22 @@ class Outcome(Enum):
     budget_ended = "The budget ended first: this is what had been found by then. Allow a larger budget=."
     check_failed = (
         "The result failed its own check on fresh points: do not rely on it. Try another method or more queries."
+    )
+    answers_in_steps = (
+        "Answers in steps: they jump and have no slope (trees, thresholds, tokens, coarse rounding), so derivatives do "
+        "not exist. Ask for the scores before the steps, or for labels (answers='labels')."
+    )
+    not_resolved = (
+        "Not resolved: noise or rounding hides how the answers depend on the input, which says nothing about whether "
+        "they do. Ask for more digits, a wider box (within=), or give typical inputs (x=)."
+    )
+    not_measured = (
+        "Not measured: it was not asked, or not often enough to tell, which is no all-clear. Allow a larger budget= or "
+        "give typical inputs (x=)."
+    )
+    model_changed = (
+        "The model changed while it was asked: known questions got other answers, so nothing read from them holds. "
+        "Ask one fixed version of the model again, with a new store."
     )
 
 
@@ -54,6 +72,14 @@ class SourceError(UnveilError):
 
 class UnsteadyAnswers(SourceError):
     """The same question got two different answers."""
+
+
+class StepAnswers(SourceError):
+    """The answers come in steps where slopes were asked for: derivatives do not exist."""
+
+
+class ModelChanged(SourceError):
+    """Known questions got other answers while the model was asked: another model answers now."""
 
 
 class BudgetExceeded(UnveilError):
