@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import unveil as uv
-from unveil.blackbox.oracle import Ledger, SourceOracle
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 
 SIZES = (784, 80, 40, 30, 20, 10)

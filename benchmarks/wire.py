@@ -22,7 +22,7 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np  # noqa: E402  (after the number of threads is set)
 
 import unveil as uv  # noqa: E402
-from unveil.blackbox.oracle import SourceOracle  # noqa: E402
+from unveil.blackbox.source_oracle import SourceOracle  # noqa: E402
 from unveil.blackbox.sources.callable import CallableSource  # noqa: E402
 from unveil.blackbox.store import StoredSource  # noqa: E402
 

@@ -7,7 +7,7 @@ import pytest
 
 from unveil.audit.sections.defences import section
 from unveil.blackbox.defences import LEAST, TIMES, Allowance, defences
-from unveil.blackbox.oracle import Ledger
+from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.sources import as_oracle
 from unveil.outcome import BudgetExceeded, Outcome
 

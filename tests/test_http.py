@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from tests.served import model, serve
-from unveil.blackbox.oracle import Ledger, SourceOracle
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.choose import as_oracle
 from unveil.blackbox.sources.http import HttpSource
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint

@@ -7,7 +7,9 @@ import pytest
 
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
 from unveil.blackbox.label_span import label_span
-from unveil.blackbox.oracle import Ledger, Oracle, SourceOracle
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 from unveil.outcome import BadInput, Outcome, UnsteadyAnswers
 

@@ -12,7 +12,7 @@ from scipy import special
 
 import unveil as uv
 from tests.helpers import random_weights, relu_net
-from unveil.blackbox import oracle as oracle_module
+from unveil.blackbox import source_oracle
 
 
 def total(x: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def test_bad_options_are_refused_before_asking(options: dict[str, object]) -> No
 
 
 def test_big_batches_are_cut_by_size_alone(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(oracle_module, "CHUNK_NUMBERS", 60)
+    monkeypatch.setattr(source_oracle, "CHUNK_NUMBERS", 60)
     f = Counting()
     oracle = uv.as_oracle(f, 3)
     x = rng.standard_normal((95, 3))
@@ -154,7 +154,7 @@ def test_big_batches_are_cut_by_size_alone(monkeypatch: pytest.MonkeyPatch, rng:
 
 
 def test_one_question_larger_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle_module, "CHUNK_NUMBERS", 2)
+    monkeypatch.setattr(source_oracle, "CHUNK_NUMBERS", 2)
     assert uv.as_oracle(total, 3)(np.ones((4, 3))).shape == (4, 1)
 
 

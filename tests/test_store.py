@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from tests.served import serve
 from unveil.blackbox.answer_file import AnswerFile
-from unveil.blackbox.oracle import SourceOracle
+from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.choose import as_oracle
 from unveil.blackbox.store import Stored, StoredSource, Tally

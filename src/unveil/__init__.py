@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from unveil.blackbox.differences import gradient as gradient
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
+    from unveil.blackbox.ledger import Ledger as Ledger
     from unveil.blackbox.noise import Noise as Noise
     from unveil.blackbox.noise import measure_noise as measure_noise
     from unveil.blackbox.obfuscation import Obfuscation as Obfuscation
     from unveil.blackbox.obfuscation import obfuscate as obfuscate
-    from unveil.blackbox.oracle import Ledger as Ledger
     from unveil.blackbox.oracle import Oracle as Oracle
     from unveil.blackbox.row_span import RowSpan as RowSpan
     from unveil.blackbox.row_span import row_span as row_span
@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 
 # One line per public name here, one above (for type checkers and editors); a test compares the two.
 _PUBLIC = {
-    "Ledger": "blackbox.oracle",
+    "Ledger": "blackbox.ledger",
     "Oracle": "blackbox.oracle",
     "as_oracle": "blackbox.sources",
     "HttpSource": "blackbox.sources.http",

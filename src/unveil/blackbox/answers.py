@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.source import Questions, Source
 from unveil.outcome import SourceError, UnveilError
-
-if TYPE_CHECKING:
-    from unveil.blackbox.oracle import Ledger, Questions, Source
 
 # numpy's kinds of arrays that hold names: objects, bytes, text.
 NAMES = "OSUT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unveil.blackbox.oracle import Ledger
+from unveil.blackbox.ledger import Ledger
 
 
 class Booked:

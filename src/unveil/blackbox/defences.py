@@ -8,8 +8,11 @@ from typing import final
 
 import numpy as np
 
-from unveil.blackbox.oracle import Answers, Ledger, Oracle, wrap
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.row_span import row_span
+from unveil.blackbox.source import Answers
 from unveil.blackbox.wrappers import LabelsOnly, Rounded
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 
@@ -67,12 +70,11 @@ class Allowance(Ledger):
 
 
 @final
-class SinglePrecision(Oracle):
+class SinglePrecision(OracleWrapper):
     """Questions and answers in float32."""
 
     def __init__(self, oracle: Oracle) -> None:
-        vars(self).update(wrap(oracle, resolution=max(oracle.resolution, SINGLE), dtype=np.dtype(np.float32)))
-        self.oracle = oracle
+        super().__init__(oracle, resolution=max(oracle.resolution, SINGLE), dtype=np.dtype(np.float32))
 
     def answer(self, x: np.ndarray) -> Answers:
         return self.oracle.answer(x).astype(np.float32).astype(np.float64)

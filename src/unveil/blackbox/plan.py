@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import legal
+from unveil.blackbox.domain import legal
 from unveil.blackbox.row_span import RowSpan
 from unveil.outcome import BadInput, Outcome
 

@@ -12,7 +12,9 @@ from typing import final
 import numpy as np
 
 from unveil.blackbox.answer_file import AnswerFile
-from unveil.blackbox.oracle import Answers, Oracle, Questions, Source, wrap
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.source import Answers, Questions, Source
 from unveil.outcome import SourceError, StoreError
 
 # Questions asked again to notice a changed model. One answer may be the same by chance: a label, a saturated output.
@@ -22,7 +24,7 @@ CHANGED = 0.01
 
 
 @final
-class Stored(Oracle):
+class Stored(OracleWrapper):
     """An oracle around an oracle that keeps every answer in a file and asks only what the file does not answer.
 
     A run that was killed is run again with the same command; it asks the same questions in the same batches, gets the
@@ -42,15 +44,11 @@ class Stored(Oracle):
     """
 
     def __init__(self, oracle: Oracle, path: str | os.PathLike[str], *, check: bool = True) -> None:
-        vars(self).update(wrap(oracle))
-        self.oracle = oracle
+        super().__init__(oracle)
         self.memory = Memory(AnswerFile(path), oracle.fingerprint(), oracle.name, oracle.dtype, oracle.shape, check)
 
     def answer(self, x: Questions) -> Answers:
         return self.memory.answer(x, self.oracle.answer)
-
-    def fingerprint(self) -> str:
-        return self.oracle.fingerprint()
 
 
 @final

@@ -7,12 +7,14 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput
 
 
 @final
-class Rounded(Oracle):
+class Rounded(OracleWrapper):
     """Answers rounded to `digits` decimal places: a defence many interfaces have without knowing it.
 
     Args:
@@ -27,8 +29,7 @@ class Rounded(Oracle):
         _require_values(oracle, "Rounded")
         if not 0 <= digits <= 15:
             raise BadInput(f"digits must be from 0 to 15 decimal places; got {digits}")
-        vars(self).update(wrap(oracle, resolution=max(oracle.resolution, 10.0**-digits / oracle.scale)))
-        self.oracle = oracle
+        super().__init__(oracle, resolution=max(oracle.resolution, 10.0**-digits / oracle.scale))
         self.digits = digits
 
     def answer(self, x: Questions) -> Answers:
@@ -39,7 +40,7 @@ class Rounded(Oracle):
 
 
 @final
-class LabelsOnly(Oracle):
+class LabelsOnly(OracleWrapper):
     """Labels made of values: the class of the largest value, or for one output whether it reaches the threshold.
 
     Args:
@@ -55,8 +56,7 @@ class LabelsOnly(Oracle):
         self.several = oracle.m > 1 or oracle.reference is not None
         if self.several and threshold is not None:
             raise BadInput("a threshold needs an oracle with one output; with several the largest one decides")
-        vars(self).update(wrap(oracle, m=1, answers="labels", reference=None, widest=np.inf))
-        self.oracle = oracle
+        super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf)
         self.threshold = 0.0 if threshold is None else threshold
 
     def answer(self, x: Questions) -> Answers:
@@ -69,7 +69,7 @@ class LabelsOnly(Oracle):
 
 
 @final
-class LogRatios(Oracle):
+class LogRatios(OracleWrapper):
     r"""Probabilities asked through their logarithms, which undoes the softmax.
 
     Of $m \ge 2$ probabilities $p$ come the $m - 1$ answers $\log p_i - \log p_r$ with a fixed reference class $r$: with
@@ -104,11 +104,14 @@ class LogRatios(Oracle):
         several = oracle.m > 1
         # One of two probabilities is often made as 1 minus the other: near 1 it keeps few digits of that.
         widest = -np.log(self.floor) if oracle.m > 2 else -np.log(info.eps) / 4
-        vars(self).update(
-            wrap(oracle, m=max(1, last), answers="values", scale=1.0, widest=float(widest))
-            | {"reference": reference if several else None}
+        super().__init__(
+            oracle,
+            m=max(1, last),
+            answers="values",
+            scale=1.0,
+            widest=float(widest),
+            reference=reference if several else None,
         )
-        self.oracle = oracle
 
     def answer(self, x: Questions) -> Answers:
         p = self.oracle.answer(x)
@@ -123,7 +126,7 @@ class LogRatios(Oracle):
 
 
 @final
-class Affine(Oracle):
+class Affine(OracleWrapper):
     """Inputs normalised before they are asked: the question x becomes `(x - mean) / deviation`.
 
     For a model trained on normalised images, so that it can be asked about plain ones.
@@ -164,8 +167,7 @@ class Affine(Oracle):
                     "only; pass such a within="
                 )
         # The oracle inside rounds to its precision; in float64 outside, `nearest` can name exactly what it will see.
-        vars(self).update(wrap(oracle, within=within, grid=grid, dtype=np.dtype(np.float64)))
-        self.oracle = oracle
+        super().__init__(oracle, within=within, grid=grid, dtype=np.dtype(np.float64))
 
     def answer(self, x: Questions) -> Answers:
         return self.oracle.answer(self.oracle.nearest((x - self.mean) / self.deviation))
@@ -196,7 +198,7 @@ class Affine(Oracle):
 
 
 @final
-class Restricted(Oracle):
+class Restricted(OracleWrapper):
     """A smaller box or a coarser grid than the oracle's own.
 
     Args:
@@ -214,14 +216,7 @@ class Restricted(Oracle):
             raise BadInput(f"the box {within} reaches beyond {own}, where the oracle may be asked")
         if oracle.grid is not None and ((grid is not None and grid != oracle.grid) or within is not None):
             raise BadInput("the oracle has a grid of its own; give within= and grid= where that oracle is made")
-        vars(self).update(wrap(oracle, within=within or own, grid=grid if grid is not None else oracle.grid))
-        self.oracle = oracle
-
-    def answer(self, x: Questions) -> Answers:
-        return self.oracle.answer(x)
-
-    def fingerprint(self) -> str:
-        return self.oracle.fingerprint()
+        super().__init__(oracle, within=within or own, grid=grid if grid is not None else oracle.grid)
 
 
 def _require_values(oracle: Oracle, wrapper: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from unveil.blackbox.oracle import Ledger
+from unveil.blackbox.ledger import Ledger
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from unveil.audit.drawing import SPECIMENS, draw_input
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
-from unveil.blackbox.oracle import Answers, Oracle, Questions
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import Outcome
 
 if TYPE_CHECKING:

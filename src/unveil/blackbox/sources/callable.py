@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from unveil.blackbox.answers import shown
-from unveil.blackbox.oracle import Questions
+from unveil.blackbox.source import Questions
 from unveil.outcome import SourceError
 
 # Copying so few rows costs nothing; copying every batch would cost as much as a small network.

@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.oracle import Ledger, Oracle, Source, SourceOracle
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.source import Source
+from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.first_look import first_look, require_answers
 from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unveil.blackbox.answers import NAMES, label_of, labels, raw_answers, values
-from unveil.blackbox.oracle import Ledger, Source, float_dtype, legal
+from unveil.blackbox.domain import legal
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.source import Source, float_dtype
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 POINTS = 4

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from unveil.blackbox.oracle import Questions
+from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint
 from unveil.blackbox.sources.open_inference import OpenInference
 from unveil.blackbox.sources.wire import Budget, Wire

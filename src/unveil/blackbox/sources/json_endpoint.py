@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.oracle import Questions, float_dtype
+from unveil.blackbox.source import Questions, float_dtype
 from unveil.blackbox.sources.open_inference import JSON_NUMBER, numbers, parse
 from unveil.blackbox.sources.wire import Reply, Wire
 from unveil.outcome import BadInput, SourceError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
-from unveil.blackbox.oracle import Questions
+from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.onnx_batch import Signature, batched, signature
 from unveil.blackbox.sources.onnx_file import in_single_precision, read_model
 from unveil.outcome import SourceError

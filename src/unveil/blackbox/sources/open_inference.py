@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from unveil.blackbox.oracle import Questions, float_dtype
+from unveil.blackbox.source import Questions, float_dtype
 from unveil.blackbox.sources.wire import Reply, Wire, shown
 from unveil.outcome import BadInput, SourceError
 

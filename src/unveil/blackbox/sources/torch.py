@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
-from unveil.blackbox.oracle import Questions
+from unveil.blackbox.source import Questions
 from unveil.outcome import BadInput, SourceError
 
 

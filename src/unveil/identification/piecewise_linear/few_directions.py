@@ -9,8 +9,10 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import Rounding
+from unveil.blackbox.source import Answers, Questions
 from unveil.identification.piecewise_linear.critical_point import Searched
 
 # Inputs from which on it may pay to look at a few directions first.
@@ -67,7 +69,7 @@ class Directions:
 
 
 @final
-class Narrow(Oracle):
+class Narrow(OracleWrapper):
     """A network as a function of coordinates along a few directions of its inputs.
 
     Args:
@@ -76,9 +78,8 @@ class Narrow(Oracle):
     """
 
     def __init__(self, oracle: Oracle, directions: Directions) -> None:
-        self.oracle = oracle
         count = directions.few.shape[1]
-        vars(self).update(wrap(oracle, shape=(count,), name=f"{oracle.name} along {count} directions"))
+        super().__init__(oracle, shape=(count,), name=f"{oracle.name} along {count} directions")
         self._lift = np.ascontiguousarray(directions.longer * directions.few.T)
 
     def answer(self, x: Questions) -> Answers:

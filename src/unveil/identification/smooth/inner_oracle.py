@@ -6,7 +6,9 @@ from typing import final
 
 import numpy as np
 
-from unveil.blackbox.oracle import Answers, Oracle, Questions, wrap
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.source import Answers, Questions
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.whitebox.activation import Activation
 
@@ -14,7 +16,7 @@ _BISECTIONS = 60
 
 
 @final
-class Behind(Oracle):
+class Behind(OracleWrapper):
     """The network without its first layer, of no more neurons than inputs: it takes that layer's outputs.
 
     A question is turned into the input at which the layer has these outputs. The box is what the activation reaches
@@ -26,11 +28,11 @@ class Behind(Oracle):
     """
 
     def __init__(self, oracle: Oracle, layer: FirstLayer) -> None:
-        self.oracle, self.layer = oracle, layer
+        self.layer = layer
         self._low, self._high = rising(layer.activation)
         box = tuple(float(v) for v in layer.activation.value(np.array([self._low, self._high])))
         k = len(layer.shifts)
-        vars(self).update(wrap(oracle, shape=(k,), within=box, name=f"{oracle.name} behind its first layer"))
+        super().__init__(oracle, shape=(k,), within=box, name=f"{oracle.name} behind its first layer")
         self._back = np.linalg.pinv(layer.weights).T
 
     def answer(self, x: Questions) -> Answers:

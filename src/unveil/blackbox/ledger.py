@@ -1,0 +1,46 @@
+"""Ledger: what was asked and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unveil.outcome import BadInput, BudgetExceeded
+
+
+@dataclass
+class Ledger:
+    """What was asked and what it cost.
+
+    Attributes:
+        budget: The largest number of queries that may be asked; None for no limit.
+        asked: Queries the method asked. Deterministic: the same seed asks the same number, whatever is stored.
+        sent: Queries that went out to the model: `asked` less stored answers, plus retries.
+    """
+
+    budget: int | None = None
+    asked: int = 0
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and self.budget < 0:
+            raise BadInput(f"budget must be 0 or more queries; got {self.budget}")
+
+    @property
+    def left(self) -> float:
+        """Queries that may still be asked (infinite without a budget)."""
+        return np.inf if self.budget is None else self.budget - self.asked
+
+    def charge(self, queries: int) -> None:
+        """Charge a batch before it is asked.
+
+        Raises:
+            BudgetExceeded: The batch would cross the budget. Nothing is charged.
+        """
+        if queries > self.left:
+            raise BudgetExceeded(
+                f"a batch of {queries:,} queries would cross the budget of {self.budget:,} "
+                f"({self.asked:,} asked so far); allow a larger budget="
+            )
+        self.asked += queries

@@ -1,0 +1,90 @@
+"""SourceOracle: the oracle that asks a source, in batches that fit into memory."""
+
+from __future__ import annotations
+
+from typing import final
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from unveil.blackbox.answers import NAMES, labels, raw_answers, values
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.source import Answers, Questions, Source, float_dtype
+from unveil.outcome import SourceError
+
+# A source never gets more than this many numbers (64 MB) or rows at once, so that a big batch costs time, not memory.
+# The borders depend on the size alone: the same batch is always cut at the same places and answered with the same bits.
+CHUNK_NUMBERS = 2**23
+CHUNK_ROWS = 2**12
+
+
+@final
+class SourceOracle(Oracle):
+    """An oracle that asks a source. Made by `as_oracle`, which also looks at the first answers.
+
+    Args:
+        source: What is asked.
+        m: Outputs per question.
+        within: The legal box.
+        grid: The legal step.
+        ledger: Where queries are counted; a fresh one without a limit by default.
+        answers: "values" or "labels".
+        resolution: Relative rounding of the answers; by default that of the source's input precision.
+        dtype: Precision of the questions; by default the source's.
+        classes: What people call each label.
+        scale: Size of the largest answer in the first look.
+        seen: A digest of the first answers, part of the fingerprint: it tells two models behind one address apart.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        m: int,
+        within: tuple[float, float] | None = None,
+        grid: float | None = None,
+        ledger: Ledger | None = None,
+        answers: str = "values",
+        resolution: float | None = None,
+        dtype: DTypeLike | None = None,
+        classes: dict[int, str] | None = None,
+        scale: float = 1.0,
+        seen: str = "",
+    ) -> None:
+        self.source = source
+        self.name = source.name
+        self.shape = source.shape
+        self.dtype = float_dtype(source.dtype if dtype is None else dtype)
+        self.m = m
+        self.within = within
+        self.grid = grid
+        self.answers = answers
+        self.ledger = Ledger() if ledger is None else ledger
+        self.resolution = float(np.finfo(self.dtype).eps) if resolution is None else resolution
+        self.classes = classes
+        self.scale = scale
+        self.seen = seen
+
+    def answer(self, x: Questions) -> Answers:
+        rows = max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // max(self.n, self.m)))
+        if len(x) <= rows:
+            return self._answer(x)
+        return np.concatenate([self._answer(x[i : i + rows]) for i in range(0, len(x), rows)])
+
+    def _answer(self, x: Questions) -> Answers:
+        y = raw_answers(self.source, x, self.ledger)
+        if y.shape != (len(x), self.m):
+            raise SourceError(
+                f"{self.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, {self.m}): "
+                "one row per question, the same number of outputs every time"
+            )
+        if self.answers != "labels":
+            return values(y, x, self.name)
+        numbers = labels(y, self.name)
+        if y.dtype.kind in NAMES and self.classes is not None:
+            self.classes.update(zip(numbers[:, 0].tolist(), map(str, y[:, 0]), strict=True))
+        return numbers
+
+    def fingerprint(self) -> str:
+        return f"{self.source.fingerprint()} {self.seen}".strip()
