@@ -1,9 +1,10 @@
 """Is what is stated true? Random trials of a verb, each held against exact truth.
 
-python benchmarks/calibration.py span|labels|identify [--trials 1000] [--first-seed 0] [--seconds 60] [--json FILE] [--kernel Haswell]
+python benchmarks/calibration.py span|labels|identify [--trials 1000] [--first-seed 0] [--seconds 60] [--json FILE]
+[--kernel Haswell]
 
-A trial draws a network, the form of its answers and the inputs it takes from a broad distribution, asks through a counter
-of its own, and compares what the verb states with what is so. Every trial has a seed and can be repeated alone
+A trial draws a network, the form of its answers and the inputs it takes from a broad distribution, asks through a
+counter of its own, and compares what the verb states with what is so. Every trial has a seed and can be repeated alone
 (`--trials 1 --first-seed SEED --tell`).
 """
 
@@ -22,8 +23,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "src")]
 
 import numpy as np
 
@@ -195,8 +194,10 @@ def draw_identify(seed: int) -> Trial:
     options: dict[str, Any] = {"budget": 400_000}
     if rng.random() < 0.1:
         options["within"] = (-1, 1)
-    told = {"sizes": (n, *widths, m), "activation": activation, "dtype": np.dtype(dtype).name, "first": how, "answers": form,
-            "place": "box" if "within" in options else "free", "budget": 400_000}  # fmt: skip
+    told = {
+        "sizes": (n, *widths, m), "activation": activation, "dtype": np.dtype(dtype).name, "first": how,
+        "answers": form, "place": "box" if "within" in options else "free", "budget": 400_000,
+    }  # fmt: skip
     return Trial(seed, model, Answered(model, **answer), options, None, told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -123,7 +124,7 @@ def known_model(
     if activation not in ACTIVATIONS:
         raise BadInput(f"no activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
     layers = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         w = rng.standard_normal((outputs, inputs)) / np.sqrt(inputs)
         layers.append((w.astype(dtype).astype(np.float64), (bias * rng.standard_normal(outputs)).astype(dtype) * 1.0))
     return KnownModel(tuple(layers), activation, np.dtype(dtype))
