@@ -204,7 +204,7 @@ def test_whole_numbers_are_pictures_for_a_network_too(tmp_path):
     for name, (written, expected) in cases.items():
         np.save(tmp_path / name, written)
         np.testing.assert_allclose(read_for(network, tmp_path / name).x, expected)
-    with pytest.raises(BadInput, match="outside the legal range 0 to 1"):
+    with pytest.raises(BadInput, match=r"outside the legal range \[0, 1\]"):
         read_for(network, tmp_path / "negative.npy", within=(0, 1))
     np.save(tmp_path / "wide.npy", np.zeros((2, 5)))
     with pytest.raises(BadInput, match="expected \\(N, 4\\)"):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from unveil.identification.smooth.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
+    from unveil.outcome import MissingAnswers as MissingAnswers
     from unveil.outcome import ModelChanged as ModelChanged
     from unveil.outcome import Outcome as Outcome
     from unveil.outcome import SourceError as SourceError
@@ -116,6 +117,7 @@ _PUBLIC = {
     "workers": "executor",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
+    "MissingAnswers": "outcome",
     "ModelChanged": "outcome",
     "Outcome": "outcome",
     "SourceError": "outcome",

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = [
     "BadInput",
     "BudgetExceeded",
+    "MissingAnswers",
     "ModelChanged",
     "Outcome",
     "SourceError",
@@ -72,6 +73,10 @@ class SourceError(UnveilError):
 
 class UnsteadyAnswers(SourceError):
     """The same question got two different answers."""
+
+
+class MissingAnswers(SourceError):
+    """Some questions got NaN or infinity where every answer was needed."""
 
 
 class StepAnswers(SourceError):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Questions, Source
-from unveil.outcome import SourceError, UnveilError
+from unveil.outcome import MissingAnswers, SourceError, UnveilError
 
 # numpy's kinds of arrays that hold names: objects, bytes, text.
 NAMES = "OSUT"
@@ -41,25 +41,45 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
     return y.reshape(len(x), -1)
 
 
-def values(y: np.ndarray, x: Questions, name: str) -> Float[np.ndarray, "N m"]:
-    """Answers as finite float64.
+def values(y: np.ndarray, name: str) -> Float[np.ndarray, "N m"]:
+    """Answers as float64; a row with NaN or infinity in it is missing, and NaN throughout.
 
     Raises:
-        SourceError: Not numbers, NaN or infinite.
+        SourceError: Not numbers.
     """
     if y.dtype.kind not in "fiub":
         raise SourceError(f"{name} answered with {y.dtype} instead of numbers; for class names pass answers='labels'")
     y = y.astype(np.float64, copy=False)
-    if not np.isfinite(y).all():
-        rows = np.flatnonzero(~np.isfinite(y).all(axis=1))
-        advice = "pass within=(low, high) to stay where it is defined"
-        if len(rows) == len(y):
-            advice += ", unless its weights themselves are not finite"
-        raise SourceError(
-            f"{name} answered {len(rows)} of {len(y)} questions with NaN or infinity; inputs there reach "
-            f"{np.abs(x[rows]).max():.3g} in size: {advice}"
-        )
-    return y
+    gone = missing(y)
+    return np.where(gone[:, None], np.nan, y) if gone.any() else y
+
+
+def missing(y: Num[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
+    """Which questions got no answer: NaN or infinity."""
+    # One look at every number, without a copy: a sum of squares is finite only if all of them are.
+    flat = y.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        if y.dtype.kind in "iub" or np.isfinite(flat @ flat):
+            return np.zeros(len(y), dtype=bool)
+    return np.asarray(~np.isfinite(y).all(axis=1))
+
+
+def require_finite(y: Num[np.ndarray, "N m"], x: Questions, name: str) -> None:
+    """Refuse a batch of which an answer is missing.
+
+    Raises:
+        MissingAnswers: There is NaN or infinity.
+    """
+    gone = missing(y)
+    if not gone.any():
+        return
+    advice = "pass within=(low, high) to stay where it is defined"
+    if gone.all():
+        advice += ", unless its weights themselves are not finite"
+    raise MissingAnswers(
+        f"{name} answered {gone.sum():,} of {len(y):,} questions with NaN or infinity; inputs there reach "
+        f"{np.abs(x[gone]).max():.3g} in size: {advice}"
+    )
 
 
 def labels(y: np.ndarray, name: str) -> Int[np.ndarray, "N 1"]:

@@ -74,10 +74,20 @@ class SinglePrecision(OracleWrapper):
     """Questions and answers in float32."""
 
     def __init__(self, oracle: Oracle) -> None:
-        super().__init__(oracle, resolution=max(oracle.resolution, SINGLE), dtype=np.dtype(np.float32))
+        super().__init__(
+            oracle,
+            resolution=max(oracle.resolution, SINGLE),
+            dtype=np.dtype(np.float32),
+            input_bits=min(oracle.input_bits, 24),
+            mantissa=min(oracle.mantissa, 24),
+        )
 
     def answer(self, x: np.ndarray) -> Answers:
         return self.oracle.answer(x).astype(np.float32).astype(np.float64)
+
+    def rounding(self, y: Answers) -> np.ndarray:
+        unit = np.spacing(np.abs(y).astype(np.float32))
+        return np.asarray(np.maximum(self.oracle.rounding(y), unit / np.sqrt(12)))
 
     def fingerprint(self) -> str:
         return f"{self.oracle.fingerprint()} float32"

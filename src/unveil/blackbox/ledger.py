@@ -17,11 +17,13 @@ class Ledger:
         budget: The largest number of queries that may be asked; None for no limit.
         asked: Queries the method asked. Deterministic: the same seed asks the same number, whatever is stored.
         sent: Queries that went out to the model: `asked` less stored answers, plus retries.
+        missing: Queries that were asked and answered with NaN or infinity.
     """
 
     budget: int | None = None
     asked: int = 0
     sent: int = 0
+    missing: int = 0
 
     def __post_init__(self) -> None:
         if self.budget is not None and self.budget < 0:

@@ -85,10 +85,7 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarr
     """
     before = oracle.ledger.asked
     x = oracle.sample(TRIPLES, rng) if x is None else x[rng.integers(len(x), size=TRIPLES)]
-    if oracle.within is not None:  # room for a step on either side
-        low, high = oracle.within
-        x = np.clip(x, low + (high - low) / 32, high - (high - low) / 32)
-    x = oracle.nearest(x)
+    x = oracle.nearest(oracle.off_walls(x, 1 / 32))
     scale = float(np.sqrt(np.mean(x**2))) or 1.0
     signs = rng.choice([-1.0, 1.0], size=(TRIPLES, oracle.n))
 
@@ -100,7 +97,7 @@ def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarr
     level = np.max([estimate_noise(values) for values in close], axis=0)
 
     centre = oracle(x)
-    longest = 0.5 * scale if oracle.within is None else (oracle.within[1] - oracle.within[0]) / 32
+    longest = 0.5 * scale if oracle.within is None else float((oracle.high - oracle.low).min()) / 32
     first, second, lengths = [], [], []
     for power in range(SCALES):
         # Each coordinate moves by the same amount, so the step has length `half * sqrt(n)`.

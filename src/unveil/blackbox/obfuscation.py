@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
+from unveil.blackbox.domain import Within, box, described
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.row_span import RowSpan
 from unveil.outcome import BadInput, SourceError
@@ -63,7 +64,7 @@ def obfuscate(
     scale: float = 10.0,
     *,
     rng: np.random.Generator,
-    within: tuple[float, float] | None = None,
+    within: Within | None = None,
 ) -> Obfuscation:
     """Drown inputs in noise that the model does not see.
 
@@ -76,7 +77,7 @@ def obfuscate(
         x: One input or many, legal if there is a box.
         scale: Length of the noise in multiples of the input's own norm (of `sqrt(n)` for an input of zeros).
         rng: Draws the noise.
-        within: Legal box of the hidden inputs.
+        within: Legal box of the hidden inputs, as for `as_oracle`.
 
     Raises:
         BadInput: Wrong shape, an input outside the box, or a span without a complement.
@@ -92,6 +93,7 @@ def obfuscate(
         raise BadInput(f"scale must be positive; got {scale!r}")
     if span.rank >= span.n:
         raise BadInput("every direction matters to this model: there is no complement to hide noise in")
+    within = box(within, span.n)
     norms = np.linalg.norm(x, axis=1)
     wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
     if within is None:
@@ -99,8 +101,8 @@ def obfuscate(
         noise *= (wanted / np.linalg.norm(noise, axis=1))[:, None]
         hidden = x + noise
     else:
-        if x.min() < within[0] or x.max() > within[1]:
-            raise BadInput(f"inputs must lie within {within}; got values from {x.min():g} to {x.max():g}")
+        if (x < within[0]).any() or (x > within[1]).any():
+            raise BadInput(f"inputs must lie within {described(within)}; got values from {x.min():g} to {x.max():g}")
         hidden = np.array([_farthest(span, point, within, rng) for point in x])
         length = np.linalg.norm(hidden - x, axis=1)
         hidden = x + (hidden - x) * np.minimum(1.0, wanted / np.maximum(length, np.finfo(float).tiny))[:, None]
@@ -109,13 +111,13 @@ def obfuscate(
     return Obfuscation(hidden, x, np.linalg.norm(noise, axis=1), seen)
 
 
-def _farthest(span: RowSpan, x: np.ndarray, within: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Generator) -> np.ndarray:
     """A vertex of {z legal: basis z = basis x} that is extreme in a random direction."""
     answer = optimize.linprog(
         rng.standard_normal(len(x)),
         A_eq=span.basis if span.rank else None,
         b_eq=span.basis @ x if span.rank else None,
-        bounds=[within] * len(x),
+        bounds=optimize.Bounds(*(np.full(len(x), end) for end in within)),
         method="highs",
     )
     if answer.status != 0:

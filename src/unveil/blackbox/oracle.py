@@ -8,11 +8,15 @@ from typing import final
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.blackbox.answers import first_line
-from unveil.blackbox.domain import legal
+from unveil.blackbox.answers import first_line, missing, require_finite
+from unveil.blackbox.domain import DOUBLE, Within, described, legal
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
+
+# Up to this share of all questions may stay without an answer, and so many in any case: see `Oracle.answered`.
+MISSING_SHARE = 0.05
+MISSING_LEAST = 4
 
 
 class Oracle(ABC):
@@ -25,35 +29,76 @@ class Oracle(ABC):
         shape: Shape of one input in the model's own terms; `n` is its product.
         n: Number of inputs.
         m: Number of outputs.
-        within: The legal box `(low, high)`, or None.
+        within: The legal box `(low, high)`, or None. Two numbers where all inputs share their bounds, else two (n,)
+            arrays; `low`, `high` and `middle` are always (n,) arrays.
         grid: The legal step, counted from `low` (from 0 without a box), or None.
         answers: "values" or "labels". Labels are integers, m = 1.
-        dtype: The precision in which the model takes its input.
-        resolution: Relative rounding of the answers: 2.2e-16 for float64, 1.2e-7 for float32, more if rounded.
+        dtype: The precision of questions.
+        input_bits: Bits of the mantissa that the model's input holds: 53, 24, or 11 for float16 and 8 for bfloat16.
+        resolution: Relative rounding of the answers: 2.2e-16 for float64, 1.2e-7 for float32, more if rounded. For
+            answers that differ from one time to the next, their relative spread if that is larger.
+        mantissa: Bits of the mantissa of an answer as it arrives, the leading one included: 53 for float64, 24 for
+            float32, 11 for float16, 8 for bfloat16; fewer if significant digits were cut. Relative rounding.
+        step: What all answers are multiples of, e.g. 0.01 for two decimals, 1/64; 0 if nothing. Absolute rounding.
+            `rounding` makes a standard deviation of both.
+        noise: Standard deviation of one answer, as two answers to the same questions show it; 0 if they do not differ.
+        signal: Standard deviation of the answers over the first look's questions, the largest of all outputs.
         ledger: What was asked.
         classes: What people call each label, as far as names have been seen; None if labels are numbers already.
         scale: Size of the largest answer in the first look, to which decimal places are relative; 1 if not known.
         reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
         widest: Where log-ratios of one question differ by more, one has run out of digits; infinite for others.
+        ordered: "falling" or "rising" where the answers of every question came sorted: then their places are
+            positions, not classes. Set it to "" if they are classes after all.
+        in_steps: Why the answers are known to jump, without a slope anywhere (e.g. "decision trees"); else "".
+        notes: What the first look saw and what to do about it, one sentence each.
     """
 
     name: str
     shape: tuple[int, ...]
     m: int
-    within: tuple[float, float] | None
+    within: Within | None
     grid: float | None
     answers: str
     dtype: np.dtype[np.floating]
     resolution: float
     ledger: Ledger
+    input_bits: int = DOUBLE
+    mantissa: int = DOUBLE
+    step: float = 0.0
+    noise: float = 0.0
+    signal: float = 0.0
     classes: dict[int, str] | None = None
     scale: float = 1.0
     reference: int | None = None
     widest: float = np.inf
+    ordered: str = ""
+    in_steps: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
         return int(np.prod(self.shape))
+
+    @property
+    def low(self) -> Float[np.ndarray, " n"]:
+        """The lower bound of each input; -inf without a box."""
+        return np.full(self.n, -np.inf if self.within is None else self.within[0])
+
+    @property
+    def high(self) -> Float[np.ndarray, " n"]:
+        """The upper bound of each input; inf without a box."""
+        return np.full(self.n, np.inf if self.within is None else self.within[1])
+
+    @property
+    def middle(self) -> Float[np.ndarray, " n"]:
+        """The middle of the box; 0 without one."""
+        return np.zeros(self.n) if self.within is None else (self.low + self.high) / 2
+
+    @property
+    def signal_to_noise(self) -> float:
+        """How far answers to different questions spread, over how far answers to the same one do; often infinite."""
+        return self.signal / self.noise if self.noise > 0 else np.inf
 
     @final
     def __call__(self, x: Questions) -> Answers:
@@ -68,10 +113,76 @@ class Oracle(ABC):
         Raises:
             BadInput: Wrong shape, not finite, outside the box or off the grid; nothing was asked.
             BudgetExceeded: The batch would cross the budget; nothing was asked.
-            SourceError: The model failed, or answered with NaN, infinity or another shape.
+            MissingAnswers: NaN or infinity came for some; `answered` leaves these out instead.
+            SourceError: The model failed, or answered with another shape.
 
         Queries: `N`
         """
+        x, y = self._ask(x)
+        require_finite(y, x, self.name)
+        return y
+
+    @final
+    def answered(self, x: Questions) -> Answers:
+        """Ask N questions of which some may stay without an answer: their rows are NaN. For whoever can do without.
+
+        Raises:
+            BadInput: As when the oracle is called.
+            BudgetExceeded: As when the oracle is called.
+            MissingAnswers: More than `MISSING_SHARE` of all that was asked so far has no answer (and more than
+                `MISSING_LEAST` questions), or none of this batch has.
+            SourceError: The model failed, or answered with another shape.
+
+        Queries: `N`
+        """
+        x, y = self._ask(x)
+        if self.ledger.missing > max(MISSING_LEAST, MISSING_SHARE * self.ledger.asked):
+            raise MissingAnswers(
+                f"{self.name} answered {self.ledger.missing:,} of {self.ledger.asked:,} questions with NaN or "
+                f"infinity; up to {MISSING_SHARE:.0%} are left out: pass within=(low, high) to stay where it is defined"
+            )
+        return y
+
+    def sample_answered(self, count: int, rng: np.random.Generator) -> tuple[Questions, Answers]:
+        """Points as `sample` draws them, and their answers; a point without an answer is replaced by another one.
+
+        Raises:
+            BudgetExceeded: A batch would cross the budget.
+            MissingAnswers: As `answered`.
+
+        Queries: `count`, and one for each missing answer
+        """
+        x = self.sample(count, rng)
+        y = self.answered(x)
+        while len(gone := np.flatnonzero(missing(y))):  # ends: too many missing answers are an error
+            x[gone] = self.sample(len(gone), rng)
+            y[gone] = self.answered(x[gone])
+        return x, y
+
+    def unchanged(self) -> bool | None:
+        """Whether questions of the first look still get their answers: ask this before anything is concluded.
+
+        Returns:
+            None if no answers are known or the budget does not allow to ask again.
+
+        Queries: `4`, or 0 where the answer is None
+        """
+        return None
+
+    @final
+    def require_unchanged(self) -> None:
+        """Ask known questions again; see `unchanged`.
+
+        Raises:
+            ModelChanged: They get other answers now.
+
+        Queries: `4`, or 0 where no answers are known or the budget does not allow it
+        """
+        if self.unchanged() is False:
+            raise ModelChanged(f"{self.name}: {Outcome.model_changed.value}")
+
+    def _ask(self, x: np.ndarray) -> tuple[Questions, Answers]:
+        """Check, charge and ask; missing answers are counted."""
         try:
             x = np.ascontiguousarray(x, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -79,14 +190,19 @@ class Oracle(ABC):
         if x.ndim != 2 or x.shape[1] != self.n:
             raise BadInput(f"questions must have shape (N, {self.n}); got {x.shape}")
         if len(x) == 0:
-            return np.empty((0, self.m))
+            return x, np.empty((0, self.m))
         self._check_legal(x)
         self.ledger.charge(len(x))
-        return self.answer(x)
+        y = self.answer(x)
+        self.ledger.missing += int(missing(y).sum())
+        return x, y
 
     @abstractmethod
     def answer(self, x: Questions) -> Answers:
-        """Answer legal questions without charging them: for oracles around oracles, never for methods."""
+        """Answer legal questions without charging them: for oracles around oracles, never for methods.
+
+        A question without an answer gets a row of NaN.
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -97,7 +213,7 @@ class Oracle(ABC):
 
         A difference quotient must be divided by the step between *these*.
         """
-        return legal(np.asarray(x, dtype=np.float64), self.within, self.grid, self.dtype)
+        return legal(np.asarray(x, dtype=np.float64), self.within, self.grid, self.dtype, self.input_bits)
 
     def sample(self, count: int, rng: np.random.Generator) -> Questions:
         """Legal points as a user of the model would draw them: uniform in the box, standard normal without one."""
@@ -105,9 +221,39 @@ class Oracle(ABC):
             return self.nearest(rng.standard_normal((count, self.n)))
         return self.nearest(rng.uniform(*self.within, size=(count, self.n)))
 
+    def room(self, x: Questions, direction: Float[np.ndarray, "N n"]) -> Float[np.ndarray, " N"]:
+        """How far each point may go along its direction (in units of that direction) before it leaves the box.
+
+        Infinite without a box. `-room(x, -direction)` is how far it may go the other way.
+        """
+        if self.within is None:
+            return np.full(len(x), np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up = np.where(direction > 0, (self.high - x) / direction, np.inf)
+            return np.asarray(np.where(direction < 0, (self.low - x) / direction, up).min(axis=1))
+
+    def off_walls(self, x: Questions, margin: float) -> Questions:
+        """x with room for a step on either side: no closer to a wall than `margin` times the width of its input."""
+        if self.within is None:
+            return np.asarray(x)
+        low, high = self.within
+        return np.asarray(np.clip(x, low + margin * (high - low), high - margin * (high - low)))
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        """Standard deviation of the last rounding of each answer, from `mantissa` and `step`.
+
+        What the model loses inside, before that, comes on top.
+        """
+        unit = np.ldexp(1.0, np.frexp(np.asarray(y, dtype=np.float64))[1] - self.mantissa)
+        return np.asarray(np.maximum(unit, self.step) / np.sqrt(12))
+
     @final
     def predictions(self, y: Answers) -> Int[np.ndarray, " N"]:
-        """The class each answer stands for: the label, the largest value, or whether a single value is above 0."""
+        """The class each answer stands for: the label, the largest value, or whether a single value is above 0.
+
+        Raises:
+            BadInput: The answers come sorted: their places are no classes.
+        """
         if self.answers == "labels":
             return np.asarray(y[:, 0], dtype=np.int64)
         scores = self._scores(y)
@@ -120,7 +266,7 @@ class Oracle(ABC):
         """Softmax of values (as they were, of log-ratios); for one output the logistic function of it.
 
         Raises:
-            BadInput: The oracle answers labels.
+            BadInput: The oracle answers labels, or answers that come sorted.
         """
         if self.answers == "labels":
             raise BadInput(f"{self.name} answers labels: there is no probability in them")
@@ -131,20 +277,25 @@ class Oracle(ABC):
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
     def _scores(self, y: Answers) -> np.ndarray:
+        if self.ordered:
+            raise BadInput(
+                f"the scores of {self.name} come sorted ({self.ordered}): their places are positions, not classes, so "
+                "they make no predictions. Ask for unsorted scores; which directions it sees can still be asked. "
+                "If they are classes after all, set oracle.ordered = ''"
+            )
         return y if self.reference is None else np.insert(y, self.reference, 0.0, axis=1)
 
     def _check_legal(self, x: Questions) -> None:
-        low, high = self.within or (-np.inf, np.inf)
-        # One look at every number, without a copy: a sum of squares is finite only if all of them are.
-        flat = x.ravel()
-        legal = x.min() >= low and x.max() <= high if self.within else bool(np.isfinite(flat @ flat))
-        if not legal:
-            if not np.isfinite(x).all():
-                raise BadInput("questions must be finite; got NaN or infinity")
-            if x.min() < low or x.max() > high:
+        if missing(x).any():
+            raise BadInput("questions must be finite; got NaN or infinity")
+        if self.within is not None:
+            low, high = self.within
+            # Two numbers are compared without a copy of every question.
+            shared = isinstance(low, float) and isinstance(high, float)
+            if not ((x.min() >= low and x.max() <= high) if shared else ((x >= low) & (x <= high)).all()):
                 raise BadInput(
-                    f"questions must lie within [{low:g}, {high:g}]; got values from {x.min():g} to {x.max():g}; "
-                    "use oracle.nearest(x)"
+                    f"questions must lie within {described(self.within)}; got values from {x.min():g} to "
+                    f"{x.max():g}; use oracle.nearest(x)"
                 )
         if self.grid is not None and not np.allclose(x, self.nearest(x), rtol=0, atol=1e-6 * self.grid):
             raise BadInput(f"questions must lie on the grid of step {self.grid:g}; use oracle.nearest(x)")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from jaxtyping import Float
+
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.source import Answers, Questions
 
@@ -10,7 +13,8 @@ class OracleWrapper(Oracle):
     """An oracle around an oracle: it takes over everything that it is not told otherwise, and shares the ledger.
 
     A wrapper that changes questions or answers overrides `answer`, asks `self.oracle.answer` there (never
-    `self.oracle(...)`, which would charge twice), and adds to `fingerprint` what it changes.
+    `self.oracle(...)`, which would charge twice), and adds to `fingerprint` what it changes. One that changes answers
+    also overrides `rounding`.
 
     Args:
         oracle: The oracle inside.
@@ -32,3 +36,9 @@ class OracleWrapper(Oracle):
 
     def fingerprint(self) -> str:
         return self.oracle.fingerprint()
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        return self.oracle.rounding(y)
+
+    def unchanged(self) -> bool | None:
+        return self.oracle.unchanged()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.domain import legal
+from unveil.blackbox.domain import Within, box, legal
 from unveil.blackbox.row_span import RowSpan
 from unveil.outcome import BadInput, Outcome
 
@@ -49,7 +49,7 @@ def plan(
     rank_at_most: int,
     *,
     rng: np.random.Generator,
-    within: tuple[float, float] | None = None,
+    within: Within | None = None,
     grid: float | None = None,
     precision: int = 32,
 ) -> Plan:
@@ -59,7 +59,7 @@ def plan(
         n: Number of inputs.
         rank_at_most: A bound on the rank of the first layer, e.g. its number of neurons.
         rng: Draws the points.
-        within: The legal box.
+        within: The legal box, as for `as_oracle`.
         grid: The legal step, counted from its low end.
         precision: 32 or 64: the precision in which the model calculates. It sets the step.
 
@@ -74,13 +74,12 @@ def plan(
         raise BadInput(f"the rank lies between 1 and n = {n}; got {rank_at_most}")
     if precision not in (32, 64):
         raise BadInput(f"precision is 32 or 64 bits; got {precision}")
-    if within is not None and not within[0] < within[1]:
-        raise BadInput(f"within must be (low, high) with low < high; got {within}")
+    within = box(within, n)
     points = math.ceil(SPARE * rank_at_most + 8)
     low, high = within or (-2.0, 2.0)
     kind: np.dtype[np.floating] = np.dtype(np.float32) if precision == 32 else np.dtype(np.float64)
     # Longer steps meet more kinks, shorter ones more rounding: the cube root of the rounding is the usual middle.
-    step = (high - low) / 4 * (2.0**-6 if precision == 32 else 2.0**-14)
+    step = float(np.min(np.subtract(high, low))) / 4 * (2.0**-6 if precision == 32 else 2.0**-14)
     step = max(step, grid or 0.0)
     blocks = []
     for _ in range(points):

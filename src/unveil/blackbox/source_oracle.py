@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from unveil.blackbox.answers import NAMES, labels, raw_answers, values
+from unveil.blackbox.canary import Canary
+from unveil.blackbox.domain import DOUBLE, SINGLE, Within
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.source import Answers, Questions, Source, float_dtype
@@ -34,6 +36,10 @@ class SourceOracle(Oracle):
         dtype: Precision of the questions; by default the source's.
         classes: What people call each label.
         scale: Size of the largest answer in the first look.
+        input_bits: Bits of the mantissa that the model's input holds; by default what the source says, or its dtype's.
+        mantissa: Bits of the mantissa of an answer; by default those of the questions.
+        step: What all answers are multiples of.
+        canary: Known questions and their answers, for `unchanged`.
         seen: A digest of the first answers, part of the fingerprint: it tells two models behind one address apart.
     """
 
@@ -42,7 +48,7 @@ class SourceOracle(Oracle):
         source: Source,
         *,
         m: int,
-        within: tuple[float, float] | None = None,
+        within: Within | None = None,
         grid: float | None = None,
         ledger: Ledger | None = None,
         answers: str = "values",
@@ -50,6 +56,10 @@ class SourceOracle(Oracle):
         dtype: DTypeLike | None = None,
         classes: dict[int, str] | None = None,
         scale: float = 1.0,
+        input_bits: int | None = None,
+        mantissa: int | None = None,
+        step: float = 0.0,
+        canary: Canary | None = None,
         seen: str = "",
     ) -> None:
         self.source = source
@@ -64,6 +74,11 @@ class SourceOracle(Oracle):
         self.resolution = float(np.finfo(self.dtype).eps) if resolution is None else resolution
         self.classes = classes
         self.scale = scale
+        held = int(getattr(source, "input_bits", DOUBLE)) if input_bits is None else input_bits
+        self.input_bits = min(held, DOUBLE if self.dtype == np.float64 else SINGLE)
+        self.mantissa = (DOUBLE if self.dtype == np.float64 else SINGLE) if mantissa is None else mantissa
+        self.step = step
+        self.canary = canary
         self.seen = seen
 
     def answer(self, x: Questions) -> Answers:
@@ -80,11 +95,16 @@ class SourceOracle(Oracle):
                 "one row per question, the same number of outputs every time"
             )
         if self.answers != "labels":
-            return values(y, x, self.name)
+            return values(y, self.name)
         numbers = labels(y, self.name)
         if y.dtype.kind in NAMES and self.classes is not None:
             self.classes.update(zip(numbers[:, 0].tolist(), map(str, y[:, 0]), strict=True))
         return numbers
+
+    def unchanged(self) -> bool | None:
+        if self.canary is None or self.ledger.left < len(self.canary.questions):
+            return None
+        return self.canary.same(self.answered(self.canary.questions))
 
     def fingerprint(self) -> str:
         return f"{self.source.fingerprint()} {self.seen}".strip()

@@ -114,9 +114,8 @@ class Search:
 
     def _keep_off_the_walls(self) -> None:
         """Room for the short steps on either side, without moving points so far that they are others."""
-        low, high = self.oracle.within or (0.0, 1.0)
         root = math.sqrt(self.oracle.n)
-        widest = (high - low) / (4 if self.given is None else 32)
+        widest = float((self.oracle.high - self.oracle.low).min()) / (4 if self.given is None else 32)
         # A random unit vector has no entry beyond 6 / sqrt(n), or so.
         self.probe_step = min(self.probe_step, widest * root / 6)
         if self.oracle.grid is None and self.step > widest / 4:

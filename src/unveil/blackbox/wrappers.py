@@ -7,6 +7,8 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.answers import require_finite
+from unveil.blackbox.domain import DOUBLE, Within, box, described, require_grid
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
@@ -29,11 +31,16 @@ class Rounded(OracleWrapper):
         _require_values(oracle, "Rounded")
         if not 0 <= digits <= 15:
             raise BadInput(f"digits must be from 0 to 15 decimal places; got {digits}")
-        super().__init__(oracle, resolution=max(oracle.resolution, 10.0**-digits / oracle.scale))
+        step = 10.0**-digits
+        resolution = max(oracle.resolution, step / oracle.scale)
+        super().__init__(oracle, resolution=resolution, step=max(oracle.step, step), signal=oracle.signal)
         self.digits = digits
 
     def answer(self, x: Questions) -> Answers:
         return np.round(self.oracle.answer(x), self.digits)
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        return np.asarray(np.maximum(self.oracle.rounding(y), self.step / np.sqrt(12)))
 
     def fingerprint(self) -> str:
         return f"{self.oracle.fingerprint()} rounded to {self.digits}"
@@ -56,13 +63,22 @@ class LabelsOnly(OracleWrapper):
         self.several = oracle.m > 1 or oracle.reference is not None
         if self.several and threshold is not None:
             raise BadInput("a threshold needs an oracle with one output; with several the largest one decides")
-        super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf)
+        if oracle.ordered:
+            raise BadInput(
+                f"the scores of {oracle.name} come sorted ({oracle.ordered}), so the largest is always in the same "
+                "place and no label; ask for unsorted scores"
+            )
+        super().__init__(oracle, m=1, answers="labels", reference=None, widest=np.inf, step=0.0)
         self.threshold = 0.0 if threshold is None else threshold
 
     def answer(self, x: Questions) -> Answers:
         y = self.oracle.answer(x)
+        require_finite(y, x, self.name)  # a missing answer has no label
         labels = self.oracle.predictions(y)[:, None] if self.several else y >= self.threshold
         return np.asarray(labels, dtype=np.int64)
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        return np.zeros(np.shape(y))
 
     def fingerprint(self) -> str:
         return f"{self.oracle.fingerprint()} labels {self.threshold!r}"
@@ -109,6 +125,8 @@ class LogRatios(OracleWrapper):
             m=max(1, last),
             answers="values",
             scale=1.0,
+            mantissa=DOUBLE,
+            step=0.0,
             widest=float(widest),
             reference=reference if several else None,
         )
@@ -120,6 +138,15 @@ class LogRatios(OracleWrapper):
             return np.asarray(np.log(p) - np.log1p(-p))
         logs = np.log(np.maximum(p, self.floor))
         return np.asarray(np.delete(logs, self.reference, axis=1) - logs[:, [self.reference]])
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1."""
+        p = self.probabilities(y)
+        if self.reference is None:
+            p = np.clip(p, self.floor, self.ceiling)
+            return np.asarray(self.oracle.rounding(p) / (p * (1 - p)))
+        relative = self.oracle.rounding(p) / np.maximum(p, self.floor)
+        return np.asarray(np.hypot(np.delete(relative, self.reference, axis=1), relative[:, [self.reference]]))
 
     def fingerprint(self) -> str:
         return f"{self.oracle.fingerprint()} log-ratios {self.reference} {self.floor!r}"
@@ -135,11 +162,11 @@ class Affine(OracleWrapper):
         oracle: Expects normalised inputs.
         mean: Broadcast over the oracle's `shape`, e.g. (3, 1, 1) for the channels of (3, 32, 32).
         deviation: Likewise; not zero.
-        within: The legal box of the plain inputs, e.g. (0, 1). By default the oracle's, if it can be carried over.
+        within: The legal box of the plain inputs, e.g. (0, 1). By default the oracle's, carried over.
         grid: The legal step of the plain inputs.
 
     Raises:
-        BadInput: Shapes that do not fit, a zero deviation, or a box that no single pair of numbers describes any more.
+        BadInput: Shapes that do not fit, a zero deviation, or a box that reaches beyond the oracle's own.
     """
 
     def __init__(
@@ -147,7 +174,7 @@ class Affine(OracleWrapper):
         oracle: Oracle,
         mean: float | np.ndarray = 0.0,
         deviation: float | np.ndarray = 1.0,
-        within: tuple[float, float] | None = None,
+        within: Within | None = None,
         grid: float | None = None,
     ) -> None:
         self.mean = self._row(mean, oracle.shape, "mean")
@@ -156,18 +183,21 @@ class Affine(OracleWrapper):
             raise BadInput("deviation must not be zero anywhere")
         if oracle.grid is not None:
             raise BadInput("the oracle's own grid would be lost; give grid= to Affine, not to the oracle inside")
+        within = box(within, oracle.n)
         if oracle.within is not None:
-            ends = np.stack([self.mean + self.deviation * end for end in oracle.within])
+            ends = np.stack([self.mean + self.deviation * end for end in (oracle.low, oracle.high)])
             low, high = ends.min(axis=0), ends.max(axis=0)
-            if within is None and np.ptp(low) == np.ptp(high) == 0:
-                within = (float(low[0]), float(high[0]))
-            if within is None or within[0] < low.max() or within[1] > high.min():
+            carried = box((low, high), oracle.n)
+            if within is None:
+                within = carried
+            if within is None or (low > within[0]).any() or (high < within[1]).any():
                 raise BadInput(
-                    f"the oracle's box {oracle.within} allows plain inputs within [{low.max():g}, {high.min():g}] "
-                    "only; pass such a within="
+                    f"the oracle's box {described(oracle.within)} allows plain inputs within [{low.max():g}, "
+                    f"{high.min():g}] only, if all share one box; pass such a within=, or none"
                 )
+        grid = require_grid(grid, within)
         # The oracle inside rounds to its precision; in float64 outside, `nearest` can name exactly what it will see.
-        super().__init__(oracle, within=within, grid=grid, dtype=np.dtype(np.float64))
+        super().__init__(oracle, within=within, grid=grid, dtype=np.dtype(np.float64), input_bits=DOUBLE)
 
     def answer(self, x: Questions) -> Answers:
         return self.oracle.answer(self.oracle.nearest((x - self.mean) / self.deviation))
@@ -210,13 +240,16 @@ class Restricted(OracleWrapper):
         BadInput: The box reaches beyond the oracle's own.
     """
 
-    def __init__(self, oracle: Oracle, within: tuple[float, float] | None = None, grid: float | None = None) -> None:
-        own = oracle.within
-        if within is not None and own is not None and (within[0] < own[0] or within[1] > own[1]):
-            raise BadInput(f"the box {within} reaches beyond {own}, where the oracle may be asked")
+    def __init__(self, oracle: Oracle, within: Within | None = None, grid: float | None = None) -> None:
+        own, within = oracle.within, box(within, oracle.n)
+        if within is not None and own is not None and ((within[0] < oracle.low) | (within[1] > oracle.high)).any():
+            raise BadInput(
+                f"the box {described(within)} reaches beyond {described(own)}, where the oracle may be asked"
+            )
         if oracle.grid is not None and ((grid is not None and grid != oracle.grid) or within is not None):
             raise BadInput("the oracle has a grid of its own; give within= and grid= where that oracle is made")
-        super().__init__(oracle, within=within or own, grid=grid if grid is not None else oracle.grid)
+        within = own if within is None else within
+        super().__init__(oracle, within=within, grid=oracle.grid if grid is None else require_grid(grid, within))
 
 
 def _require_values(oracle: Oracle, wrapper: str) -> None:

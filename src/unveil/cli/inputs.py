@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unveil.blackbox.domain import described
 from unveil.outcome import BadInput
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: in
     if x.dtype.kind not in "uif":
         raise BadInput(f"{path} holds {x.dtype} values; expected numbers")
     divisor = scale
-    if divisor is None and x.dtype.kind in "ui" and oracle.within == (0, 1) and x.size and 1 < x.max() <= 255:
+    if divisor is None and x.dtype.kind in "ui" and _eight_bit(oracle) and x.size and 1 < x.max() <= 255:
         divisor = 255.0
     x = x.astype(np.float64)
     if divisor is not None:
@@ -71,13 +72,11 @@ def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: in
         raise BadInput(f"{path} holds NaN or infinity; expected finite numbers")
     if len(x) == 0:
         raise BadInput(f"{path} holds no inputs")
-    if oracle.within is not None:
-        low, high = oracle.within
-        if x.min() < low or x.max() > high:
-            raise BadInput(
-                f"{path} has values from {x.min():g} to {x.max():g}, outside the legal range {low:g} to {high:g}; "
-                "pass --scale (255 for 8-bit images) or another --within"
-            )
+    if oracle.within is not None and ((x < oracle.low).any() or (x > oracle.high).any()):
+        raise BadInput(
+            f"{path} has values from {x.min():g} to {x.max():g}, outside the legal range {described(oracle.within)}; "
+            "pass --scale (255 for 8-bit images) or another --within"
+        )
     if most is not None and len(x) > most:
         rows = np.linspace(0, len(x) - 1, most).round().astype(int)
         said.append(f"{most} of {len(x)} kept")
@@ -200,6 +199,11 @@ def _picture(path: Path, oracle: Oracle) -> np.ndarray:
     except Image.DecompressionBombError as error:
         raise BadInput(f"{path} is too large a picture: {error}") from error
     return pixels.transpose(2, 0, 1) if colour else pixels
+
+
+def _eight_bit(oracle: Oracle) -> bool:
+    """Whether the legal box is the one into which 8-bit pictures are divided."""
+    return oracle.within is not None and bool((oracle.low == 0).all() and (oracle.high == 1).all())
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -129,7 +129,7 @@ def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:
     """
     x = oracle.sample(32, rng)
     if oracle.within is not None:
-        x = (x + sum(oracle.within) / 2) / 2
+        x = (x + oracle.middle) / 2
     typical = float(np.sqrt(np.mean(x**2))) or 1.0
     away = rng.standard_normal(x.shape)
     away *= 3e-3 * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))

@@ -9,6 +9,7 @@ import numpy as np
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.blackbox.domain import described
 from unveil.blackbox.oracle import Oracle
 
 _BODY = """
@@ -105,7 +106,7 @@ def _legal(oracle: Oracle) -> str:
     step = f" in steps of {oracle.grid:.4g}" if oracle.grid is not None else ""
     if oracle.within is None:
         return f"any value{step}"
-    return f"from {oracle.within[0]:g} to {oracle.within[1]:g}{step}"
+    return f"within {described(oracle.within)}{step}"
 
 
 def _forms() -> dict[str, str]:

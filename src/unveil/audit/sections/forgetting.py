@@ -257,7 +257,10 @@ def _chart(found: Sequence[Preimage], n: int) -> tuple[Any, str]:
 
 
 def _specimen(audit: Audit, pair: Lookalike, answer: Comparison) -> list[tuple[Any, str, str]]:
-    shape, within = audit.oracle.shape, audit.oracle.within
+    oracle = audit.oracle
+    shape = oracle.shape
+    # Black and white of a picture: the outermost legal values.
+    within = None if oracle.within is None else (float(oracle.low.min()), float(oracle.high.max()))
     x, z, target = answer.predictions
     return [
         (draw_input(pair.x, shape, "The example", within=within), f"says {x}", ""),

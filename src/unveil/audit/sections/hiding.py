@@ -13,6 +13,7 @@ from unveil.audit.drawing import SPECIMENS, draw_input
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.blackbox.domain import Within, described
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import Outcome
@@ -113,12 +114,12 @@ def _run(audit: Audit) -> Section | None:
     if span is None or not 0 < span.rank < span.n:
         return None
     oracle, inputs = audit.oracle, audit.examples(CHECKED)
-    ways: dict[str, tuple[str, tuple[float, float] | None]] = {}
+    ways: dict[str, tuple[str, Within | None]] = {}
     if oracle.within is None:
         ways["free"] = (f"{SCALE:g} times the input", None)
     box = oracle.within or ((0.0, 1.0) if inputs.min() >= 0 and inputs.max() <= 1 else None)
     if box is not None:
-        ways["boxed"] = (f"as much as stays in [{box[0]:g}, {box[1]:g}]", box)
+        ways["boxed"] = (f"as much as stays in {described(box)}", box)
     before = oracle(inputs)
     found = {key: disguise(audit, span, inputs, before, within, key) for key, (_, within) in ways.items()}
     audit.findings["obfuscation"] = found
@@ -126,7 +127,7 @@ def _run(audit: Audit) -> Section | None:
 
 
 def disguise(
-    audit: Audit, span: RowSpan, inputs: Questions, before: Answers, within: tuple[float, float] | None, key: str
+    audit: Audit, span: RowSpan, inputs: Questions, before: Answers, within: Within | None, key: str
 ) -> Disguise:
     """Bury the inputs, and ask what the model says to them.
 

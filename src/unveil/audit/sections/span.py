@@ -12,6 +12,7 @@ from unveil.audit.chart import Chart
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.blackbox.domain import described
 from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def typical(oracle: Oracle, examples: np.ndarray | None) -> np.ndarray | None:
 def _where(audit: Audit) -> str:
     if audit.oracle.within is None:
         return ""
-    low, high = audit.oracle.within
-    return f"inside [{low:g}, {high:g}]{'' if audit.inputs is None else ', around the examples'}"
+    return f"inside {described(audit.oracle.within)}{'' if audit.inputs is None else ', around the examples'}"
 
 
 def section(span: RowSpan, where: str = "") -> Section:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unveil.blackbox.domain import Within, box, require_grid
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.source import Source
@@ -22,7 +23,7 @@ from unveil.outcome import BadInput
 def as_oracle(
     source: Callable[[np.ndarray], np.ndarray] | Oracle | Source | str | Path | Any,
     shape: int | Sequence[int] | None = None,
-    within: tuple[float, float] | None = None,
+    within: Within | None = None,
     grid: float | None = None,
     budget: int | None = None,
     store: str | Path | None = None,
@@ -35,7 +36,8 @@ def as_oracle(
         source: A function from (N, *shape) to (N, m), a `torch.nn.Module`, the path of an `.onnx` file (or
             a TorchScript `.pt` file), a scikit-learn estimator, the URL of a served model, a `Source`, or an oracle.
         shape: Shape of one input, e.g. 784 or (1, 28, 28). Needed where the source does not tell, as a bare function.
-        within: The legal box `(low, high)`: nothing outside is ever asked.
+        within: The legal box `(low, high)`: nothing outside is ever asked. Two numbers, or arrays with one bound per
+            input.
         grid: The legal step, counted from `low`, e.g. 1/255 for 8-bit images in (0, 1).
         budget: The largest number of queries; a batch that would cross it is refused before it is asked.
         store: A file that keeps every answer, so that no query is paid for twice.
@@ -57,10 +59,12 @@ def as_oracle(
     Queries: `8`: four points, twice. None for an oracle.
     """
     require_answers(answers)
-    within, grid = _box(within, grid)
+    within = box(within)
+    grid = require_grid(grid, within)
     if isinstance(source, Oracle):
         return _around(source, within, grid, budget, store, answers)
     chosen = source_of(source, None if shape is None else _shape(shape), answers)
+    within = box(within, math.prod(chosen.shape))
     if store is not None:
         from unveil.blackbox.store import StoredSource
 
@@ -155,26 +159,9 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(d) for d in sides)
 
 
-def _box(within: tuple[float, float] | None, grid: float | None) -> tuple[tuple[float, float] | None, float | None]:
-    if within is not None:
-        try:
-            low, high = (float(end) for end in within)
-        except (TypeError, ValueError):
-            raise BadInput(f"within must be a pair (low, high); got {within!r}") from None
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise BadInput(f"within must be two finite numbers, low < high; got {within!r}")
-        within = (low, high)
-    if grid is not None:
-        grid = float(grid)
-        widest = within[1] - within[0] if within is not None else math.inf
-        if not 0 < grid <= widest or math.isinf(grid):
-            raise BadInput(f"grid must be a positive step that fits in the box; got {grid!r}")
-    return within, grid
-
-
 def _around(
     oracle: Oracle,
-    within: tuple[float, float] | None,
+    within: Within | None,
     grid: float | None,
     budget: int | None,
     store: str | Path | None,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unveil.blackbox.answers import NAMES, label_of, labels, raw_answers, values
-from unveil.blackbox.domain import legal
+from unveil.blackbox.answers import NAMES, label_of, labels, raw_answers, require_finite, values
+from unveil.blackbox.domain import Within, legal
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Source, float_dtype
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
@@ -48,7 +48,7 @@ class FirstLook:
 def first_look(
     source: Source,
     ledger: Ledger,
-    within: tuple[float, float] | None,
+    within: Within | None,
     grid: float | None,
     answers: str = "auto",
     noisy: bool = False,
@@ -90,7 +90,7 @@ def first_look(
         kind = answers
     if kind == "labels":
         return _look_at_labels(first, second, name, noisy, float_dtype(source.dtype))
-    a, b = values(first, x, name), values(second, x, name)
+    a, b = values(first, name), values(second, name)
     if kind == "probabilities" and (min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1):
         raise SourceError(
             f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
@@ -103,6 +103,8 @@ def first_look(
             "that exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass "
             "answers='values'"
         )
+    require_finite(a, x, name)
+    require_finite(b, x, name)
     size = float(np.abs(a).max())
     spread = float(np.abs(a - b).max())
     dtype, resolution = _rounding(a, first.dtype, float_dtype(source.dtype))
@@ -126,7 +128,7 @@ def first_look(
     )
 
 
-def _probe_points(source: Source, within: tuple[float, float] | None, grid: float | None) -> np.ndarray:
+def _probe_points(source: Source, within: Within | None, grid: float | None) -> np.ndarray:
     """Four points as a user would ask them, always the same."""
     rng = np.random.default_rng(8)
     size = (POINTS, math.prod(source.shape))

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from unveil.blackbox.crossings import AGREE
+from unveil.blackbox.domain import Within
 from unveil.blackbox.rounding import Ask, Rounding
 
 # Steps along one coordinate are sqrt(d) / LONGER times as long as a coordinate of a random step that was seen to stay
@@ -48,10 +49,10 @@ class Frame:
     g: Float[np.ndarray, " q"]
     lift: Float[np.ndarray, "n s"]
     shift: Float[np.ndarray, " n"]
-    within: tuple[float, float] | None = None
+    within: Within | None = None
 
     @classmethod
-    def of_input(cls, n: int, within: tuple[float, float] | None) -> Frame:
+    def of_input(cls, n: int, within: Within | None) -> Frame:
         """The input itself."""
         eye = np.eye(n)
         G, g = np.empty((0, n)), np.empty(0)

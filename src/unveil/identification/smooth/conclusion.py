@@ -48,7 +48,7 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     """
     x = oracle.sample(8, rng)
     if oracle.within is not None:
-        x = (x + sum(oracle.within) / 2) / 2
+        x = (x + oracle.middle) / 2
     away = rng.standard_normal(x.shape)
     away *= (
         2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)

@@ -53,7 +53,7 @@ def inner_points(oracle: Oracle, count: int, rng: np.random.Generator, stretch: 
     x = oracle.sample(count, rng)
     if oracle.within is None:
         return oracle.nearest(stretch * x)
-    middle = sum(oracle.within) / 2
+    middle = oracle.middle
     return oracle.nearest(middle + 0.8 * (x - middle))
 
 
