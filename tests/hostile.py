@@ -415,7 +415,7 @@ def nasty_names(rng: np.random.Generator, folder: Path) -> str:
     oracle = uv.as_oracle(model, shape=2, store=folder / "a")
     oracle(oracle.sample(2, rng))
     section = Section("span", name, name, figures={"x": name})
-    text = Page(oracle.name, name, (section,)).html()
+    text = Page(oracle.name, (section,)).html()
     tags: list[str] = []
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, attributes: tags.append(tag)  # type: ignore[method-assign]

@@ -110,6 +110,8 @@ def test_a_budget_ends_with_code_4_and_a_page(audited, tmp_path):
         figures = json.loads(ended.stdout)
         assert figures["queries"] <= budget
         assert "budget_ended" in figures["outcomes"].values()
+        assert figures["status"] == "not_measured"
+        assert "budget ended" in figures["verdict"]
         assert_self_contained((tmp_path / "page.html").read_text())
     refused = unveil("audit", model, "--budget", 3, "--report", tmp_path / "none.html")
     assert refused.exit_code == 4
@@ -134,7 +136,7 @@ def test_in_a_box_nothing_illegal_is_asked(tmp_path, weights):
     assert said.exit_code == 0, said.stderr
     figures = json.loads(said.stdout)
     assert figures["span"]["rank"] == 6
-    assert list(k for k in figures["obfuscation"] if k != "verdict") == ["boxed"]
+    assert [k for k in figures["obfuscation"] if k in ("free", "boxed")] == ["boxed"]
     assert figures["obfuscation"]["boxed"]["unchanged"] == 9
     examples = np.load(tmp_path / "audit.examples.npz")
     assert np.allclose(examples["inputs"], images.reshape(9, 36) / 255)
@@ -326,7 +328,8 @@ def test_the_whole_page_fits_on_a_telephone(tmp_path, weights):
     said = unveil(
         "audit", model, "--inputs", tmp_path / "images.npz", "--report", tmp_path / "audit.html", "--json", *flags
     )
-    assert said.exit_code == 0, said.stderr
+    # Through two decimals the answers give directions away approximately.
+    assert said.exit_code in (0, 5), said.stderr
     assert_self_contained((tmp_path / "audit.html").read_text())
     for width in (320, 400, 1280):
         assert_fits(tmp_path / "audit.html", tmp_path, width)

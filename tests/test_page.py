@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -66,7 +67,7 @@ def hostile_page() -> Page:
         outcome=Outcome.complete,
         next_steps=(HOSTILE,),
     )
-    return Page(HOSTILE, HOSTILE, (section,), {"queries": 12, "seed": 0}, (("queries", HOSTILE), ("span.rank", "rank")))
+    return Page(HOSTILE, (section,), {"queries": 12, "seed": 0}, (("queries", HOSTILE), ("span.rank", "rank")))
 
 
 def assert_self_contained(text: str) -> None:
@@ -131,7 +132,7 @@ def test_a_page_is_written_with_its_figures_and_files(tmp_path):
 
 def test_two_sections_cannot_share_a_key():
     with pytest.raises(BadInput, match="span"):
-        Page("a", "b", (Section("span", "", "", figures={"x": 1}), Section("span", "", "", figures={"y": 1})))
+        Page("a", (Section("span", "", "", figures={"x": 1}), Section("span", "", "", figures={"y": 1})))
 
 
 def test_a_png_holds_its_pixels():
@@ -197,15 +198,21 @@ def test_one_stage_that_fails_leaves_the_others_standing():
         raise BudgetExceeded("a batch would cross it")
 
     def fine(audit):
-        return Section("fine", "Fine", "It is.", figures={"draw": audit.rng("fine").random()}, claim="stands")
+        return Section(
+            "fine", "Fine", "It is.", figures={"draw": audit.rng("fine").random()}, claim="stands", outcome=done
+        )
 
+    done = Outcome.complete
     oracle = as_oracle(lambda x: x[:, :2], shape=4)
     stages = [Stage("a", "Broken", broken), Stage("b", "Poor", poor), Stage("fine", "Fine", fine)]
     page = run(Audit(oracle, seed=5), stages)
-    assert page.figures["outcomes"] == {"a": "SourceError", "b": "budget_ended"}
+    told = page.all_figures()
+    assert told["outcomes"] == {"a": "SourceError", "b": "budget_ended", "fine": "complete"}
+    assert (told["status"], told["exit_code"]) == ("not_measured", 3)
     assert page.figures["queries"] == oracle.ledger.asked
     assert "the line went dead" in page.html()
-    assert page.verdict.endswith("stands.")
+    assert "the line went dead" in page.verdict
+    assert page.verdict.endswith("What was measured: it stands.")
     alone = run(Audit(as_oracle(lambda x: x[:, :2], shape=4), seed=5), stages[2:])
     assert alone.all_figures()["fine"] == page.all_figures()["fine"]
 
@@ -245,5 +252,6 @@ def assert_fits(file, tmp_path, width: int = 400) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_nothing_overflows_on_a_telephone(tmp_path):
     page = hostile_page()
-    long = Page("n" * 300, "word " * 60 + "x" * 200, page.sections, page.figures, page.facts)
+    section = replace(page.sections[0], claim="word " * 60 + "x" * 200)
+    long = Page("n" * 300, (section,), page.figures, page.facts)
     assert_fits(long.write(tmp_path / "page.html")[0], tmp_path)

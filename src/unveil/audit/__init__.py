@@ -9,6 +9,7 @@ To add a section, write one file in `sections/`, say `stability.py`, and one lin
     from unveil.audit.stage import Audit, Stage
     from unveil.audit.chart import Chart
     from unveil.audit.section import Section
+    from unveil.outcome import Outcome
 
     _BODY = """
     <figure>{{ values.chart }}<figcaption>Singular values of the first layer.</figcaption></figure>
@@ -30,11 +31,17 @@ To add a section, write one file in `sections/`, say `stability.py`, and one lin
             body=_BODY,
             values={"chart": Chart(x=(0, 80), y=(1e-3, 1), log=True, label="...").points(number, size).svg()},
             figures={"condition": found.condition},  # the JSON's `stability.condition`, and the page's number
-            claim="",                                # or: "loses 704 directions in its first layer"
+            claim="loses 704 directions in its first layer",  # for the headline; "" if nothing belongs there
+            outcome=Outcome.complete,                # how it ended: what the page, the JSON and the exit code say follows
+            cause="",                                # why it is not measured and checked, if it is not
         )
 
     STABILITY = Stage(key="stability", title="Looking at the way back", run=_run, flag="--stability",
                       help="How unstable the way back from features to inputs is.")
+
+How far a finding can be relied on is told in one place, `unveil.audit.verdict`: a section says how it ended, and the
+headline, its status, the JSON and the exit code follow. A section that shows an earlier one to be wrong says so in
+`refutes`.
 
 A stage with `flag` is run when `unveil audit` gets that option, which it has from then on; one without always runs.
 Text from outside goes into `values`, `verdict` or `figures`, never into `body`: the page escapes all of those.

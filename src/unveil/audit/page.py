@@ -15,6 +15,7 @@ from markupsafe import Markup
 from unveil.audit.figures import plain, write_arrays
 from unveil.audit.section import Section
 from unveil.audit.text import brief, count, printable, seconds, share
+from unveil.audit.verdict import Finding, Status, Verdict
 from unveil.outcome import BadInput
 
 
@@ -24,31 +25,53 @@ class Page:
 
     Attributes:
         subject: What the page is about: a model's name. May come from outside; it is escaped.
-        verdict: The one sentence at the top.
-        sections: In the order of telling.
+        sections: In the order of telling; the verdict follows from them.
         figures: Figures that belong to no section (`queries`, `seed`, ...); sections' keys must not be among them.
         facts: Up to four paths into the figures and what they are called, shown under the verdict.
     """
 
     subject: str
-    verdict: str
     sections: tuple[Section, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
     facts: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        keys = [*self.figures, *(section.key for section in self.sections if section.figures or section.outcome)]
+        told = [section.key for section in self.sections if section.figures or section.finding]
+        keys = [*self.figures, *self.findings.figures(), *told]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise BadInput(f"two parts of a page would write the same figures: {', '.join(sorted(twice))}")
 
+    @property
+    def findings(self) -> Verdict:
+        """What the sections come to: headline, status, causes and exit code."""
+        return Verdict(self.subject, tuple(each for section in self.sections if (each := section.finding) is not None))
+
+    @property
+    def verdict(self) -> str:
+        """The sentence at the top."""
+        return self.findings.headline
+
+    @property
+    def status(self) -> Status:
+        """How far the whole can be relied on: as far as its worst finding."""
+        return self.findings.status
+
+    @property
+    def exit_code(self) -> int:
+        """What `unveil audit` ends with."""
+        return self.findings.exit_code
+
     def all_figures(self) -> dict[str, Any]:
-        """Everything the JSON holds: figures of the page, then of each section under its key."""
-        told = {**self.figures, "verdict": self.verdict}
+        """Everything the JSON holds: the verdict, figures of the page, then of each section under its key."""
+        told = {**self.figures, **self.findings.figures()}
         for section in self.sections:
-            if section.figures or section.outcome:
-                ending = {} if section.outcome is None else {"outcome": section.outcome}
-                told[section.key] = {**section.figures, **ending, "verdict": section.verdict}
+            finding = section.finding
+            if finding is not None:
+                ended = {"outcome": finding.ended, "status": finding.status.name, "cause": finding.cause}
+                told[section.key] = {**section.figures, **ended, "verdict": section.verdict}
+            elif section.figures:
+                told[section.key] = {**section.figures, "verdict": section.verdict}
         found: dict[str, Any] = plain(told)
         return found
 
@@ -81,6 +104,7 @@ class Page:
         told = [
             (
                 section,
+                section.finding,
                 Markup(
                     environment.from_string(section.body).render(
                         values=section.values, figure=_figures(figures, section.key + ".")
@@ -91,8 +115,9 @@ class Page:
         ]
         return environment.get_template("page.html").render(
             page=self,
+            findings=self.findings,
             sections=told,
-            emblem=next((section.emblem for section in self.sections if section.emblem), ""),
+            emblem=next((section.emblem for section, finding, _ in told if section.emblem and _holds(finding)), ""),
             next_steps=[step for section in self.sections for step in section.next_steps],
             version=_version(),
         )
@@ -123,6 +148,10 @@ class Page:
                     write_arrays(beside, content)
                 written.append(beside)
         return tuple(written)
+
+
+def _holds(finding: Finding | None) -> bool:
+    return finding is not None and finding.status <= Status.approximate
 
 
 def _finalize(value: Any) -> Any:

@@ -13,8 +13,9 @@ from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count
+from unveil.audit.verdict import Status
 from unveil.blackbox.oracle import Oracle
-from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, UnveilError
+from unveil.outcome import BudgetExceeded, Outcome, UnveilError
 
 
 def report(
@@ -55,13 +56,12 @@ def run(
         watch: Makes a context around each stage, e.g. a progress bar.
 
     Returns:
-        The page; `page.figures["outcomes"]` tells how each stage ended.
+        The page; `page.findings` tells how each stage ended, and what all of them come to.
 
     Queries: what the stages ask, 64 to begin with, charged to `audit.oracle.ledger`
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     sections: list[Section] = []
-    outcomes: dict[str, str] = {}
     if "seen" not in audit.findings:
         audit.look()
     asked = {"first look": audit.oracle.ledger.asked}
@@ -70,42 +70,33 @@ def run(
         try:
             with watch(stage):
                 section = stage.run(audit)
-        except BudgetExceeded as error:
-            section, outcomes[stage.key] = _cut_short(stage, error, audit, before), Outcome.budget_ended.name
-        except (SourceError, BadInput) as error:
-            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
         except UnveilError as error:
-            section, outcomes[stage.key] = _failed(stage, error), type(error).__name__
-        else:
-            if section is not None and section.outcome is not None:
-                outcomes[stage.key] = section.outcome.name
+            section = _ended_by(error, stage, audit.oracle.ledger.asked - before)
         if section is not None:
             sections.append(section)
             asked[section.title] = audit.oracle.ledger.asked - before
+    sections = _retold(sections)
     ledger = audit.oracle.ledger
-    sections.insert(0, _asked(audit, asked))
     return Page(
         subject=audit.oracle.name,
-        verdict=verdict(audit.oracle.name, sections),
-        sections=tuple(sections),
+        sections=(_asked(audit, asked), *sections),
         figures={
             "queries": ledger.asked,
             "sent": ledger.sent,
             "budget": ledger.budget,
             "seed": audit.seed,
-            "outcomes": outcomes,
         },
         facts=_facts(sections),
     )
 
 
-def verdict(name: str, sections: Iterable[Section]) -> str:
-    """One sentence: the model's name and what the sections claim of it."""
-    claims = [section.claim for section in sections if section.claim]
-    if not claims:
-        return f"{name} answered, but nothing was found out about it."
-    listed = claims[0] if len(claims) == 1 else ", ".join(claims[:-1]) + " and " + claims[-1]
-    return f"{name} {listed}."
+def _retold(sections: list[Section]) -> list[Section]:
+    """The sections, those that a later one refutes told accordingly: no two of them say opposite things."""
+    doubts = {key: clause for section in sections for key, clause in section.refutes.items()}
+    return [
+        section.refuted(doubts[section.key]) if section.key in doubts and section.refuted else section
+        for section in sections
+    ]
 
 
 _ASKED = """
@@ -146,24 +137,25 @@ def _facts(sections: list[Section]) -> tuple[tuple[str, str], ...]:
         facts.append(("oracle.n", "inputs"))
         if told["oracle"]["answers"] != "labels":
             facts.append(("oracle.m", "outputs"))
-    if "rank" in told.get("span", {}):
-        partial = any(section.outcome is Outcome.budget_ended for section in sections if section.key == "span")
-        facts.append(("span.rank", "input directions found so far" if partial else "input directions seen"))
-        if not partial:
+    span = next((section for section in sections if section.key == "span"), None)
+    if span is not None and span.finding is not None and "rank" in span.figures:
+        sure = span.finding.status <= Status.approximate
+        facts.append(("span.rank", "input directions seen" if sure else "input directions found so far"))
+        if sure:
             facts.append(("span.hidden", "directions not seen"))
     return tuple(facts)
 
 
-def _cut_short(stage: Stage, error: Exception, audit: Audit, before: int) -> Section:
-    spent = audit.oracle.ledger.asked - before
-    return Section(
-        key=stage.key,
-        title=stage.title,
-        verdict=f"The budget ended before this was found out, after {count(spent, 'question')} for it: {error}.",
-        outcome=Outcome.budget_ended,
-        next_steps=(f"{stage.title} again with a larger budget.",),
-    )
-
-
-def _failed(stage: Stage, error: Exception) -> Section:
-    return Section(key=stage.key, title=stage.title, verdict=f"This could not be found out: {error}.")
+def _ended_by(error: UnveilError, stage: Stage, spent: int) -> Section:
+    """A stage that an error ended: not measured, or the model failed. The others are run all the same."""
+    text = str(error).rstrip(".")
+    if isinstance(error, BudgetExceeded):
+        return Section(
+            key=stage.key,
+            title=stage.title,
+            verdict=f"The budget ended before this was found out, after {count(spent, 'question')} for it: {text}.",
+            outcome=Outcome.budget_ended,
+            cause="the budget ended before this was found out",
+            next_steps=(f"{stage.title} again with a larger budget.",),
+        )
+    return Section(key=stage.key, title=stage.title, verdict=f"This could not be found out: {text}.", error=error)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from unveil.outcome import Outcome
+from unveil.audit.verdict import Finding, Status, cause, ending
+from unveil.outcome import BadInput, Outcome, UnveilError
 
 _NOTHING = Markup("")
 
@@ -29,11 +30,18 @@ class Section:
         values: What else the template needs: texts, drawings (`draw_input`, `Chart.svg`), lists of rows.
         figures: Every number of the finding, as the JSON will hold it (arrays and outcomes are welcome).
         files: Files to write beside the page: a name such as `basis.npz`, and its arrays or its text.
-        claim: What the page's verdict says of the model, in the order of sections, e.g. "cannot see 704 of its 784
-            input directions"; empty if there is nothing that belongs there.
+        claim: What the page's headline says of the model if this was measured, in the order of sections, e.g. "cannot
+            see 704 of its 784 input directions"; empty if there is nothing that belongs there.
         emblem: A drawing for the top of the page; the first section that has one wins.
-        outcome: How the finding ended, if that is what it has.
+        outcome: How the finding ended. None for a section that only tells what was done: such a one claims nothing.
+        error: What ended it instead.
+        cause: Why it is not "measured and checked", a clause; by default what the outcome or the error says.
         next_steps: What to do about it: one sentence each.
+        refutes: Keys of earlier sections whose finding this one shows to be wrong, and what shows it, a clause.
+        refuted: How this section is told if a later one refutes it; gets the clause.
+
+    Raises:
+        BadInput: A claim without an outcome.
     """
 
     key: str
@@ -46,4 +54,31 @@ class Section:
     claim: str = ""
     emblem: Markup = _NOTHING
     outcome: Outcome | None = None
+    error: UnveilError | None = None
+    cause: str = ""
     next_steps: tuple[str, ...] = ()
+    refutes: Mapping[str, str] = field(default_factory=dict)
+    refuted: Callable[[str], Section] | None = None
+
+    def __post_init__(self) -> None:
+        if self.claim and self.outcome is None:
+            raise BadInput(f"section {self.key!r} claims something, but has no outcome that would say how sure it is")
+
+    @property
+    def finding(self) -> Finding | None:
+        """What it contributes to the verdict; None if it only tells what was done."""
+        ended = self.error or self.outcome
+        if ended is None:
+            return None
+        meant = ending(ended)
+        sure = meant.status is Status.checked
+        return Finding(
+            key=self.key,
+            title=self.title,
+            ended=ended.name if isinstance(ended, Outcome) else type(ended).__name__,
+            status=meant.status,
+            code=meant.code,
+            verdict=self.verdict,
+            cause="" if sure else self.cause or cause(ended),
+            claim=self.claim if meant.status <= Status.approximate else "",
+        )

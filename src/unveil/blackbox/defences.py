@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -38,7 +39,11 @@ class Defence:
         accuracy: Predicted sine of the largest angle between them and the true ones; 1 if nothing can be said.
         queries: Queries it took.
         outcome: How the search ended, `budget_ended` also if its own allowance was spent; None if it could not be run.
-        reason: Why it could not.
+        reason: Why it could not, or why what it found does not count.
+        leaks: Directions that these answers give away at least: found through them, or through coarser answers, which
+            anyone can compute from them.
+        leaks_accuracy: As `accuracy`, of those.
+        shown_by: The kind of answers through which they were found; empty if there are none.
     """
 
     name: str
@@ -47,6 +52,19 @@ class Defence:
     queries: int
     outcome: Outcome | None
     reason: str = ""
+    leaks: int = 0
+    leaks_accuracy: float = 1.0
+    shown_by: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether the attack came to its end. If not, what it did not find may leak all the same."""
+        return self.outcome in _MEASURED and self.rank == self.leaks
+
+
+_MEASURED = (Outcome.complete, Outcome.full_rank, Outcome.approximate, Outcome.nothing_to_find)
+# What was found before the budget ended does matter, though it may not be all that does.
+_COUNTED = (Outcome.complete, Outcome.full_rank, Outcome.approximate, Outcome.budget_ended)
 
 
 @dataclass
@@ -127,7 +145,35 @@ def defences(
     bits = max(k * (oracle.n - k), oracle.n) * math.log2(1 / wanted)
     labels.ledger = Allowance(START + math.ceil(BITS * bits), outer=oracle.ledger)
     found.append(_asked("labels only", labels, seed, wanted, x))
-    return found
+    return settled(found)
+
+
+def settled(found: Sequence[Defence]) -> list[Defence]:
+    """What each kind of answers gives away, given what the others do.
+
+    A coarser answer can be computed from a finer one, so that a finer one never gives less away: where an attack
+    through finer answers failed or found less, what coarser ones gave away counts for them too. The other way round,
+    directions beyond those of a complete finding through finer answers are no directions.
+
+    Args:
+        found: What each attack found, the finest answers first.
+    """
+    finer, sound = math.inf, []
+    for each in found:
+        if each.outcome in _COUNTED and each.rank > finer:
+            reason = f"it found {each.rank} directions, where finer answers have {finer:.0f}"
+            sound.append(replace(each, outcome=Outcome.check_failed, reason=reason))
+            continue
+        sound.append(each)
+        if each.outcome in (Outcome.complete, Outcome.full_rank):
+            finer = min(finer, each.rank)
+    leaks, accuracy, by = 0, 1.0, ""
+    told = []
+    for each in reversed(sound):
+        if each.outcome in _COUNTED and (each.rank, -each.accuracy) >= (max(leaks, 1), -accuracy):
+            leaks, accuracy, by = each.rank, each.accuracy, each.name
+        told.append(replace(each, leaks=leaks, leaks_accuracy=accuracy, shown_by=by))
+    return told[::-1]
 
 
 def _asked(name: str, oracle: Oracle, seed: int, accuracy: float, x: np.ndarray | None) -> Defence:

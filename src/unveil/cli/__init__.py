@@ -15,8 +15,9 @@ A command file holds one function under `@command` (see `command.py`) and import
 
 It needs a page `docs/<verb>.md` whose text names `unveil <verb>`; a test holds every command to that.
 
-Exit codes: 0 fine; 1 the finding failed or is incomplete; 2 bad usage or bad input; 3 the model failed;
-4 the budget ended first (what was found by then is printed and written); 130 interrupted.
+Exit codes are those of `unveil.audit.verdict.EXIT_CODES`: 0 measured and checked; 1 failed its check or not measured;
+2 bad usage or bad input; 3 the model failed; 4 the budget ended first (what was found by then is printed and written);
+5 approximate; 130 interrupted.
 """
 
 from unveil.cli.audit import audit as audit

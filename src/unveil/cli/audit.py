@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from unveil.audit.stage import Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count, seconds
-from unveil.cli.command import INCOMPLETE, MODEL, command, exit_code
+from unveil.cli.command import command
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
 _HELP = {stage.flag: stage.help for stage in reversed(STAGES) if stage.flag}
@@ -72,12 +72,11 @@ def audit(
     common.tell(
         made.all_figures() | {"files": [str(file) for file in written]},
         made.verdict,
+        *made.findings.causes,
         f"{count(oracle.ledger.asked, 'question')} asked; told in {written[0]}, every figure in {written[1]}",
     )
-    _end(made.figures["outcomes"].values())
-
-
-_FAILED = {"SourceError": MODEL, "UnsteadyAnswers": MODEL}
+    if made.exit_code:
+        raise typer.Exit(made.exit_code)
 
 
 def _says(budget: int | None, low: float, high: float, each: float) -> str:
@@ -89,12 +88,3 @@ def _says(budget: int | None, low: float, high: float, each: float) -> str:
         f"This will ask about {few} questions if a tenth of the input's directions matter, {many} if half do: "
         f"{time} of the model's time{limit}."
     )
-
-
-def _end(outcomes: Any) -> None:
-    """The worst of how the stages ended."""
-    codes = [
-        exit_code(Outcome[name]) if name in Outcome.__members__ else _FAILED.get(name, INCOMPLETE) for name in outcomes
-    ]
-    if any(codes):
-        raise typer.Exit(max(codes))

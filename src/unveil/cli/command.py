@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ import typer
 import typer.core
 
 from unveil.audit.text import printable
-from unveil.outcome import BadInput, BudgetExceeded, Outcome, SourceError, StoreError, UnveilError
-
-FINE, INCOMPLETE, USAGE, MODEL, BUDGET, INTERRUPTED = 0, 1, 2, 3, 4, 130
+from unveil.audit.verdict import INCOMPLETE, INTERRUPTED, USAGE, Status, ending
+from unveil.audit.verdict import exit_code as exit_code
+from unveil.outcome import BadInput, StoreError, UnveilError
 
 # The order of the story, for `unveil --help`; a command that is not here yet comes last.
 ORDER = (
@@ -34,7 +35,8 @@ app = typer.Typer(
     name="unveil",
     cls=_Story,
     help="What a neural network gives away: found by asking, told on one page.",
-    epilog="Exit codes: 0 fine, 1 failed or incomplete, 2 bad usage or input, 3 the model failed, 4 the budget ended.",
+    epilog="Exit codes: 0 measured and checked, 1 failed its check or not measured, 2 bad usage or input, 3 the model "
+    "failed, 4 the budget ended first, 5 approximate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -84,7 +86,8 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
             name: kind(**{field.name: given.pop(field.name) for field in dataclasses.fields(kind)})
             for name, kind in nouns.items()
         }
-        with clear_errors():
+        as_json = any(getattr(noun, "as_json", False) for noun in made.values())
+        with clear_errors(as_json):
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -106,20 +109,21 @@ def _options(noun: type[Any]) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves."""
+def clear_errors(as_json: bool = False) -> Iterator[None]:
+    """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves.
+
+    Args:
+        as_json: Whether whoever called reads JSON: then the cause and the code stand on stdout as well.
+    """
+    _end = functools.partial(_ended, as_json=as_json)
     try:
         yield
     except BrokenPipeError:
         raise
-    except BudgetExceeded as error:
-        _end(error, BUDGET)
     except (BadInput, StoreError) as error:
         _end(error, USAGE)
-    except SourceError as error:
-        _end(error, MODEL)
     except UnveilError as error:
-        _end(error, INCOMPLETE)
+        _end(error, exit_code(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("unveil"):
             raise
@@ -132,12 +136,11 @@ def clear_errors() -> Iterator[None]:
         _end("interrupted", INTERRUPTED)
 
 
-def _end(error: object, code: int) -> None:
-    typer.echo(f"unveil: {printable(error, longest=2000)}", err=True)
+def _ended(error: object, code: int, as_json: bool) -> None:
+    text = printable(error, longest=2000)
+    typer.echo(f"unveil: {text}", err=True)
+    if as_json:
+        status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured
+        typer.echo(json.dumps({"status": status.name, "exit_code": code, "causes": [text]}, indent=2))
     sys.stdout.flush()
     raise typer.Exit(code)
-
-
-def exit_code(outcome: Outcome) -> int:
-    """What a finding's outcome is to a script: 0 for every honest answer, also "nothing to find"."""
-    return {Outcome.budget_ended: BUDGET, Outcome.check_failed: INCOMPLETE}.get(outcome, FINE)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.audit.text import printable
-from unveil.cli.command import exit_code
+from unveil.audit.verdict import exit_code
 from unveil.cli.serving import Serving
 from unveil.outcome import BadInput, Outcome
 
@@ -78,7 +78,7 @@ class Common:
     @staticmethod
     def end(*outcomes: Outcome) -> None:
         """End the command with the code of the worst outcome."""
-        code = max((exit_code(outcome) for outcome in outcomes), default=0)
+        code = exit_code(*outcomes)
         if code:
             raise typer.Exit(code)
 

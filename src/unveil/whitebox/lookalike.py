@@ -39,6 +39,11 @@ class Comparison:
     difference: float
     predictions: tuple[int, int, int]
 
+    @property
+    def holds(self) -> bool:
+        """Whether the answers agree as far as a model that computes in single precision can be held to it."""
+        return self.difference <= 1e-3 * max(1.0, float(np.abs(self.answers).max()))
+
 
 @dataclass(frozen=True)
 class Lookalike:

@@ -33,7 +33,7 @@ x = np.load(STEM + ".examples.npz")["inputs"][0].astype(float)
 
 noise = np.random.default_rng(1).normal(size={n})
 noise *= 10 * np.linalg.norm(x) / np.linalg.norm(noise)
-hidden = noise - noise @ basis.T @ basis  # the part it cannot see
+hidden = noise - noise @ basis.T @ basis  # the part outside the basis
 
 print("hidden noise changes answers by", np.abs(ask(x + hidden) - ask(x)).max())
 print("noise as it came changes them by", np.abs(ask(x + noise) - ask(x)).max())
@@ -73,7 +73,7 @@ def _run(audit: Audit) -> Section | None:
     return Section(
         key="checking",
         title="How to check this",
-        verdict="These lines show it without unveil. Run them in the folder of this page, next to the files beside it.",
+        verdict="These lines repeat it without unveil. Run them in the folder of this page, next to its files.",
         body="{{ code(values.text) }}",
         values={
             "text": text.format(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import count
+from unveil.audit.verdict import cause, listed
+from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,46 +17,102 @@ if TYPE_CHECKING:
 
 _BODY = """
 <div class="scroll"><table>
-<tr><th>Answers</th><th class="number">Directions found</th><th class="number">Off by at most</th>
-<th class="number">Questions</th><th>How it ended</th></tr>
+<tr><th>Answers</th><th class="number">Give away at least</th><th class="number">Off by at most</th>
+<th class="number">Found by this attack</th><th class="number">Questions</th><th>How it ended</th></tr>
 {% for row in values.rows %}
-<tr><td>{{ row.name }}</td><td class="number">{{ figure("kinds." ~ loop.index0 ~ ".rank") }}</td>
-<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".accuracy") }}</td>
+<tr><td>{{ row.name }}</td><td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks") }}</td>
+<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks_accuracy") }}</td>
+<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".rank") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".queries") }}</td><td>{{ row.ended }}</td></tr>
 {% endfor %}
 </table></div>
-<p class="note">The same model, its answers made coarser before the attack sees them. "Off by" is the sine of the
-largest angle between what was found and the truth, as the attack itself predicts it.</p>
+<p class="note">Directions of the input, found by asking the same model with its answers made coarser before the attack
+sees them. Coarser answers can be computed from finer ones, so that finer ones give away at least as much. An attack
+that failed is no proof that nothing leaks. "Off by" is the sine of the largest angle between what was found and the
+truth, as the attack itself predicts it.</p>
 """
 
 
 def section(found: Sequence[Defence]) -> Section:
     """The table."""
-    best, last = found[0], found[-1]
-    if last.rank >= best.rank > 0:
-        times = last.queries / max(best.queries, 1)
-        verdict = (
-            f"Answering with labels only hides none of the {count(best.rank)} directions: "
-            f"finding them takes {times:,.0f} times as many questions."
-        )
-    else:
-        verdict = f"Labels only gave {count(last.rank)} of the {count(best.rank)} directions away."
-    ended = [d.reason if d.outcome is None else d.outcome.value.split(":")[0].split(".")[0] for d in found]
-    rows = [{"name": d.name, "ended": text} for d, text in zip(found, ended, strict=True)]
+    rows = [{"name": each.name, "ended": _words(each)} for each in found]
     figures = {
         "kinds": [
-            {"name": d.name, "rank": d.rank, "accuracy": d.accuracy, "queries": d.queries, "outcome": d.outcome}
-            for d in found
+            {
+                "name": each.name,
+                "leaks": each.leaks,
+                "leaks_accuracy": each.leaks_accuracy,
+                "shown_by": each.shown_by,
+                "rank": each.rank,
+                "accuracy": each.accuracy,
+                "queries": each.queries,
+                "outcome": each.outcome,
+                "measured": each.measured,
+                "reason": each.reason,
+            }
+            for each in found
         ]
     }
+    outcome, because = _ended(found)
     return Section(
         key="defences",
         title="What a defence would buy",
-        verdict=verdict,
+        verdict=_verdict(found[0], found[-1]),
         body=_BODY,
         values={"rows": rows},
         figures=figures,
+        outcome=outcome,
+        cause=because,
     )
+
+
+def _ended(found: Sequence[Defence]) -> tuple[Outcome, str]:
+    """How the comparison ended: what an attack that failed left open is bounded from below only."""
+    if not found[0].measured:
+        why = found[0].reason.rstrip(".") or cause(found[0].outcome or Outcome.check_failed)
+        return found[0].outcome or Outcome.check_failed, f"the attack through {found[0].name} failed: {why}"
+    failed = [each.name for each in found if not each.measured]
+    if failed:
+        less = listed([f'"{name}"' for name in failed])
+        return (
+            Outcome.approximate,
+            f"attacks failed through {less}: what these give away is known from below only",
+        )
+    rough = [each.name for each in found if each.outcome is Outcome.approximate]
+    if rough:
+        less = listed([f'"{name}"' for name in rough])
+        return Outcome.approximate, f"what was found through {less} is approximate"
+    return Outcome.complete, ""
+
+
+def _verdict(best: Defence, last: Defence) -> str:
+    if not best.leaks:
+        return "Nothing was found through any kind of answers."
+    if not last.measured:
+        return (
+            f"The attack through labels only failed after {count(last.queries, 'question')}: that labels would hide "
+            f"the {count(best.leaks, 'direction')} was not shown."
+        )
+    if last.leaks >= best.leaks:
+        times = last.queries / max(best.queries, 1)
+        return (
+            f"Answering with labels only hides none of the {count(best.leaks)} directions: "
+            f"finding them takes {times:,.0f} times as many questions."
+        )
+    return f"Labels only gave {count(last.leaks)} of the {count(best.leaks)} directions away where they were asked."
+
+
+def _words(of: Defence) -> str:
+    """How one attack ended: that it failed is told apart from that nothing leaks."""
+    if of.measured:
+        if of.outcome is Outcome.nothing_to_find:
+            return "nothing leaks where it was asked"
+        return "approximate" if of.outcome is Outcome.approximate else "found and checked"
+    why = of.reason.rstrip(".") or cause(of.outcome or Outcome.check_failed)
+    if of.outcome in (Outcome.nothing_to_find, Outcome.complete, Outcome.approximate, Outcome.full_rank):
+        why = f"it found {count(of.rank, 'direction')}"
+    shown = f"; what they give away was shown by {of.shown_by}" if of.shown_by not in ("", of.name) else ""
+    return f"this attack failed: {why[0].lower()}{why[1:]}{shown}"
 
 
 def _run(audit: Audit) -> Section | None:

@@ -92,7 +92,12 @@ def unknown(audit: Audit) -> Section:
     why = audit.findings.get(
         "weights_refused", "they are not in hand: an .onnx or .npz file holds them, and --identify may read them off."
     )
-    return Section(key="forgetting", title="What its features forget", verdict=f"Its weights cannot be used: {why}")
+    return Section(
+        key="forgetting",
+        title="What its features forget",
+        verdict=f"Its weights cannot be used: {why}",
+        error=BadInput(f"its weights cannot be used: {why}"),
+    )
 
 
 def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage, ...]]:
@@ -180,6 +185,7 @@ def section(
             "predictions": [list(answer.predictions) for _, answer in pairs],
         }
     lost = layers[0]["kinds"]["infinite"] if layers else 0
+    outcome, cause = _ended(layers, uncertain, pairs)
     chart, caption = _chart(kinds[0], network.n) if 0 in kinds else ("", "")
     return Section(
         key="forgetting",
@@ -204,13 +210,31 @@ def section(
         if pairs
         else {},
         claim="gives different inputs exactly the same features" if lost else "",
-        outcome=Outcome.complete if not uncertain else Outcome.check_failed,
+        outcome=outcome,
+        cause=cause,
         next_steps=(
             ("If inputs with the same features should not exist, the first layer needs more neurons than inputs.",)
             if lost
             else ()
         ),
     )
+
+
+def _ended(
+    layers: list[dict[str, Any]], uncertain: int, pairs: Sequence[tuple[Lookalike, Comparison]]
+) -> tuple[Outcome, str]:
+    """How the finding ended, and why it is not measured and checked."""
+    if not layers:
+        return Outcome.check_failed, "no layer is of a size and an activation that can be decided"
+    wrong = sum(not answer.holds for _, answer in pairs)
+    if wrong:
+        return Outcome.check_failed, (
+            f"the model answers differently to {wrong} of {count(len(pairs), 'pair')} of inputs that by the weights in "
+            "hand have the same features"
+        )
+    if uncertain:
+        return Outcome.approximate, f"{count(uncertain, 'kind')} of a preimage could not be proved in float64"
+    return Outcome.complete, ""
 
 
 def _verdict(many: int, layers: list[dict[str, Any]], pairs: Sequence[tuple[Lookalike, Comparison]]) -> str:

@@ -13,6 +13,7 @@ from unveil.audit.drawing import SPECIMENS, draw_input
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.audit.verdict import Status, ending
 from unveil.blackbox.domain import Within, described
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.source import Answers, Questions
@@ -21,8 +22,8 @@ from unveil.outcome import Outcome
 if TYPE_CHECKING:
     from unveil.blackbox.row_span import RowSpan
 
-_PARTIAL = " The budget ended before all directions it sees were found; noise along the others shows."
 SAME = 0.01  # change of a probability, or relative to the spread of values, that still counts as the same answer
+MOST = 0.1  # a larger change is none that a span of any accuracy may leave
 SCALE = 10.0  # noise in units of the input's own norm
 SHOWN = 6
 CHECKED = 200
@@ -75,12 +76,18 @@ class Disguise:
         if oracle.answers == "labels":
             return np.asarray((self.before != self.after).any(axis=1), dtype=np.float64)
         if not _classifies(oracle):
-            spread = float(np.ptp(self.before)) or float(np.abs(self.before).max()) or 1.0
-            return np.asarray(np.abs(self.after - self.before).max(axis=1) / spread)
+            return _relative(self.before, self.after)
         rows, best = np.arange(len(self.before)), oracle.predictions(self.before)
         return np.asarray(
             np.abs(oracle.probabilities(self.after)[rows, best] - oracle.probabilities(self.before)[rows, best])
         )
+
+    def moved(self, oracle: Oracle) -> Float[np.ndarray, " N"]:
+        """As `change`, and of values also their largest change relative to their spread, if that is more."""
+        change = self.change(oracle)
+        if oracle.answers == "labels" or oracle.reference is not None:
+            return change
+        return np.asarray(np.maximum(change, _relative(self.before, self.after)))
 
     def figures(self, oracle: Oracle) -> dict[str, Any]:
         """What the JSON says of it."""
@@ -105,14 +112,19 @@ class Disguise:
         return found
 
 
+def _relative(before: Answers, after: Answers) -> Float[np.ndarray, " N"]:
+    spread = float(np.ptp(before)) or float(np.abs(before).max()) or 1.0
+    return np.asarray(np.abs(after - before).max(axis=1) / spread)
+
+
 def _classifies(oracle: Oracle) -> bool:
     return oracle.answers == "labels" or oracle.reference is not None or oracle.m > 1
 
 
 def _run(audit: Audit) -> Section | None:
     span = audit.findings.get("span")
-    if span is None or not 0 < span.rank < span.n:
-        return None
+    if span is None or not 0 < span.rank < span.n or ending(span.outcome).status > Status.approximate:
+        return None  # noise along directions that were not found yet says nothing of those that were
     oracle, inputs = audit.oracle, audit.examples(CHECKED)
     ways: dict[str, tuple[str, Within | None]] = {}
     if oracle.within is None:
@@ -145,6 +157,8 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
     oracle = audit.oracle
     figures = {key: made.figures(oracle) for key, made in found.items()}
     first = next(iter(found.values()))
+    outcome, cause = _ended(found, oracle, span)
+    failed = outcome is Outcome.check_failed
     chosen = _varied(audit, first)
     specimens = [_specimen(oracle, found, int(row)) for row in chosen]
     kind = "images" if isinstance(_square(oracle), tuple) else "inputs"
@@ -156,8 +170,9 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
     )
     return Section(
         key="obfuscation",
-        title="Noise it cannot see",
-        verdict=_verdict(oracle, figures) + (_PARTIAL if span.outcome is Outcome.budget_ended else ""),
+        title="Inputs buried in noise",
+        verdict=(f"{cause[0].upper()}{cause[1:]}. " if cause and cause[0].isdigit() else "")
+        + _verdict(oracle, figures),
         body=_BODY,
         values={
             "specimens": specimens,
@@ -174,9 +189,28 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
             }
         },
         claim=_claim(figures),
-        emblem=_emblem(specimens[0], next(iter(found))) if _claim(figures) else Markup(""),
-        next_steps=_next_steps(found, span),
+        emblem=Markup("") if failed else _emblem(specimens[0], next(iter(found))),
+        outcome=outcome,
+        cause=cause,
+        next_steps=() if failed else _next_steps(found, span),
+        refutes={"span": cause} if failed else {},
     )
+
+
+def _ended(found: dict[str, Disguise], oracle: Oracle, span: RowSpan) -> tuple[Outcome, str]:
+    """How it ended: whether the answers stay, or change as far as the accuracy of the span lets expect, or further."""
+    allowed = min(MOST, max(SAME, SCALE * max(span.accuracy, span.left_out)))
+    outcome, cause = span.outcome, ""
+    for made in found.values():
+        moved = made.moved(oracle)
+        limit, meant = (allowed, Outcome.check_failed) if (moved > allowed).any() else (SAME, Outcome.approximate)
+        if (moved > limit).any() and outcome is not Outcome.check_failed:
+            many = f"{count(int((moved > limit).sum()))} of {count(len(moved), 'answer')}"
+            unseen = count(span.n - span.rank, "direction")
+            outcome, cause = meant, f"{many} changed under noise along the {unseen} it seemed not to see"
+    if outcome is Outcome.complete and not all(made.unchanged(oracle).all() for made in found.values()):
+        return Outcome.approximate, "a prediction changed where two classes are as likely as each other"
+    return outcome, cause
 
 
 def _emblem(specimen: list[tuple[Markup, str, str]], way: str) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,13 +13,18 @@ from unveil.audit.chart import Chart
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.audit.verdict import Status, advice, ending
 from unveil.blackbox.domain import described
-from unveil.outcome import Outcome
+from unveil.outcome import BudgetExceeded, Outcome
 
 if TYPE_CHECKING:
     from unveil.blackbox.noise import Noise
     from unveil.blackbox.oracle import Oracle
     from unveil.blackbox.row_span import RowSpan
+
+FRESH = 100  # points at which the finding is checked
+SAME = 0.01  # a change of so little, relative to what any step changes, is none
+TOLERANCE = 10.0  # the check may exceed what the accuracy predicts so many times: it takes the largest of many changes
 
 _BODY = """
 {% if values.chart %}
@@ -33,6 +39,11 @@ _BODY = """
   <dt>Accuracy</dt><dd>{{ values.accuracy }}</dd>
   {% endif %}
   <dt>Confidence</dt><dd>{{ values.sure }}</dd>
+  {% if values.checked %}
+  <dt>Check</dt><dd>{{ figure("check.along_the_rest", share) }} of the change that any step makes, along the directions
+  it does not see, at {{ figure("check.points") }} fresh points; at most
+  {{ figure("check.allowed", share) }} was expected</dd>
+  {% endif %}
   {% if values.left_out %}
   <dt>Left out</dt><dd>{{ values.left_out }}</dd>
   {% endif %}
@@ -41,12 +52,52 @@ _BODY = """
 """
 
 
+@dataclass(frozen=True)
+class SpanCheck:
+    """What fresh points said of a span.
+
+    Attributes:
+        change: Change of the answers along the complement, relative to their change along any step; None if the budget
+            ended before it was asked.
+        allowed: What the span's own accuracy, and the noise of the answers, let expect at most.
+        points: Fresh points asked at.
+    """
+
+    change: float | None
+    allowed: float
+    points: int = FRESH
+
+    @property
+    def holds(self) -> bool:
+        return self.change is not None and self.change <= self.allowed
+
+
 def _run(audit: Audit) -> Section:
     span = find_span(
         audit.oracle, audit.rng("span"), typical(audit.oracle, audit.inputs), noise=audit.findings.get("noise")
     )
     audit.findings["span"] = span
-    return section(span, _where(audit))
+    return section(span, _where(audit), check=check(audit, span))
+
+
+def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
+    """Ask at fresh points whether the answers stay along the complement; None where there is nothing to be asked.
+
+    Labels have no sizes to compare; theirs is checked by the noise that is hidden from the model afterwards.
+
+    Queries: `3 * FRESH`; none of labels, of no directions or all, and of a search that did not get to its end
+    """
+    done = span.outcome in (Outcome.complete, Outcome.approximate)
+    if audit.oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
+        return None
+    _, y = audit.findings["seen"]
+    noise = audit.findings.get("noise")
+    relative = 0.0 if noise is None else float(np.median(noise.level)) / max(float(np.ptp(y)), np.finfo(float).tiny)
+    allowed = min(0.5, max(SAME, TOLERANCE * max(span.accuracy, span.left_out, relative)))
+    try:
+        return SpanCheck(span.check(audit.oracle, rng=audit.rng("span check"), points=FRESH), allowed)
+    except BudgetExceeded:
+        return SpanCheck(None, allowed)
 
 
 def find_span(
@@ -87,56 +138,104 @@ def _where(audit: Audit) -> str:
     return f"inside {described(audit.oracle.within)}{'' if audit.inputs is None else ', around the examples'}"
 
 
-def section(span: RowSpan, where: str = "") -> Section:
+def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doubt: str = "") -> Section:
     """A RowSpan, told.
 
     Args:
         span: What was found.
         where: Where it was asked, if that was not everywhere, e.g. "inside [0, 1]": elsewhere the model may see more.
+        check: What fresh points said.
+        doubt: What showed elsewhere that it is wrong, a clause.
     """
+    if not doubt and check is not None and check.change is not None and not check.holds:
+        doubt = (
+            f"along the {count(span.n - span.rank, 'direction')} it seemed not to see, answers change by "
+            f"{share(check.change)} of what any step changes them"
+        )
+    outcome, cause = _ended(span, check, doubt)
+    sure = ending(outcome).status <= Status.approximate
     hidden = span.n - span.rank
     chart, caption = spectrum(span)
     found = 0 < span.rank < span.n
-    steps = []
-    if span.outcome is Outcome.budget_ended:
-        steps.append("Allow a larger budget: directions beyond those found may matter too.")
-    elif found:
-        steps.append(
-            f"If {count(hidden, 'invisible direction')} are more than this model should have: check inputs before it, "
-            "or train a first layer that sees all of them."
-        )
     return Section(
         key="span",
         title="Which directions of the input it sees",
-        verdict=_verdict(span, where),
+        verdict=_verdict(span, where) if sure else _open(span, outcome, cause),
         body=_BODY,
         values={
             "chart": chart,
             "caption": caption,
             "found": found,
             "accuracy": _accuracy(span),
-            "sure": _sure(span),
+            "sure": _sure(span) if sure else f"none: {cause}",
+            "checked": check is not None and check.change is not None,
             "left_out": f"{share(span.left_out)} of the gradient lies outside" if span.left_out > 0 else "",
             "stages": _stages(span),
         },
         figures={
             "rank": span.rank,
             "n": span.n,
-            "hidden": hidden,
+            "hidden": hidden if sure else None,
             "singular_values": span.singular_values,
             "noise_floor": span.noise_floor,
             "accuracy": span.accuracy,
-            "confidence": span.confidence,
+            "confidence": span.confidence if sure else 0.0,
             "unseen": span.unseen,
             "left_out": span.left_out,
             "queries": span.queries,
             "stages": dict(span.stages),
+            "check": None
+            if check is None
+            else {"along_the_rest": check.change, "allowed": check.allowed, "points": check.points},
         },
         files={"basis.npz": arrays(span)},
-        claim=_claim(span, where),
-        outcome=span.outcome,
-        next_steps=tuple(steps),
+        claim=_claim(span, where, outcome) if sure else "",
+        outcome=outcome,
+        cause=cause,
+        next_steps=_next_steps(span, outcome, sure and found),
+        refuted=lambda clause: section(span, where, check, clause),
     )
+
+
+def _ended(span: RowSpan, check: SpanCheck | None, doubt: str) -> tuple[Outcome, str]:
+    """How the finding ended, checks included, and why it is not measured and checked."""
+    seen = f"{count(span.rank)} of {count(span.n, 'input direction')}"
+    if doubt:
+        return Outcome.check_failed, doubt
+    if span.outcome is Outcome.budget_ended:
+        return Outcome.budget_ended, f"the budget ended when {seen} had been found"
+    if check is not None and check.change is None:
+        return Outcome.budget_ended, f"the budget ended when {seen} had been found, before that was checked"
+    if span.outcome is Outcome.approximate:
+        return Outcome.approximate, f"there is no sharp gap behind the {count(span.rank)} directions that matter most"
+    return span.outcome, ""
+
+
+def _open(span: RowSpan, outcome: Outcome, cause: str) -> str:
+    """The section's sentence where nothing may be claimed."""
+    if outcome is Outcome.check_failed:
+        return (
+            f"{count(span.rank)} of {count(span.n, 'direction')} were found to matter, but others do as well: {cause}."
+        )
+    if outcome is Outcome.budget_ended:
+        return (
+            f"{count(span.rank)} of {count(span.n, 'direction')} were found to matter to it. Then the budget ended: "
+            "whether the others matter too is not known."
+        )
+    return str(outcome.value)
+
+
+def _next_steps(span: RowSpan, outcome: Outcome, found: bool) -> tuple[str, ...]:
+    if outcome is Outcome.budget_ended:
+        return ("Allow a larger budget: directions beyond those found may matter too.",)
+    if outcome is Outcome.check_failed:
+        return ("Ask again with --inputs that are typical of its use, and inside the range that is legal (--within).",)
+    if found:
+        return (
+            f"If {count(span.n - span.rank, 'invisible direction')} are more than this model should have: check inputs "
+            "before it, or train a first layer that sees all of them.",
+        )
+    return tuple(filter(None, [advice(outcome)])) if ending(outcome).status > Status.approximate else ()
 
 
 def arrays(span: RowSpan) -> dict[str, np.ndarray]:
@@ -144,24 +243,18 @@ def arrays(span: RowSpan) -> dict[str, np.ndarray]:
     return {"basis": span.basis, "singular_values": np.asarray(span.singular_values)}
 
 
-def _claim(span: RowSpan, where: str) -> str:
-    if span.outcome is Outcome.budget_ended:
-        seen = count(span.rank) if span.rank else "none"
-        return f"showed {seen} of its {count(span.n, 'input direction')} before the budget ended"
+def _claim(span: RowSpan, where: str, outcome: Outcome) -> str:
     if span.rank == 0:
         return "did not react to any input that was tried"
     if span.rank >= span.n:
         return f"sees every one of its {count(span.n, 'input direction')}"
+    if outcome is Outcome.approximate:
+        return f"reacts little outside {count(span.rank)} of its {count(span.n, 'input direction')}"
     blind = "cannot see" if not where else "did not react to"
     return f"{blind} {count(span.n - span.rank)} of its {count(span.n, 'input direction')}"
 
 
 def _verdict(span: RowSpan, where: str) -> str:
-    if span.outcome is Outcome.budget_ended:
-        return (
-            f"{count(span.rank)} of {count(span.n, 'direction')} were found to matter to it. Then the budget ended: "
-            "whether the others matter too is not known."
-        )
     if span.rank == 0:
         return "No change of the input changed an answer wherever it was asked."
     if span.rank >= span.n:
@@ -191,7 +284,7 @@ def _accuracy(span: RowSpan) -> str:
 def _sure(span: RowSpan) -> str:
     if span.rank >= span.n:
         return "complete: every direction was seen to matter"
-    if span.outcome is Outcome.budget_ended or span.unseen >= 1:
+    if span.unseen >= 1:
         return "none: the search did not get as far as confirming that nothing is missing"
     return (
         f"with {share(span.confidence)} confidence, a direction that was missed matters at fewer than "

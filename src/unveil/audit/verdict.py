@@ -1,0 +1,193 @@
+"""Verdict: the one place from which the headline, the sections' verdicts, the JSON's status and the exit code come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from unveil.outcome import Outcome
+
+FINE, INCOMPLETE, USAGE, MODEL, BUDGET, APPROXIMATE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+EXIT_CODES = {
+    FINE: "everything that was asked for was measured and checked; that there is nothing to find is a finding too",
+    INCOMPLETE: "something failed its check, or was not measured",
+    USAGE: "bad usage or bad input; nothing was concluded",
+    MODEL: "the model failed: it cannot be loaded, or does not answer, or answers differently to the same question",
+    BUDGET: "the budget ended first; what was found by then is written",
+    APPROXIMATE: "measured, but approximate: something was left out, and how much is stated",
+    INTERRUPTED: "interrupted",
+}
+
+
+class Status(IntEnum):
+    """How far a finding can be relied on. The larger, the less; the worst of several is that of the whole."""
+
+    checked = 0
+    approximate = 1
+    not_measured = 2
+    failed = 3
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        return ("Measured and checked", "Approximate", "Not measured", "Failed its check")[self]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What one way of ending means.
+
+    Attributes:
+        status: How far the finding can be relied on.
+        code: The exit code of a command that ends with it.
+    """
+
+    status: Status
+    code: int
+
+
+# Every `Outcome` by its name, and every error that can end a stage by its class's name; an error not named here counts
+# as its base class. That an attack did not get through is no all-clear: only what was measured to its end is `checked`.
+ENDINGS = {
+    "complete": Ending(Status.checked, FINE),
+    "nothing_to_find": Ending(Status.checked, FINE),
+    "full_rank": Ending(Status.checked, FINE),
+    "approximate": Ending(Status.approximate, APPROXIMATE),
+    "answers_in_steps": Ending(Status.not_measured, INCOMPLETE),
+    "not_resolved": Ending(Status.not_measured, INCOMPLETE),
+    "not_measured": Ending(Status.not_measured, INCOMPLETE),
+    "budget_ended": Ending(Status.not_measured, BUDGET),
+    "check_failed": Ending(Status.failed, INCOMPLETE),
+    "model_changed": Ending(Status.failed, MODEL),
+    "BudgetExceeded": Ending(Status.not_measured, BUDGET),
+    "SourceError": Ending(Status.not_measured, MODEL),
+    "UnveilError": Ending(Status.not_measured, INCOMPLETE),
+}
+
+
+def ending(of: Outcome | BaseException) -> Ending:
+    """What an outcome, or an error that ended a search, means."""
+    if isinstance(of, Outcome):
+        return ENDINGS[of.name]
+    return next(
+        (ENDINGS[kind.__name__] for kind in type(of).__mro__ if kind.__name__ in ENDINGS), ENDINGS["UnveilError"]
+    )
+
+
+def exit_code(*ended: Outcome | BaseException) -> int:
+    """The exit code of whatever ended worst; 0 if nothing did."""
+    return max((ending(each) for each in ended), key=_rank, default=ENDINGS["complete"]).code
+
+
+def _rank(each: Ending) -> tuple[int, int]:
+    # Of what could not be measured, that the model failed says most, then that the budget ended.
+    return each.status, {MODEL: 2, BUDGET: 1}.get(each.code, 0)
+
+
+def cause(of: Outcome | BaseException) -> str:
+    """Why it ended so: the first sentence of an outcome without its advice, or an error's text; no full stop."""
+    if isinstance(of, Outcome):
+        return of.value.split(". ")[0].rstrip(".")
+    return str(of).rstrip(".")
+
+
+def advice(of: Outcome) -> str:
+    """What an outcome says to try next; empty if there is nothing."""
+    return of.value.partition(". ")[2]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One section's contribution to the verdict.
+
+    Attributes:
+        key: The section's key.
+        title: The section's title.
+        ended: How it ended: an outcome's name or an error's class.
+        status: How far it can be relied on.
+        code: What it alone would make the exit code.
+        verdict: The section's sentence.
+        cause: Why it is not `checked`, a clause; empty if it is.
+        claim: What may be said of the model, a verb phrase; empty unless the status is at least `approximate`.
+    """
+
+    key: str
+    title: str
+    ended: str
+    status: Status
+    code: int
+    verdict: str
+    cause: str = ""
+    claim: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all findings together come to.
+
+    Attributes:
+        subject: The model's name.
+        findings: In the order of telling.
+    """
+
+    subject: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def status(self) -> Status:
+        """The worst of the findings; without any, nothing was measured."""
+        return max((finding.status for finding in self.findings), default=Status.not_measured)
+
+    @property
+    def exit_code(self) -> int:
+        """That of the worst finding."""
+        worst = max((Ending(each.status, each.code) for each in self.findings), key=_rank, default=None)
+        return INCOMPLETE if worst is None else worst.code
+
+    @property
+    def open(self) -> tuple[Finding, ...]:
+        """The findings that are not `checked`, the worst first."""
+        found = [finding for finding in self.findings if finding.status > Status.checked]
+        return tuple(sorted(found, key=lambda finding: -finding.status))
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """One sentence for each finding that is not `checked`: its status, what it was about, and why."""
+        return tuple(f"{each.status.words}: {each.title}: {each.cause}." for each in self.open)
+
+    @property
+    def headline(self) -> str:
+        """The sentence at the top. It claims nothing that was not measured, and names the cause of what was not."""
+        held = listed([each.claim for each in self.findings if each.claim])
+        worst = [each.cause for each in self.open if each.status is self.status]
+        because = "; ".join(dict.fromkeys(worst))
+        if not self.findings:
+            return f"{self.subject} answered, but nothing was found out about it."
+        if self.status is Status.checked:
+            return f"{self.subject} {held}." if held else f"{self.subject} was measured; there is nothing to report."
+        if self.status is Status.approximate and held:
+            return f"Approximately: {self.subject} {held}."
+        told = {
+            Status.approximate: f"What is said of {self.subject} is approximate: {because}.",
+            Status.not_measured: f"Not everything about {self.subject} was measured: {because}.",
+            Status.failed: f"What was found of {self.subject} failed its check: {because}.",
+        }[self.status]
+        return f"{told} What was measured: it {held}." if held else told
+
+    def figures(self) -> dict[str, Any]:
+        """What the JSON says of it."""
+        return {
+            "verdict": self.headline,
+            "status": self.status.name,
+            "exit_code": self.exit_code,
+            "causes": list(self.causes),
+            "outcomes": {each.key: each.ended for each in self.findings},
+        }
+
+
+def listed(claims: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(claims[:-1]), *claims[-1:]]))
