@@ -32,7 +32,7 @@ To add a section, write one file in `sections/`, say `stability.py`, and one lin
             values={"chart": Chart(x=(0, 80), y=(1e-3, 1), log=True, label="...").points(number, size).svg()},
             figures={"condition": found.condition},  # the JSON's `stability.condition`, and the page's number
             claim="loses 704 directions in its first layer",  # for the headline; "" if nothing belongs there
-            outcome=Outcome.complete,                # how it ended: what the page, the JSON and the exit code say follows
+            outcome=Outcome.complete,                # how it ended; page, JSON and exit code follow
             cause="",                                # why it is not measured and checked, if it is not
         )
 

@@ -88,10 +88,13 @@ def _rank(each: Ending) -> tuple[int, int]:
 
 
 def cause(of: Outcome | BaseException) -> str:
-    """Why it ended so: the first sentence of an outcome without its advice, or an error's text; no full stop."""
-    if isinstance(of, Outcome):
-        return of.value.split(". ")[0].rstrip(".")
-    return str(of).rstrip(".")
+    """Why it ended so, a clause: the first sentence of an outcome, without its name and its advice, or an error's text."""
+    if not isinstance(of, Outcome):
+        return str(of).rstrip(".")
+    sentence = of.value.split(". ")[0].rstrip(".")
+    label, colon, rest = sentence.partition(": ")
+    told = rest if colon and label.lower() == of.name.replace("_", " ") else sentence
+    return told[0].lower() + told[1:]
 
 
 def advice(of: Outcome) -> str:
