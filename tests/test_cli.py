@@ -78,6 +78,11 @@ def test_outcomes_have_codes():
     assert {outcome: exit_code(outcome) for outcome in Outcome if exit_code(outcome)} == {
         Outcome.budget_ended: 4,
         Outcome.check_failed: 1,
+        Outcome.approximate: 5,
+        Outcome.answers_in_steps: 1,
+        Outcome.not_resolved: 1,
+        Outcome.not_measured: 1,
+        Outcome.model_changed: 3,
     }
 
 

@@ -88,7 +88,7 @@ def _rank(each: Ending) -> tuple[int, int]:
 
 
 def cause(of: Outcome | BaseException) -> str:
-    """Why it ended so, a clause: the first sentence of an outcome, without its name and its advice, or an error's text."""
+    """Why it ended so, a clause: an outcome's first sentence without its name and its advice, or an error's text."""
     if not isinstance(of, Outcome):
         return str(of).rstrip(".")
     sentence = of.value.split(". ")[0].rstrip(".")
