@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from unveil.blackbox.obfuscation import Obfuscation as Obfuscation
     from unveil.blackbox.obfuscation import obfuscate as obfuscate
     from unveil.blackbox.oracle import Oracle as Oracle
+    from unveil.blackbox.output_space import OutputSpan as OutputSpan
+    from unveil.blackbox.output_span import output_span as output_span
     from unveil.blackbox.row_span import RowSpan as RowSpan
     from unveil.blackbox.row_span import row_span as row_span
     from unveil.blackbox.sources import as_oracle as as_oracle
     from unveil.blackbox.sources.http import HttpSource as HttpSource
     from unveil.blackbox.sources.json_endpoint import JsonEndpoint as JsonEndpoint
     from unveil.blackbox.sources.open_inference import OpenInference as OpenInference
+    from unveil.blackbox.sources.prompts import PromptSource as PromptSource
     from unveil.blackbox.sources.wire_options import Token as Token
     from unveil.blackbox.sources.wire_options import WireOptions as WireOptions
     from unveil.blackbox.store import Stored as Stored
@@ -86,6 +89,7 @@ _PUBLIC = {
     "HttpSource": "blackbox.sources.http",
     "JsonEndpoint": "blackbox.sources.json_endpoint",
     "OpenInference": "blackbox.sources.open_inference",
+    "PromptSource": "blackbox.sources.prompts",
     "Token": "blackbox.sources.wire_options",
     "WireOptions": "blackbox.sources.wire_options",
     "Stored": "blackbox.store",
@@ -94,6 +98,8 @@ _PUBLIC = {
     "jacobian": "blackbox.differences",
     "gradient": "blackbox.differences",
     "hessian": "blackbox.differences",
+    "OutputSpan": "blackbox.output_space",
+    "output_span": "blackbox.output_span",
     "RowSpan": "blackbox.row_span",
     "row_span": "blackbox.row_span",
     "Obfuscation": "blackbox.obfuscation",

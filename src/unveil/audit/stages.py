@@ -10,6 +10,7 @@ from unveil.audit.sections.extraction import EXTRACTION
 from unveil.audit.sections.forgetting import FORGETTING
 from unveil.audit.sections.hiding import HIDING
 from unveil.audit.sections.identification import IDENTIFICATION
+from unveil.audit.sections.outputs import OUTPUTS
 from unveil.audit.sections.span import SPAN
 from unveil.audit.sections.stability import STABILITY
 from unveil.audit.stage import Stage
@@ -18,6 +19,7 @@ STAGES: tuple[Stage, ...] = (
     ANSWERS,
     SPAN,
     HIDING,
+    OUTPUTS,
     DEFENCES,
     IDENTIFICATION,
     EXTRACTION,

@@ -27,6 +27,7 @@ from unveil.cli.conclude import conclude as conclude
 from unveil.cli.identify import identify as identify
 from unveil.cli.lookalike import lookalike as lookalike
 from unveil.cli.obfuscate import obfuscate as obfuscate
+from unveil.cli.outputs import outputs as outputs
 from unveil.cli.plan import plan as plan
 from unveil.cli.preimage import preimage as preimage
 from unveil.cli.span import span as span

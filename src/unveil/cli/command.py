@@ -21,8 +21,8 @@ from unveil.outcome import BadInput, StoreError, UnveilError
 
 # The order of the story, for `unveil --help`; a command that is not here yet comes last.
 ORDER = (
-    "audit", "span", "obfuscate", "identify", "compare", "preimage", "lookalike", "stability", "defences", "plan",
-    "conclude", "store",
+    "audit", "span", "outputs", "obfuscate", "identify", "compare", "preimage", "lookalike", "stability", "defences",
+    "plan", "conclude", "store",
 )  # fmt: skip
 
 

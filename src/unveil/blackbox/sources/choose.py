@@ -64,6 +64,9 @@ def as_oracle(
     if isinstance(source, Oracle):
         return _around(source, within, grid, budget, store, answers)
     chosen = source_of(source, None if shape is None else _shape(shape), answers)
+    if within is None and grid is None:
+        # A list of prompts, say, has legal questions of its own.
+        within, grid = getattr(chosen, "within", None), getattr(chosen, "grid", None)
     within = box(within, math.prod(chosen.shape))
     if store is not None:
         from unveil.blackbox.store import StoredSource

@@ -1,0 +1,255 @@
+"""The search behind output_span: how many inputs are asked, and when the rank counts as settled."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.output_inputs import Inputs
+from unveil.blackbox.output_rank import DROP, EXPLAINED, Answers, Factor, Rank, rank_of
+from unveil.blackbox.output_reading import Reading, read_as
+from unveil.blackbox.output_space import OutputSpan
+from unveil.outcome import Outcome
+
+BATCH = 3
+"""Inputs asked at once: the rank is settled by five or so more than it, so larger batches would only cost more."""
+
+FRESH = 2
+"""Inputs asked once the rank is settled, whose answers must lie in the span."""
+
+PATIENT = 59
+"""Spare answers called for where single inputs show directions that others do not: 95 % of the inputs, at 95 %."""
+
+ENOUGH = 64
+"""Answers beyond twice the directions seen, after which a spectrum without a clear drop is given up."""
+
+RAW = 64
+"""Answers kept as they came, to see how they are rounded."""
+
+CONFIDENCE = 0.95
+
+_SEEN, _HOPEFUL = 0.3, 0.05  # shares of an answer outside the span of those before, at which the spectrum is looked at
+
+
+class Search:
+    """Asks until the rank is settled, or says why it is not."""
+
+    def __init__(self, oracle: Oracle, inputs: Inputs, most: int | None, known: np.ndarray | None = None) -> None:
+        self.oracle, self.inputs, self.most = oracle, inputs, most
+        self.known = np.empty((0, oracle.m)) if known is None else known
+        self.before = oracle.ledger.asked
+        self.asked = 0
+        self.seen: set[bytes] = set()
+        self.answers: Answers | None = None
+        self.reading: Reading | None = None
+        self.rounding = 0.0
+        self.raw: list[np.ndarray] = []
+        self.early = 0.0
+        self.looked = 0
+        self.factor: Factor | None = None
+        self.found: Rank | None = None
+        self.outcome, self.why = Outcome.not_measured, "it was not asked at all"
+
+    def run(self) -> None:
+        """Ask until the search is over; `result` says how it ended."""
+        while (y := self._next(BATCH)) is not None:
+            if self.asked >= 12 and len(self.seen) == 1:
+                self.outcome, self.why = Outcome.nothing_to_find, "every input got the same answer"
+                return
+            self._take(y)
+            if self._due() and self._settled():
+                return
+        self._unsettled()
+
+    def _next(self, count: int) -> np.ndarray | None:
+        """Answers to further inputs; None if there are none left, or no queries."""
+        if len(self.known):
+            y, self.known = self.known[:count], self.known[count:]
+            self.asked += len(y)
+            return np.asarray(y)
+        room = self.oracle.ledger.left
+        if self.most is not None:
+            room = min(room, self.most - self.asked)
+        x = self.inputs.take(int(min(count, max(room, 0))))
+        if not len(x):
+            return None
+        self.asked += len(x)
+        return self.oracle(x)
+
+    def _take(self, y: np.ndarray) -> None:
+        """Take in those answers that are new."""
+        new = []
+        for row in y:
+            key = row.tobytes()
+            if key not in self.seen:
+                self.seen.add(key)
+                new.append(row)
+        if not new:
+            return
+        y = np.array(new)
+        if self.reading is None or self.answers is None:
+            self.reading = read_as(self.oracle, y)
+            self.answers = Answers(self.reading.outputs)
+        self.raw.extend(y[: max(0, RAW - len(self.raw))])
+        self.answers.add(self.reading(y))
+
+    def _measure_rounding(self) -> None:
+        """Of the answers kept as they came; a first few may have looked coarser than they are."""
+        assert self.reading is not None
+        raw = np.array(self.raw)
+        self.reading = self.reading.refined(raw)
+        self.rounding = float(np.sqrt(np.mean(self.reading.rounding(raw) ** 2)))
+        if self.oracle.reference is None:
+            self.rounding = max(self.rounding, self.oracle.resolution * self.oracle.scale / np.sqrt(12))
+
+    def _due(self) -> bool:
+        """Whether the spectrum is worth a look: when new answers bring little that is new."""
+        assert self.answers is not None
+        assert self.reading is not None
+        count, (outside, whole) = self.answers.count, self.answers.fresh
+        if count < 6:
+            return False
+        share = float(np.median(outside) / max(float(np.median(whole)), 1e-300))
+        self.early = max(self.early, share)
+        if count > self.reading.largest_rank + 10 or share <= _HOPEFUL * self.early:
+            return True
+        return share <= _SEEN * self.early and count >= 1.1 * self.looked
+
+    def _settled(self) -> bool:
+        """Look at the spectrum; True if the search is over."""
+        assert self.answers is not None
+        assert self.reading is not None
+        self.looked = self.answers.count
+        self._measure_rounding()
+        self.factor = self.answers.factor()
+        found = self.found = rank_of(self.factor, self.rounding, self.reading.largest_rank)
+        if found.resolved(self.rounding) and found.rank < self.reading.largest_rank:
+            return not self._rare() and self._confirmed()
+        if self._full():
+            self.outcome = Outcome.full_rank
+            self.why = (
+                "the answers fill the space of the outputs: the hidden layer is at least as wide as they are many"
+            )
+            return True
+        if found.flat and found.drop >= DROP and found.spare >= max(ENOUGH, found.rank):
+            self.outcome = Outcome.approximate
+            self.why = (
+                f"{found.rank} directions stand out from a remainder {found.noise / self.rounding:.3g} times the "
+                "rounding of the answers; weaker directions may hide in it"
+            )
+            return True
+        # Twice as many answers as directions above the rounding: more would hardly raise those below it.
+        return self.answers.count >= 2 * self._above(4.0) + ENOUGH and self._hidden()
+
+    def _above(self, times: float) -> int:
+        """Singular values above so many times what rounding makes."""
+        assert self.factor is not None
+        assert self.reading is not None
+        edge = times * self.rounding * (np.sqrt(len(self.factor.left)) + np.sqrt(self.reading.outputs))
+        return int((self.factor.values[: self.reading.largest_rank] > edge).sum())
+
+    def _hidden(self) -> bool:
+        assert self.factor is not None
+        self.outcome = Outcome.not_resolved
+        self.why = f"the singular values of {len(self.factor.left)} answers fall to the noise without a clear drop"
+        return True
+
+    def _rare(self) -> bool:
+        """Whether some inputs show what others do not, and too few have been asked to meet the rare ones."""
+        assert self.answers is not None
+        assert self.factor is not None
+        assert self.found is not None
+        if self.found.spare >= PATIENT:
+            return False
+        noise = 16 * max(self.found.noise, self.rounding)
+        basis = self.factor.right[: self.found.rank]
+        return len(self.seen) < self.asked or self.answers.in_vain(basis, noise) > 0
+
+    def _full(self) -> bool:
+        assert self.factor is not None
+        assert self.reading is not None
+        largest = self.reading.largest_rank
+        return len(self.factor.left) >= largest + 10 and self._above(EXPLAINED) == largest
+
+    def _confirmed(self) -> bool:
+        """Whether fresh answers lie in the span; where they do not, they are taken in, and the search goes on."""
+        assert self.found is not None
+        self.outcome = Outcome.complete
+        span = self.result()
+        y = self._next(FRESH)
+        if y is None:
+            self.why = "the rank is settled, but nothing was left to ask fresh inputs for a check"
+            return True
+        self.why = f"fresh answers lie in the span; what fewer than {span.unseen:.0%} of inputs show may be missing"
+        if span.contains(y, 1e-6).all():
+            return True
+        self._take(y)
+        self.outcome, self.why = Outcome.check_failed, "fresh answers lay outside the span found before them"
+        return False
+
+    def _unsettled(self) -> None:
+        """Inputs or queries ended before the rank was settled."""
+        repeated = self.asked >= 12 and len(self.seen) < 0.6 * self.asked
+        in_steps = f"{self.asked} inputs got only {len(self.seen)} different answers, too few to tell the rank"
+        if self.answers is None or self.reading is None or self.answers.count < 3:
+            out = self.oracle.ledger.left <= 0
+            self.outcome = Outcome.budget_ended if out else Outcome.not_measured
+            self.why = f"{self.asked} inputs are too few to tell anything"
+            if repeated:
+                self.outcome, self.why = Outcome.answers_in_steps, in_steps
+            return
+        if self.looked < self.answers.count and self._settled():
+            return
+        assert self.factor is not None
+        assert self.found is not None
+        count = len(self.factor.left)
+        most = min(count - 1, self.reading.largest_rank)
+        if repeated:
+            self.outcome, self.why = Outcome.answers_in_steps, in_steps
+        elif self.oracle.ledger.left <= 0:
+            self.outcome = Outcome.budget_ended
+            self.why = f"the rank was not settled by {count} answers: it may be larger than what they show"
+        elif self._above(4.0) == most:
+            self.outcome = Outcome.not_measured
+            self.why = f"{count} answers span as much as they can: the rank is at least {most}, ask more inputs"
+        else:
+            self._hidden()
+
+    def result(self) -> OutputSpan:
+        """The span as it stands."""
+        reading = self.reading or Reading("values", None, self.oracle.m, 53, 0.0)
+        queries = self.oracle.ledger.asked - self.before
+        if self.factor is None or self.found is None:
+            nothing = np.empty((0, reading.outputs))
+            origin = np.zeros(reading.outputs)
+            sure = 1 - (1 - CONFIDENCE) ** (1 / self.asked) if self.outcome is Outcome.nothing_to_find else 1.0
+            return OutputSpan(
+                nothing, origin, np.empty(0), 0.0, self.rounding, 1.0, CONFIDENCE, sure, queries, self.outcome,
+                self.why, reading, 1.0, 0,
+            )  # fmt: skip
+        factor, found = self.factor, self.found
+        rank, spare = found.rank, found.spare
+        if self.outcome is Outcome.full_rank:
+            rank, spare = reading.largest_rank, len(factor.left) - 1 - reading.largest_rank
+        elif not found.flat or self.outcome in (Outcome.not_measured, Outcome.budget_ended, Outcome.answers_in_steps):
+            rank = self._above(4.0)
+            spare = len(factor.left) - 1 - rank
+        noise = found.noise if rank == found.rank else self.rounding
+        last = float(factor.values[rank - 1]) if rank else np.inf
+        off = max(noise, 0.0) * np.sqrt(reading.outputs) / last if self.outcome is not Outcome.full_rank else 0.0
+        return OutputSpan(
+            basis=factor.right[:rank],
+            origin=factor.origin,
+            singular_values=factor.values,
+            noise=noise,
+            rounding=self.rounding,
+            accuracy=float(min(1.0, off)),
+            confidence=CONFIDENCE,
+            unseen=float(1 - (1 - CONFIDENCE) ** (1 / spare)) if spare > 0 else 1.0,
+            queries=queries,
+            outcome=self.outcome,
+            why=self.why,
+            reading=reading,
+            freedom=found.freedom,
+            spare=max(spare, 0),
+        )
