@@ -62,6 +62,7 @@ def section(span: OutputSpan) -> Section:
         files={"outputs.npz": arrays(span)} if settled else {},
         claim=f"tells the width of its last hidden layer, {count(span.rank)}, by its outputs" if settled else "",
         outcome=span.outcome,
+        cause="" if settled else span.why,
         next_steps=steps,
     )
 
