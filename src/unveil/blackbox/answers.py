@@ -11,6 +11,11 @@ from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Questions, Source
 from unveil.outcome import MissingAnswers, SourceError, UnveilError
 
+
+class SourceRaised(SourceError):
+    """The source's own code raised, and does not say what that means."""
+
+
 # numpy's kinds of arrays that hold names: objects, bytes, text.
 NAMES = "OSUT"
 
@@ -27,7 +32,7 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
         raise
     except Exception as error:
         shape = ", ".join(str(d) for d in (len(x), *source.shape))
-        raise SourceError(
+        raise SourceRaised(
             f"{source.name} failed on an input of shape ({shape}): {type(error).__name__}: {first_line(error)}; "
             "it must answer any number of questions at once: see docs/add-a-source.md, or pass shape="
         ) from error

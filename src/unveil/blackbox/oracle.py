@@ -42,7 +42,8 @@ class Oracle(ABC):
         step: What all answers are multiples of, e.g. 0.01 for two decimals, 1/64; 0 if nothing. Absolute rounding.
             `rounding` makes a standard deviation of both.
         noise: Standard deviation of one answer, as two answers to the same questions show it; 0 if they do not differ.
-        signal: Standard deviation of the answers over the first look's questions, the largest of all outputs.
+        signal: Standard deviation of the answers over the first look's questions, the largest of all outputs. Like
+            `noise`, of what the model itself answers: of probabilities, not of their log-ratios.
         ledger: What was asked.
         classes: What people call each label, as far as names have been seen; None if labels are numbers already.
         scale: Size of the largest answer in the first look, to which decimal places are relative; 1 if not known.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.answers import require_finite
-from unveil.blackbox.domain import DOUBLE, Within, box, described, require_grid
+from unveil.blackbox.domain import DOUBLE, HALF, Within, box, described, require_grid
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
@@ -96,8 +96,9 @@ class LogRatios(OracleWrapper):
         oracle: Answers with probabilities.
         reference: Which class to divide by; the last one by default.
         floor: Probabilities below this count as this much, so that every answer is finite. By default half of the
-            rounding of rounded probabilities, else the smallest normal number of the oracle's precision (1.2e-38 in
-            float32, 2.2e-308 in float64): smaller ones have lost their digits. Below the floor a log-ratio stays put.
+            step that rounded probabilities come in, or of their noise, else the smallest normal number of the answers'
+            precision (6.1e-5 in float16, 1.2e-38 in float32, 2.2e-308 in float64): smaller ones have lost their digits.
+            Below the floor a log-ratio stays put.
 
     Raises:
         BadInput: The oracle answers labels or log-ratios already, or there is no such class.
@@ -112,11 +113,13 @@ class LogRatios(OracleWrapper):
         if not 0 <= reference <= last:
             raise BadInput(f"reference must be a class from 0 to {last}; got {reference}")
         info = np.finfo(oracle.dtype)
-        rounded = oracle.resolution > 4 * info.eps
-        self.floor = floor if floor is not None else oracle.resolution / 2 if rounded else float(info.tiny)
+        least = float(np.finfo(np.float16).tiny) if oracle.mantissa == HALF else float(info.tiny)
+        # Below half of a fixed step, or of the noise, nothing is left of a probability.
+        coarse = max(oracle.step, oracle.noise) / 2
+        self.floor = floor if floor is not None else min(max(coarse, least), 0.25)
         if not 0 < self.floor < 0.5:
             raise BadInput(f"floor must lie between 0 and 0.5; got {self.floor:g}")
-        self.ceiling = 1 - (self.floor if rounded else float(info.epsneg))
+        self.ceiling = 1 - min(max(coarse, 2.0**-oracle.mantissa), 0.25)
         several = oracle.m > 1
         # One of two probabilities is often made as 1 minus the other: near 1 it keeps few digits of that.
         widest = -np.log(self.floor) if oracle.m > 2 else -np.log(info.eps) / 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,13 @@ def as_oracle(
         BadInput: Nothing that can be asked, or an option that does not fit; nothing was asked.
         BudgetExceeded: The budget is less than the first look costs.
         SourceError: The model cannot be loaded or does not answer in a usable way.
-        UnsteadyAnswers: The same question got two different answers.
+        UnsteadyAnswers: The same question got two different answers, by chance or because others were asked with it.
 
-    Queries: `8`: four points, twice. None for an oracle.
+    Queries: `8`: four points, together and then in other company; 2 more for each that gets NaN, 60 or 252
+        where answers look sorted, 16 where they look like counts. None for an oracle.
     """
     require_answers(answers)
-    within = box(within)
-    grid = require_grid(grid, within)
+    grid = require_grid(grid, box(within))
     if isinstance(source, Oracle):
         return _around(source, within, grid, budget, store, answers)
     chosen = source_of(source, None if shape is None else _shape(shape), answers)
@@ -86,13 +87,30 @@ def as_oracle(
         dtype=look.dtype,
         classes=getattr(chosen, "classes", None) or look.classes,
         scale=look.scale,
+        mantissa=look.digits.mantissa,
+        step=look.digits.step,
+        canary=look.canary,
         seen=look.digest,
     )
+    oracle.noise, oracle.signal, oracle.ordered = look.noise, look.signal, look.ordered
+    oracle.in_steps = str(getattr(chosen, "in_steps", ""))
+    oracle.notes = look.notes + _notes_on(oracle)
+    if look.assumed:
+        warnings.warn(f"{oracle.name}: {look.assumed}", stacklevel=2)
     if look.kind == "probabilities":
         oracle = LogRatios(oracle, reference=look.reference)
     if answers == "labels" and look.kind != "labels":
         oracle = LabelsOnly(oracle, threshold=(0.5 if look.unit else 0.0) if look.m == 1 else None)
     return oracle
+
+
+def _notes_on(oracle: Oracle) -> tuple[str, ...]:
+    if not oracle.in_steps:
+        return ()
+    return (
+        f"answers come in steps ({oracle.in_steps}), without a slope anywhere: ask for labels (answers='labels', "
+        "--answers labels), or for scores before the steps",
+    )
 
 
 def source_of(source: Any, shape: tuple[int, ...] | None = None, answers: str = "auto") -> Source:

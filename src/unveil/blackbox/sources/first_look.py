@@ -8,14 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unveil.blackbox.answers import NAMES, label_of, labels, raw_answers, require_finite, values
-from unveil.blackbox.domain import Within, legal
+from unveil.blackbox.answers import NAMES, label_of, labels, values
+from unveil.blackbox.canary import Canary
+from unveil.blackbox.digits import Digits, bits_of, digits_of
+from unveil.blackbox.domain import DOUBLE, SINGLE, Within
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Source, float_dtype
+from unveil.blackbox.sources import remarks
+from unveil.blackbox.sources.known_questions import POINTS, Asking, KnownQuestions
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
-POINTS = 4
-QUERIES = 2 * POINTS
+# How far answers to one question may be apart when it is asked in other company, in units of the last digit of the
+# largest answer: libraries add up a batch in another order than a single question, and deep networks make more of it.
+COMPANY = {"float64": 1e6, "float32": 1e4}
 
 
 @dataclass(frozen=True)
@@ -27,22 +32,36 @@ class FirstLook:
         kind: "values", "probabilities" (rows of at least two non-negative numbers that sum to 1) or "labels".
         resolution: Relative rounding of the answers, or their relative spread if that is larger.
         dtype: The precision in which questions are safely asked: float32 if the answers come in it.
+        canary: The questions and their answers, to be asked again.
+        digits: How the answers are rounded.
         classes: Names of the labels seen, by their number; None if they are numbers already.
         digest: A digest of the answers; empty if they may differ from one time to the next.
         reference: The output whose smallest answer was largest: of probabilities, the safest to divide by.
         scale: Size of the largest answer; 1 if all are 0.
         unit: Whether all answers lie in [0, 1].
+        noise: Standard deviation of one answer; 0 where answers to one question do not differ.
+        signal: Standard deviation of the answers over different questions, the largest of all outputs.
+        ordered: "falling" or "rising" where every row comes sorted, else "".
+        notes: What was seen and what to do about it.
+        assumed: What was made of answers that leave it open, and how to change it; also among the notes.
     """
 
     m: int
     kind: str
     resolution: float
     dtype: np.dtype[np.floating]
-    classes: dict[int, str] | None
-    digest: str
+    canary: Canary
+    digits: Digits
+    classes: dict[int, str] | None = None
+    digest: str = ""
     reference: int = 0
     scale: float = 1.0
     unit: bool = False
+    noise: float = 0.0
+    signal: float = 0.0
+    ordered: str = ""
+    notes: tuple[str, ...] = ()
+    assumed: str = ""
 
 
 def first_look(
@@ -53,7 +72,7 @@ def first_look(
     answers: str = "auto",
     noisy: bool = False,
 ) -> FirstLook:
-    """Ask four different legal points, twice.
+    """Ask four different legal points twice, in different company.
 
     Args:
         source: What is asked.
@@ -65,75 +84,90 @@ def first_look(
 
     Raises:
         BudgetExceeded: The budget is less than eight.
+        MissingAnswers: More than half of the answers are NaN or infinite.
         SourceError: The answers cannot be used as `answers`.
         UnsteadyAnswers: Two answers to one question differ, and `noisy` is false.
 
-    Queries: `8`
+    Queries: `8`; 2 more for each answer that was missing, 60 or 252 where answers look sorted, 16 where they look like
+        counts, 4 to tell why answers are unsteady
     """
-    x = _probe_points(source, within, grid)
-    ledger.charge(QUERIES)
-    first, second = raw_answers(source, x, ledger), raw_answers(source, x, ledger)
-    name = source.name
-    if first.shape != second.shape:
-        raise UnsteadyAnswers(
-            f"{name} answered the same {POINTS} questions with shape {first.shape} and then {second.shape}; "
-            "it must answer every batch with the same number of outputs per question"
-        )
-    if first.shape[1] == 0:
-        raise SourceError(f"{name} answered with no outputs at all; expected at least one number per question")
+    asking = Asking(source, ledger, within, grid)
+    known = asking.twice()
+    first, name = known.first, source.name
+    assumed = ""
     if answers == "labels" and not _is_names(first):
         # Integers are labels as they are; anything else is a value that LabelsOnly turns into one.
         kind = "labels" if first.shape[1] == 1 and _whole(first) else "values"
     elif answers == "auto":
         kind = _kind(first)
+        if kind == "labels" and first.dtype.kind in "iu" and getattr(source, "classes", None) is None:
+            counts = remarks.are_counts(first, asking)
+            kind = "values" if counts else "labels"
+            assumed = remarks.whole_numbers(counts)
     else:
         kind = answers
     if kind == "labels":
-        return _look_at_labels(first, second, name, noisy, float_dtype(source.dtype))
-    a, b = values(first, name), values(second, name)
-    if kind == "probabilities" and (min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1):
-        raise SourceError(
-            f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
-            "pass answers='values'"
-        )
-    if kind == "probabilities" and a.shape[1] > 1 and not _sums_to_one(first, slack=0.05):
-        sums = a.sum(axis=1)
-        raise SourceError(
-            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes "
-            "that exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass "
-            "answers='values'"
-        )
-    require_finite(a, x, name)
-    require_finite(b, x, name)
+        return _look_at_labels(known, asking, noisy, assumed)
+    a, b = values(first, name), values(known.second, name)
+    if kind == "probabilities":
+        _require_probabilities(first, a, b, name)
     size = float(np.abs(a).max())
+    dtype, digits = _digits(a, first.dtype, source)
+    eps = float(np.finfo(dtype).eps)
     spread = float(np.abs(a - b).max())
-    dtype, resolution = _rounding(a, first.dtype, float_dtype(source.dtype))
-    if not noisy and spread > 16 * max(resolution, float(np.finfo(dtype).eps)) * size:
+    usual = max(COMPANY[dtype.name] * eps * size, 16 * math.ldexp(size, -digits.mantissa), 1.01 * digits.step)
+    if not noisy and spread > usual:
         raise UnsteadyAnswers(
-            f"{name} answered the same questions differently (by up to {spread:.2g}, answers reach {size:.2g}); "
-            "switch off whatever is random in it (dropout, sampling, batch statistics), or pass noisy=True"
+            f"{name} answered the same questions differently when one was asked alone and the others in another order "
+            f"(by up to {spread:.2g}, answers reach {size:.2g}); {asking.why_unsteady(known)}"
         )
-    if size > 0:
-        resolution = max(resolution, spread / size)
+    resolution = max(eps, digits.relative(size))
+    noise = 0.0
+    if spread > 16 * resolution * size:  # more than the last digit, which differs with the order of summation
+        resolution = spread / size
+        noise = float(np.sqrt(np.mean((a - b) ** 2, axis=0) / 2).max())
+    signal = float(np.sqrt(np.maximum(((a + b) / 2).var(axis=0) - noise**2 / 2, 0)).max())
+    unit = bool(a.min() >= 0 and a.max() <= 1)
+    notes = [assumed] if assumed else []
+    notes += remarks.of_digits(digits)
+    if unit and (kind == "probabilities" or answers != "labels"):
+        notes += remarks.of_probabilities(a, digits, kind == "probabilities")
+    if noisy:
+        notes += remarks.of_noise(signal, noise)
+    ordered, said = remarks.order_of(a, asking)
+    notes += said
     return FirstLook(
         m=a.shape[1],
         kind=kind,
         resolution=resolution,
         dtype=dtype,
-        classes=None,
+        canary=Canary(known.x, a, max(noise, resolution * size), noisy),
+        digits=digits,
         digest="" if noisy else _digest(a),
         reference=int(a.min(axis=0).argmax()),
         scale=size or 1.0,
-        unit=bool(a.min() >= 0 and a.max() <= 1),
+        unit=unit,
+        noise=noise,
+        signal=signal,
+        ordered=ordered,
+        notes=tuple(notes),
+        assumed=assumed,
     )
 
 
-def _probe_points(source: Source, within: Within | None, grid: float | None) -> np.ndarray:
-    """Four points as a user would ask them, always the same."""
-    rng = np.random.default_rng(8)
-    size = (POINTS, math.prod(source.shape))
-    x = rng.standard_normal(size) if within is None else rng.uniform(*within, size=size)
-    return legal(x, within, grid, float_dtype(source.dtype))
+def _require_probabilities(first: np.ndarray, a: np.ndarray, b: np.ndarray, name: str) -> None:
+    if min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1:
+        raise SourceError(
+            f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
+            "pass answers='values' (--answers values)"
+        )
+    if a.shape[1] > 1 and not _sums_to_one(first, slack=0.05):
+        sums = a.sum(axis=1)
+        raise SourceError(
+            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes "
+            "that exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass "
+            "answers='values' (--answers values)"
+        )
 
 
 def _is_names(y: np.ndarray) -> bool:
@@ -155,65 +189,45 @@ def _kind(y: np.ndarray) -> str:
 def _sums_to_one(y: np.ndarray, slack: float) -> bool:
     """Whether rows sum to 1, as exactly as their decimals allow: some interfaces give no more than two."""
     z = y.astype(np.float64)
-    places = _decimals(z, y.dtype)
-    allowed = 0.0 if places is None else 0.5 * y.shape[1] * 10.0**-places
+    digits = digits_of(z, bits_of(y.dtype, z))
+    allowed = max(0.5 * y.shape[1] * digits.step, 1.5 * 2.0**-digits.mantissa)
     return bool(np.abs(z.sum(axis=1) - 1).max() <= max(allowed, slack))
 
 
-def _look_at_labels(
-    first: np.ndarray, second: np.ndarray, name: str, noisy: bool, dtype: np.dtype[np.floating]
-) -> FirstLook:
-    a, b = labels(first, name), labels(second, name)
+def _look_at_labels(known: KnownQuestions, asking: Asking, noisy: bool, assumed: str) -> FirstLook:
+    name, dtype = asking.source.name, float_dtype(asking.source.dtype)
+    a, b = labels(known.first, name), labels(known.second, name)
     if not noisy and (a != b).any():
         raise UnsteadyAnswers(
-            f"{name} gave {int((a != b).sum())} of {POINTS} questions another label the second time; "
-            "switch off whatever is random in it, or pass noisy=True"
+            f"{name} gave {int((a != b).sum())} of {POINTS} questions another label when one was asked alone and the "
+            f"others in another order; {asking.why_unsteady(known)}"
         )
-    classes = {label_of(v): str(v) for v in first[:, 0]} if _is_names(first) else None
-    return FirstLook(1, "labels", float(np.finfo(dtype).eps), dtype, classes, "" if noisy else _digest(a))
+    classes = {label_of(v): str(v) for v in known.first[:, 0]} if _is_names(known.first) else None
+    return FirstLook(
+        m=1,
+        kind="labels",
+        resolution=float(np.finfo(dtype).eps),
+        dtype=dtype,
+        canary=Canary(known.x, a, 0.0, noisy),
+        digits=Digits(DOUBLE),
+        classes=classes,
+        digest="" if noisy else _digest(a),
+        notes=(assumed,) if assumed else (),
+        assumed=assumed,
+    )
 
 
 def _digest(y: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=8).hexdigest()
 
 
-def _rounding(
-    y: np.ndarray, answered: np.dtype[np.generic], asked: np.dtype[np.floating]
-) -> tuple[np.dtype[np.floating], float]:
-    """The precision to ask in, and the relative rounding of the answers."""
-    single = answered in (np.float32, np.float16) or asked == np.float32 or _single(y)
-    dtype: np.dtype[np.floating] = np.dtype(np.float32 if single else np.float64)
-    resolution = float(np.finfo(np.float16 if answered == np.float16 else dtype).eps)
-    places = _decimals(y, dtype)
-    size = float(np.abs(y).max())
-    if places is not None and size > 0:
-        resolution = max(resolution, 10.0**-places / size)
-    return dtype, resolution
-
-
-def _single(y: np.ndarray) -> bool:
-    """Whether float64 answers were computed in float32: all of them fit, and one needs most of its 24 bits."""
-    z = y.astype(np.float32)
-    with np.errstate(over="ignore"):
-        short = (z.view(np.uint32) & np.uint32(0xFFF)) == 0
-    return bool((z.astype(np.float64) == y).all()) and not bool(short.all())
-
-
-def _decimals(y: np.ndarray, dtype: np.dtype[np.generic]) -> int | None:
-    """Decimal places to which the answers are rounded; None if they are not, or if too few differ to tell.
-
-    A generic float64 needs 16 or 17 digits and a float32 8 or 9; two or more that need at most 12 (5), are no accident.
-    """
-    few = 12 if dtype == np.float64 else 5
-    short = np.float64 if dtype == np.float64 else np.float32
-    seen = np.unique(np.abs(y[y != 0]))
-    if len(seen) < 2:
-        return None
-    texts = [np.format_float_scientific(short(v), trim="-").split("e") for v in seen[:64]]
-    digits = [len(mantissa.replace(".", "")) for mantissa, _ in texts]
-    if max(digits) > few:
-        return None
-    return max(count - 1 - int(exponent) for count, (_, exponent) in zip(digits, texts, strict=True))
+def _digits(y: np.ndarray, answered: np.dtype[np.generic], source: Source) -> tuple[np.dtype[np.floating], Digits]:
+    """The precision to ask in, and how the answers are rounded."""
+    if answered.kind in "iub":
+        return float_dtype(source.dtype), Digits(DOUBLE, 1.0)
+    bits = min(bits_of(answered, y), getattr(source, "answer_bits", DOUBLE))
+    single = bits <= SINGLE or float_dtype(source.dtype) == np.float32
+    return np.dtype(np.float32 if single else np.float64), digits_of(y, bits)
 
 
 def require_answers(answers: str) -> None:

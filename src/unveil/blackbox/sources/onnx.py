@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
+from unveil.blackbox.domain import DOUBLE, HALF
 from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.onnx_batch import Signature, batched, signature
 from unveil.blackbox.sources.onnx_file import in_single_precision, read_model
@@ -36,6 +37,7 @@ class OnnxSource:
 
     Attributes:
         looped: Whether questions go out one by one.
+        in_steps: Why answers have no slope anywhere; empty if nothing in the file says so.
 
     Raises:
         SourceError: The file cannot be read, is not valid, or cannot be run.
@@ -70,6 +72,9 @@ class OnnxSource:
             single = self._session(model)
         self.kind = np.dtype(_NUMPY[self.signature.kind])
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if self.kind == np.float64 else np.float32)
+        self.input_bits = HALF if self.kind == np.float16 else DOUBLE
+        trees = sorted({node.op_type for node in model.graph.node if node.op_type.startswith("TreeEnsemble")})
+        self.in_steps = "decision trees" if trees else ""
         self.shape = self.signature.shape
         self._sent = 0
         self._rows = max(1, LARGEST_INSIDE // max(1, widest // (self.signature.batch or 1)))

@@ -21,6 +21,7 @@ class SklearnSource:
 
     Attributes:
         classes: The name of each label, where there are classes.
+        in_steps: Why answers have no slope anywhere (trees, votes of neighbours); empty for other estimators.
 
     Raises:
         BadInput: Not fitted, or it has nothing that answers like this.
@@ -38,6 +39,7 @@ class SklearnSource:
         names = getattr(estimator, "classes_", None)
         self.names = None if names is None or isinstance(names, list) else np.asarray(names)
         self.classes = None if self.names is None else {i: str(name) for i, name in enumerate(self.names)}
+        self.in_steps = _steps(estimator)
         self._sent = 0
 
     def answer(self, x: Questions) -> np.ndarray:
@@ -58,6 +60,23 @@ class SklearnSource:
     def fingerprint(self) -> str:
         # What the estimator was fitted to shows in its first answers, which are part of every oracle's fingerprint.
         return f"sklearn {self.name}.{self.method} {self.shape}"
+
+
+def _steps(estimator: Any) -> str:
+    """Why the answers of an estimator jump: it is a tree, made of trees alone, or counts neighbours."""
+    inner = getattr(estimator, "best_estimator_", None) or getattr(estimator, "final_estimator_", None)
+    if inner is None and isinstance(getattr(estimator, "steps", None), list):
+        inner = estimator.steps[-1][1]
+    if inner is not None:
+        return _steps(inner)
+    if hasattr(estimator, "tree_") or hasattr(estimator, "_predictors"):
+        return "decision trees"
+    members = list(np.ravel(np.asarray(getattr(estimator, "estimators_", []), dtype=object)))
+    if members and all(hasattr(member, "tree_") for member in members):
+        return "decision trees"
+    if type(estimator).__name__.startswith("KNeighbors") and getattr(estimator, "weights", "") == "uniform":
+        return "votes of neighbours"
+    return ""
 
 
 def _method(estimator: Any, answers: str) -> str:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
+from unveil.blackbox.domain import DOUBLE, HALF
 from unveil.blackbox.source import Questions
 from unveil.outcome import BadInput, SourceError
+
+_HALF_BITS = {"torch.float16": HALF, "torch.bfloat16": 8}
 
 
 class TorchSource:
     """A `torch.nn.Module`, also a TorchScript one.
 
-    The module is put into eval mode for every batch and left as it was found.
+    The module is put into eval mode for every batch and left as it was found. One in half precision gets questions
+    that it can hold, and its answers keep the resolution they have.
 
     Args:
         module: Takes a tensor (N, *shape), gives a tensor whose first axis is N.
@@ -36,6 +40,9 @@ class TorchSource:
         weights = [p for p in module.parameters() if p.is_floating_point()]
         weights += [b for b in module.buffers() if b.is_floating_point()]
         self.kind = weights[0].dtype if weights else torch.get_default_dtype()
+        # float16 has 11 bits of mantissa, bfloat16 8: questions are rounded to what the module really gets.
+        self.input_bits = _HALF_BITS.get(str(self.kind), DOUBLE)
+        self.answer_bits = DOUBLE
         self.device = weights[0].device if weights else torch.device("cpu")
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64 if self.kind == torch.float64 else np.float32)
         self.shape = shape if shape is not None else self._linear_inputs()
@@ -76,7 +83,8 @@ class TorchSource:
                 "pass a module (or a function) that picks the tensor to be looked at"
             )
         y = y.detach().cpu()
-        half = y.dtype in (torch.bfloat16, torch.float16)
+        half = str(y.dtype) in _HALF_BITS
+        self.answer_bits = _HALF_BITS.get(str(y.dtype), DOUBLE)
         return np.asarray((y.to(torch.float32) if half else y).numpy())
 
     def attempts(self) -> int:

@@ -1,0 +1,141 @@
+"""The first questions: asked together, then one alone and the others in another order: company must not matter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unveil.blackbox.answers import NAMES, SourceRaised, missing, raw_answers, values
+from unveil.blackbox.domain import Within, legal
+from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.source import Questions, Source, float_dtype
+from unveil.outcome import MissingAnswers, SourceError, UnsteadyAnswers
+
+POINTS = 4
+QUERIES = 2 * POINTS
+# How often points without an answer are replaced.
+REPLACED = 3
+
+
+@dataclass(frozen=True)
+class KnownQuestions:
+    """A few points and what was answered, twice.
+
+    Attributes:
+        x: (4, n), the questions.
+        first: (4, m) of any type, the answers to all four together.
+        second: The same, where the first question was asked alone and the others in another order.
+    """
+
+    x: Questions
+    first: np.ndarray
+    second: np.ndarray
+
+
+class Asking:
+    """The points of a first look, always the same ones, and the source that answers them.
+
+    Args:
+        source: What is asked.
+        ledger: Charged before anything is asked.
+        within: The legal box.
+        grid: The legal step.
+    """
+
+    def __init__(self, source: Source, ledger: Ledger, within: Within | None, grid: float | None) -> None:
+        self.source, self.ledger, self.within, self.grid = source, ledger, within, grid
+        self._rng = np.random.default_rng(8)
+
+    def points(self, count: int) -> Questions:
+        """Points as a user would ask them."""
+        size = (count, math.prod(self.source.shape))
+        x = self._rng.standard_normal(size) if self.within is None else self._rng.uniform(*self.within, size=size)
+        return self.legal(x)
+
+    def legal(self, x: np.ndarray) -> Questions:
+        """The legal points nearest to x."""
+        return legal(
+            x, self.within, self.grid, float_dtype(self.source.dtype), getattr(self.source, "input_bits", None)
+        )
+
+    def ask(self, x: Questions) -> np.ndarray:
+        """Answers of any type, charged."""
+        self.ledger.charge(len(x))
+        return raw_answers(self.source, x, self.ledger)
+
+    def twice(self) -> KnownQuestions:
+        """Four points, twice: together, then the first alone and the rest in reverse. Missing answers are replaced.
+
+        Raises:
+            BudgetExceeded: The budget is too small.
+            MissingAnswers: More than half of what was asked got NaN or infinity.
+            SourceError: The source failed.
+            UnsteadyAnswers: Alone, a question gets another number of outputs, or none.
+
+        Queries: `8`, and 2 for each point that is replaced
+        """
+        x = self.points(POINTS)
+        name = self.source.name
+        self.ledger.charge(QUERIES)
+        first = raw_answers(self.source, x, self.ledger)
+        try:
+            alone = raw_answers(self.source, x[:1], self.ledger)
+            rest = raw_answers(self.source, x[:0:-1], self.ledger)
+        except SourceRaised as error:
+            raise UnsteadyAnswers(
+                f"{name} answered {POINTS} questions together, but failed when one was asked alone: {error}"
+            ) from error
+        for other in (alone, rest):
+            if other.shape[1] != first.shape[1]:
+                raise UnsteadyAnswers(
+                    f"{name} answered the same questions with {first.shape[1]} and then with {other.shape[1]} outputs; "
+                    "it must answer every batch with the same number of outputs per question"
+                )
+        if first.shape[1] == 0:
+            raise SourceError(f"{name} answered with no outputs at all; expected at least one number per question")
+        second = np.concatenate([alone, rest[::-1]])
+        return KnownQuestions(*self._without_missing(x, first, second))
+
+    def _without_missing(
+        self, x: Questions, first: np.ndarray, second: np.ndarray
+    ) -> tuple[Questions, np.ndarray, np.ndarray]:
+        if first.dtype.kind != "f" or second.dtype.kind != "f":
+            return x, first, second
+        first, second = first.copy(), second.copy()
+        asked = lost = 0
+        for replacing in range(REPLACED + 1):
+            gone = np.flatnonzero(_gone(first, self.source.name) | _gone(second, self.source.name))
+            if not len(gone):
+                break
+            asked, lost = asked + POINTS if not replacing else asked, lost + len(gone)
+            if lost > POINTS // 2 or replacing == REPLACED:
+                reached = float(np.abs(x[gone]).max())
+                every = ", unless its weights themselves are not finite" if len(gone) == POINTS else ""
+                raise MissingAnswers(
+                    f"{self.source.name} answered {lost} of {asked} questions with NaN or infinity; inputs there reach "
+                    f"{reached:.3g} in size: pass within=(low, high) to stay where it is defined{every}"
+                )
+            self.ledger.missing += 2 * len(gone)
+            x[gone] = self.points(len(gone))
+            first[gone], second[gone] = self.ask(x[gone]), self.ask(x[gone][::-1])[::-1]
+            asked += len(gone)
+        return x, first, second
+
+    def why_unsteady(self, known: KnownQuestions) -> str:
+        """Whether chance or company made two answers differ, by asking the first batch once more if there is budget."""
+        chance = "switch off whatever is random in it (dropout, sampling), or pass noisy=True"
+        company = (
+            "the answer to a question depends on which others are asked with it: switch off batch statistics (eval "
+            "mode) and whatever else is computed over a batch, or pass a function that asks one question at a time"
+        )
+        if self.ledger.left < POINTS:
+            return f"{chance}; or {company}"
+        again = self.ask(known.x)
+        same = again.shape == known.first.shape and bool((again == known.first).all())
+        return company if same else chance
+
+
+def _gone(y: np.ndarray, name: str) -> np.ndarray:
+    return np.zeros(len(y), dtype=bool) if y.dtype.kind in NAMES else missing(values(y, name))

@@ -1,0 +1,483 @@
+"""What the first look tells of an unknown model, and that it says nothing of ordinary ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.blackbox import domain
+from unveil.blackbox.digits import Digits, bits_of, digits_of
+from unveil.blackbox.sources.sklearn import SklearnSource
+
+
+def network(rng: np.random.Generator, sizes: tuple[int, ...] = (6, 9, 4)) -> Any:
+    return relu_net(random_weights(list(sizes), rng, bias=1.0))
+
+
+def brain(x: np.ndarray, bits: int) -> np.ndarray:
+    """Rounded to so many bits of mantissa."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits)
+
+
+# digits
+
+ROUNDED = {
+    "float64": (lambda y: y, 53, 0.0),
+    "float32": (lambda y: y.astype(np.float32), 24, 0.0),
+    "float32 in float64": (lambda y: y.astype(np.float32).astype(float), 24, 0.0),
+    "float16": (lambda y: y.astype(np.float16), 11, 0.0),
+    "float16 in float64": (lambda y: y.astype(np.float16).astype(float), 11, 0.0),
+    "bfloat16 in float32": (lambda y: brain(y, 8).astype(np.float32), 8, 0.0),
+    "14 bits": (lambda y: brain(y, 14), 14, 0.0),
+    "20 bits": (lambda y: brain(y, 20), 20, 0.0),
+    "two decimals": (lambda y: np.round(y, 2), 53, 0.01),
+    "four decimals in float32": (lambda y: np.round(y, 4).astype(np.float32), 24, 1e-4),
+    "64ths": (lambda y: np.round(y * 64) / 64, 53, 1 / 64),
+    "0.0371": (lambda y: np.round(y / 0.0371) * 0.0371, 53, 0.0371),
+    "0.0371 in float32": (lambda y: (np.round(y / 0.0371) * 0.0371).astype(np.float32), 24, 0.0371),
+    "0.0371 and an offset": (lambda y: np.round(y / 0.0371) * 0.0371 + math.pi, 53, 0.0371),
+    "whole": (lambda y: np.round(100 * y), 53, 1.0),
+    "six significant digits": (lambda y: np.array([[float(f"{v:.5e}") for v in row] for row in y]), 17, 0.0),
+}
+
+
+@pytest.mark.parametrize("kind", ROUNDED)
+def test_digits_are_read_from_four_answers_of_three_outputs(kind: str, rng: np.random.Generator) -> None:
+    rounded, mantissa, step = ROUNDED[kind]
+    right = 0
+    for _ in range(60):
+        y = rounded(np.exp(rng.normal()) * 3 * rng.standard_normal((4, 3)))
+        found = digits_of(y.astype(float), bits_of(y.dtype, y.astype(float)))
+        right += found.mantissa == mantissa and abs(found.step - step) <= 1e-4 * step
+    # A few sets of answers happen to share a factor, or to leave a bit unused.
+    assert right >= 50
+
+
+def test_unrounded_answers_are_never_called_rounded(rng: np.random.Generator) -> None:
+    for dtype, mantissa in ((np.float64, 53), (np.float32, 24)):
+        for m in (1, 2, 5):
+            for _ in range(70):
+                y = rng.standard_normal((4, m)).astype(dtype)
+                assert digits_of(y.astype(float), bits_of(y.dtype, y.astype(float))) == Digits(mantissa)
+
+
+def test_few_or_saturated_answers_tell_no_step() -> None:
+    for y in ([[1.0], [0.9999999], [5e-13], [4e-8]], [[1.0, 0.0]] * 4, [[0.0]] * 4, [[math.pi]] * 4):
+        column = np.array(y)
+        assert digits_of(column.astype(np.float32).astype(float), 24) == Digits(24)
+
+
+@pytest.mark.parametrize("kind", ["two decimals", "64ths", "0.0371", "bfloat16 in float32", "float16 in float64"])
+def test_rounding_is_the_standard_deviation_of_what_rounding_changed(kind: str, rng: np.random.Generator) -> None:
+    rounded = ROUNDED[kind][0]
+    net = network(rng)
+    oracle = uv.as_oracle(lambda x: rounded(net(x)), 6)
+    x = oracle.sample(400, rng)
+    y = oracle(x)
+    off = (y - net(x)) / oracle.rounding(y)
+    assert 0.9 < np.sqrt(np.mean(off**2)) < 1.1
+    assert oracle.notes
+
+
+def test_rounding_is_carried_through_log_ratios(rng: np.random.Generator) -> None:
+    net = network(rng, (6, 9, 5))
+    exact = uv.LogRatios(uv.as_oracle(lambda x: special.softmax(net(x), axis=1), 6, answers="values"), reference=0)
+    coarse = uv.LogRatios(
+        uv.as_oracle(lambda x: np.round(special.softmax(net(x), axis=1), 5), 6, answers="values"), reference=0
+    )
+    x = exact.sample(400, rng)
+    y = coarse(x)
+    clear = (coarse.probabilities(y) > 1e-3).all(axis=1)
+    assert clear.sum() > 100
+    off = (y - exact(x))[clear] / coarse.rounding(y)[clear]
+    assert 0.85 < np.sqrt(np.mean(off**2)) < 1.15
+
+
+@pytest.mark.parametrize("digits", [1, 3])
+def test_the_wrapper_that_rounds_says_what_a_rounding_model_would(digits: int, rng: np.random.Generator) -> None:
+    net = network(rng)
+    outside = uv.Rounded(uv.as_oracle(net, 6), digits)
+    inside = uv.as_oracle(lambda x: np.round(net(x), digits), 6)
+    assert outside.step == pytest.approx(inside.step)
+    y = outside(outside.sample(50, rng))
+    assert np.allclose(outside.rounding(y), inside.rounding(y))
+
+
+@pytest.mark.parametrize(("name", "bits"), [("float16", 11), ("bfloat16", 8)])
+def test_torch_half_modules_keep_their_resolution_and_their_questions(
+    name: str, bits: int, rng: np.random.Generator
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).to(getattr(torch, name))
+    oracle = uv.as_oracle(module, within=(-1, 2))
+    assert (oracle.mantissa, oracle.input_bits) == (bits, bits)
+    assert 2.0**-bits <= oracle.resolution <= 2.0 ** (3 - bits)
+    x = oracle.sample(50, rng)
+    # What was asked is what the module got.
+    got = torch.from_numpy(x).to(getattr(torch, name)).double().numpy()
+    assert np.array_equal(got, x)
+    assert x.min() >= -1
+    assert x.max() <= 2
+
+
+@pytest.mark.parametrize("bits", [53, 24, 11, 8])
+def test_numbers_of_few_bits_stay_inside_any_box(bits: int, rng: np.random.Generator) -> None:
+    low = np.concatenate([rng.standard_normal(20), [0.0, 1e-30, -1e-30]])
+    high = low + np.exp(rng.uniform(-1, 3, len(low)))
+    x = low + (high - low) * rng.uniform(-0.2, 1.2, (200, len(low)))
+    dtype = np.dtype(np.float64 if bits == 53 else np.float32)
+    y = domain.legal(x, (low, high), None, dtype, bits)
+    assert (y >= low).all()
+    assert (y <= high).all()
+    assert np.array_equal(domain.held(y, bits), y)
+    inside = np.clip(x, low, high)
+    assert (np.abs(y - inside) <= 2.0 ** (1 - bits) * np.abs(inside) + (1e-7 if bits == 11 else 1e-37)).all()
+
+
+def test_onnx_trees_and_quantised_models(tmp_path: Path, rng: np.random.Generator) -> None:
+    onnx = pytest.importorskip("onnx")
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    from onnx import helper, numpy_helper
+
+    W, V = (rng.standard_normal(shape).astype(np.float32) / 3 for shape in ((10, 16), (16, 3)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["h"]),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("MatMul", ["a", "V"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", 1, ["N", 10])],
+        [helper.make_tensor_value_info("y", 1, ["N", 3])],
+        [numpy_helper.from_array(W, "W"), numpy_helper.from_array(V, "V")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "plain.onnx")
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.rows = iter(rng.standard_normal((40, 1, 10)).astype(np.float32))
+
+        def get_next(self) -> Any:
+            row = next(self.rows, None)
+            return None if row is None else {"x": row}
+
+    quantization.quantize_static(str(tmp_path / "plain.onnx"), str(tmp_path / "int8.onnx"), Reader())
+    plain = uv.as_oracle(tmp_path / "plain.onnx")
+    assert (plain.step, plain.mantissa, plain.notes) == (0, 24, ())
+    small = uv.as_oracle(tmp_path / "int8.onnx")
+    # Its last operation gives 256 levels, so that answers are multiples of one step (or of a few).
+    assert small.step > 1e-3
+    y = small(small.sample(200, rng))
+    levels = y / small.step
+    assert np.abs(levels - np.round(levels)).max() < 0.51
+    assert "multiples" in small.notes[0]
+
+
+# company
+
+
+def test_batch_statistics_are_refused() -> None:
+    W = np.random.default_rng(0).standard_normal((3, 12))
+    for f in (
+        lambda x: np.tanh((x - x.mean(0)) / (x.std(0) + 1e-12) @ W.T),
+        lambda x: np.tanh(x / np.abs(x).max() @ W.T),
+        lambda x: np.cumsum(x @ W.T, axis=0),
+        lambda x: x @ W.T + 1e-3 * len(x),
+    ):
+        with pytest.raises(uv.UnsteadyAnswers, match="which others are asked with it"):
+            uv.as_oracle(f, 12)
+
+
+def test_labels_that_depend_on_company_are_refused() -> None:
+    with pytest.raises(uv.UnsteadyAnswers, match="which others are asked with it"):
+        uv.as_oracle(lambda x: np.argsort(np.argsort(x[:, 0])), 3, answers="labels")
+
+
+def test_batch_norm_in_train_mode_is_refused_and_in_eval_mode_is_not() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(x).float()).detach().numpy()
+
+    net.train()
+    with pytest.raises(uv.UnsteadyAnswers, match="alone"):  # torch itself refuses a batch of one
+        uv.as_oracle(ask, 6)
+    uv.as_oracle(net)  # a module is asked in eval mode
+    net.eval()
+    uv.as_oracle(ask, 6)
+    stateless = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8, track_running_stats=False))
+    with pytest.raises(uv.UnsteadyAnswers):
+        uv.as_oracle(stateless)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_another_order_of_summation_is_no_company(dtype: Any, rng: np.random.Generator) -> None:
+    net = network(rng, (40, 60, 3))
+
+    def flipped(x: np.ndarray) -> np.ndarray:
+        y = net(x).astype(dtype)
+        return (y + (1e3 * np.finfo(dtype).eps * np.abs(y).max() * rng.standard_normal(y.shape))).astype(dtype)
+
+    oracle = uv.as_oracle(flipped, 40)
+    # What company changes is part of what answers can be trusted to.
+    assert oracle.resolution > 50 * np.finfo(dtype).eps
+    assert oracle.unchanged()
+
+
+# sorted scores, whole numbers, probabilities, noise, steps
+
+
+@pytest.mark.parametrize("m", [5, 20])
+@pytest.mark.parametrize("falling", [True, False])
+def test_sorted_scores_are_positions(m: int, falling: bool, rng: np.random.Generator) -> None:
+    net = network(rng, (6, 12, m))
+
+    def ranked(x: np.ndarray) -> np.ndarray:
+        p = np.sort(special.softmax(net(x), axis=1), axis=1)
+        return p[:, ::-1] if falling else p
+
+    oracle = uv.as_oracle(ranked, 6)
+    assert oracle.ordered == ("falling" if falling else "rising")
+    y = oracle(oracle.sample(3, rng))
+    for verb in (oracle.predictions, oracle.probabilities):
+        with pytest.raises(uv.BadInput, match="positions, not classes"):
+            verb(y)
+    for refused in (lambda: uv.LabelsOnly(oracle), lambda: uv.as_oracle(ranked, 6, answers="labels")):
+        with pytest.raises(uv.BadInput, match="sorted"):
+            refused()
+    oracle.ordered = ""
+    oracle.predictions(y)
+
+
+def test_three_sorted_scores_are_found_or_suspected(rng: np.random.Generator) -> None:
+    found = 0
+    for _ in range(30):
+        net = network(rng, (6, 12, 3))
+        oracle = uv.as_oracle(lambda x: np.sort(net(x), axis=1), 6)  # noqa: B023
+        found += oracle.ordered == "rising"
+        assert any("sorted" in note for note in oracle.notes)
+    assert found >= 18
+
+
+def test_outputs_with_levels_of_their_own_are_classes(rng: np.random.Generator) -> None:
+    net = network(rng, (6, 12, 4))
+    oracle = uv.as_oracle(lambda x: net(x) + 1000 * np.arange(4), 6)
+    assert oracle.ordered == ""
+    assert any("all 256 questions" in note for note in oracle.notes)
+    oracle.predictions(oracle(oracle.sample(3, rng)))
+    for _ in range(40):
+        levels = rng.normal(0, 6, 3)
+        free = network(rng, (6, 12, 3))
+        assert uv.as_oracle(lambda x: special.softmax(free(x) + levels, axis=1), 6).ordered == ""  # noqa: B023
+
+
+def test_counts_are_values_and_classes_are_labels(rng: np.random.Generator) -> None:
+    w = rng.standard_normal(5)
+
+    def counts(x: np.ndarray) -> np.ndarray:
+        return np.floor(300 * np.exp(0.5 * np.tanh(x @ w))).astype(int)
+
+    with pytest.warns(UserWarning, match="answers='labels'"):
+        oracle = uv.as_oracle(counts, 5)
+    assert (oracle.answers, oracle.step) == ("values", 1)
+    W = rng.standard_normal((1000, 5))
+    with pytest.warns(UserWarning, match="answers='values'"):
+        assert uv.as_oracle(lambda x: (x @ W[:7].T).argmax(axis=1), 5).answers == "labels"
+    with pytest.warns(UserWarning, match="answers='values'"):
+        assert uv.as_oracle(lambda x: (x @ W.T).argmax(axis=1), 5).answers == "labels"
+    assert uv.as_oracle(counts, 5, answers="labels").answers == "labels"
+    assert uv.as_oracle(lambda x: (x @ W[:7].T).argmax(axis=1), 5, answers="values").answers == "values"
+
+
+def test_one_probability_is_named_and_asked_as_a_logit(rng: np.random.Generator) -> None:
+    w = rng.standard_normal(5)
+    oracle = uv.as_oracle(lambda x: special.expit(x @ w), 5)
+    assert any("answers='probabilities'" in note for note in oracle.notes)
+    logit = uv.as_oracle(lambda x: special.expit(x @ w), 5, answers="probabilities")
+    x = logit.sample(50, rng)
+    assert np.abs(logit(x)[:, 0] - x @ w).max() < 1e-11
+    assert not any("saturated" in note for note in logit.notes)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_saturated_answers_are_said_to_be(m: int, rng: np.random.Generator) -> None:
+    W = 1e4 * rng.standard_normal((m, 5))
+
+    def sure(x: np.ndarray) -> np.ndarray:
+        z = (x @ W.T).astype(np.float32)
+        return special.expit(z) if m == 1 else special.softmax(z, axis=1)
+
+    for answers in ("auto", "probabilities"):
+        assert any("saturated" in note for note in uv.as_oracle(sure, 5, answers=answers).notes)
+
+
+def test_noisy_answers_report_signal_to_noise(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((5, 8))
+    for noise in (1e-3, 0.3, 30.0):
+        oracle = uv.as_oracle(lambda x: x @ w + noise * rng.standard_normal((len(x), 8)), 5, noisy=True)  # noqa: B023
+        assert 0.5 < oracle.noise / noise < 2
+        assert oracle.signal_to_noise == pytest.approx(oracle.signal / oracle.noise)
+        assert any("signal to noise" in note for note in oracle.notes)
+        assert any("hides" in note for note in oracle.notes) == (oracle.signal_to_noise < 10)
+    assert uv.as_oracle(lambda x: x @ w, 5).signal_to_noise == np.inf
+
+
+def test_trees_and_neighbours_are_known_to_answer_in_steps(rng: np.random.Generator) -> None:
+    ensemble, linear_model = pytest.importorskip("sklearn.ensemble"), pytest.importorskip("sklearn.linear_model")
+    neighbors, pipeline = pytest.importorskip("sklearn.neighbors"), pytest.importorskip("sklearn.pipeline")
+    preprocessing, tree = pytest.importorskip("sklearn.preprocessing"), pytest.importorskip("sklearn.tree")
+    x, t = rng.standard_normal((80, 4)), rng.integers(0, 2, 80)
+    for estimator in (
+        tree.DecisionTreeRegressor(max_depth=3),
+        ensemble.RandomForestClassifier(5),
+        ensemble.GradientBoostingRegressor(n_estimators=5),
+        ensemble.HistGradientBoostingClassifier(max_iter=3),
+        neighbors.KNeighborsClassifier(3),
+        pipeline.make_pipeline(preprocessing.StandardScaler(), ensemble.ExtraTreesClassifier(5)),
+    ):
+        oracle = uv.as_oracle(estimator.fit(x, t))
+        assert oracle.in_steps
+        assert "in steps" in oracle.notes[-1]
+    assert SklearnSource(linear_model.LogisticRegression().fit(x, t)).in_steps == ""
+
+
+def test_ordinary_models_are_told_nothing_about(rng: np.random.Generator) -> None:
+    for dtype in (np.float64, np.float32):
+        for m in (1, 2, 3, 10):
+            net = network(rng, (6, 9, m))
+            for f in (lambda x: 5 + net(x).astype(dtype), lambda x: special.softmax(net(x).astype(dtype), axis=1)):  # noqa: B023
+                if m > 1 or f(np.zeros((1, 6))).max() > 1:
+                    oracle = uv.as_oracle(f, 6)
+                    assert (oracle.notes, oracle.ledger.asked, oracle.step) == ((), 8, 0)
+
+
+# missing answers
+
+
+def test_missing_answers_are_counted_and_left_out(rng: np.random.Generator) -> None:
+    net = network(rng)
+
+    def gaps(x: np.ndarray) -> np.ndarray:
+        return np.where(x[:, :1] > 2.05, np.nan, net(x))  # 2 in 100
+
+    oracle = uv.as_oracle(gaps, 6)
+    x = oracle.sample(500, rng)
+    before = oracle.ledger.missing
+    y = oracle.answered(x)
+    gone = np.isnan(y).any(axis=1)
+    assert np.array_equal(gone, x[:, 0] > 2.05)
+    assert oracle.ledger.missing - before == gone.sum() > 0
+    assert np.abs(y - net(x))[~gone].max() < 1e-12
+    with pytest.raises(uv.MissingAnswers, match="NaN"):
+        oracle(x)
+    x, y = oracle.sample_answered(300, rng)
+    assert x[:, 0].max() <= 2.05
+    assert np.abs(y - net(x)).max() < 1e-12
+    with pytest.raises(uv.MissingAnswers, match="5%"):
+        oracle.answered(np.full((200, 6), 3.0))
+
+
+def test_a_first_point_without_an_answer_is_replaced() -> None:
+    seen = []
+
+    def gap(x: np.ndarray) -> np.ndarray:
+        if not seen:
+            seen.append(x[1].copy())
+        return np.where((x == seen[0]).all(axis=1), np.inf, x @ np.array([1.0, 2, 3]))
+
+    oracle = uv.as_oracle(gap, 3)
+    assert (oracle.ledger.asked, oracle.ledger.missing) == (10, 2)
+    assert oracle.unchanged()
+    with pytest.raises(uv.MissingAnswers, match="3 of 4"):
+        uv.as_oracle(lambda x: np.where(np.arange(len(x)) > 0, np.nan, 1.0), 3)
+
+
+def test_a_missing_answer_has_no_label() -> None:
+    oracle = uv.as_oracle(lambda x: np.where(x[:, :1] > 9, np.nan, x[:, :2]), 3, answers="labels")
+    with pytest.raises(uv.MissingAnswers):
+        oracle.answered(np.array([[10.0, 0, 0], [0, 0, 0]]))
+
+
+# bounds of their own
+
+
+def test_every_input_has_bounds_of_its_own(rng: np.random.Generator) -> None:
+    low, high = np.array([0.0, -5, 1000]), np.array([1.0, 5, 3000])
+    oracle = uv.as_oracle(lambda x: x.sum(axis=1) * 1.1, 3, within=(low, high))
+    x = oracle.sample(2000, rng)
+    assert (x >= low).all()
+    assert (x <= high).all()
+    assert np.allclose(x.mean(axis=0), (low + high) / 2, rtol=0.05, atol=0.3)
+    assert np.array_equal(oracle.nearest(np.array([[9.0, 9, 9]])), [[1, 5, 1000]])
+    with pytest.raises(uv.BadInput, match="bounds of its own"):
+        oracle(np.array([[0.5, 6.0, 2000.0]]))
+    assert np.array_equal(oracle.low, low)
+    assert np.array_equal(oracle.middle, [0.5, 0, 2000])
+    room = oracle.room(np.array([[0.5, 0.0, 2000.0]] * 2), np.array([[1.0, 1, 1], [0, -2, 0]]))
+    assert np.allclose(room, [0.5, 2.5])
+    gridded = uv.as_oracle(lambda x: x.sum(axis=1) * 1.1, 3, within=(low, high), grid=0.25)
+    y = gridded.sample(100, rng)
+    assert np.array_equal((y - low) % 0.25, np.zeros_like(y))
+    # Bounds that all are alike are two numbers again, and one number stands for all.
+    assert uv.as_oracle(lambda x: x.sum(axis=1), 3, within=([0] * 3, [1] * 3)).within == (0.0, 1.0)
+    assert np.array_equal(uv.as_oracle(lambda x: x.sum(axis=1), 3, within=(0, [1, 2, 3])).high, [1, 2, 3])
+    for bad in ((low[:2], high), (high, low), (low, [1, 5, np.inf]), ([0, 0], [1, 1])):
+        with pytest.raises(uv.BadInput, match="within"):
+            uv.as_oracle(lambda x: x.sum(axis=1), 3, within=bad)
+
+
+def test_wrappers_carry_bounds_over(rng: np.random.Generator) -> None:
+    inner = uv.as_oracle(lambda x: x.sum(axis=1) * 1.1, 3, within=(-1, 1))
+    mean, deviation = np.array([0.0, 10, 100]), np.array([1.0, 2, 30])
+    outer = uv.Affine(inner, mean, deviation)
+    assert np.array_equal(outer.low, mean - deviation)
+    assert np.array_equal(outer.high, mean + deviation)
+    outer(outer.sample(50, rng))
+    small = uv.Restricted(outer, within=(mean, mean + deviation))
+    assert np.array_equal(small.low, mean)
+    with pytest.raises(uv.BadInput, match="reaches beyond"):
+        uv.Restricted(outer, within=(mean, mean + 2 * deviation))
+
+
+# a model that changes
+
+
+def test_known_questions_notice_another_model(rng: np.random.Generator) -> None:
+    nets, which = [network(rng), network(rng)], [0]
+    oracle = uv.as_oracle(lambda x: nets[which[0]](x), 6)
+    around = uv.Rounded(uv.Restricted(oracle, within=(-9, 9)), 6)
+    before = oracle.ledger.asked
+    assert around.unchanged() is True
+    assert oracle.ledger.asked == before + 4
+    oracle.require_unchanged()
+    which[0] = 1
+    assert around.unchanged() is False
+    with pytest.raises(uv.ModelChanged, match="changed while it was asked"):
+        around.require_unchanged()
+    oracle.ledger.budget = oracle.ledger.asked + 3
+    assert around.unchanged() is None
+    around.require_unchanged()  # not known is not changed
+
+
+def test_known_labels_and_noisy_answers(rng: np.random.Generator) -> None:
+    w, sign = rng.standard_normal((6, 3)), [1.0]
+    labels = uv.as_oracle(lambda x: (sign[0] * x @ w).argmax(axis=1), 6, answers="labels")
+    loud = uv.as_oracle(lambda x: sign[0] * x @ w + 1e-3 * rng.standard_normal((len(x), 3)), 6, noisy=True)
+    assert labels.unchanged()
+    assert all(loud.unchanged() for _ in range(20))
+    sign[0] = -1.0
+    assert labels.unchanged() is False
+    assert loud.unchanged() is False
