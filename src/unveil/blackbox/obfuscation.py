@@ -117,7 +117,7 @@ def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Gener
         rng.standard_normal(len(x)),
         A_eq=span.basis if span.rank else None,
         b_eq=span.basis @ x if span.rank else None,
-        bounds=optimize.Bounds(*(np.full(len(x), end) for end in within)),
+        bounds=np.column_stack([np.full(len(x), end) for end in within]),
         method="highs",
     )
     if answer.status != 0:
