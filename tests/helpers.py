@@ -1,4 +1,7 @@
-"""Random networks with known weights, as functions, ONNX files and torch modules: the truth that tests compare with."""
+"""Random networks with known weights, as functions, ONNX files and torch modules: the truth that tests compare with.
+
+Also what makes a test hold on any processor: answers whose last bits are flipped at random, and rates over seeds.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binom
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
+Answer = Callable[[np.ndarray], np.ndarray]
 
 
 def random_weights(
@@ -38,6 +43,84 @@ def relu_net(weights: Weights, dtype: Any = np.float64) -> Callable[[np.ndarray]
         return h
 
     return net
+
+
+def single(weights: Weights) -> Weights:
+    """The nearest network whose weights are exact in float32."""
+    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
+
+
+def roundings(weights: Weights) -> Answer:
+    """x -> the size of the roundings inside `relu_net`, per answer, in units of the precision's relative spacing.
+
+    Every product sum is rounded in proportion to the root mean square of its terms, and what a layer rounds goes on
+    through the active weights behind it. A sum of zeros is exact: where no neuron is active nothing is rounded.
+    """
+
+    def size(x: np.ndarray) -> np.ndarray:
+        h = np.asarray(x, dtype=float).reshape(len(x), -1)
+        variance = np.zeros_like(h)
+        for i, (w, b) in enumerate(weights):
+            squares = (w**2).T
+            variance = (variance + h**2 / 4) @ squares
+            h = h @ w.T + b
+            if i < len(weights) - 1:
+                variance = variance * (h > 0)
+                h = np.maximum(h, 0)
+        return np.sqrt(variance)
+
+    return size
+
+
+def flipped(answer: Answer, rng: np.random.Generator, inside: Answer | float = 0.0) -> Answer:
+    """The same source on another processor: the last bits of its answers are flipped at random.
+
+    Another processor (or another BLAS kernel, number of threads or batch size) sums the same products in another order,
+    so that every sum is rounded otherwise. What cancels afterwards leaves an error of the size of the numbers added,
+    not of the answer: a wrapper cannot see these, so `inside` tells them, exactly for the networks of this file
+    (`roundings`). With `inside` left at 0 this stands for a processor that differs in the answers' own last bit only,
+    which is less than real ones do. Errors are a fixed function of the question, as a processor's are: the same question
+    gets the same answer, alone or in a batch. NaN, infinite and exact zero answers stay what they are.
+
+    Args:
+        answer: The source: x of shape (N, ...) to float answers (N, ...); their type is kept.
+        rng: Draws which processor this is.
+        inside: Size of the rounded numbers inside: a number, or a function of x that gives it for every answer.
+    """
+    odd = rng.integers(0, 2**63, size=3, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+    def mixed(bits: np.ndarray) -> np.ndarray:
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(bits ^ (bits >> np.uint64(31)))
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        y = np.asarray(answer(x))
+        eps = np.finfo(y.dtype).eps
+        flat = y.reshape(len(y), -1).astype(float)
+        question = np.ascontiguousarray(np.asarray(x, dtype=float).reshape(len(x), -1)).view(np.uint64)
+        place = mixed(np.arange(question.shape[1], dtype=np.uint64) * odd[0] + odd[1])
+        seed = (mixed(question + place) * odd[2]).sum(axis=1, dtype=np.uint64)
+        each = mixed(seed[:, None] + np.arange(1, flat.shape[1] + 1, dtype=np.uint64) * odd[0])
+        # Uniform in [-1, 1], of standard deviation 0.58.
+        uniform = (each >> np.uint64(11)) * 2.0**-52 - 1
+        size = inside(x).reshape(flat.shape) if callable(inside) else inside
+        off = uniform * eps * np.maximum(np.abs(flat), 2 * np.asarray(size)) * (flat != 0)
+        return np.where(np.isfinite(flat), flat + off, flat).astype(y.dtype).reshape(y.shape)
+
+    return ask
+
+
+def relu_elsewhere(weights: Weights, rng: np.random.Generator, dtype: Any = np.float64) -> Answer:
+    """`relu_net` as another processor computes it (`flipped`)."""
+    return flipped(relu_net(weights, dtype), rng, roundings(weights))
+
+
+def assert_rate(good: Sequence[bool], at_least: float, what: object = "") -> None:
+    """Fails where so few successes have a chance below 1 in 1,000 if the true rate is `at_least`."""
+    needed = int(binom.ppf(1e-3, len(good), at_least))
+    failed = [i for i, one in enumerate(good) if not one]
+    assert sum(map(bool, good)) >= needed, f"{what}: {sum(map(bool, good))} of {len(good)}, not {needed}; not {failed}"
 
 
 def relu_gradients(weights: Weights, x: np.ndarray) -> np.ndarray:

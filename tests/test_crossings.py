@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.helpers import Weights, random_weights, relu_net
+from tests.helpers import Weights, assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import rounding
@@ -83,20 +83,15 @@ def test_close_pairs_are_told_apart(gap: float, signs: tuple[float, float]) -> N
     )
 
 
-def single(weights: Weights) -> Weights:
-    """The nearest network whose weights are exact in float32."""
-    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
-
-
 @pytest.mark.parametrize("sizes", [(784, 32, 1), (200, 40, 20, 10), (5, 50, 50, 5)])
-def test_float32_answers_are_read_as_far_as_their_digits_go(sizes: tuple[int, ...]) -> None:
-    total = asked = 0
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
+def test_float32_answers_are_read_as_far_as_their_digits_go(sizes: tuple[int, ...], rng: np.random.Generator) -> None:
+    right: list[bool] = []
+    seen: list[bool] = []
+    asked = 0
+    for _ in range(4):
         weights = single(random_weights(sizes, rng, bias=0.5))
-        net = relu_net(weights, np.float32)
+        net = relu_elsewhere(weights, rng, np.float32)
         noise = rounding(net, rng.standard_normal((4, sizes[0])), 1.2e-7, rng)
-        assert noise.straight
         assert 1e-8 < noise.relative < 1e-5
         base, step = rng.standard_normal((4, sizes[0])), rng.standard_normal((4, sizes[0]))
         count = [0]
@@ -108,13 +103,13 @@ def test_float32_answers_are_read_as_far_as_their_digits_go(sizes: tuple[int, ..
         for i, line in enumerate(noisy_breakpoints(ask, base, step, -20, 20, noise)):
             true = true_breakpoints(weights, base[i], step[i], -20, 20)
             away = np.abs(line.t[:, None] - true[None])
-            assert (away.min(axis=1) <= 10 * line.width + 1e-5).all(), (sizes, seed, i)
-            seen = (away.min(axis=0) <= 1e-3 * (1 + np.abs(true))).sum()
-            assert seen >= len(true) - max(2, 0.15 * len(true)), (sizes, seed, i)
+            right += list(away.min(axis=1) <= 10 * line.width + 1e-5)
+            seen += list(away.min(axis=0) <= 1e-3 * (1 + np.abs(true)))
             assert (np.diff(line.t) >= 0).all()
-            total += len(true)
         asked += count[0]
-    assert asked <= 60 * total
+    assert_rate(right, 0.998, "within ten widths of a true one")
+    assert_rate(seen, 0.98, "seen")
+    assert asked <= 60 * len(seen)
 
 
 def test_a_pair_of_bends_that_cancel_is_seen_in_float32() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
@@ -15,57 +14,36 @@ from unveil.whitebox.network import Network
 from unveil.whitebox.preimage import preimage, preimages
 
 
-def _null_space(rows: list[list[Fraction]], n: int) -> list[list[Fraction]]:
-    rows, pivots = [list(r) for r in rows], []
-    for column in range(n):
-        here = next((i for i in range(len(pivots), len(rows)) if rows[i][column]), None)
-        if here is None:
-            continue
-        top = len(pivots)
-        rows[top], rows[here] = rows[here], rows[top]
-        rows[top] = [a / rows[top][column] for a in rows[top]]
-        for i in range(len(rows)):
-            if i != top:
-                rows[i] = [a - rows[i][column] * b for a, b in zip(rows[i], rows[top], strict=True)]
-        pivots.append(column)
-    basis = []
-    for free in sorted(set(range(n)) - set(pivots)):
-        vector = [Fraction(0)] * n
-        vector[free] = Fraction(1)
-        for row, p in zip(rows, pivots, strict=False):
-            vector[p] = -row[free]
-        basis.append(vector)
-    return basis
+def _rays(rows: np.ndarray) -> np.ndarray:
+    """Nonzero vectors orthogonal to n - 1 of these integer rows, for all choices: their generalised cross products.
+
+    Determinants of at most three by three entries in -2 ... 2: rounded to whole numbers they are exact.
+    """
+    n = rows.shape[1]
+    choices = list(combinations(range(len(rows)), n - 1))
+    chosen = rows[np.array(choices, dtype=int).reshape(len(choices), n - 1)]
+    minors = [(-1) ** j * np.linalg.det(np.delete(chosen, j, axis=2)) for j in range(n)]
+    rays = np.rint(np.stack(minors, axis=1))
+    return np.asarray(rays[rays.any(axis=1)])
 
 
-def _cone_is_trivial(equal: list[list[Fraction]], below: list[list[Fraction]], n: int) -> bool:
+def _cone_is_trivial(equal: np.ndarray, below: np.ndarray) -> bool:
     """Whether only u = 0 has `equal u = 0, below u <= 0`: a pointed cone other than {0} has an extreme ray, on which
-    as many rows are met with equality as leave a line."""
-    if _null_space(equal + below, n):
+    n - 1 independent rows are met with equality."""
+    rows = np.unique(np.concatenate([equal, below]), axis=0)
+    rays = _rays(rows)
+    if not (rays @ rows.T).any():  # fewer than n independent rows leave a line
         return False
-    d = len(_null_space(equal, n))
-    if d == 0:
-        return True
-    for rows in combinations(below, d - 1):
-        line = _null_space([*equal, *rows], n)
-        if len(line) == 1:
-            for sign in (1, -1):
-                values = [sign * sum(a * u for a, u in zip(row, line[0], strict=True)) for row in below]
-                if max(values, default=0) <= 0:
-                    return False
-    return True
+    rays = np.concatenate([rays, -rays])
+    return not (~(rays @ equal.T).any(axis=1) & (rays @ below.T <= 0).all(axis=1)).any()
 
 
 def _truth(weights: np.ndarray, bias: np.ndarray, x: np.ndarray) -> str:
-    exact = [[Fraction(int(a)) for a in row] for row in weights]
     before = weights @ x + bias  # small integers: exact
-    active = [row for row, value in zip(exact, before, strict=True) if value > 0]
-    silent = [row for row, value in zip(exact, before, strict=True) if value <= 0]
-    tight = [row for row, value in zip(exact, before, strict=True) if value == 0]
-    n = weights.shape[1]
-    if _cone_is_trivial(active, tight, n):
+    active, silent, tight = weights[before > 0], weights[before <= 0], weights[before == 0]
+    if _cone_is_trivial(active, tight):
         return "point"
-    return "compact" if _cone_is_trivial(active, silent, n) else "infinite"
+    return "compact" if _cone_is_trivial(active, silent) else "infinite"
 
 
 def _integer_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,9 +88,8 @@ def test_small_integer_layers_agree_with_exact_enumeration() -> None:
     assert min(kinds.values()) > 30
 
 
-@pytest.mark.slow
 def test_many_integer_layers_agree_with_exact_enumeration() -> None:
-    errors, unchecked, inexact, kinds = _integer_errors(4000, seed=2)
+    errors, unchecked, inexact, kinds = _integer_errors(1500, seed=2)
     print(f"seed 2: {kinds}")
     assert (errors, unchecked, inexact) == (0, 0, 0)
 
@@ -141,7 +118,7 @@ def _structured_case(rng: np.random.Generator) -> tuple[Network, np.ndarray]:
     return network, x.astype(float)
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, 300])
 def test_structured_integer_layers_are_proved_in_rational_arithmetic(cases: int) -> None:
     # An exact proof of the kind given is its truth; no other solver is asked.
     rng = np.random.default_rng(cases)

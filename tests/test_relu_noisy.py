@@ -18,11 +18,6 @@ from unveil.identification.piecewise_linear.noisy_reading import turned
 from unveil.identification.piecewise_linear.unmixing import unmix
 
 
-def single(weights: Weights) -> Weights:
-    """The nearest network whose weights are exact in float32."""
-    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
-
-
 def read(sizes: tuple[int, ...], seed: int, budget: int | None = None):  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(seed)
     weights = single(random_weights(sizes, rng, bias=0.5))

@@ -15,11 +15,6 @@ from unveil.identification.piecewise_linear.local_breakpoint import POINTS, hing
 from unveil.identification.piecewise_linear.partial_network import Behind
 
 
-def single(weights: Weights) -> Weights:
-    """The nearest network whose weights are exact in float32."""
-    return [(w.astype(np.float32).astype(float), b.astype(np.float32).astype(float)) for w, b in weights]
-
-
 def positive(d: int) -> Frame:
     """Where all coordinates are positive."""
     eye = np.eye(d)
