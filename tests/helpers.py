@@ -79,8 +79,8 @@ def flipped(answer: Answer, rng: np.random.Generator, inside: Answer | float = 0
     so that every sum is rounded otherwise. What cancels afterwards leaves an error of the size of the numbers added,
     not of the answer: a wrapper cannot see these, so `inside` tells them, exactly for the networks of this file
     (`roundings`). With `inside` left at 0 this stands for a processor that differs in the answers' own last bit only,
-    which is less than real ones do. Errors are a fixed function of the question, as a processor's are: the same question
-    gets the same answer, alone or in a batch. NaN, infinite and exact zero answers stay what they are.
+    which is less than real ones do. Errors are a fixed function of the question, as a processor's are: the same
+    question gets the same answer, alone or in a batch. NaN, infinite and exact zero answers stay what they are.
 
     Args:
         answer: The source: x of shape (N, ...) to float answers (N, ...); their type is kept.

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.helpers import Weights, assert_rate, random_weights, relu_elsewhere, relu_net, single
+from tests.helpers import Weights, assert_rate, random_weights, relu_elsewhere, single
 from unveil.blackbox.crossings import breakpoints
 from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import rounding
@@ -34,12 +34,12 @@ def true_breakpoints(weights: Weights, base: np.ndarray, step: np.ndarray, low: 
 
 
 @pytest.mark.parametrize("sizes", [(20, 10, 1), (5, 40, 40, 2), (12, 10, 10, 10, 1), (30, 60, 3)])
-def test_every_breakpoint_is_found_and_none_invented(sizes: tuple[int, ...]) -> None:
+def test_every_breakpoint_is_found_and_none_invented(sizes: tuple[int, ...], rng: np.random.Generator) -> None:
+    exact: list[bool] = []
     total = asked = 0
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
+    for _ in range(6):
         weights = random_weights(sizes, rng, bias=0.5)
-        net = relu_net(weights)
+        net = relu_elsewhere(weights, rng)
         noise = rounding(net, rng.standard_normal((4, sizes[0])), 2.2e-16, rng)
         base, step = rng.standard_normal((5, sizes[0])), rng.standard_normal((5, sizes[0]))
         count = [0]
@@ -52,10 +52,10 @@ def test_every_breakpoint_is_found_and_none_invented(sizes: tuple[int, ...]) -> 
         asked += count[0]
         for i, line in enumerate(lines):
             true = true_breakpoints(weights, base[i], step[i], -1e4, 1e4)
-            assert len(line.t) == len(true), (sizes, seed, i)
-            assert (np.abs(line.t - true) <= 1e-8 * (1 + np.abs(true))).all(), (sizes, seed, i)
-            assert len(line.unresolved) == 0
+            same = len(line.t) == len(true) and len(line.unresolved) == 0
+            exact.append(same and bool((np.abs(line.t - true) <= 1e-8 * (1 + np.abs(true))).all()))
             total += len(true)
+    assert_rate(exact, 0.99, sizes)
     assert asked <= 15 * total
 
 

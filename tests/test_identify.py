@@ -48,7 +48,7 @@ def worst(found: Network | None, truth: Network) -> float:
         ("tanh", 10, (10, 3)),
         ("sigmoid", 10, (10, 3)),
         ("erf", 12, (8, 3)),
-        ("arctan", 14, (14, 3)),
+        ("arctan", 9, (8, 3)),
         ("sigmoid", 7, (10, 2)),
         ("tanh", 8, (11, 3)),
     ],

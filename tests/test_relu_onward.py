@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_net
+from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
@@ -94,14 +94,24 @@ def test_a_neuron_is_followed_until_all_its_weights_are_known(seed: int) -> None
     assert max(errors) < 0.2, (seed, errors)
 
 
-@pytest.mark.parametrize(("sizes", "seed"), [((30, 16, 8, 1), 0), ((30, 16, 8, 3), 1)])
-def test_two_hidden_layers_in_float32(sizes: tuple[int, ...], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    weights = single(random_weights(sizes, rng, bias=0.5))
-    oracle = uv.as_oracle(relu_net(weights, np.float32), sizes[0])
-    found = CriticalPoints()(oracle, rng=rng)
-    assert found.network is not None
-    assert found.outcome is uv.Outcome.complete, found.why
-    assert [len(layer.bias) for layer in found.network.layers] == list(sizes[1:])
-    x = np.random.default_rng(99).standard_normal((5000, sizes[0]))
-    assert np.abs(found.network(x) - relu_net(weights)(x)).max() < 1e-3
+@pytest.mark.slow
+def test_two_hidden_layers_in_float32(rng: np.random.Generator) -> None:
+    sizes = (30, 16, 8, 3)
+    whole: list[bool] = []
+    wrong: list[bool] = []
+    for _ in range(10):
+        weights = single(random_weights(sizes, rng, bias=0.5))
+        oracle = uv.as_oracle(relu_elsewhere(weights, rng, np.float32), sizes[0], budget=20_000)
+        found = CriticalPoints()(oracle, rng=rng)
+        if found.outcome is not uv.Outcome.complete:
+            whole.append(False)
+            continue
+        assert found.network is not None
+        x = rng.standard_normal((5000, sizes[0]))
+        off = np.abs(found.network(x) - relu_net(weights)(x)).max(axis=1)
+        # A neuron that one input in some hundreds switches can be missed.
+        right = [len(layer.bias) for layer in found.network.layers] == list(sizes[1:]) and np.quantile(off, 0.99) < 1e-3
+        whole.append(right)
+        wrong.append(not right)
+    assert_rate(whole, 0.5, "whole")
+    assert_rate([not each for each in wrong], 0.95, "complete and right")

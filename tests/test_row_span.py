@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import random_weights, relu_gradients, relu_net
+from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_gradients, relu_net
 
 DEEP = [784, 80, 40, 30, 20, 10, 1]
 FLOOR = 80 * (784 - 80)
@@ -30,14 +30,14 @@ def test_refined_to_eleven_digits(rng: np.random.Generator) -> None:
     assert span.queries <= 3 * FLOOR
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("trial", range(3))
-def test_float32_answers_are_enough(trial: int, rng: np.random.Generator) -> None:
-    weights = random_weights(DEEP, rng, dtype=np.float32)
-    span = uv.row_span(uv.as_oracle(relu_net(weights, np.float32), shape=784), rng=rng)
-    assert span.rank == 80
-    assert span.distance(weights[0][0]) <= 1e-4
-    assert span.queries <= 8 * FLOOR
+def test_float32_answers_are_enough(rng: np.random.Generator) -> None:
+    right: list[bool] = []
+    for _ in range(12):
+        weights = random_weights([200, 24, 16, 8, 1], rng, dtype=np.float32)
+        span = uv.row_span(uv.as_oracle(relu_elsewhere(weights, rng, np.float32), shape=200), rng=rng)
+        right.append(span.rank == 24 and span.distance(weights[0][0]) <= 1e-4)
+        assert span.queries <= 10 * 24 * (200 - 24)
+    assert_rate(right, 0.9)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
