@@ -65,7 +65,7 @@ def test_784_inputs_in_float32(seed: int) -> None:
 def test_more_neurons_than_inputs_as_a_function(seed: int) -> None:
     whole: list[bool] = []
     for each in range(6):
-        found, weights, _ = read((10, 15, 3), seed + each)
+        found, weights, _ = read((10, 15, 3), seed + each, budget=12_000)
         whole.append(found.outcome is uv.Outcome.complete)
         if found.outcome is uv.Outcome.complete:
             assert found.network is not None
