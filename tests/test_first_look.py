@@ -12,9 +12,13 @@ from scipy import special
 
 import unveil as uv
 from tests.helpers import random_weights, relu_net
+from unveil.audit.run import run
+from unveil.audit.stage import Audit
+from unveil.audit.stages import STAGES
 from unveil.blackbox import domain
 from unveil.blackbox.digits import Digits, bits_of, digits_of
 from unveil.blackbox.sources.sklearn import SklearnSource
+from unveil.cli.options import Asking
 
 
 def network(rng: np.random.Generator, sizes: tuple[int, ...] = (6, 9, 4)) -> Any:
@@ -481,3 +485,87 @@ def test_known_labels_and_noisy_answers(rng: np.random.Generator) -> None:
     sign[0] = -1.0
     assert labels.unchanged() is False
     assert loud.unchanged() is False
+
+
+# on the command line and on the page
+
+MODEL = """
+import numpy as np
+
+W = np.random.default_rng(0).standard_normal((3, 5))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-np.maximum(x @ W.T, 0) @ np.array([0.1, -0.2, 0.3]))) + 0.0
+
+
+def wide(x):
+    return np.maximum((x / [1, 1, 100, 1, 1]) @ W.T, 0)
+
+
+def ranked(x):
+    return -np.sort(-np.tanh(x @ W.T @ np.arange(15.0).reshape(3, 5) % 7), axis=1)
+
+
+asked = [0]
+
+
+def changing(x):
+    asked[0] += len(x)
+    return np.tanh(x @ W.T) + (asked[0] > 300)
+
+
+def gaps(x):
+    return np.where(x[:, :1] > 2.2, np.nan, np.tanh(x @ W.T))
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_kind_and_bounds_are_options_and_notes_are_told(model: Path, tmp_path: Path) -> None:
+    asking, told = Asking(shape="5", answers="probabilities"), []
+    oracle = asking.oracle(f"{model}:sigmoid", told.append)
+    assert isinstance(oracle, uv.LogRatios)
+    assert not told
+    assert isinstance(Asking(shape="5").oracle(f"{model}:sigmoid", told.append), uv.Oracle)
+    assert any("--answers probabilities" in text for text in told)
+    np.savez(tmp_path / "box.npz", low=np.zeros(5), high=[1, 1, 100, 1, 1])
+    boxed = Asking(shape="5", within=str(tmp_path / "box.npz")).oracle(f"{model}:wide")
+    assert boxed.high[2] == 100
+    np.savez(tmp_path / "bad.npz", low=np.zeros(5))
+    (tmp_path / "text.npz").write_text("low")
+    for bad in ("bad.npz", "text.npz", "none.npz"):
+        with pytest.raises(uv.BadInput, match="--within"):
+            Asking(shape="5", within=str(tmp_path / bad)).oracle(f"{model}:wide")
+    for wrong in ({"answers": "logits"}, {"answers": "values", "labels": True}):
+        with pytest.raises(uv.BadInput, match="answers"):
+            Asking(shape="5", **wrong).oracle(f"{model}:wide")
+
+
+def audited(model: Path, name: str, **options: Any) -> Any:
+    stages = [stage for stage in STAGES if stage.key in ("oracle", "answers")]
+    return run(Audit(Asking(shape="5", **options).oracle(f"{model}:{name}")), stages)
+
+
+def test_an_audit_notices_a_change_and_counts_what_it_asks_again(model: Path) -> None:
+    page = audited(model, "changing")
+    assert page.exit_code == 3
+    assert any("changed" in cause for cause in page.findings.causes)
+    calm = audited(model, "wide")
+    assert calm.figures["queries"] == sum(entry["questions"] for entry in calm.all_figures()["asked"]["for"])
+    assert calm.all_figures()["asked"]["unchanged"] is True
+
+
+def test_an_audit_tells_notes_and_missing_answers(model: Path) -> None:
+    oracle = audited(model, "ranked").all_figures()["oracle"]
+    assert any("sorted" in note for note in oracle["notes"])
+    x = np.random.default_rng(0).standard_normal((5, 500)).T
+    audit = Audit(Asking(shape="5").oracle(f"{model}:gaps"), x)
+    audit.look()
+    y = audit.findings["seen"][1]
+    assert np.isfinite(y).all()

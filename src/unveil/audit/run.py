@@ -58,7 +58,7 @@ def run(
     Returns:
         The page; `page.findings` tells how each stage ended, and what all of them come to.
 
-    Queries: what the stages ask, 64 to begin with, charged to `audit.oracle.ledger`
+    Queries: what the stages ask, 64 to begin with and 4 in the end, charged to `audit.oracle.ledger`
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     sections: list[Section] = []
@@ -75,6 +75,9 @@ def run(
         if section is not None:
             sections.append(section)
             asked[section.title] = audit.oracle.ledger.asked - before
+    before = audit.oracle.ledger.asked
+    sections += _asked_again(audit, sections)
+    asked["first questions again"] = audit.oracle.ledger.asked - before
     sections = _retold(sections)
     ledger = audit.oracle.ledger
     return Page(
@@ -99,6 +102,27 @@ def _retold(sections: list[Section]) -> list[Section]:
     ]
 
 
+def _asked_again(audit: Audit, sections: list[Section]) -> list[Section]:
+    """Known questions in the end: where they get other answers, nothing found before holds of one model."""
+    try:
+        audit.findings["unchanged"] = audit.oracle.unchanged()
+    except UnveilError as error:
+        return [_ended_by(error, Stage("unchanged", "Whether it stayed the same", lambda audit: None), 0)]
+    if audit.findings["unchanged"] is not False:
+        return []
+    clause = "the model changed while it was asked"
+    return [
+        Section(
+            key="unchanged",
+            title="Whether it stayed the same",
+            verdict="Questions of the first look got other answers in the end: another model answers now.",
+            outcome=Outcome.model_changed,
+            next_steps=("Everything again, of one fixed version of the model, with a new store.",),
+            refutes={section.key: clause for section in sections if section.finding is not None},
+        )
+    ]
+
+
 _ASKED = """
 <div class="scroll"><table>
 {% for row in values.rows %}
@@ -114,17 +138,24 @@ def _asked(audit: Audit, asked: dict[str, int]) -> Section:
     counted = {title: number for title, number in asked.items() if number}
     limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
     again = f"; {count(ledger.sent)} went to the model" if ledger.sent != ledger.asked else ""
+    same = {
+        True: " In the end the first questions got the same answers again.",
+        False: " In the end the first questions got other answers.",
+        None: " Whether the model stayed the same was not asked.",
+    }[audit.findings.get("unchanged")]
     used = "Only questions and answers were used."
     if "weights" in audit.findings:
         used = "Besides questions and answers its weights were used: for what its features forget, and the way back."
     return Section(
         key="asked",
         title="What was asked",
-        verdict=f"{used} {limit}{again}.",
+        verdict=f"{used} {limit}{again}.{same}",
         body=_ASKED,
         values={"rows": [title[0].upper() + title[1:] for title in counted]},
         figures={
             "questions": ledger.asked,
+            "unchanged": audit.findings.get("unchanged"),
+            "missing": ledger.missing,
             "for": [{"section": title, "questions": number} for title, number in counted.items()],
         },
     )

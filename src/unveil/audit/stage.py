@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.audit.section import Section
+from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput
 
@@ -60,14 +61,17 @@ class Audit:
     def look(self) -> None:
         """Ask a few questions to see what comes back, and how fast; leaves `seen`: the points and the answers.
 
+        Points without an answer are left out.
+
         Queries: `64`, fewer if the budget has fewer left
         """
         asked = int(min(LOOK, self.oracle.ledger.left))
         x = self.oracle.sample(asked, self.rng("look"))
         before = time.perf_counter()
-        y = self.oracle(x)
+        y = self.oracle.answered(x)
         self.seconds = (time.perf_counter() - before) / max(asked, 1)
-        self.findings["seen"] = (x, y)
+        there = ~missing(y)
+        self.findings["seen"] = (x[there], y[there])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ A command file holds one function under `@command` (see `command.py`) and import
         '''One sentence for `unveil --help`.'''
         from unveil.blackbox.verb import verb as find
 
-        oracle = asking.oracle(source)
+        oracle = asking.oracle(source, common.note)
         with common.watching(oracle, "Looking"):
             found = find(oracle, rng=common.rng("verb"))
         common.tell({"rank": found.rank}, f"rank {found.rank}")

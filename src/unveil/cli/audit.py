@@ -48,7 +48,7 @@ def audit(
         raise BadInput(f"a page is written as .html; got {page}")
     page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
-    oracle = asking.oracle(source)
+    oracle = asking.oracle(source, common.note)
     audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent)
     if inputs is not None:
         from unveil.cli.inputs import read_inputs

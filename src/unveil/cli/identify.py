@@ -57,7 +57,7 @@ def identify(
         raise BadInput(f"--out must end in .onnx or .npz; got {out}")
     names = None if activation is None else tuple(activation.split(","))
     sizes = None if widths is None else integers(widths, "--widths")
-    oracle = asking.oracle(source)
+    oracle = asking.oracle(source, common.note)
     chosen = None if method == "auto" else method_named(method, names, sizes)
     with common.watching(oracle, "Reading the weights"):
         found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)

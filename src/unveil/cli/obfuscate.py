@@ -51,7 +51,7 @@ def obfuscate(
 
     if out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")
-    oracle = asking.oracle(source)
+    oracle = asking.oracle(source, common.note)
     read = read_inputs(inputs, oracle, scale)
     if basis is not None:
         span = _load(basis, oracle.n)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from unveil.blackbox.domain import Within
     from unveil.blackbox.oracle import Oracle
 
 Source = Annotated[
@@ -112,7 +115,11 @@ class Asking(Serving):
     ] = None
     within: Annotated[
         str | None,
-        typer.Option(metavar="LOW,HIGH", help="The legal range of every input, e.g. 0,1.", show_default=False),
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="The legal range of every input, e.g. 0,1; or an .npz with one bound per input, `low` and `high`.",
+            show_default=False,
+        ),
     ] = None
     grid: Annotated[
         str | None, typer.Option(metavar="STEP", help="The legal step of every input, e.g. 1/255.", show_default=False)
@@ -127,6 +134,9 @@ class Asking(Serving):
         ),
     ] = None
     labels: Annotated[bool, typer.Option("--labels", help="Use nothing but the predicted class.")] = False
+    answers: Annotated[
+        str, typer.Option(metavar="KIND", help="What the answers are: auto, values, probabilities or labels.")
+    ] = "auto"
     mean: Annotated[
         str | None,
         typer.Option(
@@ -140,12 +150,19 @@ class Asking(Serving):
         typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
     ] = None
 
-    def oracle(self, source: str) -> Oracle:
-        """The oracle that SOURCE and these options describe."""
+    def oracle(self, source: str, note: Callable[[str], None] = lambda text: None) -> Oracle:
+        """The oracle that SOURCE and these options describe.
+
+        Args:
+            source: As on the command line.
+            note: Told what the first look saw and what to do about it.
+        """
         from unveil.blackbox.sources import as_oracle
 
+        if self.labels and self.answers not in ("auto", "labels"):
+            raise BadInput(f"--labels means --answers labels; got --answers {self.answers} as well")
         shape = None if self.shape is None else integers(self.shape, "--shape")
-        within = None if self.within is None else interval(self.within)
+        within = None if self.within is None else bounds(self.within)
         grid = None if self.grid is None else number(self.grid, "--grid")
         mean = None if self.mean is None else numbers(self.mean, "--mean")
         deviation = None if self.deviation is None else numbers(self.deviation, "--deviation")
@@ -153,15 +170,19 @@ class Asking(Serving):
         if not served:
             self.refuse_unserved(source)
         normalised = mean is not None or deviation is not None
-        oracle = as_oracle(
-            self.served(source, shape) if served else load(source),
-            shape=shape,
-            within=None if normalised else within,
-            grid=None if normalised else grid,
-            budget=self.budget,
-            store=self.store,
-            answers="labels" if self.labels else "auto",
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what they say is among the notes
+            oracle = as_oracle(
+                self.served(source, shape) if served else load(source),
+                shape=shape,
+                within=None if normalised else within,
+                grid=None if normalised else grid,
+                budget=self.budget,
+                store=self.store,
+                answers="labels" if self.labels else self.answers,
+            )
+        for said in oracle.notes:
+            note(f"Note: {said}.")
         if not normalised:
             return oracle
         from unveil.blackbox.wrappers import Affine
@@ -236,6 +257,25 @@ def interval(text: str) -> tuple[float, float]:
     if not low < high:
         raise BadInput(f"--within must have its smaller number first, such as 0,1; got {text!r}")
     return low, high
+
+
+def bounds(text: str) -> Within:
+    """`0,1`, or a file of bounds: an .npz with the arrays `low` and `high`, one number per input each."""
+    if not text.lower().endswith(".npz"):
+        return interval(text)
+    import numpy as np
+
+    from unveil.blackbox.domain import box
+
+    if not Path(text).is_file():
+        raise BadInput(f"there is no file {text}; --within takes two numbers such as 0,1 or an .npz")
+    try:
+        with np.load(text, allow_pickle=False) as arrays:
+            within = box((arrays["low"], arrays["high"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"--within: {text} must hold the arrays `low` and `high`: {error}") from error
+    assert within is not None
+    return within
 
 
 def numbers(text: str, option: str) -> list[float]:

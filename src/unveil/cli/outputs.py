@@ -39,7 +39,7 @@ def outputs(
     if out is not None and out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")
     earlier = None if against is None else OutputSpan.load(against)
-    oracle = asking.oracle(source)
+    oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking at the space of the outputs"):
         found = output_span(oracle, points, rng=common.rng("outputs"), most=most)

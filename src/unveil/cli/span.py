@@ -33,7 +33,7 @@ def span(
 
     if out is not None and out.suffix != ".npz":
         raise BadInput(f"--out must end in .npz; got {out}")
-    oracle = asking.oracle(source)
+    oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking for the directions it sees"):
         found = find_span(oracle, common.rng("span"), points, accuracy)

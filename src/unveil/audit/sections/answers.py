@@ -9,6 +9,7 @@ import numpy as np
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
+from unveil.blackbox.answers import missing
 from unveil.blackbox.domain import described
 from unveil.blackbox.oracle import Oracle
 
@@ -33,6 +34,9 @@ def _run(audit: Audit) -> Section:
         "grid": oracle.grid,
         "precision": oracle.dtype.name,
         "resolution": oracle.resolution,
+        "notes": list(oracle.notes),
+        "signal_to_noise": oracle.signal_to_noise,
+        "missing": oracle.ledger.missing,
     }
     _, y = audit.findings["seen"]
     rows = [
@@ -70,10 +74,19 @@ def _run(audit: Audit) -> Section:
     if audit.inputs is not None:
         figures["inputs"] = len(audit.inputs)
         rows.append(("Examples given", count(len(audit.inputs), "input")))
-        if audit.labels is not None and (oracle.m > 1 or oracle.answers == "labels" or oracle.reference is not None):
-            right = float(np.mean(oracle.predictions(oracle(audit.inputs)) == audit.labels))
+        if (
+            audit.labels is not None
+            and not oracle.ordered
+            and (oracle.m > 1 or oracle.answers == "labels" or oracle.reference is not None)
+        ):
+            answers = oracle.answered(audit.inputs)
+            there = ~missing(answers)
+            right = float(np.mean(oracle.predictions(answers[there]) == audit.labels[there]))
             figures["examples_right"] = right
             rows.append(("Right on them", share(right)))
+    if oracle.ledger.missing:
+        rows.append(("Left out", f"{count(oracle.ledger.missing, 'question')} so far that got NaN or infinity"))
+    rows += [("To know", note) for note in oracle.notes]
     return Section(
         key="oracle",
         title="What it answers",

@@ -118,7 +118,8 @@ def _relative(before: Answers, after: Answers) -> Float[np.ndarray, " N"]:
 
 
 def _classifies(oracle: Oracle) -> bool:
-    return oracle.answers == "labels" or oracle.reference is not None or oracle.m > 1
+    """Whether answers stand for classes; sorted scores do not."""
+    return not oracle.ordered and (oracle.answers == "labels" or oracle.reference is not None or oracle.m > 1)
 
 
 def _run(audit: Audit) -> Section | None:
