@@ -12,8 +12,8 @@ from unveil.outcome import BadInput
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.formats import to_torch
 from unveil.whitebox.network import Network
+from unveil.whitebox.reduction import canonical, reduced
 from unveil.whitebox.region import activation_pattern, linear_region, linearise
-from unveil.whitebox.symmetry import canonical
 
 SMOOTH = ["tanh", "sigmoid", "sin", "elu", "softplus", "gelu"]
 KINKED = ["relu", "leaky_relu(0.2)"]
@@ -66,6 +66,58 @@ def test_a_symmetric_copy_compares_as_equal_and_has_the_same_canonical_form(
         for a, b in zip(one.layers, other.layers, strict=True):
             np.testing.assert_allclose(a.dense(), b.dense(), atol=1e-10)
             np.testing.assert_allclose(a.bias, b.bias, atol=1e-10)
+
+
+def degenerate(rng: np.random.Generator, name: str, kind: str, widths: tuple[int, ...]) -> Network:
+    """A random network, in each hidden layer of which some neurons are equal, constant, silent or always on."""
+    pairs = [(layer.dense(), layer.bias.copy()) for layer in random_network(rng, name, widths).layers]
+    for w, b in pairs[:-1]:
+        i, j, k = rng.permutation(len(b))[:3]
+        if kind == "equal":
+            w[[i, k]], b[[i, k]] = w[j], b[j]
+        elif kind == "multiple":
+            w[i], b[i] = 2 * w[j], 2 * b[j]
+        elif kind == "opposite":
+            w[i], b[i] = -w[j], -b[j]
+        elif kind == "zero":
+            w[[i, j]], b[i] = 0, 0
+        elif kind == "dead":
+            w[i], b[i], b[j] = 0, -1, -1e3
+        else:
+            b[i] = 1e3
+    return Network.from_weights(pairs, activation=name)
+
+
+@pytest.mark.parametrize("kind", ["equal", "multiple", "opposite", "zero", "dead", "always on"])
+def test_exact_copies_with_equal_and_constant_neurons_compare_as_equal(kind: str, rng: np.random.Generator) -> None:
+    for name in SMOOTH + KINKED:
+        for widths in ((5, 7, 3), (4, 9, 6, 8, 2), (6, 4, 5, 1)):
+            truth = degenerate(rng, name, kind, widths)
+            copy = scrambled(truth, rng)
+            x = rng.standard_normal((20, widths[0]))
+            size = max(1.0, float(np.abs(truth(x)).max()))
+            np.testing.assert_allclose(reduced(truth)(x), truth(x), atol=1e-9 * size)
+            found = compare(copy, truth, x)
+            assert found.weight_error < 1e-9, (name, widths, str(found))
+            assert (found.missing, found.false) == (0, 0), (name, widths, str(found))
+            np.testing.assert_allclose(found.aligned(x), truth(x), atol=1e-9 * size)
+            for a, b in zip(canonical(truth).layers, canonical(copy).layers, strict=True):
+                np.testing.assert_allclose(a.dense(), b.dense(), atol=1e-8)
+
+
+def test_what_equal_neurons_share_does_not_matter_but_what_they_send_does(rng: np.random.Generator) -> None:
+    truth = degenerate(rng, "relu", "equal", (5, 7, 3))
+    (w, b), (v, c) = [(layer.dense().copy(), layer.bias) for layer in truth.layers]
+    first, second = np.flatnonzero((w[:, None] == w).all(axis=2).sum(axis=1) > 1)[:2]
+    shared = v.copy()
+    shared[:, first], shared[:, second] = v[:, first] + v[:, second], 0
+    assert compare(Network.from_weights([(w, b), (shared, c)]), truth).weight_error < 1e-12
+    shared[:, first] *= 1.1
+    assert compare(Network.from_weights([(w, b), (shared, c)]), truth).weight_error > 1e-3
+    idle = Network.from_weights([(np.vstack([w, np.zeros(5)]), np.r_[b, -1.0]), (np.column_stack([v, c]), c)])
+    assert (compare(truth, idle).missing, compare(idle, truth).false) == (0, 0)
+    found = compare(Network.from_weights([(np.delete(w, first, 0), np.delete(b, first)), (v[:, 1:], c)]), truth)
+    assert found.function_error > 1e-4
 
 
 @pytest.mark.parametrize(("name", "other"), [("sigmoid", "tanh"), ("tanh", "sigmoid")])

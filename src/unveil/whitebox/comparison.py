@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 
 from unveil.outcome import BadInput
 from unveil.whitebox.network import Layer, Network, must_be_known
-from unveil.whitebox.symmetry import Rearrangement, fold_sines, like, rearrange, scale_symmetric, sign_symmetric
+from unveil.whitebox.reduction import inert, nearest_scale, reduced
+from unveil.whitebox.symmetry import Rearrangement, fold_sines, like, rearrange
 
 SHARE_WITHIN = 0.05
 
@@ -21,8 +22,8 @@ class LayerComparison:
 
     Attributes:
         pairs: (matched, 2), true neuron and found neuron.
-        missing: True neurons that nothing found comes near.
-        false: Found neurons that are near no true one.
+        missing: True neurons that nothing found comes near; those that do nothing are not counted.
+        false: Found neurons that are near no true one, and do something.
         weight_error: Largest difference of a weight between paired neurons, relative to the largest true weight.
         bias_error: Largest difference of a bias, relative to the largest true weight or bias.
         median_error: Median over pairs of the distance of the rows, biases included, relative to the true row.
@@ -45,7 +46,8 @@ class Comparison:
     Attributes:
         layers: One entry per layer; empty if the depths differ, when only answers can be compared.
         function_error: Largest difference of an answer at held-out points, relative to the largest true answer.
-        aligned: The found network with its neurons in the true one's order, sign and scale, false ones last.
+        aligned: The found network, `reduced`, with its neurons in the true one's order, sign and scale, false ones
+            last.
     """
 
     layers: tuple[LayerComparison, ...]
@@ -92,6 +94,8 @@ def compare(
     Layer by layer, neurons are paired so that the differences of their rows are least in sum (Hungarian assignment),
     over all signs (odd activations and the sigmoid) and positive scales (ReLU) that leave the function alone; the next
     layer's columns follow. Widths may differ; tanh beside sigmoid is compared as sigmoid, which it is when rescaled.
+    Before that both are `reduced`: equal neurons become one, and constant ones part of the next bias, since answers do
+    not tell how they share what they send on. What this leaves without weights is neither missing nor false.
 
     Args:
         found: What an identification returned.
@@ -117,7 +121,7 @@ def compare(
     error = float(np.abs(found(x) - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
     if len(found.layers) != len(truth.layers):
         return Comparison((), error, found)
-    found, truth = fold_sines(like(found, truth)), fold_sines(truth)
+    found, truth = reduced(fold_sines(like(found, truth))), reduced(fold_sines(truth))
     reports, columns = [], np.column_stack([np.arange(truth.n)] * 2)
     for at, true in enumerate(truth.layers):
         last = at == len(truth.layers) - 1
@@ -133,7 +137,7 @@ def compare(
             mine = found.layers[at]
         # After rearranging, the i-th pair stands at the i-th place.
         place = np.arange(len(pairs)) if not last else pairs[:, 1]
-        reports.append(_report(mine, true, pairs, place, columns))
+        reports.append(_report(mine, true, pairs, place, columns, last))
         columns = np.column_stack([pairs[:, 0], place])
     return Comparison(tuple(reports), error, found)
 
@@ -145,17 +149,10 @@ def _rows(layer: Layer, columns: np.ndarray) -> np.ndarray:
 def _pair(mine: Layer, true: Layer, columns: np.ndarray, near: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (true, found), and the factor that takes each found row to the true one's sign and scale."""
     a, b = _rows(true, columns[:, 0]), _rows(mine, columns[:, 1])
-    long_a, long_b = np.linalg.norm(a[:, :-1], axis=1), np.linalg.norm(b[:, :-1], axis=1)
-    scale = np.ones((len(a), len(b)))
-    if scale_symmetric(true.activation):
-        scale = np.where(long_b > 0, long_a[:, None] / np.where(long_b > 0, long_b, 1.0), 1.0)
-        scale = np.where(scale > 0, scale, 1.0)
-    product = (a @ b.T) * scale
-    if sign_symmetric(true.activation):
-        scale, product = np.where(product < 0, -scale, scale), np.abs(product)
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) * scale**2 - 2 * product
-    length = np.linalg.norm(a, axis=1)[:, None]
-    distance = np.sqrt(np.maximum(squares, 0)) / np.where(length > 0, length, 1.0)
+    scale, distance = nearest_scale(a, b, true.activation)
+    # What does nothing is like whatever does nothing, and like nothing else.
+    distance = np.where(inert(true)[:, None] | inert(mine), near, distance)
+    distance[np.ix_(inert(true), inert(mine))] = 0.0
     # Beyond `near` all distances are alike, so that a false neuron never costs a true pair its place.
     i, j = linear_sum_assignment(np.minimum(distance, near))
     kept = distance[i, j] < near
@@ -163,7 +160,13 @@ def _pair(mine: Layer, true: Layer, columns: np.ndarray, near: float) -> tuple[n
     return np.column_stack([i, j]), scale[i, j]
 
 
-def _report(mine: Layer, true: Layer, pairs: np.ndarray, place: np.ndarray, columns: np.ndarray) -> LayerComparison:
+def _report(
+    mine: Layer, true: Layer, pairs: np.ndarray, place: np.ndarray, columns: np.ndarray, last: bool
+) -> LayerComparison:
+    def idle(layer: Layer) -> np.ndarray:
+        return inert(layer) & (not last)  # an output that is zero is an output
+
+    working = ~idle(true)
     a, b = _rows(true, columns[:, 0])[pairs[:, 0]], _rows(mine, columns[:, 1])[place]
     difference = np.abs(a - b)
     weights, everything = np.abs(true.dense()).max(), max(np.abs(true.dense()).max(), np.abs(true.bias).max())
@@ -171,10 +174,10 @@ def _report(mine: Layer, true: Layer, pairs: np.ndarray, place: np.ndarray, colu
     apart = np.linalg.norm(a - b, axis=1) / np.where(length > 0, length, 1.0)
     return LayerComparison(
         pairs=pairs,
-        missing=np.setdiff1d(np.arange(true.neurons), pairs[:, 0]),
-        false=np.setdiff1d(np.arange(mine.neurons), place) if len(place) < mine.neurons else np.empty(0, dtype=int),
+        missing=np.setdiff1d(np.flatnonzero(working), pairs[:, 0]),
+        false=np.setdiff1d(np.flatnonzero(~idle(mine)), place),
         weight_error=float(np.max(difference[:, :-1], initial=0.0) / (weights or 1.0)),
         bias_error=float(np.max(difference[:, -1], initial=0.0) / (everything or 1.0)),
         median_error=float(np.median(apart)) if len(apart) else float("nan"),
-        share=float((apart <= SHARE_WITHIN).sum() / true.neurons),
+        share=float((apart <= SHARE_WITHIN)[working[pairs[:, 0]]].sum() / max(working.sum(), 1)),
     )

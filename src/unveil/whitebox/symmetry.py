@@ -1,4 +1,4 @@
-"""What can be changed in a network without changing its function: order, sign and scale; and a canonical form."""
+"""What can be changed in a network without changing its function: order, sign and scale."""
 
 from __future__ import annotations
 
@@ -58,29 +58,6 @@ def rearrange(network: Network, at: int, new: Rearrangement) -> Network:
     layers = list(network.layers)
     layers[at], layers[at + 1] = rows, Layer(columns, bias, after.activation)
     return replace(network, layers=tuple(layers))
-
-
-def canonical(network: Network) -> Network:
-    """The representative of all networks that differ by order, sign and scale of hidden neurons only.
-
-    Rows of ReLU-like layers get length 1, sign-symmetric ones a positive largest entry, a sine its bias within
-    (-pi/2, pi/2]; then neurons are sorted by their rows. Two equal networks have equal canonical forms up to rounding.
-    """
-    network = fold_sines(network)
-    for at, layer in enumerate(network.layers[:-1]):
-        phi = layer.activation
-        rows = np.column_stack([network.layers[at].dense(), network.layers[at].bias])
-        factor = np.ones(len(rows))
-        if scale_symmetric(phi):
-            length = np.linalg.norm(rows[:, :-1], axis=1)
-            factor /= np.where(length > 0, length, 1.0)
-        if sign_symmetric(phi):
-            leading = rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)]
-            factor *= np.where(leading < 0, -1.0, 1.0)
-        keys = np.round(factor[:, None] * rows, 9)
-        order = np.lexsort(keys.T[::-1])
-        network = rearrange(network, at, Rearrangement(order, factor[order]))
-    return network
 
 
 def fold_sines(network: Network) -> Network:
