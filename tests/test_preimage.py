@@ -81,6 +81,42 @@ def _integer_errors(cases: int, seed: int) -> tuple[int, int, int, Counter[str]]
     return errors, unchecked, inexact, kinds
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-170, 1e-310])
+def test_a_zero_row_leaves_every_preimage_certified_and_of_its_kind(size: float, rng: np.random.Generator) -> None:
+    for _ in range(8):
+        n = int(rng.integers(2, 15))
+        m = int(rng.integers(n // 2 + 1, 3 * n + 2))
+        weights, bias = rng.standard_normal((m, n)), rng.standard_normal(m) * rng.choice([0, 1, 3])
+        still = rng.random(m) < 0.2
+        still[:1] = True
+        with_zeros = np.where(still[:, None], size * rng.standard_normal((m, n)), weights)
+        level = np.where(still, rng.choice([-1.0, 1.0], m), bias)
+        kept, x = ~still, rng.random((4, n))
+        found = preimage(Network.from_weights([(with_zeros, level)], last="relu"), x)
+        rest = Network.from_weights([(weights[kept], bias[kept])], last="relu") if kept.any() else None
+        for each, other in zip(found, found if rest is None else preimage(rest, x), strict=True):
+            assert each.certified
+            assert each.check()
+            # A row that is not quite zero may bound what was unbounded, and determine what was not.
+            assert each.kind == other.kind or size
+            if rest is not None:
+                ends = rest.features(np.stack([each.extent((0, 1)).end, each.point]), 0)
+                assert np.abs(ends[0] - ends[1]).max() < 1e-6
+
+
+def test_a_ray_along_a_wall_goes_on_for_ever(rng: np.random.Generator) -> None:
+    # The direction has coordinates of rounding, which do not meet the walls that they run along.
+    for _ in range(20):
+        n = int(rng.integers(2, 6))
+        weights = rng.integers(-2, 3, (2 * n, n)).astype(float)
+        network = Network.from_weights([(weights, np.zeros(2 * n))], last="relu")
+        for each in preimage(network, rng.integers(0, 2, (4, n)).astype(float)):
+            extent = each.extent((0, np.inf))
+            if np.isfinite(extent.length):
+                ends = np.stack([extent.end, each.point])
+                assert np.abs(np.diff(network.features(ends, 0), axis=0)).max() < 1e-6
+
+
 def test_small_integer_layers_agree_with_exact_enumeration() -> None:
     errors, unchecked, inexact, kinds = _integer_errors(500, seed=1)
     print(f"seed 1: {kinds}")

@@ -247,6 +247,20 @@ def test_lemma_8_and_9_bound_what_they_should(rng: np.random.Generator) -> None:
             assert (each.bound_interlacing[told] <= each.bound_smallest[told] + tiny).all()
 
 
+def test_a_rank_lost_below_the_floor_is_lost_in_the_bound(rng: np.random.Generator) -> None:
+    # A saturated neuron has a slope, but one so small that its direction cannot be told from none.
+    for _ in range(20):
+        n = int(rng.integers(3, 9))
+        weights, saturated = rng.standard_normal((n, n)), rng.random(n) < 0.4
+        bias = np.where(saturated, 18.0 * rng.choice([-1, 1], n), 0.0)
+        network = Network.from_weights([(weights / np.linalg.norm(weights, 2), bias)], last="tanh")
+        each = stability(network, rng.uniform(-0.1, 0.1, (4, n))).layers[0]
+        assert (each.active == n).all()
+        told = np.isfinite(each.bound_smallest)
+        assert (told == (each.after.rank > 0)).all()
+        assert (each.after.smallest[told] <= each.bound_smallest[told] * (1 + 1e-9)).all()
+
+
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
 def test_removal_counts_by_brute_force(sparse_below: float, rng: np.random.Generator, monkeypatch: Any) -> None:
     monkeypatch.setattr(removal_module, "SPARSE", sparse_below)

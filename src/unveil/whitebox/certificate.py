@@ -24,7 +24,10 @@ class Ground:
 
     def __init__(self, weights: Float[np.ndarray, "m n"]) -> None:
         self.weights = weights
-        lengths = np.linalg.norm(weights, axis=1)
+        # Divided by the largest entry first, as squares of what is below 1e-154 are zero.
+        peaks = np.abs(weights).max(axis=1, initial=0.0)
+        peaks = np.where(peaks > 0, peaks, 1.0)
+        lengths = np.linalg.norm(weights / peaks[:, None], axis=1) * peaks
         self.row = np.divide(1.0, lengths, out=np.ones_like(lengths), where=lengths > 0)
         self.scaled = weights * self.row[:, None]
         widths = np.linalg.norm(self.scaled, axis=0)

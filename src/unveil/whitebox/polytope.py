@@ -160,7 +160,7 @@ def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
     rows = sparse.csr_array(rows) if sparse_rows else np.asarray(rows)
     level = np.concatenate([polytope.level, polytope.ceiling])
     fixed = np.arange(len(level)) < len(polytope.level)
-    scale = 1 / np.maximum(np.sqrt(np.asarray((rows * rows).sum(axis=1)).ravel()), 1e-300)
+    scale = _to_unit_length(rows)
     rows = sparse.diags_array(scale) @ rows if sparse_rows else rows * scale[:, None]
     level = level * scale
     y = np.zeros(len(level))
@@ -200,6 +200,15 @@ def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
     z = polytope.repaired(z)
     distance = float(np.linalg.norm(z - target))
     return Optimum(z, distance, float(np.sqrt(max(2 * value, 0.0))), (y * scale)[~fixed])
+
+
+def _to_unit_length(rows: Any) -> Float[np.ndarray, " p"]:
+    """What the rows are multiplied with; 1 for zero rows. Squares of small entries underflow, so peaks come first."""
+    peak = np.asarray(abs(rows).max(axis=1).toarray() if sparse.issparse(rows) else abs(rows).max(axis=1, initial=0.0))
+    peak = np.where(peak.ravel() > 0, peak.ravel(), 1.0)
+    level = sparse.diags_array(1 / peak) @ rows if sparse.issparse(rows) else rows / peak[:, None]
+    length = np.sqrt(np.asarray((level * level).sum(axis=1)).ravel())
+    return np.asarray(1 / (peak * np.where(length > 0, length, 1.0)))
 
 
 def _rows(matrix: Any, rows: Any, columns: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ from unveil.whitebox.polytope import Polytope, nearest
 TASK = 256
 # Tasks handed out ahead of the reader: a data set streams, it is not held.
 _AHEAD = 32
+_SMALLEST = 1e-290
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ class Preimage:
         if self.certificate.direction is not None:
             lines = np.hstack([lines, self.certificate.direction[:, None]])
         lines /= np.linalg.norm(lines, axis=0)
+        # Coordinates at rounding level are those that a line keeps: it meets none of their walls.
+        lines[np.abs(lines) <= 1e-12] = 0.0
         silent = self.certificate.ground.weights[~self.active]
         rates = silent @ lines
         # A rate at rounding level is a row the line does not meet.
@@ -280,7 +283,9 @@ def _features(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, boo
     if network.softmax and layer == len(network.layers) - 1:
         # A softmax forgets what is added to all outputs alike, and only that.
         weights, bias = weights - weights.mean(axis=0), bias - bias.mean()
-    return weights, bias, here.activation.name == "relu"
+    # A row so small cannot be brought to unit length, and is zero beside the rounding of any bias.
+    alive = np.abs(weights).max(axis=1, initial=0.0) >= _SMALLEST
+    return weights if alive.all() else weights * alive[:, None], bias, here.activation.name == "relu"
 
 
 def box(

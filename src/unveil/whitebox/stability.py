@@ -93,9 +93,10 @@ class LayerStability:
         """Lemma 8 as the paper has it: an upper bound of the smallest non-zero value after the activation.
 
         With r values before and i rows removed, it is the (r - i)-th. NaN where so many rows are removed (i >= r)
-        that the lemma says nothing.
+        that the lemma says nothing. A value that a small slope brings below the floor counts as zero after the
+        activation, hence as removed: with rank k left it is at most the k-th.
         """
-        kept = self.before.rank - (self.neurons - self.active)
+        kept = np.minimum(self.before.rank - (self.neurons - self.active), self.after.rank)
         value = self.before.values[np.arange(len(kept)), np.maximum(kept - 1, 0)]
         return np.where((kept > 0) & self.contraction, value, np.nan)
 
