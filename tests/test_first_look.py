@@ -316,6 +316,18 @@ def test_one_probability_is_named_and_asked_as_a_logit(rng: np.random.Generator)
     assert not any("saturated" in note for note in logit.notes)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_probability_may_be_a_last_bit_above_one(dtype: Any, rng: np.random.Generator) -> None:
+    W = rng.standard_normal((3, 5)) * 100
+
+    def above(x: np.ndarray) -> np.ndarray:
+        return np.nextafter(special.softmax(x @ W.T, axis=1).astype(dtype), dtype(2))
+
+    oracle = uv.as_oracle(above, 5)
+    assert isinstance(oracle, uv.LogRatios)
+    assert np.isfinite(oracle(oracle.sample(50, rng))).all()
+
+
 @pytest.mark.parametrize("m", [1, 3])
 def test_saturated_answers_are_said_to_be(m: int, rng: np.random.Generator) -> None:
     W = 1e4 * rng.standard_normal((m, 5))

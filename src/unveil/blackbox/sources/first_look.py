@@ -22,6 +22,9 @@ from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 # largest answer: libraries add up a batch in another order than a single question, and deep networks make more of it.
 COMPANY = {"float64": 1e6, "float32": 1e4}
 
+# How far the sum of probabilities may be from 1, and one of them outside [0, 1], by rounding in float32.
+SUM_SLACK = 64 * float(np.finfo(np.float32).eps)
+
 
 @dataclass(frozen=True)
 class FirstLook:
@@ -156,7 +159,8 @@ def first_look(
 
 
 def _require_probabilities(first: np.ndarray, a: np.ndarray, b: np.ndarray, name: str) -> None:
-    if min(a.min(), b.min()) < 0 or max(a.max(), b.max()) > 1:
+    # By its last bits a probability may lie above 1, or below 0.
+    if min(a.min(), b.min()) < -SUM_SLACK or max(a.max(), b.max()) > 1 + SUM_SLACK:
         raise SourceError(
             f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
             "pass answers='values' (--answers values)"
@@ -183,7 +187,7 @@ def _kind(y: np.ndarray) -> str:
         return "labels"
     if y.dtype.kind != "f" or y.shape[1] < 2 or not np.isfinite(y).all() or y.min() < 0 or y.max() > 1.01:
         return "values"
-    return "probabilities" if _sums_to_one(y, slack=64 * float(np.finfo(np.float32).eps)) else "values"
+    return "probabilities" if _sums_to_one(y, slack=SUM_SLACK) else "values"
 
 
 def _sums_to_one(y: np.ndarray, slack: float) -> bool:
