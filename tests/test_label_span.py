@@ -85,7 +85,7 @@ def test_stays_inside_a_box_whatever_the_number_of_classes(classes: int) -> None
 
 def test_one_label_only_is_said() -> None:
     span = label_span(label_oracle(lambda x: np.ones(len(x), dtype=int)), rng=np.random.default_rng(0))
-    assert span.outcome is Outcome.nothing_to_find
+    assert span.outcome is Outcome.not_measured
     assert span.rank == 0
 
 

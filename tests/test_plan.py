@@ -45,7 +45,22 @@ def test_every_question_is_legal() -> None:
 def test_a_bound_that_was_too_low_is_said() -> None:
     answer, _ = model(5, n=60, k=30, m=1)
     asked = plan(60, 4, rng=np.random.default_rng(0), precision=64)
-    assert conclude(asked, answer(asked.questions)).outcome is Outcome.approximate
+    with pytest.raises(BadInput, match="at most 4"):
+        conclude(asked, answer(asked.questions))
+
+
+def test_noise_above_the_signal_is_not_nothing(rng: np.random.Generator) -> None:
+    outcomes = []
+    for _ in range(10):
+        asked = plan(20, 2, rng=rng, within=(-1.0, 1.0), precision=64)
+        slope = 1e-4 * rng.standard_normal((20, 1))
+        y = asked.questions @ slope + 0.01 * rng.standard_normal((len(asked.questions), 1))
+        try:
+            outcomes.append(conclude(asked, y).outcome)
+        except BadInput as error:
+            assert "answers hold errors" in str(error)
+    assert Outcome.nothing_to_find not in outcomes
+    assert Outcome.complete not in outcomes
 
 
 def test_a_model_that_sees_nothing() -> None:

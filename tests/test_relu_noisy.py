@@ -62,9 +62,10 @@ def test_784_inputs_in_float32(seed: int) -> None:
     assert np.mean(found.network(x).argmax(axis=1) == relu_net(weights)(x).argmax(axis=1)) >= 0.999
 
 
+@pytest.mark.slow
 def test_more_neurons_than_inputs_as_a_function(seed: int) -> None:
     whole: list[bool] = []
-    for each in range(6):
+    for each in range(5):
         found, weights, _ = read((10, 15, 3), seed + each, budget=12_000)
         whole.append(found.outcome is uv.Outcome.complete)
         if found.outcome is uv.Outcome.complete:

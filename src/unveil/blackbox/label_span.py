@@ -67,7 +67,7 @@ def label_span(
         votes: How often each question is put, for a model whose labels are noisy; the majority counts. Odd.
 
     Returns:
-        What was found by the time it ended; `outcome` says how. `nothing_to_find` if only one label was ever seen.
+        What was found by the time it ended; `outcome` says how. `not_measured` if only one label was ever seen.
 
     Raises:
         BadInput: The oracle does not answer labels, or an argument is out of range.
@@ -112,7 +112,8 @@ class _Search:
     def run(self, x: np.ndarray | None) -> Outcome:
         ground = find_ground(self.side, x, self.rng)
         if ground is None:
-            return Outcome.nothing_to_find
+            # One label at every point that was asked says nothing about the points between and beyond them.
+            return Outcome.not_measured
         self.ground: Ground = ground
         self.scale: Scale = find_scale(
             self.side, boundary_points(self.side, ground, 12, self.found.basis, self.rng), self.rng

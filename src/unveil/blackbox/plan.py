@@ -114,10 +114,12 @@ def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
         answers: One row per question, in the order of the plan.
 
     Returns:
-        The span; `approximate` if the rank found is all that the plan could have found, or no gap shows.
+        The span; `approximate` if the rank found is all that the plan could have found. Empty with `nothing_to_find`
+        if every answer is the same, and with `not_resolved` if they differ but noise hides every direction.
 
     Raises:
-        BadInput: The answers do not fit the plan, are not finite, or are labels.
+        BadInput: The answers do not fit the plan, are not finite, are labels, or show more directions than the plan
+            allowed.
     """
     n = asked.questions.shape[1]
     each = 1 + n + CHECKS
@@ -149,16 +151,31 @@ def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
     straight = (error <= 30 * typical) & (size > 0)
     rows, error = gradients[straight], error[straight]
     if not len(rows) or not (size[straight] > 4 * error * math.sqrt(n)).any():
-        return _span(np.empty((0, n)), np.empty(0), 0.0, 0.0, len(answers), Outcome.nothing_to_find)
+        return _nothing(n, y)
     _, values, right = np.linalg.svd(rows, full_matrices=False)
     noise = float(np.sqrt(np.mean(error**2)))
     floor = max(noise * (math.sqrt(len(rows)) + math.sqrt(n)), 1e-13 * float(values[0]))
     rank = int(np.sum(values > 2 * floor))
-    accuracy = min(1.0, noise * math.sqrt(n) / float(values[rank - 1])) if rank else 1.0
+    if rank == 0:
+        return _nothing(n, y)
+    if rank > asked.rank_at_most:
+        raise BadInput(
+            f"the answers show at least {rank} directions, but the plan was made for at most {asked.rank_at_most}: the "
+            f"bound is too low, or the answers hold errors; plan again with a rank of at most {min(n, 2 * rank)} "
+            "(unveil plan --rank-at-most, rank_at_most=)"
+        )
+    accuracy = min(1.0, noise * math.sqrt(n) / float(values[rank - 1]))
     full = rank == n
-    doubtful = rank > asked.rank_at_most or rank == min(rows.shape) or rank == 0
+    doubtful = rank == min(rows.shape)
     outcome = Outcome.full_rank if full else Outcome.approximate if doubtful else Outcome.complete
     return _span(right[:rank], values / values[0], floor / float(values[0]), accuracy, len(answers), outcome, len(rows))
+
+
+def _nothing(n: int, y: Float[np.ndarray, "p each m"]) -> RowSpan:
+    """An empty span: answers that differ were hidden by their noise, which is no proof that nothing is there."""
+    constant = bool((y == y[0, 0]).all())
+    outcome = Outcome.nothing_to_find if constant else Outcome.not_resolved
+    return _span(np.empty((0, n)), np.empty(0), 0.0, 1.0, y.shape[0] * y.shape[1], outcome)
 
 
 def _span(
