@@ -19,8 +19,8 @@ from beartype.roar import BeartypeCallHintViolation
 from hypothesis import settings
 from threadpoolctl import threadpool_limits
 
-# Two pytest workers with two threads each would only wait for one another. How many threads is all that is set: the BLAS
-# kernel stays the machine's, and a number somebody chose stays chosen.
+# Two pytest workers with two threads each would only wait for one another. How many threads is all that is set: the
+# BLAS kernel stays the machine's, and a number somebody chose stays chosen.
 if "PYTEST_XDIST_WORKER" in os.environ and not {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"} & set(os.environ):
     os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
