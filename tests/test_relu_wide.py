@@ -14,6 +14,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.second_layer import both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_fold
 from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.identification.validation import FEWEST
 
 
 def read(weights: Weights, seed: int, budget: int | None = None) -> tuple[uv.Identification, uv.Oracle]:
@@ -112,7 +113,7 @@ def test_networks_on_many_inputs_to_the_last_digits(sizes: tuple[int, ...], per_
         assert row < 2**-28, (sizes, seed)
         assert off < 1e-8, (sizes, seed)
         parameters = sum(w.size + b.size for w, b in weights)
-        assert oracle.ledger.asked <= per_parameter * parameters, (sizes, seed, oracle.ledger.asked / parameters)
+        assert oracle.ledger.asked <= per_parameter * parameters + 2 * FEWEST, (sizes, seed, oracle.ledger.asked / parameters)
 
 
 def test_a_linear_part_beside_the_neurons() -> None:

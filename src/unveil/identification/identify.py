@@ -19,7 +19,7 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.rectifiers import Rectifiers
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.smooth.spectrum import looks_periodic
-from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
@@ -63,7 +63,7 @@ def identify(
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be one or two positive numbers of neurons, e.g. (20, 4); got {widths}")
     if method is not None:
-        return method(oracle, rng=rng)
+        return _tried(method, oracle, rng)
     start = oracle.ledger.asked
     try:
         methods, why = _candidates(oracle, names, widths, rng)
@@ -71,7 +71,7 @@ def identify(
         return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
     best: Identification | None = None
     for each in methods:
-        found = each(oracle, rng=rng)
+        found = _tried(each, oracle, rng)
         if best is None or found.residual < best.residual or best.network is None:
             best = found
         if found.outcome is Outcome.complete or found.outcome is Outcome.budget_ended:
@@ -79,6 +79,19 @@ def identify(
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
     return dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why))
+
+
+def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
+    """What a method finds; one that breaks down on answers it was not made for has found nothing, and says so."""
+    start = oracle.ledger.asked
+    try:
+        return method(oracle, rng=rng)
+    except UnveilError:
+        raise
+    except (ArithmeticError, IndexError, ValueError) as error:  # LinAlgError is a ValueError
+        name = type(method).__name__
+        why = f"{name} broke down on these answers ({type(error).__name__}: {error})"
+        return Identification(None, Outcome.check_failed, oracle.ledger.asked - start, np.inf, name, (why,))
 
 
 def _candidates(

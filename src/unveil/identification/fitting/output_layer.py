@@ -169,7 +169,9 @@ class Bends:
         k, d = self.rows.shape
         scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
         _, s, vt = np.linalg.svd(F / scale, full_matrices=False)
-        free = (vt[s < 1e-9 * s[0]] ** 2).sum(axis=0)[k + 1 + d :] > 1e-6
+        # What lies outside the row space: with fewer answers than unknowns that is more than small singular values.
+        settled = vt[s >= 1e-9 * s.max(initial=1e-300)]
+        free = 1 - (settled**2).sum(axis=0)[k + 1 + d :] > 1e-6
         return np.asarray(free | (scale[k + 1 + d :] <= 1e-12 * scale.max()))
 
     def corrected(self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]) -> Bends:

@@ -58,13 +58,14 @@ def read_layer(
     for number in range(most_lines):
         beyond = None if fresh and number == 0 else _complement(frame, found)
         along, changes = None, False
-        if beyond is not None and len(found.rows):
+        given = start is not None and number == 0
+        if beyond is not None and len(found.rows) and not given:
             changes = _changes(ask, frame, beyond, noise, rng)
             if not changes and (quiet >= quiet_lines or frame.free):
                 break
             along = beyond if changes and (frame.free or number % 2) else None
         line: Breakpoints | None
-        if start is not None and number == 0:
+        if given and start is not None:
             line, base, direction = start.breaks, start.base, start.direction
         else:
             line, base, direction = _line(ask, frame, noise, rng, far, along)

@@ -204,6 +204,8 @@ class Onward:
                 continue
             before, after = slopes[p], slopes[p + 1]
             jump = line.breaks.jump[p]
+            if not jump.any():
+                continue
             normal = jump @ (after.slope - before.slope) / (jump @ jump)
             size = float(np.linalg.norm(normal))
             if size == 0:
@@ -230,8 +232,12 @@ class Onward:
             return None
         rows, bias = np.array([one.weights for one in found]), np.array([one.bias for one in found])
         behind = self._behind()
-        mixed = [_Mixed.of(behind, station, rows, bias) for station in self.stations]
+        # Where the answers do not change at all a derivative tells nothing.
+        mixed = [_Mixed.of(behind, station, rows, bias) for station in self.stations if station.slope.any()]
+        mixed = [m for m in mixed if m.slope.any() and m.slack > 0]
         everyone = np.ones(len(rows), dtype=bool)
+        if not mixed:
+            return None
         if np.mean([m.left(everyone) > 1 for m in mixed if m.tells(everyone)] or [False]) > 1 - least:
             return None
         side = self._sides(rows, bias, mixed)

@@ -44,6 +44,7 @@ def read_coarse(
     quiet_lines: int | None = None,
     sure: bool = False,
     found: LayerFound | None = None,
+    towards: Float[np.ndarray, "W n"] | None = None,
 ) -> LayerFound:
     """Read the normals and offsets of the next layer's neurons from noisy answers.
 
@@ -62,11 +63,19 @@ def read_coarse(
             bounded region or among many deeper bends.
         sure: Neurons are missing for sure: it looks for them even where nothing seems to change.
         found: Something to go on from.
+        towards: Points that the first lines pass through, one each: there the neurons read so far explain nothing.
 
     Queries: per line about 40 per breakpoint, and `2 d + 9` for every piece next to a breakpoint that no row explains.
     """
     found = LayerFound.nothing(frame, len(noise.floor)) if found is None else found
     quiet = 0
+    for wrong in () if towards is None else towards:
+        base = frame.sample(1, rng)
+        direction = wrong - base
+        (line,) = noisy_breakpoints(ask, base, direction, np.zeros(1), np.ones(1), noise)
+        found.lines += 1
+        if len(line.t):
+            _look(ask, frame, line, base[0], direction[0], noise, rng, found)
     for _ in range(most_lines):
         beyond = _complement(frame, found) if found.lines else None
         if beyond is not None and not sure and not missing(ask, frame, found, noise, rng):

@@ -19,6 +19,7 @@ from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward
 from unveil.identification.piecewise_linear.noisy_layer import missing, read_coarse
 from unveil.identification.piecewise_linear.unmixing import unmix
+from unveil.identification.validation import how_many, validate
 from unveil.whitebox.network import Network
 
 Weights = list[tuple[np.ndarray, np.ndarray]]
@@ -40,8 +41,15 @@ PATIENCE = 0.8
 # Answers that layers which could not be read are trained on, and those kept for the check of the result.
 TRAINING = 40_000
 RESERVE = 1000
-# Times that neurons which only the fit has uncovered are looked for.
+# Points on either side of a first-layer neuron, per input and output, and besides; and how many times as far out every
+# fourth point of a fit lies as a user would draw it.
+OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
+# Times that neurons which only the fit has uncovered are looked for; times that lines are laid, so many at once, to
+# fresh points where a fitted network is wrong, by more than so many times the rounding.
 ROUNDS = 3
+REPAIRS, LINES, FINE = 6, 4, 100.0
+# Rounds in a row in which such lines may show nothing new.
+BARREN = 1
 
 
 @dataclass
@@ -60,6 +68,8 @@ class NoisyReading:
         network: The best whole network, if there is any.
         points: Where the fits asked, and the answers.
         whole: Whether `network` was read to its end, not trained.
+        train: Whether layers that could not be read are trained.
+        unexplained: Where the rows read so far are most wrong, if they do not explain the answers.
     """
 
     ask: Ask
@@ -73,20 +83,47 @@ class NoisyReading:
     network: Network | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
     whole: bool = False
+    train: bool = True
+    unexplained: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def first_layer(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Rows and biases of the first layer as far as they were read, up to sign."""
+        if self.weights:
+            return self.weights[0]
+        return None if self.found is None else (self.found.rows, self.found.bias)
 
     def read(self, frame: Frame, *, far: float, most_layers: int, most_lines: int) -> Network | None:
         """All layers; None if nothing came out. `whole` says whether all of it was read."""
         behind = 0
         for _ in range(most_layers):
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
-            again = False
-            for _attempt in range(ROUNDS):
+            again, towards, had, barren = False, None, 0, 0
+            for attempt in range(ROUNDS + REPAIRS):
                 lines = most_lines if frame.free else BOUNDED * most_lines
-                read_coarse(self.ask, frame, self.noise, self.rng, far=far, most_lines=lines, sure=again, found=found)
-                if not len(found.rows):
+                # Lines to where the network is wrong say more than others.
+                lines = lines if towards is None else 0
+                read_coarse(
+                    self.ask,
+                    frame,
+                    self.noise,
+                    self.rng,
+                    far=far,
+                    most_lines=lines,
+                    sure=again,
+                    found=found,
+                    towards=towards,
+                )
+                barren, had = (barren + 1 if len(found.rows) == had else 0), len(found.rows)
+                if not had or (not self.whole and barren > BARREN):
                     break
                 self.whole, again = self._last(frame, found)
-                if not again:
+                towards = self.unexplained if len(self.unexplained) else None
+                if self.whole and not self.weights:
+                    towards = self._unmet()
+                if attempt >= ROUNDS - 1:
+                    again = False
+                if not again and (towards is None or not len(towards)):
                     break
             self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
             if self.whole or not len(found.rows) or len(found.rows) > frame.d:
@@ -106,9 +143,27 @@ class NoisyReading:
             if frame.d <= FOLLOWED:
                 behind = self._onward(frame, most_layers)
                 break
-        if not self.whole:
+        if not self.whole and self.train:
             self._trained(behind)
         return self.network
+
+    def _unmet(self) -> np.ndarray | None:
+        """Fresh points where the network read so far is wrong; None if there are none.
+
+        Queries: `how_many` of those asked so far.
+        """
+        assert self.network is not None
+        count = how_many(self.oracle)
+        fine = FINE * self.noise.relative
+        wrong = validate(self.network, self.oracle, count, self.rng, fine, self.ask).wrong
+        if not len(wrong):
+            return None
+        # What contradicts a fit belongs into the next one, unless it lies so far out that its rounding is large.
+        x, y = self.ask.x[-1], self.ask.y[-1]
+        near = np.linalg.norm(x, axis=1) <= 2 * FURTHER * np.median(np.linalg.norm(x, axis=1))
+        if self.points is not None:
+            self.points = np.concatenate([self.points[0], x[near]]), np.concatenate([self.points[1], y[near]])
+        return wrong[:LINES]
 
     def _onward(self, frame: Frame, most_layers: int) -> int:
         """The layers behind the first, as far as they can be read; how many there are then."""
@@ -174,7 +229,7 @@ class NoisyReading:
         rows, bias = turned(frame, found)
         k, m = len(rows), self.oracle.m
         more = k > frame.d
-        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100)
+        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100, (rows, bias))
         h = x
         for w, b in self.weights:
             h = np.maximum(h @ w.T + b, 0)
@@ -184,9 +239,13 @@ class NoisyReading:
         fitting = np.arange(len(x)) % 4 > 0
         out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
         spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
-        left = float(np.sqrt(((F @ out - y)[~fitting] ** 2).mean())) / max(spread, 1e-300)
+        off = F @ out - y
+        left = float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300)
         deeper = len(found.bent_at) > DEEPER * k + 2
+        self.unexplained = x[:0]
         if left > (CONVINCING if deeper else PROMISING):
+            # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
+            self.unexplained = x[np.argsort(-np.abs(off).max(axis=1), kind="stable")[:LINES]]
             return False, False
         ending = [(rows, bias), (out[:k].T, out[k])]
         if more:
@@ -195,31 +254,77 @@ class NoisyReading:
                 f"Sides of {k} neurons on {frame.d} coordinates are at will; a linear part makes up for it."
             )
         network = Network.from_weights([*self.weights, *ending], shape=self.oracle.shape)
-        x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m))
+        x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m), (rows, bias))
         sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
-        if self.weights or more:
-            return True, more and rms > 3 * sigma
+        if self.weights:
+            return True, False
+        if more:
+            self._sharpened(found, rms)
+            return True, rms > 3 * sigma
         if rms > 3 * sigma:
             # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
             other, less = fit(_weakest_turned(self.network), x, y, noise=0.1 * sigma)
             if less < 0.5 * rms:
                 self.network, rms = other, less
-        # The rows are as good now as what is left allows.
-        layer, last = self.network.layers[0], self.network.layers[-1]
-        size = np.linalg.norm(layer.weights, axis=1)
-        found.rows, found.bias = layer.weights / size[:, None], layer.bias / size
-        found.jump = (last.weights * size).T
-        found.error = np.maximum(rms / np.maximum(np.linalg.norm(found.jump, axis=1), 1e-300), 1e-7)
+        self._sharpened(found, rms)
         return True, rms > 3 * sigma and k < frame.d
 
-    def _fresh(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """This many points and answers; those asked before serve again."""
+    def _sharpened(self, found: LayerFound, rms: float) -> None:
+        """Rows as good as what the fit leaves allows."""
+        assert self.network is not None
+        layer, last, k = self.network.layers[0], self.network.layers[-1], len(found.rows)
+        size = np.maximum(np.linalg.norm(layer.weights[:k], axis=1), 1e-300)
+        found.rows, found.bias = layer.weights[:k] / size[:, None], layer.bias[:k] / size
+        found.jump = (last.weights[:, :k] * size).T
+        found.error = np.maximum(rms / np.maximum(np.linalg.norm(found.jump, axis=1), 1e-300), 1e-7)
+
+    def _fresh(self, count: int, layer: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """This many points and answers; those asked before serve again.
+
+        Args:
+            count: Points at least.
+            layer: Rows and biases of a first layer: points lie on both sides of each, often enough to tell its share.
+        """
         empty = np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
         x, y = empty if self.points is None else self.points
         more = self.oracle.sample(max(0, count - len(x)), self.rng)
+        if self.oracle.within is None:
+            more[::4] *= FURTHER
+        if layer is not None and not self.weights:
+            need = int(OFTEN * (self.oracle.n + 2) / self.oracle.m) + BESIDES
+            more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, self.rng)])
+        more = self.oracle.nearest(more)
         self.points = np.concatenate([x, more]), np.concatenate([y, self.ask(more)])
         return self.points
+
+
+def on_rare_sides(
+    rows: Float[np.ndarray, "k n"],
+    bias: Float[np.ndarray, " k"],
+    x: Float[np.ndarray, "N n"],
+    need: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "more n"]:
+    """More points, so that each of these hyperplanes has as many on either side as are needed.
+
+    Args:
+        rows: Unit normals.
+        bias: Offsets.
+        x: Points that there are.
+        need: Points wanted on each side.
+        rng: Picks those that are moved, and how far.
+    """
+    z = x @ rows.T + bias
+    out = [x[:0]]
+    for i in range(len(rows)):
+        for side in (1.0, -1.0):
+            lack = need - int((side * z[:, i] > 0).sum())
+            if lack > 0:
+                few = rng.integers(len(x), size=lack)
+                goal = side * rng.uniform(0.2, 1.5, lack) * max(float(z[:, i].std()), 1e-300)
+                out.append(x[few] + (goal - z[few, i])[:, None] * rows[i])
+    return np.concatenate(out)
 
 
 def turned(frame: Frame, found: LayerFound) -> tuple[np.ndarray, np.ndarray]:

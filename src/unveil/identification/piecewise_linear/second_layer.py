@@ -14,6 +14,7 @@ from unveil.identification.piecewise_linear.critical_point import Layer, Searche
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import read_layer
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
 # A sighting is one of a neuron that is zero there, up to this part of what it sees.
@@ -79,7 +80,8 @@ class SecondLayer:
         Returns:
             The largest error of `network` on what was asked, in units of the largest answer.
 
-        Queries: about `4 k + 100` per neuron that had been missed, for k of the first layer.
+        Queries: about `4 k + 100` per neuron that had been missed, for k of the first layer, and
+            `FEWEST` each time that everything asked is explained.
         """
         least, size = np.inf, self.noise.size
         barren = 0
@@ -101,24 +103,30 @@ class SecondLayer:
             if error < least or self.network is None:
                 self.network, least = network, error
             barren = 0 if len(self.found.rows) > count else barren + 1
-            if fits.all() or not fits.any() or barren > PATIENCE:
+            wrong = self._unmet(network) if fits.all() and error < ROUGH else self.ask.all()[0][~fits]
+            if not len(wrong) or not fits.any() or barren > PATIENCE:
                 break
-            self._look_where(fits)
+            self._look_where(wrong, self.ask.all()[0][: len(fits)][fits])
         return least
 
-    def _look_where(self, fits: np.ndarray) -> None:
+    def _unmet(self, network: Network) -> np.ndarray:
+        """Fresh points where a network that explains everything asked so far is wrong; they are kept for the next fit.
+
+        Queries: `FEWEST`
+        """
+        return validate(network, self.ask.oracle, FEWEST, self.rng, ROUGH, self.ask).wrong
+
+    def _look_where(self, wrong: np.ndarray, right: np.ndarray) -> None:
         """Meet what is missing, on a line from an answer that is not explained to one that is."""
-        base, direction = self._towards(fits)
+        base, direction = self._towards(wrong, right)
         (met,) = breakpoints(self.ask, base[None], direction[None], -0.1, 1.0, self.noise, self.rng)
         line = Searched(base, direction, met)
         wanted = ~line.met(line.along([self.layer])[0]).any(axis=1)
         wanted &= np.array([not self._zero(point) for point in line.at(met.t)], dtype=bool)
         self.sightings += look(self.ask, [self.layer], line, np.flatnonzero(wanted), self.noise, self.rng)
 
-    def _towards(self, fits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _towards(self, wrong: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An answer that is not explained, and the way from it to one that is."""
-        x, _ = self.ask.all()
-        wrong, right = x[~fits], x[fits]
         bad = wrong[self.rng.choice(np.argsort(np.linalg.norm(wrong, axis=1))[:NEAREST])]
         rows, bias = self.layer
         switched = ((right @ rows.T + bias > 0) != (rows @ bad + bias > 0)).sum(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+from scipy import linalg
 
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -31,6 +32,8 @@ def unmix(
     Queries: `0`
     """
     rows, bias = layer
+    if not found.slope.any():
+        return rows, bias
     active = frame.values(found.at) @ rows.T + bias > 0
     weight = np.ones(len(found.at))
     for _ in range(ROUNDS):
@@ -40,15 +43,20 @@ def unmix(
                 parts[p][:, on] = np.linalg.lstsq(rows[on].T, found.slope[p].T, rcond=None)[0].T
         left = np.sqrt(((found.slope - parts @ rows) ** 2).mean(axis=(1, 2)))
         # Derivatives from long steps are exact; from short ones, or where somebody was missed, hardly worth a look.
-        weight = 1 / np.maximum(left, 0.3 * np.median(left))
+        least = max(0.3 * float(np.median(left)), 1e-12 * float(np.abs(found.slope).max()))
+        weight = 1 / np.maximum(left, least)
+        weight /= weight.max()
         C = (parts * weight[:, None, None]).reshape(-1, len(rows))
         S = (found.slope * weight[:, None, None]).reshape(-1, frame.d)
         gram = C.T @ C
-        new = np.linalg.solve(
-            gram + 1e-9 * np.trace(gram) / len(rows) * np.eye(len(rows)),
-            C.T @ S + 1e-9 * np.trace(gram) / len(rows) * rows,
-        )
-        rows = new / np.linalg.norm(new, axis=1, keepdims=True)
+        if not gram.any():
+            return layer
+        # A row in no mixture stays; the ridge keeps rows that are hardly in any near what they were.
+        ridge = 1e-9 * np.trace(gram) / len(rows)
+        factor = linalg.cho_factor(gram + ridge * np.eye(len(rows)))
+        new = linalg.cho_solve(factor, C.T @ S + ridge * rows)
+        size = np.linalg.norm(new, axis=1, keepdims=True)
+        rows = np.where(size > 0, new / np.maximum(size, 1e-300), rows)
     # A row that went further than its error came under what others lack.
     near = np.linalg.norm(rows - layer[0], axis=1) <= found.error
     rows = np.where(near[:, None], rows, layer[0])

@@ -1,0 +1,224 @@
+"""validate: a network held against fresh answers: where users ask, further out, and where neurons switch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import intact
+from unveil.whitebox.network import Network
+
+# Queries of a check: this share of what the reading asked, between these. A neuron that is on for one usual input in a
+# thousand shows itself to the most of them; the fewest are enough for what the further points show.
+SHARE, FEWEST, MOST = 0.05, 100, 2000
+# In a box no point lies further out than others, so that only many show what is rare.
+SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
+# How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
+FURTHER = (3.0, 30.0)
+# Shares of the points: usual ones, those further out (at corners, where there is a box), the rest where neurons switch.
+USUAL, FAR = 0.4, 0.3
+# Points from which the most unusual ones are climbed to, and steps of the way.
+POOL, CLIMB = 1000, 30
+# Errors so many times the median one are not like the others.
+TAIL = 30.0
+# Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
+ACROSS = 0.5
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How far a network is from the oracle at points that it has never met.
+
+    Attributes:
+        usual: Largest error at points as a user would draw them, relative to the spread of the answers there.
+        further: Largest error at the other points, relative to the spread of the answers at points like them.
+        tail: The largest error of all in units of the median error among points like it. Rounding makes ten of it; a
+            neuron that is missing thousands.
+        points: How many answers it rests on.
+        wrong: Points whose error is neither rounding nor like that of the others, usual ones first.
+    """
+
+    usual: float
+    further: float
+    tail: float
+    points: int
+    wrong: Float[np.ndarray, "W n"]
+
+    @property
+    def residual(self) -> float:
+        """The larger of the two errors."""
+        return max(self.usual, self.further)
+
+
+def how_many(oracle: Oracle) -> int:
+    """Queries that checking a network is worth, after what was asked so far."""
+    share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
+    return int(np.clip(share * oracle.ledger.asked, fewest, MOST))
+
+
+def validate(
+    network: Network,
+    oracle: Oracle,
+    count: int,
+    rng: np.random.Generator,
+    fine: float = 0.0,
+    ask: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Validation:
+    """Hold a network against fresh answers.
+
+    Two fifths of the points are as a user would draw them. Three tenths lie 3 and 30 times as far out, or, in a
+    box, at its corners: neurons that are hardly ever on among the usual ones are on for many of these. The rest lies on
+    both sides of hyperplanes of the network's own neurons, where a neuron that does not exist or is active on the other
+    side shows itself, and where a random mixture of a layer's neurons is largest.
+
+    Answers of log-ratios that have run out of digits (`Oracle.widest`) are left out.
+
+    Args:
+        network: What was found.
+        oracle: What it should be.
+        count: Queries.
+        rng: Draws all points.
+        fine: Errors that count as rounding, relative to the spread of the answers.
+        ask: Through what to ask; by default the oracle itself.
+
+    Queries: `count`
+    """
+    groups = _groups(network, oracle, count, rng)
+    y = (ask or oracle)(np.concatenate(groups))
+    errors, tails, wrong = [0.0], [0.0], [np.empty((0, oracle.n))]
+    start = 0
+    for x in groups:
+        answers, start = y[start : start + len(x)], start + len(x)
+        whole = intact(answers, oracle.widest)
+        x, answers = x[whole], answers[whole]
+        if not len(x):
+            errors.append(0.0)
+            continue
+        spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
+        off = np.abs(network(x) - answers).max(axis=1)
+        errors.append(_finite(float(off.max()) / spread))
+        typical = max(float(np.median(off)), 1e-300)
+        tails.append(_finite(float(off.max()) / typical))
+        # A network that is wrong at most points has no typical error to hold others against.
+        many = np.flatnonzero(~(off <= fine * spread) & ((off > TAIL * typical) | (typical > fine * spread)))
+        wrong.append(x[many[np.argsort(-off[many], kind="stable")]])
+    return Validation(errors[1], max(errors[2:], default=0.0), max(tails), len(y), np.concatenate(wrong))
+
+
+def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
+    """The points moved to just beside hyperplanes of random hidden neurons, on either side.
+
+    Args:
+        network: Whose neurons.
+        x: Points to start from.
+        rng: Picks neurons and sides.
+    """
+    x = x.copy()
+    hidden = network.layers[:-1]
+    if not hidden:
+        return x
+    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x)[:-1]]
+    depth = rng.integers(len(hidden), size=len(x))
+    neuron = np.array([rng.integers(hidden[d].neurons) for d in depth], dtype=int)
+    side = rng.choice([-ACROSS, ACROSS], size=len(x))
+    for level in range(len(hidden)):
+        some = np.flatnonzero(depth == level)
+        if not len(some):
+            continue
+        goal = side[some] * spread[level][neuron[some]]
+        # A first layer's hyperplane is met at once; a deeper one bends on the way.
+        for _ in range(1 if level == 0 else 6):
+            z = network.preactivations(x[some])[level][np.arange(len(some)), neuron[some]]
+            slope = _slopes(network, level, x[some], np.eye(hidden[level].neurons)[neuron[some]])
+            size = np.maximum((slope**2).sum(axis=1), 1e-300)
+            step = ((goal - z) / size)[:, None] * slope
+            x[some] += np.where(np.isfinite(step), step, 0.0)
+    return x
+
+
+def unusual(
+    network: Network,
+    depth: int,
+    x: Float[np.ndarray, "pool n"],
+    count: int,
+    rng: np.random.Generator,
+    within: tuple[float, float] | None,
+    most: float,
+) -> Float[np.ndarray, "count n"]:
+    """Points where random mixtures of the features of layer `depth` are largest: a rare neuron behind it is on there.
+
+    Args:
+        network: Whose features.
+        depth: Which layer's, from 0.
+        x: Points to start from.
+        count: How many mixtures.
+        rng: Draws them.
+        within: The legal box, if any.
+        most: Without a box, how long the points may be.
+    """
+    weights = rng.standard_normal((count, network.layers[depth].neurons))
+    x = x[(network.features(x, depth) @ weights.T).argmax(axis=0)]
+    best = np.einsum("ck,ck->c", network.features(x, depth), weights)
+    step = np.full(count, most / 6)
+    for _ in range(CLIMB):
+        up = _slopes(network, depth, x, weights * network.layers[depth].activation.slope(_sums(network, depth, x)))
+        y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
+        if within is not None:
+            y = np.clip(y, *within)
+        else:
+            y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300))
+        reached = np.einsum("ck,ck->c", network.features(y, depth), weights)
+        better = reached > best
+        x[better], best[better] = y[better], reached[better]
+        step *= np.where(better, 1.2, 0.5)
+    return np.asarray(x)
+
+
+def _sums(network: Network, depth: int, x: np.ndarray) -> np.ndarray:
+    return network.preactivations(x)[depth]
+
+
+def _slopes(network: Network, depth: int, x: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Gradients by the input of `back @ preactivations` of layer `depth`, one mixture per point."""
+    sums = network.preactivations(x)
+    for level in range(depth, 0, -1):
+        below = network.layers[level - 1]
+        back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])
+    return np.asarray(back @ network.layers[0].dense())
+
+
+def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Legal points, the usual ones first; `count` in all."""
+    usual, far = int(USUAL * count), int(FAR * count)
+    groups = [oracle.sample(usual, rng)]
+    if oracle.within is None:
+        each = far // len(FURTHER)
+        groups += [oracle.nearest(scale * oracle.sample(each, rng)) for scale in FURTHER]
+    else:
+        # Corners, some with most coordinates at one end: sums of many inputs are largest there.
+        share = rng.choice([0.1, 0.5, 0.9], size=(far, 1))
+        low, high = oracle.within
+        groups.append(oracle.nearest(np.where(rng.random((far, oracle.n)) < share, high, low)))
+    rest = count - sum(map(len, groups))
+    hidden = len(network.layers) - 1
+    odd = rest // 2 if hidden else 0
+    groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
+    if odd:
+        pool = oracle.sample(POOL, rng)
+        most = FURTHER[0] * float(np.median(np.linalg.norm(pool, axis=1)))
+        sizes = np.bincount(np.arange(odd) % hidden, minlength=hidden)
+        parts = [
+            unusual(network, depth, pool, int(size), rng, oracle.within, most)
+            for depth, size in enumerate(sizes)
+            if size
+        ]
+        groups.append(oracle.nearest(np.concatenate(parts)))
+    return groups
+
+
+def _finite(value: float) -> float:
+    return value if np.isfinite(value) else np.inf
