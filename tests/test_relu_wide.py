@@ -113,7 +113,8 @@ def test_networks_on_many_inputs_to_the_last_digits(sizes: tuple[int, ...], per_
         assert row < 2**-28, (sizes, seed)
         assert off < 1e-8, (sizes, seed)
         parameters = sum(w.size + b.size for w, b in weights)
-        assert oracle.ledger.asked <= per_parameter * parameters + 2 * FEWEST, (sizes, seed, oracle.ledger.asked / parameters)
+        asked = oracle.ledger.asked
+        assert asked <= per_parameter * parameters + 2 * FEWEST, (sizes, seed, asked / parameters)
 
 
 def test_a_linear_part_beside_the_neurons() -> None:

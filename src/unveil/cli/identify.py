@@ -68,7 +68,7 @@ def identify(
             f"largest error on fresh inputs {found.residual:.2g}, {found.queries:,} queries"
         )
         if out is not None:
-            save(found.network, out)
+            save(found.classifier(), out)
             lines.append(f"written to {out}")
     figures = {
         "outcome": found.outcome,

@@ -63,7 +63,7 @@ def identify(
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be one or two positive numbers of neurons, e.g. (20, 4); got {widths}")
     if method is not None:
-        return _tried(method, oracle, rng)
+        return _told(_tried(method, oracle, rng), oracle)
     start = oracle.ledger.asked
     try:
         methods, why = _candidates(oracle, names, widths, rng)
@@ -78,7 +78,18 @@ def identify(
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
-    return dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why))
+    return _told(dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why)), oracle)
+
+
+def _told(found: Identification, oracle: Oracle) -> Identification:
+    """With what the network maps to, where the oracle undid a softmax."""
+    if oracle.reference is None or found.network is None:
+        return found
+    text = (
+        f"The answers were {oracle.m + 1} probabilities: the network maps to {oracle.m} log-ratios to class "
+        f"{oracle.reference}; classifier() gives all {oracle.m + 1} outputs."
+    )
+    return dataclasses.replace(found, reference=oracle.reference, why=(*found.why, text))
 
 
 def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.outcome import Outcome
+from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.network import Network
 
 
@@ -26,6 +26,8 @@ class Identification:
         method: Name of the method.
         why: What was chosen on the way, and why, one sentence each.
         stats: Figures per stage (queries, certificates, gaps, ...), ready for JSON.
+        reference: If the answers were log-ratios of m probabilities: the class they were taken to. The network then
+            maps to the m - 1 others; `classifier()` has all m.
     """
 
     network: Network | None
@@ -35,15 +37,36 @@ class Identification:
     method: str
     why: tuple[str, ...] = ()
     stats: Mapping[str, Any] = field(default_factory=dict)
+    reference: int | None = None
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 1000) -> float:
-        """The residual again, on other fresh points.
+        """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
+
+        Raises:
+            BadInput: The oracle has another number of outputs.
 
         Queries: `points`
         """
         if self.network is None:
             return np.inf
-        return residual(self.network, oracle, oracle.sample(points, rng))
+        network = self.network
+        if oracle.m == network.m + 1 and self.reference is not None:
+            network = self.classifier()
+        if oracle.m != network.m:
+            raise BadInput(f"the network found has {network.m} outputs, the oracle {oracle.m}: check it on its own")
+        return residual(network, oracle, oracle.sample(points, rng))
+
+    def classifier(self) -> Network:
+        """The network as the model that was asked: behind a softmax all m outputs, as logits with the softmax on top.
+
+        Logits are known up to a shift of all together; here that of class `reference` is 0.
+
+        Raises:
+            BadInput: No network was found.
+        """
+        if self.network is None:
+            raise BadInput("no network was found; see outcome and why")
+        return self.network if self.reference is None else self.network.with_reference(self.reference)
 
 
 class Method(ABC):

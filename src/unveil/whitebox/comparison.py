@@ -88,14 +88,17 @@ def compare(
     *,
     near: float = 0.5,
     rng: np.random.Generator | None = None,
+    reference: int | None = None,
 ) -> Comparison:
     """Compare two networks up to what does not change their function.
 
     Layer by layer, neurons are paired so that the differences of their rows are least in sum (Hungarian assignment),
     over all signs (odd activations and the sigmoid) and positive scales (ReLU) that leave the function alone; the next
-    layer's columns follow. Widths may differ; tanh beside sigmoid is compared as sigmoid, which it is when rescaled.
-    Before that both are `reduced`: equal neurons become one, and constant ones part of the next bias, since answers do
-    not tell how they share what they send on. What this leaves without weights is neither missing nor false.
+    layer's columns follow. Networks with a softmax on top are compared as log-ratios (`Network.log_ratios`): a shift of
+    all logits together changes no probability. Widths may differ; tanh beside sigmoid is compared as sigmoid, which it
+    is when rescaled. Before that both are `reduced`: equal neurons become one, and constant ones part of the next bias,
+    since answers do not tell how they share what they send on. What this leaves without weights is neither missing nor
+    false.
 
     Args:
         found: What an identification returned.
@@ -103,6 +106,8 @@ def compare(
         x: Held-out inputs at which answers are compared. By default 1000 standard normal ones.
         near: Rows further apart than this, relative to the true row, are no pair but one missing, one false.
         rng: For the default inputs; seed 0 if not given.
+        reference: The class that `found` leaves out, if it maps to log-ratios (`Identification.reference`); the last
+            one if it has one output less than `truth`.
 
     Returns:
         Errors per layer and of the function, and the found network aligned with the true one.
@@ -113,6 +118,7 @@ def compare(
     Source: Fiedler, Fornasier, Klock, Rauchensteiner, arXiv:2101.07150 (symmetries); positive rescaling for ReLU.
     """
     must_be_known(found, truth)
+    found, truth = _without_softmax(found, truth, reference)
     if (found.n, found.m) != (truth.n, truth.m):
         raise BadInput(f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable")
     if x is None:
@@ -140,6 +146,15 @@ def compare(
         reports.append(_report(mine, true, pairs, place, columns, last))
         columns = np.column_stack([pairs[:, 0], place])
     return Comparison(tuple(reports), error, found)
+
+
+def _without_softmax(found: Network, truth: Network, reference: int | None) -> tuple[Network, Network]:
+    """Both as log-ratios to the same class, where one of them has a softmax or an output less than the other."""
+    if found.m + 1 == truth.m:
+        return found, truth.log_ratios(-1 if reference is None else reference)
+    if found.m == truth.m > 1 and (found.softmax or truth.softmax):
+        return found.log_ratios(), truth.log_ratios()
+    return found, truth
 
 
 def _rows(layer: Layer, columns: np.ndarray) -> np.ndarray:

@@ -223,6 +223,41 @@ class Network:
         layer = Layer(weights, first.bias - weights @ np.broadcast_to(mean, self.n), first.activation)
         return replace(self, layers=(layer, *self.layers[1:]))
 
+    def log_ratios(self, reference: int = -1) -> Network:
+        """The network of the differences of all other outputs to that of class `reference`, without a softmax.
+
+        That is all that probabilities tell of logits: a shift of all of them together changes none.
+
+        Raises:
+            BadInput: There is no such output, or only one.
+        """
+        r = self._output(reference, self.m)
+        if self.m < 2:
+            raise BadInput("log-ratios need at least two outputs; this network has one")
+        last = self.layers[-1]
+        if last.activation.name != "identity":
+            raise BadInput(f"log-ratios need a last layer of logits; this one ends in {last.activation.name}")
+        w = last.dense()
+        layer = Layer(np.delete(w - w[r], r, axis=0), np.delete(last.bias - last.bias[r], r), last.activation)
+        return replace(self, layers=(*self.layers[:-1], layer), softmax=False)
+
+    def with_reference(self, reference: int) -> Network:
+        """The classifier behind log-ratios: one more output, always 0, for class `reference`, and a softmax on top.
+
+        Raises:
+            BadInput: There would be no such output.
+        """
+        r = self._output(reference, self.m + 1)
+        last = self.layers[-1]
+        layer = Layer(np.insert(last.dense(), r, 0.0, axis=0), np.insert(last.bias, r, 0.0), last.activation)
+        return replace(self, layers=(*self.layers[:-1], layer), softmax=True)
+
+    @staticmethod
+    def _output(reference: int, outputs: int) -> int:
+        if int(reference) != reference or not -outputs <= reference < outputs:
+            raise BadInput(f"reference must be a class from 0 to {outputs - 1}; got {reference}")
+        return int(reference) % outputs
+
     def logits(self, x: np.ndarray) -> Float[np.ndarray, "N m"]:
         """The outputs before any softmax."""
         return self.features(x)

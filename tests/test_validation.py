@@ -1,0 +1,189 @@
+"""A network found is held against fresh points that show what usual ones hide, and no method ends in a traceback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.fitting.output_layer import Bends
+from unveil.identification.method import Identification, Method
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward, Station
+from unveil.identification.piecewise_linear.noisy_reading import on_rare_sides
+from unveil.identification.piecewise_linear.unmixing import unmix
+from unveil.identification.validation import switching, unusual, validate
+
+
+def rare(weights: Weights, count: int) -> Weights:
+    """The same with so many neurons of the first layer on for about one usual input in a thousand."""
+    w, b = weights[0]
+    b = b.copy()
+    b[:count] = -3.1 * np.linalg.norm(w[:count], axis=1)
+    return [(w, b), *weights[1:]]
+
+
+def without(weights: Weights, neuron: int) -> uv.Network:
+    """The network without one neuron of its first layer."""
+    (w, b), (v, c), *rest = weights
+    return uv.Network.from_weights(
+        [(np.delete(w, neuron, axis=0), np.delete(b, neuron)), (np.delete(v, neuron, axis=1), c), *rest]
+    )
+
+
+@pytest.mark.parametrize("within", [None, (-1.0, 1.0)])
+def test_a_rare_neuron_that_is_missing_is_seen_further_out_or_at_corners(within: tuple[float, float] | None) -> None:
+    usual = caught = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        weights = rare(random_weights((8, 6, 2), rng, bias=0.5), 1)
+        if within is not None:  # at a corner the largest sum of the inputs is the sum of the weights
+            w, b = weights[0]
+            b[0] = -0.75 * np.abs(w[0]).sum()
+        oracle = uv.as_oracle(relu_net(weights), 8, within=within)
+        seen = validate(without(weights, 0), oracle, 400, rng)
+        usual += seen.usual > 1e-6
+        caught += seen.further > 1e-3 and len(seen.wrong) > 0
+        assert validate(uv.Network.from_weights(weights), oracle, 400, rng).residual < 1e-13
+    assert usual <= 10  # usual points hardly ever meet it
+    assert caught >= 19
+
+
+def test_points_beside_hyperplanes_and_points_where_mixtures_are_large() -> None:
+    rng = np.random.default_rng(0)
+    network = uv.Network.from_weights(random_weights((8, 6, 5, 2), rng, bias=0.5))
+    x = rng.standard_normal((400, 8))
+    moved = switching(network, x, np.random.default_rng(1))
+    first, second = (np.abs(z).min(axis=1) for z in network.preactivations(moved)[:2])
+    before = [np.abs(z).min(axis=1) for z in network.preactivations(x)[:2]]
+    assert np.median(first) < 2 * np.median(before[0])
+    assert (moved != x).any(axis=1).mean() > 0.9
+    assert np.median(second) > 0
+    most = 3 * float(np.median(np.linalg.norm(x, axis=1)))
+    odd = unusual(network, 1, x, 30, np.random.default_rng(2), None, most)
+    assert np.linalg.norm(odd, axis=1).max() <= most * (1 + 1e-12)
+    assert np.median(network.features(odd, 1).max(axis=1)) > 1.5 * np.quantile(network.features(x, 1).max(axis=1), 0.9)
+
+
+def test_every_hyperplane_gets_points_on_both_sides() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((4, 6))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    bias = np.array([-4.0, 4.0, 0.0, 0.3])
+    x = rng.standard_normal((60, 6))
+    more = on_rare_sides(rows, bias, x, 9, rng)
+    z = np.concatenate([x, more]) @ rows.T + bias
+    assert ((z > 0).sum(axis=0) >= 9).all()
+    assert ((z < 0).sum(axis=0) >= 9).all()
+    assert len(more) <= 2 * 9
+
+
+def test_rare_neurons_are_read_from_float32_answers_or_told_to_be_missing() -> None:
+    whole = 0
+    for seed in range(4):
+        rng = np.random.default_rng([5, seed])
+        weights = rare(random_weights((5, 5, 2), rng, bias=0.5), 1)
+        single = relu_net(weights, np.float32)
+        flips = np.random.default_rng([6, seed])
+
+        def answer(x: np.ndarray, single=single, flips=flips) -> np.ndarray:  # type: ignore[no-untyped-def]
+            y = single(x)
+            return np.nextafter(y, y + flips.integers(-1, 2, size=y.shape).astype(np.float32))
+
+        found = uv.identify(uv.as_oracle(answer, 5, noisy=True, budget=60_000), rng=rng)
+        if found.outcome is not uv.Outcome.complete:
+            continue
+        whole += 1
+        assert found.network is not None
+        for scale in (1.0, 3.0, 30.0):
+            x = scale * np.random.default_rng(7).standard_normal((20_000, 5))
+            y = relu_net(weights)(x)
+            off = np.abs(found.network(x) - y).max() / np.abs(y - y.mean(axis=0)).max()
+            assert off < 10 * max(found.residual, 1e-6), (seed, scale)
+    assert whole >= 3
+
+
+def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
+    rng = np.random.default_rng(0)
+    frame = Frame.of_input(4, None)
+    found = LayerFound.nothing(frame, 2)
+    rows = np.eye(4)[:3]
+    for row in rows:
+        found.add(row, 0.0, np.ones(2), 1e-3, np.zeros(4))
+    found.at, found.slope = rng.standard_normal((5, 4)), np.zeros((5, 2, 4))
+    same, bias = unmix(frame, found, (rows, np.zeros(3)))
+    assert (same == rows).all()
+    assert (bias == 0).all()
+    found.slope[0, 0] = [1.0, 0.0, 0.0, 0.0]  # one derivative for three rows
+    assert np.isfinite(unmix(frame, found, (rows, np.zeros(3)))[0]).all()
+    noise = Rounding(np.full(2, 1e-7), 2.0, 1e-7, True)
+    onward = Onward(lambda x: np.zeros((len(x), 2)), frame, noise, rng)
+    onward.stations = [Station(x, np.zeros((2, 4)), 0.0) for x in found.at]
+    everything = np.ones(4, dtype=bool)
+    neurons = [Followed(row, 0.0, everything, np.eye(5) * 1e-8) for row in rows]
+    with np.errstate(all="raise"):
+        assert onward._whole(neurons, 0.95) is None
+
+
+def test_a_fit_to_no_answers_settles_no_weight() -> None:
+    bends = Bends([(np.eye(3), np.zeros(3))], np.eye(3)[:2], np.zeros(2), np.array([[True, False, True]] * 2))
+    unknowns = bends.features(np.zeros((0, 3))).shape[1]
+    assert bends.loose(np.zeros((0, unknowns))).all()
+    # One answer settles at most one unknown weight.
+    assert bends.loose(bends.features(np.ones((1, 3)))).any()
+
+
+@dataclass(frozen=True)
+class Breaks(Method):
+    """A method whose numbers do not work out."""
+
+    error: type[Exception]
+
+    def __call__(self, oracle: uv.Oracle, *, rng: np.random.Generator) -> Identification:
+        oracle(oracle.sample(3, rng))
+        raise self.error("singular matrix")
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError, IndexError, ZeroDivisionError])
+def test_a_method_that_breaks_down_has_found_nothing_and_says_why(error: type[Exception]) -> None:
+    found = uv.identify(uv.as_oracle(lambda x: x, 3), Breaks(error), rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.check_failed
+    assert found.network is None
+    assert found.queries == 3
+    assert "singular matrix" in found.why[0]
+
+
+def test_what_is_wrong_on_purpose_is_raised() -> None:
+    with pytest.raises(uv.SourceError):
+        uv.identify(uv.as_oracle(lambda x: x, 3), Breaks(uv.SourceError), rng=np.random.default_rng(0))
+
+
+def test_behind_a_softmax_log_ratios_logits_and_probabilities_are_the_same_network() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((6, 5, 4), rng, bias=0.5)
+    truth = uv.Network.from_weights(weights, last="softmax")
+    oracle = uv.as_oracle(truth, 6, answers="probabilities")
+    assert oracle.reference is not None
+    found = uv.identify(oracle, rng=rng)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert found.network.m == 3
+    assert found.reference == oracle.reference
+    assert any("log-ratios" in why for why in found.why)
+    assert found.check(oracle, rng=rng, points=50) < 1e-8
+    assert found.check(uv.as_oracle(truth, 6, answers="values"), rng=rng, points=50) < 1e-8
+    x = rng.standard_normal((50, 6))
+    np.testing.assert_allclose(found.classifier()(x), truth(x), atol=1e-9)
+    assert uv.compare(found.network, truth, reference=found.reference).weight_error < 1e-7
+    assert uv.compare(found.classifier(), truth).weight_error < 1e-7
+    assert uv.compare(truth.log_ratios(1).with_reference(1), truth).weight_error < 1e-12
+    with pytest.raises(uv.BadInput, match="class from 0 to 3"):
+        truth.log_ratios(4)
+    with pytest.raises(uv.BadInput, match="3 outputs, the oracle 2"):
+        found.check(uv.as_oracle(relu_net(random_weights((6, 2), rng)), 6), rng=rng)
