@@ -9,7 +9,7 @@ from scipy import special
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_elsewhere, relu_net
 from unveil.blackbox.rounding import rounding
-from unveil.identification.identify import _straight
+from unveil.identification.detect import piecewise_linear
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.validation import FEWEST
 
@@ -122,10 +122,10 @@ def test_many_neurons_on_few_inputs_are_not_taken_for_a_curve() -> None:
     noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
     assert noise.straight
     assert noise.relative < 1e-12
-    assert _straight(oracle, rng)
+    assert piecewise_linear(oracle, rng)
     smooth = uv.as_oracle(uv.Network.from_weights(weights, "softplus"), shape=60)
     assert not rounding(smooth, smooth.sample(4, rng), smooth.resolution, rng).straight
-    assert not _straight(smooth, rng)
+    assert not piecewise_linear(smooth, rng)
 
 
 def test_one_hidden_layer_asked_within_a_box_only() -> None:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.detect import piecewise_linear
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.entangled_weights import EntangledWeights
@@ -114,7 +115,7 @@ def _candidates(
         first = names[0].split("(")[0]
         if first in PIECEWISE_LINEAR:
             return _piecewise_linear(), [f"the activation is given: {first} is piecewise linear"]
-    elif _straight(oracle, rng):
+    elif piecewise_linear(oracle, rng):
         return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
     noise = answers_noise(oracle, rng)
     methods: list[Method] = []
@@ -144,32 +145,6 @@ def _piecewise_linear() -> list[Method]:
     if find_spec("unveil.identification.piecewise_linear.critical_points") is None:
         raise BadInput("the answers are piecewise linear; no method for such networks is installed")
     return [import_module("unveil.identification.piecewise_linear.critical_points").CriticalPoints()]
-
-
-def _straight(oracle: Oracle, rng: np.random.Generator) -> bool:
-    """Whether three neighbouring points lie on a line for most of 32 places, while the function as a whole does not.
-
-    Queries: 96, or twice that
-    """
-    x = oracle.sample(32, rng)
-    if oracle.within is not None:
-        x = (x + oracle.middle) / 2
-    typical = float(np.sqrt(np.mean(x**2))) or 1.0
-    away = rng.standard_normal(x.shape)
-    away *= 3e-3 * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))
-    # Steps of a network with many neurons meet one nearly everywhere: where but a few are straight, shorter ones tell.
-    for shorter in (1.0, 1 / 30):
-        behind, ahead = oracle.nearest(x - shorter * away), oracle.nearest(x + shorter * away)
-        middle = oracle.nearest((behind + ahead) / 2)
-        low, centre, high = (oracle(part) for part in (behind, middle, ahead))
-        bend = np.abs(low + high - 2 * centre).max(axis=1)
-        slope = np.abs(high - low).max(axis=1)
-        rounding = 64 * oracle.resolution * float(np.abs(centre).max())
-        # A smooth network bends by about a part in a thousand over such a step; a straight piece by its rounding.
-        level = bend - rounding <= 1e-7 * np.median(slope)
-        if level.mean() >= 0.5 or not level.any() or oracle.resolution > 1e-12:
-            break
-    return bool(level.mean() >= 0.5)
 
 
 def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
 from unveil.whitebox.network import Network
 
 # Queries of a check: this share of what the reading asked, between these. A neuron that is on for one usual input in a
 # thousand shows itself to the most of them; the fewest are enough for what the further points show.
-SHARE, FEWEST, MOST = 0.05, 100, 2000
+SHARE, FEWEST, MOST = 0.03, 100, 2000
 # In a box no point lies further out than others, so that only many show what is rare.
 SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
@@ -146,7 +147,7 @@ def unusual(
     x: Float[np.ndarray, "pool n"],
     count: int,
     rng: np.random.Generator,
-    within: tuple[float, float] | None,
+    within: Within | None,
     most: float,
 ) -> Float[np.ndarray, "count n"]:
     """Points where random mixtures of the features of layer `depth` are largest: a rare neuron behind it is on there.

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_balance, by_fold, by_sparsity, by_vanishing
 from unveil.identification.piecewise_linear.wide_input import stations, widen
-from unveil.identification.validation import how_many, validate
+from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
@@ -168,11 +168,10 @@ class ExactReading:
     def _met_more(self, frame: Frame, found: LayerFound, noise: Rounding) -> bool:
         """Whether lines to fresh points where the network is wrong meet neurons that had been missing.
 
-        Queries: `how_many` of those asked so far; if some are wrong, those of `LINES` lines.
+        Queries: `FEWEST`; if some are wrong, those of `LINES` lines.
         """
         network = Network.from_weights(self.best[1])
-        count = how_many(self.oracle)
-        seen = validate(network, self.oracle, count, self.rng, self._fine(noise), self.ask)
+        seen = validate(network, self.oracle, FEWEST, self.rng, self._fine(noise), self.ask)
         had = len(found.rows)
         for wrong in seen.wrong[:LINES]:
             base = frame.sample(1, self.rng)

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import after
+from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.fitting.surrogate import stand_in
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -72,7 +72,7 @@ class NoisyReading:
         unexplained: Where the rows read so far are most wrong, if they do not explain the answers.
     """
 
-    ask: Ask
+    ask: Asked
     oracle: Oracle
     noise: Rounding
     rng: np.random.Generator

@@ -1,0 +1,41 @@
+"""Whether answers are straight between kinks is told for most networks, in both precisions, with and without a box."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from unveil.identification.detect import piecewise_linear
+from unveil.testing import known_model
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("activation", ["relu", "leaky", "tanh", "softplus", "gelu", "sin"])
+def test_straight_pieces_are_told_from_curves(activation: str, dtype: type[np.floating]) -> None:
+    right = 0
+    for seed in range(20):
+        rng = np.random.default_rng([9, seed])
+        hidden = [int(rng.choice([4, 16, 64]))] * int(rng.choice([1, 2, 3]))
+        model = known_model([int(rng.choice([4, 10, 30])), *hidden, 2], activation, rng=rng, dtype=dtype)
+        within = [None, None, (0.0, 1.0), (-2.0, 2.0)][seed % 4]
+
+        def answer(x: np.ndarray, model=model) -> np.ndarray:  # type: ignore[no-untyped-def]
+            y = model(x)
+            # Another processor's last bit, the same for the same question.
+            flip = np.modf(np.abs(x).sum(axis=1, keepdims=True) * 1e6)[0] * 3 // 1 - 1
+            return np.nextafter(y, y + flip.astype(y.dtype))
+
+        oracle = uv.as_oracle(answer, model.n, within=within)
+        before = oracle.ledger.asked
+        right += piecewise_linear(oracle, rng) == (activation in ("relu", "leaky"))
+        assert oracle.ledger.asked - before <= 32 * 25
+    assert right >= 19  # another one may hardly bend at all in its box
+
+
+def test_a_linear_model_is_straight_and_noise_is_no_kink() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((6, 2))
+    assert piecewise_linear(uv.as_oracle(lambda x: x @ w, 6), rng)
+    noisy = uv.as_oracle(lambda x: np.tanh(x @ w) + 1e-4 * rng.standard_normal((len(x), 2)), 6, noisy=True)
+    assert not piecewise_linear(noisy, rng)
