@@ -229,7 +229,7 @@ class NoisyReading:
         rows, bias = turned(frame, found)
         k, m = len(rows), self.oracle.m
         more = k > frame.d
-        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100, (rows, bias))
+        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100, (rows, bias), BESIDES)
         h = x
         for w, b in self.weights:
             h = np.maximum(h @ w.T + b, 0)
@@ -254,7 +254,9 @@ class NoisyReading:
                 f"Sides of {k} neurons on {frame.d} coordinates are at will; a linear part makes up for it."
             )
         network = Network.from_weights([*self.weights, *ending], shape=self.oracle.shape)
-        x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m), (rows, bias))
+        often = int(OFTEN * (self.oracle.n + 2) / m) + BESIDES
+        count = int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m)
+        x, y = self._fresh(count, (rows, bias), often)
         sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
         if self.weights:
@@ -279,12 +281,15 @@ class NoisyReading:
         found.jump = (last.weights[:, :k] * size).T
         found.error = np.maximum(rms / np.maximum(np.linalg.norm(found.jump, axis=1), 1e-300), 1e-7)
 
-    def _fresh(self, count: int, layer: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _fresh(
+        self, count: int, layer: tuple[np.ndarray, np.ndarray] | None = None, need: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
         """This many points and answers; those asked before serve again.
 
         Args:
             count: Points at least.
-            layer: Rows and biases of a first layer: points lie on both sides of each, often enough to tell its share.
+            layer: Rows and biases of a first layer.
+            need: Points wanted on either side of each.
         """
         empty = np.empty((0, self.oracle.n)), np.empty((0, self.oracle.m))
         x, y = empty if self.points is None else self.points
@@ -292,7 +297,6 @@ class NoisyReading:
         if self.oracle.within is None:
             more[::4] *= FURTHER
         if layer is not None and not self.weights:
-            need = int(OFTEN * (self.oracle.n + 2) / self.oracle.m) + BESIDES
             more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, self.rng)])
         more = self.oracle.nearest(more)
         self.points = np.concatenate([x, more]), np.concatenate([y, self.ask(more)])
