@@ -8,7 +8,7 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 
 # Places looked at, and the step at first, in typical inputs; each further one is `RATIO` times as long or as short.
-PLACES, FIRST, RATIO = 32, 1e-3, 4.0
+PLACES, FIRST, RATIO = 24, 1e-3, 4.0
 # Longest step; the shortest is the square root of the answers' rounding, where a curve of order one bends by as much as
 # the rounding.
 LONGEST = 0.5
