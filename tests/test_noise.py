@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import random_weights, relu_gradients, relu_net
-from unveil.blackbox.noise import estimate_noise
+from unveil.blackbox.noise_model import estimate_noise
 
 SMOOTH = {"tanh": np.tanh, "softplus": lambda s: np.logaddexp(0, s)}
 

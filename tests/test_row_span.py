@@ -19,7 +19,9 @@ def test_one_query_per_unknown_in_float64(trial: int, rng: np.random.Generator) 
     span = uv.row_span(oracle, rng=rng)
     assert span.rank == 80
     assert span.distance(weights[0][0]) <= 1e-8
-    assert span.queries - span.stages["confirmation"] <= 1.15 * FLOOR
+    assert span.queries - span.stages["confirmation"] - span.stages["measuring"] <= 1.15 * FLOOR
+    assert span.stages["measuring"] <= 0.2 * FLOOR
+    assert span.distance(weights[0][0]) <= span.accuracy <= 1e-7
     assert span.queries == sum(span.stages.values()) == oracle.ledger.asked - 8
 
 

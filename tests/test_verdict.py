@@ -24,7 +24,7 @@ from unveil.audit.sections.span import SPAN, SpanCheck
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.verdict import APPROXIMATE, EXIT_CODES, FINE, Status, advice, cause, ending, exit_code
 from unveil.blackbox.defences import Defence, settled
-from unveil.blackbox.row_span import RowSpan
+from unveil.blackbox.span import RowSpan
 from unveil.cli import app
 from unveil.identification.method import Identification
 from unveil.outcome import StoreError, UnsteadyAnswers, UnveilError, WorkerLost

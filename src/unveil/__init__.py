@@ -13,14 +13,13 @@ if TYPE_CHECKING:
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
     from unveil.blackbox.ledger import Ledger as Ledger
-    from unveil.blackbox.noise import Noise as Noise
-    from unveil.blackbox.noise import measure_noise as measure_noise
+    from unveil.blackbox.noise_model import NoiseModel as NoiseModel
+    from unveil.blackbox.noise_model import measure_noise as measure_noise
     from unveil.blackbox.obfuscation import Obfuscation as Obfuscation
     from unveil.blackbox.obfuscation import obfuscate as obfuscate
     from unveil.blackbox.oracle import Oracle as Oracle
     from unveil.blackbox.output_space import OutputSpan as OutputSpan
     from unveil.blackbox.output_span import output_span as output_span
-    from unveil.blackbox.row_span import RowSpan as RowSpan
     from unveil.blackbox.row_span import row_span as row_span
     from unveil.blackbox.sources import as_oracle as as_oracle
     from unveil.blackbox.sources.http import HttpSource as HttpSource
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.sources.prompts import PromptSource as PromptSource
     from unveil.blackbox.sources.wire_options import Token as Token
     from unveil.blackbox.sources.wire_options import WireOptions as WireOptions
+    from unveil.blackbox.span import RowSpan as RowSpan
     from unveil.blackbox.store import Stored as Stored
     from unveil.blackbox.wrappers import Affine as Affine
     from unveil.blackbox.wrappers import LabelsOnly as LabelsOnly
@@ -93,14 +93,14 @@ _PUBLIC = {
     "Token": "blackbox.sources.wire_options",
     "WireOptions": "blackbox.sources.wire_options",
     "Stored": "blackbox.store",
-    "Noise": "blackbox.noise",
-    "measure_noise": "blackbox.noise",
+    "NoiseModel": "blackbox.noise_model",
+    "measure_noise": "blackbox.noise_model",
     "jacobian": "blackbox.differences",
     "gradient": "blackbox.differences",
     "hessian": "blackbox.differences",
     "OutputSpan": "blackbox.output_space",
     "output_span": "blackbox.output_span",
-    "RowSpan": "blackbox.row_span",
+    "RowSpan": "blackbox.span",
     "row_span": "blackbox.row_span",
     "Obfuscation": "blackbox.obfuscation",
     "obfuscate": "blackbox.obfuscation",

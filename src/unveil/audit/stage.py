@@ -31,7 +31,7 @@ class Audit:
         seed: Where chance starts; `rng(key)` gives a stage its own generator.
         path: Where the model came from, as one would write it in a script; for the checks on the page.
         folder: Where the page will be: the lines that check it name the model from there.
-        findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a Noise, `network` a Network...
+        findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a NoiseModel...
         seconds: Time of one question in a batch, as measured by `look`.
     """
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.noise import Noise, measure_noise
+from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
 
 BLOCK_BYTES = 2**25  # of questions per batch; fixed, so that the same seed gives the same bits on every machine
@@ -19,13 +19,14 @@ def jacobian(
     x: Float[np.ndarray, "N n"],
     *,
     rng: np.random.Generator,
-    noise: Noise | None = None,
+    noise: NoiseModel | None = None,
 ) -> Float[np.ndarray, "N m n"]:
     """Jacobians at N points by differences along the coordinates.
 
     Piecewise-linear oracles get forward differences with the largest step that a combined second difference finds
     straight at that point; smooth ones central differences with the step that balances noise against the third
-    derivative. Points closer to a wall of the box than the step are differenced on the side with room.
+    derivative. Points closer to a wall of the box than the step are differenced on the side with room: smooth ones by
+    the three points on that side, whose error is of the same order.
 
     Args:
         oracle: Answers values.
@@ -36,19 +37,18 @@ def jacobian(
     Raises:
         BadInput: x is not legal.
 
-    Queries: `N (n + 1)` for piecewise-linear oracles plus `2 N` per halving of the step, `2 N n` for smooth ones.
+    Queries: `N (n + 1)` for piecewise-linear oracles plus `2 N` per halving of the step, `2 N n` for smooth ones, and
+        `N` more of these where one of the points lies nearer to a wall than a step.
 
     Source: Lemma 3.2 of Jayaram, Woodruff, Zhang, arXiv:2002.08202, for piecewise-linear ones.
     """
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
     if noise.kind == "smooth":
-        step = np.full(len(x), smooth_step(noise, order=1))
-        ahead, behind = _shifted(oracle, x, step), _shifted(oracle, x, -step)
-        return _quotient(ahead, behind)
+        return _smooth_jacobian(oracle, x, _within_box(oracle, smooth_step(noise, order=1), room=4))
     fx = oracle(x)
     step = straight_step(oracle, x, fx, rng=rng, noise=noise)
-    moved, answers = _shifted(oracle, x, step)
+    moved, answers = _shifted(oracle, x, np.broadcast_to(step[:, None], x.shape))
     return np.asarray(((answers - fx[:, None, :]) / (moved - x)[:, :, None]).transpose(0, 2, 1))
 
 
@@ -57,7 +57,7 @@ def gradient(
     x: Float[np.ndarray, "N n"],
     *,
     rng: np.random.Generator,
-    noise: Noise | None = None,
+    noise: NoiseModel | None = None,
     output: int = 0,
 ) -> Float[np.ndarray, "N n"]:
     """Gradients of one output at N points; see `jacobian`.
@@ -72,24 +72,38 @@ def hessian(
     x: Float[np.ndarray, "N n"],
     *,
     rng: np.random.Generator,
-    noise: Noise | None = None,
+    noise: NoiseModel | None = None,
     output: int = 0,
 ) -> Float[np.ndarray, "N n n"]:
     """Hessians of one output at N points by second differences.
 
     Args:
         oracle: Answers values, smooth.
-        x: Legal points with room for one step to every side.
+        x: Legal points. Of those nearer to a wall than a step the Hessian is extrapolated from two points further in.
         rng: Used for the noise measurement only.
         noise: A measurement to reuse.
         output: Which output.
 
-    Queries: `N (1 + 2 n + n (n - 1))`: f(x), f(x +- h e_i) and f(x +- h (e_i + e_j)).
+    Queries: `N (1 + 2 n + n (n - 1))`: f(x), f(x +- h e_i) and f(x +- h (e_i + e_j)); twice that near a wall.
     """
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
+    h = _within_box(oracle, smooth_step(noise, order=2), room=8)
+    if oracle.within is None:
+        return _second_differences(oracle, x, h, output)
+    low, high = oracle.within
+    beside = np.clip(x, low + h, high - h)
+    found = _second_differences(oracle, beside, h, output)
+    near = np.flatnonzero((beside != x).any(axis=1))
+    if len(near):
+        # Twice as far inward, and back along the line through both: that takes the error of first order with it.
+        further = _second_differences(oracle, 2 * beside[near] - x[near], h, output)
+        found[near] = 2 * found[near] - further
+    return found
+
+
+def _second_differences(oracle: Oracle, x: np.ndarray, h: float, output: int) -> Float[np.ndarray, "N n n"]:
     n = oracle.n
-    h = smooth_step(noise, order=2)
     rows, columns = np.triu_indices(n, 1)
     directions = np.vstack([np.eye(n), np.eye(n)[rows] + np.eye(n)[columns]])
     block = max(1, BLOCK_BYTES // (8 * n) // (2 * len(directions) + 1))
@@ -111,7 +125,7 @@ def hessian(
     return out
 
 
-def smooth_step(noise: Noise, order: int) -> float:
+def smooth_step(noise: NoiseModel, order: int) -> float:
     """The central step that balances noise against truncation for a first or second derivative.
 
     The scale on which the function changes is read off its measured curvature.
@@ -122,7 +136,7 @@ def smooth_step(noise: Noise, order: int) -> float:
 
 
 def straight_step(
-    oracle: Oracle, x: np.ndarray, fx: np.ndarray, *, rng: np.random.Generator, noise: Noise
+    oracle: Oracle, x: np.ndarray, fx: np.ndarray, *, rng: np.random.Generator, noise: NoiseModel
 ) -> Float[np.ndarray, " N"]:
     """For each point the largest tried step within which the oracle is linear along a random sign vector.
 
@@ -150,12 +164,15 @@ def straight_step(
 
 
 def _shifted(oracle: Oracle, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates (N, n) after moving each alone, as the model saw them, and the answers (N, n, m)."""
+    """Coordinates (N, n) after moving each alone, as the model saw them, and the answers (N, n, m).
+
+    A step (N, n) that leaves the box is taken to the other side.
+    """
     n = oracle.n
-    moved = x + step[:, None]
+    moved = x + step
     if oracle.within is not None:
         outside = (moved < oracle.within[0]) | (moved > oracle.within[1])
-        moved = np.where(outside, x - step[:, None], moved)
+        moved = np.where(outside, x - step, moved)
     moved = oracle.nearest(moved)
     block = max(1, BLOCK_BYTES // (8 * n * n))
     answers = np.empty((len(x), n, oracle.m))
@@ -168,6 +185,29 @@ def _shifted(oracle: Oracle, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarra
     return moved, answers
 
 
-def _quotient(ahead: tuple[np.ndarray, np.ndarray], behind: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    width = (ahead[0] - behind[0])[:, :, None]
-    return np.asarray(((ahead[1] - behind[1]) / width).transpose(0, 2, 1))
+def _within_box(oracle: Oracle, step: float, room: int) -> float:
+    """A step of which `room` fit into the box."""
+    if oracle.within is None:
+        return step
+    return min(step, float(np.min(oracle.high - oracle.low)) / room)
+
+
+def _smooth_jacobian(oracle: Oracle, x: np.ndarray, step: float) -> Float[np.ndarray, "N m n"]:
+    """Central differences, and where one side lies outside the box the three points on the other."""
+    if oracle.grid is not None:
+        step = max(1.0, round(step / oracle.grid)) * oracle.grid
+    low, high = oracle.within or (-np.inf, np.inf)
+    up, down = x + step > high, x - step < low
+    one, two = np.full(x.shape, step), np.full(x.shape, -step)
+    one, two = np.where(up, -2 * step, one), np.where(down, 2 * step, two)
+    (a, at_a), (b, at_b) = _shifted(oracle, x, one), _shifted(oracle, x, two)
+    slope = (at_a - at_b) / (a - b)[:, :, None]
+    sided = up | down
+    near = np.flatnonzero(sided.any(axis=1))
+    if len(near):
+        fx = oracle(x[near])[:, None, :]
+        to_a, to_b = (a[near] - x[near])[:, :, None], (b[near] - x[near])[:, :, None]
+        # The derivative at x of the parabola through x and both points.
+        through = (to_a**2 * (at_b[near] - fx) - to_b**2 * (at_a[near] - fx)) / (to_a * to_b * (to_a - to_b))
+        slope[near] = np.where(sided[near][:, :, None], through, slope[near])
+    return np.asarray(slope.transpose(0, 2, 1))

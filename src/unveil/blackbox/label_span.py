@@ -22,7 +22,7 @@ from unveil.blackbox.label_normals import (
 )
 from unveil.blackbox.label_points import Ground, boundary_points, find_ground, find_scale, newest, smooth_points
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.row_span import RowSpan
+from unveil.blackbox.span import RowSpan
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
 CANDIDATES = 64

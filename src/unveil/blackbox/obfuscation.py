@@ -10,7 +10,7 @@ from scipy import optimize
 
 from unveil.blackbox.domain import Within, box, described
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.row_span import RowSpan
+from unveil.blackbox.span import RowSpan
 from unveil.outcome import BadInput, SourceError
 
 

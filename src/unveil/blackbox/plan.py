@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.domain import Within, box, legal
-from unveil.blackbox.row_span import RowSpan
+from unveil.blackbox.span import RowSpan
 from unveil.outcome import BadInput, Outcome
 
 SPARE = 1.25

@@ -1,86 +1,25 @@
-"""RowSpan and row_span: the directions of the input that matter."""
+"""row_span: the directions of the input that matter, from values or from labels."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.noise import Noise
+from unveil.blackbox.booking import Booked
+from unveil.blackbox.label_span import label_span
+from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span_frames import base_points, legal_step
-from unveil.blackbox.span_search import Search
+from unveil.blackbox.span import RowSpan
+from unveil.blackbox.span_search.points import Asker
+from unveil.blackbox.span_search.search import search
+from unveil.blackbox.span_search.state import Goal, State
+from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
-
-@dataclass(frozen=True)
-class RowSpan:
-    """The subspace of inputs that matters, as far as it was found.
-
-    Attributes:
-        basis: (r, n), orthonormal rows.
-        rank: r.
-        singular_values: Of the gradients asked, in units of the largest, including those judged to be noise.
-        noise_floor: What noise alone would give, in the same units.
-        accuracy: Predicted sine of the largest principal angle to the true span.
-        confidence: With this confidence no direction is missing that matters at more than `unseen` of the inputs drawn.
-        unseen: Bound on the share of inputs at which a missed direction matters.
-        left_out: Root mean square share of the gradient outside the span (0 unless the rank is approximate).
-        queries: Queries asked for it.
-        outcome: How the search ended.
-        stages: Queries per stage.
-    """
-
-    basis: Float[np.ndarray, "r n"]
-    singular_values: Float[np.ndarray, " s"]
-    noise_floor: float
-    accuracy: float
-    confidence: float
-    unseen: float
-    left_out: float
-    queries: int
-    outcome: Outcome
-    stages: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rank(self) -> int:
-        return len(self.basis)
-
-    @property
-    def n(self) -> int:
-        return int(self.basis.shape[1])
-
-    def project(self, x: np.ndarray) -> np.ndarray:
-        """The part of x (n,) or (N, n) that the model sees."""
-        return np.asarray(x @ self.basis.T @ self.basis)
-
-    def complement(self, x: np.ndarray) -> np.ndarray:
-        """The part of x that the model does not see."""
-        return np.asarray(x - self.project(x))
-
-    def distance(self, other: RowSpan | np.ndarray) -> float:
-        """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ."""
-        rows = other.basis if isinstance(other, RowSpan) else _orthonormal(np.asarray(other, dtype=np.float64))
-        if rows.shape != self.basis.shape:
-            return 1.0
-        return float(np.linalg.norm(self.complement(rows), 2)) if len(rows) else 0.0
-
-    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 100) -> float:
-        """How much the answers change along the complement, relative to how much they change at all, on fresh points.
-
-        Queries: `3 * points`
-        """
-        x = base_points(oracle, points, rng)
-        step = rng.standard_normal(x.shape)
-        hidden, any_step = self.complement(step), step
-        lengths = legal_step(oracle, x, hidden), legal_step(oracle, x, any_step)
-        fx = oracle(x)
-        moved = [
-            oracle(oracle.nearest(x + r[:, None] * s)) - fx for r, s in zip(lengths, (hidden, any_step), strict=True)
-        ]
-        return float(np.abs(moved[0]).max() / max(np.abs(moved[1]).max(), np.finfo(float).tiny))
+EXAMPLES = 10  # from which units are read
+SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
 
 
 def row_span(
@@ -91,7 +30,7 @@ def row_span(
     x: Float[np.ndarray, "N n"] | None = None,
     confidence: float = 0.95,
     unseen: float = 0.01,
-    noise: Noise | None = None,
+    noise: NoiseModel | None = None,
     leave_out: float = 1e-3,
 ) -> RowSpan:
     r"""Find the span of the first layer's rows.
@@ -137,37 +76,74 @@ def row_span(
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
     if oracle.answers == "labels":
-        from unveil.blackbox.label_span import label_span
-
         return label_span(oracle, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
-    search = Search(oracle, rng, x, confidence, unseen)
+    before, stages = oracle.ledger.asked, dict[str, int]()
+    if oracle.in_steps:
+        return _empty(oracle, Outcome.answers_in_steps, before, stages, confidence)
+    units = own_units(oracle, x)
+    if units is not None and x is not None:
+        # The question z becomes the input z * units.
+        asked: Oracle = Affine(oracle, 0.0, (1 / units).reshape(oracle.shape))
+        x, noise = x / units, None
+    else:
+        asked, units = oracle, np.ones(oracle.n)
+    goal = Goal(accuracy, confidence, unseen, leave_out)
     try:
-        search.run(accuracy, noise, leave_out)
+        with Booked(oracle.ledger, stages, "probe"):
+            noise = measure_noise(asked, rng=rng, x=x) if noise is None else noise
     except BudgetExceeded:
-        search.outcome = Outcome.budget_ended
-    return _result(search)
+        return _empty(oracle, Outcome.budget_ended, before, stages, confidence)
+    state = search(Asker(asked, noise, rng, x, units), goal, stages)
+    return _result(state, oracle, goal, units, before, stages)
 
 
-def _result(search: Search) -> RowSpan:
-    values, floor = search.values, search.floor
-    if len(values) < search.known.rank:
-        sizes = np.sort(search.known.sizes)[::-1]
+def own_units(oracle: Oracle, x: Float[np.ndarray, "N n"] | None) -> Float[np.ndarray, " n"] | None:
+    """A unit for each input, where examples show that inputs have units of very different size; else None."""
+    if x is None or len(x) < EXAMPLES or oracle.within is not None or oracle.grid is not None:
+        return None
+    deviation = x.std(axis=0)
+    varies = deviation > 0
+    if varies.sum() < 2 or deviation[varies].max() < SPREAD * deviation[varies].min():
+        return None
+    return np.asarray(np.where(varies, deviation, np.median(deviation[varies])))
+
+
+def _result(
+    state: State, oracle: Oracle, goal: Goal, units: np.ndarray, before: int, stages: dict[str, int]
+) -> RowSpan:
+    values, floor, basis = state.values, state.floor, state.known.basis
+    if len(values) < state.rank:
+        sizes = np.sort(state.known.sizes)[::-1]
         values = sizes / sizes[0]
-        floor = search.slope_noise * math.sqrt(search.oracle.n) / sizes[0]
-    seen = search.confirmed
+        floor = state.steps.slope_noise * math.sqrt(oracle.n) / sizes[0]
+    if state.rank and (units != 1).any():
+        basis = np.linalg.svd(basis / units, full_matrices=False)[2]
+    seen = state.confirmed
+    assert state.outcome is not None
     return RowSpan(
-        basis=search.known.basis,
+        basis=basis,
         singular_values=values,
         noise_floor=floor,
-        accuracy=search.accuracy if search.known.rank else 0.0,
-        confidence=search.confidence,
-        unseen=1 - (1 - search.confidence) ** (1 / seen) if seen else 1.0,
-        left_out=search.left_out,
-        queries=search.oracle.ledger.asked - search.before,
-        outcome=search.outcome,
-        stages=search.stages,
+        accuracy=state.accuracy if state.rank else 1.0,
+        confidence=goal.confidence,
+        unseen=1 - (1 - goal.confidence) ** (1 / seen) if seen else 1.0,
+        left_out=state.left_out,
+        queries=oracle.ledger.asked - before,
+        outcome=state.outcome,
+        stages=stages,
     )
 
 
-def _orthonormal(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
+def _empty(oracle: Oracle, outcome: Outcome, before: int, stages: dict[str, int], confidence: float) -> RowSpan:
+    return RowSpan(
+        basis=np.empty((0, oracle.n)),
+        singular_values=np.empty(0),
+        noise_floor=0.0,
+        accuracy=1.0,
+        confidence=confidence,
+        unseen=1.0,
+        left_out=0.0,
+        queries=oracle.ledger.asked - before,
+        outcome=outcome,
+        stages=stages,
+    )

@@ -13,7 +13,7 @@ from unveil.cli.options import Asking, Common, Scale, Source
 from unveil.outcome import BadInput, Outcome
 
 if TYPE_CHECKING:
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
 
 @command
@@ -75,7 +75,7 @@ def obfuscate(
 def _load(path: Path, n: int) -> RowSpan:
     import numpy as np
 
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
     try:
         with np.load(path, allow_pickle=False) as arrays:

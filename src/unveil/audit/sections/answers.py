@@ -50,7 +50,7 @@ def _run(audit: Audit) -> Section:
         verdict = "It answers with a class and nothing else: each question brings one bit or a few."
     else:
         from unveil.audit.sections.span import typical
-        from unveil.blackbox.noise import measure_noise
+        from unveil.blackbox.noise_model import measure_noise
 
         noise = measure_noise(oracle, rng=audit.rng("noise"), x=typical(oracle, audit.inputs))
         audit.findings["noise"] = noise

@@ -20,7 +20,7 @@ from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
 SAME = 0.01  # change of a probability, or relative to the spread of values, that still counts as the same answer
 MOST = 0.1  # a larger change is none that a span of any accuracy may leave

@@ -18,9 +18,9 @@ from unveil.blackbox.domain import described
 from unveil.outcome import BudgetExceeded, Outcome
 
 if TYPE_CHECKING:
-    from unveil.blackbox.noise import Noise
+    from unveil.blackbox.noise_model import NoiseModel
     from unveil.blackbox.oracle import Oracle
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
 FRESH = 100  # points at which the finding is checked
 SAME = 0.01  # a change of so little, relative to what any step changes, is none
@@ -105,7 +105,7 @@ def find_span(
     rng: np.random.Generator,
     x: np.ndarray | None = None,
     accuracy: float = 1e-4,
-    noise: Noise | None = None,
+    noise: NoiseModel | None = None,
 ) -> RowSpan:
     """The row span, from values or from labels, whichever the oracle answers.
 

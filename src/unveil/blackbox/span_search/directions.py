@@ -1,109 +1,103 @@
-"""What the search for a row span stands on: known directions, frames to difference along, legal steps."""
+"""Directions known so far, and frames of directions to difference along: sparse, dense, or the basis itself."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import fft, linalg
 
-from unveil.blackbox.noise import Noise
-from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.span_search.points import Asker, Places
 
-BLOCK_BYTES = (
-    2**20
-)  # of questions per batch: what a cache holds; fixed, so that the same seed gives the same bits on every machine
-
-LEAST_ROWS = 64
+STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
+SHORTER = 8.0
+ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
 
 
-class Asker:
-    """The oracle with its outputs divided by their noise level, asked in batches of fixed size."""
-
-    def __init__(self, oracle: Oracle, noise: Noise) -> None:
-        self.oracle = oracle
-        self.noise = noise
-        self.block = max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        parts = [self.oracle(x[i : i + self.block]) for i in range(0, len(x), self.block)]
-        return np.asarray(np.concatenate(parts) / self.noise.level)
-
-
+@dataclass(frozen=True)
 class Known:
     """Directions known so far: a reduced echelon form `rows` with unit columns at `pivots`, and an orthonormal basis.
 
     The vectors `e_j - sum_p rows[p, j] e_p`, j not a pivot, span the complement and touch only the pivots and j: asking
     along them leaves out what is known, at n - k queries a point.
+
+    Attributes:
+        pivots: (r,).
+        rows: (r, n).
+        basis: (r, n), orthonormal.
+        mixing: (r, r), what the noise of each gradient adds to the error of `rows`.
+        sizes: Length of each new component when it was found.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
-        self.pivots = np.empty(0, dtype=np.intp)
-        self.rows = np.empty((0, n))
-        self.basis = np.empty((0, n))
-        self.mixing = np.empty((0, 0))  # what the noise of each gradient adds to the error of `rows`
-        self.sizes: list[float] = []  # length of each new component when it was found
+    pivots: Int[np.ndarray, " r"]
+    rows: Float[np.ndarray, "r n"]
+    basis: Float[np.ndarray, "r n"]
+    mixing: Float[np.ndarray, "r r"]
+    sizes: tuple[float, ...] = ()
 
     @property
     def rank(self) -> int:
         return len(self.pivots)
 
+    @property
+    def n(self) -> int:
+        return int(self.basis.shape[1])
+
     @classmethod
-    def of(cls, basis: np.ndarray, error: float) -> Known:
+    def nothing(cls, n: int) -> Known:
+        return cls(np.empty(0, dtype=np.intp), np.empty((0, n)), np.empty((0, n)), np.empty((0, 0)))
+
+    @classmethod
+    def of(cls, basis: Float[np.ndarray, "r n"], error: float, sizes: tuple[float, ...] = ()) -> Known:
         """The same from an orthonormal basis whose rows err by `error` in all; pivots by QR with column pivoting."""
-        known = cls(basis.shape[1])
-        if len(basis):
-            known.basis = basis
-            _, pivots = linalg.qr(basis, mode="r", pivoting=True)
-            known.pivots = pivots[: len(basis)].astype(np.intp)
-            known.rows = np.linalg.solve(basis[:, known.pivots], basis)
-            known.mixing = np.eye(len(basis)) * error / np.sqrt(len(basis))
-        return known
+        if not len(basis):
+            return replace(cls.nothing(basis.shape[1]), sizes=sizes)
+        pivots = linalg.qr(basis, mode="r", pivoting=True)[1][: len(basis)].astype(np.intp)
+        rows = np.linalg.solve(basis[:, pivots], basis)
+        return cls(pivots, rows, basis, np.eye(len(basis)) * error / np.sqrt(len(basis)), sizes)
 
-    def new_part(self, gradient: np.ndarray) -> np.ndarray:
+    def new_part(self, gradient: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """What is left of a gradient after the known rows; zero at the pivots."""
-        if not self.rank:
-            return gradient
-        return np.asarray(gradient - gradient[self.pivots] @ self.rows)
+        return np.asarray(gradient - gradient[self.pivots] @ self.rows) if self.rank else gradient
 
-    def add(self, new: np.ndarray, noise: float) -> bool:
-        """Add a direction, zero at the pivots, with `noise` in every entry; False if it is known but for rounding."""
+    def with_direction(self, new: Float[np.ndarray, " n"], noise: float) -> Known | None:
+        """With a direction more, zero at the pivots, `noise` in every entry; None if it is known but for rounding."""
         part = new - (new @ self.basis.T) @ self.basis
         size = float(np.linalg.norm(part))
         if not size > 1e-10 * float(np.linalg.norm(new)):
-            return False
+            return None
         pivot = int(np.abs(new).argmax())
-        row, factors = new / new[pivot], self.rows[:, pivot].copy()
+        row, factors = new / new[pivot], self.rows[:, pivot]
         mixing = np.zeros((self.rank + 1, self.rank + 1))
         mixing[:-1, :-1] = self.mixing
         mixing[:-1, -1] = -factors * noise / new[pivot]
         mixing[-1, -1] = noise / new[pivot]
-        self.mixing = mixing
-        self.rows = np.vstack([self.rows - np.outer(factors, row), row])
-        self.pivots = np.append(self.pivots, pivot)
-        self.sizes.append(size)
         part -= (part @ self.basis.T) @ self.basis
-        self.basis = np.vstack([self.basis, part / np.linalg.norm(part)])
-        return True
+        return Known(
+            np.append(self.pivots, pivot),
+            np.vstack([self.rows - np.outer(factors, row), row]),
+            np.vstack([self.basis, part / np.linalg.norm(part)]),
+            mixing,
+            (*self.sizes, size),
+        )
 
-    def complement(self, vectors: np.ndarray) -> np.ndarray:
+    def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
         """Unit vectors orthogonal to what is known."""
         for _ in range(2):
             vectors = vectors - (vectors @ self.basis.T) @ self.basis
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300))
 
 
 class SparseFrame:
     """A basis of the complement of `known` that touches the pivots and one more coordinate per vector."""
 
-    def __init__(self, known: Known, plain: bool = False) -> None:
-        # On a grid the corrections at the pivots cannot be made: all coordinates are asked, the known part taken off.
-        self.pivots = np.empty(0, dtype=np.intp) if plain else known.pivots
+    def __init__(self, known: Known) -> None:
         rest = np.ones(known.n, dtype=bool)
-        rest[self.pivots] = False
-        self.free = np.flatnonzero(rest)
-        self.rows = known.rows[: len(self.pivots), self.free]
+        rest[known.pivots] = False
+        self.pivots, self.free, self.n = known.pivots, np.flatnonzero(rest), known.n
+        self.rows = known.rows[:, self.free]
         self.scale = 1 / np.sqrt(1 + np.sum(self.rows**2, axis=0))
-        self.n = known.n
 
     @property
     def count(self) -> int:
@@ -147,9 +141,8 @@ class BasisFrame:
     """The rows of a basis themselves, for coordinates of a gradient in the known span."""
 
     def __init__(self, basis: np.ndarray) -> None:
-        self.basis = basis
+        self.basis, self.n = basis, basis.shape[1]
         self.scale = np.ones(len(basis))
-        self.n = basis.shape[1]
 
     @property
     def count(self) -> int:
@@ -177,8 +170,7 @@ class DenseFrame:
 
     def __init__(self, known: Known, rng: np.random.Generator) -> None:
         self.signs = rng.choice([-1.0, 1.0], size=known.n)
-        self.basis = known.basis
-        self.n = known.n
+        self.basis, self.n = known.basis, known.n
 
     @property
     def count(self) -> int:
@@ -196,19 +188,20 @@ class DenseFrame:
 
 
 def slopes(
-    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, fx: np.ndarray, length: float, rng: np.random.Generator
-) -> tuple[np.ndarray, bool]:
-    """Derivatives at x along a frame by forward differences, kinks found by one combined step and asked again.
+    ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float
+) -> tuple[Float[np.ndarray, "count m"], bool]:
+    """Derivatives at one place along a frame by forward differences; breakpoints found by one combined step.
 
     One more query tests all differences at once: the answer to a random combination of the steps must be the same
     combination of the answers. Where it is not, groups of directions are tested, and only bad groups are asked again,
     with steps eight times shorter.
 
     Returns:
-        Slopes (count, m) along the unscaled directions, and whether the last test passed.
+        Slopes along the unscaled directions, and whether the last test passed.
 
-    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a kink.
+    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a breakpoint.
     """
+    x, fx, sigma, rng = place.x[0], place.fx[0], place.sigma[0], ask.rng
     everything = np.arange(frame.count)
     slope = np.empty((frame.count, len(fx)))
     taken = np.empty(frame.count)
@@ -220,7 +213,8 @@ def slopes(
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
             points = ask.oracle.nearest(frame.points(x, part, length * signs[part]))
             step = frame.taken(points, x, part)
-            slope[part] = (ask(points) - fx) / step[:, None]
+            step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
+            slope[part] = (ask(points, sigma) - fx) / step[:, None]
             taken[part] = step
 
     def bends(groups: list[np.ndarray]) -> np.ndarray:
@@ -229,23 +223,23 @@ def slopes(
             amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[group] * 4 * length / np.sqrt(len(group))
             points[i] = frame.combination(x, group, amounts)
         points = ask.oracle.nearest(points)
-        seen = ask(points) - fx
+        seen = ask(points, sigma) - fx
         bad = np.empty(len(groups), dtype=bool)
         for i, group in enumerate(groups):
             amounts = frame.amounts(points[i] - x, group)
             error = np.sqrt(2 * (1 + np.sum((amounts / taken[group]) ** 2)))
-            bad[i] = bool((np.abs(seen[i] - amounts @ slope[group]) > 7 * error).any())
+            bad[i] = bool((np.abs(seen[i] - amounts @ slope[group]) > STRAIGHT * error).any())
         return bad
 
     difference(everything, length)
-    if ask.noise.kind == "smooth" or not bends([everything])[0]:
+    if ask.smooth or not bends([everything])[0]:
         return slope, True
     groups = np.array_split(rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
     bad = bends(groups)
-    for _ in range(3):
+    for _ in range(ROUNDS):
         if not bad.any():
             return slope, True
-        length /= 8
+        length /= SHORTER
         groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
         for group in groups:
             difference(group, length)
@@ -253,23 +247,27 @@ def slopes(
     return slope, not bad.any()
 
 
-def base_points(
-    oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarray | None = None, margin: float = 0.0
-) -> np.ndarray:
-    x = oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
-    if oracle.within is not None:
-        x = np.clip(x, oracle.within[0] + margin, oracle.within[1] - margin)
-    return oracle.nearest(x)
+def coordinates(
+    ask: Asker, basis: Float[np.ndarray, "r n"], places: Places, length: float, shorter: float = 0.0
+) -> tuple[Places, Float[np.ndarray, "Nm r"]]:
+    """Places at which gradients could be had in coordinates of a basis, and these gradients.
 
+    Args:
+        ask: The oracle.
+        basis: Orthonormal rows.
+        places: Where.
+        length: Of a step.
+        shorter: A second length, for places that met a breakpoint; 0 to leave them out.
 
-def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
-    if oracle.within is None:
-        return np.ones(len(direction))
-    low, high = oracle.within
-    with np.errstate(divide="ignore", invalid="ignore"):
-        up = np.where(direction > 0, (high - x) / direction, np.where(direction < 0, (low - x) / direction, np.inf))
-        down = np.where(direction > 0, (x - low) / direction, np.where(direction < 0, (x - high) / direction, np.inf))
-    ahead, behind = up.min(axis=1), down.min(axis=1)
-    # A hair less than all the room, so that rounding cannot leave the box.
-    return np.asarray(np.where(ahead >= behind, ahead, -behind) * (1 - 1e-6))
+    Queries: `N (r + 1)`, more at breakpoints
+    """
+    frame = BasisFrame(basis)
+    rows, fine = [], np.zeros(len(places), dtype=bool)
+    for i in range(len(places)):
+        slope, fine[i] = slopes(ask, frame, places[i : i + 1], length)
+        if not fine[i] and shorter:
+            slope, fine[i] = slopes(ask, frame, places[i : i + 1], shorter)
+        fine[i] &= bool(np.isfinite(slope).all())
+        if fine[i]:
+            rows.append(slope.T)
+    return places[fine], np.vstack(rows or [np.empty((0, len(basis)))])

@@ -1,0 +1,298 @@
+"""NoiseModel: how far an answer can be trusted, how it is rounded, how the model curves, and how long steps may be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.oracle import Oracle
+
+TABLE = 9  # values per difference table: Moré and Wild find six or more to be enough
+TABLES = 4
+TRIPLES = 12
+SCALES = 9
+RATIO = 4.0  # between the steps of one scale and the next
+SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """What the answers look like from close by.
+
+    Attributes:
+        level: Standard deviation of the rounding or noise of each output, absolute, shape (m,).
+        kind: "constant", "linear", "piecewise linear" or "smooth".
+        digits: Significant decimal digits of an answer.
+        reach: The largest step, in units of the input, at which a third of the lines asked still look straight.
+        size: Typical spread of each output over legal inputs, shape (m,).
+        curvature: Typical second derivative along a unit direction, in units of `size` (0 unless smooth).
+        queries: Queries asked.
+        rounding: "float", "mantissa" (fewer bits than float32), "decimal", "multiples" (of some other step) or "noise".
+        amplified: Noise of log-ratios over their rounding, (m,): what the model loses before it; 1 for other answers.
+        unchanged: Share of the shortest moves that should have changed an answer and left it exactly as it was.
+        places: Different answers at the TRIPLES places asked.
+    """
+
+    level: Float[np.ndarray, " m"]
+    kind: str
+    digits: int
+    reach: float
+    size: Float[np.ndarray, " m"]
+    curvature: float
+    queries: int
+    rounding: str = "float"
+    amplified: Float[np.ndarray, " m"] | float = 1.0
+    unchanged: float = 0.0
+    places: int = TRIPLES
+
+    def sigma(self, oracle: Oracle, y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
+        """Standard deviation of each of the answers y: it grows with their size and where probabilities are small."""
+        return np.asarray(np.maximum(self.level, self.amplified * oracle.rounding(y)))
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Answers at TRIPLES points and on both sides of them, at SCALES distances."""
+
+    centre: Float[np.ndarray, "T m"]
+    first: Float[np.ndarray, "S T m"]
+    bends: Float[np.ndarray, "S T m"]
+    still: Bool[np.ndarray, "S T m"]
+    lengths: Float[np.ndarray, " S"]
+    moved: Bool[np.ndarray, " S"]
+    everything: Float[np.ndarray, "K m"]
+
+
+def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
+    """Noise level of K values of a function at equally spaced, very close arguments.
+
+    The k-th differences of a smooth function vanish quickly while those of noise grow like binomials; the level is read
+    where three successive orders agree within a factor of four.
+
+    Returns:
+        Standard deviation per column; 0 where the values do not differ at all.
+
+    Source: Moré and Wild, Estimating computational noise, SIAM J. Sci. Comput. 33 (2011), algorithm ECnoise.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    levels, mixed = [], []
+    for order in range(1, len(values)):
+        table = np.diff(table, axis=0)
+        gamma = math.factorial(order) ** 2 / math.factorial(2 * order)
+        levels.append(np.sqrt(gamma * np.mean(table**2, axis=0)))
+        mixed.append((table.min(axis=0) < 0) & (table.max(axis=0) > 0))
+    sigma, signs = np.array(levels), np.array(mixed)
+    # High orders have few differences: where no three orders agree, the smallest level is the safe reading.
+    level = sigma[1:].min(axis=0)
+    for first in range(len(sigma) - 3, -1, -1):
+        three = sigma[first : first + 3]
+        agree = (three.max(axis=0) <= 4 * three.min(axis=0)) & signs[first]
+        level = np.where(agree, three[0], level)
+    return np.asarray(level)
+
+
+def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None = None) -> NoiseModel:
+    """Look at an oracle from close by: the one noise measurement of the package.
+
+    Args:
+        oracle: Answers values.
+        rng: Draws the points and directions.
+        x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
+
+    Returns:
+        Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing
+        changes at all).
+
+    Queries: `TABLES * TABLE + TRIPLES * (1 + 2 * SCALES)`: 264
+
+    Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
+    """
+    before = oracle.ledger.asked
+    x = oracle.sample(TRIPLES, rng) if x is None else x[rng.integers(len(x), size=TRIPLES)]
+    scale = float(np.sqrt(np.mean(x**2))) or 1.0
+    longest = 0.5 * scale if oracle.within is None else (oracle.high - oracle.low) / 32
+    x = oracle.nearest(oracle.off_walls(x, 1 / 32))  # room for a step on either side
+    signs = rng.choice([-1.0, 1.0], size=(TRIPLES, oracle.n))
+    close = _tables(oracle, x, signs, scale, rng)
+    seen = _ask_scales(oracle, x, signs, longest, close)
+    return _read(oracle, seen, close, oracle.ledger.asked - before)
+
+
+def _tables(
+    oracle: Oracle, x: np.ndarray, signs: np.ndarray, scale: float, rng: np.random.Generator
+) -> list[Float[np.ndarray, "K m"]]:
+    """Answers at equally spaced, very close points; on a grid along one coordinate, so that few breakpoints are met."""
+    spacing = 64 * max(float(np.finfo(oracle.dtype).eps), min(oracle.resolution, 1e-6)) * scale
+    direction = signs[:TABLES]
+    if oracle.grid is not None:
+        direction = np.zeros((TABLES, oracle.n))
+        direction[np.arange(TABLES), rng.integers(oracle.n, size=TABLES)] = 1.0
+        spacing = oracle.grid
+    steps = spacing * (np.arange(TABLE)[:, None] - TABLE // 2)
+    return [oracle(oracle.nearest(x[i] + steps * direction[i])) for i in range(TABLES)]
+
+
+def _ask_scales(
+    oracle: Oracle, x: np.ndarray, signs: np.ndarray, longest: float | np.ndarray, close: list[np.ndarray]
+) -> _Scales:
+    centre = oracle(x)
+    first, second, still, lengths, moved, asked = [], [], [], [], [], [centre, *close]
+    for power in range(SCALES):
+        half = longest * RATIO**-power
+        if oracle.grid is not None:
+            half = np.maximum(1.0, np.round(half / oracle.grid)) * oracle.grid
+        ahead, behind = oracle.nearest(x + half * signs), oracle.nearest(x - half * signs)
+        after, prior = oracle(ahead), oracle(behind)
+        first.append(after - prior)
+        second.append(np.abs(after + prior - 2 * centre))
+        still.append((after == prior) & (after == centre))
+        lengths.append(float(np.sqrt(np.sum(np.broadcast_to(half, oracle.n) ** 2))))
+        moved.append(bool((ahead != x).any(axis=1).all()))
+        asked.append(after)
+    return _Scales(
+        centre,
+        np.array(first),
+        np.array(second),
+        np.array(still),
+        np.array(lengths),
+        np.array(moved),
+        np.concatenate(asked),
+    )
+
+
+def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) -> NoiseModel:
+    centre, lengths = seen.centre, seen.lengths
+    levels = np.array([estimate_noise(values) for values in close])
+    last = np.array([oracle.rounding(values[len(values) // 2 :][:1])[0] for values in close])
+    amplified: float | np.ndarray = 1.0
+    largest = np.abs(centre).max(axis=0)
+    if np.isfinite(oracle.widest):  # the noise of log-ratios differs from place to place, as their rounding does
+        amplified = np.maximum(1.0, np.median(levels / np.maximum(last, np.finfo(float).tiny), axis=0))
+        level = levels.min(axis=0)
+    elif oracle.grid is not None:  # a row of points on a coarse grid may meet a breakpoint: the quieter rows count
+        level = np.sort(levels, axis=0)[1]
+    else:
+        level = levels.max(axis=0)
+    eps = max(float(np.finfo(oracle.dtype).eps), 0.0 if oracle.noise else oracle.resolution)
+    bits = mantissa_bits(seen.everything)
+    if bits <= SHORT_MANTISSA:
+        eps = max(eps, 2.0 ** (1 - bits))
+    decimal = decimal_step(centre)
+    steps = np.maximum([multiples(column) for column in seen.everything.T], decimal)
+    exact = max(float(np.finfo(oracle.dtype).eps), 2.0 ** (1 - bits))
+    noisy = bool(((level > 32 * exact * largest) & (level > 2 * steps)).any())
+    level = np.maximum(level, steps / math.sqrt(12))
+    floor = np.finfo(oracle.dtype).eps if np.isfinite(oracle.widest) else eps
+    level = np.maximum(level, np.maximum(largest * floor / 4, np.finfo(float).tiny))
+    # In units of the noise at each place.
+    unit = np.maximum(level, amplified * oracle.rounding(centre))
+    bends = seen.bends / unit
+    size = np.maximum(centre.std(axis=0), seen.bends.max(axis=(0, 1)))
+    # The noise of a second difference is 2.4 levels; a smooth bend rarely spreads over both thresholds.
+    straight = (bends <= 8).all(axis=2)  # (SCALES, TRIPLES)
+    bent = (bends >= 300).any(axis=2)
+    varies = bool((np.ptp(centre, axis=0) > 16 * level).any())
+    kind = _kind(straight, bent, bends, varies)
+    curvature = 0.0
+    if kind == "smooth":
+        visible = np.median(bends, axis=1) > 16  # (SCALES, m)
+        rates = np.median(seen.bends, axis=1) / lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
+        curvature = float(np.where(visible, rates, 0.0).max())
+        if curvature == 0:  # a bend here and there, but nowhere one that most lines show
+            kind = "piecewise linear"
+    rounding = (
+        "noise"
+        if noisy
+        else "decimal"
+        if decimal
+        else "multiples"
+        if steps.any()
+        else "mantissa"
+        if bits <= SHORT_MANTISSA
+        else "float"
+    )
+    return NoiseModel(
+        level=level,
+        kind=kind,
+        digits=max(0, int(-math.log10(float(np.median(level)) / (float(largest.max()) or 1.0)))),
+        reach=_reach(seen, straight, unit),
+        size=size,
+        curvature=curvature,
+        queries=queries,
+        rounding=rounding,
+        amplified=amplified,
+        unchanged=0.0 if steps.all() else _unchanged(seen, eps * largest),
+        places=len(np.unique(centre, axis=0)),
+    )
+
+
+def _reach(seen: _Scales, straight: np.ndarray, unit: np.ndarray) -> float:
+    """The longest step at which a third of the lines are straight, of those on which anything changes at all."""
+    alive = (np.abs(seen.first) > 100 * unit).any(axis=2) | ~straight
+    if not alive.any():  # noise hides the slopes at every scale, the bends too: the longest steps show most
+        alive = np.ones_like(alive)
+    share = (straight & alive).sum(axis=1) / np.maximum(1, alive.sum(axis=1))
+    good = np.flatnonzero(share >= 0.3)
+    best = int(good[0]) if len(good) else int(np.argmax(share)) if share.max() > 0 else len(share) - 1
+    return float(seen.lengths[best])
+
+
+def _unchanged(seen: _Scales, rounding: np.ndarray) -> float:
+    """Of the shortest moves at which a slope would show above rounding, the share that changed nothing at all."""
+    expected = np.median(np.abs(seen.first[0]), axis=0) * (seen.lengths / seen.lengths[0])[:, None]
+    fair = np.flatnonzero((expected > 32 * rounding).any(axis=1) & seen.moved)
+    if not len(fair) or fair[-1] < 3 or seen.still[0].all(axis=1).mean() > 0.7:
+        return 0.0
+    return float(seen.still[fair[-2] : fair[-1] + 1].all(axis=2).mean())
+
+
+def _kind(straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, varies: bool) -> str:
+    if (bends <= 32).all():
+        return "linear" if varies else "constant"
+    # A breakpoint is inside a triple or not: at some scale both happen. A smooth bend fades everywhere at once.
+    for scale in range(len(straight)):
+        if straight[scale].mean() >= 0.2 and bent[scale].mean() >= 0.08:
+            return "piecewise linear"
+    # Two scales shorter a smooth bend is 256 times smaller; a breakpoint that has left the triple is gone.
+    gone = straight[2:] & (bends[:-2] >= RATIO**4 * 25).any(axis=2)
+    if gone.sum() >= 2:
+        return "piecewise linear"
+    return "smooth"
+
+
+def decimal_step(values: np.ndarray) -> float:
+    """The decimal step of answers that were rounded to at most 7 decimals, else 0."""
+    for decimals in range(8):
+        scaled = values * 10.0**decimals
+        if np.abs(scaled - np.round(scaled)).max() <= 1e-6 * 10.0 ** (decimals - 7) and np.ptp(values) > 0:
+            return float(10.0**-decimals)
+    return 0.0
+
+
+def multiples(values: Float[np.ndarray, " K"]) -> float:
+    """The step of answers that are all multiples of one, if at least two of them are neighbours; else 0."""
+    seen = np.unique(values)
+    if not 3 <= len(seen) < 0.9 * len(values):
+        return 0.0
+    gaps = np.diff(seen)
+    rounding = 8 * np.finfo(float).eps * float(np.abs(seen).max())
+    gaps = gaps[gaps > 4 * rounding]
+    if len(gaps) < 2:
+        return 0.0
+    step = float(gaps.min())
+    count = (seen - seen[0]) / step
+    off = np.abs(count - np.round(count))
+    return step if count[-1] < 1e6 and bool((off <= 1e-3 + count * rounding / step).all()) else 0.0
+
+
+def mantissa_bits(y: np.ndarray) -> int:
+    """Bits that the mantissas of the answers use, 53 if too few differ to tell: 11 for float16, 8 for bfloat16."""
+    seen = np.unique(np.abs(y[y != 0].astype(np.float64)))
+    if len(seen) < 8:
+        return 53
+    mantissa = (np.frexp(seen)[0] * 2.0**53).astype(np.int64)
+    low = mantissa & -mantissa
+    return 53 - int(np.log2(low.min()))

@@ -1,0 +1,86 @@
+"""RowSpan: the directions of the input that matter, as far as they were found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.span_search.points import base_points, legal_step
+from unveil.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class RowSpan:
+    """The subspace of inputs that matters, as far as it was found.
+
+    Attributes:
+        basis: (r, n), orthonormal rows.
+        rank: r.
+        singular_values: Of the gradients asked, in units of the largest, including those judged to be noise.
+        noise_floor: What noise alone would give, in the same units.
+        accuracy: Bound on the sine of the largest principal angle to the true span, measured with answers that did not
+            go into the basis; 1 if nothing is known of it, as of an empty span.
+        confidence: With this confidence no direction is missing that matters at more than `unseen` of the inputs drawn.
+        unseen: Bound on the share of inputs at which a missed direction matters.
+        left_out: Root mean square share of the gradient outside the span, measured at fresh points where the outcome is
+            approximate; else 0.
+        queries: Queries asked for it.
+        outcome: How the search ended.
+        stages: Queries per stage.
+    """
+
+    basis: Float[np.ndarray, "r n"]
+    singular_values: Float[np.ndarray, " s"]
+    noise_floor: float
+    accuracy: float
+    confidence: float
+    unseen: float
+    left_out: float
+    queries: int
+    outcome: Outcome
+    stages: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return len(self.basis)
+
+    @property
+    def n(self) -> int:
+        return int(self.basis.shape[1])
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """The part of x (n,) or (N, n) that the model sees."""
+        return np.asarray(x @ self.basis.T @ self.basis)
+
+    def complement(self, x: np.ndarray) -> np.ndarray:
+        """The part of x that the model does not see."""
+        return np.asarray(x - self.project(x))
+
+    def distance(self, other: RowSpan | np.ndarray) -> float:
+        """Sine of the largest principal angle to another span or a matrix's row space; 1 if the ranks differ."""
+        rows = other.basis if isinstance(other, RowSpan) else _orthonormal(np.asarray(other, dtype=np.float64))
+        if rows.shape != self.basis.shape:
+            return 1.0
+        return float(np.linalg.norm(self.complement(rows), 2)) if len(rows) else 0.0
+
+    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 100) -> float:
+        """How much the answers change along the complement, relative to how much they change at all, on fresh points.
+
+        Queries: `3 * points`
+        """
+        x = base_points(oracle, points, rng)
+        step = rng.standard_normal(x.shape)
+        hidden, any_step = self.complement(step), step
+        lengths = legal_step(oracle, x, hidden), legal_step(oracle, x, any_step)
+        fx = oracle(x)
+        moved = [
+            oracle(oracle.nearest(x + r[:, None] * s)) - fx for r, s in zip(lengths, (hidden, any_step), strict=True)
+        ]
+        return float(np.abs(moved[0]).max() / max(np.abs(moved[1]).max(), np.finfo(float).tiny))
+
+
+def _orthonormal(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)

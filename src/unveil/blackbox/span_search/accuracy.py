@@ -1,0 +1,197 @@
+"""The accuracy that is stated: measured with answers that did not go into the span, and multiplied by SAFETY."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.span_search.points import Asker, Places, clipped_step
+from unveil.blackbox.span_search.refinement import FAR, gather, noise_floor, sharpen
+from unveil.blackbox.span_search.state import State
+
+SKETCH = 8  # fresh directions of the complement along which the span's error is measured
+SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
+HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
+JUDGED = 4  # measurements of the error, with a pass of refinement between them
+KINKED = 10.0  # standard deviations of a change above which the other side is asked too
+WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
+MOST_WEAK = 8
+AGAIN = (0.6, 0.2)  # of the usual step, for those
+
+
+def price(n: int, m: int, rank: int) -> int:
+    """Queries that one measurement takes, or a little less: kept back from a budget until the end."""
+    return math.ceil(rank / m + 4) * (rank + 1 + 2 * min(SKETCH, n - rank) + 4) + 16
+
+
+def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
+    """Measure the error; refine while it is more than wanted and a further pass halves it.
+
+    The least of several measurements is too good by chance: the largest of those that chance may tell apart is stated.
+
+    Yields:
+        The state after each measurement.
+
+    Queries: `r^2 / m + 8 r / m` for each measurement, at most JUDGED of them, and a pass of refinement between two
+    """
+    seen: list[State] = []
+    for attempt in range(JUDGED):
+        state = measure(ask, state)
+        seen.append(state)
+        best = min(seen, key=lambda s: s.accuracy)
+        stated = max(s.accuracy for s in seen if s.accuracy <= 3 * best.accuracy)
+        result = replace(best, accuracy=stated)
+        yield result
+        halved = len(seen) < 2 or state.accuracy <= 0.5 * seen[-2].accuracy
+        if state.accuracy <= accuracy or not halved or state.full or state.gradients is None or attempt + 1 == JUDGED:
+            break
+        error = state.accuracy / SAFETY / math.sqrt(state.known.n)
+        state, _ = sharpen(ask, replace(state, row_error=max(state.row_error, error)))
+    return result
+
+
+def measure(ask: Asker, state: State) -> State:
+    """State the sine of the largest angle to the true span that answers along fresh directions show.
+
+    Queries: `N (SKETCH + 1)` at N places, at most twice as many along the sketch where a change stands out, and
+        `N (r + 1)` if the gradients there are not known yet
+    """
+    if state.gradients is None or len(state.gradients[1]) < state.rank:
+        state = gather(ask, state)
+        if state.gradients is None:
+            return replace(state, accuracy=1.0, measured=True)
+        state = _aligned(state)
+    state, share = _verify(ask, state)
+    if state.full:
+        return replace(state, accuracy=0.0, measured=True)
+    c = state.gradients[1]  # type: ignore[index]
+    n, r = state.known.n, state.rank
+    directions, weights, mixing = _fresh_directions(ask, state)
+    slopes, usual = _sketch(ask, state, directions)
+    # The columns of c are in the order of the singular values; a column lost in noise tells nothing.
+    blur = state.coarse * math.sqrt(len(c)) / np.maximum(np.linalg.norm(c, axis=0), 1e-300)
+    if blur.max() >= 1 or not np.isfinite(slopes).all():
+        return replace(state, accuracy=1.0, measured=True)
+    trust = np.clip(share, 0.02, 1.0) * np.sqrt(np.maximum(1 - blur**2, 0.05))
+    inverse = np.linalg.solve(mixing, np.linalg.pinv(c) / trust[:, None])
+    error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
+    # Rounded answers may happen not to differ at all: then what their rounding can hide is the error.
+    hidden = float(np.linalg.norm(inverse, 2)) * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
+    stated = min(1.0, SAFETY * max(error, HIDDEN * hidden) + 4 * n * np.finfo(float).eps)
+    if not math.isfinite(stated):
+        stated = 1.0
+    return replace(state, accuracy=stated, measured=True, leak=float(np.abs(slopes).max()))
+
+
+def _aligned(state: State) -> State:
+    """The basis turned to the right singular vectors of its gradients, so that weak directions stand alone."""
+    places, c = state.gradients  # type: ignore[misc]
+    _, values, right = np.linalg.svd(c, full_matrices=False)
+    return state.with_span(
+        right @ state.known.basis,
+        gradients=(places, c @ right.T),
+        values=values / values[0],
+        floor=noise_floor(state, c) / float(values[0]),
+    )
+
+
+def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
+    """How much of each weak direction comes back when it is asked with other steps; what noise had made is dropped.
+
+    Returns:
+        The state, and the share that came back, 1 where it was not asked.
+
+    Queries: `N` for each weak direction, at least one, at most MOST_WEAK; twice where one does not come back
+    """
+    state = _aligned(state)
+    places, c = state.gradients  # type: ignore[misc]
+    values, m = np.linalg.norm(c, axis=0), ask.oracle.m
+    floor = noise_floor(state, c)
+    weak = np.flatnonzero(values < WEAK * floor)[-MOST_WEAK:]
+    weak = weak if len(weak) else np.array([len(values) - 1])
+    directions = state.known.basis[weak]
+    found = np.zeros(len(weak))
+    for factor in AGAIN:
+        seen, told = np.zeros(len(weak)), np.zeros(len(weak))
+        for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
+            sign = ask.rng.choice([-1.0, 1.0], size=(len(weak), 1))
+            asked = ask.oracle.nearest(point + sign * factor * state.basis_step * directions)
+            change = ask(asked, sigma) - answer
+            predicted = ((asked - point) @ state.known.basis.T) @ c[i * m : (i + 1) * m].T
+            seen += np.sum(change * predicted, axis=1)
+            told += np.sum(predicted**2, axis=1)
+        found = np.maximum(found, seen / np.maximum(told, 1e-300))
+        if (found > 0.7).all():
+            break
+    share = np.ones(len(values))
+    share[weak] = found
+    keep = ~((share < 0.3) | ((share < 0.5) & (values < 30 * floor)))
+    keep[0] |= not keep.any()
+    if keep.all():
+        return state, share
+    return (
+        state.with_span(
+            state.known.basis[keep], gradients=(places, c[:, keep]), values=state.values[: int(keep.sum())]
+        ),
+        share[keep],
+    )
+
+
+def _fresh_directions(
+    ask: Asker, state: State
+) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, " s"], Float[np.ndarray, "r r"]]:
+    """Unit directions of the complement, orthogonal in the inputs' own units.
+
+    Returns:
+        The directions, the length of each in those units over that in the units asked, and the triangular factor that
+        carries errors of the basis over.
+    """
+    count = min(SKETCH, state.known.n - state.rank)
+    own, mixing = np.linalg.qr((state.known.basis / ask.units).T)
+    raw = ask.rng.standard_normal((count, state.known.n))
+    raw -= (raw @ own) @ own.T
+    raw = np.linalg.qr(raw.T)[0].T / ask.units
+    weights = np.linalg.norm(raw, axis=1)
+    directions = raw / weights[:, None]
+    return directions - (directions @ state.known.basis.T) @ state.known.basis, weights, mixing.T
+
+
+def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> tuple[Float[np.ndarray, "Nm s"], float]:
+    """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
+    places, c = state.gradients  # type: ignore[misc]
+    m = ask.oracle.m
+    longest = state.harmless / max(state.row_error, 1e-300)
+    longest = 0.5 * min(longest, FAR * (float(np.sqrt(np.mean(places.x**2))) or 1.0))
+    slopes, lengths = np.empty((len(c), len(directions))), []
+    for i in range(len(places)):
+        place, own = places[i : i + 1], c[i * m : (i + 1) * m]
+        sign = ask.rng.choice([-1.0, 1.0], size=len(directions))
+        amount = clipped_step(ask.oracle, place.x, directions, longest)
+        if ask.oracle.within is None:
+            amount = amount * sign
+        slope = _slope(ask, state, place, own, directions, amount)
+        # The error shows on the other side too; a breakpoint that the step has met does not.
+        again = np.flatnonzero((np.abs(slope * amount[:, None]) > KINKED).any(axis=1))
+        if len(again):
+            back = (-0.4 if ask.oracle.within is None else 0.4) * amount[again]  # in a box only one side has room
+            second = _slope(ask, state, place, own, directions[again], back)
+            slope[again] = np.where(np.abs(second) < np.abs(slope[again]), second, slope[again])
+        slopes[i * m : (i + 1) * m] = slope.T
+        lengths.append(float(np.median(np.abs(amount))))
+    return slopes, float(np.median(lengths))
+
+
+def _slope(
+    ask: Asker, state: State, place: Places, c: np.ndarray, directions: np.ndarray, amount: np.ndarray
+) -> Float[np.ndarray, "s m"]:
+    """Slopes along directions of the complement, less what the step's part in the span explains; inf if no step."""
+    asked = ask.oracle.nearest(place.x + amount[:, None] * directions)
+    moved = np.einsum("ij,ij->i", asked - place.x, directions)
+    inside = ((asked - place.x) @ state.known.basis.T) @ c.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (ask(asked, place.sigma[0]) - place.fx[0] - inside) / moved[:, None]
+    return np.where(np.isfinite(slope), slope, np.inf)

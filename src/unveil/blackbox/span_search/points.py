@@ -1,0 +1,143 @@
+"""Where the search asks: base points, legal steps, and the one object that puts questions and keeps to a limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.noise_model import NoiseModel
+from unveil.blackbox.oracle import Oracle
+from unveil.outcome import BudgetExceeded
+
+# Of questions per batch: what a cache holds; fixed, so that the same seed gives the same bits on every machine.
+BLOCK_BYTES = 2**20
+LEAST_ROWS = 64
+CONFIRMATIONS = 12
+
+
+def most_queries(n: int, gradients: int, confirmation: int) -> int:
+    """The default limit: the most queries a search asks before it ends and measures what it has.
+
+    Args:
+        n: Inputs.
+        gradients: Points at which gradients have been taken; never more than n of them add to the span.
+        confirmation: Fresh points at which nothing new may show.
+    """
+    return 5000 + CONFIRMATIONS * confirmation + 40 * (n + 1) * (gradients + 4)
+
+
+class LimitReached(BudgetExceeded):
+    """The search has asked as much as it may before it measures what it has."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Base points with their answers; all answers that are compared with one are in units of the noise there.
+
+    Attributes:
+        x: (N, n).
+        fx: (N, m), answers divided by `sigma`.
+        sigma: (N, m), standard deviation of an answer.
+    """
+
+    x: Float[np.ndarray, "N n"]
+    fx: Float[np.ndarray, "N m"]
+    sigma: Float[np.ndarray, "N m"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, which: np.ndarray | slice) -> Places:
+        return Places(self.x[which], self.fx[which], self.sigma[which])
+
+    def joined(self, other: Places) -> Places:
+        return Places(
+            np.vstack([self.x, other.x]), np.vstack([self.fx, other.fx]), np.vstack([self.sigma, other.sigma])
+        )
+
+
+class Asker:
+    """Puts questions in batches of fixed size, answers in units of the noise, and ends the search at its limit.
+
+    Attributes:
+        limit: What the ledger may show before the search has to end; the caller sets it from state to state.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        noise: NoiseModel,
+        rng: np.random.Generator,
+        given: Float[np.ndarray, "N n"] | None = None,
+        units: Float[np.ndarray, " n"] | float = 1.0,
+    ) -> None:
+        self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
+        self.block = max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))
+        self.limit = np.inf
+
+    @property
+    def smooth(self) -> bool:
+        return self.noise.kind == "smooth"
+
+    def __call__(self, x: Float[np.ndarray, "N n"], sigma: np.ndarray) -> Float[np.ndarray, "N m"]:
+        """Answers divided by sigma, (m,) or (N, m): that of the places they will be compared with."""
+        return np.asarray(self._raw(x) / sigma)
+
+    def _raw(self, x: np.ndarray) -> np.ndarray:
+        if self.oracle.ledger.asked + len(x) > self.limit:
+            raise LimitReached("the search has reached its own limit of queries")
+        if not len(x):
+            return np.empty((0, self.oracle.m))
+        return np.concatenate([self.oracle(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+
+    def places(self, x: Float[np.ndarray, "N n"]) -> Places:
+        """Base points asked.
+
+        Queries: `N`
+        """
+        y = self._raw(x)
+        sigma = self.noise.sigma(self.oracle, y)
+        return Places(x, y / sigma, sigma)
+
+    def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
+        """Fresh base points: the examples given, or as the oracle samples.
+
+        Queries: `count`
+        """
+        return self.places(base_points(self.oracle, count, self.rng, self.given, margin))
+
+
+def base_points(
+    oracle: Oracle,
+    count: int,
+    rng: np.random.Generator,
+    given: np.ndarray | None = None,
+    margin: float | np.ndarray = 0.0,
+) -> np.ndarray:
+    """Legal points, at least `margin` off the walls of a box."""
+    x = oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
+    if oracle.within is not None:
+        x = np.clip(x, oracle.within[0] + margin, oracle.within[1] - margin)
+    return oracle.nearest(x)
+
+
+def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
+    if oracle.within is None:
+        return np.ones(len(direction))
+    low, high = oracle.within
+    with np.errstate(divide="ignore", invalid="ignore"):
+        up = np.where(direction > 0, (high - x) / direction, np.where(direction < 0, (low - x) / direction, np.inf))
+        down = np.where(direction > 0, (x - low) / direction, np.where(direction < 0, (x - high) / direction, np.inf))
+    ahead, behind = up.min(axis=1), down.min(axis=1)
+    # A hair less than all the room, so that rounding cannot leave the box.
+    return np.asarray(np.where(ahead >= behind, ahead, -behind) * (1 - 1e-6))
+
+
+def clipped_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray, longest: float) -> np.ndarray:
+    """Signed lengths of at most `longest` that stay in the box."""
+    if oracle.within is None:
+        return np.full(len(direction), longest)
+    return np.asarray(np.clip(legal_step(oracle, x, direction), -longest, longest))

@@ -1,0 +1,210 @@
+"""Refinement: the gradients in coordinates of the basis, its rank, and passes over the whole complement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg
+
+from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates
+from unveil.blackbox.span_search.points import Asker, clipped_step
+from unveil.blackbox.span_search.state import State
+
+FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
+STILL_BENT = 1e-4  # error beyond which steps leave the linear region here and there
+SLOWEST = 0.06  # what is left of the error by a pass while they do
+MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
+CLEAR = 100.0  # floors above which a singular value is no matter of noise
+GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
+PROGRESS = 0.8
+
+
+def gather(ask: Asker, state: State) -> State:
+    """Gradients in coordinates of the basis, at the places where they were taken and as many more as are needed.
+
+    Places that met a breakpoint are left out, and directions that only they showed with them: others take their place.
+    If none can be had, the state comes back without gradients.
+
+    Queries: `(r + 1) r / m` or more
+    """
+    shorter = state.basis_step / 16 if state.steps.clean else 0.0
+    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, shorter)
+    for _ in range(GATHERINGS):
+        missing = max(0, state.rank - len(c))
+        if not missing and (len(places) == len(state.places) or not _weak(state, c)):
+            break
+        fresh = ask.draw(2 + missing // ask.oracle.m, state.steps.margin)
+        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter)
+        places, c = places.joined(more), np.vstack([c, rows])
+    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) else None)
+
+
+def noise_floor(state: State, c: np.ndarray) -> float:
+    """The largest singular value that noise alone gives gradients."""
+    return state.coarse * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
+
+
+def _weak(state: State, c: np.ndarray) -> bool:
+    least = np.linalg.svd(c, compute_uv=False)[-1]
+    return bool(least <= (CLEAR if state.steps.clean else 1.0) * noise_floor(state, c))
+
+
+def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
+    """Gather gradients, choose the rank, and ask the whole complement again until the prediction is good enough.
+
+    Queries: `r (n - r) / m` for each pass, or `r n / m` in a box, at most MOST_PASSES of them
+    """
+    if state.gradients is None:
+        state = gather(ask, state)
+        if state.gradients is None:
+            return replace(state, unsettled=True)
+        state = choose_rank(_add_weak(ask, state))
+        yield state
+    previous, idle = np.inf, 0
+    while state.predicted > accuracy and state.passes < MOST_PASSES and not state.full:
+        state, before = sharpen(ask, state)
+        yield state
+        # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
+        idle = idle + 1 if before > PROGRESS * previous or state.row_error > PROGRESS * before else 0
+        if idle == 2:
+            state = replace(state, passes=MOST_PASSES)
+        previous = before
+    return state
+
+
+def _add_weak(ask: Asker, state: State) -> State:
+    """More places, those among many candidates whose gradients are large in the worst-determined directions."""
+    places, c = state.gradients  # type: ignore[misc]
+    m, rank = ask.oracle.m, state.rank
+    # With many outputs a point costs little beside what it tells.
+    share = 0.15 if state.steps.clean or m == 1 else 2.0
+    extra = max(1, round(share * rank / m))
+    weak = np.linalg.svd(c, full_matrices=False)[2][-max(extra, rank // 6) :] @ state.known.basis
+    more = ask.draw(12 * extra, state.steps.margin)
+    direction = weak[ask.rng.integers(len(weak), size=len(more))]
+    length = clipped_step(ask.oracle, more.x, direction, 4 * state.steps.step)
+    ahead = ask(ask.oracle.nearest(more.x + length[:, None] * direction), more.sigma)
+    size = np.abs((ahead - more.fx) / length[:, None]).max(axis=1)
+    more = more[np.sort(np.argsort(-size)[:extra])]
+    more, rows = coordinates(ask, state.known.basis, more, state.basis_step)
+    return replace(state, gradients=(places.joined(more), np.vstack([c, rows])))
+
+
+def choose_rank(state: State) -> State:
+    """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
+    places, c = state.gradients  # type: ignore[misc]
+    _, values, right = np.linalg.svd(c, full_matrices=False)
+    floor = noise_floor(state, c)
+    keep = rank_above(values, floor)
+    # In coordinates of the right singular vectors the gradients' own error does not grow with that of the basis.
+    c = c @ right[:keep].T
+    # Dropped directions took true parts of the others with them: while the noise is coarse, expect some times more.
+    margin = 8.0 if state.blurred else 1.0
+    noise = state.steps.slope_noise if state.steps.bend else math.sqrt(2) / state.steps.first
+    row_error = margin * noise * float(np.linalg.norm(np.linalg.pinv(c)))
+    return state.with_span(
+        right[:keep] @ state.known.basis,
+        gradients=(places, c),
+        values=values / values[0],
+        floor=floor / float(values[0]),
+        row_error=row_error,
+        predicted=min(1.0, row_error * math.sqrt(state.known.n)),
+        measured=False,
+        passes=0,
+    )
+
+
+def rank_above(values: Float[np.ndarray, " s"], floor: float) -> int:
+    """How many falling singular values are more than noise: all far above the floor, then up to the largest gap."""
+    # Spurious directions hold remainders of true ones, some times the floor: the gap may begin that far up.
+    clear = int(np.sum(values > CLEAR * floor))
+    if clear == len(values):
+        return max(1, clear)
+    first = max(0, clear - 1)
+    ratios = values / np.append(np.maximum(values[1:], floor), floor)
+    return first + 1 + int(np.argmax(ratios[first:]))
+
+
+def drop_spurious(ask: Asker, state: State) -> State:
+    """Look at the gradients once more in the sharp basis: a direction that rounding had made shows nothing."""
+    if state.gradients is None:
+        return state
+    places, c = coordinates(ask, state.known.basis, state.gradients[0], state.basis_step)
+    if len(c) < state.rank:
+        return state
+    again = choose_rank(replace(state, gradients=(places, c)))
+    if again.rank < state.rank:
+        return again
+    return replace(again, row_error=state.row_error, predicted=state.predicted, passes=state.passes)
+
+
+def sharpen(ask: Asker, state: State) -> tuple[State, float]:
+    """One pass: slopes along the complement at all places, and the correction of the basis that explains them.
+
+    If the true rows are Q + E, the slope of a gradient with coordinates c along a complement direction d is c E d.
+
+    Returns:
+        The state, and the rows' error before the pass, as one can tell afterwards.
+
+    Queries: `N (n - r)` at N places, or `N n` in a box
+    """
+    places, c = state.gradients  # type: ignore[misc]
+    known, basis, n, r = state.known, state.known.basis, state.known.n, state.rank
+    longest = state.harmless / max(state.row_error, 1e-300)
+    longest = min(longest, FAR * (float(np.sqrt(np.mean(places.x**2))) or 1.0))
+    boxed = ask.oracle.within is not None
+    frame: DenseFrame | SparseFrame = DenseFrame(known, ask.rng) if boxed else SparseFrame(known)
+    slopes, usual = _along(ask, frame, state, longest)
+    inverse = np.linalg.pinv(c)
+    correction = frame.spread(inverse @ slopes)
+    correction -= (correction @ basis.T) @ basis
+    # What was corrected is the error there was: where the prediction had been too good, believe this instead.
+    before = max(state.row_error, float(np.linalg.norm(correction)) / math.sqrt(n))
+    size = float(np.sqrt(np.mean(np.sum(places.x**2, axis=1)))) or 1.0
+    noise = math.sqrt(2) * (1 + usual / size) / usual
+    left = min(1.0, state.coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
+    if before * math.sqrt(n) > STILL_BENT:
+        left = max(left, SLOWEST)
+    # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
+    sharper = np.asarray(linalg.polar(basis + correction)[0])
+    worst = float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
+    return state.with_span(
+        sharper,
+        row_error=float(np.linalg.norm(inverse)) * noise + left * before,
+        predicted=min(1.0, worst + left * before * math.sqrt(n)),
+        measured=False,
+        passes=state.passes + 1,
+    ), before
+
+
+def _along(
+    ask: Asker, frame: DenseFrame | SparseFrame, state: State, longest: float
+) -> tuple[Float[np.ndarray, "Nm count"], float]:
+    """Slopes of all gradients along a frame of the complement, and the usual length of a step."""
+    places, c = state.gradients  # type: ignore[misc]
+    oracle, basis, m = ask.oracle, state.known.basis, ask.oracle.m
+    slopes = np.empty((len(c), frame.count))
+    lengths = []
+    for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
+        own = slice(i * m, (i + 1) * m)
+        for start in range(0, frame.count, ask.block):
+            which = np.arange(start, min(start + ask.block, frame.count))
+            if isinstance(frame, DenseFrame):
+                vectors = frame.vectors(which)
+                amount = clipped_step(oracle, point[None], vectors, longest)
+                asked = oracle.nearest(point + amount[:, None] * vectors)
+            else:
+                # With one sign for all, the rounding of the answer at the point would be a common error.
+                sign = ask.rng.choice([-1.0, 1.0], size=len(which))
+                asked = oracle.nearest(frame.points(point, which, longest * sign))
+                amount = frame.taken(asked, point, which)
+            # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
+            seen = ((asked - point) @ basis.T) @ c[own].T
+            change = ask(asked, sigma) - answer - seen
+            slopes[own, which] = (change / np.where(amount == 0, np.inf, amount)[:, None]).T
+            lengths.append(float(np.median(np.abs(amount))))
+    return slopes, max(float(np.mean(lengths)), 1e-300)

@@ -1,0 +1,194 @@
+"""The search: probe, grow, refine, confirm, measure, conclude; every loop ends by itself at a cost told in advance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.blackbox.booking import Booked
+from unveil.blackbox.span_search import lattice
+from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
+from unveil.blackbox.span_search.confirmation import confirm, left_out
+from unveil.blackbox.span_search.directions import Known
+from unveil.blackbox.span_search.growth import POOL, grow
+from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
+from unveil.blackbox.span_search.probe import refusal, varies
+from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, sharpen
+from unveil.blackbox.span_search.spectrum import falls, truncate
+from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
+from unveil.outcome import BudgetExceeded, Outcome
+
+LOOKS = 3  # for missing directions, each with the error measured after the one before
+STALLS = 8  # rounds without a new direction or a smaller error after which a look ends
+EXCESS = 4.0  # mean square change along the complement, in units of the noise, that is no matter of noise
+HIDING = 1e-3  # share of the gradient that a confirmation may put down to the span's own error without asking again
+
+
+def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
+    """Find the span; what was found is measured also where the search was cut short.
+
+    Args:
+        ask: The oracle.
+        goal: What is wanted.
+        stages: Filled with the queries of each stage.
+
+    Queries: at most `points.most_queries` and then one measurement; never beyond the budget
+    """
+    ledger, start = ask.oracle.ledger, ask.oracle.ledger.asked
+    state = State(Known.nothing(ask.oracle.n), first_steps(ask), _no_places(ask))
+    ended = None
+    try:
+        with Booked(ledger, stages, "probe"):
+            outcome = refusal(ask)
+            if outcome is not None:
+                return replace(state, outcome=outcome)
+        looks = _looks if ask.oracle.grid is None else lattice.looks
+        for found in looks(ask, state, goal, stages):
+            state = found
+            _set_limit(ask, state, goal, start)
+    except LimitReached:
+        ended = Outcome.approximate
+    except BudgetExceeded:
+        ended = Outcome.budget_ended
+    if ended and ledger.left < np.inf and ledger.left <= 2 * price(state.known.n, ask.oracle.m, state.rank):
+        ended = Outcome.budget_ended
+    ask.limit = np.inf
+    try:
+        with Booked(ledger, stages, "measuring"):
+            if state.rank and not state.measured and ask.oracle.grid is None:
+                state = measure(ask, state)
+            if ask.oracle.unchanged() is False:
+                return replace(state, accuracy=1.0, outcome=Outcome.model_changed)
+        state = replace(state, unsettled=state.unsettled or ended is not None)
+        return _conclude(ask, state, goal, stages, ended)
+    except BudgetExceeded:
+        return replace(state, accuracy=state.accuracy if state.measured else 1.0, outcome=Outcome.budget_ended)
+
+
+def _no_places(ask: Asker) -> Places:
+    empty = np.empty((0, ask.oracle.m))
+    return Places(np.empty((0, ask.oracle.n)), empty, empty)
+
+
+def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:
+    """The search's own limit, or what the budget leaves after one measurement of what has been found."""
+    n, m, ledger = ask.oracle.n, ask.oracle.m, ask.oracle.ledger
+    own = start + most_queries(n, state.taken, goal.fresh)
+    kept = price(n, m, state.rank)
+    if ask.oracle.grid is not None:
+        own += lattice.WORTH
+        kept = 0 if state.measured else lattice.price(n, m, state.rank)
+    ask.limit = min(own, ledger.asked + ledger.left - kept)
+
+
+def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, None]:
+    """Look for directions, measure the error, and look again where more might hide than that error."""
+    ledger = ask.oracle.ledger
+    yield state
+    for look in range(LOOKS):
+        state = yield from _look(ask, state, goal, stages)
+        if not state.rank:
+            return
+        if state.gradients is not None and not state.steps.clean and not state.full:
+            with Booked(ledger, stages, "refinement"):
+                state = drop_spurious(ask, state)
+                if state.passes < MOST_PASSES:
+                    state = yield from refine(ask, state, goal.accuracy)
+        with Booked(ledger, stages, "measuring"):
+            state = yield from judge(ask, state, goal.accuracy)
+        if state.unsettled or state.full or look + 1 == LOOKS or not _hiding(state):
+            return
+        state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
+        yield state
+
+
+def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, State]:
+    """Grow, refine and confirm in turn until fresh points show nothing new."""
+    ledger = ask.oracle.ledger
+    with Booked(ledger, stages, "first pass"):
+        pool = ask.draw(0 if state.rank else POOL, state.steps.margin)
+    stalls, most, least = 0, -1, np.inf
+    while stalls < STALLS:
+        if len(pool):
+            with Booked(ledger, stages, "first pass"):
+                before = state.rank
+                state = yield from grow(ask, state, pool)
+                if state.rank == before and state.rank:
+                    # Seen twice, yet no gradient could be taken: it is booked as error of the span.
+                    state = replace(state, row_error=2 * state.row_error)
+            if state.blurred:
+                with Booked(ledger, stages, "refinement"):
+                    state = yield from refine(ask, state, goal.accuracy)
+            if state.full:
+                return state
+        if state.rank > most or state.row_error < least / 1.25:
+            stalls, most, least = 0, max(most, state.rank), state.row_error
+        else:
+            stalls += 1
+        with Booked(ledger, stages, "confirmation"):
+            state, pool = confirm(ask, state, goal.fresh)
+        if len(pool) and state.gradients is not None and state.passes < MOST_PASSES:
+            # First suspect the span's own error, which one more pass removes, then a direction that was missed.
+            suspected = state.outside / state.typical / OVERLOOKED
+            with Booked(ledger, stages, "refinement"):
+                state, _ = sharpen(ask, replace(state, row_error=max(state.row_error, suspected)))
+            pool = pool[:0]
+            yield state
+            continue
+        yield state
+        if len(pool):
+            continue
+        if not state.rank or state.predicted <= goal.accuracy or state.passes >= MOST_PASSES:
+            return state
+        with Booked(ledger, stages, "refinement"):
+            state = yield from refine(ask, state, goal.accuracy)
+        state = replace(state, confirmed=0)
+    return replace(state, unsettled=True)
+
+
+def _row_error(state: State) -> float:
+    """The rows' error as it was measured."""
+    return state.accuracy / SAFETY / float(np.sqrt(state.known.n))
+
+
+def _hiding(state: State) -> bool:
+    """Whether slopes far above the span's measured error were put down to it when the last look was taken."""
+    if not state.typical:
+        return False
+    return state.doubted / state.typical > max(HIDING, 4 * OVERLOOKED * _row_error(state))
+
+
+def _unexplained(state: State) -> bool:
+    """Whether answers changed along the complement by more than noise and more than the measured error explains."""
+    error = state.typical * math.sqrt(state.known.n) * state.accuracy / SAFETY
+    return state.excess > EXCESS and state.outside > error
+
+
+def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ended: Outcome | None) -> State:
+    """The outcome: complete only if the measured accuracy is what was asked for and nothing may hide above it."""
+    ledger = ask.oracle.ledger
+    if ended is Outcome.budget_ended:
+        return replace(state, outcome=ended)
+    with Booked(ledger, stages, "measuring"):
+        if not state.rank:
+            unresolved = state.unsettled or varies(ask)
+            return replace(state, outcome=Outcome.not_resolved if unresolved else Outcome.nothing_to_find)
+    if ask.oracle.grid is None and falls(state, goal):
+        with Booked(ledger, stages, "spectrum"):
+            state = truncate(ask, state, goal)
+            if not state.full and not state.measured:
+                turned, rest = state.accuracy, state.left_out
+                state = measure(ask, state)
+                state = replace(state, accuracy=max(turned, state.accuracy), left_out=max(rest, left_out(ask, state)))
+        return replace(state, outcome=Outcome.approximate)
+    if state.full and not state.unsettled:
+        return replace(state, accuracy=0.0, outcome=Outcome.full_rank)
+    if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state) and not _unexplained(state):
+        return replace(state, outcome=Outcome.complete)
+    if ask.oracle.grid is None:
+        with Booked(ledger, stages, "measuring"):
+            state = replace(state, left_out=left_out(ask, state))
+    return replace(state, outcome=Outcome.approximate)

@@ -1,0 +1,202 @@
+"""State and Steps: what one step of the search hands to the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.span_search.directions import Known
+from unveil.blackbox.span_search.points import Asker, Places
+from unveil.outcome import Outcome
+
+CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
+EXACT_DIGITS = 1e4  # below which noise is coarse
+CLEAN = 24  # first steps are this part of the reach where answers are clean
+NOISY = 10  # and this part where rounding matters more than a breakpoint here and there
+COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a breakpoint can be asked again
+FAR = 100.0  # longest step of a probe, in multiples of the reach
+HARMLESS = 0.015  # of the reach: so short that one direction in a hundred meets a breakpoint
+OVERLOOKED = 40.0  # a breakpoint too small for the combined test can err by this many times the noise
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What was asked for; see the arguments of `row_span`."""
+
+    accuracy: float
+    confidence: float
+    unseen: float
+    leave_out: float
+
+    @property
+    def fresh(self) -> int:
+        """Fresh points in a row at which nothing new may show."""
+        return math.ceil(math.log(1 - self.confidence) / math.log(1 - self.unseen))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How far the search steps.
+
+    Attributes:
+        reach: Within which lines look straight.
+        bend: Second derivative of a smooth model, in units of the noise; 0 for a piecewise-linear one.
+        clean: Whether answers have more than ten digits to spare.
+        step: Of a difference along the complement.
+        first: The same at the beginning.
+        probe: Of a step that looks for something new.
+        slope_noise: Standard deviation of a slope over `step`.
+        margin: How far points stay off the walls of a box.
+    """
+
+    reach: float
+    bend: float
+    clean: bool
+    step: float
+    first: float
+    probe: float
+    slope_noise: float
+    margin: float | np.ndarray
+
+    def times(self, factor: float) -> Steps:
+        return replace(self, probe=self.probe * factor, step=self.step * factor, slope_noise=self.slope_noise / factor)
+
+
+@dataclass(frozen=True)
+class State:
+    """What has been found, after any step.
+
+    Attributes:
+        known: The span.
+        steps: How far to step next.
+        places: Where gradients were taken.
+        taken: How many places they are.
+        typical: Root mean square entry of the first gradient, in units of the noise.
+        row_error: Root sum of squares of the rows' error per coordinate, predicted or measured.
+        predicted: Sine of the largest angle, predicted from the noise.
+        passes: Passes of refinement since the last new direction.
+        gradients: Places with gradients in coordinates of the basis, `(places, (places * m, r))`, once gathered.
+        values: Singular values of these gradients, largest 1.
+        floor: What noise alone makes of them.
+        accuracy: Measured bound on the sine of the largest angle; 1 before it is measured.
+        measured: Whether it was.
+        leak: Largest slope along the complement at the places where it was measured: the span's own error.
+        confirmed: Fresh points in a row that showed nothing new.
+        outside: Root mean square slope along the complement at these.
+        excess: Mean square change along the complement at these, in units of the noise; noise alone gives 1.
+        doubted: Slope up to which it was put down to the span's own error.
+        left_out: Root mean square share of the gradient outside the span, where measured.
+        unsettled: Whether the search ended for another reason than having found everything.
+        outcome: How it ended; None before.
+    """
+
+    known: Known
+    steps: Steps
+    places: Places
+    taken: int = 0
+    typical: float = 0.0
+    row_error: float = 0.0
+    predicted: float = 1.0
+    passes: int = 0
+    gradients: tuple[Places, Float[np.ndarray, "Nm r"]] | None = None
+    values: Float[np.ndarray, " s"] = field(default_factory=lambda: np.empty(0))
+    floor: float = 0.0
+    accuracy: float = 1.0
+    measured: bool = False
+    leak: float = 0.0
+    confirmed: int = 0
+    outside: float = 0.0
+    excess: float = 0.0
+    doubted: float = 0.0
+    left_out: float = 0.0
+    unsettled: bool = False
+    outcome: Outcome | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.known.rank
+
+    @property
+    def full(self) -> bool:
+        return self.known.rank >= self.known.n
+
+    @property
+    def basis_step(self) -> float:
+        """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
+        if self.steps.bend:
+            return self.steps.step
+        return COARSE_BASIS * self.steps.first * math.sqrt(max(self.rank, 1) / self.known.n)
+
+    @property
+    def coarse(self) -> float:
+        """Noise of one coordinate of a gradient in the basis."""
+        return self.steps.slope_noise if self.steps.bend else math.sqrt(2) / self.basis_step
+
+    @property
+    def harmless(self) -> float:
+        """How far a step may lead inside the true span without bending."""
+        if self.steps.bend:
+            return math.sqrt(2 / self.steps.bend)
+        return HARMLESS * self.steps.reach * math.sqrt(max(self.rank, 1) / self.known.n)
+
+    @property
+    def slope_error(self) -> float:
+        """Predicted error of a slope in the estimated complement, from the noise of the gradients taken so far."""
+        return self.typical * self.row_error
+
+    @property
+    def blurred(self) -> bool:
+        """Whether error could still be taken for a new direction."""
+        return bool(self.rank) and OVERLOOKED * self.row_error > 1e-3
+
+    def doubt(self) -> float:
+        """A slope in the estimated complement up to which it may be the span's own error and no new direction."""
+        doubt = OVERLOOKED * self.slope_error
+        if self.gradients is not None:
+            return doubt
+        # Where rounding blurs the weakest directions, rather grow too far: the singular values decide afterwards.
+        return float(min(doubt, 4 * self.steps.slope_noise + 1e-4 * self.typical))
+
+    def with_span(self, basis: Float[np.ndarray, "r n"], **changed: object) -> State:
+        """The same with another basis; sizes of the components stay."""
+        state = replace(self, **changed)  # type: ignore[arg-type]
+        return replace(state, known=Known.of(basis, state.row_error, self.known.sizes))
+
+
+def first_steps(ask: Asker) -> Steps:
+    """Steps from the measured noise: long enough to stand out of it, short enough not to bend, inside the box."""
+    noise, oracle, root = ask.noise, ask.oracle, math.sqrt(ask.oracle.n)
+    signal = float((noise.size / noise.level).max())
+    bend, clean = 0.0, signal > CLEAN_DIGITS
+    if noise.kind == "smooth":
+        bend = max(noise.curvature * signal, 1e-300)
+        step, probe = math.sqrt(2 * math.sqrt(2) / bend), bend ** (-1 / 3)
+    else:
+        probe, step = noise.reach, noise.reach / (CLEAN if clean else NOISY)
+    # Steps of which the precision of the input leaves nothing are none.
+    where = oracle.sample(4, np.random.default_rng(0)) if ask.given is None else ask.given[:100]
+    shortest = 32 * float(np.finfo(oracle.dtype).eps) * float(np.sqrt(np.mean(where**2))) * root
+    step = max(step, shortest)
+    probe = max(probe, step)
+    margin: float | np.ndarray = 0.0
+    if oracle.within is not None:
+        # Room for the short steps on either side, without moving points so far that they are others.
+        width = oracle.high - oracle.low
+        # Where noise is coarse, longer steps are worth more than points near the walls.
+        widest = width / (32 if ask.given is not None else 16 if signal > EXACT_DIGITS else 4)
+        # A random unit vector has no entry beyond 6 / sqrt(n), or so.
+        probe = min(probe, float(widest.min()) * root / 6)
+        step = min(step, float(widest.min()) / 4)
+        margin = np.minimum(widest, max(4 * step, 6 * probe / root))
+    slope_noise = math.sqrt(2) / step + bend * step / 2
+    return Steps(noise.reach, bend, clean, step, step, probe, slope_noise, margin)
+
+
+def longest_probe(ask: Asker, steps: Steps) -> float:
+    """Beyond which a probe leaves the box, or where anyone asks."""
+    if ask.oracle.within is None:
+        return FAR * steps.reach
+    return float(np.min(steps.margin)) * math.sqrt(ask.oracle.n) / 6
