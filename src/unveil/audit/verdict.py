@@ -63,6 +63,7 @@ ENDINGS = {
     "check_failed": Ending(Status.failed, INCOMPLETE),
     "model_changed": Ending(Status.failed, MODEL),
     "BudgetExceeded": Ending(Status.not_measured, BUDGET),
+    "ModelChanged": Ending(Status.failed, MODEL),
     "SourceError": Ending(Status.not_measured, MODEL),
     "UnveilError": Ending(Status.not_measured, INCOMPLETE),
 }
@@ -164,7 +165,9 @@ class Verdict:
     @property
     def headline(self) -> str:
         """The sentence at the top. It claims nothing that was not measured, and names the cause of what was not."""
-        held = listed([each.claim for each in self.findings if each.claim])
+        # Whatever was read from a model that changed meanwhile was read from two.
+        changed = any(each.ended in ("model_changed", "ModelChanged") for each in self.findings)
+        held = "" if changed else listed([each.claim for each in self.findings if each.claim])
         worst = [each.cause for each in self.open if each.status is self.status]
         because = "; ".join(dict.fromkeys(worst))
         if not self.findings:

@@ -13,6 +13,9 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan
 from unveil.outcome import BadInput, SourceError
 
+HALVINGS = 6
+"""How often noise under which an answer changes is halved before it is left out."""
+
 
 @dataclass(frozen=True)
 class ObfuscationCheck:
@@ -38,12 +41,22 @@ class Obfuscation:
         originals: (N, n), what it will take them for.
         noise_norm: Length of the noise per input.
         seen: Length of the part of the noise that lies in the span: rounding, and what the box forced.
+        kept: The share of the noise first chosen under which the answer stays; None if nobody was asked.
     """
 
     inputs: Float[np.ndarray, "N n"]
     originals: Float[np.ndarray, "N n"]
     noise_norm: Float[np.ndarray, " N"]
     seen: Float[np.ndarray, " N"]
+    kept: Float[np.ndarray, " N"] | None = None
+
+    @property
+    def changed(self) -> int:
+        """How many answers changed under the noise that was to be hidden, so that less or none was taken.
+
+        Each of them shows a direction that matters and that the span does not hold. 0 too if nobody was asked.
+        """
+        return 0 if self.kept is None else int((self.kept < 1).sum())
 
     def check(self, oracle: Oracle) -> ObfuscationCheck:
         """Ask for the originals and the hidden inputs, and compare.
@@ -65,6 +78,8 @@ def obfuscate(
     *,
     rng: np.random.Generator,
     within: Within | None = None,
+    oracle: Oracle | None = None,
+    same: float = 0.01,
 ) -> Obfuscation:
     """Drown inputs in noise that the model does not see.
 
@@ -77,12 +92,15 @@ def obfuscate(
         x: One input or many, legal if there is a box.
         scale: Length of the noise in multiples of the input's own norm (of `sqrt(n)` for an input of zeros).
         rng: Draws the noise.
-        within: Legal box of the hidden inputs, as for `as_oracle`.
+        within: Legal box of the hidden inputs, as for `as_oracle`; by default that of `oracle`.
+        oracle: Whom to ask whether the answers stay. Corners of a box may wake neurons that no point did at which the
+            span was asked: where an answer changes, noise is halved until it does not, or left out.
+        same: A change of so much of the spread of the answers counts as none; of labels, none at all is.
 
     Raises:
         BadInput: Wrong shape, an input outside the box, or a span without a complement.
 
-    Queries: `0`
+    Queries: `0`; with an oracle at most `(2 + HALVINGS) N`
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Section 5.
     """
@@ -93,7 +111,7 @@ def obfuscate(
         raise BadInput(f"scale must be positive; got {scale!r}")
     if span.rank >= span.n:
         raise BadInput("every direction matters to this model: there is no complement to hide noise in")
-    within = box(within, span.n)
+    within = box(oracle.within if within is None and oracle is not None else within, span.n)
     norms = np.linalg.norm(x, axis=1)
     wanted = scale * np.where(norms > 0, norms, np.sqrt(span.n))
     if within is None:
@@ -106,9 +124,26 @@ def obfuscate(
         hidden = np.array([_farthest(span, point, within, rng) for point in x])
         length = np.linalg.norm(hidden - x, axis=1)
         hidden = x + (hidden - x) * np.minimum(1.0, wanted / np.maximum(length, np.finfo(float).tiny))[:, None]
-    noise = hidden - x
+    kept = np.ones(len(x)) if oracle is None else _held(oracle, x, hidden, same)
+    noise = (hidden - x) * kept[:, None]
     seen = np.linalg.norm(noise @ span.basis.T, axis=1)
-    return Obfuscation(hidden, x, np.linalg.norm(noise, axis=1), seen)
+    return Obfuscation(x + noise, x, np.linalg.norm(noise, axis=1), seen, kept if oracle is not None else None)
+
+
+def _held(oracle: Oracle, x: np.ndarray, hidden: np.ndarray, same: float) -> Float[np.ndarray, " N"]:
+    """The share of each input's noise under which its answer stays: 1, 1/2, ..., or 0 if none of these."""
+    before = oracle(oracle.nearest(x))
+    spread = 0.0 if oracle.answers == "labels" else same * (float(np.ptp(before)) or float(np.abs(before).max()))
+    kept = np.ones(len(x))
+    left = np.arange(len(x))
+    for _ in range(HALVINGS + 1):
+        after = oracle(_as_seen(oracle, x[left] + kept[left, None] * (hidden - x)[left]))
+        left = left[np.abs(after - before[left]).max(axis=1) > spread]
+        if not len(left):
+            return kept
+        kept[left] /= 2
+    kept[left] = 0.0
+    return kept
 
 
 def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Generator) -> np.ndarray:

@@ -58,7 +58,8 @@ class Lookalike:
         distance: From z to the target.
         start: From x to the target: what the distance would be without any freedom.
         bound: No input in the box with these features *in the last linear region searched* is nearer than this. For
-            layer 0 there is only one region: then z is the nearest of all, to within `distance - bound`.
+            layer 0 there is only one region: then z is the nearest of all, to within `distance - bound`. What z keeps
+            from waking silent neurons (`MARGIN`) is allowed for.
         deviation: Largest absolute difference between the features of z and of x, by our own evaluation in float64.
         moves: How often the search crossed into another linear region.
     """
@@ -250,6 +251,7 @@ class Walk:
         offset = np.zeros(n)
         below: list[Any] = []
         ceiling: list[np.ndarray] = []
+        margin = np.zeros(0)
         faces: list[tuple[int, int]] = []
         for i, each in enumerate(self.network.layers[: self.layer]):
             matrix, offset = _through(each, matrix, offset)
@@ -271,12 +273,15 @@ class Walk:
             silent = matrix[~kept]
             lengths = np.asarray(abs(silent).sum(axis=1)).ravel()
             # (x itself may be nearer to zero than the margin)
-            top = np.maximum(-MARGIN * lengths, np.minimum(values[~kept], 0.0)) - offset[~kept]
+            top = np.maximum(-MARGIN * lengths, np.minimum(values[~kept], 0.0))
             below.append(silent)
-            ceiling.append(top)
+            ceiling.append(top - offset[~kept])
+            margin = -top
         equal, level = matrix[kept], (values - offset)[kept]
         stacked = _stack(below, n)
-        return Polytope(equal, level, stacked, np.concatenate([np.zeros(0), *ceiling]), *self.bounds), faces
+        ceilings = np.concatenate([np.zeros(0), *ceiling])
+        margins = np.concatenate([np.zeros(len(ceilings) - len(margin)), margin])
+        return Polytope(equal, level, stacked, ceilings, *self.bounds, margins), faces
 
 
 def _through(layer: Any, matrix: Any, offset: np.ndarray) -> tuple[Any, np.ndarray]:

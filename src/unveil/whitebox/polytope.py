@@ -26,6 +26,7 @@ class Polytope:
         ceiling: (q,).
         low: (n,).
         high: (n,).
+        margin: (q,), by how much each `ceiling` lies below the one that bounds are to hold for.
     """
 
     equal: Any
@@ -34,6 +35,7 @@ class Polytope:
     ceiling: Float[np.ndarray, " q"]
     low: Float[np.ndarray, " n"]
     high: Float[np.ndarray, " n"]
+    margin: Float[np.ndarray, " q"] | float = 0.0
 
     def violation(self, z: Float[np.ndarray, " n"]) -> float:
         """By how much the worst of the constraints is missed."""
@@ -106,7 +108,7 @@ def farthest(polytope: Polytope, slope: Float[np.ndarray, " n"]) -> Optimum:
     along, pressure = _prices(result, polytope)
     rest = -slope - along
     lowest = np.where(rest > 0, rest * polytope.low, rest * polytope.high).sum()
-    bound = -(lowest + result.eqlin.marginals @ polytope.level - pressure @ polytope.ceiling)
+    bound = -(lowest + result.eqlin.marginals @ polytope.level - pressure @ (polytope.ceiling + polytope.margin))
     return Optimum(z, float(slope @ z), float(bound), pressure)
 
 
@@ -128,7 +130,7 @@ def _nearest_1(polytope: Polytope, target: np.ndarray) -> Optimum:
     along, pressure = _prices(result, polytope)
     ends = np.stack([polytope.low, polytope.high, target])
     least = (np.abs(ends - target) - along * ends).min(axis=0).sum()
-    bound = least + result.eqlin.marginals @ polytope.level - pressure @ polytope.ceiling
+    bound = least + result.eqlin.marginals @ polytope.level - pressure @ (polytope.ceiling + polytope.margin)
     return Optimum(z, float(np.abs(z - target).sum()), float(bound), pressure)
 
 
@@ -199,7 +201,9 @@ def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
             ridge *= 10  # towards steepest ascent, which cannot fail far from the optimum
     z = polytope.repaired(z)
     distance = float(np.linalg.norm(z - target))
-    return Optimum(z, distance, float(np.sqrt(max(2 * value, 0.0))), (y * scale)[~fixed])
+    pressure = (y * scale)[~fixed]
+    value -= float(np.sum(pressure * polytope.margin))
+    return Optimum(z, distance, float(np.sqrt(max(2 * value, 0.0))), pressure)
 
 
 def _to_unit_length(rows: Any) -> Float[np.ndarray, " p"]:
