@@ -14,6 +14,8 @@ PLACES, FIRST, RATIO = 24, 1e-3, 4.0
 LONGEST = 0.5
 # Units of the rounding above which a second difference is a bend for sure; the share of the places that must show one.
 BENT, SOME = 30.0, 0.12
+# Units below which it is none, and the share of the places that show none at the shortest step at which some do bend.
+STRAIGHT, FEW = 5.0, 0.2
 # Over a step `RATIO` times as long a curve bends by the square of it, up to this part, at most of the places.
 GROWTH, MOST = 0.3, 0.75
 
@@ -43,7 +45,8 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
         if _curved(before, now):
             return False
         step, now = step / RATIO, before
-    return not _curved(now, look.at(step * RATIO))
+    # Where noise asks for long steps a curve does not grow by their square any more, but bends nearly everywhere still.
+    return not _curved(now, look.at(step * RATIO)) and bool((now <= STRAIGHT).mean() >= FEW)
 
 
 def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:
