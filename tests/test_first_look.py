@@ -421,3 +421,9 @@ def test_an_audit_tells_notes_and_missing_answers(model: Path) -> None:
     audit.look()
     y = audit.findings["seen"][1]
     assert np.isfinite(y).all()
+
+
+def test_known_questions_on_a_grid_may_be_asked_again_where_answers_are_single_precision() -> None:
+    weights = np.random.default_rng(0).standard_normal((7, 2)).astype(np.float32)
+    oracle = as_oracle(lambda x: x.astype(np.float32) @ weights, shape=7, within=(0, 1), grid=1 / 255)
+    assert oracle.unchanged() is not False

@@ -298,5 +298,8 @@ class Oracle(ABC):
                     f"questions must lie within {described(self.within)}; got values from {x.min():g} to "
                     f"{x.max():g}; use oracle.nearest(x)"
                 )
-        if self.grid is not None and not np.allclose(x, self.nearest(x), rtol=0, atol=1e-6 * self.grid):
+        # A grid point is known to the rounding of the input's own precision.
+        if self.grid is not None and not np.allclose(
+            x, self.nearest(x), rtol=float(np.finfo(self.dtype).eps), atol=1e-6 * self.grid
+        ):
             raise BadInput(f"questions must lie on the grid of step {self.grid:g}; use oracle.nearest(x)")
