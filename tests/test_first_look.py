@@ -425,5 +425,5 @@ def test_an_audit_tells_notes_and_missing_answers(model: Path) -> None:
 
 def test_known_questions_on_a_grid_may_be_asked_again_where_answers_are_single_precision() -> None:
     weights = np.random.default_rng(0).standard_normal((7, 2)).astype(np.float32)
-    oracle = as_oracle(lambda x: x.astype(np.float32) @ weights, shape=7, within=(0, 1), grid=1 / 255)
+    oracle = uv.as_oracle(lambda x: x.astype(np.float32) @ weights, shape=7, within=(0, 1), grid=1 / 255)
     assert oracle.unchanged() is not False
