@@ -427,3 +427,14 @@ def test_known_questions_on_a_grid_may_be_asked_again_where_answers_are_single_p
     weights = np.random.default_rng(0).standard_normal((7, 2)).astype(np.float32)
     oracle = uv.as_oracle(lambda x: x.astype(np.float32) @ weights, shape=7, within=(0, 1), grid=1 / 255)
     assert oracle.unchanged() is not False
+
+
+def test_sorted_probabilities_make_no_predictions_but_their_span_is_found() -> None:
+    rng = np.random.default_rng(1)
+    rows, last = rng.standard_normal((3, 12)), 3 * rng.standard_normal((3, 5))
+    oracle = uv.as_oracle(lambda x: -np.sort(-special.softmax(np.tanh(x @ rows.T) @ last, axis=1), axis=1), shape=12)
+    span = uv.row_span(oracle, rng=rng)
+    assert span.rank == 3
+    assert span.distance(rows) <= max(span.accuracy, 1e-9)
+    with pytest.raises(BadInput, match="sorted"):
+        oracle.predictions(oracle(oracle.sample(3, rng)))

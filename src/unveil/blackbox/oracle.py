@@ -257,6 +257,7 @@ class Oracle(ABC):
         """
         if self.answers == "labels":
             return np.asarray(y[:, 0], dtype=np.int64)
+        self._require_classes()
         scores = self._scores(y)
         if scores.shape[1] == 1:
             return (scores[:, 0] > 0).astype(np.int64)
@@ -271,6 +272,12 @@ class Oracle(ABC):
         """
         if self.answers == "labels":
             raise BadInput(f"{self.name} answers labels: there is no probability in them")
+        self._require_classes()
+        return self.softmax(y)
+
+    @final
+    def softmax(self, y: Answers) -> Float[np.ndarray, "N c"]:
+        """The numbers that `probabilities` gives, whether or not their places stand for classes."""
         scores = self._scores(y)
         if scores.shape[1] == 1:
             return np.asarray(np.exp(-np.logaddexp(0, -scores)))
@@ -278,13 +285,15 @@ class Oracle(ABC):
         return np.asarray(p / p.sum(axis=1, keepdims=True))
 
     def _scores(self, y: Answers) -> np.ndarray:
+        return y if self.reference is None else np.insert(y, self.reference, 0.0, axis=1)
+
+    def _require_classes(self) -> None:
         if self.ordered:
             raise BadInput(
                 f"the scores of {self.name} come sorted ({self.ordered}): their places are positions, not classes, so "
                 "they make no predictions. Ask for unsorted scores; which directions it sees can still be asked. "
                 "If they are classes after all, set oracle.ordered = ''"
             )
-        return y if self.reference is None else np.insert(y, self.reference, 0.0, axis=1)
 
     def _check_legal(self, x: Questions) -> None:
         if missing(x).any():

@@ -144,7 +144,7 @@ class LogRatios(OracleWrapper):
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
         """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1."""
-        p = self.probabilities(y)
+        p = self.softmax(y)
         if self.reference is None:
             p = np.clip(p, self.floor, self.ceiling)
             return np.asarray(self.oracle.rounding(p) / (p * (1 - p)))
