@@ -11,7 +11,6 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.pruning import REDUNDANT
 from unveil.identification.method import Identification, Method
-from unveil.identification.smooth import ridge_profile as ridge
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import (
     Stages,
@@ -22,13 +21,12 @@ from unveil.identification.smooth.conclusion import (
     fit_points,
     unfinished,
 )
-from unveil.identification.smooth.hyperplane_circles import NOISY, Hyperplanes, hyperplanes, saturation_radius
+from unveil.identification.smooth.first_scales import first_layer, sigmoidal
+from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.outcome import BudgetExceeded, Outcome
-from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
-SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
 _SLOW = 1e3  # resting point from which an activation's tails are called algebraic
 
 
@@ -101,7 +99,7 @@ class Saturation(Method):
         why.append(f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}")
         if len(planes.offsets) == 0:
             return None
-        layer = self._first_layer(oracle, planes, noise, rng, stats, why)
+        layer = first_layer(oracle, planes, self.activation, noise, rng, stats, why)
         stages.end("first layer: scales")
         rank = widths[1] if len(widths) > 1 else None
         flat = self._without_second_layer(oracle, layer, noise, rng) if rank is None else None
@@ -132,7 +130,7 @@ class Saturation(Method):
         answers = ask(oracle, points)
         fits = [
             fit_outer(directions, layer(points), answers, outer, noise)
-            for outer in self._candidates(1, layer.activation)
+            for outer in sigmoidal(self.activation, 1, layer.activation)
         ]
         outer = min(fits, key=lambda fit: fit.rms)
         stages.end("second layer: fit")
@@ -172,71 +170,12 @@ class Saturation(Method):
         answers = ask(oracle, x)
         fits = [
             search_outer(layer, x, answers, outer, rank, noise, rng=rng)
-            for outer in self._candidates(1, layer.activation)
+            for outer in sigmoidal(self.activation, 1, layer.activation)
         ]
         stages.end("second layer: fit")
         fit = final_fit(oracle, min(fits, key=lambda fit: fit.rms).network, noise, rng)
         stages.end("all: fit")
         return fit
-
-    def _candidates(self, depth: int, default: Activation | None = None) -> list[Activation]:
-        if self.activation is not None:
-            names = (self.activation,) * 2 if isinstance(self.activation, str) else self.activation
-            return [ACTIVATIONS[names[min(depth, len(names) - 1)]]]
-        others = [ACTIVATIONS[name] for name in SIGMOIDAL]
-        return others if default is None else [default, *(a for a in others if a.name != default.name)]
-
-    def _first_layer(
-        self,
-        oracle: Oracle,
-        planes: Hyperplanes,
-        noise: float,
-        rng: np.random.Generator,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> FirstLayer:
-        """Scales, rough shifts and the activation, from a profile along each normal."""
-        candidates = self._candidates(0)
-        margins = [resting_point(a, noise) for a in candidates]
-        noisy = noise > NOISY or oracle.dtype == np.float32
-        margin = 0.8 * max(margins)
-        if noisy:
-            bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
-            planes = ridge.anchored(oracle, planes, bases)
-        else:
-            bases = ridge.vantages(planes, margin, rng)[:, 0]
-        position, answer = ridge.profiles(oracle, planes, bases)
-        best: tuple[float, FirstLayer] | None = None
-        for activation, margin in zip(candidates, margins, strict=True):
-            fits = np.array(
-                [
-                    ridge.fit_profile(position[i], answer[i], activation, -planes.offsets[i], planes.widths[i])
-                    for i in range(len(planes.offsets))
-                ]
-            )
-            misfit = float(np.median(fits[:, 2]))
-            if best is None or misfit < best[0]:
-                layer = FirstLayer(planes.directions * fits[:, :1], fits[:, 1], activation, margin)
-                best = (misfit, layer)
-        assert best is not None
-        layer = best[1]
-        if noisy:
-            weights, shifts = ridge.sharpen(
-                oracle,
-                planes,
-                np.linalg.norm(layer.weights, axis=1),
-                layer.shifts,
-                layer.activation,
-                bases,
-                rng=rng,
-            )
-            best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
-        stats["ridge misfit"] = best[0]
-        if len(candidates) > 1:
-            why.append(
-                f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
-            )
-        return best[1]
 
     def _without_second_layer(
         self, oracle: Oracle, layer: FirstLayer, noise: float, rng: np.random.Generator
@@ -260,11 +199,3 @@ def _better(fit: Polished, best: Polished) -> bool:
         sound, loose = (fit, best) if fit.condition < REDUNDANT else (best, fit)
         return (sound is fit) == (sound.rms < 3 * loose.rms)
     return fit.rms < best.rms
-
-
-def resting_point(activation: Activation, noise: float = 0.0) -> float:
-    """A pre-activation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
-    for s in (5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 100.0, 1e3):
-        if float(activation.slope(np.array([s]))[0]) < max(1e-15, 0.1 * noise):
-            return s
-    return 1e4

@@ -1,0 +1,153 @@
+"""Hidden widths from outputs: how often right, from how many inputs, how far off the span, and whose an answer is.
+
+    python benchmarks/outputs.py [seeds]
+
+Random language models (two tanh layers, LayerNorm, a linear layer); 1000 classes behind a small convolutional network.
+The last bits of every answer are flipped at random, as another processor would.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+import unveil as uv
+
+SIZES = ((1000, 64), (2000, 128), (8000, 512))
+
+
+def log_softmax(y):
+    y = y - y.max(axis=1, keepdims=True)
+    return y - np.log(np.exp(y).sum(axis=1, keepdims=True))
+
+
+def bfloat16(y):
+    bits = y.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
+FORMS = {
+    "float64": lambda y: y,
+    "float32": lambda y: y.astype(np.float32),
+    "float32 log-probabilities": lambda y: log_softmax(y).astype(np.float32),
+    "float32 probabilities": lambda y: np.exp(log_softmax(y)).astype(np.float32),
+    "log-probabilities, 4 decimals": lambda y: np.round(log_softmax(y), 4),
+    "float16": lambda y: y.astype(np.float16).astype(np.float64),
+    "bfloat16": bfloat16,
+    "2 decimals": lambda y: np.round(y, 2),
+}
+
+
+class LanguageModel:
+    """Logits of a random model; `columns` is what is to be found, `changed` a copy after one small training step."""
+
+    def __init__(self, vocabulary: int, width: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        self.first = rng.standard_normal((2 * width, 32)) / np.sqrt(32)
+        self.second = rng.standard_normal((width, 2 * width)) / np.sqrt(2 * width)
+        self.last = 2 * rng.standard_normal((vocabulary, width)) / np.sqrt(width)
+        self.gain, self.bias = 1 + 0.2 * rng.standard_normal(width), 0.3 * rng.standard_normal(vocabulary)
+        self.columns = self.last * self.gain @ (np.eye(width) - 1 / width)
+
+    def hidden(self, x):
+        h = np.tanh(2 * x @ self.first.T) @ self.second.T
+        h = h - h.mean(axis=1, keepdims=True)
+        return self.gain * h / np.sqrt(np.mean(h**2, axis=1, keepdims=True) + 1e-5)
+
+    def __call__(self, x):
+        return self.hidden(x) @ self.last.T + self.bias
+
+    def changed(self, x, target, rate=1e-3):
+        """The model after one step of gradient descent on the cross-entropy of a batch, in the last layer alone."""
+        h = self.hidden(x)
+        p = np.exp(log_softmax(self(x)))
+        p[np.arange(len(x)), target] -= 1
+        other = LanguageModel.__new__(LanguageModel)
+        vars(other).update(vars(self))
+        other.last = self.last - rate * p.T @ h / len(x)
+        return other
+
+
+def widths(seeds: int) -> None:
+    print("| outputs / width | answers | right | inputs - width: median, most | sine: median, most | CPU s |")
+    print("|---|---|---|---|---|---|")
+    for vocabulary, width in SIZES:
+        for name in FORMS if vocabulary < 8000 else ("float32", "bfloat16", "2 decimals"):
+            right, asked, off, cpu = 0, [], [], time.process_time()
+            for seed in range(seeds):
+                model, rng = LanguageModel(vocabulary, width, 7000 + seed), np.random.default_rng(seed)
+
+                def answer(x, model=model, rng=rng, name=name):
+                    y = model(x)
+                    return FORMS[name](np.nextafter(y, y + rng.choice([-1, 1], size=y.shape)))
+
+                oracle = uv.as_oracle(answer, 32, noisy=True)
+                span = uv.output_span(oracle, rng=np.random.default_rng(100 + seed))
+                good = span.outcome is uv.Outcome.complete and span.rank == width - 1
+                right += good
+                asked.append(span.queries - width)
+                off.append(span.distance(model.columns) if good else 1.0)
+            cpu = (time.process_time() - cpu) / seeds
+            print(
+                f"| {vocabulary} / {width} | {name} | {right} of {seeds} | {np.median(asked):.0f}, {max(asked)} | "
+                f"{np.median(off):.1e}, {max(off):.1e} | {cpu:.1f} |",
+                flush=True,
+            )
+
+
+def classifier(seeds: int) -> None:
+    """1000 classes behind a convolutional network of width 512, asked about images in float32."""
+    import torch
+
+    right, asked = 0, []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 32, 3, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 3, stride=2), torch.nn.ReLU(),
+            torch.nn.Flatten(), torch.nn.Linear(64 * 49, 512), torch.nn.ReLU(), torch.nn.Linear(512, 1000),
+        )  # fmt: skip
+        oracle = uv.as_oracle(net, shape=(3, 32, 32), within=(0, 1))
+        x = np.random.default_rng(seed).uniform(size=(530, oracle.n)) * np.random.default_rng(seed).uniform(size=(530, 1))
+        span = uv.output_span(oracle, oracle.nearest(x), rng=np.random.default_rng(seed))
+        right += span.outcome is uv.Outcome.complete and span.rank == 512
+        asked.append(span.queries)
+        print(f"  classifier {seed}: rank {span.rank}, {span.queries} images, {span.outcome.name}: {span.why}", flush=True)
+    print(f"1000 classes behind width 512: right {right} of {seeds} from {np.median(asked):.0f} images, {max(asked)} at most")
+
+
+def identity(seeds: int) -> None:
+    """False alarms, and answers of a changed and of another model taken for the model's own."""
+    print("| answers | false alarms | changed by one step, told apart | another model, told apart |")
+    print("|---|---|---|---|")
+    for name in FORMS:
+        own, step, other, count = 0, 0, 0, 0
+        for seed in range(seeds):
+            rng = np.random.default_rng(seed)
+            model, foreign = LanguageModel(1000, 64, 7000 + seed), LanguageModel(1000, 64, 9000 + seed)
+            oracle = uv.as_oracle(lambda x, model=model, name=name: FORMS[name](model(x)), 32)
+            span = uv.output_span(oracle, rng=rng)
+            x = rng.standard_normal((1000, 32))
+            after = model.changed(x[:64], rng.integers(1000, size=64), rate=1.0)
+            own += int((~span.contains(oracle(x))).sum())
+            step += int((~span.contains(oracle_form(oracle, name, after(x)))).sum())
+            other += int((~span.contains(oracle_form(oracle, name, foreign(x)))).sum())
+            count += len(x)
+        print(f"| {name} | {own} of {count} | {step / count:.1%} | {other / count:.1%} |", flush=True)
+
+
+def oracle_form(oracle, name, y):
+    """Answers as the oracle would give them."""
+    y = FORMS[name](y)
+    if oracle.reference is None:
+        return y
+    logs = np.log(y)
+    return np.delete(logs, oracle.reference, axis=1) - logs[:, [oracle.reference]]
+
+
+if __name__ == "__main__":
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    identity(count)
+    classifier(count)
+    widths(count)

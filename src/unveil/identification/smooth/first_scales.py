@@ -1,0 +1,87 @@
+"""A sigmoidal first layer once its hyperplanes are known: its activation, scales and, roughly, its shifts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth import ridge_profile as ridge
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.hyperplane_circles import NOISY, Hyperplanes
+from unveil.whitebox.activation import ACTIVATIONS, Activation
+
+SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
+
+
+def sigmoidal(
+    names: str | tuple[str, ...] | None, depth: int, default: Activation | None = None
+) -> list[Activation]:
+    """The activations that hidden layer `depth` may have: the one given, or all of them, `default` first."""
+    if names is not None:
+        given = (names,) if isinstance(names, str) else names
+        return [ACTIVATIONS[given[min(depth, len(given) - 1)]]]
+    others = [ACTIVATIONS[name] for name in SIGMOIDAL]
+    return others if default is None else [default, *(a for a in others if a.name != default.name)]
+
+
+def first_layer(
+    oracle: Oracle,
+    planes: Hyperplanes,
+    names: str | tuple[str, ...] | None,
+    noise: float,
+    rng: np.random.Generator,
+    stats: dict[str, Any],
+    why: list[str],
+) -> FirstLayer:
+    """Scales, rough shifts and the activation, from a profile along each normal."""
+    candidates = sigmoidal(names, 0)
+    margins = [resting_point(a, noise) for a in candidates]
+    noisy = noise > NOISY or oracle.dtype == np.float32
+    margin = 0.8 * max(margins)
+    if noisy:
+        bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
+        planes = ridge.anchored(oracle, planes, bases)
+    else:
+        bases = ridge.vantages(planes, margin, rng)[:, 0]
+    position, answer = ridge.profiles(oracle, planes, bases)
+    best: tuple[float, FirstLayer] | None = None
+    for activation, margin in zip(candidates, margins, strict=True):
+        fits = np.array(
+            [
+                ridge.fit_profile(position[i], answer[i], activation, -planes.offsets[i], planes.widths[i])
+                for i in range(len(planes.offsets))
+            ]
+        )
+        misfit = float(np.median(fits[:, 2]))
+        if best is None or misfit < best[0]:
+            layer = FirstLayer(planes.directions * fits[:, :1], fits[:, 1], activation, margin)
+            best = (misfit, layer)
+    assert best is not None
+    layer = best[1]
+    if noisy:
+        weights, shifts = ridge.sharpen(
+            oracle,
+            planes,
+            np.linalg.norm(layer.weights, axis=1),
+            layer.shifts,
+            layer.activation,
+            bases,
+            rng=rng,
+        )
+        best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
+    stats["ridge misfit"] = best[0]
+    if len(candidates) > 1:
+        why.append(
+            f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
+        )
+    return best[1]
+
+
+def resting_point(activation: Activation, noise: float = 0.0) -> float:
+    """A pre-activation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
+    for s in (5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 100.0, 1e3):
+        if float(activation.slope(np.array([s]))[0]) < max(1e-15, 0.1 * noise):
+            return s
+    return 1e4

@@ -1,0 +1,91 @@
+"""The network behind a peeled layer, in as many coordinates as its first layer is wide: least squares from many starts.
+
+In these coordinates the first weights are square and well conditioned, and few parameters are left, so that random
+starts find them. With the other widths unknown they start as wide as the first, which makes starts succeed more often;
+neurons that the answers do not call for are taken out afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.pruning import without_surplus
+from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.network import Layer, Network
+
+_STARTS = {1: 8, 2: 40, 3: 60}  # for each number of hidden layers left
+_CLOSE = 1e-4  # of the answers' spread: a start that comes so near goes all the way
+_FIRST, _LONG, _KEPT = 40, 150, 6
+_REDONE = 10  # starts after which the best so far are followed further
+
+
+def inner_network(
+    c: Float[np.ndarray, "N r"],
+    y: Float[np.ndarray, "N m"],
+    activations: Sequence[Activation],
+    widths: Sequence[int] | None,
+    noise: float,
+    rng: np.random.Generator,
+) -> Polished | None:
+    """Find a network from coordinates to answers; None if no start came near.
+
+    Args:
+        c: Coordinates.
+        y: Answers.
+        activations: Of its hidden layers, the last for all further ones.
+        widths: Of its hidden layers, the first as many as coordinates; one, two and three layers are tried if None.
+        noise: Standard deviation of the answers' errors.
+        rng: Draws the starts.
+    """
+    r = c.shape[1]
+    shapes = [tuple(widths)] if widths is not None else [(r,) * depth for depth in _STARTS]
+    spread = float(y.std()) or 1.0
+    for shape in shapes:
+        kinds = [activations[min(depth, len(activations) - 1)] for depth in range(len(shape))]
+        found = _from_starts(c, y, shape, kinds, max(_CLOSE * spread, 3 * noise), rng)
+        if found is not None:
+            whole = polish(found.network, c, y, noise=0.3 * noise, steps=300, patience=25)
+            return without_surplus(whole, c, y, noise)
+    return None
+
+
+def _from_starts(
+    c: np.ndarray, y: np.ndarray, shape: Sequence[int], kinds: Sequence[Activation], close: float, rng: np.random.Generator
+) -> Polished | None:
+    best: list[Polished] = []
+    for number, start in enumerate(_starts(c, y, shape, kinds, rng), 1):
+        best.append(polish(start, c, y, steps=_FIRST))
+        last = number == _STARTS[min(len(shape), max(_STARTS))]
+        if number % _REDONE == 0 or last or best[-1].rms < 10 * close:
+            best.sort(key=lambda fit: fit.rms)
+            best = best[:_KEPT]
+            for place in range(min(2, len(best))):
+                if best[place].rms > close:
+                    best[place] = polish(best[place].network, c, y, steps=_LONG, patience=25)
+            best.sort(key=lambda fit: fit.rms)
+        if min(fit.rms for fit in best) <= close:
+            return min(best, key=lambda fit: fit.rms)
+        if last:
+            return None
+    return None
+
+
+def _starts(
+    c: np.ndarray, y: np.ndarray, shape: Sequence[int], kinds: Sequence[Activation], rng: np.random.Generator
+) -> Iterator[Network]:
+    """Random networks whose output layer fits the answers as well as it can."""
+    spread, middle, r = c.std(axis=0), c.mean(axis=0), c.shape[1]
+    while True:
+        turned = np.linalg.qr(rng.standard_normal((max(shape[0], r), r)))[0][: shape[0]] / spread
+        layers = [Layer(turned, 0.3 * rng.standard_normal(shape[0]) - turned @ middle, kinds[0])]
+        for before, width, kind in zip(shape[:-1], shape[1:], kinds[1:], strict=True):
+            rows = rng.standard_normal((width, before))
+            rows *= 1.3 / np.linalg.norm(rows, axis=1, keepdims=True)
+            layers.append(Layer(rows, 0.3 * rng.standard_normal(width), kind))
+        inside = Network(tuple(layers))(c)
+        outer = np.linalg.lstsq(np.concatenate([inside, np.ones((len(c), 1))], axis=1), y, rcond=None)[0]
+        yield Network((*layers, Layer(outer[:-1].T, outer[-1], ACTIVATIONS["identity"])))

@@ -1,0 +1,183 @@
+"""The rank condition: slopes by a layer's preactivations, divided by phi', span as many directions as the next is wide.
+
+Whatever lies behind the second layer, the derivative of the answers by the first layer's outputs is `B^T t(x)`, with B
+the second layer's weights. By the preactivations z it is that times phi'(z): so dividing by phi' at the right scales
+and shifts leaves a matrix whose rank is the second layer's width, and wrong ones do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.whitebox.activation import Activation
+
+CERTIFIED = 1e-3
+"""Ratio of singular values behind the rank to the last before it from which the condition counts as met."""
+
+_STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
+_STEPS = 60
+_ROUNDS = (2, 12, 80)  # starting values for each rank, round after round
+_FURTHEST = 3.0  # shifts beyond this leave a neuron at rest: the condition is met there for nothing
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Scales and shifts at which the condition is met best.
+
+    Attributes:
+        scales: Factors of the preactivations.
+        shifts: Added to them, after the factors.
+        spectrum: Singular values of the slopes divided by phi', columns normalised.
+        rank: How many count.
+        rows: (rank, k) an orthonormal basis of what the slopes by the layer's *outputs* span: the next layer's rows.
+    """
+
+    scales: Float[np.ndarray, " k"]
+    shifts: Float[np.ndarray, " k"]
+    spectrum: Float[np.ndarray, " k"]
+    rank: int
+    rows: Float[np.ndarray, "r k"]
+
+    @property
+    def certificate(self) -> float:
+        """Ratio of the first singular value behind the rank to the last before it."""
+        return float(self.spectrum[self.rank] / self.spectrum[self.rank - 1])
+
+
+def slopes(
+    oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float
+) -> Float[np.ndarray, "T k m"]:
+    """Derivatives of the answers by the first layer's preactivations, as they are known so far.
+
+    Args:
+        oracle: To be asked.
+        layer: Of no more neurons than inputs.
+        z: Preactivations at which to ask.
+        noise: Standard deviation of the answers' errors, in units of their spread.
+
+    Queries: `6 T k`
+    """
+    h = float(np.clip(max(noise, 1e-18) ** (1 / 7), 2e-3, 0.2))
+    back = np.linalg.pinv(layer.weights).T
+    steps = h * np.array([1.0, 2.0, 3.0, -1.0, -2.0, -3.0])
+    moved = z[:, None, None, :] + steps[:, None, None] * np.eye(z.shape[1])
+    x = oracle.nearest((moved - layer.shifts).reshape(-1, z.shape[1]) @ back)
+    y = np.concatenate([oracle(x[i : i + 4096]) for i in range(0, len(x), 4096)])
+    y = y.reshape(len(z), 6, z.shape[1], -1)
+    return np.asarray(np.einsum("s,tskm->tkm", _STENCIL, y[:, :3] - y[:, 3:]) / h)
+
+
+def meet_condition(
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    activation: Activation,
+    rank: int | None,
+    *,
+    rng: np.random.Generator,
+) -> Condition | None:
+    """Find scales and shifts at which the condition is met; None if it is met nowhere.
+
+    With the rank unknown all are tried, from below: too small a rank is not met.
+
+    Args:
+        z: Preactivations as known so far.
+        g: Slopes there.
+        activation: Of the layer.
+        rank: Width of the next layer; found if None.
+        rng: Draws starting values.
+    """
+    k = z.shape[1]
+    # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
+    for starts in _ROUNDS:
+        for trial in range(1, k) if rank is None else range(rank, min(rank + 1, k)):
+            found = _best(z, g, activation, trial, starts, rng)
+            if found is not None:
+                return found
+    return None
+
+
+def _best(
+    z: np.ndarray, g: np.ndarray, activation: Activation, rank: int, starts: int, rng: np.random.Generator
+) -> Condition | None:
+    """From several starting values: shifts alone, then shifts and scales."""
+    k = z.shape[1]
+    for start in range(starts):
+        shifts = (0.0, 0.3, 0.6, 1.0)[start % 4] * rng.standard_normal(k)
+        first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
+        found = _refined(z, g, activation, rank, first.scales, first.shifts)
+        sound = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST
+        if sound and found.certificate < CERTIFIED:
+            return found
+    return None
+
+
+def _refined(
+    z: np.ndarray,
+    g: np.ndarray,
+    activation: Activation,
+    rank: int,
+    scales: np.ndarray,
+    shifts: np.ndarray,
+    steps: int = _STEPS,
+    scales_too: bool = True,
+) -> Condition:
+    """Levenberg-Marquardt on what lies behind the rank, the span itself projected out."""
+    k = z.shape[1]
+
+    def divided(scales: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes by outputs (T m, k), and phi'' / phi'."""
+        with np.errstate(all="ignore"):
+            s = scales * z + shifts
+            slope = activation.slope(s)
+            flat = (g / slope[:, :, None]).transpose(0, 2, 1).reshape(-1, k)
+            return flat, activation.curvature(s) / slope
+
+    def behind(flat: np.ndarray) -> float:
+        if not np.isfinite(flat).all():
+            return np.inf
+        unit = flat / np.linalg.norm(flat, axis=0)
+        return float((np.linalg.svd(unit, compute_uv=False)[rank:] ** 2).sum())
+
+    flat, ratio = divided(scales, shifts)
+    cost, damping = behind(flat), 1e-3
+    for _ in range(steps):
+        if not np.isfinite(cost):
+            break
+        size = np.linalg.norm(flat, axis=0)
+        unit = flat / size
+        left, _, right = np.linalg.svd(unit, full_matrices=False)
+        span, across = left[:, :rank], right[rank:].T
+        # Each parameter moves one column, so the normal matrix is that of the columns' motions times that of `across`.
+        change = unit * np.repeat(-ratio, g.shape[2], axis=0)
+        motions = [change, change * np.repeat(z, g.shape[2], axis=0)] if scales_too else [change]
+        motion = np.concatenate([part - unit * (unit * part).sum(axis=0) for part in motions], axis=1)
+        motion -= span @ (span.T @ motion)
+        weights = np.concatenate([across] * len(motions))
+        normal = (motion.T @ motion) * (weights @ weights.T)
+        slope = -(motion * (unit @ across @ weights.T)).sum(axis=0)
+        scale = np.sqrt(np.maximum(np.diag(normal), 1e-300))
+        accepted = False
+        for _ in range(12):
+            step = np.linalg.solve(normal / np.outer(scale, scale) + damping * np.eye(len(scale)), slope / scale) / scale
+            new_shifts = shifts + step[:k]
+            new_scales = scales + step[k:] if scales_too else scales
+            new_flat, new_ratio = divided(new_scales, new_shifts)
+            new_cost = behind(new_flat)
+            if new_cost < cost:
+                accepted = True
+                break
+            damping = max(damping, 1e-12) * 5
+        if not accepted:
+            break
+        gained = new_cost < 0.999 * cost
+        scales, shifts, flat, ratio, cost, damping = new_scales, new_shifts, new_flat, new_ratio, new_cost, damping / 8
+        if not gained:
+            break
+    spectrum = np.linalg.svd(flat / np.linalg.norm(flat, axis=0), compute_uv=False) if np.isfinite(cost) else np.ones(k)
+    rows = np.linalg.svd(flat / scales, full_matrices=False)[2][:rank] if np.isfinite(cost) else np.eye(k)[:rank]
+    return Condition(scales, shifts, spectrum, rank, rows)
