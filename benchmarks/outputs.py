@@ -109,12 +109,19 @@ def classifier(seeds: int) -> None:
             torch.nn.Flatten(), torch.nn.Linear(64 * 49, 512), torch.nn.ReLU(), torch.nn.Linear(512, 1000),
         )  # fmt: skip
         oracle = uv.as_oracle(net, shape=(3, 32, 32), within=(0, 1))
-        x = np.random.default_rng(seed).uniform(size=(530, oracle.n)) * np.random.default_rng(seed).uniform(size=(530, 1))
+        x = np.random.default_rng(seed).uniform(size=(530, oracle.n)) * np.random.default_rng(seed).uniform(
+            size=(530, 1)
+        )
         span = uv.output_span(oracle, oracle.nearest(x), rng=np.random.default_rng(seed))
         right += span.outcome is uv.Outcome.complete and span.rank == 512
         asked.append(span.queries)
-        print(f"  classifier {seed}: rank {span.rank}, {span.queries} images, {span.outcome.name}: {span.why}", flush=True)
-    print(f"1000 classes behind width 512: right {right} of {seeds} from {np.median(asked):.0f} images, {max(asked)} at most")
+        print(
+            f"  classifier {seed}: rank {span.rank}, {span.queries} images, {span.outcome.name}: {span.why}", flush=True
+        )
+    print(
+        f"1000 classes behind width 512: right {right} of {seeds} from {np.median(asked):.0f} images, "
+        f"{max(asked)} at most"
+    )
 
 
 def identity(seeds: int) -> None:

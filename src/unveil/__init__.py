@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.output_span import output_span as output_span
     from unveil.blackbox.row_span import row_span as row_span
     from unveil.blackbox.sources import as_oracle as as_oracle
+    from unveil.blackbox.sources.completions import CompletionsSource as CompletionsSource
     from unveil.blackbox.sources.http import HttpSource as HttpSource
     from unveil.blackbox.sources.json_endpoint import JsonEndpoint as JsonEndpoint
     from unveil.blackbox.sources.open_inference import OpenInference as OpenInference
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from unveil.identification.smooth.entangled_weights import EntangledWeights as EntangledWeights
     from unveil.identification.smooth.frequencies import Frequencies as Frequencies
     from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer as OneHiddenLayer
+    from unveil.identification.smooth.peeling import Peeling as Peeling
     from unveil.identification.smooth.rectifiers import Rectifiers as Rectifiers
     from unveil.identification.smooth.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
@@ -86,6 +88,7 @@ _PUBLIC = {
     "Ledger": "blackbox.ledger",
     "Oracle": "blackbox.oracle",
     "as_oracle": "blackbox.sources",
+    "CompletionsSource": "blackbox.sources.completions",
     "HttpSource": "blackbox.sources.http",
     "JsonEndpoint": "blackbox.sources.json_endpoint",
     "OpenInference": "blackbox.sources.open_inference",
@@ -115,6 +118,7 @@ _PUBLIC = {
     "Frequencies": "identification.smooth.frequencies",
     "Identification": "identification.method",
     "CriticalPoints": "identification.piecewise_linear.critical_points",
+    "Peeling": "identification.smooth.peeling",
     "Rectifiers": "identification.smooth.rectifiers",
     "Saturation": "identification.smooth.saturation",
     "report": "audit.run",

@@ -13,6 +13,7 @@ from unveil.cli.options import Asking, Common, Source
 METHODS = (
     "auto",
     "saturation",
+    "peeling",
     "rectifiers",
     "frequencies",
     "one-hidden-layer",

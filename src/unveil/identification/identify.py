@@ -17,6 +17,7 @@ from unveil.identification.smooth.frequencies import Frequencies
 from unveil.identification.smooth.hyperplane_circles import saturation_radius
 from unveil.identification.smooth.kink_circles import looks_rectified
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.smooth.spectrum import looks_periodic
@@ -62,7 +63,7 @@ def identify(
     for name in names:
         activation_named(name)
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
-        raise BadInput(f"widths must be one or two positive numbers of neurons, e.g. (20, 4); got {widths}")
+        raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     if method is not None:
         return _told(_tried(method, oracle, rng), oracle)
     start = oracle.ledger.asked
@@ -121,7 +122,10 @@ def _candidates(
     methods: list[Method] = []
     periodic = False
     if saturation_radius(oracle, rng, noise) is not None:
-        methods.append(Saturation(given, widths))
+        if widths is None or len(widths) <= 2:
+            methods.append(Saturation(given, widths))
+        if widths is None or len(widths) >= 2:
+            methods.append(Peeling(given, widths))
         why = ["answers come to rest far out: a sigmoidal first layer"]
     elif looks_rectified(oracle, rng):
         methods.append(Rectifiers(given, widths))
@@ -155,6 +159,8 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
     """
     if name == "saturation":
         return Saturation(activation, widths)
+    if name == "peeling":
+        return Peeling(activation, widths)
     if name == "rectifiers":
         return Rectifiers(activation, widths)
     if name == "one-hidden-layer":
@@ -168,6 +174,6 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
     if name == "critical-points":
         return _piecewise_linear()[0]
     raise BadInput(
-        f"no method called {name!r}; known: saturation, rectifiers, frequencies, one-hidden-layer, "
+        f"no method called {name!r}; known: saturation, peeling, rectifiers, frequencies, one-hidden-layer, "
         "entangled-weights, critical-points"
     )

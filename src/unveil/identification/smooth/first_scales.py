@@ -15,9 +15,7 @@ from unveil.whitebox.activation import ACTIVATIONS, Activation
 SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
 
 
-def sigmoidal(
-    names: str | tuple[str, ...] | None, depth: int, default: Activation | None = None
-) -> list[Activation]:
+def sigmoidal(names: str | tuple[str, ...] | None, depth: int, default: Activation | None = None) -> list[Activation]:
     """The activations that hidden layer `depth` may have: the one given, or all of them, `default` first."""
     if names is not None:
         given = (names,) if isinstance(names, str) else names
@@ -73,9 +71,7 @@ def first_layer(
         best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
     stats["ridge misfit"] = best[0]
     if len(candidates) > 1:
-        why.append(
-            f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
-        )
+        why.append(f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)")
     return best[1]
 
 

@@ -19,8 +19,8 @@ from unveil.whitebox.network import Layer, Network
 
 _STARTS = {1: 8, 2: 40, 3: 60}  # for each number of hidden layers left
 _CLOSE = 1e-4  # of the answers' spread: a start that comes so near goes all the way
-_FIRST, _LONG, _KEPT = 40, 150, 6
-_REDONE = 10  # starts after which the best so far are followed further
+_FIRST, _LONG, _KEPT = 40, 250, 6
+_REDONE = 5  # starts after which the best so far are followed further
 
 
 def inner_network(
@@ -48,13 +48,19 @@ def inner_network(
         kinds = [activations[min(depth, len(activations) - 1)] for depth in range(len(shape))]
         found = _from_starts(c, y, shape, kinds, max(_CLOSE * spread, 3 * noise), rng)
         if found is not None:
-            whole = polish(found.network, c, y, noise=0.3 * noise, steps=300, patience=25)
-            return without_surplus(whole, c, y, noise)
+            whole = polish(found.network, c, y, noise=0.3 * noise, steps=100)
+            # Coordinates are known to some digits only: surplus neurons go as soon as the rest fits as well as all.
+            return without_surplus(whole, c, y, max(noise, whole.rms))
     return None
 
 
 def _from_starts(
-    c: np.ndarray, y: np.ndarray, shape: Sequence[int], kinds: Sequence[Activation], close: float, rng: np.random.Generator
+    c: np.ndarray,
+    y: np.ndarray,
+    shape: Sequence[int],
+    kinds: Sequence[Activation],
+    close: float,
+    rng: np.random.Generator,
 ) -> Polished | None:
     best: list[Polished] = []
     for number, start in enumerate(_starts(c, y, shape, kinds, rng), 1):

@@ -110,7 +110,9 @@ class Peeling(Method):
         k = len(planes.offsets)
         stats["hyperplanes"] = k
         if not 2 <= k <= oracle.n:
-            why.append(f"{k} neurons in the first layer of {oracle.n} inputs: peeling needs from 2 to as many as inputs")
+            why.append(
+                f"{k} neurons in the first layer of {oracle.n} inputs: peeling needs from 2 to as many as inputs"
+            )
             return None
         layer = first_layer(oracle, planes, self.activation, noise, rng, stats, why)
         stages.end("first layer: scales")

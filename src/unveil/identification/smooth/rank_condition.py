@@ -49,9 +49,7 @@ class Condition:
         return float(self.spectrum[self.rank] / self.spectrum[self.rank - 1])
 
 
-def slopes(
-    oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float
-) -> Float[np.ndarray, "T k m"]:
+def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float) -> Float[np.ndarray, "T k m"]:
     """Derivatives of the answers by the first layer's preactivations, as they are known so far.
 
     Args:
@@ -107,7 +105,7 @@ def _best(
     """From several starting values: shifts alone, then shifts and scales."""
     k = z.shape[1]
     for start in range(starts):
-        shifts = (0.0, 0.3, 0.6, 1.0)[start % 4] * rng.standard_normal(k)
+        shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
         first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
         found = _refined(z, g, activation, rank, first.scales, first.shifts)
         sound = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST
@@ -163,7 +161,9 @@ def _refined(
         scale = np.sqrt(np.maximum(np.diag(normal), 1e-300))
         accepted = False
         for _ in range(12):
-            step = np.linalg.solve(normal / np.outer(scale, scale) + damping * np.eye(len(scale)), slope / scale) / scale
+            step = (
+                np.linalg.solve(normal / np.outer(scale, scale) + damping * np.eye(len(scale)), slope / scale) / scale
+            )
             new_shifts = shifts + step[:k]
             new_scales = scales + step[k:] if scales_too else scales
             new_flat, new_ratio = divided(new_scales, new_shifts)

@@ -1,0 +1,76 @@
+"""Three and more sigmoidal hidden layers are read whole, widths unknown, at the stated cost, on any processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.test_identify import random_network, worst
+from unveil import Peeling, as_oracle
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import answers_noise
+from unveil.identification.smooth.rank_condition import meet_condition, slopes
+from unveil.outcome import Outcome
+
+
+def flipped(network, seed):
+    """The network's answers with their last bits up or down at random, as another processor would give them."""
+    rng = np.random.default_rng(seed)
+
+    def answer(x):
+        y = network(x)
+        return np.nextafter(y, y + rng.choice([-1, 1], size=y.shape))
+
+    return answer
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_three_hidden_layers_are_read_whole(activation, seed):
+    good = 0
+    for trial in range(2):
+        truth = random_network(7, (7, 3, 2), activation, np.random.default_rng(seed + trial), outputs=2)
+        oracle = as_oracle(flipped(truth, seed + trial), shape=7, noisy=True)
+        before = oracle.ledger.asked
+        found = Peeling("tanh")(oracle, rng=np.random.default_rng(trial))
+        assert found.queries == oracle.ledger.asked - before
+        if found.outcome is Outcome.complete:
+            # Complete is never said of a network that is not the true one.
+            assert worst(found.network, truth) < 1e-8
+            assert [layer.neurons for layer in found.network.layers] == [7, 3, 2, 2]
+            good += found.queries <= 50 * parameters(truth)
+    assert good >= 1
+
+
+def test_the_rank_condition_gives_scales_shifts_and_the_next_width(seed):
+    good = 0
+    for trial in range(3):
+        rng = np.random.default_rng(seed + trial)
+        truth = random_network(8, (8, 3, 2), "tanh", rng)
+        first = truth.layers[0]
+        scales, shifts = np.exp(0.2 * rng.standard_normal(8)), 0.3 * rng.standard_normal(8)
+        # As it is known beforehand: scales and shifts off.
+        layer = FirstLayer(first.weights / scales[:, None], (first.bias - shifts) / scales, first.activation, 18.0)
+        oracle = as_oracle(flipped(truth, seed), shape=8, noisy=True)
+        before = oracle.ledger.asked
+        z = 0.8 * rng.standard_normal((32, 8))
+        g = slopes(oracle, layer, z, answers_noise(oracle, rng))
+        assert oracle.ledger.asked - before == 64 + 6 * 32 * 8
+        found = meet_condition(z, g, first.activation, None, rng=rng)
+        if found is not None and found.rank == 3 and np.abs(found.scales - scales).max() < 1e-3:
+            span = found.rows @ np.linalg.svd(truth.layers[1].weights)[2][3:].T
+            good += bool(np.abs(found.shifts - shifts).max() < 1e-3 and np.abs(span).max() < 1e-3)
+    assert good >= 2
+
+
+def test_what_cannot_be_peeled_is_not_called_complete():
+    wide = random_network(6, (6, 8), "tanh", np.random.default_rng(3))
+    found = Peeling("tanh", attempts=1)(as_oracle(wide, shape=6), rng=np.random.default_rng(0))
+    assert found.outcome is Outcome.check_failed
+    assert "narrower" in " ".join(found.why)
+    boxed = as_oracle(random_network(6, (6, 3, 2), "tanh", np.random.default_rng(3)), shape=6, within=(-1, 1))
+    assert Peeling("tanh")(boxed, rng=np.random.default_rng(0)).outcome is Outcome.check_failed
+    poor = as_oracle(random_network(6, (6, 3, 2), "tanh", np.random.default_rng(3)), shape=6, budget=1500)
+    ended = Peeling("tanh")(poor, rng=np.random.default_rng(0))
+    assert ended.outcome is Outcome.budget_ended
+    assert poor.ledger.asked <= 1500
