@@ -72,3 +72,20 @@ def test_fixed_layers_stay() -> None:
     fit = polish(start, x, truth(x), free=(1, 2))
     assert np.array_equal(fit.network.layers[0].weights, truth.layers[0].weights)
     assert fit.rms < fit.start
+
+
+def test_the_largest_error_is_foretold_within_three_times() -> None:
+    outside = 0
+    for seed in range(60):
+        rng = np.random.default_rng([21, seed])
+        n, k = int(rng.choice([5, 8])), int(rng.choice([3, 5]))
+        truth = random_network(n, (k,), str(rng.choice(["tanh", "softplus"])), rng)
+        count = (2 if seed % 2 else 6) * k * (n + 2) + 4 * n
+        x = 1.5 * rng.standard_normal((count, n))
+        y = truth(x)
+        y = y.astype(np.float32) if seed % 3 == 0 else y + 1e-6 * rng.standard_normal(y.shape)
+        fit = polish(truth, x, y)
+        pairs = zip(fit.network.layers, truth.layers, strict=True)
+        off = max(max(np.abs(a.weights - b.weights).max(), np.abs(a.bias - b.bias).max()) for a, b in pairs)
+        outside += not 1 / 3 < off / fit.largest < 3
+    assert outside <= 1

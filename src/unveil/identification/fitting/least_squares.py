@@ -12,6 +12,7 @@ from scipy import linalg
 from unveil.whitebox.network import Layer, Network
 
 _ROWS = 2048  # rows of the Jacobian held at once; fixed, so that the same points give the same bits
+_DRAWS = 64  # of all parameters' errors together, for the size of the largest
 _LARGEST_DAMPING = 1e12
 
 
@@ -26,8 +27,8 @@ class Polished:
         steps: Damped Gauss-Newton steps tried.
         condition: Condition number of the column-scaled normal matrix at the end, square-rooted: how much larger, at
             worst, relative errors of the parameters are than those of the answers.
-        uncertainty: Largest standard error of a parameter, absolute, if the errors of the answers are `rms`,
-            independent.
+        uncertainty: Largest standard error of a parameter, absolute, if the errors of the answers are independent.
+        largest: The largest error among all parameters, absolute: in half of all cases it is less.
     """
 
     network: Network
@@ -36,6 +37,7 @@ class Polished:
     steps: int
     condition: float
     uncertainty: float
+    largest: float
 
 
 def polish(
@@ -95,8 +97,10 @@ def polish(
         waited = waited + (1 if rms > 16 * floor else 3) if rms > 0.99 * reference else 0
         if waited == 0:
             reference = rms
-    condition, spread = _confidence(normal)
-    return Polished(network, rms, start, taken, condition, rms * spread)
+    condition, spread, largest = _confidence(normal)
+    # A fit leaves less than the errors of the answers: it follows them with as many parameters as it has.
+    sigma = rms * float(np.sqrt(y.size / max(y.size - len(normal), 1)))
+    return Polished(network, rms, start, taken, condition, sigma * spread, sigma * largest)
 
 
 def parameters(network: Network) -> int:
@@ -165,14 +169,20 @@ def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.nd
     return np.zeros_like(slope)
 
 
-def _confidence(normal: np.ndarray) -> tuple[float, float]:
-    """Condition number of the scaled Jacobian, and the largest standard error of a parameter per unit of noise."""
+def _confidence(normal: np.ndarray) -> tuple[float, float, float]:
+    """Condition number of the scaled Jacobian; per unit of noise the largest standard error of a parameter, and the
+    median of the largest error of all parameters, over draws from their joint distribution."""
     scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(np.float64).tiny))
     scale = np.maximum(scale, 1e-12 * scale.max())  # a parameter without any effect
     values, vectors = linalg.eigh(normal / np.outer(scale, scale), check_finite=False)
     values = np.maximum(values, values[-1] * np.finfo(np.float64).eps)
-    variance = ((vectors / np.sqrt(values)) ** 2).sum(axis=1) / scale**2
-    return float(np.sqrt(values[-1] / values[0])), float(np.sqrt(variance.max()))
+    root = vectors / np.sqrt(values) / scale[:, None]
+    drawn = np.abs(root @ np.random.default_rng(0).standard_normal((len(values), _DRAWS))).max(axis=0)
+    return (
+        float(np.sqrt(values[-1] / values[0])),
+        float(np.sqrt((root**2).sum(axis=1).max())),
+        float(np.median(drawn)),
+    )
 
 
 def _moved(network: Network, free: Sequence[int], step: np.ndarray) -> Network:

@@ -109,7 +109,7 @@ def conclude(
     network = None
     if fit is not None:
         network = fit.network
-        stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.uncertainty}
+        stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.largest}
         x = oracle.sample(HELD_OUT, rng)
         y = oracle(x)
         error = held_out_error(network, x, y)
