@@ -436,5 +436,5 @@ def test_sorted_probabilities_make_no_predictions_but_their_span_is_found() -> N
     span = uv.row_span(oracle, rng=rng)
     assert span.rank == 3
     assert span.distance(rows) <= max(span.accuracy, 1e-9)
-    with pytest.raises(BadInput, match="sorted"):
+    with pytest.raises(uv.BadInput, match="sorted"):
         oracle.predictions(oracle(oracle.sample(3, rng)))
