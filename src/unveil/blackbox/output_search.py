@@ -180,7 +180,10 @@ class Search:
         if y is None:
             self.why = "the rank is settled, but nothing was left to ask fresh inputs for a check"
             return True
-        self.why = f"fresh answers lie in the span; what fewer than {span.unseen:.0%} of inputs show may be missing"
+        self.why = (
+            f"fresh answers lie in the span; what fewer than {span.unseen:.0%} of such inputs show, neurons that rest "
+            "for the others among it, may be missing"
+        )
         if span.contains(y, 1e-6).all():
             return True
         self._take(y)
