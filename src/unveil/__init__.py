@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unveil.audit.page import Page as Page
     from unveil.audit.run import report as report
+    from unveil.blackbox.active_subspace import ActiveSubspace as ActiveSubspace
+    from unveil.blackbox.active_subspace import active_subspace as active_subspace
     from unveil.blackbox.differences import gradient as gradient
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from unveil.blackbox.output_space import OutputSpan as OutputSpan
     from unveil.blackbox.output_span import output_span as output_span
     from unveil.blackbox.row_span import row_span as row_span
+    from unveil.blackbox.simulator import Command as Command
+    from unveil.blackbox.simulator import Simulator as Simulator
+    from unveil.blackbox.simulator_inputs import Input as Input
+    from unveil.blackbox.simulator_inputs import Inputs as Inputs
     from unveil.blackbox.sources import as_oracle as as_oracle
     from unveil.blackbox.sources.completions import CompletionsSource as CompletionsSource
     from unveil.blackbox.sources.http import HttpSource as HttpSource
@@ -105,6 +111,12 @@ _PUBLIC = {
     "output_span": "blackbox.output_span",
     "RowSpan": "blackbox.span",
     "row_span": "blackbox.row_span",
+    "ActiveSubspace": "blackbox.active_subspace",
+    "active_subspace": "blackbox.active_subspace",
+    "Command": "blackbox.simulator",
+    "Simulator": "blackbox.simulator",
+    "Input": "blackbox.simulator_inputs",
+    "Inputs": "blackbox.simulator_inputs",
     "Obfuscation": "blackbox.obfuscation",
     "obfuscate": "blackbox.obfuscation",
     "Affine": "blackbox.wrappers",

@@ -94,28 +94,35 @@ def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
     return np.asarray(level)
 
 
-def measure_noise(oracle: Oracle, *, rng: np.random.Generator, x: Float[np.ndarray, "N n"] | None = None) -> NoiseModel:
+def measure_noise(
+    oracle: Oracle,
+    *,
+    rng: np.random.Generator,
+    x: Float[np.ndarray, "N n"] | None = None,
+    triples: int = TRIPLES,
+) -> NoiseModel:
     """Look at an oracle from close by: the one noise measurement of the package.
 
     Args:
         oracle: Answers values.
         rng: Draws the points and directions.
         x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
+        triples: Lines of three points looked at on each scale, `TABLES` or more; with few, a rare kink is missed.
 
     Returns:
         Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing
         changes at all).
 
-    Queries: `TABLES * TABLE + TRIPLES * (1 + 2 * SCALES)`: 264
+    Queries: `TABLES * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
 
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
     """
     before = oracle.ledger.asked
-    x = oracle.sample(TRIPLES, rng) if x is None else x[rng.integers(len(x), size=TRIPLES)]
+    x = oracle.sample(triples, rng) if x is None else x[rng.integers(len(x), size=triples)]
     scale = float(np.sqrt(np.mean(x**2))) or 1.0
     longest = 0.5 * scale if oracle.within is None else (oracle.high - oracle.low) / 32
     x = oracle.nearest(oracle.off_walls(x, 1 / 32))  # room for a step on either side
-    signs = rng.choice([-1.0, 1.0], size=(TRIPLES, oracle.n))
+    signs = rng.choice([-1.0, 1.0], size=(triples, oracle.n))
     close = _tables(oracle, x, signs, scale, rng)
     seen = _ask_scales(oracle, x, signs, longest, close)
     return _read(oracle, seen, close, oracle.ledger.asked - before)

@@ -255,6 +255,32 @@ class Restricted(OracleWrapper):
         super().__init__(oracle, within=within, grid=oracle.grid if grid is None else require_grid(grid, within))
 
 
+@final
+class OneOutput(OracleWrapper):
+    """One of several outputs.
+
+    Args:
+        oracle: Answers with values.
+        output: Which one.
+
+    Raises:
+        BadInput: The oracle answers labels, or there is no such output.
+    """
+
+    def __init__(self, oracle: Oracle, output: int) -> None:
+        _require_values(oracle, "OneOutput")
+        if not 0 <= output < oracle.m:
+            raise BadInput(f"output must be from 0 to {oracle.m - 1}; got {output}")
+        super().__init__(oracle, m=1, reference=None, widest=np.inf)
+        self.output = output
+
+    def answer(self, x: Questions) -> Answers:
+        return self.oracle.answer(x)[:, [self.output]]
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} output {self.output}"
+
+
 def _require_values(oracle: Oracle, wrapper: str) -> None:
     if oracle.answers == "labels":
         raise BadInput(f"{wrapper} needs an oracle that answers with values; {oracle.name} answers labels")

@@ -1,0 +1,319 @@
+"""active_subspace: which directions of a simulator's inputs its answers depend on, from few evaluations or a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.evaluation_design import space_filling
+from unveil.blackbox.gradient_covariance import GradientCovariance
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.simulator_inputs import Inputs
+from unveil.blackbox.subspace_search import Found, ask, frame, of_oracle, of_table
+from unveil.blackbox.surrogate import Surrogate
+from unveil.outcome import BadInput, Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from unveil.blackbox.row_span import RowSpan
+
+# Below this share of the variance of rows left out, the surrogate is no picture of the answers.
+USABLE = 0.5
+
+
+@dataclass(frozen=True)
+class Held:
+    """How an active subspace did on evaluations that it had not seen.
+
+    Attributes:
+        explained: Share of the answers' variance that the surrogate foretold.
+        inactive: Mean square change of the answers along the inactive directions alone, over that along all of them.
+        points: Evaluations it comes from.
+        missing: Of these, runs that failed.
+    """
+
+    explained: float
+    inactive: float
+    points: int
+    missing: int
+
+
+@dataclass(frozen=True)
+class ActiveSubspace:
+    """Directions of the inputs, sorted by how much the answers change along them.
+
+    All directions are in *scaled* inputs: each input from -1 to 1 over its range (on its logarithmic scale if it has
+    one), or as it is where there is no range.
+
+    Attributes:
+        eigenvalues: Mean square derivative along each direction, the largest first.
+        intervals: (n, 2); where each of them lies with `confidence`.
+        basis: (n, n); orthonormal rows, sorted as the eigenvalues.
+        confidence: Of the intervals.
+        share: The share of the mean squared gradient that `dimension` directions keep, or more.
+        dimension: Number of active directions.
+        sure: Share of the possible eigenvalues, as far as they are not known, that give this dimension.
+        gap: Number of directions before the largest gap in the spectrum.
+        gap_sure: Likewise for the gap.
+        inputs: Names and ranges.
+        activity: Activity score of each input: its share in the active directions, weighted by their eigenvalues.
+        activity_intervals: (k, 2); with `confidence`.
+        left_out: Share of the mean squared gradient outside the active directions.
+        explained: Share of the variance of rows left out that the surrogate explains; NaN where it was not needed.
+        noise: Standard deviation of the part of the answers that no smooth function explains.
+        queries: Evaluations asked for it; 0 for a table.
+        missing: Evaluations or rows without an answer.
+        surrogate: What stood in for the answers; None where gradients were given.
+        x: Scaled inputs that were evaluated.
+        y: Answers to them.
+        span: The exact span, certified by `row_span` in the oracle's own units, if the answers have one; `basis` begins
+            with it.
+        outcome: How it ended.
+    """
+
+    eigenvalues: Float[np.ndarray, " n"]
+    intervals: Float[np.ndarray, "n 2"]
+    basis: Float[np.ndarray, "n n"]
+    confidence: float
+    share: float
+    dimension: int
+    sure: float
+    gap: int
+    gap_sure: float
+    inputs: Inputs
+    activity: Float[np.ndarray, " k"]
+    activity_intervals: Float[np.ndarray, "k 2"]
+    left_out: float
+    explained: float
+    noise: float
+    queries: int
+    missing: int
+    surrogate: Surrogate | None
+    x: Float[np.ndarray, "N n"]
+    y: Float[np.ndarray, " N"]
+    span: RowSpan | None
+    outcome: Outcome
+
+    @property
+    def n(self) -> int:
+        return len(self.eigenvalues)
+
+    @property
+    def active(self) -> Float[np.ndarray, "d n"]:
+        """The active directions."""
+        return self.basis[: self.dimension]
+
+    @property
+    def ranking(self) -> tuple[str, ...]:
+        """Names of the inputs, the most active first."""
+        return tuple(self.inputs.names[place] for place in np.argsort(-self.activity, kind="stable"))
+
+    def scaled(self, values: Any) -> Float[np.ndarray, "N n"]:
+        """Scaled inputs for inputs in their own units, one row each.
+
+        Raises:
+            BadInput: Values that the inputs cannot have.
+        """
+        return self.inputs.columns(values)
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """The part of scaled inputs (n,) or (N, n) that lies in the active directions."""
+        return np.asarray(x @ self.active.T @ self.active)
+
+    def coordinates(self, x: np.ndarray, dimension: int | None = None) -> np.ndarray:
+        """Active variables of scaled inputs (n,) or (N, n): what the answers are drawn against in a summary plot."""
+        return np.asarray(x @ self.basis[: dimension or self.dimension].T)
+
+    def conclusion(self) -> str:
+        """What these evaluations are good for, in a sentence or two."""
+        if self.outcome is Outcome.nothing_to_find:
+            return f"All {len(self.y)} answers are the same: nothing can be said about the inputs."
+        if self.span is not None:
+            return (
+                f"The answers depend on exactly {self.span.rank} of {self.n} directions: with "
+                f"{self.span.confidence:.0%} confidence, any other matters at fewer than "
+                f"{self.span.unseen:.1%} of the inputs."
+            )
+        if self.surrogate is None:
+            return (
+                f"{len(self.y)} exact gradients: {self.dimension} of {self.n} directions carry {1 - self.left_out:.1%}."
+            )
+        told = f"{len(self.y)} answers explain {max(self.explained, 0.0):.1%} of the variance of those left out"
+        if self.outcome is Outcome.check_failed:
+            return f"{told}: too little to say which directions matter. Evaluate more, or look for noise."
+        clear = int(np.sum(self.intervals[:, 0] > 0))
+        return (
+            f"{told}: good for {clear} of {self.n} eigenvalues, the others cannot be told from 0. "
+            f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
+            f"{1 - self.left_out:.1%} of the mean squared gradient."
+        )
+
+    def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
+        """Ask fresh points, each also moved along the inactive directions and along all of them, as far as is legal.
+
+        Queries: `3 * points`
+        """
+        from unveil.blackbox.span_frames import legal_step
+
+        centre, half = frame(oracle)
+        x = space_filling(oracle, points, rng)
+        step = rng.standard_normal(x.shape)
+        moved = []
+        for scaled in (step - self.project(step), step):
+            direction = scaled * half
+            length = legal_step(oracle, x, direction)[:, None] if oracle.within is not None else 1.0
+            moved.append(oracle.nearest(x + length * direction))
+        answers, lost = ask(oracle, np.vstack([x, *moved]))
+        at, hidden, all_of_it = np.split(answers, 3)
+        changed, any_change = (float(np.nanmean((other - at) ** 2)) for other in (hidden, all_of_it))
+        explained = math.nan
+        there = np.isfinite(at)
+        if self.surrogate is not None and there.sum() > 1:
+            missed = at[there] - self.surrogate.predict((x[there] - centre) / half)[0]
+            explained = 1 - float(np.mean(missed**2) / max(at[there].var(), np.finfo(float).tiny))
+        return Held(explained, changed / max(any_change, np.finfo(float).tiny), 3 * points, lost)
+
+    def plot(self) -> Figure:
+        """Eigenvalues with their intervals, answers along the first direction and along the first two."""
+        from unveil.blackbox.subspace_plot import draw
+
+        return draw(self)
+
+
+def active_subspace(
+    oracle: Oracle | Float[np.ndarray, "N n"] | Any,
+    y: Float[np.ndarray, " N"] | Any = None,
+    *,
+    budget: int = 100,
+    rng: np.random.Generator | None = None,
+    inputs: Any = None,
+    gradient: Callable[[np.ndarray], np.ndarray] | Float[np.ndarray, "N n"] | None = None,
+    share: float = 0.9,
+    confidence: float = 0.95,
+    output: int = 0,
+) -> ActiveSubspace:
+    r"""Find the directions of the inputs along which the answers change most.
+
+    The eigenvectors of $C = E[\nabla f \nabla f^\top]$ are these directions, its eigenvalues the mean square
+    derivatives along them. Gradients are those of a surrogate fitted to the answers: half of the evaluations fill the
+    space, the others go where they tell most about the gradients. Where the surrogate cannot tell the weakest
+    directions from ones without any effect, and the budget allows it, `row_span` is asked whether there is an exact
+    span, which it then gives to the last digits and certifies.
+
+    Args:
+        oracle: What is evaluated: a `Simulator`, or any oracle that answers values. Or a table: N inputs in their own
+            units, one row each, with their answers in y.
+        y: Answers to a table; NaN where there is none.
+        budget: Evaluations at most (`oracle.ledger` may allow fewer).
+        rng: Draws points and functions; by default the same ones every time.
+        inputs: Of a table: what `Inputs.of` takes. Without it every column is scaled by its own smallest and largest
+            value, and gradients are averaged over the rows; with it, evenly over the ranges.
+        gradient: Exact gradients where there are some: a function of (N, n) questions, or, of a table, an array, in
+            the units of the questions or rows. Then no surrogate is needed.
+        share: Share of the mean squared gradient that the active directions shall keep.
+        confidence: Of the intervals.
+        output: Which output of the oracle.
+
+    Returns:
+        Directions, eigenvalues, scores. `outcome` is `complete` where an exact span was certified, `approximate` where
+        a surrogate stood in, and `check_failed` where that explains less than half of what it had not seen.
+
+    Raises:
+        BadInput: An argument is out of range, or scikit-learn is missing.
+        SourceError: The simulator fails everywhere.
+
+    Queries: at most `budget`
+
+    Source: Constantine, Active Subspaces, SIAM 2015 (eigenvalues, summary plots); Constantine, Diaz, Reliability
+        Engineering & System Safety 162, 2017 (activity scores); Wycoff, Binois, Wild, JCGS 30, 2021 (Gaussian process).
+    """
+    for name, value in (("share", share), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
+    rng = np.random.default_rng(0) if rng is None else rng
+    if not isinstance(oracle, Oracle):
+        found = of_table(oracle, y, inputs, gradient, rng)
+    elif y is not None or inputs is not None:
+        raise BadInput("y= and inputs= belong to a table; an oracle answers itself (inputs are given to Simulator)")
+    else:
+        found = of_oracle(oracle, budget, gradient, output, rng)
+    return _result(found, share, confidence)
+
+
+def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
+    n, owner = found.inputs.n, found.inputs.owner
+    known = found.covariance
+    if known is None:
+        # The same answer everywhere: no direction has any effect, as far as was seen.
+        known = GradientCovariance(np.zeros((n, n)), np.zeros((2, n, n)), 0.0, np.zeros(n), math.nan)
+    mean = known.mean
+    values, axes = np.linalg.eigh(mean)
+    values, basis = np.maximum(values[::-1], 0.0), np.ascontiguousarray(axes[:, ::-1].T)
+    basis *= np.where(basis[np.arange(n), np.abs(basis).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
+    dimension, gap = _dimension(values, share), _gap(values, known.blind)
+    drawn = [_sorted(possible) for possible in known.drawn]
+    scores = np.array([_activity(*possible, dimension, owner) for possible in drawn])
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    total = float(values.sum())
+    nothing = not total > 0
+    failed = found.span is None and known.explained < USABLE
+    return ActiveSubspace(
+        eigenvalues=values,
+        intervals=known.intervals(confidence),
+        basis=basis,
+        confidence=confidence,
+        share=share,
+        dimension=dimension,
+        sure=float(np.mean([_dimension(possible[0], share) == dimension for possible in drawn])),
+        gap=gap,
+        gap_sure=float(np.mean([_gap(possible[0], known.blind) == gap for possible in drawn])),
+        inputs=found.inputs,
+        activity=_activity(values, basis, dimension, owner),
+        activity_intervals=np.quantile(scores, ends, axis=0).T,
+        left_out=0.0 if nothing else float(values[dimension:].sum()) / total,
+        explained=known.explained,
+        noise=0.0 if found.surrogate is None else found.surrogate.noise,
+        queries=found.queries,
+        missing=found.missing,
+        surrogate=found.surrogate,
+        x=found.x,
+        y=found.y,
+        span=found.span,
+        outcome=Outcome.nothing_to_find
+        if nothing
+        else Outcome.complete
+        if found.span is not None
+        else Outcome.check_failed
+        if failed
+        else Outcome.approximate,
+    )
+
+
+def _sorted(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, axes = np.linalg.eigh(covariance)
+    return np.maximum(values[::-1], 0.0), axes[:, ::-1].T
+
+
+def _dimension(values: np.ndarray, share: float) -> int:
+    """The smallest number of directions that keep this share; 0 if there is nothing to keep."""
+    total = values.sum()
+    return int(np.searchsorted(np.cumsum(values), share * total * (1 - 1e-12)) + 1) if total > 0 else 0
+
+
+def _gap(values: np.ndarray, blind: float) -> int:
+    """Number of values before the largest ratio of neighbours, none taken to be below what cannot be seen."""
+    floor = max(blind, 1e-12 * float(values[0]), np.finfo(float).tiny)
+    seen = np.append(np.maximum(values, floor), floor)
+    return int(np.argmax(seen[:-1] / seen[1:])) + 1 if values[0] > floor else 0
+
+
+def _activity(values: np.ndarray, basis: np.ndarray, dimension: int, owner: np.ndarray) -> np.ndarray:
+    """Squared weights of each input in the active directions, times the eigenvalues; a category's columns together."""
+    columns = values[:dimension] @ basis[:dimension] ** 2
+    return np.asarray(np.bincount(owner, weights=columns, minlength=int(owner[-1]) + 1))
