@@ -198,7 +198,7 @@ class _Evaluations:
     def _telling(self, count: int) -> np.ndarray:
         candidates = space_filling(self.oracle, CANDIDATES, self.rng)
         judged = self.averaged[self.rng.choice(len(self.averaged), JUDGED_AT, replace=False)]
-        return candidates[most_telling(self._known, self._scaled(candidates), judged, count)]
+        return np.asarray(candidates[most_telling(self._known, self._scaled(candidates), judged, count)])
 
     def _evaluate(self, x: np.ndarray) -> None:
         y, lost = ask(self.oracle, x, self.output)
