@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.evaluation_design import CANDIDATES, JUDGED_AT, batch_size, most_telling, space_filling
 from unveil.blackbox.gaussian_process import fit_surrogate
 from unveil.blackbox.gradient_covariance import COMPARED_AT, GradientCovariance, from_gradients, from_surrogate
-from unveil.blackbox.noise import SCALES, TABLE, measure_noise
+from unveil.blackbox.noise_model import SCALES, TABLE, TABLES, measure_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.simulator import Simulator
 from unveil.blackbox.simulator_inputs import Input, Inputs
@@ -30,7 +30,7 @@ SURE = 0.95
 UNSEEN_AT_MOST = 0.05
 # Lines on which the noise is looked at before, and what that asks: where evaluations are few, so must these be.
 NOISE_TRIPLES = 4
-NOISE_COST = 2 * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
+NOISE_COST = TABLES * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
 
 
 @dataclass(frozen=True)
