@@ -56,8 +56,8 @@ def test_an_exact_span_is_certified() -> None:
         z = x @ rows.T
         return np.sin(1.5 * z[:, 0]) + z[:, 1] ** 2
 
-    found = active_subspace(simulator(ridge, 12), budget=400, rng=np.random.default_rng(5))
-    assert found.queries == 400
+    found = active_subspace(simulator(ridge, 12), budget=480, rng=np.random.default_rng(5))
+    assert found.queries == 480
     assert found.outcome is Outcome.complete
     assert found.span is not None
     assert found.span.rank == 2

@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 # Points over which the surrogate's gradients are averaged.
 AVERAGED_OVER = 2**14
 # So many evaluations per input fill the space before any is chosen, but no more than this share of all.
-FIRST_PER_INPUT, FIRST = 5, 0.5
+FIRST_PER_INPUT, FIRST = 4, 0.5
 # An exact span is certified with this confidence; a missed direction then matters at no more than this share of inputs.
 SURE = 0.95
 UNSEEN_AT_MOST = 0.05
 # Lines on which the noise is looked at before, and what that asks: where evaluations are few, so must these be.
 NOISE_TRIPLES = 4
 NOISE_COST = TABLES * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
+# What `row_span` asks besides gradients and confirmation, as measured: its first steps, and the accuracy reached.
+OTHER_COST = 72
+# Candidates looked at for each gradient, with two questions each.
+LOOKED_AT = 16
 
 
 @dataclass(frozen=True)
@@ -241,8 +245,8 @@ class _Evaluations:
         return span if span.outcome is Outcome.complete and 0 < span.rank < n else None
 
     def _spare(self, rank: int) -> int:
-        """Evaluations left to confirm a span of this rank, when its noise and gradients have been asked, and again."""
-        return self.left - (NOISE_COST + 2 * (rank + 1) * (self.oracle.n + 1))
+        """Evaluations left to confirm a span of this rank, when its noise and gradients have been asked."""
+        return self.left - (NOISE_COST + OTHER_COST + rank * self.oracle.n + LOOKED_AT * (rank + 2))
 
     def _one_output(self) -> Oracle:
         from unveil.blackbox.wrappers import OneOutput
