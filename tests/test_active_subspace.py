@@ -49,15 +49,15 @@ def test_directions_and_intervals() -> None:
 
 
 def test_an_exact_span_is_certified() -> None:
-    """A function of two combinations of twelve inputs, from at most 500 evaluations: the span to many digits."""
+    """A function of two combinations of twelve inputs, from a budget of 700: the span to many digits."""
     rows = np.linalg.qr(np.random.default_rng(3).standard_normal((12, 2)))[0].T
 
     def ridge(x: np.ndarray) -> np.ndarray:
         z = x @ rows.T
         return np.sin(1.5 * z[:, 0]) + z[:, 1] ** 2
 
-    found = active_subspace(simulator(ridge, 12), budget=480, rng=np.random.default_rng(5))
-    assert found.queries == 480
+    found = active_subspace(simulator(ridge, 12), budget=700, rng=np.random.default_rng(5))
+    assert found.queries == 700
     assert found.outcome is Outcome.complete
     assert found.span is not None
     assert found.span.rank == 2
