@@ -15,6 +15,7 @@ from unveil.blackbox.noise_model import SCALES, TABLE, TABLES, measure_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.simulator import Simulator
 from unveil.blackbox.simulator_inputs import Input, Inputs
+from unveil.blackbox.span_search.accuracy import price
 from unveil.blackbox.surrogate import Along, Surrogate
 from unveil.outcome import BadInput, Outcome, SourceError
 
@@ -31,8 +32,8 @@ UNSEEN_AT_MOST = 0.05
 # Lines on which the noise is looked at before, and what that asks: where evaluations are few, so must these be.
 NOISE_TRIPLES = 4
 NOISE_COST = TABLES * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
-# What `row_span` asks besides gradients and confirmation, as measured: its first steps, and the accuracy reached.
-OTHER_COST = 72
+# What `row_span` asks to choose its first steps, as measured.
+FIRST_STEPS_COST = 34
 # Candidates looked at for each gradient, with two questions each.
 LOOKED_AT = 16
 
@@ -246,7 +247,9 @@ class _Evaluations:
 
     def _spare(self, rank: int) -> int:
         """Evaluations left to confirm a span of this rank, when its noise and gradients have been asked."""
-        return self.left - (NOISE_COST + OTHER_COST + rank * self.oracle.n + LOOKED_AT * (rank + 2))
+        n = self.oracle.n
+        # `row_span` keeps back what measuring its accuracy may cost.
+        return self.left - (NOISE_COST + FIRST_STEPS_COST + price(n, 1, rank) + rank * n + LOOKED_AT * (rank + 2))
 
     def _one_output(self) -> Oracle:
         from unveil.blackbox.wrappers import OneOutput
