@@ -159,15 +159,14 @@ class ActiveSubspace:
 
         Queries: `3 * points`
         """
-        from unveil.blackbox.span_frames import legal_step
-
         centre, half = frame(oracle)
         x = space_filling(oracle, points, rng)
         step = rng.standard_normal(x.shape)
         moved = []
         for scaled in (step - self.project(step), step):
             direction = scaled * half
-            length = legal_step(oracle, x, direction)[:, None] if oracle.within is not None else 1.0
+            # A hair less than all the room, so that rounding cannot leave the box.
+            length = np.minimum(oracle.room(x, direction), 1.0)[:, None] * (1 - 1e-6)
             moved.append(oracle.nearest(x + length * direction))
         answers, lost = ask(oracle, np.vstack([x, *moved]))
         at, hidden, all_of_it = np.split(answers, 3)
