@@ -21,7 +21,7 @@ from unveil.outcome import BadInput, Outcome
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
 # Below this share of the variance of rows left out, the surrogate is no picture of the answers.
 USABLE = 0.5

@@ -20,7 +20,7 @@ from unveil.blackbox.surrogate import Along, Surrogate
 from unveil.outcome import BadInput, Outcome, SourceError
 
 if TYPE_CHECKING:
-    from unveil.blackbox.row_span import RowSpan
+    from unveil.blackbox.span import RowSpan
 
 # Points over which the surrogate's gradients are averaged.
 AVERAGED_OVER = 2**14
