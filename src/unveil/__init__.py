@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.wrappers import Rounded as Rounded
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
+    from unveil.identification.from_labels.hard_labels import HardLabels as HardLabels
     from unveil.identification.identify import identify as identify
     from unveil.identification.method import Identification as Identification
     from unveil.identification.piecewise_linear.critical_points import CriticalPoints as CriticalPoints
@@ -125,6 +126,7 @@ _PUBLIC = {
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
     "identify": "identification.identify",
+    "HardLabels": "identification.from_labels.hard_labels",
     "OneHiddenLayer": "identification.smooth.one_hidden_layer",
     "EntangledWeights": "identification.smooth.entangled_weights",
     "Frequencies": "identification.smooth.frequencies",

@@ -19,6 +19,7 @@ METHODS = (
     "one-hidden-layer",
     "entangled-weights",
     "critical-points",
+    "hard-labels",
 )
 
 

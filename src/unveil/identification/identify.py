@@ -10,6 +10,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.detect import piecewise_linear
+from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.entangled_weights import EntangledWeights
@@ -34,6 +35,7 @@ def identify(
     rng: np.random.Generator,
     activation: str | tuple[str, ...] | None = None,
     widths: tuple[int, ...] | None = None,
+    x: np.ndarray | None = None,
 ) -> Identification:
     """Find a network by asking.
 
@@ -43,22 +45,21 @@ def identify(
     fails its own check is followed by the next that could work, and the best result is returned, with its outcome.
 
     Args:
-        oracle: Answers values.
+        oracle: Answers values, or labels: from these a ReLU network with one hidden layer is read.
         method: Which published idea to use, with its tolerances; by default picked by looking.
         rng: Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
         widths: Neurons of the hidden layers, first to last; None: found.
+        x: Of an oracle of labels, inputs to start from besides random ones, e.g. some of each class.
 
     Returns:
         The network, how it ended, the largest error on fresh points, and what was chosen and why.
 
     Raises:
-        BadInput: The oracle answers labels, or the activation is not known.
+        BadInput: The activation is not known, or no method reads it from labels.
 
     Queries: at most 1,000 to look, then those of the method.
     """
-    if oracle.answers == "labels":
-        raise BadInput("identify needs answers that are values; this oracle gives labels only")
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     for name in names:
         activation_named(name)
@@ -66,6 +67,8 @@ def identify(
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     if method is not None:
         return _told(_tried(method, oracle, rng), oracle)
+    if oracle.answers == "labels":
+        return _tried(_from_labels(names, x), oracle, rng)
     start = oracle.ledger.asked
     try:
         methods, why = _candidates(oracle, names, widths, rng)
@@ -145,6 +148,12 @@ def _candidates(
     return methods, why
 
 
+def _from_labels(names: tuple[str, ...], x: np.ndarray | None) -> Method:
+    if names and names != ("relu",):
+        raise BadInput(f"from labels a network with one hidden layer of relu can be read; got activation {names}")
+    return HardLabels(x)
+
+
 def _piecewise_linear() -> list[Method]:
     if find_spec("unveil.identification.piecewise_linear.critical_points") is None:
         raise BadInput("the answers are piecewise linear; no method for such networks is installed")
@@ -171,9 +180,11 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
         return EntangledWeights(activation, widths)
     if name == "frequencies":
         return Frequencies(activation or "sin", widths)
+    if name == "hard-labels":
+        return HardLabels()
     if name == "critical-points":
         return _piecewise_linear()[0]
     raise BadInput(
         f"no method called {name!r}; known: saturation, peeling, rectifiers, frequencies, one-hidden-layer, "
-        "entangled-weights, critical-points"
+        "entangled-weights, critical-points, hard-labels"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.from_labels.agreement import disagreement
 from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.network import Network
 
@@ -22,12 +23,14 @@ class Identification:
         network: What was found; None if nothing usable was.
         outcome: How it ended; `outcome.value` is the sentence with the advice.
         queries: Queries asked in all, probes and held-out checks included.
-        residual: Largest |network - oracle| on fresh held-out points, relative to the spread of the answers there.
+        residual: Largest |network - oracle| on fresh held-out points, relative to the spread of the answers there; of
+            labels the share that differs, half of the points lying close to the boundaries found.
         method: Name of the method.
         why: What was chosen on the way, and why, one sentence each.
         stats: Figures per stage (queries, certificates, gaps, ...), ready for JSON.
         reference: If the answers were log-ratios of m probabilities: the class they were taken to. The network then
             maps to the m - 1 others; `classifier()` has all m.
+        labels: Of a network read from labels, the label that each output stands for; None if values were read.
     """
 
     network: Network | None
@@ -38,6 +41,7 @@ class Identification:
     why: tuple[str, ...] = ()
     stats: Mapping[str, Any] = field(default_factory=dict)
     reference: int | None = None
+    labels: tuple[int, ...] | None = None
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 1000) -> float:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
@@ -49,6 +53,8 @@ class Identification:
         """
         if self.network is None:
             return np.inf
+        if oracle.answers == "labels" and self.labels is not None:
+            return disagreement(self.network, self.labels, oracle, points, rng)
         network = self.network
         if oracle.m == network.m + 1 and self.reference is not None:
             network = self.classifier()

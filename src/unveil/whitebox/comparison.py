@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from unveil.outcome import BadInput
+from unveil.whitebox.label_symmetry import as_classes, in_scale_of
 from unveil.whitebox.network import Layer, Network, must_be_known
 from unveil.whitebox.reduction import inert, nearest_scale, reduced
 from unveil.whitebox.symmetry import Rearrangement, fold_sines, like, rearrange
@@ -89,6 +90,7 @@ def compare(
     near: float = 0.5,
     rng: np.random.Generator | None = None,
     reference: int | None = None,
+    labels: tuple[int, ...] | None = None,
 ) -> Comparison:
     """Compare two networks up to what does not change their function.
 
@@ -108,6 +110,9 @@ def compare(
         rng: For the default inputs; seed 0 if not given.
         reference: The class that `found` leaves out, if it maps to log-ratios (`Identification.reference`); the last
             one if it has one output less than `truth`.
+        labels: Of a network found from labels alone (`Identification.labels`), the true output that each of its outputs
+            stands for. Then both are also brought to one scale of all logits, and what all classes share is left out,
+            since labels cannot tell it.
 
     Returns:
         Errors per layer and of the function, and the found network aligned with the true one.
@@ -118,11 +123,16 @@ def compare(
     Source: Fiedler, Fornasier, Klock, Rauchensteiner, arXiv:2101.07150 (symmetries); positive rescaling for ReLU.
     """
     must_be_known(found, truth)
-    found, truth = _without_softmax(found, truth, reference)
+    if labels is not None:
+        found, truth = as_classes(found), as_classes(truth, labels)
+    else:
+        found, truth = _without_softmax(found, truth, reference)
     if (found.n, found.m) != (truth.n, truth.m):
         raise BadInput(f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable")
     if x is None:
         x = (rng or np.random.default_rng(0)).standard_normal((1000, truth.n))
+    if labels is not None:
+        found = in_scale_of(found, truth, x)
     expected = truth(x)
     error = float(np.abs(found(x) - expected).max() / max(np.abs(expected).max(), np.finfo(float).tiny))
     if len(found.layers) != len(truth.layers):

@@ -1,0 +1,1 @@
+"""Weights from labels alone: what the boundaries between classes give away."""

@@ -1,0 +1,108 @@
+"""Chart: the coordinates in which a model's labels are asked, of size one where its inputs are typical."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.domain import DOUBLE
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.source import Answers, Questions
+
+Vectors = Float[np.ndarray, "N d"]
+
+
+@final
+class Chart(OracleWrapper):
+    """A label oracle in coordinates y of its inputs `x = origin + scale * y @ basis`.
+
+    Args:
+        oracle: Answers labels.
+        origin: (n,), where y is zero: the centre of the box, or the mean of examples.
+        scale: Size of a typical input around it.
+        basis: (d, n), orthonormal rows, e.g. of a row span; None for all n directions.
+    """
+
+    def __init__(
+        self, oracle: Oracle, origin: Float[np.ndarray, " n"], scale: float, basis: Float[np.ndarray, "d n"] | None
+    ) -> None:
+        d = oracle.n if basis is None else len(basis)
+        double = np.dtype(np.float64)
+        super().__init__(oracle, shape=(d,), within=None, grid=None, dtype=double, input_bits=DOUBLE)
+        self.origin, self.size, self.basis = origin, scale, basis
+        # Positions are rounded to the input's digits: what that is in coordinates of size one.
+        reach = 1.0 + float(np.abs(origin).max(initial=0.0)) / scale
+        self.digits = max(float(np.finfo(oracle.dtype).eps), 2.0 ** (1 - oracle.input_bits)) * reach
+
+    def inputs(self, y: Vectors) -> Float[np.ndarray, "N n"]:
+        """The inputs that coordinates stand for."""
+        return np.asarray(self.origin + self.size * (y if self.basis is None else y @ self.basis))
+
+    def coordinates(self, x: Float[np.ndarray, "N n"]) -> Vectors:
+        """Coordinates of inputs; what lies outside the directions is left out."""
+        moved = (x - self.origin) / self.size
+        return np.asarray(moved if self.basis is None else moved @ self.basis.T)
+
+    def answer(self, x: Questions) -> Answers:
+        return self.oracle.answer(self.oracle.nearest(self.inputs(x)))
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} in {self.n} coordinates"
+
+    def room(self, y: Vectors, along: Vectors) -> Float[np.ndarray, " N"]:
+        """How far along unit vectors inputs stay legal; infinite without a box."""
+        if self.oracle.within is None:
+            return np.full(len(y), np.inf)
+        low, high = self.oracle.low, self.oracle.high
+        x = self.inputs(y)
+        step = self.size * (along if self.basis is None else along @ self.basis)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.where(step > 0, (high - x) / step, np.where(step < 0, (low - x) / step, np.inf))
+        return np.asarray(np.maximum(ends.min(axis=1), 0.0))
+
+    def margin(self, y: Vectors) -> Float[np.ndarray, " N"]:
+        """Distance from the box's walls, in coordinates; negative outside."""
+        if self.oracle.within is None:
+            return np.full(len(y), np.inf)
+        low, high = self.oracle.low, self.oracle.high
+        x = self.inputs(y)
+        return np.asarray(np.minimum(x - low, high - x).min(axis=1) / self.size)
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """Points at which one label gives way to another.
+
+    Attributes:
+        x: The points.
+        before: The label just before.
+        after: The label just behind.
+        along: Unit vectors along which they were crossed.
+        width: Length of the last bracket of the bisection.
+    """
+
+    x: Float[np.ndarray, "N d"]
+    before: Int[np.ndarray, " N"]
+    after: Int[np.ndarray, " N"]
+    along: Float[np.ndarray, "N d"]
+    width: Float[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Crossings:
+        return Crossings(self.x[rows], self.before[rows], self.after[rows], self.along[rows], self.width[rows])
+
+    @classmethod
+    def none(cls, d: int) -> Crossings:
+        return cls(np.empty((0, d)), np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, d)), np.empty(0))
+
+    @classmethod
+    def joined(cls, parts: list[Crossings]) -> Crossings:
+        """One after the other."""
+        names = ("x", "before", "after", "along", "width")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -1,0 +1,244 @@
+"""From hyperplanes to a model: last layer, all classes, fit of all numbers, and whether a neuron is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import linalg
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
+from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.output import equations_needed, pair_output, with_classes
+from unveil.identification.from_labels.polish import linearised, polish
+from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+
+SPARE = 1.08
+"""Boundary points per number in the last fit."""
+
+MISSED = 0.05
+"""Share of boundary points foretold that may be missing, near corners."""
+
+LEARN = 0.1
+"""Share of those looked at where one is missing."""
+
+ROUNDS = 8
+"""Rounds in which a model learns from boundary points that are not where it foretold them."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A model fitted to boundary points.
+
+    Attributes:
+        model: The model.
+        rms: Root mean square distance of the points it was fitted to from its boundaries.
+        whole: Whether nothing says that a neuron is missing.
+        doubts: What does.
+        figures: Null-vector gap, flips, points and the like.
+    """
+
+    model: LabelModel
+    rms: float
+    whole: bool
+    doubts: tuple[str, ...]
+    figures: dict[str, Any]
+
+
+class Completion:
+    """Boundary points of all classes, kept from one attempt to the next.
+
+    Args:
+        side: Answers, in coordinates.
+        chart: The coordinates.
+        pool: Points of all labels.
+        precision: Lengths to ask at.
+        rng: Draws everything.
+    """
+
+    def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
+        self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
+        self.points = Crossings.none(chart.n)
+        self.coarse = max(1e-9, 4 * precision.digits)
+
+    def attempt(self, search: HyperplaneSearch) -> Completed | None:
+        """A model through the hyperplanes found so far; None where there are not even points enough.
+
+        Queries: about 35 a number
+        """
+        first = self._first(search)
+        if first is None:
+            return None
+        model, figures = first
+        doubts: list[str] = []
+        if not figures["gap"] > 1e3:
+            doubts.append("the last layer's equations have no solution that stands out")
+            return Completed(model, np.inf, False, tuple(doubts), figures)
+        fresh, missed = Crossings.none(self.chart.n), 1.0
+        for _ in range(ROUNDS):
+            whole = self._all_classes(model, figures)
+            # The fit may be as good as points are located, and hyperplanes as they were measured.
+            fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+            if not fitted.rms < 1e-3:
+                doubts.append("boundary points lie off the model's boundaries")
+                return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
+            fresh, missed = self._foretold(fitted.model, max(fitted.rms, self.coarse))
+            if missed <= MISSED:
+                break
+        fitted = polish(fitted.model, fresh)
+        again = 0
+        while fitted.rms > 4 * self.precision.digits and again < 2:
+            again += 1
+            fresh, missed = self._foretold(fitted.model, fitted.rms)
+            fitted = polish(fitted.model, fresh)
+        model, rms = fitted.model, fitted.rms
+        if missed > MISSED:
+            doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
+        if fitted.outside > 0.02:
+            doubts.append(f"{fitted.outside:.0%} of the boundary points lie off the model's boundaries")
+        limit = 1e4 * self.precision.digits
+        if rms > limit:
+            doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
+        figures |= {"rms": rms, "missed": missed, "outside": fitted.outside, "points": len(fresh)}
+        return Completed(model, rms, not doubts, tuple(doubts), figures)
+
+    def _first(self, search: HyperplaneSearch) -> tuple[LabelModel, dict[str, Any]] | None:
+        """The commonest pair of classes."""
+        one, two = (int(c) for c in self.pool.classes[:2])
+        planes, faces = search.planes, search.faces
+        k, d = planes.normals.shape
+        ours = faces[np.flatnonzero(np.isin(faces.before, (one, two)) & np.isin(faces.after, (one, two)))]
+        best = None
+        for share in (0.3, 1.0):
+            need = int(share * equations_needed(k, d))
+            have = np.flatnonzero(_between(self.points, one, two))
+            for _ in range(4):
+                if len(have) >= need:
+                    break
+                self._collect(need - len(have), (one, two))
+                have = np.flatnonzero(_between(self.points, one, two))
+            best = pair_output(planes, self.points[have], ours, (one, two))
+            if best is not None and best.gap > 1e4:
+                break
+        if best is None:
+            return None
+        return best.model, {"gap": best.gap, "flips": best.flips, "pair": (one, two)}
+
+    def _collect(self, count: int, pair: tuple[int, int]) -> None:
+        found = self.pool.crossings(count, self.coarse, pair)
+        self.points = Crossings.joined([self.points, found])
+
+    def _all_classes(self, model: LabelModel, figures: dict[str, Any]) -> LabelModel:
+        """The other classes seen, from their boundaries to any."""
+        others = [int(c) for c in self.pool.classes if c not in model.classes]
+        k, d = model.inner.shape
+        need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
+        for label in others:
+            for _ in range(3):
+                have = int((self.points.before == label).sum() + (self.points.after == label).sum())
+                if have >= need:
+                    break
+                known = int(self.rng.choice([c for c in self.pool.classes if c != label]))
+                self._collect(need - have, (label, known))
+        if not others:
+            return model
+        every = np.concatenate([model.classes, others])
+        ours = np.isin(self.points.before, every) & np.isin(self.points.after, every)
+        model, figures["open"] = with_classes(model, others, self.points[np.flatnonzero(ours)])
+        return model
+
+    def _foretold(self, model: LabelModel, rms: float) -> tuple[Crossings, float]:
+        """Fresh points to the last digit, where the model foretells a boundary and where they tell most about it.
+
+        Returns:
+            The points, and the share that was not there.
+
+        Queries: about `2 + log2(rms / digits)` each
+        """
+        at = self.chosen(model, int(SPARE * model.parameters) + 8)
+        half = np.full(len(at), 64 * rms)
+        found, rows = cross_near(self.side, at.x, at.along, at.before, at.after, half, np.inf)
+        missed = 1 - len(rows) / max(len(at), 1)
+        if missed > MISSED:
+            # Where the model is wrong there is most to learn: the labels there, and the boundaries around.
+            self._learn(at[np.setdiff1d(np.arange(len(at)), rows)[: int(LEARN * len(at)) + 8]])
+            return found, missed
+        found = sharpen(self.side, found, 2 * self.precision.digits)
+        return found[np.flatnonzero(found.after == at.after[rows])], missed
+
+    def _learn(self, wrong: Crossings) -> None:
+        """Boundary points around places where a boundary was foretold and is not.
+
+        Queries: about 35 each
+        """
+        self.pool.put(wrong.x)
+        label = self.pool.label[len(self.pool.label) - len(wrong) :]
+        other = np.where(label == wrong.before, wrong.after, wrong.before)
+        start, end = [], []
+        for i, c in enumerate(other):
+            # The nearest point of the class that was expected.
+            with_label = np.flatnonzero(self.pool.label == c)
+            if len(with_label):
+                away = np.sum((self.pool.y[with_label] - wrong.x[i]) ** 2, axis=1)
+                start.append(i)
+                end.append(with_label[away.argmin()])
+        if start:
+            found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
+            self.points = Crossings.joined([self.points, found])
+
+    def chosen(self, model: LabelModel, count: int) -> Crossings:
+        """Points on the model's own boundaries, out of three times as many, that determine its numbers best."""
+        at = foretold_crossings(model, self.pool, self.chart, 3 * count, self.rng)
+        jacobian = linearised(model, at)[1]
+        scale = np.linalg.norm(jacobian, axis=0)
+        jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
+        order = linalg.qr(jacobian.T, mode="r", pivoting=True, check_finite=False)[1]
+        best = order[: min(jacobian.shape)]
+        rest = np.setdiff1d(np.arange(len(at)), best)
+        spare = self.rng.choice(rest, max(0, min(count - len(best), len(rest))), replace=False)
+        return at[np.concatenate([best, spare])]
+
+
+def foretold_crossings(model: LabelModel, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:
+    """Where a model changes its label on random segments, crossed along its own normals. Costs nothing.
+
+    Queries: `0`
+    """
+    parts: list[Crossings] = []
+    have = 0
+    for _ in range(12):
+        y = pool.sample(4 * count, rng)
+        label = model.labels(y)
+        # Every class as often as any other, as far as it is seen.
+        weight = 1 / np.unique(label, return_counts=True)[1][np.unique(label, return_inverse=True)[1]]
+        start, end = rng.choice(len(y), (2, 2 * count), p=weight / weight.sum())
+        differ = label[start] != label[end]
+        start, end = start[differ], end[differ]
+        if not len(start):
+            continue
+        low, high = y[start], y[end]
+        before, after = label[start], label[end]
+        for _ in range(52):
+            middle = (low + high) / 2
+            here = model.labels(middle)
+            inside = here == before
+            low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
+            after = np.where(inside, after, here)
+        found = Crossings((low + high) / 2, before, after, low, np.zeros(len(low)))
+        gradient = model.gaps(found)[1]
+        steep = np.linalg.norm(gradient, axis=1)
+        found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
+        good = (steep > 0) & (chart.margin(found.x) > 1e-3)
+        parts.append(found[np.flatnonzero(good)])
+        have += int(good.sum())
+        if have >= count:
+            break
+    return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def _between(at: Crossings, one: int, two: int) -> np.ndarray:
+    return np.asarray(((at.before == one) & (at.after == two)) | ((at.before == two) & (at.after == one)))

@@ -1,0 +1,100 @@
+"""Where segments cross the boundary between two labels, to as many digits as are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Crossings
+
+
+def cross(
+    side: Side,
+    start: Float[np.ndarray, "N d"],
+    end: Float[np.ndarray, "N d"],
+    before: Int[np.ndarray, " N"],
+    after: Int[np.ndarray, " N"],
+    cell: float,
+) -> Crossings:
+    """The boundary of the label `before` on segments from a point that carries it to one that carries `after`.
+
+    Queries: `N * log2(length / cell)`; the label behind the boundary is the last other one met.
+    """
+    length = np.linalg.norm(end - start, axis=1)
+    along = (end - start) / length[:, None]
+    halved = Crossings(start + length[:, None] / 2 * along, before, after, along, length)
+    return sharpen(side, halved, cell)
+
+
+def sharpen(side: Side, crossings: Crossings, cell: float | Float[np.ndarray, " N"]) -> Crossings:
+    """The same crossings, bisected until their brackets are no longer than `cell`.
+
+    Queries: `N * log2(width / cell)`
+    """
+    half = crossings.width / 2
+    low, high = -half, half.copy()
+    after = crossings.after.copy()
+    # No bracket gets shorter than what float64 tells apart.
+    cell = np.maximum(cell, 4e-16 * (np.abs(crossings.x).max(axis=1, initial=0.0) + half))
+    while True:
+        rows = np.flatnonzero(high - low > cell)
+        if not len(rows):
+            break
+        middle = (low[rows] + high[rows]) / 2
+        labels = side.labels(crossings.x[rows] + middle[:, None] * crossings.along[rows])
+        inside = labels == crossings.before[rows]
+        low[rows[inside]] = middle[inside]
+        high[rows[~inside]] = middle[~inside]
+        after[rows[~inside]] = labels[~inside]
+    moved = crossings.x + ((low + high) / 2)[:, None] * crossings.along
+    return replace(crossings, x=moved, after=after, width=high - low)
+
+
+def cross_near(
+    side: Side,
+    x: Float[np.ndarray, "N d"],
+    along: Float[np.ndarray, "N d"],
+    before: Int[np.ndarray, " N"],
+    after: Int[np.ndarray, " N"],
+    half: Float[np.ndarray, " N"],
+    cell: float | Float[np.ndarray, " N"],
+    grow: int = 3,
+) -> tuple[Crossings, Int[np.ndarray, " M"]]:
+    """Boundaries close to where they are expected, between the two labels that are expected.
+
+    Args:
+        side: Answers.
+        x: Where each is expected.
+        along: Unit vectors across it.
+        before: The label on the near side.
+        after: The label on the far side.
+        half: Half-width of the first bracket; it grows eightfold where its ends are wrong.
+        cell: Wanted width of the last one.
+        grow: How often it may grow.
+
+    Returns:
+        The M crossings found, and which of the N they are.
+
+    Queries: 2 a bracket, and `log2(2 half / cell)` for each that holds
+    """
+    todo, half = np.arange(len(x)), half.astype(float).copy()
+    good: list[np.ndarray] = []
+    for _ in range(grow + 1):
+        if not len(todo):
+            break
+        step = half[todo, None] * along[todo]
+        labels = side.labels(np.concatenate([x[todo] - step, x[todo] + step]))
+        right = (labels[: len(todo)] == before[todo]) & (labels[len(todo) :] == after[todo])
+        good.append(todo[right])
+        todo = todo[~right]
+        half[todo] *= 8
+    rows = np.sort(np.concatenate(good)) if good else np.empty(0, dtype=int)
+    if not len(rows):
+        return Crossings.none(x.shape[1]), rows
+    wide = Crossings(x[rows], before[rows], after[rows], along[rows], 2 * half[rows])
+    found = sharpen(side, wide, np.broadcast_to(cell, len(x))[rows])
+    kept = found.after == after[rows]
+    return found[kept], rows[kept]

@@ -1,0 +1,382 @@
+"""Faces of the boundary: where it is flat, with its normal, and how far it stays flat along a tangent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+
+REACH = 1000.0
+"""How far a face is followed, in sizes of a typical input."""
+
+NEXT = 1e-3
+"""So close before and behind a known hyperplane it is asked, as a share of its distance."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Lengths at which a boundary is asked, all from the digits of the inputs.
+
+    Attributes:
+        digits: How exactly a point can be placed.
+        step: The move by which a normal is measured.
+        cell: How finely the boundary is located for it.
+    """
+
+    digits: float
+    step: float
+    cell: float
+
+    @classmethod
+    def of(cls, digits: float) -> Precision:
+        """Steps so long that rounding hardly tells, and so short that few other hyperplanes lie in between."""
+        step = float(np.clip(5e4 * digits, 2e-3, 0.03))
+        return cls(digits, step, max(1e-8 * step, 2 * digits))
+
+    @property
+    def normal(self) -> float:
+        """The error of a normal, per coordinate."""
+        return self.cell / self.step
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Flat pieces of the boundary.
+
+    Attributes:
+        x: A point on each.
+        normal: Unit normals, from `before` to `after`.
+        before: The label on the one side.
+        after: The label on the other.
+        error: Of the normals, per coordinate.
+    """
+
+    x: Float[np.ndarray, "N d"]
+    normal: Float[np.ndarray, "N d"]
+    before: Int[np.ndarray, " N"]
+    after: Int[np.ndarray, " N"]
+    error: Float[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> Faces:
+        return Faces(self.x[rows], self.normal[rows], self.before[rows], self.after[rows], self.error[rows])
+
+    @classmethod
+    def joined(cls, parts: list[Faces]) -> Faces:
+        """One after the other."""
+        names = ("x", "normal", "before", "after", "error")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def faces_at(
+    side: Side, crossings: Crossings, precision: Precision, step: float, rng: np.random.Generator
+) -> tuple[Faces, Int[np.ndarray, " M"]]:
+    """The boundary's normals at crossings, by how far it moves when the input does.
+
+    First coarsely, along the direction of the crossing, then finely along the coarse normal. Where the flat piece
+    that this foretells is not there three steps away, there is an edge in between, and no normal.
+
+    Args:
+        side: Answers.
+        crossings: Points on the boundary, located well below `step`.
+        precision: Lengths to ask at.
+        step: The move; shorter than `precision.step` close to an edge.
+        rng: Turns the moves.
+
+    Returns:
+        The M faces with a normal, and which of the crossings they belong to.
+
+    Queries: about `(d + 1) * 35` each
+    """
+    d, rows = crossings.x.shape[1], np.arange(len(crossings))
+    cell = max(precision.normal * step, 2 * precision.digits)
+    turned = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    points = BoundaryPoints(crossings.x, crossings.before, crossings.along)
+    full = np.full(len(rows), step)
+    for half, width in ((2 * step, max(step / 16, cell)), (step / 4, cell)):
+        centre = np.zeros((len(points), d)) if half > step else -step * points.along @ turned.T
+        moved = shifts(
+            side,
+            points,
+            turned,
+            full[: len(points)],
+            centre=centre,
+            half=np.full(len(points), half),
+            cell=np.full(len(points), width),
+        )
+        known = ~np.isnan(moved).any(axis=1)
+        rows, points, moved = rows[known], points[np.flatnonzero(known)], moved[known]
+        # A plane u through x: u (x + step b + h e - x) = 0, so h = -step (u b) / (u e).
+        points = points.turned(-moved / step @ turned)
+    before, after = crossings.before[rows], crossings.after[rows]
+    faces = Faces(crossings.x[rows], points.along, before, after, np.full(len(rows), cell / step))
+    straight = _straight(side, faces, step, 8 * cell * np.sqrt(d), rng)
+    return faces[straight], rows[straight]
+
+
+def _straight(side: Side, faces: Faces, step: float, tolerance: float, rng: np.random.Generator) -> np.ndarray:
+    """Which faces are where they are foretold, three steps away along two tangents, forth and back."""
+    if not len(faces):
+        return np.empty(0, dtype=int)
+    good = np.ones(len(faces), dtype=bool)
+    for _ in range(2):
+        away = 3 * step * tangents(faces.normal, rng)
+        for sign in (1, -1):
+            good &= on_face(side, faces, faces.x + sign * away, np.full(len(faces), 3 * tolerance))[0]
+    return np.flatnonzero(good)
+
+
+def tangents(normal: Float[np.ndarray, "N d"], rng: np.random.Generator) -> Float[np.ndarray, "N d"]:
+    """Random unit vectors along each face."""
+    t = rng.standard_normal(normal.shape)
+    t -= np.sum(t * normal, axis=1, keepdims=True) * normal
+    return np.asarray(t / np.linalg.norm(t, axis=1, keepdims=True))
+
+
+def on_face(
+    side: Side, faces: Faces, at: Float[np.ndarray, "N d"], tolerance: Float[np.ndarray, " N"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the boundary passes between the two points at `tolerance` from each place, and whether only these labels
+    are seen there.
+
+    Queries: 2 each
+    """
+    step = tolerance[:, None] * faces.normal
+    labels = side.labels(np.concatenate([at - step, at + step]))
+    low, high = labels[: len(at)], labels[len(at) :]
+    passes = (low == faces.before) & (high == faces.after)
+    ours = np.isin(low - faces.before, 0) | (low == faces.after)
+    ours &= (high == faces.before) | (high == faces.after)
+    return passes, ours
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Ends of faces along tangents.
+
+    Attributes:
+        face: Which face each walk was on.
+        along: Its unit tangent.
+        low: A length at which the face was still there.
+        high: A length at which it was not.
+        plane: The known hyperplane at which it ended, or -1.
+    """
+
+    face: Int[np.ndarray, " N"]
+    along: Float[np.ndarray, "N d"]
+    low: Float[np.ndarray, " N"]
+    high: Float[np.ndarray, " N"]
+    plane: Int[np.ndarray, " N"]
+
+    def __len__(self) -> int:
+        return len(self.face)
+
+    def __getitem__(self, rows: np.ndarray) -> Walks:
+        return Walks(self.face[rows], self.along[rows], self.low[rows], self.high[rows], self.plane[rows])
+
+    @classmethod
+    def joined(cls, parts: list[Walks]) -> Walks:
+        """One after the other."""
+        names = ("face", "along", "low", "high", "plane")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def tolerance_at(precision: Precision, faces: Faces, length: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """How far the boundary may lie from where a face foretells it, so far out."""
+    return np.asarray(4 * precision.digits * (1 + length) + 6 * faces.error * length + precision.cell)
+
+
+def walk(
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    face: Int[np.ndarray, " N"],
+    along: Float[np.ndarray, "N d"],
+    precision: Precision,
+    planes: Hyperplanes | None = None,
+) -> Walks:
+    """Follow faces along tangents until they end.
+
+    Where known hyperplanes lie ahead, it is asked just before and just behind the next of them: most walks end there.
+    Else lengths grow fourfold, and the end is bracketed to one part in 500. Walks that meet no end within `REACH` or
+    the box, or that end at a third label, are left out.
+
+    Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown one
+    """
+    low, high = np.full(len(face), precision.step / 4), np.full(len(face), np.inf)
+    most = np.minimum(REACH, 0.98 * chart.room(faces.x[face], along))
+    plane = np.full(len(face), -1)
+    known = Hyperplanes.none(chart.n) if planes is None else planes
+    ahead = known.ahead(faces.x[face], along)
+    alive = (most > 4 * low) & np.isfinite(along).all(axis=1)
+    going = alive.copy()
+    while going.any():
+        rows = np.flatnonzero(going)
+        later = np.where(ahead[rows] * (1 - NEXT) > low[rows, None], ahead[rows], np.inf)
+        which = later.argmin(axis=1) if later.shape[1] else np.zeros(len(rows), dtype=int)
+        next_ = later[np.arange(len(rows)), which] if later.shape[1] else np.full(len(rows), np.inf)
+        # Known hyperplanes are the likelier ends, but only once some are known does it pay to jump at them.
+        meets = next_ * (1 + NEXT) < most[rows]
+        s = np.where(meets, next_ * (1 - NEXT), np.minimum(4 * low[rows], most[rows]))
+        passes = _there(side, faces, face, along, rows, s, precision)[0]
+        low[rows[passes]], high[rows[~passes]] = s[passes], s[~passes]
+        going[rows[~passes]] = False
+        ended = passes & ~meets & (s >= most[rows])
+        alive[rows[ended]] = going[rows[ended]] = False
+        beyond = np.flatnonzero(passes & meets)
+        if len(beyond):
+            s = next_[beyond] * (1 + NEXT)
+            still = _there(side, faces, face, along, rows[beyond], s, precision)[0]
+            low[rows[beyond[still]]] = s[still]
+            done = beyond[~still]
+            high[rows[done]], plane[rows[done]] = s[~still], which[done]
+            going[rows[done]] = False
+    walks = Walks(face, along, low, high, plane)
+    fresh = np.flatnonzero(alive & (plane < 0))
+    return Walks.joined([walks[np.flatnonzero(plane >= 0)], closer(side, faces, walks[fresh], precision, 2e-3)])
+
+
+def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: float) -> Walks:
+    """The same walks, their ends bracketed to a share of their length; those that end at a third label are left out.
+
+    Queries: `2 log2` of how much shorter the bracket gets
+    """
+    low, high = walks.low.copy(), walks.high.copy()
+    ours = np.ones(len(walks), dtype=bool)
+    while True:
+        rows = np.flatnonzero(ours & (high - low > np.maximum(share * high, 8 * precision.digits)))
+        if not len(rows):
+            break
+        s = (low[rows] + high[rows]) / 2
+        passes, known = _there(side, faces, walks.face, walks.along, rows, s, precision)
+        low[rows[passes]], high[rows[~passes]] = s[passes], s[~passes]
+        # Only close to the end does another label mean that the face ends there.
+        ours[rows[~known & (high[rows] - low[rows] < 0.01 * high[rows])]] = False
+    return Walks(walks.face, walks.along, low, high, walks.plane)[np.flatnonzero(ours)]
+
+
+def _there(
+    side: Side,
+    faces: Faces,
+    face: np.ndarray,
+    along: np.ndarray,
+    rows: np.ndarray,
+    s: np.ndarray,
+    precision: Precision,
+) -> tuple[np.ndarray, np.ndarray]:
+    on = faces[face[rows]]
+    return on_face(side, on, on.x + s[:, None] * along[rows], tolerance_at(precision, on, s))
+
+
+@dataclass(frozen=True)
+class DualPoints:
+    """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it.
+
+    Attributes:
+        z: The points.
+        face: The face on which each was met.
+        behind: Crossings on the next face, close by.
+        gap: How far behind.
+        error: How exactly `z` is known.
+        index: Which of the walks each ended.
+    """
+
+    z: Float[np.ndarray, "N d"]
+    face: Int[np.ndarray, " N"]
+    behind: Crossings
+    gap: Float[np.ndarray, " N"]
+    error: Float[np.ndarray, " N"]
+    index: Int[np.ndarray, " N"]
+
+
+def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:
+    """Where each walk left its face, from the straight line on which the boundary goes on behind.
+
+    Queries: about 60 each
+    """
+    d = faces.x.shape[1]
+    todo = np.arange(len(walks))
+    parts: list[tuple[np.ndarray, ...]] = []
+    behind: list[Crossings] = []
+    for share in (1e-2, 1e-3):
+        if not len(todo):
+            break
+        on, t, high = faces[walks.face[todo]], walks.along[todo], walks.high[todo]
+        eta = np.maximum(share * np.minimum(high, 1.0), 30 * precision.cell)
+        cell = np.maximum(1e-7 * eta, 2 * precision.digits * (1 + high))
+        place = [on.x + (high + times * eta)[:, None] * t for times in (1, 2)]
+        near = [cross_near(side, p, on.normal, on.before, on.after, 3 * eta, cell, grow=1) for p in place]
+        both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
+        first, second = near[0][0][one], near[1][0][two]
+        h1 = np.sum((first.x - place[0][both]) * on.normal[both], axis=1)
+        h2 = np.sum((second.x - place[1][both]) * on.normal[both], axis=1)
+        slope = (h2 - h1) / eta[both]
+        steep = np.abs(slope) > 1e-6 + 8 * cell[both] / eta[both]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            s = high[both] + eta[both] - h1 / slope
+            error = (4 * cell[both] + tolerance_at(precision, on[both], high[both])) / np.abs(slope) + cell[both]
+        low = walks.low[todo][both]
+        fits = steep & (s > low - 3 * error - 1e-3 * eta[both]) & (s < high[both] + 3 * error + 1e-3 * eta[both])
+        fits &= error < 0.1 * eta[both]
+        rows = both[fits]
+        z = on.x[rows] + s[fits, None] * t[rows]
+        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], todo[rows]))
+        behind.append(first[fits])
+        todo = np.delete(todo, rows)
+    if not parts:
+        return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), todo)
+    z, face, gap, error, index = (np.concatenate([part[i] for part in parts]) for i in range(5))
+    return DualPoints(z, face, Crossings.joined(behind), gap, error, index)
+
+
+def faces_behind(
+    side: Side, faces: Faces, walks: Walks, planes: Hyperplanes, precision: Precision, share: float = 1e-2
+) -> tuple[Faces, Int[np.ndarray, " M"]]:
+    """Faces behind known hyperplanes, from how much the boundary turns there: only one number of a normal is new.
+
+    Args:
+        side: Answers.
+        faces: Where the walks were.
+        walks: Walks that ended at known hyperplanes.
+        planes: The hyperplanes.
+        precision: Lengths to ask at.
+        share: How far behind it is asked, of the walk's length or of 1, whichever is less.
+
+    Returns:
+        The M faces, and which of the walks led to them.
+
+    Queries: about 50 each
+    """
+    on, t = faces[walks.face], walks.along
+    a = planes.normals[walks.plane]
+    s = -(np.sum(on.x * a, axis=1) + planes.offsets[walks.plane]) / np.sum(t * a, axis=1)
+    eta = np.maximum(share * np.minimum(s, 1.0), 30 * precision.cell)
+    cell = np.maximum(1e-8 * eta, 2 * precision.digits * (1 + s))
+    place = [on.x + (s + times * eta)[:, None] * t for times in (0.5, 1.5)]
+    near = [cross_near(side, p, on.normal, on.before, on.after, 2 * eta, cell, grow=1) for p in place]
+    both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
+    first, second = near[0][0].x[one], near[1][0].x[two]
+    on, t, a, s, eta, cell = on[both], t[both], a[both], s[both], eta[both], cell[both]
+    h1 = np.sum((first - place[0][both]) * on.normal, axis=1)
+    h2 = np.sum((second - place[1][both]) * on.normal, axis=1)
+    slope = (h2 - h1) / eta
+    # The new normal u + c a is orthogonal to the new tangent t + slope u.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        c = -slope / (np.sum(a * t, axis=1) + slope * np.sum(a * on.normal, axis=1))
+    normal = on.normal + c[:, None] * a
+    long = np.linalg.norm(normal, axis=1)
+    error = (on.error + np.abs(c) * (planes.error[walks.plane[both]] + 4 * cell / eta)) / long
+    # The line behind starts at the hyperplane: nothing else lies in between.
+    starts = np.abs(h1 - 0.5 * eta * slope) < 1e-4 * eta + 10 * on.error * s
+    good = np.isfinite(c) & (long > 0.05) & starts & (error < 1e-5)
+    made = Faces(first, normal / long[:, None], on.before, on.after, error)
+    good_rows = np.flatnonzero(good)
+    return made[good_rows], both[good_rows]

@@ -1,0 +1,222 @@
+"""HardLabels: read a ReLU network off nothing but the labels it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.row_span import row_span
+from unveil.identification.from_labels.agreement import disagreement
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.completion import Completed, Completion
+from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.method import Identification, Method
+from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnsteadyAnswers
+
+SIZES = (1.5, 4.0, 16.0, 64.0, 256.0, 0.25)
+"""Sizes of random points, in units of a typical input, tried until two labels have been seen."""
+
+FIRST_LOOK = 64
+"""Random points of each size."""
+
+REPEATED = 16
+"""Of these are asked twice, to see whether answers are steady."""
+
+CERTAIN = 96
+"""Walks in a row that end at known neurons before an affine part counts as one."""
+
+WIDE = 100
+"""Inputs from which on the row span is read first, and the rest within it."""
+
+
+@dataclass(frozen=True)
+class HardLabels(Method):
+    """Read a ReLU network with one hidden layer from labels alone: two classes or many, or a threshold.
+
+    What labels cannot tell stays open: a common positive scale of all logits, an affine part shared by all classes, and
+    classes never seen. Neurons that are active everywhere at the boundary come back as an affine part.
+
+    Attributes:
+        x: Inputs to start from besides random ones, for classes that random points hardly meet.
+        attempts: How often the search goes on, with twice the patience, while a neuron seems to be missing.
+        accuracy: Of the row span that is read first where inputs are many.
+        accept: Largest share of other labels among the fresh points that judge a complete result.
+        checks: Fresh points that judge the result, half of them close to the boundaries found.
+
+    Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
+    first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
+    null vector and the fit on boundary points are ours.
+    """
+
+    x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)
+    attempts: int = 7
+    accuracy: float = 1e-8
+    accept: float = 0.01
+    checks: int = 200
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        if oracle.answers != "labels":
+            raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or read its values")
+        return _Reading(self, oracle, rng).run()
+
+
+class _Reading:
+    """One run of the method."""
+
+    def __init__(self, method: HardLabels, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
+        self.start = oracle.ledger.asked
+        self.why: list[str] = []
+        self.stats: dict[str, Any] = {"stages": {}}
+        self.search: HyperplaneSearch | None = None
+        self.best: Completed | None = None
+        self.chart: Chart | None = None
+
+    def run(self) -> Identification:
+        if self.oracle.grid is not None:
+            self.why.append("Inputs on a grid are too coarse to locate a boundary as exactly as its normals need.")
+            return self._end(Outcome.not_resolved)
+        try:
+            pool = self._look()
+            if pool is None:
+                self.why.append("One label only was seen. Give inputs of different classes (x=).")
+                return self._end(Outcome.nothing_to_find)
+            outcome = self._read(pool)
+            return self._end(outcome, self._check()) if outcome is Outcome.complete else self._end(outcome)
+        except BudgetExceeded:
+            return self._end(Outcome.budget_ended)
+
+    def _look(self) -> Pool | None:
+        """Points of two labels at least, in coordinates along all inputs or, of many, along the row span."""
+        oracle, x = self.oracle, self.method.x
+        given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
+        if given.ndim != 2 or given.shape[1] != oracle.n:
+            raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
+        basis = self._span(x) if oracle.n > WIDE else None
+        origin, size = np.zeros(oracle.n), 1.0
+        if oracle.within is not None:
+            origin, size = oracle.middle, float((oracle.high - oracle.low).mean()) / np.sqrt(12)
+        if len(given) > 1:
+            origin, spread = given.mean(axis=0), float(given.std())
+            size = spread if spread > 0 else size
+        self.chart = chart = Chart(oracle, origin, size, basis)
+        side = Side(chart)
+        near = chart.coordinates(given)
+        for each in SIZES:
+            pool = Pool(side, chart, each, near, self.rng)
+            pool.draw(FIRST_LOOK)
+            self._steady(pool)
+            if len(near) and not len(pool.classes) > 2:
+                pool.put(near[:FIRST_LOOK])
+            if len(pool.classes) > 1:
+                self._book("first look")
+                return pool
+        return None
+
+    def _steady(self, pool: Pool) -> None:
+        again = pool.side.labels(pool.y[:REPEATED])
+        if (again != pool.label[:REPEATED]).any():
+            raise UnsteadyAnswers(
+                f"{int((again != pool.label[:REPEATED]).sum())} of {REPEATED} questions got another label when asked "
+                "again; weights cannot be read from labels that change by chance. Average them first, or read the row "
+                "span with label_span(votes=...)."
+            )
+
+    def _span(self, x: np.ndarray | None) -> np.ndarray | None:
+        coarse = 1e3 * float(np.finfo(self.oracle.dtype).eps)
+        span = row_span(self.oracle, rng=self.rng, accuracy=max(self.method.accuracy, coarse), x=x)
+        self._book("row span")
+        self.stats["span"] = {"rank": span.rank, "accuracy": span.accuracy, "outcome": span.outcome.name}
+        if span.outcome is Outcome.budget_ended:
+            raise BudgetExceeded("the budget ended while the row span was read; allow a larger budget=")
+        if span.rank == 0 or span.rank == self.oracle.n:
+            return None
+        self.why.append(
+            f"The labels depend on {span.rank} of {self.oracle.n} directions; the rest is read along these."
+        )
+        return span.basis
+
+    def _read(self, pool: Pool) -> Outcome:
+        assert self.chart is not None
+        chart, precision = self.chart, Precision.of(self.chart.digits)
+        self.search = search = HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+        completion = Completion(pool.side, chart, pool, precision, self.rng)
+        patience = 12
+        for _ in range(self.method.attempts):
+            search.stale = 0
+            search.booked = self.oracle.ledger.asked
+            search.run(patience + len(search.planes))
+            self.stats["stages"] |= search.stages
+            self.booked = self.oracle.ledger.asked
+            done = completion.attempt(search)
+            self._book("last layer and fit")
+            if done is not None and (self.best is None or done.rms < self.best.rms):
+                self.best = done
+            # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
+            if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
+                return Outcome.complete
+            patience *= 2
+        doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
+        self.why.append(f"After {self.method.attempts} searches something is missing: {doubts}.")
+        return Outcome.check_failed
+
+    def _check(self) -> float:
+        network, labels = self._network(), self._labels()
+        assert network is not None
+        wrong = disagreement(network, labels, self.oracle, self.method.checks, self.rng)
+        self._book("check")
+        return wrong
+
+    def _network(self) -> Any:
+        if self.best is None or self.chart is None or not np.isfinite(self.best.rms):
+            return None
+        return self.best.model.network(self.chart)
+
+    def _labels(self) -> tuple[int, ...]:
+        return () if self.best is None else tuple(int(c) for c in self.best.model.classes)
+
+    def _book(self, stage: str) -> None:
+        asked = self.oracle.ledger.asked
+        stages = self.stats["stages"]
+        stages[stage] = stages.get(stage, 0) + asked - getattr(self, "booked", self.start)
+        self.booked = asked
+
+    def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
+        if outcome is Outcome.complete and error > self.method.accept:
+            outcome = Outcome.check_failed
+        if self.search is not None:
+            self.stats["stages"] |= self.search.stages
+        self._book("cut short")
+        self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
+        network, labels = self._network(), self._labels()
+        if self.search is not None and self.chart is not None and network is None:
+            planes = self.search.planes
+            rows = (planes.normals if self.chart.basis is None else planes.normals @ self.chart.basis) / self.chart.size
+            self.stats["rows_read"] = (rows, planes.offsets - rows @ self.chart.origin)
+            self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
+        if self.best is not None and network is not None:
+            self.stats |= self.best.figures
+            names = self.oracle.classes or {}
+            told = ", ".join(str(names.get(label, label)) for label in labels)
+            self.why.append(f"Labels seen: {told}. Of a class never seen nothing is known.")
+            if self.best.model.affine.any():
+                self.why.append("Neurons that are always active at the boundary are kept as an affine part.")
+            if self.best.figures.get("open"):
+                self.why.append(f"{self.best.figures['open']} numbers of rare classes were left open by their points.")
+        queries = self.oracle.ledger.asked - self.start
+        return Identification(
+            network,
+            outcome,
+            queries,
+            error,
+            "hard labels",
+            tuple(self.why),
+            self.stats,
+            labels=labels or None,
+        )

@@ -1,0 +1,208 @@
+"""Neurons' hyperplanes from edges of the boundary: the one direction between two normals that dual points share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+DOUBT = 1e-4
+"""How probable a hyperplane may be by chance."""
+
+
+@dataclass(frozen=True)
+class Hyperplanes:
+    """Hyperplanes `normals @ y + offsets = 0`, unit normals, signs arbitrary.
+
+    Attributes:
+        normals: (k, d).
+        offsets: (k,).
+        error: Error of each normal.
+    """
+
+    normals: Float[np.ndarray, "k d"]
+    offsets: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]
+
+    @classmethod
+    def none(cls, d: int) -> Hyperplanes:
+        return cls(np.empty((0, d)), np.empty(0), np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, rows: np.ndarray) -> Hyperplanes:
+        return Hyperplanes(self.normals[rows], self.offsets[rows], self.error[rows])
+
+    def added(self, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float) -> Hyperplanes:
+        """With one more, through z."""
+        return Hyperplanes(
+            np.concatenate([self.normals, normal[None]]),
+            np.append(self.offsets, -normal @ z),
+            np.append(self.error, error),
+        )
+
+    def ahead(self, x: Float[np.ndarray, "N d"], along: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
+        """At what length each ray meets each hyperplane; infinite where it does not."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            s = -(x @ self.normals.T + self.offsets) / (along @ self.normals.T)
+        return np.where(s > 0, s, np.inf)
+
+    def holding(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """The hyperplane that each point lies on, or -1."""
+        if not len(self):
+            return np.full(len(z), -1)
+        slack = self.error * (1 + np.linalg.norm(z, axis=1)[:, None]) + error[:, None]
+        off = np.abs(z @ self.normals.T + self.offsets) / slack
+        best = off.argmin(axis=1)
+        return np.where(off[np.arange(len(z)), best] < 5, best, -1)
+
+    def measured(
+        self, which: int, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float
+    ) -> Hyperplanes:
+        """With one of them replaced by a sharper measurement."""
+        normals, offsets, errors = self.normals.copy(), self.offsets.copy(), self.error.copy()
+        normals[which], offsets[which], errors[which] = normal, -normal @ z, error
+        return Hyperplanes(normals, offsets, errors)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A place where the boundary bends: the neuron's normal lies in the span of the normals on both sides.
+
+    Attributes:
+        z: A point on the edge.
+        normal: Unit normal on the near side.
+        across: Unit vector with which it spans the normal on the far side.
+        angle: Of the far side's normal, from `normal` towards `across`.
+        ahead: 1 or -1: on which side along `across` the far face lies.
+        face: The face on the near side.
+        other: The face on the far side.
+        error: How exactly z is known.
+        rough: Error of the normals.
+    """
+
+    z: Float[np.ndarray, " d"]
+    normal: Float[np.ndarray, " d"]
+    across: Float[np.ndarray, " d"]
+    angle: float
+    ahead: float
+    face: int
+    other: int
+    error: float
+    rough: float
+
+    @classmethod
+    def between(
+        cls,
+        z: np.ndarray,
+        behind: np.ndarray,
+        normals: tuple[np.ndarray, np.ndarray],
+        faces: tuple[int, int],
+        error: float,
+        rough: float,
+    ) -> Edge | None:
+        """The edge at z between two faces, the second of which contains `behind`; None where their normals are too much
+        alike to span a plane."""
+        u, v = normals
+        across = v - (u @ v) * u
+        length = float(np.linalg.norm(across))
+        if length < 1e3 * rough:
+            return None
+        across = across / length
+        ahead = 1.0 if (behind - z) @ across > 0 else -1.0
+        return cls(z, u, across, float(np.arctan2(length, u @ v)), ahead, *faces, error, rough / length)
+
+    def votes(
+        self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]
+    ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+        """The angle at which the neuron's hyperplane passes through each of other points, and how exactly it tells."""
+        away = z - self.z
+        p, q = away @ self.normal, away @ self.across
+        r = np.hypot(p, q)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fuzz = (error + self.error) / r + self.rough * np.linalg.norm(away, axis=1) / r
+        return np.arctan2(-p, q) % np.pi, fuzz
+
+    def at(self, angle: float) -> Float[np.ndarray, " d"]:
+        """The unit vector at an angle from `normal` towards `across`."""
+        return np.asarray(np.cos(angle) * self.normal + np.sin(angle) * self.across)
+
+    def shares(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Whether points lie on the same edge, or on what would be its continuation: they tell nothing new."""
+        away = z - self.z
+        slack = 20 * (error + self.error + self.rough * np.linalg.norm(away, axis=1))
+        return np.asarray((np.abs(away @ self.normal) < slack) & (np.abs(away @ self.across) < slack))
+
+
+@dataclass(frozen=True)
+class Sighted:
+    """A hyperplane that several dual points agree on.
+
+    Attributes:
+        normal: Its unit normal.
+        error: Of the normal.
+        support: Which dual points lie on it.
+    """
+
+    normal: Float[np.ndarray, " d"]
+    error: float
+    support: Int[np.ndarray, " s"]
+
+
+def agreed(
+    edge: Edge,
+    z: Float[np.ndarray, "N d"],
+    error: Float[np.ndarray, " N"],
+    face: Int[np.ndarray, " N"],
+    votes: tuple[tuple[float, float], ...] = (),
+    least: int = 2,
+) -> Sighted | None:
+    """The hyperplane through an edge on which more dual points lie than chance allows.
+
+    The neuron's normal is `cos(t) normal + sin(t) across` with one unknown angle t. Each other dual point that lies on
+    the same hyperplane gives t, and all those give the same; all others give any.
+
+    Args:
+        edge: Where the boundary bends.
+        z: Dual points, of any neurons.
+        error: How exactly they are known.
+        face: The face on which each was met: those of the edge's own faces tell nothing.
+        votes: Angles found otherwise, each with its error.
+        least: So many must agree at least.
+    """
+    angle, fuzz = edge.votes(z, error)
+    good = (fuzz < 0.01) & (face != edge.face) & (face != edge.other)
+    for own in (0.0, edge.angle):
+        good &= _apart(angle, own) > 20 * fuzz + 1e-6
+    rows = np.flatnonzero(good)
+    # What is no dual point has no index among them.
+    rows = np.concatenate([rows, np.full(len(votes), -1)]).astype(int)
+    if len(rows) < least:
+        return None
+    angle = np.append(angle[good], [each[0] for each in votes])
+    fuzz = np.append(fuzz[good], [each[1] for each in votes])
+    apart = _apart(angle[:, None], angle[None, :])
+    near = apart < 2 * (fuzz[:, None] + fuzz[None, :])
+    count = near.sum(axis=1)
+    # What chance gives, or, where angles crowd, as many as there are in a window twenty times as wide.
+    window = 2 * (fuzz + np.median(fuzz))
+    crowd = (apart < 20 * window[:, None]).sum(axis=1) - count
+    expected = np.maximum(len(rows) * 2 * window / np.pi, crowd / 20)
+    chance = stats.poisson.sf(count - 2, expected) * len(rows)
+    chance[count < least] = np.inf
+    best = int(chance.argmin())
+    if not chance[best] < DOUBT:
+        return None
+    members = np.flatnonzero(near[best])
+    sharpest = members[fuzz[members].argmin()]
+    return Sighted(
+        edge.at(float(angle[sharpest])), float(fuzz[sharpest]) + edge.rough, rows[members][rows[members] >= 0]
+    )
+
+
+def _apart(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+    """Distance of angles that repeat after half a turn."""
+    return np.asarray(np.abs((a - b + np.pi / 2) % np.pi - np.pi / 2))

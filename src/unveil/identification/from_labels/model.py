@@ -1,0 +1,99 @@
+"""LabelModel: a network with one hidden layer, as far as its boundaries between labels tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.whitebox.activation import Activation, activation
+from unveil.whitebox.network import Layer, Network
+
+FAR = 1e3
+"""In sizes of a typical input: the distance of a boundary that is not there at all."""
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """Logits `outer @ phi(inner @ y + bias) + affine @ y + offset` of the classes seen; the largest gives the label.
+
+    Attributes:
+        inner: (k, d), rows of neurons, in a chart's coordinates.
+        bias: (k,).
+        outer: (c, k).
+        affine: (c, d), what neurons that are always active at the boundary add up to.
+        offset: (c,).
+        classes: (c,), the label of each logit, ascending.
+        phi: The activation.
+    """
+
+    inner: Float[np.ndarray, "k d"]
+    bias: Float[np.ndarray, " k"]
+    outer: Float[np.ndarray, "c k"]
+    affine: Float[np.ndarray, "c d"]
+    offset: Float[np.ndarray, " c"]
+    classes: Int[np.ndarray, " c"]
+    phi: Activation
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that boundaries can tell: the first class's logit is zero, an affine part counts if there is one."""
+        k, d = self.inner.shape
+        c = len(self.classes) - 1
+        return int(k * (d + 1) + c * (k + 1) + (c * d if self.affine.any() else 0))
+
+    def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
+        """The logits at N points."""
+        hidden = self.phi.value(y @ self.inner.T + self.bias)
+        return np.asarray(hidden @ self.outer.T + y @ self.affine.T + self.offset)
+
+    def labels(self, y: Float[np.ndarray, "N d"]) -> Int[np.ndarray, " N"]:
+        """The labels at N points."""
+        return np.asarray(self.classes[self.logits(y).argmax(axis=1)])
+
+    def rows(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Which logit belongs to each label."""
+        return np.searchsorted(self.classes, labels)
+
+    def gaps(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N d"]]:
+        """Difference of the two logits at each crossing, and its gradient."""
+        one, two = self.rows(at.before), self.rows(at.after)
+        weight = self.outer[one] - self.outer[two]
+        sums = at.x @ self.inner.T + self.bias
+        affine = self.affine[one] - self.affine[two]
+        gap = np.sum(weight * self.phi.value(sums), axis=1) + np.sum(affine * at.x, axis=1)
+        gradient = (weight * self.phi.slope(sums)) @ self.inner + affine
+        return gap + self.offset[one] - self.offset[two], gradient
+
+    def distances(self, at: Crossings) -> Float[np.ndarray, " N"]:
+        """How far each crossing lies from this model's boundary between its labels, to first order; `FAR` at most."""
+        gap, gradient = self.gaps(at)
+        # Where no neuron is active both are zero: there is no boundary anywhere near.
+        steep = np.linalg.norm(gradient, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(steep > 0, np.clip(gap / steep, -FAR, FAR), FAR)
+
+    def knows(self, at: Crossings) -> np.ndarray:
+        """Which crossings lie between classes that this model has."""
+        return np.isin(at.before, self.classes) & np.isin(at.after, self.classes)
+
+    def network(self, chart: Chart) -> Network:
+        """The same in terms of inputs; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
+        inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset
+        if self.affine.any() or not len(inner):
+            left, values, right = np.linalg.svd(self.affine, full_matrices=False)
+            rank = max(int((values > 1e-12 * max(values[0], 1e-300)).sum()), 1)
+            if len(inner) == 0:
+                matrix = self.affine if chart.basis is None else self.affine @ chart.basis
+                matrix = matrix / chart.size
+                return Network((Layer(matrix, offset - matrix @ chart.origin, activation("identity")),))
+            carried, part = right[:rank], left[:, :rank] * values[:rank]
+            # A pair of neurons of any activation g with g(s) - g(-s) = s, which a rectifier has.
+            inner = np.concatenate([inner, carried, -carried])
+            bias = np.concatenate([bias, np.zeros(2 * rank)])
+            outer = np.concatenate([outer, part, -part], axis=1)
+        rows = (inner if chart.basis is None else inner @ chart.basis) / chart.size
+        hidden = Layer(rows, bias - rows @ chart.origin, self.phi)
+        return Network((hidden, Layer(outer, offset, activation("identity"))), chart.oracle.shape)

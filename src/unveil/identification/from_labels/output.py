@@ -1,0 +1,158 @@
+"""The last layer from boundary points: where two logits are equal, hidden values obey one linear equation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.piecewise_linear.sign_recovery import by_balance
+from unveil.whitebox.activation import activation
+
+
+@dataclass(frozen=True)
+class PairOutput:
+    """The last layer between two classes.
+
+    Attributes:
+        model: Both classes; the first one's logit is zero.
+        gap: By how much the equations' null vector stands out: large only if all hyperplanes are known.
+        flips: How far the orientations of neurons are from yes or no; infinite where an affine part was kept instead.
+    """
+
+    model: LabelModel
+    gap: float
+    flips: float
+
+
+def equations_needed(k: int, d: int) -> int:
+    """Boundary points of one pair that settle its last layer, with a few to spare."""
+    return int(1.15 * (k + d + 1)) + 4
+
+
+def pair_output(planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[int, int]) -> PairOutput | None:
+    """The weights between two classes, and which side of each hyperplane is the active one.
+
+    The null vector over `[relu(A x + b), x, 1]` at points between the two. A neuron taken the wrong way round leaves
+    a linear term, `relu(z) = relu(-z) + z`, so that the linear part is a sum of rows of those to be turned. What no
+    choice of these explains comes from neurons that are always active at the boundary, and is kept.
+
+    Args:
+        planes: The neurons' hyperplanes.
+        at: Crossings between the two labels.
+        faces: Faces between the two labels: their tangents give equations, too.
+        pair: The two labels.
+
+    Queries: `0`
+    """
+    A, b = planes.normals, planes.offsets
+    k, d = A.shape
+    low, high = min(pair), max(pair)
+    sums = at.x @ A.T + b
+    rows = [np.concatenate([np.maximum(sums, 0), at.x, np.ones((len(at), 1))], axis=1)]
+    for x, normal in zip(faces.x, faces.normal, strict=True):
+        tangent = (
+            np.linalg.qr(np.column_stack([normal, np.eye(d)[:, : d - 1]]))[0][:, 1:].T if d > 1 else np.empty((0, 1))
+        )
+        active = A @ x + b > 0
+        rows.append(np.concatenate([(tangent @ A.T) * active, tangent, np.zeros((len(tangent), 1))], axis=1))
+    matrix = np.concatenate(rows)
+    if len(matrix) < matrix.shape[1] + 2:
+        return None
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale <= 1e-12 * scale.max()] = np.inf
+    values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
+    # Columns that no point sees are null vectors of their own.
+    seen = np.isfinite(scale)
+    good = [i for i in np.argsort(values) if np.linalg.norm(right[i][seen]) > 0.5]
+    if len(good) < 2:
+        return None
+    vector, gap = right[good[0]] / scale, float(values[good[1]] / max(values[good[0]], 1e-300))
+    weight, linear, offset = vector[:k], vector[k : k + d], vector[-1]
+    # The logit of the higher label grows towards it.
+    up = np.where(at.after == high, 1.0, -1.0)
+    gradient = ((sums > 0) * weight) @ A + linear
+    sign = np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0
+    weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
+    A, b, linear, offset, flips = _oriented(A, b, weight, linear, offset)
+    zero = np.zeros((1, k))
+    model = LabelModel(
+        A,
+        b,
+        np.concatenate([zero, weight[None]]),
+        np.concatenate([np.zeros((1, d)), linear[None]]),
+        np.array([0.0, offset]),
+        np.array([low, high]),
+        activation("relu"),
+    )
+    return PairOutput(model, gap, flips)
+
+
+def _oriented(
+    A: np.ndarray, b: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    if not len(A):
+        return A, b, linear, offset, 0.0
+    terms = (weight[:, None] * A).T
+    turned = -np.linalg.lstsq(terms, linear, rcond=None)[0]
+    flips = float(np.abs(turned - (turned > 0.5)).max())
+    flip = turned > 0.5
+    left = np.linalg.norm(linear + terms @ flip) / max(np.linalg.norm(terms, axis=0).max(), 1e-300)
+    if left > 1e-3 and len(A) > A.shape[1]:
+        side = by_balance(A, weight[:, None], (weight @ A + 2 * linear)[None], 1e-5)
+        if side is not None:
+            flip, left, flips = side < 0, 0.0, 0.0
+    if left > 1e-3:
+        return A, b, linear, offset, np.inf
+    A, b = np.where(flip[:, None], -A, A), np.where(flip, -b, b)
+    # w relu(z) = w relu(-z) + w z: what was turned leaves the linear part and the offset.
+    return A, b, np.zeros_like(linear), offset - float((weight * b)[flip].sum()), flips
+
+
+def with_classes(model: LabelModel, labels: list[int], at: Crossings) -> tuple[LabelModel, int]:
+    """The model with more classes, all at once, from boundaries between them and to the known ones.
+
+    One linear equation a point; the known pair sets the scale. What no point tells stays at the known classes' mean.
+
+    Args:
+        model: What is known.
+        labels: The other classes.
+        at: Crossings between any of these and of the known ones.
+
+    Returns:
+        The model, and how many numbers the points leave open.
+
+    Queries: `0`
+    """
+    k, d = model.inner.shape
+    parts = [model.phi.value(at.x @ model.inner.T + model.bias), np.ones((len(at), 1))]
+    last = [model.outer, model.offset[:, None]]
+    if model.affine.any():
+        parts.append(at.x)
+        last.append(model.affine)
+    values, known = np.concatenate(parts, axis=1), np.concatenate(last, axis=1)
+    classes = np.sort(np.concatenate([model.classes, np.array(labels, dtype=np.int64)]))
+    mean = known.mean(axis=0)
+    everything = np.tile(mean, (len(classes), 1))
+    everything[np.searchsorted(classes, model.classes)] = known
+    one, two = np.searchsorted(classes, at.before), np.searchsorted(classes, at.after)
+    target = -np.sum(values * (everything[one] - everything[two]), axis=1)
+    place = np.full(len(classes), -1)
+    place[np.searchsorted(classes, labels)] = np.arange(len(labels))
+    matrix = np.zeros((len(at), len(labels) + 1, values.shape[1]))
+    points = np.arange(len(at))
+    # The last block takes what belongs to known classes, and is dropped.
+    matrix[points, place[one]] += values
+    matrix[points, place[two]] -= values
+    flat = matrix[:, :-1].reshape(len(at), -1)
+    scale = np.linalg.norm(flat, axis=0)
+    scale[scale == 0] = np.inf
+    solution, _, rank, _ = np.linalg.lstsq(flat / scale, target, rcond=1e-8)
+    everything[np.searchsorted(classes, labels)] += (solution / scale).reshape(len(labels), -1)
+    affine = everything[:, k + 1 :] if model.affine.any() else np.zeros((len(classes), d))
+    grown = replace(model, outer=everything[:, :k], offset=everything[:, k], affine=affine, classes=classes)
+    return grown, flat.shape[1] - int(rank)

@@ -1,0 +1,328 @@
+"""The search for hyperplanes: faces of the boundary, walks to their ends, and edges, until walks end at known ones."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross, sharpen
+from unveil.identification.from_labels.faces import (
+    DualPoints,
+    Faces,
+    Precision,
+    Walks,
+    closer,
+    dual_points,
+    faces_at,
+    faces_behind,
+    tangents,
+    walk,
+)
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.sections import corner, section
+
+POOL = 64
+"""Points asked for their labels at a time."""
+
+AT_ONCE = 2
+"""Random faces measured at a time."""
+
+HOPS = 3
+"""Faces behind known hyperplanes, taken after each round of walks."""
+
+DEPTH = 4
+"""Rounds of walks between two random faces."""
+
+WALKS = 8
+"""Walks from a face at a time."""
+
+CORNERS = 4
+"""Known hyperplanes to which an edge is followed, at most."""
+
+SECTIONS = 6
+"""Sections of an edge, at most."""
+
+
+class Pool:
+    """Points with their labels.
+
+    Args:
+        side: Answers, in coordinates.
+        chart: The coordinates.
+        size: Of random points without a box, in units of a typical input.
+        given: Coordinates of inputs to draw half of the points near.
+        rng: Draws the points that are asked.
+    """
+
+    def __init__(
+        self, side: Side, chart: Chart, size: float, given: Float[np.ndarray, "N d"], rng: np.random.Generator
+    ) -> None:
+        self.side, self.chart, self.size, self.given, self.rng = side, chart, size, given, rng
+        self.y = np.empty((0, chart.n))
+        self.label = np.empty(0, dtype=np.int64)
+
+    def sample(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "N d"]:
+        """Random points, none of them asked: in the box, or of the pool's size; half of them near inputs given."""
+        oracle = self.chart.oracle
+        if oracle.within is None:
+            y = self.size * rng.standard_normal((count, self.chart.n))
+            spread = y / 4
+        else:
+            y = self.chart.coordinates(rng.uniform(oracle.low, oracle.high, size=(count, oracle.n)))
+            spread = y / 4
+        if len(self.given):
+            half = count // 2
+            y[:half] = self.given[rng.integers(len(self.given), size=half)] + spread[:half]
+        # Towards the middle, as far as it takes to be legal: what is left out by the coordinates may stick out.
+        for _ in range(40):
+            outside = self.chart.margin(y) < 0
+            if not outside.any():
+                break
+            y[outside] *= 0.9
+        return np.asarray(y)
+
+    def draw(self, count: int = POOL) -> None:
+        """Ask for more.
+
+        Queries: `count`
+        """
+        self.put(self.sample(count, self.rng))
+
+    def put(self, y: Float[np.ndarray, "N d"]) -> None:
+        """Ask for the labels of given points.
+
+        Queries: `N`
+        """
+        self.label = np.concatenate([self.label, self.side.labels(y)])
+        self.y = np.concatenate([self.y, y])
+
+    @property
+    def classes(self) -> Int[np.ndarray, " c"]:
+        """Labels seen, the most frequent first."""
+        labels, counts = np.unique(self.label, return_counts=True)
+        return np.asarray(labels[np.argsort(-counts, kind="stable")])
+
+    def crossings(self, count: int, cell: float, pair: tuple[int, int] | None = None) -> Crossings:
+        """Points on the boundary, on segments between random points of different labels, or of the two given ones.
+
+        Queries: `count * log2(distance / cell)`
+        """
+        order = self.rng.permutation(len(self.y))
+        if pair is None:
+            start = np.resize(order, count)
+            end = np.array([self._other(self.label[i]) for i in start])
+        else:
+            one, two = (np.flatnonzero(self.label == c) for c in pair)
+            start, end = self.rng.choice(one, count), self.rng.choice(two, count)
+        return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
+
+    def _other(self, label: int) -> int:
+        return int(self.rng.choice(np.flatnonzero(self.label != label)))
+
+
+class HyperplaneSearch:
+    """Faces, dual points and hyperplanes met so far; `run` goes on with the search.
+
+    Args:
+        side: Answers, in coordinates.
+        chart: The coordinates.
+        pool: Points of all labels.
+        precision: Lengths to ask at.
+        rng: Draws everything.
+    """
+
+    def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
+        self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
+        d = chart.n
+        nothing = np.empty(0, dtype=int)
+        self.faces = Faces(np.empty((0, d)), np.empty((0, d)), nothing, nothing, np.empty(0))
+        self.planes = Hyperplanes.none(d)
+        self.edges: list[Edge] = []
+        self.through: list[Edge] = []
+        self.z, self.face, self.error = np.empty((0, d)), np.empty(0, dtype=int), np.empty(0)
+        self.behind = Crossings.none(d)
+        self.gap = np.empty(0)
+        self.opened = np.empty(0, dtype=bool)
+        self.met: dict[int, set[int]] = {}
+        self.stages: dict[str, int] = {}
+        self.booked = chart.ledger.asked
+        self.stale = 0
+        self.lost = 0
+        self.walks = 0
+
+    def run(self, patience: int, rounds: int = 60) -> None:
+        """Search until so many walks in a row ended at known hyperplanes.
+
+        Queries: `35 d` a face and an edge, 30 to 100 a walk
+        """
+        for _ in range(rounds):
+            fresh = self._new_faces()
+            for _ in range(DEPTH):
+                if not len(fresh) or self.stale >= patience:
+                    break
+                known = self._walk(np.repeat(fresh, WALKS))
+                # Faces behind edges are walked on, too: they have cost their normals already.
+                behind = self._open_edges()
+                fresh = np.concatenate([behind, self._hop(known)])
+            if self.stale >= patience:
+                return
+
+    def book(self, stage: str) -> None:
+        """Book what was asked since the last call."""
+        asked = self.chart.ledger.asked
+        self.stages[stage] = self.stages.get(stage, 0) + asked - self.booked
+        self.booked = asked
+
+    def _new_faces(self) -> Int[np.ndarray, " N"]:
+        self.pool.draw(AT_ONCE * 4)
+        found = self.pool.crossings(AT_ONCE, self.precision.cell)
+        inside = self.chart.margin(found.x) > 8 * self.precision.step
+        faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
+        self.lost += len(found) - len(faces)
+        self.book("faces")
+        return self._keep(faces)
+
+    def _keep(self, faces: Faces) -> Int[np.ndarray, " N"]:
+        first = len(self.faces)
+        self.faces = Faces.joined([self.faces, faces])
+        return np.arange(first, len(self.faces))
+
+    def _walk(self, face: Int[np.ndarray, " N"]) -> Walks:
+        """Walk once from each face given; dual points of unknown neurons are kept.
+
+        Returns:
+            Walks that ended at known hyperplanes.
+        """
+        along = tangents(self.faces.normal[face], self.rng)
+        walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes)
+        self.book("walks")
+        self.walks += len(face)
+        known = walks[np.flatnonzero(walks.plane >= 0)]
+        for plane, at in zip(known.plane, known.face, strict=True):
+            self.met.setdefault(int(plane), set()).add(int(at))
+        self.stale += len(known)
+        new = closer(self.side, self.faces, walks[np.flatnonzero(walks.plane < 0)], self.precision, 1e-4)
+        if len(new):
+            self._add(dual_points(self.side, self.faces, new, self.precision))
+        self.book("dual points")
+        return known
+
+    def _hop(self, known: Walks) -> Int[np.ndarray, " N"]:
+        """Faces behind some of the walks that ended at known hyperplanes."""
+        if not len(known):
+            return np.empty(0, dtype=int)
+        chosen = self.rng.choice(len(known), min(len(known), HOPS), replace=False)
+        made, _ = faces_behind(self.side, self.faces, known[np.sort(chosen)], self.planes, self.precision)
+        self.book("hops")
+        return self._keep(made)
+
+    def _add(self, found: DualPoints, seen: bool = False) -> None:
+        """Dual points of unknown neurons; `seen`: in a section, so that their face has no index."""
+        keep = np.flatnonzero(self._unknown(found.z, found.error))
+        self.z = np.concatenate([self.z, found.z[keep]])
+        self.face = np.concatenate([self.face, found.face[keep] if not seen else np.full(len(keep), -1)])
+        self.error = np.concatenate([self.error, found.error[keep]])
+        self.behind = Crossings.joined([self.behind, found.behind[keep]])
+        self.gap = np.concatenate([self.gap, found.gap[keep]])
+        self.opened = np.concatenate([self.opened, np.full(len(keep), seen)])
+        if not seen:
+            self._resolve(self.edges)
+
+    def _resolve(self, edges: list[Edge], votes: tuple[tuple[float, float], ...] = ()) -> bool:
+        """Look for hyperplanes through edges, and take out the dual points on them."""
+        found = False
+        for edge in list(edges):
+            if not any(edge is other for other in self.edges):
+                continue
+            if self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
+                self.edges = [other for other in self.edges if other is not edge]
+                continue
+            seen = agreed(edge, self.z, self.error, self.face, votes)
+            if seen is None:
+                continue
+            self.planes = self.planes.added(seen.normal, edge.z, seen.error)
+            self.through.append(edge)
+            self.met[len(self.planes) - 1] = {*self.face[seen.support].tolist(), edge.face, edge.other}
+            self.edges = [other for other in self.edges if other is not edge]
+            self._drop()
+            self.stale, found = 0, True
+        return found
+
+    def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""
+        on = self.planes.holding(z, error)
+        for which in np.unique(on[on >= 0]):
+            edge, rows = self.through[which], np.flatnonzero(on == which)
+            angle, fuzz = edge.votes(z[rows], error[rows])
+            best = int(np.nan_to_num(fuzz, nan=np.inf).argmin())
+            sharper = float(fuzz[best]) + edge.rough
+            if sharper < 0.5 * self.planes.error[which]:
+                self.planes = self.planes.measured(int(which), edge.at(float(angle[best])), edge.z, sharper)
+        return np.asarray(on < 0)
+
+    def _drop(self) -> None:
+        keep = np.flatnonzero(self._unknown(self.z, self.error))
+        self.z, self.face, self.error = self.z[keep], self.face[keep], self.error[keep]
+        self.behind, self.gap, self.opened = self.behind[keep], self.gap[keep], self.opened[keep]
+
+    def _open_edges(self) -> Int[np.ndarray, " N"]:
+        """Normals behind dual points whose neuron is not known, one after the other, and sections of those edges.
+
+        Returns:
+            The faces behind.
+        """
+        fresh: list[np.ndarray] = [np.empty(0, dtype=int)]
+        while not self.opened.all():
+            closed = np.flatnonzero(~self.opened)
+            i = int(closed[self.error[closed].argmin()])
+            self.opened[i] = True
+            if any(edge.shares(self.z[i : i + 1], self.error[i : i + 1])[0] for edge in self.edges):
+                continue
+            new, edge = self._edge(i)
+            self.book("edges")
+            fresh.append(new)
+            if edge is None:
+                continue
+            self.edges.append(edge)
+            self._look_along(edge)
+        return np.concatenate(fresh)
+
+    def _look_along(self, edge: Edge) -> None:
+        """Follow an edge until its neuron's hyperplane is found, first to known hyperplanes, then to whatever bends."""
+        labels = int(self.faces.before[edge.face]), int(self.faces.after[edge.face])
+        ask = (self.side, self.chart, edge, labels)
+        votes: list[tuple[float, float]] = []
+        for attempt in range(CORNERS + SECTIONS):
+            if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges):
+                return
+            if attempt < CORNERS:
+                vote = corner(*ask, self.planes, self.precision, self.rng)
+                self.book("corners")
+                votes += [] if vote is None else [vote]
+                continue
+            for found in section(*ask, self.planes, self.precision, self.rng):
+                self._add(found, seen=True)
+                if self._resolve([edge], tuple(votes)):
+                    break
+            self.book("sections")
+        self._resolve([edge], tuple(votes))
+
+    def _edge(self, i: int) -> tuple[Int[np.ndarray, " N"], Edge | None]:
+        """The face behind a dual point, and the edge between."""
+        z, face, gap, error = self.z[i], int(self.face[i]), float(self.gap[i]), float(self.error[i])
+        step = min(self.precision.step, gap / 8)
+        cell = max(self.precision.normal * step, 2 * self.precision.digits)
+        behind = sharpen(self.side, self.behind[i : i + 1], cell)
+        made, _ = faces_at(self.side, behind, self.precision, step, self.rng)
+        if not len(made):
+            self.lost += 1
+            return np.empty(0, dtype=int), None
+        rough = max(self.precision.normal, 2 * self.precision.digits / step)
+        new = self._keep(made)
+        normals = self.faces.normal[face], made.normal[0]
+        # The dual point must lie on both faces.
+        if abs(made.normal[0] @ (z - made.x[0])) > 100 * (error + rough * gap):
+            return new, None
+        return new, Edge.between(z, made.x[0], normals, (face, int(new[0])), error, rough)

@@ -1,0 +1,158 @@
+"""Weights from labels alone: rates over seeds, exact counts, and what labels cannot tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.identification.from_labels.agreement import near_boundaries, network_labels
+from unveil.outcome import BadInput, UnsteadyAnswers
+from unveil.whitebox.label_symmetry import as_classes
+
+
+def labels_of(weights: Weights, flips: int = 0):
+    """The class of the largest logit, the last bits of the logits flipped at random as another processor would."""
+    net = relu_net(weights)
+    noise = np.random.default_rng(flips)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        y = net(x)
+        return (y * (1 + 2.2e-16 * noise.integers(-1, 2, size=y.shape))).argmax(axis=1)
+
+    return answer
+
+
+def made(sizes: tuple[int, ...], seed: int) -> Weights:
+    return random_weights(sizes, np.random.default_rng(seed), bias=0.3)
+
+
+@pytest.mark.parametrize(("sizes", "least"), [((7, 5, 3), 4), ((5, 6, 3), 4)], ids=str)
+def test_rows_signs_and_last_layer_come_out(sizes: tuple[int, ...], least: int) -> None:
+    whole = 0
+    for seed in range(900, 905):
+        weights = made(sizes, seed)
+        oracle = uv.as_oracle(labels_of(weights, seed), shape=sizes[0], answers="labels")
+        before = oracle.ledger.asked
+        found = uv.identify(oracle, rng=np.random.default_rng(seed))
+        assert found.queries == oracle.ledger.asked - before == sum(found.stats["stages"].values())
+        if found.outcome is not uv.Outcome.complete:
+            continue
+        assert found.network is not None
+        assert found.labels is not None
+        apart = uv.compare(found.network, uv.Network.from_weights(weights), labels=found.labels)
+        whole += apart.missing == apart.false == 0 and apart.weight_error < 1e-5
+        assert found.check(oracle, rng=np.random.default_rng(1), points=400) <= 0.005
+    assert whole >= least
+
+
+def test_names_and_a_threshold() -> None:
+    weights = made((5, 4, 1), 907)
+    usual = np.quantile(relu_net(weights)(np.random.default_rng(2).standard_normal((200, 5))), 0.6)
+    net = relu_net([weights[0], (weights[1][0], weights[1][1] - usual)])
+    names = np.array(["no", "yes"])
+    oracle = uv.as_oracle(lambda x: names[(net(x)[:, 0] >= 0).astype(int)], shape=5, answers="labels")
+    found = uv.identify(oracle, rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert found.labels is not None
+    x = np.random.default_rng(1).standard_normal((2000, 5))
+    told = np.array([(oracle.classes or {})[label] for label in network_labels(found.network, found.labels, x)])
+    assert (told == names[(net(x)[:, 0] >= 0).astype(int)]).mean() > 0.99
+
+
+@pytest.mark.parametrize("budget", [10, 137, 1500, 4000])
+def test_a_budget_is_never_crossed_and_what_was_found_is_told(budget: int) -> None:
+    oracle = uv.as_oracle(labels_of(made((6, 4, 2), 908)), shape=6, answers="labels", budget=budget)
+    found = uv.identify(oracle, rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.budget_ended
+    assert oracle.ledger.asked <= budget
+    assert oracle.ledger.sent == oracle.ledger.asked
+    assert found.network is not None or "rows_read" in found.stats or budget < 1500
+
+
+def test_a_run_is_taken_up_again_from_its_store(tmp_path: Path) -> None:
+    weights = made((6, 4, 2), 909)
+    net = relu_net(weights)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        return net(x).argmax(axis=1)
+
+    store, other = tmp_path / "answers.unveil", tmp_path / "others.unveil"
+    first = uv.as_oracle(answer, shape=6, answers="labels", budget=3000, store=store)
+    assert uv.identify(first, rng=np.random.default_rng(0)).outcome is uv.Outcome.budget_ended
+    again = uv.as_oracle(answer, shape=6, answers="labels", store=store)
+    found = uv.identify(again, rng=np.random.default_rng(0))
+    plain = uv.as_oracle(answer, shape=6, answers="labels", store=other)
+    alone = uv.identify(plain, rng=np.random.default_rng(0))
+    assert found.queries == alone.queries
+    # The first look asks its questions twice to see whether they are answered alike: stored ones too.
+    assert 0 <= first.ledger.sent + again.ledger.sent - plain.ledger.sent <= 8
+    assert found.network is not None
+    assert alone.network is not None
+    for one, other in zip(found.network.layers, alone.network.layers, strict=True):
+        assert np.array_equal(one.weights, other.weights)
+
+
+def test_what_labels_cannot_tell_makes_no_difference() -> None:
+    rng = np.random.default_rng(910)
+    weights = random_weights((6, 5, 3), rng, bias=0.3)
+    (rows, bias), (outer, offset) = weights
+    shared = rng.standard_normal((1, 5))
+    other = uv.Network.from_weights([(rows, bias), (2.5 * (outer + shared), 2.5 * (offset + 0.7))])
+    truth = uv.Network.from_weights(weights)
+    x = rng.standard_normal((200, 6))
+    assert np.array_equal(other(x).argmax(axis=1), truth(x).argmax(axis=1))
+    assert uv.compare(other, truth).weight_error > 0.1
+    assert uv.compare(other, truth, labels=(0, 1, 2)).weight_error < 1e-12
+    assert np.abs(as_classes(other)(x).sum(axis=1)).max() < 1e-12
+
+
+def test_neurons_always_active_are_an_affine_part() -> None:
+    weights = made((5, 4, 2), 911)
+    rows, bias = weights[0][0].copy(), weights[0][1].copy()
+    bias[0] = 60.0
+    outer, offset = weights[1][0], weights[1][1].copy()
+    offset -= outer[:, 0] * bias[0]
+    net = [(rows, bias), (outer, offset)]
+    oracle = uv.as_oracle(labels_of(net), shape=5, answers="labels", within=(-3, 3))
+    found = uv.identify(oracle, rng=np.random.default_rng(0))
+    assert found.network is not None
+    assert found.labels is not None
+    x = np.random.default_rng(1).uniform(-3, 3, (3000, 5))
+    near = near_boundaries(found.network, found.labels, oracle, 500, np.random.default_rng(2))
+    x = np.concatenate([x, near])
+    assert (network_labels(found.network, found.labels, x) == labels_of(net)(x)).mean() > 0.995
+    assert any("affine part" in each for each in found.why)
+
+
+def test_examples_of_a_rare_class_are_a_start() -> None:
+    weights = made((5, 5, 2), 912)
+    outer, offset = weights[1][0], weights[1][1].copy()
+    x = np.random.default_rng(0).standard_normal((20000, 5))
+    logits = relu_net(weights)(x)
+    margin = logits[:, 1] - logits[:, 0]
+    offset[1] -= np.sort(margin)[-4]
+    net = [weights[0], (outer, offset)]
+    rare = x[np.argsort(-margin)[:3]]
+    oracle = uv.as_oracle(labels_of(net), shape=5, answers="labels", budget=8000)
+    found = uv.identify(oracle, rng=np.random.default_rng(0), x=np.concatenate([rare, x[:20]]))
+    assert found.stats["stages"]["faces"] > 0
+
+
+def test_what_cannot_be_read_is_said() -> None:
+    rng = np.random.default_rng(0)
+    constant = uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), shape=3, answers="labels")
+    assert uv.identify(constant, rng=rng).outcome is uv.Outcome.nothing_to_find
+    coin = np.random.default_rng(1)
+    noisy = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), shape=3, answers="labels")
+    noisy.source.function = lambda x: coin.integers(0, 2, len(x))  # type: ignore[attr-defined]
+    with pytest.raises(UnsteadyAnswers):
+        uv.identify(noisy, rng=rng)
+    coarse = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), shape=3, answers="labels", within=(-1, 1), grid=0.01)
+    assert uv.identify(coarse, rng=rng).outcome is uv.Outcome.not_resolved
+    with pytest.raises(BadInput):
+        uv.HardLabels()(uv.as_oracle(lambda x: x, shape=2), rng=rng)
