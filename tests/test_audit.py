@@ -158,7 +158,7 @@ def test_span_and_obfuscate(tmp_path, weights):
     told = np.load(out)
     noise = np.linalg.norm(told["inputs"] - told["originals"], axis=1) / np.linalg.norm(told["originals"], axis=1)
     assert np.allclose(noise, 5, rtol=1e-3)
-    wrong = unveil("obfuscate", model, "--inputs", tmp_path / "x.npy", "--basis", tmp_path / "x.npy", "--out", out)
+    wrong = unveil("obfuscate", model, "--inputs", tmp_path / "x.npy", "--basis", tmp_path / "x.npy", "--out", "y.npz")
     assert wrong.exit_code == 2
     assert "holds no basis" in wrong.stderr
 

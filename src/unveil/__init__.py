@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from unveil.identification.smooth.saturation import Saturation as Saturation
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
+    from unveil.outcome import DiskFull as DiskFull
+    from unveil.outcome import Interrupted as Interrupted
     from unveil.outcome import MissingAnswers as MissingAnswers
     from unveil.outcome import ModelChanged as ModelChanged
     from unveil.outcome import Outcome as Outcome
@@ -141,6 +143,8 @@ _PUBLIC = {
     "workers": "executor",
     "BadInput": "outcome",
     "BudgetExceeded": "outcome",
+    "DiskFull": "outcome",
+    "Interrupted": "outcome",
     "MissingAnswers": "outcome",
     "ModelChanged": "outcome",
     "Outcome": "outcome",

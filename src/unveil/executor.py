@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -37,6 +39,22 @@ class Serial(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+class Processes(ProcessPoolExecutor):
+    """Local processes that leave Ctrl-C to the one that started them, from their first instant on."""
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Hand the task to a process; one is started if there are too few."""
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(fn, *args, **kwargs)
+        # A process starts with its parent's mask. The tracker of resources changes the mask when it is started: first.
+        resource_tracker.ensure_running()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(fn, *args, **kwargs)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Cluster(Executor):
@@ -125,7 +143,7 @@ def workers(jobs: int | None = None, cluster: str | None = None) -> Executor:
     if jobs == 1:
         return Serial()
     # spawn: a forked child would inherit the threads' locks of BLAS, onnxruntime or torch in whatever state they are.
-    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+    return Processes(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def spread(task: Callable[[T], R], parts: Iterable[T], executor: Executor | None = None) -> list[R]:

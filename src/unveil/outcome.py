@@ -8,6 +8,8 @@ from typing import Any
 __all__ = [
     "BadInput",
     "BudgetExceeded",
+    "DiskFull",
+    "Interrupted",
     "MissingAnswers",
     "ModelChanged",
     "Outcome",
@@ -93,6 +95,14 @@ class BudgetExceeded(UnveilError):
 
 class StoreError(UnveilError):
     """The file of stored answers cannot be used: full disk, read-only, damaged, or the answers of another model."""
+
+
+class DiskFull(UnveilError):
+    """A file could not be written for want of room; whatever had its name before is untouched."""
+
+
+class Interrupted(UnveilError):
+    """Somebody interrupted the work; what was found by then is kept."""
 
 
 class WorkerLost(UnveilError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from enum import Enum
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from unveil.writing import written
 
 
 def plain(value: Any) -> Any:
@@ -33,6 +34,5 @@ def plain(value: Any) -> Any:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz, whole or not at all; nothing in it is pickled."""
-    whole = io.BytesIO()
-    np.savez_compressed(whole, allow_pickle=False, **dict(arrays))
-    path.write_bytes(whole.getvalue())
+    with written(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **dict(arrays))

@@ -17,6 +17,7 @@ from unveil.audit.section import Section
 from unveil.audit.text import brief, count, printable, seconds, share
 from unveil.audit.verdict import Finding, Status, Verdict
 from unveil.outcome import BadInput
+from unveil.writing import write_text
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Page:
     def findings(self) -> Verdict:
         """What the sections come to: headline, status, causes and exit code."""
         return Verdict(self.subject, tuple(each for section in self.sections if (each := section.finding) is not None))
+
+    @property
+    def mark(self) -> Markup:
+        """The line of the page by which `wrote` knows it again."""
+        return _mark(self.subject)
 
     @property
     def verdict(self) -> str:
@@ -130,6 +136,7 @@ class Page:
 
         Raises:
             BadInput: The name does not end in .html.
+            DiskFull: There is no room for one of them, which is named.
             OSError: The folder cannot be written to.
         """
         path = Path(path)
@@ -137,17 +144,31 @@ class Page:
             raise BadInput(f"a page is written as .html; got {path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         written = [path, path.with_suffix(".json")]
-        written[0].write_text(self.html(path.stem), encoding="utf-8")
-        written[1].write_text(json.dumps(self.all_figures(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(written[0], self.html(path.stem))
+        write_text(written[1], json.dumps(self.all_figures(), indent=1, allow_nan=False) + "\n")
         for section in self.sections:
             for name, content in section.files.items():
                 beside = path.with_name(f"{path.stem}.{name}")
                 if isinstance(content, str):
-                    beside.write_text(content, encoding="utf-8")
+                    write_text(beside, content)
                 else:
                     write_arrays(beside, content)
                 written.append(beside)
         return tuple(written)
+
+
+def wrote(path: Path, subject: str | None = None) -> bool:
+    """Whether a file is a page that `Page.write` wrote: of this model, or of any."""
+    try:
+        with path.open("rb") as page:
+            head = page.read(8192).decode("utf-8", "replace")
+    except OSError:
+        return False
+    return (_mark("").split('""')[0] if subject is None else _mark(subject)) in head
+
+
+def _mark(subject: str) -> Markup:
+    return Markup('<meta name="unveil-model" content="{}">').format(printable(subject))
 
 
 def _holds(finding: Finding | None) -> bool:

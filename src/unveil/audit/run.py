@@ -15,7 +15,7 @@ from unveil.audit.stages import STAGES
 from unveil.audit.text import count
 from unveil.audit.verdict import Status
 from unveil.blackbox.oracle import Oracle
-from unveil.outcome import BudgetExceeded, Outcome, UnveilError
+from unveil.outcome import BudgetExceeded, Interrupted, Outcome, UnveilError
 
 
 def report(
@@ -48,7 +48,8 @@ def run(
 ) -> Page:
     """Run the stages and assemble the page.
 
-    A stage that cannot go on does not stop the others: its section says why.
+    A stage that cannot go on does not stop the others: its section says why. Ctrl-C ends the run; the page tells what
+    was found by then, and its exit code is that of an interruption.
 
     Args:
         audit: What is looked at.
@@ -62,6 +63,7 @@ def run(
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     sections: list[Section] = []
+    interrupted = False
     if "seen" not in audit.findings:
         audit.look()
     asked = {"first look": audit.oracle.ledger.asked}
@@ -72,11 +74,17 @@ def run(
                 section = stage.run(audit)
         except UnveilError as error:
             section = _ended_by(error, stage, audit.oracle.ledger.asked - before)
+        except KeyboardInterrupt:
+            why = Interrupted("it was interrupted before this was found out")
+            section, interrupted = _ended_by(why, stage, audit.oracle.ledger.asked - before), True
         if section is not None:
             sections.append(section)
             asked[section.title] = audit.oracle.ledger.asked - before
+        if interrupted:
+            break
     before = audit.oracle.ledger.asked
-    sections += _asked_again(audit, sections)
+    if not interrupted:
+        sections += _asked_again(audit, sections)
     asked["first questions again"] = audit.oracle.ledger.asked - before
     sections = _retold(sections)
     ledger = audit.oracle.ledger

@@ -9,7 +9,7 @@ from typing import Any
 
 from unveil.outcome import Outcome
 
-FINE, INCOMPLETE, USAGE, MODEL, BUDGET, APPROXIMATE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+FINE, INCOMPLETE, USAGE, MODEL, BUDGET, APPROXIMATE, DISK, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
 
 EXIT_CODES = {
     FINE: "everything that was asked for was measured and checked; that there is nothing to find is a finding too",
@@ -18,7 +18,8 @@ EXIT_CODES = {
     MODEL: "the model failed: it cannot be loaded, or does not answer, or answers differently to the same question",
     BUDGET: "the budget ended first; what was found by then is written",
     APPROXIMATE: "measured, but approximate: something was left out, and how much is stated",
-    INTERRUPTED: "interrupted",
+    DISK: "the disk is full or fails: a file, which is named, could not be written",
+    INTERRUPTED: "interrupted; what was found by then is written",
 }
 
 
@@ -65,6 +66,8 @@ ENDINGS = {
     "BudgetExceeded": Ending(Status.not_measured, BUDGET),
     "ModelChanged": Ending(Status.failed, MODEL),
     "SourceError": Ending(Status.not_measured, MODEL),
+    "DiskFull": Ending(Status.not_measured, DISK),
+    "Interrupted": Ending(Status.not_measured, INTERRUPTED),
     "UnveilError": Ending(Status.not_measured, INCOMPLETE),
 }
 
@@ -83,9 +86,10 @@ def exit_code(*ended: Outcome | BaseException) -> int:
     return max((ending(each) for each in ended), key=_rank, default=ENDINGS["complete"]).code
 
 
-def _rank(each: Ending) -> tuple[int, int]:
-    # Of what could not be measured, that the model failed says most, then that the budget ended.
-    return each.status, {MODEL: 2, BUDGET: 1}.get(each.code, 0)
+def _rank(each: Ending) -> tuple[bool, int, int]:
+    # Whoever interrupts is told so, whatever else was found. Of what could not be measured, that there was no room for
+    # it says most, then that the model failed, then that the budget ended.
+    return each.code == INTERRUPTED, each.status, {DISK: 3, MODEL: 2, BUDGET: 1}.get(each.code, 0)
 
 
 def cause(of: Outcome | BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from unveil.blackbox.answer_file import AnswerFile
 from unveil.blackbox.store import read_answer
 from unveil.outcome import StoreError
+from unveil.writing import written
 
 
 def export_answers(file: AnswerFile, out: Path) -> int:
@@ -30,9 +32,11 @@ def export_answers(file: AnswerFile, out: Path) -> int:
             answers.append(read_answer(kept))
         if len({len(answer) for answer in answers}) > 1:
             raise StoreError(f"the answers in {file.path} differ in length; export them as .csv or .jsonl")
-        np.savez(out, keys=np.array(keys, dtype="U32"), answers=np.array(answers))
+        with written(out) as whole:
+            np.savez(whole, keys=np.array(keys, dtype="U32"), answers=np.array(answers))
         return len(keys)
-    with out.open("w", encoding="utf-8", newline="") as lines:
+    with written(out) as whole:
+        lines = codecs.getwriter("utf-8")(whole)
         table = csv.writer(lines)
         for key, kept in file:
             answer = read_answer(kept).tolist()

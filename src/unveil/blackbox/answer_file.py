@@ -7,11 +7,11 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unveil.outcome import StoreError
+from unveil.outcome import DiskFull, StoreError
 
 FORMAT = 1
 APPLICATION = int.from_bytes(b"unvl")
@@ -64,6 +64,11 @@ class AnswerFile:
             raise StoreError(f"there is no store at {self.path}; `--store {self.path}` makes one")
         self._lock = threading.Lock()
         with self._explained("open"):
+            if not existing:
+                # Answers are nobody else's; what SQLite keeps beside its file gets the file's mode. What stands in the
+                # way is told by SQLite, in the next line.
+                with suppress(OSError):
+                    os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
             application = self._db.execute("PRAGMA application_id").fetchone()[0]
             empty = not self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
@@ -179,15 +184,24 @@ class AnswerFile:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a message about a damaged schema quotes it
-            raise StoreError(f"cannot {doing} the store {self.path}: {error}; {_advice(error)}") from error
+            kind = StoreFull if _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) else StoreError
+            raise kind(f"cannot {doing} the store {self.path}: {error}; {_advice(error)}") from error
 
 
 _REPAIR = "restore it from a copy, or name another file (every question will be asked again)"
 
 
+class StoreFull(DiskFull, StoreError):
+    """There is no room for further answers, or the disk fails; every earlier batch is kept."""
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
 def _advice(error: Exception) -> str:
     """What to do about an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = _code(error)
     if code == sqlite3.SQLITE_FULL:
         return "make room on the disk and run the same command again: every earlier batch is kept"
     if code == sqlite3.SQLITE_IOERR:

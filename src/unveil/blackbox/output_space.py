@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
 from unveil.outcome import BadInput, Outcome
+from unveil.writing import written
 
 
 @dataclass(frozen=True)
@@ -130,28 +130,20 @@ class OutputSpan:
     def save(self, path: str | Path) -> None:
         """Write the span as .npz, to be compared with later ones."""
         reading = self.reading
-        whole = io.BytesIO()
-        np.savez_compressed(
-            whole,
-            allow_pickle=False,
-            basis=self.basis,
-            origin=self.origin,
-            singular_values=self.singular_values,
-            figures=np.array(
-                [self.noise, self.rounding, self.accuracy, self.confidence, self.unseen, self.freedom, reading.step]
-            ),
-            counts=np.array(
-                [
-                    self.queries,
-                    self.spare,
-                    reading.outputs,
-                    reading.bits,
-                    -1 if reading.reference is None else reading.reference,
-                ]
-            ),
-            texts=np.array([self.outcome.name, self.why, reading.kind]),
-        )
-        Path(path).write_bytes(whole.getvalue())
+        reference = -1 if reading.reference is None else reading.reference
+        with written(path) as file:
+            np.savez_compressed(
+                file,
+                allow_pickle=False,
+                basis=self.basis,
+                origin=self.origin,
+                singular_values=self.singular_values,
+                figures=np.array(
+                    [self.noise, self.rounding, self.accuracy, self.confidence, self.unseen, self.freedom, reading.step]
+                ),
+                counts=np.array([self.queries, self.spare, reading.outputs, reading.bits, reference]),
+                texts=np.array([self.outcome.name, self.why, reading.kind]),
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> OutputSpan:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from unveil.blackbox.domain import Within, box, legal
 from unveil.blackbox.span import RowSpan
 from unveil.outcome import BadInput, Outcome
+from unveil.writing import written
 
 SPARE = 1.25
 """Points asked for each unit of the rank: gradients at random points are never exactly as many as their rank."""
@@ -41,7 +42,8 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan: an .npz whose array `questions` is all that whoever answers needs."""
-        np.savez_compressed(path, **{name.name: getattr(self, name.name) for name in fields(self)})
+        with written(path) as file:
+            np.savez_compressed(file, **{name.name: getattr(self, name.name) for name in fields(self)})
 
 
 def plan(

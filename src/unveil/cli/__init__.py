@@ -17,7 +17,7 @@ It needs a page `docs/<verb>.md` whose text names `unveil <verb>`; a test holds 
 
 Exit codes are those of `unveil.audit.verdict.EXIT_CODES`: 0 measured and checked; 1 failed its check or not measured;
 2 bad usage or bad input; 3 the model failed; 4 the budget ended first (what was found by then is printed and written);
-5 approximate; 130 interrupted.
+5 approximate; 6 the disk is full; 130 interrupted.
 """
 
 from unveil.cli.audit import audit as audit

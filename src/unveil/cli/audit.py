@@ -12,7 +12,9 @@ import typer
 from unveil.audit.stage import Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count, seconds
-from unveil.cli.command import command
+from unveil.audit.verdict import INTERRUPTED
+from unveil.cli.command import command, interrupted
+from unveil.cli.files import Force, keep, require_fresh_page
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
 from unveil.outcome import BadInput
 
@@ -38,6 +40,7 @@ def audit(
     inputs: InputsFile = None,
     scale: Scale = None,
     page: Annotated[Path, typer.Option("--report", metavar="FILE", help="The page to write.")] = Path("audit.html"),
+    force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
 ) -> None:
     """Ask a model what it gives away, and write it on one page."""
@@ -47,8 +50,12 @@ def audit(
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"a page is written as .html; got {page}")
     page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
+    if not plan:
+        require_fresh_page(page, force)
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
     oracle = asking.oracle(source, common.note)
+    if not plan:
+        require_fresh_page(page, force, oracle.name)
     audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent)
     if inputs is not None:
         from unveil.cli.inputs import read_inputs
@@ -68,13 +75,16 @@ def audit(
         return common.watching(oracle, stage.title, low if low == high else None) if high else nullcontext()
 
     made = run(audited, stages, watch)
-    written = made.write(page)
+    written: list[Path] = []
+    keep(page, lambda path: written.extend(made.write(path)))
     common.tell(
         made.all_figures() | {"files": [str(file) for file in written]},
         made.verdict,
         *made.findings.causes,
         f"{count(oracle.ledger.asked, 'question')} asked; told in {written[0]}, every figure in {written[1]}",
     )
+    if made.exit_code == INTERRUPTED:
+        typer.echo(f"unveil: {interrupted(asking.store, page)}", err=True)
     if made.exit_code:
         raise typer.Exit(made.exit_code)
 

@@ -9,15 +9,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 import typer.core
 
 from unveil.audit.text import printable
-from unveil.audit.verdict import INCOMPLETE, INTERRUPTED, USAGE, Status, ending
+from unveil.audit.verdict import DISK, INCOMPLETE, INTERRUPTED, USAGE, Status, ending
 from unveil.audit.verdict import exit_code as exit_code
-from unveil.outcome import BadInput, StoreError, UnveilError
+from unveil.outcome import BadInput, DiskFull, StoreError, UnveilError
+from unveil.writing import FULL
 
 # The order of the story, for `unveil --help`; a command that is not here yet comes last.
 ORDER = (
@@ -36,7 +38,7 @@ app = typer.Typer(
     cls=_Story,
     help="What a neural network gives away: found by asking, told on one page.",
     epilog="Exit codes: 0 measured and checked, 1 failed its check or not measured, 2 bad usage or input, 3 the model "
-    "failed, 4 the budget ended first, 5 approximate.",
+    "failed, 4 the budget ended first, 5 approximate, 6 the disk is full, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -87,7 +89,9 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
             for name, kind in nouns.items()
         }
         as_json = any(getattr(noun, "as_json", False) for noun in made.values())
-        with clear_errors(as_json):
+        asking = next((noun for noun in made.values() if hasattr(noun, "store")), None)
+        said = "interrupted" if asking is None else interrupted(asking.store)
+        with clear_errors(as_json, said):
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -109,17 +113,20 @@ def _options(noun: type[Any]) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def clear_errors(as_json: bool = False) -> Iterator[None]:
+def clear_errors(as_json: bool = False, said: str = "interrupted") -> Iterator[None]:
     """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves.
 
     Args:
         as_json: Whether whoever called reads JSON: then the cause and the code stand on stdout as well.
+        said: What Ctrl-C ends with.
     """
     _end = functools.partial(_ended, as_json=as_json)
     try:
         yield
     except BrokenPipeError:
         raise
+    except DiskFull as error:
+        _end(error, exit_code(error))
     except (BadInput, StoreError) as error:
         _end(error, USAGE)
     except UnveilError as error:
@@ -129,11 +136,26 @@ def clear_errors(as_json: bool = False) -> Iterator[None]:
             raise
         _end(f"this needs the package {error.name}, which is not installed", USAGE)
     except OSError as error:
+        if error.errno in FULL:
+            _end(f"{error.strerror}: {error.filename or 'no file is named'}", DISK)
         _end(f"{error.strerror or error}: {error.filename}" if error.filename else error, USAGE)
     except MemoryError as error:
         _end(f"not enough memory ({error or 'no details'}); use fewer inputs or a smaller budget", INCOMPLETE)
     except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        _end(said, INTERRUPTED)
+
+
+def interrupted(store: Path | None, page: Path | None = None) -> str:
+    """What Ctrl-C ends with, and how to go on.
+
+    Args:
+        store: Where answers are kept.
+        page: The page that tells what was found by then.
+    """
+    found = "" if page is None else f"; what was found is in {page}"
+    if store is not None:
+        return f"interrupted{found}; every answer is kept in {store}, and the same command goes on from there"
+    return f"interrupted{found}; answers were not kept: with --store FILE the same command would go on"
 
 
 def _ended(error: object, code: int, as_json: bool) -> None:

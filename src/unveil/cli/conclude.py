@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Common
 
 
@@ -21,6 +22,7 @@ def conclude(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the basis as .npz.", show_default=False)
     ] = None,
+    force: Force = False,
 ) -> None:
     """Find the directions a model sees from answers to planned questions."""
     import numpy as np
@@ -31,8 +33,7 @@ def conclude(
     from unveil.blackbox.plan import load_plan
     from unveil.outcome import BadInput
 
-    if out is not None and out.suffix != ".npz":
-        raise BadInput(f"--out must end in .npz; got {out}")
+    require_fresh(out, force, ".npz")
     asked = load_plan(questions)
     try:
         read = np.load(answers, allow_pickle=False)
@@ -43,7 +44,7 @@ def conclude(
         ) from None
     found = find(asked, given)
     if out is not None:
-        write_arrays(out, arrays(found))
+        keep(out, lambda path: write_arrays(path, arrays(found)))
     common.tell(
         {"rank": found.rank, "accuracy": found.accuracy, "queries": found.queries, "outcome": found.outcome},
         f"rank          {found.rank} of {found.n}",

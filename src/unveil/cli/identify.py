@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, Source
 
 METHODS = (
@@ -45,6 +46,7 @@ def identify(
         Path | None,
         typer.Option(help="Write the network found to this file, .onnx or .npz.", show_default=False),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Read the weights of a model off its answers."""
     from unveil.cli.options import integers
@@ -55,8 +57,7 @@ def identify(
 
     if method not in METHODS:
         raise BadInput(f"--method must be one of {', '.join(METHODS)}; got {method!r}")
-    if out is not None and out.suffix.lower() not in (".onnx", ".npz"):
-        raise BadInput(f"--out must end in .onnx or .npz; got {out}")
+    require_fresh(out, force, ".onnx", ".npz")
     names = None if activation is None else tuple(activation.split(","))
     sizes = None if widths is None else integers(widths, "--widths")
     oracle = asking.oracle(source, common.note)
@@ -70,7 +71,8 @@ def identify(
             f"largest error on fresh inputs {found.residual:.2g}, {found.queries:,} queries"
         )
         if out is not None:
-            save(found.classifier(), out)
+            network = found.classifier()
+            keep(out, lambda path: save(network, path))
             lines.append(f"written to {out}")
     figures = {
         "outcome": found.outcome,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Common, Scale
 from unveil.cli.preimage import Examples, LayerNumber
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NOTHING = 1e-6
 """A smaller share of the way to the target is none."""
@@ -37,6 +41,7 @@ def lookalike(
         Path | None, typer.Option(help="Write x, z and the target to this .npz.", show_default=False)
     ] = None,
     scale: Scale = None,
+    force: Force = False,
 ) -> None:
     """Find an input near a target that has exactly the features of x, and ask the model in the file about both."""
     import numpy as np
@@ -49,6 +54,7 @@ def lookalike(
     from unveil.whitebox.large_change import large_change
     from unveil.whitebox.lookalike import lookalike as find
 
+    require_fresh(out, force, ".npz")
     known, legal = load(network), interval(within)
     # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
     original = network.suffix.lower() == ".onnx"
@@ -112,8 +118,8 @@ def lookalike(
     common.end(Outcome.complete if answer.holds else Outcome.check_failed)
 
 
-def _write(out: Path | None, **arrays: object) -> None:
+def _write(out: Path | None, **arrays: np.ndarray) -> None:
     if out is not None:
-        import numpy as np
+        from unveil.audit.figures import write_arrays
 
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]
+        keep(out, lambda path: write_arrays(path, arrays))

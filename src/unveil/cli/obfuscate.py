@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, Scale, Source
 from unveil.outcome import BadInput, Outcome
 
@@ -36,6 +37,7 @@ def obfuscate(
             "--basis", metavar="FILE", help="A basis found before, .npz; else it is found first.", show_default=False
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Bury inputs in noise that a model does not see.
 
@@ -49,8 +51,7 @@ def obfuscate(
     from unveil.blackbox.obfuscation import obfuscate as bury
     from unveil.cli.inputs import read_inputs
 
-    if out.suffix != ".npz":
-        raise BadInput(f"--out must end in .npz; got {out}")
+    require_fresh(out, force, ".npz")
     oracle = asking.oracle(source, common.note)
     read = read_inputs(inputs, oracle, scale)
     if basis is not None:
@@ -58,11 +59,12 @@ def obfuscate(
     else:
         with common.watching(oracle, "Looking for the directions it sees"):
             span = find_span(oracle, common.rng("span"), typical(oracle, read.x))
-    made = bury(span, read.x, scale=noise, rng=common.rng("obfuscation"), within=oracle.within)
-    hidden = oracle.nearest(made.inputs)
+    buried = bury(span, read.x, scale=noise, rng=common.rng("obfuscation"), within=oracle.within)
+    hidden = oracle.nearest(buried.inputs)
     told = Disguise(read.x, hidden, oracle(read.x), oracle(hidden), np.linalg.norm(hidden - read.x, axis=1))
     labels = {} if read.labels is None else {"labels": read.labels}
-    write_arrays(out, {"inputs": hidden.astype(oracle.dtype), "originals": read.x.astype(oracle.dtype), **labels})
+    made = {"inputs": hidden.astype(oracle.dtype), "originals": read.x.astype(oracle.dtype), **labels}
+    keep(out, lambda path: write_arrays(path, made))
     figures = told.figures(oracle)
     common.tell(
         {"queries": oracle.ledger.asked, "rank": span.rank, **figures},

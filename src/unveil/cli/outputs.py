@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
 
 
@@ -29,15 +30,15 @@ def outputs(
             "--against", metavar="FILE", help="A span written before: is it still the same model?", show_default=False
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Find the hidden width that a model's outputs give away."""
     from unveil.blackbox.output_space import OutputSpan
     from unveil.blackbox.output_span import output_span
     from unveil.cli.inputs import read_inputs
-    from unveil.outcome import BadInput, Outcome
+    from unveil.outcome import Outcome
 
-    if out is not None and out.suffix != ".npz":
-        raise BadInput(f"--out must end in .npz; got {out}")
+    require_fresh(out, force, ".npz")
     earlier = None if against is None else OutputSpan.load(against)
     oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
@@ -45,7 +46,7 @@ def outputs(
         found = output_span(oracle, points, rng=common.rng("outputs"), most=most)
         share = None if earlier is None else earlier.check(oracle, rng=common.rng("against"), x=points)
     if out is not None:
-        found.save(out)
+        keep(out, found.save)
     same = None if earlier is None or share is None else share >= 0.9
     figures = {
         "rank": found.rank,

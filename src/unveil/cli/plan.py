@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Common
 
 
@@ -27,20 +28,19 @@ def plan(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the questions go, .npz.")] = Path(
         "questions.npz"
     ),
+    force: Force = False,
 ) -> None:
     """Choose all questions in advance, for a model that may not leave its room."""
     import math
 
     from unveil.blackbox.plan import plan as choose
     from unveil.cli.options import integers, interval
-    from unveil.outcome import BadInput
 
-    if out.suffix != ".npz":
-        raise BadInput(f"--out must end in .npz; got {out}")
+    require_fresh(out, force, ".npz")
     n = math.prod(integers(shape, "SHAPE"))
     legal = None if within is None else interval(within)
     chosen = choose(n, rank_at_most, rng=common.rng("plan"), within=legal, precision=precision)
-    chosen.save(out)
+    keep(out, chosen.save)
     questions = len(chosen.questions)
     common.tell(
         {"questions": questions, "points": chosen.points, "file": str(out)},

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
+from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
 
 
@@ -24,22 +25,21 @@ def span(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the basis as .npz.", show_default=False)
     ] = None,
+    force: Force = False,
 ) -> None:
     """Find the directions of the input that a model sees."""
     from unveil.audit.figures import write_arrays
     from unveil.audit.sections.span import arrays, find_span, section
     from unveil.cli.inputs import read_inputs
-    from unveil.outcome import BadInput
 
-    if out is not None and out.suffix != ".npz":
-        raise BadInput(f"--out must end in .npz; got {out}")
+    require_fresh(out, force, ".npz")
     oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking for the directions it sees"):
         found = find_span(oracle, common.rng("span"), points, accuracy)
     told = section(found)
     if out is not None:
-        write_arrays(out, arrays(found))
+        keep(out, lambda path: write_arrays(path, arrays(found)))
     common.tell(
         {"queries": oracle.ledger.asked, **told.figures, "outcome": found.outcome},
         f"rank          {found.rank} of {found.n}",

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import app, command
+from unveil.cli.files import Force, require_fresh
 from unveil.cli.options import Common
-from unveil.outcome import BadInput
 
 group = typer.Typer(help="Look into a file of stored answers.", no_args_is_help=True)
 app.add_typer(group, name="store")
@@ -41,6 +41,7 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE", help="Where to write: .csv, .jsonl or .npz.", show_default=False)
     ],
+    force: Force = False,
 ) -> None:
     """Write a file's keys and answers as CSV, JSON lines or NumPy arrays.
 
@@ -49,7 +50,6 @@ def export(
     from unveil.blackbox.answer_export import export_answers
     from unveil.blackbox.answer_file import AnswerFile
 
-    if out.suffix not in (".csv", ".jsonl", ".npz"):
-        raise BadInput(f"--out must end in .csv, .jsonl or .npz; got {out}")
+    require_fresh(out, force, ".csv", ".jsonl", ".npz")
     count = export_answers(AnswerFile(file, existing=True), out)
     common.tell({"answers": count, "out": str(out)}, f"{count:,} answers written to {out}")

@@ -40,7 +40,7 @@ def load(path: str | Path) -> Network:
 
 
 def save(network: Network, path: str | Path, dtype: str = "float64") -> None:
-    """Write a network to a file, .onnx or .npz.
+    """Write a network to a file, .onnx or .npz: whole or not at all, readable by the owner only.
 
     Args:
         network: What to write.
@@ -49,6 +49,7 @@ def save(network: Network, path: str | Path, dtype: str = "float64") -> None:
 
     Raises:
         BadInput: Another suffix or dtype, or a network too large for the format.
+        DiskFull: There is no room for the file.
     """
     suffix = Path(path).suffix.lower()
     if dtype not in ("float64", "float32"):

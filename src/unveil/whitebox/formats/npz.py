@@ -12,6 +12,7 @@ from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.activation import activation
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.network import Layer, Network
+from unveil.writing import written
 
 LARGEST_FILE = 8 * 10**9
 
@@ -35,7 +36,8 @@ def write_npz(network: Network, path: str | Path) -> None:
             arrays[f"size_{i}"] = np.array(w.shape)
         else:
             arrays[f"weights_{i}"] = layer.dense()
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    with written(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_npz(path: str | Path) -> Network:

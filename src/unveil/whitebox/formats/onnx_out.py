@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 from scipy import sparse
 
@@ -15,6 +14,7 @@ from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.formats.onnx_operators import OURS
 from unveil.whitebox.network import Layer, Network
+from unveil.writing import written
 
 LARGEST_DENSE = 100_000_000
 OPSET = 20
@@ -86,7 +86,8 @@ def write_onnx(network: Network, path: str | Path, dtype: str = "float64") -> No
     model = helper.make_model(made, producer_name="unveil", opset_imports=opsets, ir_version=9, functions=functions)
     if model.ByteSize() >= 2**31:
         raise BadInput(f"the network takes {model.ByteSize():,} bytes, ONNX files end at 2 GiB; save as .npz")
-    onnx.save(model, str(path))
+    with written(path) as file:
+        file.write(model.SerializeToString())
 
 
 def _affine(graph: _Graph, layer: Layer, x: str, dtype: str) -> str:
