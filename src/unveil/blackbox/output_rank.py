@@ -13,8 +13,8 @@ EXPLAINED = 64.0
 SPARE = 5
 """Answers beyond those that the rank calls for, before it is believed."""
 
-DROP = 2.0
-"""The least ratio of the last singular value that counts to the first of noise..."""
+DROP = 4.0
+"""The least ratio of the last singular value that counts to the first of noise: a smaller one hides weak directions..."""
 
 DEEP = 16.0
 """...and where outputs are so few that hardly any value of noise is left to look at."""
