@@ -14,7 +14,7 @@ SPARE = 5
 """Answers beyond those that the rank calls for, before it is believed."""
 
 DROP = 4.0
-"""The least ratio of the last singular value that counts to the first of noise: a smaller one hides weak directions..."""
+"""The least ratio of the last singular value that counts to the first of noise: weak ones hide behind less..."""
 
 DEEP = 16.0
 """...and where outputs are so few that hardly any value of noise is left to look at."""
