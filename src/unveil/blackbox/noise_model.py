@@ -8,13 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
+from unveil.outcome import MissingAnswers
 
 TABLE = 9  # values per difference table: Moré and Wild find six or more to be enough
 TABLES = 4
 TRIPLES = 12
 SCALES = 9
 RATIO = 4.0  # between the steps of one scale and the next
+OTHERS = 3  # times other points are looked at, if an answer is missing beside each
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
@@ -118,13 +121,26 @@ def measure_noise(
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
     """
     before = oracle.ledger.asked
-    x = oracle.sample(triples, rng) if x is None else x[rng.integers(len(x), size=triples)]
+    given = x
+    x = _draw(oracle, triples, rng, given)
     scale = float(np.sqrt(np.mean(x**2))) or 1.0
     longest = 0.5 * scale if oracle.within is None else (oracle.high - oracle.low) / 32
     x = oracle.nearest(oracle.off_walls(x, 1 / 32))  # room for a step on either side
     signs = rng.choice([-1.0, 1.0], size=(triples, oracle.n))
     close = _tables(oracle, x, signs, scale, rng)
     seen = _ask_scales(oracle, x, signs, longest, close)
+    for _ in range(OTHERS):
+        if seen.centre.shape[0] and close:
+            break
+        x = oracle.nearest(oracle.off_walls(_draw(oracle, triples, rng, given), 1 / 32))
+        close = close or _tables(oracle, x, signs, scale, rng)
+        if not seen.centre.shape[0]:
+            seen = _ask_scales(oracle, x, signs, longest, close)
+    if not seen.centre.shape[0] or not close:
+        raise MissingAnswers(
+            f"{oracle.name} answered with NaN or infinity beside all of {(1 + OTHERS) * triples} points: "
+            "pass within=(low, high) to stay where it is defined"
+        )
     return _read(oracle, seen, close, oracle.ledger.asked - before)
 
 
@@ -139,35 +155,42 @@ def _tables(
         direction[np.arange(TABLES), rng.integers(oracle.n, size=TABLES)] = 1.0
         spacing = oracle.grid
     steps = spacing * (np.arange(TABLE)[:, None] - TABLE // 2)
-    return [oracle(oracle.nearest(x[i] + steps * direction[i])) for i in range(TABLES)]
+    tables = [oracle.answered(oracle.nearest(x[i] + steps * direction[i])) for i in range(TABLES)]
+    return [table for table in tables if not missing(table).any()]
 
 
 def _ask_scales(
     oracle: Oracle, x: np.ndarray, signs: np.ndarray, longest: float | np.ndarray, close: list[np.ndarray]
 ) -> _Scales:
-    centre = oracle(x)
+    centre = oracle.answered(x)
     first, second, still, lengths, moved, asked = [], [], [], [], [], [centre, *close]
     for power in range(SCALES):
         half = longest * RATIO**-power
         if oracle.grid is not None:
             half = np.maximum(1.0, np.round(half / oracle.grid)) * oracle.grid
         ahead, behind = oracle.nearest(x + half * signs), oracle.nearest(x - half * signs)
-        after, prior = oracle(ahead), oracle(behind)
+        after, prior = oracle.answered(ahead), oracle.answered(behind)
         first.append(after - prior)
         second.append(np.abs(after + prior - 2 * centre))
         still.append((after == prior) & (after == centre))
         lengths.append(float(np.sqrt(np.sum(np.broadcast_to(half, oracle.n) ** 2))))
         moved.append(bool((ahead != x).any(axis=1).all()))
         asked.append(after)
+    everything = np.concatenate(asked)
+    whole = np.isfinite(np.array(second)).all(axis=(0, 2))  # a line with a missing answer is left out
     return _Scales(
-        centre,
-        np.array(first),
-        np.array(second),
-        np.array(still),
+        centre[whole],
+        np.array(first)[:, whole],
+        np.array(second)[:, whole],
+        np.array(still)[:, whole],
         np.array(lengths),
         np.array(moved),
-        np.concatenate(asked),
+        everything[~missing(everything)],
     )
+
+
+def _draw(oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarray | None) -> np.ndarray:
+    return oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
 
 
 def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) -> NoiseModel:
@@ -180,7 +203,7 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         amplified = np.maximum(1.0, np.median(levels / np.maximum(last, np.finfo(float).tiny), axis=0))
         level = levels.min(axis=0)
     elif oracle.grid is not None:  # a row of points on a coarse grid may meet a breakpoint: the quieter rows count
-        level = np.sort(levels, axis=0)[1]
+        level = np.sort(levels, axis=0)[min(1, len(levels) - 1)]
     else:
         level = levels.max(axis=0)
     eps = max(float(np.finfo(oracle.dtype).eps), 0.0 if oracle.noise else oracle.resolution)

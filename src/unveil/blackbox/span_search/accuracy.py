@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.refinement import FAR, gather, noise_floor, sharpen
 from unveil.blackbox.span_search.state import State
@@ -21,11 +22,12 @@ KINKED = 10.0  # standard deviations of a change above which the other side is a
 WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
 MOST_WEAK = 8
 AGAIN = (0.6, 0.2)  # of the usual step, for those
+SPARE = 2  # gradients at fresh places, at least, that the measured error must explain
 
 
 def price(n: int, m: int, rank: int) -> int:
     """Queries that one measurement takes, or a little less: kept back from a budget until the end."""
-    return math.ceil(rank / m + 4) * (rank + 1 + 2 * min(SKETCH, n - rank) + 4) + 16
+    return math.ceil((rank + SPARE) / m + 4) * (rank + 1 + 2 * min(SKETCH, n - rank) + 4) + 16
 
 
 def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
@@ -57,8 +59,12 @@ def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, S
 def measure(ask: Asker, state: State) -> State:
     """State the sine of the largest angle to the true span that answers along fresh directions show.
 
-    Queries: `N (SKETCH + 1)` at N places, at most twice as many along the sketch where a change stands out, and
-        `N (r + 1)` if the gradients there are not known yet
+    A refinement explains the slopes at its own places as well as it can: what it cannot explain shows in the misfit
+    there and at places that no refinement has used. Where directions are missing, the misfit is far above the noise,
+    and the span errs by what a misfit of that size does to it.
+
+    Queries: `N SKETCH` at N places, at most twice as many where a change stands out, and `r + 1` for each of them whose
+        gradients are not known yet and for each of `ceil(SPARE / m)` fresh places
     """
     if state.gradients is None or len(state.gradients[1]) < state.rank:
         state = gather(ask, state)
@@ -77,14 +83,40 @@ def measure(ask: Asker, state: State) -> State:
     if blur.max() >= 1 or not np.isfinite(slopes).all():
         return replace(state, accuracy=1.0, measured=True)
     trust = np.clip(share, 0.02, 1.0) * np.sqrt(np.maximum(1 - blur**2, 0.05))
-    inverse = np.linalg.solve(mixing, np.linalg.pinv(c) / trust[:, None])
+    plain = np.linalg.pinv(c)
+    misfit = _misfit(ask, state, directions, weights, slopes, plain)
+    inverse = np.linalg.solve(mixing, plain / trust[:, None])
     error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
     # Rounded answers may happen not to differ at all: then what their rounding can hide is the error.
     hidden = float(np.linalg.norm(inverse, 2)) * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
-    stated = min(1.0, SAFETY * max(error, HIDDEN * hidden) + 4 * n * np.finfo(float).eps)
+    spread = float(np.linalg.norm(inverse, 2)) * math.sqrt(n - r) * misfit
+    stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0
     return replace(state, accuracy=stated, measured=True, leak=float(np.abs(slopes).max()))
+
+
+def _misfit(
+    ask: Asker,
+    state: State,
+    directions: Float[np.ndarray, "s n"],
+    weights: Float[np.ndarray, " s"],
+    slopes: Float[np.ndarray, "Nm s"],
+    inverse: Float[np.ndarray, "r Nm"],
+) -> float:
+    """Root mean square slope along the directions that no error of the span explains, at old and fresh places."""
+    c = state.gradients[1]  # type: ignore[index]
+    error = inverse @ slopes
+    squares = float(np.sum(((slopes - c @ error) * weights) ** 2))
+    count = max(0, len(c) - state.rank)
+    fresh = ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin)
+    shorter = state.basis_step / 16 if state.steps.clean else 0.0
+    places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter)
+    if len(places):
+        beside, _ = _sketch(ask, replace(state, gradients=(places, rows)), directions)
+        squares += float(np.sum(((beside - rows @ error) * weights) ** 2))
+        count += len(rows)
+    return math.sqrt(squares / (max(count, 1) * len(directions)))
 
 
 def _aligned(state: State) -> State:
@@ -120,7 +152,8 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
         for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
             sign = ask.rng.choice([-1.0, 1.0], size=(len(weak), 1))
             asked = ask.oracle.nearest(point + sign * factor * state.basis_step * directions)
-            change = ask(asked, sigma) - answer
+            asked, seen_there = ask.step(point, asked, sigma)
+            change = np.where(np.isfinite(seen_there), seen_there - answer, 0.0)
             predicted = ((asked - point) @ state.known.basis.T) @ c[i * m : (i + 1) * m].T
             seen += np.sum(change * predicted, axis=1)
             told += np.sum(predicted**2, axis=1)
@@ -190,8 +223,9 @@ def _slope(
 ) -> Float[np.ndarray, "s m"]:
     """Slopes along directions of the complement, less what the step's part in the span explains; inf if no step."""
     asked = ask.oracle.nearest(place.x + amount[:, None] * directions)
+    asked, answers = ask.step(place.x[0], asked, place.sigma[0])
     moved = np.einsum("ij,ij->i", asked - place.x, directions)
     inside = ((asked - place.x) @ state.known.basis.T) @ c.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        slope = (ask(asked, place.sigma[0]) - place.fx[0] - inside) / moved[:, None]
+        slope = (answers - place.fx[0] - inside) / moved[:, None]
     return np.where(np.isfinite(slope), slope, np.inf)

@@ -37,10 +37,14 @@ def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
             ends = np.flatnonzero(new[again])[:POOL]
             seen = float(slope[new].max())
             return replace(state, confirmed=0, outside=seen), here[found].joined(far[ends])
+        answered = np.isfinite(slope)
+        if not answered.any():
+            continue  # ends: too many missing answers are an error
+        count = int(answered.sum())
         before = state.confirmed * state.excess
         state = replace(
             state,
-            outside=float(np.sqrt(np.mean(slope**2))),
+            outside=float(np.sqrt(np.mean(slope[answered] ** 2))),
             excess=(before + count * excess) / (state.confirmed + count),
             confirmed=state.confirmed + count,
             doubted=state.doubt(),
@@ -54,7 +58,7 @@ def _hidden_slope(
     """Slope along one random complement direction per point, and whether it is more than noise and known error.
 
     Returns:
-        Both, the far ends, and the mean square change in units of the noise.
+        Both, the far ends, and the mean square change in units of the noise. NaN where the far end has no answer.
     """
     direction = state.known.complement(ask.rng.standard_normal(here.x.shape))
     length = clipped_step(ask.oracle, here.x, direction, longest)
@@ -64,7 +68,9 @@ def _hidden_slope(
     slope = np.abs(change).max(axis=1) / np.abs(length)
     significance = np.abs(change / noise).max(axis=1)
     new = (significance > SIGNIFICANT) & (slope > state.doubt())
-    return slope, new, far, float(np.mean((change / noise) ** 2))
+    seen = np.isfinite(slope)
+    excess = float(np.mean((change[seen] / noise[seen]) ** 2)) if seen.any() else 0.0
+    return slope, new, far, excess
 
 
 def left_out(ask: Asker, state: State) -> float:
@@ -99,5 +105,7 @@ def _mean_square(ask: Asker, state: State, here: Places, basis: np.ndarray | Non
         asked, other = (ask.oracle.nearest(here.x + s * step[:, None] * direction) for s in (1, -1))
         moved = np.maximum(np.linalg.norm(asked - other, axis=1), 1e-300)
         change = (ask(asked, here.sigma) - ask(other, here.sigma)) ** 2
-        total += np.mean(np.maximum(change - 2, 0.0) / moved[:, None] ** 2, axis=0) / TURNS
+        square = np.maximum(change - 2, 0.0) / moved[:, None] ** 2
+        seen = np.isfinite(square).all(axis=1)
+        total += np.sum(square[seen], axis=0) / max(int(seen.sum()), 1) / TURNS
     return total

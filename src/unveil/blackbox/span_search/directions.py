@@ -212,9 +212,10 @@ def slopes(
             part = which[start : start + ask.block]
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
             points = ask.oracle.nearest(frame.points(x, part, length * signs[part]))
+            points, answers = ask.step(x, points, sigma)
             step = frame.taken(points, x, part)
             step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
-            slope[part] = (ask(points, sigma) - fx) / step[:, None]
+            slope[part] = (answers - fx) / step[:, None]
             taken[part] = step
 
     def bends(groups: list[np.ndarray]) -> np.ndarray:
@@ -222,18 +223,19 @@ def slopes(
         for i, group in enumerate(groups):
             amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[group] * 4 * length / np.sqrt(len(group))
             points[i] = frame.combination(x, group, amounts)
-        points = ask.oracle.nearest(points)
-        seen = ask(points, sigma) - fx
+        points, answers = ask.step(x, ask.oracle.nearest(points), sigma)
+        seen = answers - fx
         bad = np.empty(len(groups), dtype=bool)
         for i, group in enumerate(groups):
             amounts = frame.amounts(points[i] - x, group)
             error = np.sqrt(2 * (1 + np.sum((amounts / taken[group]) ** 2)))
-            bad[i] = bool((np.abs(seen[i] - amounts @ slope[group]) > STRAIGHT * error).any())
+            # Where an answer is missing nothing can be said: that is not straight.
+            bad[i] = not bool((np.abs(seen[i] - amounts @ slope[group]) <= STRAIGHT * error).all())
         return bad
 
     difference(everything, length)
     if ask.smooth or not bends([everything])[0]:
-        return slope, True
+        return slope, bool(np.isfinite(slope).all())
     groups = np.array_split(rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
     bad = bends(groups)
     for _ in range(ROUNDS):
@@ -267,7 +269,6 @@ def coordinates(
         slope, fine[i] = slopes(ask, frame, places[i : i + 1], length)
         if not fine[i] and shorter:
             slope, fine[i] = slopes(ask, frame, places[i : i + 1], shorter)
-        fine[i] &= bool(np.isfinite(slope).all())
         if fine[i]:
             rows.append(slope.T)
     return places[fine], np.vstack(rows or [np.empty((0, len(basis)))])

@@ -76,7 +76,7 @@ def _screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndar
     length = state.steps.probe
     ahead = ask(ask.oracle.nearest(pool.x + length * direction), pool.sigma)
     behind = ask(ask.oracle.nearest(pool.x - length * direction), pool.sigma)
-    slope = np.abs(ahead - behind).max(axis=1) / (2 * length)
+    slope = np.nan_to_num(np.abs(ahead - behind).max(axis=1) / (2 * length))  # where an answer is missing none is seen
     straight = np.abs(ahead + behind - 2 * pool.fx).max(axis=1) <= 16
     return slope, np.asarray(straight | ask.smooth)
 

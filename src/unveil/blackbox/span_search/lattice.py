@@ -185,6 +185,8 @@ def gradients(ask: Asker, state: State, here: Places) -> Gradients:
     for i in range(len(here)):
         place = here[i : i + 1]
         found = _smooth(ask, place, step, levels) if levels else _straight(ask, place, step, state)
+        if found is not None and not np.isfinite(found[0]).all():
+            found = None  # an answer is missing
         if found is None and step > grid:
             found = _straight(ask, place, grid, state)
         if found is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.answers import missing
 from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded
@@ -15,6 +16,7 @@ from unveil.outcome import BudgetExceeded
 BLOCK_BYTES = 2**20
 LEAST_ROWS = 64
 CONFIRMATIONS = 12
+SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
 
 
 def most_queries(n: int, gradients: int, confirmation: int) -> int:
@@ -90,10 +92,31 @@ class Asker:
             raise LimitReached("the search has reached its own limit of queries")
         if not len(x):
             return np.empty((0, self.oracle.m))
-        return np.concatenate([self.oracle(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+        return np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+
+    def step(
+        self, x: Float[np.ndarray, "*N n"], asked: Float[np.ndarray, "N n"], sigma: np.ndarray
+    ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+        """Answers at the ends of steps from x; a step without an answer at its end is made shorter.
+
+        Returns:
+            The ends as they were asked in the end, and the answers divided by sigma: NaN where there is none.
+
+        Queries: `N`, and up to `len(SHORTENED)` for each missing answer
+        """
+        y = self(asked, sigma)
+        for part in SHORTENED:
+            gone = np.flatnonzero(missing(y))
+            if not len(gone):
+                break
+            asked = asked.copy()
+            start = x if x.ndim == 1 else x[gone]
+            asked[gone] = self.oracle.nearest(start + part * (asked[gone] - start))
+            y[gone] = self(asked[gone], sigma if np.ndim(sigma) == 1 else sigma[gone])
+        return asked, y
 
     def places(self, x: Float[np.ndarray, "N n"]) -> Places:
-        """Base points asked.
+        """Base points asked; those without an answer have NaN.
 
         Queries: `N`
         """
@@ -102,11 +125,17 @@ class Asker:
         return Places(x, y / sigma, sigma)
 
     def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
-        """Fresh base points: the examples given, or as the oracle samples.
+        """Fresh base points: the examples given, or as the oracle samples; others for those without an answer.
 
-        Queries: `count`
+        Queries: `count`, and one for each missing answer
         """
-        return self.places(base_points(self.oracle, count, self.rng, self.given, margin))
+        x = base_points(self.oracle, count, self.rng, self.given, margin)
+        y = self._raw(x)
+        while len(gone := np.flatnonzero(missing(y))):  # ends: too many missing answers are an error
+            x[gone] = base_points(self.oracle, len(gone), self.rng, self.given, margin)
+            y[gone] = self._raw(x[gone])
+        sigma = self.noise.sigma(self.oracle, y)
+        return Places(x, y / sigma, sigma)
 
 
 def base_points(

@@ -43,6 +43,9 @@ def _jumps(ask: Asker) -> bool:
         direction = rng.choice([-1.0, 1.0], size=oracle.n) * reach
         line = oracle.nearest(x[i] + np.linspace(-1, 1, ALONG)[:, None] * direction)
         y = ask(line, noise.level)
+        line, y = line[np.isfinite(y).all(axis=1)], y[np.isfinite(y).all(axis=1)]
+        if len(y) < PLACES:
+            continue
         change = np.abs(np.diff(y, axis=0))
         ratio = (change / np.maximum(4 * np.median(change, axis=0), 1000.0)).max(axis=1)
         at = int(ratio.argmax())
@@ -58,6 +61,8 @@ def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, at_low: np.ndarray, at
     for _ in range(HALVINGS):
         middle = ask.oracle.nearest(((low + high) / 2)[None])
         between = ask(middle, ask.noise.level)[0]
+        if not np.isfinite(between).all():
+            return False
         if np.max(np.abs(between - at_low)) > np.max(np.abs(at_high - between)):
             high, at_high = middle[0], between
         else:

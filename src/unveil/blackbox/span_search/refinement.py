@@ -88,7 +88,7 @@ def _add_weak(ask: Asker, state: State) -> State:
     direction = weak[ask.rng.integers(len(weak), size=len(more))]
     length = clipped_step(ask.oracle, more.x, direction, 4 * state.steps.step)
     ahead = ask(ask.oracle.nearest(more.x + length[:, None] * direction), more.sigma)
-    size = np.abs((ahead - more.fx) / length[:, None]).max(axis=1)
+    size = np.nan_to_num(np.abs((ahead - more.fx) / length[:, None])).max(axis=1)
     more = more[np.sort(np.argsort(-size)[:extra])]
     more, rows = coordinates(ask, state.known.basis, more, state.basis_step)
     return replace(state, gradients=(places.joined(more), np.vstack([c, rows])))
@@ -196,15 +196,19 @@ def _along(
             if isinstance(frame, DenseFrame):
                 vectors = frame.vectors(which)
                 amount = clipped_step(oracle, point[None], vectors, longest)
-                asked = oracle.nearest(point + amount[:, None] * vectors)
+                wanted = oracle.nearest(point + amount[:, None] * vectors)
+                asked, answers = ask.step(point, wanted, sigma)
+                if asked is not wanted:
+                    amount = np.einsum("ij,ij->i", asked - point, vectors) / np.sum(vectors**2, axis=1)
             else:
                 # With one sign for all, the rounding of the answer at the point would be a common error.
                 sign = ask.rng.choice([-1.0, 1.0], size=len(which))
-                asked = oracle.nearest(frame.points(point, which, longest * sign))
+                asked, answers = ask.step(point, oracle.nearest(frame.points(point, which, longest * sign)), sigma)
                 amount = frame.taken(asked, point, which)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
             seen = ((asked - point) @ basis.T) @ c[own].T
-            change = ask(asked, sigma) - answer - seen
-            slopes[own, which] = (change / np.where(amount == 0, np.inf, amount)[:, None]).T
+            change = answers - answer - seen
+            # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
+            slopes[own, which] = np.nan_to_num(change / np.where(amount == 0, np.inf, amount)[:, None]).T
             lengths.append(float(np.median(np.abs(amount))))
     return slopes, max(float(np.mean(lengths)), 1e-300)
