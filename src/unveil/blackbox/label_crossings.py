@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.oracle import Oracle
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, BudgetExceeded
 
 ROWS = 1024
 """Questions in one batch, fixed here: the same bits whatever the workers, the budget or the store."""
@@ -32,12 +32,16 @@ class Side:
             raise BadInput(f"votes must be an odd number, 1 or more; got {votes}")
         self.oracle = oracle
         self.votes = votes
+        self.kept_back = 0
+        """Queries of the budget that are not to be spent yet: they are for measuring what was found."""
 
     def labels(self, x: Float[np.ndarray, "N n"]) -> Int[np.ndarray, " N"]:
         """The label at N points (rounded to legal ones).
 
         Queries: `votes * N`
         """
+        if self.kept_back and self.oracle.ledger.left < self.votes * (len(x) + self.kept_back):
+            raise BudgetExceeded(f"{self.votes * self.kept_back:,} queries are kept back to measure what was found")
         x = self.oracle.nearest(x)
         if self.votes == 1:
             return np.asarray(np.rint(self.oracle(x)[:, 0]), dtype=np.int64)

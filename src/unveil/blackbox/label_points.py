@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +21,12 @@ SCALES = (4.0, 16.0, 1.0, 64.0, 256.0, 0.25)
 """Without a box: sizes of the points, in standard deviations, tried until two labels have been seen. Four first: there
 the normals are much better conditioned than among points of size one."""
 
+EXAMPLES = 10
+"""Given inputs from which their spread is told, one length per input; with fewer it is 1."""
+
+PATIENCE = 64
+"""Further pools that are asked without a budget where all labels are one; with a budget, as many as it allows."""
+
 MARGINS = (0.25, 0.1, 0.02, 0.0)
 """With a box: the share of it left free on either side, so that a long move stays inside."""
 
@@ -31,10 +39,12 @@ class Ground:
         size: Factor (without a box) or margin (with one) of the points.
         given: Inputs given by the user, used as starting points too; without a box only if random points, at any size,
             show one label.
+        corners: Whether every other point is a corner of the box.
     """
 
     size: float
     given: Float[np.ndarray, "N n"]
+    corners: bool = False
 
     def draw(self, side: Side, count: int, rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
         """Points at which to ask for a label."""
@@ -47,9 +57,12 @@ class Ground:
             x = rng.uniform(low + room, high - room, size=(count, oracle.n))
         if len(self.given):
             half = count // 2
-            x[:half] = (
-                self.given[rng.integers(len(self.given), size=half)] + (x[:half] - x.mean(axis=1)[:half, None]) / 4
-            )
+            spread = self.given.std(axis=0) if len(self.given) >= EXAMPLES else np.ones(oracle.n)
+            away = (x[:half] - x.mean(axis=1)[:half, None]) / 4 * (spread if oracle.within is None else 1.0)
+            x[:half] = self.given[rng.integers(len(self.given), size=half)] + away
+        if self.corners:
+            assert oracle.within is not None
+            x[::2] = np.where(rng.random((len(x[::2]), oracle.n)) < rng.random((len(x[::2]), 1)), *oracle.within)
         return oracle.nearest(x)
 
 
@@ -59,7 +72,8 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
     Raises:
         UnsteadyAnswers: The same question got two different labels.
 
-    Queries: `votes * POOL` a size tried, and as many again to see whether the answers are steady
+    Queries: `votes * POOL` a size tried, and as many again to see whether the answers are steady. Where one label is
+        all there is: the whole budget, or without one `votes * POOL * (2 * 6 + PATIENCE)` (12 sizes with examples)
     """
     oracle = side.oracle
     given = np.empty((0, oracle.n)) if inputs is None else oracle.nearest(np.asarray(inputs, dtype=np.float64))
@@ -69,7 +83,7 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
     if len(given) and oracle.within is None:
         # Boundaries far out are straighter and turn more ways than those between the inputs of a trained model.
         grounds = [Ground(size, given[:0]) for size in SCALES] + grounds
-    for ground in grounds:
+    for ground in _tries(side, grounds):
         x = ground.draw(side, POOL, rng)
         labels = side.labels(x)
         again = side.labels(x)
@@ -78,6 +92,19 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
         if np.sum(labels != np.bincount(labels - labels.min()).argmax() + labels.min()) >= 2:
             return ground
     return None
+
+
+def _tries(side: Side, grounds: list[Ground]) -> Iterator[Ground]:
+    """Where to look: the usual places, then wider ones and corners in turn, as long as budget or patience last."""
+    yield from grounds
+    given = grounds[-1].given
+    if side.oracle.within is None:
+        further = [replace(grounds[0], size=size, given=given) for size in (1024.0, 4.0, 1 / 16, 4096.0, 16.0, 1.0)]
+    else:
+        further = [replace(grounds[-1], corners=True), replace(grounds[-1], given=given[:0], corners=True), *grounds]
+    pools = PATIENCE if math.isinf(side.oracle.ledger.left) else int(side.oracle.ledger.left // POOL)
+    for k in range(max(pools // (2 * side.votes), 0)):
+        yield further[k % len(further)]
 
 
 def _refuse(side: Side, share: float) -> None:

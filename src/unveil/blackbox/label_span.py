@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.label_accuracy import UNKNOWN, Measured, measure_accuracy, price
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
 from unveil.blackbox.label_normals import (
     Normals,
@@ -36,6 +38,12 @@ TOGETHER = 8
 ROUNDS = 12
 """Rounds of sharpening after which an accuracy counts as out of reach."""
 
+MARGIN = 4.0
+"""The normals are made so much sharper than the accuracy that is wanted: what is stated has a margin too."""
+
+STALLS = 4
+"""Looks in a row that add no direction after which growth ends."""
+
 
 def label_span(
     oracle: Oracle,
@@ -59,7 +67,7 @@ def label_span(
         oracle: Answers labels: two or many, integers.
         rng: Draws points and directions.
         accuracy: Wanted sine of the largest principal angle to the true span. It sets how many bits are asked; the
-            result states the accuracy it can vouch for, judged from the same normals along fresh directions.
+            result states what was measured at fresh boundary points and along fresh directions, times 3.
         x: Points to start from besides random ones, e.g. typical inputs of different classes; without a box they are
             used only where random points show a single label.
         confidence: See `RowSpan.confidence`.
@@ -90,6 +98,7 @@ def label_span(
         search.outcome = search.run(x)
     except BudgetExceeded:
         search.outcome = Outcome.budget_ended
+        search.measure_what_is_left()
     return search.result(confidence)
 
 
@@ -108,6 +117,7 @@ class _Search:
         self.needed = 0
         self.confirmed = 0
         self.outcome = Outcome.budget_ended
+        self.measured: Measured | None = None
 
     def run(self, x: np.ndarray | None) -> Outcome:
         ground = find_ground(self.side, x, self.rng)
@@ -126,24 +136,53 @@ class _Search:
                 # Two labels were seen, so there is a boundary; what can be asked is too coarse to tell its normal.
                 return Outcome.approximate
             if self.found.r == self.side.oracle.n:
-                return Outcome.full_rank
-            distance = self.found.distance
-            if distance <= self.accuracy:
-                if self.confirm():
-                    return Outcome.complete
+                # A normal that noise had made is found out when all are asked again.
+                self.found, self.floor = settle(self.side, self.scale, self.found)
+                self.book("coordinates")
+                if self.found.r == self.side.oracle.n:
+                    return Outcome.full_rank
                 continue
-            gained = last / distance if rank == self.found.r else np.inf
-            if gained < 1.5:
-                return Outcome.approximate
+            distance = self.found.distance
+            gained = last / max(distance, 1e-300) if rank == self.found.r else np.inf
+            if distance <= self.accuracy / MARGIN or gained < 1.5:
+                before = self.measured
+                self.measured = self.measure()
+                if self.measured.accuracy <= self.accuracy:
+                    confirmed = self.confirm()
+                    if confirmed is not None:
+                        return Outcome.complete if confirmed else Outcome.approximate
+                    continue
+                if gained < 1.5 or (before is not None and self.measured.accuracy > before.accuracy / 2):
+                    return Outcome.approximate
+                # Fresh answers tell a larger error than the normals' own: it is what there is to be sharpened.
+                times = max(1.0, self.measured.accuracy / max(3 * distance, 1e-300))
+                self.found = replace(self.found, error=self.found.error * times)
             # Coordinates that are right shrink the distance a hundredfold and more.
             self.refine(again=gained < 100)
             last, rank = distance, self.found.r
+        if self.found.r and self.measured is None:
+            self.measured = self.measure()
         return Outcome.approximate
+
+    def measure(self) -> Measured:
+        """What fresh answers say of the span as it is."""
+        measured = measure_accuracy(self.side, self.scale, self.found, self.ground, self.rng, self.accuracy)
+        self.book("accuracy")
+        return measured
+
+    def measure_what_is_left(self) -> None:
+        """Measure what had been found when the budget ended, with the queries that were kept back for it."""
+        self.side.kept_back = 0
+        self.measured = UNKNOWN
+        if 0 < self.found.r < self.side.oracle.n:
+            with contextlib.suppress(BudgetExceeded):
+                self.measured = self.measure()
 
     def grow(self) -> None:
         """Take normals until no candidate shows anything new, given how well the span is known."""
-        fresh = False
-        while self.found.r < self.side.oracle.n:
+        fresh, stalls, most = False, 0, self.found.r
+        while self.found.r < self.side.oracle.n and stalls < STALLS:
+            self.side.kept_back = price(self.found.r) if self.found.r else 0
             points, share, guess = self.candidates()
             self.book("candidates")
             if len(points):
@@ -158,6 +197,9 @@ class _Search:
                 fresh = False
             else:
                 return
+            # What a look adds, judging may take away again: only more than ever is progress.
+            stalls = 0 if self.found.r > most else stalls + 1
+            most = max(most, self.found.r)
 
     def candidates(self) -> tuple[BoundaryPoints, Float[np.ndarray, " s"], Float[np.ndarray, "s n"]]:
         """The most promising of fresh boundary points, with size and sketch of their normals' new components."""
@@ -227,20 +269,22 @@ class _Search:
                 return
         smallest = np.linalg.svd(self.found.coordinates, compute_uv=False)[-1]
         # The same length to the end: with directions still missing, longer moves would see them and not the error.
-        stride = best_stride(self.scale, self.found, self.accuracy)
+        stride = best_stride(self.scale, self.found, self.accuracy / MARGIN)
         gain = max(3 * self.scale.sharpness / smallest, 1e-5)
         for first in range(0, self.found.r, TOGETHER):
             rows = np.arange(first, min(first + TOGETHER, self.found.r))
-            self.found = sharpen(self.side, self.scale, self.found, stride, self.accuracy, gain, rows)
+            self.found = sharpen(self.side, self.scale, self.found, stride, self.accuracy / MARGIN, gain, rows)
             self.book("complement")
         self.found = judge(self.side, self.scale, self.found, stride, self.rng)
         self.book("judging")
 
-    def confirm(self) -> bool:
-        """Whether enough fresh boundary points in a row show nothing outside the span."""
+    def confirm(self) -> bool | None:
+        """Whether enough fresh boundary points in a row show nothing outside the span; None if one shows something."""
         found, scale = self.found, self.scale
         self.confirmed = CANDIDATES
-        while self.confirmed < self.needed:
+        for _ in range(4 * math.ceil(self.needed / CANDIDATES)):
+            if self.confirmed >= self.needed:
+                break
             count = min(2 * CANDIDATES, self.needed - self.confirmed)
             points = boundary_points(self.side, self.ground, count, found.basis, self.rng)
             known = self.steepness(points)
@@ -251,9 +295,9 @@ class _Search:
             level = max(self.accuracy, scale.noise / scale.flat * np.sqrt(self.side.oracle.n))
             self.book("confirmation")
             if np.nanmax(slope, initial=0.0) * np.sqrt(len(found.complement)) > 20 * level:
-                return False
+                return None
             self.confirmed += int(np.sum(~np.isnan(slope).any(axis=1)))
-        return True
+        return self.confirmed >= self.needed
 
     def book(self, stage: str) -> None:
         """Book what was asked since the last call."""
@@ -267,16 +311,15 @@ class _Search:
         found = self.found
         values = np.linalg.svd(found.coordinates, compute_uv=False)
         top = values[0] if len(values) else 1.0
-        # Until coordinates are settled, nothing was asked twice: normals taken across kinks are still among them.
-        unchecked = self.outcome is Outcome.budget_ended and found.settled < found.r
+        measured = UNKNOWN if self.measured is None or not found.r else self.measured
         return RowSpan(
             basis=found.basis,
             singular_values=values / top,
             noise_floor=self.floor / top,
-            accuracy=min(found.distance, 1.0) if found.r and not unchecked else 1.0,
+            accuracy=0.0 if self.outcome is Outcome.full_rank else measured.accuracy,
             confidence=confidence,
             unseen=1 - (1 - confidence) ** (1 / self.confirmed) if self.confirmed else 1.0,
-            left_out=1.0 if self.outcome is Outcome.approximate and not found.r else 0.0,
+            left_out=measured.left_out if self.outcome is Outcome.approximate else 0.0,
             queries=self.side.oracle.ledger.asked - self.before,
             outcome=self.outcome,
             stages=self.stages,
