@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.comparison import Comparison as Comparison
     from unveil.whitebox.comparison import compare as compare
     from unveil.whitebox.extremes import extreme_singular_values as extreme_singular_values
+    from unveil.whitebox.formats import from_sklearn as from_sklearn
     from unveil.whitebox.formats import from_torch as from_torch
     from unveil.whitebox.formats import load as load
     from unveil.whitebox.formats import save as save
@@ -161,6 +162,7 @@ _PUBLIC = {
     "activation_pattern": "whitebox.region",
     "linear_region": "whitebox.region",
     "linearise": "whitebox.region",
+    "from_sklearn": "whitebox.formats",
     "from_torch": "whitebox.formats",
     "load": "whitebox.formats",
     "save": "whitebox.formats",

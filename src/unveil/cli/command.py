@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,7 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
         as_json = any(getattr(noun, "as_json", False) for noun in made.values())
         asking = next((noun for noun in made.values() if hasattr(noun, "store")), None)
         said = "interrupted" if asking is None else interrupted(asking.store)
-        with clear_errors(as_json, said):
+        with clear_errors(as_json, said), _warnings_as_notes():
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -143,6 +144,19 @@ def clear_errors(as_json: bool = False, said: str = "interrupted") -> Iterator[N
         _end(f"not enough memory ({error or 'no details'}); use fewer inputs or a smaller budget", INCOMPLETE)
     except KeyboardInterrupt:
         _end(said, INTERRUPTED)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """What the library warns of is a note here, without the line of code it came from."""
+
+    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, UserWarning):
+            typer.echo(f"Note: {printable(message, longest=2000)}.", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = note
+        yield
 
 
 def interrupted(store: Path | None, page: Path | None = None) -> str:

@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Common, Scale
+from unveil.cli.options import Common, OutputName, Scale
 from unveil.cli.preimage import Examples, LayerNumber
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def lookalike(
         Path | None, typer.Option(help="Write x, z and the target to this .npz.", show_default=False)
     ] = None,
     scale: Scale = None,
+    output: OutputName = None,
     force: Force = False,
 ) -> None:
     """Find an input near a target that has exactly the features of x, and ask the model in the file about both."""
@@ -55,12 +56,13 @@ def lookalike(
     from unveil.whitebox.lookalike import lookalike as find
 
     require_fresh(out, force, ".npz")
-    known, legal = load(network), interval(within)
+    known, legal = load(network, output), interval(within)
     # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
     original = network.suffix.lower() == ".onnx"
-    oracle = as_oracle(
-        str(network) if original else known.logits, shape=None if original else known.shape, within=legal
-    )
+    if original:
+        oracle = as_oracle(str(network), within=legal, output=output)
+    else:
+        oracle = as_oracle(known.logits, shape=known.shape, within=legal)
     given = read_inputs(inputs, oracle, scale)
     for line in given.said:
         common.note(line)

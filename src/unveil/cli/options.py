@@ -49,6 +49,12 @@ Scale = Annotated[
 ]
 
 
+OutputName = Annotated[
+    str | None,
+    typer.Option("--output", metavar="NAME", help="Which output of an ONNX file with several.", show_default=False),
+]
+
+
 @dataclass(frozen=True)
 class Common:
     """What every command understands: where chance starts, and who listens."""
@@ -180,6 +186,7 @@ class Asking(Serving):
                 budget=self.budget,
                 store=self.store,
                 answers="labels" if self.labels else self.answers,
+                output=None if served else self.output,
             )
         for said in oracle.notes:
             note(f"Note: {said}.")

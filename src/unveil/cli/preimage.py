@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Parallel, Scale
+from unveil.cli.options import Common, OutputName, Parallel, Scale
 
 if TYPE_CHECKING:
     from unveil.whitebox.preimage import Preimage
@@ -41,6 +41,7 @@ def preimage(
         ),
     ] = None,
     scale: Scale = None,
+    output: OutputName = None,
     check: Annotated[bool, typer.Option("--check", help="Verify every certificate once more, independently.")] = False,
 ) -> None:
     """Tell for every example of which kind the inputs with the same features are: a point, compact or infinite.
@@ -53,7 +54,7 @@ def preimage(
     from unveil.whitebox.formats import load
     from unveil.whitebox.preimage import TASK, preimages
 
-    known = load(network)
+    known = load(network, output)
     given = read_for(known, inputs, scale=scale, most=most)
     for line in given.said:
         common.note(line)

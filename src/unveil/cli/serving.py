@@ -41,7 +41,9 @@ class Serving:
     output: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Which output tensor holds the answers.", show_default=False, rich_help_panel=_PANEL
+            metavar="NAME",
+            help="Which output holds the answers, of a server or an ONNX file with several.",
+            show_default=False,
         ),
     ] = None
     datatype: Annotated[
@@ -104,5 +106,7 @@ class Serving:
             BadInput: One of them was given.
         """
         given = [field.name for field in fields(Serving) if getattr(self, field.name) != field.default]
+        if source.lower().endswith(".onnx"):
+            given = [name for name in given if name != "output"]
         if given:
             raise BadInput(f"--{given[0].replace('_', '-')} is for models behind a web address; {source} is none")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Parallel, Scale
+from unveil.cli.options import Common, OutputName, Parallel, Scale
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""
@@ -35,6 +35,7 @@ def stability(
         typer.Option(metavar="TOP,BOTTOM,LEFT,RIGHT", help="Let only these pixels vary.", show_default=False),
     ] = None,
     scale: Scale = None,
+    output: OutputName = None,
     coarse: Annotated[
         bool,
         typer.Option("--coarse", help="About twice as fast on large layers; a floor at 1e-7 of the largest."),
@@ -51,7 +52,7 @@ def stability(
     from unveil.whitebox.stability import stability as measure
     from unveil.whitebox.stability import window_of
 
-    known = load(network)
+    known = load(network, output)
     legal = None if within is None else interval(within)
     if inputs is not None:
         given = read_for(known, inputs, legal, scale, samples)

@@ -20,6 +20,13 @@ from unveil.blackbox.sources.first_look import first_look, require_answers
 from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
 from unveil.outcome import BadInput
 
+# Files of weights without the computation, and how each becomes something that can be asked.
+WEIGHTS_ALONE = {
+    ".safetensors": "it holds weights without a model: load them into the module they belong to, and pass the module",
+    ".keras": "load it with keras.models.load_model and pass lambda x: model.predict(x), or export it with tf2onnx",
+    ".h5": "load it with keras.models.load_model and pass lambda x: model.predict(x), or export it with tf2onnx",
+}
+
 
 def as_oracle(
     source: Callable[[np.ndarray], np.ndarray] | Oracle | Source | str | Path | Any,
@@ -30,6 +37,7 @@ def as_oracle(
     store: str | Path | None = None,
     answers: str = "auto",
     noisy: bool = False,
+    output: str | None = None,
 ) -> Oracle:
     """Make an oracle of anything that can be asked, and look at its first answers.
 
@@ -48,6 +56,8 @@ def as_oracle(
             [0, 1]; for another threshold use `LabelsOnly`).
         noisy: Whether the same question may get different answers; `resolution` then tells their spread.
 
+        output: Which output of an ONNX file with several; by default probabilities before other numbers before labels.
+
     Returns:
         The oracle. Its ledger has been charged for the first look.
 
@@ -64,7 +74,7 @@ def as_oracle(
     grid = require_grid(grid, box(within))
     if isinstance(source, Oracle):
         return _around(source, within, grid, budget, store, answers)
-    chosen = source_of(source, None if shape is None else _shape(shape), answers)
+    chosen = source_of(source, None if shape is None else _shape(shape), answers, output)
     if within is None and grid is None:
         # A list of prompts, say, has legal questions of its own.
         within, grid = getattr(chosen, "within", None), getattr(chosen, "grid", None)
@@ -94,7 +104,7 @@ def as_oracle(
     )
     oracle.noise, oracle.signal, oracle.ordered = look.noise, look.signal, look.ordered
     oracle.in_steps = str(getattr(chosen, "in_steps", ""))
-    oracle.notes = look.notes + _notes_on(oracle)
+    oracle.notes = (*getattr(chosen, "notes", ()), *look.notes, *_notes_on(oracle))
     if look.assumed:
         warnings.warn(f"{oracle.name}: {look.assumed}", stacklevel=2)
     if look.kind == "probabilities":
@@ -113,19 +123,23 @@ def _notes_on(oracle: Oracle) -> tuple[str, ...]:
     )
 
 
-def source_of(source: Any, shape: tuple[int, ...] | None = None, answers: str = "auto") -> Source:
+def source_of(
+    source: Any, shape: tuple[int, ...] | None = None, answers: str = "auto", output: str | None = None
+) -> Source:
     """The way of asking that fits; each is imported only when it is needed.
 
     Raises:
         BadInput: Nothing that can be asked, or a missing or wrong shape.
         SourceError: The model cannot be loaded.
     """
+    if output is not None and Path(str(source)).suffix.lower() != ".onnx":
+        raise BadInput(f"output= chooses among the outputs of an ONNX file; {source!s:.80} is none")
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         from unveil.blackbox.sources.http import HttpSource
 
         return HttpSource(source, shape=shape)
     if isinstance(source, str | Path):
-        return _from_file(Path(source), shape)
+        return _from_file(Path(source), shape, output)
     if _is_torch_module(source):
         from unveil.blackbox.sources.torch import TorchSource
 
@@ -149,19 +163,21 @@ def source_of(source: Any, shape: tuple[int, ...] | None = None, answers: str = 
     )
 
 
-def _from_file(path: Path, shape: tuple[int, ...] | None) -> Source:
+def _from_file(path: Path, shape: tuple[int, ...] | None, output: str | None = None) -> Source:
     kind = path.suffix.lower()
     if kind == ".onnx":
         from unveil.blackbox.sources.onnx import OnnxSource
 
-        return OnnxSource(path, shape=shape)
-    if kind in (".pt", ".pth", ".ts"):
+        return OnnxSource(path, shape=shape, output=output)
+    if kind in (".pt", ".pth", ".ts", ".jit"):
         from unveil.blackbox.sources.torch import TorchSource
 
         return TorchSource.from_file(path, shape)
     hint = "export the model to ONNX, or load it yourself and pass the object"
     if kind in (".pkl", ".pickle", ".joblib"):
         hint = "pickles can run anything and are never opened; load it yourself if you trust it, and pass the object"
+    elif kind in WEIGHTS_ALONE:
+        hint = WEIGHTS_ALONE[kind]
     elif kind == ".npz":
         hint = "load its weights with unveil.load and pass the network"
     raise BadInput(f"cannot ask the file {str(path)!r}: expected .onnx, a TorchScript .pt or a URL; {hint}")

@@ -13,7 +13,8 @@ from unveil.blackbox.domain import DOUBLE, HALF
 from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.onnx_batch import Signature, batched, signature
 from unveil.blackbox.sources.onnx_file import in_single_precision, read_model
-from unveil.outcome import SourceError
+from unveil.onnx_graph import one_output
+from unveil.outcome import BadInput, SourceError
 
 _NUMPY = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 
@@ -32,10 +33,12 @@ class OnnxSource:
     Args:
         path: The file. Weights kept in other files must lie in the same folder.
         shape: Shape of one input; needed where the file leaves it open.
-        output: Name of the output to look at; the first with floating-point numbers by default.
+        output: Name of the output to look at; by default probabilities before other numbers before labels. A ZipMap's
+            columns are asked as they are.
         threads: Threads of onnxruntime; by default `OMP_NUM_THREADS`, or all cores.
 
     Attributes:
+        notes: What was chosen where the file left a choice.
         looped: Whether questions go out one by one.
         in_steps: Why answers have no slope anywhere; empty if nothing in the file says so.
 
@@ -54,6 +57,12 @@ class OnnxSource:
         self.name = shown(path.name)
         self.threads = threads if threads is not None else int(os.environ.get("OMP_NUM_THREADS") or 0)
         model, self._digest, widest = read_model(path)
+        try:
+            said = one_output(model, output)
+        except BadInput as error:
+            raise SourceError(f"{self.name}: {error}") from None
+        self.notes: tuple[str, ...] = (said,) if said else ()
+        output = model.graph.output[0].name
         self.signature = signature(model, self.name, shape, output)
         if self.signature.kind not in _NUMPY:
             raise SourceError(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
+from unveil.onnx_graph import LARGEST, fetch_weights
 from unveil.outcome import SourceError
 
-LARGEST = 2**31 - 1
 LARGEST_VALUE = 2**28
 
 
@@ -38,7 +38,7 @@ def read_model(path: Path) -> tuple[Any, str, int]:
     digest = hashlib.blake2b(data, digest_size=16)
     try:
         model = onnx.load_model_from_string(data)
-        _fetch_weights(model, path, digest)
+        fetch_weights(model, path, digest)
         onnx.checker.check_model(model)
         widest = _refuse_traps(model, name)
     except SourceError:
@@ -48,30 +48,6 @@ def read_model(path: Path) -> tuple[Any, str, int]:
             f"{name} is not a valid ONNX file: {first_line(error)}; export it again, or check where it came from"
         ) from None
     return model, digest.hexdigest(), widest
-
-
-def _fetch_weights(model: Any, path: Path, digest: hashlib.blake2b) -> None:
-    """Take weights from files beside the model into the model; files anywhere else are not opened."""
-    import onnx
-
-    folder = path.resolve().parent
-    for tensor in onnx.external_data_helper._get_all_tensors(model):
-        if not onnx.external_data_helper.uses_external_data(tensor):
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        place = (folder / location).resolve()
-        if not location or not place.is_relative_to(folder) or not place.is_file():
-            raise SourceError(
-                f"{shown(path.name)} wants the weights {tensor.name!r:.60} from {location!r:.120}, which is no file in "
-                "its folder; put weights beside the model, or save it with all weights inside"
-            )
-        if model.ByteSize() + place.stat().st_size > LARGEST:
-            raise SourceError(f"{shown(path.name)} and its weights are larger than 2 GB")
-        digest.update(place.read_bytes())
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
 
 
 def _refuse_traps(model: Any, name: str) -> int:

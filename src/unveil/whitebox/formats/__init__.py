@@ -8,17 +8,20 @@ from unveil.outcome import BadInput
 from unveil.whitebox.formats.npz import read_npz, write_npz
 from unveil.whitebox.formats.onnx_in import read_onnx
 from unveil.whitebox.formats.onnx_out import write_onnx
+from unveil.whitebox.formats.sklearn import from_sklearn
 from unveil.whitebox.formats.torch import from_torch, to_torch
 from unveil.whitebox.network import Network
 
-__all__ = ["from_torch", "load", "save", "to_torch"]
+__all__ = ["from_sklearn", "from_torch", "load", "save", "to_torch"]
 
 
-def load(path: str | Path) -> Network:
+def load(path: str | Path, output: str | None = None) -> Network:
     """The network in a file, .onnx or .npz. Nothing in a file is ever executed.
 
     Args:
-        path: An ONNX model with one input and one output, or what `save` wrote.
+        path: An ONNX model with one input, or what `save` wrote. Weights in other files must lie in its folder.
+        output: Which output of an ONNX model with several; by default probabilities before other numbers before
+            labels, and a warning says which.
 
     Returns:
         Its layers in float64. An ONNX import has been compared with ONNX's reference evaluator on random inputs.
@@ -29,10 +32,17 @@ def load(path: str | Path) -> Network:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
-        return read_onnx(path)
+        return read_onnx(path, output)
+    if output is not None:
+        raise BadInput(f"output= chooses among the outputs of an ONNX file; {str(path)!r} is none")
     if suffix == ".npz":
         return read_npz(path)
-    if suffix in (".pt", ".pth"):
+    if suffix in (".safetensors", ".keras", ".h5"):
+        raise BadInput(
+            f"{str(path)!r} holds weights, and not what is computed with them; load it into its module "
+            "(unveil.from_torch), give the weights to unveil.Network.from_weights, or export the model to ONNX"
+        )
+    if suffix in (".pt", ".pth", ".ts", ".jit"):
         raise BadInput(
             f"{str(path)!r} may hold executable code and is not opened; build the module and use unveil.from_torch"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 from scipy import special
 
+from unveil.onnx_graph import fetch_weights, one_output
 from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import (
@@ -27,7 +29,7 @@ TOLERANCE = 1e-9
 REPRESENTABLE = "Affine operators and one elementwise activation after another can be represented"
 
 
-def read_onnx(path: str | Path) -> Network:
+def read_onnx(path: str | Path, output: str | None = None) -> Network:
     """The network in an ONNX file; weights in float64, exactly as stored.
 
     Raises:
@@ -41,6 +43,10 @@ def read_onnx(path: str | Path) -> Network:
     except Exception as error:
         raise SourceError(f"{str(path)!r} is not a readable ONNX file: {error}") from error
     try:
+        fetch_weights(model, Path(path))
+        said = one_output(model, output)
+        if said:
+            warnings.warn(f"{Path(path).name}: {said}", stacklevel=3)
         network = walk(model)
         check(network, model)
     except (BadInput, SourceError) as error:
@@ -55,8 +61,9 @@ def walk(model: onnx.ModelProto) -> Network:
     graph = model.graph
     known: dict[str, Operand] = {i.name: _array(i) for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in known]
-    if len(inputs) != 1 or len(graph.output) != 1:
-        raise BadInput(f"one input and one output are expected; the graph has {len(inputs)} and {len(graph.output)}")
+    if len(inputs) != 1:
+        names = ", ".join(i.name for i in inputs)[:300]
+        raise BadInput(f"one input is expected; the graph has {len(inputs)}: {names}")
     full, shape = _input_shape(inputs[0])
     width = math.prod(full)
     trail = Trail(width)
