@@ -62,8 +62,8 @@ def walk(model: onnx.ModelProto) -> Network:
     known: dict[str, Operand] = {i.name: _array(i) for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in known]
     if len(inputs) != 1:
-        names = ", ".join(i.name for i in inputs)[:300]
-        raise BadInput(f"one input is expected; the graph has {len(inputs)}: {names}")
+        told = ", ".join(i.name for i in inputs)[:300]
+        raise BadInput(f"one input is expected; the graph has {len(inputs)}: {told}")
     full, shape = _input_shape(inputs[0])
     width = math.prod(full)
     trail = Trail(width)
