@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.booking import Booked
 from unveil.blackbox.span_search import lattice
 from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
-from unveil.blackbox.span_search.confirmation import confirm, left_out
+from unveil.blackbox.span_search.confirmation import BATCH, confirm, left_out
 from unveil.blackbox.span_search.directions import Known
 from unveil.blackbox.span_search.growth import POOL, grow
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
@@ -162,8 +162,8 @@ def _hiding(state: State) -> bool:
 
 
 def _unexplained(state: State) -> bool:
-    """Whether answers changed along the complement by more than noise and more than the measured error explains."""
-    error = state.typical * math.sqrt(state.known.n) * state.accuracy / SAFETY
+    """Whether answers changed along the complement by more than noise and more than the stated accuracy explains."""
+    error = state.typical * math.sqrt(state.known.n) * state.accuracy
     return state.excess > EXCESS and state.outside > error
 
 
@@ -186,8 +186,14 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
         return replace(state, outcome=Outcome.approximate)
     if state.full and not state.unsettled:
         return replace(state, accuracy=0.0, outcome=Outcome.full_rank)
-    if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state) and not _unexplained(state):
-        return replace(state, outcome=Outcome.complete)
+    if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state):
+        if _unexplained(state):  # by the span as it was before it was refined for the last time, perhaps
+            with Booked(ledger, stages, "confirmation"):
+                state, more = confirm(ask, replace(state, confirmed=0, excess=0.0), BATCH)
+            if len(more):
+                state = replace(state, unsettled=True)
+        if not state.unsettled and not _unexplained(state):
+            return replace(state, outcome=Outcome.complete)
     if ask.oracle.grid is None:
         with Booked(ledger, stages, "measuring"):
             state = replace(state, left_out=left_out(ask, state))
