@@ -33,6 +33,7 @@ def simulator(function=smooth, n: int = 4, **options) -> uv.Simulator:
     return uv.Simulator(function, {f"x{place}": (-1, 1) for place in range(n)}, takes="batch", **options)
 
 
+@pytest.mark.slow
 def test_directions_and_intervals() -> None:
     """In five of six runs or more the directions are right, and intervals hold the true eigenvalues at 9 of 10."""
     values, axes = np.linalg.eigh(true_covariance())
@@ -48,6 +49,7 @@ def test_directions_and_intervals() -> None:
     assert np.mean(np.array(held)[:, :3]) >= 0.9
 
 
+@pytest.mark.slow
 def test_an_exact_span_is_certified() -> None:
     """A function of two combinations of twelve inputs, from a budget of 700: the span to many digits."""
     rows = np.linalg.qr(np.random.default_rng(3).standard_normal((12, 2)))[0].T

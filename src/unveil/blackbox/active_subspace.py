@@ -72,6 +72,7 @@ class ActiveSubspace:
         surrogate: What stood in for the answers; None where gradients were given.
         x: Scaled inputs that were evaluated.
         y: Answers to them.
+        foretold: What the surrogate, without the row, foretells of each answer; NaN where it was not needed.
         span: The exact span, certified by `row_span` in the oracle's own units, if the answers have one; `basis` begins
             with it.
         outcome: How it ended.
@@ -97,6 +98,7 @@ class ActiveSubspace:
     surrogate: Surrogate | None
     x: Float[np.ndarray, "N n"]
     y: Float[np.ndarray, " N"]
+    foretold: Float[np.ndarray, " N"]
     span: RowSpan | None
     outcome: Outcome
 
@@ -141,17 +143,16 @@ class ActiveSubspace:
                 f"{self.span.unseen:.1%} of the inputs."
             )
         if self.surrogate is None:
-            return (
-                f"{len(self.y)} exact gradients: {self.dimension} of {self.n} directions carry {1 - self.left_out:.1%}."
-            )
-        told = f"{len(self.y)} answers explain {max(self.explained, 0.0):.1%} of the variance of those left out"
+            carried = _share(1 - self.left_out)
+            return f"{len(self.y)} exact gradients: {self.dimension} of {self.n} directions carry {carried}."
+        told = f"{len(self.y)} answers explain {_share(self.explained)} of the variance of those left out"
         if self.outcome is Outcome.check_failed:
             return f"{told}: too little to say which directions matter. Evaluate more, or look for noise."
         clear = int(np.sum(self.intervals[:, 0] > 0))
         return (
             f"{told}: good for {clear} of {self.n} eigenvalues, the others cannot be told from 0. "
             f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
-            f"{1 - self.left_out:.1%} of the mean squared gradient."
+            f"{_share(1 - self.left_out)} of the mean squared gradient."
         )
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
@@ -211,8 +212,9 @@ def active_subspace(
         y: Answers to a table; NaN where there is none.
         budget: Evaluations at most (`oracle.ledger` may allow fewer).
         rng: Draws points and functions; by default the same ones every time.
-        inputs: Of a table: what `Inputs.of` takes. Without it every column is scaled by its own smallest and largest
-            value, and gradients are averaged over the rows; with it, evenly over the ranges.
+        inputs: Of a table: what `Inputs.of` takes. Without it, or with a sequence of names only, every column is
+            scaled by its own smallest and largest value (words are levels of a category), and gradients are averaged
+            over the rows; with it, evenly over the ranges.
         gradient: Exact gradients where there are some: a function of (N, n) questions, or, of a table, an array, in
             the units of the questions or rows. Then no surrogate is needed.
         share: Share of the mean squared gradient that the active directions shall keep.
@@ -250,7 +252,7 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
     known = found.covariance
     if known is None:
         # The same answer everywhere: no direction has any effect, as far as was seen.
-        known = GradientCovariance(np.zeros((n, n)), np.zeros((2, n, n)), 0.0, np.zeros(n), math.nan)
+        known = GradientCovariance(np.zeros((n, n)), np.zeros((2, n, n)), 0.0, np.zeros(n), math.nan, np.empty(0))
     mean = known.mean
     values, axes = np.linalg.eigh(mean)
     values, basis = np.maximum(values[::-1], 0.0), np.ascontiguousarray(axes[:, ::-1].T)
@@ -283,6 +285,7 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
         surrogate=found.surrogate,
         x=found.x,
         y=found.y,
+        foretold=found.y - known.missed if len(known.missed) else np.full(len(found.y), math.nan),
         span=found.span,
         outcome=Outcome.nothing_to_find
         if nothing
@@ -292,6 +295,11 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
         if failed
         else Outcome.approximate,
     )
+
+
+def _share(part: float) -> str:
+    """In per cent, never rounded up to certainty."""
+    return "more than 99.9%" if 0.999 < part < 1 else f"{max(part, 0.0):.1%}"
 
 
 def _sorted(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,7 @@ class GradientCovariance:
             variance that was missed in rows left out, per unit of the inputs' variance.
         drift: By how much the eigenvalues would go on growing with more rows, as those with fewer rows suggest.
         explained: Share of the variance of rows left out that the surrogate explains; NaN if gradients were given.
+        missed: By how much each row's answer exceeded what was foretold without it; empty if gradients were given.
     """
 
     mean: Float[np.ndarray, "n n"]
@@ -38,6 +39,7 @@ class GradientCovariance:
     blind: float
     drift: Float[np.ndarray, " n"]
     explained: float
+    missed: Float[np.ndarray, " N"]
 
     def intervals(self, confidence: float) -> Float[np.ndarray, "n 2"]:
         """Where each eigenvalue lies with this confidence; the largest first."""
@@ -96,6 +98,7 @@ def from_surrogate(
         blind=error / float(x.var(axis=0).mean()),
         drift=drift,
         explained=1 - error / float(y.var()),
+        missed=missed,
     )
 
 
@@ -107,7 +110,7 @@ def from_gradients(gradients: Float[np.ndarray, "N n"], rng: np.random.Generator
     count, n = gradients.shape
     weights = rng.multinomial(count, np.full(count, 1 / count), size=DRAWS) / count
     drawn = np.array([(gradients * weight[:, None]).T @ gradients for weight in weights])
-    return GradientCovariance(outer(gradients), drawn, 0.0, np.zeros(n), float("nan"))
+    return GradientCovariance(outer(gradients), drawn, 0.0, np.zeros(n), float("nan"), np.empty(0))
 
 
 def outer(gradients: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "n n"]:

@@ -142,7 +142,7 @@ def _one(function: Callable[..., Any], names: Sequence[str] | None, values: tupl
     try:
         y = function(values) if names is None else function(**dict(zip(names, values, strict=True)))
         number = float(np.asarray(y, dtype=np.float64).reshape(()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that gives up may call sys.exit
         return math.nan, f"{type(error).__name__}: {first_line(error)}"
     return (number, "") if math.isfinite(number) else (math.nan, f"it answered {number}")
 

@@ -60,12 +60,13 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     if len(rows) != len(answers):
         raise BadInput(f"a table needs one answer for each row; got {len(rows)} rows and {len(answers)} answers")
     there = np.isfinite(answers)
-    named = Inputs.of(inputs) if inputs is not None else _own_range(rows)
+    _require_rows(int(there.sum()), rows.shape[1])
+    names = _names(inputs, rows.shape[1])
+    named = Inputs.of(inputs) if names is None else _own_range(rows[there], names)
     z = named.columns(rows[there])
     if not np.isfinite(z).all():
         raise BadInput("the table's inputs must be finite numbers; leave out rows without")
     answers, missing = answers[there], int((~there).sum())
-    _require_rows(len(answers), z.shape[1])
     if gradient is not None:
         given = np.asarray(gradient(rows) if callable(gradient) else gradient, dtype=np.float64)
         if given.shape != rows.shape or any(one.levels or one.log for one in named.all):
@@ -75,20 +76,40 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     if not np.ptp(answers) > 0:
         return Found(named, z, answers, None, missing=missing)
     surrogate = fit_surrogate(z, answers)
-    points = z if inputs is None else named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng))
+    points = z if names is not None else named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng))
     return Found(named, z, answers, from_surrogate(surrogate, z, answers, points, rng), surrogate, missing=missing)
 
 
-def _own_range(rows: np.ndarray) -> Inputs:
-    try:
-        numbers = rows.astype(np.float64)
-    except (TypeError, ValueError):
-        raise BadInput("a table with words in it needs inputs= that give them as levels") from None
-    low, high = np.nanmin(numbers, axis=0), np.nanmax(numbers, axis=0)
-    fixed = np.flatnonzero(~(high > low))
-    if len(fixed):
-        raise BadInput(f"column {fixed[0] + 1} of the table has the same value in every row: leave it out")
-    return Inputs(tuple(Input(f"x{i + 1}", float(a), float(b)) for i, (a, b) in enumerate(zip(low, high, strict=True))))
+def _names(inputs: Any, count: int) -> tuple[str, ...] | None:
+    """Names of a table's columns, if nothing more is known of them."""
+    if inputs is None:
+        return tuple(f"x{place}" for place in range(1, count + 1))
+    if not (isinstance(inputs, list | tuple) and inputs and all(isinstance(one, str) for one in inputs)):
+        return None
+    if len(inputs) != count:
+        raise BadInput(f"a table of {count} columns needs {count} names; got {len(inputs)}")
+    return tuple(inputs)
+
+
+def _own_range(rows: np.ndarray, names: tuple[str, ...]) -> Inputs:
+    found = []
+    for name, column in zip(names, rows.T, strict=True):
+        words = [isinstance(value, str) for value in column]
+        if any(words) and not all(words):
+            raise BadInput(f"the column {name!r} holds words and numbers; expected one or the other")
+        levels = tuple(sorted(set(column))) if any(words) else ()
+        if len(levels) > len(column) / 2:
+            raise BadInput(f"the column {name!r} has another word in most rows, which tells nothing: leave it out")
+        try:
+            low, high = (0.0, 1.0) if levels else (float(np.min(column)), float(np.max(column)))
+        except (TypeError, ValueError):
+            raise BadInput(f"the column {name!r} must hold numbers or words; got {column[0]!r}") from None
+        if len(levels) == 1 or low == high:
+            raise BadInput(f"the column {name!r} of the table has the same value in every row: leave it out")
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise BadInput("the table's inputs must be finite numbers; leave out rows without")
+        found.append(Input(name, low, high, levels=levels))
+    return Inputs(tuple(found))
 
 
 def _require_rows(rows: int, n: int) -> None:

@@ -30,6 +30,7 @@ from unveil.cli.obfuscate import obfuscate as obfuscate
 from unveil.cli.outputs import outputs as outputs
 from unveil.cli.plan import plan as plan
 from unveil.cli.preimage import preimage as preimage
+from unveil.cli.sensitivity import sensitivity as sensitivity
 from unveil.cli.span import span as span
 from unveil.cli.stability import stability as stability
 from unveil.cli.store import info as info

@@ -25,7 +25,7 @@ from unveil.writing import FULL
 # The order of the story, for `unveil --help`; a command that is not here yet comes last.
 ORDER = (
     "audit", "span", "outputs", "obfuscate", "identify", "compare", "preimage", "lookalike", "stability", "defences",
-    "plan", "conclude", "store",
+    "sensitivity", "plan", "conclude", "store",
 )  # fmt: skip
 
 

@@ -92,20 +92,23 @@ class Common:
             raise typer.Exit(code)
 
     @contextmanager
-    def watching(self, oracle: Oracle, title: str, expected: float | None = None) -> Iterator[None]:
+    def watching(
+        self, oracle: Oracle, title: str, expected: float | None = None, noun: str = "questions"
+    ) -> Iterator[None]:
         """Show how many questions were asked while something runs; nothing unless stderr is a terminal.
 
         Args:
             oracle: Its ledger is what is shown.
             title: What is going on, e.g. "Looking for the row span".
             expected: Questions this will take, if known.
+            noun: What a question is called: a simulator makes runs.
         """
         if self.quiet or not sys.stderr.isatty():
             yield
             return
         from unveil.cli.progress import ledger_progress
 
-        with ledger_progress(oracle.ledger, title, expected):
+        with ledger_progress(oracle.ledger, title, expected, noun):
             yield
 
 

@@ -12,20 +12,20 @@ from unveil.blackbox.ledger import Ledger
 
 
 @contextmanager
-def ledger_progress(ledger: Ledger, title: str, expected: float | None) -> Iterator[None]:
-    """Show the questions asked since now, on stderr; the line disappears at the end."""
-    with _LedgerProgress(ledger, title, expected):
+def ledger_progress(ledger: Ledger, title: str, expected: float | None, noun: str = "questions") -> Iterator[None]:
+    """Show the questions asked (or runs made, as `noun` says) since now, on stderr; the line disappears at the end."""
+    with _LedgerProgress(ledger, title, expected, noun):
         yield
 
 
 class _LedgerProgress(Progress):
-    def __init__(self, ledger: Ledger, title: str, expected: float | None) -> None:
+    def __init__(self, ledger: Ledger, title: str, expected: float | None, noun: str) -> None:
         self._ledger, self._before = ledger, ledger.asked
         self._task: TaskID | None = None
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:,.0f} questions"),
+            TextColumn(f"{{task.completed:,.0f}} {noun}"),
             TimeElapsedColumn(),
             console=Console(stderr=True),
             transient=True,
