@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from unveil.audit.sections.hiding import disguise
+from unveil.audit.sections.span import find_everywhere
+from unveil.audit.stage import Audit
 from unveil.blackbox.obfuscation import HALVINGS, obfuscate
 from unveil.blackbox.row_span import RowSpan
 from unveil.blackbox.sources import as_oracle
@@ -42,3 +45,25 @@ def test_noise_in_corners_that_wake_neurons_is_taken_back(rng: np.random.Generat
         np.testing.assert_allclose(made.inputs - x, made.kept[:, None] * (blind.inputs - x), atol=1e-12)
         woke += made.changed
     assert woke > 0
+
+
+def test_an_audit_within_a_box_hands_out_no_noise_that_changes_an_answer() -> None:
+    complete = 0
+    for seed in range(4):
+        rng = np.random.default_rng([seed, 5])
+        n = 12
+        rows, outer = rng.standard_normal((3, n)), rng.standard_normal((1, n))
+        top = 0.75 * np.maximum(outer, 0).sum(axis=1) + 0.25 * np.minimum(outer, 0).sum(axis=1)
+
+        def model(x, rows=rows, outer=outer, top=top):
+            return np.maximum((x - 0.5) @ rows.T, 0) + 3 * np.maximum(x @ outer.T - top, 0)
+
+        audit = Audit(as_oracle(model, shape=n, within=(0, 1)), rng.uniform(0.3, 0.7, (15, n)), seed=seed)
+        span = find_everywhere(audit, audit.inputs)
+        complete += span.rank == 4
+        assert audit.inputs is not None
+        before = audit.oracle(audit.inputs)
+        made = disguise(audit, span, audit.inputs, before, (np.zeros(n), np.ones(n)), "boxed")
+        assert (made.moved(audit.oracle) <= 0.011).all()
+        assert made.changed == 0 or made.full is not None
+    assert complete >= 1

@@ -76,3 +76,14 @@ def test_answers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("no plan")
     with pytest.raises(BadInput, match="not a plan"):
         load_plan(tmp_path / "no.npz")
+
+
+def test_steps_across_kinks_add_no_directions() -> None:
+    for seed in range(3):
+        rng = np.random.default_rng([seed, 9])
+        asked = plan(200, rank_at_most=20, rng=rng)
+        a, w = rng.standard_normal((20 - 5 * seed, 200)) / 14, rng.standard_normal((20 - 5 * seed, 5))
+        single = [v.astype(np.float32) for v in (asked.questions, a, w)]
+        span = conclude(asked, np.maximum(single[0] @ single[1].T, 0) @ single[2])
+        assert span.rank == len(a)
+        assert span.distance(a) <= span.accuracy

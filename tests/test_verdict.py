@@ -27,7 +27,7 @@ from unveil.blackbox.defences import Defence, settled
 from unveil.blackbox.span import RowSpan
 from unveil.cli import app
 from unveil.identification.method import Identification
-from unveil.outcome import StoreError, UnsteadyAnswers, UnveilError, WorkerLost
+from unveil.outcome import StepAnswers, StoreError, UnsteadyAnswers, UnveilError, WorkerLost
 from unveil.whitebox.network import Network
 
 RELIED_ON = {"complete", "nothing_to_find", "full_rank"}
@@ -263,3 +263,16 @@ def test_commands_end_with_the_same_codes_and_say_why_in_json(tmp_path: object) 
     assert any("the budget ended" in line for line in told["causes"])
     audited = runner.invoke(app, ["audit", model, "--budget", "100", "--report", str(page)])
     assert "the budget ended" in audited.stdout
+
+
+def test_steps_end_alike_as_an_outcome_and_as_an_error() -> None:
+    assert exit_code(StepAnswers("in steps")) == exit_code(Outcome.answers_in_steps) == 1
+
+
+def test_a_span_whose_check_fails_never_exits_with_0(tmp_path, monkeypatch) -> None:
+    model = onnx_net(random_weights([12, 3, 2], np.random.default_rng(0)), tmp_path / "model.onnx")
+    assert CliRunner().invoke(app, ["span", str(model)]).exit_code == 0
+    monkeypatch.setattr(RowSpan, "check", lambda self, oracle, *, rng, points=100: 0.9)
+    failed = CliRunner().invoke(app, ["span", str(model), "--json"])
+    assert failed.exit_code == 1
+    assert json.loads(failed.stdout)["outcome"] == "check_failed"

@@ -82,7 +82,10 @@ class MissingAnswers(SourceError):
 
 
 class StepAnswers(SourceError):
-    """The answers come in steps where slopes were asked for: derivatives do not exist."""
+    """The answers come in steps where slopes were asked for: derivatives do not exist.
+
+    On the command line it ends like the outcome `answers_in_steps`: not measured, since the model did not fail.
+    """
 
 
 class ModelChanged(SourceError):

@@ -65,6 +65,7 @@ ENDINGS = {
     "model_changed": Ending(Status.failed, MODEL),
     "BudgetExceeded": Ending(Status.not_measured, BUDGET),
     "ModelChanged": Ending(Status.failed, MODEL),
+    "StepAnswers": Ending(Status.not_measured, INCOMPLETE),
     "SourceError": Ending(Status.not_measured, MODEL),
     "DiskFull": Ending(Status.not_measured, DISK),
     "Interrupted": Ending(Status.not_measured, INTERRUPTED),

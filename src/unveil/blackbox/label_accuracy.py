@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, legal_steps, shifts
 from unveil.blackbox.label_normals import Normals, Scale, best_stride, sizes
 from unveil.blackbox.label_points import Ground, boundary_points, smooth_points
 
@@ -160,13 +160,3 @@ def _slopes(
         other *= np.sign(factor)
         slopes[again] = np.where(np.abs(slopes[again]) <= np.abs(other), slopes[again], other)
     return slopes
-
-
-def legal_steps(side: Side, points: BoundaryPoints, moves: np.ndarray, stride: float) -> Float[np.ndarray, " N"]:
-    """The stride, or at each point as much of it as its walls leave room for."""
-    if side.oracle.within is None or not len(moves):
-        return np.full(len(points), stride)
-    low, high = side.oracle.within
-    room = np.minimum(points.x - low, high - points.x).min(axis=1)
-    reach = float(np.abs(moves).max())
-    return np.asarray(np.clip(room / reach, 1e-3 * stride, stride))

@@ -158,6 +158,16 @@ def shifts(
     return found
 
 
+def legal_steps(side: Side, points: BoundaryPoints, moves: np.ndarray, stride: float) -> Float[np.ndarray, " N"]:
+    """The stride, or at each point as much of it as its walls leave room for."""
+    if side.oracle.within is None or not len(moves):
+        return np.full(len(points), stride)
+    low, high = side.oracle.within
+    room = np.minimum(points.x - low, high - points.x).min(axis=1)
+    reach = float(np.abs(moves).max())
+    return np.asarray(np.clip(room / reach, 1e-3 * stride, stride))
+
+
 @dataclass
 class _Line:
     """One batch of lines, each of which crosses one boundary."""

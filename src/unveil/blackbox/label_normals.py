@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, legal_steps, shifts
 
 PILOTS = 6
 """Random moves by which the size of what is left is judged before it is measured."""
@@ -259,8 +259,8 @@ def judge(side: Side, scale: Scale, found: Normals, stride: float, rng: np.rando
 
     Queries: about `votes * r * PILOTS * 7`
     """
-    step = np.full(found.r, stride)
     moves = unit_combinations(found.complement, PILOTS, rng)
+    step = legal_steps(side, found.points, moves, stride)
     slope = sizes(side, found.points, moves, step, found.error, scale.noise)
     # A point that no longer crosses its boundary tells nothing.
     heard = np.sum(~np.isnan(slope), axis=1)
@@ -300,7 +300,7 @@ def sharpen(
     Queries: about `votes * s * (n - r) * (2 + log2(error / wanted))` for s normals
     """
     c = len(found.complement)
-    step = np.full(len(rows), stride)
+    step = legal_steps(side, found.points[rows], found.complement, stride)
     # Bits go where they matter: a normal that weighs little in the span needs fewer of them.
     weight = np.linalg.norm(np.linalg.pinv(found.coordinates), axis=0)[rows]
     wanted = accuracy / 3 * np.sqrt(12) / (np.sqrt(c * found.r) * weight)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import linalg
 
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, bisect_segments, shifts
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, bisect_segments, legal_steps, shifts
 from unveil.blackbox.label_normals import Scale, unit_combinations
 from unveil.outcome import BadInput, UnsteadyAnswers
 
@@ -212,7 +212,8 @@ def smooth_points(
     Queries: about `votes * N * 16 * 8`
     """
     n = side.oracle.n
-    kept = np.ones(len(points), dtype=bool)
+    # Next to a wall a move is cut off, and tells the wall's direction as if it were the boundary's.
+    kept = legal_steps(side, points, np.full((1, n), min(1.0, 4 / np.sqrt(n))), scale.flat) >= scale.flat
     # Along a slanting crossing, what is unsure along the normal is so much longer.
     noise = scale.noise * steep
     # Coordinates within the span are measured too, and reach sqrt(n / r) times further towards any other boundary.

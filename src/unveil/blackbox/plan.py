@@ -20,6 +20,12 @@ SPARE = 1.25
 CHECKS = 4
 """Further questions at each point, by which kinks and noise are judged."""
 
+DROP = 4.0
+"""A singular value so many times the next one ends the rank."""
+
+WEDIN = 2.0
+"""The norm of the error in units of the first singular value behind the rank, at most."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -157,20 +163,42 @@ def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
     _, values, right = np.linalg.svd(rows, full_matrices=False)
     noise = float(np.sqrt(np.mean(error**2)))
     floor = max(noise * (math.sqrt(len(rows)) + math.sqrt(n)), 1e-13 * float(values[0]))
-    rank = int(np.sum(values > 2 * floor))
-    if rank == 0:
+    above = int(np.sum(values > 2 * floor))
+    if above == 0:
         return _nothing(n, y)
-    if rank > asked.rank_at_most:
+    rank, sharp = _cut(values, floor, above, asked.rank_at_most)
+    if rank == 0:
         raise BadInput(
-            f"the answers show at least {rank} directions, but the plan was made for at most {asked.rank_at_most}: the "
-            f"bound is too low, or the answers hold errors; plan again with a rank of at most {min(n, 2 * rank)} "
+            f"{above} directions stand above the noise, but the plan was made for at most {asked.rank_at_most}, and no "
+            "drop sets any of them apart: the bound is too low, or errors, such as of steps across kinks, "
+            f"hide the rank; plan again with a rank of at most {min(n, 2 * above)} "
             "(unveil plan --rank-at-most, rank_at_most=)"
         )
-    accuracy = min(1.0, noise * math.sqrt(n) / float(values[rank - 1]))
+    # Wedin: the angle is at most the error's norm over the last value; and no error is smaller than the value behind.
+    behind = float(values[rank]) if rank < len(values) else 0.0
+    accuracy = min(1.0, max(noise * math.sqrt(n), WEDIN * behind) / float(values[rank - 1]))
     full = rank == n
-    doubtful = rank == min(rows.shape)
+    doubtful = rank == min(rows.shape) or not sharp or above > rank
     outcome = Outcome.full_rank if full else Outcome.approximate if doubtful else Outcome.complete
-    return _span(right[:rank], values / values[0], floor / float(values[0]), accuracy, len(answers), outcome, len(rows))
+    left_out = math.sqrt(float(np.sum(values[rank:] ** 2) / np.sum(values**2))) if doubtful and not full else 0.0
+    return _span(
+        right[:rank], values / values[0], floor / float(values[0]), accuracy, len(answers), outcome, len(rows), left_out
+    )
+
+
+def _cut(values: Float[np.ndarray, " s"], floor: float, above: int, most: int) -> tuple[int, bool]:
+    """Behind which singular value the rank ends, and whether a drop says so.
+
+    Steps across kinks spoil single entries of the gradients, and such errors stand above what even noise would give. A
+    rank is told by a drop, the last one within the bound. Without any it is what stands above the noise, or 0 if that
+    is more than the bound allows.
+    """
+    behind = np.maximum(np.append(values[1:], 0.0), floor)
+    drops = np.flatnonzero(values[:above] >= DROP * behind[:above]) + 1
+    drops = drops[drops <= most]
+    if len(drops):
+        return int(drops[-1]), True
+    return (above if above <= most else 0), False
 
 
 def _nothing(n: int, y: Float[np.ndarray, "p each m"]) -> RowSpan:
@@ -188,6 +216,7 @@ def _span(
     queries: int,
     outcome: Outcome,
     rows: int = 0,
+    left_out: float = 0.0,
 ) -> RowSpan:
     # Gradients beyond the rank found nothing new: so many fresh points had none to show.
     fresh = max(rows - len(basis), 0)
@@ -198,7 +227,7 @@ def _span(
         accuracy=accuracy,
         confidence=0.95,
         unseen=1 - 0.05 ** (1 / fresh) if fresh else 1.0,
-        left_out=0.0,
+        left_out=left_out,
         queries=queries,
         outcome=outcome,
         stages={"plan": queries},

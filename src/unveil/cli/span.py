@@ -29,25 +29,29 @@ def span(
 ) -> None:
     """Find the directions of the input that a model sees."""
     from unveil.audit.figures import write_arrays
-    from unveil.audit.sections.span import arrays, find_span, section
+    from unveil.audit.sections.span import arrays, check, find_everywhere, section
+    from unveil.audit.stage import Audit
     from unveil.cli.inputs import read_inputs
 
     require_fresh(out, force, ".npz")
     oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking for the directions it sees"):
-        found = find_span(oracle, common.rng("span"), points, accuracy)
-    told = section(found)
+        audit = Audit(oracle, points, seed=int(common.rng("span").integers(2**32)))
+        found = find_everywhere(audit, points, accuracy)
+        checked = check(audit, found)
+    told = section(found, check=checked)
+    ended = told.outcome or found.outcome
     if out is not None:
         keep(out, lambda path: write_arrays(path, arrays(found)))
     common.tell(
-        {"queries": oracle.ledger.asked, **told.figures, "outcome": found.outcome},
+        {"queries": oracle.ledger.asked, **told.figures, "outcome": ended},
         f"rank          {found.rank} of {found.n}",
         f"accuracy      {found.accuracy:.1e}",
         f"noise floor   {found.noise_floor:.1e} of the largest singular value",
         f"confidence    {found.confidence:.0%} that what was missed matters at fewer than {found.unseen:.1%} of inputs",
         f"questions     {oracle.ledger.asked:,}",
-        found.outcome.value,
+        ended.value,
         *([] if out is None else [f"basis written to {out}"]),
     )
-    common.end(found.outcome)
+    common.end(ended)

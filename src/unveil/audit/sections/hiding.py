@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +58,8 @@ class Disguise:
         before: Answers to the originals.
         after: Answers to the twins.
         noise_norm: Length of the noise, per input.
+        kept: The share of the noise first chosen that each input takes; None if all of it was kept unasked.
+        full: What the model said to all of that noise, where some of it was taken back.
     """
 
     inputs: Questions
@@ -64,6 +67,13 @@ class Disguise:
     before: Answers
     after: Answers
     noise_norm: Float[np.ndarray, " N"]
+    kept: Float[np.ndarray, " N"] | None = None
+    full: Disguise | None = None
+
+    @property
+    def changed(self) -> int:
+        """How many inputs take less noise than was first chosen, since their answer changed under that."""
+        return 0 if self.kept is None else int((self.kept < 1).sum())
 
     def unchanged(self, oracle: Oracle) -> Bool[np.ndarray, " N"]:
         """Whether the prediction stayed; of a single value, whether it stayed within a hundredth of the spread."""
@@ -101,6 +111,8 @@ class Disguise:
             "no_room": int(np.sum(self.noise_norm <= 1e-4 * norms)),
             "relative_noise": float(np.median(self.noise_norm / np.maximum(norms, np.finfo(float).tiny))),
             "change": change,
+            "changed": self.changed,
+            "kept": np.ones(len(self.inputs)) if self.kept is None else self.kept,
         }
         if oracle.answers == "labels" or _classifies(oracle):
             found["prediction"] = oracle.predictions(self.before)
@@ -144,13 +156,36 @@ def disguise(
 ) -> Disguise:
     """Bury the inputs, and ask what the model says to them.
 
-    Queries: `len(inputs)`
+    Queries: `len(inputs)`; in a box, where an answer changes, see `bury`
+    """
+    return bury(audit.oracle, span, inputs, before, within, SCALE, lambda: audit.rng(f"obfuscation {key}"))
+
+
+def bury(
+    oracle: Oracle,
+    span: RowSpan,
+    inputs: Questions,
+    before: Answers,
+    within: Within | None,
+    scale: float,
+    rng: Callable[[], np.random.Generator],
+) -> Disguise:
+    """Bury inputs; in a box, noise that changes an answer is halved until it does not, or left out.
+
+    Queries: `len(inputs)`; in a box, where an answer changes, at most `(3 + HALVINGS) len(inputs)` more
     """
     from unveil.blackbox.obfuscation import obfuscate
 
-    made = obfuscate(span, inputs, scale=SCALE, rng=audit.rng(f"obfuscation {key}"), within=within)
-    hidden = audit.oracle.nearest(made.inputs)
-    return Disguise(inputs, hidden, before, audit.oracle(hidden), np.linalg.norm(hidden - inputs, axis=1))
+    full = _told(oracle, obfuscate(span, inputs, scale=scale, rng=rng(), within=within).inputs, inputs, before)
+    if within is None or not (full.moved(oracle) > SAME).any():
+        return full
+    made = obfuscate(span, inputs, scale=scale, rng=rng(), within=within, oracle=oracle, same=SAME)
+    return replace(_told(oracle, made.inputs, inputs, before), kept=made.kept, full=full)
+
+
+def _told(oracle: Oracle, made: Questions, inputs: Questions, before: Answers) -> Disguise:
+    hidden = oracle.nearest(made)
+    return Disguise(inputs, hidden, before, oracle(hidden), np.linalg.norm(hidden - inputs, axis=1))
 
 
 def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], span: RowSpan) -> Section:
@@ -159,6 +194,10 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
     figures = {key: made.figures(oracle) for key, made in found.items()}
     first = next(iter(found.values()))
     outcome, cause = _ended(found, oracle, span)
+    refuted = outcome is Outcome.check_failed
+    if refuted and all((made.moved(oracle) <= SAME).all() for made in found.values()):
+        # The noise that is left can be hidden, and was asked; that less of it could than the span let expect is told.
+        outcome = Outcome.approximate
     failed = outcome is Outcome.check_failed
     chosen = _varied(audit, first)
     specimens = [_specimen(oracle, found, int(row)) for row in chosen]
@@ -194,7 +233,7 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
         outcome=outcome,
         cause=cause,
         next_steps=() if failed else _next_steps(found, span),
-        refutes={"span": cause} if failed else {},
+        refutes={"span": cause} if refuted else {},
     )
 
 
@@ -203,7 +242,8 @@ def _ended(found: dict[str, Disguise], oracle: Oracle, span: RowSpan) -> tuple[O
     allowed = min(MOST, max(SAME, SCALE * max(span.accuracy, span.left_out)))
     outcome, cause = span.outcome, ""
     for made in found.values():
-        moved = made.moved(oracle)
+        # Less noise may be hidden all the same, but what all of it did tells of directions that the span lacks.
+        moved = (made.full or made).moved(oracle)
         limit, meant = (allowed, Outcome.check_failed) if (moved > allowed).any() else (SAME, Outcome.approximate)
         if (moved > limit).any() and outcome is not Outcome.check_failed:
             many = f"{count(int((moved > limit).sum()))} of {count(len(moved), 'answer')}"
@@ -291,6 +331,8 @@ def _verdict(oracle: Oracle, figures: dict[str, Any]) -> str:
         parts.append(
             f"{many} predictions stay under {noise}" if _classifies(oracle) else f"{many} answers stay under {noise}"
         )
+        if told["changed"]:
+            parts.append(f"{count(told['changed'], 'input takes', 'inputs take')} less of it than was first chosen")
         if told["no_room"]:
             parts.append(f"{count(told['no_room'], 'input leaves', 'inputs leave')} no room for any")
     text = "; ".join(parts)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 from markupsafe import Markup
 
 from unveil.audit.chart import Chart
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 FRESH = 100  # points at which the finding is checked
 SAME = 0.01  # a change of so little, relative to what any step changes, is none
+CORNERS = 50  # inputs buried to see whether corners of the box wake anything
 TOLERANCE = 10.0  # the check may exceed what the accuracy predicts so many times: it takes the largest of many changes
 
 _BODY = """
@@ -73,11 +75,58 @@ class SpanCheck:
 
 
 def _run(audit: Audit) -> Section:
-    span = find_span(
-        audit.oracle, audit.rng("span"), typical(audit.oracle, audit.inputs), noise=audit.findings.get("noise")
-    )
+    span = find_everywhere(audit, typical(audit.oracle, audit.inputs))
     audit.findings["span"] = span
     return section(span, _where(audit), check=check(audit, span))
+
+
+def find_everywhere(audit: Audit, x: Float[np.ndarray, "N n"] | None, accuracy: float = 1e-4) -> RowSpan:
+    """The span; asked once more, with the corners of the box among the inputs, where answers there refute it.
+
+    Args:
+        audit: The model; its `noise` is used if it was measured.
+        x: Where to ask.
+        accuracy: Wanted sine of the largest principal angle.
+
+    Queries: see `find_span` and `corners`
+    """
+    noise = audit.findings.get("noise")
+    span = find_span(audit.oracle, audit.rng("span"), x, accuracy, noise)
+    more = corners(audit, span)
+    if not len(more):
+        return span
+    usual = audit.oracle.sample(len(more), audit.rng("usual")) if x is None else x[: len(more)]
+    again = find_span(audit.oracle, audit.rng("span"), np.concatenate([more, usual]), accuracy, noise)
+    # It counts if it got to an end: less than what is known already would be no gain.
+    if again.outcome is Outcome.budget_ended or again.rank <= span.rank:
+        return span
+    return replace(again, queries=span.queries + again.queries, stages=_added(span.stages, again.stages))
+
+
+def _added(first: dict[str, int], second: dict[str, int]) -> dict[str, int]:
+    return {stage: first.get(stage, 0) + second.get(stage, 0) for stage in {**first, **second}}
+
+
+def corners(audit: Audit, span: RowSpan) -> Float[np.ndarray, "N n"]:
+    """Inputs in the corners of a box whose answers show directions that the span does not hold.
+
+    Noise that fills a box ends in its corners, where neurons are on that no usual input wakes.
+
+    Queries: `2 N` of N examples; none without a box, of labels, or where the span leaves no room
+    """
+    from unveil.blackbox.obfuscation import obfuscate
+
+    oracle, none = audit.oracle, np.empty((0, audit.oracle.n))
+    done = span.outcome in (Outcome.complete, Outcome.approximate)
+    if oracle.within is None or oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
+        return none
+    inputs = audit.examples(CORNERS)
+    if oracle.ledger.left < 2 * len(inputs):
+        return none
+    hidden = oracle.nearest(obfuscate(span, inputs, rng=audit.rng("corners"), within=oracle.within).inputs)
+    before, after = oracle(inputs), oracle(hidden)
+    spread = float(np.ptp(before)) or float(np.abs(before).max())
+    return np.asarray(hidden[np.abs(after - before).max(axis=1) > SAME * spread])
 
 
 def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
@@ -85,12 +134,17 @@ def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
 
     Labels have no sizes to compare; theirs is checked by the noise that is hidden from the model afterwards.
 
-    Queries: `3 * FRESH`; none of labels, of no directions or all, and of a search that did not get to its end
+    Queries: `3 * FRESH`, and 64 where the audit has not looked yet; none of labels, of no directions or all, and of a
+        search that did not get to its end
     """
     done = span.outcome in (Outcome.complete, Outcome.approximate)
     if audit.oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
         return None
-    _, y = audit.findings["seen"]
+    if "seen" not in audit.findings and audit.oracle.ledger.left >= 1:
+        audit.look()
+    _, y = audit.findings.get("seen", (None, np.zeros((0, 1))))
+    if not len(y):
+        return SpanCheck(None, SAME)
     noise = audit.findings.get("noise")
     relative = 0.0 if noise is None else float(np.median(noise.level)) / max(float(np.ptp(y)), np.finfo(float).tiny)
     allowed = min(0.5, max(SAME, TOLERANCE * max(span.accuracy, span.left_out, relative)))
