@@ -272,5 +272,5 @@ def test_damaged_and_hostile_files_give_one_clear_error(tmp_path: Path) -> None:
     entry = model.graph.initializer[0].external_data.add()
     entry.key, entry.value = "location", "/etc/passwd"
     outside.write_bytes(model.SerializeToString())
-    with pytest.raises(BadInput, match="another file"):
+    with pytest.raises(SourceError, match="no file in its folder"):
         load(outside)
