@@ -290,7 +290,8 @@ def test_commands_in_the_docs_parse(page):
 def test_networks_of_others(tmp_path, file, budget, words):
     model = Path(os.environ["UNVEIL_DATA"], "onnx", file)
     ended = unveil("audit", model, "--budget", budget, "--report", tmp_path / "page.html", "--json", *words)
-    assert ended.exit_code in (0, 4), ended.stderr
+    # Whatever a budget this small shows: measured, approximate, not resolved or ended, never an error.
+    assert ended.exit_code in (0, 1, 4, 5), ended.stderr
     figures = json.loads(ended.stdout)
     assert 0 < figures["queries"] <= budget
     text = (tmp_path / "page.html").read_text()

@@ -134,17 +134,17 @@ def defences(
     near = None if oracle.within is None else x
     seed = int(rng.integers(2**63))
     plain = "float64" if oracle.resolution < SINGLE / 2 else "float32" if oracle.resolution <= 2 * SINGLE else "given"
-    found = [_asked(f"values, {plain}", oracle, seed, accuracy, near)]
+    found = [_asked(f"values, {plain}", oracle, seed, accuracy, near, oracle.ledger)]
     kinds: list[tuple[str, Oracle]] = [("values, float32", SinglePrecision(oracle))] if plain == "float64" else []
     kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
     for name, coarser in kinds:
         coarser.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)
-        found.append(_asked(name, coarser, seed, accuracy, near))
+        found.append(_asked(name, coarser, seed, accuracy, near, oracle.ledger))
     labels, wanted = LabelsOnly(oracle), min(300 * accuracy, 0.1)
     k = found[0].rank
     bits = max(k * (oracle.n - k), oracle.n) * math.log2(1 / wanted)
     labels.ledger = Allowance(START + math.ceil(BITS * bits), outer=oracle.ledger)
-    found.append(_asked("labels only", labels, seed, wanted, x))
+    found.append(_asked("labels only", labels, seed, wanted, x, oracle.ledger))
     return settled(found)
 
 
@@ -176,12 +176,13 @@ def settled(found: Sequence[Defence]) -> list[Defence]:
     return told[::-1]
 
 
-def _asked(name: str, oracle: Oracle, seed: int, accuracy: float, x: np.ndarray | None) -> Defence:
-    before = oracle.ledger.asked
+def _asked(name: str, oracle: Oracle, seed: int, accuracy: float, x: np.ndarray | None, ledger: Ledger) -> Defence:
+    """One attack, counted in the model's own ledger: known questions are asked again past what is around it."""
+    before = ledger.asked
     try:
         span = row_span(oracle, rng=np.random.default_rng(seed), accuracy=accuracy, x=x)
     except BudgetExceeded:
-        return Defence(name, 0, 1.0, oracle.ledger.asked - before, Outcome.budget_ended)
+        return Defence(name, 0, 1.0, ledger.asked - before, Outcome.budget_ended)
     except UnveilError as error:
-        return Defence(name, 0, 1.0, oracle.ledger.asked - before, None, str(error))
-    return Defence(name, span.rank, min(span.accuracy, 1.0), span.queries, span.outcome)
+        return Defence(name, 0, 1.0, ledger.asked - before, None, str(error))
+    return Defence(name, span.rank, min(span.accuracy, 1.0), ledger.asked - before, span.outcome)
