@@ -10,7 +10,9 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.identification.from_labels.agreement import near_boundaries, network_labels
+from unveil.identification.from_labels.model import LabelModel
 from unveil.outcome import BadInput, UnsteadyAnswers
+from unveil.whitebox.activation import activation
 from unveil.whitebox.label_symmetry import as_classes
 
 
@@ -109,6 +111,16 @@ def test_what_labels_cannot_tell_makes_no_difference() -> None:
     assert uv.compare(other, truth).weight_error > 0.1
     assert uv.compare(other, truth, labels=(0, 1, 2)).weight_error < 1e-12
     assert np.abs(as_classes(other)(x).sum(axis=1)).max() < 1e-12
+
+
+def test_hyperplanes_that_move_no_logit_are_taken_out() -> None:
+    rng = np.random.default_rng(917)
+    outer = np.concatenate([rng.standard_normal((3, 4)), np.full((3, 1), 0.4)], axis=1)
+    inner, bias = rng.standard_normal((5, 6)), rng.standard_normal(5)
+    model = LabelModel(inner, bias, outer, np.zeros((3, 6)), np.zeros(3), np.arange(3), activation("relu"))
+    x = rng.standard_normal((300, 6))
+    assert len(model.pruned().inner) == 4
+    assert np.array_equal(model.pruned().labels(x), model.labels(x))
 
 
 def test_neurons_always_active_are_an_affine_part() -> None:

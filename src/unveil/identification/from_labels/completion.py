@@ -95,7 +95,7 @@ class Completion:
             again += 1
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
-        model, rms = fitted.model, fitted.rms
+        model, rms = fitted.model.pruned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -43,6 +43,13 @@ class LabelModel:
         k, d = self.inner.shape
         c = len(self.classes) - 1
         return int(k * (d + 1) + c * (k + 1) + (c * d if self.affine.any() else 0))
+
+    def pruned(self, share: float = 1e-9) -> LabelModel:
+        """Without neurons that move no logit against another: hyperplanes that were none."""
+        moves = (self.outer - self.outer.mean(axis=0)) * np.linalg.norm(self.inner, axis=1)
+        size = np.linalg.norm(moves, axis=0)
+        kept = size > share * size.max(initial=0.0)
+        return replace(self, inner=self.inner[kept], bias=self.bias[kept], outer=self.outer[:, kept])
 
     def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
         """The logits at N points."""
