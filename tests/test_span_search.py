@@ -147,3 +147,79 @@ def test_the_noise_measurement_costs_what_it_says(rng: np.random.Generator) -> N
     oracle = uv.as_oracle(lambda x: np.tanh(x[:, :3]), 5)
     before = oracle.ledger.asked
     assert uv.measure_noise(oracle, rng=rng).queries == oracle.ledger.asked - before == 264
+
+
+def test_a_falling_spectrum_never_claims_more_than_it_knows() -> None:
+    for seed in range(4):
+        rng = np.random.default_rng([seed, 9])
+        w, v = rng.standard_normal((29, 51)), rng.standard_normal((10, 29))
+        left, _, right = np.linalg.svd(w, full_matrices=False)
+        w = (left * rng.uniform(0.3, 0.6) ** np.arange(29)) @ right
+        span = uv.row_span(uv.as_oracle(lambda x, w=w, v=v: np.abs(x @ w.T) @ v.T, 51), rng=rng)
+        assert sine(span, w) <= span.accuracy
+
+
+def missing_here_and_there(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same answers, but none for about 2 in 100 of the questions."""
+    chance = np.abs(np.sin(1e5 * (x @ np.linspace(1, 2, x.shape[1])))) * 1e4 % 1
+    return np.where(chance[:, None] < 0.02, np.nan, y)
+
+
+@pytest.mark.parametrize("within", [None, (-1.0, 1.0)])
+@pytest.mark.parametrize("act", [lambda s: np.maximum(s, 0), np.tanh], ids=["ReLU", "tanh"])
+def test_missing_answers_are_left_out(act, within, rng: np.random.Generator) -> None:
+    for _ in range(3):
+        w, v = rng.standard_normal((8, 30)), rng.standard_normal((2, 8))
+        model = lambda x, w=w, v=v: missing_here_and_there(x, act(x @ w.T) @ v.T)  # noqa: E731
+        oracle = uv.as_oracle(model, 30, within=within)
+        span = uv.row_span(oracle, rng=rng)
+        assert (span.rank, span.outcome) == (8, uv.Outcome.complete)
+        assert sine(span, w) <= span.accuracy
+        assert oracle.ledger.missing > 0
+
+
+def test_too_many_missing_answers_are_an_error(rng: np.random.Generator) -> None:
+    model = lambda x: np.where(x[:, :1] > 0.5, np.nan, x[:, :2])  # noqa: E731
+    with pytest.raises(uv.UnveilError, match="NaN"):
+        uv.row_span(uv.as_oracle(model, 5), rng=rng)
+
+
+def test_few_digits_are_no_all_clear(rng: np.random.Generator) -> None:
+    w = 1e-4 * rng.standard_normal(5)
+    half = uv.as_oracle(lambda x: (0.6543 + np.tanh(x @ w)[:, None]).astype(np.float16), 5)
+    span = uv.row_span(half, rng=rng)
+    assert span.outcome in (uv.Outcome.not_resolved, uv.Outcome.approximate)
+    assert span.accuracy == 1.0 or sine(span, w[None]) <= span.accuracy
+    alike = uv.as_oracle(lambda x: (0.6543 + 1e-6 * np.tanh(x @ w)[:, None]).astype(np.float16), 5)
+    assert uv.row_span(alike, rng=rng).outcome is uv.Outcome.not_resolved
+
+
+def test_a_neuron_that_is_rarely_on_is_no_all_clear_where_it_was_seen(rng: np.random.Generator) -> None:
+    w = rng.standard_normal(20)
+    for _ in range(5):
+        oracle = uv.as_oracle(lambda x: np.maximum(x @ w - 1.5 * np.linalg.norm(w), 0)[:, None], 20)
+        assert uv.row_span(oracle, rng=rng).outcome is not uv.Outcome.nothing_to_find
+
+
+def test_stumps_and_tokens_answer_in_steps(rng: np.random.Generator) -> None:
+    for _ in range(4):
+        feature, at = rng.integers(0, 10, 60), rng.standard_normal(60)
+        below, above = rng.standard_normal((2, 60))
+        stumps = lambda x, f=feature, t=at, b=below, a=above: np.where(x[:, f] > t, a, b).sum(1)[:, None]  # noqa: E731
+        assert uv.row_span(uv.as_oracle(stumps, 10), rng=rng).outcome is uv.Outcome.answers_in_steps
+    table, last = 0.3 * rng.standard_normal((256, 4)), rng.standard_normal((4, 3))
+    tokens = uv.as_oracle(lambda x: np.tanh(table[x.astype(int)].mean(1)) @ last, 40, within=(0, 255), grid=1)
+    assert uv.row_span(tokens, rng=rng).outcome is uv.Outcome.answers_in_steps
+
+
+@pytest.mark.parametrize("rounded", [lambda y: y.round(2), lambda y: (100 + y).astype(np.float16)])
+def test_rounded_answers_are_no_steps(rounded, rng: np.random.Generator) -> None:
+    w = rng.standard_normal((3, 8))
+    oracle = uv.as_oracle(lambda x: rounded(np.tanh(x @ w.T)), 8)
+    assert uv.row_span(oracle, rng=rng).outcome is not uv.Outcome.answers_in_steps
+
+
+def test_a_full_rank_on_a_grid_has_no_error(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((9, 6))
+    span = uv.row_span(uv.as_oracle(lambda x: np.tanh((x - 0.5) @ w.T), 6, within=(0, 1), grid=1 / 255), rng=rng)
+    assert (span.outcome, span.accuracy, span.rank) == (uv.Outcome.full_rank, 0.0, 6)

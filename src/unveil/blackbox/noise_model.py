@@ -121,22 +121,22 @@ def measure_noise(
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
     """
     before = oracle.ledger.asked
-    given = x
-    x = _draw(oracle, triples, rng, given)
-    scale = float(np.sqrt(np.mean(x**2))) or 1.0
+    given, asked = x, _draw(oracle, triples, rng, x)
+    scale = float(np.sqrt(np.mean(asked**2))) or 1.0
     longest = 0.5 * scale if oracle.within is None else (oracle.high - oracle.low) / 32
-    x = oracle.nearest(oracle.off_walls(x, 1 / 32))  # room for a step on either side
-    signs = rng.choice([-1.0, 1.0], size=(triples, oracle.n))
-    close = _tables(oracle, x, signs, scale, rng)
-    seen = _ask_scales(oracle, x, signs, longest, close)
-    for _ in range(OTHERS):
-        if seen.centre.shape[0] and close:
+    close: list[np.ndarray] = []
+    signs = np.empty((0, oracle.n))
+    for attempt in range(1 + OTHERS):
+        if attempt:
+            asked = _draw(oracle, triples, rng, given)
+        here, centre = _answered(oracle, asked, rng, given)
+        if not attempt:
+            signs = rng.choice([-1.0, 1.0], size=(triples, oracle.n))
+        close = close or _tables(oracle, here, signs, scale, rng)
+        seen = _ask_scales(oracle, here, centre, signs, longest, close)
+        if len(seen.centre) and close:
             break
-        x = oracle.nearest(oracle.off_walls(_draw(oracle, triples, rng, given), 1 / 32))
-        close = close or _tables(oracle, x, signs, scale, rng)
-        if not seen.centre.shape[0]:
-            seen = _ask_scales(oracle, x, signs, longest, close)
-    if not seen.centre.shape[0] or not close:
+    else:
         raise MissingAnswers(
             f"{oracle.name} answered with NaN or infinity beside all of {(1 + OTHERS) * triples} points: "
             "pass within=(low, high) to stay where it is defined"
@@ -160,9 +160,13 @@ def _tables(
 
 
 def _ask_scales(
-    oracle: Oracle, x: np.ndarray, signs: np.ndarray, longest: float | np.ndarray, close: list[np.ndarray]
+    oracle: Oracle,
+    x: np.ndarray,
+    centre: np.ndarray,
+    signs: np.ndarray,
+    longest: float | np.ndarray,
+    close: list[np.ndarray],
 ) -> _Scales:
-    centre = oracle.answered(x)
     first, second, still, lengths, moved, asked = [], [], [], [], [], [centre, *close]
     for power in range(SCALES):
         half = longest * RATIO**-power
@@ -187,6 +191,18 @@ def _ask_scales(
         np.array(moved),
         everything[~missing(everything)],
     )
+
+
+def _answered(
+    oracle: Oracle, x: np.ndarray, rng: np.random.Generator, given: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The points with room for a step on either side, and their answers; others for those without an answer."""
+    x = oracle.nearest(oracle.off_walls(x, 1 / 32))
+    y = oracle.answered(x)
+    while len(gone := np.flatnonzero(missing(y))):  # ends: too many missing answers are an error
+        x[gone] = oracle.nearest(oracle.off_walls(_draw(oracle, len(gone), rng, given), 1 / 32))
+        y[gone] = oracle.answered(x[gone])
+    return x, y
 
 
 def _draw(oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarray | None) -> np.ndarray:

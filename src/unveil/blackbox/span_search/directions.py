@@ -211,8 +211,7 @@ def slopes(
         for start in range(0, len(which), ask.block):
             part = which[start : start + ask.block]
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
-            points = ask.oracle.nearest(frame.points(x, part, length * signs[part]))
-            points, answers = ask.step(x, points, sigma)
+            points, answers = ask.step(x, _roomier(ask, frame, x, part, length * signs[part]), sigma)
             step = frame.taken(points, x, part)
             step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
             slope[part] = (answers - fx) / step[:, None]
@@ -247,6 +246,24 @@ def slopes(
             difference(group, length)
         bad = bends(groups)
     return slope, not bad.any()
+
+
+def _roomier(
+    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, which: np.ndarray, length: np.ndarray
+) -> Float[np.ndarray, "N n"]:
+    """Ends of steps of signed lengths; on the other side where a wall of the box would cut them off.
+
+    A step that a wall has made short has the noise of a full one, and would pass it off as a large slope.
+    """
+    wanted = frame.points(x, which, length)
+    points = ask.oracle.nearest(wanted)
+    if ask.oracle.within is None:
+        return points
+    cut = np.abs(points - wanted).max(axis=1)
+    back = frame.points(x, which, -length)
+    other = ask.oracle.nearest(back)
+    turn = np.abs(other - back).max(axis=1) < cut
+    return np.where(turn[:, None], other, points)
 
 
 def coordinates(

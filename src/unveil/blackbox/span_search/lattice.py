@@ -106,7 +106,8 @@ def looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             state = measure(ask, state, found, goal.accuracy)
     # A full rank may be noise: then it is one only if every singular value stands far above it.
     sure = state.values[-1] > CLEAR * state.floor if state.full else state.confirmed >= wanted
-    yield replace(state, measured=True, unsettled=not sure)
+    accuracy = 0.0 if state.full and sure else state.accuracy  # every direction is in a full span
+    yield replace(state, accuracy=accuracy, measured=True, unsettled=not sure)
 
 
 def price(n: int, m: int, rank: int) -> int:

@@ -65,6 +65,8 @@ class Asker:
 
     Attributes:
         limit: What the ledger may show before the search has to end; the caller sets it from state to state.
+        least: Of all answers so far, for each output.
+        most: The same.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Asker:
         self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
         self.block = max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))
         self.limit = np.inf
+        self.least, self.most = np.full(oracle.m, np.inf), np.full(oracle.m, -np.inf)
 
     @property
     def smooth(self) -> bool:
@@ -92,7 +95,11 @@ class Asker:
             raise LimitReached("the search has reached its own limit of queries")
         if not len(x):
             return np.empty((0, self.oracle.m))
-        return np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+        y = np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+        seen = y[~missing(y)]
+        if len(seen):
+            self.least, self.most = np.minimum(self.least, seen.min(axis=0)), np.maximum(self.most, seen.max(axis=0))
+        return y
 
     def step(
         self, x: Float[np.ndarray, "*N n"], asked: Float[np.ndarray, "N n"], sigma: np.ndarray

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.blackbox.span_search.points import Asker
+from unveil.blackbox.noise_model import multiples
+from unveil.blackbox.span_search.points import Asker, Places
 from unveil.outcome import Outcome
 
 DROWNED = 0.1  # noise over signal from which nothing is resolved
@@ -12,6 +13,11 @@ UNCHANGED = 0.9  # of the shortest moves that leave the answer exactly as it was
 PLACES = 4  # different answers among those asked, without which nothing is said about steps
 LINES, ALONG, HALVINGS = 2, 16, 24  # lines on which jumps are looked for, points on each, bisections of a jump
 NOTHING, RANGE = 24, 12.0  # fresh answers, and their range in standard deviations, before nothing is said to be there
+FINE = 1e-6  # relative rounding of answers that would show a dependence, if there were one
+COARSE = 0.01  # of the range of the answers: what a step other than a decimal is, if it is no float's
+EXACT = 1e-3  # of a power of ten or two, in its logarithm: a decimal or binary rounding
+PAIRS, DEEPEST, FADED = 4, 30, 8  # of points between which a jump is sought, halvings, and those it must outlast
+LEAP = 30.0  # roundings that a jump must exceed
 
 
 def refusal(ask: Asker) -> Outcome | None:
@@ -77,15 +83,54 @@ def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, at_low: np.ndarray, at
     return gap <= 1e-4 * width and bool((left > np.maximum(0.2 * whole, 300.0)).any())
 
 
-def varies(ask: Asker) -> bool:
-    """Whether answers may depend on the input although no slope stood out: then nothing is resolved.
+def undecided(ask: Asker) -> Outcome:
+    """What it means that no slope stood out: nothing to find, answers in steps, or too few digits to tell.
 
-    Noise hides whether they do; rounded answers that differ at all show it, and others by a range beyond rounding.
+    Nothing is there to find only if all answers of the search are equal but for their rounding, and if they have digits
+    enough to show a dependence on the input.
 
-    Queries: `NOTHING`
+    Queries: `NOTHING`, and up to `PAIRS * DEEPEST` more where answers differ
     """
-    noise, here = ask.noise, ask.draw(NOTHING)
-    if noise.rounding == "noise":
-        return True
-    y = here.fx * here.sigma / noise.level
-    return bool((np.ptp(y, axis=0) > (RANGE if noise.rounding == "float" else 0.0)).any())
+    noise, oracle, here = ask.noise, ask.oracle, ask.draw(NOTHING)
+    span = ask.most - ask.least
+    if noise.rounding == "float" and bool((span <= RANGE * noise.level).all()):
+        largest = np.maximum(np.abs(ask.most), np.abs(ask.least))
+        coarse = oracle.resolution > FINE and bool((largest > 0).any())
+        return Outcome.not_resolved if coarse else Outcome.nothing_to_find
+    if noise.rounding == "noise" and oracle.grid is not None and not oracle.noise and oracle.resolution <= FINE:
+        # The same question has the same answer, and its neighbour on the grid one that differs like any other.
+        return Outcome.answers_in_steps
+    if oracle.noise or noise.rounding == "noise":
+        return Outcome.not_resolved
+    quantum = np.array([multiples(column) for column in (here.fx * here.sigma).T])
+    known = np.maximum(quantum, np.finfo(float).tiny)
+    tenths, halves = np.log10(known), np.log2(known)
+    odd = np.minimum(np.abs(tenths - np.round(tenths)), np.abs(halves - np.round(halves))) > EXACT
+    if noise.rounding == "multiples" and bool((odd & (quantum > COARSE * np.abs(ask.most - ask.least))).any()):
+        return Outcome.answers_in_steps  # rounded to a step that is neither decimal nor what a float has there
+    if oracle.grid is None and noise.places >= PLACES and _leaps(ask, here):
+        return Outcome.answers_in_steps
+    return Outcome.not_resolved
+
+
+def _leaps(ask: Asker, here: Places) -> bool:
+    """Whether the answer jumps between points: halved again and again, a jump stays while a slope fades."""
+    oracle, y = ask.oracle, here.fx * here.sigma
+    rounding = np.maximum(ask.noise.level, oracle.resolution * np.abs(y).max(axis=0))
+    eps = float(np.finfo(oracle.dtype).eps)
+    for pair in range(PAIRS):
+        low, high, at_low, at_high = here.x[2 * pair], here.x[2 * pair + 1], y[2 * pair], y[2 * pair + 1]
+        sizes = [np.abs(at_high - at_low)]
+        for _ in range(DEEPEST):
+            middle = oracle.nearest(((low + high) / 2)[None])
+            between = ask(middle, np.ones(oracle.m))[0]
+            if not np.isfinite(between).all() or np.abs(high - low).max() <= 64 * eps * np.abs(middle).max():
+                break
+            if np.max(np.abs(between - at_low)) > np.max(np.abs(at_high - between)):
+                high, at_high = middle[0], between
+            else:
+                low, at_low = middle[0], between
+            sizes.append(np.abs(at_high - at_low))
+        if len(sizes) > 2 * FADED and bool(((sizes[-1] > 0.5 * sizes[-FADED]) & (sizes[-1] > LEAP * rounding)).any()):
+            return True
+    return False

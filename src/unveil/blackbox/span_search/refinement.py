@@ -40,7 +40,7 @@ def gather(ask: Asker, state: State) -> State:
         fresh = ask.draw(2 + missing // ask.oracle.m, state.steps.margin)
         more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter)
         places, c = places.joined(more), np.vstack([c, rows])
-    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) else None)
+    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
 
 def noise_floor(state: State, c: np.ndarray) -> float:
@@ -134,7 +134,7 @@ def drop_spurious(ask: Asker, state: State) -> State:
     if state.gradients is None:
         return state
     places, c = coordinates(ask, state.known.basis, state.gradients[0], state.basis_step)
-    if len(c) < state.rank:
+    if len(c) < state.rank or not c.any():
         return state
     again = choose_rank(replace(state, gradients=(places, c)))
     if again.rank < state.rank:

@@ -15,7 +15,7 @@ from unveil.blackbox.span_search.confirmation import BATCH, confirm, left_out
 from unveil.blackbox.span_search.directions import Known
 from unveil.blackbox.span_search.growth import POOL, grow
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
-from unveil.blackbox.span_search.probe import refusal, varies
+from unveil.blackbox.span_search.probe import refusal, undecided
 from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, sharpen
 from unveil.blackbox.span_search.spectrum import falls, truncate
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
@@ -174,8 +174,10 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
         return replace(state, outcome=ended)
     with Booked(ledger, stages, "measuring"):
         if not state.rank:
-            unresolved = state.unsettled or varies(ask)
-            return replace(state, outcome=Outcome.not_resolved if unresolved else Outcome.nothing_to_find)
+            outcome = undecided(ask)
+            if state.unsettled and outcome is Outcome.nothing_to_find:
+                outcome = Outcome.not_resolved
+            return replace(state, outcome=outcome)
     if ask.oracle.grid is None and falls(state, goal):
         with Booked(ledger, stages, "spectrum"):
             state = truncate(ask, state, goal)
@@ -184,8 +186,9 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
                 state = measure(ask, state)
                 state = replace(state, accuracy=max(turned, state.accuracy), left_out=max(rest, left_out(ask, state)))
         return replace(state, outcome=Outcome.approximate)
-    if state.full and not state.unsettled:
-        return replace(state, accuracy=0.0, outcome=Outcome.full_rank)
+    # Every direction is in the span, so its error is none: but only where the weakest have shown a second time.
+    if state.full and not state.unsettled and state.measured and state.accuracy == 0:
+        return replace(state, outcome=Outcome.full_rank)
     if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state):
         if _unexplained(state):  # by the span as it was before it was refined for the last time, perhaps
             with Booked(ledger, stages, "confirmation"):
