@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from unveil.audit.run import report as report
     from unveil.blackbox.active_subspace import ActiveSubspace as ActiveSubspace
     from unveil.blackbox.active_subspace import active_subspace as active_subspace
+    from unveil.blackbox.breakpoints import breakpoints as breakpoints
     from unveil.blackbox.differences import gradient as gradient
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
     from unveil.blackbox.ledger import Ledger as Ledger
+    from unveil.blackbox.line import Line as Line
     from unveil.blackbox.noise_model import NoiseModel as NoiseModel
     from unveil.blackbox.noise_model import measure_noise as measure_noise
     from unveil.blackbox.obfuscation import Obfuscation as Obfuscation
@@ -111,6 +113,8 @@ _PUBLIC = {
     "jacobian": "blackbox.differences",
     "gradient": "blackbox.differences",
     "hessian": "blackbox.differences",
+    "Line": "blackbox.line",
+    "breakpoints": "blackbox.breakpoints",
     "OutputSpan": "blackbox.output_space",
     "output_span": "blackbox.output_span",
     "RowSpan": "blackbox.span",

@@ -1,0 +1,200 @@
+"""breakpoints: where a piecewise-linear function changes its slope along lines, as exactly as its answers allow."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.line import Line
+from unveil.blackbox.line_search.pieces import consolidated, line_of
+from unveil.blackbox.line_search.search import Answers, Ask, Ended, Sigma, Stretch, advance, begin
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import rounding
+from unveil.outcome import BadInput, BudgetExceeded, StepAnswers
+
+# Rounds of questions after which what is still open is called unresolved; every round halves what a stretch can hide.
+ROUNDS = 200
+# Queries per breakpoint found after which the rest is called unresolved: answers that contradict each other split for
+# ever. Twice as many as the dearest networks took.
+PATIENCE = 80
+# On one line so many questions find noise, not breakpoints: two thousand neurons take fewer.
+MOST = 30_000
+# Points around which the rounding of answers is measured.
+POINTS = 6
+# Times that pieces found not to be straight are searched again.
+REOPENED = 6
+
+
+def breakpoints(
+    oracle: Oracle,
+    base: Float[np.ndarray, "*L n"],
+    direction: Float[np.ndarray, "*L n"],
+    *,
+    low: Float[np.ndarray, " L"] | float,
+    high: Float[np.ndarray, " L"] | float,
+    rng: np.random.Generator,
+) -> list[Line]:
+    """Find where a piecewise-linear model changes its slope along lines, as exactly as its answers allow.
+
+    How exact the answers are is measured once, near the lines' middle; every tolerance follows from it.
+
+    Args:
+        oracle: Answers values; piecewise linear (ReLU, leaky ReLU, maximum).
+        base: A point per line, or one point.
+        direction: A direction per line, or one.
+        low: Where the search begins, in units of the direction; one for all or one per line.
+        high: Where it ends. The whole line must be legal.
+        rng: Draws where to look.
+
+    Returns:
+        A `Line` each. What could have hidden between the breakpoints is in `Line.hidden`; stretches left open by the
+        budget, and those whose answers fit no lines (a smooth model has nothing else), are in `Line.unresolved`.
+
+    Raises:
+        BadInput: Labels, a grid, an empty interval, shapes that do not fit, or a line that leaves the box.
+        StepAnswers: The answers are known to jump.
+        BudgetExceeded: The budget does not allow the first 36 queries and six per line.
+
+    Queries: at least `36 + 6 L`; 72 for 36 where the first points met breakpoints. About 11 more per breakpoint where
+        answers have many digits, 25 on lines that reach to 1e4, and 17 in float32. `Oracle.ledger` counts them.
+
+    Source: see `line_search`.
+    """
+    if oracle.answers != "values":
+        raise BadInput(f"{oracle.name} answers {oracle.answers}; breakpoints are read from values")
+    if oracle.in_steps:
+        raise StepAnswers(f"{oracle.name}: {oracle.in_steps}; answers in steps have no slope that could change")
+    if oracle.grid is not None:
+        raise BadInput(
+            f"questions to {oracle.name} lie on a grid of step {oracle.grid:g}, not on lines; pass grid=None"
+        )
+    base, direction = np.broadcast_arrays(np.atleast_2d(base), np.atleast_2d(direction))
+    if base.ndim != 2 or base.shape[1] != oracle.n:
+        raise BadInput(f"base and direction must have shape (L, {oracle.n}) or ({oracle.n},); got {base.shape}")
+    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), (len(base),)) for end in (low, high))
+    if not (low < high).all():
+        raise BadInput("every line needs low < high")
+    for end in (low, high):
+        at = base + end[:, None] * direction
+        if not ((at >= oracle.low - 1e-12 * np.abs(at)) & (at <= oracle.high + 1e-12 * np.abs(at))).all():
+            raise BadInput(
+                f"a line leaves the box of {oracle.name} between low and high; oracle.room tells how far it goes"
+            )
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        return oracle(oracle.nearest(x))
+
+    line = rng.integers(len(base), size=POINTS)
+    t = np.clip(rng.standard_normal(POINTS), low[line], high[line])
+    noise = rounding(ask, oracle.off_walls(base[line] + t[:, None] * direction[line], 0.02), oracle.resolution, rng)
+    return line_search(ask, base, direction, low, high, noise.at, rng, relative=noise.relative)
+
+
+def line_search(
+    ask: Ask,
+    base: Float[np.ndarray, "L n"],
+    direction: Float[np.ndarray, "L n"],
+    low: Float[np.ndarray, " L"] | float,
+    high: Float[np.ndarray, " L"] | float,
+    sigma: Sigma,
+    rng: np.random.Generator,
+    *,
+    relative: float,
+) -> list[Line]:
+    """Find all breakpoints on many lines at once.
+
+    A stretch of a line is straight if its answers fit one line, and has one breakpoint if they fit two that meet; that
+    is believed once answers where they meet, just before and just after fit too. Otherwise the stretch is split by a
+    short straight step. At the end the answers of every piece between two breakpoints must fit one line together: what
+    single stretches are too short to show, long chords do; a piece that fails is searched again.
+
+    Args:
+        ask: Answers questions; piecewise linear up to its noise.
+        base: A point per line.
+        direction: A direction per line. Splits expect breakpoints at t of order one, however long the line is.
+        low: Where the search begins, one for all or one per line.
+        high: Where it ends.
+        sigma: (N, n) to (N, m): standard deviation of the answers. Every tolerance follows from it.
+        rng: Draws where to split.
+        relative: Sigma relative to the size of the answers; it sets the length of the short steps.
+
+    Returns:
+        A `Line` each, which also says what could have hidden.
+
+    Raises:
+        BadInput: An empty interval.
+
+    Queries: at least `6 L`; see `breakpoints`.
+
+    Source: Carlini, Jagielski, Mironov, CRYPTO 2020 (arXiv:2003.04884), section 4.3.1, with least squares instead of
+        exact equality, and answers on both sides of a breakpoint: where two neighbours bend in opposite directions,
+        the outer lines meet outside the pair, and the answer there alone agrees with both.
+    """
+    count = len(base)
+    low = np.broadcast_to(np.asarray(low, dtype=np.float64), (count,))
+    high = np.broadcast_to(np.asarray(high, dtype=np.float64), (count,))
+    if not (low < high).all():
+        raise BadInput("every line needs low < high")
+    # Long enough for a sharp slope, short enough to miss most breakpoints.
+    step = float(np.clip(relative**0.25, 1e-4, 0.1))
+    answers = Answers(base, direction, ask, sigma)
+    ended = Ended()
+    stretches = begin(answers, low, high, step, rng)
+    found: list[list[tuple[float, float]]] = [[] for _ in range(count)]
+    # Lines whose pieces are all straight are done.
+    still = set(range(count))
+    left: list[Stretch] = []
+    bad: list[Stretch] = []
+    for again in range(REOPENED + 1):
+        left, spent = _run(answers, stretches, ended, sum(map(len, found)), step, rng)
+        for line, t, error in ended.breakpoints:
+            found[line].append((t, error))
+        ended.breakpoints.clear()
+        stretches = []
+        for line in sorted(still):
+            last = spent or again == REOPENED
+            found[line], open_ = consolidated(answers, line, found[line], reopen=not last)
+            (bad if last else stretches).extend(open_)
+        still = {s.line for s in stretches}
+        if not stretches:
+            break
+    unresolved = _unresolved(answers, left, bad, ended)
+    return [
+        line_of(answers, i, found[i], [(a, b) for j, a, b in unresolved if j == i], float(low[i]), float(high[i]))
+        for i in range(count)
+    ]
+
+
+def _run(
+    answers: Answers, stretches: list[Stretch], ended: Ended, found: int, step: float, rng: np.random.Generator
+) -> tuple[list[Stretch], bool]:
+    """Until every stretch has ended; those left, and whether patience or the budget was used up."""
+    lines = len(answers.base)
+    for _ in range(ROUNDS):
+        if not stretches:
+            break
+        patience = min(PATIENCE * (8 * lines + found + len(ended.breakpoints)), MOST * lines)
+        if len(answers.t) > patience:
+            return stretches, True
+        try:
+            stretches = advance(answers, stretches, ended, step, rng)
+        except BudgetExceeded:
+            return stretches, True
+    return stretches, False
+
+
+def _unresolved(
+    answers: Answers, left: list[Stretch], bad: list[Stretch], ended: Ended
+) -> list[tuple[int, float, float]]:
+    """Open stretches, pieces that are not straight, and stretches given up that no straight piece explains."""
+    pieces = [(s.line, *_ends(answers, s)) for s in bad]
+    given_up = [u for u in ended.unresolved if any(u[0] == i and a < u[2] and b > u[1] for i, a, b in pieces)]
+    narrow = [(s.line, *_ends(answers, s)) for s in left] + given_up
+    # A piece that holds a stretch told already is not told again.
+    wide = [p for p in pieces if not any(p[0] == i and p[1] <= (a + b) / 2 <= p[2] for i, a, b in narrow)]
+    return sorted(set(narrow + wide))
+
+
+def _ends(answers: Answers, stretch: Stretch) -> tuple[float, float]:
+    t = answers.t[stretch.rows]
+    return float(t[0]), float(t[-1])

@@ -1,0 +1,58 @@
+"""Line: the breakpoints of a piecewise-linear function along one line, and what could have hidden between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclass(frozen=True)
+class Line:
+    """The breakpoints on one line `base + t * direction`, `low <= t <= high`.
+
+    Attributes:
+        base: (n,) the point at t = 0.
+        direction: (n,) the input's change per unit of t.
+        t: (K,) where the slope changes, ascending.
+        jump: (K, m) slope after less slope before.
+        slope: (K + 1, m) of the pieces.
+        value: (K, m) answers at the breakpoints, from the lines on both sides.
+        width: (K,) uncertainty of t; two breakpoints closer than this are one.
+        low: Where the search began.
+        high: Where it ended.
+        hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
+            jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
+        unresolved: (U, 2) stretches that were given up: the answers contradict each other, or the budget of the
+            search was used up.
+    """
+
+    base: Float[np.ndarray, " n"]
+    direction: Float[np.ndarray, " n"]
+    t: Float[np.ndarray, " K"]
+    jump: Float[np.ndarray, "K m"]
+    slope: Float[np.ndarray, "pieces m"]
+    value: Float[np.ndarray, "K m"]
+    width: Float[np.ndarray, " K"]
+    low: float
+    high: float
+    hidden: Float[np.ndarray, "pieces m"]
+    unresolved: Float[np.ndarray, "U 2"]
+
+    @property
+    def edges(self) -> Float[np.ndarray, " ends"]:
+        """Ends of the pieces."""
+        return np.concatenate([[self.low], self.t, [self.high]])
+
+    @property
+    def points(self) -> Float[np.ndarray, "K n"]:
+        """The breakpoints as inputs."""
+        return np.asarray(self.base + self.t[:, None] * self.direction)
+
+    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
+        """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""
+        piece = np.searchsorted(self.t, t)
+        before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
+        near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
+        return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
