@@ -331,8 +331,8 @@ def _verdict(span: RowSpan, where: str) -> str:
 
 def _accuracy(span: RowSpan) -> str:
     if not span.accuracy < 1:
-        return "not known: too little was asked to predict it"
-    return f"{brief(span.accuracy, 2)}, the predicted sine of the largest angle to the true span"
+        return "not known: too little was asked to measure it"
+    return f"{brief(span.accuracy, 2)}, three times the measured sine of the largest angle to the true span"
 
 
 def _sure(span: RowSpan) -> str:
