@@ -161,21 +161,7 @@ def find_span(
     accuracy: float = 1e-4,
     noise: NoiseModel | None = None,
 ) -> RowSpan:
-    """The row span, from values or from labels, whichever the oracle answers.
-
-    Args:
-        oracle: The model.
-        rng: Draws points and directions.
-        x: Where to ask, or, of labels, where to begin; random points by default.
-        accuracy: Wanted sine of the largest principal angle.
-        noise: A measurement to reuse.
-
-    Queries: see `row_span` and `label_span`
-    """
-    if oracle.answers == "labels":
-        from unveil.blackbox.label_span import label_span
-
-        return label_span(oracle, rng=rng, accuracy=accuracy, x=x)
+    """`row_span`, imported only when an audit comes to it. Queries: see there."""
     from unveil.blackbox.row_span import row_span
 
     return row_span(oracle, rng=rng, accuracy=accuracy, x=x, noise=noise)
