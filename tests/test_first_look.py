@@ -246,6 +246,23 @@ def test_missing_answers_are_counted_and_left_out(rng: np.random.Generator) -> N
         oracle.answered(np.full((200, 6), 3.0))
 
 
+@pytest.mark.parametrize(("share", "refused"), [(0.02, 0), (0.15, 20)])
+def test_chance_does_not_turn_a_few_missing_answers_into_too_many(share: float, refused: int) -> None:
+    def gaps(x: np.ndarray) -> np.ndarray:
+        return np.where(np.modf(np.abs(x[:, :1]) * 1234.5)[0] < share, np.nan, x @ np.ones((6, 2)))
+
+    ended = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        try:
+            oracle = uv.as_oracle(gaps, 6)
+            for count in (1, 2, 5, 10, 20, 500):
+                oracle.sample_answered(count, rng)
+        except uv.MissingAnswers:
+            ended += 1
+    assert ended == refused
+
+
 def test_a_first_point_without_an_answer_is_replaced() -> None:
     seen = []
 

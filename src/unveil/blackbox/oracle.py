@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import final
 
@@ -14,9 +15,8 @@ from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
 
-# Up to this share of all questions may stay without an answer, and so many in any case: see `Oracle.answered`.
-MISSING_SHARE = 0.05
-MISSING_LEAST = 4
+MISSING_SHARE = 0.05  # of all questions may stay without an answer: see `Oracle.answered`
+MISSING_CHANCE = 1e-6  # at most, that so many are missing although the model has no larger share
 
 
 class Oracle(ABC):
@@ -130,14 +130,14 @@ class Oracle(ABC):
         Raises:
             BadInput: As when the oracle is called.
             BudgetExceeded: As when the oracle is called.
-            MissingAnswers: More than `MISSING_SHARE` of all that was asked so far has no answer (and more than
-                `MISSING_LEAST` questions), or none of this batch has.
+            MissingAnswers: Of all that was asked so far, more has no answer than chance makes of `MISSING_SHARE`, or
+                none of this batch has.
             SourceError: The model failed, or answered with another shape.
 
         Queries: `N`
         """
         x, y = self._ask(x)
-        if self.ledger.missing > max(MISSING_LEAST, MISSING_SHARE * self.ledger.asked):
+        if _too_many(self.ledger.missing, self.ledger.asked):
             raise MissingAnswers(
                 f"{self.name} answered {self.ledger.missing:,} of {self.ledger.asked:,} questions with NaN or "
                 f"infinity; up to {MISSING_SHARE:.0%} are left out: pass within=(low, high) to stay where it is defined"
@@ -312,3 +312,14 @@ class Oracle(ABC):
             x, self.nearest(x), rtol=float(np.finfo(self.dtype).eps), atol=1e-6 * self.grid
         ):
             raise BadInput(f"questions must lie on the grid of step {self.grid:g}; use oracle.nearest(x)")
+
+
+def _too_many(gone: int, asked: int) -> bool:
+    """Whether more answers are missing than chance makes of `MISSING_SHARE`, by Chernoff's bound."""
+    share = gone / asked
+    if share <= MISSING_SHARE:
+        return False
+    divergence = share * math.log(share / MISSING_SHARE)
+    if share < 1:
+        divergence += (1 - share) * math.log((1 - share) / (1 - MISSING_SHARE))
+    return asked * divergence > -math.log(MISSING_CHANCE)
