@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,6 +17,8 @@ from typer.testing import CliRunner
 
 import unveil as uv
 from tests.helpers import onnx_net, random_weights
+from unveil.blackbox.sources.confined import Confined
+from unveil.blackbox.sources.onnx import OnnxSource, Unbounded
 from unveil.cli import app
 
 ROWS = {}
@@ -214,13 +219,246 @@ def test_weights_without_a_model_are_one_clear_sentence(tmp_path, ending):
     assert end.stderr.count("\n") == 1
 
 
+def two_inputs(path: Path, free: str | int = "N") -> Path:
+    """y = x @ w + state * rate: a state whose batch lies in its second axis, and a scalar of whole numbers."""
+    rng = np.random.default_rng(6)
+    entries = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3]),
+        helper.make_tensor_value_info("state", TensorProto.FLOAT, [1, free, 2]),
+        helper.make_tensor_value_info("rate", TensorProto.INT64, []),
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Squeeze", ["state", "zero"], ["s"]),
+        helper.make_node("Cast", ["rate"], ["r"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "r"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(rng.standard_normal((3, 2)).astype(np.float32), "w"),
+        numpy_helper.from_array(np.array([0]), "zero"),
+    ]
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
+    graph = helper.make_graph(nodes, "g", entries, [out], constants)
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
 @row("several inputs")
-def test_several_inputs_are_named(tmp_path):
-    one, two = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("x", "state"))
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
-    graph = helper.make_graph([helper.make_node("Add", ["x", "state"], ["y"])], "g", [one, two], [out])
-    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "m.onnx")
-    with pytest.raises(uv.SourceError, match=r"2 inputs.*state"):
-        uv.as_oracle(str(tmp_path / "m.onnx"))
-    with pytest.raises(uv.BadInput, match="has 2: x, state"):
-        uv.load(tmp_path / "m.onnx")
+def test_one_of_several_inputs_is_asked_and_the_others_are_held(tmp_path):
+    path = two_inputs(tmp_path / "m.onnx")
+    with pytest.raises(uv.SourceError, match=r"3 inputs: x, state, rate.*--fix rate=0"):
+        uv.as_oracle(str(path))
+    with pytest.raises(uv.BadInput, match=r"3 inputs: x, state, rate.*inputs="):
+        uv.load(path)
+    x = points(3)
+    weights = numpy_helper.to_array(onnx.load(path).graph.initializer[0]).astype(np.float64)
+    state = np.array([[[0.5, -2.0]]])
+    held = {"state": state, "rate": 16}
+    oracle = uv.as_oracle(str(path), inputs=held)
+    assert np.allclose(oracle(oracle.nearest(x)), x @ weights + 16 * state[0], atol=1e-4)
+    assert np.allclose(uv.load(path, inputs=held)(x), x @ weights + 16 * state[0], atol=1e-9)
+    for wrong, said in (({"rate": 0.5}, "type int64"), ({"speed": 1}, "no input 'speed'")):
+        with pytest.raises(uv.SourceError, match=said):
+            uv.as_oracle(str(path), inputs={"state": 0, **wrong})
+    with pytest.raises(uv.SourceError, match="all its inputs"):
+        uv.as_oracle(str(path), inputs={"x": 0, "state": 0, "rate": 1})
+    np.save(tmp_path / "state.npy", state)
+    fixed = ["--fix", f"state={tmp_path / 'state.npy'}", "--fix", "rate=16"]
+    end = CliRunner().invoke(app, ["span", str(path), *fixed, "--json"])
+    assert end.exit_code == 0, end.output
+    np.savez(tmp_path / "x.npz", x=x[:2])
+    end = CliRunner().invoke(app, ["stability", str(path), "--inputs", str(tmp_path / "x.npz"), "--jobs", "1", *fixed])
+    assert end.exit_code == 0, end.output
+
+
+def test_functions_and_modules_take_held_inputs_by_name_or_in_one_dictionary():
+    def named(x, rate):
+        return x * rate
+
+    x = points(3)
+    by_name = uv.as_oracle(named, shape=3, inputs={"rate": 4})
+    in_one = uv.as_oracle(lambda given: given["x"] * given["rate"], shape=3, inputs={"x": ..., "rate": 4})
+    assert np.array_equal(by_name(x), 4 * x)
+    assert np.array_equal(in_one(x), 4 * x)
+    with pytest.raises(uv.BadInput, match="mark what is asked"):
+        uv.as_oracle(lambda given: given["x"], shape=3, inputs={"rate": 4})
+    with pytest.raises(uv.BadInput, match="is none"):
+        uv.as_oracle(by_name, inputs={"rate": 4})
+
+
+@row("recurrent state")
+def test_a_recurrent_module_is_asked_about_tokens_from_one_state():
+    torch = pytest.importorskip("torch")
+
+    class Recurrent(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.cell, self.last = torch.nn.Embedding(40, 8), torch.nn.GRU(8, 6), torch.nn.Linear(6, 2)
+
+        def forward(self, tokens, state):
+            y, state = self.cell(self.table(tokens).transpose(0, 1), state)
+            return self.last(y[-1]), state
+
+    torch.manual_seed(0)
+    module = Recurrent()
+    oracle = uv.as_oracle(module, shape=5, inputs={"state": lambda count: torch.zeros(1, count, 6)})
+    assert (oracle.within, oracle.grid, oracle.m) == ((0.0, 39.0), 1.0, 2)
+    x = np.random.default_rng(0).integers(0, 40, (7, 5))
+    with torch.no_grad():
+        truth = module(torch.from_numpy(x), torch.zeros(1, 7, 6))[0].numpy()
+    assert np.allclose(oracle(x), truth, atol=1e-6)
+
+
+@row("whole numbers")
+@pytest.mark.parametrize("kind", ["UINT8", "INT8", "INT64", "BOOL"])
+def test_inputs_of_whole_numbers_are_asked_as_such(kind, tmp_path):
+    table = numpy_helper.from_array(np.random.default_rng(0).standard_normal((30, 2)).astype(np.float32), "w")
+    tokens = kind == "INT64"
+    node = helper.make_node("Gather", ["w", "x"], ["y"]) if tokens else helper.make_node("Cast", ["x"], ["y"], to=1)
+    entry = helper.make_tensor_value_info("x", getattr(TensorProto, kind), ["N", 3])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, 2] if tokens else ["N", 3])
+    graph = helper.make_graph([node], "g", [entry], [out], [table] if tokens else [])
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    oracle = uv.as_oracle(str(tmp_path / "m.onnx"), answers="values")
+    ranges = {"UINT8": (0, 255), "INT8": (-128, 127), "INT64": (0, 29), "BOOL": (0, 1)}
+    assert (oracle.within, oracle.grid) == (ranges[kind], 1.0)
+    x = oracle.sample(40, np.random.default_rng(1))
+    assert np.array_equal(x, np.round(x))
+    truth = numpy_helper.to_array(table)[x.astype(int)].reshape(40, -1) if tokens else x
+    assert np.array_equal(oracle(x), truth)
+
+
+@row("dict, dataclass or tuple")
+def test_of_what_a_function_returns_the_logits_are_looked_at():
+    @dataclass
+    class Output:
+        logits: np.ndarray
+        hidden_states: np.ndarray
+
+    def scores(x):
+        return np.stack([x.sum(axis=1), x[:, 0]], axis=1)
+
+    def hidden(x):
+        return np.stack([x, x])
+
+    returned = {
+        "dict": lambda x: {"hidden_states": hidden(x), "logits": scores(x)},
+        "dataclass": lambda x: Output(scores(x), hidden(x)),
+        "tuple": lambda x: (np.float64(0.3), scores(x), hidden(x)),
+        "object": lambda x: SimpleNamespace(logits=scores(x)),
+    }
+    x = points(3)
+    for name, function in returned.items():
+        oracle = uv.as_oracle(function, shape=3)
+        assert np.array_equal(oracle(x), scores(x)), name
+    both = uv.as_oracle(lambda x: {"a": x, "scores": scores(x)}, shape=3)
+    assert any("'scores' is looked at" in note for note in both.notes)
+    assert uv.as_oracle(lambda x: {"a": x, "scores": scores(x)}, shape=3, output="a").m == 3
+    assert uv.as_oracle(lambda x: tuple(row for row in x), shape=3).m == 3
+    with pytest.raises(uv.SourceError, match="none of it has one row"):
+        uv.as_oracle(lambda x: {"loss": 0.1}, shape=3)
+
+
+@row("time first")
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_outputs_with_time_first_are_told_from_batches(times, tmp_path):
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((times, 4, 2)).astype(np.float32)
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [times, "N", 2])
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [entry], [out], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "m.onnx")
+    oracle, x = uv.as_oracle(str(tmp_path / "m.onnx")), points(4)
+    truth = np.einsum("ni,tio->nto", x, weights).reshape(len(x), -1)
+    assert np.allclose(oracle(oracle.nearest(x)), truth, atol=1e-5)
+    with pytest.raises(uv.SourceError, match="time comes first"):
+        uv.as_oracle(lambda x: np.einsum("ni,tio->tno", x, weights), shape=4)
+
+
+def hostile(path: Path, operator: str, hidden: bool) -> Path:
+    """A small graph that makes a hundred million numbers of one question; `hidden`: how many, only running it tells."""
+    size = {"Tile": [1, 10**8], "Expand": [1, 10**8], "ConstantOfShape": [1, 10**8], "Resize": [1, 10**8]}[operator]
+    kind = np.float32 if operator == "Resize" else np.int64
+    constants = [numpy_helper.from_array(np.array(size, dtype=kind), "size")]
+    nodes, given = [], "size"
+    if hidden:  # the size times 1, which is made of the question in a way that shape inference does not follow
+        constants.append(numpy_helper.from_array(np.array(1, dtype=kind), "one"))
+        nodes = [
+            helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+            helper.make_node("Cast", ["largest"], ["large"], to=helper.np_dtype_to_tensor_dtype(np.dtype(kind))),
+            helper.make_node("Sub", ["large", "large"], ["nothing"]),
+            helper.make_node("Add", ["nothing", "one"], ["factor"]),
+            helper.make_node("Mul", ["size", "factor"], ["wanted"]),
+        ]
+        given = "wanted"
+    if operator == "ConstantOfShape":
+        nodes += [helper.make_node(operator, [given], ["c"]), helper.make_node("Mul", ["x", "c"], ["y"])]
+    elif operator == "Resize":
+        nodes.append(helper.make_node(operator, ["x", "", given], ["y"], mode="nearest"))
+    else:
+        nodes.append(helper.make_node(operator, ["x", given], ["y"]))
+    last = [helper.make_node("ReduceMean", ["y"], ["m"], axes=[1], keepdims=1)]
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1])
+    out = helper.make_tensor_value_info("m", TensorProto.FLOAT, ["N", 1])
+    graph = helper.make_graph(nodes + last, "g", [entry], [out], constants)
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@row("hostile sizes")
+@pytest.mark.parametrize("operator", ["Tile", "Expand", "ConstantOfShape", "Resize"])
+def test_a_hundred_million_numbers_are_refused_before_anything_is_run(operator, tmp_path):
+    with pytest.raises(uv.SourceError, match=r"1e\+08 numbers"):
+        uv.as_oracle(str(hostile(tmp_path / "m.onnx", operator, hidden=False)))
+    hidden = hostile(tmp_path / "hidden.onnx", operator, hidden=True)
+    with pytest.raises(Unbounded):
+        OnnxSource(hidden, trusted=False)
+    with pytest.raises(uv.BadInput):
+        uv.load(hidden)
+
+
+def test_a_file_that_does_not_tell_its_sizes_is_run_within_limits(tmp_path):
+    hidden = hostile(tmp_path / "m.onnx", "Tile", hidden=True)
+    with pytest.raises(uv.SourceError, match="memory"):
+        Confined(hidden, memory=300 << 20)
+    end = CliRunner().invoke(app, ["span", str(two_inputs(tmp_path / "two.onnx"))])
+    assert end.exit_code == 3
+    assert "3 inputs" in end.stderr
+
+
+@row("files not trusted")
+def test_a_confined_file_answers_as_it_would_unconfined(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = numpy_helper.from_array(rng.standard_normal((3, 2)).astype(np.float32), "w")
+    nodes = [
+        helper.make_node("NonZero", ["w"], ["places"]),
+        helper.make_node("Shape", ["places"], ["count"]),
+        helper.make_node("Cast", ["count"], ["c"], to=1),
+        helper.make_node("ReduceMax", ["c"], ["k"], keepdims=0),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["a", "k"], ["y"]),
+    ]
+    entry = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
+    graph = helper.make_graph(nodes, "g", [entry], [out], [weights])
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), path)
+    free, confined = uv.as_oracle(str(path)), uv.as_oracle(str(path), trusted=False)
+    assert isinstance(confined.source, Confined)
+    x = free.nearest(points(3, 300))
+    assert np.array_equal(free(x), confined(x))
+    assert (free.fingerprint(), free.notes, free.resolution) == (
+        confined.fingerprint(), confined.notes, confined.resolution,
+    )  # fmt: skip
+    confined.source._child.kill()
+    with pytest.raises(uv.SourceError, match="brought its process to an end"):
+        confined(x)
+    slow = Confined(path)
+    slow._seconds, slow._slowest = 0.0, 0.0
+    slow._child.send_signal(signal.SIGSTOP)
+    with pytest.raises(uv.SourceError, match="gave no answer within 0 s"):
+        slow.answer(x)

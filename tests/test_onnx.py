@@ -172,10 +172,12 @@ def test_whole_number_inputs(tmp_path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
-    with pytest.raises(uv.SourceError, match="grid=1"):
-        uv.as_oracle(path)
-    oracle = uv.as_oracle(path, within=(0, 255), grid=1)
-    assert np.array_equal(oracle(np.array([[0.0, 7, 255]])), [[0, 7, 255]])
+    for oracle in (uv.as_oracle(path), uv.as_oracle(path, within=(0, 255)), uv.as_oracle(path, grid=1)):
+        assert (oracle.grid, oracle.within) == (1.0, (0.0, 255.0))
+        assert np.array_equal(oracle(np.array([[0.0, 7, 255]])), [[0, 7, 255]])
+    assert any("whole numbers (uint8)" in note for note in uv.as_oracle(path).notes)
+    with pytest.raises(uv.SourceError, match="whole numbers"):
+        uv.as_oracle(path, grid=0.5)
 
 
 def test_the_environment_s_threads_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
+
+import numpy as np
 
 from unveil.outcome import BadInput, SourceError
 
 LARGEST = 2**31 - 1
 FLOATING = (1, 10, 11)
+LARGEST_VALUE = 2**28
 
 
 def fetch_weights(model: Any, path: Path, digest: hashlib.blake2b | None = None) -> None:
@@ -46,6 +52,66 @@ def fetch_weights(model: Any, path: Path, digest: hashlib.blake2b | None = None)
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
+
+
+def hold_inputs(model: Any, inputs: Mapping[str, Any] | None) -> None:
+    """Make constants of all inputs but one.
+
+    Args:
+        model: Changed in place.
+        inputs: A value by the name of each input that is held: an array, or a number for all of its entries. An axis of
+            no declared length gets that of the array, or 1. `...` may mark the input that is asked.
+
+    Raises:
+        BadInput: No such input, a value that does not fit its type or shape, or not one input is left.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    entries = {value.name: value for value in graph.input if value.name not in constants}
+    for name, given in (inputs or {}).items():
+        if name not in entries:
+            raise BadInput(f"it has no input {name!r:.60}; it has {', '.join(entries)[:300]}")
+        if isinstance(given, EllipsisType):
+            continue
+        told = entries.pop(name)
+        kind = helper.tensor_dtype_to_np_dtype(told.type.tensor_type.elem_type)
+        graph.initializer.append(numpy_helper.from_array(_held(told, given, kind), name))
+        graph.input.remove(told)
+    if len(entries) > 1:
+        others = list(entries)[1:] if not inputs else list(entries)
+        held = ", ".join(f'"{name}": 0' for name in others)[:200]
+        raise BadInput(
+            f"one input is asked; it has {len(entries)} inputs: {', '.join(entries)[:300]}. Hold the others constant, "
+            f"e.g. inputs={{{held}}} (--fix {others[-1]:.60}=0)"
+        )
+    if not entries and inputs:
+        raise BadInput("all its inputs are held constant; leave out the one that is to be asked")
+
+
+def _held(told: Any, given: Any, kind: np.dtype[Any]) -> np.ndarray:
+    """A constant of the declared type and shape."""
+    try:
+        array = np.asarray(given)
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = array.astype(kind)
+        exact = kind.kind == "f" or bool((value == array).all())
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact:
+        raise BadInput(f"the input {told.name!r:.60} is of type {kind}; got {given!s:.60}")
+    if not told.type.tensor_type.HasField("shape"):
+        return value
+    sides = [int(d.dim_value) if d.dim_value > 0 else None for d in told.type.tensor_type.shape.dim]
+    own = value.shape if value.ndim == len(sides) else (1,) * len(sides)
+    full = tuple(side or length for side, length in zip(sides, own, strict=True))
+    if math.prod(full) > LARGEST_VALUE:
+        raise BadInput(f"the input {told.name!r:.60} has {math.prod(full):.2g} numbers; at most 2^28 are held")
+    try:
+        return np.ascontiguousarray(np.broadcast_to(value, full))
+    except ValueError:
+        raise BadInput(f"the input {told.name!r:.60} has shape {full}; got a value of shape {value.shape}") from None
 
 
 def one_output(model: Any, name: str | None = None) -> str:

@@ -39,9 +39,12 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
     finally:
         ledger.sent += source.attempts()
     if y.ndim == 0 or len(y) != len(x):
+        turned = ""
+        if y.ndim > 2 and y.shape[1] == len(x):
+            turned = "; its second axis has that length: if time comes first, pass lambda x: model(x).swapaxes(0, 1)"
         raise SourceError(
             f"{source.name} answered {len(x)} questions with shape {y.shape}; expected ({len(x)}, m): "
-            "one row per question"
+            f"one row per question{turned}"
         )
     return y.reshape(len(x), -1)
 

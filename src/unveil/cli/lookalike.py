@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Common, OutputName, Scale
+from unveil.cli.options import Common, Fix, OutputName, Scale, held
 from unveil.cli.preimage import Examples, LayerNumber
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def lookalike(
     ] = None,
     scale: Scale = None,
     output: OutputName = None,
+    fix: Fix = None,
     force: Force = False,
 ) -> None:
     """Find an input near a target that has exactly the features of x, and ask the model in the file about both."""
@@ -56,11 +57,11 @@ def lookalike(
     from unveil.whitebox.lookalike import lookalike as find
 
     require_fresh(out, force, ".npz")
-    known, legal = load(network, output), interval(within)
+    known, legal = load(network, output, held(fix)), interval(within)
     # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
     original = network.suffix.lower() == ".onnx"
     if original:
-        oracle = as_oracle(str(network), within=legal, output=output)
+        oracle = as_oracle(str(network), within=legal, output=output, inputs=held(fix), trusted=False)
     else:
         oracle = as_oracle(known.logits, shape=known.shape, within=legal)
     given = read_inputs(inputs, oracle, scale)

@@ -54,6 +54,16 @@ OutputName = Annotated[
     typer.Option("--output", metavar="NAME", help="Which output of an ONNX file with several.", show_default=False),
 ]
 
+Fix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fix",
+        metavar="NAME=VALUE",
+        help="Hold another input of the model constant: a number, several with commas, or a .npy file. Again for each.",
+        show_default=False,
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Common:
@@ -159,6 +169,15 @@ class Asking(Serving):
         typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
     ] = None
 
+    fix: Fix = None
+    trusted: Annotated[
+        bool,
+        typer.Option(
+            "--trusted/--untrusted",
+            help="Let the file take what time and memory it likes; else one that does not tell beforehand is confined.",
+        ),
+    ] = False
+
     def oracle(self, source: str, note: Callable[[str], None] = lambda text: None) -> Oracle:
         """The oracle that SOURCE and these options describe.
 
@@ -190,6 +209,8 @@ class Asking(Serving):
                 store=self.store,
                 answers="labels" if self.labels else self.answers,
                 output=None if served else self.output,
+                inputs=held(self.fix),
+                trusted=self.trusted,
             )
         for said in oracle.notes:
             note(f"Note: {said}.")
@@ -245,6 +266,31 @@ def load(source: str) -> str | Callable[..., Any]:
             f"{path} has no function {name}; expected file.py:name, where name takes (N, n) and gives (N, m)"
         )
     return found  # type: ignore[no-any-return]
+
+
+def held(fix: list[str] | None) -> dict[str, Any] | None:
+    """`rate=16000`, `mask=1,1,0` or `state=state.npy` as values by name; `x=...` marks the input that is asked."""
+    if not fix:
+        return None
+    import numpy as np
+
+    found: dict[str, Any] = {}
+    for text in fix:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise BadInput(f"--fix must be a name and a value, such as rate=16000; got {text!r}")
+        if value.endswith(".npy"):
+            try:
+                found[name] = np.load(value, allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise BadInput(f"--fix {name}: {value} cannot be read as an array: {error}") from None
+        elif value == "...":
+            found[name] = ...
+        else:
+            parts = [number(part, f"--fix {name}") for part in value.split(",")]
+            whole = [int(part) if part == int(part) and "." not in value else part for part in parts]
+            found[name] = whole[0] if len(whole) == 1 else np.array(whole)
+    return found
 
 
 def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, OutputName, Parallel, Scale
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
 
 if TYPE_CHECKING:
     from unveil.whitebox.preimage import Preimage
@@ -42,6 +42,7 @@ def preimage(
     ] = None,
     scale: Scale = None,
     output: OutputName = None,
+    fix: Fix = None,
     check: Annotated[bool, typer.Option("--check", help="Verify every certificate once more, independently.")] = False,
 ) -> None:
     """Tell for every example of which kind the inputs with the same features are: a point, compact or infinite.
@@ -54,7 +55,7 @@ def preimage(
     from unveil.whitebox.formats import load
     from unveil.whitebox.preimage import TASK, preimages
 
-    known = load(network, output)
+    known = load(network, output, held(fix))
     given = read_for(known, inputs, scale=scale, most=most)
     for line in given.said:
         common.note(line)

@@ -42,7 +42,7 @@ class Serving:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Which output holds the answers, of a server or an ONNX file with several.",
+            help="Which output holds the answers, of a server, a file or a function with several.",
             show_default=False,
         ),
     ] = None
@@ -106,7 +106,6 @@ class Serving:
             BadInput: One of them was given.
         """
         given = [field.name for field in fields(Serving) if getattr(self, field.name) != field.default]
-        if source.lower().endswith(".onnx"):
-            given = [name for name in given if name != "output"]
+        given = [name for name in given if name != "output"]
         if given:
             raise BadInput(f"--{given[0].replace('_', '-')} is for models behind a web address; {source} is none")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, OutputName, Parallel, Scale
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""
@@ -36,6 +36,7 @@ def stability(
     ] = None,
     scale: Scale = None,
     output: OutputName = None,
+    fix: Fix = None,
     coarse: Annotated[
         bool,
         typer.Option("--coarse", help="About twice as fast on large layers; a floor at 1e-7 of the largest."),
@@ -52,7 +53,7 @@ def stability(
     from unveil.whitebox.stability import stability as measure
     from unveil.whitebox.stability import window_of
 
-    known = load(network, output)
+    known = load(network, output, held(fix))
     legal = None if within is None else interval(within)
     if inputs is not None:
         given = read_for(known, inputs, legal, scale, samples)

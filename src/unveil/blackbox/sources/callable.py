@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from unveil.blackbox.answers import shown
 from unveil.blackbox.source import Questions
+from unveil.blackbox.sources.held_inputs import HeldInputs
+from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import SourceError
 
 # Copying so few rows costs nothing; copying every batch would cost as much as a small network.
@@ -18,13 +21,32 @@ class CallableSource:
     """A function `f((N, *shape)) -> (N, m)` or `(N,)`.
 
     A function that writes into its input is given copies: small batches, and so the first look, show whether it does.
+    Of a dictionary, a dataclass or a tuple of arrays one part is looked at, and it is said which.
+
+    Args:
+        function: What is asked.
+        shape: Shape of one input.
+        output: Name of the part of what it returns that is to be looked at.
+        inputs: Values of its other inputs; see `HeldInputs`.
+
+    Attributes:
+        notes: What was chosen where the function left a choice.
     """
 
-    def __init__(self, function: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        shape: tuple[int, ...],
+        output: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
         self.function = function
         self.shape = shape
         self.name = shown(str(getattr(function, "__name__", type(function).__name__)))
         self.dtype: np.dtype[np.floating] = np.dtype(np.float64)
+        self.notes: tuple[str, ...] = ()
+        self._output = output
+        self._held = HeldInputs(inputs, function, self.name)
         self._sent = 0
         self._writes = False
 
@@ -35,8 +57,12 @@ class CallableSource:
         some = slice(None) if few else slice(None, None, len(x) // 8)
         before = question[some].copy()
         given = question.copy() if few or self._writes else question
+        said = self._held.call(self.function, given, len(x))
+        part, note = part_of(said, len(x), self.name, self._output)
+        if len(x) > 1:  # a single question fits whatever has one row
+            self.notes = (note,) if note else ()
         # The function may return the same buffer every time.
-        y = np.array(self.function(given))
+        y = np.array(part)
         if few:
             self._writes |= not np.array_equal(given, before)
         elif not np.array_equal(question[some], before):

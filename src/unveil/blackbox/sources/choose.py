@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from unveil.blackbox.source import Source
 from unveil.blackbox.source_oracle import SourceOracle
 from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.first_look import first_look, require_answers
+from unveil.blackbox.sources.held_inputs import refuse_inputs
 from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
 from unveil.outcome import BadInput
 
@@ -38,6 +39,8 @@ def as_oracle(
     answers: str = "auto",
     noisy: bool = False,
     output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    trusted: bool = True,
 ) -> Oracle:
     """Make an oracle of anything that can be asked, and look at its first answers.
 
@@ -55,8 +58,12 @@ def as_oracle(
             values the class of the largest, or for one output whether it reaches 0 (0.5 if the first answers all lie in
             [0, 1]; for another threshold use `LabelsOnly`).
         noisy: Whether the same question may get different answers; `resolution` then tells their spread.
-
-        output: Which output of an ONNX file with several; by default probabilities before other numbers before labels.
+        output: Which output of several: of an ONNX file (by default probabilities before other numbers before labels),
+            or of what a module or a function returns (a dictionary, a dataclass, a tuple; by default `logits`).
+        inputs: Values of a model's other inputs, by name, which are held constant: `{"rate": 16000}`. `...` marks the
+            one that is asked, where that is not the only one left. Of an ONNX file, a torch module or a function.
+        trusted: Whether a file may take what time and memory it likes. If not, one that does not tell beforehand how
+            much it computes (and any TorchScript) runs in a process of its own, within 60 s a batch and 4 GB.
 
     Returns:
         The oracle. Its ledger has been charged for the first look.
@@ -73,12 +80,12 @@ def as_oracle(
     require_answers(answers)
     grid = require_grid(grid, box(within))
     if isinstance(source, Oracle):
+        refuse_inputs(inputs, source.name)
         return _around(source, within, grid, budget, store, answers)
-    chosen = source_of(source, None if shape is None else _shape(shape), answers, output)
-    if within is None and grid is None:
-        # A list of prompts, say, has legal questions of its own.
-        within, grid = getattr(chosen, "within", None), getattr(chosen, "grid", None)
-    within = box(within, math.prod(chosen.shape))
+    chosen = source_of(source, None if shape is None else _shape(shape), answers, output, inputs, trusted)
+    # A list of prompts, say, has legal questions of its own.
+    within = box(getattr(chosen, "within", None) if within is None else within, math.prod(chosen.shape))
+    grid = require_grid(getattr(chosen, "grid", None) if grid is None else grid, within)
     if store is not None:
         from unveil.blackbox.store import StoredSource
 
@@ -124,7 +131,12 @@ def _notes_on(oracle: Oracle) -> tuple[str, ...]:
 
 
 def source_of(
-    source: Any, shape: tuple[int, ...] | None = None, answers: str = "auto", output: str | None = None
+    source: Any,
+    shape: tuple[int, ...] | None = None,
+    answers: str = "auto",
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    trusted: bool = True,
 ) -> Source:
     """The way of asking that fits; each is imported only when it is needed.
 
@@ -132,47 +144,71 @@ def source_of(
         BadInput: Nothing that can be asked, or a missing or wrong shape.
         SourceError: The model cannot be loaded.
     """
-    if output is not None and Path(str(source)).suffix.lower() != ".onnx":
-        raise BadInput(f"output= chooses among the outputs of an ONNX file; {source!s:.80} is none")
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        from unveil.blackbox.sources.http import HttpSource
-
-        return HttpSource(source, shape=shape)
-    if isinstance(source, str | Path):
-        return _from_file(Path(source), shape, output)
+    if isinstance(source, str | Path) and not str(source).startswith(("http://", "https://")):
+        return from_file(Path(source), shape, output, inputs, trusted)
     if _is_torch_module(source):
         from unveil.blackbox.sources.torch import TorchSource
 
-        return TorchSource(source, shape)
-    if hasattr(source, "answer") and hasattr(source, "attempts") and hasattr(source, "fingerprint"):
-        ready: Source = source
-        return ready
-    if hasattr(source, "predict") and hasattr(source, "get_params"):
-        from unveil.blackbox.sources.sklearn import SklearnSource
-
-        return SklearnSource(source, answers)
-    if callable(source):
+        return TorchSource(source, shape, output, inputs)
+    ready = hasattr(source, "answer") and hasattr(source, "attempts") and hasattr(source, "fingerprint")
+    estimator = hasattr(source, "predict") and hasattr(source, "get_params")
+    if callable(source) and not ready and not estimator:
         if shape is None and isinstance(getattr(source, "n", None), int):
             shape = (source.n,)
         if shape is None:
             raise BadInput("a bare function needs shape=, e.g. shape=784 or shape=(1, 28, 28)")
-        return CallableSource(source, shape)
+        return CallableSource(source, shape, output, inputs)
+    refuse_inputs(inputs, str(source))
+    if output is not None:
+        raise BadInput(f"output= chooses among the outputs of a file, a module or a function; {source!s:.80} is none")
+    if isinstance(source, str):
+        from unveil.blackbox.sources.http import HttpSource
+
+        return HttpSource(source, shape=shape)
+    if ready:
+        asked: Source = source
+        return asked
+    if estimator:
+        from unveil.blackbox.sources.sklearn import SklearnSource
+
+        return SklearnSource(source, answers)
     raise BadInput(
         f"cannot ask a {type(source).__name__}; expected a function, a torch module, a scikit-learn estimator, "
         "the path of an .onnx file or the URL of a served model"
     )
 
 
-def _from_file(path: Path, shape: tuple[int, ...] | None, output: str | None = None) -> Source:
+def from_file(
+    path: Path,
+    shape: tuple[int, ...] | None = None,
+    output: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    trusted: bool = True,
+) -> Source:
+    """The way of asking a file; one that is not trusted runs in this process only where its graph bounds what it takes.
+
+    Raises:
+        BadInput: The file is of a kind that cannot be asked.
+        SourceError: It cannot be loaded.
+    """
     kind = path.suffix.lower()
     if kind == ".onnx":
-        from unveil.blackbox.sources.onnx import OnnxSource
+        from unveil.blackbox.sources.onnx import OnnxSource, Unbounded
 
-        return OnnxSource(path, shape=shape, output=output)
+        try:
+            return OnnxSource(path, shape, output, inputs, trusted=trusted)
+        except Unbounded:
+            from unveil.blackbox.sources.confined import Confined
+
+            return Confined(path, shape, output, inputs)
     if kind in (".pt", ".pth", ".ts", ".jit"):
+        if not trusted and path.is_file():
+            from unveil.blackbox.sources.confined import Confined
+
+            return Confined(path, shape, output, inputs)
         from unveil.blackbox.sources.torch import TorchSource
 
-        return TorchSource.from_file(path, shape)
+        return TorchSource.from_file(path, shape, output, inputs)
     hint = "export the model to ONNX, or load it yourself and pass the object"
     if kind in (".pkl", ".pickle", ".joblib"):
         hint = "pickles can run anything and are never opened; load it yourself if you trust it, and pass the object"

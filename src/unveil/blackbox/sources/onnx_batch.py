@@ -43,10 +43,7 @@ def signature(model: Any, name: str, shape: tuple[int, ...] | None, output: str 
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1:
-        raise SourceError(
-            f"{name} takes {len(inputs)} inputs ({shown(', '.join(v.name for v in inputs))}); expected one: "
-            "wrap it in a function that fills in the others"
-        )
+        raise SourceError(f"{name} takes {len(inputs)} inputs; expected one")
     outputs = {value.name: value for value in graph.output}
     if output is None:
         floating = [v.name for v in graph.output if v.type.tensor_type.elem_type in (1, 10, 11)]
@@ -69,6 +66,23 @@ def signature(model: Any, name: str, shape: tuple[int, ...] | None, output: str 
     if not shape or math.prod(shape) > 2**31 or min(shape) < 1:
         raise SourceError(f"{name} declares inputs of shape {shape}; expected 1 to 2^31 numbers")
     return Signature(inputs[0].name, output, kind, shape, batch)
+
+
+def whole_range(model: Any, input: str, kind: np.dtype[Any]) -> tuple[float, float] | None:
+    """The legal range of an input of whole numbers: of its bytes, or the rows of the table they choose from."""
+    if kind.kind == "b":
+        return 0.0, 1.0
+    if kind.itemsize == 1:
+        return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
+    tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    names = {input}
+    for node in model.graph.node:
+        if node.op_type in ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze") and node.input[0] in names:
+            names.update(node.output)
+        elif node.op_type == "Gather" and node.input[1] in names and node.input[0] in tables:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            return 0.0, float(tables[node.input[0]][axis] - 1)
+    return None
 
 
 def _sides(value: Any) -> Sides | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unveil.outcome import BadInput
 from unveil.whitebox.formats.npz import read_npz, write_npz
@@ -15,13 +17,14 @@ from unveil.whitebox.network import Network
 __all__ = ["from_sklearn", "from_torch", "load", "save", "to_torch"]
 
 
-def load(path: str | Path, output: str | None = None) -> Network:
+def load(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] | None = None) -> Network:
     """The network in a file, .onnx or .npz. Nothing in a file is ever executed.
 
     Args:
         path: An ONNX model with one input, or what `save` wrote. Weights in other files must lie in its folder.
         output: Which output of an ONNX model with several; by default probabilities before other numbers before
             labels, and a warning says which.
+        inputs: Values of the other inputs of an ONNX model with several, by name, which are held constant.
 
     Returns:
         Its layers in float64. An ONNX import has been compared with ONNX's reference evaluator on random inputs.
@@ -32,9 +35,9 @@ def load(path: str | Path, output: str | None = None) -> Network:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
-        return read_onnx(path, output)
-    if output is not None:
-        raise BadInput(f"output= chooses among the outputs of an ONNX file; {str(path)!r} is none")
+        return read_onnx(path, output, inputs)
+    if output is not None or inputs:
+        raise BadInput(f"output= and inputs= are about an ONNX file with several; {str(path)!r} is none")
     if suffix == ".npz":
         return read_npz(path)
     if suffix in (".safetensors", ".keras", ".h5"):

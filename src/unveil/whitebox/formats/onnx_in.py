@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 from scipy import special
 
-from unveil.onnx_graph import fetch_weights, one_output
+from unveil.onnx_graph import fetch_weights, hold_inputs, one_output
 from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import (
@@ -29,7 +31,7 @@ TOLERANCE = 1e-9
 REPRESENTABLE = "Affine operators and one elementwise activation after another can be represented"
 
 
-def read_onnx(path: str | Path, output: str | None = None) -> Network:
+def read_onnx(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] | None = None) -> Network:
     """The network in an ONNX file; weights in float64, exactly as stored.
 
     Raises:
@@ -44,6 +46,7 @@ def read_onnx(path: str | Path, output: str | None = None) -> Network:
         raise SourceError(f"{str(path)!r} is not a readable ONNX file: {error}") from error
     try:
         fetch_weights(model, Path(path))
+        hold_inputs(model, inputs)
         said = one_output(model, output)
         if said:
             warnings.warn(f"{Path(path).name}: {said}", stacklevel=3)
