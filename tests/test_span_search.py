@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import random_weights, relu_net
+from tests.helpers import assert_rate, flipped, random_weights, relu_net
 from unveil.blackbox.noise_model import mantissa_bits, multiples
+from unveil.blackbox.span_search.directions import Known
 from unveil.blackbox.span_search.points import most_queries
 
 
@@ -223,3 +224,35 @@ def test_a_full_rank_on_a_grid_has_no_error(rng: np.random.Generator) -> None:
     w = rng.standard_normal((9, 6))
     span = uv.row_span(uv.as_oracle(lambda x: np.tanh((x - 0.5) @ w.T), 6, within=(0, 1), grid=1 / 255), rng=rng)
     assert (span.outcome, span.accuracy, span.rank) == (uv.Outcome.full_rank, 0.0, 6)
+
+
+def test_directions_added_together_are_the_echelon_form_of_all_gradients(rng: np.random.Generator) -> None:
+    gradients = rng.standard_normal((12, 20))
+    gradients[7] = gradients[3] + gradients[5]  # adds nothing
+    known = Known.nothing(20)
+    for place in np.split(gradients, 3):
+        known = known.with_gradients(place, noise=1e-12, certain=1e-9)
+    assert known.rank == 11
+    assert np.abs(known.rows[:, known.pivots] - np.eye(11)).max() < 1e-10
+    assert np.abs(known.basis @ known.basis.T - np.eye(11)).max() < 1e-12
+    # Both span the gradients, and nothing else.
+    for spanning in (known.rows, known.basis):
+        assert np.linalg.matrix_rank(np.vstack([spanning, gradients]), tol=1e-9) == 11
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_full_rank_is_told_from_one_less_without_asking_twice(short: int) -> None:
+    n, m, right, most = 12, 2, [], 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        layers = random_weights([n - short, 2 * n, m], rng, bias=0.3)
+        inside = np.linalg.qr(rng.standard_normal((n, n)))[0][: n - short]
+        layers[0] = (layers[0][0] @ inside, layers[0][1])
+        span = uv.row_span(uv.as_oracle(flipped(relu_net(layers), rng), n), rng=rng)
+        right.append(
+            span.rank == n - short and span.outcome is (uv.Outcome.complete if short else uv.Outcome.full_rank)
+        )
+        most = max(most, span.queries)
+    assert_rate(right, 0.99)
+    if not short:  # the probe, and gradients that add two directions each: no second look
+        assert most < 300 + 2 * n * n / m + 24 * n

@@ -76,6 +76,9 @@ def legal(
         grid: The step, counted from the lower bound.
         dtype: The precision of the questions.
         bits: Bits of the mantissa that the model's input holds, where these are fewer than those of `dtype`.
+
+    Returns:
+        New points; x itself where every point is legal as it is.
     """
     if grid is not None:
         start: Bound = 0.0 if within is None else within[0]
@@ -90,7 +93,7 @@ def legal(
             low, high = (end.astype(np.float32) for end in _inner_box(within, SINGLE))
             np.clip(single, low, high, out=single)
         return single.astype(np.float64)
-    return x.copy() if within is None else np.clip(x, *within)
+    return x if within is None else np.clip(x, *within)
 
 
 def held(x: np.ndarray, bits: int) -> np.ndarray:

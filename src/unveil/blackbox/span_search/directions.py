@@ -57,29 +57,57 @@ class Known:
         rows = np.linalg.solve(basis[:, pivots], basis)
         return cls(pivots, rows, basis, np.eye(len(basis)) * error / np.sqrt(len(basis)), sizes)
 
-    def new_part(self, gradient: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """What is left of a gradient after the known rows; zero at the pivots."""
-        return np.asarray(gradient - gradient[self.pivots] @ self.rows) if self.rank else gradient
+    def with_gradients(self, gradients: Float[np.ndarray, "m n"], noise: float, certain: float) -> Known:
+        """With all directions that gradients of one place add, the largest first; the same where they add none.
 
-    def with_direction(self, new: Float[np.ndarray, " n"], noise: float) -> Known | None:
-        """With a direction more, zero at the pivots, `noise` in every entry; None if it is known but for rounding."""
-        part = new - (new @ self.basis.T) @ self.basis
-        size = float(np.linalg.norm(part))
-        if not size > 1e-10 * float(np.linalg.norm(new)):
-            return None
-        pivot = int(np.abs(new).argmax())
-        row, factors = new / new[pivot], self.rows[:, pivot]
-        mixing = np.zeros((self.rank + 1, self.rank + 1))
-        mixing[:-1, :-1] = self.mixing
-        mixing[:-1, -1] = -factors * noise / new[pivot]
-        mixing[-1, -1] = noise / new[pivot]
+        Args:
+            gradients: Any vectors, `noise` in every entry.
+            noise: Standard deviation.
+            certain: Norm that what is left of a gradient after the known rows must exceed.
+        """
+        rest = gradients - gradients[:, self.pivots] @ self.rows  # zero at the pivots
+        part = rest - (rest @ self.basis.T) @ self.basis
         part -= (part @ self.basis.T) @ self.basis
+        pivots: list[int] = []
+        # Rows as they were when they were found, and reduced by those found after them.
+        found, reduced, basis = (np.empty((0, self.n)) for _ in range(3))
+        factors = np.empty((self.rank, 0))
+        columns, sizes = [], list(self.sizes)
+        for _ in range(min(len(rest), self.n - self.rank)):
+            norms = np.linalg.norm(rest, axis=1)
+            best = int(norms.argmax())
+            new = part[best] - (part[best] @ basis.T) @ basis
+            size = float(np.linalg.norm(new))
+            if not norms[best] > certain or not size > 1e-10 * norms[best]:  # known but for rounding
+                break
+            new -= (new @ basis.T) @ basis
+            pivot = int(np.abs(rest[best]).argmax())
+            entry = rest[best, pivot]
+            row, factor = rest[best] / entry, self.rows[:, pivot] - factors @ found[:, pivot]
+            columns.append(np.concatenate([-factor, -reduced[:, pivot], [1.0]]) * noise / entry)
+            reduced = np.vstack([reduced - np.outer(reduced[:, pivot], row), row])
+            found, basis = np.vstack([found, row]), np.vstack([basis, new / np.linalg.norm(new)])
+            factors = np.column_stack([factors, factor])
+            pivots.append(pivot)
+            sizes.append(size)
+            part = part - np.outer(rest[:, pivot], part[best] / entry)
+            rest = rest - np.outer(rest[:, pivot], row)
+            rest[best] = part[best] = 0.0
+        if not pivots:
+            return self
+        # Elimination among the new directions may have turned them back towards the known ones.
+        basis = np.linalg.qr((basis - (basis @ self.basis.T) @ self.basis).T)[0].T
+        rank = self.rank + len(pivots)
+        mixing = np.zeros((rank, rank))
+        mixing[: self.rank, : self.rank] = self.mixing
+        for i, column in enumerate(columns):
+            mixing[: len(column), self.rank + i] = column
         return Known(
-            np.append(self.pivots, pivot),
-            np.vstack([self.rows - np.outer(factors, row), row]),
-            np.vstack([self.basis, part / np.linalg.norm(part)]),
+            np.append(self.pivots, pivots),
+            np.vstack([self.rows - factors @ found, reduced]),
+            np.vstack([self.basis, basis]),
             mixing,
-            (*self.sizes, size),
+            tuple(sizes),
         )
 
     def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:

@@ -74,8 +74,8 @@ def _screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndar
     """Size of the slope along one random complement direction per point, and whether the line looks straight."""
     direction = state.known.complement(ask.rng.standard_normal(pool.x.shape))
     length = state.steps.probe
-    ahead = ask(ask.oracle.nearest(pool.x + length * direction), pool.sigma)
-    behind = ask(ask.oracle.nearest(pool.x - length * direction), pool.sigma)
+    ends = np.concatenate([pool.x + length * direction, pool.x - length * direction])
+    ahead, behind = np.split(ask(ask.oracle.nearest(ends), np.tile(pool.sigma, (2, 1))), 2)
     slope = np.nan_to_num(np.abs(ahead - behind).max(axis=1) / (2 * length))  # where an answer is missing none is seen
     straight = np.abs(ahead + behind - 2 * pool.fx).max(axis=1) <= 16
     return slope, np.asarray(straight | ask.smooth)
@@ -88,18 +88,12 @@ def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:
     if not fine:
         return state, True
     known, noise = state.known, state.steps.slope_noise
-    gradients = [known.new_part(g) for g in frame.spread(slope.T)]
-    typical = state.typical or float(np.sqrt(np.mean(np.square(gradients), axis=1)).max())
+    gradients = frame.spread(slope.T)
+    typical = state.typical or float(np.sqrt(np.mean(gradients**2, axis=1)).max())
     # Where rounding is far below the signal, what a breakpoint too small for the test has left is the larger error.
     error = max(noise, typical * state.row_error * (1.0 if state.steps.clean else 0.5))
     certain = CERTAIN[state.steps.clean] * error * math.sqrt(frame.count)
-    while gradients and known.rank < known.n:
-        new = gradients.pop(int(np.argmax([np.linalg.norm(g) for g in gradients])))
-        more = known.with_direction(new, noise) if np.linalg.norm(new) > certain else None
-        if more is None:
-            break
-        known = more
-        gradients = [g - g[known.pivots[-1]] * known.rows[-1] for g in gradients]
+    known = known.with_gradients(gradients, noise, certain)
     if known.rank == state.rank:
         return replace(state, typical=typical), False
     row_error = float(np.linalg.norm(known.mixing))

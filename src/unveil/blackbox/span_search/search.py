@@ -90,7 +90,8 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
     yield state
     for look in range(LOOKS):
         state = yield from _look(ask, state, goal, stages)
-        if not state.rank:
+        if not state.rank or (state.full and state.measured):
+            yield state
             return
         if state.gradients is not None and not state.steps.clean and not state.full:
             with Booked(ledger, stages, "refinement"):
@@ -119,6 +120,8 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
                 if state.rank == before and state.rank:
                     # Seen twice, yet no gradient could be taken: it is booked as error of the span.
                     state = replace(state, row_error=2 * state.row_error)
+            if state.surely_full:
+                return replace(state, measured=True, accuracy=0.0)
             if state.blurred:
                 with Booked(ledger, stages, "refinement"):
                     state = yield from refine(ask, state, goal.accuracy)
