@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
+from unveil.one_line import one_line
 from unveil.outcome import MissingAnswers
 
 TABLE = 9  # values per difference table: Moré and Wild find six or more to be enough
@@ -21,6 +22,7 @@ OTHERS = 3  # times other points are looked at, if an answer is missing beside e
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
+@one_line
 @dataclass(frozen=True)
 class NoiseModel:
     """What the answers look like from close by.
@@ -110,13 +112,13 @@ def measure_noise(
         oracle: Answers values.
         rng: Draws the points and directions.
         x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
-        triples: Lines of three points looked at on each scale, `TABLES` or more; with few, a rare kink is missed.
+        triples: Lines of three points looked at on each scale, with few, a rare kink is missed.
 
     Returns:
         Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing
         changes at all).
 
-    Queries: `TABLES * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
+    Queries: `min(TABLES, triples) * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
 
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
     """
@@ -155,7 +157,7 @@ def _tables(
         direction[np.arange(TABLES), rng.integers(oracle.n, size=TABLES)] = 1.0
         spacing = oracle.grid
     steps = spacing * (np.arange(TABLE)[:, None] - TABLE // 2)
-    tables = [oracle.answered(oracle.nearest(x[i] + steps * direction[i])) for i in range(TABLES)]
+    tables = [oracle.answered(oracle.nearest(x[i] + steps * direction[i])) for i in range(min(TABLES, len(x)))]
     return [table for table in tables if not missing(table).any()]
 
 

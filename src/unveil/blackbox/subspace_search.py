@@ -28,10 +28,12 @@ AVERAGED_OVER = 2**14
 FIRST_PER_INPUT, FIRST = 4, 0.5
 # An exact span is certified with this confidence; a missed direction then matters at no more than this share of inputs.
 SURE = 0.95
-UNSEEN_AT_MOST = 0.05
+UNSEEN, UNSEEN_AT_MOST = 0.01, 0.1
+# Where evaluations are few, a span is looked for after so many per input, so that enough are left to certify it.
+SOONER_PER_INPUT = 3
 # Lines on which the noise is looked at before, and what that asks: where evaluations are few, so must these be.
-NOISE_TRIPLES = 4
-NOISE_COST = TABLES * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
+NOISE_TRIPLES = 2
+NOISE_COST = min(TABLES, NOISE_TRIPLES) * TABLE + NOISE_TRIPLES * (1 + 2 * SCALES)
 # What `row_span` asks to choose its first steps, as measured.
 FIRST_STEPS_COST = 34
 # Candidates looked at for each gradient, with two questions each.
@@ -193,7 +195,11 @@ class _Evaluations:
         return self.budget - (self.oracle.ledger.asked - self.before)
 
     def run(self) -> RowSpan | None:
-        first = max(3, math.ceil(min(FIRST * self.budget, FIRST_PER_INPUT * self.oracle.n)))
+        n = self.oracle.n
+        certified = n + self._reserve(2) + _confirmation(UNSEEN_AT_MOST)
+        tight = SOONER_PER_INPUT * n + certified <= self.budget < FIRST_PER_INPUT * n + certified
+        each = SOONER_PER_INPUT if tight else FIRST_PER_INPUT
+        first = max(3, math.ceil(min(FIRST * self.budget, each * n)))
         self._evaluate(space_filling(self.oracle, min(first, self.left), self.rng))
         if not len(self.y):
             said = getattr(self.oracle, "trouble", "")
@@ -252,7 +258,9 @@ class _Evaluations:
         spare = self._spare(rank)
         if rank >= n or spare < _confirmation(UNSEEN_AT_MOST):
             return None
-        unseen = next(share for share in (0.01, 0.02, UNSEEN_AT_MOST) if spare >= _confirmation(share))
+        # As little unseen as the evaluations left can confirm, one more direction than is seen now allowed for.
+        sure = max(self._spare(rank + 1), _confirmation(UNSEEN_AT_MOST))
+        unseen = max(UNSEEN, 1 - (1 - SURE) ** (1 / (sure // 2)))
         ledger, whole = self.oracle.ledger, self.oracle.ledger.budget
         ledger.budget = ledger.asked + self.left
         try:
@@ -268,9 +276,12 @@ class _Evaluations:
 
     def _spare(self, rank: int) -> int:
         """Evaluations left to confirm a span of this rank, when its noise and gradients have been asked."""
+        return self.left - self._reserve(rank)
+
+    def _reserve(self, rank: int) -> int:
+        """Evaluations for the noise, for a span of this rank and for its accuracy, without those that confirm it."""
         n = self.oracle.n
-        # `row_span` keeps back what measuring its accuracy may cost.
-        return self.left - (NOISE_COST + FIRST_STEPS_COST + price(n, 1, rank) + rank * n + LOOKED_AT * (rank + 2))
+        return NOISE_COST + FIRST_STEPS_COST + price(n, 1, rank, smooth=True) + rank * n + LOOKED_AT * (rank + 2)
 
     def _one_output(self) -> Oracle:
         from unveil.blackbox.wrappers import OneOutput

@@ -25,9 +25,13 @@ AGAIN = (0.6, 0.2)  # of the usual step, for those
 SPARE = 2  # gradients at fresh places, at least, that the measured error must explain
 
 
-def price(n: int, m: int, rank: int) -> int:
-    """Queries that one measurement takes, or a little less: kept back from a budget until the end."""
-    return math.ceil((rank + SPARE) / m + 4) * (rank + 1 + 2 * min(SKETCH, n - rank) + 4) + 16
+def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
+    """Queries that one measurement takes, or a little less: kept back from a budget until the end.
+
+    Where nothing is kinked, no change has to be looked at from the other side as well.
+    """
+    sides = 1 if smooth else 2
+    return math.ceil((rank + SPARE) / m + 4) * (rank + 1 + sides * min(SKETCH, n - rank) + 4) + 16
 
 
 def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:

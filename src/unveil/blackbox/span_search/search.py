@@ -53,7 +53,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
         ended = Outcome.approximate
     except BudgetExceeded:
         ended = Outcome.budget_ended
-    if ended and ledger.left < np.inf and ledger.left <= 2 * price(state.known.n, ask.oracle.m, state.rank):
+    if ended and ledger.left < np.inf and ledger.left <= 2 * price(state.known.n, ask.oracle.m, state.rank, ask.smooth):
         ended = Outcome.budget_ended
     ask.limit = np.inf
     try:
@@ -77,7 +77,8 @@ def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:
     """The search's own limit, or what the budget leaves after one measurement of what has been found."""
     n, m, ledger = ask.oracle.n, ask.oracle.m, ask.oracle.ledger
     own = start + most_queries(n, state.taken, goal.fresh)
-    kept = price(n, m, state.rank)
+    # One measurement is kept back; the one after it is not needed to conclude.
+    kept = 0 if state.measured else price(n, m, state.rank, ask.smooth)
     if ask.oracle.grid is not None:
         own += lattice.WORTH
         kept = 0 if state.measured else lattice.price(n, m, state.rank)
@@ -99,6 +100,8 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
                 if state.passes < MOST_PASSES:
                     state = yield from refine(ask, state, goal.accuracy)
         with Booked(ledger, stages, "measuring"):
+            # What was kept back for a measurement may now be spent on one.
+            ask.limit += 0 if state.measured else price(ask.oracle.n, ask.oracle.m, state.rank, ask.smooth)
             state = yield from judge(ask, state, goal.accuracy)
         if state.unsettled or state.full or look + 1 == LOOKS or not _hiding(state):
             return
