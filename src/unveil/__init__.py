@@ -3,6 +3,7 @@
 Each name's module is imported when the name is first used, so that `import unveil` costs next to nothing.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,16 @@ _PUBLIC = {
 }
 
 
+# Whoever wants to listen sets a level and a handler; until then nobody is troubled.
+logging.getLogger("unveil").addHandler(logging.NullHandler())
+
+
+__version__: str
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("unveil.version").__version__
     if name not in _PUBLIC:
         raise AttributeError(f"module 'unveil' has no attribute {name!r}")
     value = getattr(import_module(f"unveil.{_PUBLIC[name]}"), name)

@@ -16,6 +16,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.simulator_inputs import Inputs
 from unveil.blackbox.subspace_search import Found, ask, frame, of_oracle, of_table
 from unveil.blackbox.surrogate import Surrogate
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Held:
     missing: int
 
 
+@one_line
 @dataclass(frozen=True)
 class ActiveSubspace:
     """Directions of the inputs, sorted by how much the answers change along them.

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.one_line import one_line
 
+
+@one_line
 @dataclass(frozen=True)
 class Line:
     """The breakpoints on one line `base + t * direction`, `low <= t <= high`.

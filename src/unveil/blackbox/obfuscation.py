@@ -11,6 +11,7 @@ from scipy import optimize
 from unveil.blackbox.domain import Within, box, described
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, SourceError
 
 HALVINGS = 6
@@ -32,6 +33,7 @@ class ObfuscationCheck:
     changes: Float[np.ndarray, " N"]
 
 
+@one_line
 @dataclass(frozen=True)
 class Obfuscation:
     """Inputs drowned in noise that lies in the complement of a span.

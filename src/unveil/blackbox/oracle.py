@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from typing import final
@@ -15,6 +16,7 @@ from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
 
+_LOG = logging.getLogger(__name__)
 MISSING_SHARE = 0.05  # of all questions may stay without an answer: see `Oracle.answered`
 MISSING_CHANCE = 1e-6  # at most, that so many are missing although the model has no larger share
 
@@ -76,6 +78,10 @@ class Oracle(ABC):
     ordered: str = ""
     in_steps: str = ""
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        gives = "labels" if self.answers == "labels" else f"{self.m} outputs"
+        return f"<{type(self).__name__} {self.name}: {self.n} inputs, {gives}, {self.ledger.asked:,} questions asked>"
 
     @property
     def n(self) -> int:
@@ -196,6 +202,7 @@ class Oracle(ABC):
         self.ledger.charge(len(x))
         y = self.answer(x)
         self.ledger.missing += int(missing(y).sum())
+        _LOG.debug("%s: %d questions, %d in all", self.name, len(x), self.ledger.asked)
         return x, y
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,10 +12,15 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
 from unveil.writing import written
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+
+@one_line
 @dataclass(frozen=True)
 class OutputSpan:
     """The affine space in which all answers lie, as far as it was found.
@@ -55,6 +61,12 @@ class OutputSpan:
     reading: Reading
     freedom: float
     spare: int
+
+    def plot(self) -> Figure:
+        """Singular values of the answers less their mean."""
+        from unveil.pictures import spectrum
+
+        return spectrum(self.singular_values, self.rank, 0.0, f"Output span: {self.outcome.name}")
 
     @property
     def rank(self) -> int:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_search.points import base_points, legal_step
+from unveil.one_line import one_line
 from unveil.outcome import Outcome
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+
+@one_line
 @dataclass(frozen=True)
 class RowSpan:
     """The subspace of inputs that matters, as far as it was found.
@@ -42,6 +48,12 @@ class RowSpan:
     queries: int
     outcome: Outcome
     stages: dict[str, int] = field(default_factory=dict)
+
+    def plot(self) -> Figure:
+        """Singular values of the gradients, and where noise begins."""
+        from unveil.pictures import spectrum
+
+        return spectrum(self.singular_values, self.rank, self.noise_floor, f"Row span: {self.outcome.name}")
 
     @property
     def rank(self) -> int:

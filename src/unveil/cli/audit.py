@@ -43,7 +43,10 @@ def audit(
     force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
 ) -> None:
-    """Ask a model what it gives away, and write it on one page."""
+    """Ask a model what it gives away, and write it on one page.
+
+    Example: unveil audit model.onnx --inputs digits.npz --within 0,1 --budget 50000 --report audit.html
+    """
     from unveil.audit.run import run
     from unveil.audit.stage import Audit, cost
 

@@ -11,14 +11,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 import typer.core
+import typer.models
 
 from unveil.audit.text import printable
 from unveil.audit.verdict import DISK, INCOMPLETE, INTERRUPTED, USAGE, Status, ending
 from unveil.audit.verdict import exit_code as exit_code
+from unveil.cli.words import in_options
 from unveil.outcome import BadInput, DiskFull, StoreError, UnveilError
 from unveil.writing import FULL
 
@@ -29,7 +31,32 @@ ORDER = (
 )  # fmt: skip
 
 
+# What stands for a value in the help, where an option names nothing itself; a switch takes none.
+PLACEHOLDERS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+
+class _Command(typer.core.TyperCommand):
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        for parameter in self.params:
+            # An argument's name and help say what it is; Python's type beside them says nothing more.
+            if isinstance(parameter, typer.core.TyperArgument):
+                parameter.display_type = lambda ctx: ""  # type: ignore[method-assign]
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
 class _Story(typer.core.TyperGroup):
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
@@ -41,7 +68,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 measured and checked, 1 failed its check or not measured, 2 bad usage or input, 3 the model "
     "failed, 4 the budget ended first, 5 approximate, 6 the disk is full, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -49,19 +75,16 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from unveil.version import __version__
 
-        try:
-            typer.echo(f"unveil {version('unveil')}")
-        except PackageNotFoundError:
-            typer.echo("unveil (not installed)")
+        typer.echo(f"unveil {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -98,9 +121,22 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
     functools.update_wrapper(run, function)
     del run.__wrapped__  # type: ignore[attr-defined]  # typer would look through it, past the options
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    for parameter in parameters:
+        _name_value(parameter)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    home.command(name=function.__name__.strip("_"))(run)
+    home.command(name=function.__name__.strip("_"), cls=_Command)(run)
     return function
+
+
+def _name_value(parameter: inspect.Parameter) -> None:
+    """Give an option without a `metavar` one in the words of the command line, an argument its name in capitals."""
+    kind, *more = get_args(parameter.annotation) or (parameter.annotation,)
+    plain = next((each for each in get_args(kind) if each is not type(None)), kind)
+    for each in more:
+        if isinstance(each, typer.models.ArgumentInfo) and each.metavar is None:
+            each.metavar = parameter.name.upper()
+        elif isinstance(each, typer.models.OptionInfo) and each.metavar is None:
+            each.metavar = PLACEHOLDERS.get(plain)
 
 
 def _options(noun: type[Any]) -> list[inspect.Parameter]:
@@ -152,7 +188,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
     def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, UserWarning):
-            typer.echo(f"Note: {printable(message, longest=2000)}.", err=True)
+            typer.echo(f"Note: {printable(in_options(str(message)), longest=2000)}.", err=True)
 
     with warnings.catch_warnings():
         warnings.showwarning = note
@@ -173,7 +209,7 @@ def interrupted(store: Path | None, page: Path | None = None) -> str:
 
 
 def _ended(error: object, code: int, as_json: bool) -> None:
-    text = printable(error, longest=2000)
+    text = printable(in_options(str(error)), longest=2000)
     typer.echo(f"unveil: {text}", err=True)
     if as_json:
         status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured

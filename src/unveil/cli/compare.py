@@ -22,7 +22,10 @@ def compare(
         typer.Option(metavar="LOW,HIGH", help="Draw them from this range; standard normal if not given."),
     ] = None,
 ) -> None:
-    """Compare two networks up to the order, sign and scale of their neurons."""
+    """Compare two networks up to the order, sign and scale of their neurons.
+
+    Example: unveil compare found.npz model.onnx
+    """
     from unveil.cli.options import interval
     from unveil.whitebox.comparison import compare as measure
     from unveil.whitebox.formats import load

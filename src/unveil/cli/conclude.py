@@ -24,7 +24,10 @@ def conclude(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Find the directions a model sees from answers to planned questions."""
+    """Find the directions a model sees from answers to planned questions.
+
+    Example: unveil conclude plan.npz answers.npz --out basis.npz
+    """
     import numpy as np
 
     from unveil.audit.figures import write_arrays

@@ -48,7 +48,10 @@ def identify(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Read the weights of a model off its answers."""
+    """Read the weights of a model off its answers.
+
+    Example: unveil identify model.onnx --budget 200000 --out found.npz
+    """
     from unveil.cli.options import integers
     from unveil.identification.identify import identify as find
     from unveil.identification.identify import method_named

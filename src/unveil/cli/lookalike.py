@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Common, Fix, OutputName, Scale, held
+from unveil.cli.options import Common, Fix, Normalised, OutputName, Scale, held
 from unveil.cli.preimage import Examples, LayerNumber
 
 if TYPE_CHECKING:
@@ -24,12 +24,20 @@ def lookalike(
     network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
     inputs: Examples,
     common: Common,
+    normalised: Normalised,
     x: Annotated[
         int | None, typer.Option(help="Which example's features to keep; by default one that forgets most.")
     ] = None,
     target: Annotated[int | None, typer.Option(help="Which example to look like; by default another class.")] = None,
     layer: LayerNumber = 0,
-    within: Annotated[str, typer.Option(metavar="LOW,HIGH", help="The legal range of every input.")] = "0,1",
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="The legal range of every input; by default 0,1 if the examples lie in it, else theirs.",
+            show_default=False,
+        ),
+    ] = None,
     norm: Annotated[int, typer.Option(min=1, max=2, help="Near in the 1-norm or the 2-norm.")] = 1,
     epsilon: Annotated[
         float | None,
@@ -45,11 +53,14 @@ def lookalike(
     fix: Fix = None,
     force: Force = False,
 ) -> None:
-    """Find an input near a target that has exactly the features of x, and ask the model in the file about both."""
+    """Find an input near a target that has exactly the features of x, and ask the model in the file about both.
+
+    Example: unveil lookalike model.onnx --inputs digits.npz --x 0 --target 3 --out pair.npz
+    """
     import numpy as np
 
     from unveil.blackbox.sources import as_oracle
-    from unveil.cli.inputs import read_inputs
+    from unveil.cli.inputs import read_for
     from unveil.cli.options import interval
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
@@ -57,29 +68,37 @@ def lookalike(
     from unveil.whitebox.lookalike import lookalike as find
 
     require_fresh(out, force, ".npz")
-    known, legal = load(network, output, held(fix)), interval(within)
+    known = load(network, output, held(fix))
+    mean, deviation = normalised.units(known.shape)
+    given = read_for(known, inputs, None if within is None else interval(within), scale)
+    for line in given.said:
+        common.note(line)
+    low, high = (0.0, 1.0) if within is None else interval(within)
+    if within is None and (given.x.min() < low or given.x.max() > high):
+        low, high = float(given.x.min()), float(given.x.max())
+        common.note(f"the legal range is that of the examples, {low:g} to {high:g}; --within sets another")
+    # From here on inputs are what the network gets.
+    legal = ((low - mean) / deviation, (high - mean) / deviation)
     # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
     original = network.suffix.lower() == ".onnx"
     if original:
         oracle = as_oracle(str(network), within=legal, output=output, inputs=held(fix), trusted=False)
     else:
         oracle = as_oracle(known.logits, shape=known.shape, within=legal)
-    given = read_inputs(inputs, oracle, scale)
-    for line in given.said:
-        common.note(line)
+    examples = oracle.nearest((given.x - mean) / deviation)
     for name, number in (("--x", x), ("--target", target)):
-        if number is not None and not 0 <= number < len(given.x):
-            raise BadInput(f"{name} must be 0 to {len(given.x) - 1}: there are {len(given.x)} examples; got {number}")
+        if number is not None and not 0 <= number < len(examples):
+            raise BadInput(f"{name} must be 0 to {len(examples) - 1}: there are {len(examples)} examples; got {number}")
     level = known.level(layer)
     if x is None:
-        x = int((known.preactivations(given.x)[level] > 0).sum(axis=1).argmin())
-    classes = known.logits(given.x).argmax(axis=1)
+        x = int((known.preactivations(examples)[level] > 0).sum(axis=1).argmin())
+    classes = known.logits(examples).argmax(axis=1)
 
     def ask(points: np.ndarray) -> np.ndarray:
         return oracle(oracle.nearest(points))
 
     if epsilon is not None:
-        change = large_change(known, given.x[x], epsilon, within=legal)
+        change = large_change(known, examples[x], epsilon, within=legal)
         difference = change.check(ask)
         told: dict[str, Any] = {
             "x": x, "epsilon": epsilon, "change": change.change, "most": change.most, "share": change.manipulation,
@@ -90,16 +109,16 @@ def lookalike(
             f"example {x} can change by {change.change:.4g} of {change.most:.4g} in the 1-norm (a lower bound)",
             f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
         )
-        _write(out, x=change.x, z=change.z)
+        _write(out, x=change.x * deviation + mean, z=change.z * deviation + mean)
         return
     if target is None:
         others = np.flatnonzero(classes != classes[x])
-        target = int(others[0]) if others.size else (x + 1) % len(given.x)
+        target = int(others[0]) if others.size else (x + 1) % len(examples)
     if target == x:
         raise BadInput(
             f"example {x} cannot be made to look like itself; pass another --target, or --inputs with more examples"
         )
-    found = find(known, given.x[x], given.x[target], level, within=legal, norm=norm)
+    found = find(known, examples[x], examples[target], level, within=legal, norm=norm)
     answer = found.check(ask)
     figures: dict[str, Any] = {
         "x": x, "target": target, "layer": level, "norm": norm, "distance": found.distance, "start": found.start,
@@ -117,7 +136,11 @@ def lookalike(
         f"the model says class {first} to example {x}, {second} to the lookalike, {third} to the target; "
         f"its answers to the first two differ by {answer.difference:.2g}",
     )
-    _write(out, x=found.x, z=found.z, target=found.target)
+    written = {
+        name: np.clip(each * deviation + mean, low, high)
+        for name, each in (("x", found.x), ("z", found.z), ("target", found.target))
+    }
+    _write(out, **written)
     common.end(Outcome.complete if answer.holds else Outcome.check_failed)
 
 

@@ -42,6 +42,8 @@ def obfuscate(
     """Bury inputs in noise that a model does not see.
 
     With --within the noise is as much as stays legal; where an answer changes it is halved until it does not.
+
+    Example: unveil obfuscate model.onnx --inputs digits.npz --within 0,1 --out hidden.npz
     """
     from unveil.audit.figures import write_arrays
     from unveil.audit.sections.hiding import bury

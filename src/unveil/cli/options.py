@@ -20,6 +20,7 @@ import typer
 from unveil.audit.text import printable
 from unveil.audit.verdict import exit_code
 from unveil.cli.serving import Serving
+from unveil.cli.words import in_options
 from unveil.outcome import BadInput, Outcome
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Common:
     def note(self, text: str) -> None:
         """Say something on the way; to stderr, so that stdout holds the result alone."""
         if not self.quiet:
-            typer.echo(printable(text, longest=4000), err=True)
+            typer.echo(printable(in_options(text), longest=4000), err=True)
 
     def tell(self, figures: Mapping[str, Any], *lines: str) -> None:
         """The result on stdout: `figures` as JSON for a machine, else `lines` for a person."""
@@ -92,7 +93,7 @@ class Common:
             typer.echo(json.dumps(plain(figures), indent=2, allow_nan=False))
         else:
             for line in lines:
-                typer.echo(printable(line, longest=4000))
+                typer.echo(printable(in_options(line), longest=4000))
 
     @staticmethod
     def end(*outcomes: Outcome) -> None:
@@ -223,6 +224,42 @@ class Asking(Serving):
 
 
 @dataclass(frozen=True)
+class Normalised:
+    """What is done to inputs before a network in a file gets them."""
+
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M[,M,M]",
+            help="Subtracted from the examples before the network gets them; one, or one a channel.",
+            show_default=False,
+        ),
+    ] = None
+    deviation: Annotated[
+        str | None,
+        typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
+    ] = None
+
+    def units(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """What is subtracted from each input and what it is divided by, (n,) each.
+
+        Raises:
+            BadInput: A number is no number, or there are as many as there are no channels.
+        """
+        import numpy as np
+
+        found = []
+        for text, option, usual in ((self.mean, "--mean", 0.0), (self.deviation, "--deviation", 1.0)):
+            values = [usual] if text is None else numbers(text, option)
+            if len(values) not in (1, shape[0]):
+                raise BadInput(f"{option} has {len(values)} numbers; inputs of shape {shape} have {shape[0]} channels")
+            if option == "--deviation" and not all(value > 0 for value in values):
+                raise BadInput(f"--deviation must be greater than 0; got {text}")
+            found.append(np.broadcast_to(_spread(values, shape), shape).ravel().astype(np.float64))
+        return found[0], found[1]
+
+
+@dataclass(frozen=True)
 class Parallel:
     """Who does the work of a command that can be divided. The result is the same, whoever does."""
 
@@ -243,6 +280,11 @@ class Parallel:
 
 def load(source: str) -> str | Callable[..., Any]:
     """SOURCE as `as_oracle` takes it: `file.py:name` becomes the function, all else stays a path or an address."""
+    if not source.strip():
+        raise BadInput("SOURCE is empty; expected a file, a web address or file.py:function")
+    scheme, mark, _ = source.partition("://")
+    if mark and scheme not in ("http", "https"):
+        raise BadInput(f"{scheme}:// cannot be asked; expected http:// or https://, a file, or file.py:function")
     path, colon, name = source.rpartition(":")
     if not (colon and path.endswith(".py")):
         if "://" not in source and not Path(source).exists():

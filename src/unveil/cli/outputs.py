@@ -32,7 +32,10 @@ def outputs(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Find the hidden width that a model's outputs give away."""
+    """Find the hidden width that a model's outputs give away.
+
+    Example: unveil outputs model.onnx --inputs digits.npz --out outputs.npz
+    """
     from unveil.blackbox.output_space import OutputSpan
     from unveil.blackbox.output_span import output_span
     from unveil.cli.inputs import read_inputs

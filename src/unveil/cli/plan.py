@@ -30,7 +30,10 @@ def plan(
     ),
     force: Force = False,
 ) -> None:
-    """Choose all questions in advance, for a model that may not leave its room."""
+    """Choose all questions in advance, for a model that may not leave its room.
+
+    Example: unveil plan 100 --rank-at-most 20 --out plan.npz
+    """
     import math
 
     from unveil.blackbox.plan import plan as choose

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
+from unveil.cli.options import Common, Fix, Normalised, OutputName, Parallel, Scale, held
 
 if TYPE_CHECKING:
+    from unveil.whitebox.lookalike import Box
     from unveil.whitebox.preimage import Preimage
 
 Examples = Annotated[
@@ -30,6 +31,7 @@ def preimage(
     inputs: Examples,
     common: Common,
     parallel: Parallel,
+    normalised: Normalised,
     layer: LayerNumber = 0,
     most: Annotated[int | None, typer.Option(min=1, help="Take at most so many examples.", show_default=False)] = None,
     within: Annotated[
@@ -48,6 +50,8 @@ def preimage(
     """Tell for every example of which kind the inputs with the same features are: a point, compact or infinite.
 
     Without --json, one line per example as it is found. Exit code 1 if a certificate does not hold.
+
+    Example: unveil preimage model.onnx --inputs digits.npz --within 0,1 --most 20
     """
     from unveil.cli.inputs import read_for
     from unveil.cli.options import interval
@@ -59,12 +63,17 @@ def preimage(
     given = read_for(known, inputs, scale=scale, most=most)
     for line in given.said:
         common.note(line)
-    legal, layer = None if within is None else interval(within), known.level(layer)
+    mean, deviation = normalised.units(known.shape)
+    layer = known.level(layer)
+    legal: Box | None = None if within is None else interval(within)
+    if legal is not None and layer == 0:
+        # The range is that of the examples as they are in the file.
+        legal = ((legal[0] - mean) / deviation, (legal[1] - mean) / deviation)
     rows: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     wrong = 0
     with parallel.workers(ceil(len(given.x) / TASK)) as executor:
-        found = preimages(known, given.x, layer, executor=executor)
+        found = preimages(known, (given.x - mean) / deviation, layer, executor=executor)
         for number, each in enumerate(_watched(found, len(given.x), common)):
             row = _row(number, each, legal)
             holds = each.certified and (not check or each.check())
@@ -81,7 +90,7 @@ def preimage(
     common.end(Outcome.check_failed if wrong else Outcome.complete)
 
 
-def _row(number: int, found: Preimage, legal: tuple[float, float] | None) -> dict[str, Any]:
+def _row(number: int, found: Preimage, legal: Box | None) -> dict[str, Any]:
     row: dict[str, Any] = {"input": number, "kind": found.kind, "active": int(found.active.sum())}
     if legal is not None:
         extent = found.extent(legal)

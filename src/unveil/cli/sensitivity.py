@@ -122,6 +122,8 @@ def sensitivity(
 
     Examples: `unveil sensitivity runs.csv --output drag --report page.html`, and
     `unveil sensitivity --command "./run {inputs}" --problem inputs.json --budget 100`.
+
+    Example: unveil sensitivity runs.csv --output drag --report sensitivity.html
     """
     from unveil.audit.figures import write_arrays
     from unveil.audit.sections.sensitivity import arrays, figures, told

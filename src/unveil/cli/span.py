@@ -27,7 +27,10 @@ def span(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Find the directions of the input that a model sees."""
+    """Find the directions of the input that a model sees.
+
+    Example: unveil span model.onnx --within 0,1 --out basis.npz
+    """
     from unveil.audit.figures import write_arrays
     from unveil.audit.sections.span import arrays, check, find_everywhere, section
     from unveil.audit.stage import Audit

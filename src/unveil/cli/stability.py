@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
+from unveil.cli.options import Common, Fix, Normalised, OutputName, Parallel, Scale, held
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""
@@ -18,6 +18,7 @@ LARGE = 1000
 def stability(
     network: Annotated[Path, typer.Argument(help="A network, .onnx or .npz.", show_default=False)],
     parallel: Parallel,
+    normalised: Normalised,
     common: Common,
     inputs: Annotated[
         Path | None,
@@ -43,7 +44,10 @@ def stability(
     ] = False,
     lemma_9: Annotated[bool, typer.Option("--lemma-9", help="Evaluate Lemma 9 in every layer, large or not.")] = False,
 ) -> None:
-    """Tell how stable the way back from features to inputs is: singular values layer by layer."""
+    """Tell how stable the way back from features to inputs is: singular values layer by layer.
+
+    Example: unveil stability model.onnx --inputs digits.npz --samples 20
+    """
     import numpy as np
 
     from unveil.cli.inputs import read_for
@@ -64,6 +68,8 @@ def stability(
         common.note("no --inputs: random inputs, which may behave otherwise than real ones")
         rng = common.rng("stability")
         x = rng.uniform(*(legal or (0.0, 1.0)), size=(samples, known.n))
+    mean, deviation = normalised.units(known.shape)
+    x = (x - mean) / deviation
     seen = None
     if window is not None:
         sides = integers(window, "--window", least=0)

@@ -21,7 +21,10 @@ StoreFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file made by 
 
 @functools.partial(command, home=group)
 def info(file: StoreFile, common: Common) -> None:
-    """Say whose answers a file holds, and how many."""
+    """Say whose answers a file holds, and how many.
+
+    Example: unveil store info answers.store
+    """
     from unveil.blackbox.answer_file import AnswerFile
 
     held = AnswerFile(file, existing=True).info()
@@ -46,6 +49,8 @@ def export(
     """Write a file's keys and answers as CSV, JSON lines or NumPy arrays.
 
     The questions themselves are not kept, only their 16-byte keys (see docs/store.md).
+
+    Example: unveil store export answers.store --out answers.csv
     """
     from unveil.blackbox.answer_export import export_answers
     from unveil.blackbox.answer_file import AnswerFile

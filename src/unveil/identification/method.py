@@ -11,10 +11,12 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.agreement import disagreement
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.network import Network
 
 
+@one_line
 @dataclass(frozen=True)
 class Identification:
     """A network found by asking, with what lets a stranger check it.

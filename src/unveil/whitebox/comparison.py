@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.label_symmetry import as_classes, in_scale_of
 from unveil.whitebox.network import Layer, Network, must_be_known
@@ -40,6 +41,7 @@ class LayerComparison:
     share: float
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """How far two networks are apart.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.lookalike import Box, Model, Walk, one_point
 from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Optimum, Polytope, farthest
 from unveil.whitebox.preimage import box
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+
+@one_line
 @dataclass(frozen=True)
 class LargeChange:
     """An input far from x to which the network answers almost the same.
@@ -36,6 +42,12 @@ class LargeChange:
     most: float
     difference: float
     moves: int
+
+    def plot(self) -> Figure:
+        """x, and the input far from it with almost the same answers."""
+        from unveil.pictures import inputs
+
+        return inputs({"x": self.x, "changed": self.z})
 
     @property
     def manipulation(self) -> float:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import sparse
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
 from unveil.whitebox.preimage import box
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # A silent neuron is kept this far below zero, relative to the 1-norm of its row, wherever x is: rounding in a model
 # that computes in float32 must not wake it.
@@ -45,6 +49,7 @@ class Comparison:
         return self.difference <= 1e-3 * max(1.0, float(np.abs(self.answers).max()))
 
 
+@one_line
 @dataclass(frozen=True)
 class Lookalike:
     """An input that looks like the target and has the features of x.
@@ -74,6 +79,12 @@ class Lookalike:
     bound: float
     deviation: float
     moves: int
+
+    def plot(self) -> Figure:
+        """x, the target, and the input between them with the features of x."""
+        from unveil.pictures import inputs
+
+        return inputs({"x": self.x, "lookalike": self.z, "target": self.target})
 
     @property
     def manipulation(self) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse, special
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
@@ -21,6 +22,7 @@ PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Layer:
     """`activation(weights @ x + bias)`.
@@ -101,6 +103,11 @@ class Network:
     layers: tuple[Layer, ...]
     shape: tuple[int, ...] = field(default=())
     softmax: bool = False
+
+    def __repr__(self) -> str:
+        widths = " - ".join(str(size) for size in (self.n, *(layer.neurons for layer in self.layers)))
+        kinds = ", ".join(layer.activation.name for layer in self.layers) + ", softmax" * self.softmax
+        return f"Network({widths}; {kinds})"
 
     def __post_init__(self) -> None:
         layers = tuple(self.layers)

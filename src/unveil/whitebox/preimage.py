@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from threadpoolctl import threadpool_limits
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
@@ -46,6 +47,7 @@ class Extent:
     tried: int
 
 
+@one_line
 @dataclass(frozen=True)
 class Preimage:
     """All inputs of one layer that give the same features as `point`.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import sparse
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.network import PIECEWISE_LINEAR, Layer, Network
 
@@ -72,6 +73,7 @@ def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = F
     return Affine(matrix[0], offset[0]) if single else Affine(matrix, offset)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Region:
     """The linear region around a point: where no neuron changes sides.

@@ -7,17 +7,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.executor import spread
+from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.fewer_rows import fewer_rows
 from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.removal import Removal, removal
 from unveil.whitebox.singular_values import direct, singular_values
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 REMOVAL_BY_DEFAULT = 2e9
 """Lemma 9 takes the products of all kept with all removed rows; up to so many multiplications nobody has to ask."""
@@ -114,6 +119,7 @@ class LayerStability:
         return np.array(found) if len(found) == len(self.active) else np.full(len(self.active), np.nan)
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Stability:
     """The stability of the inverse at one or more inputs.
@@ -125,6 +131,13 @@ class Stability:
 
     layers: tuple[LayerStability, ...]
     inputs: int
+
+    def plot(self) -> Figure:
+        """Median singular values after each layer."""
+        from unveil.pictures import curves
+
+        after = {f"layer {level}": each.after.median() for level, each in enumerate(self.layers)}
+        return curves(after, "Singular values after each layer")
 
     def __str__(self) -> str:
         lines = ["layer  neurons  active  rank  largest   smallest  condition  (medians, after the activation)"]

@@ -126,7 +126,7 @@ def _verdict(found: Identification, layers: list[np.ndarray], size: int, same: o
             f"right to {brief(found.residual)} on fresh inputs."
         )
     if "rows_read" in found.stats:
-        told = " and ".join(f"{len(each)} in layer {i}" for i, each in enumerate(layers, 1))
+        told = " and ".join(f"{len(each)} in layer {i}" for i, each in enumerate(layers))
         ending = "what lies behind them did not come out"
         if isinstance(same, float):
             ending += f"; a network trained behind them gives the same label on {same:.1%} of the examples"

@@ -168,7 +168,7 @@ def section(
         rows.append(
             {
                 "place": place,
-                "layer": i + 1,
+                "layer": i,
                 "shape": f"{count(layer.inputs)} → {count(layer.neurons)}",
                 "active": f"{min(active)} to {max(active)}" if min(active) < max(active) else count(active[0]),
             }

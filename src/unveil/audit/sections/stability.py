@@ -117,9 +117,7 @@ def _verdict(found: Stability, left: list[float], condition: list[float], worst:
     if worst is None:
         return "Around the inputs tried, its features do not change at all."
     kept = f"Of {count(found.inputs, 'input direction')}, {brief(min(left))} are left where it keeps fewest"
-    return (
-        f"{kept}; the way back is worst after layer {worst + 1}, where errors can grow {brief(condition[worst])}-fold."
-    )
+    return f"{kept}; the way back is worst after layer {worst}, where errors can grow {brief(condition[worst])}-fold."
 
 
 def _chart(found: Stability) -> Markup:

@@ -23,6 +23,7 @@ from unveil.outcome import BadInput, SourceError
 if TYPE_CHECKING:
     import httpx
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # The server says it has not worked on the request, so asking again cannot be charged twice.
@@ -133,6 +134,7 @@ class Wire:
                         f"longest_wait={self.options.longest_wait:g} s; come back later: with a store nothing is lost"
                     )
                 pause = max(pause, trouble.wait)
+            _LOG.info("%s: %s; attempt %d in %.1f s", self.shown, trouble.text, attempt + 2, pause)
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 

@@ -17,6 +17,7 @@ from unveil.identification.from_labels.completion import Completed, Completion
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
 from unveil.identification.method import Identification, Method
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnsteadyAnswers
 
 SIZES = (1.5, 4.0, 16.0, 64.0, 256.0, 0.25)
@@ -35,6 +36,7 @@ WIDE = 100
 """Inputs from which on the row span is read first, and the rest within it."""
 
 
+@one_line
 @dataclass(frozen=True)
 class HardLabels(Method):
     """Read a ReLU network with one hidden layer from labels alone: two classes or many, or a threshold.
