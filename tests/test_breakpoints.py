@@ -48,7 +48,7 @@ def test_all_breakpoints_are_found_in_float64(sizes: tuple[int, ...], reach: flo
     assert found["missed"] <= 0.002 * found["true"], found
     assert found["invented"] <= 0.002 * found["true"], found
     assert found["silent"] == 0, found
-    assert found["asked"] <= 30 * found["true"] + 2 * (72 + 18), found
+    assert found["asked"] <= 17 * found["true"] + 2 * (72 + 18), found
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_what_is_missed_in_float32_is_rare_and_told(sizes: tuple[int, ...]) -> N
     assert found["missed"] <= max(2, 0.02 * found["true"]), found
     assert found["invented"] <= max(2, 0.02 * found["true"]), found
     assert found["silent"] <= max(1, 0.01 * found["true"]), found
-    assert found["asked"] <= 30 * found["true"] + 2 * (72 + 18), found
+    assert found["asked"] <= 17 * found["true"] + 2 * (72 + 18), found
 
 
 @pytest.mark.parametrize("gap", [1e-3, 1e-5])

@@ -55,8 +55,8 @@ def breakpoints(
         StepAnswers: The answers are known to jump.
         BudgetExceeded: The budget does not allow the first 36 queries and six per line.
 
-    Queries: at least `36 + 6 L`; 72 for 36 where the first points met breakpoints. About 11 more per breakpoint where
-        answers have many digits, 25 on lines that reach to 1e4, and 17 in float32. `Oracle.ledger` counts them.
+    Queries: at least `36 + 6 L`; 72 for 36 where the first points met breakpoints. About 10 more per breakpoint where
+        answers have many digits, however long the lines, and 14 in float32. `Oracle.ledger` counts them.
 
     Source: see `line_search`.
     """

@@ -58,28 +58,29 @@ def straight(
     Args:
         t: Places.
         y: Answers.
-        sigma: Their standard deviations.
+        sigma: Their standard deviations; infinite where a row has fewer answers than others.
         use: Which answers are fitted; all by default.
     """
-    weight = 1 / sigma**2
+    weight = sigma**-2.0
     if use is not None:
-        weight = weight * use[:, :, None]
-    total = weight.sum(axis=1)
+        weight *= use[:, :, None]
+    total = np.add.reduce(weight, axis=1)
     # Relative to the surest of the answers: what is large and common to all, or a place far out, would drown the
     # residuals in our own rounding.
     every = np.arange(len(t))
     near = sigma[:, :, 0].argmin(axis=1)
-    first, origin = y[every, near][:, None], t[every, near][:, None]
+    first, origin = y[every, near], t[every, near][:, None]
     off = (t - origin)[:, :, None]
-    shift = (weight * off).sum(axis=1) / total
+    shift = np.add.reduce(weight * off, axis=1) / total
     off = off - shift[:, None]
-    spread = np.maximum((weight * off**2).sum(axis=1), 1e-300)
-    change = y - first
-    mean = (weight * change).sum(axis=1) / total
-    slope = (weight * off * (change - mean[:, None])).sum(axis=1) / spread
-    residual = (change - mean[:, None] - off * slope[:, None]) / sigma
-    lines = Lines(origin + shift, first[:, 0] + mean, slope, 1 / total, 1 / spread)
-    return lines, np.sqrt((residual**2).mean(axis=2))
+    spread = np.maximum(np.add.reduce(weight * off**2, axis=1), 1e-300)
+    change = y - first[:, None]
+    mean = np.add.reduce(weight * change, axis=1) / total
+    change -= mean[:, None]
+    slope = np.add.reduce(weight * off * change, axis=1) / spread
+    residual = (change - off * slope[:, None]) / sigma
+    lines = Lines(origin + shift, first + mean, slope, 1 / total, 1 / spread)
+    return lines, np.sqrt(np.add.reduce(residual**2, axis=2) / y.shape[2])
 
 
 def straight_pieces(
@@ -165,39 +166,43 @@ def meeting(
     t: Float[np.ndarray, "B K"],
     y: Float[np.ndarray, "B K m"],
     sigma: Float[np.ndarray, "B K m"],
-    candidates: Int[np.ndarray, " C"],
+    counts: Int[np.ndarray, " B"],
+    tries: int,
 ) -> Meeting:
     """Two lines through each row of answers, whichever pair of neighbours they meet between.
 
     Args:
-        t: Places, ascending along each row.
+        t: Places, ascending along each row, the last one repeated where a row has fewer answers than others.
         y: Answers.
-        sigma: Their standard deviations.
-        candidates: Numbers of answers on the left line that are tried, each from 2 to K - 2.
+        sigma: Their standard deviations, infinite where there is no answer.
+        counts: Answers of each row, at least 4.
+        tries: Pairs of neighbours that are tried at most.
     """
-    rows, count, m = y.shape
-    tries = len(candidates)
-    most = limit(m)
-
-    def tile(a: np.ndarray) -> np.ndarray:
-        return np.repeat(a, tries, axis=0)
-
-    cut = np.tile(candidates, rows)
-    on_left = np.arange(count) < cut[:, None]
-    t, y, sigma = tile(t), tile(y), tile(sigma)
-    left, off_left = straight(t, y, sigma, on_left)
-    right, off_right = straight(t, y, sigma, ~on_left)
-    every = np.arange(len(t))
-    before, after = t[every, cut - 1], t[every, cut]
+    cuts = [_spread_out(int(count) - 2, tries) for count in counts]
+    row = np.repeat(np.arange(len(cuts)), [len(each) for each in cuts])
+    cut = np.concatenate(cuts)
+    begin = np.flatnonzero(np.diff(row, prepend=-1))
+    on_left = np.arange(t.shape[1]) < cut[:, None]
+    both = np.concatenate([row, row])
+    lines, off = straight(t[both], y[both], sigma[both], np.concatenate([on_left, ~on_left]))
+    pairs = len(row)
+    left, right = lines.take(slice(None, pairs)), lines.take(slice(pairs, None))
+    before, after = t[row, cut - 1], t[row, cut]
     at, error = crossing(left, right, (before + after) / 2)
     inside = (at >= before - 4 * error) & (at <= after + 4 * error)
     at = np.clip(at, before, after)
     gap = (left.at(at) - right.at(at)) ** 2 / (left.variance(at) + right.variance(at))
-    worst = np.where(on_left, off_left, off_right).max(axis=1)
+    worst = np.where(on_left, off[:pairs], off[pairs:]).max(axis=1)
     worst = np.maximum(worst, np.sqrt(gap.mean(axis=1)))
-    worst = np.where(inside, worst, np.maximum(worst, 2 * most))
-    best = worst.reshape(rows, tries).argmin(axis=1) + tries * np.arange(rows)
+    worst = np.where(inside, worst, np.maximum(worst, 2 * limit(y.shape[2])))
+    # The best pair of each row comes first.
+    best = np.lexsort((worst, row))[begin]
     return Meeting(at[best], error[best], worst[best], cut[best], (right.slope - left.slope)[best])
+
+
+def _spread_out(last: int, most: int) -> Int[np.ndarray, " C"]:
+    """All numbers from 2 to the last, or so many of them at equal distances."""
+    return np.arange(2, last + 1) if last - 1 <= most else np.unique(np.linspace(2, last, most).round().astype(int))
 
 
 def covered(t: Float[np.ndarray, "B K"], share: float) -> Bool[np.ndarray, " B"]:

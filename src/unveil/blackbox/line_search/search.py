@@ -23,9 +23,13 @@ WIDEST_GAP = 0.66
 CLEAR_GAP, VAGUE_GAP = 0.85, 0.66
 # Splits of one stretch that met a breakpoint, each at a quarter of the step before, after which it is given up.
 TRIES = 12
-# Rounds in which two lines of a stretch are looked at where they meet. After that only wide gaps are: noise may move
-# the place where they meet every time, but a gap that was halved stays halved.
-LOOKS = 6
+# Rounds in which two lines of a stretch are looked at where they meet. After that every round doubles how far away an
+# answer may be: noise may move the place where they meet every time.
+LOOKS = 4
+# Lines that are known to meet this exactly, in units of the stretch, have no room for breakpoints far away.
+EXACT = 1e-8
+# A stretch is not split nearer to its ends than this share of it, nor to other answers than this share of their gap.
+CLOSE = 1e-3
 # Splits between which two lines of a long stretch are tried.
 CANDIDATES = 40
 
@@ -108,11 +112,7 @@ def advance(
     Returns:
         The stretches that are open now; breakpoints and stretches given up are added to `ended`.
     """
-    sizes = np.array([len(s.rows) for s in stretches])
-    wanted: list[tuple[Stretch, list[float], str]] = []
-    for size in np.unique(sizes):
-        group = [s for s in stretches if len(s.rows) == size]
-        wanted += _decide(answers, group, ended, step, rng)
+    wanted = _decide(answers, stretches, ended, step, rng)
     if not wanted:
         return []
     line = np.array([s.line for s, places, _ in wanted for _ in places], dtype=np.intp)
@@ -130,77 +130,86 @@ def advance(
         elif why == "meet":
             after.append(replace(stretch, rows=every, probe=places[0], looks=stretch.looks + 1))
         else:
-            after.append(replace(stretch, rows=every, looks=stretch.looks + 1))
+            after.append(replace(stretch, rows=every))
     return after
 
 
 def _decide(
-    answers: Answers, group: list[Stretch], ended: Ended, step: float, rng: np.random.Generator
+    answers: Answers, open_: list[Stretch], ended: Ended, step: float, rng: np.random.Generator
 ) -> list[tuple[Stretch, list[float], str]]:
-    """What to ask of stretches with equally many answers; those that are decided end."""
-    t, y, sigma = answers.table(np.array([s.rows for s in group]))
+    """What to ask of stretches; those that are decided end."""
+    t, y, sigma, counts = _padded(answers, open_)
     most = limit(y.shape[2])
+    first, last = t[:, 0], t[:, -1]
     one = straight(t, y, sigma)[1].max(axis=1) <= most
-    full = covered(t, WIDEST_GAP) & (t.shape[1] >= 7)
-    count = t.shape[1]
-    met = meeting(t, y, sigma, np.unique(np.linspace(2, count - 2, min(CANDIDATES, count - 3)).round().astype(int)))
-    length = t[:, -1] - t[:, 0]
-    # Beside it, but within the stretch, however vaguely it is known.
-    room = np.maximum(np.minimum(met.t - t[:, 0], t[:, -1] - met.t), 0)
-    aside = np.minimum(np.maximum(ASIDE * met.sigma, RESOLUTION * np.maximum(1, np.abs(met.t))), room / 3)
-    widest = np.diff(t, axis=1).argmax(axis=1)
-    draw = rng.uniform(0.35, 0.65, len(group))
-    wanted: list[tuple[Stretch, list[float], str]] = []
-    for i, stretch in enumerate(group):
-        place, away = float(met.t[i]), float(aside[i])
-        if one[i]:
-            if not full[i]:
-                gap = t[i, widest[i]], t[i, widest[i] + 1]
-                wanted.append((stretch, [_between(*gap, draw[i])], "look"))
-            continue
-        if met.worst[i] <= most:
-            error = float(met.sigma[i])
-            vague = ASIDE * error > room[i] / 3 or stretch.looks > LOOKS
-            todo = _evidence(t[i], place, error, away, int(met.split[i]), draw[i], vague)
-            if not todo:
-                ended.breakpoints.append((stretch.line, place, error))
-            elif todo[0] == place and abs(stretch.probe - place) <= error:
-                ended.breakpoints.append((stretch.line, place, float(met.sigma[i])))
+    seen = np.arctan(t)
+    full = covered(seen, WIDEST_GAP) & (counts >= 7)
+    draw = rng.uniform(0.35, 0.65, len(open_))
+    gap = np.diff(seen, axis=1).argmax(axis=1)
+    wanted = [
+        (open_[i], [_between(float(t[i, gap[i]]), float(t[i, gap[i] + 1]), draw[i])], "look")
+        for i in np.flatnonzero(one & ~full)
+    ]
+    bent = np.flatnonzero(~one)
+    if not len(bent):
+        return wanted
+    met = meeting(t[bent], y[bent], sigma[bent], counts[bent], CANDIDATES)
+    room = np.maximum(np.minimum(met.t - first[bent], last[bent] - met.t), 0)
+    for j, i in enumerate(bent):
+        stretch, here = open_[i], t[i, : counts[i]]
+        place, error = float(met.t[j]), float(met.sigma[j])
+        if met.worst[j] <= most:
+            doubt = error * 2.0 ** max(0, stretch.looks - LOOKS)
+            # Beside it, but within the stretch, however vaguely it is known.
+            away = min(max(ASIDE * doubt, RESOLUTION * max(1.0, abs(place))), float(room[j]) / 3)
+            vague = ASIDE * doubt > room[j] / 3
+            todo = [] if vague else _beside(here, place, doubt, away)
+            if todo:
+                wanted.append((stretch, todo, "meet"))
+                continue
+            if vague or away > EXACT * (last[i] - first[i]):
+                todo = _wide_gaps(here, int(met.split[j]), draw[i], VAGUE_GAP if vague else CLEAR_GAP)
+            if todo:
+                wanted.append((stretch, todo, "look"))
             else:
-                wanted.append((stretch, todo, "meet" if todo[0] == place else "look"))
-            continue
-        if stretch.tries > TRIES or length[i] <= 4 * RESOLUTION * max(1.0, abs(float(t[i, 0]))):
-            ended.unresolved.append((stretch.line, float(t[i, 0]), float(t[i, -1])))
-            continue
-        wanted.append(_where_to_split(stretch, t[i], place, step, draw[i]))
+                ended.breakpoints.append((stretch.line, place, error))
+        elif stretch.tries > TRIES or last[i] - first[i] <= 4 * RESOLUTION * max(1.0, abs(float(first[i]))):
+            ended.unresolved.append((stretch.line, float(first[i]), float(last[i])))
+        else:
+            wanted.append(_where_to_split(stretch, here, place, error, step, draw[i]))
     return wanted
 
 
-def _evidence(
-    t: np.ndarray, place: float, error: float, aside: float, split: int, part: float, vague: bool
-) -> list[float]:
-    """Where else to ask before a breakpoint is believed: there, on either side, and within wide gaps on either side.
+def _padded(answers: Answers, stretches: list[Stretch]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Places, answers and deviations of stretches as tables of equally many columns, and how many each has.
 
-    If the place is known no better than the stretch itself, only gaps are asked.
+    The last answer is repeated with an infinite deviation, which says nothing.
     """
-    if vague:
-        return _wide_gaps(t, split, part, VAGUE_GAP)
+    counts = np.array([len(s.rows) for s in stretches])
+    column = np.arange(counts.max())
+    rows = np.concatenate([s.rows for s in stretches])
+    rows = rows[(np.cumsum(counts) - counts)[:, None] + np.minimum(column, counts[:, None] - 1)]
+    t, y, sigma = answers.table(rows)
+    sigma[column >= counts[:, None]] = np.inf
+    return t, y, sigma, counts
+
+
+def _beside(t: np.ndarray, place: float, error: float, aside: float) -> list[float]:
+    """Where to ask before a breakpoint is believed: there, then just before and just after."""
     if np.abs(t - place).min() > max(3 * error, RESOLUTION * max(1.0, abs(place))):
         return [place]
-    near = [place + sign * aside for sign in (-1, 1)]
-    near = [p for p in near if t[0] < p < t[-1]]
-    asked = [p for p in near if not ((np.abs(t - place) >= aside / 2) & (np.abs(t - p) <= 1.5 * aside)).any()]
-    if asked:
-        return asked
-    return _wide_gaps(t, split, part, CLEAR_GAP) if aside > 1e-8 * (t[-1] - t[0]) else []
+    near = [p for p in (place - aside, place + aside) if t[0] < p < t[-1]]
+    away = np.abs(t - place) >= aside / 2
+    return [p for p in near if not (away & (np.abs(t - p) <= 1.5 * aside)).any()]
 
 
 def _wide_gaps(t: np.ndarray, split: int, part: float, share: float) -> list[float]:
     """Places within gaps that take more than this share of a line's side."""
     gaps = []
     for side in (t[: split + 1], t[max(split - 1, 0) :]):
-        width = np.diff(side)
-        if len(width) and width.max() > share * (side[-1] - side[0]):
+        seen = np.arctan(side)
+        width = np.diff(seen)
+        if len(width) and width.max() > share * (seen[-1] - seen[0]):
             at = int(width.argmax())
             gaps.append(_between(side[at], side[at + 1], part))
     return gaps
@@ -217,26 +226,35 @@ def _between(a: float, b: float, part: float) -> float:
 
 
 def _where_to_split(
-    stretch: Stretch, t: np.ndarray, place: float, step: float, part: float
+    stretch: Stretch, t: np.ndarray, place: float, error: float, step: float, part: float
 ) -> tuple[Stretch, list[float], str]:
-    """A short step around the place that two lines were thought to meet, or around one in the widest gap."""
-    known = False
-    if np.isfinite(stretch.probe) and stretch.tries == 0:
+    """A short step around the place that two lines were thought to meet, or around one in the widest gap.
+
+    Where lines meet beside the answers, or right at one, nothing would be split off; and where a short step is too
+    short to show a breakpoint it must not lie around one, for then neither side would.
+    """
+    seen = np.arctan(t)
+    at, known = place, False
+    if stretch.probe in t:
         at, known = stretch.probe, True
-    elif stretch.tries == 0 and t[1] < place < t[-2]:
-        at = place
-    else:
-        gap = int(np.diff(t).argmax())
-        at = _between(t[gap], t[gap + 1], part)
-    others = np.abs(t - at)
-    room = float(others[others > 0].min()) if known else float(others.min())
-    if room <= 1e-13 * max(1.0, abs(at)):
-        gap = int(np.diff(t).argmax())
+    near = np.abs(t - at)
+    usable = _clear(seen, float(np.arctan(at))) and step * float(near[near > 0].min()) > ASIDE * error
+    if stretch.tries or not usable:
+        gap = int(np.diff(seen).argmax())
         at, known = _between(t[gap], t[gap + 1], part), False
-        room = float(np.abs(t - at).min())
-    half = max(step * room * 0.25**stretch.tries, 1e-13 * max(1.0, abs(at)))
+    others = np.abs(t - at)
+    half = max(step * float(others[others > 0].min()) * 0.25**stretch.tries, 1e-13 * max(1.0, abs(at)))
     places = [at - half, at + half] if known else [at, at - half, at + half]
     return replace(stretch, probe=at), places, "split"
+
+
+def _clear(t: np.ndarray, at: float) -> bool:
+    """Whether a place is clear of the answers around it and of the stretch's ends."""
+    if not t[0] < at < t[-1]:
+        return False
+    left, right = int(np.searchsorted(t, at)), int(np.searchsorted(t, at, side="right"))
+    near = min(at - t[left - 1], t[right] - at)
+    return bool(near > CLOSE * (t[right] - t[left - 1]) and min(at - t[0], t[-1] - at) > CLOSE * (t[-1] - t[0]))
 
 
 def _split(answers: Answers, stretch: Stretch, new: np.ndarray, ended: Ended) -> list[Stretch]:
