@@ -56,7 +56,13 @@ class Outcome(Enum):
 
 
 class UnveilError(Exception):
-    """Base of every error raised on purpose. The text says what was wrong, what was expected and what to do."""
+    """Base of every error raised on purpose. The text says what was wrong, what was expected and what to do.
+
+    Attributes:
+        sent: Questions that had gone out to the model before a first look failed; None where nobody counted.
+    """
+
+    sent: int | None = None
 
 
 class BadInput(UnveilError, ValueError):

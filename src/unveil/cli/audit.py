@@ -70,7 +70,10 @@ def audit(
     low, high = cost(audited, stages)
     common.note(_says(oracle.ledger.budget, low, high, audited.seconds))
     if plan:
-        common.tell({"expected": {"low": low, "high": high}, "queries": oracle.ledger.asked}, "Nothing more was asked.")
+        common.tell(
+            {"expected": {"low": low, "high": high}, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent},
+            "Nothing more was asked.",
+        )
         return
 
     def watch(stage: Stage) -> AbstractContextManager[object]:

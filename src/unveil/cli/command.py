@@ -115,7 +115,7 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
         as_json = any(getattr(noun, "as_json", False) for noun in made.values())
         asking = next((noun for noun in made.values() if hasattr(noun, "store")), None)
         said = "interrupted" if asking is None else interrupted(asking.store)
-        with clear_errors(as_json, said), _warnings_as_notes():
+        with clear_errors(as_json, said, lambda: getattr(asking, "ledger", None)), _warnings_as_notes():
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -150,14 +150,17 @@ def _options(noun: type[Any]) -> list[inspect.Parameter]:
 
 
 @contextmanager
-def clear_errors(as_json: bool = False, said: str = "interrupted") -> Iterator[None]:
+def clear_errors(
+    as_json: bool = False, said: str = "interrupted", counted: Callable[[], Any] = lambda: None
+) -> Iterator[None]:
     """Turn what can go wrong outside the program into one line on stderr and an exit code; let bugs show themselves.
 
     Args:
         as_json: Whether whoever called reads JSON: then the cause and the code stand on stdout as well.
         said: What Ctrl-C ends with.
+        counted: Gives the ledger of the model that was asked, if one was.
     """
-    _end = functools.partial(_ended, as_json=as_json)
+    _end = functools.partial(_ended, as_json=as_json, counted=counted)
     try:
         yield
     except BrokenPipeError:
@@ -208,11 +211,14 @@ def interrupted(store: Path | None, page: Path | None = None) -> str:
     return f"interrupted{found}; answers were not kept: with --store FILE the same command would go on"
 
 
-def _ended(error: object, code: int, as_json: bool) -> None:
+def _ended(error: object, code: int, as_json: bool, counted: Callable[[], Any]) -> None:
     text = printable(in_options(str(error)), longest=2000)
     typer.echo(f"unveil: {text}", err=True)
     if as_json:
         status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured
-        typer.echo(json.dumps({"status": status.name, "exit_code": code, "causes": [text]}, indent=2))
+        ledger = counted()
+        sent = getattr(error, "sent", None) if ledger is None else ledger.sent
+        told = {"status": status.name, "exit_code": code, "causes": [text]} | ({} if sent is None else {"sent": sent})
+        typer.echo(json.dumps(told, indent=2))
     sys.stdout.flush()
     raise typer.Exit(code)

@@ -81,6 +81,7 @@ def identify(
         "outcome": found.outcome,
         "method": found.method,
         "queries": found.queries,
+        "sent": oracle.ledger.sent,
         "residual": found.residual,
         "widths": None if found.network is None else [layer.neurons for layer in found.network.layers],
         "why": list(found.why),

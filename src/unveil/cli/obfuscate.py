@@ -67,7 +67,7 @@ def obfuscate(
     keep(out, lambda path: write_arrays(path, made))
     figures = told.figures(oracle)
     common.tell(
-        {"queries": oracle.ledger.asked, "rank": span.rank, **figures},
+        {"queries": oracle.ledger.asked, "sent": oracle.ledger.sent, "rank": span.rank, **figures},
         f"{figures['unchanged']} of {figures['inputs']} answers stay under noise "
         f"{figures['relative_noise']:.3g} times as long as the input; written to {out}",
         *(

@@ -213,6 +213,7 @@ class Asking(Serving):
                 inputs=held(self.fix),
                 trusted=self.trusted,
             )
+        vars(self)["ledger"] = oracle.ledger  # an error in the middle tells what was sent by then
         for said in oracle.notes:
             note(f"Note: {said}.")
         if not normalised:

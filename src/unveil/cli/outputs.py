@@ -61,6 +61,7 @@ def outputs(
         "unseen": found.unseen,
         "reading": found.reading.kind,
         "queries": oracle.ledger.asked,
+        "sent": oracle.ledger.sent,
         "outcome": found.outcome,
         "why": found.why,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,15 @@ _PANEL = "Models behind a web address"
 class Serving:
     """How to speak to a server."""
 
+    api: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What it speaks: tfserving, torchserve, openai:MODEL, huggingface, mlflow or sagemaker.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
     request: Annotated[
         str | None,
         typer.Option(
@@ -77,8 +86,19 @@ class Serving:
         ),
     ] = False
 
+    retry_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUS,..",
+            help="Ask again after these statuses, too, e.g. 500; each attempt may be charged.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
     def served(self, url: str, shape: tuple[int, ...] | None) -> HttpSource:
         """The source at an address."""
+        from unveil.blackbox.sources.apis import endpoint_of
         from unveil.blackbox.sources.http import HttpSource
         from unveil.blackbox.sources.json_endpoint import JsonEndpoint
         from unveil.blackbox.sources.open_inference import OpenInference
@@ -91,11 +111,18 @@ class Serving:
             timeout=self.timeout,
             retries=self.retries,
             ask_again=self.ask_again,
+            retry_on=_statuses(self.retry_on),
         )
+        if self.api is not None:
+            if self.request is not None:
+                raise BadInput("--api says where the questions go; leave --request out")
+            url, known = endpoint_of(self.api, url, self.output)
+            known = replace(known, answer=known.answer if self.answer is None else self.answer)
+            return HttpSource(url, shape, replace(known, datatype=self.datatype or known.datatype), options)
         if self.request is None and self.answer is None:
             return HttpSource(url, shape, OpenInference(output=self.output, datatype=self.datatype), options)
         if self.request is None or self.output is not None:
-            raise BadInput("--answer goes with --request, and without --output")
+            raise BadInput("--answer goes with --request or --api, and --request without --output")
         speaks = JsonEndpoint(self.request, self.answer or "", self.datatype or "FP64")
         return HttpSource(url, shape, speaks, options)
 
@@ -109,3 +136,13 @@ class Serving:
         given = [name for name in given if name != "output"]
         if given:
             raise BadInput(f"--{given[0].replace('_', '-')} is for models behind a web address; {source} is none")
+
+
+def _statuses(text: str | None) -> tuple[int, ...]:
+    """`500,502` as numbers."""
+    if text is None:
+        return ()
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise BadInput(f"--retry-on takes statuses with commas between them, such as 500,502; got {text!r}")
+    return tuple(int(part) for part in parts)

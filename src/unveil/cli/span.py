@@ -48,7 +48,7 @@ def span(
     if out is not None:
         keep(out, lambda path: write_arrays(path, arrays(found)))
     common.tell(
-        {"queries": oracle.ledger.asked, **told.figures, "outcome": ended},
+        {**told.figures, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent, "outcome": ended},
         f"rank          {found.rank} of {found.n}",
         f"accuracy      {found.accuracy:.1e}",
         f"noise floor   {found.noise_floor:.1e} of the largest singular value",

@@ -19,7 +19,7 @@ from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.first_look import first_look, require_answers
 from unveil.blackbox.sources.held_inputs import refuse_inputs
 from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, UnveilError
 
 # Files of weights without the computation, and how each becomes something that can be asked.
 WEIGHTS_ALONE = {
@@ -92,7 +92,11 @@ def as_oracle(
         # Beneath everything else, so that the first look and what had arrived of a failed batch are kept too.
         chosen = StoredSource(chosen, store, check=not noisy)
     ledger = Ledger(budget)
-    look = first_look(chosen, ledger, within, grid, answers, noisy)
+    try:
+        look = first_look(chosen, ledger, within, grid, answers, noisy)
+    except UnveilError as error:
+        error.sent = ledger.sent
+        raise
     oracle: Oracle = SourceOracle(
         chosen,
         m=look.m,

@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from unveil.blackbox.source import Questions
+from unveil.blackbox.sources.apis import endpoint_of
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint
 from unveil.blackbox.sources.open_inference import OpenInference
 from unveil.blackbox.sources.wire import Budget, Wire
 from unveil.blackbox.sources.wire_options import Token, WireOptions
-from unveil.outcome import SourceError
+from unveil.outcome import BadInput, SourceError
 
 
 class HttpSource:
@@ -29,6 +30,13 @@ class HttpSource:
         shape: Shape of one input, where the server does not tell.
         speaks: `OpenInference(...)` or `JsonEndpoint(request, answer)`; by default the former.
         options: Token, limits, time-outs, retries.
+        api: Instead of `speaks` the name of a well-known interface: "tfserving", "torchserve", "openai:MODEL",
+            "huggingface", "mlflow", "sagemaker".
+
+    Attributes:
+        classes: The name of each output, where the server tells names; None as long as none were seen.
+        within: The legal range of whole numbers, where the server takes such; else None.
+        grid: 1 where the server takes whole numbers, else None.
 
     Raises:
         BadInput: The address, the shape or an option does not fit; nothing was asked.
@@ -41,16 +49,28 @@ class HttpSource:
         shape: tuple[int, ...] | None = None,
         speaks: OpenInference | JsonEndpoint | None = None,
         options: WireOptions | None = None,
+        api: str | None = None,
     ) -> None:
+        if api is not None:
+            if speaks is not None:
+                raise BadInput("either api= or speaks= says what the server speaks; got both")
+            url, speaks = endpoint_of(api, url)
         self.options = WireOptions(token=Token.from_environment()) if options is None else options
         self._wire = Wire(url, self.options)
         self._talk = (OpenInference() if speaks is None else speaks).open(self._wire, shape)
         self.name = self._wire.shown
         self.shape = self._talk.shape
         self.dtype = self._talk.dtype
+        self.grid: float | None = self._talk.grid
+        self.within: tuple[float, float] | None = getattr(self._talk, "within", None)
         self._sent = 0
         self._requests = 0
         self._width: int | None = None
+
+    @property
+    def classes(self) -> dict[int, str] | None:
+        found: dict[int, str] | None = getattr(self._talk, "classes", None)
+        return found
 
     def answer(self, x: Questions) -> np.ndarray:
         """Answers to N questions.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from unveil.blackbox.source import Questions, float_dtype
+from unveil.blackbox.sources.named_scores import NamedScores, without_quotes
 from unveil.blackbox.sources.open_inference import JSON_NUMBER, numbers, parse
 from unveil.blackbox.sources.wire import Reply, Wire
 from unveil.outcome import BadInput, SourceError
@@ -26,8 +27,9 @@ class JsonEndpoint:
         request: Where the questions go: a JSON pointer ("/instances"), or a JSON text in which the string "$questions"
             stands for a list of questions or "$question" for a single one (then every request asks one).
         answer: Where the answers are, a JSON pointer ("/predictions"; "" for the whole reply). "*" stands for every
-            element of a list: "/data/*/scores".
-        datatype: "FP64" or "FP32": the precision the endpoint computes in.
+            element of a list: "/data/*/scores"; elements that tell their `index` are put in that order. Pairs of a
+            label and a score, and objects {label: score}, are matched by name whatever their order.
+        datatype: "FP64" or "FP32": the precision the endpoint computes in. "INT64": it takes whole numbers.
     """
 
     request: str
@@ -35,8 +37,8 @@ class JsonEndpoint:
     datatype: str = "FP64"
 
     def __post_init__(self) -> None:
-        if self.datatype not in ("FP64", "FP32"):
-            raise BadInput(f"datatype must be FP64 or FP32; got {self.datatype!r}")
+        if self.datatype not in ("FP64", "FP32", "INT64"):
+            raise BadInput(f"datatype must be FP64, FP32 or INT64; got {self.datatype!r}")
         if self.answer and not self.answer.startswith("/"):
             raise BadInput(f'--answer must be a JSON pointer such as /predictions, or "" for all; got {self.answer!r}')
         if _count(self.template(), MANY) + _count(self.template(), ONE) != 1:
@@ -61,7 +63,7 @@ class JsonEndpoint:
             BadInput: No shape.
         """
         if shape is None:
-            raise BadInput(f"{wire.shown} cannot tell the shape of its input; pass shape=, e.g. shape=784")
+            raise BadInput(f"{wire.shown} cannot tell the shape of its input: pass shape=784 (--shape 784)")
         return JsonTalk(wire.url, wire.shown, shape, self, self.template())
 
 
@@ -74,6 +76,17 @@ class JsonTalk:
     shape: tuple[int, ...]
     endpoint: JsonEndpoint
     template: Any
+    named: NamedScores = field(default_factory=NamedScores)
+
+    @property
+    def classes(self) -> dict[int, str] | None:
+        """The name of each output, where the endpoint told names."""
+        return None if self.named.names is None else dict(enumerate(self.named.names))
+
+    @property
+    def grid(self) -> float | None:
+        """1 where whole numbers are asked."""
+        return 1.0 if self.endpoint.datatype == "INT64" else None
 
     @property
     def rows(self) -> int | None:
@@ -81,7 +94,7 @@ class JsonTalk:
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
-        return float_dtype(np.float64 if self.endpoint.datatype == "FP64" else np.float32)
+        return float_dtype(np.float32 if self.endpoint.datatype == "FP32" else np.float64)
 
     @property
     def question_bytes(self) -> int:
@@ -95,7 +108,12 @@ class JsonTalk:
 
     def encode(self, x: Questions, number: str) -> tuple[dict[str, str], bytes]:
         """Headers and body."""
-        data = x.reshape(len(x), *self.shape).tolist()
+        questions = x.reshape(len(x), *self.shape)
+        if self.grid:
+            if (questions != np.round(questions)).any():
+                raise BadInput(f"{self.shown} takes whole numbers; pass grid=1 and within=(low, high)")
+            questions = questions.astype(np.int64)
+        data = questions.tolist()
         filled = _filled(self.template, data if self.rows is None else data[0])
         return {"Content-Type": "application/json", "Accept": "application/json"}, json.dumps(filled).encode()
 
@@ -105,7 +123,11 @@ class JsonTalk:
         Raises:
             SourceError: There is nothing at the pointer, or not one row of numbers per question.
         """
-        found = self._found(parse(reply.body, self.shown), _parts(self.endpoint.answer))
+        found = without_quotes(self._found(parse(reply.body, self.shown), _parts(self.endpoint.answer)))
+        named = self.named.read(found, count, self.shown)
+        if named is not None:
+            return named.astype(np.float32) if named.dtype.kind == "f" and self.endpoint.datatype == "FP32" else named
+        self._refuse_parts(found)
         y = np.atleast_1d(np.array(found)) if _is_names(found) else numbers(found, self.shown)
         if self.rows == 1 and (y.ndim == 0 or len(y) != 1 or y.ndim == 1):
             y = y.reshape(1, -1)
@@ -114,9 +136,20 @@ class JsonTalk:
         y = y.reshape(count, -1)
         return y.astype(np.float32) if y.dtype.kind == "f" and self.endpoint.datatype == "FP32" else y
 
+    def _refuse_parts(self, found: Any) -> None:
+        first = found[0] if isinstance(found, list) and found else found
+        if isinstance(first, dict):
+            told = ", ".join(sorted(map(repr, first))[:8])[:200]
+            where = f"{self.endpoint.answer}/*" if isinstance(found, list) else self.endpoint.answer
+            raise SourceError(
+                f"{self.shown} answers with {told}; say which of it holds the answers: --answer {where}/NAME, or with "
+                "--api --output NAME"
+            )
+
     def _found(self, value: Any, parts: list[str]) -> Any:
         for depth, part in enumerate(parts):
             if part == "*" and isinstance(value, list):
+                value = _in_order(value)
                 return [self._found(item, parts[depth + 1 :]) for item in value]
             if isinstance(value, dict) and part in value:
                 value = value[part]
@@ -133,6 +166,12 @@ class JsonTalk:
 
 def _parts(pointer: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def _in_order(items: list[Any]) -> list[Any]:
+    """Items that tell their place, in that order."""
+    at = {item["index"]: item for item in items if isinstance(item, dict) and type(item.get("index")) is int}
+    return [at[place] for place in range(len(items))] if set(at) == set(range(len(items))) else items
 
 
 def _is_names(found: Any) -> bool:

@@ -56,7 +56,10 @@ class OpenInference:
         """
         match = re.fullmatch(r"(.*/v2)/models/([^/?]+)(/versions/[^/?]+)?(?:/infer)?/?(\?.*)?", wire.url)
         if match is None:
-            raise BadInput(f"expected an address like http://host:port/v2/models/NAME; got {shown(wire.url)}")
+            raise BadInput(
+                f"expected an address like http://host:port/v2/models/NAME; got {shown(wire.url)}. What speaks another "
+                "protocol is asked with api= (--api tfserving, torchserve, ...), or JsonEndpoint (--request, --answer)"
+            )
         base, model, version, query = match.groups(default="")
         server = _document(wire, f"{base}{query}")
         about = _document(wire, f"{base}/models/{model}{version}{query}")
@@ -114,6 +117,21 @@ class Talk:
         return float_dtype(
             np.float64 if self.datatype in ("FP64", "INT32", "INT64", "UINT32", "UINT64") else np.float32
         )
+
+    @property
+    def grid(self) -> float | None:
+        """1 where the input holds whole numbers."""
+        return None if self.datatype.startswith("FP") else 1.0
+
+    @property
+    def within(self) -> tuple[float, float] | None:
+        """The legal range of bytes and truth values; None for other types."""
+        kind = np.dtype(DATATYPES[self.datatype])
+        if kind.kind == "b":
+            return 0.0, 1.0
+        if kind.kind == "f" or kind.itemsize > 1:
+            return None
+        return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
 
     @property
     def question_bytes(self) -> int:
@@ -283,7 +301,10 @@ def _shape(declared: Any, given: tuple[int, ...] | None, name: str) -> tuple[tup
     """Shape of one input, and how many a request must hold (None: any number)."""
     if not isinstance(declared, list) or not declared or not all(type(d) is int for d in declared):
         if given is None:
-            raise BadInput(f"{name} does not tell the shape of its input; pass shape=, e.g. shape=784")
+            raise BadInput(
+                f"{name} does not tell the shape of its input; pass shape=784 (--shape 784), or what it speaks, if "
+                "that is not the Open Inference Protocol: api= (--api), JsonEndpoint (--request, --answer)"
+            )
         return given, None
     dims, rows = declared[1:], declared[0] if declared[0] > 0 else None
     if given is not None and _agree(declared, given) and not _agree(dims, given):
@@ -291,7 +312,7 @@ def _shape(declared: Any, given: tuple[int, ...] | None, name: str) -> tuple[tup
         return given, None
     if given is None:
         if not dims or any(d <= 0 for d in dims):
-            raise BadInput(f"{name} declares inputs of shape {declared}; pass shape= for one of them")
+            raise BadInput(f"{name} declares inputs of shape {declared}; pass shape= (--shape) for one of them")
         return tuple(dims), rows
     if not _agree(dims, given) and (any(d <= 0 for d in dims) or math.prod(dims) != math.prod(given)):
         raise BadInput(f"{name} declares inputs of shape {declared}, the first being their number; got shape={given}")

@@ -190,12 +190,14 @@ class Wire:
             return None
         said = self._clean(body.decode("utf-8", "replace"))
         text = f"the server answered {status} {response.reason_phrase}" + (f": {said}" if said else "")
-        if status in REFUSED + UNSURE:
-            sure = status in REFUSED
+        if status in (*REFUSED, *UNSURE, *self.options.retry_on):
+            sure = status in (*REFUSED, *self.options.retry_on)
             wait = _seconds(response.headers.get("retry-after"))
             return _Trouble(self._clean(text), again=sure or self.options.ask_again, maybe=not sure, wait=wait)
         if status in (401, 403):
             text += "; give a token in the environment variable UNVEIL_TOKEN or in a file (--token-file)"
+        if status >= 500:
+            text += "; if asking again may help, allow it: retry_on=(500,) (--retry-on 500)".replace("500", str(status))
         raise SourceError(f"{self.shown}: {self._clean(text)}")
 
     def _redirected(self, method: str, url: str, response: httpx.Response) -> str:

@@ -72,6 +72,8 @@ class WireOptions:
         longest_wait: Most seconds to wait between attempts when the server asks for it (`Retry-After`).
         ask_again: Send a question again also when nobody knows whether the server worked on it (broken connections,
             time-outs, 502, 504). Then it may be charged twice. Refused connections, 429 and 503 need no permission.
+        retry_on: Further statuses after which a question is sent again, e.g. (500,) for a server that fails now and
+            then; each attempt may be charged.
     """
 
     token: Token | None = None
@@ -83,10 +85,13 @@ class WireOptions:
     retries: int = 6
     longest_wait: float = 120.0
     ask_again: bool = False
+    retry_on: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("connections", "batch", "batch_bytes", "answer_bytes"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} must be at least 1; got {getattr(self, name)}")
+        if any(not 400 <= status <= 599 for status in self.retry_on):
+            raise BadInput(f"retry_on (--retry-on) takes statuses from 400 to 599; got {self.retry_on}")
         if self.timeout <= 0 or self.retries < 0 or self.longest_wait < 0:
             raise BadInput("timeout must be positive, retries and longest_wait at least 0")
