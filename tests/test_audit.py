@@ -75,7 +75,7 @@ def test_the_page_is_safe_and_its_numbers_are_the_figures(audited):
     assert_self_contained(text)
     assert "<img src=x" not in text
     assert assert_equals_json(text, json.loads((folder / "audit.json").read_text())) > 15
-    assert text.index("<h1>") < 12_000  # the verdict comes before everything but the style
+    assert text.index("<h1>") < 20_000  # the verdict comes before everything but the style
 
 
 def test_the_lines_on_the_page_check_the_finding(audited, monkeypatch, capsys):
@@ -93,13 +93,21 @@ def test_an_audit_fits_on_a_telephone(audited, tmp_path):
     assert_fits(audited[0] / "audit.html", tmp_path)
 
 
-def test_the_same_seed_writes_the_same_bytes(audited):
+def test_the_same_seed_writes_the_same_bytes_but_for_when_and_how(audited):
     folder, _ = audited
     model = next(folder.glob("*.onnx"))
     again = unveil("audit", model, "--inputs", folder / "images.npz", "--report", folder / "again" / "audit.html")
     assert again.exit_code == 0
     for name in ("audit.html", "audit.json", "audit.basis.npz", "audit.examples.npz"):
-        assert (folder / name).read_bytes() == (folder / "again" / name).read_bytes(), name
+        first, second = ((place / name).read_bytes() for place in (folder, folder / "again"))
+        if not name.endswith(".npz"):
+            # Only the time and the command line, which names another page, may differ.
+            first, second = (
+                [line for line in text.splitlines() if b"<dt>When" not in line and b"<dt>Command" not in line
+                 and b'"when"' not in line and b'"command"' not in line]
+                for text in (first, second)
+            )  # fmt: skip
+        assert first == second, name
 
 
 def test_a_budget_ends_with_code_4_and_a_page(audited, tmp_path):
@@ -215,7 +223,10 @@ def test_piped_output_is_plain_and_quiet_is_quiet(tmp_path):
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert "\x1b" not in ended.stdout
-    assert len(ended.stdout.splitlines()) == 2
+    lines = ended.stdout.splitlines()
+    assert lines[0].startswith("fine ")
+    assert [line.split()[:2] for line in lines[1:-1]] == [["High", "UNV-NOISE"], ["Medium", "UNV-SPAN"]]
+    assert "questions asked" in lines[-1]
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")

@@ -12,12 +12,21 @@ from typing import Any
 
 from markupsafe import Markup
 
+from unveil.audit.actions import Actions
+from unveil.audit.baseline import changes
 from unveil.audit.figures import plain, write_arrays
+from unveil.audit.limits import UNKNOWABLE, untried
+from unveil.audit.provenance import version
 from unveil.audit.section import Section
+from unveil.audit.severity import AFFORDABLE, SEVERITIES, Severity, Tariff
 from unveil.audit.text import brief, count, printable, seconds, share
 from unveil.audit.verdict import Finding, Status, Verdict
+from unveil.audit.words import TERMS, anchor, marker
 from unveil.outcome import BadInput
 from unveil.writing import write_text
+
+SCHEMA = {"name": "unveil-audit", "version": "1.0"}
+"""Of the JSON: within one major version keys are only added (docs/findings.md)."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +38,24 @@ class Page:
         sections: In the order of telling; the verdict follows from them.
         figures: Figures that belong to no section (`queries`, `seed`, ...); sections' keys must not be among them.
         facts: Up to four paths into the figures and what they are called, shown under the verdict.
+        tariff: What asking costs whoever asks.
+        actions: What to do about the findings, and what does not help.
+        fail_on: The least severity that ends in exit code 7.
+        baseline: The JSON of an earlier audit, to say what changed since.
     """
 
     subject: str
     sections: tuple[Section, ...]
     figures: Mapping[str, Any] = field(default_factory=dict)
     facts: tuple[tuple[str, str], ...] = ()
+    tariff: Tariff = field(default_factory=Tariff)
+    actions: Actions = field(default_factory=Actions)
+    fail_on: Severity | None = None
+    baseline: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         told = [section.key for section in self.sections if section.figures or section.finding]
-        keys = [*self.figures, *self.findings.figures(), *told]
+        keys = ["schema", "actions", "tariff", "changes", *self.figures, *self.findings.figures(), *told]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise BadInput(f"two parts of a page would write the same figures: {', '.join(sorted(twice))}")
@@ -46,7 +63,8 @@ class Page:
     @property
     def findings(self) -> Verdict:
         """What the sections come to: headline, status, causes and exit code."""
-        return Verdict(self.subject, tuple(each for section in self.sections if (each := section.finding) is not None))
+        found = tuple(each for section in self.sections if (each := section.finding) is not None)
+        return Verdict(self.subject, found, self.tariff, self.fail_on)
 
     @property
     def mark(self) -> Markup:
@@ -70,7 +88,9 @@ class Page:
 
     def all_figures(self) -> dict[str, Any]:
         """Everything the JSON holds: the verdict, figures of the page, then of each section under its key."""
-        told = {**self.figures, **self.findings.figures()}
+        told: dict[str, Any] = {"schema": SCHEMA, **self.figures, **self.findings.figures()}
+        told["actions"] = self.actions.figures()
+        told["tariff"] = {"rate": self.tariff.rate, "price": self.tariff.price}
         for section in self.sections:
             finding = section.finding
             if finding is not None:
@@ -79,6 +99,7 @@ class Page:
             elif section.figures:
                 told[section.key] = {**section.figures, "verdict": section.verdict}
         found: dict[str, Any] = plain(told)
+        found["changes"] = None if self.baseline is None else changes(self.baseline, found)
         return found
 
     def html(self, stem: str = "audit") -> str:
@@ -98,7 +119,9 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        used: set[str] = set()
         environment.globals.update(
+            term=marker(used),
             brief=brief,
             count=count,
             share=share,
@@ -125,7 +148,18 @@ class Page:
             sections=told,
             emblem=next((section.emblem for section, finding, _ in told if section.emblem and _holds(finding)), ""),
             next_steps=[step for section in self.sections for step in section.next_steps],
-            version=_version(),
+            version=version(),
+            risks=self.findings.risks,
+            tested=figures.get("tested"),
+            changed=figures["changes"],
+            severities=SEVERITIES,
+            affordable=AFFORDABLE,
+            shown=_shown,
+            untried=untried({section.key for section in self.sections}, figures),
+            unknowable=UNKNOWABLE,
+            used=used,
+            terms=TERMS,
+            anchor=anchor,
         )
 
     def write(self, path: str | Path) -> tuple[Path, ...]:
@@ -205,12 +239,3 @@ def _figures(figures: Mapping[str, Any], prefix: str) -> Callable[..., Markup]:
 
 def _shown(value: Any) -> str:
     return value if isinstance(value, str) else brief(value)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("unveil")
-    except PackageNotFoundError:
-        return ""

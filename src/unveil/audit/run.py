@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.audit.actions import actions
+from unveil.audit.catalogue import CATALOGUE
 from unveil.audit.page import Page
+from unveil.audit.provenance import provenance
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count
-from unveil.audit.verdict import Status
+from unveil.audit.verdict import Status, Verdict
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded, Interrupted, Outcome, UnveilError
 
@@ -86,7 +90,9 @@ def run(
     if not interrupted:
         sections += _asked_again(audit, sections)
     asked["first questions again"] = audit.oracle.ledger.asked - before
-    sections = _retold(sections)
+    sections = _counted(_retold(sections), asked)
+    tested = audit.tested or provenance(audit.oracle.name, seed=audit.seed)
+    findings = Verdict(audit.oracle.name, tuple(one for each in sections if (one := each.finding) is not None))
     ledger = audit.oracle.ledger
     return Page(
         subject=audit.oracle.name,
@@ -96,8 +102,11 @@ def run(
             "sent": ledger.sent,
             "budget": ledger.budget,
             "seed": audit.seed,
+            "tested": tested.figures(),
         },
         facts=_facts(sections),
+        tariff=audit.tariff,
+        actions=actions(findings.risks, {each.key: each.figures for each in sections}, audit.tariff),
     )
 
 
@@ -108,6 +117,18 @@ def _retold(sections: list[Section]) -> list[Section]:
         section.refuted(doubts[section.key]) if section.key in doubts and section.refuted else section
         for section in sections
     ]
+
+
+def _counted(sections: list[Section], asked: dict[str, int]) -> list[Section]:
+    """The sections with the questions they took, and those of the sections they stand on."""
+    by_key = {each.key: asked.get(each.title, 0) for each in sections}
+    return [
+        replace(each, questions=sum(by_key.get(key, 0) for key in (each.key, *_needs(each.key)))) for each in sections
+    ]
+
+
+def _needs(key: str) -> tuple[str, ...]:
+    return CATALOGUE[key].needs if key in CATALOGUE else ()
 
 
 def _asked_again(audit: Audit, sections: list[Section]) -> list[Section]:
@@ -133,10 +154,11 @@ def _asked_again(audit: Audit, sections: list[Section]) -> list[Section]:
 
 _ASKED = """
 <div class="scroll"><table>
+<caption>Questions by what they were asked for</caption>
 {% for row in values.rows %}
-<tr><td>{{ row }}</td><td class="number">{{ figure("for." ~ loop.index0 ~ ".questions") }}</td></tr>
+<tr><th scope="row">{{ row }}</th><td class="number">{{ figure("for." ~ loop.index0 ~ ".questions") }}</td></tr>
 {% endfor %}
-<tr><td><strong>In all</strong></td><td class="number"><strong>{{ figure("questions") }}</strong></td></tr>
+<tr><th scope="row"><strong>In all</strong></th><td class="number"><strong>{{ figure("questions") }}</strong></td></tr>
 </table></div>
 """
 

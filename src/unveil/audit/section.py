@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from unveil.audit.severity import Severity
 from unveil.audit.verdict import Finding, Status, cause, ending
 from unveil.outcome import BadInput, Outcome, UnveilError
 
@@ -39,6 +40,9 @@ class Section:
         next_steps: What to do about it: one sentence each.
         refutes: Keys of earlier sections whose finding this one shows to be wrong, and what shows it, a clause.
         refuted: How this section is told if a later one refutes it; gets the clause.
+        severity: What an attacker gains by what was measured (docs/findings.md).
+        confidence: How sure it is, a clause; by default what the status says.
+        questions: What it took, the sections it stands on included; `run` counts it.
 
     Raises:
         BadInput: A claim without an outcome.
@@ -59,6 +63,9 @@ class Section:
     next_steps: tuple[str, ...] = ()
     refutes: Mapping[str, str] = field(default_factory=dict)
     refuted: Callable[[str], Section] | None = None
+    severity: Severity = Severity.none
+    confidence: str = ""
+    questions: int = 0
 
     def __post_init__(self) -> None:
         if self.claim and self.outcome is None:
@@ -72,6 +79,8 @@ class Section:
             return None
         meant = ending(ended)
         sure = meant.status is Status.checked
+        known = meant.status <= Status.approximate
+        why = "" if sure else self.cause or cause(ended)
         return Finding(
             key=self.key,
             title=self.title,
@@ -79,6 +88,13 @@ class Section:
             status=meant.status,
             code=meant.code,
             verdict=self.verdict,
-            cause="" if sure else self.cause or cause(ended),
-            claim=self.claim if meant.status <= Status.approximate else "",
+            cause=why,
+            claim=self.claim if known else "",
+            severity=self.severity.at(self.questions) if known else Severity.unknown,
+            questions=self.questions,
+            confidence=self._confidence(meant.status, why),
         )
+
+    def _confidence(self, status: Status, why: str) -> str:
+        told = status.words.lower() + (f": {why}" if why else "")
+        return f"{told}; {self.confidence}" if self.confidence and status <= Status.approximate else told

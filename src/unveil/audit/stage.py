@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.audit.provenance import Provenance
 from unveil.audit.section import Section
+from unveil.audit.severity import Tariff
 from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput
@@ -33,6 +35,8 @@ class Audit:
         folder: Where the page will be: the lines that check it name the model from there.
         findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a NoiseModel...
         seconds: Time of one question in a batch, as measured by `look`.
+        tested: What is tested, when and how; None if only the model's name is known.
+        tariff: What asking costs whoever asks.
     """
 
     oracle: Oracle
@@ -43,6 +47,8 @@ class Audit:
     folder: Path = Path()
     findings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    tested: Provenance | None = None
+    tariff: Tariff = field(default_factory=Tariff)
 
     def __post_init__(self) -> None:
         if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):

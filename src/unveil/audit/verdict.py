@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from unveil.audit.catalogue import CATALOGUE, Entry
+from unveil.audit.severity import Severity, Tariff
 from unveil.outcome import Outcome
 
-FINE, INCOMPLETE, USAGE, MODEL, BUDGET, APPROXIMATE, DISK, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 130
+FINE, INCOMPLETE, USAGE, MODEL, BUDGET, APPROXIMATE, DISK, SEVERE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 6, 7, 130
 
 EXIT_CODES = {
     FINE: "everything that was asked for was measured and checked; that there is nothing to find is a finding too",
@@ -18,6 +20,7 @@ EXIT_CODES = {
     MODEL: "the model failed: it cannot be loaded, or does not answer, or answers differently to the same question",
     BUDGET: "the budget ended first; what was found by then is written",
     APPROXIMATE: "measured, but approximate: something was left out, and how much is stated",
+    SEVERE: "a finding is at least as severe as `--fail-on` allows",
     DISK: "the disk is full or fails: a file, which is named, could not be written",
     INTERRUPTED: "interrupted; what was found by then is written",
 }
@@ -121,6 +124,9 @@ class Finding:
         verdict: The section's sentence.
         cause: Why it is not `checked`, a clause; empty if it is.
         claim: What may be said of the model, a verb phrase; empty unless the status is at least `approximate`.
+        severity: What an attacker gains; `unknown` unless the status is at least `approximate`.
+        questions: What it takes to find out, the sections it stands on included.
+        confidence: How sure it is, a clause.
     """
 
     key: str
@@ -131,6 +137,41 @@ class Finding:
     verdict: str
     cause: str = ""
     claim: str = ""
+    severity: Severity = Severity.unknown
+    questions: int = 0
+    confidence: str = ""
+
+    @property
+    def entry(self) -> Entry | None:
+        """What is said of its kind; None of one that tells of the audit and not of a risk."""
+        return CATALOGUE.get(self.key)
+
+    @property
+    def id(self) -> str:
+        """The stable identifier; empty without an entry."""
+        return self.entry.id if self.entry else ""
+
+    def figures(self, tariff: Tariff) -> dict[str, Any]:
+        """What the JSON's list of findings says of it; only of those that have an entry."""
+        if self.entry is None:
+            return {}
+        told = ("source", "id", "name")
+        return {
+            "id": self.id,
+            "name": self.entry.name,
+            "section": self.key,
+            "severity": self.severity.name,
+            "status": self.status.name,
+            "scenario": self.entry.scenario,
+            "access": self.entry.access,
+            "evidence": self.verdict,
+            "cost": tariff.cost(self.questions),
+            "confidence": self.confidence,
+            "check": self.entry.check,
+            "remedy": self.entry.remedy,
+            "references": [{each: getattr(one, each) for each in told} for one in self.entry.references],
+            "mitigations": [{each: getattr(one, each) for each in told} for one in self.entry.mitigations],
+        }
 
 
 @dataclass(frozen=True)
@@ -140,10 +181,14 @@ class Verdict:
     Attributes:
         subject: The model's name.
         findings: In the order of telling.
+        tariff: What asking costs whoever asks.
+        fail_on: The least severity that ends in exit code 7; None if none does.
     """
 
     subject: str
     findings: tuple[Finding, ...]
+    tariff: Tariff = field(default_factory=Tariff)
+    fail_on: Severity | None = None
 
     @property
     def status(self) -> Status:
@@ -152,9 +197,27 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """That of the worst finding."""
+        """That of the worst finding; of one that is too severe, unless something was not even measured."""
         worst = max((Ending(each.status, each.code) for each in self.findings), key=_rank, default=None)
-        return INCOMPLETE if worst is None else worst.code
+        code = INCOMPLETE if worst is None else worst.code
+        return SEVERE if code in (FINE, APPROXIMATE) and self.too_severe else code
+
+    @property
+    def risks(self) -> tuple[Finding, ...]:
+        """The findings that have an identifier, the most severe first; what is unknown comes last."""
+        return tuple(sorted((each for each in self.findings if each.id), key=lambda each: -each.severity))
+
+    @property
+    def severity(self) -> Severity:
+        """The highest of all; unknown if there is none that is known."""
+        return max((each.severity for each in self.risks), default=Severity.unknown)
+
+    @property
+    def too_severe(self) -> tuple[Finding, ...]:
+        """The findings that `fail_on` does not allow."""
+        if self.fail_on is None:
+            return ()
+        return tuple(each for each in self.risks if each.severity >= self.fail_on)
 
     @property
     def open(self) -> tuple[Finding, ...]:
@@ -196,6 +259,8 @@ class Verdict:
             "exit_code": self.exit_code,
             "causes": list(self.causes),
             "outcomes": {each.key: each.ended for each in self.findings},
+            "severity": self.severity.name,
+            "findings": [each.figures(self.tariff) for each in self.risks],
         }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +14,10 @@ from unveil.audit.stage import Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count, seconds
 from unveil.audit.verdict import INTERRUPTED
-from unveil.cli.command import command, interrupted
+from unveil.cli.command import command, command_line, interrupted
 from unveil.cli.files import Force, keep, require_fresh_page
 from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
+from unveil.cli.telling import Telling
 from unveil.outcome import BadInput
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
@@ -37,9 +39,9 @@ def audit(
     asking: Asking,
     wanted: Wanted,  # type: ignore[valid-type]
     common: Common,
+    telling: Telling,
     inputs: InputsFile = None,
     scale: Scale = None,
-    page: Annotated[Path, typer.Option("--report", metavar="FILE", help="The page to write.")] = Path("audit.html"),
     force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
 ) -> None:
@@ -47,19 +49,25 @@ def audit(
 
     Example: unveil audit model.onnx --inputs digits.npz --within 0,1 --budget 50000 --report audit.html
     """
+    from unveil.audit.baseline import read_baseline
+    from unveil.audit.provenance import provenance
     from unveil.audit.run import run
     from unveil.audit.stage import Audit, cost
 
+    page, tariff, least = telling.page, telling.tariff, telling.least
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"a page is written as .html; got {page}")
     page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
     if not plan:
         require_fresh_page(page, force)
+        telling.require_fresh(force)
+    before = None if telling.baseline is None else read_baseline(telling.baseline)
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
     oracle = asking.oracle(source, common.note)
     if not plan:
         require_fresh_page(page, force, oracle.name)
-    audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent)
+    audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent, tariff=tariff)
+    audited.tested = provenance(oracle.name, source, common.seed, command_line())
     if inputs is not None:
         from unveil.cli.inputs import read_inputs
 
@@ -80,19 +88,36 @@ def audit(
         low, high = stage.cost(audited)
         return common.watching(oracle, stage.title, low if low == high else None) if high else nullcontext()
 
-    made = run(audited, stages, watch)
+    made = dataclasses.replace(run(audited, stages, watch), fail_on=least, baseline=before)
     written: list[Path] = []
     keep(page, lambda path: written.extend(made.write(path)))
+    written += telling.write(made)
+    figures = made.all_figures()
     common.tell(
-        made.all_figures() | {"files": [str(file) for file in written]},
+        figures | {"files": [str(file) for file in written]},
         made.verdict,
         *made.findings.causes,
+        *(f"{each.severity.words:8}{each.id:15}{each.verdict}" for each in made.findings.risks),
+        *_changed(figures["changes"]),
+        *(f"--fail-on {least.name}: {each.id} is {each.severity.name}." for each in made.findings.too_severe if least),
         f"{count(oracle.ledger.asked, 'question')} asked; told in {written[0]}, every figure in {written[1]}",
     )
     if made.exit_code == INTERRUPTED:
         typer.echo(f"unveil: {interrupted(asking.store, page)}", err=True)
     if made.exit_code:
         raise typer.Exit(made.exit_code)
+
+
+def _changed(told: Mapping[str, Any] | None) -> list[str]:
+    """What changed since the baseline, a line each."""
+    if told is None:
+        return []
+    lines = [
+        f"{one['id']}: {one['change']} ({one['severity_before'] or '–'} then, {one['severity'] or '–'} now)"
+        for one in told["findings"]
+    ]
+    lines += [f"{one['name']}: {one['before']} then, {one['now']} now" for one in told["figures"]]
+    return [f"Since the baseline: {line}." for line in lines or ["nothing changed"]]
 
 
 def _says(budget: int | None, low: float, high: float, each: float) -> str:

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -50,6 +51,9 @@ class _Command(typer.core.TyperCommand):
         return option
 
 
+_words: ContextVar[tuple[str, ...]] = ContextVar("words", default=())
+
+
 class _Story(typer.core.TyperGroup):
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
@@ -60,13 +64,19 @@ class _Story(typer.core.TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # Kept for `command_line`; a page tells how it was made.
+        _words.set(tuple(args))
+        return list(super().parse_args(ctx, args))
+
 
 app = typer.Typer(
     name="unveil",
     cls=_Story,
     help="What a neural network gives away: found by asking, told on one page.",
     epilog="Exit codes: 0 measured and checked, 1 failed its check or not measured, 2 bad usage or input, 3 the model "
-    "failed, 4 the budget ended first, 5 approximate, 6 the disk is full, 130 interrupted.",
+    "failed, 4 the budget ended first, 5 approximate, 6 the disk is full, 7 more severe than --fail-on allows, "
+    "130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -137,6 +147,11 @@ def _name_value(parameter: inspect.Parameter) -> None:
             each.metavar = parameter.name.upper()
         elif isinstance(each, typer.models.OptionInfo) and each.metavar is None:
             each.metavar = PLACEHOLDERS.get(plain)
+
+
+def command_line() -> tuple[str, ...]:
+    """The words of the command that is running, without the program's name."""
+    return _words.get()
 
 
 def _options(noun: type[Any]) -> list[inspect.Parameter]:

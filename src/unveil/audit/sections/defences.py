@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 _BODY = """
 <div class="scroll"><table>
-<tr><th>Answers</th><th class="number">Give away at least</th><th class="number">Off by at most</th>
-<th class="number">Found by this attack</th><th class="number">Questions</th><th>How it ended</th></tr>
+<caption>What each kind of answers gives away</caption>
+<tr><th scope="col">Answers</th><th scope="col" class="number">Give away at least</th>
+<th scope="col" class="number">Off by at most</th>
+<th scope="col" class="number">Found by this attack</th><th scope="col" class="number">Questions</th>
+<th scope="col">How it ended</th></tr>
 {% for row in values.rows %}
-<tr><td>{{ row.name }}</td><td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks") }}</td>
+<tr><th scope="row">{{ row.name }}</th><td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks_accuracy") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".rank") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".queries") }}</td><td>{{ row.ended }}</td></tr>

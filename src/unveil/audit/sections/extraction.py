@@ -11,6 +11,7 @@ import numpy as np
 from unveil.audit.drawing import draw_input
 from unveil.audit.section import Section
 from unveil.audit.sections.forgetting import known_network
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count
 from unveil.outcome import Outcome
@@ -24,14 +25,15 @@ ALIKE = 0.999  # |cosine| from which a row is the true one
 
 _BODY = """
 <table>
-<tr><th>Neurons found, layer by layer</th><td>{{ values.neurons }}</td></tr>
-<tr><th>Queries</th><td>{{ figure("queries") }}</td></tr>
-<tr><th>Queries per parameter of what was found</th><td>{{ figure("queries_per_parameter") }}</td></tr>
-<tr><th>Largest error on fresh inputs, relative</th><td>{{ figure("residual") }}</td></tr>
+<caption>What was read</caption>
+<tr><th scope="row">Neurons found, layer by layer</th><td>{{ values.neurons }}</td></tr>
+<tr><th scope="row">Queries</th><td>{{ figure("queries") }}</td></tr>
+<tr><th scope="row">Queries per parameter of what was found</th><td>{{ figure("queries_per_parameter") }}</td></tr>
+<tr><th scope="row">Largest error on fresh inputs, relative</th><td>{{ figure("residual") }}</td></tr>
 {% if values.known %}
-<tr><th>Share of the true first layer's neurons</th><td>{{ figure("share_of_first_layer") }}</td></tr>
+<tr><th scope="row">Share of the true first layer's neurons</th><td>{{ figure("share_of_first_layer") }}</td></tr>
 {% if values.labels %}
-<tr><th>Same label as the model, on the examples</th><td>{{ figure("same_label") }}</td></tr>
+<tr><th scope="row">Same label as the model, on the examples</th><td>{{ figure("same_label") }}</td></tr>
 {% endif %}
 {% endif %}
 </table>
@@ -70,7 +72,6 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
             verdict=f"No weights were read off its answers in {count(found.queries, 'question')}.",
             figures=figures,
             outcome=found.outcome,
-            next_steps=found.why,
         )
     rows = layers[0]
     size = sum(len(each) * (each.shape[1] + 1) for each in layers)
@@ -104,7 +105,7 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
         },
         figures=figures,
         outcome=found.outcome,
-        next_steps=found.why,
+        severity=Severity.medium,
     )
 
 

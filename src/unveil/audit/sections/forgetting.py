@@ -13,6 +13,7 @@ from unveil.audit.chart import Chart
 from unveil.audit.drawing import SPECIMENS, draw_input
 from unveil.audit.section import Section
 from unveil.audit.sections.hiding import normalisation
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import count
 from unveil.outcome import BadInput, Outcome, UnveilError
@@ -36,17 +37,20 @@ _BODY = (
 </figure>
 {% endif %}
 <div class="scroll"><table>
-<tr><th>Layer</th><th class="number">Inputs → neurons</th><th class="number">Active</th>
-<th class="number">Point</th><th class="number">Compact</th><th class="number">Infinite</th></tr>
+<caption>Kinds of preimages, layer by layer</caption>
+<tr><th scope="col">Layer</th><th scope="col" class="number">Inputs → neurons</th>
+<th scope="col" class="number">Active</th>
+<th scope="col" class="number">Point</th><th scope="col" class="number">Compact</th>
+<th scope="col" class="number">Infinite</th></tr>
 {% for row in values.rows %}
-<tr><td>{{ row.layer }}</td><td class="number">{{ row.shape }}</td><td class="number">{{ row.active }}</td>
+<tr><th scope="row">{{ row.layer }}</th><td class="number">{{ row.shape }}</td><td class="number">{{ row.active }}</td>
 {% for kind in ("point", "compact", "infinite") %}
 <td class="number">{{ figure("layers." ~ row.place ~ ".kinds." ~ kind) }}</td>
 {% endfor %}</tr>
 {% endfor %}
 </table></div>
-<p class="note">Of each example: whether it is the only input with its features (point), or one of a bounded set
-(compact), or of one that goes on for ever (infinite). {{ values.proofs }}</p>
+<p class="note">The {{ term("preimage") }} of each example: whether it is the only input with its features (point), or
+one of a bounded set (compact), or of one that goes on for ever (infinite). {{ values.proofs }}</p>
 {% if values.specimens %}
 <p>Within the legal range, each picture in the middle has <em>exactly</em> the features of the first layer that the one
 before it has, and so the same answer; it is as near as those features allow to the one after it.</p>
@@ -210,6 +214,7 @@ def section(
         if pairs
         else {},
         claim="gives different inputs exactly the same features" if lost else "",
+        severity=Severity.low if lost or pairs else Severity.none,
         outcome=outcome,
         cause=cause,
         next_steps=(

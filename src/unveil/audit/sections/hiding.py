@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from unveil.audit.drawing import SPECIMENS, draw_input
 from unveil.audit.section import Section
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
 from unveil.audit.verdict import Status, ending
@@ -34,10 +35,12 @@ _BODY = (
     + SPECIMENS
     + """
 <div class="scroll"><table>
-<tr><th>Noise</th><th class="number">Same answer</th><th class="number">Largest change</th>
-<th class="number">Noise ÷ input</th></tr>
+<caption>How many answers stay under noise</caption>
+<tr><th scope="col">Noise</th><th scope="col" class="number">Same answer</th>
+<th scope="col" class="number">Largest change</th>
+<th scope="col" class="number">Noise ÷ input</th></tr>
 {% for key, name in values.ways %}
-<tr><td>{{ name }}</td>
+<tr><th scope="row">{{ name }}</th>
 <td class="number">{{ figure(key ~ ".unchanged") }} of {{ figure(key ~ ".inputs") }}</td>
 <td class="number">{{ figure(key ~ ".largest_change") }}</td>
 <td class="number">{{ figure(key ~ ".relative_noise") }}</td></tr>
@@ -193,6 +196,7 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
     oracle = audit.oracle
     figures = {key: made.figures(oracle) for key, made in found.items()}
     first = next(iter(found.values()))
+    invisible = _invisible(found, span)
     outcome, cause = _ended(found, oracle, span)
     refuted = outcome is Outcome.check_failed
     if refuted and all((made.moved(oracle) <= SAME).all() for made in found.values()):
@@ -220,7 +224,7 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
             "ways": list(names.items()),
             "columns": _columns(oracle),
         },
-        figures=figures,
+        figures=figures | {"invisible": invisible},
         files={
             "examples.npz": {
                 "inputs": first.inputs.astype(oracle.dtype),
@@ -232,7 +236,8 @@ def section(audit: Audit, found: dict[str, Disguise], names: dict[str, str], spa
         emblem=Markup("") if failed else _emblem(specimens[0], next(iter(found))),
         outcome=outcome,
         cause=cause,
-        next_steps=() if failed else _next_steps(found, span),
+        severity=_severity(figures),
+        confidence=f"{count(len(first.inputs), 'example')} asked before and after",
         refutes={"span": cause} if refuted else {},
     )
 
@@ -339,16 +344,26 @@ def _verdict(oracle: Oracle, figures: dict[str, Any]) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def _next_steps(found: dict[str, Disguise], span: RowSpan) -> tuple[str, ...]:
-    way, made = next(iter(found.items()))
-    usual = np.linalg.norm(span.complement(made.inputs), axis=1).max()
-    hidden = np.linalg.norm(span.complement(made.hidden), axis=1).min()
-    if hidden <= usual:
-        return ()
-    noise = f"noise {SCALE:g} times as large" if way == "free" else "legal noise"
+def _invisible(found: dict[str, Disguise], span: RowSpan) -> dict[str, Any]:
+    """How long the part of an input is that the model does not see: of the examples at most, and under noise."""
+    made = next(iter(found.values()))
+    usual = float(np.linalg.norm(span.complement(made.inputs), axis=1).max())
+    hidden = np.linalg.norm(span.complement(made.hidden), axis=1)
+    return {
+        "usual": usual,
+        "least_under_noise": float(hidden.min()),
+        "caught": int((hidden > usual).sum()),
+        "inputs": len(hidden),
+    }
+
+
+def _severity(figures: dict[str, Any]) -> Severity:
+    """By the most noise, relative to the input, under which at least half of the predictions stay."""
+    most = max(
+        (told["relative_noise"] for told in figures.values() if told["unchanged"] >= told["inputs"] / 2), default=0.0
+    )
     return (
-        f"To notice such inputs, measure their invisible part (x - x @ basis.T @ basis): its length was at most "
-        f"{brief(float(usual))} for these examples and at least {brief(float(hidden))} under {noise}.",
+        Severity.high if most >= 1 else Severity.medium if most >= 0.1 else Severity.low if most > 0 else Severity.none
     )
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from unveil.audit.chart import Chart
 from unveil.audit.section import Section
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count
 from unveil.outcome import Outcome
@@ -25,7 +26,9 @@ _BODY = """
 {% if values.chart %}<figure>{{ values.chart }}<figcaption>
 Errors of the network found at {{ count(values.fresh, "fresh input") }}, relative to the spread of the answers.
 </figcaption></figure>{% endif %}
-{% if values.stages %}<table><thead><tr><th>stage</th><th>queries</th></tr></thead><tbody>
+{% if values.stages %}<table>
+<caption>Questions by stage</caption><thead><tr><th scope="col">stage</th>
+<th scope="col">queries</th></tr></thead><tbody>
 {% for stage, queries in values.stages %}<tr><td>{{ stage }}</td><td>{{ queries }}</td></tr>{% endfor %}
 </tbody></table>{% endif %}
 <ul>{% for reason in values.why %}<li>{{ reason }}</li>{% endfor %}</ul>
@@ -90,6 +93,8 @@ def _run(audit: Audit) -> Section | None:
         figures=figures,
         files=files,
         claim=claim,
+        severity=Severity.high if outcome is Outcome.complete else Severity.none,
+        confidence=f"it was asked for at {count(len(errors), 'fresh input')}",
         outcome=outcome,
         cause=cause,
     )

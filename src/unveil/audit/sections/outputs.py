@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unveil.audit.section import Section
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
 from unveil.outcome import Outcome
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 
 _BODY = """
 <dl class="plain">
-  <dt>Rank of the answers</dt><dd>{{ figure("rank") }} of {{ figure("outputs") }}</dd>
+  <dt>{{ term("rank", "Rank") }} of the answers</dt><dd>{{ figure("rank") }} of {{ figure("outputs") }}</dd>
   <dt>What it stands for</dt><dd>{{ values.why }}</dd>
   {% if values.settled %}
-  <dt>Accuracy</dt><dd>sine of the largest angle to the last layer's column space: {{ figure("accuracy") }}</dd>
+  <dt>{{ term("accuracy", "Accuracy") }}</dt>
+  <dd>sine of the largest angle to the last layer's column space: {{ figure("accuracy") }}</dd>
   <dt>Noise</dt><dd>{{ figure("noise") }} in a number, where rounding alone makes {{ figure("rounding") }}</dd>
-  <dt>Confidence</dt><dd>{{ values.sure }}</dd>
+  <dt>{{ term("confidence", "Confidence") }}</dt><dd>{{ values.sure }}</dd>
   {% endif %}
   <dt>Questions</dt><dd>{{ figure("queries") }}, besides those of the first look</dd>
 </dl>
@@ -64,6 +66,8 @@ def section(span: OutputSpan) -> Section:
         outcome=span.outcome,
         cause="" if settled else span.why,
         next_steps=steps,
+        severity=Severity.low if settled else Severity.none,
+        confidence=f"{share(span.confidence)} that answers to all but {share(span.unseen)} of inputs lie in the span",
     )
 
 

@@ -48,12 +48,14 @@ answers
 """
 _INPUTS = """
 <div class="scroll"><table>
-<thead><tr><th>Input</th><th class="number">Activity score</th><th class="number">from</th><th class="number">to</th>
-<th>Share of all</th>
-{% for place in values.weights %}<th class="number">Weight {{ place }}</th>{% endfor %}</tr></thead>
+<caption>How much each input matters</caption>
+<thead><tr><th scope="col">Input</th><th scope="col" class="number">Activity score</th>
+<th scope="col" class="number">from</th><th scope="col" class="number">to</th>
+<th scope="col">Share of all</th>
+{% for place in values.weights %}<th scope="col" class="number">Weight {{ place }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in values.rows %}
-<tr><td>{{ row.name }}</td><td class="number">{{ figure("scores." ~ row.place ~ ".score") }}</td>
+<tr><th scope="row">{{ row.name }}</th><td class="number">{{ figure("scores." ~ row.place ~ ".score") }}</td>
 <td class="number">{{ brief(row.low) }}</td><td class="number">{{ brief(row.high) }}</td><td>{{ row.bar }}</td>
 {% for weight in row.weights %}<td class="number">{{ weight }}</td>{% endfor %}</tr>
 {% endfor %}

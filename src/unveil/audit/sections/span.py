@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from unveil.audit.chart import Chart
 from unveil.audit.section import Section
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
 from unveil.audit.verdict import Status, advice, ending
@@ -32,15 +33,16 @@ _BODY = """
 {% if values.chart %}
 <figure>
   {{ values.chart }}
-  <figcaption>{{ values.caption }}</figcaption>
+  <figcaption>{{ values.caption }} See {{ term("singular value") }}, {{ term("noise floor") }} and
+  {{ term("direction") }}.</figcaption>
 </figure>
 {% endif %}
 <dl class="plain">
-  <dt>Rank</dt><dd>{{ figure("rank") }} of {{ figure("n") }}</dd>
+  <dt>{{ term("rank", "Rank") }}</dt><dd>{{ figure("rank") }} of {{ figure("n") }}</dd>
   {% if values.found %}
-  <dt>Accuracy</dt><dd>{{ values.accuracy }}</dd>
+  <dt>{{ term("accuracy", "Accuracy") }}</dt><dd>{{ values.accuracy }}</dd>
   {% endif %}
-  <dt>Confidence</dt><dd>{{ values.sure }}</dd>
+  <dt>{{ term("confidence", "Confidence") }}</dt><dd>{{ values.sure }}</dd>
   {% if values.checked %}
   <dt>Check</dt><dd>{{ figure("check.along_the_rest", share) }} of the change that any step makes, along the directions
   it does not see, at {{ figure("check.points") }} fresh points; at most
@@ -49,7 +51,7 @@ _BODY = """
   {% if values.left_out %}
   <dt>Left out</dt><dd>{{ values.left_out }}</dd>
   {% endif %}
-  <dt>Questions</dt><dd>{{ figure("queries") }}{{ values.stages }}</dd>
+  <dt>{{ term("question", "Questions") }}</dt><dd>{{ figure("queries") }}{{ values.stages }}</dd>
 </dl>
 """
 
@@ -234,6 +236,8 @@ def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doub
         cause=cause,
         next_steps=_next_steps(span, outcome, sure and found),
         refuted=lambda clause: section(span, where, check, clause),
+        severity=Severity.medium if found else Severity.none,
+        confidence=_sure(span),
     )
 
 

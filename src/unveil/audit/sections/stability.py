@@ -10,6 +10,7 @@ from markupsafe import Markup
 from unveil.audit.chart import Chart
 from unveil.audit.section import Section
 from unveil.audit.sections.forgetting import known_network
+from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count
 from unveil.outcome import Outcome
@@ -30,13 +31,16 @@ _BODY = """
   input hardly shows.</figcaption>
 </figure>
 <div class="scroll"><table>
-<tr>{% for head in values.heads %}<th{% if loop.index0 %} class="number"{% endif %}>{{ head }}</th>{% endfor %}</tr>
+<caption>The way back, layer by layer</caption>
+<tr>{% for head in values.heads %}
+<th scope="col"{% if loop.index0 %} class="number"{% endif %}>{{ head }}</th>{% endfor %}</tr>
 {% for row in values.rows %}
 <tr>{% for cell in row %}<td{% if loop.index0 %} class="number"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table></div>
 <p>A layer that keeps fewer directions forgets more (invariance), but those it keeps may come back more safely
 (stability): the condition number often falls where the rank does.</p>
+<p class="note">See {{ term("condition number") }} and {{ term("singular value") }}.</p>
 """
 
 _HEADS = (
@@ -110,6 +114,8 @@ def section(found: Stability) -> Section:
             }
         },
         outcome=Outcome.complete,
+        severity=Severity.low if left[0] >= found.inputs else Severity.none,
+        confidence=f"medians over {count(len(layers[0].active), 'input')}",
     )
 
 
