@@ -38,6 +38,8 @@ MANY_ANSWERS, CHEAP = 6000, 1.0
 # With one output and with several: rows that came out worse than this along a few directions are measured again, for
 # this share of the first layer's queries at most.
 GOOD, AGAIN = (1e-9, 2e-10), (0.015, 0.1)
+# Unit rows with a smaller singular value are as good as dependent.
+DEPENDENT = 1e-6
 # One in so many is, where the next layers are read through them.
 SOME = 5
 # Times that a network which explains everything asked is held against fresh points, and lines to wrong ones.
@@ -154,7 +156,7 @@ class ExactReading:
                 self._sharpen(frame, found, noise)
                 layer = self._close(frame, found, noise)[0]
             self.weights.append(layer)
-            many = MANY_NEURONS <= len(found.rows) <= frame.d
+            many = MANY_NEURONS <= len(found.rows) <= frame.d and _independent(found.rows)
             before = self._all_active(frame, layer, found, noise, far) if many else ([], [])
             if self.best[0] >= (ROUGH if self.narrow else self._fine(noise)):
                 network = self._deeper(frame, layer, found, before, noise, far)
@@ -334,6 +336,11 @@ class ExactReading:
             self.why.append(f"Which sides of {k} neurons on {d} coordinates are active could not be settled.")
             return np.ones(k)
         return side
+
+
+def _independent(rows: np.ndarray) -> bool:
+    """Whether what these neurons see can be chosen freely: training can make them parallel."""
+    return float(np.linalg.svd(rows, compute_uv=False)[-1]) > DEPENDENT
 
 
 def _doubtful(network: Network, reading: LayerFound, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -31,10 +31,16 @@ WOKEN = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
 ROUGH = 1e-5
 # A neuron with this share in the answers, relative to the others, is none.
 NOTHING = 1e-5
-# Lines from where the network is wrong to where it is right; near ones first.
-ROUNDS, NEAREST = 24, 30
-# Such lines in a row that showed nothing new.
-PATIENCE = 5
+# Hyperplanes closer than this may be one, met twice.
+ALIKE = 1e-3
+# Fresh answers per unknown of the fit, and besides.
+FRESH, BESIDES = 4, 100
+# Lines looked along at most, and in a row that showed nothing new; a line begins at one of so many points near its end.
+ROUNDS, PATIENCE, NEAREST = 120, 30, 5
+# Every so many barren lines are random ones, this far out in typical inputs.
+ANYWAY, REACHES = 3, (1.0, 3.0)
+# A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; sightings per round.
+LAST, LOOKS, AT_ONCE = 0.5, 12, 8
 
 # Points on either side of a neuron, per weight, and steps that lead there.
 OFTEN, PUSHES = 1.5, 6
@@ -46,6 +52,9 @@ class SecondLayer:
     A layer's values are never negative, so whatever bends anywhere bends where all of them are positive, too: there one
     derivative shows all weights of a neuron. A neuron that no line met there, because it rarely switches, shows itself
     where the others do not explain the answers; from where it is met then a short line leads to where all are active.
+
+    What explains them is fitted to fresh answers alone: those paid for by lines and derivatives lie in clusters, and
+    a fit that most of them obey may be wrong nearly everywhere.
 
     Attributes:
         found: Neurons read so far, in terms of the first layer's values, and perhaps some that are none.
@@ -64,14 +73,11 @@ class SecondLayer:
     ) -> None:
         self.ask, self.frame, self.noise, self.rng = asked, outside.after(*layer), noise, rng
         self.layer, self.found = layer, replace(found)
+        self.fresh = Asked(asked.oracle)
         every = zip(first.bent_at, first.bent_rows, first.bent_error, strict=True)
         span = np.eye(outside.d)
         self.sightings = [Sighting(x, span, normal, float(error)) for x, normal, error in every]
-        # Where all are active a normal is all there is to know, whether or not it was seen to go on far away.
-        inside = zip(found.bent_at, found.bent_rows, found.bent_jump, found.bent_error, strict=True)
-        for x, row, jump, error in sorted(inside, key=lambda seen: seen[3]):
-            if not self._zero(x):
-                found.add(row, -float(row @ self.frame.values(x[None])[0]), jump, float(error), x)
+        self._take_in()
         self.network: Network | None = None
 
     def read(self) -> float:
@@ -80,58 +86,115 @@ class SecondLayer:
         Returns:
             The largest error of `network` on what was asked, in units of the largest answer.
 
-        Queries: about `4 k + 100` per neuron that had been missed, for k of the first layer, and
-            `FEWEST` each time that everything asked is explained.
+        Queries: `FRESH` per unknown of the fit and `BESIDES`; about `4 k + 100` per neuron that had been missed, for k
+            of the first layer, those of `PATIENCE` lines in a row that show nothing new, and `FEWEST` each time that
+            everything asked is explained.
         """
-        least, size = np.inf, self.noise.size
-        barren = 0
-        for _ in range(ROUNDS):
+        least, barren, most = np.inf, 0, 0.0
+        for turn in range(ROUNDS):
             count = len(self.found.rows)
             self._aim()
-            known = np.ones(self.found.rows.shape, dtype=bool)
-            bends = Bends([self.layer], self.found.rows, self.found.bias, known)
-            bends, solution, fits = explain(bends, self.ask, size, ROUGH)
-            # What looked straight but has no share in the answers was none of this layer's.
-            share = np.linalg.norm(solution[: len(known)], axis=1)
-            real = share > NOTHING * share.max()
-            if fits.all() and not real.all():
-                self.found.keep(real)
-                bends = Bends([self.layer], self.found.rows, self.found.bias, known[real])
-                solution = np.delete(solution, np.flatnonzero(~real), axis=0)
-            network, error = ending(bends, solution, fits, self.ask, size, ROUGH)
-            error = self.ask.error(network, size)
-            if error < least or self.network is None:
-                self.network, least = network, error
+            self._draw()
+            bends, solution, fits = self._explained(self.found, self.fresh)
+            most = max(most, float(fits.mean()))
             barren = 0 if len(self.found.rows) > count else barren + 1
-            wrong = self._unmet(network) if fits.all() and error < ROUGH else self.ask.all()[0][~fits]
-            if not len(wrong) or not fits.any() or barren > PATIENCE:
+            if not fits.any() or barren > PATIENCE or (turn >= LOOKS and most < LAST):
                 break
-            self._look_where(wrong, self.ask.all()[0][: len(fits)][fits])
+            if self.sightings and not fits.all():
+                continue
+            if fits.all():
+                bends, solution, fits = self._fewer(bends, solution, fits)
+                network, _ = ending(bends, solution, fits, self.fresh, self.noise.size, ROUGH)
+                off = self.ask.off(network, self.noise.size)
+                if off.max() < least or self.network is None:
+                    self.network, least = network, float(off.max())
+                if not self._unmet(network, off):
+                    break
+                barren = max(0, barren - 1)
+                continue
+            self._look(fits, barren)
+        if self.network is None:
+            self.network, least = ending(bends, solution, fits, self.fresh, self.noise.size, ROUGH)
+            least = self.ask.error(self.network, self.noise.size)
         return least
 
-    def _unmet(self, network: Network) -> np.ndarray:
-        """Fresh points where a network that explains everything asked so far is wrong; they are kept for the next fit.
+    def _draw(self) -> None:
+        """So many fresh answers that the fit is overdetermined, however many neurons there are by now."""
+        need = FRESH * (sum(self.found.rows.shape) + 1) + BESIDES
+        lack = need - sum(map(len, self.fresh.x))
+        if lack > 0:
+            x = self.ask.oracle.sample(lack, self.rng)
+            self.fresh(self.ask.oracle.nearest(x * self.rng.choice(REACHES, size=(lack, 1))))
+
+    def _explained(self, found: LayerFound, asked: Asked) -> tuple[Bends, np.ndarray, np.ndarray]:
+        """What these neurons, and a part linear in the first layer's values, explain of some answers."""
+        bends = Bends([self.layer], found.rows, found.bias, np.ones(found.rows.shape, dtype=bool))
+        return explain(bends, asked, self.noise.size, ROUGH)
+
+    def _fewer(self, bends: Bends, solution: np.ndarray, fits: np.ndarray) -> tuple[Bends, np.ndarray, np.ndarray]:
+        """Without what has no share in the answers, and without second readings of one hyperplane.
+
+        Neurons that are much alike, as training can make them, stay: all answers paid for must be explained as before.
+        """
+        share = np.linalg.norm(solution[: len(self.found.rows)], axis=1)
+        spare = [np.flatnonzero(share <= NOTHING * share.max())]
+        spare += [np.array([i]) for i in _twins(self.found)]
+        before = self._explained(self.found, self.ask)[2] if any(map(len, spare)) else None
+        for which in spare:
+            fewer = replace(self.found)
+            fewer.keep(~np.isin(np.arange(len(share)), which))
+            if not len(which) or len(fewer.rows) + len(which) != len(self.found.rows):
+                continue
+            then = self._explained(fewer, self.fresh)
+            if then[2].all() and before is not None and self._explained(fewer, self.ask)[2].sum() >= before.sum():
+                self.found, (bends, solution, fits) = fewer, then
+                break
+        return bends, solution, fits
+
+    def _unmet(self, network: Network, off: np.ndarray) -> bool:
+        """Whether a network that explains all fresh answers fails on answers paid for, or on fresher ones.
 
         Queries: `FEWEST`
         """
-        return validate(network, self.ask.oracle, FEWEST, self.rng, ROUGH, self.ask).wrong
+        wrong = validate(network, self.ask.oracle, FEWEST, self.rng, ROUGH, self.fresh).wrong
+        bad = np.flatnonzero(off >= ROUGH)
+        if len(bad):
+            x, y = self.ask.all()
+            some = self.rng.permutation(bad)[:BESIDES]
+            self.fresh.x.append(x[some])
+            self.fresh.y.append(y[some])
+        return bool(len(wrong) or len(bad))
 
-    def _look_where(self, wrong: np.ndarray, right: np.ndarray) -> None:
-        """Meet what is missing, on a line from an answer that is not explained to one that is."""
-        base, direction = self._towards(wrong, right)
-        (met,) = breakpoints(self.ask, base[None], direction[None], -0.1, 1.0, self.noise, self.rng)
+    def _look(self, fits: np.ndarray, barren: int) -> None:
+        """Meet what is missing: on a line from an answer that is not explained to one that is, or on any line."""
+        x = self.fresh.all()[0]
+        if barren % ANYWAY == ANYWAY - 1:
+            base, direction = self.ask.oracle.sample(2, self.rng)
+            low, high = -REACHES[-1], REACHES[-1]
+        else:
+            base, direction = self._towards(x[~fits], x[fits])
+            low, high = -0.1, 1.0
+        (met,) = breakpoints(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
         line = Searched(base, direction, met)
         wanted = ~line.met(line.along([self.layer])[0]).any(axis=1)
         wanted &= np.array([not self._zero(point) for point in line.at(met.t)], dtype=bool)
         self.sightings += look(self.ask, [self.layer], line, np.flatnonzero(wanted), self.noise, self.rng)
 
     def _towards(self, wrong: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An answer that is not explained, and the way from it to one that is."""
-        bad = wrong[self.rng.choice(np.argsort(np.linalg.norm(wrong, axis=1))[:NEAREST])]
+        """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""
+        bad = self.rng.choice(wrong)
         rows, bias = self.layer
         switched = ((right @ rows.T + bias > 0) != (rows @ bad + bias > 0)).sum(axis=1)
-        good = right[self.rng.choice(np.argsort(switched)[:NEAREST])]
+        good = right[self.rng.choice(np.argsort(switched, kind="stable")[:NEAREST])]
         return bad, good - bad
+
+    def _take_in(self) -> None:
+        """Where all are active a normal is all there is to know, whether or not it was seen to go on far away."""
+        found = self.found
+        inside = zip(found.bent_at, found.bent_rows, found.bent_jump, found.bent_error, strict=True)
+        for x, row, jump, error in sorted(inside, key=lambda seen: seen[3]):
+            if not self._zero(x):
+                found.add(row, -float(row @ self.frame.values(x[None])[0]), jump, float(error), x)
 
     def _zero(self, x: Float[np.ndarray, " n"]) -> bool:
         """Whether one of the neurons read is zero here."""
@@ -141,9 +204,12 @@ class SecondLayer:
 
     def _aim(self) -> None:
         """Meet the neurons of these sightings again, where the whole first layer is active."""
-        for seen in self.sightings:
+        turns = 0
+        while self.sightings and turns < AT_ONCE:
+            seen = self.sightings.pop(0)
             if self._zero(seen.x):
                 continue
+            turns += 1
             h, J = local([self.layer], seen.x)
             move = J @ seen.span
             weights = np.linalg.lstsq(move.T, seen.normal, rcond=None)[0] * (h > 0)
@@ -157,7 +223,19 @@ class SecondLayer:
                 (met,) = breakpoints(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
                 start = Searched(base, step, met)
                 read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
-        self.sightings = []
+            self._take_in()
+
+
+def _twins(found: LayerFound) -> list[int]:
+    """Of hyperplanes that could be one, those read less well."""
+    scaled = np.concatenate([found.rows, found.bias[:, None] / (1 + np.abs(found.bias[:, None]))], axis=1)
+    out: list[int] = []
+    for i in np.argsort(-found.error):
+        apart = np.minimum(np.linalg.norm(scaled - scaled[i], axis=1), np.linalg.norm(scaled + scaled[i], axis=1))
+        apart[[i, *out]] = np.inf
+        if apart.min() < ALIKE:
+            out.append(int(i))
+    return out
 
 
 def _across(
