@@ -72,39 +72,48 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
         told = -1.0
         while told < APART and (told < 0 or most > 1):
             most -= told >= 0
-            told = -1.0
-            for _ in range(tries):
-                order = rng.permutation(left)
-                active = np.sort(order[np.argsort(~again[order], kind="stable")][:most])
-                sees = np.where(np.isin(np.arange(k), active), 1, -1) * rng.uniform(*AWAY, k) * size
-                each, clear = _station(network, inverse @ (sees - layer.bias), active, inverse)
-                if clear > told:
-                    best, told = each, clear
-        out.append(best)
-        left = np.setdiff1d(left, best.active)
+            drawn = [(rng.permutation(left), rng.uniform(*AWAY, k)) for _ in range(tries)]
+            active = np.sort([order[np.argsort(~again[order], kind="stable")][:most] for order, _ in drawn], axis=1)
+            sign = np.full((tries, k), -1.0)
+            np.put_along_axis(sign, active, 1.0, axis=1)
+            z = sign * np.array([far for _, far in drawn]) * size
+            share, room, clear = _tell(network, z, active, size)
+            best, told = int(clear.argmax()), float(clear.max())
+        on, sees = active[best], z[best]
+        away = sees[on]
+        out.append(
+            Station(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, share[best], STEADY * room[best])
+        )
+        left = np.setdiff1d(left, on)
     return out
 
 
-def _station(network: Network, s: np.ndarray, active: np.ndarray, inverse: np.ndarray) -> tuple[Station, float]:
-    """A station, and how well the answers tell the active neurons apart there."""
-    layer = network.layers[0]
-    rows, z = layer.dense(), layer.affine(s[None])[0]
-    room = float((np.abs(z) / np.linalg.norm(rows, axis=1)).min())
-    h, J = np.maximum(z, 0), np.eye(layer.neurons)[:, active]
+def _tell(
+    network: Network, z: Float[np.ndarray, "T k"], active: Int[np.ndarray, "T g"], size: Float[np.ndarray, " k"]
+) -> tuple[Float[np.ndarray, "T m g"], Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """How the answers change with what the active neurons see, how far nothing switches, and how well they are told.
+
+    Args:
+        network: As it is known.
+        z: Preactivations of the first layer at each place.
+        active: Which of them are positive.
+        size: Norm of each row.
+    """
+    rows = network.layers[0].dense()[active]
+    room = (np.abs(z) / size).min(axis=1)
+    h, J = np.maximum(z, 0), np.eye(z.shape[1])[active].swapaxes(1, 2)
     for each in network.layers[1:-1]:
-        z, J = each.affine(h[None])[0], each.dense() @ J
-        move = np.linalg.norm(J @ rows[active], axis=1)
-        room = min(room, float((np.abs(z) / np.maximum(move, 1e-300)).min()))
-        J, h = np.where(z[:, None] > 0, J, 0), np.maximum(z, 0)
+        z, J = each.affine(h), each.dense() @ J
+        move = np.linalg.norm(J @ rows, axis=2)
+        room = np.minimum(room, (np.abs(z) / np.maximum(move, 1e-300)).min(axis=1))
+        J, h = np.where(z[..., None] > 0, J, 0), np.maximum(z, 0)
     share = network.layers[-1].dense() @ J
-    away = layer.affine(s[None])[0][active]
-    station = Station(s, active, away, inverse[:, active] * away, share, STEADY * room)
-    size = np.linalg.norm(share, axis=0)
-    clear = float(np.linalg.svd(share / np.maximum(size, 1e-300), compute_uv=False)[-1])
+    norms = np.linalg.norm(share, axis=1)
+    clear = np.linalg.svd(share / np.maximum(norms, 1e-300)[:, None], compute_uv=False)[:, -1]
     if len(network.layers) > 2:
         # Where later layers switch soon, or pass little of a neuron on, another place is better.
-        clear *= min(room, 1.0) * float(size.min() / np.abs(network.layers[-1].dense()).max())
-    return station, clear
+        clear = clear * np.minimum(room, 1.0) * norms.min(axis=1) / np.abs(network.layers[-1].dense()).max()
+    return share, room, clear
 
 
 def widen(
