@@ -30,11 +30,13 @@ napoleon_use_rtype = False
 
 
 class PublicNames(Directive):
-    """Every name of the face with its docstring, in the order of the face."""
+    """Names of the face with their docstrings, in the order given."""
+
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
-        for name in unveil._PUBLIC:
+        for name in " ".join(self.content).split():
             thing = getattr(unveil, name)
             kind = "class" if isinstance(thing, type) else "function" if callable(thing) else "data"
             lines += [f".. auto{kind}:: unveil.{name}"]

@@ -46,3 +46,18 @@ def test_pages_link_to_pages_that_exist() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", BLOCK.sub("", page.read_text())):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_public_name_has_one_topic() -> None:
+    import unveil
+
+    blocks_of_names = re.findall(r"public-names::\n\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+    told = [name for block in blocks_of_names for name in block.split()]
+    assert sorted(told) == sorted(unveil._PUBLIC)
+
+
+def test_the_index_leads_to_every_tutorial_and_theory_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in PAGES:
+        if page.name.startswith(("tutorial-", "theory-", "getting-")):
+            assert f"]({page.name})" in index

@@ -280,3 +280,16 @@ def test_a_page_without_findings_has_no_empty_tables() -> None:
     text = replace(page(), figures={}).html()
     assert "<table" not in text
     assert 'id="findings"' not in text
+
+
+def test_the_page_stands_beside_reference_models(audited) -> None:
+    from unveil.audit.sections.beside import reference_models
+
+    figures = json.loads((audited[0] / "a.json").read_text())
+    assert figures["beside"]["share_unseen"] == 1 - figures["span"]["rank"] / 20
+    told = reference_models()
+    assert (ROOT / told["measured by"].split()[0]).is_file()
+    for row in told["models"]:
+        # Nothing can show more directions than the first layer has neurons, or the model inputs.
+        assert 0 < row["rank"] <= min(row["neurons"], row["n"])
+        assert row["queries"] > 0

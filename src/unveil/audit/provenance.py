@@ -75,14 +75,10 @@ def public_address(url: str) -> str:
 
 
 def version() -> str:
-    """Of this library; empty if it is not installed."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
+    """Of this library."""
+    from unveil.version import __version__
 
-    try:
-        return installed("unveil")
-    except PackageNotFoundError:
-        return ""
+    return __version__
 
 
 def _file(source: str) -> tuple[str, int | None]:

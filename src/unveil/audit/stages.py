@@ -4,6 +4,7 @@ The file imports what it needs inside its functions, since `unveil --help` reads
 """
 
 from unveil.audit.sections.answers import ANSWERS
+from unveil.audit.sections.beside import BESIDE
 from unveil.audit.sections.checking import CHECKING
 from unveil.audit.sections.defences import DEFENCES
 from unveil.audit.sections.extraction import EXTRACTION
@@ -25,5 +26,6 @@ STAGES: tuple[Stage, ...] = (
     EXTRACTION,
     FORGETTING,
     STABILITY,
+    BESIDE,
     CHECKING,
 )

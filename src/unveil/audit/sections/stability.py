@@ -72,7 +72,7 @@ def section(found: Stability) -> Section:
     worst = int(np.nanargmax(condition)) if np.isfinite(condition).any() else None
     rows = [
         [
-            str(i + 1),  # people count from one
+            str(i),
             count(each.neurons),
             brief(float(np.median(each.active))),
             brief(left[i]),
