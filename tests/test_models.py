@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import signal
 import warnings
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,17 +210,164 @@ def test_torchscript_is_asked_by_any_of_its_endings(tmp_path):
 
 
 @row("weights alone")
-@pytest.mark.parametrize("ending", ["keras", "h5", "safetensors"])
-def test_weights_without_a_model_are_one_clear_sentence(tmp_path, ending):
-    path = tmp_path / f"net.{ending}"
-    path.write_bytes(b"\x89HDF\r\n")
-    with pytest.raises(uv.BadInput, match=r"export|module"):
+def test_weights_without_a_model_are_one_clear_sentence(tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    with pytest.raises(uv.BadInput, match="module=Net"):
         uv.as_oracle(str(path))
     with pytest.raises(uv.BadInput, match="weights, and not what is computed"):
         uv.load(path)
     end = CliRunner().invoke(app, ["span", str(path)])
     assert end.exit_code == 2
     assert end.stderr.count("\n") == 1
+
+
+@row("weights and their module")
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_weights_are_put_into_the_module_they_belong_to(ending, tmp_path):
+    torch = pytest.importorskip("torch")
+    save = pytest.importorskip("safetensors.torch").save_file if ending == "safetensors" else torch.save
+    torch.manual_seed(1)
+    (tmp_path / "net.py").write_text(
+        "import torch\ndef Net():\n    a, b = torch.nn.Linear(4, 5), torch.nn.Linear(5, 2)\n"
+        "    return torch.nn.Sequential(a, torch.nn.ReLU(), b)\nnet = Net()\n"
+    )
+    module, other = (torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2)) for _ in "ab")
+    path = tmp_path / f"weights.{ending}"
+    save(module.state_dict(), path)
+    oracle, x = uv.as_oracle(str(path), module=other), points(4)
+    with torch.no_grad():
+        truth = module(torch.from_numpy(x).float()).numpy()
+    assert np.allclose(oracle(oracle.nearest(x)), truth, atol=1e-6)
+    assert np.allclose(uv.from_torch(other, weights=path)(x), truth, atol=1e-5)
+    assert not np.allclose(uv.from_torch(other)(x), truth, atol=1e-2)  # the module itself is left as it was
+    with pytest.raises(uv.BadInput, match="do not fit Linear"):
+        uv.as_oracle(str(path), module=torch.nn.Linear(4, 2))
+    with pytest.raises(uv.BadInput, match="without arguments"):
+        uv.as_oracle(str(path), module=torch.nn.Linear)
+    path.write_bytes(b"nothing")
+    with pytest.raises(uv.SourceError, match="no weights that can be read"):
+        uv.as_oracle(str(path), module=other)
+    save(module.state_dict(), path)
+    end = CliRunner().invoke(app, ["audit", "--plan", str(path), "--module", f"{tmp_path / 'net.py'}:net", "--json"])
+    assert end.exit_code == 0, end.output
+
+
+def keras_file(path: Path) -> tuple[Path, Callable[[np.ndarray], np.ndarray]]:
+    """A convolution, a normalisation, a pooling and a dense layer as Keras writes them, and what they compute."""
+    h5py = pytest.importorskip("h5py")
+    rng = np.random.default_rng(2)
+    kernel, bias = rng.standard_normal((3, 3, 2, 4)), rng.standard_normal(4)
+    norm = [rng.uniform(0.5, 2, 4), rng.standard_normal(4), rng.standard_normal(4), rng.uniform(0.5, 2, 4)]
+    dense = [rng.standard_normal((16, 3)), rng.standard_normal(3)]
+    held = {
+        "conv2d": [kernel, bias], "batch_normalization": norm, "average_pooling2d": [], "flatten": [], "dense": dense,
+    }  # fmt: skip
+    told = [
+        ("InputLayer", {"batch_shape": [None, 5, 6, 2], "name": "input_layer"}),
+        ("Conv2D", {"strides": [1, 1], "padding": "same", "activation": "relu", "name": "conv2d"}),
+        ("BatchNormalization", {"axis": -1, "epsilon": 1e-3, "name": "batch_normalization"}),
+        ("AveragePooling2D", {"pool_size": [2, 3], "padding": "valid", "name": "average_pooling2d"}),
+        ("Flatten", {"name": "flatten"}),
+        ("Dense", {"activation": "tanh", "name": "dense"}),
+    ]
+    layers = [{"class_name": kind, "config": config} for kind, config in told]
+    config = json.dumps({"class_name": "Sequential", "config": {"name": "sequential", "layers": layers}})
+    if path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = config
+            for name, arrays in held.items():
+                group = file.create_group(f"model_weights/{name}")
+                group.attrs["weight_names"] = [f"w{i}" for i in range(len(arrays))]
+                for i, array in enumerate(arrays):
+                    group[f"w{i}"] = array.astype(np.float32)
+    else:
+        inside = io.BytesIO()
+        with h5py.File(inside, "w") as file:
+            for name, arrays in held.items():
+                file.create_group(f"layers/{name}/vars")
+                for i, array in enumerate(arrays):
+                    file[f"layers/{name}/vars/{i}"] = array.astype(np.float32)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("config.json", config)
+            archive.writestr("model.weights.h5", inside.getvalue())
+
+    def model(x: np.ndarray) -> np.ndarray:
+        x = np.pad(x.reshape(-1, 5, 6, 2), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+        y = np.maximum(np.einsum("nhwcij,ijco->nhwo", windows, kernel) + bias, 0)
+        y = norm[0] * (y - norm[2]) / np.sqrt(norm[3] + 1e-3) + norm[1]
+        y = y[:, :4].reshape(-1, 2, 2, 2, 3, 4).mean(axis=(2, 4))
+        return np.tanh(y.reshape(len(y), -1) @ dense[0] + dense[1])
+
+    return path, model
+
+
+@row("Keras")
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_keras_files_are_read_without_keras(ending, tmp_path):
+    path, model = keras_file(tmp_path / f"net.{ending}")
+    x = points(60) * 0.5
+    oracle = uv.as_oracle(str(path), answers="values")
+    assert oracle.shape == (5, 6, 2)
+    assert np.allclose(oracle(oracle.nearest(x)), model(x), atol=1e-4)
+    assert np.allclose(uv.load(path)(x), model(x), atol=1e-5)
+    damaged = path.read_bytes()[:300]
+    path.write_bytes(damaged)
+    for reading in (uv.load, uv.as_oracle):
+        with pytest.raises(uv.SourceError, match="not a model that Keras saved"):
+            reading(str(path))
+
+
+def test_keras_files_that_cannot_be_read_say_why(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "net.h5"
+    with h5py.File(path, "w") as file:
+        file["dense/w"] = np.ones(3)
+    with pytest.raises(uv.BadInput, match="save the whole model"):
+        uv.load(path)
+    entry = {"class_name": "InputLayer", "config": {"batch_shape": [None, 4], "name": "i"}}
+    for kind, said in (("LSTM", r"'last' is a LSTM.*export"), ("Lambda", "is a Lambda")):
+        layers = [entry, {"class_name": kind, "config": {"name": "last"}}]
+        with h5py.File(path, "w") as file:
+            file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": layers}})
+            file.create_group("model_weights")
+        with pytest.raises(uv.BadInput, match=said):
+            uv.as_oracle(str(path))
+    other = tmp_path / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["w"] = np.ones((4, 2))
+    dense = {"class_name": "Dense", "config": {"name": "dense", "use_bias": False}}
+    with h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [entry, dense]}})
+        file.create_group("model_weights/dense").attrs["weight_names"] = ["w"]
+        file["model_weights/dense/w"] = h5py.ExternalLink(str(other), "w")
+    with pytest.raises(uv.SourceError, match="in another file"):
+        uv.load(path)
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_files_of_keras_itself(ending, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    entry = keras.Input((8, 9, 3))
+    a = layers.Conv2D(4, 3, padding="same", strides=2, activation="relu")(layers.Rescaling(0.5)(entry))
+    b = layers.Add()([layers.DepthwiseConv2D(3, padding="same")(a), layers.BatchNormalization()(a)])
+    c = layers.Flatten()(layers.AveragePooling2D(2, padding="same")(layers.ReLU()(b)))
+    end = layers.Dense(3, activation="softmax")(layers.Dropout(0.5)(layers.Concatenate()([c, layers.Dense(5)(c)])))
+    model = keras.Model(entry, end)
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(np.abs(rng.standard_normal(weight.shape)) * 0.3)
+    path = tmp_path / f"net.{ending}"
+    model.save(path)
+    x = points(216)
+    truth = np.asarray(model.predict(x.reshape(-1, 8, 9, 3), verbose=0))
+    assert np.allclose(uv.load(path)(x), truth, atol=1e-5)
+    oracle = uv.as_oracle(str(path), answers="values")
+    assert np.allclose(oracle(oracle.nearest(x)), truth, atol=1e-5)
 
 
 def two_inputs(path: Path, free: str | int = "N") -> Path:

@@ -171,6 +171,14 @@ class Asking(Serving):
     ] = None
 
     fix: Fix = None
+    module: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.PY:NAME",
+            help="The torch module, or its class, that a file of weights (.safetensors, .pt) belongs to.",
+            show_default=False,
+        ),
+    ] = None
     trusted: Annotated[
         bool,
         typer.Option(
@@ -212,6 +220,7 @@ class Asking(Serving):
                 output=None if served else self.output,
                 inputs=held(self.fix),
                 trusted=self.trusted,
+                module=None if self.module is None else load(self.module),
             )
         vars(self)["ledger"] = oracle.ledger  # an error in the middle tells what was sent by then
         for said in oracle.notes:

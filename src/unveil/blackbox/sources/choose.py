@@ -19,13 +19,13 @@ from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.sources.first_look import first_look, require_answers
 from unveil.blackbox.sources.held_inputs import refuse_inputs
 from unveil.blackbox.wrappers import LabelsOnly, LogRatios, Restricted
+from unveil.keras_graph import ENDINGS
 from unveil.outcome import BadInput, UnveilError
 
 # Files of weights without the computation, and how each becomes something that can be asked.
 WEIGHTS_ALONE = {
-    ".safetensors": "it holds weights without a model: load them into the module they belong to, and pass the module",
-    ".keras": "load it with keras.models.load_model and pass lambda x: model.predict(x), or export it with tf2onnx",
-    ".h5": "load it with keras.models.load_model and pass lambda x: model.predict(x), or export it with tf2onnx",
+    ".safetensors": "it holds weights without a model: pass the torch module they belong to, or its class, as "
+    "module=Net (--module file.py:Net)",
 }
 
 
@@ -41,6 +41,7 @@ def as_oracle(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     trusted: bool = True,
+    module: Any = None,
 ) -> Oracle:
     """Make an oracle of anything that can be asked, and look at its first answers.
 
@@ -64,6 +65,7 @@ def as_oracle(
             one that is asked, where that is not the only one left. Of an ONNX file, a torch module or a function.
         trusted: Whether a file may take what time and memory it likes. If not, one that does not tell beforehand how
             much it computes (and any TorchScript) runs in a process of its own, within 60 s a batch and 4 GB.
+        module: The torch module (or its class, called without arguments) that a file of weights belongs to.
 
     Returns:
         The oracle. Its ledger has been charged for the first look.
@@ -82,7 +84,7 @@ def as_oracle(
     if isinstance(source, Oracle):
         refuse_inputs(inputs, source.name)
         return _around(source, within, grid, budget, store, answers)
-    chosen = source_of(source, None if shape is None else _shape(shape), answers, output, inputs, trusted)
+    chosen = source_of(source, None if shape is None else _shape(shape), answers, output, inputs, trusted, module)
     # A list of prompts, say, has legal questions of its own.
     within = box(getattr(chosen, "within", None) if within is None else within, math.prod(chosen.shape))
     grid = require_grid(getattr(chosen, "grid", None) if grid is None else grid, within)
@@ -141,6 +143,7 @@ def source_of(
     output: str | None = None,
     inputs: Mapping[str, Any] | None = None,
     trusted: bool = True,
+    module: Any = None,
 ) -> Source:
     """The way of asking that fits; each is imported only when it is needed.
 
@@ -148,6 +151,12 @@ def source_of(
         BadInput: Nothing that can be asked, or a missing or wrong shape.
         SourceError: The model cannot be loaded.
     """
+    if module is not None:
+        from unveil.blackbox.sources.torch import TorchSource
+
+        if not isinstance(source, str | Path):
+            raise BadInput(f"module= goes with a file of weights; got a {type(source).__name__}")
+        return TorchSource.from_weights(Path(source), module, shape, output, inputs)
     if isinstance(source, str | Path) and not str(source).startswith(("http://", "https://")):
         return from_file(Path(source), shape, output, inputs, trusted)
     if _is_torch_module(source):
@@ -196,7 +205,7 @@ def from_file(
         SourceError: It cannot be loaded.
     """
     kind = path.suffix.lower()
-    if kind == ".onnx":
+    if kind == ".onnx" or kind in ENDINGS:
         from unveil.blackbox.sources.onnx import OnnxSource, Unbounded
 
         try:

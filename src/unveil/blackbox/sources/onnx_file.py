@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.answers import first_line, shown
+from unveil.keras_graph import ENDINGS, read_keras
 from unveil.onnx_graph import LARGEST, LARGEST_VALUE, fetch_weights
-from unveil.outcome import SourceError
+from unveil.outcome import SourceError, UnveilError
 
 # What one question may become inside: 256 MB in float32.
 LARGEST_ANSWER = 2**26
@@ -33,7 +34,9 @@ def read_model(path: Path) -> tuple[Any, str]:
         if not path.is_file() or not 0 < size <= LARGEST:
             kind = "a file" if path.is_file() else "no file"
             raise SourceError(f"{name}: expected an ONNX file of 1 byte to 2 GB; got {kind} of {size:,} bytes")
-        data = path.read_bytes()
+        data = read_keras(path).SerializeToString() if path.suffix.lower() in ENDINGS else path.read_bytes()
+    except UnveilError:
+        raise
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         raise SourceError(f"cannot read {str(path)!r}: {why}") from None

@@ -16,6 +16,7 @@ from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.held_inputs import HeldInputs
 from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import BadInput, SourceError
+from unveil.torch_weights import with_weights
 
 _HALF_BITS = {"torch.float16": HALF, "torch.bfloat16": 8}
 
@@ -99,6 +100,25 @@ class TorchSource:
                 "load it yourself (torch.load with weights_only=True) and pass the module"
             ) from None
         source = cls(module, shape, output, inputs)
+        source.name = shown(path.name)
+        return source
+
+    @classmethod
+    def from_weights(
+        cls,
+        path: Path,
+        module: Any,
+        shape: tuple[int, ...] | None = None,
+        output: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> TorchSource:
+        """A file of weights, and the module (or its class, called without arguments) that they belong to.
+
+        Raises:
+            BadInput: They do not fit the module.
+            SourceError: The file cannot be read.
+        """
+        source = cls(with_weights(module, path), shape, output, inputs)
         source.name = shown(path.name)
         return source
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unveil.keras_graph import ENDINGS
 from unveil.outcome import BadInput
 from unveil.whitebox.formats.npz import read_npz, write_npz
 from unveil.whitebox.formats.onnx_in import read_onnx
@@ -18,10 +19,11 @@ __all__ = ["from_sklearn", "from_torch", "load", "save", "to_torch"]
 
 
 def load(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] | None = None) -> Network:
-    """The network in a file, .onnx or .npz. Nothing in a file is ever executed.
+    """The network in a file, .onnx, .keras, .h5 or .npz. Nothing in a file is ever executed.
 
     Args:
-        path: An ONNX model with one input, or what `save` wrote. Weights in other files must lie in its folder.
+        path: An ONNX model, what Keras's `model.save` wrote (read with h5py), or what `save` wrote. Weights of an ONNX
+            model in other files must lie in its folder.
         output: Which output of an ONNX model with several; by default probabilities before other numbers before
             labels, and a warning says which.
         inputs: Values of the other inputs of an ONNX model with several, by name, which are held constant.
@@ -34,16 +36,17 @@ def load(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] 
         BadInput: It holds something a `Network` cannot represent (max-pooling, say); operator and node are named.
     """
     suffix = Path(path).suffix.lower()
-    if suffix == ".onnx":
+    if suffix == ".onnx" or suffix in ENDINGS:
         return read_onnx(path, output, inputs)
     if output is not None or inputs:
         raise BadInput(f"output= and inputs= are about an ONNX file with several; {str(path)!r} is none")
     if suffix == ".npz":
         return read_npz(path)
-    if suffix in (".safetensors", ".keras", ".h5"):
+    if suffix == ".safetensors":
         raise BadInput(
-            f"{str(path)!r} holds weights, and not what is computed with them; load it into its module "
-            "(unveil.from_torch), give the weights to unveil.Network.from_weights, or export the model to ONNX"
+            f"{str(path)!r} holds weights, and not what is computed with them; give it the module it belongs to "
+            "(unveil.from_torch(module, weights=path)), give the weights to unveil.Network.from_weights, or export the "
+            "model to ONNX"
         )
     if suffix in (".pt", ".pth", ".ts", ".jit"):
         raise BadInput(

@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 from scipy import special
 
+from unveil.keras_graph import ENDINGS, read_keras
 from unveil.onnx_graph import fetch_weights, hold_inputs, one_output
 from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.formats.affine import Trail, Value
@@ -39,7 +40,10 @@ def read_onnx(path: str | Path, output: str | None = None, inputs: Mapping[str, 
         BadInput: It holds something that a `Network` cannot represent; operator and node are named.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        keras = Path(path).suffix.lower() in ENDINGS
+        model = read_keras(Path(path), double=True) if keras else onnx.load(str(path), load_external_data=False)
+    except (BadInput, SourceError):
+        raise
     except FileNotFoundError as error:
         raise SourceError(f"there is no file {str(path)!r}") from error
     except Exception as error:

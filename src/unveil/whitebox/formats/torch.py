@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
 from unveil.outcome import BadInput, SourceError
+from unveil.torch_weights import with_weights
 from unveil.whitebox.activation import Activation, activation, elu, leaky_relu
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.formats.affine import Trail, Value
@@ -20,20 +22,24 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-9
 
 
-def from_torch(module: nn.Module, shape: tuple[int, ...] = ()) -> Network:
+def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Path | None = None) -> Network:
     """The network in a `torch.nn.Sequential`, in evaluation mode and float64.
 
     Args:
         module: Linear, Conv2d, BatchNorm, AvgPool2d, Flatten, Dropout, elementwise activations and a final Softmax,
             nested or not.
         shape: Shape of one input; may be left out when the first layer is Linear.
+        weights: A file with the weights of `module` (or of its class, called without arguments), `.safetensors` or a
+            state dictionary that torch saved.
 
     Raises:
-        BadInput: A module of another kind; its name and class are told.
+        BadInput: A module of another kind; its name and class are told. Or the weights do not fit it.
         SourceError: The import disagrees with the module on random inputs.
     """
     import torch
 
+    if weights is not None:
+        module = with_weights(module, weights)
     exact = copy.deepcopy(module).double().cpu().eval()
     parts = [(name, part) for name, part in exact.named_modules() if not list(part.children())]
     if not shape:
