@@ -29,6 +29,8 @@ HALF = {
     "ishigami": [(-np.pi, np.pi)] * 3,
     "sobol-g": [(0, 1)] * 6,
     "ridge": [(-1, 1)] * 20,
+    "diffusion": [(-(3**0.5), 3**0.5)] * 100,
+    "enzyme": [(0, 2), (-1, 1), (-1, 1), (-2, 0), (0, 1.5)],
 }  # fmt: skip
 RIDGE = torch.tensor(np.linalg.qr(np.random.default_rng(7).standard_normal((20, 2)))[0].T)
 # What the median over the seeds shall not exceed: evaluations, sine at dimension 1 and 2.
@@ -41,6 +43,8 @@ TARGETS = {
     "sobol-g": (500, 0.03, None),
     "ishigami": (500, 0.06, None),
     "ridge": (500, None, 1e-4),
+    "diffusion": (500, None, None),
+    "enzyme": (100, None, None),
 }
 
 
@@ -97,9 +101,43 @@ def ridge(v: torch.Tensor) -> torch.Tensor:
     return torch.sin(1.5 * z[:, 0]) + z[:, 1] ** 2 + 0.5 * z[:, 0] * z[:, 1]
 
 
+# Modes of a conductivity exp(g) on the unit interval, g with covariance exp(-|s - t| / 0.5) and deviation 0.5.
+CELLS, MODES = 200, 100
+_PLACES = (np.arange(CELLS) + 0.5) / CELLS
+_SIZES, _SHAPES = np.linalg.eigh(np.exp(-np.abs(_PLACES[:, None] - _PLACES) / 0.5) / CELLS)
+FIELD = torch.from_numpy((_SHAPES * np.sqrt(_SIZES * CELLS))[:, ::-1][:, :MODES].copy())
+
+
+def diffusion(v: torch.Tensor) -> torch.Tensor:
+    """Where -(a u')' = 1, u(0) = 0 and u'(1) = 0: u(1), the conductivity a a random field of 100 modes."""
+    places = torch.from_numpy(_PLACES)
+    return torch.mean((1 - places) * torch.exp(-0.5 * v @ FIELD.T), 1)
+
+
+def enzyme(v: torch.Tensor) -> torch.Tensor:
+    """Product of Michaelis and Menten's reaction at time 5, four ordinary differential equations, Runge and Kutta."""
+    forward, back, turnover, enzymes, start = torch.exp(v.T)
+    state = torch.stack([start, enzymes, 0 * start, 0 * start])
+
+    def slope(now: torch.Tensor) -> torch.Tensor:
+        s, e, c, _ = now
+        bound, free, made = forward * s * e, back * c, turnover * c
+        return torch.stack([free - bound, free + made - bound, bound - free - made, made])
+
+    step = 5 / 100
+    for _ in range(100):
+        a = slope(state)
+        b = slope(state + step / 2 * a)
+        c = slope(state + step / 2 * b)
+        d = slope(state + step * c)
+        state = state + step / 6 * (a + 2 * b + 2 * c + d)
+    return state[3]
+
+
 FUNCTIONS: dict[str, Function] = {
     "otl": otl, "borehole": borehole, "piston": piston, "wing": wing, "ebola": ebola, "ishigami": ishigami,
     "sobol-g": sobol_g, "ridge": ridge,
+    "diffusion": diffusion, "enzyme": enzyme,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from unveil.audit.catalogue import CATALOGUE
 from unveil.audit.page import Page
 from unveil.audit.provenance import provenance
 from unveil.audit.section import Section
-from unveil.audit.stage import Audit, Stage
+from unveil.audit.stage import Audit, Stage, held
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count
 from unveil.audit.verdict import Status, Verdict
@@ -63,7 +63,8 @@ def run(
     Returns:
         The page; `page.findings` tells how each stage ended, and what all of them come to.
 
-    Queries: what the stages ask, 64 to begin with and 4 in the end, charged to `audit.oracle.ledger`
+    Queries: what the stages ask, 64 to begin with and 4 in the end, charged to `audit.oracle.ledger`; at most the
+        budget, or without one what `estimate` says
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     sections: list[Section] = []
@@ -74,7 +75,7 @@ def run(
     for stage in chosen:
         before = audit.oracle.ledger.asked
         try:
-            with watch(stage):
+            with watch(stage), held(audit, stage):
                 section = stage.run(audit)
         except UnveilError as error:
             section = _ended_by(error, stage, audit.oracle.ledger.asked - before)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput
 
+AGAIN = 4.0  # known questions asked again in the end
 LOOK = 64  # questions asked to see what answers look like and how long they take
 
 
@@ -89,7 +92,8 @@ class Stage:
         title: What is going on, for the progress bar.
         run: Looks, asks, and tells; None if there is nothing to tell. Whatever later stages need goes to
             `audit.findings`.
-        cost: Questions it will ask, guessed before: if a tenth of the input's directions matter, and if half do.
+        cost: Questions it will ask, guessed before: if a tenth of the input's directions matter, and the most it may
+            ask. Without a budget it is ended there.
         flag: The option of `unveil audit` that asks for it, e.g. "--weights"; None if it always runs.
         help: One line for `unveil audit --help`.
     """
@@ -102,7 +106,50 @@ class Stage:
     help: str = ""
 
 
-def cost(audit: Audit, stages: Iterable[Stage]) -> tuple[float, float]:
-    """Questions that the stages will ask, if a tenth of the input's directions matter, and if half do."""
-    guesses = [stage.cost(audit) for stage in stages]
-    return sum(low for low, _ in guesses), sum(high for _, high in guesses)
+@dataclass(frozen=True)
+class Estimate:
+    """What an audit will ask, told before it is run.
+
+    Attributes:
+        stages: Of each stage that asks: title, questions it is likely to ask, and the most it may ask.
+        budget: What the ledger still allows; infinite without a budget.
+        each: Seconds a question takes.
+    """
+
+    stages: tuple[tuple[str, float, float], ...]
+    budget: float
+    each: float
+
+    @property
+    def likely(self) -> float:
+        """Questions, if a tenth of the input's directions matter."""
+        return min(sum(likely for _, likely, _ in self.stages), self.budget)
+
+    @property
+    def most(self) -> float:
+        """The bound that `run` keeps: where a budget was set, that; else each stage's own, at which it is ended."""
+        if math.isfinite(self.budget):
+            return self.budget
+        return sum(most for _, _, most in self.stages)
+
+
+def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
+    """What the stages will ask, and what they may ask at most, the known questions in the end among it."""
+    costs = [(stage.title, stage.cost(audit)) for stage in stages]
+    costs.append(("Asking known questions again", (AGAIN, AGAIN)))
+    asking = tuple((title, float(likely), float(most)) for title, (likely, most) in costs if most > 0)
+    return Estimate(asking, float(audit.oracle.ledger.left), audit.seconds)
+
+
+@contextmanager
+def held(audit: Audit, stage: Stage) -> Iterator[None]:
+    """Where nobody set a budget, a stage is ended at the most that it was said to ask."""
+    ledger = audit.oracle.ledger
+    if ledger.budget is not None:
+        yield
+        return
+    ledger.budget = ledger.asked + math.ceil(stage.cost(audit)[1])
+    try:
+        yield
+    finally:
+        ledger.budget = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
-from unveil.audit.stage import Stage
+from unveil.audit.stage import Estimate, Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count, seconds
 from unveil.audit.verdict import INTERRUPTED
 from unveil.cli.command import command, command_line, interrupted
 from unveil.cli.files import Force, keep, require_fresh_page
-from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
+from unveil.cli.options import Asking, Common, InputsFile, Scale, Source, require_gradient
 from unveil.cli.telling import Telling
 from unveil.outcome import BadInput
 
@@ -44,6 +45,10 @@ def audit(
     scale: Scale = None,
     force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
+    price: Annotated[
+        float | None,
+        typer.Option(min=0, help="What 1,000 questions cost, in any currency: tells the cost.", show_default=False),
+    ] = None,
 ) -> None:
     """Ask a model what it gives away, and write it on one page.
 
@@ -52,7 +57,7 @@ def audit(
     from unveil.audit.baseline import read_baseline
     from unveil.audit.provenance import provenance
     from unveil.audit.run import run
-    from unveil.audit.stage import Audit, cost
+    from unveil.audit.stage import Audit, estimate
 
     page, tariff, least = telling.page, telling.tariff, telling.least
     if page.suffix.lower() not in (".html", ".htm"):
@@ -64,6 +69,7 @@ def audit(
     before = None if telling.baseline is None else read_baseline(telling.baseline)
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
     oracle = asking.oracle(source, common.note)
+    require_gradient(oracle)
     if not plan:
         require_fresh_page(page, force, oracle.name)
     audited = Audit(oracle, seed=common.seed, path=source, folder=page.parent, tariff=tariff)
@@ -75,18 +81,28 @@ def audit(
         audited.inputs, audited.labels = read.x, read.labels
         common.note(f"Read {count(len(read.x), 'input')} from {inputs}: {', '.join(read.said) or 'as they are'}.")
     audited.look()
-    low, high = cost(audited, stages)
-    common.note(_says(oracle.ledger.budget, low, high, audited.seconds))
+    expected = estimate(audited, stages)
+    common.note(_says(expected, oracle.ledger.asked, price))
     if plan:
         common.tell(
             {"expected": {"low": low, "high": high}, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent},
             "Nothing more was asked.",
         )
+        figures = {
+            "likely": expected.likely,
+            "most": expected.most,
+            "seconds": {"likely": expected.likely * expected.each, "most": expected.most * expected.each},
+            "money": None
+            if price is None
+            else {"likely": _money(expected.likely, price), "most": _money(expected.most, price)},
+            "stages": [{"stage": title, "likely": likely, "most": most} for title, likely, most in expected.stages],
+        }
+        rows = [f"{title}: about {_few(likely)}, at most {_few(most)}" for title, likely, most in expected.stages]
+        common.tell({"expected": figures, "queries": oracle.ledger.asked}, *rows, "Nothing more was asked.")
         return
 
     def watch(stage: Stage) -> AbstractContextManager[object]:
-        low, high = stage.cost(audited)
-        return common.watching(oracle, stage.title, low if low == high else None) if high else nullcontext()
+        return common.watching(oracle, stage.title) if stage.cost(audited)[1] else nullcontext()
 
     made = dataclasses.replace(run(audited, stages, watch), fail_on=least, baseline=before)
     written: list[Path] = []
@@ -125,7 +141,27 @@ def _says(budget: int | None, low: float, high: float, each: float) -> str:
     few, many = (count(float(f"{number:.2g}")) for number in (low, high))
     short, long = seconds(low * each), seconds(high * each)
     time = short if short == long else f"{short} to {long}"
+
+
+def _says(expected: Estimate, asked: int, price: float | None) -> str:
+    """In questions, time and money; of what is asked besides the first look."""
+    short, long = seconds(expected.likely * expected.each), seconds(expected.most * expected.each)
+    time = short if short == long else f"{short}, at most {long},"
+    money = ""
+    if price is not None:
+        money = f" and {_money(expected.likely, price):,.2f} of money, at most {_money(expected.most, price):,.2f}"
+    most = count(expected.most, "question") if math.isfinite(expected.budget) else _few(expected.most)
     return (
-        f"This will ask about {few} questions if a tenth of the input's directions matter, {many} if half do: "
-        f"{time} of the model's time{limit}."
+        f"This will ask about {_few(expected.likely)} if a tenth of the input's directions matter, never more than "
+        f"{most} besides the {asked:,} asked so far: {time} of the model's time{money}. --budget sets a limit."
     )
+
+
+def _few(number: float) -> str:
+    """Questions to two digits, rounded up, so that a bound stays one."""
+    unit = 10.0 ** max(math.floor(math.log10(max(number, 1.0))) - 1, 0)
+    return count(math.ceil(number / unit) * unit, "question")
+
+
+def _money(questions: float, price: float) -> float:
+    return questions * price / 1000

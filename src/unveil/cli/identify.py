@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Asking, Common, Source
+from unveil.cli.options import Asking, Common, Source, require_gradient
 
 METHODS = (
     "auto",
@@ -64,6 +64,7 @@ def identify(
     names = None if activation is None else tuple(activation.split(","))
     sizes = None if widths is None else integers(widths, "--widths")
     oracle = asking.oracle(source, common.note)
+    require_gradient(oracle)
     chosen = None if method == "auto" else method_named(method, names, sizes)
     with common.watching(oracle, "Reading the weights"):
         found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)

@@ -345,6 +345,20 @@ def held(fix: list[str] | None) -> dict[str, Any] | None:
     return found
 
 
+def require_gradient(oracle: Oracle) -> None:
+    """Refuse a budget that ends before one gradient is known: then no direction can be found.
+
+    Raises:
+        BadInput: The budget is that small.
+    """
+    least = oracle.n + 1
+    if oracle.ledger.left < least:
+        raise BadInput(
+            f"one gradient of {oracle.n:,} inputs takes {least:,} questions, and {oracle.ledger.left:,.0f} may be "
+            f"asked: nothing can be found. Pass a --budget of {10 * least:,} or more, or a model with fewer inputs"
+        )
+
+
 def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     """`1,28,28` or `1x28x28` as whole numbers of at least `least`."""
     try:

@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Asking, Common, InputsFile, Scale, Source
+from unveil.cli.options import Asking, Common, InputsFile, Scale, Source, require_gradient
 
 
 @command
@@ -38,6 +38,7 @@ def span(
 
     require_fresh(out, force, ".npz")
     oracle = asking.oracle(source, common.note)
+    require_gradient(oracle)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking for the directions it sees"):
         audit = Audit(oracle, points, seed=int(common.rng("span").integers(2**32)))

@@ -139,7 +139,7 @@ def _cost(audit: Audit) -> tuple[float, float]:
     asked = 174.0 if audit.oracle.answers != "labels" else 0.0
     if audit.inputs is not None and audit.labels is not None:
         asked += len(audit.inputs)
-    return asked, asked
+    return asked, 4 * asked + 100
 
 
 ANSWERS = Stage(key="oracle", title="Looking at the answers", run=_run, cost=_cost)

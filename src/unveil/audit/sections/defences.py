@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from unveil.audit.section import Section
@@ -129,9 +130,16 @@ def _run(audit: Audit) -> Section | None:
 def _cost(audit: Audit) -> tuple[float, float]:
     if audit.oracle.answers == "labels":
         return 0, 0
-    n = audit.oracle.n
-    # Four spans from values and one from labels, which costs some 20 bits for each number of the span.
-    return 4 * n + 40 * n, (4 * n * n + 40 * n * n)
+    from unveil.audit.sections.span import span_cost
+    from unveil.blackbox.defences import BITS, LEAST, START, TIMES
+
+    n, oracle = audit.oracle.n, audit.oracle
+    likely = span_cost(oracle, max(1.0, n / 10))
+    # Five spans; through labels each number of the span costs some 20 bits.
+    bits = math.log2(1 / 0.03)
+    usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits
+    plain = span_cost(oracle, n) + 10_000
+    return usual, plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
 
 
 DEFENCES = Stage(

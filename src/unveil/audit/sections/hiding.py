@@ -386,7 +386,7 @@ def _columns(oracle: Oracle) -> str:
 
 def _cost(audit: Audit) -> tuple[float, float]:
     number = len(audit.examples(CHECKED))
-    return 2 * number, 3 * number
+    return 2 * number, 40 * number + 100
 
 
 HIDING = Stage(key="obfuscation", title="Hiding noise", run=_run, cost=_cost)

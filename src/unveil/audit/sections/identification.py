@@ -131,11 +131,18 @@ def _histogram(errors: np.ndarray) -> Markup:
     return chart.line(np.repeat(edges, 2)[1:-1], np.repeat(heights, 2)).svg()
 
 
+def _cost(audit: Audit) -> tuple[float, float]:
+    if audit.oracle.answers == "labels":
+        return 0, 0
+    n = audit.oracle.n
+    return 1_000.0 * n, 10_000.0 * n + 500_000
+
+
 IDENTIFICATION = Stage(
     key="identification",
     title="Reading its weights",
     run=_run,
-    cost=lambda audit: (10.0 * audit.oracle.n, 1000.0 * audit.oracle.n),
+    cost=_cost,
     flag="--identify",
     help="Read its weights off its answers.",
 )

@@ -110,7 +110,7 @@ def _few(outputs: int) -> bool:
 def _cost(audit: Audit) -> tuple[float, float]:
     if audit.oracle.answers == "labels" or _few(audit.oracle.m):
         return 0, 0
-    return audit.oracle.m / 8, min(audit.oracle.m, 4500) + 13
+    return audit.oracle.m / 8, 2 * min(audit.oracle.m, 4500) + 1000
 
 
 OUTPUTS = Stage(key="outputs", title="Looking at the space of the outputs", run=_run, cost=_cost)

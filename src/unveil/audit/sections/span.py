@@ -382,16 +382,17 @@ def spectrum(span: RowSpan) -> tuple[Markup, str]:
 
 
 def _cost(audit: Audit) -> tuple[float, float]:
-    """If a tenth of the directions matter, and if half do."""
+    """If a tenth of the directions matter, and twice what it takes if all do, as it may be looked for twice."""
     n = audit.oracle.n
-    return _cost_at(audit.oracle, max(1.0, n / 10)), _cost_at(audit.oracle, max(1.0, n / 2))
+    checked = 4 * len(audit.examples(500))
+    return span_cost(audit.oracle, max(1.0, n / 10)), 2 * span_cost(audit.oracle, n) + 20_000 + checked
 
 
-def _cost_at(oracle: Oracle, k: float) -> float:
+def span_cost(oracle: Oracle, k: float) -> float:
     """Questions if k directions matter; what no formula gives is as measured on small and on digit networks."""
     n, m = oracle.n, oracle.m
     if oracle.answers == "labels":
-        return 2 * k * (n - k) * math.log2(1e4) + 130_000
+        return 2 * min(k, n / 2) * (n - min(k, n / 2)) * math.log2(1e4) + 130_000
     first_pass, confirmation = k * (n - k / 2) / m, 600
     # In float32 five passes or so, with three times the points where several outputs share the cost.
     passes = (6 if m == 1 else 15) if oracle.dtype == np.float32 else 2
