@@ -35,6 +35,7 @@ class Audit:
         labels: What the examples show, or None.
         seed: Where chance starts; `rng(key)` gives a stage its own generator.
         path: Where the model came from, as one would write it in a script; for the checks on the page.
+        names: Of the inputs, (n,), where the examples came with names.
         folder: Where the page will be: the lines that check it name the model from there.
         findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a NoiseModel...
         seconds: Time of one question in a batch, as measured by `look`.
@@ -47,6 +48,7 @@ class Audit:
     labels: Int[np.ndarray, " N"] | None = None
     seed: int = 0
     path: str = ""
+    names: tuple[str, ...] = ()
     folder: Path = Path()
     findings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0

@@ -11,6 +11,7 @@ from unveil.audit.sections.extraction import EXTRACTION
 from unveil.audit.sections.forgetting import FORGETTING
 from unveil.audit.sections.hiding import HIDING
 from unveil.audit.sections.identification import IDENTIFICATION
+from unveil.audit.sections.named_inputs import NAMED_INPUTS
 from unveil.audit.sections.outputs import OUTPUTS
 from unveil.audit.sections.span import SPAN
 from unveil.audit.sections.stability import STABILITY
@@ -19,6 +20,7 @@ from unveil.audit.stage import Stage
 STAGES: tuple[Stage, ...] = (
     ANSWERS,
     SPAN,
+    NAMED_INPUTS,
     HIDING,
     OUTPUTS,
     DEFENCES,

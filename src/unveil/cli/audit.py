@@ -17,8 +17,8 @@ from unveil.audit.text import count, seconds
 from unveil.audit.verdict import INTERRUPTED
 from unveil.cli.command import command, command_line, interrupted
 from unveil.cli.files import Force, keep, require_fresh_page
-from unveil.cli.options import Asking, Common, InputsFile, Scale, Source, require_gradient
 from unveil.cli.telling import Telling
+from unveil.cli.options import Asking, Common, InputsFile, LabelColumn, Scale, Source, require_gradient
 from unveil.outcome import BadInput
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
@@ -43,6 +43,8 @@ def audit(
     telling: Telling,
     inputs: InputsFile = None,
     scale: Scale = None,
+    label_column: LabelColumn = None,
+    page: Annotated[Path, typer.Option("--report", metavar="FILE", help="The page to write.")] = Path("audit.html"),
     force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
     price: Annotated[
@@ -77,8 +79,8 @@ def audit(
     if inputs is not None:
         from unveil.cli.inputs import read_inputs
 
-        read = read_inputs(inputs, oracle, scale)
-        audited.inputs, audited.labels = read.x, read.labels
+        read = read_inputs(inputs, oracle, scale, label=label_column)
+        audited.inputs, audited.labels, audited.names = read.x, read.labels, read.names
         common.note(f"Read {count(len(read.x), 'input')} from {inputs}: {', '.join(read.said) or 'as they are'}.")
     audited.look()
     expected = estimate(audited, stages)

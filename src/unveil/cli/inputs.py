@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tokenize
 import zipfile
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unveil.blackbox.domain import described
+from unveil.cli.example_table import read_examples
 from unveil.outcome import BadInput
 
 if TYPE_CHECKING:
@@ -33,30 +35,40 @@ class Inputs:
         x: (N, n) float64.
         labels: (N,) integers, or None where the file has none.
         said: How the file was read, one sentence each.
+        names: (n,) of the inputs, where the file is a table that has them.
     """
 
     x: np.ndarray
     labels: np.ndarray | None = None
     said: tuple[str, ...] = field(default=())
+    names: tuple[str, ...] = ()
 
 
-def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: int | None = None) -> Inputs:
+def read_inputs(
+    path: Path, oracle: Oracle, scale: float | None = None, most: int | None = None, label: str | None = None
+) -> Inputs:
     """Read examples for an oracle.
 
     Args:
         path: .npz (the array `images`, `x`, `X` or `inputs`, else the first with numbers; labels from `labels` or
-            `y`), .npy, .csv (one input a row; with one column more than n, the label comes first), .png or .jpg, or a
-            folder of pictures.
+            `y`), .npy, .csv or .parquet (one input a row; a column more than n is the label), .png or .jpg, or a folder
+            of pictures.
         oracle: Its shape is what the inputs must fit; pictures with colour last get it first where that fits.
         scale: Divide by this. By default whole numbers up to 255 are divided by 255 where the legal box is (0, 1).
         most: Keep only so many, spread evenly over the file.
+        label: The column of a table that holds the labels, by its name; without names by its number, 0 for the first.
 
     Raises:
         BadInput: The file cannot be read, or does not fit the oracle.
     """
     if scale is not None and not (math.isfinite(scale) and scale != 0):
         raise BadInput(f"--scale must be a finite number other than 0, such as 255; got {scale}")
-    x, labels, said = _array(path, oracle)
+    names: tuple[str, ...] = ()
+    if _named(path):
+        table = read_examples(path, oracle.n, label)
+        x, labels, said, names = table.x, table.labels, table.said, table.names
+    else:
+        x, labels, said = _array(path, oracle, label)
     x, more = _fitted(x, oracle, path)
     said += more
     if x.dtype.kind not in "uif":
@@ -81,7 +93,7 @@ def read_inputs(path: Path, oracle: Oracle, scale: float | None = None, most: in
         rows = np.linspace(0, len(x) - 1, most).round().astype(int)
         said.append(f"{most} of {len(x)} kept")
         x, labels = x[rows], None if labels is None else labels[rows]
-    return Inputs(oracle.nearest(x), labels, tuple(said))
+    return Inputs(oracle.nearest(x), labels, tuple(said), names)
 
 
 def read_for(
@@ -111,7 +123,28 @@ def read_for(
     return read(within)
 
 
-def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+def _named(path: Path) -> bool:
+    """Whether a file is a table whose columns have names."""
+    kind = path.suffix.lower()
+    if not path.is_file() or kind not in (".csv", ".tsv", ".parquet", ".pq"):
+        return False
+    if kind in (".parquet", ".pq"):
+        return True
+    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+        first, second = (re.split("[,;\t]", lines.readline().strip()) for _ in range(2))
+    # A first line with other words than one for each column is a title.
+    return not all(_is_number(cell) for cell in first) and len(first) == len(second)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _array(path: Path, oracle: Oracle, label: str | None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     if not path.exists():
         raise BadInput(f"there is no file {path}")
     kind = path.suffix.lower()
@@ -131,14 +164,16 @@ def _array(path: Path, oracle: Oracle) -> tuple[np.ndarray, np.ndarray | None, l
         if kind == ".npy":
             return np.asarray(np.load(path, allow_pickle=False)), None, []
         if kind == ".csv":
-            return _csv(path, oracle.n)
+            return _csv(path, oracle.n, label)
         if kind in _PICTURES:
             return _picture(path, oracle)[None], None, []
     except BadInput:
         raise
     except (OSError, ValueError, EOFError, KeyError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile) as error:
         raise BadInput(f"{path} cannot be read as {kind or 'pictures'}: {error or type(error).__name__}") from error
-    raise BadInput(f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .png, .jpg or a folder of pictures")
+    raise BadInput(
+        f"{path} ends in {kind or 'nothing'}; expected .npz, .npy, .csv, .parquet, .png, .jpg or a folder of pictures"
+    )
 
 
 def _signed(path: Path) -> None:
@@ -170,22 +205,40 @@ def _numbers(array: object) -> bool:
     return isinstance(array, np.ndarray) and array.ndim >= 1 and array.dtype.kind in "uif"
 
 
-def _csv(path: Path, n: int) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        first = lines.readline()
-    try:
-        heading = 0 if [float(cell) for cell in first.split(",")] else 1
-    except ValueError:
-        heading = 1
-    if not first.strip():
+def _csv(path: Path, n: int, label: str | None) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """A table without names."""
+    if not path.stat().st_size:
         raise BadInput(f"{path} is empty; expected one input a row")
-    rows = np.loadtxt(path, delimiter=",", skiprows=heading, ndmin=2)
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        title = not all(_is_number(cell) for cell in lines.readline().split(","))
+    rows = np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(title))
     labels, said = None, []
-    if rows.shape[1] == n + 1:
-        said.append("first column taken as the label")
-        labels, rows = rows[:, 0].astype(np.int64), rows[:, 1:]
+    if label is not None or rows.shape[1] == n + 1:
+        place = 0
+        if label is not None:
+            try:
+                place = range(rows.shape[1])[int(label)]
+            except (ValueError, IndexError):
+                raise BadInput(
+                    f"{path} has no names in its first line, so that --label-column is a number below {rows.shape[1]}; "
+                    f"got {label!r}"
+                ) from None
+        else:
+            # A column of labels holds whole numbers; where the first does not and the last does, it is the last.
+            if not _whole(rows[:, 0]) and _whole(rows[:, -1]):
+                place = rows.shape[1] - 1
+            said.append(f"labels from column {place}, counted from 0 (--label-column names another)")
+        if not _whole(rows[:, place]):
+            said.append("the labels are no whole numbers, and are left out")
+        else:
+            labels = rows[:, place].astype(np.int64)
+        rows = np.delete(rows, place, axis=1)
     # Whole numbers in text are pixel counts, as they would be in an 8-bit picture.
-    return (rows.astype(np.int64) if np.array_equal(rows, np.trunc(rows)) else rows), labels, said
+    return (rows.astype(np.int64) if _whole(rows) else rows), labels, said
+
+
+def _whole(numbers: np.ndarray) -> bool:
+    return np.array_equal(numbers, np.trunc(numbers))
 
 
 def _picture(path: Path, oracle: Oracle) -> np.ndarray:

@@ -9,7 +9,8 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Common, Fix, Normalised, OutputName, Scale, held
+from unveil.cli.normalised import Normalised
+from unveil.cli.options import Common, Fix, OutputName, Scale, held
 from unveil.cli.preimage import Examples, LayerNumber
 
 if TYPE_CHECKING:

@@ -42,7 +42,10 @@ Source = Annotated[
 InputsFile = Annotated[
     Path | None,
     typer.Option(
-        "--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder of .png.", show_default=False
+        "--inputs",
+        metavar="FILE",
+        help="Examples: .npz, .npy, .csv, .parquet, .png, or a folder of .png.",
+        show_default=False,
     ),
 ]
 Scale = Annotated[
@@ -50,6 +53,15 @@ Scale = Annotated[
 ]
 
 
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--label-column",
+        metavar="NAME",
+        help="The column of --inputs with the labels; a number, 0 for the first, where columns have no names.",
+        show_default=False,
+    ),
+]
 OutputName = Annotated[
     str | None,
     typer.Option("--output", metavar="NAME", help="Which output of an ONNX file with several.", show_default=False),
@@ -229,44 +241,8 @@ class Asking(Serving):
             return oracle
         from unveil.blackbox.wrappers import Affine
 
-        rows = [_spread(values, oracle.shape) for values in (mean or [0.0], deviation or [1.0])]
+        rows = [by_channel(values, oracle.shape) for values in (mean or [0.0], deviation or [1.0])]
         return Affine(oracle, rows[0], rows[1], within=within, grid=grid)
-
-
-@dataclass(frozen=True)
-class Normalised:
-    """What is done to inputs before a network in a file gets them."""
-
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M[,M,M]",
-            help="Subtracted from the examples before the network gets them; one, or one a channel.",
-            show_default=False,
-        ),
-    ] = None
-    deviation: Annotated[
-        str | None,
-        typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
-    ] = None
-
-    def units(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """What is subtracted from each input and what it is divided by, (n,) each.
-
-        Raises:
-            BadInput: A number is no number, or there are as many as there are no channels.
-        """
-        import numpy as np
-
-        found = []
-        for text, option, usual in ((self.mean, "--mean", 0.0), (self.deviation, "--deviation", 1.0)):
-            values = [usual] if text is None else numbers(text, option)
-            if len(values) not in (1, shape[0]):
-                raise BadInput(f"{option} has {len(values)} numbers; inputs of shape {shape} have {shape[0]} channels")
-            if option == "--deviation" and not all(value > 0 for value in values):
-                raise BadInput(f"--deviation must be greater than 0; got {text}")
-            found.append(np.broadcast_to(_spread(values, shape), shape).ravel().astype(np.float64))
-        return found[0], found[1]
 
 
 @dataclass(frozen=True)
@@ -405,7 +381,7 @@ def numbers(text: str, option: str) -> list[float]:
     return [number(part, option) for part in text.split(",")]
 
 
-def _spread(values: list[float], shape: tuple[int, ...]) -> np.ndarray:
+def by_channel(values: list[float], shape: tuple[int, ...]) -> np.ndarray:
     """One value for all inputs, or one for each channel, which is the first axis."""
     import numpy as np
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Fix, Normalised, OutputName, Parallel, Scale, held
+from unveil.cli.normalised import Normalised
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
 
 if TYPE_CHECKING:
     from unveil.whitebox.lookalike import Box

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from unveil.cli.command import command
-from unveil.cli.options import Common, Fix, Normalised, OutputName, Parallel, Scale, held
+from unveil.cli.normalised import Normalised
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""

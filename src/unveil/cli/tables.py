@@ -1,4 +1,4 @@
-"""Reads a table of inputs and answers (CSV, npz, Parquet) for `unveil sensitivity`. Nothing in a file is executed."""
+"""Reads a table of inputs and answers (CSV, npz, Parquet), or the columns of one. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -56,13 +56,7 @@ def read_table(path: Path, output: str | None, ignore: tuple[str, ...] = (), kee
     """
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
-    kind = path.suffix.lower()
-    try:
-        columns = _npz(path) if kind == ".npz" else _parquet(path) if kind in (".parquet", ".pq") else _csv(path)
-    except (OSError, ValueError, EOFError, KeyError, csv.Error, zipfile.BadZipFile) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput(f"{path} cannot be read as a table ({kind}): {error or type(error).__name__}") from None
+    columns = columns_of(path)
     output = _chosen(list(columns), output, path)
     for name in (*ignore, *keep):
         if name not in columns:
@@ -72,7 +66,7 @@ def read_table(path: Path, output: str | None, ignore: tuple[str, ...] = (), kee
         raise BadInput(f"the answers in column {output!r} of {path} must be numbers")
     inputs = {name: columns[name] for name in keep or columns if name not in ignore}
     constant = () if keep else tuple(name for name, cells in inputs.items() if len(set(filter(_there, cells))) < 2)
-    read = {name: _values(name, cells, path) for name, cells in inputs.items() if name not in constant}
+    read = {name: values(name, cells, path) for name, cells in inputs.items() if name not in constant}
     if not read:
         raise BadInput(f"{path} has no column besides {output!r} that could be an input")
     rows = np.empty((len(answers), len(read)), dtype=object)
@@ -80,6 +74,21 @@ def read_table(path: Path, output: str | None, ignore: tuple[str, ...] = (), kee
         rows[:, place] = cells
     whole = np.array([all(cell is not None for cell in row) for row in rows], dtype=bool)
     return Table(tuple(read), rows[whole], answers[whole], output, int((~whole).sum()), constant)
+
+
+def columns_of(path: Path) -> dict[str, list[Any]]:
+    """The columns of a file, by name.
+
+    Raises:
+        BadInput: It cannot be read as a table.
+    """
+    kind = path.suffix.lower()
+    try:
+        return _npz(path) if kind == ".npz" else _parquet(path) if kind in (".parquet", ".pq") else _csv(path)
+    except (OSError, ValueError, EOFError, KeyError, csv.Error, zipfile.BadZipFile) as error:
+        if isinstance(error, BadInput):
+            raise
+        raise BadInput(f"{path} cannot be read as a table ({kind}): {error or type(error).__name__}") from None
 
 
 def _chosen(names: list[str], output: str | None, path: Path) -> str:
@@ -200,7 +209,7 @@ def _numbers(cells: list[Any]) -> np.ndarray | None:
     return told
 
 
-def _values(name: str, cells: list[Any], path: Path) -> list[Any]:
+def values(name: str, cells: list[Any], path: Path) -> list[Any]:
     """Numbers or, where a column holds none, words; None where there is no value.
 
     Raises:

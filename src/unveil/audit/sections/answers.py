@@ -13,6 +13,8 @@ from unveil.blackbox.answers import missing
 from unveil.blackbox.domain import described
 from unveil.blackbox.oracle import Oracle
 
+FEW = 10  # examples of which it cannot be told that labels are wrong
+
 _BODY = """
 <dl class="plain">
   {% for name, text in values.rows %}
@@ -84,6 +86,9 @@ def _run(audit: Audit) -> Section:
             right = float(np.mean(oracle.predictions(answers[there]) == audit.labels[there]))
             figures["examples_right"] = right
             rows.append(("Right on them", share(right)))
+            doubt = _doubted(oracle.predictions(answers[there]), audit.labels[there])
+            figures["labels_doubtful"] = bool(doubt)
+            rows += [("To know", doubt)] if doubt else []
     if oracle.ledger.missing:
         rows.append(("Left out", f"{count(oracle.ledger.missing, 'question')} so far that got NaN or infinity"))
     rows += [("To know", note) for note in oracle.notes]
@@ -95,6 +100,22 @@ def _run(audit: Audit) -> Section:
         values={"rows": rows},
         figures=figures,
     )
+
+
+def _doubted(predictions: np.ndarray, labels: np.ndarray) -> str:
+    """What is odd about labels that the model is right on less often than guessing would be; empty if nothing is."""
+    classes = np.union1d(predictions, labels)
+    chance = sum(float(np.mean(predictions == one) * np.mean(labels == one)) for one in classes)
+    fair = max(chance, 1 / max(len(classes), 2))
+    right = float(np.mean(predictions == labels))
+    if len(labels) < FEW or right > fair / 2 or right + 3 * np.sqrt(fair * (1 - fair) / len(labels)) > fair:
+        return ""
+    shifted = {by: float(np.mean(predictions == labels + by)) for by in (-1, 1)}
+    by = max(shifted, key=lambda by: shifted[by])
+    told = f"The model is right on {share(right)} of the examples, where guessing would be on {share(fair)}"
+    if shifted[by] > max(2 * fair, 0.5):
+        return f"{told}: the labels are shifted by one, with {by:+d} it would be right on {share(shifted[by])}."
+    return f"{told}: are these its labels, and its inputs in its own order? --label-column names another column."
 
 
 def _kind_of_answers(oracle: Oracle) -> str:

@@ -135,9 +135,9 @@ def _cost(audit: Audit) -> tuple[float, float]:
 
     n, oracle = audit.oracle.n, audit.oracle
     likely = span_cost(oracle, max(1.0, n / 10))
-    # Five spans; through labels each number of the span costs some 20 bits.
+    # Five spans; through labels each number of the span costs some 20 bits, and to begin with it is 130,000.
     bits = math.log2(1 / 0.03)
-    usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits
+    usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits + 130_000
     plain = span_cost(oracle, n) + 10_000
     return usual, plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
 
