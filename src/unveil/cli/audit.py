@@ -17,8 +17,8 @@ from unveil.audit.text import count, seconds
 from unveil.audit.verdict import INTERRUPTED
 from unveil.cli.command import command, command_line, interrupted
 from unveil.cli.files import Force, keep, require_fresh_page
-from unveil.cli.telling import Telling
 from unveil.cli.options import Asking, Common, InputsFile, LabelColumn, Scale, Source, require_gradient
+from unveil.cli.telling import Telling
 from unveil.outcome import BadInput
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
@@ -44,13 +44,8 @@ def audit(
     inputs: InputsFile = None,
     scale: Scale = None,
     label_column: LabelColumn = None,
-    page: Annotated[Path, typer.Option("--report", metavar="FILE", help="The page to write.")] = Path("audit.html"),
     force: Force = False,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost.")] = False,
-    price: Annotated[
-        float | None,
-        typer.Option(min=0, help="What 1,000 questions cost, in any currency: tells the cost.", show_default=False),
-    ] = None,
 ) -> None:
     """Ask a model what it gives away, and write it on one page.
 
@@ -61,7 +56,7 @@ def audit(
     from unveil.audit.run import run
     from unveil.audit.stage import Audit, estimate
 
-    page, tariff, least = telling.page, telling.tariff, telling.least
+    page, price, tariff, least = telling.page, telling.price, telling.tariff, telling.least
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"a page is written as .html; got {page}")
     page.parent.mkdir(parents=True, exist_ok=True)  # found out before anything is asked
@@ -86,11 +81,7 @@ def audit(
     expected = estimate(audited, stages)
     common.note(_says(expected, oracle.ledger.asked, price))
     if plan:
-        common.tell(
-            {"expected": {"low": low, "high": high}, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent},
-            "Nothing more was asked.",
-        )
-        figures = {
+        costs = {
             "likely": expected.likely,
             "most": expected.most,
             "seconds": {"likely": expected.likely * expected.each, "most": expected.most * expected.each},
@@ -100,7 +91,8 @@ def audit(
             "stages": [{"stage": title, "likely": likely, "most": most} for title, likely, most in expected.stages],
         }
         rows = [f"{title}: about {_few(likely)}, at most {_few(most)}" for title, likely, most in expected.stages]
-        common.tell({"expected": figures, "queries": oracle.ledger.asked}, *rows, "Nothing more was asked.")
+        told = {"expected": costs, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent}
+        common.tell(told, *rows, "Nothing more was asked.")
         return
 
     def watch(stage: Stage) -> AbstractContextManager[object]:
@@ -136,13 +128,6 @@ def _changed(told: Mapping[str, Any] | None) -> list[str]:
     ]
     lines += [f"{one['name']}: {one['before']} then, {one['now']} now" for one in told["figures"]]
     return [f"Since the baseline: {line}." for line in lines or ["nothing changed"]]
-
-
-def _says(budget: int | None, low: float, high: float, each: float) -> str:
-    limit = "" if budget is None else f"; never more than the budget of {budget:,}"
-    few, many = (count(float(f"{number:.2g}")) for number in (low, high))
-    short, long = seconds(low * each), seconds(high * each)
-    time = short if short == long else f"{short} to {long}"
 
 
 def _says(expected: Estimate, asked: int, price: float | None) -> str:
