@@ -58,18 +58,18 @@ def identify(
     Raises:
         BadInput: The activation is not known, or no method reads it from labels.
 
-    Queries: at most 1,000 to look, then those of the method.
+    Queries: at most 1,000 to look, then those of the method, then 4 to see whether the model is still the same.
     """
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     for name in names:
         activation_named(name)
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
-    if method is not None:
-        return _told(_tried(method, oracle, rng), oracle)
-    if oracle.answers == "labels":
-        return _tried(_from_labels(names, x), oracle, rng)
     start = oracle.ledger.asked
+    if method is not None:
+        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start)
+    if oracle.answers == "labels":
+        return _concluded(_tried(_from_labels(names, x), oracle, rng), oracle, start)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -83,7 +83,20 @@ def identify(
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
-    return _told(dataclasses.replace(best, queries=oracle.ledger.asked - start, why=(*why, *best.why)), oracle)
+    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start)
+
+
+def _concluded(found: Identification, oracle: Oracle, start: int) -> Identification:
+    """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
+
+    Queries: `4`, those of `Oracle.unchanged`
+    """
+    changed = oracle.unchanged() is False
+    found = dataclasses.replace(found, queries=oracle.ledger.asked - start)
+    if not changed:
+        return found
+    text = "Questions asked at first were asked again at the end and got other answers."
+    return Identification(None, Outcome.model_changed, found.queries, np.inf, found.method, (*found.why, text))
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:

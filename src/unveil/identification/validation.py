@@ -18,6 +18,9 @@ from unveil.whitebox.network import Network
 SHARE, FEWEST, MOST = 0.03, 100, 2000
 # In a box no point lies further out than others, so that only many show what is rare.
 SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
+# A network that carries an affine part stands in for neurons that switch somewhere further out, if anywhere; rows that
+# carry it are opposite to this.
+FEWEST_WITH_AFFINE_PART, OPPOSITE = 600, 1e-12
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
 FURTHER = (3.0, 30.0)
 # Shares of the points: usual ones, those further out (at corners, where there is a box), the rest where neurons switch.
@@ -55,10 +58,30 @@ class Validation:
         return max(self.usual, self.further)
 
 
-def how_many(oracle: Oracle) -> int:
-    """Queries that checking a network is worth, after what was asked so far."""
+def how_many(oracle: Oracle, network: Network | None = None) -> int:
+    """Queries that checking a network is worth, after what was asked so far.
+
+    Args:
+        oracle: What was asked.
+        network: What is to be checked.
+    """
     share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
+    if network is not None and any(affine_part(network)):
+        fewest = max(fewest, FEWEST_WITH_AFFINE_PART)
     return int(np.clip(share * oracle.ledger.asked, fewest, MOST))
+
+
+def affine_part(network: Network) -> list[int]:
+    """How many rows of each hidden layer carry an affine part: pairs `relu(v h + c)`, `relu(-v h - c)`.
+
+    Such rows are no neurons of the model. They stand for those that were active wherever it was asked.
+    """
+    out = []
+    for layer in network.layers[:-1]:
+        w = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
+        w = w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)
+        out.append(int((w @ w.T < -1 + OPPOSITE).any(axis=1).sum()))
+    return out
 
 
 def validate(
@@ -210,12 +233,13 @@ def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generat
     groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
     if odd:
         pool = oracle.sample(POOL, rng)
-        most = FURTHER[0] * float(np.median(np.linalg.norm(pool, axis=1)))
-        sizes = np.bincount(np.arange(odd) % hidden, minlength=hidden)
+        size = float(np.median(np.linalg.norm(pool, axis=1)))
+        counts = np.bincount(np.arange(odd) % hidden, minlength=hidden)
         parts = [
-            unusual(network, depth, pool, int(size), rng, oracle.within, most)
-            for depth, size in enumerate(sizes)
-            if size
+            unusual(network, depth, pool, int(share), rng, oracle.within, far * size)
+            for depth, each in enumerate(counts)
+            for far, share in zip(FURTHER, (each - each // 2, each // 2), strict=True)
+            if share
         ]
         groups.append(oracle.nearest(np.concatenate(parts)))
     return groups

@@ -19,10 +19,10 @@ FAINT = 1e-3
 # Inputs shorter than this share of the usual length count no more.
 NEAR = 0.3
 # Neurons of that layer from which on the layers are narrow; and batches: four per parameter within these limits, and as
-# far as the numbers multiplied allow.
+# far as the numbers multiplied allow: some ten seconds of one processor.
 WIDE = 128
-STEPS = (8000, 40_000)
-WORK = 1.2e9
+STEPS = (4000, 20_000)
+WORK = 1e8
 RATE = 3e-3
 
 

@@ -12,11 +12,12 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, reach, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.method import Identification, Method
+from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import SHARP
 from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
-from unveil.identification.validation import TAIL, Validation, how_many, validate
+from unveil.identification.validation import TAIL, Validation, affine_part, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -99,13 +100,15 @@ class _Attempt:
                 return self._end(None, Outcome.check_failed, np.inf), False
             network, whole = self._read(frame, noise)
             if network is None:
+                self._looked_again(frame, noise, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
-            count = how_many(self.oracle)
+            count = how_many(self.oracle, network)
             seen = validate(network, self.oracle, count, self.rng)
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         outcome = self._judged(seen, noise)
+        self._looked_again(frame, noise, outcome)
         return self._end(network, outcome, seen.residual), whole and outcome is not Outcome.complete
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
@@ -153,7 +156,7 @@ class _Attempt:
         if self.reading is None:
             return None
         if isinstance(self.reading, NoisyReading):
-            self.stats["layers_read"] = self.reading.weights
+            self.stats["layers_read"] = list(self.reading.weights)
         rows = self.reading.first_layer
         if rows is not None and len(rows[0]):
             self.stats["rows_read"] = rows
@@ -162,6 +165,44 @@ class _Attempt:
             p, n = self.stats["directions"], self.oracle.n
             self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
         return self.reading.network
+
+    def _looked_again(self, frame: Frame, noise: Rounding, outcome: Outcome) -> None:
+        """Tell which rows of the first layer are read, and leave out those that are not met at fresh places.
+
+        Of a network that answers as the model does all are; of one that does not, each needs evidence of its own.
+
+        Queries: those of `confirm`, or 0 where the outcome is complete or approximate
+        """
+        reading = self.reading
+        network = None if reading is None else reading.network
+        if network is not None and any(parts := affine_part(network)):
+            self.stats["affine_part"] = parts
+            told = ", ".join(f"{rows} of layer {depth}" for depth, rows in enumerate(parts, 1) if rows)
+            self.why.append(f"Rows that carry an affine part and are no neurons of the model: {told}.")
+        if reading is None or outcome in (Outcome.complete, Outcome.approximate):
+            return
+        first = reading.first if isinstance(reading, NoisyReading) else reading.reading
+        if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
+            return
+        try:
+            again = confirm(
+                self.ask, frame, first.rows, first.bias, first.jump, first.error, first.seen, noise, self.rng
+            )
+        except BudgetExceeded:
+            self.why.append("The budget did not allow to look for its neurons again at fresh places.")
+            return
+        there = again.there
+        self.stats["rows_read"] = first.rows[there], first.bias[there]
+        layers = self.stats.get("layers_read")
+        if layers and len(layers[0][0]) == len(there):
+            self.stats["layers_read"] = layers = [(layers[0][0][there], layers[0][1][there]), *layers[1:]]
+            if len(layers) > 1:
+                layers[1] = (layers[1][0][:, there], layers[1][1])
+        if not there.all():
+            self.why.append(
+                f"{int((~there).sum())} of {len(there)} hyperplanes taken for neurons of the first layer were not met "
+                "again at fresh places and are left out of the rows read."
+            )
 
     def _far(self, frame: Frame, usual: float) -> float:
         """How far lines may reach."""

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_balance, by_fold, by_sparsity, by_vanishing
 from unveil.identification.piecewise_linear.wide_input import stations, widen
-from unveil.identification.validation import FEWEST, validate
+from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, validate
 from unveil.whitebox.network import Network
 
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
@@ -44,6 +44,10 @@ DEPENDENT = 1e-6
 SOME = 5
 # Times that a network which explains everything asked is held against fresh points, and lines to wrong ones.
 REPAIRS, LINES = 3, 3
+# The same in a box, and bent hyperplanes per straight one from which on another layer lies behind.
+REPAIRS_IN_BOX, LINES_IN_BOX, BENT = 20, 6, 0.2
+# Rounds in a row that may show nothing new there.
+BARREN = 3
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
 USELESS = 0.02
 
@@ -145,12 +149,21 @@ class ExactReading:
         if not self.narrow:
             self._sharpen(frame, found, noise)
         layer, error = self._tried(frame, found, noise)
-        for _ in range(REPAIRS):
-            if error >= self._fine(noise) or not self._met_more(frame, found, noise):
+        # In a box lines are short and neurons are missed, also where nothing lies behind this layer.
+        last = not frame.free and len(found.bent_at) <= BENT * len(found.rows) + 2
+        barren = 0
+        for _ in range(REPAIRS_IN_BOX if last else REPAIRS):
+            if error >= self._fine(noise) and not last:
                 break
+            more, right = self._met_more(frame, found, noise)
+            barren = 0 if more else barren + 1
+            if right or barren > (BARREN if last else 0):
+                break
+            if not more:
+                continue
             self.stats["layers"].pop()
             layer, error = self._tried(frame, found, noise)
-        if max(error, self.best[0]) >= self._fine(noise):
+        if max(error, self.best[0]) >= self._fine(noise) and not last:
             if self.narrow and not self._cheap(int(ANSWERS * found.rows.size / self.oracle.m)):
                 # No fit of all weights will make up for what the next layers are read through.
                 self._sharpen(frame, found, noise)
@@ -167,15 +180,21 @@ class ExactReading:
         fitted = self._fitted(network, noise)
         return fitted or finish(self.ask, network, noise.size, self.oracle.sample(2000, self.rng), self.rng)
 
-    def _met_more(self, frame: Frame, found: LayerFound, noise: Rounding) -> bool:
-        """Whether lines to fresh points where the network is wrong meet neurons that had been missing.
+    def _met_more(self, frame: Frame, found: LayerFound, noise: Rounding) -> tuple[bool, bool]:
+        """Lay lines to fresh points where the network is wrong.
 
-        Queries: `FEWEST`; if some are wrong, those of `LINES` lines.
+        Returns:
+            Whether these met neurons that had been missing, and whether it is right at all fresh points.
+
+        Queries: `FEWEST`, in a box `FEWEST_IN_BOX`; if some are wrong, those of `LINES` lines, in a box `LINES_IN_BOX`.
         """
         network = Network.from_weights(self.best[1])
-        seen = validate(network, self.oracle, FEWEST, self.rng, self._fine(noise), self.ask)
+        wide = FEWEST if frame.free else FEWEST_IN_BOX
+        seen = validate(network, self.oracle, wide, self.rng, self._fine(noise), self.ask)
         had = len(found.rows)
-        for wrong in seen.wrong[:LINES]:
+        lines = LINES if frame.free else LINES_IN_BOX
+        chosen = seen.wrong[:lines] if frame.free else self.rng.permutation(seen.wrong)[:lines]
+        for wrong in chosen:
             base = frame.sample(1, self.rng)
             (line,) = breakpoints(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
             start = Searched(base[0], wrong - base[0], line)
@@ -183,7 +202,7 @@ class ExactReading:
         if len(seen.wrong):
             # What was right about everything asked before is not any more.
             self.best = (self.ask.error(network, noise.size), self.best[1])
-        return len(found.rows) > had
+        return len(found.rows) > had, not len(seen.wrong)
 
     def _fitted(self, network: Network, noise: Rounding) -> Network | None:
         """All weights along a few directions at once; None where answers for that would not be cheap."""

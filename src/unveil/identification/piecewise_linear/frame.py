@@ -18,6 +18,8 @@ from unveil.blackbox.rounding import Ask, Rounding
 LONGER = 7.0
 # Coordinates from which on two random steps are tried.
 MANY = 64
+# Mean of a coordinate of a point in a box, in units of the box; drawn for each point.
+SHARES = (0.03, 0.97)
 # Pieces must be longer than this many times the rounding.
 HOPELESS = 1e4
 
@@ -113,7 +115,10 @@ class Frame:
             return scale * rng.standard_normal((count, n))
         if self.within is not None and len(self.g) == 2 * n:
             low, high = self.within
-            u = rng.beta(0.5, 0.5, size=(count, n))
+            # Points with few coordinates near their upper ends, with many, and with half of them: a sum of inputs that
+            # is hardly ever large among points that are all like each other is so at some of these.
+            share = rng.uniform(SHARES[0], SHARES[1], size=(count, 1))
+            u = rng.beta(share, 1 - share, size=(count, n))
             # Not quite to the walls: a step from there would be cut off.
             return np.asarray(low + (high - low) * (0.01 + 0.98 * u))
         if len(self.g) == self.lift.shape[1]:

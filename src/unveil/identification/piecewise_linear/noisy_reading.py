@@ -14,6 +14,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.fitting.surrogate import stand_in
+from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward
@@ -48,6 +49,8 @@ OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
 # fresh points where a fitted network is wrong, by more than so many times the rounding.
 ROUNDS = 3
 REPAIRS, LINES, FINE = 6, 4, 100.0
+# How many of its expected errors a fit that leaves something may move a row.
+FREE = 6.0
 # Rounds in a row in which such lines may show nothing new.
 BARREN = 1
 
@@ -70,6 +73,8 @@ class NoisyReading:
         whole: Whether `network` was read to its end, not trained.
         train: Whether layers that could not be read are trained.
         unexplained: Where the rows read so far are most wrong, if they do not explain the answers.
+        first: What was read of the first layer.
+        confirmed: How many of its rows were met again at fresh places; these come first.
     """
 
     ask: Asked
@@ -85,6 +90,8 @@ class NoisyReading:
     whole: bool = False
     train: bool = True
     unexplained: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    first: LayerFound | None = None
+    confirmed: int = 0
 
     @property
     def first_layer(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -98,6 +105,7 @@ class NoisyReading:
         behind = 0
         for _ in range(most_layers):
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
+            self.first = found if self.first is None else self.first
             again, towards, had, barren = False, None, 0, 0
             for attempt in range(ROUNDS + REPAIRS):
                 lines = most_lines if frame.free else BOUNDED * most_lines
@@ -114,6 +122,7 @@ class NoisyReading:
                     found=found,
                     towards=towards,
                 )
+                self._keep_confirmed(frame, found)
                 barren, had = (barren + 1 if len(found.rows) == had else 0), len(found.rows)
                 if not had or (not self.whole and barren > BARREN):
                     break
@@ -146,6 +155,21 @@ class NoisyReading:
         if not self.whole and self.train:
             self._trained(behind)
         return self.network
+
+    def _keep_confirmed(self, frame: Frame, found: LayerFound) -> None:
+        """In a box neurons of deeper layers look straight over much of it: only what is met all over it is kept.
+
+        Queries: those of `confirm` for the rows that are new
+        """
+        if frame.free or self.weights:
+            return
+        new = np.arange(len(found.rows)) >= self.confirmed
+        parts = (found.rows, found.bias, found.jump, found.error, found.seen)
+        there = confirm(self.ask, frame, *(part[new] for part in parts), self.noise, self.rng).there
+        keep = ~new
+        keep[new] = there
+        found.keep(keep)
+        self.confirmed = len(found.rows)
 
     def _unmet(self) -> np.ndarray | None:
         """Fresh points where the network read so far is wrong; None if there are none.
@@ -216,9 +240,10 @@ class NoisyReading:
             # From the middle outwards: nobody knows where its users ask.
             x = self.oracle.nearest(x * self.rng.choice([0.1, 0.3, 1.0], size=(left, 1)))
         self.network = stand_in(read, x, self.oracle(x), self.rng)
+        sizes = " and ".join(str(layer.neurons) for layer in self.network.layers[len(read) : -1])
         self.why.append(
-            f"Behind layer {len(read)} a network was trained on {left:,} answers. It stands in for what was not read, "
-            "and its weights say nothing."
+            f"Behind layer {len(read)} a network of {sizes} neurons was trained on {left:,} answers, for so long as is "
+            "worth its time. It stands in for what was not read, and its weights say nothing."
         )
 
     def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
@@ -228,12 +253,14 @@ class NoisyReading:
         """
         rows, bias = turned(frame, found)
         k, m = len(rows), self.oracle.m
-        more = k > frame.d
+        # In a box some neurons are active all over it.
+        more = k > frame.d or not frame.free
         x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100, (rows, bias), BESIDES)
         h = x
         for w, b in self.weights:
             h = np.maximum(h @ w.T + b, 0)
-        # With more neurons than coordinates sides are at will: relu(-z) = relu(z) - z, and a linear part is left over.
+        # With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z,
+        # and a linear part is left over.
         z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if more else [])]
         F = np.concatenate(z, axis=1)
         fitting = np.arange(len(x)) % 4 > 0
@@ -250,9 +277,6 @@ class NoisyReading:
         ending = [(rows, bias), (out[:k].T, out[k])]
         if more:
             ending = with_linear_part(ending, out[k + 1 :].T)
-            self.why.append(
-                f"Sides of {k} neurons on {frame.d} coordinates are at will; a linear part makes up for it."
-            )
         network = Network.from_weights([*self.weights, *ending], shape=self.oracle.shape)
         often = int(OFTEN * (self.oracle.n + 2) / m) + BESIDES
         count = int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m)
@@ -262,24 +286,30 @@ class NoisyReading:
         if self.weights:
             return True, False
         if more:
-            self._sharpened(found, rms)
+            self._sharpened(found, rms, rms <= 3 * sigma)
             return True, rms > 3 * sigma
         if rms > 3 * sigma:
             # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
             other, less = fit(_weakest_turned(self.network), x, y, noise=0.1 * sigma)
             if less < 0.5 * rms:
                 self.network, rms = other, less
-        self._sharpened(found, rms)
+        self._sharpened(found, rms, rms <= 3 * sigma)
         return True, rms > 3 * sigma and k < frame.d
 
-    def _sharpened(self, found: LayerFound, rms: float) -> None:
+    def _sharpened(self, found: LayerFound, rms: float, whole: bool) -> None:
         """Rows as good as what the fit leaves allows."""
         assert self.network is not None
         layer, last, k = self.network.layers[0], self.network.layers[-1], len(found.rows)
         size = np.maximum(np.linalg.norm(layer.weights[:k], axis=1), 1e-300)
-        found.rows, found.bias = layer.weights[:k] / size[:, None], layer.bias[:k] / size
-        found.jump = (last.weights[:, :k] * size).T
-        found.error = np.maximum(rms / np.maximum(np.linalg.norm(found.jump, axis=1), 1e-300), 1e-7)
+        rows, bias, jump = layer.weights[:k] / size[:, None], layer.bias[:k] / size, (last.weights[:, :k] * size).T
+        error = np.maximum(rms / np.maximum(np.linalg.norm(jump, axis=1), 1e-300), 1e-7)
+        # Where neurons are missing the others are drawn towards what these lack: further than a row's own error is no
+        # sharpening.
+        turn = np.sign(np.einsum("kd,kd->k", rows, found.rows))
+        near = np.linalg.norm(turn[:, None] * rows - found.rows, axis=1) <= FREE * found.error
+        better = np.flatnonzero(near | whole)
+        found.rows[better], found.bias[better] = rows[better], bias[better]
+        found.jump[better], found.error[better] = jump[better], error[better]
 
     def _fresh(
         self, count: int, layer: tuple[np.ndarray, np.ndarray] | None = None, need: int = 0

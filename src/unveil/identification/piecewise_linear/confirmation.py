@@ -1,0 +1,178 @@
+"""confirm: whether hyperplanes that were read are there, at places that had no part in finding them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_membership import SPREAD
+
+# Places looked at per hyperplane and round, and rounds at most.
+PLACES, ROUNDS = 16, 8
+# Half widths of the two windows across the predicted position, in units of the shortest that would show the breakpoint:
+# behind layers that let less of it through, only the wider one does.
+WIDE = 4.0
+# Expected errors of the position that the window reaches out to, and roundings that a bend must exceed.
+WINDOW, BEND = 1.75, 8.0
+# Windows beside it, this many half widths of the wide one away: what is met there is other neurons'.
+BESIDE = 2.5
+# Share of the places, beyond what is met beside, at which a hyperplane of the first layer is seen at least; one of a
+# deeper layer is where it was predicted only while the neurons that feed it stay as they were.
+SHARE = 0.75
+# Half widths of a window at most, as a share of how far it is from where the hyperplane was met: two hyperplanes at an
+# angle of so much are told apart there, and a place where answers need a wider window tells nothing.
+ANGLE = 0.05
+# Standard deviations that the share must be away from this for an early decision.
+CLEAR = 2.5
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What looking again at fresh places has shown.
+
+    Attributes:
+        share: Of each hyperplane, the share of places at which it was met, beyond what is met beside it.
+        places: At how many it was looked for.
+    """
+
+    share: Float[np.ndarray, " k"]
+    places: Float[np.ndarray, " k"]
+
+    @property
+    def there(self) -> Bool[np.ndarray, " k"]:
+        """Which hyperplanes are confirmed."""
+        return np.asarray((self.places > 0) & (self.share >= SHARE))
+
+
+def confirm(
+    ask: Ask,
+    frame: Frame,
+    rows: Float[np.ndarray, "k n"],
+    bias: Float[np.ndarray, " k"],
+    jump: Float[np.ndarray, "k m"],
+    error: Float[np.ndarray, " k"],
+    seen: Float[np.ndarray, "k n"],
+    noise: Rounding,
+    rng: np.random.Generator,
+) -> Confirmed:
+    """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
+
+    Args:
+        ask: Answers questions.
+        frame: The inputs.
+        rows: Unit normals.
+        bias: So that `rows @ x + bias = 0` on the hyperplanes.
+        jump: How much the slope changes across each, per unit of its normal.
+        error: Expected errors of the rows.
+        seen: Where each was met.
+        noise: How exact answers are.
+        rng: Draws the places.
+
+    Returns:
+        The share of places at which each was met. Those that do not cross the legal box have no places.
+
+    Queries: `12 PLACES` per hyperplane and round, at most `ROUNDS` rounds
+    """
+    hits, beside, places = np.zeros((3, len(rows)))
+    open_ = np.flatnonzero(_crosses(frame, rows, bias))
+    for _ in range(ROUNDS):
+        if not len(open_):
+            break
+        here = np.repeat(open_, PLACES)
+        x = on_hyperplanes(frame, rows[here], bias[here], rng)
+        met, other, telling = _bends(ask, frame, x, rows[here], jump[here], error[here], seen[here], noise)
+        hits[open_] += (met & telling).reshape(-1, PLACES).sum(axis=1)
+        beside[open_] += (other & telling).reshape(-1, PLACES).sum(axis=1)
+        places[open_] += telling.reshape(-1, PLACES).sum(axis=1)
+        share, doubt = _shares(hits[open_], beside[open_], places[open_])
+        open_ = open_[np.abs(share - SHARE) < CLEAR * doubt]
+    return Confirmed(_shares(hits, beside, places)[0], places)
+
+
+def _shares(hits: np.ndarray, beside: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The share of places at which something is met that is not met beside, and its standard deviation."""
+    count = np.maximum(places, 1)
+    p, q = hits / count, beside / count
+    alone = np.maximum(1 - q, 1 / count)
+    p_, q_ = (hits + 1) / (count + 2), (beside + 1) / (count + 2)
+    doubt = np.sqrt((p_ * (1 - p_) + q_ * (1 - q_) * ((1 - p) / alone) ** 2) / count) / alone
+    return (p - q) / alone, doubt
+
+
+def _bends(
+    ask: Ask,
+    frame: Frame,
+    x: np.ndarray,
+    rows: np.ndarray,
+    jump: np.ndarray,
+    error: np.ndarray,
+    seen: np.ndarray,
+    noise: Rounding,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At which of these places answers bend across the hyperplane, at which in a window beside it, and which tell."""
+    sigma = noise.at(x)
+    far = np.linalg.norm(x - seen, axis=1)
+    away = far / np.sqrt(frame.d)
+    strength = np.maximum(np.sqrt(((jump / sigma) ** 2).mean(axis=1)), 1e-300)
+    half = WINDOW * error * away + 30 / strength
+    telling = WIDE * half <= ANGLE * far
+    half = np.minimum(half, far)
+    out = []
+    for middle in (0.0, BESIDE * WIDE):
+        bent = np.zeros(len(x), dtype=bool)
+        centre = x + (middle * half)[:, None] * rows
+        for width in (1.0, WIDE):
+            step = (width * half)[:, None] * rows
+            y = ask(np.concatenate([centre - step, centre, centre + step])).reshape(3, len(x), -1)
+            bent |= np.sqrt((((y[0] - 2 * y[1] + y[2]) / sigma) ** 2).mean(axis=1)) > BEND
+        out.append(bent)
+    return out[0], out[1], telling
+
+
+def _crosses(frame: Frame, rows: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Which hyperplanes have legal inputs on both sides."""
+    if frame.within is None:
+        return np.ones(len(rows), dtype=bool)
+    low, high = (np.broadcast_to(end, rows.shape[1:]) for end in frame.within)
+    up, down = np.maximum(rows, 0), np.minimum(rows, 0)
+    most, least = up @ high + down @ low + bias, up @ low + down @ high + bias
+    return np.asarray((most > 0) & (least < 0))
+
+
+def on_hyperplanes(
+    frame: Frame, rows: Float[np.ndarray, "N n"], bias: Float[np.ndarray, " N"], rng: np.random.Generator
+) -> Float[np.ndarray, "N n"]:
+    """A random legal input on each hyperplane.
+
+    In a box it lies between a random point on one side and one on the other. Where all that are drawn lie on the same
+    side, coordinates in random order are moved to the end of the box that leads to the other one until they do.
+
+    Args:
+        frame: The inputs.
+        rows: Unit normals.
+        bias: Offsets; each hyperplane has legal inputs on both sides.
+        rng: Draws them.
+    """
+    if frame.within is None:
+        x = SPREAD * rng.standard_normal(rows.shape)
+        return np.asarray(x - ((x * rows).sum(axis=1) + bias)[:, None] * rows)
+    ends = []
+    for side in (1.0, -1.0):
+        x = frame.sample(len(rows), rng)
+        low, high = frame.within
+        best = np.where(side * rows > 0, high, low)
+        gain = side * rows * (best - x)
+        lack = np.maximum(0, -side * ((x * rows).sum(axis=1) + bias))
+        order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
+        so_far = np.cumsum(np.take_along_axis(gain, order, axis=1), axis=1)
+        before = np.concatenate([np.zeros((len(x), 1)), so_far[:, :-1]], axis=1)
+        moved = np.zeros(rows.shape, dtype=bool)
+        np.put_along_axis(moved, order, (before <= lack[:, None]) & (lack[:, None] > 0), axis=1)
+        ends.append(np.where(moved, best, x))
+    z = [(end * rows).sum(axis=1) + bias for end in ends]
+    part = (z[0] / np.where(z[0] == z[1], 1.0, z[0] - z[1]))[:, None]
+    return np.asarray((1 - part) * ends[0] + part * ends[1])
