@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import SPREAD
+from unveil.identification.piecewise_linear.layer_membership import SPREAD, LayerFound
 
 # Places looked at per hyperplane and round, and rounds at most.
 PLACES, ROUNDS = 16, 8
@@ -51,32 +51,29 @@ class Confirmed:
 def confirm(
     ask: Ask,
     frame: Frame,
-    rows: Float[np.ndarray, "k n"],
-    bias: Float[np.ndarray, " k"],
-    jump: Float[np.ndarray, "k m"],
-    error: Float[np.ndarray, " k"],
-    seen: Float[np.ndarray, "k n"],
+    found: LayerFound,
     noise: Rounding,
     rng: np.random.Generator,
+    first: int = 0,
 ) -> Confirmed:
     """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
 
     Args:
         ask: Answers questions.
         frame: The inputs.
-        rows: Unit normals.
-        bias: So that `rows @ x + bias = 0` on the hyperplanes.
-        jump: How much the slope changes across each, per unit of its normal.
-        error: Expected errors of the rows.
-        seen: Where each was met.
+        found: The hyperplanes.
         noise: How exact answers are.
         rng: Draws the places.
+        first: The first hyperplane to look for; those before it are left out.
 
     Returns:
         The share of places at which each was met. Those that do not cross the legal box have no places.
 
     Queries: `12 PLACES` per hyperplane and round, at most `ROUNDS` rounds
     """
+    rows, bias, jump, error, seen = (
+        part[first:] for part in (found.rows, found.bias, found.jump, found.error, found.seen)
+    )
     hits, beside, places = np.zeros((3, len(rows)))
     open_ = np.flatnonzero(_crosses(frame, rows, bias))
     for _ in range(ROUNDS):

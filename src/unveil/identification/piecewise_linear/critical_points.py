@@ -185,9 +185,7 @@ class _Attempt:
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
         try:
-            again = confirm(
-                self.ask, frame, first.rows, first.bias, first.jump, first.error, first.seen, noise, self.rng
-            )
+            again = confirm(self.ask, frame, first, noise, self.rng)
         except BudgetExceeded:
             self.why.append("The budget did not allow to look for its neurons again at fresh places.")
             return

@@ -47,7 +47,7 @@ REPAIRS, LINES = 3, 3
 # The same in a box, and bent hyperplanes per straight one from which on another layer lies behind.
 REPAIRS_IN_BOX, LINES_IN_BOX, BENT = 20, 6, 0.2
 # Rounds in a row that may show nothing new there.
-BARREN = 3
+BARREN = 6
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
 USELESS = 0.02
 

@@ -163,12 +163,8 @@ class NoisyReading:
         """
         if frame.free or self.weights:
             return
-        new = np.arange(len(found.rows)) >= self.confirmed
-        parts = (found.rows, found.bias, found.jump, found.error, found.seen)
-        there = confirm(self.ask, frame, *(part[new] for part in parts), self.noise, self.rng).there
-        keep = ~new
-        keep[new] = there
-        found.keep(keep)
+        there = confirm(self.ask, frame, found, self.noise, self.rng, self.confirmed).there
+        found.keep(np.append(np.ones(self.confirmed, dtype=bool), there))
         self.confirmed = len(found.rows)
 
     def _unmet(self) -> np.ndarray | None:

@@ -1,0 +1,148 @@
+"""Hyperplanes are confirmed at fresh places: the first layer's everywhere, those of deeper layers nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+import unveil as uv
+from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
+from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.confirmation import confirm, on_hyperplanes
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
+
+
+def rare_in_a_box(seed: int) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.random.Generator]:
+    """One hidden layer in [0, 1] as training makes it: a third of it on, a third off, nearly everywhere."""
+    rng = np.random.default_rng(seed)
+    weights = random_weights((20, 9, 4), rng)
+    w, b = weights[0]
+    middle, reach = w.sum(axis=1) / 2, np.abs(w).sum(axis=1) / 2
+    b[:] = -middle + reach * np.repeat([0.0, 0.35, -0.35], 3) * rng.uniform(0.8, 1.0, 9)
+    return weights, rng
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def test_points_on_hyperplanes_are_legal_also_where_these_cut_off_a_corner() -> None:
+    rng = np.random.default_rng(0)
+    frame = Frame.of_input(30, (0.0, 1.0))
+    rows = unit(rng.standard_normal((40, 30)))
+    low, high = np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
+    bias = -(low + 0.03 * (high - low))
+    x = on_hyperplanes(frame, rows, bias, rng)
+    assert np.abs((x * rows).sum(axis=1) + bias).max() < 1e-12
+    assert x.min() >= 0
+    assert x.max() <= 1
+
+
+def test_rows_of_the_first_layer_are_confirmed_and_what_is_only_there_in_one_place_is_not() -> None:
+    """Truth in hand: true rows, the local normals of second-layer neurons, and hyperplanes that are nowhere."""
+    true, false = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = single(random_weights((16, 10, 8, 3), rng, bias=0.3))
+        for within in (None, (-1.5, 1.5)):
+            (w, b), (v, c) = weights[:2]
+            frame = Frame.of_input(16, within)
+            ask = Asked(uv.as_oracle(relu_elsewhere(weights, rng, np.float32), 16, within=within))
+            noise = rounding(ask, frame.sample(4, rng), ask.oracle.resolution, rng)
+            x = frame.sample(8, rng)
+            on = x @ w.T + b > 0
+            deep = np.einsum("ij,ij,jd->id", v, on, w)
+            size = np.linalg.norm(deep, axis=1, keepdims=True)
+            # On each of these hyperplanes, within the piece around x, the second layer's neuron would switch.
+            step = (np.einsum("ij,ij->i", np.maximum(x @ w.T + b, 0), v) + c)[:, None] * deep / size**2
+            seen = x - step
+            odd = unit(rng.standard_normal((8, 16)))
+            rows = np.concatenate([unit(w), deep / size, odd])
+            at = np.concatenate([frame.sample(10, rng), seen, x])
+            bias = np.concatenate([b / np.linalg.norm(w, axis=1), -np.einsum("kd,kd->k", rows, at)[10:]])
+            jump = np.full((len(rows), 3), 0.2)
+            met = LayerFound.nothing(frame, 3)
+            for each in zip(rows, bias, jump, np.full(len(rows), 1e-5), at, strict=True):
+                met.add(*each)
+            again = confirm(ask, frame, met, noise, rng)
+            true += again.there[:10].tolist()
+            false += again.there[10:].tolist()
+    assert_rate(true, 0.95, "true rows confirmed")
+    assert_rate([not each for each in false], 0.99, "false rows left out")
+
+
+def test_a_layer_in_a_box_is_read_whole_though_most_of_its_neurons_hardly_ever_switch() -> None:
+    whole, none_false = [], []
+    for seed in range(5):
+        weights, rng = rare_in_a_box(seed)
+        oracle = uv.as_oracle(relu_elsewhere(weights, rng), 20, within=(0, 1), budget=60_000)
+        found = uv.identify(oracle, rng=rng)
+        rows = found.network.layers[0].dense() if found.network is not None else np.empty((0, 20))
+        if found.outcome is not uv.Outcome.complete:
+            rows = found.stats["rows_read"][0]
+        cos = np.abs(unit(rows) @ unit(weights[0][0]).T)
+        none_false.append(bool((cos.max(axis=1) > 0.999).all()) or "affine_part" in found.stats)
+        whole.append(found.outcome is uv.Outcome.complete)
+    assert_rate(none_false, 0.99, "no false rows")
+    assert_rate(whole, 0.8, "read whole")
+
+
+def test_rows_that_carry_an_affine_part_are_told_and_make_the_check_look_further() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((6, 5, 5, 1), rng, bias=0.5)
+    (v, c) = weights[1]
+    row, middle = rng.standard_normal(5), 0.3
+    pair = (np.concatenate([v, row[None], -row[None]]), np.append(c, [middle, -middle]))
+    network = uv.Network.from_weights(
+        [weights[0], pair, (np.append(weights[2][0], [[1.0, -1.0]], axis=1), weights[2][1])]
+    )
+    assert affine_part(network) == [0, 2]
+    assert affine_part(uv.Network.from_weights(weights)) == [0, 0]
+    oracle = uv.as_oracle(network, 6)
+    assert how_many(oracle, network) == FEWEST_WITH_AFFINE_PART
+    assert how_many(oracle, uv.Network.from_weights(weights)) < FEWEST_WITH_AFFINE_PART
+
+
+def test_a_neuron_that_switches_only_far_out_is_not_passed_off_as_an_affine_part() -> None:
+    """A second-layer neuron that is on at all usual inputs, and a copy that takes it for affine."""
+    caught = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((8, 8, 5, 1), rng, bias=0.5)
+        (v, c) = weights[1]
+        x = rng.standard_normal((20_000, 8))
+        h = np.maximum(x @ weights[0][0].T + weights[0][1], 0)
+        c[0] = -float((h @ v[0]).min()) + 1e-3  # always on here, off somewhere further out
+        w = weights[2][0]
+        pair = (np.concatenate([v, -v[:1]]), np.append(c, -c[0]))
+        copy = uv.Network.from_weights([weights[0], pair, (np.append(w, -w[:, :1], axis=1), weights[2][1])])
+        oracle = uv.as_oracle(relu_net(weights), 8)
+        seen = validate(copy, oracle, how_many(oracle, copy), rng)
+        caught.append(seen.further > 1e-6)
+        assert seen.usual < 1e-12
+    assert_rate(caught, 0.9, "copies that are wrong further out")
+
+
+def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A model that is replaced by another one after so many questions."""
+    models = [relu_net(random_weights((6, 4, 2), np.random.default_rng(seed), bias=0.5)) for seed in (0, 1)]
+    asked = [0]
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        asked[0] += len(x)
+        return models[asked[0] > count](x)
+
+    return answer
+
+
+def test_a_model_that_is_replaced_while_it_is_read_ends_as_changed() -> None:
+    for count in (150, 250):
+        found = uv.identify(uv.as_oracle(swapped_after(count), 6, budget=20_000), rng=np.random.default_rng(0))
+        assert found.outcome is uv.Outcome.model_changed
+        assert found.network is None
+    found = uv.identify(uv.as_oracle(swapped_after(10**9), 6, budget=20_000), rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.complete
