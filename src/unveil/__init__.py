@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from unveil.blackbox.wrappers import Rounded as Rounded
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
+    from unveil.identification.convolution.kernels import Kernels as Kernels
+    from unveil.identification.convolution.shared_kernels import SharedKernels as SharedKernels
     from unveil.identification.from_labels.hard_labels import HardLabels as HardLabels
     from unveil.identification.identify import identify as identify
     from unveil.identification.method import Identification as Identification
@@ -134,6 +136,8 @@ _PUBLIC = {
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
     "identify": "identification.identify",
+    "Kernels": "identification.convolution.kernels",
+    "SharedKernels": "identification.convolution.shared_kernels",
     "HardLabels": "identification.from_labels.hard_labels",
     "OneHiddenLayer": "identification.smooth.one_hidden_layer",
     "EntangledWeights": "identification.smooth.entangled_weights",

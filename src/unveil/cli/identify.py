@@ -20,6 +20,7 @@ METHODS = (
     "one-hidden-layer",
     "entangled-weights",
     "critical-points",
+    "shared-kernels",
     "hard-labels",
 )
 

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.convolution.picture import Picture
+from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
@@ -39,7 +41,8 @@ def identify(
 ) -> Identification:
     """Find a network by asking.
 
-    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's;
+    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's, whose
+    first layer may be a convolution where inputs are pictures;
     answers that come to rest far out are a sigmoidal one's; answers that grow in straight pieces far out are one of
     smooth rectifiers; answers that vary far out as near by are one of sines; what remains is smooth. A method that
     fails its own check is followed by the next that could work, and the best result is returned, with its outcome.
@@ -79,7 +82,8 @@ def identify(
         found = _tried(each, oracle, rng)
         if best is None or found.residual < best.residual or best.network is None:
             best = found
-        if found.outcome is Outcome.complete or found.outcome is Outcome.budget_ended:
+        # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
+        if found.outcome in (Outcome.complete, Outcome.budget_ended) or found.kernels is not None:
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
@@ -131,9 +135,9 @@ def _candidates(
     if names:
         first = names[0].split("(")[0]
         if first in PIECEWISE_LINEAR:
-            return _piecewise_linear(), [f"the activation is given: {first} is piecewise linear"]
+            return _piecewise_linear(oracle), [f"the activation is given: {first} is piecewise linear"]
     elif piecewise_linear(oracle, rng):
-        return _piecewise_linear(), ["answers are straight between breakpoints: a piecewise-linear network"]
+        return _piecewise_linear(oracle), ["answers are straight between breakpoints: a piecewise-linear network"]
     noise = answers_noise(oracle, rng)
     methods: list[Method] = []
     periodic = False
@@ -167,10 +171,12 @@ def _from_labels(names: tuple[str, ...], x: np.ndarray | None) -> Method:
     return HardLabels(x)
 
 
-def _piecewise_linear() -> list[Method]:
+def _piecewise_linear(oracle: Oracle | None = None) -> list[Method]:
+    """Methods for piecewise-linear networks: of pictures the kernels of a convolution are looked for first."""
     if find_spec("unveil.identification.piecewise_linear.critical_points") is None:
         raise BadInput("the answers are piecewise linear; no method for such networks is installed")
-    return [import_module("unveil.identification.piecewise_linear.critical_points").CriticalPoints()]
+    methods = [import_module("unveil.identification.piecewise_linear.critical_points").CriticalPoints()]
+    return methods if oracle is None or Picture.of(oracle.shape) is None else [SharedKernels(), *methods]
 
 
 def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
@@ -195,9 +201,11 @@ def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[in
         return Frequencies(activation or "sin", widths)
     if name == "hard-labels":
         return HardLabels()
+    if name == "shared-kernels":
+        return SharedKernels()
     if name == "critical-points":
         return _piecewise_linear()[0]
     raise BadInput(
         f"no method called {name!r}; known: saturation, peeling, rectifiers, frequencies, one-hidden-layer, "
-        "entangled-weights, critical-points, hard-labels"
+        "entangled-weights, critical-points, shared-kernels, hard-labels"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.convolution.kernels import Kernels
 from unveil.identification.from_labels.agreement import disagreement
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
@@ -32,6 +33,8 @@ class Identification:
         stats: Figures per stage (queries, certificates, gaps, ...), ready for JSON.
         reference: If the answers were log-ratios of m probabilities: the class they were taken to. The network then
             maps to the m - 1 others; `classifier()` has all m.
+        kernels: Of a first layer that is a convolution, what is known of its kernels, whether or not the network is;
+            None if none were found.
         labels: Of a network read from labels, the label that each output stands for; None if values were read.
     """
 
@@ -44,6 +47,7 @@ class Identification:
     stats: Mapping[str, Any] = field(default_factory=dict)
     reference: int | None = None
     labels: tuple[int, ...] | None = None
+    kernels: Kernels | None = None
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 1000) -> float:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.

@@ -1,0 +1,182 @@
+"""Kernel: a normal read in one window, where its shifts must be met, and how many of these were."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from unveil.blackbox.line import Line
+from unveil.identification.convolution.picture import Picture
+
+# How far from its prediction, in standard deviations of both, a breakpoint counts as met.
+NEAR = 6.0
+# Probability that chance alone meets as many breakpoints as were met, below which a kernel is believed.
+CHANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class PixelLine:
+    """A line that moves one input alone, with its breakpoints.
+
+    Attributes:
+        pixel: (channel, row, column) of that input.
+        planes: (c, h, w) the picture at t = 0.
+        line: What was found.
+    """
+
+    pixel: tuple[int, int, int]
+    planes: Float[np.ndarray, "c h w"]
+    line: Line
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Weights of one window and the bias, up to a common factor: of length 1, the largest weight positive.
+
+    Attributes:
+        weights: (c, a, b).
+        bias: Relative to the weights.
+        error: (c, a, b) standard deviation of the weights.
+        bias_error: Of the bias.
+        corner: Row and column of the window that it was read in.
+    """
+
+    weights: Float[np.ndarray, "c a b"]
+    bias: float
+    error: Float[np.ndarray, "c a b"]
+    bias_error: float
+    corner: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.weights.shape[1]), int(self.weights.shape[2])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where on a line the shifts of a kernel must have their breakpoints.
+
+    Attributes:
+        corner: (P, 2) row and column of each window; negative ones begin in the padding.
+        t: (P,) predicted places.
+        error: (P,) standard deviations of these.
+        sums: (P, taps + 1) what each window holds on the line's base, and 1 for the bias.
+        tap: (P,) which weight moves with the line.
+    """
+
+    corner: Int[np.ndarray, "P 2"]
+    t: Float[np.ndarray, " P"]
+    error: Float[np.ndarray, " P"]
+    sums: Float[np.ndarray, "P k"]
+    tap: Int[np.ndarray, " P"]
+
+
+def windows(kernel: Kernel, seen: PixelLine) -> Windows:
+    """All windows that hold the pixel of a line, and where it must meet the kernel's hyperplane in each.
+
+    Windows that reach over the border are among them; there the picture is padded with zeros.
+    """
+    a, b = kernel.size
+    channel, row, column = seen.pixel
+    rows, columns = np.meshgrid(np.arange(row - a + 1, row + 1), np.arange(column - b + 1, column + 1), indexing="ij")
+    corner = np.stack([rows.ravel(), columns.ravel()], axis=1)
+    padded = np.pad(seen.planes, ((0, 0), (a - 1, a - 1), (b - 1, b - 1)))
+    around = padded[:, row : row + 2 * a - 1, column : column + 2 * b - 1]
+    patches = np.lib.stride_tricks.sliding_window_view(around, (a, b), axis=(1, 2))
+    patches = patches.transpose(1, 2, 0, 3, 4).reshape(a * b, -1)
+    tap = (channel * a + row - corner[:, 0]) * b + column - corner[:, 1]
+    sums = np.concatenate([patches, np.ones((len(corner), 1))], axis=1)
+    theta = np.append(kernel.weights.ravel(), kernel.bias)
+    doubt = np.append(kernel.error.ravel(), kernel.bias_error)
+    moved = theta[tap]
+    keep = np.abs(moved) > 10 * doubt[tap]
+    corner, sums, tap, moved = corner[keep], sums[keep], tap[keep], moved[keep]
+    t = -(sums @ theta) / moved
+    g = sums.copy()
+    g[np.arange(len(tap)), tap] += t
+    return Windows(corner, t, np.sqrt(g**2 @ doubt**2) / np.abs(moved), sums, tap)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Breakpoints of lines that are where a kernel says.
+
+    Attributes:
+        line: (M,) which line.
+        index: (M,) which of its breakpoints.
+        corner: (M, 2) in which window.
+        equations: (M, taps + 1) what is zero there when multiplied with weights and bias.
+        error: (M,) standard deviation of that product for a kernel of length 1, of the breakpoint's place alone.
+        expected: How many windows had their breakpoint within a line's ends.
+        chance: How many would be met by chance.
+    """
+
+    line: Int[np.ndarray, " M"]
+    index: Int[np.ndarray, " M"]
+    corner: Int[np.ndarray, "M 2"]
+    equations: Float[np.ndarray, "M k"]
+    error: Float[np.ndarray, " M"]
+    expected: int
+    chance: float
+
+    def believed(self, own: int = 1) -> bool:
+        """Whether so many, without the `own` that the kernel was read from, cannot be chance."""
+        more = len(self.line) - own
+        return more >= 1 and bool(stats.poisson.sf(more - 1, max(self.chance, 1e-300)) < CHANCE)
+
+
+def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:
+    """The breakpoints that shifts of a kernel explain."""
+    at: list[tuple[int, int]] = []
+    corners, equations, errors = [], [], []
+    expected, chance = 0, 0.0
+    for number, seen in enumerate(lines):
+        line, where = seen.line, windows(kernel, seen)
+        inside = np.flatnonzero((where.t > line.low) & (where.t < line.high))
+        expected += len(inside)
+        if not len(line.t) or not len(inside):
+            continue
+        off = np.abs(where.t[inside, None] - line.t)
+        # The width of a breakpoint is a bound, the error of a prediction a standard deviation.
+        reach = NEAR * where.error[inside, None] + line.width + 1e-12 * (1 + np.abs(line.t))
+        # Chance: how much of the neighbourhood of each prediction counts as met.
+        local = _density(line.t, where.t[inside], line.low, line.high)
+        chance += float(np.minimum(1.0, 2 * np.median(reach, axis=1) * local).sum())
+        nearest = (off / reach).argmin(axis=1)
+        rows = np.arange(len(inside))
+        met = np.flatnonzero(off[rows, nearest] <= reach[rows, nearest])
+        for i in met:
+            place, k = inside[i], int(nearest[i])
+            g = where.sums[place].copy()
+            g[where.tap[place]] += line.t[k]
+            at.append((number, k))
+            corners.append(where.corner[place])
+            equations.append(g)
+            theta = np.append(kernel.weights.ravel(), kernel.bias)
+            errors.append(max(float(line.width[k]), 1e-14 * (1 + abs(float(line.t[k])))) * abs(theta[where.tap[place]]))
+    taps = kernel.weights.size + 1
+    return Matched(
+        np.array([a for a, _ in at], dtype=int),
+        np.array([k for _, k in at], dtype=int),
+        np.array(corners, dtype=int).reshape(-1, 2),
+        np.array(equations).reshape(-1, taps),
+        np.array(errors),
+        expected,
+        chance,
+    )
+
+
+def _density(t: np.ndarray, at: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Breakpoints per unit of t around places: over the whole line, or more where they crowd; the nearest is left out.
+
+    It may be the very one that was predicted.
+    """
+    whole = np.full(len(at), len(t) / (high - low))
+    few = min(len(t), 6) - 1
+    if few < 1:
+        return whole
+    near = np.sort(np.abs(at[:, None] - t), axis=1)[:, few]
+    return np.asarray(np.maximum(whole, few / np.maximum(2 * near, 1e-300)))

@@ -1,0 +1,174 @@
+"""read_kernel: the normal at a breakpoint, found in the smallest window outside of which it is zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.convolution.kernel import Kernel, PixelLine
+from unveil.identification.convolution.picture import Picture
+
+# Rows or columns looked at beyond a window before it is believed to end there: kernels of dilation 2 have gaps of one.
+BEYOND = 2
+# Standard deviations above which a weight is not zero.
+CLEAR = 6.0
+# Least share of the largest weight that is told from zero, where nothing else limits it.
+LEAST = 1e-7
+# Share of the way to the next breakpoint, on either side, at which slopes are taken.
+ASIDE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Read:
+    """What one breakpoint showed.
+
+    Attributes:
+        kernel: The window, or None if there is none small enough, or slopes there did not fit one neuron.
+        wide: Whether the normal reaches over so much of the picture that it is no first-layer kernel.
+    """
+
+    kernel: Kernel | None
+    wide: bool
+
+
+class Reader:
+    """Asks for slopes on both sides of breakpoints.
+
+    Args:
+        ask: Answers questions.
+        picture: How inputs lie in rows and columns.
+        noise: How exact answers are.
+        rng: Draws directions.
+    """
+
+    def __init__(self, ask: Ask, picture: Picture, noise: Rounding, rng: np.random.Generator) -> None:
+        self.ask, self.picture, self.noise, self.rng = ask, picture, noise, rng
+
+    def read(self, seen: PixelLine, index: int, largest: int) -> Read:
+        """The normal at a breakpoint.
+
+        Args:
+            seen: The line.
+            index: Which of its breakpoints.
+            largest: A window wider than this is none: the neuron belongs to a deeper layer, or to no convolution.
+
+        The window begins at the line's pixel and grows where a random move of the rows or columns beside it changes
+        the slopes' difference; then its weights are read one by one.
+
+        Queries: `2 + 8` per round of growing, of which there are as many as the window is wide at most, and two per
+            weight
+        """
+        point = _Point(self, seen, index)
+        _, height, width = self.picture.shape
+        _, row, column = seen.pixel
+        top, left, bottom, right = row, column, row + 1, column + 1
+        closed = [False] * 4
+        while not all(closed):
+            strips = [
+                (slice(max(top - BEYOND, 0), top), slice(left, right)),
+                (slice(top, bottom), slice(max(left - BEYOND, 0), left)),
+                (slice(bottom, min(bottom + BEYOND, height)), slice(left, right)),
+                (slice(top, bottom), slice(right, min(right + BEYOND, width))),
+            ]
+            moves = [self._strip(*strip) for strip in strips]
+            closed = [move is None for move in moves]
+            asked = [i for i in range(4) if not closed[i]]
+            if not asked:
+                break
+            ratio, error = point.ratios(np.stack([moves[i] for i in asked if moves[i] is not None]))
+            grown = [i for i, r, e in zip(asked, ratio, error, strict=True) if abs(r) > max(CLEAR * e, LEAST)]
+            if not grown:
+                break
+            top = strips[0][0].start if 0 in grown else top
+            left = strips[1][1].start if 1 in grown else left
+            bottom = strips[2][0].stop if 2 in grown else bottom
+            right = strips[3][1].stop if 3 in grown else right
+            if max(bottom - top, right - left) > largest + 2 * BEYOND:
+                return Read(None, True)
+        return Read(self._weights(point, seen, index, (top, left, bottom, right)), False)
+
+    def _strip(self, rows: slice, columns: slice) -> np.ndarray | None:
+        planes = np.zeros(self.picture.shape)
+        part = planes[:, rows, columns]
+        if not part.size:
+            return None
+        planes[:, rows, columns] = self.rng.choice([-1.0, 1.0], size=part.shape) / np.sqrt(part.size)
+        return np.asarray(self.picture.flat(planes[None])[0])
+
+    def _weights(
+        self, point: _Point, seen: PixelLine, index: int, box: tuple[int, int, int, int]
+    ) -> Kernel | None:
+        """The weights in a window, cut to where they are not zero."""
+        top, left, bottom, right = box
+        channels = self.picture.shape[0]
+        size = (channels, bottom - top, right - left)
+        places = [(c, i, j) for c in range(channels) for i in range(top, bottom) for j in range(left, right)]
+        moves = np.stack([self.picture.unit(place) for place in places if place != seen.pixel])
+        if len(moves):
+            ratio, error = point.ratios(moves)
+        else:
+            ratio, error = np.zeros(0), np.zeros(0)
+        own = places.index(seen.pixel)
+        ratio, error = (np.insert(a, own, v).reshape(size) for a, v in ((ratio, 1.0), (error, 0.0)))
+        if not np.isfinite(ratio).all() or np.abs(ratio).max() > point.most:
+            return None
+        large = np.abs(ratio) > np.maximum(CLEAR * error, LEAST * np.abs(ratio).max())
+        rows, columns = np.flatnonzero(large.any(axis=(0, 2))), np.flatnonzero(large.any(axis=(0, 1)))
+        cut = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        weights, error = ratio[cut], error[cut]
+        corner = (top + int(rows[0]), left + int(columns[0]))
+        scale = np.linalg.norm(weights) * np.sign(weights.ravel()[np.abs(weights).argmax()])
+        weights, error = weights / scale, error / abs(scale)
+        planes = seen.planes.copy()
+        planes[seen.pixel] += seen.line.t[index]
+        a, b = weights.shape[1:]
+        patch = planes[:, corner[0] : corner[0] + a, corner[1] : corner[1] + b]
+        along = abs(1 / scale) * max(float(seen.line.width[index]), 1e-15)
+        doubt = float(np.sqrt((patch**2 * error**2).sum()) + along)
+        return Kernel(weights, -float((weights * patch).sum()), error, doubt, corner)
+
+
+class _Point:
+    """A breakpoint and a place on either side of it.
+
+    Attributes:
+        most: Weights larger than so many times the line's own would carry a step across the breakpoint itself.
+    """
+
+    def __init__(self, reader: Reader, seen: PixelLine, index: int) -> None:
+        line, self.reader = seen.line, reader
+        edges = line.edges
+        t = float(line.t[index])
+        room = min(t - float(edges[index]), float(edges[index + 2]) - t)
+        unit = np.asarray(line.direction)
+        size = reader.noise.size / np.sqrt(len(unit))
+        aside = min(ASIDE * room, size)
+        # Long enough for a sharp slope, short enough to stay in the linear region.
+        step = float(np.clip(reader.noise.relative**0.25, 1e-4, 0.1)) * size
+        self.step = min(step, aside / 4)
+        self.most = 0.8 * aside / self.step
+        centre = line.base + t * unit
+        self.sides = np.stack([centre - aside * unit, centre + aside * unit])
+        self.sigma = reader.noise.at(centre[None])[0]
+        self.jump = line.jump[index] / self.sigma
+        self.here = reader.ask(self.sides)
+
+    def ratios(self, moves: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
+        """The normal along moves, relative to that along the line, and the standard deviation of it.
+
+        Queries: `2 K`
+        """
+        x = self.sides[:, None] + self.step * moves
+        y = self.reader.ask(x.reshape(-1, moves.shape[1])).reshape(2, len(moves), -1)
+        change = ((y[1] - self.here[1]) - (y[0] - self.here[0])) / self.sigma
+        power = float(self.jump @ self.jump) * self.step
+        ratio = change @ self.jump / power
+        off = change - self.step * ratio[:, None] * self.jump
+        # What fits no single neuron shows how far the ratio may be off, besides the rounding.
+        m = change.shape[1]
+        misfit = np.sqrt((off**2).sum(axis=1) / max(m - 1, 1)) if m > 1 else np.zeros(len(moves))
+        error = np.maximum(2.0, misfit) * np.sqrt(float(self.jump @ self.jump)) / power
+        return np.asarray(ratio), np.asarray(error)

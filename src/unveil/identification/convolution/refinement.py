@@ -1,0 +1,44 @@
+"""refined: a kernel sharpened by every breakpoint that its shifts explain."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unveil.identification.convolution.kernel import Kernel, Matched
+
+# The width of a breakpoint is so many of its standard deviations, roughly.
+WIDTHS = 3.0
+
+
+def refined(kernel: Kernel, met: Matched) -> Kernel:
+    """Weights and bias by least squares from a first reading and the breakpoints met.
+
+    Each breakpoint says that a window's weighted sum is zero there. Errors are scaled up where these sums scatter by
+    more than their stated error.
+
+    Args:
+        kernel: As it was read, its errors independent.
+        met: What its shifts explain.
+    """
+    theta = np.append(kernel.weights.ravel(), kernel.bias)
+    doubt = np.maximum(np.append(kernel.error.ravel(), kernel.bias_error), 1e-15)
+    if not len(met.line):
+        return kernel
+    rows = met.equations / (met.error / WIDTHS)[:, None]
+    # In units of the first reading's errors, so that both kinds of equations have errors of one.
+    system = np.concatenate([np.eye(len(theta)), rows * doubt])
+    left = np.concatenate([np.zeros(len(theta)), -rows @ theta])
+    u, s, vt = np.linalg.svd(system, full_matrices=False)
+    change = vt.T @ ((u.T @ left) / s)
+    off = left - system @ change
+    scale = max(1.0, float(np.sqrt((off**2).sum() / max(len(met.line), 1))))
+    theta = theta + doubt * change
+    error = doubt * np.sqrt(((vt.T / s) ** 2).sum(axis=1)) * scale
+    error = np.minimum(error, doubt * scale)
+    shape = kernel.weights.shape
+    weights = theta[:-1].reshape(shape)
+    size = float(np.linalg.norm(weights))
+    return Kernel(
+        weights / size, float(theta[-1]) / size, error[:-1].reshape(shape) / size, float(error[-1]) / size,
+        kernel.corner,
+    )  # fmt: skip

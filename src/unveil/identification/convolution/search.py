@@ -1,0 +1,231 @@
+"""KernelSearch: lines that move one pixel, and the kernels whose shifts explain where the answers bend on them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Rounding, rounding
+from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, match
+from unveil.identification.convolution.picture import Picture
+from unveil.identification.convolution.pooling import difference, difference_of, proportional
+from unveil.identification.convolution.reading import Reader
+from unveil.identification.convolution.refinement import refined
+
+# How far lines reach without a box, in typical inputs.
+FAR = 3.0
+# Points around which the rounding of answers is measured.
+POINTS = 6
+# Inputs moved for that.
+PIXELS = 2
+# Believed kernels are met on so many lines at least, and in so many windows besides the one they were read in.
+LINES, SIGHTINGS = 2, 2
+# After so many normals that fit into no window, and none that does, the layer is no convolution.
+HOPELESS = 12
+# Least share of the windows on its own grid in which a kernel must have been met: behind maximum pooling a neuron shows
+# only where it is the largest, and other layers rest sometimes.
+SHARE = 0.1
+
+
+class KernelSearch:
+    """Looks for the kernels of a first layer.
+
+    Args:
+        oracle: Answers values.
+        picture: How its inputs lie in rows and columns.
+        rng: Draws lines.
+        largest: Kernels are no wider than this.
+        most_lines: Lines at most.
+        most_reads: Breakpoints read per line at most.
+        quiet_lines: It stops after so many lines in a row without a new kernel.
+
+    Attributes:
+        kernels: Those believed.
+        met: What each explains.
+        lines: All lines.
+        read: Breakpoints read so far, as (line, index).
+        wide: Those among them whose normal reaches over more than a kernel.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        picture: Picture,
+        rng: np.random.Generator,
+        *,
+        largest: int = 11,
+        most_lines: int = 16,
+        most_reads: int = 12,
+        quiet_lines: int = 2,
+    ) -> None:
+        self.oracle, self.picture, self.rng = oracle, picture, rng
+        self.largest, self.most_lines = largest, most_lines
+        self.most_reads, self.quiet_lines = most_reads, quiet_lines
+        self.kernels: list[Kernel] = []
+        self.met: list[Matched] = []
+        self.lines: list[PixelLine] = []
+        self.candidates: list[Kernel] = []
+        self.differences: list[tuple[Kernel, tuple[tuple[int, int], np.ndarray]]] = []
+        self.shifts: set[tuple[int, int]] = set()
+        self.derived: list[Kernel] = []
+        self._pooled_for = (0, 0, 0, 0)
+        self.pooled: list[Matched] = []
+        self.read: set[tuple[int, int]] = set()
+        self.wide = 0
+        self.unknown = 0
+        self.noise: Rounding | None = None
+
+    def ask(self, x: np.ndarray) -> np.ndarray:
+        """Answers to the nearest legal questions."""
+        return self.oracle(self.oracle.nearest(x))
+
+    def run(self) -> None:
+        """Look until further lines show no more kernels."""
+        self.noise = self._rounding()
+        if not self.noise.straight:
+            return
+        reader = Reader(self.ask, self.picture, self.noise, self.rng)
+        quiet = 0
+        while len(self.lines) < self.most_lines and quiet < self.quiet_lines:
+            before = len(self.kernels)
+            self.lines.append(self.line(self.pixel()))
+            self._again()
+            self._read_line(reader, len(self.lines) - 1)
+            settled = self.kernels and len(self.kernels) == before and not self.candidates and not self.unknown
+            quiet = quiet + 1 if settled else 0
+            if not self.kernels and not self.candidates and self.wide >= HOPELESS:
+                return
+
+    def _rounding(self) -> Rounding:
+        """How exact answers are, measured where few inputs move: other steps cross neurons all over the picture."""
+        base = self.oracle.off_walls(self.oracle.sample(1, self.rng), 0.1)
+        units = np.stack([self.picture.unit(self.pixel()) for _ in range(PIXELS)])
+        points = (base - self.oracle.middle) @ units.T * self.rng.uniform(-1, 1, size=(POINTS, PIXELS))
+
+        def ask(c: np.ndarray) -> np.ndarray:
+            return self.ask(self.oracle.off_walls(base, 0.1) + c @ units)
+
+        found = rounding(ask, points / 2, self.oracle.resolution, self.rng)
+        return dataclasses.replace(found, size=float(np.linalg.norm(base)))
+
+    def line(self, pixel: tuple[int, int, int]) -> PixelLine:
+        """Search a line through a random picture along which one input changes."""
+        assert self.noise is not None
+        x = self.oracle.off_walls(self.oracle.sample(1, self.rng), 0.02)
+        unit = self.picture.unit(pixel)
+        far = FAR * float(np.sqrt(np.mean((self.oracle.sample(1, self.rng) - self.oracle.middle) ** 2)))
+        low, high = -far, far
+        if self.oracle.within is not None:
+            low, high = -float(self.oracle.room(x, -unit[None])[0]), float(self.oracle.room(x, unit[None])[0])
+        noise = self.noise
+        found = line_search(
+            self.ask, x, unit[None], low, high, noise.at, self.rng, relative=noise.relative
+        )[0]  # fmt: skip
+        return PixelLine(pixel, self.picture.planes(x)[0], found)
+
+    def pixel(self) -> tuple[int, int, int]:
+        """An input far from the border, where windows are whole."""
+        channels, height, width = self.picture.shape
+        return (
+            int(self.rng.integers(channels)),
+            int(self.rng.integers(height // 3, height - height // 3)),
+            int(self.rng.integers(width // 3, width - width // 3)),
+        )
+
+    def _read_line(self, reader: Reader, number: int) -> None:
+        """Read breakpoints of a line that no kernel explains, the clearest first."""
+        seen = self.lines[number]
+        limit = self.largest
+        if self.kernels:
+            limit = min(limit, max(max(kernel.size) for kernel in self.kernels) + 2)
+        for _ in range(self.most_reads):
+            index = self._clearest(number)
+            if index is None:
+                return
+            self.read.add((number, index))
+            one = reader.read(seen, index, limit)
+            if one.kernel is None:
+                self.wide += one.wide
+                continue
+            self._weigh(one.kernel)
+
+    def _clearest(self, number: int) -> int | None:
+        """The unexplained breakpoint whose slopes can be told best."""
+        line = self.lines[number].line
+        if not len(line.t):
+            return None
+        room = np.minimum(np.diff(line.edges)[:-1], np.diff(line.edges)[1:])
+        assert self.noise is not None
+        clear = np.linalg.norm(line.jump / self.noise.floor, axis=1) * np.minimum(room, 0.03)
+        for met in (*self.met, *self.pooled):
+            clear[met.index[met.line == number]] = 0
+        for other, index in self.read:
+            if other == number:
+                clear[index] = 0
+        best = int(clear.argmax())
+        return best if clear[best] > 0 else None
+
+    def _again(self) -> None:
+        """After another line: what kernels explain, sharpened by it, and candidates that it confirms."""
+        for i, kernel in enumerate(self.kernels):
+            self.met[i] = match(kernel, self.lines)
+            self.kernels[i] = refined(kernel, self.met[i])
+        waiting, self.candidates = self.candidates, []
+        for candidate in waiting:
+            self._weigh(candidate)
+        self._pool()
+        known = [*self.kernels, *self.derived]
+        self.candidates = [c for c in self.candidates if not any(_same(c, k) for k in known)]
+
+    def _weigh(self, candidate: Kernel) -> None:
+        """Believe a candidate if its shifts were met, keep it for later if not."""
+        if any(_same(candidate, kernel) for kernel in self.kernels):
+            return
+        met = match(candidate, self.lines)
+        if not self._believed(candidate, met):
+            self.candidates.append(candidate)
+            return
+        if (found := difference_of(candidate)) is not None:
+            self.differences.append((candidate, found))
+        else:
+            kernel = refined(candidate, met)
+            self.kernels.append(kernel)
+            self.met.append(match(kernel, self.lines))
+        self._pool()
+
+    def _pool(self) -> None:
+        """What is explained by maximum pooling: differences of two shifts of the kernels known."""
+        self.unknown = 0
+        for read, (shift, weights) in self.differences:
+            doubt = float(np.sqrt((read.error**2).sum()))
+            if any(proportional(kernel, weights, 10 * doubt) for kernel in self.kernels):
+                self.shifts.add(shift)
+            else:
+                self.unknown += 1
+        key = (len(self.kernels), len(self.shifts), len(self.differences), len(self.lines))
+        if key == self._pooled_for:
+            return
+        self._pooled_for = key
+        self.derived = [difference(kernel, shift) for kernel in self.kernels for shift in sorted(self.shifts)]
+        self.derived += [read for read, _ in self.differences if not any(_same(read, each) for each in self.derived)]
+        self.pooled = [match(each, self.lines) for each in self.derived]
+
+    def _believed(self, candidate: Kernel, met: Matched) -> bool:
+        """Whether it was met often enough; once less where differences of its shifts were, too."""
+        needed = SIGHTINGS + 1
+        for read, (_, weights) in self.differences:
+            if proportional(candidate, weights, 10 * float(np.sqrt((read.error**2).sum()))):
+                needed = SIGHTINGS
+                break
+        return met.believed() and len(met.line) >= needed
+
+
+def _same(a: Kernel, b: Kernel) -> bool:
+    """Whether two readings are of one kernel."""
+    if a.weights.shape != b.weights.shape:
+        return False
+    off = min(np.linalg.norm(a.weights - b.weights), np.linalg.norm(a.weights + b.weights))
+    return bool(off <= 1e-6 + 10 * np.sqrt((a.error**2 + b.error**2).sum()))
