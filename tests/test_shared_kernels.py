@@ -58,8 +58,9 @@ def test_a_convolution_and_a_linear_layer_are_read_whole_at_the_cost_of_their_ou
     whole = cheap = 0
     for trial in range(4):
         stride, padding = (2, 1) if trial % 2 else (1, 0)
-        model, weights, bias = victim(seed + trial, stride=stride, padding=padding)
-        oracle = last_bits(model, trial, (1, 12, 12))
+        shape = (1, 12 + padding, 12 + padding)
+        model, weights, bias = victim(seed + trial, shape=shape, stride=stride, padding=padding)
+        oracle = last_bits(model, trial, shape)
         before = oracle.ledger.asked
         found = uv.identify(oracle, rng=np.random.default_rng(seed + trial))
         assert found.queries <= oracle.ledger.asked - before

@@ -41,11 +41,11 @@ def identify(
 ) -> Identification:
     """Find a network by asking.
 
-    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's, whose
-    first layer may be a convolution where inputs are pictures;
-    answers that come to rest far out are a sigmoidal one's; answers that grow in straight pieces far out are one of
-    smooth rectifiers; answers that vary far out as near by are one of sines; what remains is smooth. A method that
-    fails its own check is followed by the next that could work, and the best result is returned, with its outcome.
+    Without `method=`, looks first: answers that are straight between breakpoints are a piecewise-linear network's
+    (whose first layer is looked at for a convolution where inputs are pictures); answers that come to rest far out are
+    a sigmoidal one's; answers that grow in straight pieces far out are one of smooth rectifiers; answers that vary far
+    out as near by are one of sines; what remains is smooth. A method that fails its own check is followed by the next
+    that could work, and the best result is returned, with its outcome.
 
     Args:
         oracle: Answers values, or labels: from these a ReLU network with one hidden layer is read.

@@ -77,7 +77,8 @@ def consolidated(
     sharper = [old if {i, i + 1} & set(bad) else new for i, (old, new) in enumerate(zip(found, sharper, strict=True))]
     # With the answers just outside: the piece's ends are no better known than it is.
     low = np.maximum(np.searchsorted(places, edges[:-1]) - 1, 0)
-    high = np.searchsorted(places, edges[1:], side="right") + 1
+    # Two pieces of the same place leave nothing between them: one answer still says where.
+    high = np.maximum(np.searchsorted(places, edges[1:], side="right") + 1, low + 1)
     return sharper, [Stretch(line, rows[low[i] : high[i]]) for i in bad]
 
 

@@ -9,8 +9,11 @@ from jaxtyping import Float, Int
 from scipy import stats
 
 from unveil.blackbox.line import Line
-from unveil.identification.convolution.picture import Picture
 
+# Standard deviations above which a weight is not zero.
+CLEAR = 6.0
+# Least share of the largest weight that is told from zero, where nothing else limits it.
+LEAST = 1e-7
 # How far from its prediction, in standard deviations of both, a breakpoint counts as met.
 NEAR = 6.0
 # Probability that chance alone meets as many breakpoints as were met, below which a kernel is believed.
@@ -53,6 +56,18 @@ class Kernel:
     @property
     def size(self) -> tuple[int, int]:
         return int(self.weights.shape[1]), int(self.weights.shape[2])
+
+
+def cut(kernel: Kernel, clear: float = CLEAR) -> Kernel:
+    """The kernel without rows and columns at its edges in which nothing stands out from zero by `clear` deviations."""
+    size = np.abs(kernel.weights)
+    large = size > np.maximum(clear * kernel.error, LEAST * size.max())
+    rows, columns = np.flatnonzero(large.any(axis=(0, 2))), np.flatnonzero(large.any(axis=(0, 1)))
+    part = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    weights, error = kernel.weights[part], kernel.error[part]
+    scale = float(np.linalg.norm(weights)) * float(np.sign(weights.ravel()[np.abs(weights).argmax()]))
+    corner = (kernel.corner[0] + int(rows[0]), kernel.corner[1] + int(columns[0]))
+    return Kernel(weights / scale, kernel.bias / scale, error / abs(scale), kernel.bias_error / abs(scale), corner)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Kernels: what is known of a first layer that is a convolution, each kernel with how often and how exactly it was seen."""
+"""Kernels: what is known of a first layer that is a convolution, and how often and how exactly each kernel was seen."""
 
 from __future__ import annotations
 

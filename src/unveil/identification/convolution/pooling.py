@@ -41,7 +41,7 @@ def difference_of(kernel: Kernel) -> tuple[tuple[int, int], Float[np.ndarray, "c
 
 def _integral(d: np.ndarray, down: int, right: int) -> np.ndarray:
     """w with `w(i - down, j - right) - w(i, j) = d(i, j)` and nothing before the first row or column."""
-    c, a, b = d.shape
+    _, a, b = d.shape
     w = np.zeros_like(d)
     columns = range(b) if right >= 0 else range(b - 1, -1, -1)
     for i in range(a):

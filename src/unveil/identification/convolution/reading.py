@@ -8,15 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import Kernel, PixelLine
+from unveil.identification.convolution.kernel import CLEAR, LEAST, Kernel, PixelLine
 from unveil.identification.convolution.picture import Picture
 
 # Rows or columns looked at beyond a window before it is believed to end there: kernels of dilation 2 have gaps of one.
 BEYOND = 2
-# Standard deviations above which a weight is not zero.
-CLEAR = 6.0
-# Least share of the largest weight that is told from zero, where nothing else limits it.
-LEAST = 1e-7
+# Standard deviations by which a difference of slopes may miss that of the line's neuron.
+MISFIT = 10.0
 # Share of the way to the next breakpoint, on either side, at which slopes are taken.
 ASIDE = 1 / 3
 
@@ -65,28 +63,25 @@ class Reader:
         _, height, width = self.picture.shape
         _, row, column = seen.pixel
         top, left, bottom, right = row, column, row + 1, column + 1
-        closed = [False] * 4
-        while not all(closed):
+        while True:  # ends: the window grows until it is wider than a kernel
             strips = [
                 (slice(max(top - BEYOND, 0), top), slice(left, right)),
                 (slice(top, bottom), slice(max(left - BEYOND, 0), left)),
                 (slice(bottom, min(bottom + BEYOND, height)), slice(left, right)),
                 (slice(top, bottom), slice(right, min(right + BEYOND, width))),
             ]
-            moves = [self._strip(*strip) for strip in strips]
-            closed = [move is None for move in moves]
-            asked = [i for i in range(4) if not closed[i]]
-            if not asked:
+            moves = {i: move for i, strip in enumerate(strips) if (move := self._strip(*strip)) is not None}
+            if not moves:
                 break
-            ratio, error = point.ratios(np.stack([moves[i] for i in asked if moves[i] is not None]))
-            grown = [i for i, r, e in zip(asked, ratio, error, strict=True) if abs(r) > max(CLEAR * e, LEAST)]
+            ratio, error = point.ratios(np.stack(list(moves.values())))
+            grown = [i for i, r, e in zip(moves, ratio, error, strict=True) if abs(r) > max(CLEAR * e, LEAST)]
             if not grown:
                 break
             top = strips[0][0].start if 0 in grown else top
             left = strips[1][1].start if 1 in grown else left
             bottom = strips[2][0].stop if 2 in grown else bottom
             right = strips[3][1].stop if 3 in grown else right
-            if max(bottom - top, right - left) > largest + 2 * BEYOND:
+            if max(bottom - top, right - left) > largest + BEYOND:
                 return Read(None, True)
         return Read(self._weights(point, seen, index, (top, left, bottom, right)), False)
 
@@ -98,10 +93,8 @@ class Reader:
         planes[:, rows, columns] = self.rng.choice([-1.0, 1.0], size=part.shape) / np.sqrt(part.size)
         return np.asarray(self.picture.flat(planes[None])[0])
 
-    def _weights(
-        self, point: _Point, seen: PixelLine, index: int, box: tuple[int, int, int, int]
-    ) -> Kernel | None:
-        """The weights in a window, cut to where they are not zero."""
+    def _weights(self, point: _Point, seen: PixelLine, index: int, box: tuple[int, int, int, int]) -> Kernel | None:
+        """The weights in a window."""
         top, left, bottom, right = box
         channels = self.picture.shape[0]
         size = (channels, bottom - top, right - left)
@@ -115,20 +108,14 @@ class Reader:
         ratio, error = (np.insert(a, own, v).reshape(size) for a, v in ((ratio, 1.0), (error, 0.0)))
         if not np.isfinite(ratio).all() or np.abs(ratio).max() > point.most:
             return None
-        large = np.abs(ratio) > np.maximum(CLEAR * error, LEAST * np.abs(ratio).max())
-        rows, columns = np.flatnonzero(large.any(axis=(0, 2))), np.flatnonzero(large.any(axis=(0, 1)))
-        cut = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        weights, error = ratio[cut], error[cut]
-        corner = (top + int(rows[0]), left + int(columns[0]))
-        scale = np.linalg.norm(weights) * np.sign(weights.ravel()[np.abs(weights).argmax()])
-        weights, error = weights / scale, error / abs(scale)
+        scale = float(np.linalg.norm(ratio))
+        weights, error = ratio / scale, error / scale
         planes = seen.planes.copy()
         planes[seen.pixel] += seen.line.t[index]
-        a, b = weights.shape[1:]
-        patch = planes[:, corner[0] : corner[0] + a, corner[1] : corner[1] + b]
-        along = abs(1 / scale) * max(float(seen.line.width[index]), 1e-15)
+        patch = planes[:, top:bottom, left:right]
+        along = max(float(seen.line.width[index]), 1e-15) / scale
         doubt = float(np.sqrt((patch**2 * error**2).sum()) + along)
-        return Kernel(weights, -float((weights * patch).sum()), error, doubt, corner)
+        return Kernel(weights, -float((weights * patch).sum()), error, doubt, (top, left))
 
 
 class _Point:
@@ -159,8 +146,21 @@ class _Point:
     def ratios(self, moves: Float[np.ndarray, "K n"]) -> tuple[np.ndarray, np.ndarray]:
         """The normal along moves, relative to that along the line, and the standard deviation of it.
 
-        Queries: `2 K`
+        Where the slopes' difference is not that of the line's neuron, another neuron lies on the way: then the other
+        way is tried.
+
+        Queries: `2 K`, and two for each that was tried again
         """
+        ratio, error, clean = self._ratios(moves)
+        again = np.flatnonzero(~clean)
+        if len(again):
+            other, wide, _ = self._ratios(-moves[again])
+            better = wide < error[again]
+            ratio[again] = np.where(better, -other, ratio[again])
+            error[again] = np.minimum(wide, error[again])
+        return ratio, error
+
+    def _ratios(self, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x = self.sides[:, None] + self.step * moves
         y = self.reader.ask(x.reshape(-1, moves.shape[1])).reshape(2, len(moves), -1)
         change = ((y[1] - self.here[1]) - (y[0] - self.here[0])) / self.sigma
@@ -171,4 +171,4 @@ class _Point:
         m = change.shape[1]
         misfit = np.sqrt((off**2).sum(axis=1) / max(m - 1, 1)) if m > 1 else np.zeros(len(moves))
         error = np.maximum(2.0, misfit) * np.sqrt(float(self.jump @ self.jump)) / power
-        return np.asarray(ratio), np.asarray(error)
+        return np.asarray(ratio), np.asarray(error), misfit <= MISFIT

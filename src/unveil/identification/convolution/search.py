@@ -9,11 +9,13 @@ import numpy as np
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, match
+from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, cut, match
 from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.pooling import difference, difference_of, proportional
 from unveil.identification.convolution.reading import Reader
 from unveil.identification.convolution.refinement import refined
+from unveil.identification.convolution.tracing import traced
+from unveil.identification.piecewise_linear.layer import SHARP
 
 # How far lines reach without a box, in typical inputs.
 FAR = 3.0
@@ -23,6 +25,10 @@ POINTS = 6
 PIXELS = 2
 # Believed kernels are met on so many lines at least, and in so many windows besides the one they were read in.
 LINES, SIGHTINGS = 2, 2
+# Lines without a breakpoint after which there is nothing to read: strides wider than kernels leave some pixels unseen.
+EMPTY = 40
+# Readings are compared where they are known better than this, relative to their length: others look alike.
+DISTINCT = 0.05
 # After so many normals that fit into no window, and none that does, the layer is no convolution.
 HOPELESS = 12
 # Least share of the windows on its own grid in which a kernel must have been met: behind maximum pooling a neuron shows
@@ -85,19 +91,29 @@ class KernelSearch:
     def run(self) -> None:
         """Look until further lines show no more kernels."""
         self.noise = self._rounding()
-        if not self.noise.straight:
+        if not self.piecewise_linear:
             return
         reader = Reader(self.ask, self.picture, self.noise, self.rng)
         quiet = 0
-        while len(self.lines) < self.most_lines and quiet < self.quiet_lines:
+        empty = 0
+        while len(self.lines) < self.most_lines and quiet < self.quiet_lines and empty < EMPTY:
             before = len(self.kernels)
-            self.lines.append(self.line(self.pixel()))
+            line = self.line(self.pixel())
+            if not len(line.line.t):
+                empty += 1
+                continue
+            self.lines.append(line)
             self._again()
             self._read_line(reader, len(self.lines) - 1)
             settled = self.kernels and len(self.kernels) == before and not self.candidates and not self.unknown
             quiet = quiet + 1 if settled else 0
             if not self.kernels and not self.candidates and self.wide >= HOPELESS:
                 return
+
+    @property
+    def piecewise_linear(self) -> bool:
+        """Whether the answers curve nowhere; of single precision that is not told by what rounding leaves."""
+        return self.noise is None or self.noise.straight or self.noise.relative >= SHARP
 
     def _rounding(self) -> Rounding:
         """How exact answers are, measured where few inputs move: other steps cross neurons all over the picture."""
@@ -140,7 +156,7 @@ class KernelSearch:
         seen = self.lines[number]
         limit = self.largest
         if self.kernels:
-            limit = min(limit, max(max(kernel.size) for kernel in self.kernels) + 2)
+            limit = min(limit, max(max(kernel.size) for kernel in self.kernels) + 1)
         for _ in range(self.most_reads):
             index = self._clearest(number)
             if index is None:
@@ -150,7 +166,15 @@ class KernelSearch:
             if one.kernel is None:
                 self.wide += one.wide
                 continue
-            self._weigh(one.kernel)
+            assert self.noise is not None
+            if self.noise.relative < SHARP:
+                kernel: Kernel | None = cut(one.kernel)
+            else:
+                kernel = traced(one.kernel, seen, index, self.ask, self.picture, self.noise, self.rng)
+            if kernel is None:
+                self.wide += 1
+                continue
+            self._weigh(kernel)
 
     def _clearest(self, number: int) -> int | None:
         """The unexplained breakpoint whose slopes can be told best."""
@@ -178,14 +202,20 @@ class KernelSearch:
             self._weigh(candidate)
         self._pool()
         known = [*self.kernels, *self.derived]
-        self.candidates = [c for c in self.candidates if not any(_same(c, k) for k in known)]
+        waiting = [c for c in self.candidates if not any(_same(c, k) for k in known)]
+        # All kernels of a layer are of one size: what is wider and was met on no other line belongs behind it.
+        size = np.max([k.size for k in self.kernels], axis=0) if self.kernels else np.full(2, self.largest)
+        self.candidates = [c for c in waiting if (c.size <= size).all()]
+        self.wide += len(waiting) - len(self.candidates)
 
     def _weigh(self, candidate: Kernel) -> None:
         """Believe a candidate if its shifts were met, keep it for later if not."""
         if any(_same(candidate, kernel) for kernel in self.kernels):
             return
         met = match(candidate, self.lines)
-        if not self._believed(candidate, met):
+        # Two readings in different windows that agree in all weights and the bias are as good as many places met.
+        twin = next((c for c in self.candidates if c.corner != candidate.corner and _same(c, candidate)), None)
+        if twin is None and not self._believed(candidate, met):
             self.candidates.append(candidate)
             return
         if (found := difference_of(candidate)) is not None:
@@ -227,5 +257,7 @@ def _same(a: Kernel, b: Kernel) -> bool:
     """Whether two readings are of one kernel."""
     if a.weights.shape != b.weights.shape:
         return False
-    off = min(np.linalg.norm(a.weights - b.weights), np.linalg.norm(a.weights + b.weights))
-    return bool(off <= 1e-6 + 10 * np.sqrt((a.error**2 + b.error**2).sum()))
+    sign = 1.0 if (a.weights * b.weights).sum() > 0 else -1.0
+    off = np.hypot(np.linalg.norm(a.weights - sign * b.weights), a.bias - sign * b.bias)
+    doubt = (a.error**2 + b.error**2).sum() + a.bias_error**2 + b.bias_error**2
+    return bool(off <= 1e-6 + 10 * np.sqrt(doubt)) and bool(10 * np.sqrt(doubt) < DISTINCT)

@@ -107,7 +107,7 @@ class _Reading:
 
     def _nothing(self) -> Identification:
         search = self.search
-        if search.noise is not None and not search.noise.straight:
+        if not search.piecewise_linear:
             self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
         else:
             self.why.append(
@@ -122,10 +122,9 @@ class _Reading:
         grid = grid_of(search.kernels, search.met)
         fresh = [search.line(search.pixel()) for _ in range(HELD_OUT)]
         _, height, width = self.picture.shape
-        corners = ([search.line((self._channel(), 0, 0)) for _ in range(CORNERS)],) + (
-            [search.line((self._channel(), height - 1, width - 1)) for _ in range(CORNERS)],
-        )
-        padding = padding_of(search.kernels, grid, corners, self.picture.shape)
+        ends = (0, 0), (height - 1, width - 1)
+        first, last = ([search.line((self._channel(), *end)) for _ in range(CORNERS)] for end in ends)
+        padding = padding_of(search.kernels, grid, (first, last), self.picture.shape)
         held_out = np.full(len(search.kernels), np.nan)
         for i, kernel in enumerate(search.kernels):
             met = match(kernel, fresh)
@@ -161,8 +160,6 @@ class _Reading:
     def _network(self, kernels: Kernels) -> Network | None:
         """The whole network, where what lies behind may be one linear layer."""
         left = []
-        if kernels.unexplained:
-            left.append(f"{kernels.unexplained} normals that fit into a window were met too rarely to be believed")
         if kernels.pooling:
             left.append(f"the larger one of neurons {', '.join(map(str, kernels.pooling))} apart is taken behind it")
         if kernels.wide:
@@ -177,6 +174,8 @@ class _Reading:
             if network is not None:
                 return network
             left.append("what lies behind it is no linear layer")
+        if kernels.unexplained:
+            left.append(f"{kernels.unexplained} normals that fit into a window were met too rarely to be believed")
         self.why.append("What lies behind the first layer was not read: " + "; ".join(left) + ".")
         return None
 
