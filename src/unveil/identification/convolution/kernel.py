@@ -137,10 +137,13 @@ class Matched:
     expected: int
     chance: float
 
-    def believed(self, own: int = 1) -> bool:
-        """Whether so many, without the `own` that the kernel was read from, cannot be chance."""
-        more = len(self.line) - own
-        return more >= 1 and bool(stats.poisson.sf(more - 1, max(self.chance, 1e-300)) < CHANCE)
+    def believed(self, corner: tuple[int, int]) -> bool:
+        """Whether so many in other windows than the one that the kernel was read in cannot be chance.
+
+        In that window any neuron is met again, of whatever layer it is the first.
+        """
+        others = int((self.corner != np.array(corner)).any(axis=1).sum())
+        return others >= 1 and bool(stats.poisson.sf(others - 1, max(self.chance, 1e-300)) < CHANCE)
 
 
 def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:

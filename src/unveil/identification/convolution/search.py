@@ -29,6 +29,8 @@ LINES, SIGHTINGS = 2, 2
 EMPTY = 40
 # Readings are compared where they are known better than this, relative to their length: others look alike.
 DISTINCT = 0.05
+# Further lines without a new kernel on which candidates may be met before the search ends without them.
+PATIENCE = 3
 # After so many normals that fit into no window, and none that does, the layer is no convolution.
 HOPELESS = 12
 # Least share of the windows on its own grid in which a kernel must have been met: behind maximum pooling a neuron shows
@@ -68,7 +70,9 @@ class KernelSearch:
         quiet_lines: int = 2,
     ) -> None:
         self.oracle, self.picture, self.rng = oracle, picture, rng
-        self.largest, self.most_lines = largest, most_lines
+        # A window that nearly fills the picture has no shifts.
+        self.largest = min(largest, max(picture.shape[1:]) - 2)
+        self.most_lines = most_lines
         self.most_reads, self.quiet_lines = most_reads, quiet_lines
         self.kernels: list[Kernel] = []
         self.met: list[Matched] = []
@@ -96,7 +100,7 @@ class KernelSearch:
         reader = Reader(self.ask, self.picture, self.noise, self.rng)
         quiet = 0
         empty = 0
-        while len(self.lines) < self.most_lines and quiet < self.quiet_lines and empty < EMPTY:
+        while len(self.lines) < self.most_lines and empty < EMPTY:
             before = len(self.kernels)
             line = self.line(self.pixel())
             if not len(line.line.t):
@@ -105,8 +109,9 @@ class KernelSearch:
             self.lines.append(line)
             self._again()
             self._read_line(reader, len(self.lines) - 1)
-            settled = self.kernels and len(self.kernels) == before and not self.candidates and not self.unknown
-            quiet = quiet + 1 if settled else 0
+            quiet = quiet + 1 if self.kernels and len(self.kernels) == before else 0
+            if quiet >= self.quiet_lines + (PATIENCE if self.candidates or self.unknown else 0):
+                return
             if not self.kernels and not self.candidates and self.wide >= HOPELESS:
                 return
 
@@ -184,8 +189,10 @@ class KernelSearch:
         room = np.minimum(np.diff(line.edges)[:-1], np.diff(line.edges)[1:])
         assert self.noise is not None
         clear = np.linalg.norm(line.jump / self.noise.floor, axis=1) * np.minimum(room, 0.03)
-        for met in (*self.met, *self.pooled):
+        for met in self.met:
             clear[met.index[met.line == number]] = 0
+        for met in self.pooled:
+            clear[met.index] = 0
         for other, index in self.read:
             if other == number:
                 clear[index] = 0
@@ -241,7 +248,7 @@ class KernelSearch:
         self._pooled_for = key
         self.derived = [difference(kernel, shift) for kernel in self.kernels for shift in sorted(self.shifts)]
         self.derived += [read for read, _ in self.differences if not any(_same(read, each) for each in self.derived)]
-        self.pooled = [match(each, self.lines) for each in self.derived]
+        self.pooled = [match(each, self.lines[-1:]) for each in self.derived]
 
     def _believed(self, candidate: Kernel, met: Matched) -> bool:
         """Whether it was met often enough; once less where differences of its shifts were, too."""
@@ -250,7 +257,7 @@ class KernelSearch:
             if proportional(candidate, weights, 10 * float(np.sqrt((read.error**2).sum()))):
                 needed = SIGHTINGS
                 break
-        return met.believed() and len(met.line) >= needed
+        return met.believed(candidate.corner) and len(met.line) >= needed
 
 
 def _same(a: Kernel, b: Kernel) -> bool:
