@@ -1,4 +1,4 @@
-"""difference_of: maximum pooling shows hyperplanes on which two shifts of one kernel are equal: told from kernels."""
+"""differences_of: maximum pooling shows hyperplanes on which two shifts of one kernel are equal: told from kernels."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ LARGEST = 3
 ZERO, ROUNDING = 8.0, 1e-4
 
 
-def difference_of(kernel: Kernel) -> tuple[tuple[int, int], Float[np.ndarray, "c a b"]] | None:
-    """The shift and the weights w such that a kernel is `w shifted, less w`; None if there are none.
+def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarray, "c a b"]]]:
+    """The shifts and the weights w such that a kernel is `w shifted, less w`; mostly none.
 
     Where the larger of two neurons of one kernel is taken, the answers bend where both are equal: the biases cancel,
     and the normal is the difference of two shifts. Nearly no other kernel is: the sums along the shift all vanish.
+    A difference over twice a shift is one over the shift as well: both are returned.
 
     Args:
         kernel: What was read.
     """
     doubt = float(np.sqrt((kernel.error**2).sum()))
     if abs(kernel.bias) > ZERO * kernel.bias_error + ROUNDING:
-        return None
+        return []
+    found = []
     _, a, b = kernel.weights.shape
     for down in range(LARGEST + 1):
         for right in range(-LARGEST, LARGEST + 1):
@@ -35,8 +37,8 @@ def difference_of(kernel: Kernel) -> tuple[tuple[int, int], Float[np.ndarray, "c
             inner = w[:, : a - down, max(-right, 0) : b - max(right, 0)]
             rest = np.linalg.norm(w) ** 2 - np.linalg.norm(inner) ** 2
             if rest <= (ZERO * doubt * np.sqrt(a * b) + ROUNDING) ** 2:
-                return (down, right), inner
-    return None
+                found.append(((down, right), inner))
+    return found
 
 
 def _integral(d: np.ndarray, down: int, right: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, cut, match
 from unveil.identification.convolution.picture import Picture
-from unveil.identification.convolution.pooling import difference, difference_of, proportional
+from unveil.identification.convolution.pooling import difference, differences_of, proportional
 from unveil.identification.convolution.reading import Reader
 from unveil.identification.convolution.refinement import refined
 from unveil.identification.convolution.tracing import traced
@@ -71,14 +71,14 @@ class KernelSearch:
     ) -> None:
         self.oracle, self.picture, self.rng = oracle, picture, rng
         # A window that nearly fills the picture has no shifts.
-        self.largest = min(largest, max(picture.shape[1:]) - 2)
+        self.largest = min(largest, 2 * max(picture.shape[1:]) // 3)
         self.most_lines = most_lines
         self.most_reads, self.quiet_lines = most_reads, quiet_lines
         self.kernels: list[Kernel] = []
         self.met: list[Matched] = []
         self.lines: list[PixelLine] = []
         self.candidates: list[Kernel] = []
-        self.differences: list[tuple[Kernel, tuple[tuple[int, int], np.ndarray]]] = []
+        self.differences: list[tuple[Kernel, list[tuple[tuple[int, int], np.ndarray]]]] = []
         self.shifts: set[tuple[int, int]] = set()
         self.derived: list[Kernel] = []
         self._pooled_for = (0, 0, 0, 0)
@@ -225,7 +225,7 @@ class KernelSearch:
         if twin is None and not self._believed(candidate, met):
             self.candidates.append(candidate)
             return
-        if (found := difference_of(candidate)) is not None:
+        if found := differences_of(candidate):
             self.differences.append((candidate, found))
         else:
             kernel = refined(candidate, met)
@@ -236,12 +236,11 @@ class KernelSearch:
     def _pool(self) -> None:
         """What is explained by maximum pooling: differences of two shifts of the kernels known."""
         self.unknown = 0
-        for read, (shift, weights) in self.differences:
+        for read, found in self.differences:
             doubt = float(np.sqrt((read.error**2).sum()))
-            if any(proportional(kernel, weights, 10 * doubt) for kernel in self.kernels):
-                self.shifts.add(shift)
-            else:
-                self.unknown += 1
+            shifts = [s for s, w in found if any(proportional(kernel, w, 10 * doubt) for kernel in self.kernels)]
+            self.shifts.update(shifts[:1])
+            self.unknown += not shifts
         key = (len(self.kernels), len(self.shifts), len(self.differences), len(self.lines))
         if key == self._pooled_for:
             return
@@ -253,8 +252,9 @@ class KernelSearch:
     def _believed(self, candidate: Kernel, met: Matched) -> bool:
         """Whether it was met often enough; once less where differences of its shifts were, too."""
         needed = SIGHTINGS + 1
-        for read, (_, weights) in self.differences:
-            if proportional(candidate, weights, 10 * float(np.sqrt((read.error**2).sum()))):
+        for read, found in self.differences:
+            doubt = 10 * float(np.sqrt((read.error**2).sum()))
+            if any(proportional(candidate, weights, doubt) for _, weights in found):
                 needed = SIGHTINGS
                 break
         return met.believed(candidate.corner) and len(met.line) >= needed
