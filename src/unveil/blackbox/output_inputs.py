@@ -29,6 +29,11 @@ class Inputs:
         if x is not None:
             self._given = rng.permutation(np.unique(oracle.nearest(x), axis=0))
 
+    @property
+    def left(self) -> int | None:
+        """How many are left; None where they are drawn, without end."""
+        return None if self._given is None else len(self._given) - self._place
+
     def take(self, count: int) -> Float[np.ndarray, "B n"]:
         """The next inputs; fewer than `count`, or none, when they run out."""
         if self._given is None:

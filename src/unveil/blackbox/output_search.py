@@ -124,7 +124,9 @@ class Search:
         self.factor = self.answers.factor()
         found = self.found = rank_of(self.factor, self.rounding, self.reading.largest_rank)
         if found.resolved(self.rounding) and found.rank < self.reading.largest_rank:
-            return not self._rare() and self._confirmed()
+            if not self._rare():
+                return self._confirmed()
+            return self._rare_ones_met()
         if self._full():
             self.outcome = Outcome.full_rank
             self.why = (
@@ -155,15 +157,37 @@ class Search:
         return True
 
     def _rare(self) -> bool:
-        """Whether some inputs show what others do not, and too few have been asked to meet the rare ones."""
+        """Whether some inputs show directions that others do not, so that others still may not have been met."""
         assert self.answers is not None
         assert self.factor is not None
         assert self.found is not None
-        if self.found.spare >= PATIENT:
-            return False
         noise = 16 * max(self.found.noise, self.rounding)
         basis = self.factor.right[: self.found.rank]
         return len(self.seen) < self.asked or self.answers.in_vain(basis, noise) > 0
+
+    def _rare_ones_met(self) -> bool:
+        """Whether to end though directions are rare: once all inputs given were asked, or very many of those drawn.
+
+        Of inputs that were given the span is known then, exactly; of drawn ones the width may be larger.
+        """
+        assert self.found is not None
+        if self.inputs.left is not None:
+            if self.inputs.left > 0:
+                return False
+            self.outcome = Outcome.complete
+            self.why = (
+                f"all {self.asked} inputs given were asked, and single ones showed directions that others do not: the "
+                "rank is what these inputs show, neurons that rest for all of them are not in it"
+            )
+            return True
+        if self.found.spare < PATIENT:
+            return False
+        self.outcome = Outcome.approximate
+        self.why = (
+            f"single inputs show directions that others do not: {self.found.rank} were met, and what fewer than "
+            f"{1 - (1 - CONFIDENCE) ** (1 / self.found.spare):.0%} of such inputs show may be missing"
+        )
+        return True
 
     def _full(self) -> bool:
         assert self.factor is not None
