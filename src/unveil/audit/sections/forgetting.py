@@ -33,6 +33,7 @@ _BODY = (
 {% if values.chart %}
 <figure>
   {{ values.chart }}
+  <ul class="legend"><li class="warm">infinite</li><li>compact</li><li class="ink">a single point</li></ul>
   <figcaption>{{ values.caption }}</figcaption>
 </figure>
 {% endif %}
@@ -279,10 +280,7 @@ def _chart(found: Sequence[Preimage], n: int) -> tuple[Any, str]:
     chart = chart.line(middle, bars["point"], "ink")
     if edges[0] < n < edges[-1]:
         chart = chart.mark(n, f"{n} inputs", "quiet")
-    return chart.svg(), (
-        "Examples by the kind of their first layer's preimage, against the number of active neurons: infinite (warm), "
-        "compact (coloured), a single point (dark)."
-    )
+    return chart.svg(), ("Examples by the kind of their first layer's preimage, against the number of active neurons.")
 
 
 def _specimen(audit: Audit, pair: Lookalike, answer: Comparison) -> list[tuple[Any, str, str]]:

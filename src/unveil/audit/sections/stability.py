@@ -26,9 +26,9 @@ EFFORT = 2e12
 _BODY = """
 <figure>
   {{ values.chart }}
-  <figcaption>Singular values of the network's linear piece after each layer, from the first (pale) to the last
-  (dark); median over {{ figure("samples") }} inputs. A small value is a direction in which a large change of the
-  input hardly shows.</figcaption>
+  <ul class="legend"><li class="quiet">first layers</li><li>middle</li><li class="ink">last layers</li></ul>
+  <figcaption>Singular values of the network's linear piece after each layer; median over {{ figure("samples") }}
+  inputs. A small value is a direction in which a large change of the input hardly shows.</figcaption>
 </figure>
 <div class="scroll"><table>
 <caption>The way back, layer by layer</caption>
