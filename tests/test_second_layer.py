@@ -1,0 +1,57 @@
+"""The second layer: what is missing is looked for until fresh answers are explained; what was met twice is one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import unveil as uv
+from tests.helpers import assert_rate, random_weights, relu_elsewhere
+from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.second_layer import SecondLayer
+
+N, FIRST, SECOND = 20, 16, 10
+
+
+def _begun(seed: int, which: list[int], twice: list[int]) -> tuple[SecondLayer, uv.Network]:
+    """A reading that knows the first layer and these neurons of the second, some of them twice, not quite alike."""
+    rng = np.random.default_rng(seed)
+    weights = random_weights((N, FIRST, SECOND, 1), rng, bias=0.5)
+    ask = Asked(uv.as_oracle(relu_elsewhere(weights, rng), N, budget=100_000))
+    frame = Frame.of_input(N, None)
+    noise = rounding(ask, frame.sample(4, rng), ask.oracle.resolution, rng)
+    found = LayerFound.nothing(frame.after(*weights[0]), 1)
+    (rows, bias), (outer, _) = weights[1:]
+    for copy, some in enumerate((which, twice)):
+        for i in some:
+            size = np.linalg.norm(rows[i])
+            # Read less well the second time, as far as rounding lets a hyperplane far out be read.
+            found.add(rows[i] / size, bias[i] / size + 2e-6 * copy, outer[:, i] * size, 1e-9 + 1e-6 * copy, np.zeros(N))
+    second = SecondLayer(ask, frame, weights[0], LayerFound.nothing(frame, 1), found, noise, rng)
+    return second, uv.Network.from_weights(weights)
+
+
+def _right(second: SecondLayer, truth: uv.Network, error: float) -> bool:
+    if second.network is None or error > 1e-5:
+        return False
+    x = np.random.default_rng(1).standard_normal((5000, N))
+    same = second.network.widths == truth.widths
+    return same and float(np.abs(second.network(x) - truth(x)).max()) < 1e-5 * float(np.abs(truth(x)).max())
+
+
+def test_neurons_that_are_missing_are_looked_for_where_fresh_answers_are_not_explained() -> None:
+    good = []
+    for seed in range(6):
+        second, truth = _begun(seed, list(range(SECOND - 4)), [])
+        good.append(_right(second, truth, second.read()))
+    assert_rate(good, 0.9, "four of ten missing")
+
+
+def test_a_hyperplane_met_twice_is_one_neuron() -> None:
+    good = []
+    for seed in range(6):
+        second, truth = _begun(seed, list(range(SECOND)), [0, 3])
+        good.append(_right(second, truth, second.read()))
+    assert_rate(good, 0.9, "two of ten read twice")
