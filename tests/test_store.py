@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+import unveil
 from tests.served import serve
 from unveil.blackbox.answer_file import AnswerFile
 from unveil.blackbox.source_oracle import SourceOracle
@@ -386,3 +387,29 @@ def test_an_audit_killed_at_random_moments_is_the_same_audit(tmp_path):
         assert served.requests <= batches + kills + (kills + 1)
         asked_again = served.seen - seen
         assert sum(asked_again.values()) <= kills * 64 + 4 * (kills + 1)
+
+
+def test_a_second_process_is_refused_and_the_store_is_free_when_the_first_ends(tmp_path):
+    path = tmp_path / "a"
+    code = (
+        "import sys, unveil as uv\n"
+        f"oracle = uv.as_oracle(lambda x: x[:, :2] * 1.5, shape=4, store={str(path)!r})\n"
+        "print('holding', flush=True)\nsys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(unveil.__file__).parents[1])}
+    first = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert first.stdout.readline() == "holding\n"
+        with pytest.raises(StoreError, match="in use"):
+            as_oracle(lambda x: pytest.fail("asked"), shape=4, store=path)
+        assert AnswerFile(path, existing=True).info().answers == 8  # looking into it is no asking
+        first.kill()
+        first.wait()
+        again = as_oracle(lambda x: x[:, :2] * 1.5, shape=4, store=path)
+        assert again.ledger.sent == 0
+        assert {file.stat().st_mode & 0o077 for file in tmp_path.iterdir()} == {0}  # nobody else's
+    finally:
+        first.kill()
+        first.communicate()

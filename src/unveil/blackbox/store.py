@@ -15,6 +15,7 @@ from unveil.blackbox.answer_file import AnswerFile
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions, Source
+from unveil.blackbox.store_claim import claim
 from unveil.outcome import SourceError, StoreError
 
 # Questions asked again to notice a changed model. One answer may be the same by chance: a label, a saturated output.
@@ -102,6 +103,7 @@ class Memory:
                 f"{file.path} keeps the answers of another model, {file.note('model')} ({_short(known)}), "
                 f"not of {name} ({_short(fingerprint)}); name another file for this one"
             )
+        claim(file.path, self)
         self.file = file
         self._notes = {"fingerprint": fingerprint, "model": name}
         self._dtype, self._n = np.dtype(dtype), int(np.prod(shape))
