@@ -158,6 +158,13 @@ class SparseFrame:
         """Coefficients of the directions in `which` in one combined step."""
         return np.asarray(step[self.free[which]])
 
+    def along(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        """`(asked - x) @ basis.T`, from the coordinates that the steps touch."""
+        moved = asked[:, self.pivots] - x[self.pivots]
+        return np.asarray(
+            moved @ basis[:, self.pivots].T + self.taken(asked, x, which)[:, None] * basis[:, self.free[which]].T
+        )
+
     def spread(self, slopes: np.ndarray) -> np.ndarray:
         """Vectors (rows) whose products with the unscaled directions are `slopes`, up to what is known."""
         out = np.zeros((len(slopes), self.n))

@@ -200,14 +200,14 @@ def _along(
                 asked, answers = ask.step(point, wanted, sigma)
                 if asked is not wanted:
                     amount = np.einsum("ij,ij->i", asked - point, vectors) / np.sum(vectors**2, axis=1)
+                inside = (asked - point) @ basis.T
             else:
                 # With one sign for all, the rounding of the answer at the point would be a common error.
                 sign = ask.rng.choice([-1.0, 1.0], size=len(which))
                 asked, answers = ask.step(point, oracle.nearest(frame.points(point, which, longest * sign)), sigma)
-                amount = frame.taken(asked, point, which)
+                amount, inside = frame.taken(asked, point, which), frame.along(asked, point, which, basis)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            seen = ((asked - point) @ basis.T) @ c[own].T
-            change = answers - answer - seen
+            change = answers - answer - inside @ c[own].T
             # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
             slopes[own, which] = np.nan_to_num(change / np.where(amount == 0, np.inf, amount)[:, None]).T
             lengths.append(float(np.median(np.abs(amount))))
