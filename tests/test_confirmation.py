@@ -140,8 +140,9 @@ def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def test_a_model_that_is_replaced_while_it_is_read_ends_as_changed() -> None:
-    for count in (60, 400):
-        oracle = uv.as_oracle(swapped_after(count), 6, budget=4000)
+    # Right after the first look, and while the network read is checked.
+    for count in (20, 310):
+        oracle = uv.as_oracle(swapped_after(count), 6, budget=20_000)
         found = uv.identify(oracle, uv.CriticalPoints(attempts=1), rng=np.random.default_rng(0))
         assert found.outcome is uv.Outcome.model_changed
         assert found.network is None
