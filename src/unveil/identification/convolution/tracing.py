@@ -102,7 +102,8 @@ def _scattered(kernel: Kernel, first: Kernel, kept: Matched) -> Kernel:
     half = [refined(first, _matched(kept.equations[k::2], kept.error[k::2])) for k in (0, 1)]
     off = half[0].weights - half[1].weights
     said = np.sqrt(half[0].error ** 2 + half[1].error ** 2)
-    more = max(1.0, float(np.sqrt(np.mean((off / said) ** 2))))
+    # Together: the weight of the line itself is one by definition, and has no error of its own.
+    more = max(1.0, float(np.linalg.norm(off) / np.linalg.norm(said)))
     return Kernel(kernel.weights, kernel.bias, more * kernel.error, more * kernel.bias_error, kernel.corner)
 
 
