@@ -613,3 +613,18 @@ def test_a_confined_file_answers_as_it_would_unconfined(tmp_path):
     slow._child.send_signal(signal.SIGSTOP)
     with pytest.raises(uv.SourceError, match="gave no answer within 0 s"):
         slow.answer(x)
+
+
+@row("LightGBM, XGBoost")
+@pytest.mark.parametrize("kind", ["lightgbm", "xgboost"])
+def test_boosted_trees_are_asked_and_known_to_answer_in_steps(kind, tmp_path):
+    library, tools = pytest.importorskip(kind), pytest.importorskip("onnxmltools")
+    types = pytest.importorskip("onnxmltools.convert.common.data_types")
+    x = points(5, 200).astype(np.float32)
+    made = library.LGBMClassifier(n_estimators=5, verbose=-1) if kind == "lightgbm" else library.XGBClassifier(5)
+    made.fit(x, np.random.default_rng(0).integers(0, 3, 200))
+    graph = getattr(tools, f"convert_{kind}")(made, initial_types=[("x", types.FloatTensorType([None, 5]))])
+    (tmp_path / "m.onnx").write_bytes(graph.SerializeToString())
+    oracle = uv.as_oracle(str(tmp_path / "m.onnx"), answers="values", trusted=False)
+    assert oracle.in_steps == "decision trees"
+    assert np.allclose(oracle(x[:50].astype(float)), made.predict_proba(x[:50]), atol=1e-5)
