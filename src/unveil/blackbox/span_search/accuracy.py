@@ -11,13 +11,13 @@ from jaxtyping import Float
 
 from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
-from unveil.blackbox.span_search.refinement import FAR, gather, noise_floor, sharpen
+from unveil.blackbox.span_search.refinement import FAR, drop_spurious, gather, noise_floor, sharpen
 from unveil.blackbox.span_search.state import State
 
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
 HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
-JUDGED = 4  # measurements of the error, with a pass of refinement between them
+JUDGED = 8  # measurements of the error at most, with a pass of refinement between them while it halves
 KINKED = 10.0  # standard deviations of a change above which the other side is asked too
 WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
 MOST_WEAK = 8
@@ -47,7 +47,8 @@ def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, S
     seen: list[State] = []
     for attempt in range(JUDGED):
         state = measure(ask, state)
-        seen.append(state)
+        # Of another rank it is another span, whose error says nothing about that of this one.
+        seen = [*(before for before in seen if before.rank == state.rank), state]
         best = min(seen, key=lambda s: s.accuracy)
         stated = max(s.accuracy for s in seen if s.accuracy <= 3 * best.accuracy)
         result = replace(best, accuracy=stated)
@@ -57,6 +58,12 @@ def judge(ask: Asker, state: State, accuracy: float) -> Generator[State, None, S
             break
         error = state.accuracy / SAFETY / math.sqrt(state.known.n)
         state, _ = sharpen(ask, replace(state, row_error=max(state.row_error, error)))
+        if not state.steps.clean:
+            state = drop_spurious(ask, state)
+    if result.accuracy > accuracy >= state.accuracy and result.rank == state.rank:
+        # The earlier measurements were of a span less sharp: the last one is measured a second time.
+        again = measure(ask, state)
+        result = replace(again, accuracy=max(state.accuracy, again.accuracy))
     return result
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy import linalg
 
 from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates
-from unveil.blackbox.span_search.points import Asker, clipped_step
+from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State
 
 FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
@@ -19,6 +19,8 @@ STILL_BENT = 1e-4  # error beyond which steps leave the linear region here and t
 SLOWEST = 0.06  # what is left of the error by a pass while they do
 MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
 CLEAR = 100.0  # floors above which a singular value is no matter of noise
+SPOILED = 4.0  # times the usual residual, from which a place is left out of a correction
+ENOUGH = 1.5  # gradients per direction that must remain
 GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 PROGRESS = 0.8
 
@@ -159,6 +161,7 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     boxed = ask.oracle.within is not None
     frame: DenseFrame | SparseFrame = DenseFrame(known, ask.rng) if boxed else SparseFrame(known)
     slopes, usual = _along(ask, frame, state, longest)
+    places, c, slopes = _without_spoiled(places, c, slopes)
     inverse = np.linalg.pinv(c)
     correction = frame.spread(inverse @ slopes)
     correction -= (correction @ basis.T) @ basis
@@ -174,11 +177,31 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     worst = float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
     return state.with_span(
         sharper,
+        gradients=(places, c),
         row_error=float(np.linalg.norm(inverse)) * noise + left * before,
         predicted=min(1.0, worst + left * before * math.sqrt(n)),
         measured=False,
         passes=state.passes + 1,
     ), before
+
+
+def _without_spoiled(
+    places: Places, c: Float[np.ndarray, "Nm r"], slopes: Float[np.ndarray, "Nm s"]
+) -> tuple[Places, Float[np.ndarray, "Mm r"], Float[np.ndarray, "Mm s"]]:
+    """Without places whose slopes no correction explains that explains the others: there a breakpoint was overlooked.
+
+    One such place slows every pass, since the correction follows it. Places stay while the others alone would not
+    determine the span.
+    """
+    if not len(places):
+        return places, c, slopes
+    unexplained = slopes - c @ (np.linalg.pinv(c) @ slopes)
+    size = np.sqrt(np.mean(unexplained.reshape(len(places), -1) ** 2, axis=1))
+    keep = size <= SPOILED * np.median(size)
+    rows = np.repeat(keep, len(c) // len(places))
+    if keep.all() or rows.sum() < ENOUGH * c.shape[1]:
+        return places, c, slopes
+    return places[keep], c[rows], slopes[rows]
 
 
 def _along(
