@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -34,7 +35,11 @@ def test_a_convolution_is_the_matrix_that_torch_applies(seed: int) -> None:
     np.testing.assert_allclose(got, expected.reshape(4, -1), rtol=1e-12, atol=1e-12, err_msg=f"seed {seed}")
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+NAMES = [*sorted(ACTIVATIONS), "clip(0.0,1.7)", "hard_sigmoid(0.31,0.4)", "leaky_relu(-0.3)", "elu(0.4)"]
+NAMES += ["rows(11*tanh,9*clip(-1.03,2.2),20*identity)", "rows(10*relu,30*leaky_relu(0.4))"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_slopes_are_derivatives_of_values_and_parities_hold(name: str) -> None:
     phi = activation(name)
     s = np.linspace(-3, 3, 40)
@@ -44,6 +49,15 @@ def test_slopes_are_derivatives_of_values_and_parities_hold(name: str) -> None:
     mirrored = {"odd": -phi.value(s), "sigmoid": 1 - phi.value(s), "affine": phi.value(s) - s}
     if phi.parity in mirrored:
         np.testing.assert_allclose(phi.value(-s), mirrored[phi.parity], atol=1e-12)
+    if phi.inverse is not None:
+        np.testing.assert_allclose(phi.inverse(phi.value(s)), s, atol=1e-10)
+    if phi.piecewise_linear:
+        piece = phi.piece(s)
+        (low, high), (slope, offset) = phi.ends(piece), phi.line(piece)
+        assert ((low < s) & (s <= high)).all()
+        np.testing.assert_allclose(slope * s + offset, phi.value(s), atol=1e-12)
+        np.testing.assert_array_equal(slope, phi.slope(s))
+    assert activation(phi.name).name == pickle.loads(pickle.dumps(phi)).name == name
 
 
 def test_inputs_of_every_form_give_the_same_answers() -> None:

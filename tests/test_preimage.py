@@ -320,7 +320,7 @@ def test_bad_input_is_named() -> None:
         preimage(network, np.array([[0.0, 0, 0], [0, np.nan, 0]]))
     with pytest.raises(BadInput, match="weights that are NaN"):
         preimage(Network.from_weights([(np.diag([1, np.nan, 1]), np.zeros(3))], last="relu"), np.zeros(3))
-    with pytest.raises(BadInput, match="neither ReLU nor injective"):
+    with pytest.raises(BadInput, match="neither injective nor piecewise linear"):
         preimage(Network.from_weights([(np.eye(3), np.zeros(3))], last="sin"), np.zeros(3))
     with pytest.raises(BadInput, match="outside the box in 1 of 3"):
         preimage(network, np.array([2.0, 0, 0])).extent((0, 1))

@@ -1,11 +1,13 @@
-"""Activations by name: value, first and second derivative, and what each of them keeps."""
+"""Activations by name: value, first and second derivative, linear pieces, inverse, and what each of them keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import special
 
 from unveil.outcome import BadInput
@@ -24,6 +26,11 @@ class Activation:
         curvature: phi'' (0 for piecewise-linear ones).
         parity: "odd" if phi(-s) = -phi(s); "sigmoid" if phi(-s) = 1 - phi(s); "affine" if phi(-s) = phi(s) - s; "none".
         injective: Whether different inputs always give different outputs.
+        inverse: The inverse on the range, infinite at its open ends; None where it has no formula or does not exist.
+        kinks: (p,) ascending, where a piecewise-linear one changes its slope; (k, p), filled up with infinity, where
+            every neuron has its own.
+        slopes: (p + 1,) or (k, p + 1), of the pieces between; None if the function is not piecewise linear.
+        rows: Name and number of neurons of the parts, where not all neurons have the same function; see `by_rows`.
     """
 
     name: str
@@ -32,6 +39,44 @@ class Activation:
     curvature: Map
     parity: str
     injective: bool
+    inverse: Map | None = None
+    kinks: Float[np.ndarray, "*k p"] | tuple[float, ...] = ()
+    slopes: Float[np.ndarray, "*k q"] | tuple[float, ...] | None = None
+    rows: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def piecewise_linear(self) -> bool:
+        return self.slopes is not None
+
+    @property
+    def monotone(self) -> bool:
+        """Whether it never falls: of a piecewise-linear one, by its slopes; otherwise taken to be so if injective."""
+        return self.injective if self.slopes is None else bool((np.asarray(self.slopes) >= 0).all())
+
+    @property
+    def kinked(self) -> bool:
+        """Whether it has more than one linear piece."""
+        return bool(np.isfinite(np.asarray(self.kinks, float)).any())
+
+    def piece(self, s: Float[np.ndarray, "*N k"]) -> Int[np.ndarray, "*N k"]:
+        """On which linear piece each neuron is, 0 for the lowest. A kink belongs to the piece below it."""
+        return np.asarray((s[..., None] > np.asarray(self.kinks, float)).sum(axis=-1))
+
+    def ends(self, piece: Int[np.ndarray, " k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Lowest and highest value of the preactivation on these pieces, infinite at the outer ones."""
+        kinks = np.asarray(self.kinks, float)
+        kinks = np.broadcast_to(kinks, (len(piece), kinks.shape[-1]))
+        edges = np.pad(kinks, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))
+        each = np.arange(len(piece))
+        return edges[each, piece], edges[each, piece + 1]
+
+    def line(self, piece: Int[np.ndarray, " k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """Slope and offset on these pieces: phi(s) = slope s + offset."""
+        slopes = np.asarray(self.slopes, float)
+        slope = np.broadcast_to(slopes, (len(piece), slopes.shape[-1]))[np.arange(len(piece)), piece]
+        low, high = self.ends(piece)
+        at = np.where(np.isfinite(low), low, np.where(np.isfinite(high), high, 0.0))
+        return slope, self.value(at) - slope * at
 
     def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
         """By name, so that networks can be sent to other processes."""
@@ -65,6 +110,16 @@ def _zero(s: np.ndarray) -> np.ndarray:
     return np.zeros_like(s)
 
 
+def _quiet(inverse: Map) -> Map:
+    """Outside of the range NaN, at its ends infinity, and no warning."""
+
+    def apply(y: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(inverse(np.asarray(y, dtype=float)))
+
+    return apply
+
+
 def leaky_relu(alpha: float = 0.01) -> Activation:
     """max(s, alpha s)."""
     return Activation(
@@ -74,6 +129,89 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
         _zero,
         "none",
         alpha > 0,
+        (lambda y: np.where(y > 0, y, y / alpha)) if alpha > 0 else None,
+        (0.0,),
+        (alpha, 1.0),
+    )
+
+
+def clip(low: float, high: float) -> Activation:
+    """s between `low` and `high`, which it does not leave: ReLU6 is clip(0, 6), HardTanh clip(-1, 1)."""
+    if not low < high:
+        raise BadInput(f"clip needs two numbers low < high; got {low} and {high}")
+    return Activation(
+        f"clip({low!r},{high!r})",
+        lambda s: np.clip(s, low, high),
+        lambda s: ((s > low) & (s <= high)).astype(s.dtype),
+        _zero,
+        "none",
+        False,
+        kinks=(low, high),
+        slopes=(0.0, 1.0, 0.0),
+    )
+
+
+def hard_sigmoid(alpha: float = 1 / 6, beta: float = 0.5) -> Activation:
+    """alpha s + beta, but not below 0 nor above 1."""
+    if not alpha > 0:
+        raise BadInput(f"hard_sigmoid needs a positive alpha; got {alpha}")
+    ends = (-beta / alpha, (1 - beta) / alpha)
+    return Activation(
+        f"hard_sigmoid({alpha!r},{beta!r})",
+        lambda s: np.clip(alpha * s + beta, 0, 1),
+        lambda s: np.where((s > ends[0]) & (s <= ends[1]), alpha, 0.0),
+        _zero,
+        "none",
+        False,
+        kinks=ends,
+        slopes=(0.0, alpha, 0.0),
+    )
+
+
+def by_rows(parts: Sequence[tuple[Activation, int]]) -> Activation:
+    """One activation for the first neurons, another for the next ones, and so on.
+
+    Args:
+        parts: Activation and number of neurons, in order. Neighbours that are the same are joined.
+    """
+    joined: list[tuple[Activation, int]] = []
+    for phi, count in parts:
+        inner = [(activation(name), rows) for name, rows in phi.rows] or [(phi, count)]
+        for each, rows in inner:
+            if joined and joined[-1][0].name == each.name:
+                joined[-1] = (each, joined[-1][1] + rows)
+            elif rows:
+                joined.append((each, rows))
+    if len(joined) == 1:
+        return joined[0][0]
+    ends = np.cumsum([count for _, count in joined])[:-1]
+
+    def each_by(maps: list[Map]) -> Map:
+        def apply(s: np.ndarray) -> np.ndarray:
+            return np.concatenate([f(v) for f, v in zip(maps, np.split(s, ends, axis=-1), strict=True)], axis=-1)
+
+        return apply
+
+    def table(rows: list[np.ndarray], fill: float) -> np.ndarray:
+        width = max(len(row) for row in rows)
+        made = [np.pad(row, (0, width - len(row)), constant_values=fill) for row in rows]
+        return np.repeat(made, [count for _, count in joined], axis=0)
+
+    phis = [phi for phi, _ in joined]
+    inverses = [phi.inverse for phi in phis if phi.inverse is not None]
+    linear = all(phi.piecewise_linear for phi in phis)
+    return Activation(
+        "rows(" + ",".join(f"{count}*{phi.name}" for phi, count in joined) + ")",
+        each_by([phi.value for phi in phis]),
+        each_by([phi.slope for phi in phis]),
+        each_by([phi.curvature for phi in phis]),
+        "none",
+        all(phi.injective for phi in phis),
+        each_by(inverses) if len(inverses) == len(phis) else None,
+        table([np.asarray(phi.kinks, float) for phi in phis], np.inf) if linear else (),
+        # (slopes beyond the last kink are never used)
+        table([np.asarray(phi.slopes, float) for phi in phis], 0.0) if linear else None,
+        tuple((phi.name, count) for phi, count in joined),
     )
 
 
@@ -86,19 +224,74 @@ def elu(alpha: float = 1.0) -> Activation:
         lambda s: np.where(s > 0, 0.0, alpha * np.exp(np.minimum(s, 0))),
         "none",
         alpha > 0,
+        _quiet(lambda y: np.where(y > 0, y, np.log1p(np.minimum(y, 0) / alpha))) if alpha > 0 else None,
     )
+
+
+def _softplus_inverse(y: np.ndarray) -> np.ndarray:
+    return np.asarray(y + np.log(-np.expm1(-y)))
+
+
+def _silu_slope(s: np.ndarray) -> np.ndarray:
+    p = special.expit(s)
+    return np.asarray(p * (1 + s * (1 - p)))
+
+
+def _silu_curvature(s: np.ndarray) -> np.ndarray:
+    p = special.expit(s)
+    return np.asarray(p * (1 - p) * (2 + s * (1 - 2 * p)))
+
+
+_INNER, _CUBIC = float(np.sqrt(2 / np.pi)), 0.044715
+
+
+def _gelu_tanh_slope(s: np.ndarray) -> np.ndarray:
+    t = np.tanh(_INNER * (s + _CUBIC * s**3))
+    return np.asarray((1 + t) / 2 + s / 2 * (1 - t**2) * _INNER * (1 + 3 * _CUBIC * s**2))
+
+
+def _gelu_tanh_curvature(s: np.ndarray) -> np.ndarray:
+    t, rate = np.tanh(_INNER * (s + _CUBIC * s**3)), _INNER * (1 + 3 * _CUBIC * s**2)
+    return np.asarray((1 - t**2) * (rate + s * (3 * _INNER * _CUBIC * s - t * rate**2)))
 
 
 ACTIVATIONS: dict[str, Activation] = {
     a.name: a
     for a in (
-        Activation("identity", lambda s: s, np.ones_like, _zero, "odd", True),
-        Activation("relu", lambda s: np.maximum(s, 0), lambda s: (s > 0).astype(s.dtype), _zero, "affine", False),
+        Activation("identity", lambda s: s, np.ones_like, _zero, "odd", True, lambda y: y, (), (1.0,)),
+        Activation(
+            "relu",
+            lambda s: np.maximum(s, 0),
+            lambda s: (s > 0).astype(s.dtype),
+            _zero,
+            "affine",
+            False,
+            kinks=(0.0,),
+            slopes=(0.0, 1.0),
+        ),
         leaky_relu(),
+        Activation(
+            "abs",
+            np.abs,
+            lambda s: np.where(s > 0, 1.0, -1.0),
+            _zero,
+            "none",
+            False,
+            kinks=(0.0,),
+            slopes=(-1.0, 1.0),
+        ),
         elu(),
-        Activation("tanh", np.tanh, _tanh_slope, _tanh_curvature, "odd", True),
-        Activation("sigmoid", special.expit, _sigmoid_slope, _sigmoid_curvature, "sigmoid", True),
-        Activation("softplus", lambda s: np.logaddexp(0, s), special.expit, _sigmoid_slope, "affine", True),
+        Activation("tanh", np.tanh, _tanh_slope, _tanh_curvature, "odd", True, _quiet(np.arctanh)),
+        Activation("sigmoid", special.expit, _sigmoid_slope, _sigmoid_curvature, "sigmoid", True, special.logit),
+        Activation(
+            "softplus",
+            lambda s: np.logaddexp(0, s),
+            special.expit,
+            _sigmoid_slope,
+            "affine",
+            True,
+            _quiet(_softplus_inverse),
+        ),
         Activation(
             "erf",
             special.erf,
@@ -106,8 +299,17 @@ ACTIVATIONS: dict[str, Activation] = {
             lambda s: -4 * s / np.sqrt(np.pi) * np.exp(-(s**2)),
             "odd",
             True,
+            special.erfinv,
         ),
-        Activation("arctan", np.arctan, lambda s: 1 / (1 + s**2), lambda s: -2 * s / (1 + s**2) ** 2, "odd", True),
+        Activation(
+            "arctan",
+            np.arctan,
+            lambda s: 1 / (1 + s**2),
+            lambda s: -2 * s / (1 + s**2) ** 2,
+            "odd",
+            True,
+            lambda y: np.where(np.abs(y) < np.pi / 2, np.tan(y), np.where(np.abs(y) == np.pi / 2, y * np.inf, np.nan)),
+        ),
         Activation("sin", np.sin, np.cos, lambda s: -np.sin(s), "odd", False),
         Activation(
             "gelu",
@@ -117,22 +319,50 @@ ACTIVATIONS: dict[str, Activation] = {
             "affine",
             False,
         ),
+        Activation(
+            "gelu_tanh",
+            lambda s: s / 2 * (1 + np.tanh(_INNER * (s + _CUBIC * s**3))),
+            _gelu_tanh_slope,
+            _gelu_tanh_curvature,
+            "affine",
+            False,
+        ),
+        Activation("silu", lambda s: s * special.expit(s), _silu_slope, _silu_curvature, "affine", False),
     )
+}
+
+_FAMILIES: dict[str, tuple[Callable[..., Activation], int]] = {
+    "leaky_relu": (leaky_relu, 1),
+    "elu": (elu, 1),
+    "clip": (clip, 2),
+    "hard_sigmoid": (hard_sigmoid, 2),
 }
 
 
 def activation(name: str) -> Activation:
-    """The activation called `name`, e.g. "relu", "tanh", "leaky_relu(0.2)".
+    """The activation called `name`, e.g. "relu", "tanh", "leaky_relu(0.2)", "clip(0.0,6.0)".
 
     Raises:
         BadInput: No activation of that name.
     """
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
-    for make in (leaky_relu, elu):
-        if name.startswith(make.__name__ + "(") and name.endswith(")"):
-            try:
-                return make(float(name[len(make.__name__) + 1 : -1]))
-            except ValueError:
-                break
-    raise BadInput(f"no activation called {name!r}; known: {', '.join(ACTIVATIONS)}")
+    family, _, rest = name.partition("(")
+    if family == "rows" and name.endswith(")"):
+        return by_rows([_counted(part) for part in re.split(r",(?=\d+\*)", rest[:-1])])
+    if family in _FAMILIES and name.endswith(")"):
+        make, count = _FAMILIES[family]
+        try:
+            numbers = [float(part) for part in rest[:-1].split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == count and np.isfinite(numbers).all():
+            return make(*numbers)
+    raise BadInput(f"no activation called {name!r}; known: {', '.join([*ACTIVATIONS, *_FAMILIES])}")
+
+
+def _counted(part: str) -> tuple[Activation, int]:
+    count, _, name = part.partition("*")
+    if not count.isdecimal() or name.startswith("rows("):
+        raise BadInput(f"expected a number of neurons and an activation such as 3*relu; got {part!r}")
+    return activation(name), int(count)

@@ -77,7 +77,7 @@ def large_change(
     bound.
 
     Args:
-        network: ReLU, leaky ReLU or affine layers; a softmax on top is left out.
+        network: Piecewise linear; a softmax on top is left out.
         x: One input.
         epsilon: Largest change of any logit, at least 0.
         within: Lowest and highest legal value, for all inputs or for each.

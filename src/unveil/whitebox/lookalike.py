@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from unveil.one_line import one_line
@@ -25,6 +25,8 @@ MARGIN = 1e-6
 # A constraint of the region counts as met with equality, hence as a face to another region, within this.
 _FACE = 1e-7
 
+# Layer, neuron, and by how many pieces the pattern changes behind a face of a region.
+Face = tuple[int, int, int]
 Box = tuple[float | np.ndarray, float | np.ndarray]
 Model = Callable[[np.ndarray], np.ndarray]
 
@@ -120,7 +122,8 @@ def lookalike(
     flipped, and the search goes on in the next region, for as long as it gets nearer. Features stay the same all along.
 
     Args:
-        network: ReLU, leaky ReLU or affine up to `layer`; any injective activation at `layer` itself.
+        network: Piecewise linear up to `layer`; any injective activation at `layer` itself. Where several linear
+            pieces give the same feature (|s|), the one of x is kept.
         x: One input.
         target: What to look like.
         layer: After which layer the features are to agree, 0 for the first.
@@ -177,7 +180,7 @@ class Walk:
     """From one linear region to the next, while the features after `layer` stay those of x.
 
     Args:
-        network: ReLU, leaky ReLU or affine up to `layer`.
+        network: Piecewise linear up to `layer`.
         x: (n,), where the walk starts.
         layer: After which layer features are kept.
         bounds: The box, two vectors.
@@ -196,15 +199,18 @@ class Walk:
         tolerance: float | None = None,
     ) -> None:
         self.network, self.x, self.layer, self.bounds, self.tolerance = network, x, layer, bounds, tolerance
-        kinked = [each.activation.name.split("(")[0] for each in network.layers[:layer]]
-        if not set(kinked) <= {"identity", "relu", "leaky_relu"}:
+        before = [each.activation for each in network.layers[:layer]]
+        if not all(phi.piecewise_linear for phi in before):
             raise BadInput(
-                f"layers 0 to {layer - 1} have activations {', '.join(sorted(set(kinked)))}; beyond layer 0 this needs "
-                "ReLU, leaky ReLU or identity before the layer whose features are kept"
+                f"layers 0 to {layer - 1} have activations {', '.join(sorted({phi.name for phi in before}))}; beyond "
+                "layer 0 this needs piecewise-linear ones before the layer whose features are kept"
             )
-        last = network.layers[layer].activation
-        if not last.injective and last.name != "relu":
-            raise BadInput(f"layer {layer} has activation {last.name!r}, neither ReLU nor injective; choose another")
+        self.last = network.layers[layer].activation
+        if not (self.last.injective or self.last.piecewise_linear):
+            raise BadInput(
+                f"layer {layer} has activation {self.last.name!r}, neither piecewise linear nor injective; "
+                "choose another layer="
+            )
         self.seen = [values[0] for values in network.preactivations(x)[: layer + 1]]
 
     def search(self, solve: Callable[[Polytope], Optimum], moves: int, maximise: bool = False) -> tuple[Optimum, int]:
@@ -213,7 +219,9 @@ class Walk:
         Returns:
             The best optimum and how many regions were entered on the way.
         """
-        pattern = [values > 0 for values in self.seen[:-1]]
+        pattern = [
+            each.activation.piece(values) for each, values in zip(self.network.layers, self.seen[:-1], strict=False)
+        ]
         polytope, faces = self._polytope(pattern)
         best = solve(polytope)
         entered = 0
@@ -229,11 +237,11 @@ class Walk:
         self,
         best: Optimum,
         pattern: list[np.ndarray],
-        faces: list[tuple[int, int]],
+        faces: list[Face],
         polytope: Polytope,
         solve: Callable[[Polytope], Optimum],
         maximise: bool,
-    ) -> tuple[Optimum, list[np.ndarray], list[tuple[int, int]], Polytope] | None:
+    ) -> tuple[Optimum, list[np.ndarray], list[Face], Polytope] | None:
         room = polytope.ceiling - polytope.below @ best.z
         count = len(faces)
         blocking = [k for k in np.argsort(-best.pressure[:count]) if best.pressure[k] > 0 and room[k] < _FACE]
@@ -241,8 +249,8 @@ class Walk:
         for chosen in [blocking] * (len(blocking) > 1) + [[k] for k in blocking[:3]]:
             flipped = [part.copy() for part in pattern]
             for k in chosen:
-                i, j = faces[k]
-                flipped[i][j] = ~flipped[i][j]
+                i, j, step = faces[k]
+                flipped[i][j] += step
             ahead, its_faces = self._polytope(flipped)
             if ahead.violation(best.z) > 1e-6:
                 continue  # not a neighbour: flipping one neuron moved the faces of others
@@ -255,7 +263,7 @@ class Walk:
                 return found, flipped, its_faces, ahead
         return None
 
-    def _polytope(self, pattern: list[Bool[np.ndarray, " k"]]) -> tuple[Polytope, list[tuple[int, int]]]:
+    def _polytope(self, pattern: list[Int[np.ndarray, " k"]]) -> tuple[Polytope, list[Face]]:
         """The part of one region where the features are kept, and which neuron each of its faces belongs to."""
         n = self.network.n
         matrix: Any = None
@@ -263,31 +271,39 @@ class Walk:
         below: list[Any] = []
         ceiling: list[np.ndarray] = []
         margin = np.zeros(0)
-        faces: list[tuple[int, int]] = []
+        faces: list[Face] = []
         for i, each in enumerate(self.network.layers[: self.layer]):
             matrix, offset = _through(each, matrix, offset)
-            slope = each.activation.slope(np.where(pattern[i], 1.0, -1.0))
-            if each.activation.name != "identity":
-                sign = np.where(pattern[i], -1.0, 1.0)
-                below.append(_scaled(matrix, sign))
-                ceiling.append(-sign * offset)
-                faces += [(i, j) for j in range(len(offset))]
-            matrix, offset = _scaled(matrix, slope), slope * offset
+            slope, shift = each.activation.line(pattern[i])
+            for sign, end in zip((-1.0, 1.0), each.activation.ends(pattern[i]), strict=True):
+                there = np.isfinite(end)
+                if there.any():
+                    below.append(sign * matrix[there])
+                    ceiling.append(sign * (end - offset)[there])
+                    faces += [(i, int(j), int(sign)) for j in np.flatnonzero(there)]
+            matrix, offset = _scaled(matrix, slope), slope * offset + shift
         matrix, offset = _through(self.network.layers[self.layer], matrix, offset)
-        here, values = self.network.layers[self.layer], self.seen[self.layer]
-        kept = np.ones(len(offset), bool) if here.activation.injective else values > 0
+        values = self.seen[self.layer]
+        kept = np.ones(len(offset), bool)
         if self.tolerance is not None:
-            kept = np.zeros(len(offset), bool)
+            kept[:] = False
             below += [matrix, -matrix]
             ceiling += [values + self.tolerance - offset, self.tolerance - values + offset]
-        elif not kept.all():
-            silent = matrix[~kept]
-            lengths = np.asarray(abs(silent).sum(axis=1)).ravel()
-            # (x itself may be nearer to zero than the margin)
-            top = np.maximum(-MARGIN * lengths, np.minimum(values[~kept], 0.0))
-            below.append(silent)
-            ceiling.append(top - offset[~kept])
-            margin = -top
+        elif not self.last.injective:
+            # On a flat piece the features leave the preactivation free; of several pieces at one level, x's is kept.
+            piece = self.last.piece(values)
+            kept = self.last.line(piece)[0] != 0
+            for sign, end in zip((-1.0, 1.0), self.last.ends(piece), strict=True):
+                flat = ~kept & np.isfinite(end)
+                if not flat.any():
+                    continue
+                rows = sign * matrix[flat]
+                lengths = np.asarray(abs(rows).sum(axis=1)).ravel()
+                # (x itself may be nearer to the kink than the margin)
+                room = np.minimum(MARGIN * lengths, np.maximum(sign * (end - values)[flat], 0.0))
+                below.append(rows)
+                ceiling.append(sign * (end - offset)[flat] - room)
+                margin = np.concatenate([margin, room])
         equal, level = matrix[kept], (values - offset)[kept]
         stacked = _stack(below, n)
         ceilings = np.concatenate([np.zeros(0), *ceiling])

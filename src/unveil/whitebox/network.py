@@ -17,8 +17,6 @@ from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.convolution import Convolution
 
-PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
-
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
 
 
@@ -161,7 +159,7 @@ class Network:
     @property
     def piecewise_linear(self) -> bool:
         """Whether the network, without its softmax, is affine on each of its linear regions."""
-        return all(layer.activation.name.split("(")[0] in PIECEWISE_LINEAR for layer in self.layers)
+        return all(layer.activation.piecewise_linear for layer in self.layers)
 
     def points(self, x: np.ndarray) -> Float[np.ndarray, "N n"]:
         """Inputs as float64 rows: from (n,), (N, n), one `shape` or (N, *shape).

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
+from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
 from unveil.whitebox.network import Network, must_be_known
@@ -197,8 +198,8 @@ def preimage(
         One `Preimage` per row of x; a single one if x is (n,).
 
     Raises:
-        BadInput: Wrong shape, no such layer, NaN weights or inputs, no inputs, or an activation that is neither ReLU
-            nor injective.
+        BadInput: Wrong shape, no such layer, NaN weights or inputs, no inputs, or an activation that is neither
+            injective nor piecewise linear with flat ends (ReLU, clip).
 
     Source: arXiv:1806.09730, Theorem 4, Corollary 6; Theorem 13 for points pinned by tight rows.
     """
@@ -219,10 +220,61 @@ def preimages(
     layer = network.level(layer)
     weights, bias, relu = _features(network, layer)
     points = network.points(inputs)
-    tasks = (
-        (weights, bias, relu, _layer_input(network, points[i : i + TASK], layer)) for i in range(0, len(points), TASK)
-    )
-    return _stream(tasks, layer, Ground(weights), executor)
+    inside = (_layer_input(network, points[i : i + TASK], layer) for i in range(0, len(points), TASK))
+    phi = network.layers[layer].activation
+    if not phi.injective and phi.name != "relu":
+        return _sided(weights, bias, phi, inside, layer, executor)
+    return _stream(((weights, bias, relu, each) for each in inside), layer, Ground(weights), executor)
+
+
+def _sided(
+    weights: np.ndarray,
+    bias: np.ndarray,
+    phi: Activation,
+    inside: Iterator[np.ndarray],
+    layer: int,
+    executor: Executor | None,
+) -> Iterator[Preimage]:
+    """Activations with flat ends: neuron by neuron turned into a ReLU that is silent exactly where the feature is flat.
+
+    Inputs whose neurons are at the same ends share a factorisation.
+    """
+    for points in inside:
+        piece = phi.piece(points @ weights.T + bias)
+        turned = [_as_relu(phi, row) for row in piece]
+        groups: dict[bytes, list[int]] = {}
+        for i, (sign, kink) in enumerate(turned):
+            groups.setdefault(sign.tobytes() + kink.tobytes(), []).append(i)
+        found: dict[int, Preimage] = {}
+        for group in groups.values():
+            sign, kink = turned[group[0]]
+            rows = sign[:, None] * weights
+            task = (rows, sign * (bias - kink), True, points[group])
+            found |= zip(group, _stream(iter([task]), layer, Ground(rows), executor), strict=True)
+        yield from (found[i] for i in range(len(points)))
+
+
+def _as_relu(phi: Activation, piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sign and kink per neuron: the feature determines s iff `sign (s - kink) > 0`, and otherwise bounds it by that."""
+    slope, _ = phi.line(piece)
+    low, high = phi.ends(piece)
+    flat = slope == 0
+    upper = flat & np.isfinite(low)
+    # A neuron on a piece that slopes is active whatever its kink: one far below serves where there is none.
+    kink = np.where(upper, low, np.where(flat, high, np.where(np.isfinite(low), low, -np.finfo(float).max / 4)))
+    return np.where(upper, -1.0, 1.0), kink
+
+
+def decidable(phi: Activation) -> bool:
+    """Whether the inputs with one feature are a point or a half-line, for every neuron."""
+    if phi.injective:
+        return True
+    if not (phi.piecewise_linear and phi.monotone):
+        return False
+    slopes, kinks = np.atleast_2d(np.asarray(phi.slopes, float)), np.atleast_2d(np.asarray(phi.kinks, float))
+    last = np.isfinite(kinks).sum(axis=1)[:, None]
+    place = np.arange(slopes.shape[1])
+    return not ((slopes == 0) & (place > 0) & (place < last)).any() and not ((slopes == 0) & (last == 0)).any()
 
 
 Task = tuple[np.ndarray, np.ndarray, bool, np.ndarray]
@@ -276,10 +328,10 @@ def _layer_input(network: Network, points: np.ndarray, layer: int) -> np.ndarray
 def _features(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, bool]:
     """Weights, bias and whether a ReLU follows, of the layer as seen from its features."""
     here = network.layers[layer]
-    if here.activation.name != "relu" and not here.activation.injective:
+    if not decidable(here.activation):
         raise BadInput(
-            f"layer {layer} has activation {here.activation.name!r}, which is neither ReLU nor injective; "
-            "preimages are decided for ReLU and for injective activations; choose another layer="
+            f"layer {layer} has activation {here.activation.name!r}, which is neither injective nor piecewise linear "
+            "and flat at its ends only (ReLU, clip); preimages are decided for these; choose another layer="
         )
     weights, bias = here.dense(), here.bias
     if network.softmax and layer == len(network.layers) - 1:

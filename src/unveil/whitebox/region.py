@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from scipy import sparse
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
-from unveil.whitebox.network import PIECEWISE_LINEAR, Layer, Network
+from unveil.whitebox.network import Layer, Network
 
 LARGEST_BATCH = 200_000_000
 
@@ -28,9 +28,22 @@ class Affine(NamedTuple):
     offset: np.ndarray
 
 
-def activation_pattern(network: Network, x: np.ndarray) -> list[Bool[np.ndarray, "N k"]]:
-    """Which neurons of each layer see a positive value; one array per layer."""
-    return [seen > 0 for seen in network.preactivations(x)]
+def activation_pattern(network: Network, x: np.ndarray) -> list[Shaped[np.ndarray, "N k"]]:
+    """Which neurons of each layer see a positive value; one array per layer.
+
+    Where an activation has its kinks elsewhere, or more than one (clip): on which linear piece each neuron is, as a
+    whole number, 0 for the lowest.
+    """
+    return [
+        seen > 0 if _of_sign(layer) else layer.activation.piece(seen)
+        for layer, seen in zip(network.layers, network.preactivations(x), strict=True)
+    ]
+
+
+def _of_sign(layer: Layer) -> bool:
+    """Whether the sign of the preactivation says all that a pattern has to say."""
+    kinks = layer.activation.kinks
+    return not layer.activation.kinked or (np.ndim(kinks) == 1 and len(kinks) == 1 and float(kinks[0]) == 0.0)
 
 
 def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = False) -> Affine:
@@ -66,7 +79,7 @@ def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = F
         seen = each.affine(values)
         values, slope = each.activation.value(seen), each.activation.slope(seen)
         piece *= slope.T[:, :, None]
-        if each.activation.name.split("(")[0] not in PIECEWISE_LINEAR:
+        if each.activation.name != "relu":
             piece[:, :, n] += (values - slope * seen).T
     matrix, offset = piece[:, :, :n].transpose(1, 0, 2), piece[:, :, n].T
     single = np.shape(x) in ((n,), network.shape)
@@ -81,12 +94,13 @@ class Region:
     Attributes:
         network: A piecewise-linear network.
         x: (n,), the point.
-        pattern: Which neurons see a positive value at x, layer by layer.
+        pattern: Which neurons see a positive value at x, or on which linear piece they are, layer by layer: see
+            `activation_pattern`.
     """
 
     network: Network
     x: Float[np.ndarray, " n"]
-    pattern: tuple[Bool[np.ndarray, " k"], ...]
+    pattern: tuple[Shaped[np.ndarray, " k"], ...]
 
     def affine(self, layer: int = -1, before: bool = False) -> Affine:
         """What the first layers do on the whole region."""
@@ -99,22 +113,25 @@ class Region:
             layer: Only the neurons up to this layer are looked at; all by default.
 
         Returns:
-            One face per neuron with a kink, redundant ones included.
+            One face per neuron and kink next to it, redundant ones included.
         """
         normals, bounds = [np.zeros((0, self.network.n))], [np.zeros(0)]
         for i in range(self.network.level(layer) + 1):
-            if self.network.layers[i].activation.name == "identity":
+            phi = self.network.layers[i].activation
+            if not phi.kinked:
                 continue
             matrix, offset = self.affine(i, before=True)
-            sign = np.where(self.pattern[i], -1.0, 1.0)
-            normals.append(sign[:, None] * matrix)
-            bounds.append(-sign * offset)
+            low, high = phi.ends(self.pattern[i].astype(int))
+            for sign, end in ((-1.0, low), (1.0, high)):
+                there = np.isfinite(end)
+                normals.append(sign * matrix[there])
+                bounds.append(sign * (end - offset)[there])
         return np.concatenate(normals), np.concatenate(bounds)
 
     def contains(self, points: np.ndarray) -> Bool[np.ndarray, " N"]:
         """Whether points have the same activation pattern."""
         patterns = activation_pattern(self.network, points)
-        kinked = [layer.activation.name != "identity" for layer in self.network.layers]
+        kinked = [layer.activation.kinked for layer in self.network.layers]
         same = [(p == q).all(axis=1) for p, q, k in zip(patterns, self.pattern, kinked, strict=True) if k]
         return np.logical_and.reduce(same) if same else np.ones(len(self.network.points(points)), dtype=bool)
 

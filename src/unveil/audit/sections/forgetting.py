@@ -107,13 +107,13 @@ def unknown(audit: Audit) -> Section:
 
 def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage, ...]]:
     """Kinds of preimages, of every layer that is neither too large nor of an unsuitable activation."""
-    from unveil.whitebox.preimage import preimages
+    from unveil.whitebox.preimage import decidable, preimages
 
     found: dict[int, tuple[Preimage, ...]] = {}
     for i, layer in enumerate(network.layers):
         if min(layer.neurons, layer.inputs) > LARGEST or max(layer.neurons, layer.inputs) > 4 * LARGEST:
             continue
-        if layer.activation.name != "relu" and not layer.activation.injective:
+        if not decidable(layer.activation):
             continue
         found[i] = tuple(preimages(network, examples, i))
     return found
@@ -126,7 +126,7 @@ def look_alike(audit: Audit, network: Network, examples: np.ndarray) -> list[tup
     oracle = audit.oracle
     within = oracle.within or ((0.0, 1.0) if examples.min() >= 0 and examples.max() <= 1 else None)
     first = network.layers[0]
-    if within is None or (first.activation.name != "relu" and not first.activation.injective):
+    if within is None or not (first.activation.injective or first.activation.piecewise_linear):
         return []
     classes = network.logits(examples).argmax(axis=1)
     order = np.argsort((network.preactivations(examples)[0] > 0).sum(axis=1), kind="stable")
