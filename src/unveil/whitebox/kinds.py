@@ -33,18 +33,27 @@ def decide(
     weights: Float[np.ndarray, "m n"], bias: Float[np.ndarray, " m"], relu: bool, points: Float[np.ndarray, "N n"]
 ) -> Decisions:
     """Decide and verify the kinds for one batch of a layer's inputs: the unit of work of `preimages`."""
-    layer = factored(weights)
-    ground = _grounds(layer.weights)
-    before = points @ layer.weights.T + bias
+    before = points @ weights.T + bias
     # Values below the rounding of this product count as zero: the neuron is silent and its row tight.
-    rounding = len(layer.column) * np.finfo(np.float64).eps * (np.abs(points) @ np.abs(layer.weights).T + np.abs(bias))
+    rounding = points.shape[1] * np.finfo(np.float64).eps * (np.abs(points) @ np.abs(weights).T + np.abs(bias))
     active = before > rounding if relu else np.ones(before.shape, bool)
     tight = (np.abs(before) <= rounding) & relu
-    slack = np.maximum(-before, 0.0)
+    return settle(weights, active, tight, np.maximum(-before, 0.0))
+
+
+def settle(
+    weights: Float[np.ndarray, "m n"],
+    active: Bool[np.ndarray, "N m"],
+    tight: Bool[np.ndarray, "N m"],
+    slack: Float[np.ndarray, "N m"],
+) -> Decisions:
+    """The same from which neurons are active, and which of the others have no room left."""
+    layer = factored(weights)
+    ground = _grounds(layer.weights)
     verdicts = recession(layer, ~active)
     multipliers, directions = verdicts.multipliers, verdicts.directions
     kind = np.where(verdicts.bounded, 1, 2)
-    certified = np.empty(len(points), bool)
+    certified = np.empty(len(active), bool)
     bounded = verdicts.bounded
     certified[bounded] = ground.bounded_residual(multipliers[bounded], ~active[bounded]) < 1
     certified[~bounded] = _true_directions(ground, directions[~bounded], active[~bounded])

@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,6 +22,9 @@ from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.null_space import null_space
 from unveil.whitebox.polytope import Polytope, nearest
+
+if TYPE_CHECKING:
+    from unveil.whitebox.inversion import Inversion
 
 # Inputs per task. Fixed, because the last bits of a matrix product depend on its shape: the answers must not depend
 # on how many workers there are.
@@ -178,9 +181,30 @@ def preimage(
 def preimage(  # type: ignore[overload-cannot-match]  # to mypy every array is the same
     network: Network, x: Float[np.ndarray, "N n"], layer: int = 0, *, executor: Executor | None = None
 ) -> tuple[Preimage, ...]: ...
+@overload
 def preimage(
-    network: Network, x: np.ndarray, layer: int = 0, *, executor: Executor | None = None
-) -> Preimage | tuple[Preimage, ...]:
+    network: Network,
+    x: None = None,
+    layer: int = 0,
+    *,
+    features: Float[np.ndarray, " k"],
+    within: tuple[float | np.ndarray, float | np.ndarray] | None = None,
+    near: Float[np.ndarray, " n"] | None = None,
+    norm: int = 2,
+    tolerance: float | None = None,
+) -> Inversion: ...
+def preimage(  # two questions of one name: what has the features of x, and what has these
+    network: Network,
+    x: np.ndarray | None = None,
+    layer: int = 0,
+    *,
+    executor: Executor | None = None,
+    features: np.ndarray | None = None,
+    within: tuple[float | np.ndarray, float | np.ndarray] | None = None,
+    near: np.ndarray | None = None,
+    norm: int = 2,
+    tolerance: float | None = None,
+) -> Preimage | tuple[Preimage, ...] | Inversion:
     r"""Say of which kind the set of inputs with the same features is, and prove it.
 
     For a ReLU layer the inputs with the features of x solve `A_P z = A_P x` (positive neurons) and
@@ -193,9 +217,16 @@ def preimage(
         layer: The layer whose features are to stay, 0 for the first; the preimage lies in that layer's own input
             space. What the layers before can produce is not taken into account.
         executor: Where to work on batches of 256 inputs; same answers whatever the workers.
+        features: Instead of x: what comes out of the layer, (m,), whether or not any input is known to give it. With a
+            softmax on top, its logits up to a shift. The rest of the arguments goes with it.
+        within: The box for one such input of the layer; by default all of R^n.
+        near: (n,), what this input is to be nearest to; by default it keeps away from the kinks.
+        norm: 1 or 2, for `near`.
+        tolerance: By how much each feature may be off; by default 1e-6 of the largest, or of 1.
 
     Returns:
-        One `Preimage` per row of x; a single one if x is (n,).
+        One `Preimage` per row of x; a single one if x is (n,). An `Inversion` for features: whether any input gives
+        them, with a proof if not, one that does, and the kind of all.
 
     Raises:
         BadInput: Wrong shape, no such layer, NaN weights or inputs, no inputs, or an activation that is neither
@@ -204,6 +235,15 @@ def preimage(
     Source: arXiv:1806.09730, Theorem 4, Corollary 6; Theorem 13 for points pinned by tight rows.
     """
     must_be_known(network)
+    if (x is None) == (features is None):
+        raise BadInput("pass either x, whose features to keep, or features=")
+    if features is not None:
+        from unveil.whitebox.inversion import from_features  # it stands on this room
+
+        return from_features(network, features, layer, within, near, norm, tolerance)
+    if within is not None or near is not None or tolerance is not None:
+        raise BadInput("within=, near= and tolerance= go with features=; of an x, ask `.extent(within)` or lookalike")
+    assert x is not None
     single = np.shape(x) in ((network.n,), network.shape)
     found = tuple(preimages(network, x, layer, executor=executor))
     return found[0] if single else found
@@ -218,7 +258,7 @@ def preimages(
     """
     must_be_known(network)
     layer = network.level(layer)
-    weights, bias, relu = _features(network, layer)
+    weights, bias, relu = features_of(network, layer)
     points = network.points(inputs)
     inside = (_layer_input(network, points[i : i + TASK], layer) for i in range(0, len(points), TASK))
     phi = network.layers[layer].activation
@@ -240,8 +280,9 @@ def _sided(
     Inputs whose neurons are at the same ends share a factorisation.
     """
     for points in inside:
-        piece = phi.piece(points @ weights.T + bias)
-        turned = [_as_relu(phi, row) for row in piece]
+        before = points @ weights.T + bias
+        rounding = points.shape[1] * np.finfo(float).eps * (np.abs(points) @ np.abs(weights).T + np.abs(bias))
+        turned = [_as_relu(phi, s, error) for s, error in zip(before, rounding, strict=True)]
         groups: dict[bytes, list[int]] = {}
         for i, (sign, kink) in enumerate(turned):
             groups.setdefault(sign.tobytes() + kink.tobytes(), []).append(i)
@@ -254,8 +295,13 @@ def _sided(
         yield from (found[i] for i in range(len(points)))
 
 
-def _as_relu(phi: Activation, piece: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _as_relu(phi: Activation, s: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sign and kink per neuron: the feature determines s iff `sign (s - kink) > 0`, and otherwise bounds it by that."""
+    piece = phi.piece(s)
+    # What is at a kink has the feature of the flat piece behind it.
+    behind = piece + np.isfinite(phi.ends(piece)[1])
+    at_end = (phi.ends(piece)[1] - s <= rounding) & (phi.line(behind)[0] == 0)
+    piece = np.where(at_end, behind, piece)
     slope, _ = phi.line(piece)
     low, high = phi.ends(piece)
     flat = slope == 0
@@ -325,7 +371,7 @@ def _layer_input(network: Network, points: np.ndarray, layer: int) -> np.ndarray
     return network.features(points, layer - 1) if layer else points
 
 
-def _features(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, bool]:
+def features_of(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, bool]:
     """Weights, bias and whether a ReLU follows, of the layer as seen from its features."""
     here = network.layers[layer]
     if not decidable(here.activation):

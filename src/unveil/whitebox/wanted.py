@@ -1,0 +1,86 @@
+"""What a layer's neurons must see so that its features are given ones: a value, or all beyond a kink."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.whitebox.activation import Activation
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """Preactivations s with `low <= s <= high`.
+
+    Attributes:
+        low: (k,), minus infinity where there is no lower end.
+        high: (k,). Equal to `low` where the feature determines the preactivation.
+        give: (k,), how far a preactivation may be beyond its ends, per unit by which its feature may be off.
+        impossible: (k,), features that the activation does not take, not even within the tolerance.
+    """
+
+    low: Float[np.ndarray, " k"]
+    high: Float[np.ndarray, " k"]
+    give: Float[np.ndarray, " k"]
+    impossible: Bool[np.ndarray, " k"]
+
+    @property
+    def determined(self) -> Bool[np.ndarray, " k"]:
+        return np.asarray(self.low == self.high)
+
+
+def wanted(phi: Activation, features: Float[np.ndarray, " k"], tolerance: float) -> Wanted:
+    """The preactivations behind features, of an activation that never falls.
+
+    Args:
+        phi: Piecewise linear and monotone with flat ends only, or injective with an inverse.
+        features: What it is to give.
+        tolerance: How far each may be off.
+    """
+    return _linear(phi, features, tolerance) if phi.piecewise_linear else _smooth(phi, features, tolerance)
+
+
+def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
+    k = len(features)
+    kinks, slopes = (np.asarray(each, float) for each in (phi.kinks, phi.slopes))
+    # (a spare kink at infinity, behind which nothing lies, so that there is at least one)
+    kinks = np.pad(np.broadcast_to(kinks, (k, kinks.shape[-1])), ((0, 0), (0, 1)), constant_values=np.inf)
+    slopes = np.pad(np.broadcast_to(slopes, (k, slopes.shape[-1])), ((0, 0), (0, 1)))
+    pieces = np.isfinite(kinks).sum(axis=1)
+    # The piece of each feature: how many kinks have a smaller value.
+    values = np.full(kinks.shape, np.inf)
+    for j in range(kinks.shape[1]):
+        there = np.isfinite(kinks[:, j])
+        values[there, j] = phi.value(np.where(there, kinks[:, j], 0.0))[there]
+    piece = (features[:, None] > values).sum(axis=1)
+    flat = slopes[np.arange(k), piece] == 0
+    # A feature on a flat end, or off it by no more than the tolerance, is that of the whole end.
+    below = (slopes[:, 0] == 0) & (piece == 0)
+    # (the value of a flat upper end belongs to the piece below it, by how kinks are counted)
+    top = np.where(pieces > 0, values[np.arange(k), np.maximum(pieces - 1, 0)], np.inf)
+    above = (slopes[np.arange(k), pieces] == 0) & (pieces > 0) & (features >= top)
+    slope, offset = phi.line(piece)
+    impossible = (below & (features < values[:, 0] - tolerance)) | (above & (features > top + tolerance))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = (features - offset) / slope
+        steep = np.where(slopes > 0, slopes, np.inf).min(axis=1)
+    low = np.where(flat, -np.inf, exact)
+    high = np.where(flat, np.inf, exact)
+    high = np.where(below, kinks[:, 0], high)
+    last = kinks[np.arange(k), np.maximum(pieces - 1, 0)]
+    low, high = np.where(above, last, low), np.where(above, np.inf, high)
+    return Wanted(low, high, 1 / np.where(np.isfinite(steep), steep, 1.0), impossible)
+
+
+def _smooth(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
+    assert phi.inverse is not None
+    exact, less, more = (phi.inverse(features + off) for off in (0.0, -tolerance, tolerance))
+    # Beyond an end of the range, as far as the tolerance reaches, stands for the end.
+    impossible = np.isnan(less) & np.isnan(more)
+    less, more = np.where(np.isnan(less), -np.inf, less), np.where(np.isnan(more), np.inf, more)
+    saturated = ~(np.isfinite(exact) & np.isfinite(less) & np.isfinite(more))
+    with np.errstate(invalid="ignore"):
+        give = np.where(saturated, 0.0, np.maximum(more - exact, exact - less) / max(tolerance, 1e-300))
+    return Wanted(np.where(saturated, less, exact), np.where(saturated, more, exact), give, impossible)

@@ -1,0 +1,188 @@
+"""Inputs behind features and outputs, against exact elimination in rational numbers over all activation patterns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from tests.helpers import assert_rate
+from unveil.outcome import BadInput
+from unveil.whitebox.activation import activation
+from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.preimage import preimage
+
+Row = tuple[Fraction, ...]
+
+
+def solvable(rows: Sequence[Row]) -> bool:
+    """Whether some z has `row[:-1] @ z <= row[-1]` for all rows: Fourier-Motzkin elimination, exact."""
+    left = {tuple(row) for row in rows}
+    for k in range(len(rows[0]) - 1):
+        above, below = [r for r in left if r[k] > 0], [r for r in left if r[k] < 0]
+        left = {r for r in left if r[k] == 0}
+        for p in above:
+            for q in below:
+                made = [a / p[k] - b / q[k] for a, b in zip(p, q, strict=True)]
+                size = max(map(abs, made[:-1]), default=Fraction(0)) or Fraction(1)
+                left.add(tuple(value / size for value in made))
+    return all(row[-1] >= 0 for row in left)
+
+
+def _rational(values: np.ndarray) -> list[Fraction]:
+    return [Fraction(float(v)) for v in values]
+
+
+def _wanted(name: str, y: Fraction) -> tuple[Fraction | None, Fraction | None] | None:
+    """Lowest and highest preactivation with this feature; None for an open end, or for all if there is none at all."""
+    if name == "relu":
+        return None if y < 0 else (y, y) if y > 0 else (None, Fraction(0))
+    if name == "clip(0.0,2.0)":
+        inside = (None if y == 0 else y, None if y == 2 else y)
+        return inside if 0 <= y <= 2 else None
+    return (y, y) if y > 0 else (2 * y, 2 * y)
+
+
+def _box(n: int, end: int) -> list[Row]:
+    unit = [[Fraction(int(i == k)) for i in range(n)] for k in range(n)]
+    return [(*(sign * v for v in row), Fraction(end)) for row in unit for sign in (1, -1)]
+
+
+def _one_layer(name: str, weights: np.ndarray, bias: np.ndarray, y: np.ndarray, end: int | None) -> bool:
+    rows = _box(weights.shape[1], end) if end else []
+    for row, b, value in zip(weights, _rational(bias), _rational(y), strict=True):
+        asked = _wanted(name, value)
+        if asked is None:
+            return False
+        a = _rational(row)
+        if asked[1] is not None:
+            rows.append((*a, asked[1] - b))
+        if asked[0] is not None:
+            rows.append((*(-v for v in a), b - asked[0]))
+    return solvable(rows)
+
+
+def test_features_of_one_layer_agree_with_exact_elimination() -> None:
+    told: Counter[tuple[bool, str]] = Counter()
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        n, m = int(rng.integers(1, 4)), int(rng.integers(1, 6))
+        name = ["relu", "clip(0.0,2.0)", "leaky_relu(0.5)"][seed % 3]
+        weights, bias = rng.integers(-3, 4, (m, n)).astype(float), rng.integers(-3, 4, m).astype(float)
+        network = Network((Layer(weights, bias, activation(name)),))
+        x = rng.integers(-2, 3, n).astype(float)
+        known = network(x)
+        y = known.copy()
+        if rng.random() < 0.6:
+            y[rng.integers(m)] += rng.integers(-1, 2)
+        end = 1 if rng.random() < 0.5 else None
+        within = None if end is None else (-1.0, 1.0)
+        truth = _one_layer(name, weights, bias, y, end)
+        found = preimage(network, features=y, within=within)
+        told[truth, found.verdict] += 1
+        assert (found.verdict == "found") == truth, seed
+        assert found.check(), seed
+        if not truth:
+            assert found.verdict == "none", seed
+            assert found.kind == "empty", seed
+            assert found.proof is None or end is None or found.proof.check_exactly(1e-7), seed
+            continue
+        assert np.abs(network(found.x) - y).max() <= 1e-9, seed
+        if within is not None:
+            assert (np.abs(found.x) <= 1).all(), seed
+        near = preimage(network, features=y, within=within, near=np.zeros(n))
+        assert near.distance is not None, seed
+        assert near.bound is not None, seed
+        assert near.distance <= np.linalg.norm(found.x) + 1e-7, seed
+        assert near.distance <= near.bound + 1e-6, seed
+        if (y == known).all():
+            assert found.kind == preimage(network, x).kind, seed
+    assert min(told[True, "found"], told[False, "none"]) > 40
+
+
+def test_proofs_of_others_fail() -> None:
+    rng = np.random.default_rng(0)
+    network = Network((Layer(rng.standard_normal((8, 3)), rng.standard_normal(8), activation("leaky_relu")),))
+    y = network(rng.standard_normal(3))
+    wrong = preimage(network, features=y + 0.1)
+    assert wrong.verdict == "none"
+    assert wrong.proof is not None
+    assert wrong.least > 1e-3
+    assert wrong.deviation >= wrong.least
+    right = preimage(network, features=y)
+    assert right.verdict == "found"
+    # The same multipliers prove nothing of features that an input gives.
+    from dataclasses import replace
+
+    from unveil.whitebox.wanted import wanted
+
+    forged = replace(wrong.proof, wanted=wanted(activation("leaky_relu"), y, 1e-6))
+    assert not forged.check(1e-6)
+
+
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "elu", "softplus", "arctan", "erf", "leaky_relu", "relu"])
+def test_features_of_wide_layers_are_inverted_in_both_precisions(name: str) -> None:
+    good = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, m = int(rng.integers(5, 30)), int(rng.integers(5, 40))
+        network = Network.from_weights(
+            [(rng.standard_normal((m, n)) / np.sqrt(n), rng.standard_normal(m) / 2)], last=name
+        )
+        x = rng.random(n)
+        y = network(x)
+        found = preimage(network, features=y, within=(0, 1))
+        single = preimage(network, features=y.astype(np.float32))
+        near = preimage(network, features=y, within=(0, 1), near=x)
+        good.append(
+            found.verdict == single.verdict == "found"
+            and found.check()
+            and found.deviation < 1e-10
+            and single.deviation < 1e-6
+            and near.distance is not None
+            and near.distance < 1e-5
+            and found.kind == preimage(network, x).kind
+        )
+        if m > n + 5 and name != "relu":
+            off = preimage(network, features=y + 0.01 * rng.standard_normal(m) * (y < 0.9))
+            assert off.verdict == "none", seed
+            assert off.check(), seed
+    assert_rate(good, 0.97, name)
+
+
+def test_features_that_no_activation_gives_are_named() -> None:
+    network = Network.from_weights([(np.eye(2), np.zeros(2))], last="relu")
+    found = preimage(network, features=np.array([1.0, -0.5]))
+    assert (found.verdict, found.kind) == ("none", "empty")
+    assert "feature 1" in found.reason
+    assert found.check()
+    assert abs(found.least - 0.5) < 1e-12
+    saturated = preimage(
+        Network.from_weights([(np.eye(2), np.zeros(2))], last="sigmoid"), features=np.array([1.0, 0.5])
+    )
+    assert saturated.verdict == "found"
+    assert saturated.kind == "infinite"
+
+
+def test_bad_questions_are_named() -> None:
+    network = Network.from_weights([(np.eye(2), np.zeros(2)), (np.eye(2), np.zeros(2))])
+    for given, match in (
+        ({"features": np.zeros(3)}, "layer 0 has 2 features"),
+        ({"features": np.array([np.nan, 0])}, "NaN"),
+        ({"features": np.zeros(2), "x": np.zeros(2)}, "either x"),
+        ({}, "either x"),
+        ({"x": np.zeros(2), "near": np.zeros(2)}, "go with features"),
+        ({"features": np.zeros(2), "within": (1, 0)}, "lowest <= highest"),
+        ({"features": np.zeros(2), "within": (0, 1), "near": np.array([2.0, 0])}, "outside of within"),
+        ({"features": np.zeros(2), "near": np.zeros(3)}, "one input of the layer"),
+        ({"features": np.zeros(2), "norm": 3, "near": np.zeros(2)}, "norm must be"),
+        ({"features": np.zeros(2), "tolerance": 0.0}, "tolerance must be"),
+    ):
+        with pytest.raises(BadInput, match=match):
+            preimage(network, **given)  # type: ignore[call-overload]
+    bent = Network.from_weights([(np.eye(2), np.zeros(2))], last="abs")
+    with pytest.raises(BadInput, match="neither injective nor piecewise linear"):
+        preimage(bent, features=np.ones(2))
