@@ -81,6 +81,8 @@ if TYPE_CHECKING:
     from unveil.whitebox.formats import load as load
     from unveil.whitebox.formats import save as save
     from unveil.whitebox.formats import to_torch as to_torch
+    from unveil.whitebox.inputs_of import inputs_of as inputs_of
+    from unveil.whitebox.inversion import Inversion as Inversion
     from unveil.whitebox.large_change import LargeChange as LargeChange
     from unveil.whitebox.large_change import large_change as large_change
     from unveil.whitebox.lookalike import Lookalike as Lookalike
@@ -189,6 +191,8 @@ _PUBLIC = {
     "Preimage": "whitebox.preimage",
     "preimage": "whitebox.preimage",
     "preimages": "whitebox.preimage",
+    "Inversion": "whitebox.inversion",
+    "inputs_of": "whitebox.inputs_of",
 }
 
 

@@ -76,11 +76,19 @@ def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
 
 def _smooth(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
     assert phi.inverse is not None
-    exact, less, more = (phi.inverse(features + off) for off in (0.0, -tolerance, tolerance))
-    # Beyond an end of the range, as far as the tolerance reaches, stands for the end.
-    impossible = np.isnan(less) & np.isnan(more)
-    less, more = np.where(np.isnan(less), -np.inf, less), np.where(np.isnan(more), np.inf, more)
+
+    def at(off: float) -> np.ndarray:
+        assert phi.inverse is not None
+        found = np.asarray(phi.inverse(features + off))
+        # Beyond an end of the range, as far as the tolerance reaches, stands for the end.
+        return np.where(np.isnan(found), np.copysign(np.inf, off), found)
+
+    exact = np.asarray(phi.inverse(features))
+    less, more = at(-tolerance), at(tolerance)
+    impossible = np.isnan(phi.inverse(features - tolerance)) & np.isnan(phi.inverse(features + tolerance))
     saturated = ~(np.isfinite(exact) & np.isfinite(less) & np.isfinite(more))
+    # A saturated neuron only has to be beyond where it is within half the tolerance; the other half is its give.
+    low, high = np.where(saturated, at(-tolerance / 2), exact), np.where(saturated, at(tolerance / 2), exact)
     with np.errstate(invalid="ignore"):
-        give = np.where(saturated, 0.0, np.maximum(more - exact, exact - less) / max(tolerance, 1e-300))
-    return Wanted(np.where(saturated, less, exact), np.where(saturated, more, exact), give, impossible)
+        give = np.fmax(np.where(np.isfinite(low), low - less, 0.0), np.where(np.isfinite(high), more - high, 0.0))
+    return Wanted(low, high, np.where(np.isfinite(give), give, 0.0) / tolerance, impossible)

@@ -1,0 +1,332 @@
+"""An input behind an output of a whole network: region by region, with an exact answer where the search ends."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import count
+
+import numpy as np
+from jaxtyping import Float
+from scipy import sparse
+from scipy.optimize import least_squares
+
+from unveil.outcome import BadInput
+from unveil.whitebox.inversion import Box, Inversion, allowed, from_features, given_features
+from unveil.whitebox.linear_programme import Constraints, bound, minimise
+from unveil.whitebox.network import Network, must_be_known
+from unveil.whitebox.region import linearise
+from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
+
+STARTS = 8
+"""Points of the box from which Gauss-Newton steps are tried before any linear programme."""
+
+
+def inputs_of(
+    network: Network,
+    output: Float[np.ndarray, " m"],
+    *,
+    layer: int = -1,
+    within: Box = (0.0, 1.0),
+    near: Float[np.ndarray, " n"] | None = None,
+    tolerance: float | None = None,
+    programmes: int = 2000,
+    rng: np.random.Generator | None = None,
+) -> Inversion:
+    """Find an input of the network that gives this output, or prove that no input in the box does.
+
+    First by Gauss-Newton steps from a few points. Then region by region: a linear programme in which every neuron lies
+    between the lowest and the highest line over its interval tells how near to the output a part of the box can come
+    at best; a part that cannot come near enough is closed by a bound from weak duality, any other is split at a kink.
+    In a part without a kink the programme is exact, so that the search ends: with an input, or with the proof that
+    there is none. Layers with smooth activations are inverted from the top as long as their features determine their
+    inputs; below that, a search that finds nothing proves nothing, and says so.
+
+    Args:
+        network: Piecewise linear, or smooth: see above. Its inputs are those of the box.
+        output: What it is to answer, (m,). With a softmax on top: probabilities, all positive.
+        layer: Or the features after this layer; then without any softmax.
+        within: Lowest and highest legal value, for all inputs or for each; finite.
+        near: (n,), what the input is to be nearest to, in the 1-norm; `bound` then says how near any could be.
+        tolerance: By how much each output may be off; by default 1e-6 of the largest, or of 1.
+        programmes: How many linear programmes to solve at most.
+        rng: Draws the starting points. Default: always the same ones.
+
+    Returns:
+        The answer: "found", "none" (proved) or "not found", and how near to the output any input can come.
+
+    Raises:
+        BadInput: Wrong shapes, a box that is not finite, or probabilities that are not positive.
+    """
+    must_be_known(network)
+    level = network.level(layer)
+    known = network.up_to(level)
+    y = given_features(network, output, level)
+    if network.softmax and level == len(network.layers) - 1:
+        known, y = _logits(known, y)
+    low, high = (np.asarray(end, float) for end in within)
+    try:
+        floor, ceiling = (
+            np.broadcast_to(end.ravel() if end.size > 1 else end, known.n).astype(float) for end in (low, high)
+        )
+    except ValueError as error:
+        raise BadInput(f"within= must be two numbers, or two for each of the {known.n} inputs: {error}") from error
+    if not (np.isfinite(floor).all() and np.isfinite(ceiling).all() and (floor <= ceiling).all()):
+        raise BadInput("within= must be (lowest, highest), finite, with lowest <= highest in every coordinate")
+    if programmes < 1:
+        raise BadInput(f"programmes must be at least 1; got {programmes}")
+    goal = None if near is None else known.points(near)[0]
+    if goal is not None and ((goal < floor) | (goal > ceiling)).any():
+        raise BadInput("near= lies outside of within=")
+    seek = _Search(known, y, (floor, ceiling), goal, allowed(tolerance, y), programmes)
+    return seek.answer(np.random.default_rng(0) if rng is None else rng)
+
+
+def _logits(known: Network, probabilities: np.ndarray) -> tuple[Network, np.ndarray]:
+    """The network of logits without what they share, and what probabilities tell of these."""
+    if not (probabilities > 0).all() or abs(probabilities.sum() - 1) > 1e-3:
+        raise BadInput("with a softmax on top, the output must be probabilities, positive and of sum 1")
+    from unveil.whitebox.label_symmetry import as_classes
+
+    logs = np.log(probabilities)
+    return as_classes(known), logs - logs.mean()
+
+
+@dataclass
+class _Search:
+    network: Network
+    y: np.ndarray
+    box: tuple[np.ndarray, np.ndarray]
+    goal: np.ndarray | None
+    tolerance: float
+    budget: int
+    spent: int = 0
+    best: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    off: float = np.inf
+
+    def answer(self, rng: np.random.Generator) -> Inversion:
+        peeled = self._peel()
+        if isinstance(peeled, Inversion):
+            return peeled
+        self._try_starts(rng)
+        if not peeled.network.piecewise_linear:
+            names = sorted({e.activation.name for e in peeled.network.layers if not e.activation.piecewise_linear})
+            told = f"layers with {', '.join(names)} can only be searched, which proves nothing"
+            return self._told("found" if self.off <= self.tolerance else "not found", 0.0, False, told)
+        if self.off > self.tolerance:
+            verdict, least, complete = peeled.existence(self)
+            if verdict != "found":
+                told = "every part of the box was closed" if complete else "the budget ended first"
+                return self._told(verdict, least, complete, told)
+        if self.goal is None:
+            return self._told("found", 0.0, True, "an input was found")
+        nearest, complete = peeled.nearest(self, self.goal)
+        told = "every part of the box was closed" if complete else "the budget ended first; see `bound`"
+        return self._told("found", 0.0, complete, told, nearest)
+
+    def _told(self, verdict: str, least: float, complete: bool, reason: str, nearest: float | None = None) -> Inversion:
+        distance = None
+        if self.goal is not None and verdict == "found":
+            distance, nearest = float(np.abs(self.best - self.goal).sum()), max(nearest or 0.0, 0.0)
+        return Inversion(
+            verdict, self.best, self.off, self.tolerance, least, distance, nearest,
+            programmes=self.spent, complete=complete, reason=reason,
+        )  # fmt: skip
+
+    def offer(self, x: np.ndarray, distance: bool = False) -> bool:
+        """Keep an input if it is better: nearer to the output, or (of those that give it) nearer to the goal."""
+        x = np.clip(x, *self.box)
+        off = float(np.abs(self.network.features(x)[0] - self.y).max())
+        if distance and self.goal is not None and off <= self.tolerance and self.off <= self.tolerance:
+            better = np.abs(x - self.goal).sum() < np.abs(self.best - self.goal).sum()
+        else:
+            better = off < self.off
+        if better or not len(self.best):
+            self.best, self.off = x, off
+        return bool(better)
+
+    def polished(self, x: np.ndarray, steps: int = 30) -> np.ndarray:
+        """Gauss-Newton steps inside the box."""
+        low, high = self.box
+        free = high > low
+        inside = np.clip(x, low, high)
+        if not free.any():
+            return inside
+
+        def at(part: np.ndarray) -> np.ndarray:
+            point = inside.copy()
+            point[free] = part
+            return point
+
+        margin = 1e-12 * (high - low)[free]
+        found = least_squares(
+            lambda part: self.network.features(at(part))[0] - self.y,
+            np.clip(inside[free], low[free] + margin, high[free] - margin),
+            jac=lambda part: linearise(self.network, at(part)).matrix[:, free],
+            bounds=(low[free], high[free]),
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=steps,
+        )
+        return at(found.x)
+
+    def _try_starts(self, rng: np.random.Generator) -> None:
+        low, high = self.box
+        starts = [self.goal] if self.goal is not None else []
+        starts += [(low + high) / 2, *(low + (high - low) * rng.random((STARTS - 1, len(low))))]
+        for start in starts:
+            self.offer(self.polished(start))
+            if self.off <= self.tolerance / 10:
+                return
+
+    def _peel(self) -> _Regions | Inversion:
+        """Smooth layers from the top, as long as their features determine their inputs."""
+        network, y, tolerance = self.network, self.y, self.tolerance
+        while not network.piecewise_linear:
+            top = len(network.layers) - 1
+            phi, weights = network.layers[top].activation, network.layers[top].dense()
+            if not (phi.injective and phi.inverse is not None):
+                break
+            low, high = self.box if top == 0 else _range(network, top - 1)
+            found = from_features(network, y, top, (low, high), None, 2, tolerance)
+            self.spent += 1
+            if found.verdict == "none":
+                self.offer((self.box[0] + self.box[1]) / 2)
+                return self._told("none", found.least, True, f"layer {top}: {found.reason or 'no input of it fits'}")
+            if top == 0:
+                if found.verdict == "found":
+                    self.offer(found.x)
+                return _Regions(network, y, self.box, tolerance)
+            smallest = np.linalg.svd(weights, compute_uv=False)[-1] if weights.shape[0] >= weights.shape[1] else 0.0
+            steep = float(np.abs(phi.slope(network.layers[top].affine(found.x[None])[0])).min())
+            if found.verdict != "found" or not smallest * steep > 1e-6:
+                break
+            # Features within the tolerance come from inputs of the layer within this of the one found.
+            tolerance = 2 * tolerance * np.sqrt(len(y)) / (smallest * steep)
+            network, y = network.up_to(top - 1), found.x
+        return _Regions(network, y, self.box, tolerance)
+
+
+def _range(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the features of a layer lie between."""
+    phi, k = network.layers[layer].activation, network.layers[layer].neurons
+    with np.errstate(over="ignore"):
+        ends = np.asarray(phi.value(np.full(k, -1e300))), np.asarray(phi.value(np.full(k, 1e300)))
+    if not phi.monotone:
+        return np.full(k, -np.inf), np.full(k, np.inf)
+    return np.where(np.abs(ends[0]) < 1e100, ends[0], -np.inf), np.where(np.abs(ends[1]) < 1e100, ends[1], np.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class _Regions:
+    """Branch and bound over the parts of the box.
+
+    Attributes:
+        network: Piecewise linear, unless smooth layers are left.
+        y: Its features.
+        box: Finite.
+        tolerance: Features farther off than this are others.
+    """
+
+    network: Network
+    y: np.ndarray
+    box: tuple[np.ndarray, np.ndarray]
+    tolerance: float
+
+    def existence(self, search: _Search) -> tuple[str, float, bool]:
+        """Verdict, what every input misses by at least, and whether all parts were closed."""
+        relaxation = Relaxation(self.network, self.y, self.box)
+        start = whole(self.network, *self.box)
+        order = count()
+        queue: list[tuple[float, int, int, Part]] = [(0.0, 0, next(order), start)] if start is not None else []
+        least, exact = np.inf, True
+        while queue:
+            if search.spent >= search.budget:
+                return "not found", 0.0, False
+            _, depth, _, part = heapq.heappop(queue)
+            within = relaxation.constraints(part)
+            found = minimise(relaxation.miss(), within)
+            search.spent += 1
+            at_least = -np.inf if found is None else bound(relaxation.miss(), within, found.multipliers)
+            if at_least > self.tolerance:
+                least = min(least, at_least)
+                continue
+            split = None
+            if found is not None:
+                x = found.v[: self.network.n]
+                search.offer(x)
+                split = relaxation.worst(found.v, part)
+                if split is None or depth % 8 == 0:
+                    search.offer(search.polished(x))
+                if search.off <= search.tolerance:
+                    return "found", 0.0, False
+            if split is None:
+                exact = False  # neither closed nor open: too near to the tolerance to tell
+                continue
+            for half in halved(self.network, *self.box, part, *split):
+                heapq.heappush(queue, (-depth, depth + 1, next(order), half))
+        if not exact:
+            return "not found", 0.0, True
+        return "none", float(least) if np.isfinite(least) else self.tolerance, True
+
+    def nearest(self, search: _Search, goal: np.ndarray) -> tuple[float, bool]:
+        """Improves the search's best; what no input is nearer than, and whether all parts were closed."""
+        relaxation = Relaxation(self.network, self.y, self.box)
+        n, size = self.network.n, relaxation.size
+        cost = np.concatenate([np.zeros(size), np.ones(n)])
+        start = whole(self.network, *self.box)
+        order = count()
+        queue: list[tuple[float, int, Part]] = [(0.0, next(order), start)] if start is not None else []
+        closed = np.inf
+        while queue:
+            reached = float(np.abs(search.best - goal).sum())
+            if queue[0][0] >= reached - 1e-6 * max(1.0, reached):
+                return min(queue[0][0], closed), True
+            if search.spent >= search.budget:
+                return min(queue[0][0], closed), False
+            above, _, part = heapq.heappop(queue)
+            within = _with_distance(relaxation.constraints(part, soft=False), goal, self.tolerance / 2)
+            found = minimise(cost, within)
+            search.spent += 1
+            if found is None:
+                # The solver says there is no point; a bound on the miss has to say so, too.
+                soft = relaxation.constraints(part)
+                other = minimise(relaxation.miss(), soft)
+                if other is None or bound(relaxation.miss(), soft, other.multipliers) <= 0:
+                    closed = min(closed, above)
+                continue
+            at_least = max(above, bound(cost, within, found.multipliers))
+            x = found.v[:n]
+            search.offer(x, distance=True)
+            split = relaxation.worst(found.v[:size], part)
+            if split is None:
+                closed = min(closed, at_least)
+                continue
+            for half in halved(self.network, *self.box, part, *split):
+                heapq.heappush(queue, (at_least, next(order), half))
+        return min(closed, float(np.abs(search.best - goal).sum())), True
+
+
+def _with_distance(within: Constraints, goal: np.ndarray, miss: float) -> Constraints:
+    """The same with one more variable per input, at least its distance from the goal, and a miss of at most this."""
+    n, size = len(goal), len(within.floor)
+    eye, empty = sparse.eye_array(n, format="csr"), sparse.csr_array((n, size - n))
+    rows = sparse.vstack(
+        [
+            sparse.hstack([within.rows, sparse.csr_array((within.rows.shape[0], n))]),
+            sparse.hstack([eye, empty, -eye]),
+            sparse.hstack([-eye, empty, -eye]),
+        ],
+        format="csr",
+    )
+    ceiling = within.ceiling.copy()
+    ceiling[-1] = miss
+    reach = np.maximum(within.ceiling[:n] - goal, goal - within.floor[:n])
+    return Constraints(
+        rows,
+        np.full(rows.shape[0], -np.inf),
+        np.concatenate([within.high, goal, -goal]),
+        np.concatenate([within.floor, np.zeros(n)]),
+        np.concatenate([ceiling, reach]),
+    )
