@@ -25,6 +25,7 @@ from unveil.cli.command import app as app
 from unveil.cli.compare import compare as compare
 from unveil.cli.conclude import conclude as conclude
 from unveil.cli.identify import identify as identify
+from unveil.cli.inputs_of import inputs_ as inputs_
 from unveil.cli.lookalike import lookalike as lookalike
 from unveil.cli.obfuscate import obfuscate as obfuscate
 from unveil.cli.outputs import outputs as outputs

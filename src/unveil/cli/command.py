@@ -27,8 +27,8 @@ from unveil.writing import FULL
 
 # The order of the story, for `unveil --help`; a command that is not here yet comes last.
 ORDER = (
-    "audit", "span", "outputs", "obfuscate", "identify", "compare", "preimage", "lookalike", "stability", "defences",
-    "sensitivity", "plan", "conclude", "store",
+    "audit", "span", "outputs", "obfuscate", "identify", "compare", "preimage", "inputs", "lookalike", "stability",
+    "defences", "sensitivity", "plan", "conclude", "store",
 )  # fmt: skip
 
 

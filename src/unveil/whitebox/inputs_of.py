@@ -9,7 +9,6 @@ from itertools import count
 import numpy as np
 from jaxtyping import Float
 from scipy import sparse
-from scipy.optimize import least_squares
 
 from unveil.outcome import BadInput
 from unveil.whitebox.inversion import Box, Inversion, allowed, from_features, given_features
@@ -18,7 +17,7 @@ from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
 from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
 
-STARTS = 8
+STARTS = 32
 """Points of the box from which Gauss-Newton steps are tried before any linear programme."""
 
 
@@ -145,31 +144,33 @@ class _Search:
             self.best, self.off = x, off
         return bool(better)
 
-    def polished(self, x: np.ndarray, steps: int = 30) -> np.ndarray:
-        """Gauss-Newton steps inside the box."""
+    def polished(self, x: np.ndarray, steps: int = 40) -> np.ndarray:
+        """Gauss-Newton steps inside the box, each the shortest that would do, of inputs that are not held by a wall."""
         low, high = self.box
-        free = high > low
-        inside = np.clip(x, low, high)
-        if not free.any():
-            return inside
-
-        def at(part: np.ndarray) -> np.ndarray:
-            point = inside.copy()
-            point[free] = part
-            return point
-
-        margin = 1e-12 * (high - low)[free]
-        found = least_squares(
-            lambda part: self.network.features(at(part))[0] - self.y,
-            np.clip(inside[free], low[free] + margin, high[free] - margin),
-            jac=lambda part: linearise(self.network, at(part)).matrix[:, free],
-            bounds=(low[free], high[free]),
-            xtol=1e-15,
-            ftol=1e-15,
-            gtol=1e-15,
-            max_nfev=steps,
-        )
-        return at(found.x)
+        x = np.clip(x, low, high)
+        miss = self.y - self.network.features(x)[0]
+        for _ in range(steps):
+            jacobian = linearise(self.network, x).matrix
+            step, held = np.zeros(len(x)), np.zeros(len(x), bool)
+            for _ in range(4):
+                step = np.zeros(len(x))
+                step[~held] = np.linalg.lstsq(jacobian[:, ~held], miss, rcond=1e-10)[0]
+                out = ((x >= high) & (step > 0)) | ((x <= low) & (step < 0))
+                if not (out & ~held).any():
+                    break
+                held |= out
+            # The longest step that helps.
+            lengths = np.array([1.0, 0.5, 0.25, 0.1, 0.03])
+            ahead = np.clip(x + lengths[:, None] * step, low, high)
+            left = self.y - self.network.features(ahead)
+            size = np.linalg.norm(left, axis=1)
+            helps = np.flatnonzero(size < np.linalg.norm(miss) * (1 - 0.01 * lengths))
+            if not helps.size:
+                break
+            x, miss = ahead[helps[0]], left[helps[0]]
+            if np.abs(miss).max() <= 1e-4 * self.tolerance:
+                break
+        return x
 
     def _try_starts(self, rng: np.random.Generator) -> None:
         low, high = self.box
