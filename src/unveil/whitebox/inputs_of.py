@@ -265,7 +265,7 @@ class _Regions:
             if split is None:
                 exact = False  # neither closed nor open: too near to the tolerance to tell
                 continue
-            for half in halved(self.network, *self.box, part, *split):
+            for half in halved(self.network, *self.box, part, split):
                 heapq.heappush(queue, (-depth, depth + 1, next(order), half))
         if not exact:
             return "not found", 0.0, True
@@ -304,7 +304,7 @@ class _Regions:
             if split is None:
                 closed = min(closed, at_least)
                 continue
-            for half in halved(self.network, *self.box, part, *split):
+            for half in halved(self.network, *self.box, part, split):
                 heapq.heappush(queue, (at_least, next(order), half))
         return min(closed, float(np.abs(search.best - goal).sum())), True
 

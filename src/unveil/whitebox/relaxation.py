@@ -61,9 +61,10 @@ def propagated(
 
 
 def halved(
-    network: Network, floor: np.ndarray, ceiling: np.ndarray, part: Part, layer: int, neuron: int, at: float
+    network: Network, floor: np.ndarray, ceiling: np.ndarray, part: Part, kink: tuple[int, int, float]
 ) -> list[Part]:
     """The two parts in which one neuron is below and above a kink."""
+    layer, neuron, at = kink
     made = []
     for side in (0, 1):
         chosen = [(low.copy(), high.copy()) for low, high in part.before]
@@ -145,7 +146,7 @@ class Relaxation:
 
     def miss(self) -> Float[np.ndarray, " v"]:
         """The cost that is t."""
-        return np.eye(1, self.size, self.size - 1)[0]
+        return np.asarray(np.eye(1, self.size, self.size - 1)[0])
 
     def worst(self, v: np.ndarray, part: Part) -> tuple[int, int, float] | None:
         """The kink to split at: of the neuron whose features in the programme are farthest from its activation's."""
