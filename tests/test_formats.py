@@ -16,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.formats import from_torch, load, save, to_torch
 from unveil.whitebox.network import Network
+from unveil.whitebox.region import linear_region, linearise
+from unveil.whitebox.stability import stability
 
 DATA = os.environ.get("UNVEIL_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="UNVEIL_DATA names no folder")
@@ -71,9 +73,12 @@ def test_networks_of_third_parties_answer_as_in_onnxruntime(name: str, tmp_path:
 
 
 @needs_data
-def test_max_pooling_is_refused_by_operator_and_node() -> None:
-    with pytest.raises(BadInput, match="MaxPool 'MaxPool_2'"):
-        load(Path(str(DATA)) / "onnx" / "Convnet_maxpool.onnx")
+def test_a_third_party_network_with_max_pooling_answers_as_in_onnxruntime() -> None:
+    path = Path(str(DATA)) / "onnx" / "Convnet_maxpool.onnx"
+    network = load(path)
+    x = np.random.default_rng(1).uniform(0, 1, (5, network.n)).astype(np.float32)
+    expected = answers_of(path, x)
+    np.testing.assert_allclose(network(x), expected, atol=4e-6 * np.abs(expected).max())
 
 
 def test_every_affine_operator_agrees_with_the_reference_evaluator(tmp_path: Path) -> None:
@@ -135,7 +140,7 @@ def test_every_affine_operator_agrees_with_the_reference_evaluator(tmp_path: Pat
     np.testing.assert_allclose(network(x), answers_of(in_float32(path), x), atol=1e-6)
 
 
-def test_skip_connections_are_carried_whatever_their_sign_and_refused_past_tanh(tmp_path: Path) -> None:
+def test_skip_connections_are_carried_whatever_their_sign(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     constants = {name: rng.standard_normal((5, 5)) for name in ("w1", "w2", "w3", "w4")}
     make = helper.make_node
@@ -156,12 +161,27 @@ def test_skip_connections_are_carried_whatever_their_sign_and_refused_past_tanh(
     path = graph(tmp_path / "skip.onnx", nodes("Relu"), ["N", 5], ["N", 5], constants)
     x = rng.standard_normal((50, 5))
     np.testing.assert_allclose(load(path)(x), answers_of(path, x), atol=1e-13)
-    with pytest.raises(BadInput, match=r"'first'.*past ReLU"):
-        load(graph(tmp_path / "tanh.onnx", nodes("Tanh"), ["N", 5], ["N", 5], constants))
+    for phi in ("Tanh", "LeakyRelu", "Abs"):
+        path = graph(tmp_path / f"{phi}.onnx", nodes(phi), ["N", 5], ["N", 5], constants)
+        np.testing.assert_allclose(load(path)(x), answers_of(in_float32(path), x), atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "name", ["relu", "leaky_relu", "leaky_relu(1.5)", "elu(0.7)", "tanh", "sigmoid", "softplus", "gelu", "identity"]
+    "name",
+    [
+        "relu",
+        "leaky_relu",
+        "leaky_relu(1.5)",
+        "elu(0.7)",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "gelu",
+        "identity",
+        "silu",
+        "gelu_tanh",
+        "clip(0.0,6.0)",
+    ],
 )
 def test_what_is_saved_answers_the_same_to_the_last_digits(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
@@ -175,7 +195,7 @@ def test_what_is_saved_answers_the_same_to_the_last_digits(name: str, tmp_path: 
     back = load(tmp_path / "net.npz")
     np.testing.assert_array_equal(back(x), network(x))
     assert (back.shape, back.softmax) == ((2, 4), True)
-    kind, tolerance = ("float64", 1e-14) if name != "gelu" else ("float32", 1e-6)
+    kind, tolerance = ("float64", 1e-14) if "gelu" not in name else ("float32", 1e-6)
     save(network, tmp_path / "net.onnx", dtype=kind)
     np.testing.assert_allclose(answers_of(tmp_path / "net.onnx", x), network(x), atol=tolerance)
     again = load(tmp_path / "net.onnx")
@@ -218,7 +238,7 @@ def test_a_torch_convnet_survives_every_format(tmp_path: Path) -> None:
         np.testing.assert_allclose(load(tmp_path / file)(x), expected, atol=1e-12)
     np.testing.assert_allclose(answers_of(tmp_path / "net.onnx", x), expected, atol=1e-12)
     with pytest.raises(BadInput, match="MaxPool2d"):
-        from_torch(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)), (3, 16, 16))
+        from_torch(nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2, ceil_mode=True)), (3, 16, 16))
     with pytest.raises(BadInput, match="shape="):
         from_torch(module)
 
@@ -274,3 +294,83 @@ def test_damaged_and_hostile_files_give_one_clear_error(tmp_path: Path) -> None:
     outside.write_bytes(model.SerializeToString())
     with pytest.raises(SourceError, match="no file in its folder"):
         load(outside)
+
+
+def test_every_simple_operator_agrees_with_onnxruntime(tmp_path: Path) -> None:
+    rng = np.random.default_rng(8)
+    make = helper.make_node
+    constants = {
+        "k": rng.standard_normal((3, 2, 3, 3)),
+        "low": np.array(-0.4),
+        "high": np.array(1.1),
+        "slopes": np.array([0.3, -0.2]).reshape(2, 1, 1),
+        "none": np.zeros(0),
+        "factors": np.array([1.0, 1, 2, 3]),
+        "flat": np.array([1, -1]),
+        "w": rng.standard_normal((30, 5)),
+        "level": rng.standard_normal((1, 5)),
+    }
+    nodes = [
+        make("ConvTranspose", ["x", "k"], ["a"], strides=[2, 1], pads=[1, 0, 0, 1], output_padding=[1, 0]),
+        make("PRelu", ["a", "slopes"], ["b"]),
+        make("MaxPool", ["b"], ["c"], kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
+        make("Clip", ["c", "low", "high"], ["d"]),
+        make("Resize", ["d", "none", "factors"], ["e"], mode="nearest", coordinate_transformation_mode="asymmetric",
+             nearest_mode="floor"),
+        make("Abs", ["e"], ["f"]),
+        make("MaxPool", ["f"], ["g"], kernel_shape=[2, 3], strides=[2, 3]),
+        make("HardSigmoid", ["g"], ["h"], alpha=0.25, beta=0.4),
+        make("Reshape", ["h", "flat"], ["i"]),
+        make("MatMul", ["i", "w"], ["j"]),
+        make("Sigmoid", ["j"], ["s"]),
+        make("Mul", ["s", "j"], ["l"]),
+        make("Max", ["l", "level"], ["m"]),
+        make("Min", ["m", "j"], ["y"]),
+    ]  # fmt: skip
+    shape = ["N", 3, 4, 5]
+    path = graph(tmp_path / "simple.onnx", nodes, shape, ["N", 5], constants)
+    network = load(path)
+    x = 2 * rng.standard_normal((20, network.n))
+    np.testing.assert_allclose(network(x), answers_of(in_float32(path), x), atol=1e-5)
+
+
+def test_torch_modules_with_branches_are_followed() -> None:
+    torch = pytest.importorskip("torch")
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, phi: nn.Module) -> None:
+            super().__init__()
+            self.one, self.two, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+            self.phi = phi
+
+        def forward(self, x):
+            return torch.relu(self.norm(self.two(self.phi(self.one(x)))) + x)
+
+    for seed, phi in enumerate(
+        [nn.ReLU(), nn.PReLU(4), nn.Hardtanh(), nn.ReLU6(), nn.SiLU(), nn.GELU(approximate="tanh"), nn.Hardsigmoid()]
+    ):
+        torch.manual_seed(seed)
+        module = nn.Sequential(
+            nn.Conv2d(2, 4, 3), Block(phi), nn.MaxPool2d(2), nn.ConvTranspose2d(4, 2, 3, stride=2, output_padding=1),
+            nn.Upsample(scale_factor=2), nn.Flatten(), nn.Linear(512, 3),
+        ).double().eval()  # fmt: skip
+        network = from_torch(module, (2, 8, 8))
+        x = np.random.default_rng(seed).standard_normal((3, network.n))
+        points = torch.from_numpy(x).reshape(-1, 2, 8, 8)
+        with torch.no_grad():
+            np.testing.assert_allclose(network(x), module(points).numpy(), atol=1e-11)
+        jacobian = torch.autograd.functional.jacobian(module, points[:1]).reshape(3, -1).numpy()
+        np.testing.assert_allclose(linearise(network, x[0]).matrix, jacobian, atol=1e-10)
+        stable = stability(network, x[0], lemma_9=False)
+        np.testing.assert_allclose(
+            stable.layers[-1].after.values[0], np.linalg.svd(jacobian, compute_uv=False), rtol=1e-7
+        )
+        if network.piecewise_linear:
+            region = linear_region(network, x[0])
+            near = x[0] + 0.9 * region.margin() * np.eye(network.n)[3]
+            assert region.contains(near).all()
+            matrix, offset = region.affine()
+            np.testing.assert_allclose(network(near), matrix @ near + offset, atol=1e-10)
+    with pytest.raises(BadInput, match="LayerNorm"):
+        from_torch(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)))

@@ -136,9 +136,10 @@ def leaky_relu(alpha: float = 0.01) -> Activation:
 
 
 def clip(low: float, high: float) -> Activation:
-    """s between `low` and `high`, which it does not leave: ReLU6 is clip(0, 6), HardTanh clip(-1, 1)."""
+    """s between `low` and `high`, either of which may be infinite: ReLU6 is clip(0, 6), HardTanh clip(-1, 1)."""
     if not low < high:
         raise BadInput(f"clip needs two numbers low < high; got {low} and {high}")
+    finite = (np.isfinite(low), np.isfinite(high))
     return Activation(
         f"clip({low!r},{high!r})",
         lambda s: np.clip(s, low, high),
@@ -146,8 +147,8 @@ def clip(low: float, high: float) -> Activation:
         _zero,
         "none",
         False,
-        kinks=(low, high),
-        slopes=(0.0, 1.0, 0.0),
+        kinks=tuple(end for end, there in zip((low, high), finite, strict=True) if there),
+        slopes=(0.0,) * bool(finite[0]) + (1.0,) + (0.0,) * bool(finite[1]),
     )
 
 
@@ -356,7 +357,7 @@ def activation(name: str) -> Activation:
             numbers = [float(part) for part in rest[:-1].split(",")]
         except ValueError:
             numbers = []
-        if len(numbers) == count and np.isfinite(numbers).all():
+        if len(numbers) == count and (np.isfinite(numbers).all() or (family == "clip" and not np.isnan(numbers).any())):
             return make(*numbers)
     raise BadInput(f"no activation called {name!r}; known: {', '.join([*ACTIVATIONS, *_FAMILIES])}")
 

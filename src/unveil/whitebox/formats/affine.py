@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import Activation, activation
+from unveil.whitebox.activation import Activation, activation, by_rows
 from unveil.whitebox.convolution import LARGEST_OPERATOR, Convolution
 from unveil.whitebox.network import Layer, Network
 
@@ -125,20 +125,20 @@ class Trail:
     def activate(self, value: Value, phi: Activation, alive: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
         """Close a layer with `phi` on `value`, and carry what later nodes still need past it.
 
+        Past a ReLU as ReLUs, so that the layer stays one; past anything else by rows with the identity.
+
         Returns:
             The activated value, and every value of `alive` rewritten in terms of the new layer.
-
-        Raises:
-            BadInput: Something has to be carried past an activation other than ReLU.
         """
         matrix, bias, rows = value.operator(), value.bias, value.size
         moved: dict[str, Value] = {}
         needed = self._needed(alive.values())
-        if needed.size and phi.name != "relu":
-            raise BadInput(f"{next(iter(alive))!r} skips a {phi.name}: a skip connection can only be carried past ReLU")
         convolution = value.convolution
         if needed.size:
-            signs = 1 if self.layers and self.layers[-1].activation.name in NEVER_NEGATIVE else 2
+            plain = phi.name != "relu"
+            signs = 1 if plain or (self.layers and self.layers[-1].activation.name in NEVER_NEGATIVE) else 2
+            if plain:
+                phi = by_rows([(phi, rows), (activation("identity"), int(needed.size))])
             unit = sparse.csr_array(
                 (np.ones(needed.size), (np.arange(needed.size), needed)), shape=(needed.size, self.width)
             )
@@ -155,6 +155,29 @@ class Trail:
         self._close(matrix, bias, phi, convolution)
         chosen = None if not needed.size else sparse.eye_array(rows, matrix.shape[0], format="csr")
         return Value(chosen, np.zeros(rows), value.shape), moved
+
+    def largest(self, parts: list[Value], alive: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
+        """The largest of some tensors of one shape, entry by entry, as ReLUs: max(a, b) = relu(a - b) + b.
+
+        Returns:
+            As `activate`.
+        """
+        moved = dict(alive)
+        shape, size = parts[0].shape, parts[0].size
+        while len(parts) > 1:
+            one, other, odd = parts[0:-1:2], parts[1::2], parts[len(parts) - len(parts) % 2 :]
+            apart = [a.plus(b.scale(np.array(-1.0))) for a, b in zip(one, other, strict=True)]
+            flat = [replace(v, shape=(v.size,)) for v in apart]
+            stacked = join(flat, 0, self.width)
+            kept = {f"part {i}": v for i, v in enumerate([*other, *odd])}
+            positive, everything = self.activate(stacked, activation("relu"), moved | kept)
+            moved = {name: v for name, v in everything.items() if name not in kept}
+            parts = []
+            for i in range(len(other)):
+                places = (i * size + np.arange(size)).reshape(shape)
+                parts.append(positive.move(places).plus(everything[f"part {i}"]))
+            parts += [everything[f"part {len(other) + i}"] for i in range(len(odd))]
+        return parts[0], moved
 
     def network(self, value: Value, shape: tuple[int, ...], softmax: bool) -> Network:
         """The finished network, whose output is `value`."""

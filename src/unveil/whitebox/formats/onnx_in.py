@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,23 @@ from scipy import special
 from unveil.keras_graph import ENDINGS, read_keras
 from unveil.onnx_graph import fetch_weights, hold_inputs, one_output
 from unveil.outcome import BadInput, SourceError
+from unveil.whitebox.activation import activation
 from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import (
     ACTIVATIONS_BY_OPERATOR,
+    LARGEST,
     OPERATORS,
     OURS,
     SUPPORTED,
     Operand,
     Step,
     is_top,
+    largest,
 )
 from unveil.whitebox.network import Network
 
 TOLERANCE = 1e-9
-REPRESENTABLE = "Affine operators and one elementwise activation after another can be represented"
+REPRESENTABLE = "Affine operators, elementwise activations and maxima can be represented"
 
 
 def read_onnx(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] | None = None) -> Network:
@@ -78,22 +82,33 @@ def walk(model: onnx.ModelProto) -> Network:
     output, softmax = graph.output[0].name, False
     last_use = {name: i for i, node in enumerate(graph.node) for name in node.input} | {output: len(graph.node)}
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    gated = _gated(graph)
     for i, node in enumerate(graph.node):
+        if node.output and node.output[0] in gated.values():
+            continue  # its sigmoid stands for both
         step = _step(node, known, opset)
         if softmax and node.op_type not in ("Identity", "Flatten", "Reshape", "Squeeze", "Cast"):
             raise step.refuse("it comes after a softmax, which can only be the last operator")
         if node.domain not in ("", "ai.onnx", OURS):
             raise step.refuse(f"its domain {node.domain!r} is not ONNX's own")
-        if node.op_type in ACTIVATIONS_BY_OPERATOR:
-            value = step.value
-            names = [n for n, v in known.items() if isinstance(v, Value) and last_use.get(n, -1) > i]
+        if node.op_type in ACTIVATIONS_BY_OPERATOR or node.op_type in LARGEST:
+            made = gated.get(node.output[0], node.output[0])
+            # What a gate multiplies is not needed for that any more.
+            uses = last_use if made == node.output[0] else last_use | {node.input[0]: _last(graph, node.input[0], made)}
+            names = [n for n, v in known.items() if isinstance(v, Value) and uses.get(n, -1) > i]
             alive = {n: v for n in names if isinstance(v := known[n], Value)}
-            known = {n: v for n, v in known.items() if not isinstance(v, Value)}
             try:
-                known[node.output[0]], moved = trail.activate(value, ACTIVATIONS_BY_OPERATOR[node.op_type](step), alive)
+                if node.op_type in LARGEST:
+                    parts, full = largest(step)
+                    value, moved = trail.largest(parts, alive)
+                    value = replace(value.scale(np.array(-1.0)) if node.op_type == "Min" else value, shape=full)
+                else:
+                    phi = ACTIVATIONS_BY_OPERATOR[node.op_type](step)
+                    phi = activation("silu") if made != node.output[0] else phi
+                    value, moved = trail.activate(step.value, phi, alive)
             except BadInput as error:
-                raise step.refuse(str(error)) from error
-            known.update(moved)
+                raise error if str(error).startswith("node ") else step.refuse(str(error)) from error
+            known = {n: v for n, v in known.items() if not isinstance(v, Value)} | {made: value, **moved}
         elif node.op_type == "Softmax":
             softmax = is_top(step)
             known[node.output[0]] = step.value
@@ -110,6 +125,30 @@ def walk(model: onnx.ModelProto) -> Network:
     if not isinstance(final, Value):
         raise BadInput(f"the output {output!r} does not depend on the input {inputs[0].name!r}")
     return trail.network(final, shape, softmax)
+
+
+def _gated(graph: onnx.GraphProto) -> dict[str, str]:
+    """Sigmoids that only multiply their own input, which is SiLU: what each gives, and what the product gives."""
+    uses: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            uses.setdefault(name, []).append(node)
+    outputs = {o.name for o in graph.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type != "Sigmoid" or node.output[0] in outputs:
+            continue
+        after = uses.get(node.output[0], [])
+        if len(after) == 1 and after[0].op_type == "Mul" and set(after[0].input) == {node.input[0], node.output[0]}:
+            found[node.output[0]] = after[0].output[0]
+    return found
+
+
+def _last(graph: onnx.GraphProto, name: str, but: str) -> int:
+    """The last node that reads a name, apart from the one that makes `but`."""
+    if name in {o.name for o in graph.output}:
+        return len(graph.node)
+    return max((i for i, n in enumerate(graph.node) if name in n.input and but not in n.output), default=-1)
 
 
 def check(network: Network, model: onnx.ModelProto, points: int = 3) -> None:
@@ -141,6 +180,8 @@ def check(network: Network, model: onnx.ModelProto, points: int = 3) -> None:
         """In double precision, as Erf."""
 
         def _run(self, x: np.ndarray, **given: str) -> tuple[np.ndarray]:
+            if (given.get("approximate") or "none") == "tanh":
+                return (x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),)
             return (x * special.ndtr(x),)
 
     exact = _in_float64(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ import onnx
 from scipy import sparse
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import Activation, activation, elu, leaky_relu
+from unveil.whitebox.activation import Activation, activation, by_rows, clip, elu, hard_sigmoid, leaky_relu
+from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.formats.affine import Value, join
-from unveil.whitebox.formats.pooling import average, mean_over, widen
+from unveil.whitebox.formats.pooling import average, mean_over, pooled, widen
 
 Operand = Value | np.ndarray
 
@@ -38,6 +40,13 @@ class Step:
     def refuse(self, why: str) -> BadInput:
         return BadInput(f"node {self.label}: {why}")
 
+    def widest(self) -> Value:
+        """The first operand that depends on the input, at any place."""
+        found = next((v for v in self.operands if isinstance(v, Value)), None)
+        if found is None:
+            raise self.refuse("one of its inputs should depend on the network's input")
+        return found
+
     @property
     def value(self) -> Value:
         """The one operand that depends on the input, which must be the first."""
@@ -60,10 +69,22 @@ class Step:
             return float(np.ravel(np.asarray(self.constant(1)))[0])
         return float(self.attributes.get("alpha", otherwise))
 
-    def exact_gelu(self) -> Activation:
-        if self.attributes.get("approximate", b"none") != b"none":
-            raise self.refuse("only the exact GELU is known, not its tanh approximation")
-        return activation("gelu")
+    def gelu(self) -> Activation:
+        return activation("gelu" if self.attributes.get("approximate", b"none") == b"none" else "gelu_tanh")
+
+    def clip(self) -> Activation:
+        """Its ends are attributes before opset 11, and inputs since."""
+        ends = []
+        for name, position, open_end in (("min", 1, -np.inf), ("max", 2, np.inf)):
+            given = self.attributes.get(name, self.constant(position))
+            ends.append(open_end if given is None else float(np.ravel(given)[0]))
+        return activation("relu") if ends == [0.0, np.inf] else clip(*ends)
+
+    def prelu(self) -> Activation:
+        """Every neuron with the slope of its own."""
+        slopes = np.broadcast_to(np.asarray(self.constant(1), float), self.value.shape).ravel()
+        edges = np.flatnonzero(np.diff(slopes, prepend=np.nan, append=np.nan))
+        return by_rows([(leaky_relu(float(slopes[a])), int(b - a)) for a, b in itertools.pairwise(edges)])
 
     def integers(self, name: str, position: int) -> list[int] | None:
         """A list that older opsets hold as attribute `name` and newer ones as input `position`."""
@@ -183,6 +204,95 @@ def _convolution(step: Step) -> Operand:
     return out if bias is None else out.add(bias.reshape(-1, *[1] * (kernel.ndim - 2)))
 
 
+def _transposed_convolution(step: Step) -> Operand:
+    """The adjoint of the convolution that leads from what comes out to what goes in."""
+    value, kernel = step.value, step.constant(1)
+    if kernel is None or kernel.ndim != 4 or len(value.shape) != 4 or value.shape[0] != 1:
+        raise step.refuse("a transposed convolution in two dimensions with constant kernel is expected")
+    if step.attributes.get("output_shape") or step.attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise step.refuse("only padding by numbers is supported, not output_shape or auto_pad")
+
+    def pair(name: str, otherwise: int) -> tuple[int, int]:
+        given = [int(i) for i in step.attributes.get(name) or [otherwise] * 2]
+        return given[0], given[1]
+
+    pads = [int(p) for p in step.attributes.get("pads") or [0] * 4]
+    out = adjoint(
+        value, kernel, pair("strides", 1), (pads[0], pads[1], pads[2], pads[3]), pair("dilations", 1),
+        int(step.attributes.get("group", 1)), pair("output_padding", 0),
+    )  # fmt: skip
+    bias = step.constant(2)
+    return out if bias is None else out.add(bias.reshape(-1, 1, 1))
+
+
+def adjoint(
+    value: Value,
+    kernel: np.ndarray,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    extra: tuple[int, int],
+) -> Value:
+    """A transposed convolution, whose kernel is (in, out / groups, height, width)."""
+    sides = [
+        (size - 1) * by - before - after + apart * (taps - 1) + 1 + more
+        for size, by, before, after, apart, taps, more in zip(
+            value.shape[2:], stride, padding[:2], padding[2:], dilation, kernel.shape[2:], extra, strict=True
+        )
+    ]
+    shape = (int(kernel.shape[1]) * groups, sides[0], sides[1])
+    forward = Convolution(np.asarray(kernel, dtype=np.float64), shape, stride, padding, dilation, groups)
+    return value.map(sparse.csr_array(forward.matrix().T), (1, *shape))
+
+
+def repeated(a: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
+    """Nearest-neighbour upsampling by whole factors."""
+    for axis, factor in enumerate(factors):
+        a = np.repeat(a, factor, axis=axis)
+    return a
+
+
+def _resize(step: Step, a: np.ndarray) -> np.ndarray:
+    if step.attributes.get("mode", b"nearest") != b"nearest":
+        raise step.refuse("only mode nearest is supported")
+    if step.attributes.get("coordinate_transformation_mode", b"half_pixel") in (
+        b"align_corners",
+        b"tf_crop_and_resize",
+    ):
+        raise step.refuse("only the coordinates asymmetric, half_pixel and pytorch_half_pixel are supported")
+    places = (1,) if step.node.op_type == "Upsample" else (2, 3)
+    given = [step.constant(place) for place in places]
+    if given[0] is not None and np.size(given[0]):
+        factors = np.ravel(given[0]).astype(float)
+    elif len(given) > 1 and given[1] is not None:
+        factors = np.ravel(given[1]) / np.array(a.shape)
+    else:
+        factors = np.ravel(step.attributes.get("scales", ())).astype(float)
+    if len(factors) != a.ndim or (factors != np.rint(factors)).any() or (factors < 1).any():
+        raise step.refuse(f"only whole factors of at least 1, one for each axis, are supported; got {factors}")
+    return repeated(a, tuple(int(f) for f in factors))
+
+
+def largest(step: Step) -> tuple[list[Value], tuple[int, ...]]:
+    """The tensors whose largest entries an operator takes, and the shape of the result."""
+    if step.node.op_type in ("MaxPool", "GlobalMaxPool"):
+        if len(step.node.output) > 1 and step.node.output[1]:
+            raise step.refuse("the places of the largest entries are not values")
+        return pooled(step, step.value)
+    width = step.widest().operator().shape[1]
+    given = [v for v in step.operands if v is not None]
+    shape = np.broadcast_shapes(*(v.shape for v in given))
+    parts = [
+        v if isinstance(v, Value) else Value(sparse.csr_array((v.size, width)), np.ravel(v).astype(float), v.shape)
+        for v in given
+    ]
+    # (min(a, b) = -max(-a, -b): whoever asked turns the result back)
+    if step.node.op_type == "Min":
+        parts = [v.scale(np.array(-1.0)) for v in parts]
+    return [v.spread(np.empty(shape)) for v in parts], shape
+
+
 def _batch_norm(step: Step) -> Operand:
     if step.attributes.get("training_mode") or any(step.node.output[1:]):
         raise step.refuse("it is in training mode; export the model in evaluation mode")
@@ -274,7 +384,12 @@ ACTIVATIONS_BY_OPERATOR: dict[str, Callable[[Step], Activation]] = {
     "Erf": lambda s: activation("erf"),
     "Atan": lambda s: activation("arctan"),
     "Sin": lambda s: activation("sin"),
-    "Gelu": lambda s: s.exact_gelu(),
+    "Gelu": lambda s: s.gelu(),
+    "Abs": lambda s: activation("abs"),
+    "Clip": lambda s: s.clip(),
+    "HardSigmoid": lambda s: hard_sigmoid(float(s.attributes.get("alpha", 0.2)), float(s.attributes.get("beta", 0.5))),
+    "PRelu": lambda s: s.prelu(),
+    "Swish": lambda s: activation("silu"),
 }
 
 OPERATORS: dict[str, Callable[[Step], Operand]] = {
@@ -285,6 +400,9 @@ OPERATORS: dict[str, Callable[[Step], Operand]] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "Resize": _move(_resize),
+    "Upsample": _move(_resize),
     "BatchNormalization": _batch_norm,
     "AveragePool": lambda s: average(s, s.value),
     "GlobalAveragePool": lambda s: mean_over(s.value, tuple(range(2, len(s.value.shape))), True),
@@ -305,4 +423,6 @@ OPERATORS: dict[str, Callable[[Step], Operand]] = {
     "Dropout": _dropout,
     "Identity": _move(lambda s, a: a),
 }
-SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, "Softmax"}
+LARGEST = ("MaxPool", "GlobalMaxPool", "Max", "Min")
+"""Operators that become several layers."""
+SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, *LARGEST, "Softmax"}

@@ -18,7 +18,7 @@ from unveil.writing import written
 
 LARGEST_DENSE = 100_000_000
 OPSET = 20
-SINGLE_ONLY = ("erf", "arctan", "gelu")
+SINGLE_ONLY = ("erf", "arctan", "gelu", "gelu_tanh")
 POSITIVE = "p = Relu x; n = Sub x p; "
 BODIES = {
     "leaky_relu": ("LeakyRelu", POSITIVE + "s = Mul n alpha; y = Add p s"),
@@ -33,6 +33,7 @@ SIMPLE = {
     "arctan": "Atan",
     "sin": "Sin",
     "gelu": "Gelu",
+    "abs": "Abs",
 }
 
 
@@ -133,6 +134,12 @@ def _activate(graph: _Graph, phi: Activation, x: str, dtype: str) -> str:
         raise BadInput(f"onnxruntime has {phi.name} in single precision only; save with dtype='float32' or as .npz")
     if family in SIMPLE:
         return graph.add(SIMPLE[family], x)
+    if family == "silu":
+        return graph.add("Mul", x, graph.add("Sigmoid", x))
+    if family == "gelu_tanh":
+        return graph.add("Gelu", x, approximate="tanh")
+    if family == "clip":
+        return graph.add("Clip", x, *(graph.number(float(v)) for v in rest[:-1].split(",")))
     if family not in BODIES:
         raise BadInput(f"ONNX has no operator for the activation {phi.name!r}; save as .npz")
     operator, _ = BODIES[family]

@@ -55,6 +55,26 @@ def average(step: Any, value: Value) -> Value:
     return value.map(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix, shape)
 
 
+def windows(value: Value, convolution: Convolution) -> list[Value]:
+    """What each tap of a pooling reads, a tensor per tap; padding stands for another entry of the same window."""
+    sources = convolution.sources()
+    filled = np.where(sources < 0, sources.max(axis=2, keepdims=True), sources)
+    return [value.move(filled[:, :, t].reshape(1, *convolution.output_shape)) for t in range(filled.shape[2])]
+
+
+def pooled(step: Any, value: Value) -> tuple[list[Value], tuple[int, ...]]:
+    """MaxPool and GlobalMaxPool: what each tap reads, and the shape of the result."""
+    if step.attributes.get("ceil_mode"):
+        raise step.refuse("ceil_mode=1 is not supported; export with ceil_mode=0")
+    if len(value.shape) not in (3, 4) or value.shape[0] != 1:
+        raise step.refuse("a picture with channels is expected")
+    taps = step.attributes.get("kernel_shape") or value.shape[2:]
+    kernel = np.ones((value.shape[1], 1, *(int(k) for k in taps)))
+    convolution = widen(step, value, kernel, groups=value.shape[1])
+    made = convolution.output_shape
+    return windows(value, convolution), (1, *made) if len(taps) == 2 else (1, made[0], made[2])
+
+
 def mean_over(value: Value, axes: tuple[int, ...], keep: bool) -> Value:
     """The mean over some axes."""
     kept = tuple(1 if i in axes else d for i, d in enumerate(value.shape))

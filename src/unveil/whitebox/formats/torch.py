@@ -11,9 +11,11 @@ from scipy import sparse
 
 from unveil.outcome import BadInput, SourceError
 from unveil.torch_weights import with_weights
-from unveil.whitebox.activation import Activation, activation, elu, leaky_relu
+from unveil.whitebox.activation import Activation, activation, by_rows, clip, elu, hard_sigmoid, leaky_relu
 from unveil.whitebox.convolution import Convolution
-from unveil.whitebox.formats.affine import Trail, Value
+from unveil.whitebox.formats.affine import Trail, Value, join
+from unveil.whitebox.formats.onnx_operators import adjoint, repeated
+from unveil.whitebox.formats.pooling import windows
 from unveil.whitebox.network import Network
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ TOLERANCE = 1e-9
 
 
 def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Path | None = None) -> Network:
-    """The network in a `torch.nn.Sequential`, in evaluation mode and float64.
+    """The network in a torch module, in evaluation mode and float64.
 
     Args:
-        module: Linear, Conv2d, BatchNorm, AvgPool2d, Flatten, Dropout, elementwise activations and a final Softmax,
-            nested or not.
+        module: A Sequential, or a module whose forward torch.fx can follow (residual blocks): sums, differences and
+            concatenations of Linear, Conv2d, ConvTranspose2d, BatchNorm, AvgPool2d, MaxPool2d, Upsample (nearest),
+            Flatten, Dropout, elementwise activations and a final Softmax.
         shape: Shape of one input; may be left out when the first layer is Linear.
         weights: A file with the weights of `module` (or of its class, called without arguments), `.safetensors` or a
             state dictionary that torch saved.
@@ -47,23 +50,9 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
         if not isinstance(first, torch.nn.Linear):
             raise BadInput("from_torch needs shape=, the shape of one input, unless the first module is Linear")
         shape = (first.in_features,)
-    for name, part in exact.named_modules():
-        if list(part.children()) and not isinstance(part, torch.nn.Sequential):
-            raise BadInput(
-                f"module {name or type(part).__name__!r} is no nn.Sequential, so its wiring is unknown; save it as ONNX"
-            )
     width = int(np.prod(shape))
-    trail, value, softmax = Trail(width), Value(None, np.zeros(width), (1, *shape)), False
-    for name, part in parts:
-        if softmax:
-            raise BadInput(f"module {name!r} comes after a softmax, which can only be the last one")
-        phi = _activation(part)
-        if phi is not None:
-            value, _ = trail.activate(value, phi, {})
-        elif isinstance(part, torch.nn.Softmax):
-            softmax = True
-        else:
-            value = _affine(name, part, value)
+    trail = Trail(width)
+    value, softmax = _followed(exact, trail, Value(None, np.zeros(width), (1, *shape)))
     network = trail.network(value, shape, softmax)
     x = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, width))
     with torch.no_grad():
@@ -72,6 +61,125 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
     if not error <= TOLERANCE:
         raise SourceError(f"the import disagrees with the torch module by {error:.1e} (relative); please report it")
     return network
+
+
+def _followed(module: Any, trail: Trail, entry: Value) -> tuple[Value, bool]:
+    """What comes out of a module, and whether a softmax is on top, by its graph.
+
+    Raises:
+        BadInput: The graph cannot be followed, or holds what a `Network` cannot represent.
+    """
+    import torch
+
+    try:
+        graph = torch.fx.symbolic_trace(module).graph
+    except Exception as error:  # whatever a forward may do
+        name = next((n for n, p in module.named_modules() if not isinstance(p, torch.nn.Sequential)), "")
+        raise BadInput(
+            f"module {name or type(module).__name__!r} is no nn.Sequential and its forward cannot be followed "
+            f"({type(error).__name__}); save it as ONNX"
+        ) from error
+    nodes, parts = list(graph.nodes), dict(module.named_modules())
+    last_use = {each: i for i, node in enumerate(nodes) for each in node.all_input_nodes}
+    known: dict[Any, Value] = {}
+    softmax = False
+    for i, node in enumerate(nodes):
+        if node.op == "placeholder":
+            if known:
+                raise BadInput("the module takes several inputs; one is expected")
+            known[node] = entry
+            continue
+        if node.op == "output":
+            if node.args[0] not in known:
+                raise BadInput("the module gives several outputs; one is expected")
+            return known[node.args[0]], softmax
+        if softmax:
+            raise BadInput(f"module {node.target!r} comes after a softmax, which can only be the last one")
+        part = _as_module(node, parts)
+        given = [known[each] for each in node.args if each in known] if not _several(node) else []
+        if part is None:
+            known[node] = _combined(node, known, trail.width)
+            continue
+        value = given[0]
+        names = {each.name: each for each in known if last_use.get(each, -1) > i}
+        alive = {name: known[each] for name, each in names.items()}
+        phi = _activation(part, value)
+        if isinstance(part, torch.nn.Softmax):
+            softmax, known[node] = True, value
+        elif phi is None and not isinstance(part, torch.nn.MaxPool2d):
+            known[node] = _affine(str(node.target), part, value)
+        else:
+            if phi is not None:
+                made, moved = trail.activate(value, phi, alive)
+            else:
+                made, moved = trail.largest(_taps(str(node.target), part, value), alive)
+            known = {names[name]: v for name, v in moved.items()} | {node: made}
+    raise BadInput("the module gives no output")
+
+
+def _several(node: Any) -> bool:
+    return bool(node.args) and isinstance(node.args[0], list | tuple)
+
+
+def _as_module(node: Any, parts: dict[str, Any]) -> Any:
+    """The module that a node stands for; None if it adds, subtracts or joins.
+
+    Raises:
+        BadInput: A function that has no module here.
+    """
+    import torch
+    from torch import nn
+
+    if node.op == "call_module":
+        return parts[node.target]
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    if name in ("add", "iadd", "sub", "cat", "concat"):
+        return None
+    simple = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "relu6": nn.ReLU6}
+    simple |= {"flatten": nn.Flatten, "hardtanh": nn.Hardtanh}
+    if name in simple and len(node.args) + len(node.kwargs) == 1:
+        return simple[name]()
+    if name == "flatten" and [*node.args[1:], *node.kwargs.values()] in ([1], [1, -1]):
+        return nn.Flatten()
+    if name == "abs" and node.target in (torch.abs, "abs", abs):
+        return _ABS
+    raise BadInput(f"the function {name!r} in the module's forward cannot be represented; save it as ONNX")
+
+
+_ABS = "abs"
+
+
+def _combined(node: Any, known: dict[Any, Value], width: int) -> Value:
+    """Sums, differences and concatenations, of tensors and numbers."""
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    if _several(node):
+        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        return join([known[each] for each in node.args[0]], int(axis), width)
+    if node.kwargs:
+        raise BadInput(f"the function {name!r} with {', '.join(node.kwargs)}= cannot be represented; save it as ONNX")
+    one, other = (known.get(each, each) if not isinstance(each, int | float) else each for each in node.args[:2])
+    sign = -1.0 if name == "sub" else 1.0
+    if isinstance(one, Value) and isinstance(other, Value):
+        return one.plus(other.scale(np.array(sign)))
+    if isinstance(one, Value) and isinstance(other, int | float):
+        return one.add(np.array(sign * other))
+    if isinstance(other, Value) and isinstance(one, int | float):
+        return other.scale(np.array(sign)).add(np.array(float(one)))
+    raise BadInput(f"the function {name!r} of something else than tensors and numbers; save the module as ONNX")
+
+
+def _taps(name: str, part: Any, value: Value) -> list[Value]:
+    """What each tap of a MaxPool2d reads."""
+    sides = [
+        (v, v) if isinstance(v, int) else tuple(v) for v in (part.kernel_size, part.stride, part.padding, part.dilation)
+    ]
+    if part.ceil_mode or part.return_indices:
+        raise BadInput(f"module {name!r}: MaxPool2d is supported without ceil_mode and return_indices")
+    kernel = np.ones((value.shape[1], 1, *sides[0]))
+    return windows(
+        value,
+        Convolution(kernel, value.shape[1:], sides[1], sides[2] * 2, sides[3], value.shape[1]),  # type: ignore[arg-type]
+    )
 
 
 def to_torch(network: Network) -> nn.Sequential:
@@ -107,9 +215,19 @@ def to_torch(network: Network) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-def _activation(part: Any) -> Activation | None:
+def _activation(part: Any, value: Value) -> Activation | None:
     from torch import nn
 
+    if part is _ABS:
+        return activation("abs")
+    if isinstance(part, nn.Hardtanh):  # ReLU6 is one
+        return clip(float(part.min_val), float(part.max_val))
+    if isinstance(part, nn.Hardsigmoid):
+        return hard_sigmoid()
+    if isinstance(part, nn.PReLU):
+        slopes = [float(v) for v in part.weight.detach().numpy()]
+        each = value.size // len(slopes)
+        return by_rows([(leaky_relu(slope), each) for slope in slopes])
     if isinstance(part, nn.LeakyReLU):
         return leaky_relu(float(part.negative_slope))
     if isinstance(part, nn.ELU):
@@ -119,10 +237,8 @@ def _activation(part: Any) -> Activation | None:
             raise BadInput(f"Softplus with beta={part.beta} is not supported, only beta=1")
         return activation("softplus")
     if isinstance(part, nn.GELU):
-        if part.approximate != "none":
-            raise BadInput("GELU with approximate='tanh' is not supported, only the exact one")
-        return activation("gelu")
-    names = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+        return activation("gelu" if part.approximate == "none" else "gelu_tanh")
+    names = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
     return next((activation(name) for kind, name in names.items() if isinstance(part, kind)), None)
 
 
@@ -131,8 +247,12 @@ def _module(phi: Activation) -> list[Any]:
 
     family, _, rest = phi.name.partition("(")
     simple = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": _softplus, "gelu": nn.GELU}
+    simple |= {"silu": nn.SiLU, "gelu_tanh": _gelu_tanh}
     if family == "identity":
         return []
+    if family == "clip":
+        low, high = (float(v) for v in rest[:-1].split(","))
+        return [nn.Hardtanh(low, high)]
     if family in simple:
         return [simple[family]()]
     if family == "leaky_relu":
@@ -140,6 +260,12 @@ def _module(phi: Activation) -> list[Any]:
     if family == "elu":
         return [nn.ELU(float(rest[:-1]) if rest else 1.0)]
     raise BadInput(f"torch has no module for the activation {phi.name!r}; save it as ONNX")
+
+
+def _gelu_tanh() -> Any:
+    from torch import nn
+
+    return nn.GELU(approximate="tanh")
 
 
 def _softplus() -> Any:
@@ -171,6 +297,23 @@ def _affine(name: str, part: Any, value: Value) -> Value:
         convolution = Convolution(array(part.weight), value.shape[1:], stride, (p, q, p, q), dilation, part.groups)  # type: ignore[arg-type]
         out = value.convolve(convolution, (1, *convolution.output_shape))
         return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
+    if isinstance(part, nn.ConvTranspose2d):
+        (p, q), extra = part.padding, tuple(part.output_padding)
+        out = adjoint(
+            value, array(part.weight), tuple(part.stride), (p, q, p, q), tuple(part.dilation), part.groups, extra
+        )
+        return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
+    if isinstance(part, nn.Upsample):
+        sides = part.scale_factor if isinstance(part.scale_factor, tuple) else (part.scale_factor,) * 2
+        if part.mode != "nearest" or len(value.shape) != 4 or any(s is None or int(s) != s for s in sides):
+            raise BadInput(f"module {name!r}: Upsample is supported in mode nearest, by whole factors")
+        places = np.arange(value.size).reshape(value.shape)
+        return value.move(repeated(places, (1, 1, *(int(s) for s in sides))))
+    if isinstance(part, nn.LayerNorm):
+        raise BadInput(
+            f"module {name!r} (LayerNorm) divides by what all neurons make together, which no layer of a Network can; "
+            "ask the module itself (as_oracle)"
+        )
     if isinstance(part, nn.ZeroPad2d):
         left, right, top, bottom = part.padding
         places = np.arange(value.size).reshape(value.shape)
