@@ -128,6 +128,8 @@ def look_alike(audit: Audit, network: Network, examples: np.ndarray) -> list[tup
     first = network.layers[0]
     if within is None or not (first.activation.injective or first.activation.piecewise_linear):
         return []
+    if first.neurons > 4 * LARGEST:
+        return []  # programmes with so many rows do not end within minutes
     classes = network.logits(examples).argmax(axis=1)
     order = np.argsort((network.preactivations(examples)[0] > 0).sum(axis=1), kind="stable")
     chosen: list[int] = []
