@@ -304,11 +304,11 @@ def _affine(name: str, part: Any, value: Value) -> Value:
         )
         return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
     if isinstance(part, nn.Upsample):
-        sides = part.scale_factor if isinstance(part.scale_factor, tuple) else (part.scale_factor,) * 2
-        if part.mode != "nearest" or len(value.shape) != 4 or any(s is None or int(s) != s for s in sides):
+        factors = part.scale_factor if isinstance(part.scale_factor, tuple) else (part.scale_factor,) * 2
+        if part.mode != "nearest" or len(value.shape) != 4 or any(s is None or int(s) != s for s in factors):
             raise BadInput(f"module {name!r}: Upsample is supported in mode nearest, by whole factors")
         places = np.arange(value.size).reshape(value.shape)
-        return value.move(repeated(places, (1, 1, *(int(s) for s in sides))))
+        return value.move(repeated(places, (1, 1, *(int(s) for s in factors))))
     if isinstance(part, nn.LayerNorm):
         raise BadInput(
             f"module {name!r} (LayerNorm) divides by what all neurons make together, which no layer of a Network can; "
