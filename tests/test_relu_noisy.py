@@ -200,4 +200,4 @@ def test_the_page_tells_rows_read_from_what_was_trained() -> None:
     assert told.figures["neurons"] == [6, 5]
     assert told.figures["share_of_first_layer"] == 1
     assert 0 <= told.figures["same_label"] < 1
-    assert "6 in layer 1 and 5 in layer 2" in told.verdict
+    assert "6 in layer 0 and 5 in layer 1" in told.verdict
