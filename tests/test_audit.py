@@ -293,9 +293,9 @@ def test_commands_in_the_docs_parse(page):
     [
         ("ACASXU_run2a_1_1_batch_2000.onnx", 20_000, []),
         ("mnist-net_256x2.onnx", 3_000, ["--within", "0,1"]),
-        ("Convnet_maxpool.onnx", 1_000, ["--within", "0,1"]),
-        ("cifar_base_kw.onnx", 1_000, []),
-        ("resnet_2b.onnx", 1_000, []),
+        ("Convnet_maxpool.onnx", 4_000, ["--within", "0,1"]),
+        ("cifar_base_kw.onnx", 4_000, []),
+        ("resnet_2b.onnx", 4_000, []),
     ],
 )
 def test_networks_of_others(tmp_path, file, budget, words):

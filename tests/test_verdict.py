@@ -250,7 +250,7 @@ def test_commands_end_with_the_same_codes_and_say_why_in_json(tmp_path: object) 
     weights = random_weights([8, 3, 2], np.random.default_rng(0), dtype=np.float32)
     model = str(onnx_net(weights, folder / "model.onnx"))
     runner = CliRunner()
-    ended = runner.invoke(app, ["span", model, "--budget", "12", "--json"])
+    ended = runner.invoke(app, ["span", model, "--budget", "60", "--json"])
     assert ended.exit_code == 4
     refused = runner.invoke(app, ["span", str(folder / "missing.onnx"), "--json"])
     told = json.loads(refused.stdout)

@@ -95,8 +95,12 @@ def _concluded(found: Identification, oracle: Oracle, start: int) -> Identificat
 
     Queries: `4`, those of `Oracle.unchanged`
     """
+    before = oracle.ledger.asked
     changed = oracle.unchanged() is False
-    found = dataclasses.replace(found, queries=oracle.ledger.asked - start)
+    stats = dict(found.stats)
+    if "stages" in stats:
+        stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
+    found = dataclasses.replace(found, queries=oracle.ledger.asked - start, stats=stats)
     if not changed:
         return found
     text = "Questions asked at first were asked again at the end and got other answers."

@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import special
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput
 
 Map = Callable[[np.ndarray], np.ndarray]
 
 
+@one_line
 @dataclass(frozen=True)
 class Activation:
     """A scalar function applied to every neuron, elementwise and vectorised.
@@ -27,9 +29,9 @@ class Activation:
         parity: "odd" if phi(-s) = -phi(s); "sigmoid" if phi(-s) = 1 - phi(s); "affine" if phi(-s) = phi(s) - s; "none".
         injective: Whether different inputs always give different outputs.
         inverse: The inverse on the range, infinite at its open ends; None where it has no formula or does not exist.
-        kinks: (p,) ascending, where a piecewise-linear one changes its slope; (k, p), filled up with infinity, where
+        kinks: `(p,)` ascending, where a piecewise-linear one changes its slope; `(k, p)`, filled up with infinity, where
             every neuron has its own.
-        slopes: (p + 1,) or (k, p + 1), of the pieces between; None if the function is not piecewise linear.
+        slopes: `(p + 1,)` or `(k, p + 1)`, of the pieces between; None if the function is not piecewise linear.
         rows: Name and number of neurons of the parts, where not all neurons have the same function; see `by_rows`.
     """
 

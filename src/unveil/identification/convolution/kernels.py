@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.identification.convolution.picture import Picture
+from unveil.one_line import one_line
 from unveil.whitebox.convolution import Convolution
 
 
+@one_line
 @dataclass(frozen=True)
 class Kernels:
     """Kernels of a first convolution, each with its bias of length 1 and up to sign.
