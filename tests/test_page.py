@@ -234,7 +234,7 @@ def assert_fits(file, tmp_path, width: int = 400) -> None:
     measured.write_text(text.replace("</body>", script + "</body>"))
     frame = tmp_path / "frame.html"
     frame.write_text(
-        f'<iframe id="f" src="measured.html" style="width:{width}px;height:20000px;border:0"></iframe>'
+        f'<iframe id="f" src="measured.html" style="width:{width}px;height:60000px;border:0"></iframe>'
         "<script>onload = () => { const d = document.getElementById('f').contentDocument.documentElement;"
         "document.body.dataset.found = d.scrollWidth + ' ' + d.clientWidth }</script>"
     )

@@ -29,8 +29,8 @@ class Activation:
         parity: "odd" if phi(-s) = -phi(s); "sigmoid" if phi(-s) = 1 - phi(s); "affine" if phi(-s) = phi(s) - s; "none".
         injective: Whether different inputs always give different outputs.
         inverse: The inverse on the range, infinite at its open ends; None where it has no formula or does not exist.
-        kinks: `(p,)` ascending, where a piecewise-linear one changes its slope; `(k, p)`, filled up with infinity, where
-            every neuron has its own.
+        kinks: `(p,)` ascending, where a piecewise-linear one changes its slope; `(k, p)`, filled up with infinity,
+            where every neuron has its own.
         slopes: `(p + 1,)` or `(k, p + 1)`, of the pieces between; None if the function is not piecewise linear.
         rows: Name and number of neurons of the parts, where not all neurons have the same function; see `by_rows`.
     """

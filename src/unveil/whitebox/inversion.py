@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
+from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
@@ -104,6 +105,7 @@ class NoInput:
         return total > 0
 
 
+@one_line
 @dataclass(frozen=True, eq=False)
 class Inversion:
     """Whether an input gives these features, one that does, and what the others are like.
