@@ -42,8 +42,8 @@ class Activation:
     parity: str
     injective: bool
     inverse: Map | None = None
-    kinks: Float[np.ndarray, "*k p"] | tuple[float, ...] = ()
-    slopes: Float[np.ndarray, "*k q"] | tuple[float, ...] | None = None
+    kinks: Float[np.ndarray, "... p"] | tuple[float, ...] = ()
+    slopes: Float[np.ndarray, "... q"] | tuple[float, ...] | None = None
     rows: tuple[tuple[str, int], ...] = ()
 
     @property
