@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from tests.test_identify import random_network, worst
 from unveil import Peeling, as_oracle
@@ -25,11 +24,10 @@ def flipped(network, seed):
     return answer
 
 
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_three_hidden_layers_are_read_whole(activation, seed):
-    good, trials = 0, 2 if activation == "tanh" else 1
-    for trial in range(trials):
-        truth = random_network(7, (7, 3, 2), activation, np.random.default_rng(seed + trial), outputs=2)
+def test_three_hidden_layers_are_read_whole(seed):
+    good = 0
+    for trial in range(2):
+        truth = random_network(7, (7, 3, 2), "tanh", np.random.default_rng(seed + trial), outputs=2)
         oracle = as_oracle(flipped(truth, seed + trial), shape=7, noisy=True)
         before = oracle.ledger.asked
         found = Peeling("tanh")(oracle, rng=np.random.default_rng(trial))
@@ -39,8 +37,7 @@ def test_three_hidden_layers_are_read_whole(activation, seed):
             assert worst(found.network, truth) < 1e-8
             assert [layer.neurons for layer in found.network.layers] == [7, 3, 2, 2]
             good += found.queries <= 50 * parameters(truth)
-    # Of sigmoid networks some end unread, which they say.
-    assert good >= (1 if activation == "tanh" else 0)
+    assert good >= 1
 
 
 def test_the_rank_condition_gives_scales_shifts_and_the_next_width(seed):

@@ -99,7 +99,7 @@ def test_two_hidden_layers_in_float32(rng: np.random.Generator) -> None:
     sizes = (30, 16, 8, 3)
     whole: list[bool] = []
     wrong: list[bool] = []
-    for _ in range(4):
+    for _ in range(3):
         weights = single(random_weights(sizes, rng, bias=0.5))
         oracle = uv.as_oracle(relu_elsewhere(weights, rng, np.float32), sizes[0], budget=60_000)
         found = CriticalPoints()(oracle, rng=rng)
