@@ -9,7 +9,8 @@ import unveil as uv
 from tests.helpers import assert_rate, flipped, random_weights, relu_net
 from unveil.blackbox.noise_model import mantissa_bits, multiples
 from unveil.blackbox.span_search.directions import Known
-from unveil.blackbox.span_search.points import most_queries
+from unveil.blackbox.span_search.points import Places, most_queries
+from unveil.blackbox.span_search.refinement import _without_spoiled
 
 
 def sine(span: uv.RowSpan, rows: np.ndarray) -> float:
@@ -256,3 +257,32 @@ def test_a_full_rank_is_told_from_one_less_without_asking_twice(short: int) -> N
     assert_rate(right, 0.99)
     if not short:  # the probe, and gradients that add two directions each: no second look
         assert most < 300 + 2 * n * n / m + 24 * n
+
+
+def test_a_place_that_no_correction_explains_is_left_out_unless_the_span_hangs_on_it(rng: np.random.Generator) -> None:
+    count, m, rank, wide = 30, 2, 4, 9
+    places = Places(rng.standard_normal((count, 12)), np.zeros((count, m)), np.ones((count, m)))
+    c = rng.standard_normal((count * m, rank))
+    slopes = c @ rng.standard_normal((rank, wide)) + 1e-3 * rng.standard_normal((count * m, wide))
+    slopes[6:8] += rng.standard_normal((2, wide))  # the fourth place met a breakpoint
+    kept, rows, rest = _without_spoiled(places, c, slopes)
+    assert np.array_equal(kept.x, np.delete(places.x, 3, axis=0))
+    assert np.abs(rest - rows @ (np.linalg.pinv(rows) @ rest)).max() < 1e-2
+    # Saturated nearly everywhere: the few places with a slope are all that is known of the span.
+    c[8:], slopes[8:] = 0.0, 0.0
+    kept, rows, _ = _without_spoiled(places, c, slopes)
+    assert len(kept) == count
+    assert rows.any()
+
+
+def test_places_without_a_slope_do_not_end_a_search(rng: np.random.Generator) -> None:
+    """In raw units a scaler inside sees the same input everywhere: most neurons saturate, float32 hides the rest."""
+    for _ in range(6):
+        weights = random_weights([8, 8, 2], rng, bias=0.3, dtype=np.float32)
+        deviation = (10.0 ** rng.uniform(-2, 3, 8)).astype(np.float32)
+        net = relu_net(weights, np.float32)
+        span = uv.row_span(
+            uv.as_oracle(lambda x, net=net, deviation=deviation: np.tanh(net(x / deviation)), 8), rng=rng
+        )
+        assert span.outcome is not uv.Outcome.nothing_to_find
+        assert sine(span, weights[0][0] / deviation) <= span.accuracy or span.outcome is not uv.Outcome.complete

@@ -21,6 +21,7 @@ MOST_PASSES = 8  # of refinement, between two looks for directions that are miss
 CLEAR = 100.0  # floors above which a singular value is no matter of noise
 SPOILED = 4.0  # times the usual residual, from which a place is left out of a correction
 ENOUGH = 1.5  # gradients per direction that must remain
+NEARLY = 0.5  # of the least singular value that must remain
 GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 PROGRESS = 0.8
 
@@ -190,8 +191,8 @@ def _without_spoiled(
 ) -> tuple[Places, Float[np.ndarray, "Mm r"], Float[np.ndarray, "Mm s"]]:
     """Without places whose slopes no correction explains that explains the others: there a breakpoint was overlooked.
 
-    One such place slows every pass, since the correction follows it. Places stay while the others alone would not
-    determine the span.
+    One such place slows every pass, since the correction follows it. Places stay unless the others alone determine the
+    span nearly as well: where most places have no slope at all, those that have one stand out without being spoiled.
     """
     if not len(places):
         return places, c, slopes
@@ -200,6 +201,9 @@ def _without_spoiled(
     keep = size <= SPOILED * np.median(size)
     rows = np.repeat(keep, len(c) // len(places))
     if keep.all() or rows.sum() < ENOUGH * c.shape[1]:
+        return places, c, slopes
+    least, left = (np.linalg.svd(part, compute_uv=False)[-1] for part in (c, c[rows]))
+    if not left > NEARLY * least:
         return places, c, slopes
     return places[keep], c[rows], slopes[rows]
 
