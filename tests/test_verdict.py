@@ -20,7 +20,8 @@ from unveil.audit.sections import span as span_section
 from unveil.audit.sections.defences import section as defences_section
 from unveil.audit.sections.forgetting import FORGETTING
 from unveil.audit.sections.identification import _ended as identified
-from unveil.audit.sections.span import SPAN, SpanCheck
+from unveil.audit.sections.span import SPAN
+from unveil.audit.sections.span_check import SpanCheck
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.verdict import APPROXIMATE, EXIT_CODES, FINE, Status, advice, cause, ending, exit_code
 from unveil.blackbox.defences import Defence, settled

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.outcome import BadInput
 
@@ -22,43 +23,6 @@ ROUNDS = 200
 PATIENCE = 60
 # So many questions on one line find noise, not bends: two thousand neurons take fewer.
 MOST = 30_000
-
-
-@dataclass(frozen=True)
-class Breakpoints:
-    """The breakpoints on one line `base + t * direction`, `low <= t <= high`.
-
-    Attributes:
-        t: (K,) where, ascending.
-        jump: (K, m) slope after less slope before.
-        slope: (K + 1, m) of the pieces.
-        value: (K, m) answers at the breakpoints, from the lines on both sides.
-        width: (K,) uncertainty of t; two breakpoints closer than this are one.
-        low: Where the search began.
-        high: Where it ended.
-        unresolved: (U, 2) stretches that were given up (answers that contradict each other).
-    """
-
-    t: Float[np.ndarray, " K"]
-    jump: Float[np.ndarray, "K m"]
-    slope: Float[np.ndarray, "pieces m"]
-    value: Float[np.ndarray, "K m"]
-    width: Float[np.ndarray, " K"]
-    low: float
-    high: float
-    unresolved: Float[np.ndarray, "U 2"]
-
-    @property
-    def edges(self) -> Float[np.ndarray, " ends"]:
-        """Ends of the pieces."""
-        return np.concatenate([[self.low], self.t, [self.high]])
-
-    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
-        """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""
-        piece = np.searchsorted(self.t, t)
-        before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
-        near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
-        return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
 
 
 def breakpoints(

@@ -10,29 +10,22 @@ from jaxtyping import Float
 from unveil.one_line import one_line
 
 
-@one_line
 @dataclass(frozen=True)
-class Line:
+class Breakpoints:
     """The breakpoints on one line `base + t * direction`, `low <= t <= high`.
 
     Attributes:
-        base: (n,) the point at t = 0.
-        direction: (n,) the input's change per unit of t.
-        t: (K,) where the slope changes, ascending.
+        t: (K,) where, ascending.
         jump: (K, m) slope after less slope before.
         slope: (K + 1, m) of the pieces.
         value: (K, m) answers at the breakpoints, from the lines on both sides.
         width: (K,) uncertainty of t; two breakpoints closer than this are one.
         low: Where the search began.
         high: Where it ended.
-        hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
-            jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
         unresolved: (U, 2) stretches that were given up: the answers contradict each other, or the budget of the
             search was used up.
     """
 
-    base: Float[np.ndarray, " n"]
-    direction: Float[np.ndarray, " n"]
     t: Float[np.ndarray, " K"]
     jump: Float[np.ndarray, "K m"]
     slope: Float[np.ndarray, "pieces m"]
@@ -40,7 +33,6 @@ class Line:
     width: Float[np.ndarray, " K"]
     low: float
     high: float
-    hidden: Float[np.ndarray, "pieces m"]
     unresolved: Float[np.ndarray, "U 2"]
 
     @property
@@ -48,14 +40,31 @@ class Line:
         """Ends of the pieces."""
         return np.concatenate([[self.low], self.t, [self.high]])
 
-    @property
-    def points(self) -> Float[np.ndarray, "K n"]:
-        """The breakpoints as inputs."""
-        return np.asarray(self.base + self.t[:, None] * self.direction)
-
     def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
         """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""
         piece = np.searchsorted(self.t, t)
         before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
         near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
         return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
+
+
+@one_line
+@dataclass(frozen=True)
+class Line(Breakpoints):
+    """The same of a line that is known, and what could have hidden.
+
+    Attributes:
+        base: (n,) the point at t = 0.
+        direction: (n,) the input's change per unit of t.
+        hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
+            jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
+    """
+
+    base: Float[np.ndarray, " n"]
+    direction: Float[np.ndarray, " n"]
+    hidden: Float[np.ndarray, "pieces m"]
+
+    @property
+    def points(self) -> Float[np.ndarray, "K n"]:
+        """The breakpoints as inputs."""
+        return np.asarray(self.base + self.t[:, None] * self.direction)

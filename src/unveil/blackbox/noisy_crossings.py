@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import Breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.outcome import BadInput
 

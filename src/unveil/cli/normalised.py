@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from unveil.cli.options import by_channel, numbers
+from unveil.cli.options import Deviation, Mean, by_channel, numbers
 from unveil.outcome import BadInput
 
 if TYPE_CHECKING:
@@ -18,18 +16,8 @@ if TYPE_CHECKING:
 class Normalised:
     """What is done to inputs before a network in a file gets them."""
 
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M[,M,M]",
-            help="Subtracted from the examples before the network gets them; one, or one a channel.",
-            show_default=False,
-        ),
-    ] = None
-    deviation: Annotated[
-        str | None,
-        typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
-    ] = None
+    mean: Mean = None
+    deviation: Deviation = None
 
     def units(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """What is subtracted from each input and what it is divided by, (n,) each.

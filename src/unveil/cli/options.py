@@ -67,6 +67,18 @@ OutputName = Annotated[
     typer.Option("--output", metavar="NAME", help="Which output of an ONNX file with several.", show_default=False),
 ]
 
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M[,M,M]",
+        help="Subtracted from inputs before the model gets them; one, or one a channel.",
+        show_default=False,
+    ),
+]
+Deviation = Annotated[
+    str | None,
+    typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
+]
 Fix = Annotated[
     list[str] | None,
     typer.Option(
@@ -169,18 +181,8 @@ class Asking(Serving):
     answers: Annotated[
         str, typer.Option(metavar="KIND", help="What the answers are: auto, values, probabilities or labels.")
     ] = "auto"
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M[,M,M]",
-            help="Subtracted from inputs before the model gets them; one, or one a channel.",
-            show_default=False,
-        ),
-    ] = None
-    deviation: Annotated[
-        str | None,
-        typer.Option(metavar="D[,D,D]", help="What they are divided by, after --mean.", show_default=False),
-    ] = None
+    mean: Mean = None
+    deviation: Deviation = None
 
     fix: Fix = None
     module: Annotated[

@@ -32,7 +32,8 @@ def span(
     Example: unveil span model.onnx --within 0,1 --out basis.npz
     """
     from unveil.audit.figures import write_arrays
-    from unveil.audit.sections.span import arrays, check, find_everywhere, section
+    from unveil.audit.sections.span import arrays, find_everywhere, section
+    from unveil.audit.sections.span_check import check
     from unveil.audit.stage import Audit
     from unveil.cli.inputs import read_inputs
 

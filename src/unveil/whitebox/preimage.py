@@ -18,6 +18,7 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
+from unveil.whitebox.extent import Extent
 from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.null_space import null_space
@@ -32,23 +33,6 @@ TASK = 256
 # Tasks handed out ahead of the reader: a data set streams, it is not held.
 _AHEAD = 32
 _SMALLEST = 1e-290
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How far one can go from an input, in a box, without changing a feature.
-
-    Attributes:
-        end: The farthest input found.
-        length: Its distance (2-norm) from the input; a lower bound on how far one can go.
-        change: Mean absolute change per coordinate.
-        tried: Corners or lines tried.
-    """
-
-    end: Float[np.ndarray, " n"]
-    length: float
-    change: float
-    tried: int
 
 
 @one_line

@@ -203,8 +203,8 @@ def line_of(
     slope = lines.slope
     value = _value(lines.take(slice(None, -1)), lines.take(slice(1, None)), at) if len(at) else np.zeros((0, m))
     return Line(
-        answers.base[line], answers.direction[line], at, np.diff(slope, axis=0), slope, value, limit(m) * sigma,
-        low, high, limits, np.array(unresolved).reshape(-1, 2),
+        at, np.diff(slope, axis=0), slope, value, limit(m) * sigma, low, high, np.array(unresolved).reshape(-1, 2),
+        base=answers.base[line], direction=answers.direction[line], hidden=limits,
     )  # fmt: skip
 
 

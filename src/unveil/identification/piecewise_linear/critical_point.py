@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import Breakpoints, breakpoints
+from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame, gradients
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from unveil.blackbox.crossings import AGREE, Breakpoints, breakpoints
+from unveil.blackbox.crossings import AGREE, breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import MANY, Frame, gradients

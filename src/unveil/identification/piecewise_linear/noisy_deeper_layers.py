@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.crossings import Breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros

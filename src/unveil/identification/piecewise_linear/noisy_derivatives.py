@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.blackbox.crossings import Breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.noisy_crossings import limit
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame

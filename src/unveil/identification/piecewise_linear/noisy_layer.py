@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.crossings import Breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.noisy_crossings import limit, noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from unveil.blackbox.crossings import Breakpoints
+from unveil.blackbox.line import Breakpoints
 from unveil.blackbox.noisy_crossings import noisy_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame

@@ -23,13 +23,11 @@ from unveil.whitebox.formats.onnx_operators import (
     ACTIVATIONS_BY_OPERATOR,
     LARGEST,
     OPERATORS,
-    OURS,
     SUPPORTED,
-    Operand,
-    Step,
     is_top,
     largest,
 )
+from unveil.whitebox.formats.onnx_step import OURS, Operand, Step
 from unveil.whitebox.network import Network
 
 TOLERANCE = 1e-9

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
-from unveil.whitebox.formats.onnx_operators import OURS
+from unveil.whitebox.formats.onnx_step import OURS
 from unveil.whitebox.network import Layer, Network
 from unveil.writing import written
 

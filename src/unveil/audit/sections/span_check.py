@@ -1,0 +1,87 @@
+"""Whether a span holds at fresh points and in the corners of a box: the check of what the page says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.audit.stage import Audit
+from unveil.outcome import BudgetExceeded, Outcome
+
+if TYPE_CHECKING:
+    from unveil.blackbox.span import RowSpan
+
+FRESH = 100  # points at which the finding is checked
+SAME = 0.01  # a change of so little, relative to what any step changes, is none
+CORNERS = 50  # inputs buried to see whether corners of the box wake anything
+TOLERANCE = 10.0  # the check may exceed what the accuracy predicts so many times: it takes the largest of many changes
+
+
+@dataclass(frozen=True)
+class SpanCheck:
+    """What fresh points said of a span.
+
+    Attributes:
+        change: Change of the answers along the complement, relative to their change along any step; None if the budget
+            ended before it was asked.
+        allowed: What the span's own accuracy, and the noise of the answers, let expect at most.
+        points: Fresh points asked at.
+    """
+
+    change: float | None
+    allowed: float
+    points: int = FRESH
+
+    @property
+    def holds(self) -> bool:
+        return self.change is not None and self.change <= self.allowed
+
+
+def corners(audit: Audit, span: RowSpan) -> Float[np.ndarray, "N n"]:
+    """Inputs in the corners of a box whose answers show directions that the span does not hold.
+
+    Noise that fills a box ends in its corners, where neurons are on that no usual input wakes.
+
+    Queries: `2 N` of N examples; none without a box, of labels, or where the span leaves no room
+    """
+    from unveil.blackbox.obfuscation import obfuscate
+
+    oracle, none = audit.oracle, np.empty((0, audit.oracle.n))
+    done = span.outcome in (Outcome.complete, Outcome.approximate)
+    if oracle.within is None or oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
+        return none
+    inputs = audit.examples(CORNERS)
+    if oracle.ledger.left < 2 * len(inputs):
+        return none
+    hidden = oracle.nearest(obfuscate(span, inputs, rng=audit.rng("corners"), within=oracle.within).inputs)
+    before, after = oracle(inputs), oracle(hidden)
+    spread = float(np.ptp(before)) or float(np.abs(before).max())
+    return np.asarray(hidden[np.abs(after - before).max(axis=1) > SAME * spread])
+
+
+def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
+    """Ask at fresh points whether the answers stay along the complement; None where there is nothing to be asked.
+
+    Labels have no sizes to compare; theirs is checked by the noise that is hidden from the model afterwards.
+
+    Queries: `3 * FRESH`, and 64 where the audit has not looked yet; none of labels, of no directions or all, and of a
+        search that did not get to its end
+    """
+    done = span.outcome in (Outcome.complete, Outcome.approximate)
+    if audit.oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
+        return None
+    if "seen" not in audit.findings and audit.oracle.ledger.left >= 1:
+        audit.look()
+    _, y = audit.findings.get("seen", (None, np.zeros((0, 1))))
+    if not len(y):
+        return SpanCheck(None, SAME)
+    noise = audit.findings.get("noise")
+    relative = 0.0 if noise is None else float(np.median(noise.level)) / max(float(np.ptp(y)), np.finfo(float).tiny)
+    allowed = min(0.5, max(SAME, TOLERANCE * max(span.accuracy, span.left_out, relative)))
+    try:
+        return SpanCheck(span.check(audit.oracle, rng=audit.rng("span check"), points=FRESH), allowed)
+    except BudgetExceeded:
+        return SpanCheck(None, allowed)
