@@ -1,6 +1,6 @@
 """Hidden widths from outputs: how often right, from how many inputs, how far off the span, and whose an answer is.
 
-    python benchmarks/outputs.py [seeds]
+    python benchmarks/outputs.py [first seed] [seeds] [identity] [classifier] [widths]
 
 Random language models (two tanh layers, LayerNorm, a linear layer); 1000 classes behind a small convolutional network.
 The last bits of every answer are flipped at random, as another processor would.
@@ -70,13 +70,13 @@ class LanguageModel:
         return other
 
 
-def widths(seeds: int) -> None:
+def widths(first: int, seeds: int) -> None:
     print("| outputs / width | answers | right | inputs - width: median, most | sine: median, most | CPU s |")
     print("|---|---|---|---|---|---|")
     for vocabulary, width in SIZES:
         for name in FORMS if vocabulary < 8000 else ("float32", "bfloat16", "2 decimals"):
             right, asked, off, cpu = 0, [], [], time.process_time()
-            for seed in range(seeds):
+            for seed in range(first, first + seeds):
                 model, rng = LanguageModel(vocabulary, width, 7000 + seed), np.random.default_rng(seed)
 
                 def answer(x, model=model, rng=rng, name=name):
@@ -97,7 +97,7 @@ def widths(seeds: int) -> None:
             )
 
 
-def classifier(seeds: int) -> None:
+def classifier(first: int, seeds: int) -> None:
     """1000 classes behind 512 averaged feature maps of a convolutional network, asked about 530 images in float32.
 
     Feature maps that are zero in all of these images cannot be seen: right is the number of the others.
@@ -105,7 +105,7 @@ def classifier(seeds: int) -> None:
     import torch
 
     right, asked = 0, []
-    for seed in range(seeds):
+    for seed in range(first, first + seeds):
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
         body = torch.nn.Sequential(
@@ -134,13 +134,13 @@ def images(count, rng):
     return np.clip(0.5 + 0.25 * fields + 0.05 * rng.standard_normal(fields.shape), 0, 1).astype(np.float32)
 
 
-def identity(seeds: int) -> None:
+def identity(first: int, seeds: int) -> None:
     """False alarms, and answers of a changed and of another model taken for the model's own."""
     print("| answers | false alarms | changed by one step, told apart | another model, told apart |")
     print("|---|---|---|---|")
     for name in FORMS:
         own, step, other, count = 0, 0, 0, 0
-        for seed in range(seeds):
+        for seed in range(first, first + seeds):
             rng = np.random.default_rng(seed)
             model, foreign = LanguageModel(1000, 64, 7000 + seed), LanguageModel(1000, 64, 9000 + seed)
             oracle = uv.as_oracle(lambda x, model=model, name=name: FORMS[name](model(x)), 32)
@@ -164,7 +164,6 @@ def oracle_form(oracle, name, y):
 
 
 if __name__ == "__main__":
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    identity(count)
-    classifier(count)
-    widths(count)
+    start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("0", "10")))
+    for each in sys.argv[3:] or ("identity", "classifier", "widths"):
+        {"identity": identity, "classifier": classifier, "widths": widths}[each](start, count)

@@ -146,6 +146,15 @@ class Matched:
         return others >= 1 and bool(stats.poisson.sf(others - 1, max(self.chance, 1e-300)) < CHANCE)
 
 
+def joined(one: Matched, other: Matched) -> Matched:
+    """The breakpoints of both."""
+    parts = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("line", "index", "corner", "equations", "error")
+    }
+    return Matched(**parts, expected=one.expected + other.expected, chance=one.chance + other.chance)
+
+
 def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:
     """The breakpoints that shifts of a kernel explain."""
     at: list[tuple[int, int]] = []

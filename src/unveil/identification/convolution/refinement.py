@@ -1,6 +1,8 @@
-"""refined: a kernel sharpened by every breakpoint that its shifts explain."""
+"""refined, measured: a kernel sharpened by every breakpoint that its shifts explain, and how well it is known."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -8,6 +10,8 @@ from unveil.identification.convolution.kernel import Kernel, Matched
 
 # The width of a breakpoint is so many of its standard deviations, roughly.
 WIDTHS = 3.0
+# Parts of the sightings of which each is left out once.
+PARTS = 5
 
 
 def refined(kernel: Kernel, met: Matched) -> Kernel:
@@ -41,4 +45,35 @@ def refined(kernel: Kernel, met: Matched) -> Kernel:
     return Kernel(
         weights / size, float(theta[-1]) / size, error[:-1].reshape(shape) / size, float(error[-1]) / size,
         kernel.corner,
+    )  # fmt: skip
+
+
+def measured(kernel: Kernel, met: Matched) -> Kernel:
+    """As `refined`, with errors that are measured: by how far the kernel moves when some sightings are left out.
+
+    Sightings are put into a few parts, each of which is left out once (a jackknife). All errors are scaled up by what the
+    kernel moves more than they say, and never down: the few weights of one kernel may agree by chance.
+
+    Args:
+        kernel: As it was read, its errors independent.
+        met: What its shifts explain.
+    """
+    whole = refined(kernel, met)
+    parts = min(PARTS, len(met.line))
+    if parts < 2:
+        return whole
+    others = [refined(kernel, _without(met, part, parts)) for part in range(parts)]
+    moved = np.stack([np.append(other.weights.ravel(), other.bias) for other in others])
+    spread = (parts - 1) / parts * ((moved - moved.mean(axis=0)) ** 2).sum(axis=0)
+    stated = np.append(whole.error.ravel(), whole.bias_error) ** 2
+    more = max(1.0, float(np.sqrt(spread.sum() / stated.sum())))
+    return dataclasses.replace(whole, error=more * whole.error, bias_error=more * whole.bias_error)
+
+
+def _without(met: Matched, part: int, parts: int) -> Matched:
+    """The sightings less one part."""
+    keep = np.arange(len(met.line)) % parts != part
+    return dataclasses.replace(
+        met, line=met.line[keep], index=met.index[keep], corner=met.corner[keep], equations=met.equations[keep],
+        error=met.error[keep],
     )  # fmt: skip

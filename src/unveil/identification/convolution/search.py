@@ -9,11 +9,13 @@ import numpy as np
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, cut, match
+from unveil.identification.convolution.elsewhere import Sighted, sighted
+from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, cut, joined, match
 from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.pooling import difference, differences_of, proportional
 from unveil.identification.convolution.reading import Reader
-from unveil.identification.convolution.refinement import refined
+from unveil.identification.convolution.refinement import measured, refined
+from unveil.identification.convolution.sameness import distinct, same
 from unveil.identification.convolution.tracing import traced
 from unveil.identification.piecewise_linear.layer import SHARP
 
@@ -27,8 +29,8 @@ PIXELS = 2
 LINES, SIGHTINGS = 2, 2
 # Lines without a breakpoint after which there is nothing to read: strides wider than kernels leave some pixels unseen.
 EMPTY = 40
-# Readings are compared where they are known better than this, relative to their length: others look alike.
-DISTINCT = 0.05
+# Pictures from which those are taken in which a kernel is looked for once more.
+PICTURES = 64
 # Further lines without a new kernel on which candidates may be met before the search ends without them.
 PATIENCE = 3
 # After so many normals that fit into no window, and none that does, the layer is no convolution.
@@ -75,6 +77,10 @@ class KernelSearch:
         self.most_lines = most_lines
         self.most_reads, self.quiet_lines = most_reads, quiet_lines
         self.kernels: list[Kernel] = []
+        # As they were read, before any line sharpened them: each fit begins there, so that no line counts twice.
+        self.readings: list[Kernel] = []
+        # What short lines in other windows showed of each.
+        self.sighted: list[Matched | None] = []
         self.met: list[Matched] = []
         self.lines: list[PixelLine] = []
         self.candidates: list[Kernel] = []
@@ -86,6 +92,8 @@ class KernelSearch:
         self.read: set[tuple[int, int]] = set()
         self.wide = 0
         self.unknown = 0
+        self.looked_for: list[Kernel] = []
+        self.thorough = False
         self.noise: Rounding | None = None
 
     def ask(self, x: np.ndarray) -> np.ndarray:
@@ -93,10 +101,22 @@ class KernelSearch:
         return self.oracle(self.oracle.nearest(x))
 
     def run(self) -> None:
-        """Look until further lines show no more kernels."""
+        """Look until further lines show no more kernels; then each kernel is listed once, with a measured error.
+
+        Raises:
+            BudgetExceeded: Before that; what was found by then is settled all the same.
+        """
         self.noise = self._rounding()
         if not self.piecewise_linear:
             return
+        try:
+            self._look()
+        finally:
+            self._settle()
+
+    def _look(self) -> None:
+        """Line after line."""
+        assert self.noise is not None
         reader = Reader(self.ask, self.picture, self.noise, self.rng)
         quiet = 0
         empty = 0
@@ -109,7 +129,10 @@ class KernelSearch:
             self.lines.append(line)
             self._again()
             self._read_line(reader, len(self.lines) - 1)
-            quiet = quiet + 1 if self.kernels and len(self.kernels) == before else 0
+            # A line on which no kernel was met at all, where rounding hides them, says nothing of others.
+            told = any((met.line == len(self.lines) - 1).any() for met in self.met)
+            quiet = 0 if len(self.kernels) > before else quiet + told
+            self.thorough = quiet >= self.quiet_lines
             if quiet >= self.quiet_lines + (PATIENCE if self.candidates or self.unknown else 0):
                 return
             if not self.kernels and not self.candidates and self.wide >= HOPELESS:
@@ -201,37 +224,88 @@ class KernelSearch:
 
     def _again(self) -> None:
         """After another line: what kernels explain, sharpened by it, and candidates that it confirms."""
-        for i, kernel in enumerate(self.kernels):
-            self.met[i] = match(kernel, self.lines)
-            self.kernels[i] = refined(kernel, self.met[i])
+        self._sharpen()
         waiting, self.candidates = self.candidates, []
         for candidate in waiting:
             self._weigh(candidate)
         self._pool()
         known = [*self.kernels, *self.derived]
-        waiting = [c for c in self.candidates if not any(_same(c, k) for k in known)]
-        # All kernels of a layer are of one size: what is wider and was met on no other line belongs behind it.
-        size = np.max([k.size for k in self.kernels], axis=0) if self.kernels else np.full(2, self.largest)
+        waiting = [c for c in self.candidates if not any(same(c, k) for k in known)]
+        # All kernels of a layer are of one size, though one may have lost a row that is nearly zero: what is wider still
+        # and was met on no other line belongs behind it.
+        size = np.max([k.size for k in self.kernels], axis=0) + 1 if self.kernels else np.full(2, self.largest)
         self.candidates = [c for c in waiting if (c.size <= size).all()]
         self.wide += len(waiting) - len(self.candidates)
 
+    def _sharpen(self) -> None:
+        """Every kernel by all lines; two readings of one kernel may have been too vague to look alike before."""
+        for i, kernel in enumerate(self.kernels):
+            self.kernels[i] = refined(self.readings[i], self._seen(kernel, self.sighted[i]))
+        self._keep(distinct(self.kernels))
+
+    def _seen(self, kernel: Kernel, sighted: Matched | None) -> Matched:
+        """All that a kernel explains."""
+        met = match(kernel, self.lines)
+        return met if sighted is None else joined(met, sighted)
+
+    def _keep(self, which: list[int]) -> None:
+        self.kernels, self.readings = [self.kernels[i] for i in which], [self.readings[i] for i in which]
+        self.sighted = [self.sighted[i] for i in which]
+        self.met = [self._seen(kernel, seen) for kernel, seen in zip(self.kernels, self.sighted, strict=True)]
+
+    def _settle(self) -> None:
+        """Each kernel once, and its error as the lines measure it."""
+        self._sharpen()
+        self.kernels = [measured(self.readings[i], self.met[i]) for i in range(len(self.kernels))]
+        # With errors that are measured, more readings may turn out to be of one kernel.
+        self._keep(distinct(self.kernels))
+        # Kernels too vague to be told from a better known one are not listed, but may be kernels all the same.
+        sharp = distinct(self.kernels, vague=True)
+        self.unknown += len(self.kernels) - len(sharp)
+        self._keep(sharp)
+
     def _weigh(self, candidate: Kernel) -> None:
         """Believe a candidate if its shifts were met, keep it for later if not."""
-        if any(_same(candidate, kernel) for kernel in self.kernels):
+        if any(same(candidate, kernel) for kernel in self.kernels):
             return
         met = match(candidate, self.lines)
         # Two readings in different windows that agree in all weights and the bias are as good as many places met.
-        twin = next((c for c in self.candidates if c.corner != candidate.corner and _same(c, candidate)), None)
+        twin = next((c for c in self.candidates if c.corner != candidate.corner and same(c, candidate)), None)
         if twin is None and not self._believed(candidate, met):
-            self.candidates.append(candidate)
-            return
+            beside = self._beside(candidate)
+            if beside is None:
+                self.candidates.append(candidate)
+                return
+        else:
+            beside = None
         if found := differences_of(candidate):
             self.differences.append((candidate, found))
         else:
-            kernel = refined(candidate, met)
-            self.kernels.append(kernel)
-            self.met.append(match(kernel, self.lines))
+            self.readings.append(candidate)
+            self.kernels.append(refined(candidate, met if beside is None else joined(met, beside)))
+            self.sighted.append(beside)
+            self.met.append(self._seen(self.kernels[-1], beside))
         self._pool()
+
+    def _beside(self, candidate: Kernel) -> Matched | None:
+        """Where it was met on short lines in other windows; None if not often enough, or if it was looked for before.
+
+        Of exact answers the lines show all there is, and short ones are asked only where nothing else is left to do.
+        """
+        assert self.noise is not None
+        known = any(candidate is each for each in self.looked_for)
+        if known or (self.noise.relative < SHARP and not self.thorough):
+            return None
+        self.looked_for.append(candidate)
+        found = self.look_beside(candidate)
+        return found.met if found.believed else None
+
+    def look_beside(self, kernel: Kernel) -> Sighted:
+        """Look for a kernel on short lines in other windows of fresh pictures."""
+        assert self.noise is not None
+        spacing = float(np.median([(seen.line.high - seen.line.low) / len(seen.line.t) for seen in self.lines]))
+        drawn = self.oracle.off_walls(self.oracle.sample(PICTURES, self.rng), 0.02)
+        return sighted(kernel, spacing, drawn, self.ask, self.picture, self.noise, self.rng)
 
     def _pool(self) -> None:
         """What is explained by maximum pooling: differences of two shifts of the kernels known."""
@@ -246,7 +320,7 @@ class KernelSearch:
             return
         self._pooled_for = key
         self.derived = [difference(kernel, shift) for kernel in self.kernels for shift in sorted(self.shifts)]
-        self.derived += [read for read, _ in self.differences if not any(_same(read, each) for each in self.derived)]
+        self.derived += [read for read, _ in self.differences if not any(same(read, each) for each in self.derived)]
         self.pooled = [match(each, self.lines[-1:]) for each in self.derived]
 
     def _believed(self, candidate: Kernel, met: Matched) -> bool:
@@ -258,13 +332,3 @@ class KernelSearch:
                 needed = SIGHTINGS
                 break
         return met.believed(candidate.corner) and len(met.line) >= needed
-
-
-def _same(a: Kernel, b: Kernel) -> bool:
-    """Whether two readings are of one kernel."""
-    if a.weights.shape != b.weights.shape:
-        return False
-    sign = 1.0 if (a.weights * b.weights).sum() > 0 else -1.0
-    off = np.hypot(np.linalg.norm(a.weights - sign * b.weights), a.bias - sign * b.bias)
-    doubt = (a.error**2 + b.error**2).sum() + a.bias_error**2 + b.bias_error**2
-    return bool(off <= 1e-6 + 10 * np.sqrt(doubt)) and bool(10 * np.sqrt(doubt) < DISTINCT)

@@ -15,8 +15,8 @@ FEWEST, MOST, ROUNDS = 24, 64, 7
 # Rows and columns around a window that may hold weights too small to be seen when it was read, up to this part of the
 # kernel's length.
 RIM, UNSEEN = 1, 0.01
-# Standard deviations above which a weight is not zero in the end: those of a trace are known to a factor of a few.
-TRACED = 4 * CLEAR
+# Standard deviations above which a weight is not zero in the end: those of a trace are known to a factor of two.
+TRACED = 2 * CLEAR
 # Standard deviations of the prediction that a short line reaches to either side.
 REACH = 5.0
 # Least share of a round's lines that must meet the hyperplane: others meet a second neuron. A deeper one is bent.
