@@ -2,9 +2,9 @@
 
     python benchmarks/deep_smooth.py [first seed] [seeds] [case ...]
 
-Random networks with unit rows and shifts of deviation 0.5, or networks that scikit-learn trained; widths are not told, the
-activation is. The last bits of every answer are flipped at random, as another processor would. A case is named as in
-`CASES`, with an activation behind it if it is not tanh: `10-10-5-3-1:sigmoid`, `trained 10-8-5-3-1`.
+Random networks with unit rows and shifts of deviation 0.5, or networks that scikit-learn trained; widths are not told,
+the activation is. The last bits of every answer are flipped at random, as another processor would. A case is named as
+in `CASES`, with an activation behind it if it is not tanh: `10-10-5-3-1:sigmoid`, `trained 10-8-5-3-1`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,7 +25,7 @@ CASES = ("10-10-5-3-1", "20-20-8-5-2", "10-10-6-4-3-1", "trained 10-8-5-3-1", "t
 
 def drawn(sizes: tuple[int, ...], activation: str, seed: int) -> uv.Network:
     rng, weights = np.random.default_rng([seed, *sizes]), []
-    for before, width in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for before, width in pairwise(sizes[:-1]):
         rows = rng.standard_normal((width, before))
         weights.append((rows / np.linalg.norm(rows, axis=1, keepdims=True), 0.5 * rng.standard_normal(width)))
     outer = np.ones((1, sizes[-2])) if sizes[-1] == 1 else rng.standard_normal((sizes[-1], sizes[-2]))

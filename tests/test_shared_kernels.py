@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import unveil as uv
-from unveil.identification.convolution.kernel import Kernel
+from unveil.identification.convolution.kernel import Kernel, Matched
 from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.pooling import difference, differences_of, proportional
+from unveil.identification.convolution.refinement import measured
+from unveil.identification.convolution.sameness import distinct
 from unveil.outcome import BadInput, Outcome
 
 
@@ -132,6 +134,47 @@ def test_differences_of_shifts_are_told_from_kernels():
         pooled = difference(kernel, shift)
         found = differences_of(pooled)
         assert [s for s, w in found if proportional(kernel, w, 1e-9)] == [shift]
+
+
+def reading(weights, bias, error, rng, sign=1.0):
+    """A kernel as it might be read: off by as much as it states."""
+    off = error * rng.standard_normal(weights.shape)
+    return Kernel(sign * (weights + off), sign * (bias + error * rng.standard_normal()), 0 * off + error, error, (0, 0))
+
+
+def test_readings_of_one_kernel_are_listed_once_whatever_their_sign_size_and_accuracy(seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        one, other = (w / np.linalg.norm(w) for w in rng.standard_normal((2, 3, 4, 4)))
+        one[:, :, 0] = 1e-6 * rng.standard_normal((3, 4))
+        readings = [reading(one, 0.3, 1e-5, rng), reading(other, 0.3, 1e-7, rng), reading(one, 0.3, 1e-4, rng, -1.0)]
+        readings.append(reading(one[:, :, 1:], 0.3, 1e-6, rng))
+        assert distinct(readings) == [1, 3]
+        nearly = reading(one + 1e-3 * other, 0.3, 1e-6, rng)
+        assert distinct([*readings, nearly]) == [1, 3, 4]
+
+
+def test_stated_errors_are_measured_where_breakpoints_scatter_by_more_than_theirs(seed):
+    rng, ratio = np.random.default_rng(seed), []
+    for _ in range(20):
+        weights = rng.standard_normal((1, 3, 3))
+        weights /= np.linalg.norm(weights)
+        theta = np.append(weights.ravel(), 0.2)
+        system = np.concatenate([rng.standard_normal((24, 9)), np.ones((24, 1))], axis=1)
+        # On the hyperplane, but for an error five times the stated one.
+        system[:, 0] -= (system @ theta + 5e-6 * rng.standard_normal(24)) / theta[0]
+        none = np.zeros(24, dtype=int)
+        met = Matched(none, none, np.zeros((24, 2), dtype=int), system, np.full(24, 3e-6), 24, 0.0)
+        read = reading(weights, 0.2, 1e-2, rng)
+        # The weight of the line itself is one by definition.
+        read.weights[0, 0, 0], read.error[0, 0, 0] = weights[0, 0, 0], 0.0
+        found = measured(read, met)
+        sign = np.sign((found.weights * weights).sum())
+        off = np.append((sign * found.weights - weights).ravel(), sign * found.bias - 0.2)
+        stated = np.append(found.error.ravel(), found.bias_error)
+        ratio.append(np.sqrt(np.mean((off / stated) ** 2)))
+    assert 0.3 < np.median(ratio) < 1.5
+    assert max(ratio) < 4
 
 
 def test_what_is_no_picture_is_refused():

@@ -55,8 +55,8 @@ def sighted(
 ) -> Sighted:
     """Look for a kernel in windows beside the one that it was read in.
 
-    Lines through many neurons show only those whose slopes stand out from the rounding of the answers; a short line that
-    meets one neuron alone shows it better.
+    Lines through many neurons show only those whose slopes stand out from the rounding of the answers; a short line
+    that meets one neuron alone shows it better.
 
     Args:
         kernel: As it was read.

@@ -22,8 +22,8 @@ class Kernels:
     Attributes:
         weights: (C, channels, height, width); the largest weight of each is positive.
         bias: (C,) relative to the weights.
-        error: (C,) largest standard deviation of a weight, measured: by how far the kernel moves when some sightings are
-            left out, and how far breakpoints scatter.
+        error: (C,) largest standard deviation of a weight, measured: by how far the kernel moves when some sightings
+            are left out, and how far breakpoints scatter.
         held_out: (C,) largest distance of a window's weighted sum from zero at breakpoints of lines that went into no
             kernel; NaN where these met none of it.
         sightings: (C,) breakpoints, each in another window or picture, that lie where the kernel says.

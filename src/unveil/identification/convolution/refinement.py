@@ -51,8 +51,8 @@ def refined(kernel: Kernel, met: Matched) -> Kernel:
 def measured(kernel: Kernel, met: Matched) -> Kernel:
     """As `refined`, with errors that are measured: by how far the kernel moves when some sightings are left out.
 
-    Sightings are put into a few parts, each of which is left out once (a jackknife). All errors are scaled up by what the
-    kernel moves more than they say, and never down: the few weights of one kernel may agree by chance.
+    Sightings are put into a few parts, each of which is left out once (a jackknife). All errors are scaled up by what
+    the kernel moves more than they say, and never down: the few weights of one kernel may agree by chance.
 
     Args:
         kernel: As it was read, its errors independent.

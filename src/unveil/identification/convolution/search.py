@@ -231,8 +231,8 @@ class KernelSearch:
         self._pool()
         known = [*self.kernels, *self.derived]
         waiting = [c for c in self.candidates if not any(same(c, k) for k in known)]
-        # All kernels of a layer are of one size, though one may have lost a row that is nearly zero: what is wider still
-        # and was met on no other line belongs behind it.
+        # All kernels of a layer are of one size, though one may have lost a row that is nearly zero: what is wider
+        # still and was met on no other line belongs behind it.
         size = np.max([k.size for k in self.kernels], axis=0) + 1 if self.kernels else np.full(2, self.largest)
         self.candidates = [c for c in waiting if (c.size <= size).all()]
         self.wide += len(waiting) - len(self.candidates)
