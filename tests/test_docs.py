@@ -13,11 +13,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?:python|\{code-cell\} ipython3)\n((?::[^\n]*\n)*)(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path) -> list[str]:
-    return BLOCK.findall(page.read_text())
+    return [code for _, code in BLOCK.findall(page.read_text())]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
@@ -54,6 +54,19 @@ def test_every_public_name_has_one_topic() -> None:
     blocks_of_names = re.findall(r"public-names::\n\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
     told = [name for block in blocks_of_names for name in block.split()]
     assert sorted(told) == sorted(unveil._PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name.startswith("tutorial-")], ids=lambda page: page.stem
+)
+def test_tutorials_are_notebooks(page: Path) -> None:
+    """Executed in the documentation's build, with a figure, and offered as .ipynb."""
+    text = page.read_text()
+    assert text.startswith("---\nfile_format: mystnb\n")
+    assert f"{{nb-download}}`{page.stem}.ipynb`" in text
+    assert "```python\n" not in text, "code outside a cell is shown but not executed"
+    last = [code.rstrip().splitlines()[-1] for code in blocks(page)]
+    assert any(line.endswith(".plot()") or line in ("figure", "page") for line in last)
 
 
 def test_the_index_leads_to_every_tutorial_and_theory_page() -> None:

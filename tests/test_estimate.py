@@ -88,7 +88,7 @@ def test_a_stage_that_would_ask_more_is_ended_and_says_so():
     before = oracle.ledger.asked
     page = run(audit, [stage])
     assert oracle.ledger.asked - before <= estimate(audit, [stage]).most
-    assert any("budget ended" in section.verdict for section in page.sections)
+    assert any("limit of this step was reached" in section.verdict for section in page.sections)
 
 
 def test_the_command_line_tells_questions_time_and_money(tmp_path, monkeypatch):

@@ -96,9 +96,9 @@ def test_the_docs_define_every_severity_and_list_every_finding() -> None:
 def test_actions_say_what_was_measured_and_what_was_not() -> None:
     found = page(("span", Outcome.complete, Severity.medium)).findings.risks
     kinds = [
-        {"name": "values, float64", "leaks": 6, "queries": 1000, "measured": True},
-        {"name": "values, 4 decimals", "leaks": 6, "queries": 1100, "measured": True},
-        {"name": "labels only", "leaks": 6, "queries": 90_000, "measured": True},
+        {"name": "values, float64", "leaks": 6, "queries": 1000, "measured": True, "settled": True, "rank": 6},
+        {"name": "values, 4 decimals", "leaks": 6, "queries": 1100, "measured": True, "settled": True, "rank": 6},
+        {"name": "labels only", "leaks": 6, "queries": 90_000, "measured": True, "settled": True, "rank": 6},
     ]
     asked = actions(found, {"defences": {"kinds": kinds}}, Tariff(rate=10))
     assert [each.measured for each in asked.first] == [True, True]
@@ -109,8 +109,15 @@ def test_actions_say_what_was_measured_and_what_was_not() -> None:
     assert [each.measured for each in unasked.first] == [True, False]
     assert unasked.idle == ()
     # An attack that failed is no defence that helped.
-    kinds[2] |= {"measured": False, "leaks": 0}
-    assert all("labels" not in each.do for each in actions(found, {"defences": {"kinds": kinds}}, Tariff()).first)
+    for measured in (False, True):  # it could not be run to its end, or ended approximately
+        kinds[2] |= {"measured": measured, "settled": False, "leaks": 2, "rank": 2}
+        failed = actions(found, {"defences": {"kinds": kinds}}, Tariff())
+        assert all("labels" not in each.do for each in failed.first)
+        assert "could not settle" in failed.idle[-1]
+    # One that shows that the others are hidden is.
+    kinds[2] |= {"measured": True, "settled": True}
+    hidden = actions(found, {"defences": {"kinds": kinds}}, Tariff())
+    assert any("labels" in each.do for each in hidden.first)
     nothing = page(("span", Outcome.full_rank, Severity.none)).findings.risks
     assert actions(nothing, {}, Tariff()).first == ()
 
@@ -293,3 +300,14 @@ def test_the_page_stands_beside_reference_models(audited) -> None:
         # Nothing can show more directions than the first layer has neurons, or the model inputs.
         assert 0 < row["rank"] <= min(row["neurons"], row["n"])
         assert row["queries"] > 0
+
+
+def test_approximately_nothing_is_no_finding_of_a_defence() -> None:
+    from unveil.blackbox.defences import Defence
+
+    kind = {"name": "labels only", "accuracy": 1.0, "queries": 8000}
+    assert not Defence(rank=0, outcome=Outcome.approximate, **kind).measured
+    assert Defence(rank=0, outcome=Outcome.nothing_to_find, **kind).settled
+    some = Defence(rank=2, leaks=2, outcome=Outcome.approximate, **kind)
+    assert some.measured
+    assert not some.settled

@@ -256,3 +256,31 @@ def test_nothing_overflows_on_a_telephone(tmp_path):
     section = replace(page.sections[0], claim="word " * 60 + "x" * 200)
     long = Page("n" * 300, (section,), page.figures, page.facts)
     assert_fits(long.write(tmp_path / "page.html")[0], tmp_path)
+
+
+def test_without_a_budget_it_is_the_limit_of_a_step_that_was_reached():
+    def poor(audit):
+        return Section(
+            "span",
+            "Poor",
+            "Then the budget ended.",
+            outcome=Outcome.budget_ended,
+            next_steps=("Allow a larger budget.",),
+        )
+
+    def told(budget):
+        oracle = as_oracle(lambda x: x[:, :2], shape=4, budget=budget)
+        return run(Audit(oracle, seed=5), [Stage("span", "Poor", poor)]).html()
+
+    assert "the budget ended" in told(500)
+    assert "budget ended" not in told(None)
+    assert "the limit of this step was reached" in told(None)
+    assert "--budget" in told(None)
+
+
+def test_in_a_notebook_a_page_shows_itself_in_a_frame_that_runs_nothing():
+    page = hostile_page()
+    ((tag, attributes),) = Elements(page._repr_html_()).tags
+    assert tag == "iframe"
+    assert attributes["sandbox"] is None  # present, without an exception to it
+    assert attributes["srcdoc"] == page.html()

@@ -138,7 +138,10 @@ def _coarser(severe: Mapping[str, Finding], told: Told) -> Action | None:
 
 
 def _helps(row: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
-    return bool(row["leaks"] < plain["leaks"] or row["queries"] > _DEARER * plain["queries"])
+    """Whether answers hide directions for certain, or make all of them dearer. An attack that failed shows neither."""
+    if row["leaks"] < plain["leaks"]:
+        return bool(row["settled"])
+    return bool(row["queries"] > _DEARER * plain["queries"])
 
 
 def _fewer(severe: Mapping[str, Finding], told: Told) -> Action | None:
@@ -172,7 +175,13 @@ def _idle(severe: Mapping[str, Finding], told: Told) -> list[str]:
         return []
     plain, said = rows[0], []
     for each in rows[1:]:
-        if each["measured"] and not _helps(each, plain):
+        if each["leaks"] < plain["leaks"] and not each["settled"]:
+            said.append(
+                f"{each['name'][0].upper()}{each['name'][1:]}: this attack found {count(each['rank'])} of "
+                f"{count(plain['leaks'], 'direction')} and could not settle whether the others are hidden, which is "
+                "no defence that was shown."
+            )
+        elif each["measured"] and not _helps(each, plain):
             said.append(
                 f"{each['name'][0].upper()}{each['name'][1:]} hides none of the {count(plain['leaks'], 'direction')} "
                 f"and "

@@ -162,6 +162,11 @@ class Page:
             anchor=anchor,
         )
 
+    def _repr_html_(self) -> str:
+        """The page where a notebook shows it: in a frame of its own, which may run nothing."""
+        frame = '<iframe title="{}" srcdoc="{}" sandbox style="width:100%;height:44rem;border:1px solid #888"></iframe>'
+        return str(Markup(frame).format(printable(self.subject), self.html()))
+
     def write(self, path: str | Path) -> tuple[Path, ...]:
         """Write `audit.html`, `audit.json` and the sections' files (`audit.basis.npz`, ...) beside it.
 

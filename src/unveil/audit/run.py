@@ -17,7 +17,7 @@ from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage, held
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count
-from unveil.audit.verdict import Status, Verdict
+from unveil.audit.verdict import Status, Verdict, cause
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded, Interrupted, Outcome, UnveilError
 
@@ -92,6 +92,8 @@ def run(
         sections += _asked_again(audit, sections)
     asked["first questions again"] = audit.oracle.ledger.asked - before
     sections = _counted(_retold(sections), asked)
+    if audit.oracle.ledger.budget is None:
+        sections = [_own_limit(each) for each in sections]
     tested = audit.tested or provenance(audit.oracle.name, seed=audit.seed)
     findings = Verdict(audit.oracle.name, tuple(one for each in sections if (one := each.finding) is not None))
     ledger = audit.oracle.ledger
@@ -118,6 +120,24 @@ def _retold(sections: list[Section]) -> list[Section]:
         section.refuted(doubts[section.key]) if section.key in doubts and section.refuted else section
         for section in sections
     ]
+
+
+def _own_limit(section: Section) -> Section:
+    """A section that its stage's own limit ended, told so: there was no budget that could have ended."""
+    if section.outcome is not Outcome.budget_ended:
+        return section
+
+    def told(text: str) -> str:
+        text = text.replace("he budget ended", "he limit of this step was reached")
+        text = text.replace("Allow a larger budget=", "Allow more questions with --budget")
+        return text.replace("Allow a larger budget", "Allow more questions with --budget").replace(
+            "with a larger budget", "with a --budget that allows more"
+        )
+
+    steps = tuple(map(told, section.next_steps))
+    return replace(
+        section, verdict=told(section.verdict), cause=told(section.cause or cause(section.outcome)), next_steps=steps
+    )
 
 
 def _counted(sections: list[Section], asked: dict[str, int]) -> list[Section]:
@@ -167,7 +187,11 @@ _ASKED = """
 def _asked(audit: Audit, asked: dict[str, int]) -> Section:
     ledger = audit.oracle.ledger
     counted = {title: number for title, number in asked.items() if number}
-    limit = "No limit was set" if ledger.budget is None else f"{count(ledger.budget, 'question')} were allowed"
+    limit = (
+        "No budget was set: each step kept a limit of its own"
+        if ledger.budget is None
+        else f"{count(ledger.budget, 'question')} were allowed"
+    )
     again = f"; {count(ledger.sent)} went to the model" if ledger.sent != ledger.asked else ""
     same = {
         True: " In the end the first questions got the same answers again.",

@@ -244,12 +244,15 @@ class Verdict:
             return f"{self.subject} {held}." if held else f"{self.subject} was measured; there is nothing to report."
         if self.status is Status.approximate and held:
             return f"Approximately: {self.subject} {held}."
+        part = "Part of what" if held else "What"
         told = {
             Status.approximate: f"What is said of {self.subject} is approximate: {because}.",
             Status.not_measured: f"Not everything about {self.subject} was measured: {because}.",
-            Status.failed: f"What was found of {self.subject} failed its check: {because}.",
+            Status.failed: f"{part} was found of {self.subject} failed its check: {because}.",
         }[self.status]
-        return f"{told} What was measured: it {held}." if held else told
+        return (
+            f"{told} What {'holds' if self.status is Status.failed else 'was measured'}: it {held}." if held else told
+        )
 
     def figures(self) -> dict[str, Any]:
         """What the JSON says of it."""

@@ -59,7 +59,13 @@ class Defence:
     @property
     def measured(self) -> bool:
         """Whether the attack came to its end. If not, what it did not find may leak all the same."""
-        return self.outcome in _MEASURED and self.rank == self.leaks
+        found = self.rank > 0 or self.outcome is not Outcome.approximate  # approximately nothing is no finding
+        return self.outcome in _MEASURED and found and self.rank == self.leaks
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing beyond what was found is given away, as far as the attack's own check can tell."""
+        return self.measured and self.outcome is not Outcome.approximate
 
 
 _MEASURED = (Outcome.complete, Outcome.full_rank, Outcome.approximate, Outcome.nothing_to_find)

@@ -63,7 +63,8 @@ def _note(told: dict[str, Any]) -> str:
     return (
         "A first layer of k neurons on more than k inputs sees k directions at most, whatever it was trained on: "
         f"{count(full)} of {count(len(models), 'reference model')} see as many as they have neurons or inputs, "
-        f"{count(blind)} leave some unseen. Measured by {told['measured by']}."
+        f"{'all' if blind == len(models) else count(blind)} leave some unseen. Questions are those of the search, "
+        f"without checks. Measured by {told['measured by']}."
     )
 
 

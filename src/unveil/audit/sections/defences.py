@@ -52,6 +52,7 @@ def section(found: Sequence[Defence]) -> Section:
                 "queries": each.queries,
                 "outcome": each.outcome,
                 "measured": each.measured,
+                "settled": each.settled,
                 "reason": each.reason,
             }
             for each in found
@@ -103,7 +104,8 @@ def _verdict(best: Defence, last: Defence) -> str:
             f"Answering with labels only hides none of the {count(best.leaks)} directions: "
             f"finding them takes {times:,.0f} times as many questions."
         )
-    return f"Labels only gave {count(last.leaks)} of the {count(best.leaks)} directions away where they were asked."
+    told = f"Labels only gave {count(last.leaks)} of the {count(best.leaks)} directions away where they were asked"
+    return f"{told}." if last.settled else f"{told}; that this is all was not shown."
 
 
 def _words(of: Defence) -> str:
@@ -123,7 +125,11 @@ def _run(audit: Audit) -> Section | None:
     from unveil.blackbox.defences import defences
 
     if audit.oracle.answers == "labels":
-        return None
+        return Section(
+            key="defences",
+            title="What a defence would buy",
+            verdict="It answers with labels, the coarsest answers there are: there is nothing left to make coarser.",
+        )
     return section(defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs))
 
 

@@ -105,6 +105,9 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
         },
         figures=figures,
         outcome=found.outcome,
+        cause="what lies behind the neurons that were read did not come out"
+        if found.outcome is Outcome.check_failed and "rows_read" in found.stats
+        else "",
         severity=Severity.medium,
     )
 

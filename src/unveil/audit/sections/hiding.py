@@ -321,16 +321,18 @@ def _claim(figures: dict[str, Any]) -> str:
     told = figures[way]
     if told["unchanged"] < told["inputs"]:
         return ""
-    size = f"{SCALE:g} times as large as the input" if way == "free" else "that keeps every value legal"
+    size = f"{SCALE:g} times as large as the input" if way == "free" else _legal(told)
     return f"{'answers' if told['largest_change'] <= SAME else 'predicts'} the same under noise {size}"
+
+
+def _legal(told: dict[str, Any]) -> str:
+    return f"that keeps every value legal ({brief(told['relative_noise'], 2)} times as large as the input)"
 
 
 def _verdict(oracle: Oracle, figures: dict[str, Any]) -> str:
     parts = []
     for key, told in figures.items():
-        noise = (
-            f"noise {SCALE:g} times as large as the input" if key == "free" else "noise that keeps every value legal"
-        )
+        noise = "noise " + (f"{SCALE:g} times as large as the input" if key == "free" else _legal(told))
         all_same = told["unchanged"] == told["inputs"]
         many = f"all {told['inputs']}" if all_same else f"{told['unchanged']} of {told['inputs']}"
         parts.append(

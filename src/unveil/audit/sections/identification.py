@@ -102,17 +102,23 @@ def _run(audit: Audit) -> Section | None:
 
 def _ended(found: Identification, errors: np.ndarray, allowed: float) -> tuple[Outcome, str]:
     """How it ended, the errors on fresh inputs included, and why it is not measured and checked."""
+    off = errors > allowed
+    if found.outcome is Outcome.check_failed and off.any():
+        return found.outcome, _otherwise(errors, off)
     if found.outcome is not Outcome.complete:
         return found.outcome, ""
     if not len(errors):
         return Outcome.budget_ended, "the budget ended before the network that was read was asked for at fresh inputs"
-    off = errors > allowed
     if off.any():
-        return Outcome.check_failed, (
-            f"at {count(int(off.sum()))} of {count(len(errors), 'fresh input')} the network that was read answers "
-            f"otherwise, by up to {brief(float(errors.max()))} of the spread"
-        )
+        return Outcome.check_failed, _otherwise(errors, off)
     return Outcome.complete, ""
+
+
+def _otherwise(errors: np.ndarray, off: np.ndarray) -> str:
+    return (
+        f"at {count(int(off.sum()))} of {count(len(errors), 'fresh input')} the network that was read answers "
+        f"otherwise, by up to {brief(float(errors.max()))} of the spread"
+    )
 
 
 def _histogram(errors: np.ndarray) -> Markup:

@@ -53,9 +53,11 @@ _BODY = """
 
 
 def _run(audit: Audit) -> Section:
+    before = audit.oracle.ledger.asked
     span = find_everywhere(audit, typical(audit.oracle, audit.inputs))
     audit.findings["span"] = span
-    return section(span, _where(audit), check=check(audit, span))
+    checked = check(audit, span)
+    return section(span, _where(audit), checked, checking=audit.oracle.ledger.asked - before - span.queries)
 
 
 def find_everywhere(audit: Audit, x: Float[np.ndarray, "N n"] | None, accuracy: float = 1e-4) -> RowSpan:
@@ -109,7 +111,9 @@ def _where(audit: Audit) -> str:
     return f"inside {described(audit.oracle.within)}{'' if audit.inputs is None else ', around the examples'}"
 
 
-def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doubt: str = "") -> Section:
+def section(
+    span: RowSpan, where: str = "", check: SpanCheck | None = None, doubt: str = "", checking: int = 0
+) -> Section:
     """A RowSpan, told.
 
     Args:
@@ -117,6 +121,7 @@ def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doub
         where: Where it was asked, if that was not everywhere, e.g. "inside [0, 1]": elsewhere the model may see more.
         check: What fresh points said.
         doubt: What showed elsewhere that it is wrong, a clause.
+        checking: Questions that it took to check it.
     """
     if not doubt and check is not None and check.change is not None and not check.holds:
         doubt = (
@@ -141,7 +146,7 @@ def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doub
             "sure": _sure(span) if sure else f"none: {cause}",
             "checked": check is not None and check.change is not None,
             "left_out": f"{share(span.left_out)} of the gradient lies outside" if span.left_out > 0 else "",
-            "stages": _stages(span),
+            "stages": _stages(span, checking),
         },
         figures={
             "rank": span.rank,
@@ -164,7 +169,7 @@ def section(span: RowSpan, where: str = "", check: SpanCheck | None = None, doub
         outcome=outcome,
         cause=cause,
         next_steps=_next_steps(span, outcome, sure and found),
-        refuted=lambda clause: section(span, where, check, clause),
+        refuted=lambda clause: section(span, where, check, clause, checking),
         severity=Severity.medium if found else Severity.none,
         confidence=_sure(span),
     )
@@ -265,10 +270,10 @@ def _sure(span: RowSpan) -> str:
     )
 
 
-def _stages(span: RowSpan) -> str:
-    if not span.stages:
-        return ""
-    return ": " + ", ".join(f"{queries:,} {name}" for name, queries in span.stages.items() if queries)
+def _stages(span: RowSpan, checking: int) -> str:
+    told = ": " if span.stages else ""
+    told += ", ".join(f"{queries:,} {name}" for name, queries in span.stages.items() if queries)
+    return told + (f"; and {count(checking)} to check it" if checking else "")
 
 
 def spectrum(span: RowSpan) -> tuple[Markup, str]:

@@ -141,7 +141,7 @@ class NoisyReading:
             self.weights.append(layer)
             self.found = None
             if missing(self.ask, frame, found, self.noise, self.rng):
-                depth = len(self.weights)
+                depth = len(self.weights) - 1
                 self.why.append(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
                 break
             behind += 1
@@ -238,8 +238,8 @@ class NoisyReading:
         self.network = stand_in(read, x, self.oracle(x), self.rng)
         sizes = " and ".join(str(layer.neurons) for layer in self.network.layers[len(read) : -1])
         self.why.append(
-            f"Behind layer {len(read)} a network of {sizes} neurons was trained on {left:,} answers, for so long as is "
-            "worth its time. It stands in for what was not read, and its weights say nothing."
+            f"Behind layer {len(read) - 1} a network of {sizes} neurons was trained on {left:,} answers, for so long "
+            "as is worth its time. It stands in for what was not read, and its weights say nothing."
         )
 
     def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
