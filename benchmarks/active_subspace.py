@@ -1,38 +1,26 @@
-"""Active subspaces: ours beside finite differences, quadratics and SALib, on the field's standard simulators.
+"""Active subspaces: ours beside finite differences, quadratics, outer products of gradients and SALib.
 
-Run `python benchmarks/active_subspace.py`; it needs torch (exact gradients by autograd) and SALib.
-`--only otl,borehole`, `--budgets 100,500` and `--seeds 10` choose.
+Run `python benchmarks/active_subspace.py --keep runs.jsonl`; it needs torch (exact gradients by autograd) and SALib
+(`pip install SALib`; without it that column is empty). `--only otl,borehole+noise`, `--budgets 100,500` and
+`--seeds 10` choose; every run is one line of the kept file, and one that is there already is not made again.
+`--table` only prints the medians of what is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from simulators import FUNCTIONS, HALF, reference, scaled, spoiled
 
 import unveil as uv
 
-Function = Callable[[torch.Tensor], torch.Tensor]
-HALF = {
-    "otl": [(50, 150), (25, 70), (0.5, 3), (1.2, 2.5), (0.25, 1.2), (50, 300)],
-    "borehole": [(0.05, 0.15), (100, 50000), (63070, 115600), (990, 1110), (63.1, 116), (700, 820), (1120, 1680),
-                 (9855, 12045)],
-    "piston": [(30, 60), (0.005, 0.02), (0.002, 0.01), (1000, 5000), (90000, 110000), (290, 296), (340, 360)],
-    "wing": [(150, 200), (220, 300), (6, 10), (-10, 10), (16, 45), (0.5, 1), (0.08, 0.18), (2.5, 6), (1700, 2500),
-             (0.025, 0.08)],
-    "ebola": [(0.1, 0.4), (0.1, 0.4), (0.05, 0.2), (0.41, 1), (0.0276, 0.1702), (0.081, 0.21), (0.25, 0.5),
-              (0.0833, 0.7)],
-    "ishigami": [(-np.pi, np.pi)] * 3,
-    "sobol-g": [(0, 1)] * 6,
-    "ridge": [(-1, 1)] * 20,
-    "diffusion": [(-(3**0.5), 3**0.5)] * 100,
-    "enzyme": [(0, 2), (-1, 1), (-1, 1), (-2, 0), (0, 1.5)],
-}  # fmt: skip
-RIDGE = torch.tensor(np.linalg.qr(np.random.default_rng(7).standard_normal((20, 2)))[0].T)
 # What the median over the seeds shall not exceed: evaluations, sine at dimension 1 and 2.
 TARGETS = {
     "otl": (100, 0.02, 0.06),
@@ -46,120 +34,9 @@ TARGETS = {
     "diffusion": (500, None, None),
     "enzyme": (100, None, None),
 }
-
-
-def otl(v: torch.Tensor) -> torch.Tensor:
-    """Voltage of an output-transformerless push-pull circuit."""
-    b1, b2, f, c1, c2, beta = v.T
-    base, gain = 12 * b2 / (b1 + b2), beta * (c2 + 9)
-    return (base + 0.74) * gain / (gain + f) + 11.35 * f / (gain + f) + 0.74 * f * gain / ((gain + f) * c1)
-
-
-def borehole(v: torch.Tensor) -> torch.Tensor:
-    """Flow of water through a borehole."""
-    rw, r, tu, hu, tl, hl, length, k = v.T
-    log = torch.log(r / rw)
-    return 2 * np.pi * tu * (hu - hl) / (log * (1 + 2 * length * tu / (log * rw**2 * k) + tu / tl))
-
-
-def piston(v: torch.Tensor) -> torch.Tensor:
-    """Cycle time of a piston."""
-    m, s, v0, k, p0, ta, t0 = v.T
-    a = p0 * s + 19.62 * m - k * v0 / s
-    volume = s / (2 * k) * (torch.sqrt(a**2 + 4 * k * p0 * v0 / t0 * ta) - a)
-    return 2 * np.pi * torch.sqrt(m / (k + s**2 * p0 * v0 / t0 * ta / volume**2))
-
-
-def wing(v: torch.Tensor) -> torch.Tensor:
-    """Weight of a light aircraft's wing."""
-    s, fuel, a, sweep, q, taper, thick, load, gross, paint = v.T
-    c = torch.cos(sweep * np.pi / 180)
-    body = s**0.758 * fuel**0.0035 * (a / c**2) ** 0.6 * q**0.006 * taper**0.04
-    return 0.036 * body * (100 * thick / c) ** -0.3 * (load * gross) ** 0.49 + s * paint
-
-
-def ebola(v: torch.Tensor) -> torch.Tensor:
-    """Basic reproduction number of Ebola in Liberia."""
-    b1, b2, b3, rho, g1, g2, omega, psi = v.T
-    return (b1 + b2 * rho * g1 / omega + b3 * psi / g2) / (g1 + psi)
-
-
-def ishigami(v: torch.Tensor) -> torch.Tensor:
-    """Ishigami and Homma's function."""
-    return torch.sin(v[:, 0]) + 7 * torch.sin(v[:, 1]) ** 2 + 0.1 * v[:, 2] ** 4 * torch.sin(v[:, 0])
-
-
-def sobol_g(v: torch.Tensor) -> torch.Tensor:
-    """Sobol's g function."""
-    a = torch.tensor([0, 1, 4.5, 9, 99, 99], dtype=torch.float64)
-    return torch.prod((torch.abs(4 * v - 2) + a) / (1 + a), 1)
-
-
-def ridge(v: torch.Tensor) -> torch.Tensor:
-    """Two combinations of twenty inputs."""
-    z = v @ RIDGE.T
-    return torch.sin(1.5 * z[:, 0]) + z[:, 1] ** 2 + 0.5 * z[:, 0] * z[:, 1]
-
-
-# Modes of a conductivity exp(g) on the unit interval, g with covariance exp(-|s - t| / 0.5) and deviation 0.5.
-CELLS, MODES = 200, 100
-_PLACES = (np.arange(CELLS) + 0.5) / CELLS
-_SIZES, _SHAPES = np.linalg.eigh(np.exp(-np.abs(_PLACES[:, None] - _PLACES) / 0.5) / CELLS)
-FIELD = torch.from_numpy((_SHAPES * np.sqrt(_SIZES * CELLS))[:, ::-1][:, :MODES].copy())
-
-
-def diffusion(v: torch.Tensor) -> torch.Tensor:
-    """Where -(a u')' = 1, u(0) = 0 and u'(1) = 0: u(1), the conductivity a a random field of 100 modes."""
-    places = torch.from_numpy(_PLACES)
-    return torch.mean((1 - places) * torch.exp(-0.5 * v @ FIELD.T), 1)
-
-
-def enzyme(v: torch.Tensor) -> torch.Tensor:
-    """Product of Michaelis and Menten's reaction at time 5, four ordinary differential equations, Runge and Kutta."""
-    forward, back, turnover, enzymes, start = torch.exp(v.T)
-    state = torch.stack([start, enzymes, 0 * start, 0 * start])
-
-    def slope(now: torch.Tensor) -> torch.Tensor:
-        s, e, c, _ = now
-        bound, free, made = forward * s * e, back * c, turnover * c
-        return torch.stack([free - bound, free + made - bound, bound - free - made, made])
-
-    step = 5 / 100
-    for _ in range(100):
-        a = slope(state)
-        b = slope(state + step / 2 * a)
-        c = slope(state + step / 2 * b)
-        d = slope(state + step * c)
-        state = state + step / 6 * (a + 2 * b + 2 * c + d)
-    return state[3]
-
-
-FUNCTIONS: dict[str, Function] = {
-    "otl": otl, "borehole": borehole, "piston": piston, "wing": wing, "ebola": ebola, "ishigami": ishigami,
-    "sobol-g": sobol_g, "ridge": ridge,
-    "diffusion": diffusion, "enzyme": enzyme,
-}  # fmt: skip
-
-
-def scaled(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The simulator in inputs from -1 to 1."""
-    ends = np.array(HALF[name], dtype=np.float64)
-
-    def answer(x: np.ndarray) -> np.ndarray:
-        v = ends[:, 0] + (x + 1) / 2 * (ends[:, 1] - ends[:, 0])
-        return np.asarray(FUNCTIONS[name](torch.from_numpy(v)).numpy())
-
-    return answer
-
-
-def reference(name: str, points: int = 100_000) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and directions from exact gradients."""
-    ends = torch.tensor(HALF[name], dtype=torch.float64)
-    x = torch.tensor(np.random.default_rng(99).uniform(-1, 1, (points, len(ends))), requires_grad=True)
-    y = FUNCTIONS[name](ends[:, 0] + (x + 1) / 2 * (ends[:, 1] - ends[:, 0]))
-    gradient = torch.autograd.grad(y.sum(), x)[0].numpy()
-    values, axes = np.linalg.eigh(gradient.T @ gradient / points)
-    return values[::-1], axes[:, ::-1].T
+# Eigenvalues above this share of all of them are the ones that matter.
+MATTERS = 1e-3
+Tool = Callable[[Callable[[np.ndarray], np.ndarray], int, int, int], np.ndarray]
 
 
 def sine(basis: np.ndarray, truth: np.ndarray, dimension: int) -> float:
@@ -193,6 +70,22 @@ def quadratic(f: Callable[[np.ndarray], np.ndarray], n: int, budget: int, seed: 
     return leading(np.outer(c[1 : n + 1], c[1 : n + 1]) + bend @ bend / 3)
 
 
+def outer_product_of_gradients(f: Callable[[np.ndarray], np.ndarray], n: int, budget: int, seed: int) -> np.ndarray:
+    """Slopes of a plane fitted around every row, near rows counting most.
+
+    Source: Xia, Tong, Li, Zhu, JRSS B 64, 2002, section 3.1 (Gaussian kernel, bandwidth by the normal rule).
+    """
+    x = np.random.default_rng(seed).uniform(-1, 1, size=(budget, n))
+    y, width = f(x), 2.34 * budget ** (-1 / (max(n, 3) + 6)) * x.std()
+    slopes = np.empty((budget, n))
+    for place, here in enumerate(x):
+        apart = x - here
+        near = np.exp(-np.sum(apart**2, axis=1) / (2 * width**2))
+        design = np.hstack([np.ones((budget, 1)), apart]) * np.sqrt(near)[:, None]
+        slopes[place] = np.linalg.lstsq(design, y * np.sqrt(near), rcond=None)[0][1:]
+    return leading(slopes.T @ slopes)
+
+
 def salib_top(f: Callable[[np.ndarray], np.ndarray], n: int, budget: int, seed: int) -> tuple[int, int]:
     """The most important input by SALib's DGSM and by its total Sobol indices, at no more evaluations."""
     from SALib.analyze import dgsm
@@ -211,50 +104,121 @@ def salib_top(f: Callable[[np.ndarray], np.ndarray], n: int, budget: int, seed: 
     return tops[0], tops[1]
 
 
-def compare(name: str, budget: int, seeds: int) -> None:
-    """One row of the table: medians over the seeds."""
-    f, (values, axes) = scaled(name), reference(name)
-    n = len(values)
-    top = int(np.argmax(np.sum(values[:, None] * axes**2, axis=0)))
-    large = values > 1e-3 * values.sum()
-    ours, differences, quadratics, held, tops, peers, exact, cpu = [], [], [], [], [], [], 0, []
-    for seed in range(1000, 1000 + seeds):
-        oracle = uv.Simulator(f, {f"x{place}": (-1, 1) for place in range(n)}, takes="batch", name=name)
-        start = time.process_time()
-        found = uv.active_subspace(oracle, budget=budget, rng=np.random.default_rng(seed))
-        cpu.append(time.process_time() - start)
-        assert oracle.ledger.asked <= budget
-        ours.append([sine(found.basis, axes, d) for d in (1, 2)])
-        # The reference itself is an average over 100,000 points, known to half a per cent.
-        inside = (found.intervals[:, 0] <= values * 1.005) & (values * 0.995 <= found.intervals[:, 1])
-        held.append([inside.mean(), inside[large].mean()])
-        tops.append(int(np.argmax(found.activity)) == top)
-        exact += found.span is not None and found.span.rank == 2
-        differences.append([sine(finite_differences(f, n, budget, seed), axes, d) for d in (1, 2)])
-        quadratics.append([sine(quadratic(f, n, budget, seed), axes, d) for d in (1, 2)])
-        peers.append([place == top for place in salib_top(f, n, budget, seed)])
-    row = [np.median(part, axis=0) for part in (ours, differences, quadratics)]
-    print(
-        f"{name:9} {n:3} {budget:6} | "
-        + " | ".join(f"{one:8.1e} {two:8.1e}" for one, two in row)
-        + f" | {np.mean(held, axis=0)[0]:5.2f} {np.mean(held, axis=0)[1]:5.2f} | {sum(tops):2} "
-        + " ".join(f"{count:2}" for count in np.sum(peers, axis=0))
-        + f" of {seeds} | {exact:2} | {np.median(cpu):5.1f}",
-        flush=True,
+PEERS: dict[str, Tool] = {
+    "differences": finite_differences,
+    "quadratic": quadratic,
+    "outer products": outer_product_of_gradients,
+}
+
+
+def ours(name: str, budget: int, seed: int) -> dict[str, Any]:
+    """One run of `active_subspace`, held against the exact directions."""
+    values, axes = reference(name.partition("+")[0])
+    f, inputs = spoiled(name, seed)
+    oracle = uv.Simulator(f, inputs, takes="batch", name=name)
+    start = time.process_time()
+    found = uv.active_subspace(oracle, budget=budget, rng=np.random.default_rng(seed))
+    seconds = time.process_time() - start
+    assert oracle.ledger.asked <= budget
+    # The reference itself is an average over 100,000 points, known to half a per cent.
+    inside = (found.intervals[:, 0] <= values * 1.005) & (values * 0.995 <= found.intervals[:, 1])
+    large = values > MATTERS * values.sum()
+    return {
+        "sines": [sine(found.basis, axes, d) for d in (1, 2)],
+        "top": bool(np.argmax(found.activity) == _top(name)),
+        "held": inside.tolist(),
+        "large": large.tolist(),
+        "explained": found.explained,
+        "exact": 0 if found.span is None else found.span.rank,
+        "outcome": found.outcome.value,
+        "surrogate": "" if found.surrogate is None else found.surrogate.name,
+        "missing": found.missing,
+        "seconds": seconds,
+    }
+
+
+def _top(name: str) -> int:
+    """The input with the largest activity score, all directions counted."""
+    values, axes = reference(name.partition("+")[0])
+    return int(np.argmax(np.sum(values[:, None] * axes**2, axis=0)))
+
+
+def peers(name: str, budget: int, seed: int) -> dict[str, Any]:
+    """The other tools with as many evaluations, of the plain simulator."""
+    n, axes = len(HALF[name]), reference(name)[1]
+    f = scaled(name)
+    told: dict[str, Any] = {
+        tool: [sine(find(f, n, budget, seed), axes, d) for d in (1, 2)] for tool, find in PEERS.items()
+    }
+    try:
+        told["salib"] = [place == _top(name) for place in salib_top(f, n, budget, seed)]
+    except ImportError:
+        warnings.warn("SALib is not there: pip install SALib", stacklevel=1)
+    return told
+
+
+def run(names: list[str], budgets: list[int], seeds: range, keep: Path, alone: bool) -> None:
+    """Every run that is not kept yet, each kept as soon as it is there."""
+    there = {tuple(row[key] for key in ("name", "budget", "seed")) for row in kept(keep)}
+    for name in names:
+        for budget in budgets or [TARGETS[name.partition("+")[0]][0]]:
+            for seed in seeds:
+                if (name, budget, seed) in there:
+                    continue
+                row = {"name": name, "budget": budget, "seed": seed, **ours(name, budget, seed)}
+                if "+" not in name and not alone:
+                    row["peers"] = peers(name, budget, seed)
+                with keep.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+
+def kept(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Medians over the seeds, in Markdown."""
+    columns = ["simulator", "inputs", "asked", "seeds", "ours", *PEERS, "intervals hold", "those that matter"]
+    columns += ["top input: ours, DGSM, Sobol", "exact", "s"]
+    print("| " + " | ".join(columns) + " |")
+    print("|" + " --- |" * len(columns))
+    for name, budget in dict.fromkeys((row["name"], row["budget"]) for row in rows):
+        here = [row for row in rows if (row["name"], row["budget"]) == (name, budget)]
+        cells = [f"{name} | {len(HALF[name.partition('+')[0]])} | {budget:,} | {len(here)}", _pair(here, "sines")]
+        others = [row["peers"] for row in here if "peers" in row]
+        cells += [_pair(others, tool) if others else "" for tool in PEERS]
+        held, large = (np.concatenate([row[key] for row in here]) for key in ("held", "large"))
+        cells += [f"{held.mean():.2f}", f"{held[large.astype(bool)].mean():.2f}"]
+        tops = [str(sum(row["top"] for row in here))]
+        tops += map(str, np.sum([other["salib"] for other in others if "salib" in other], axis=0)) if others else []
+        cells += [", ".join(tops), str(sum(row["exact"] > 0 for row in here))]
+        print("| " + " | ".join([*cells, f"{np.median([row['seconds'] for row in here]):.0f}"]) + " |")
+    held, large = (np.concatenate([row[key] for row in rows]) for key in ("held", "large"))
+    matter = held[large.astype(bool)]
+    print(f"\nIntervals that hold: {held.mean():.3f} of {held.size}; of those that matter {matter.mean():.3f} of", end=" ")
+    print(f"{len(matter)}; top input {sum(row['top'] for row in rows)} of {len(rows)}.")
+
+
+def _pair(rows: list[dict[str, Any]], key: str) -> str:
+    return " / ".join(
+        f"{part:.1g}" if part < 1e-3 else f"{part:.3f}".lstrip("0")
+        for part in np.median([row[key] for row in rows], axis=0)
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first-seed", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--only", default=",".join(FUNCTIONS))
     parser.add_argument("--budgets", default="", help="By default the one that the target names.")
+    parser.add_argument("--keep", type=Path, default=Path("active_subspace.jsonl"), help="Where every run is kept.")
+    parser.add_argument("--alone", action="store_true", help="Without the other tools.")
+    parser.add_argument("--table", action="store_true", help="Only print the medians of what is kept.")
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    print("median sine to the true directions, dimension 1 and 2; share of intervals that hold the true eigenvalue,")
-    print("all and above 0.001; seeds with the right top input: ours, DGSM, Sobol; exact spans; seconds")
-    print("simulator  n  asked | ours | finite differences | quadratic fit | intervals | top | exact | s")
-    for simulator in asked.only.split(","):
-        budgets = [int(text) for text in asked.budgets.split(",") if text] or [TARGETS[simulator][0]]
-        for allowed in budgets:
-            compare(simulator, allowed, asked.seeds)
+    warnings.filterwarnings("ignore", module="(?!__main__)")
+    if not asked.table:
+        numbers = [int(text) for text in asked.budgets.split(",") if text]
+        seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+        run(asked.only.split(","), numbers, seeds, asked.keep, asked.alone)
+    table(kept(asked.keep))
