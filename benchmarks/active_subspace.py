@@ -195,7 +195,9 @@ def table(rows: list[dict[str, Any]]) -> None:
         print("| " + " | ".join([*cells, f"{np.median([row['seconds'] for row in here]):.0f}"]) + " |")
     held, large = (np.concatenate([row[key] for row in rows]) for key in ("held", "large"))
     matter = held[large.astype(bool)]
-    print(f"\nIntervals that hold: {held.mean():.3f} of {held.size}; of those that matter {matter.mean():.3f} of", end=" ")
+    print(
+        f"\nIntervals that hold: {held.mean():.3f} of {held.size}; of those that matter {matter.mean():.3f} of", end=" "
+    )
     print(f"{len(matter)}; top input {sum(row['top'] for row in rows)} of {len(rows)}.")
 
 
