@@ -208,3 +208,40 @@ def test_check_and_plot() -> None:
     assert held.explained > 0.95
     assert held.inactive < 0.3
     assert len(found.plot().axes) == 4
+
+
+def test_inputs_that_vary_together_are_named() -> None:
+    """Of two columns of a table that hold the same, it cannot be told which matters; of others it can."""
+    rng = np.random.default_rng(4)
+    x = rng.uniform(size=(20, 3))
+    twins = np.column_stack([x[:, 0], 3 * x[:, 0] + 1, x[:, 1:]])
+    found = active_subspace(twins, np.exp(x[:, 0]), inputs=["a", "b", "c", "d"])
+    assert found.together == ("a", "b")
+    assert "a and b vary together" in found.conclusion()
+    assert active_subspace(x, np.exp(x[:, 0])).together == ()
+
+
+def test_copies_of_rows_explain_nothing() -> None:
+    """Answers that no input explains are not foretold from a second row of the same: five of six runs or more."""
+    failed = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed + 70)
+        x, y = rng.uniform(size=(15, 2)), rng.standard_normal(15)
+        found = active_subspace(np.vstack([x, x]), np.concatenate([y, y]), rng=rng)
+        failed.append(found.outcome is Outcome.check_failed)
+    assert np.mean(failed) >= 5 / 6
+
+
+def test_an_input_outside_the_active_directions_keeps_its_score() -> None:
+    """The mean square derivative along each input, by the formula, however few directions are active."""
+    found = active_subspace(simulator(lambda x: 2 * x[:, 0] + x[:, 1] ** 2 / 2, 3), budget=20)
+    assert found.dimension == 1
+    np.testing.assert_allclose(found.activity, [4, 1 / 3, 0], atol=0.01)
+    assert found.ranking[:2] == ("x0", "x1")
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_answers_that_no_derivative_can_be_squared_of(size: float) -> None:
+    x = np.random.default_rng(0).uniform(size=(9, 2))
+    with pytest.raises(BadInput, match="in units"):
+        active_subspace(x, size * x[:, 0])

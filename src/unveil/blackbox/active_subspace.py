@@ -64,7 +64,9 @@ class ActiveSubspace:
         gap: Number of directions before the largest gap in the spectrum.
         gap_sure: Likewise for the gap.
         inputs: Names and ranges.
-        activity: Activity score of each input: its share in the active directions, weighted by their eigenvalues.
+        together: Of a table, inputs that vary with others so closely that it cannot tell which of them matter.
+        activity: Activity score of each input: its squared weights in all directions times their eigenvalues, which is
+            the mean square derivative along it. All directions count, so that no input that matters is left out.
         activity_intervals: (k, 2); with `confidence`.
         left_out: Share of the mean squared gradient outside the active directions.
         explained: Share of the variance of rows left out that the surrogate explains; NaN where it was not needed.
@@ -90,6 +92,7 @@ class ActiveSubspace:
     gap: int
     gap_sure: float
     inputs: Inputs
+    together: tuple[str, ...]
     activity: Float[np.ndarray, " k"]
     activity_intervals: Float[np.ndarray, "k 2"]
     left_out: float
@@ -151,10 +154,16 @@ class ActiveSubspace:
         if self.outcome is Outcome.check_failed:
             return f"{told}: too little to say which directions matter. Evaluate more, or look for noise."
         clear = int(np.sum(self.intervals[:, 0] > 0))
+        others = "" if clear == self.n else ", the others cannot be told from 0"
+        apart = (
+            f" {_listed(self.together)} vary together in the table: which of them matters cannot be told."
+            if self.together
+            else ""
+        )
         return (
-            f"{told}: good for {clear} of {self.n} eigenvalues, the others cannot be told from 0. "
+            f"{told}: good for {clear} of {self.n} eigenvalues{others}. "
             f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
-            f"{_share(1 - self.left_out)} of the mean squared gradient."
+            f"{_share(1 - self.left_out)} of the mean squared gradient.{apart}"
         )
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
@@ -261,7 +270,7 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
     basis *= np.where(basis[np.arange(n), np.abs(basis).argmax(axis=1)] < 0, -1.0, 1.0)[:, None]
     dimension, gap = _dimension(values, share), _gap(values, known.blind)
     drawn = [_sorted(possible) for possible in known.drawn]
-    scores = np.array([_activity(*possible, dimension, owner) for possible in drawn])
+    scores = np.array([_activity(*possible, owner) for possible in drawn])
     ends = [(1 - confidence) / 2, (1 + confidence) / 2]
     total = float(values.sum())
     nothing = not total > 0
@@ -277,7 +286,8 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
         gap=gap,
         gap_sure=float(np.mean([_gap(possible[0], known.blind) == gap for possible in drawn])),
         inputs=found.inputs,
-        activity=_activity(values, basis, dimension, owner),
+        together=found.together,
+        activity=_activity(values, basis, owner),
         activity_intervals=np.quantile(scores, ends, axis=0).T,
         left_out=0.0 if nothing else float(values[dimension:].sum()) / total,
         explained=known.explained,
@@ -304,6 +314,11 @@ def _share(part: float) -> str:
     return "more than 99.9%" if 0.999 < part < 1 else f"{max(part, 0.0):.1%}"
 
 
+def _listed(names: tuple[str, ...], most: int = 6) -> str:
+    shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else list(names)
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
 def _sorted(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values, axes = np.linalg.eigh(covariance)
     return np.maximum(values[::-1], 0.0), axes[:, ::-1].T
@@ -322,7 +337,7 @@ def _gap(values: np.ndarray, blind: float) -> int:
     return int(np.argmax(seen[:-1] / seen[1:])) + 1 if values[0] > floor else 0
 
 
-def _activity(values: np.ndarray, basis: np.ndarray, dimension: int, owner: np.ndarray) -> np.ndarray:
-    """Squared weights of each input in the active directions, times the eigenvalues; a category's columns together."""
-    columns = values[:dimension] @ basis[:dimension] ** 2
+def _activity(values: np.ndarray, basis: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Squared weights of each input in the directions, times the eigenvalues; a category's columns together."""
+    columns = values @ basis**2
     return np.asarray(np.bincount(owner, weights=columns, minlength=int(owner[-1]) + 1))

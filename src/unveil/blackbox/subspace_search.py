@@ -22,6 +22,10 @@ from unveil.outcome import BadInput, Outcome, SourceError
 if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
 
+# Answers whose spread lies outside have squares of derivatives that a float64 cannot hold.
+SPREAD = (1e-100, 1e100)
+# An input that the others foretell so well, in a table, cannot be told from them.
+TOGETHER = 0.999
 # Points over which the surrogate's gradients are averaged.
 AVERAGED_OVER = 2**14
 # So many evaluations per input fill the space before any is chosen, but no more than this share of all.
@@ -52,6 +56,7 @@ class Found:
     span: RowSpan | None = None
     queries: int = 0
     missing: int = 0
+    together: tuple[str, ...] = ()
 
 
 def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generator) -> Found:
@@ -69,6 +74,7 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     if not np.isfinite(z).all():
         raise BadInput("the table's inputs must be finite numbers; leave out rows without")
     answers, missing = answers[there], int((~there).sum())
+    _require_spread(answers)
     if gradient is not None:
         given = np.asarray(gradient(rows) if callable(gradient) else gradient, dtype=np.float64)
         if given.shape != rows.shape or any(one.levels or one.log for one in named.all):
@@ -79,7 +85,23 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
         return Found(named, z, answers, None, missing=missing)
     surrogate = fit_surrogate(z, answers)
     points = z if names is not None else named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng))
-    return Found(named, z, answers, from_surrogate(surrogate, z, answers, points, rng), surrogate, missing=missing)
+    known = from_surrogate(surrogate, z, answers, points, rng)
+    return Found(named, z, answers, known, surrogate, missing=missing, together=_together(named, z))
+
+
+def _together(inputs: Inputs, z: np.ndarray) -> tuple[str, ...]:
+    """Inputs that a linear function of the others foretells, among rows that are enough to tell."""
+    found = []
+    for place, one in enumerate(inputs.all):
+        own = inputs.owner == place
+        others = np.column_stack([np.ones(len(z)), z[:, ~own]])
+        spare = len(z) - np.linalg.matrix_rank(others)
+        if one.levels or spare < 1 or not np.ptp(z[:, own]) > 0:
+            continue
+        missed = z[:, own] - others @ np.linalg.lstsq(others, z[:, own], rcond=None)[0]
+        if np.sum(missed**2) / spare < (1 - TOGETHER) * z[:, own].var():
+            found.append(one.name)
+    return tuple(found)
 
 
 def _names(inputs: Any, count: int) -> tuple[str, ...] | None:
@@ -117,6 +139,17 @@ def _own_range(rows: np.ndarray, names: tuple[str, ...]) -> Inputs:
 def _require_rows(rows: int, n: int) -> None:
     if rows < 3:
         raise BadInput(f"{rows} answers say nothing about {n} inputs; three are the least, {5 * n} a beginning")
+
+
+def _require_spread(y: np.ndarray) -> None:
+    """Raise if squares of derivatives would overflow or vanish."""
+    with np.errstate(over="ignore"):
+        spread = float(np.abs(y - y[0]).max()) if len(y) else 0.0
+    if spread > 0 and not SPREAD[0] < spread < SPREAD[1]:
+        raise BadInput(
+            f"the answers differ by {spread:.1e}; give them in units in which they differ by more than {SPREAD[0]:.0e} "
+            f"and less than {SPREAD[1]:.0e}"
+        )
 
 
 def _unit(k: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -158,6 +191,8 @@ def of_oracle(oracle: Oracle, budget: int, gradient: Any, output: int, rng: np.r
         if given.shape != x.shape:
             raise BadInput(f"gradient gave shape {given.shape}; expected {x.shape}: one row per question")
         there = np.isfinite(y) & np.isfinite(given).all(axis=1)
+        _require_rows(int(there.sum()), oracle.n)
+        _require_spread(y[there])
         known = from_gradients(given[there] * half, rng)
         return Found(inputs, (x[there] - centre) / half, y[there], known, queries=budget, missing=lost)
     search = _Evaluations(oracle, budget, output, rng)
@@ -237,6 +272,7 @@ class _Evaluations:
         there = np.isfinite(y)
         self.x, self.y = np.vstack([self.x, self._scaled(x[there])]), np.concatenate([self.y, y[there]])
         self.missing += lost
+        _require_spread(self.y)
 
     def _fit(self, span: RowSpan | None) -> None:
         if span is None:

@@ -61,9 +61,9 @@ _INPUTS = """
 {% endfor %}
 </tbody></table></div>
 {% if values.more %}<p class="note">{{ values.more }} more, with lower scores, are in the JSON.</p>{% endif %}
-<p class="note">The score of an input is the sum, over the active directions, of its squared weight times the
-eigenvalue: how much the answers change with it over its range. Scores compare inputs only over the ranges
-that were given.</p>
+<p class="note">The score of an input is the sum, over all directions, of its squared weight times the eigenvalue, the
+mean square derivative along it: how much the answers change with it over its range. Scores compare inputs only
+over the ranges that were given.</p>
 """
 _SURROGATE = """
 <figure>{{ values.chart }}<figcaption>Every answer against what the surrogate foretells of it from the other rows. On
@@ -101,6 +101,7 @@ def figures(found: ActiveSubspace) -> dict[str, Any]:
         **_spectrum(found),
         "inputs": _scores(found),
         "ranking": found.ranking,
+        "together": found.together,
         "basis": found.basis,
         "explained": found.explained,
         "surrogate": None if found.surrogate is None else found.surrogate.name,
