@@ -60,12 +60,12 @@ def test_the_bound_is_kept(name, budget):
 
 @pytest.mark.slow
 def test_the_bound_is_kept_with_the_weights_and_the_defences_of_a_model_on_a_table():
-    from sklearn.datasets import load_breast_cancer
+    from sklearn.datasets import load_wine
     from sklearn.neural_network import MLPClassifier
 
-    x, y = load_breast_cancer(return_X_y=True)
+    x, y = load_wine(return_X_y=True)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    model = MLPClassifier((16,), max_iter=60, random_state=0).fit(x, y)
+    model = MLPClassifier((8,), max_iter=60, random_state=0).fit(x, y)
     oracle = uv.as_oracle(model)
     stages = [stage for stage in STAGES if stage.flag in (None, "--identify", "--defences")]
     audit = Audit(oracle, x[:50], y[:50])

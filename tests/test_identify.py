@@ -139,8 +139,8 @@ def test_one_wide_hidden_layer() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
 def test_entangled_weights(activation: str) -> None:
-    truth = random_network(10, (10, 3), activation, np.random.default_rng(24))
-    found = EntangledWeights(activation, (10, 3))(as_oracle(truth, shape=10), rng=np.random.default_rng(25))
+    truth = random_network(8, (8, 3), activation, np.random.default_rng(24))
+    found = EntangledWeights(activation, (8, 3))(as_oracle(truth, shape=8), rng=np.random.default_rng(25))
     assert found.outcome is Outcome.complete, found.why
     assert worst(found.network, truth) < 1e-8
 

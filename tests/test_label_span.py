@@ -227,7 +227,7 @@ def test_examples_serve_where_random_points_show_one_label() -> None:
         return labels(x - 1e4)  # the boundary is where nobody draws at random
 
     there = 1e4 + 4 * np.random.default_rng(3).standard_normal((50, N))
-    alone = label_span(label_oracle(far), rng=np.random.default_rng(0), accuracy=1e-2)
+    alone = label_span(label_oracle(far, budget=5000), rng=np.random.default_rng(0), accuracy=1e-2)
     # Nothing, or what the boundary shows further out: there not all directions matter, but no others do.
     rows = np.linalg.qr(a.T)[0].T
     assert not alone.rank or np.linalg.norm(alone.basis - alone.basis @ rows.T @ rows, 2) <= 1e-2

@@ -71,7 +71,7 @@ def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:
     ask, noise = oracle_of(weights)
     read = [weights[0], without(weights[1], i)]
     found = None
-    for _ in range(6):
+    for _ in range(4):
         line, which = met(weights, 1, i, ask, noise, rng)
         found = found or late(ask, read, line, which, 1e-12, x, noise, rng)
     assert found is not None

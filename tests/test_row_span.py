@@ -34,11 +34,11 @@ def test_refined_to_eleven_digits(rng: np.random.Generator) -> None:
 
 def test_float32_answers_are_enough(rng: np.random.Generator) -> None:
     right: list[bool] = []
-    for _ in range(12):
-        weights = random_weights([200, 24, 16, 8, 1], rng, dtype=np.float32)
-        span = uv.row_span(uv.as_oracle(relu_elsewhere(weights, rng, np.float32), shape=200), rng=rng)
-        right.append(span.rank == 24 and span.distance(weights[0][0]) <= 1e-4)
-        assert span.queries <= 10 * 24 * (200 - 24)
+    for _ in range(10):
+        weights = random_weights([100, 16, 12, 8, 1], rng, dtype=np.float32)
+        span = uv.row_span(uv.as_oracle(relu_elsewhere(weights, rng, np.float32), shape=100), rng=rng)
+        right.append(span.rank == 16 and span.distance(weights[0][0]) <= 1e-4)
+        assert span.queries <= 10 * 16 * (100 - 16)
     assert_rate(right, 0.9)
 
 
@@ -115,16 +115,16 @@ def test_same_seed_same_bits() -> None:
 @pytest.mark.slow
 def test_confidence_is_calibrated_on_rarely_active_neurons(rng: np.random.Generator) -> None:
     """A neuron active at a share p of the points is missed with probability (1 - p)^s: no more often than stated."""
-    missed, trials, share = 0, 60, 0.01
+    missed, trials, share = 0, 40, 0.01
     for _ in range(trials):
-        w = np.linalg.qr(rng.standard_normal((20, 5)))[0].T
+        w = np.linalg.qr(rng.standard_normal((12, 5)))[0].T
         bias = np.array([0, 0, 0, 0, -2.3263])  # the last is active where a standard normal exceeds 2.3263: 1 %
         out = rng.standard_normal((1, 5))
-        oracle = uv.as_oracle(relu_net([(w, bias), (out, np.zeros(1))]), shape=20)
+        oracle = uv.as_oracle(relu_net([(w, bias), (out, np.zeros(1))]), shape=12)
         span = uv.row_span(oracle, rng=rng, confidence=0.9, unseen=share)
         missed += span.rank < 5
-    # 10 % stated; more than 13 of 60 would happen in less than 1 in 1000 suites.
-    assert missed <= 13
+    # 10 % stated; more than 10 of 40 would happen in less than 1 in 1000 suites.
+    assert missed <= 10
 
 
 def test_obfuscation_hides_from_the_network_and_stays_in_the_box(rng: np.random.Generator) -> None:

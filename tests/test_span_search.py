@@ -152,12 +152,12 @@ def test_the_noise_measurement_costs_what_it_says(rng: np.random.Generator) -> N
 
 
 def test_a_falling_spectrum_never_claims_more_than_it_knows() -> None:
-    for seed in range(4):
+    for seed in range(3):
         rng = np.random.default_rng([seed, 9])
-        w, v = rng.standard_normal((29, 51)), rng.standard_normal((10, 29))
+        w, v = rng.standard_normal((15, 25)), rng.standard_normal((10, 15))
         left, _, right = np.linalg.svd(w, full_matrices=False)
-        w = (left * rng.uniform(0.3, 0.6) ** np.arange(29)) @ right
-        span = uv.row_span(uv.as_oracle(lambda x, w=w, v=v: np.abs(x @ w.T) @ v.T, 51), rng=rng)
+        w = (left * rng.uniform(0.3, 0.6) ** np.arange(15)) @ right
+        span = uv.row_span(uv.as_oracle(lambda x, w=w, v=v: np.abs(x @ w.T) @ v.T, 25), rng=rng)
         assert sine(span, w) <= span.accuracy
 
 
@@ -277,7 +277,7 @@ def test_a_place_that_no_correction_explains_is_left_out_unless_the_span_hangs_o
 
 def test_places_without_a_slope_do_not_end_a_search(rng: np.random.Generator) -> None:
     """In raw units a scaler inside sees the same input everywhere: most neurons saturate, float32 hides the rest."""
-    for _ in range(6):
+    for _ in range(3):
         weights = random_weights([8, 8, 2], rng, bias=0.3, dtype=np.float32)
         deviation = (10.0 ** rng.uniform(-2, 3, 8)).astype(np.float32)
         net = relu_net(weights, np.float32)

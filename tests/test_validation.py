@@ -96,7 +96,7 @@ def test_rare_neurons_are_read_from_float32_answers_or_told_to_be_missing() -> N
             y = single(x)
             return np.nextafter(y, y + flips.integers(-1, 2, size=y.shape).astype(np.float32))
 
-        found = uv.identify(uv.as_oracle(answer, 5, noisy=True, budget=20_000), rng=rng)
+        found = uv.identify(uv.as_oracle(answer, 5, noisy=True, budget=10_000), rng=rng)
         if found.outcome is not uv.Outcome.complete:
             continue
         whole += 1

@@ -175,24 +175,26 @@ def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 12) -> 
     return network
 
 
-Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _factors(J: np.ndarray) -> Factors:
-    """Scale, Q, R and order of the columns, by pivoting."""
+    """Scale, two orthogonal factors, R and order of the columns, by pivoting."""
     size = np.linalg.norm(J, axis=0)
     scale = np.maximum(size, 1e-12 * size.max())
-    Q, R, order = linalg.qr(J / scale, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
-    return scale, Q, R, order
+    # Pivoting is slow (half of it is not done in blocks): it is left to the small triangle.
+    outer, triangle = linalg.qr(J / scale, mode="economic", overwrite_a=True, check_finite=False)
+    inner, R, order = linalg.qr(triangle, mode="economic", pivoting=True, overwrite_a=True, check_finite=False)
+    return scale, outer, inner, R, order
 
 
 def _solution(factors: Factors, error: np.ndarray, share: float) -> np.ndarray:
     """Least squares in the leading columns; the others hardly add anything to these."""
-    scale, Q, R, order = factors
+    scale, outer, inner, R, order = factors
     diagonal = np.abs(R.diagonal())
     rank = max(1, int((diagonal > share * diagonal[0]).sum()))
     step = np.zeros(len(scale))
-    step[order[:rank]] = linalg.solve_triangular(R[:rank, :rank], Q[:, :rank].T @ error)
+    step[order[:rank]] = linalg.solve_triangular(R[:rank, :rank], inner[:, :rank].T @ (outer.T @ error))
     return np.asarray(step / scale)
 
 

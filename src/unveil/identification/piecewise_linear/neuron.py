@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.critical_point import Layer, Searched, Sighting, local, zeros
@@ -35,6 +35,7 @@ class Neuron:
         spread: (k + 1, k + 1) covariance of the errors of weights and bias.
         before: (q, k + 1) what was known of it without any sighting, as equations in units of their errors.
         refused: Sightings that contradict it.
+        unclear: Sightings that agree with what is known of it now, but could do so by chance.
     """
 
     weights: Float[np.ndarray, " k"]
@@ -44,6 +45,7 @@ class Neuron:
     spread: Float[np.ndarray, "q q"]
     before: Float[np.ndarray, "q p"] | None = None
     refused: set[int] = field(default_factory=set)
+    unclear: set[int] = field(default_factory=set)
 
     @classmethod
     def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float) -> Neuron:
@@ -109,8 +111,11 @@ def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
         views: All sightings.
         before: What came out for the first of them.
     """
+    if not views:
+        return list(before)
+    on, equations = np.array([v.on for v in views]), np.array([_equations(v) for v in views])
     for neuron in before:
-        _grow(views, neuron)
+        _grow(views, on, equations, neuron)
     taken = {i for neuron in before for i in neuron.members}
     out = list(before)
     order = sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error))
@@ -120,7 +125,7 @@ def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
             None if taken.intersection(some) else _start(views, some[0]) if len(some) == 1 else _start_from(views, some)
         )
         if begun is not None:
-            _grow(views, begun)
+            _grow(views, on, equations, begun)
             taken.update(begun.members)
             out.append(begun)
     # A neuron that another one has taken in.
@@ -173,29 +178,25 @@ def _equations(v: View) -> int:
     return min(int(v.on.sum()), len(v.normal)) - v.through_origin
 
 
-def _grow(views: list[View], neuron: Neuron) -> None:
+def _grow(views: list[View], on: Bool[np.ndarray, "V k"], equations: Int[np.ndarray, " V"], neuron: Neuron) -> None:
     """Take in all sightings that agree, those first that share most with what is known."""
     while True:
-        best: tuple[int, int] | None = None
-        for i, v in enumerate(views):
-            shared = _shared(v, neuron)
-            if shared < 1 or (best is not None and shared <= best[0]) or i in neuron.members or i in neuron.refused:
-                continue
-            fits = _fits(v, neuron, shared)
+        # Equations that each sighting has more than unknowns.
+        shared = equations - (on & ~neuron.known).sum(axis=1)
+        shared[[*neuron.members, *neuron.refused, *neuron.unclear]] = 0
+        for i in np.argsort(-shared, kind="stable").tolist():
+            if shared[i] < 1:
+                return
+            fits = _fits(views[i], neuron, int(shared[i]))
             if fits:
-                best = (shared, i)
-            elif fits is False:
-                neuron.refused.add(i)
-        if best is None:
+                break
+            (neuron.refused if fits is False else neuron.unclear).add(i)
+        else:
             return
-        neuron.members.append(best[1])
-        neuron.known = neuron.known | views[best[1]].on
+        neuron.members.append(i)
+        neuron.known = neuron.known | views[i].on
+        neuron.unclear.clear()
         _together(views, neuron)
-
-
-def _shared(v: View, neuron: Neuron) -> int:
-    """Equations that a sighting has more than unknowns."""
-    return _equations(v) - int((v.on & ~neuron.known).sum())
 
 
 def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
