@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
+from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
 _ROWS = 2048  # rows of the Jacobian held at once; fixed, so that the same points give the same bits
+_ENTRIES = 1 << 22  # of the Jacobians of several networks at once
 _DRAWS = 64  # of all parameters' errors together, for the size of the largest
 _LARGEST_DAMPING = 1e12
 
@@ -50,13 +52,28 @@ def polish(
     free: Sequence[int] | None = None,
     patience: int = 8,
 ) -> Polished:
-    """Fit all parameters to answers, starting from a network that is nearly right.
+    """Fit all parameters to answers, starting from a network that is nearly right: `polish_all` for one start."""
+    return polish_all([network], x, y, noise=noise, steps=steps, free=free, patience=patience)[0]
+
+
+def polish_all(
+    networks: Sequence[Network],
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    *,
+    noise: float = 0.0,
+    steps: int = 200,
+    free: Sequence[int] | None = None,
+    patience: int = 8,
+    until: float = 0.0,
+) -> list[Polished]:
+    """Fit all parameters to answers, from several networks of one shape at once.
 
     The activations have no continuous symmetry except the positive rescaling of piecewise-linear ones, which the
     damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves.
 
     Args:
-        network: Where to start; depth, widths and activations stay.
+        networks: Where to start; depth, widths and activations are the same for all, and stay.
         x: Where the oracle was asked. Twice as many answers as parameters is enough.
         y: What it answered.
         noise: Standard deviation of the answers' errors, absolute: the fit ends when `rms` reaches it (twice the
@@ -64,43 +81,63 @@ def polish(
         steps: Steps at most.
         free: Layers whose parameters move; default all.
         patience: Steps without a gain of one part in a hundred before the fit is called ended.
+        until: All end where one of them has come so near.
 
     Returns:
-        The best network met, and how sure its parameters are.
+        For each start the best network met, and how sure its parameters are.
 
     Queries: `0`; the answers are given.
 
     Source: Marquardt (1963), with the damping update of Nielsen (1999).
     """
-    moving = tuple(range(len(network.layers))) if free is None else tuple(free)
-    scale = float(np.abs(y).max()) or 1.0
-    floor = max(noise, 0.25 * np.finfo(np.float64).eps * scale)
-    normal, slope, cost = _normal_equations(network, x, y, moving)
-    start = rms = float(np.sqrt(cost / y.size))
-    damping, growth, waited, taken, reference = 1e-3, 2.0, 0, 0, rms
-    while taken < steps and rms > floor and waited <= patience and damping < _LARGEST_DAMPING:
-        taken += 1
-        step = _damped_step(normal, slope, damping)
-        trial = _moved(network, moving, step)
-        trial_cost = _cost(trial, x, y)
-        expected = float(step @ (slope - 0.5 * normal @ step)) * 2
-        if np.isfinite(trial_cost) and trial_cost < cost and expected > 0:
-            gain = (cost - trial_cost) / expected
-            damping *= max(1 / 9, 1 - (2 * gain - 1) ** 3)
-            growth = 2.0
-            network = trial
-            normal, slope, cost = _normal_equations(network, x, y, moving)
-            rms = float(np.sqrt(cost / y.size))
-        else:
-            damping, growth = damping * growth, growth * 2
+    x, y = networks[0].points(x), np.asarray(y, dtype=np.float64)
+    kinds = [layer.activation for layer in networks[0].layers]
+    moving = sorted(range(len(kinds)) if free is None else free)
+    floor = max(noise, 0.25 * np.finfo(np.float64).eps * (float(np.abs(y).max()) or 1.0))
+    blocks, count = _stacked(networks), len(networks)
+    normal, slope, cost = _normal_equations(blocks, kinds, x, y, moving)
+    rms = np.sqrt(cost / y.size)
+    start, reference = rms.copy(), rms.copy()
+    damping, growth = np.full(count, 1e-3), np.full(count, 2.0)
+    waited, taken = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
+    while rms.min() > until:
+        going = (taken < steps) & (rms > floor) & (waited <= patience) & (damping < _LARGEST_DAMPING)
+        at = np.flatnonzero(going)
+        if not len(at):
+            break
+        taken[at] += 1
+        step = np.array([_damped_step(normal[i], slope[i], damping[i]) for i in at])
+        trial = _moved([block[at] for block in blocks], moving, step)
+        after = _cost(trial, kinds, x, y)
+        expected = np.array([2 * d @ (slope[i] - 0.5 * normal[i] @ d) for i, d in zip(at, step, strict=True)])
+        better = np.isfinite(after) & (after < cost[at]) & (expected > 0)
+        won, lost = at[better], at[~better]
+        if len(won):
+            gain = (cost[won] - after[better]) / expected[better]
+            damping[won] *= np.maximum(1 / 9, 1 - (2 * gain - 1) ** 3)
+            growth[won] = 2.0
+            for block, moved in zip(blocks, trial, strict=True):
+                block[won] = moved[better]
+            normal[won], slope[won], cost[won] = _normal_equations([b[won] for b in blocks], kinds, x, y, moving)
+            rms[won] = np.sqrt(cost[won] / y.size)
+        damping[lost] *= growth[lost]
+        growth[lost] *= 2
         # Near the rounding of float64 a step that gains nothing is the end.
-        waited = waited + (1 if rms > 16 * floor else 3) if rms > 0.99 * reference else 0
-        if waited == 0:
-            reference = rms
-    condition, spread, largest = _confidence(normal)
-    # A fit leaves less than the errors of the answers: it follows them with as many parameters as it has.
-    sigma = rms * float(np.sqrt(y.size / max(y.size - len(normal), 1)))
-    return Polished(network, rms, start, taken, condition, sigma * spread, sigma * largest)
+        longer = waited[at] + np.where(rms[at] > 16 * floor, 1, 3)
+        waited[at] = np.where(rms[at] > 0.99 * reference[at], longer, 0)
+        renewed = at[waited[at] == 0]
+        reference[renewed] = rms[renewed]
+    out = []
+    for i, network in enumerate(networks):
+        layers = [Layer(b[i, :, :-1], b[i, :, -1], kind) for b, kind in zip(blocks, kinds, strict=True)]
+        condition, spread, largest = _confidence(normal[i])
+        # A fit leaves less than the errors of the answers: it follows them with as many parameters as it has.
+        sigma = float(rms[i]) * float(np.sqrt(y.size / max(y.size - len(normal[i]), 1)))
+        best = Network(tuple(layers), network.shape)
+        out.append(
+            Polished(best, float(rms[i]), float(start[i]), int(taken[i]), condition, sigma * spread, sigma * largest)
+        )
+    return out
 
 
 def parameters(network: Network) -> int:
@@ -110,48 +147,83 @@ def parameters(network: Network) -> int:
 
 def jacobian(network: Network, x: Float[np.ndarray, "N n"], free: Sequence[int] | None = None) -> np.ndarray:
     """Derivatives (N, m, P) of the answers by the parameters of the layers `free`: per layer (W | b), row by row."""
-    free = range(len(network.layers)) if free is None else free
-    inputs, sums = [x], []
-    for layer in network.layers:
-        sums.append(layer.affine(inputs[-1]))
-        inputs.append(layer.activation.value(sums[-1]))
-    # Backwards: `back[:, k, j]` is the derivative of output k by the sum in neuron j of the present layer.
-    last = network.layers[-1]
-    back = np.eye(network.m)[None] * last.activation.slope(sums[-1])[:, None, :]
-    blocks: dict[int, np.ndarray] = {}
-    for depth in reversed(range(len(network.layers))):
+    kinds = [layer.activation for layer in network.layers]
+    blocks = _stacked([network])
+    slopes = _slopes(blocks, kinds, *_forward(blocks, kinds, x), range(len(kinds)) if free is None else free)
+    return np.asarray(slopes[0])
+
+
+# Networks of one shape, S of them: for each layer an array (S, out, in + 1) of (W | b).
+_Blocks = list[np.ndarray]
+
+
+def _stacked(networks: Sequence[Network]) -> _Blocks:
+    return [
+        np.stack([np.concatenate([layer.dense(), layer.bias[:, None]], axis=1) for layer in layers])
+        for layers in zip(*(network.layers for network in networks), strict=True)
+    ]
+
+
+def _applied(function: Callable[[np.ndarray], np.ndarray], z: np.ndarray) -> np.ndarray:
+    return np.asarray(function(z.reshape(-1, z.shape[-1])).reshape(z.shape))
+
+
+def _forward(blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What every layer takes, the answers last, and what its neurons see before the activation: (S, N, ...) each."""
+    inputs, sums = [x[None]], []
+    for block, kind in zip(blocks, kinds, strict=True):
+        sums.append(inputs[-1] @ block[:, :, :-1].transpose(0, 2, 1) + block[:, None, :, -1])
+        inputs.append(_applied(kind.value, sums[-1]))
+    return inputs, sums
+
+
+def _slopes(
+    blocks: _Blocks,
+    kinds: Sequence[Activation],
+    inputs: list[np.ndarray],
+    sums: list[np.ndarray],
+    free: Sequence[int],
+) -> np.ndarray:
+    """Derivatives (S, N, m, P) by the parameters of the layers `free`, at what `_forward` found."""
+    # Backwards: `back[..., k, j]` is the derivative of output k by the sum in neuron j of the present layer.
+    S, N, m = sums[-1].shape
+    back = np.eye(m) * _applied(kinds[-1].slope, sums[-1])[:, :, None, :]
+    parts: dict[int, np.ndarray] = {}
+    for depth in reversed(range(len(blocks))):
         if depth in free:
-            y = np.concatenate([inputs[depth], np.ones((len(x), 1))], axis=1)
-            blocks[depth] = (back[:, :, :, None] * y[:, None, None, :]).reshape(len(x), network.m, -1)
+            h = np.concatenate([inputs[depth], np.ones((*inputs[depth].shape[:2], 1))], axis=2)
+            parts[depth] = (back[..., None] * h[:, :, None, None, :]).reshape(S, N, m, -1)
         if depth and min(free) < depth:
-            back = (back @ network.layers[depth].weights) * network.layers[depth - 1].activation.slope(sums[depth - 1])[
-                :, None, :
-            ]
-    return np.concatenate([blocks[depth] for depth in sorted(blocks)], axis=2)
+            through = back.reshape(S, N * m, -1) @ blocks[depth][:, :, :-1]
+            back = through.reshape(S, N, m, -1) * _applied(kinds[depth - 1].slope, sums[depth - 1])[:, :, None, :]
+    return np.concatenate([parts[depth] for depth in sorted(parts)], axis=3)
 
 
-def _cost(network: Network, x: np.ndarray, y: np.ndarray) -> float:
+def _cost(blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite and it is refused
-        return float(((network(x) - y) ** 2).sum())
+        return np.asarray(((_forward(blocks, kinds, x)[0][-1] - y) ** 2).sum(axis=(1, 2)))
 
 
 def _normal_equations(
-    network: Network, x: np.ndarray, y: np.ndarray, free: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """`J^T J`, `J^T (y - f)` and the sum of squares, a block of rows at a time."""
-    normal: np.ndarray | float = 0.0
-    slope: np.ndarray | float = 0.0
-    cost = 0.0
-    rows = max(1, _ROWS // network.m)
-    for begin in range(0, len(x), rows):
-        part = slice(begin, begin + rows)
-        j = jacobian(network, x[part], free)
-        j = j.reshape(-1, j.shape[2])
-        error = (y[part] - network(x[part])).ravel()
-        normal = normal + j.T @ j
-        slope = slope + j.T @ error
-        cost += float(error @ error)
-    return np.asarray(normal), np.asarray(slope), cost
+    blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray, free: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`J^T J`, `J^T (y - f)` and the sum of squares of each network, a block of rows at a time."""
+    count, size = len(blocks[0]), sum(blocks[depth][0].size for depth in free)
+    normal, slope, cost = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros(count)
+    rows = min(len(x), max(1, _ROWS // y.shape[1]))
+    some = max(1, _ENTRIES // (rows * y.shape[1] * size))
+    for first in range(0, count, some):
+        these = range(first, min(first + some, count))
+        part = [block[first : first + some] for block in blocks]
+        for begin in range(0, len(x), rows):
+            inputs, sums = _forward(part, kinds, x[begin : begin + rows])
+            j = _slopes(part, kinds, inputs, sums, free).reshape(len(these), -1, size)
+            error = (y[begin : begin + rows] - inputs[-1]).reshape(len(these), -1)
+            for here, i in enumerate(these):
+                normal[i] += j[here].T @ j[here]
+                slope[i] += j[here].T @ error[here]
+                cost[i] += error[here] @ error[here]
+    return normal, slope, cost
 
 
 def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray:
@@ -160,12 +232,11 @@ def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.nd
     scaled = normal / np.outer(scale, scale)
     for _ in range(30):
         matrix = scaled.copy()
-        matrix[np.diag_indices_from(matrix)] += damping
-        try:
-            factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-            return np.asarray(linalg.cho_solve(factor, slope / scale, check_finite=False) / scale)
-        except linalg.LinAlgError:
-            damping = max(10 * damping, 1e-15)
+        matrix.flat[:: len(matrix) + 1] += damping
+        _, step, failed = linalg.lapack.dposv(matrix, slope / scale, lower=1, overwrite_a=1)
+        if not failed:
+            return np.asarray(step / scale)
+        damping = max(10 * damping, 1e-15)
     return np.zeros_like(slope)
 
 
@@ -185,12 +256,10 @@ def _confidence(normal: np.ndarray) -> tuple[float, float, float]:
     )
 
 
-def _moved(network: Network, free: Sequence[int], step: np.ndarray) -> Network:
-    layers, begin = list(network.layers), 0
-    for depth in sorted(free):
-        layer = layers[depth]
-        rows, columns = layer.weights.shape
-        block = step[begin : begin + rows * (columns + 1)].reshape(rows, columns + 1)
-        begin += block.size
-        layers[depth] = Layer(layer.weights + block[:, :-1], layer.bias + block[:, -1], layer.activation)
-    return Network(tuple(layers))
+def _moved(blocks: _Blocks, free: Sequence[int], step: Float[np.ndarray, "S P"]) -> _Blocks:
+    out, begin = list(blocks), 0
+    for depth in free:
+        size = blocks[depth][0].size
+        out[depth] = blocks[depth] + step[:, begin : begin + size].reshape(blocks[depth].shape)
+        begin += size
+    return out

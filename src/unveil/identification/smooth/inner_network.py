@@ -8,11 +8,12 @@ neurons that the answers do not call for are taken out afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.least_squares import Polished, polish, polish_all
 from unveil.identification.fitting.pruning import without_surplus
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
@@ -20,7 +21,7 @@ from unveil.whitebox.network import Layer, Network
 _STARTS = {1: 8, 2: 40, 3: 60}  # for each number of hidden layers left
 _CLOSE = 1e-4  # of the answers' spread: a start that comes so near goes all the way
 _FIRST, _LONG, _KEPT = 40, 250, 6
-_REDONE = 5  # starts after which the best so far are followed further
+_TOGETHER = 5  # starts fitted at once, after which the best so far are followed further
 
 
 def inner_network(
@@ -63,20 +64,20 @@ def _from_starts(
     rng: np.random.Generator,
 ) -> Polished | None:
     best: list[Polished] = []
-    for number, start in enumerate(_starts(c, y, shape, kinds, rng), 1):
-        best.append(polish(start, c, y, steps=_FIRST))
-        last = number == _STARTS[min(len(shape), max(_STARTS))]
-        if number % _REDONE == 0 or last or best[-1].rms < 10 * close:
+    starts = _starts(c, y, shape, kinds, rng)
+    left = _STARTS[min(len(shape), max(_STARTS))]
+    while left > 0:
+        some = list(islice(starts, min(_TOGETHER, left)))
+        left -= len(some)
+        best += polish_all(some, c, y, steps=_FIRST, until=close)
+        best.sort(key=lambda fit: fit.rms)
+        best = best[:_KEPT]
+        if best[0].rms > close:
+            further = polish_all([fit.network for fit in best[:2]], c, y, steps=_LONG, patience=25, until=close)
+            best[: len(further)] = further
             best.sort(key=lambda fit: fit.rms)
-            best = best[:_KEPT]
-            for place in range(min(2, len(best))):
-                if best[place].rms > close:
-                    best[place] = polish(best[place].network, c, y, steps=_LONG, patience=25)
-            best.sort(key=lambda fit: fit.rms)
-        if min(fit.rms for fit in best) <= close:
-            return min(best, key=lambda fit: fit.rms)
-        if last:
-            return None
+        if best[0].rms <= close:
+            return best[0]
     return None
 
 

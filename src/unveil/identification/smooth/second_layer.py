@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.least_squares import Polished, polish, polish_all
 from unveil.identification.smooth.blocks import Block, FirstLayer, look_through
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
@@ -143,17 +143,17 @@ def search_outer(
     y, best = layer(x), None
     enough = max(2 * noise, 1e-10 * float(np.ptp(answers)))
     for width in (rank,) if rank else range(1, 9):
+        begun = []
         for _ in range(starts):
             rows = rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])
             bias = 0.5 * rng.standard_normal(width)
             outer = _outer_weights(activation.value(y @ rows.T + bias), answers)
-            start = Network.from_weights([(rows, bias), (outer[:-1].T, outer[-1])], activation.name)
-            rough = assemble(layer, polish(start, y, answers, noise=noise, steps=30).network)
-            fit = polish(rough, x, answers, noise=noise, steps=120)
-            if best is None or fit.rms < best.rms:
-                best = fit
-            if best.rms <= enough:
-                return best
+            begun.append(Network.from_weights([(rows, bias), (outer[:-1].T, outer[-1])], activation.name))
+        rough = [assemble(layer, fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=30)]
+        fits = polish_all(rough, x, answers, noise=noise, steps=120, until=enough)
+        best = min([*fits] if best is None else [best, *fits], key=lambda fit: fit.rms)
+        if best.rms <= enough:
+            return best
     assert best is not None
     return best
 
