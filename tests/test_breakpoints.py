@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import random_weights, relu_elsewhere, relu_net
-from tests.test_crossings import single, true_breakpoints
+from tests.helpers import Weights, random_weights, relu_elsewhere, relu_net, single
+
+
+def true_breakpoints(weights: Weights, base: np.ndarray, step: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Where the pieces of `t -> net(base + t step)` end, layer by layer; only those at which the answer bends."""
+    pieces = [(low, high, base, step)]
+    for w, b in weights[:-1]:
+        finer = []
+        for left, right, p, q in pieces:
+            z, rate = w @ p + b, w @ q
+            with np.errstate(divide="ignore", invalid="ignore"):
+                t = -z / rate
+            edges = np.concatenate([[left], np.sort(t[(t > left) & (t < right)]), [right]])
+            for s, e in pairwise(edges):
+                on = z + (s + e) / 2 * rate > 0
+                finer.append((s, e, z * on, rate * on))
+        pieces = finer
+    last = weights[-1][0]
+    ends = [a[1] for a, b in pairwise(pieces) if np.abs(last @ (b[3] - a[3])).max() > 1e-7]
+    return np.array(ends)
 
 
 def counts(sizes: Sequence[int], dtype: type, reach: float, seeds: range) -> dict[str, int]:
@@ -140,3 +159,15 @@ def test_what_cannot_be_searched_is_refused() -> None:
         uv.breakpoints(oracle, np.zeros(3), np.ones(3), low=0.0, high=1.0, rng=rng)
     with pytest.raises(uv.BadInput, match="labels"):
         uv.breakpoints(uv.LabelsOnly(oracle), np.zeros(2), np.ones(2), low=0.0, high=1.0, rng=rng)
+
+
+def test_a_pair_that_cancels_is_seen_in_float32() -> None:
+    def model(x: np.ndarray) -> np.ndarray:
+        t = x[:, :1].astype(np.float32)
+        return np.asarray(t + np.maximum(t - np.float32(0.3), 0) - np.maximum(t - np.float32(0.31), 0))
+
+    oracle = uv.as_oracle(model, shape=2)
+    rng = np.random.default_rng(0)
+    (line,) = uv.breakpoints(oracle, np.zeros(2), np.array([1.0, 0.0]), low=-20.0, high=20.0, rng=rng)
+    assert np.allclose(line.t, [0.3, 0.31], atol=1e-4)
+    assert np.allclose(line.jump[:, 0], [1, -1], atol=1e-2)

@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
@@ -54,7 +54,7 @@ def met(
         base, direction = rng.standard_normal((2, 1, weights[0][0].shape[1]))
         t, h = along(weights[:depth], base[0], direction[0], -3.0, 3.0)
         at = zeros(t, h @ weights[depth][0][i : i + 1].T + weights[depth][1][i])[0]
-        (breaks,) = breakpoints(ask, base, direction, -3.0, 3.0, noise, rng)
+        (breaks,) = line_search(ask, base, direction, -3.0, 3.0, noise, rng)
         for each in at:
             near = np.abs(breaks.t - each)
             if len(near) and near.min() < 1e-9:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import agreement
@@ -56,7 +56,7 @@ def test_a_line_bends_where_the_network_does() -> None:
     net = relu_net(weights)
     base, direction = rng.standard_normal((1, 6)), rng.standard_normal((1, 6))
     noise = rounding(net, rng.standard_normal((4, 6)), 1e-16, rng)
-    (breaks,) = breakpoints(net, base, direction, -20.0, 20.0, noise, rng)
+    (breaks,) = line_search(net, base, direction, -20.0, 20.0, noise, rng)
     t, h = along(weights[:-1], base[0], direction[0], -20.0, 20.0)
     # Between the ends every bend of these layers that reaches the answer is there, and nothing else.
     assert all(np.abs(t - each).min() < 1e-9 * (1 + abs(each)) for each in breaks.t)
@@ -123,7 +123,7 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     net, (V, c) = relu_net(weights), weights[1]
     noise = rounding(net, rng.standard_normal((4, 12)), 1e-16, rng)
     base, direction = rng.standard_normal((2, 1, 12))
-    line = Searched(base[0], direction[0], breakpoints(net, base, direction, -30.0, 30.0, noise, rng)[0])
+    line = Searched(base[0], direction[0], line_search(net, base, direction, -30.0, 30.0, noise, rng)[0])
     deeper = np.flatnonzero(~line.met(line.along(weights[:1])[0]).any(axis=1))
     seen = look(net, weights[:1], line, deeper, noise, rng)
     assert seen

@@ -7,9 +7,9 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.pieces import consolidated, line_of
-from unveil.blackbox.line_search.search import Answers, Ask, Ended, Sigma, Stretch, advance, begin
+from unveil.blackbox.line_search.search import Answers, Ended, Stretch, advance, begin
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import rounding
+from unveil.blackbox.rounding import Ask, Rounding, rounding
 from unveil.outcome import BadInput, BudgetExceeded, StepAnswers
 
 # Rounds of questions after which what is still open is called unresolved; every round halves what a stretch can hide.
@@ -87,7 +87,7 @@ def breakpoints(
     line = rng.integers(len(base), size=POINTS)
     t = np.clip(rng.standard_normal(POINTS), low[line], high[line])
     noise = rounding(ask, oracle.off_walls(base[line] + t[:, None] * direction[line], 0.02), oracle.resolution, rng)
-    return line_search(ask, base, direction, low, high, noise.at, rng, relative=noise.relative)
+    return line_search(ask, base, direction, low, high, noise, rng)
 
 
 def line_search(
@@ -96,10 +96,8 @@ def line_search(
     direction: Float[np.ndarray, "L n"],
     low: Float[np.ndarray, " L"] | float,
     high: Float[np.ndarray, " L"] | float,
-    sigma: Sigma,
+    noise: Rounding,
     rng: np.random.Generator,
-    *,
-    relative: float,
 ) -> list[Line]:
     """Find all breakpoints on many lines at once.
 
@@ -114,9 +112,8 @@ def line_search(
         direction: A direction per line. Splits expect breakpoints at t of order one, however long the line is.
         low: Where the search begins, one for all or one per line.
         high: Where it ends.
-        sigma: (N, n) to (N, m): standard deviation of the answers. Every tolerance follows from it.
+        noise: How exact the answers are. Every tolerance follows from it, and the length of the short steps.
         rng: Draws where to split.
-        relative: Sigma relative to the size of the answers; it sets the length of the short steps.
 
     Returns:
         A `Line` each, which also says what could have hidden.
@@ -136,8 +133,8 @@ def line_search(
     if not (low < high).all():
         raise BadInput("every line needs low < high")
     # Long enough for a sharp slope, short enough to miss most breakpoints.
-    step = float(np.clip(relative**0.25, 1e-4, 0.1))
-    answers = Answers(base, direction, ask, sigma)
+    step = float(np.clip(noise.relative**0.25, 1e-4, 0.1))
+    answers = Answers(base, direction, ask, noise.at)
     ended = Ended()
     stretches = begin(answers, low, high, step, rng)
     found: list[list[tuple[float, float]]] = [[] for _ in range(count)]

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
+# A value agrees with a prediction when it is within this many times the standard deviations that both carry.
+AGREE = 8.0
+
 
 @dataclass(frozen=True)
 class Rounding:

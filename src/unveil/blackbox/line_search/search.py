@@ -9,9 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.line_search.fit import covered, limit, meeting, straight
-
-Ask = Callable[[np.ndarray], np.ndarray]
-Sigma = Callable[[np.ndarray], np.ndarray]
+from unveil.blackbox.rounding import Ask
 
 # A breakpoint is looked at from this many of its own standard deviations away, on either side.
 ASIDE = 24.0
@@ -41,7 +39,7 @@ class Answers:
     base: Float[np.ndarray, "L n"]
     direction: Float[np.ndarray, "L n"]
     ask: Ask
-    sigma_of: Sigma
+    sigma_of: Callable[[np.ndarray], np.ndarray]
     line: Int[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     t: Float[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0))
     y: Float[np.ndarray, "A m"] | None = None

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import AGREE
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import AGREE, Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
 from unveil.identification.piecewise_linear.frame import gradients
 from unveil.identification.piecewise_linear.neuron import Neuron

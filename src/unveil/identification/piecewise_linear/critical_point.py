@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import breakpoints
-from unveil.blackbox.line import Breakpoints
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame, gradients
 
@@ -25,7 +25,7 @@ class Searched:
 
     base: Float[np.ndarray, " n"]
     direction: Float[np.ndarray, " n"]
-    breaks: Breakpoints
+    breaks: Line
 
     def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
         """Points of the line."""
@@ -155,7 +155,7 @@ def search(ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, fa
     base, direction, low, high = frame.lines(1, far, rng)
     if not (low < high).all():
         return None
-    return Searched(base[0], direction[0], breakpoints(ask, base, direction, low, high, noise, rng)[0])
+    return Searched(base[0], direction[0], line_search(ask, base, direction, low, high, noise, rng)[0])
 
 
 def row_space(J: np.ndarray) -> np.ndarray:

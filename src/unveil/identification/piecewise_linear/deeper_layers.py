@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
@@ -376,7 +376,7 @@ class Deeper:
         if not (low < high).all():
             return
         line = Searched(
-            base[0], direction[0], breakpoints(self.ask, base, direction, low, high, self.noise, self.rng)[0]
+            base[0], direction[0], line_search(self.ask, base, direction, low, high, self.noise, self.rng)[0]
         )
         wanted = ~line.met(line.along(self.layers)[0]).any(axis=1)
         if self.neurons:

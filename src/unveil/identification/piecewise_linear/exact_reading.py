@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.design import finish
@@ -196,7 +196,7 @@ class ExactReading:
         chosen = seen.wrong[:lines] if frame.free else self.rng.permutation(seen.wrong)[:lines]
         for wrong in chosen:
             base = frame.sample(1, self.rng)
-            (line,) = breakpoints(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
+            (line,) = line_search(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
             start = Searched(base[0], wrong - base[0], line)
             read_layer(self.ask, frame, noise, self.rng, most_lines=1, found=found, start=start)
         if len(seen.wrong):

@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from unveil.blackbox.crossings import AGREE
 from unveil.blackbox.domain import Within
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import AGREE, Ask, Rounding
 
 # Steps along one coordinate are sqrt(d) / LONGER times as long as a coordinate of a random step that was seen to stay
 # inside.

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from unveil.blackbox.crossings import AGREE, breakpoints
-from unveil.blackbox.line import Breakpoints
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
+from unveil.blackbox.rounding import AGREE, Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import MANY, Frame, gradients
 from unveil.identification.piecewise_linear.layer_membership import LayerFound, met_before, on_plane, straight_ones
@@ -65,7 +65,7 @@ def read_layer(
             if not changes and (quiet >= quiet_lines or frame.free):
                 break
             along = beyond if changes and (frame.free or number % 2) else None
-        line: Breakpoints | None
+        line: Line | None
         if given and start is not None:
             line, base, direction = start.breaks, start.base, start.direction
         else:
@@ -84,7 +84,7 @@ def read_layer(
 
 def _line(
     ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float, beyond: np.ndarray | None
-) -> tuple[Breakpoints | None, np.ndarray, np.ndarray]:
+) -> tuple[Line | None, np.ndarray, np.ndarray]:
     base, direction, low, high = frame.lines(1, far, rng)
     if beyond is not None:
         step = rng.standard_normal((1, beyond.shape[1])) @ beyond.T @ frame.V.T
@@ -96,7 +96,7 @@ def _line(
         direction, low, high = step, np.maximum(lo + margin, -far), np.minimum(hi - margin, far)
     if not (low < high).all():
         return None, base[0], direction[0]
-    (line,) = breakpoints(ask, base, direction, low, high, noise, rng)
+    (line,) = line_search(ask, base, direction, low, high, noise, rng)
     return line, base[0], direction[0]
 
 
@@ -134,7 +134,7 @@ def _typical(answers: np.ndarray) -> np.ndarray:
 def _look(
     ask: Ask,
     frame: Frame,
-    line: Breakpoints,
+    line: Line,
     base: np.ndarray,
     direction: np.ndarray,
     noise: Rounding,
@@ -221,7 +221,7 @@ def _look(
     found.bent_maybe = np.concatenate([found.bent_maybe, maybe[bent]])
 
 
-def _stations(line: Breakpoints, wanted: np.ndarray, m: int) -> tuple[list[np.ndarray], list[int]]:
+def _stations(line: Line, wanted: np.ndarray, m: int) -> tuple[list[np.ndarray], list[int]]:
     """Pieces in which to differentiate, so that at most m wanted breakpoints, told apart by the answers, lie between
     two."""
     length = np.diff(line.edges)
@@ -255,7 +255,7 @@ def _stations(line: Breakpoints, wanted: np.ndarray, m: int) -> tuple[list[np.nd
     return [wanted[i:j] for i, j in pairwise(cuts)], [ahead(i) for i in cuts]
 
 
-def _inside(line: Breakpoints, stations: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _inside(line: Line, stations: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """A point in each of these pieces, and how far it is from the ends."""
     edges = line.edges
     lo, hi = edges[stations], edges[np.array(stations) + 1]

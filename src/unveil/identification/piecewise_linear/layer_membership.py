@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.crossings import AGREE
-from unveil.blackbox.rounding import Ask, Rounding
+from unveil.blackbox.rounding import AGREE, Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import Frame
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.noisy_crossings import limit
+from unveil.blackbox.line_search.fit import limit
 from unveil.blackbox.rounding import Ask, Rounding
 
 # Answers along one step, both ends among them.

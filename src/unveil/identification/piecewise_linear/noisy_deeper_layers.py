@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.line import Breakpoints
-from unveil.blackbox.noisy_crossings import noisy_breakpoints
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros
 from unveil.identification.piecewise_linear.frame import Frame
@@ -49,19 +49,6 @@ class Station:
     x: Float[np.ndarray, " d"]
     slope: Float[np.ndarray, "m d"]
     error: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line that was searched."""
-
-    base: Float[np.ndarray, " d"]
-    direction: Float[np.ndarray, " d"]
-    breaks: Breakpoints
-
-    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N d"]:
-        """Points of it."""
-        return np.asarray(self.base + t[:, None] * self.direction)
 
 
 class Onward:
@@ -132,8 +119,8 @@ class Onward:
         return None
 
     def _behind(self) -> Behind:
-        length = sum((each.breaks.high - each.breaks.low) * np.linalg.norm(each.direction) for each in self.lines)
-        spacing = length / max(1, sum(len(each.breaks.t) for each in self.lines))
+        length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in self.lines)
+        spacing = length / max(1, sum(len(each.t) for each in self.lines))
         return Behind(self.ask, self.frame, self.layers, self.spreads, self.noise, float(spacing))
 
     def _explained(self, x: np.ndarray, width: np.ndarray, found: list[Followed]) -> np.ndarray:
@@ -162,7 +149,7 @@ class Onward:
         """Share of the places where this neuron must bend lines and they were seen to bend."""
         should = were = 0
         for line in self.lines:
-            t, h = along(self.layers, line.base, line.direction, line.breaks.low, line.breaks.high)
+            t, h = along(self.layers, line.base, line.direction, line.low, line.high)
             at, piece, _ = zeros(t, (h @ one.weights + one.bias)[:, None])
             blind = (
                 (np.maximum(h[piece], h[piece + 1]) > 0) @ ~one.known if self.layers else np.zeros(len(at), dtype=bool)
@@ -171,7 +158,7 @@ class Onward:
             g = np.concatenate([h[piece], np.ones((len(piece), 1))], axis=1)
             rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
             doubt = NEAR * np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g)) / np.maximum(rate, 1e-300)
-            off = np.abs(at[:, None] - line.breaks.t) - 3 * line.breaks.width - doubt[:, None]
+            off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
             should += len(at)
             were += int((off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10).sum())
         return were / should if should else 1.0
@@ -179,23 +166,21 @@ class Onward:
     def _search(self, found: list[Followed]) -> None:
         """More lines; derivatives beside what nobody explains."""
         base, direction, low, high = self.frame.lines(LINES, 1e3, self.rng)
-        for b, d, breaks in zip(
-            base, direction, noisy_breakpoints(self.ask, base, direction, low, high, self.noise), strict=True
-        ):
-            line = Line(b, d, breaks)
+        for line in line_search(self.ask, base, direction, low, high, self.noise, self.rng):
             self.lines.append(line)
-            x, width = line.at(breaks.t), 3 * breaks.width * np.linalg.norm(d)
-            wanted = ~self._explained(x, width, found)
-            wanted &= expected_error(self.frame, breaks, b, d, self.noise) < VAGUE
+            width = 3 * line.width * np.linalg.norm(line.direction)
+            wanted = ~self._explained(line.points, width, found)
+            wanted &= expected_error(self.frame, line, line.base, line.direction, self.noise) < VAGUE
             self._look(line, np.flatnonzero(wanted))
 
     def _look(self, line: Line, wanted: np.ndarray) -> None:
         """Normals at these breakpoints from derivatives on both sides, along what moves the layers known."""
         pieces = np.unique(np.concatenate([wanted, wanted + 1]))
-        where, radius = inside(line.breaks, pieces)
+        where, radius = inside(line, pieces)
         slopes: dict[int, Station] = {}
-        for piece, x, r in zip(pieces, line.at(where), radius * np.linalg.norm(line.direction), strict=True):
-            station = self._derivative(x, r)
+        x, radius = line.base + where[:, None] * line.direction, radius * np.linalg.norm(line.direction)
+        for piece, at, r in zip(pieces, x, radius, strict=True):
+            station = self._derivative(at, r)
             if station is not None:
                 slopes[int(piece)] = station
                 self.stations.append(station)
@@ -203,7 +188,7 @@ class Onward:
             if p not in slopes or p + 1 not in slopes:
                 continue
             before, after = slopes[p], slopes[p + 1]
-            jump = line.breaks.jump[p]
+            jump = line.jump[p]
             if not jump.any():
                 continue
             normal = jump @ (after.slope - before.slope) / (jump @ jump)
@@ -214,7 +199,7 @@ class Onward:
             error = float(np.hypot(before.error, after.error)) * np.sqrt(d) / (float(np.linalg.norm(jump)) * size)
             off = abs(float(normal @ line.direction) - 1) / (size * np.linalg.norm(line.direction) / np.sqrt(d))
             if error < VAGUE and off <= 5 * error + 0.05:
-                self.bends.append(Bend(line.at(line.breaks.t[p : p + 1])[0], normal / size, error, jump * size))
+                self.bends.append(Bend(line.points[p], normal / size, error, jump * size))
 
     def _derivative(self, x: np.ndarray, radius: float) -> Station | None:
         behind = self._behind()

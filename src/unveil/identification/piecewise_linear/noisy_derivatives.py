@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.blackbox.line import Breakpoints
-from unveil.blackbox.noisy_crossings import limit
+from unveil.blackbox.line import Line
+from unveil.blackbox.line_search.fit import limit
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -27,7 +27,7 @@ CALM = 0.4
 def normals(
     ask: Ask,
     frame: Frame,
-    line: Breakpoints,
+    line: Line,
     base: Float[np.ndarray, " n"],
     direction: Float[np.ndarray, " n"],
     explained: Int[np.ndarray, " K"],
@@ -95,7 +95,7 @@ def normals(
 
 
 def stations(
-    line: Breakpoints, wanted: Bool[np.ndarray, " K"], explained: Bool[np.ndarray, " K"]
+    line: Line, wanted: Bool[np.ndarray, " K"], explained: Bool[np.ndarray, " K"]
 ) -> list[tuple[np.ndarray, int, int]]:
     """Groups of wanted breakpoints, with the pieces before and after each group in which to differentiate.
 
@@ -128,7 +128,7 @@ def stations(
     return groups
 
 
-def inside(line: Breakpoints, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inside(line: Line, pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A point in each of these pieces, and how far random steps may go."""
     lo, hi = line.edges[pieces], line.edges[pieces + 1]
     # The outermost pieces end where the search did, not at a breakpoint: stay where the numbers are small.
@@ -206,7 +206,7 @@ def long_gradients(
 
 
 def expected_error(
-    frame: Frame, line: Breakpoints, base: np.ndarray, direction: np.ndarray, noise: Rounding
+    frame: Frame, line: Line, base: np.ndarray, direction: np.ndarray, noise: Rounding
 ) -> Float[np.ndarray, " K"]:
     """Relative error of the normal that derivatives on both sides of each breakpoint would give."""
     x = base + line.t[:, None] * direction

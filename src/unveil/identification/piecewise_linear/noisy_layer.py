@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.line import Breakpoints
-from unveil.blackbox.noisy_crossings import limit, noisy_breakpoints
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
+from unveil.blackbox.line_search.fit import limit
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound, on_plane
@@ -65,14 +66,14 @@ def read_coarse(
         found: Something to go on from.
         towards: Points that the first lines pass through, one each: there the neurons read so far explain nothing.
 
-    Queries: per line about 40 per breakpoint, and `2 d + 9` for every piece next to a breakpoint that no row explains.
+    Queries: per line about 14 per breakpoint, and `2 d + 9` for every piece next to a breakpoint that no row explains.
     """
     found = LayerFound.nothing(frame, len(noise.floor)) if found is None else found
     quiet = 0
     for wrong in () if towards is None else towards:
         base = frame.sample(1, rng)
         direction = wrong - base
-        (line,) = noisy_breakpoints(ask, base, direction, np.zeros(1), np.ones(1), noise)
+        (line,) = line_search(ask, base, direction, 0.0, 1.0, noise, rng)
         found.lines += 1
         if len(line.t):
             _look(ask, frame, line, base[0], direction[0], noise, rng, found)
@@ -85,7 +86,7 @@ def read_coarse(
         if not (low < high).all():
             quiet += 1
             continue
-        (line,) = noisy_breakpoints(ask, base, direction, low, high, noise)
+        (line,) = line_search(ask, base, direction, low, high, noise, rng)
         if frame.free and not found.lines and len(line.t) > CROWDED * frame.d:
             return read_planes(ask, frame, noise, rng, far=far, most_lines=BUNDLE * most_lines, found=found)
         found.lines += 1
@@ -147,9 +148,7 @@ def missing(
     return bool((np.sqrt((moved**2).mean(axis=1)) > allowed).any())
 
 
-def explained_by(
-    frame: Frame, found: LayerFound, line: Breakpoints, base: np.ndarray, direction: np.ndarray
-) -> np.ndarray:
+def explained_by(frame: Frame, found: LayerFound, line: Line, base: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """For each breakpoint the row that crosses the line there, or -1."""
     out = np.full(len(line.t), -1)
     if not len(found.rows) or not len(out):
@@ -175,7 +174,7 @@ def explained_by(
 def _look(
     ask: Ask,
     frame: Frame,
-    line: Breakpoints,
+    line: Line,
     base: np.ndarray,
     direction: np.ndarray,
     noise: Rounding,

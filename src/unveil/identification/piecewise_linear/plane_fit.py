@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
-from unveil.blackbox.line import Breakpoints
-from unveil.blackbox.noisy_crossings import noisy_breakpoints
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -54,13 +54,13 @@ def read_planes(
         most_lines: Lines at most.
         found: Gets the rows.
 
-    Queries: about 20 per breakpoint on every line, and `2 d + 9` per breakpoint on the first `MEASURED LINES` of them.
+    Queries: about 14 per breakpoint on every line, and `2 d + 9` per breakpoint on the first `MEASURED LINES` of them.
     """
     planes = _Planes()
     candidates: list[tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []
     for number in range(most_lines // LINES):
         base, direction, low, high = frame.lines(LINES, far, rng)
-        lines = noisy_breakpoints(ask, base, direction, low, high, noise)
+        lines = line_search(ask, base, direction, low, high, noise, rng)
         planes.add(lines, base, direction)
         found.lines += LINES
         for line, start, step in zip(lines, base, direction, strict=True) if number < MEASURED else ():
@@ -100,11 +100,11 @@ class _Planes:
     """Breakpoints of many lines, one row of every table per line; rows are filled up with infinity."""
 
     def __init__(self) -> None:
-        self.lines: list[Breakpoints] = []
+        self.lines: list[Line] = []
         self.starts: list[np.ndarray] = []
         self.steps: list[np.ndarray] = []
 
-    def add(self, lines: list[Breakpoints], base: np.ndarray, direction: np.ndarray) -> None:
+    def add(self, lines: list[Line], base: np.ndarray, direction: np.ndarray) -> None:
         """More lines."""
         self.lines += lines
         self.starts += list(base)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Asked, Bends, ending, explain
 from unveil.identification.piecewise_linear.critical_point import Layer, Searched, Sighting, local, look
@@ -174,7 +174,7 @@ class SecondLayer:
         else:
             base, direction = self._towards(x[~fits], x[fits])
             low, high = -0.1, 1.0
-        (met,) = breakpoints(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
+        (met,) = line_search(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
         line = Searched(base, direction, met)
         wanted = ~line.met(line.along([self.layer])[0]).any(axis=1)
         wanted &= np.array([not self._zero(point) for point in line.at(met.t)], dtype=bool)
@@ -220,7 +220,7 @@ class SecondLayer:
                 if line is None or self._zero(seen.x):
                     break
                 base, step, end = line
-                (met,) = breakpoints(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
+                (met,) = line_search(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
                 start = Searched(base, step, met)
                 read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
             self._take_in()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.crossings import breakpoints
+from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import (
     Layer,
@@ -121,7 +121,7 @@ def fill(
     Queries: about 17 per place, 8 more for every other breakpoint near it.
     """
     base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
-    found = breakpoints(ask, base, step, -1.0, 1.0, noise, rng)
+    found = line_search(ask, base, step, -1.0, 1.0, noise, rng)
     lines = [Searched(p.x, p.step, breaks) for p, breaks in zip(there, found, strict=True)]
     out = []
     for place, line in zip(there, lines, strict=True):
