@@ -164,10 +164,7 @@ class KernelSearch:
         low, high = -far, far
         if self.oracle.within is not None:
             low, high = -float(self.oracle.room(x, -unit[None])[0]), float(self.oracle.room(x, unit[None])[0])
-        noise = self.noise
-        found = line_search(
-            self.ask, x, unit[None], low, high, noise.at, self.rng, relative=noise.relative
-        )[0]  # fmt: skip
+        (found,) = line_search(self.ask, x, unit[None], low, high, self.noise, self.rng)
         return PixelLine(pixel, self.picture.planes(x)[0], found)
 
     def pixel(self) -> tuple[int, int, int]:
