@@ -10,9 +10,10 @@ from jaxtyping import Float
 from unveil.one_line import one_line
 
 
+@one_line
 @dataclass(frozen=True)
-class Breakpoints:
-    """The breakpoints on one line `base + t * direction`, `low <= t <= high`.
+class Line:
+    """The breakpoints on one line `base + t * direction`, `low <= t <= high`, and what could have hidden.
 
     Attributes:
         t: (K,) where, ascending.
@@ -24,6 +25,10 @@ class Breakpoints:
         high: Where it ended.
         unresolved: (U, 2) stretches that were given up: the answers contradict each other, or the budget of the
             search was used up.
+        base: (n,) the point at t = 0.
+        direction: (n,) the input's change per unit of t.
+        hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
+            jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
     """
 
     t: Float[np.ndarray, " K"]
@@ -34,11 +39,19 @@ class Breakpoints:
     low: float
     high: float
     unresolved: Float[np.ndarray, "U 2"]
+    base: Float[np.ndarray, " n"]
+    direction: Float[np.ndarray, " n"]
+    hidden: Float[np.ndarray, "pieces m"]
 
     @property
     def edges(self) -> Float[np.ndarray, " ends"]:
         """Ends of the pieces."""
         return np.concatenate([[self.low], self.t, [self.high]])
+
+    @property
+    def points(self) -> Float[np.ndarray, "K n"]:
+        """The breakpoints as inputs."""
+        return np.asarray(self.base + self.t[:, None] * self.direction)
 
     def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
         """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""
@@ -46,25 +59,3 @@ class Breakpoints:
         before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
         near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
         return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
-
-
-@one_line
-@dataclass(frozen=True)
-class Line(Breakpoints):
-    """The same of a line that is known, and what could have hidden.
-
-    Attributes:
-        base: (n,) the point at t = 0.
-        direction: (n,) the input's change per unit of t.
-        hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
-            jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
-    """
-
-    base: Float[np.ndarray, " n"]
-    direction: Float[np.ndarray, " n"]
-    hidden: Float[np.ndarray, "pieces m"]
-
-    @property
-    def points(self) -> Float[np.ndarray, "K n"]:
-        """The breakpoints as inputs."""
-        return np.asarray(self.base + self.t[:, None] * self.direction)

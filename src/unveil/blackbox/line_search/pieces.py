@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.line import Line
-from unveil.blackbox.line_search.fit import Lines, crossing, limit, straight, straight_pieces
+from unveil.blackbox.line_search.fit import Lines, crossing, limit, straight_pieces
 from unveil.blackbox.line_search.search import Answers, Stretch
 
 # Answers closer to a breakpoint than this many of its standard deviations belong to neither piece.
@@ -173,11 +173,10 @@ def hidden(t: Float[np.ndarray, " K"], sigma: Float[np.ndarray, "K m"]) -> Float
     if len(t) < 3:
         return np.full(sigma.shape[1], np.inf)
     inner = t[0] + np.linspace(0.1, 0.9, 17) * (t[-1] - t[0])
-    bend = np.maximum(t[None, :] - inner[:, None], 0.0)[:, :, None]
-    m, places = sigma.shape[1], len(inner)
-    every = np.repeat(sigma.T[:, None], places, axis=1).reshape(m * places, -1, 1)
-    bend = np.tile(bend, (m, 1, 1))
-    residual = straight(np.broadcast_to(t, bend.shape[:2]), bend, every)[1].max(axis=1).reshape(m, places)
+    weight = 1 / sigma.T[:, :, None]
+    lines = np.linalg.qr(weight * np.stack([np.ones(len(t)), t - t[0]], axis=1))[0]
+    bend = weight * np.maximum(t[:, None] - inner, 0.0)
+    residual = np.abs(bend - lines @ (lines.transpose(0, 2, 1) @ bend)).max(axis=1)
     return np.asarray(LONG * limit(1) / np.maximum(residual.min(axis=1), 1e-300))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy.ndimage import median_filter
 
 from unveil.blackbox.line_search.fit import covered, limit, meeting, straight
 from unveil.blackbox.rounding import Ask
@@ -30,11 +31,27 @@ EXACT = 1e-8
 CLOSE = 1e-3
 # Splits between which two lines of a long stretch are tried.
 CANDIDATES = 40
+# Neighbouring short steps whose answers say together how large deviations are there, and how many times larger than
+# was thought at most: more than that is curvature.
+TOGETHER, HOPEFUL = 9, 8.0
 
 
 @dataclass
 class Answers:
-    """All answers of a search, in the order they came: line, place on it, answer and its standard deviation."""
+    """All answers of a search, in the order they came: line, place on it, answer and its standard deviation.
+
+    Attributes:
+        base: A point per line.
+        direction: A direction per line.
+        ask: Answers questions.
+        sigma_of: Standard deviations of answers as they were measured before the search, at a few points.
+        line: Which line.
+        t: Which place on it.
+        y: The answers.
+        sigma: Their deviations by `sigma_of`.
+        unit: How many times larger they are than that, as short steps around say; at least 1.
+        steps: Short steps: line, place, and the mean square of what its answers leave of a line, in units of `sigma`.
+    """
 
     base: Float[np.ndarray, "L n"]
     direction: Float[np.ndarray, "L n"]
@@ -44,6 +61,8 @@ class Answers:
     t: Float[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0))
     y: Float[np.ndarray, "A m"] | None = None
     sigma: Float[np.ndarray, "A m"] | None = None
+    unit: Float[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0))
+    steps: list[tuple[int, float, float]] = field(default_factory=list)
 
     def add(self, line: Int[np.ndarray, " N"], t: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Ask; the rows of the new answers. Queries: `N`"""
@@ -51,6 +70,7 @@ class Answers:
         x = self.base[line] + t[:, None] * self.direction[line]
         y, sigma = self.ask(x), self.sigma_of(x)
         self.line, self.t = np.append(self.line, line), np.append(self.t, t)
+        self.unit = np.append(self.unit, np.ones(len(line)))
         self.y = y if self.y is None else np.concatenate([self.y, y])
         self.sigma = sigma if self.sigma is None else np.concatenate([self.sigma, sigma])
         return np.arange(first, len(self.t))
@@ -59,7 +79,28 @@ class Answers:
         """Places, answers and deviations of rows of answers."""
         assert self.y is not None
         assert self.sigma is not None
-        return self.t[rows], self.y[rows], self.sigma[rows]
+        return self.t[rows], self.y[rows], self.unit[rows][..., None] * self.sigma[rows]
+
+    def are_straight(self, rows: Int[np.ndarray, "S 3"]) -> Bool[np.ndarray, " S"]:
+        """Whether the answers of short steps fit a line each; what they leave of it is remembered."""
+        t, y, sigma = self.table(rows)
+        residual = straight(t, y, sigma)[1]
+        left = (residual**2).sum(axis=1) * self.unit[rows].mean(axis=1) ** 2
+        self.steps += zip(self.line[rows[:, 0]].tolist(), t.mean(axis=1).tolist(), left.tolist(), strict=True)
+        return np.asarray(residual.max(axis=1) <= limit(y.shape[2]))
+
+    def measure_units(self) -> None:
+        """From short steps, most of which lie around no breakpoint: rounding differs from place to place in a model."""
+        assert self.y is not None
+        line, t, left = (np.array(column) for column in zip(*self.steps, strict=True))
+        # The median of chi squared per degree of freedom (Wilson and Hilferty).
+        left = left / (1 - 2 / (9 * self.y.shape[1])) ** 3
+        for each in np.flatnonzero(np.bincount(line.astype(int)) >= TOGETHER):
+            mine = np.flatnonzero(line == each)
+            mine = mine[np.argsort(t[mine], kind="stable")]
+            unit = np.clip(np.sqrt(median_filter(left[mine], TOGETHER, mode="nearest")), 1.0, HOPEFUL)
+            asked = self.line == each
+            self.unit[asked] = np.interp(np.arctan(self.t[asked]), np.arctan(t[mine]), unit)
 
 
 @dataclass(frozen=True)
@@ -99,6 +140,7 @@ def begin(answers: Answers, low: np.ndarray, high: np.ndarray, step: float, rng:
         ends += [end, end + inward * short * rng.uniform(0.4, 0.6), end + inward * short]
     t = np.sort(np.array(ends), axis=0)
     rows = answers.add(np.tile(lines, 6), t.ravel()).reshape(6, -1)
+    answers.are_straight(np.concatenate([rows[:3].T, rows[3:].T]))
     return [Stretch(int(i), rows[:, i]) for i in lines]
 
 
@@ -110,6 +152,7 @@ def advance(
     Returns:
         The stretches that are open now; breakpoints and stretches given up are added to `ended`.
     """
+    answers.measure_units()
     wanted = _decide(answers, stretches, ended, step, rng)
     if not wanted:
         return []
@@ -117,6 +160,7 @@ def advance(
     t = np.array([p for _, places, _ in wanted for p in places])
     rows = answers.add(line, t)
     after: list[Stretch] = []
+    splits: list[Stretch] = []
     at = 0
     for stretch, places, why in wanted:
         new = rows[at : at + len(places)]
@@ -124,12 +168,12 @@ def advance(
         every = np.append(stretch.rows, new)
         every = every[np.argsort(answers.t[every], kind="stable")]
         if why == "split":
-            after += _split(answers, replace(stretch, rows=every), new, ended)
+            splits.append(replace(stretch, rows=every))
         elif why == "meet":
             after.append(replace(stretch, rows=every, probe=places[0], looks=stretch.looks + 1))
         else:
             after.append(replace(stretch, rows=every))
-    return after
+    return after + _split(answers, splits)
 
 
 def _decide(
@@ -153,20 +197,21 @@ def _decide(
         return wanted
     met = meeting(t[bent], y[bent], sigma[bent], counts[bent], CANDIDATES)
     room = np.maximum(np.minimum(met.t - first[bent], last[bent] - met.t), 0)
+    doubt = met.sigma * 2.0 ** np.maximum(0, np.array([open_[i].looks for i in bent]) - LOOKS)
+    # Beside it, but within the stretch, however vaguely it is known.
+    away = np.minimum(np.maximum(ASIDE * doubt, RESOLUTION * np.maximum(1.0, np.abs(met.t))), room / 3)
+    vague = ASIDE * doubt > room / 3
+    beside = _beside(t[bent], met.t, doubt, away)
     for j, i in enumerate(bent):
         stretch, here = open_[i], t[i, : counts[i]]
         place, error = float(met.t[j]), float(met.sigma[j])
         if met.worst[j] <= most:
-            doubt = error * 2.0 ** max(0, stretch.looks - LOOKS)
-            # Beside it, but within the stretch, however vaguely it is known.
-            away = min(max(ASIDE * doubt, RESOLUTION * max(1.0, abs(place))), float(room[j]) / 3)
-            vague = ASIDE * doubt > room[j] / 3
-            todo = [] if vague else _beside(here, place, doubt, away)
-            if todo:
-                wanted.append((stretch, todo, "meet"))
+            if beside[j] and not vague[j]:
+                wanted.append((stretch, beside[j], "meet"))
                 continue
-            if vague or away > EXACT * (last[i] - first[i]):
-                todo = _wide_gaps(here, int(met.split[j]), draw[i], VAGUE_GAP if vague else CLEAR_GAP)
+            todo: list[float] = []
+            if vague[j] or away[j] > EXACT * (last[i] - first[i]):
+                todo = _wide_gaps(here, int(met.split[j]), draw[i], VAGUE_GAP if vague[j] else CLEAR_GAP)
             if todo:
                 wanted.append((stretch, todo, "look"))
             else:
@@ -192,13 +237,23 @@ def _padded(answers: Answers, stretches: list[Stretch]) -> tuple[np.ndarray, np.
     return t, y, sigma, counts
 
 
-def _beside(t: np.ndarray, place: float, error: float, aside: float) -> list[float]:
-    """Where to ask before a breakpoint is believed: there, then just before and just after."""
-    if np.abs(t - place).min() > max(3 * error, RESOLUTION * max(1.0, abs(place))):
-        return [place]
-    near = [p for p in (place - aside, place + aside) if t[0] < p < t[-1]]
-    away = np.abs(t - place) >= aside / 2
-    return [p for p in near if not (away & (np.abs(t - p) <= 1.5 * aside)).any()]
+def _beside(
+    t: Float[np.ndarray, "B K"],
+    place: Float[np.ndarray, " B"],
+    doubt: Float[np.ndarray, " B"],
+    aside: Float[np.ndarray, " B"],
+) -> list[list[float]]:
+    """Where to ask before breakpoints are believed: there, then just before and just after."""
+    off = np.abs(t - place[:, None])
+    unseen = off.min(axis=1) > np.maximum(3 * doubt, RESOLUTION * np.maximum(1.0, np.abs(place)))
+    off = np.where(off >= aside[:, None] / 2, t, np.inf)
+    sides = np.stack([place - aside, place + aside], axis=1)
+    inside = (t[:, :1] < sides) & (sides < t[:, -1:])
+    open_ = inside & (np.abs(off[:, None] - sides[:, :, None]).min(axis=2) > 1.5 * aside[:, None])
+    return [
+        [float(at)] if new else each[still].tolist()
+        for at, new, each, still in zip(place, unseen, sides, open_, strict=True)
+    ]
 
 
 def _wide_gaps(t: np.ndarray, split: int, part: float, share: float) -> list[float]:
@@ -255,14 +310,16 @@ def _clear(t: np.ndarray, at: float) -> bool:
     return bool(near > CLOSE * (t[right] - t[left - 1]) and min(at - t[0], t[-1] - at) > CLOSE * (t[-1] - t[0]))
 
 
-def _split(answers: Answers, stretch: Stretch, new: np.ndarray, ended: Ended) -> list[Stretch]:
-    """Two stretches that share a short straight step; the same one again where that step was not straight."""
-    t = answers.t[stretch.rows]
-    at = stretch.probe
-    half = float(np.abs(answers.t[new] - at).max())
-    inside = stretch.rows[np.abs(t - at) <= half * (1 + 1e-9)]
-    places, y, sigma = answers.table(inside[None])
-    if straight(places, y, sigma)[1].max() > limit(y.shape[2]):
-        return [replace(stretch, tries=stretch.tries + 1, probe=np.nan)]
-    left, right = stretch.rows[t <= at + half * (1 + 1e-9)], stretch.rows[t >= at - half * (1 + 1e-9)]
-    return [Stretch(stretch.line, rows) for rows in (left, right)]
+def _split(answers: Answers, stretches: list[Stretch]) -> list[Stretch]:
+    """Two stretches each that share a short straight step; the same one again where that step was not straight."""
+    if not stretches:
+        return []
+    middle = [int(np.flatnonzero(answers.t[s.rows] == s.probe)[0]) for s in stretches]
+    steps = np.array([s.rows[i - 1 : i + 2] for s, i in zip(stretches, middle, strict=True)])
+    after: list[Stretch] = []
+    for stretch, i, straight_there in zip(stretches, middle, answers.are_straight(steps), strict=True):
+        if straight_there:
+            after += [Stretch(stretch.line, stretch.rows[: i + 2]), Stretch(stretch.line, stretch.rows[i - 1 :])]
+        else:
+            after.append(replace(stretch, tries=stretch.tries + 1, probe=np.nan))
+    return after
