@@ -10,6 +10,8 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_elsewhere, relu_net, single
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.rounding import rounding
 
 
 def true_breakpoints(weights: Weights, base: np.ndarray, step: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -171,3 +173,29 @@ def test_a_pair_that_cancels_is_seen_in_float32() -> None:
     (line,) = uv.breakpoints(oracle, np.zeros(2), np.array([1.0, 0.0]), low=-20.0, high=20.0, rng=rng)
     assert np.allclose(line.t, [0.3, 0.31], atol=1e-4)
     assert np.allclose(line.jump[:, 0], [1, -1], atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_deviations_thought_too_small_are_measured_on_the_way(dtype: type) -> None:
+    found: list[bool] = []
+    open_ = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((8, 12, 1), rng, bias=0.5)
+        answer = relu_elsewhere(weights, rng, dtype)
+        points = rng.standard_normal((6, 8))
+        noise = rounding(lambda x, f=answer: f(x.astype(dtype)), points, float(np.finfo(dtype).eps), rng)
+        base, step = rng.standard_normal((2, 1, 8))
+        # Six times as much noise as was measured, which no tolerance covers.
+        sigma = 6 * noise.floor
+
+        def ask(x: np.ndarray, f=answer, s=sigma, r=rng, d=dtype) -> np.ndarray:  # type: ignore[no-untyped-def]
+            return np.asarray(f(x.astype(d)) + s * r.standard_normal((len(x), 1)))
+
+        (line,) = line_search(ask, base, step, -20.0, 20.0, noise, rng)
+        true = true_breakpoints(weights, base[0], step[0], -20.0, 20.0)
+        found += [bool(np.abs(line.t - t).min(initial=np.inf) < 2e-3 * (1 + abs(t))) for t in true]
+        open_ += len(line.unresolved)
+        assert len(line.t) <= len(true) + 1, seed
+    assert np.mean(found) >= 0.9
+    assert open_ <= 3

@@ -10,6 +10,8 @@ from unveil.whitebox.network import Layer, Network
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
+# Chi squared, per parameter of its own, that a neuron without effect explains of noise known to a factor of two at best.
+_CHANCE = 4.0
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
 
@@ -42,6 +44,29 @@ def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndar
         else:
             return fit
     return fit
+
+
+def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.ndarray, "N m"]) -> Network:
+    """Take out hidden neurons whose effect on the answers cannot be told from their noise.
+
+    Args:
+        network: A fit to answers.
+        x: Where the oracle was asked.
+        sigma: Standard deviations of its answers there.
+
+    Returns:
+        The network without them, their mean outputs added to the next biases; at least one neuron is left in each layer.
+    """
+    for depth in range(len(network.layers) - 1):
+        inside = Network(network.layers[: depth + 1])(x)
+        told, each = network(x), network.layers[depth].inputs + 1 + len(network.layers[depth + 1].bias)
+        for neuron in reversed(range(network.layers[depth].neurons)):
+            trial = _without(network, depth, neuron, float(inside[:, neuron].mean()))
+            effect = float((((trial(x) - told) / sigma) ** 2).sum())
+            if effect <= _CHANCE * each and trial.layers[depth].neurons:
+                network, told = trial, trial(x)
+                inside = np.delete(inside, neuron, axis=1)
+    return network
 
 
 def _smaller(network: Network, x: np.ndarray, y: np.ndarray) -> list[tuple[float, Network]]:

@@ -13,6 +13,7 @@ from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, after
+from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.fitting.surrogate import stand_in
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
@@ -216,6 +217,12 @@ class NoisyReading:
         x, y = self._fresh(int((RATIO if m == 1 else RATIO_OF_MANY) * parameters(network) / m))
         sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
+        # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
+        smaller = without_idle(self.network, x, self.noise.at(x))
+        if smaller.widths != self.network.widths:
+            self.network, rms = fit(smaller, x, y, noise=0.1 * sigma)
+            for told, layer in zip(self.stats["layers"], self.network.layers, strict=False):
+                told["neurons"] = layer.neurons
         return rms < CONVINCING * float(y.std())
 
     def _trained(self, behind: int) -> None:
