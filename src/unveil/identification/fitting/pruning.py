@@ -10,7 +10,7 @@ from unveil.whitebox.network import Layer, Network
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
-# Chi squared, per parameter of its own, that a neuron without effect explains of noise known to a factor of two at best.
+# Chi squared, per parameter of its own, that a neuron without effect explains of noise (known to a factor of two).
 _CHANCE = 4.0
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
@@ -55,7 +55,7 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
         sigma: Standard deviations of its answers there.
 
     Returns:
-        The network without them, their mean outputs added to the next biases; at least one neuron is left in each layer.
+        The network without them, their mean outputs added to the next biases; each layer keeps one neuron at least.
     """
     for depth in range(len(network.layers) - 1):
         inside = Network(network.layers[: depth + 1])(x)
