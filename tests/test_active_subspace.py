@@ -216,9 +216,19 @@ def test_inputs_that_vary_together_are_named() -> None:
     x = rng.uniform(size=(20, 3))
     twins = np.column_stack([x[:, 0], 3 * x[:, 0] + 1, x[:, 1:]])
     found = active_subspace(twins, np.exp(x[:, 0]), inputs=["a", "b", "c", "d"])
-    assert found.together == ("a", "b")
     assert "a and b vary together" in found.conclusion()
-    assert active_subspace(x, np.exp(x[:, 0])).together == ()
+    assert active_subspace(x, np.exp(x[:, 0])).cautions == ()
+
+
+def test_what_no_row_tells_is_named() -> None:
+    """Ranges that reach beyond the rows and levels that none has, but no range that the rows fill."""
+    rng = np.random.default_rng(4)
+    rows = [(value, other, "x" if value < 0.5 else "y") for value, other in rng.uniform(size=(20, 2)).tolist()]
+    given = [uv.Input("a", 0, 1), uv.Input("b", 0, 10), uv.Input("kind", levels=("x", "y", "z"))]
+    found = active_subspace(rows, [np.exp(a) for a, _, _ in rows], inputs=given)
+    assert "range of b: " in found.conclusion()
+    assert "No row has kind = z: " in found.conclusion()
+    assert len(found.cautions) == 2
 
 
 def test_copies_of_rows_explain_nothing() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from unveil import BadInput, Input, Inputs
 from unveil.blackbox.active_subspace import active_subspace
+from unveil.blackbox.plan import plan
 from unveil.cli import app
 from unveil.cli.problem import read_problem
 from unveil.cli.tables import read_table
@@ -116,6 +117,26 @@ def test_a_command(folder):
     done = unveil("--command", f"{sys.executable} -S run.py {{inputs}}", "--problem", "problem.json", "--budget", 8)
     assert done.exit_code in (1, 5), done.output
     assert "runs 8" in done.stdout
+
+
+def test_conclude_says_what_a_table_is_good_for(folder):
+    words = ["conclude", "runs.csv", "--output", "drag", "--ignore", "run"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 5, done.output
+    assert "22 answers explain" in done.stdout
+    assert "material" in done.stdout
+    assert "rows 22, 2 more" in done.stdout
+    told = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert told["ranking"][0] == "a"
+    plan(3, 1, rng=np.random.default_rng(0)).save("plan.npz")
+    for wrong, said in (
+        (["plan.npz"], "is no table"),
+        (["plan.npy"], "is no table"),
+        (["runs.csv", "--out", "x.npz"], "unveil sensitivity"),
+    ):
+        refused = CliRunner().invoke(app, ["conclude", *wrong])
+        assert refused.exit_code == 2
+        assert said in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -237,6 +258,7 @@ def test_problems(tmp_path):
         "[1, 2]",
         "{}",
         '{"a": 1}',
+        '{"a": [0, 1], "a": [0, 2]}',
         '{"a": [1]}',
         '{"a": ["x", 2]}',
         '{"a": [2, 1]}',

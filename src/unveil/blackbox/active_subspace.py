@@ -64,7 +64,7 @@ class ActiveSubspace:
         gap: Number of directions before the largest gap in the spectrum.
         gap_sure: Likewise for the gap.
         inputs: Names and ranges.
-        together: Of a table, inputs that vary with others so closely that it cannot tell which of them matter.
+        cautions: Of a table, what it cannot tell: inputs that vary together, ranges and levels without rows.
         activity: Activity score of each input: its squared weights in all directions times their eigenvalues, which is
             the mean square derivative along it. All directions count, so that no input that matters is left out.
         activity_intervals: (k, 2); with `confidence`.
@@ -92,7 +92,7 @@ class ActiveSubspace:
     gap: int
     gap_sure: float
     inputs: Inputs
-    together: tuple[str, ...]
+    cautions: tuple[str, ...]
     activity: Float[np.ndarray, " k"]
     activity_intervals: Float[np.ndarray, "k 2"]
     left_out: float
@@ -155,15 +155,11 @@ class ActiveSubspace:
             return f"{told}: too little to say which directions matter. Evaluate more, or look for noise."
         clear = int(np.sum(self.intervals[:, 0] > 0))
         others = "" if clear == self.n else ", the others cannot be told from 0"
-        apart = (
-            f" {_listed(self.together)} vary together in the table: which of them matters cannot be told."
-            if self.together
-            else ""
-        )
         return (
             f"{told}: good for {clear} of {self.n} eigenvalues{others}. "
             f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
-            f"{_share(1 - self.left_out)} of the mean squared gradient.{apart}"
+            f"{_share(1 - self.left_out)} of the mean squared gradient."
+            + "".join(f" {caution}" for caution in self.cautions)
         )
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
@@ -286,7 +282,7 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
         gap=gap,
         gap_sure=float(np.mean([_gap(possible[0], known.blind) == gap for possible in drawn])),
         inputs=found.inputs,
-        together=found.together,
+        cautions=found.cautions,
         activity=_activity(values, basis, owner),
         activity_intervals=np.quantile(scores, ends, axis=0).T,
         left_out=0.0 if nothing else float(values[dimension:].sum()) / total,
@@ -312,11 +308,6 @@ def _result(found: Found, share: float, confidence: float) -> ActiveSubspace:
 def _share(part: float) -> str:
     """In per cent, never rounded up to certainty."""
     return "more than 99.9%" if 0.999 < part < 1 else f"{max(part, 0.0):.1%}"
-
-
-def _listed(names: tuple[str, ...], most: int = 6) -> str:
-    shown = [*names[:most], f"{len(names) - most} more"] if len(names) > most else list(names)
-    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _sorted(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -17,13 +17,16 @@ from unveil.outcome import BadInput
 ROWS_PER_INPUT = 2
 # Length scales are learnt from at most so many rows (the cost of one step grows as their cube) ...
 LEARNING_ROWS = 400
-# ... the kind of kernel is chosen on fewer, and the answers of so many are taken in.
+# ... the form is chosen on fewer, and the answers of so many are taken in.
 CHOOSING_ROWS = 100
 MOST_ROWS = 2000
 # Beyond so many inputs one length scale is learnt for all of them, in coordinates that follow the gradients.
 SEPARATE_SCALES = 12
 # Length scales, in units of half an input's range, at which learning starts; answers may wave fast or hardly bend.
 STARTS = (0.7, 3.0)
+# The rougher kernel is taken where it makes the answers likelier by so much (in logarithms). Where it is about as
+# likely, directions are twice as far off with it: its gradients are those of rougher functions than most simulators.
+ROUGHER = 15.0
 # Steps of one learning, and of one that is only to be compared with others.
 STEPS, TRIAL_STEPS = 50, 15
 # Rounds of stretching the inputs along the gradients, where they have one length scale.
@@ -154,30 +157,50 @@ def fit_surrogate(x: Float[np.ndarray, "N n"], y: Float[np.ndarray, " N"], *, ca
     return _process(x, y) if careful else _quick(x, y)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What is chosen before more is learnt: whether of the logarithm, which kernel, where length scales start."""
+
+    logarithm: bool = False
+    matern: bool = False
+    start: float = STARTS[0]
+
+
+def _chosen(x: np.ndarray, y: np.ndarray, learn: Callable[..., GaussianProcess]) -> tuple[_Form, GaussianProcess]:
+    """The form that makes the answers likeliest, one thing after the other, and what was learnt with it."""
+    spread = math.sqrt(x.shape[1]) if x.shape[1] > SEPARATE_SCALES else 1.0
+
+    def tried(form: _Form) -> tuple[float, GaussianProcess]:
+        z = np.log(y) if form.logarithm else y
+        found = learn(x, z, np.eye(x.shape[1]) / (form.start * spread), form.matern, TRIAL_STEPS)
+        # Likelihoods of the answers themselves: of the standardised ones, times the slopes of what was done to them.
+        return found.likelihood - len(z) * math.log(z.std()) - (float(z.sum()) if form.logarithm else 0.0), found
+
+    form = _Form()
+    likelihood, best = tried(form)
+    changes: list[tuple[dict[str, Any], float]] = [({"start": STARTS[1]}, 0), ({"matern": True}, ROUGHER)]
+    if y.min() > 0 and np.ptp(np.log(y)) > 0:
+        changes.insert(1, ({"logarithm": True}, 0))
+    for change, needed in changes:
+        now, found = tried(replace(form, **change))
+        if now > likelihood + needed:
+            likelihood, best, form = now, found, replace(form, **change)
+    return form, best
+
+
 def _process(x: np.ndarray, y: np.ndarray) -> Surrogate:
-    """The kernel, start and logarithm that make few answers likeliest, then learnt from more rows and rotated."""
+    """The form that makes few answers likeliest, then learnt from more rows and rotated."""
     wide = x.shape[1] > SEPARATE_SCALES
     learn = _learn_shared if wide else _learn_separate
-    spread = math.sqrt(x.shape[1]) if wide else 1.0
-    few, more = slice(None, CHOOSING_ROWS), slice(None, LEARNING_ROWS)
-    best, best_likelihood, logarithmic = None, -math.inf, False
-    for logarithm in (False, True) if y.min() > 0 and np.ptp(np.log(y[few])) > 0 else (False,):
-        z = np.log(y[few]) if logarithm else y[few]
-        # Likelihoods of the answers themselves: of the standardised ones, times the slopes of what was done to them.
-        slopes = -len(z) * math.log(z.std()) - (float(z.sum()) if logarithm else 0.0)
-        for matern in (False, True):
-            for start in STARTS:
-                tried = learn(x[few], z, np.eye(x.shape[1]) / (start * spread), matern, TRIAL_STEPS)
-                if tried.likelihood + slopes > best_likelihood:
-                    best, best_likelihood, logarithmic = tried, tried.likelihood + slopes, logarithm
-    assert best is not None
-    answers = np.log(y) if logarithmic else y
+    more = slice(None, LEARNING_ROWS)
+    form, best = _chosen(x[:CHOOSING_ROWS], y[:CHOOSING_ROWS], learn)
+    answers = np.log(y) if form.logarithm else y
     best = learn(x[more], answers[more], best.transform, best.matern, STEPS)
     if not wide:
         best = _rotated(best, x[more], answers[more])
     if len(x) > LEARNING_ROWS:
         best = best.refitted(x[:MOST_ROWS], answers[:MOST_ROWS])
-    return Logarithmic(best, float(np.median(y)) * best.noise) if logarithmic else best
+    return Logarithmic(best, float(np.median(y)) * best.noise) if form.logarithm else best
 
 
 def _quick(x: np.ndarray, y: np.ndarray) -> GaussianProcess:

@@ -17,6 +17,7 @@ from unveil.blackbox.simulator import Simulator
 from unveil.blackbox.simulator_inputs import Input, Inputs
 from unveil.blackbox.span_search.accuracy import price
 from unveil.blackbox.surrogate import Along, Surrogate
+from unveil.blackbox.table_cautions import cautions
 from unveil.outcome import BadInput, Outcome, SourceError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # Answers whose spread lies outside have squares of derivatives that a float64 cannot hold.
 SPREAD = (1e-100, 1e100)
-# An input that the others foretell so well, in a table, cannot be told from them.
-TOGETHER = 0.999
 # Points over which the surrogate's gradients are averaged.
 AVERAGED_OVER = 2**14
 # So many evaluations per input fill the space before any is chosen, but no more than this share of all.
@@ -56,7 +55,7 @@ class Found:
     span: RowSpan | None = None
     queries: int = 0
     missing: int = 0
-    together: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generator) -> Found:
@@ -86,22 +85,7 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     surrogate = fit_surrogate(z, answers)
     points = z if names is not None else named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng))
     known = from_surrogate(surrogate, z, answers, points, rng)
-    return Found(named, z, answers, known, surrogate, missing=missing, together=_together(named, z))
-
-
-def _together(inputs: Inputs, z: np.ndarray) -> tuple[str, ...]:
-    """Inputs that a linear function of the others foretells, among rows that are enough to tell."""
-    found = []
-    for place, one in enumerate(inputs.all):
-        own = inputs.owner == place
-        others = np.column_stack([np.ones(len(z)), z[:, ~own]])
-        spare = len(z) - np.linalg.matrix_rank(others)
-        if one.levels or spare < 1 or not np.ptp(z[:, own]) > 0:
-            continue
-        missed = z[:, own] - others @ np.linalg.lstsq(others, z[:, own], rcond=None)[0]
-        if np.sum(missed**2) / spare < (1 - TOGETHER) * z[:, own].var():
-            found.append(one.name)
-    return tuple(found)
+    return Found(named, z, answers, known, surrogate, missing=missing, cautions=cautions(named, z))
 
 
 def _names(inputs: Any, count: int) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""unveil conclude: the row span from answers to planned questions."""
+"""unveil conclude: the row span from answers to planned questions, or what a table of runs is good for."""
 
 from __future__ import annotations
 
@@ -10,21 +10,34 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Common
+from unveil.outcome import BadInput
 
 
 @command
 def conclude(
-    questions: Annotated[Path, typer.Argument(help="What `unveil plan` wrote.", show_default=False)],
-    answers: Annotated[
-        Path, typer.Argument(help="The answers: an .npz with the array `answers`, or .npy.", show_default=False)
-    ],
     common: Common,
+    questions: Annotated[
+        Path, typer.Argument(help="What `unveil plan` wrote; or, alone, a table of runs.", show_default=False)
+    ],
+    answers: Annotated[
+        Path | None, typer.Argument(help="The answers: an .npz with the array `answers`, or .npy.", show_default=False)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the basis as .npz.", show_default=False)
     ] = None,
     force: Force = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="NAME", help="Of a table: the column with the answers.", show_default=False),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", metavar="NAME", help="Of a table: no input; may be repeated.", show_default=False),
+    ] = None,
 ) -> None:
-    """Find the directions a model sees from answers to planned questions.
+    """Find the directions a model sees from answers to planned questions, or tell what a table is good for.
+
+    A table of a simulator's runs (.csv, .parquet, .npz) stands alone: `unveil conclude runs.csv --output drag`.
 
     Example: unveil conclude plan.npz answers.npz --out basis.npz
     """
@@ -34,8 +47,13 @@ def conclude(
     from unveil.audit.sections.span import arrays
     from unveil.blackbox.plan import conclude as find
     from unveil.blackbox.plan import load_plan
-    from unveil.outcome import BadInput
 
+    if answers is None:
+        if out is not None:
+            raise BadInput(f"--out is for answers to a plan; for a table: unveil sensitivity {questions} --out {out}")
+        return _of_table(questions, output, tuple(ignore or ()), common)
+    if output is not None or ignore:
+        raise BadInput("--output and --ignore are for a table, which is given alone")
     require_fresh(out, force, ".npz")
     asked = load_plan(questions)
     try:
@@ -58,3 +76,45 @@ def conclude(
         *([] if out is None else [f"basis written to {out}"]),
     )
     common.end(found.outcome)
+
+
+def _of_table(path: Path, output: str | None, ignore: tuple[str, ...], common: Common) -> None:
+    """What a table of runs is good for, in sentences, and what to do next."""
+    from unveil.blackbox.active_subspace import active_subspace
+    from unveil.cli.tables import KINDS, read_table
+
+    if path.suffix.lower() not in KINDS or _is_plan(path):
+        raise BadInput(
+            f"{path} is no table ({', '.join(KINDS)}); a plan needs its answers: unveil conclude PLAN ANSWERS"
+        )
+    read = read_table(path, output, ignore)
+    found = active_subspace(read.rows, read.y, inputs=list(read.names), rng=common.rng("conclude"))
+    constant = f"The same value in every row: {', '.join(read.constant)}; nothing can be said of that."
+    next_step = f"unveil sensitivity {path} --output {read.output} --report sensitivity.html"
+    common.tell(
+        {
+            "conclusion": found.conclusion(),
+            "rows": len(found.y),
+            "missing": found.missing + read.missing,
+            "constant": read.constant,
+            "explained": found.explained,
+            "dimension": found.dimension,
+            "ranking": found.ranking,
+            "outcome": found.outcome,
+        },
+        found.conclusion(),
+        *([constant] if read.constant else []),
+        f"rows {len(found.y):,}, {found.missing + read.missing:,} more without an answer or an input",
+        f"more: {next_step}",
+    )
+    common.end(found.outcome)
+
+
+def _is_plan(path: Path) -> bool:
+    from unveil.blackbox.plan import load_plan
+
+    try:
+        load_plan(path)
+    except BadInput:
+        return False
+    return True

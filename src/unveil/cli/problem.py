@@ -27,9 +27,11 @@ def read_problem(path: Path) -> Inputs:
         BadInput: It cannot be read, or is neither.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8-sig"))
+        given = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_differing)
     except FileNotFoundError:
         raise BadInput(f"there is no file {path}") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(given, Mapping) or not given:
@@ -42,6 +44,15 @@ def read_problem(path: Path) -> Inputs:
         raise BadInput(f"{path}: {error}") from None
     except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise BadInput(f"{path} must hold an object such as {EXAMPLE}, or a SALib problem; {error}") from None
+
+
+def _differing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ; of two of one name, JSON itself would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise BadInput(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
 
 
 def _input(name: str, told: Any) -> Input:

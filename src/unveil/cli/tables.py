@@ -70,7 +70,7 @@ def read_table(path: Path, output: str | None, ignore: tuple[str, ...] = (), kee
     constant = () if keep else tuple(name for name, cells in inputs.items() if len(set(filter(_there, cells))) < 2)
     read = {name: values(name, cells, path) for name, cells in inputs.items() if name not in constant}
     if inputs and len(answers) < LEAST:
-        raise BadInput(f"{path} has {len(answers)} rows below its names; {LEAST} are the least")
+        raise BadInput(f"{path} has fewer than {LEAST} rows below its names; nothing can be said from {len(answers)}")
     if not read:
         same = f": {_list(constant)} have the same value in every row" if constant else ""
         raise BadInput(f"{path} has no column besides {output!r} that could be an input{same}")
@@ -93,6 +93,8 @@ def columns_of(path: Path) -> dict[str, list[Any]]:
     except (OSError, ValueError, EOFError, KeyError, csv.Error, zipfile.BadZipFile) as error:
         if isinstance(error, BadInput):
             raise
+        if "pickle" in str(error):  # NumPy advises to load it all the same, which would execute what it holds
+            raise BadInput(f"{path} cannot be read as an .npz of numbers and words") from None
         raise BadInput(f"{path} cannot be read as a table ({kind}): {error or type(error).__name__}") from None
 
 

@@ -101,7 +101,7 @@ def figures(found: ActiveSubspace) -> dict[str, Any]:
         **_spectrum(found),
         "inputs": _scores(found),
         "ranking": found.ranking,
-        "together": found.together,
+        "cautions": found.cautions,
         "basis": found.basis,
         "explained": found.explained,
         "surrogate": None if found.surrogate is None else found.surrogate.name,
