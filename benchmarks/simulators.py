@@ -141,7 +141,7 @@ def reference(name: str, points: int = 100_000) -> tuple[np.ndarray, np.ndarray]
     y = FUNCTIONS[name](ends[:, 0] + (x + 1) / 2 * (ends[:, 1] - ends[:, 0]))
     gradient = torch.autograd.grad(y.sum(), x)[0].numpy()
     values, axes = np.linalg.eigh(gradient.T @ gradient / points)
-    return values[::-1], axes[:, ::-1].T
+    return np.maximum(values[::-1], 0.0), axes[:, ::-1].T
 
 
 # What else is done to a simulator: noise of one per cent of the answers' deviation, runs that fail, coarse inputs.
