@@ -1,6 +1,6 @@
 """Hidden widths from outputs: how often right, from how many inputs, how far off the span, and whose an answer is.
 
-    python benchmarks/outputs.py [first seed] [seeds] [identity] [classifier] [widths]
+    python benchmarks/outputs.py [first seed] [seeds] [identity] [classifier] [widths] [largest]
 
 Random language models (two tanh layers, LayerNorm, a linear layer); 1000 classes behind a small convolutional network.
 The last bits of every answer are flipped at random, as another processor would.
@@ -70,10 +70,10 @@ class LanguageModel:
         return other
 
 
-def widths(first: int, seeds: int) -> None:
+def widths(first: int, seeds: int, sizes=SIZES) -> None:
     print("| outputs / width | answers | right | inputs - width: median, most | sine: median, most | CPU s |")
     print("|---|---|---|---|---|---|")
-    for vocabulary, width in SIZES:
+    for vocabulary, width in sizes:
         for name in FORMS if vocabulary < 8000 else ("float32", "bfloat16", "2 decimals"):
             right, asked, off, cpu = 0, [], [], time.process_time()
             for seed in range(first, first + seeds):
@@ -95,6 +95,10 @@ def widths(first: int, seeds: int) -> None:
                 f"{np.median(off):.1e}, {max(off):.1e} | {cpu:.1f} |",
                 flush=True,
             )
+
+
+def largest(first: int, seeds: int) -> None:
+    widths(first, seeds, SIZES[-1:])
 
 
 def classifier(first: int, seeds: int) -> None:
@@ -166,4 +170,4 @@ def oracle_form(oracle, name, y):
 if __name__ == "__main__":
     start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("0", "10")))
     for each in sys.argv[3:] or ("identity", "classifier", "widths"):
-        {"identity": identity, "classifier": classifier, "widths": widths}[each](start, count)
+        {"identity": identity, "classifier": classifier, "widths": widths, "largest": largest}[each](start, count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,6 +208,77 @@ def test_labels_and_bad_inputs_are_refused():
         uv.output_span(oracle, rng=rng, most=1)
 
 
+def normalised(width, seed, norm, outputs=60, inputs=10):
+    """Answers behind a normalisation, with the truth: `.matrix` times a unit vector, and `.centre`."""
+    rng = np.random.default_rng(seed)
+    first, last = rng.standard_normal((width, inputs)), rng.standard_normal((outputs, width))
+    gain, shift, bias = (rng.standard_normal(size) for size in (width, width, outputs))
+    gain = 1 + 0.3 * gain
+
+    def answer(x):
+        h = np.tanh(x @ first.T)
+        if norm == "layer":
+            h = h - h.mean(axis=1, keepdims=True)
+        if norm != "none":
+            h = h / np.sqrt(np.mean(h**2, axis=1, keepdims=True) + 1e-6)
+        return (gain * h + shift) @ last.T + bias
+
+    answer.matrix = np.sqrt(width) * last * gain @ (np.eye(width) - (norm == "layer") / width)
+    answer.centre = last @ shift + bias
+    return answer
+
+
+@pytest.mark.parametrize("form", ["float64", "float32", "log-probabilities, float32", "2 decimals"])
+@pytest.mark.parametrize("norm", ["layer", "root mean square"])
+def test_the_last_layer_behind_a_normalisation_is_read_up_to_a_rotation(norm, form, seed):
+    within = 0
+    for trial in range(4):
+        model, rng = normalised(8, seed + trial, norm), np.random.default_rng(trial)
+        oracle = uv.as_oracle(lambda x, m=model, r=rng: FORMS[form](last_bits(m(x), r)), shape=10, noisy=True)
+        span = uv.output_span(oracle, rng=rng)
+        before = oracle.ledger.asked
+        layer = uv.last_layer(oracle, span, rng=rng)
+        r = span.rank
+        assert layer.queries == oracle.ledger.asked - before == np.ceil(1.15 * (r * (r + 3) // 2)) + 40 + 50
+        assert layer.outcome is Outcome.complete, layer.why
+        off = layer.distance(model.matrix)
+        # Twice the standard deviation, and what the normalisation adds to the variance.
+        within += off <= 2 * layer.error + 1e-5
+        assert off < 0.1
+        turned = np.linalg.qr(rng.standard_normal((r, r)))[0]
+        assert (
+            abs(layer.distance(model.matrix) - replace(layer, matrix=layer.matrix @ turned).distance(model.matrix))
+            < 1e-9
+        )
+        assert layer.distance(1.01 * layer.matrix) > 0.01
+        centre = layer.centre - model.centre
+        centre -= centre.mean() * layer.centred
+        assert np.linalg.norm(centre) < 1e-2 * np.linalg.norm(model.matrix)
+    assert within >= 3
+
+
+def test_where_hidden_numbers_have_no_fixed_length_no_last_layer_is_told(tmp_path):
+    rng = np.random.default_rng(0)
+    for trial in range(4):
+        oracle = uv.as_oracle(normalised(8, trial, "none"), 10)
+        span = uv.output_span(oracle, rng=rng)
+        assert uv.last_layer(oracle, span, rng=rng).outcome is Outcome.check_failed
+    few = uv.last_layer(oracle, span, oracle.sample(60, rng), rng=rng)
+    assert few.outcome is Outcome.not_measured
+    assert few.queries == 0
+    full = uv.output_span(uv.as_oracle(lambda x: x, 3), rng=rng)
+    with pytest.raises(BadInput, match="settled"):
+        uv.last_layer(oracle, full, rng=rng)
+    with pytest.raises(BadInput, match="unknowns"):
+        uv.last_layer(
+            oracle,
+            replace(
+                span, basis=np.zeros((150, 1000)), origin=np.zeros(1000), reading=replace(span.reading, outputs=1000)
+            ),
+            rng=rng,
+        )
+
+
 MODEL = """
 import numpy as np
 rng = np.random.default_rng(1)
@@ -214,6 +286,9 @@ A, W = rng.standard_normal((9, 4)), rng.standard_normal((70, 9))
 V = W + 1e-6 * rng.standard_normal(W.shape)
 def model(x): return np.tanh(x @ A.T) @ W.T
 def changed(x): return np.tanh(x @ A.T) @ V.T
+def normed(x):
+    h = np.tanh(x @ A.T)
+    return h / np.sqrt((h**2).mean(axis=1, keepdims=True)) @ W.T
 """
 
 
@@ -229,6 +304,14 @@ def test_the_command_and_the_page(tmp_path, monkeypatch):
     assert json.loads(same.stdout)["same_last_layer"] is True
     other = run(app, ["outputs", "m.py:changed", "--shape", "4", "--against", "s.npz"])
     assert "another last layer" in other.stdout
+    no = run(app, ["outputs", "m.py:model", "--shape", "4", "--last-layer", "l.npz"])
+    assert no.exit_code != 0
+    assert "no fixed length" in no.stdout
+    assert not (tmp_path / "l.npz").exists()
+    yes = run(app, ["outputs", "m.py:normed", "--shape", "4", "--last-layer", "l.npz"])
+    assert yes.exit_code == 0, yes.output
+    with np.load(tmp_path / "l.npz") as held:
+        assert held["matrix"].shape == (70, 9)
     bad = run(app, ["outputs", "m.py:model", "--shape", "4", "--against", "m.py"])
     assert bad.exit_code == 2
     page = run(app, ["audit", "m.py:model", "--shape", "4", "--report", "a.html", "--quiet"])

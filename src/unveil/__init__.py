@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from unveil.blackbox.differences import gradient as gradient
     from unveil.blackbox.differences import hessian as hessian
     from unveil.blackbox.differences import jacobian as jacobian
+    from unveil.blackbox.last_layer import LastLayer as LastLayer
+    from unveil.blackbox.last_layer import last_layer as last_layer
     from unveil.blackbox.ledger import Ledger as Ledger
     from unveil.blackbox.line import Line as Line
     from unveil.blackbox.noise_model import NoiseModel as NoiseModel
@@ -122,6 +124,8 @@ _PUBLIC = {
     "breakpoints": "blackbox.breakpoints",
     "OutputSpan": "blackbox.output_space",
     "output_span": "blackbox.output_span",
+    "LastLayer": "blackbox.last_layer",
+    "last_layer": "blackbox.last_layer",
     "RowSpan": "blackbox.span",
     "row_span": "blackbox.row_span",
     "ActiveSubspace": "blackbox.active_subspace",
