@@ -372,5 +372,75 @@ def test_torch_modules_with_branches_are_followed() -> None:
             assert region.contains(near).all()
             matrix, offset = region.affine()
             np.testing.assert_allclose(network(near), matrix @ near + offset, atol=1e-10)
-    with pytest.raises(BadInput, match="LayerNorm"):
-        from_torch(nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)))
+
+
+def normalised_modules():
+    """Modules with every kind of normalisation, and the shapes of their inputs."""
+    from torch import nn
+
+    class Block(nn.Module):
+        """A residual block as transformers have them."""
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.up, self.down = nn.LayerNorm(6), nn.Linear(6, 9), nn.Linear(9, 6)
+
+        def forward(self, x):
+            return x + self.down(nn.functional.relu(self.up(self.norm(x))))
+
+    middle = [nn.LayerNorm(7, eps=1e-3), nn.LayerNorm(7, elementwise_affine=False)]
+    middle += [nn.RMSNorm(7)] if hasattr(nn, "RMSNorm") else []
+    plain = [nn.Sequential(nn.Linear(6, 7), nn.Tanh(), norm, nn.Linear(7, 3)) for norm in middle]
+    pictures = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.LayerNorm((4, 4, 4)), nn.Flatten(), nn.Linear(64, 3)
+    )
+    blocks = nn.Sequential(nn.Linear(6, 6), Block(), Block(), nn.LayerNorm(6), nn.Linear(6, 3))
+    return [*((module, (6,)) for module in (*plain, blocks)), (pictures, (2, 6, 6))]
+
+
+def test_normalisations_are_layers_with_the_module_s_answers_tangents_and_stability(seed):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(seed)
+    for module, shape in normalised_modules():
+        for part in module.modules():
+            if hasattr(part, "eps") and part.weight is not None:
+                torch.nn.init.normal_(part.weight)
+        module = module.double().eval()
+        network = from_torch(module, shape)
+        assert not network.piecewise_linear
+        x = 3 * np.random.default_rng(seed).standard_normal((4, network.n))
+        points = torch.from_numpy(x).reshape(-1, *shape)
+        with torch.no_grad():
+            expected = module(points).numpy()
+        np.testing.assert_allclose(network(x), expected, atol=1e-10 * (1 + np.abs(expected).max()))
+        jacobian = torch.autograd.functional.jacobian(module, points[:1]).reshape(3, -1).numpy()
+        scale = np.abs(jacobian).max()
+        np.testing.assert_allclose(linearise(network, x[0]).matrix, jacobian, atol=1e-9 * scale)
+        values = stability(network, x[0], lemma_9=False).layers[-1].after.values[0][:3]
+        np.testing.assert_allclose(values, np.linalg.svd(jacobian, compute_uv=False), atol=1e-7 * scale)
+        with pytest.raises(BadInput, match="no linear regions"):
+            linear_region(network, x[0])
+
+
+def test_layer_normalization_is_read_from_onnx_and_kept_in_npz(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    constants = {"w": rng.standard_normal((5, 4)), "g": rng.standard_normal(5), "s": rng.standard_normal(5)}
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "wt"], ["a"]),
+        onnx.helper.make_node("LayerNormalization", ["a", "g", "s"], ["y"], epsilon=1e-4),
+    ]
+    held = [onnx.numpy_helper.from_array(v.astype(np.float32), n) for n, v in constants.items() if n != "w"]
+    held.append(onnx.numpy_helper.from_array(constants["w"].T.astype(np.float32), "wt"))
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["N", k]) for n, k in (("x", 4), ("y", 5))]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], held)
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    network = load(path)
+    x = rng.standard_normal((3, 4))
+    a = x @ constants["w"].astype(np.float32).T.astype(float)
+    a = a - a.mean(axis=1, keepdims=True)
+    a = a / np.sqrt((a**2).mean(axis=1, keepdims=True) + 1e-4)
+    expected = a * constants["g"].astype(np.float32) + constants["s"].astype(np.float32)
+    np.testing.assert_allclose(network(x), expected, atol=1e-9)
+    save(network, tmp_path / "m.npz")
+    assert (load(tmp_path / "m.npz")(x) == network(x)).all()

@@ -87,7 +87,7 @@ class LastLayer:
         if self.centred:
             columns = columns - columns.mean(axis=0)
         # In a basis of both column spaces, so that nothing cancels and no (m, m) matrix is made.
-        triangle = np.linalg.qr(np.concatenate([self.matrix, columns], axis=1), mode="r")
+        triangle = np.asarray(np.linalg.qr(np.concatenate([self.matrix, columns], axis=1), mode="r"))
         own, others = triangle[:, : self.matrix.shape[1]], triangle[:, self.matrix.shape[1] :]
         return float(np.linalg.norm(own @ own.T - others @ others.T) / np.linalg.norm(others @ others.T))
 

@@ -330,6 +330,15 @@ ACTIVATIONS: dict[str, Activation] = {
             "affine",
             False,
         ),
+        Activation("square", np.square, lambda s: 2 * s, lambda s: np.full_like(s, 2.0), "none", False),
+        Activation(
+            "inverse_root",
+            lambda s: 1 / np.sqrt(s),
+            lambda s: -0.5 * s**-1.5,
+            lambda s: 0.75 * s**-2.5,
+            "none",
+            False,
+        ),
         Activation("silu", lambda s: s * special.expit(s), _silu_slope, _silu_curvature, "affine", False),
     )
 }

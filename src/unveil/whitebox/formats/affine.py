@@ -179,6 +179,37 @@ class Trail:
             parts += [everything[f"part {len(other) + i}"] for i in range(len(odd))]
         return parts[0], moved
 
+    def normalised(
+        self, value: Value, axes: tuple[int, ...], epsilon: float, alive: Mapping[str, Value], *, centred: bool = True
+    ) -> tuple[Value, dict[str, Value]]:
+        """A normalisation over some axes, `u / sqrt(mean(u**2) + epsilon)`, in layers: u is `value` less its mean.
+
+        Squares, their mean's inverse root r, and the product `u r = ((u + r)**2 - (u - r)**2) / 4`.
+
+        Args:
+            value: Any tensor.
+            axes: Over which means are taken.
+            epsilon: Added to the variance.
+            alive: What later nodes still need.
+            centred: Whether the mean is taken off (LayerNorm), or not (RMSNorm).
+
+        Returns:
+            As `activate`.
+        """
+        shape = value.shape
+        if centred:
+            value = value.plus(mean_over(value, axes, True).scale(np.array(-1.0)))
+        own = "the value itself"
+        squares, kept = self.activate(value, activation("square"), {**alive, own: value})
+        variance = mean_over(squares, axes, True).add(np.array(epsilon))
+        root, kept = self.activate(variance, activation("inverse_root"), kept)
+        u, r = (replace(v, shape=(v.size,)) for v in (kept.pop(own), root.spread(np.empty(shape))))
+        both = join([u.plus(r), u.plus(r.scale(np.array(-1.0)))], 0, self.width)
+        product, kept = self.activate(both, activation("square"), kept)
+        plus, minus = (product.move(np.arange(v.size) + start) for v, start in ((u, 0), (u, u.size)))
+        made = plus.plus(minus.scale(np.array(-1.0))).scale(np.array(0.25))
+        return replace(made, shape=shape), kept
+
     def network(self, value: Value, shape: tuple[int, ...], softmax: bool) -> Network:
         """The finished network, whose output is `value`."""
         if value.matrix is not None or value.bias.any() or not self.layers:
@@ -201,6 +232,17 @@ class Trail:
             matrix = value.operator()
             used |= np.asarray(abs(matrix).sum(axis=0)).ravel() > 0
         return np.flatnonzero(used)
+
+
+def mean_over(value: Value, axes: tuple[int, ...], keep: bool) -> Value:
+    """The mean over some axes."""
+    kept = tuple(1 if i in axes else d for i, d in enumerate(value.shape))
+    size = int(np.prod(kept))
+    target = np.broadcast_to(np.arange(size).reshape(kept), value.shape).ravel()
+    weight = np.full(value.size, size / value.size)
+    operator = sparse.csr_array((weight, (target, np.arange(value.size))), shape=(size, value.size))
+    shape = kept if keep else tuple(d for i, d in enumerate(kept) if i not in axes)
+    return value.map(operator, shape)
 
 
 def _per_channel(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -22,10 +22,13 @@ from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import (
     ACTIVATIONS_BY_OPERATOR,
     LARGEST,
+    NORMALISING,
     OPERATORS,
     SUPPORTED,
+    gained,
     is_top,
     largest,
+    normalisation,
 )
 from unveil.whitebox.formats.onnx_step import OURS, Operand, Step
 from unveil.whitebox.network import Network
@@ -89,7 +92,7 @@ def walk(model: onnx.ModelProto) -> Network:
             raise step.refuse("it comes after a softmax, which can only be the last operator")
         if node.domain not in ("", "ai.onnx", OURS):
             raise step.refuse(f"its domain {node.domain!r} is not ONNX's own")
-        if node.op_type in ACTIVATIONS_BY_OPERATOR or node.op_type in LARGEST:
+        if node.op_type in (*ACTIVATIONS_BY_OPERATOR, *LARGEST, *NORMALISING):
             made = gated.get(node.output[0], node.output[0])
             # What a gate multiplies is not needed for that any more.
             uses = last_use if made == node.output[0] else last_use | {node.input[0]: _last(graph, node.input[0], made)}
@@ -100,6 +103,10 @@ def walk(model: onnx.ModelProto) -> Network:
                     parts, full = largest(step)
                     value, moved = trail.largest(parts, alive)
                     value = replace(value.scale(np.array(-1.0)) if node.op_type == "Min" else value, shape=full)
+                elif node.op_type in NORMALISING:
+                    centred = node.op_type == "LayerNormalization"
+                    value, moved = trail.normalised(step.value, *normalisation(step), alive, centred=centred)
+                    value = gained(step, value)
                 else:
                     phi = ACTIVATIONS_BY_OPERATOR[node.op_type](step)
                     phi = activation("silu") if made != node.output[0] else phi

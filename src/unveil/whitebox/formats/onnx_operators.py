@@ -10,9 +10,9 @@ from scipy import sparse
 
 from unveil.whitebox.activation import Activation, activation, elu, hard_sigmoid, leaky_relu
 from unveil.whitebox.convolution import Convolution
-from unveil.whitebox.formats.affine import Value, join
+from unveil.whitebox.formats.affine import Value, join, mean_over
 from unveil.whitebox.formats.onnx_step import Operand, Step
-from unveil.whitebox.formats.pooling import average, mean_over, pooled, widen
+from unveil.whitebox.formats.pooling import average, pooled, widen
 
 
 def is_top(step: Step) -> bool:
@@ -223,6 +223,24 @@ def _batch_norm(step: Step) -> Operand:
     return step.value.scale(factor.reshape(along)).add((shift - mean * factor).reshape(along))
 
 
+def normalisation(step: Step) -> tuple[tuple[int, ...], float]:
+    """Axes and epsilon of a LayerNormalization or RMSNormalization; only its first output can be represented."""
+    if any(step.node.output[1:]):
+        raise step.refuse("its mean and variance are asked for as outputs")
+    axis, count = int(step.attributes.get("axis", -1)), len(step.value.shape)
+    axes = tuple(range(axis % count, count))
+    if 0 in axes:
+        raise step.refuse("it normalises over the batch")
+    return axes, float(step.attributes.get("epsilon", 1e-5))
+
+
+def gained(step: Step, value: Value) -> Value:
+    """With the scale and the shift that follow a normalisation."""
+    scale, shift = (step.constant(place) for place in (1, 2))
+    value = value if scale is None else value.scale(np.asarray(scale, dtype=np.float64))
+    return value if shift is None else value.add(np.asarray(shift, dtype=np.float64))
+
+
 def _move(places: Callable[[Step, np.ndarray], np.ndarray]) -> Callable[[Step], Operand]:
     """An operator that only moves entries, from how it moves an array."""
 
@@ -346,4 +364,6 @@ OPERATORS: dict[str, Callable[[Step], Operand]] = {
 }
 LARGEST = ("MaxPool", "GlobalMaxPool", "Max", "Min")
 """Operators that become several layers."""
-SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, *LARGEST, "Softmax"}
+NORMALISING = ("LayerNormalization", "RMSNormalization")
+"""Normalisations over the last axes, which become several layers, too."""
+SUPPORTED = {*OPERATORS, *ACTIVATIONS_BY_OPERATOR, *LARGEST, *NORMALISING, "Softmax"}

@@ -73,14 +73,3 @@ def pooled(step: Any, value: Value) -> tuple[list[Value], tuple[int, ...]]:
     convolution = widen(step, value, kernel, groups=value.shape[1])
     made = convolution.output_shape
     return windows(value, convolution), (1, *made) if len(taps) == 2 else (1, made[0], made[2])
-
-
-def mean_over(value: Value, axes: tuple[int, ...], keep: bool) -> Value:
-    """The mean over some axes."""
-    kept = tuple(1 if i in axes else d for i, d in enumerate(value.shape))
-    size = int(np.prod(kept))
-    target = np.broadcast_to(np.arange(size).reshape(kept), value.shape).ravel()
-    weight = np.full(value.size, size / value.size)
-    operator = sparse.csr_array((weight, (target, np.arange(value.size))), shape=(size, value.size))
-    shape = kept if keep else tuple(d for i, d in enumerate(kept) if i not in axes)
-    return value.map(operator, shape)

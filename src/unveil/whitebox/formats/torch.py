@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,8 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
 
     Args:
         module: A Sequential, or a module whose forward torch.fx can follow (residual blocks): sums, differences and
-            concatenations of Linear, Conv2d, ConvTranspose2d, BatchNorm, AvgPool2d, MaxPool2d, Upsample (nearest),
-            Flatten, Dropout, elementwise activations and a final Softmax.
+            concatenations of Linear, Conv2d, ConvTranspose2d, BatchNorm, LayerNorm, RMSNorm, GroupNorm, AvgPool2d,
+            MaxPool2d, Upsample (nearest), Flatten, Dropout, elementwise activations and a final Softmax.
         shape: Shape of one input; may be left out when the first layer is Linear.
         weights: A file with the weights of `module` (or of its class, called without arguments), `.safetensors` or a
             state dictionary that torch saved.
@@ -106,10 +107,12 @@ def _followed(module: Any, trail: Trail, entry: Value) -> tuple[Value, bool]:
         phi = _activation(part, value)
         if isinstance(part, torch.nn.Softmax):
             softmax, known[node] = True, value
-        elif phi is None and not isinstance(part, torch.nn.MaxPool2d):
+        elif phi is None and not isinstance(part, (torch.nn.MaxPool2d, *_normalising())):
             known[node] = _affine(str(node.target), part, value)
         else:
-            if phi is not None:
+            if isinstance(part, _normalising()):
+                made, moved = _normalised(part, value, trail, alive)
+            elif phi is not None:
                 made, moved = trail.activate(value, phi, alive)
             else:
                 made, moved = trail.largest(_taps(str(node.target), part, value), alive)
@@ -275,6 +278,38 @@ def _softplus() -> Any:
     return nn.Softplus(threshold=50)
 
 
+def _normalising() -> tuple[type, ...]:
+    from torch import nn
+
+    return (nn.LayerNorm, nn.GroupNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else []))
+
+
+def _normalised(part: Any, value: Value, trail: Trail, alive: Mapping[str, Value]) -> tuple[Value, dict[str, Value]]:
+    """A LayerNorm, RMSNorm or GroupNorm, with its gain and shift."""
+    from torch import nn
+
+    shape = value.shape
+    grouped = isinstance(part, nn.GroupNorm)
+    if grouped:
+        apart = (1, int(part.num_groups), value.size // int(part.num_groups))
+        value, axes = value.move(np.arange(value.size).reshape(apart)), (2,)
+    else:
+        axes = tuple(range(len(shape) - len(part.normalized_shape), len(shape)))
+    centred = isinstance(part, nn.LayerNorm | nn.GroupNorm)
+    # (without one of its own: that of the precision, which is double here)
+    epsilon = float(np.finfo(np.float64).eps if part.eps is None else part.eps)
+    made, moved = trail.normalised(value, axes, epsilon, alive, centred=centred)
+    made = made.move(np.arange(made.size).reshape(shape))
+    along = (-1, *[1] * (len(shape) - 2)) if grouped else None
+    for name in ("weight", "bias"):
+        given = getattr(part, name, None)
+        if given is not None:
+            array = np.asarray(given.detach().numpy(), dtype=np.float64)
+            array = array if along is None else array.reshape(along)
+            made = made.scale(array) if name == "weight" else made.add(array)
+    return made, moved
+
+
 def _affine(name: str, part: Any, value: Value) -> Value:
     from torch import nn
 
@@ -309,11 +344,6 @@ def _affine(name: str, part: Any, value: Value) -> Value:
             raise BadInput(f"module {name!r}: Upsample is supported in mode nearest, by whole factors")
         places = np.arange(value.size).reshape(value.shape)
         return value.move(repeated(places, (1, 1, *(int(s) for s in factors))))
-    if isinstance(part, nn.LayerNorm):
-        raise BadInput(
-            f"module {name!r} (LayerNorm) divides by what all neurons make together, which no layer of a Network can; "
-            "ask the module itself (as_oracle)"
-        )
     if isinstance(part, nn.ZeroPad2d):
         left, right, top, bottom = part.padding
         places = np.arange(value.size).reshape(value.shape)
