@@ -140,7 +140,8 @@ def _as_module(node: Any, parts: dict[str, Any]) -> Any:
         return None
     simple = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "relu6": nn.ReLU6}
     simple |= {"flatten": nn.Flatten, "hardtanh": nn.Hardtanh}
-    if name in simple and len(node.args) + len(node.kwargs) == 1:
+    # (torch.nn.functional says inplace= wherever it is called)
+    if name in simple and len(node.args) == 1 and set(node.kwargs) <= {"inplace"}:
         return simple[name]()
     if name == "flatten" and [*node.args[1:], *node.kwargs.values()] in ([1], [1, -1]):
         return nn.Flatten()
