@@ -291,6 +291,7 @@ def _normalised(part: Any, value: Value, trail: Trail, alive: Mapping[str, Value
 
     shape = value.shape
     grouped = isinstance(part, nn.GroupNorm)
+    axes: tuple[int, ...]
     if grouped:
         apart = (1, int(part.num_groups), value.size // int(part.num_groups))
         value, axes = value.move(np.arange(value.size).reshape(apart)), (2,)
