@@ -57,7 +57,12 @@ class PublicNames(Directive):
 
 def house_style(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are written as Markdown is, with `code` and $formula$; reStructuredText needs the rest escaped."""
+    in_example = False
     for place, line in enumerate(lines):
+        # An example is taken as it stands, up to the empty line that ends it.
+        in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))
+        if in_example:
+            continue
         parts = re.split(r"(`[^`]*`|\$[^$]+\$|\*\w+\*)", line)
         parts[::2] = [re.sub(r"(?<!\*)\*(?!\*)|\||_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
         parts[1::2] = [f":math:`{part[1:-1]}`" if part.startswith("$") else part for part in parts[1::2]]

@@ -127,3 +127,28 @@ def test_shares_are_those_of_the_gradient_in_the_units_of_the_data():
     basis = np.array([[3.0, 4.0, 0.0]]) / 5
     np.testing.assert_allclose(seen_shares(basis, np.ones(3)), [0.6, 0.8, 0])
     np.testing.assert_allclose(seen_shares(basis, np.array([4.0, 3.0, 7.0])), [0.5**0.5, 0.5**0.5, 0])
+
+
+def test_a_table_is_asked_in_its_own_units(tmp_path):
+    """Columns of very different sizes: in the model's own units random points show a saturated network."""
+    rng = np.random.default_rng(0)
+    size, middle = 10.0 ** np.arange(-3, 5), 10.0 ** np.arange(-2, 6)
+    rows, last = rng.standard_normal((3, 8)), rng.standard_normal((2, 3))
+
+    def model(x):
+        return np.tanh((x - middle) / size @ rows.T) @ last.T
+
+    x = middle + size * rng.standard_normal((60, 8))
+    names = [f"column {i}" for i in range(8)]
+    page = uv.report(uv.as_oracle(model, shape=8, budget=20_000), x, rng=rng, names=names)
+    told = page.all_figures()
+    assert told["span"]["rank"] == 3
+    assert told["obfuscation"]["free"]["unchanged"] == 60
+    assert [each["name"] for each in told["inputs"]["inputs"]] == names
+    assert np.allclose([each["unit"] for each in told["inputs"]["inputs"]], x.std(axis=0))
+    assert "in standard deviations of the examples" in page.html()
+    # What a stranger is given to check it leads back to the model's own units.
+    held = next(section for section in page.sections if section.key == "obfuscation").files["examples.npz"]
+    assert np.allclose((held["inputs"] - held["mean"]) / held["deviation"], x)
+    with pytest.raises(uv.BadInput, match="names"):
+        uv.report(uv.as_oracle(model, shape=8), x, rng=rng, names=names[:3])

@@ -134,6 +134,11 @@ def workers(jobs: int | None = None, cluster: str | None = None) -> Executor:
     Raises:
         BadInput: `jobs` is below 1.
         WorkerLost: No scheduler answers.
+
+    Examples:
+        >>> with uv.workers(2) as pool:  # two processes; pass it on as executor=
+        ...     callable(pool.submit)
+        True
     """
     if cluster is not None:
         return Cluster(cluster)
@@ -160,6 +165,10 @@ def spread(task: Callable[[T], R], parts: Iterable[T], executor: Executor | None
 
     Raises:
         WorkerLost: A worker died and the executor could not run its task elsewhere.
+
+    Examples:
+        >>> uv.spread(abs, [-1, 2, -3])  # without workers, one after the other
+        [1, 2, 3]
     """
     executor = Serial() if executor is None else executor
     here = isinstance(executor, Serial | ThreadPoolExecutor)

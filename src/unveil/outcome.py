@@ -23,7 +23,13 @@ __all__ = [
 
 
 class Outcome(Enum):
-    """How an attempt ended. The value is one sentence for a person, with what to try next where something is left."""
+    """How an attempt ended. The value is one sentence for a person, with what to try next where something is left.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x @ np.eye(3), shape=3)
+        >>> uv.row_span(oracle, rng=np.random.default_rng(0)).outcome is uv.Outcome.full_rank
+        True
+    """
 
     complete = "Complete: everything that was looked for was found and checked."
     nothing_to_find = (
@@ -60,13 +66,25 @@ class UnveilError(Exception):
 
     Attributes:
         sent: Questions that had gone out to the model before a first look failed; None where nobody counted.
+
+    Examples:
+        >>> issubclass(uv.BadInput, uv.UnveilError), issubclass(uv.BudgetExceeded, uv.UnveilError)
+        (True, True)
     """
 
     sent: int | None = None
 
 
 class BadInput(UnveilError, ValueError):
-    """An argument, a file or a question has the wrong form; nothing was asked."""
+    """An argument, a file or a question has the wrong form; nothing was asked.
+
+    Examples:
+        >>> try:
+        ...     uv.as_oracle(lambda x: x)
+        ... except uv.BadInput as error:
+        ...     print("shape" in str(error))  # says what was expected
+        True
+    """
 
 
 class SourceError(UnveilError):
@@ -74,6 +92,13 @@ class SourceError(UnveilError):
 
     Attributes:
         arrived: `(rows, answers)` of the batch that a source had got before it failed, for a store to keep; or None.
+
+    Examples:
+        >>> try:
+        ...     uv.as_oracle("no such file.onnx")
+        ... except uv.SourceError:
+        ...     print("the model failed, not what asks it")
+        the model failed, not what asks it
     """
 
     arrived: tuple[Any, Any] | None = None
@@ -99,7 +124,16 @@ class ModelChanged(SourceError):
 
 
 class BudgetExceeded(UnveilError):
-    """A batch would have crossed the budget; it was refused before it was asked, and nothing of it was charged."""
+    """A batch would have crossed the budget; it was refused before it was asked, and nothing of it was charged.
+
+    Examples:
+        >>> ledger = uv.Ledger(budget=3)
+        >>> try:
+        ...     ledger.charge(4)
+        ... except uv.BudgetExceeded:
+        ...     print(ledger.asked)  # not one of them was asked
+        0
+    """
 
 
 class StoreError(UnveilError):

@@ -42,6 +42,15 @@ class Page:
         actions: What to do about the findings, and what does not help.
         fail_on: The least severity that ends in exit code 7.
         baseline: The JSON of an earlier audit, to say what changed since.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))
+        >>> page = uv.report(uv.as_oracle(lambda x: np.tanh(x @ rows.T), shape=12), rng=rng)
+        >>> [finding["id"] for finding in page.all_figures()["findings"]]
+        ['UNV-NOISE', 'UNV-SPAN']
+        >>> page.exit_code
+        0
     """
 
     subject: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from unveil.audit.stages import STAGES
 from unveil.audit.text import count
 from unveil.audit.verdict import Status, Verdict, cause
 from unveil.blackbox.oracle import Oracle
-from unveil.outcome import BudgetExceeded, Interrupted, Outcome, UnveilError
+from unveil.outcome import BadInput, BudgetExceeded, Interrupted, Outcome, UnveilError
 
 
 def report(
@@ -28,6 +28,7 @@ def report(
     *,
     rng: np.random.Generator,
     labels: Int[np.ndarray, " N"] | None = None,
+    names: Sequence[str] = (),
 ) -> Page:
     """Ask a model what it gives away, and tell it on one page: `report(oracle, x, rng=rng).write("audit.html")`.
 
@@ -36,13 +37,27 @@ def report(
         inputs: Example inputs, legal ones; drawn at random if there are none.
         rng: Gives every stage its own generator.
         labels: What the examples show.
+        names: Of the columns, where the examples are a table: it is asked in standard deviations of these.
 
     Raises:
-        BadInput: The inputs do not fit the oracle.
+        BadInput: The inputs, or their names, do not fit the oracle.
 
     Queries: see `run`
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))
+        >>> page = uv.report(uv.as_oracle(lambda x: np.tanh(x @ rows.T), shape=12), rng=rng)
+        >>> page.all_figures()["span"]["rank"]
+        3
     """
-    return run(Audit(oracle, inputs, labels, seed=int(rng.integers(2**32)), path=oracle.name))
+    if len(names) not in (0, oracle.n) or (len(names) and inputs is None):
+        raise BadInput(
+            f"names are those of the {oracle.n} columns of inputs, which go with them; got {len(names)} names"
+        )
+    audit = Audit(oracle, inputs, labels, int(rng.integers(2**32)), oracle.name, tuple(map(str, names)))
+    audit.standardise()
+    return run(audit)
 
 
 def run(

@@ -19,6 +19,7 @@ from unveil.audit.section import Section
 from unveil.audit.severity import Tariff
 from unveil.blackbox.answers import missing
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.wrappers import Affine
 from unveil.outcome import BadInput
 
 AGAIN = 4.0  # known questions asked again in the end
@@ -35,7 +36,8 @@ class Audit:
         labels: What the examples show, or None.
         seed: Where chance starts; `rng(key)` gives a stage its own generator.
         path: Where the model came from, as one would write it in a script; for the checks on the page.
-        names: Of the inputs, (n,), where the examples came with names.
+        names: Of the inputs, (n,), where the examples came with names: a table. See `standardise`.
+        units: (n,) what one step of each input of a table is, in the model's own units; None if they are these.
         folder: Where the page will be: the lines that check it name the model from there.
         findings: What stages leave for later ones, by key: `span` a RowSpan, `noise` a NoiseModel...
         seconds: Time of one question in a batch, as measured by `look`.
@@ -49,6 +51,7 @@ class Audit:
     seed: int = 0
     path: str = ""
     names: tuple[str, ...] = ()
+    units: Float[np.ndarray, " n"] | None = None
     folder: Path = Path()
     findings: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
@@ -58,6 +61,19 @@ class Audit:
     def __post_init__(self) -> None:
         if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):
             raise BadInput(f"inputs must have shape (N, {self.oracle.n}); got {self.inputs.shape}")
+
+    def standardise(self) -> None:
+        """Ask a table's model in standard deviations of the examples, from their mean.
+
+        Columns of a table have units of their own (years, square metres): a random point or a step of one size in all
+        of them is like nothing that the model was made for. With a legal step there are no other units.
+        """
+        if not self.names or self.inputs is None or self.oracle.grid is not None or isinstance(self.oracle, Affine):
+            return
+        middle, spread = self.inputs.mean(axis=0), self.inputs.std(axis=0)
+        self.units = np.where(spread > 0, spread, 1.0)
+        self.oracle = Affine(self.oracle, mean=-middle / self.units, deviation=1 / self.units)
+        self.inputs = self.oracle.nearest((self.inputs - middle) / self.units)
 
     def rng(self, key: str) -> np.random.Generator:
         """A generator for one stage: a stage more or less leaves the draws of the others as they are."""

@@ -80,6 +80,12 @@ class ActiveSubspace:
         span: The exact span, certified by `row_span` in the oracle's own units, if the answers have one; `basis` begins
             with it.
         outcome: How it ended.
+
+    Examples:
+        >>> x = np.random.default_rng(0).uniform(-1, 1, (40, 3))  # a table of runs that are there already
+        >>> found = uv.active_subspace(x, 3 * x[:, 0] - x[:, 1], rng=np.random.default_rng(0))
+        >>> found.dimension, found.active.shape
+        (1, (1, 3))
     """
 
     eigenvalues: Float[np.ndarray, " n"]
@@ -240,6 +246,13 @@ def active_subspace(
 
     Source: Constantine, Active Subspaces, SIAM 2015 (eigenvalues, summary plots); Constantine, Diaz, Reliability
         Engineering & System Safety 162, 2017 (activity scores); Wycoff, Binois, Wild, JCGS 30, 2021 (Gaussian process).
+
+    Examples:
+        >>> inputs = [uv.Input(name, -1, 1) for name in "abc"]
+        >>> simulator = uv.Simulator(lambda x: 3 * x[0] - x[1], inputs)
+        >>> found = uv.active_subspace(simulator, budget=12, rng=np.random.default_rng(0))
+        >>> found.dimension, found.ranking[0]
+        (1, 'a')
     """
     for name, value in (("share", share), ("confidence", confidence)):
         if not 0 < value < 1:

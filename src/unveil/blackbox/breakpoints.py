@@ -59,6 +59,14 @@ def breakpoints(
         answers have many digits, however long the lines, and 14 in float32. `Oracle.ledger` counts them.
 
     Source: see `line_search`.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: np.maximum(x[:, 0] - 0.25, 0), shape=2)
+        >>> (line,) = uv.breakpoints(
+        ...     oracle, np.zeros((1, 2)), np.array([[1.0, 0.0]]), low=-1, high=1, rng=np.random.default_rng(0)
+        ... )
+        >>> line.t.round(9), line.jump.round(9)
+        (array([0.25]), array([[1.]]))
     """
     if oracle.answers != "values":
         raise BadInput(f"{oracle.name} answers {oracle.answers}; breakpoints are read from values")

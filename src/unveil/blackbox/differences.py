@@ -41,6 +41,13 @@ def jacobian(
         `N` more of these where one of the points lies nearer to a wall than a step.
 
     Source: Lemma 3.2 of Jayaram, Woodruff, Zhang, arXiv:2002.08202, for piecewise-linear ones.
+
+    Examples:
+        >>> rows = np.array([[1.0, 2.0], [3.0, 4.0]])
+        >>> oracle = uv.as_oracle(lambda x: x @ rows.T, shape=2)
+        >>> uv.jacobian(oracle, np.zeros((1, 2)), rng=np.random.default_rng(0)).round(6)
+        array([[[1., 2.],
+                [3., 4.]]])
     """
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)
@@ -63,6 +70,11 @@ def gradient(
     """Gradients of one output at N points; see `jacobian`.
 
     Queries: as `jacobian`
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x[:, 0] * x[:, 1], shape=2)
+        >>> uv.gradient(oracle, np.array([[2.0, 3.0]]), rng=np.random.default_rng(0)).round(4)
+        array([[3., 2.]])
     """
     return np.asarray(jacobian(oracle, x, rng=rng, noise=noise)[:, output])
 
@@ -85,6 +97,12 @@ def hessian(
         output: Which output.
 
     Queries: `N (1 + 2 n + n (n - 1))`: f(x), f(x +- h e_i) and f(x +- h (e_i + e_j)); twice that near a wall.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x[:, 0] * x[:, 1], shape=2)
+        >>> found = uv.hessian(oracle, np.array([[2.0, 3.0]]), rng=np.random.default_rng(0))
+        >>> bool(np.allclose(found, [[[0, 1], [1, 0]]], atol=1e-3))
+        True
     """
     noise = measure_noise(oracle, rng=rng) if noise is None else noise
     x = np.asarray(x, dtype=np.float64)

@@ -18,6 +18,12 @@ class Ledger:
         asked: Queries the method asked. Deterministic: the same seed asks the same number, whatever is stored.
         sent: Queries that went out to the model: `asked` less stored answers, plus retries.
         missing: Queries that were asked and answered with NaN or infinity.
+
+    Examples:
+        >>> ledger = uv.Ledger(budget=10)
+        >>> ledger.charge(4)
+        >>> ledger.asked, ledger.left
+        (4, 6)
     """
 
     budget: int | None = None

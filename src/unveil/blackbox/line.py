@@ -29,6 +29,14 @@ class Line:
         direction: (n,) the input's change per unit of t.
         hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
             jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: np.maximum(x[:, 0] - 0.25, 0), shape=2)
+        >>> (line,) = uv.breakpoints(
+        ...     oracle, np.zeros((1, 2)), np.array([[1.0, 0.0]]), low=-1, high=1, rng=np.random.default_rng(0)
+        ... )
+        >>> line.t.round(9), line.jump.round(9)
+        (array([0.25]), array([[1.]]))
     """
 
     t: Float[np.ndarray, " K"]

@@ -39,6 +39,12 @@ class NoiseModel:
         amplified: Noise of log-ratios over their rounding, (m,): what the model loses before it; 1 for other answers.
         unchanged: Share of the shortest moves that should have changed an answer and left it exactly as it was.
         places: Different answers at the TRIPLES places asked.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: np.sin(x.sum(axis=1)).astype(np.float32), shape=3)
+        >>> noise = uv.measure_noise(oracle, rng=np.random.default_rng(0))
+        >>> bool(1e-9 < noise.level.max() < 1e-6)
+        True
     """
 
     level: Float[np.ndarray, " m"]
@@ -121,6 +127,12 @@ def measure_noise(
     Queries: `min(TABLES, triples) * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
 
     Source: Moré and Wild 2011 for the level; second differences at geometric scales for the kind.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: np.sin(x.sum(axis=1)).astype(np.float32), shape=3)
+        >>> noise = uv.measure_noise(oracle, rng=np.random.default_rng(0))
+        >>> bool(1e-9 < noise.level.max() < 1e-6)
+        True
     """
     before = oracle.ledger.asked
     given, asked = x, _draw(oracle, triples, rng, x)

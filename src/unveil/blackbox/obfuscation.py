@@ -44,6 +44,17 @@ class Obfuscation:
         noise_norm: Length of the noise per input.
         seen: Length of the part of the noise that lies in the span: rounding, and what the box forced.
         kept: The share of the noise first chosen under which the answer stays; None if nobody was asked.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))
+        >>> span = uv.row_span(uv.as_oracle(lambda x: x @ rows.T, shape=12), rng=rng)
+        >>> x = np.ones((5, 12))
+        >>> hidden = uv.obfuscate(span, x, scale=10.0, rng=rng)
+        >>> bool(np.allclose(np.linalg.norm(hidden.inputs - x, axis=1), 10 * np.sqrt(12)))
+        True
+        >>> bool(np.allclose(hidden.inputs @ rows.T, x @ rows.T))  # the model answers as before
+        True
     """
 
     inputs: Float[np.ndarray, "N n"]
@@ -105,6 +116,17 @@ def obfuscate(
     Queries: `0`; with an oracle at most `(2 + HALVINGS) N`
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Section 5.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))
+        >>> span = uv.row_span(uv.as_oracle(lambda x: x @ rows.T, shape=12), rng=rng)
+        >>> x = np.ones((5, 12))
+        >>> hidden = uv.obfuscate(span, x, scale=10.0, rng=rng)
+        >>> bool(np.allclose(np.linalg.norm(hidden.inputs - x, axis=1), 10 * np.sqrt(12)))
+        True
+        >>> bool(np.allclose(hidden.inputs @ rows.T, x @ rows.T))  # the model answers as before
+        True
     """
     x = np.atleast_2d(np.asarray(x, dtype=np.float64))
     if x.ndim != 2 or x.shape[1] != span.n:

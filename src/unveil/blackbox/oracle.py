@@ -55,6 +55,13 @@ class Oracle(ABC):
             positions, not classes. Set it to "" if they are classes after all.
         in_steps: Why the answers are known to jump, without a slope anywhere (e.g. "decision trees"); else "".
         notes: What the first look saw and what to do about it, one sentence each.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x[:, :2] - x[:, 2:], shape=4)
+        >>> oracle.n, oracle.m
+        (4, 2)
+        >>> oracle(np.array([[1.0, 2.0, 3.0, 5.0]]))
+        array([[-2., -3.]])
     """
 
     name: str

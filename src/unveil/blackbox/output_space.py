@@ -45,6 +45,18 @@ class OutputSpan:
         reading: How answers are read.
         freedom: Outputs over which noise is spread, in effect.
         spare: Answers beyond those that the rank calls for.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> hidden, last = rng.standard_normal((4, 3)), rng.standard_normal((20, 4))
+        >>> oracle = uv.as_oracle(lambda x: np.tanh(x @ hidden.T) @ last.T, shape=3)
+        >>> span = uv.output_span(oracle, rng=rng)
+        >>> span.rank, span.outcome.name
+        (4, 'complete')
+        >>> span.contains(oracle(np.ones((2, 3))))
+        array([ True,  True])
+        >>> span.contains(rng.standard_normal((2, 20)))
+        array([False, False])
     """
 
     basis: Float[np.ndarray, "r m"]

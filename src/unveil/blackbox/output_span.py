@@ -48,6 +48,14 @@ def output_span(
         needed otherwise, plus 64); `m + 13` at most where the rank is that of the outputs.
 
     Source: Carlini et al., arXiv:2403.06634; Finlayson, Ren, Swayamdipta, arXiv:2403.09539. The rank rule is our own.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> hidden, last = rng.standard_normal((4, 3)), rng.standard_normal((20, 4))
+        >>> oracle = uv.as_oracle(lambda x: np.tanh(x @ hidden.T) @ last.T, shape=3)
+        >>> span = uv.output_span(oracle, rng=rng)
+        >>> span.rank, span.outcome.name
+        (4, 'complete')
     """
     if oracle.answers == "labels":
         raise BadInput("output_span needs answers that are numbers; this oracle gives labels only")

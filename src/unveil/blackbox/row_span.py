@@ -64,6 +64,16 @@ def row_span(
         `2 log(1 - confidence) / log(1 - unseen)` (598 by default) to confirm that nothing is missing.
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Algorithm 1 and Lemma 3.2, made adaptive.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))  # three neurons on twelve inputs
+        >>> oracle = uv.as_oracle(lambda x: np.tanh(x @ rows.T), shape=12)
+        >>> span = uv.row_span(oracle, rng=rng)
+        >>> span.rank, span.n, span.outcome.name
+        (3, 12, 'complete')
+        >>> span.distance(rows) < 1e-4
+        True
     """
     for name, value, low, high in (
         ("accuracy", accuracy, 0, 1),

@@ -49,6 +49,11 @@ class Simulator(Oracle):
         BadInput: An argument is out of range.
 
     Queries: none
+
+    Examples:
+        >>> simulator = uv.Simulator(lambda x: x[0] + 10 * x[1], [uv.Input("a", 0, 2), uv.Input("b", 0, 4)])
+        >>> simulator.n, simulator.ledger.asked
+        (2, 0)
     """
 
     def __init__(
@@ -161,6 +166,12 @@ class Command:
 
     Raises:
         BadInput: The template names no input, or one that there is not.
+
+    Examples:
+        >>> command = uv.Command("python3 -c 'print({a} + 2 * {b})'", ("a", "b"))
+        >>> simulator = uv.Simulator(command, [uv.Input("a", 0, 4), uv.Input("b", 0, 4)])
+        >>> simulator.n
+        2
     """
 
     template: str

@@ -30,6 +30,10 @@ class Input:
 
     Raises:
         BadInput: Bounds that do not fit.
+
+    Examples:
+        >>> uv.Input("length", 1, 100, unit="mm", log=True).name
+        'length'
     """
 
     name: str
@@ -126,6 +130,11 @@ class Inputs:
 
     Raises:
         BadInput: No input, or two of one name.
+
+    Examples:
+        >>> inputs = uv.Inputs((uv.Input("a", 0, 1), uv.Input("b", 0, 1)))
+        >>> [each.name for each in inputs.all]
+        ['a', 'b']
     """
 
     all: tuple[Input, ...]

@@ -36,6 +36,15 @@ class RowSpan:
         queries: Queries asked for it.
         outcome: How the search ended.
         stages: Queries per stage.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> rows = rng.standard_normal((3, 12))
+        >>> span = uv.row_span(uv.as_oracle(lambda x: np.tanh(x @ rows.T), shape=12), rng=rng)
+        >>> span.basis.shape
+        (3, 12)
+        >>> bool(np.allclose(rows @ span.complement(np.eye(12)).T, 0, atol=1e-4))  # the model does not see it
+        True
     """
 
     basis: Float[np.ndarray, "r n"]

@@ -42,6 +42,14 @@ class Stored(OracleWrapper):
         StoreError: The file cannot be used, or holds another model's answers.
 
     Queries: what the file does not hold, plus the check; `ledger.sent` counts both.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     stored = uv.Stored(uv.as_oracle(lambda x: x.sum(axis=1), shape=2), folder + "/answers.sqlite")
+        ...     answers = stored(np.ones((5, 2)))
+        >>> answers.tolist() == [[2.0]] * 5
+        True
     """
 
     def __init__(self, oracle: Oracle, path: str | os.PathLike[str], *, check: bool = True) -> None:

@@ -25,6 +25,11 @@ class Rounded(OracleWrapper):
 
     Raises:
         BadInput: The oracle answers labels, or `digits` is not between 0 and 15.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x, shape=2)
+        >>> uv.Rounded(oracle, digits=1)(np.array([[0.123, 0.987]]))
+        array([[0.1, 1. ]])
     """
 
     def __init__(self, oracle: Oracle, digits: int) -> None:
@@ -56,6 +61,11 @@ class LabelsOnly(OracleWrapper):
 
     Raises:
         BadInput: The oracle answers labels already, or a threshold is given for several outputs.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x, shape=3)
+        >>> uv.LabelsOnly(oracle)(np.array([[0.1, 0.7, 0.2]])).item()
+        1
     """
 
     def __init__(self, oracle: Oracle, threshold: float | None = None) -> None:
@@ -102,6 +112,13 @@ class LogRatios(OracleWrapper):
 
     Raises:
         BadInput: The oracle answers labels or log-ratios already, or there is no such class.
+
+    Examples:
+        >>> def softmax(x):
+        ...     return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+        >>> oracle = uv.as_oracle(softmax, shape=3, answers="probabilities")
+        >>> oracle.m  # probabilities are asked through log-ratios by themselves
+        2
     """
 
     def __init__(self, oracle: Oracle, reference: int | None = None, floor: float | None = None) -> None:
@@ -170,6 +187,11 @@ class Affine(OracleWrapper):
 
     Raises:
         BadInput: Shapes that do not fit, a zero deviation, or a box that reaches beyond the oracle's own.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x, shape=2)
+        >>> uv.Affine(oracle, mean=0.5, deviation=0.25)(np.array([[1.0, 0.5]]))
+        array([[2., 0.]])
     """
 
     def __init__(
@@ -241,6 +263,12 @@ class Restricted(OracleWrapper):
 
     Raises:
         BadInput: The box reaches beyond the oracle's own.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: x, shape=2)
+        >>> inside = uv.Restricted(oracle, within=(0, 1))
+        >>> inside.nearest(np.array([[-1.0, 0.5]]))
+        array([[0. , 0.5]])
     """
 
     def __init__(self, oracle: Oracle, within: Within | None = None, grid: float | None = None) -> None:

@@ -77,6 +77,7 @@ def audit(
         read = read_inputs(inputs, oracle, scale, label=label_column)
         audited.inputs, audited.labels, audited.names = read.x, read.labels, read.names
         common.note(f"Read {count(len(read.x), 'input')} from {inputs}: {', '.join(read.said) or 'as they are'}.")
+        audited.standardise()
     audited.look()
     expected = estimate(audited, stages)
     common.note(_says(expected, oracle.ledger.asked, price))

@@ -62,6 +62,16 @@ def identify(
         BadInput: The activation is not known, or no method reads it from labels.
 
     Queries: at most 1,000 to look, then those of the method, then 4 to see whether the model is still the same.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(rng.standard_normal((3, 4)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))]
+        >>> truth = uv.Network.from_weights(layers)
+        >>> found = uv.identify(uv.as_oracle(truth.logits, shape=4), rng=rng)
+        >>> found.outcome.name, found.network.widths
+        ('complete', (3, 1))
+        >>> uv.compare(found.network, truth).missing
+        0
     """
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
     for name in names:

@@ -36,6 +36,15 @@ class Identification:
         kernels: Of a first layer that is a convolution, what is known of its kernels, whether or not the network is;
             None if none were found.
         labels: Of a network read from labels, the label that each output stands for; None if values were read.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(rng.standard_normal((3, 4)), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))]
+        >>> truth = uv.Network.from_weights(layers)
+        >>> oracle = uv.as_oracle(truth.logits, shape=4)
+        >>> found = uv.identify(oracle, rng=rng)
+        >>> found.method, found.check(oracle, rng=rng) < 1e-9
+        ('critical points', True)
     """
 
     network: Network | None

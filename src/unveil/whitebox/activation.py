@@ -33,6 +33,14 @@ class Activation:
             where every neuron has its own.
         slopes: `(p + 1,)` or `(k, p + 1)`, of the pieces between; None if the function is not piecewise linear.
         rows: Name and number of neurons of the parts, where not all neurons have the same function; see `by_rows`.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> network.layers[0].activation.name
+        'relu'
+        >>> network.layers[0].activation.value(np.array([-1.0, 2.0]))
+        array([0., 2.])
     """
 
     name: str

@@ -51,6 +51,15 @@ class Comparison:
         function_error: Largest difference of an answer at held-out points, relative to the largest true answer.
         aligned: The found network, `reduced`, with its neurons in the true one's order, sign and scale, false ones
             last.
+
+    Examples:
+        >>> last, bias = np.array([[1.0, 2.0]]), np.array([0.5, -0.5])
+        >>> truth = uv.Network.from_weights([(np.eye(2), bias), (last, np.zeros(1))])
+        >>> first = np.array([[0.0, 2.0], [1.0, 0.0]])  # the neurons swapped, one of them twice as large
+        >>> swapped = uv.Network.from_weights([(first, np.array([-1.0, 0.5])), (np.ones((1, 2)), np.zeros(1))])
+        >>> apart = uv.compare(swapped, truth)
+        >>> apart.missing, apart.false, apart.weight_error < 1e-12
+        (0, 0, True)
     """
 
     layers: tuple[LayerComparison, ...]
@@ -123,6 +132,15 @@ def compare(
         BadInput: Different numbers of inputs or outputs.
 
     Source: Fiedler, Fornasier, Klock, Rauchensteiner, arXiv:2101.07150 (symmetries); positive rescaling for ReLU.
+
+    Examples:
+        >>> last, bias = np.array([[1.0, 2.0]]), np.array([0.5, -0.5])
+        >>> truth = uv.Network.from_weights([(np.eye(2), bias), (last, np.zeros(1))])
+        >>> first = np.array([[0.0, 2.0], [1.0, 0.0]])  # the neurons swapped, one of them twice as large
+        >>> swapped = uv.Network.from_weights([(first, np.array([-1.0, 0.5])), (np.ones((1, 2)), np.zeros(1))])
+        >>> apart = uv.compare(swapped, truth)
+        >>> apart.missing, apart.false, apart.weight_error < 1e-12
+        (0, 0, True)
     """
     must_be_known(found, truth)
     if labels is not None:

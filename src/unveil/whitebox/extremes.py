@@ -55,6 +55,14 @@ def extreme_singular_values(
 
     Raises:
         BadInput: More than one input, or a count that is not below a fifth of the inputs.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(np.diag(np.arange(1.0, 31)), np.zeros(30)), (np.ones((1, 30)), np.zeros(1))]
+        >>> network = uv.Network.from_weights(layers)
+        >>> found = uv.extreme_singular_values(network, np.ones(30), 0, count=2, rng=rng)
+        >>> found.largest.round(6)
+        array([30., 29.])
     """
     points = network.points(x)
     n, last = network.n, network.level(layer)

@@ -56,6 +56,15 @@ def inputs_of(
 
     Raises:
         BadInput: Wrong shapes, a box that is not finite, or probabilities that are not positive.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.inputs_of(network, np.array([1.5]), within=(0, 1))
+        >>> found.verdict, network(found.x[None]).round(6).item()
+        ('found', 1.5)
+        >>> uv.inputs_of(network, np.array([9.0]), within=(0, 1)).verdict
+        'none'
     """
     must_be_known(network)
     level = network.level(layer)

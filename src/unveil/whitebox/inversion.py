@@ -124,6 +124,15 @@ class Inversion:
         programmes: Linear programmes that were solved.
         complete: Whether the search came to its end, so that `least` and `bound` are of the whole box.
         reason: One sentence on how the search ended.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.inputs_of(network, np.array([1.5]), within=(0, 1))
+        >>> found.verdict, network(found.x[None]).round(6).item()
+        ('found', 1.5)
+        >>> uv.inputs_of(network, np.array([9.0]), within=(0, 1)).verdict
+        'none'
     """
 
     verdict: str

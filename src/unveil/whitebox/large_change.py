@@ -33,6 +33,13 @@ class LargeChange:
         most: What the box would allow if the network were constant: an upper bound.
         difference: Largest absolute change of a logit, by our own evaluation in float64.
         moves: How often the search crossed into another linear region.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.large_change(network, np.array([0.5, 0.5, 0.25]), 1e-6)
+        >>> found.change > 0.1  # so far an input moves while the features move by a millionth at most
+        True
     """
 
     z: Float[np.ndarray, " n"]
@@ -87,6 +94,13 @@ def large_change(
     Raises:
         BadInput: Wrong shapes, x outside the box, a negative epsilon, or a network that is not piecewise linear.
         UnveilError: No linear programme could be solved.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.large_change(network, np.array([0.5, 0.5, 0.25]), 1e-6)
+        >>> found.change > 0.1  # so far an input moves while the features move by a millionth at most
+        True
     """
     start = one_point(network, x, "x")
     low, high = box(within, start, "x")

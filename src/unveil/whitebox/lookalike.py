@@ -69,6 +69,13 @@ class Lookalike:
             from waking silent neurons (`MARGIN`) is allowed for.
         deviation: Largest absolute difference between the features of z and of x, by our own evaluation in float64.
         moves: How often the search crossed into another linear region.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> pair = uv.lookalike(network, np.array([0.5, 0.5, 0.25]), np.array([1.0, 0.0, 0.0]))
+        >>> bool(np.allclose(network.layers[0].weights @ (pair.z - pair.x), 0)), pair.manipulation > 0
+        (True, True)
     """
 
     z: Float[np.ndarray, " n"]
@@ -139,6 +146,13 @@ def lookalike(
         UnveilError: The solver found no point although x itself is one.
 
     Source: arXiv:1806.09730, Appendix A7 (layer 0, 1-norm); deeper layers and the walk over regions are ours.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> pair = uv.lookalike(network, np.array([0.5, 0.5, 0.25]), np.array([1.0, 0.0, 0.0]))
+        >>> bool(np.allclose(network.layers[0].weights @ (pair.z - pair.x), 0)), pair.manipulation > 0
+        (True, True)
     """
     start, goal = one_point(network, x, "x"), one_point(network, target, "target")
     low, high = box(within, start, "x")

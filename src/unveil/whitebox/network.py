@@ -30,6 +30,12 @@ class Layer:
         bias: (out,).
         activation: Applied elementwise.
         convolution: Where `weights` came from, if from one convolution; kept so that files stay small.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> network.layers[0].neurons, network.layers[0].inputs
+        (2, 3)
     """
 
     weights: Matrix
@@ -96,6 +102,14 @@ class Network:
         layers: First to last.
         shape: Shape of one input as its source has it, e.g. (1, 28, 28); `(n,)` when nothing else is known.
         softmax: Whether a softmax over all outputs follows the last layer.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> network.n, network.m, network.widths
+        (3, 1, (2, 1))
+        >>> network(np.array([[1.0, 2.0, 0.5]]))
+        array([[3.]])
     """
 
     layers: tuple[Layer, ...]

@@ -49,6 +49,10 @@ class Preimage:
         certificate: Proves the kind; `check()` verifies it.
         certified: Whether the proof held when the answer was found. False is rare and means: best guess, the weights
             are too close to a case of the other kind for float64.
+
+    Examples:
+        >>> uv.preimage(uv.Network.from_weights([(np.eye(2), np.zeros(2))]), np.ones(2)).kind  # two active neurons
+        'point'
     """
 
     kind: str
@@ -217,6 +221,12 @@ def preimage(  # two questions of one name: what has the features of x, and what
             injective nor piecewise linear with flat ends (ReLU, clip).
 
     Source: arXiv:1806.09730, Theorem 4, Corollary 6; Theorem 13 for points pinned by tight rows.
+
+    Examples:
+        >>> network = uv.Network.from_weights([(np.array([[1.0, 0, 1], [0, 1, -1]]), np.zeros(2))])
+        >>> found = uv.preimage(network, np.array([1.0, 2.0, 0.5]))
+        >>> found.kind, found.dimension, found.certified  # two equations on three inputs
+        ('infinite', 1, True)
     """
     must_be_known(network)
     if (x is None) == (features is None):
@@ -239,6 +249,10 @@ def preimages(
     """As `preimage`, one after the other as they are found: for whole data sets.
 
     Arguments and errors are those of `preimage`; the arguments are checked at once, not at the first answer.
+
+    Examples:
+        >>> [found.kind for found in uv.preimages(uv.Network.from_weights([(np.eye(2), np.zeros(2))]), np.ones((3, 2)))]
+        ['point', 'point', 'point']
     """
     must_be_known(network)
     layer = network.level(layer)

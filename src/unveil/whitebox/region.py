@@ -33,6 +33,12 @@ def activation_pattern(network: Network, x: np.ndarray) -> list[Shaped[np.ndarra
 
     Where an activation has its kinks elsewhere, or more than one (clip): on which linear piece each neuron is, as a
     whole number, 0 for the lowest.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> uv.activation_pattern(network, np.array([1.0, -2.0, 0.5]))[0]
+        array([[ True, False]])
     """
     return [
         seen > 0 if _of_sign(layer) else layer.activation.piece(seen)
@@ -60,6 +66,13 @@ def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = F
 
     Raises:
         BadInput: A wrong shape or layer, or so many points at once that the matrices would not fit into memory.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> here = uv.linearise(network, np.array([1.0, -2.0, 0.5]))  # one neuron is active
+        >>> here.matrix
+        array([[1., 0., 1.]])
     """
     points, last = network.points(x), network.level(layer)
     widest = max(each.neurons for each in network.layers[: last + 1])
@@ -96,6 +109,12 @@ class Region:
         x: (n,), the point.
         pattern: Which neurons see a positive value at x, or on which linear piece they are, layer by layer: see
             `activation_pattern`.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> uv.linear_region(network, np.array([1.0, -2.0, 0.5])).pattern[0]
+        array([ True, False])
     """
 
     network: Network
@@ -148,6 +167,12 @@ def linear_region(network: Network, x: np.ndarray) -> Region:
 
     Raises:
         BadInput: More than one input, or a network that is not piecewise linear.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> uv.linear_region(network, np.array([1.0, -2.0, 0.5])).pattern[0]
+        array([ True, False])
     """
     points = network.points(x)
     if len(points) != 1:

@@ -127,6 +127,13 @@ class Stability:
     Attributes:
         layers: First to last.
         inputs: Inputs that were allowed to vary: all, or those of the window.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.stability(network, np.array([[1.0, 2.0, 0.5]]))
+        >>> len(found.layers), found.inputs  # layers, numbers in an input
+        (2, 3)
     """
 
     layers: tuple[LayerStability, ...]
@@ -184,6 +191,13 @@ def stability(
         BadInput: A wrong shape, or a window outside of the input.
 
     Source: Behrmann, Dittmer, Fernsel, Maass, arXiv:1806.09730, section 3, Lemmas 8 and 9, A5.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> found = uv.stability(network, np.array([[1.0, 2.0, 0.5]]))
+        >>> len(found.layers), found.inputs  # layers, numbers in an input
+        (2, 3)
     """
     must_be_known(network)
     points = network.points(x)
@@ -222,7 +236,12 @@ def stability(
 
 
 def window_of(shape: tuple[int, ...], rows: tuple[int, int], columns: tuple[int, int]) -> Int[np.ndarray, " w"]:
-    """Flat indices of a window of a picture (channels, height, width): rows and columns from, up to but without."""
+    """Flat indices of a window of a picture (channels, height, width): rows and columns from, up to but without.
+
+    Examples:
+        >>> uv.window_of((1, 4, 4), rows=(1, 3), columns=(0, 2))
+        array([4, 5, 8, 9])
+    """
     if len(shape) != 3 or not (0 <= rows[0] < rows[1] <= shape[1] and 0 <= columns[0] < columns[1] <= shape[2]):
         raise BadInput(f"a window of rows {rows} and columns {columns} does not lie in a picture of shape {shape}")
     places = np.arange(int(np.prod(shape))).reshape(shape)

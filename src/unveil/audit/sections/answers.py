@@ -45,6 +45,9 @@ def _run(audit: Audit) -> Section:
         ("It takes", f"{count(oracle.n, 'number')}{_shape(oracle)}, {_legal(oracle)}, in {oracle.dtype.name}"),
         ("It answers", _answers(oracle)),
     ]
+    if audit.units is not None:
+        figures["units"] = audit.units
+        rows.insert(1, ("Each of them is asked", "in standard deviations of the examples, from their mean"))
     if oracle.answers == "labels":
         classes = np.unique(y)
         figures["classes_seen"] = classes

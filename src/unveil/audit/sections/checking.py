@@ -23,7 +23,7 @@ def ask(x):{normalise}
 _OTHER = """\
 import numpy as np
 
-def ask(x):
+def ask(x):{normalise}
     ...  # here: what {name!r} answers to x, {n} numbers
 """
 

@@ -40,9 +40,10 @@ def _run(audit: Audit) -> Section | None:
     counted = (Outcome.complete, Outcome.full_rank, Outcome.approximate)
     if not audit.names or audit.inputs is None or span is None or span.outcome not in counted or not span.rank:
         return None
-    units = audit.inputs.std(axis=0)
-    units = np.where(units > 0, units, 1.0)
-    shares = seen_shares(span.basis, units)
+    spread = audit.inputs.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    shares = seen_shares(span.basis, spread)
+    units = spread if audit.units is None else audit.units
     unseen = [name for name, part in zip(audit.names, shares, strict=True) if part <= 10 * span.accuracy]
     order = np.argsort(-shares, kind="stable")[:SHOWN]
     if unseen:

@@ -78,6 +78,13 @@ def as_oracle(
 
     Queries: `8`: four points, together and then in other company; 2 more for each that gets NaN, 60 or 252
         where answers look sorted, 16 where they look like counts. None for an oracle.
+
+    Examples:
+        >>> oracle = uv.as_oracle(lambda x: np.maximum(x, 0).sum(axis=1), shape=3, within=(-1, 1), budget=100)
+        >>> oracle(np.array([[1.0, -1.0, 0.5]])).item()
+        1.5
+        >>> oracle.ledger.asked  # this one, and eight to see what answers look like
+        9
     """
     require_answers(answers)
     grid = require_grid(grid, box(within))

@@ -46,6 +46,12 @@ class CompletionsSource:
         BadInput: An argument does not fit; nothing was asked.
 
     Source: Carlini et al., arXiv:2403.06634, section 5: top-k log-probabilities with logit bias.
+
+    Examples:
+        >>> url = "http://localhost:8000/v1/completions"
+        >>> source = uv.CompletionsSource(url, ["Once upon", "The answer"], range(100))  # asks nothing yet
+        >>> source.shape  # a question is the number of a prompt
+        (1,)
     """
 
     def __init__(

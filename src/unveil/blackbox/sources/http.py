@@ -41,6 +41,12 @@ class HttpSource:
     Raises:
         BadInput: The address, the shape or an option does not fit; nothing was asked.
         SourceError: The server does not answer, or its metadata cannot be used.
+
+    Examples:
+        >>> speaks = uv.JsonEndpoint("/instances", "/predictions")
+        >>> source = uv.HttpSource("http://localhost:8501/score", (24,), speaks)  # asks nothing yet
+        >>> source.shape
+        (24,)
     """
 
     def __init__(

@@ -30,6 +30,11 @@ class JsonEndpoint:
             element of a list: "/data/*/scores"; elements that tell their `index` are put in that order. Pairs of a
             label and a score, and objects {label: score}, are matched by name whatever their order.
         datatype: "FP64" or "FP32": the precision the endpoint computes in. "INT64": it takes whole numbers.
+
+    Examples:
+        >>> endpoint = uv.JsonEndpoint("/instances", "/predictions/scores")
+        >>> endpoint.request, endpoint.answer
+        ('/instances', '/predictions/scores')
     """
 
     request: str

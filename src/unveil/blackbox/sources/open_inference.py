@@ -40,6 +40,11 @@ class OpenInference:
         output: Name of the output tensor; needed if the model has several.
         datatype: "FP64" or "FP32"...: type of the input tensor.
         binary: Send tensors as bytes instead of JSON; by default if the server lists `binary_tensor_data`.
+
+    Examples:
+        >>> speaks = uv.OpenInference(input="images", output="probabilities")
+        >>> speaks.input, speaks.output
+        ('images', 'probabilities')
     """
 
     input: str | None = None

@@ -26,6 +26,15 @@ class PromptSource:
 
     Raises:
         BadInput: Fewer than two prompts.
+
+    Examples:
+        >>> def answer(prompts):
+        ...     return np.array([[len(each), each.count("a")] for each in prompts])
+        >>> source = uv.PromptSource(answer, ["banana", "fig"])
+        >>> oracle = uv.as_oracle(source)
+        >>> oracle(np.array([[0], [1]]))
+        array([[6., 3.],
+               [3., 0.]])
     """
 
     def __init__(self, answer: Callable[[list[Any]], np.ndarray], prompts: Sequence[Any]) -> None:

@@ -16,6 +16,11 @@ class Token:
     Args:
         value: The secret.
         header: Name of the header. In `Authorization` it is sent as `Bearer <secret>`, elsewhere as it is.
+
+    Examples:
+        >>> token = uv.Token("correct-horse")
+        >>> "horse" in repr(token)
+        False
     """
 
     def __init__(self, value: str, header: str = "Authorization") -> None:
@@ -74,6 +79,11 @@ class WireOptions:
             time-outs, 502, 504). Then it may be charged twice. Refused connections, 429 and 503 need no permission.
         retry_on: Further statuses after which a question is sent again, e.g. (500,) for a server that fails now and
             then; each attempt may be charged.
+
+    Examples:
+        >>> options = uv.WireOptions(connections=2, batch=64, retries=3)
+        >>> options.batch
+        64
     """
 
     token: Token | None = None

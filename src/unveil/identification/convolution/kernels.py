@@ -34,6 +34,16 @@ class Kernels:
         unexplained: Normals that fit into a window but were seen once only, or are differences of a kernel not found:
             there may be as many kernels more.
         wide: Normals read that reach over more than a kernel: of deeper layers.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> kernel, last = rng.standard_normal((3, 3)), rng.standard_normal((2, 16))
+        >>> def model(x):
+        ...     windows = np.lib.stride_tricks.sliding_window_view(x[:, 0], (3, 3), axis=(1, 2))
+        ...     return np.maximum(np.einsum("nijab,ab->nij", windows, kernel), 0).reshape(len(x), -1) @ last.T
+        >>> found = uv.identify(uv.as_oracle(model, shape=(1, 6, 6)), uv.SharedKernels(), rng=rng)
+        >>> found.kernels.weights.shape, found.kernels.stride
+        ((1, 1, 3, 3), (1, 1))
     """
 
     weights: Float[np.ndarray, "C c a b"]

@@ -42,6 +42,11 @@ class SharedKernels(Method):
 
     Source: the idea of reading normals at breakpoints: Carlini, Jagielski, Mironov, CRYPTO 2020 (arXiv:2003.04884).
     Windows, confirmation by shifts and differences under maximum pooling are our own.
+
+    Examples:
+        >>> method = uv.SharedKernels(largest=5)
+        >>> method.largest  # rows and columns of a kernel, at most
+        5
     """
 
     largest: int = 11

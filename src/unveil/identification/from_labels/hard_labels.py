@@ -54,6 +54,11 @@ class HardLabels(Method):
     Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
     first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
     null vector and the fit on boundary points are ours.
+
+    Examples:
+        >>> method = uv.HardLabels(attempts=3, accuracy=1e-6)
+        >>> method.attempts, method.accuracy
+        (3, 1e-06)
     """
 
     x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)

@@ -51,6 +51,14 @@ class CriticalPoints(Method):
     (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
     Jacobians, the confirmation in one
     place each and the frames of positive orthants are ours.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> layers = [(rng.standard_normal((2, 5)), np.zeros(2)), (np.ones((1, 2)), np.zeros(1))]
+        >>> truth = uv.Network.from_weights(layers)
+        >>> found = uv.identify(uv.as_oracle(truth.logits, shape=5), uv.CriticalPoints(), rng=rng)
+        >>> found.outcome.name, found.network.widths
+        ('complete', (2, 1))
     """
 
     far: float | None = None

@@ -44,6 +44,11 @@ class EntangledWeights(Method):
     Queries: `2 n (n + 8)` for the span, about `6 m0 (r^2 + r + 1)` for the Hessians at each of five radii.
 
     Source: Fornasier, Klock, Rauchensteiner, arXiv:1907.00485.
+
+    Examples:
+        >>> method = uv.EntangledWeights("tanh", widths=(4, 2))
+        >>> method.widths
+        (4, 2)
     """
 
     activation: str | tuple[str, ...] = "tanh"

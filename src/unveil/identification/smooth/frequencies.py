@@ -41,6 +41,11 @@ class Frequencies(Method):
 
     Queries: `2 n (n + 8)` for the span, `2048 (k + 1)` for each line of a network with k first-layer neurons, mostly
         one to three lines, two per parameter for the first fits and 1.5 for the last.
+
+    Examples:
+        >>> method = uv.Frequencies("sin", widths=(10, 3), lines=8)
+        >>> method.widths, method.lines
+        ((10, 3), 8)
     """
 
     activation: str | tuple[str, ...] = "sin"

@@ -53,6 +53,11 @@ class OneHiddenLayer(Method):
     Queries: `2 n P + q (r^2 + r + 1)` with r directions and q about 1.5 Hessians per neuron, and 1.5 per parameter.
 
     Source: Fornasier, Klock, Mondelli, Rauchensteiner, arXiv:2211.04589; Kileel, Pereira, arXiv:1912.04007.
+
+    Examples:
+        >>> method = uv.OneHiddenLayer(activation="tanh", width=20)
+        >>> method.activation, method.width
+        ('tanh', 20)
     """
 
     activation: str | None = None

@@ -46,6 +46,11 @@ class Peeling(Method):
 
     Source: the rank condition is our own; for what is identifiable: Fiedler, Fornasier, Klock, Rauchensteiner,
         arXiv:2101.07150.
+
+    Examples:
+        >>> method = uv.Peeling("tanh", widths=(10, 5, 3))
+        >>> method.widths
+        (10, 5, 3)
     """
 
     activation: str | tuple[str, ...] | None = None

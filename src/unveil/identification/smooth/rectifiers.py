@@ -38,6 +38,14 @@ class Rectifiers(Method):
 
     Queries: about `200 + (k + r) (30 + n)` for each of three to eight half circles, `260 k` for the profiles, then
         those of `OneHiddenLayer` with k inputs.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> first, last = (rng.standard_normal((2, 5)), np.array([0.3, -0.2])), (np.array([[1.0, -2.0]]), np.zeros(1))
+        >>> truth = uv.Network.from_weights([first, last], activation="softplus")
+        >>> found = uv.identify(uv.as_oracle(truth.logits, shape=5), uv.Rectifiers(), rng=rng)
+        >>> found.outcome.name, found.network.widths
+        ('complete', (2, 1))
     """
 
     activation: str | tuple[str, ...] | None = None

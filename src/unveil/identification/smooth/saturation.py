@@ -48,6 +48,14 @@ class Saturation(Method):
 
     Queries: about `2 k n + 50 k + 600` for the first layer of k neurons, `6 s r + r^3` for each block of s neurons with
         r neurons in the second layer, and 1.5 per parameter for the last fit.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> first, last = (rng.standard_normal((2, 5)), np.array([0.3, -0.2])), (np.array([[1.0, -2.0]]), np.zeros(1))
+        >>> truth = uv.Network.from_weights([first, last], activation="tanh")
+        >>> found = uv.identify(uv.as_oracle(truth.logits, shape=5), uv.Saturation(), rng=rng)
+        >>> found.outcome.name, found.network.widths
+        ('complete', (2, 1))
     """
 
     activation: str | tuple[str, ...] | None = None

@@ -34,6 +34,16 @@ def load(path: str | Path, output: str | None = None, inputs: Mapping[str, Any] 
     Raises:
         SourceError: There is no such file, or it is malformed.
         BadInput: It holds something a `Network` cannot represent (max-pooling, say); operator and node are named.
+
+    Examples:
+        >>> import tempfile
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     uv.save(network, folder + "/net.onnx")
+        ...     again = uv.load(folder + "/net.onnx")
+        >>> again.widths
+        (2, 1)
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx" or suffix in ENDINGS:
@@ -66,6 +76,16 @@ def save(network: Network, path: str | Path, dtype: str = "float64") -> None:
     Raises:
         BadInput: Another suffix or dtype, or a network too large for the format.
         DiskFull: There is no room for the file.
+
+    Examples:
+        >>> import tempfile
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     uv.save(network, folder + "/net.onnx")
+        ...     again = uv.load(folder + "/net.onnx")
+        >>> again.widths
+        (2, 1)
     """
     suffix = Path(path).suffix.lower()
     if dtype not in ("float64", "float32"):

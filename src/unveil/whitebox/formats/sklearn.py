@@ -27,6 +27,14 @@ def from_sklearn(estimator: Any) -> Network:
     Raises:
         BadInput: A step of another kind, or one that is not fitted; its class is told.
         SourceError: The import disagrees with the estimator on random inputs.
+
+    Examples:
+        >>> from sklearn.neural_network import MLPClassifier
+        >>> x = np.random.default_rng(0).standard_normal((50, 4))
+        >>> model = MLPClassifier(hidden_layer_sizes=(5,), max_iter=1000, random_state=0).fit(x, x[:, 0] > 0)
+        >>> network = uv.from_sklearn(model)
+        >>> network.n, network.widths
+        (4, (5, 2))
     """
     estimator = getattr(estimator, "best_estimator_", estimator)
     inputs = getattr(estimator, "n_features_in_", None)

@@ -39,6 +39,12 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
     Raises:
         BadInput: A module of another kind; its name and class are told. Or the weights do not fit it.
         SourceError: The import disagrees with the module on random inputs.
+
+    Examples:
+        >>> from torch import nn
+        >>> network = uv.from_torch(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+        >>> network.n, network.widths
+        (4, (5, 2))
     """
     import torch
 
@@ -191,6 +197,12 @@ def to_torch(network: Network) -> nn.Sequential:
 
     Raises:
         BadInput: An activation that torch has no module for.
+
+    Examples:
+        >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
+        >>> network = uv.Network.from_weights([(first, np.zeros(2)), (np.ones((1, 2)), np.zeros(1))])
+        >>> [type(module).__name__ for module in uv.to_torch(network)]
+        ['Linear', 'ReLU', 'Linear']
     """
     import torch
     from torch import nn
