@@ -66,7 +66,7 @@ def test_tutorials_are_notebooks(page: Path) -> None:
     assert f"{{nb-download}}`{page.stem}.ipynb`" in text
     assert "```python\n" not in text, "code outside a cell is shown but not executed"
     last = [code.rstrip().splitlines()[-1] for code in blocks(page)]
-    assert any(line.endswith(".plot()") or line in ("figure", "page") for line in last)
+    assert any(line.endswith(".plot()") or line in ("plt.show()", "page") for line in last)
 
 
 def test_the_index_leads_to_every_tutorial_and_theory_page() -> None:

@@ -284,3 +284,14 @@ def test_in_a_notebook_a_page_shows_itself_in_a_frame_that_runs_nothing():
     assert tag == "iframe"
     assert attributes["sandbox"] is None  # present, without an exception to it
     assert attributes["srcdoc"] == page.html()
+
+
+def test_plots_show_themselves_in_a_notebook():
+    """Without pyplot and its backends, a bare matplotlib figure would be shown as a line of text."""
+    import pickle
+
+    from unveil.pictures import inputs
+
+    figure = inputs({"x": np.arange(5.0)})
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert pickle.loads(pickle.dumps(figure))._repr_png_().startswith(b"\x89PNG")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,8 +62,20 @@ def inputs(by_name: Mapping[str, Float[np.ndarray, " n"]]) -> Figure:
     return figure
 
 
+def shown(figure: Figure) -> Figure:
+    """A figure that a notebook shows as a picture, without pyplot and whatever backend is chosen."""
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    held = BytesIO()
+    figure.savefig(held, format="png", dpi=100)
+    return held.getvalue()
+
+
 def _figure(count: int) -> tuple[Figure, list[Any]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.5 if count == 1 else 2.6 * count, 3.0), layout="constrained")
+    figure = shown(Figure(figsize=(4.5 if count == 1 else 2.6 * count, 3.0), layout="constrained"))
     return figure, list(np.ravel(figure.subplots(1, count)))

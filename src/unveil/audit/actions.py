@@ -103,10 +103,10 @@ def _detect(severe: Mapping[str, Finding], told: Told) -> Action | None:
         f"A limit at the largest invisible part among the examples ({brief(seen['usual'])}) would refuse "
         f"{count(seen['caught'])} of {count(seen['inputs'])} of the inputs buried in noise here, and none of the "
         f"examples. "
-        "Less noise than was tried here may pass."
+        "Less noise than was tried here may pass. The part is x - x @ basis.T @ basis, with the basis beside this page."
     )
     return Action(
-        "Refuse inputs with a large part that the model cannot see (x - x @ basis.T @ basis)",
+        "Refuse inputs with an unusually large part that the model cannot see",
         changes, True, _ids(severe, "obfuscation"), DETECT,
     )  # fmt: skip
 
@@ -178,8 +178,8 @@ def _idle(severe: Mapping[str, Finding], told: Told) -> list[str]:
         if each["leaks"] < plain["leaks"] and not each["settled"]:
             said.append(
                 f"{each['name'][0].upper()}{each['name'][1:]}: this attack found {count(each['rank'])} of "
-                f"{count(plain['leaks'], 'direction')} and could not settle whether the others are hidden, which is "
-                "no defence that was shown."
+                f"{count(plain['leaks'], 'direction')} in {count(each['queries'], 'question')} and could not settle "
+                "whether the others are hidden: do not count on it."
             )
         elif each["measured"] and not _helps(each, plain):
             said.append(

@@ -243,7 +243,9 @@ class Verdict:
         if self.status is Status.checked:
             return f"{self.subject} {held}." if held else f"{self.subject} was measured; there is nothing to report."
         if self.status is Status.approximate and held:
-            return f"Approximately: {self.subject} {held}."
+            # What makes no claim of its own leaves the claims of the others as they are.
+            rough = "Approximately: " if any(each.claim for each in self.open) else ""
+            return f"{rough}{self.subject} {held}."
         part = "Part of what" if held else "What"
         told = {
             Status.approximate: f"What is said of {self.subject} is approximate: {because}.",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unveil.pictures import shown
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -19,7 +21,7 @@ def draw(found: ActiveSubspace) -> Figure:
     """The figure; `figure.savefig("subspace.png")` writes it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = shown(Figure(figsize=(12, 3.6), layout="constrained"))
     spectrum, one, two = figure.subplots(1, 3)
     number = np.arange(1, found.n + 1)
     lowest = max(float(found.eigenvalues[0]) * 1e-8, np.finfo(float).tiny)
