@@ -7,6 +7,7 @@ import os
 import sys
 import typing
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,25 +47,55 @@ def check_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
                 continue
         if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
             kept[name] = hint
-    if not kept:
-        return function
     function.__annotations__ = kept
-    checked = beartype(function)
+    checked = beartype(function) if kept else function
+
+    name = (function.__module__, function.__qualname__)
 
     @functools.wraps(function)
     def check(*args: Any, **kwargs: Any) -> Any:
+        calls[name] += 1
+        if calls[name] >= OFTEN:
+            stand_down(_real(*name))
         try:
             return checked(*args, **kwargs)
         except BeartypeCallHintViolation:
             # jaxtyping hands over stand-ins; the function they stand for has the docstring.
-            real: Any = sys.modules.get(function.__module__)
-            for part in function.__qualname__.split("."):
-                real = getattr(real, part, None)
+            real = _real(*name)
             if "BadInput" in (getattr(real, "__doc__", None) or ""):
                 return function(*args, **kwargs)
             raise
 
     return check
+
+
+def _real(module: str, qualname: str) -> Any:
+    """What stands under this name: a function, a method or a property; None for what is local to a function."""
+    real: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        real = getattr(real, part, None)
+    return real
+
+
+def stand_down(real: Any) -> None:
+    """Check this function no more until the next test begins."""
+    function = getattr(real, "fget", None) or getattr(real, "__func__", None) or real
+    if hasattr(function, "__dict__") and hasattr(function, "__wrapped__"):
+        function.__no_type_check__ = True
+        unchecked.append(function)
+
+
+# Checking costs more than many a small function itself: of each, the first calls of every test are checked.
+OFTEN = 20
+calls: Counter[tuple[str, str]] = Counter()
+unchecked: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_anew() -> None:
+    calls.clear()
+    while unchecked:
+        unchecked.pop().__dict__.pop("__no_type_check__", None)
 
 
 # Before any part of unveil is imported: its functions are then checked whenever a test calls them.

@@ -330,6 +330,31 @@ def test_labels_alone_show_the_same_directions(tmp_path, weights):
     assert assert_equals_json(text, json.loads((tmp_path / "audit.json").read_text())) > 5
 
 
+def test_weights_are_read_off_labels_and_what_was_read_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(
+        "import numpy as np\n"
+        "rng = np.random.default_rng(3)\n"
+        "w, b = rng.standard_normal((5, 6)), 0.3 * rng.standard_normal(5)\n"
+        "v, c = rng.standard_normal((3, 5)), 0.1 * rng.standard_normal(3)\n"
+        "values = lambda x: np.maximum(x @ w.T + b, 0) @ v.T + c\n"
+        "labels = lambda x: values(x).argmax(axis=1)\n"
+    )
+    said = unveil("audit", "model.py:labels", "--shape", "6", "--labels", "--identify", "--json", "--quiet")
+    figures = json.loads(said.stdout)["identification"]
+    assert figures["outcome"] == "complete", figures
+    assert figures["widths"] == [5, 3]
+    assert "labels" in figures["verdict"]
+    said = unveil(
+        "audit", "model.py:values", "--shape", "6", "--identify", "--defences", "--json", "--quiet", "--force"
+    )
+    told = json.loads(said.stdout)
+    assert told["identification"]["outcome"] == "complete"
+    assert [each["weights"]["of"] for each in told["defences"]["kinds"]] == [5] * 5
+    assert told["defences"]["kinds"][1]["weights"]["neurons"] == 5
+    assert "hidden neurons" in (tmp_path / "audit.html").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_the_whole_page_fits_on_a_telephone(tmp_path, weights):

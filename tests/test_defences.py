@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from unveil.audit.sections.defences import section
+from unveil.audit.sections.defended_weights import LABELS, Weights, defended_weights
 from unveil.blackbox.defences import LEAST, TIMES, Allowance, defences
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.sources import as_oracle
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.identification.identify import identify
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
 
 
 def test_coarser_answers_hide_precision_but_no_direction() -> None:
@@ -49,3 +54,35 @@ def test_every_defence_ends_within_its_allowance(monkeypatch: pytest.MonkeyPatch
     found = defences(oracle, rng=np.random.default_rng(0))
     assert [d.outcome for d in found[1:]] == [Outcome.budget_ended] * 4
     assert all(d.queries <= most for d, most in zip(found[1:], (150, 150, 150, 5000), strict=True))
+
+
+def test_weights_are_read_through_coarser_answers_too_and_counted_where_they_agree() -> None:
+    rng = np.random.default_rng(4)
+    weights = [
+        (rng.standard_normal((4, 5)), 0.3 * rng.standard_normal(4)),
+        (rng.standard_normal((3, 4)), 0.1 * rng.standard_normal(3)),
+    ]
+    truth = Network.from_weights(weights)
+    oracle = as_oracle(truth, shape=5)
+    plain = identify(oracle, rng=np.random.default_rng(0))
+    assert plain.outcome is Outcome.complete
+    before = oracle.ledger.asked
+    told = {each.name: each for each in defended_weights(oracle, plain, "plain", rng=np.random.default_rng(1))}
+    assert sum(each.queries for each in told.values()) - plain.queries == oracle.ledger.asked - before
+    assert [each.of for each in told.values()] == [4] * 5
+    for name, error in (("values, float32", 1e-4), ("values, 4 decimals", 1e-2)):
+        assert told[name].neurons == 4
+        assert told[name].error < error
+    # Labels are exact bits: what can be read off them is exact as well.
+    assert told["labels only"].neurons in (0, 4)
+    assert told["labels only"].neurons == 0 or told["labels only"].error < 1e-5
+    assert told["labels only"].queries <= LABELS
+    with pytest.raises(BadInput, match="complete"):
+        defended_weights(
+            oracle, dataclasses.replace(plain, outcome=Outcome.approximate), "plain", rng=np.random.default_rng(1)
+        )
+
+
+def test_what_was_not_read_is_not_called_all() -> None:
+    assert Weights("labels only", 0, 4, np.nan, 10, Outcome.check_failed).words == "this attack read none"
+    assert "2 of 4" in Weights("labels only", 2, 4, 1e-3, 10, Outcome.approximate).words

@@ -51,6 +51,24 @@ def test_rows_signs_and_last_layer_come_out() -> None:
     assert_rate(whole, 0.75)
 
 
+def test_a_class_that_only_the_check_meets_is_read_and_not_left_out() -> None:
+    """Class 1 has 7 in 10,000 random inputs; a network without it is right at nearly all of them."""
+    rng = np.random.default_rng(3)
+    rows, bias = rng.standard_normal((5, 6)), 0.3 * rng.standard_normal(5)
+    weights = [(rows, bias), (rng.standard_normal((3, 5)), 0.1 * rng.standard_normal(3))]
+    whole: list[bool] = []
+    for seed in range(4):
+        oracle = uv.as_oracle(labels_of(weights, seed), shape=6, answers="labels")
+        found = uv.identify(oracle, rng=np.random.default_rng(seed))
+        assert found.labels is not None
+        if found.outcome is uv.Outcome.complete and 1 in found.labels:
+            assert found.network is not None
+            truth = uv.Network.from_weights(weights)
+            assert uv.compare(found.network, truth, labels=found.labels).weight_error < 1e-5
+        whole.append(found.outcome in (uv.Outcome.complete, uv.Outcome.approximate) and 1 in found.labels)
+    assert_rate(whole, 0.9)
+
+
 def test_names_and_a_threshold() -> None:
     weights = made((5, 4, 1), 907)
     usual = np.quantile(relu_net(weights)(np.random.default_rng(2).standard_normal((200, 5))), 0.6)

@@ -82,6 +82,7 @@ def run(
         budget, or without one what `estimate` says
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
+    audit.planned = frozenset(stage.key for stage in chosen)
     sections: list[Section] = []
     interrupted = False
     if "seen" not in audit.findings:

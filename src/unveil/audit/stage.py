@@ -43,6 +43,7 @@ class Audit:
         seconds: Time of one question in a batch, as measured by `look`.
         tested: What is tested, when and how; None if only the model's name is known.
         tariff: What asking costs whoever asks.
+        planned: Keys of the stages that are run.
     """
 
     oracle: Oracle
@@ -57,6 +58,7 @@ class Audit:
     seconds: float = 0.0
     tested: Provenance | None = None
     tariff: Tariff = field(default_factory=Tariff)
+    planned: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.inputs is not None and (self.inputs.ndim != 2 or self.inputs.shape[1] != self.oracle.n):
@@ -153,7 +155,9 @@ class Estimate:
 
 def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
     """What the stages will ask, and what they may ask at most, the known questions in the end among it."""
-    costs = [(stage.title, stage.cost(audit)) for stage in stages]
+    chosen = list(stages)
+    audit.planned = frozenset(stage.key for stage in chosen)
+    costs = [(stage.title, stage.cost(audit)) for stage in chosen]
     costs.append(("Asking known questions again", (AGAIN, AGAIN)))
     asking = tuple((title, float(likely), float(most)) for title, (likely, most) in costs if most > 0)
     return Estimate(asking, float(audit.oracle.ledger.left), audit.seconds)

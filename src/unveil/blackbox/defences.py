@@ -139,19 +139,31 @@ def defences(
         raise BadInput(f"{oracle.name} answers labels: there is no defence left to take off. Give it with its values.")
     near = None if oracle.within is None else x
     seed = int(rng.integers(2**63))
-    plain = "float64" if oracle.resolution < SINGLE / 2 else "float32" if oracle.resolution <= 2 * SINGLE else "given"
-    found = [_asked(f"values, {plain}", oracle, seed, accuracy, near, oracle.ledger)]
-    kinds: list[tuple[str, Oracle]] = [("values, float32", SinglePrecision(oracle))] if plain == "float64" else []
-    kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
-    for name, coarser in kinds:
-        coarser.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)
-        found.append(_asked(name, coarser, seed, accuracy, near, oracle.ledger))
-    labels, wanted = LabelsOnly(oracle), min(300 * accuracy, 0.1)
+    found = [_asked(as_given(oracle), oracle, seed, accuracy, near, oracle.ledger)]
+    *kinds, (last, labels) = coarser(oracle)
+    for name, asked in kinds:
+        asked.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)
+        found.append(_asked(name, asked, seed, accuracy, near, oracle.ledger))
+    wanted = min(300 * accuracy, 0.1)
     k = found[0].rank
     bits = max(k * (oracle.n - k), oracle.n) * math.log2(1 / wanted)
     labels.ledger = Allowance(START + math.ceil(BITS * bits), outer=oracle.ledger)
-    found.append(_asked("labels only", labels, seed, wanted, x, oracle.ledger))
+    found.append(_asked(last, labels, seed, wanted, x, oracle.ledger))
     return settled(found)
+
+
+def as_given(oracle: Oracle) -> str:
+    """The answers as they are, for a person."""
+    plain = "float64" if oracle.resolution < SINGLE / 2 else "float32" if oracle.resolution <= 2 * SINGLE else "given"
+    return f"values, {plain}"
+
+
+def coarser(oracle: Oracle) -> list[tuple[str, Oracle]]:
+    """The same model through coarser and coarser answers, each with its name for a person: labels only are the last."""
+    single: list[tuple[str, Oracle]] = [("values, float32", SinglePrecision(oracle))]
+    kinds = single if oracle.resolution < SINGLE / 2 else []
+    kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
+    return [*kinds, ("labels only", LabelsOnly(oracle))]
 
 
 def settled(found: Sequence[Defence]) -> list[Defence]:

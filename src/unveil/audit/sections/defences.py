@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from unveil.audit.section import Section
+from unveil.audit.sections import defended_weights as defended
+from unveil.audit.sections.identification import IDENTIFICATION
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import count
 from unveil.audit.verdict import cause, listed
@@ -14,6 +16,7 @@ from unveil.outcome import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from unveil.audit.sections.defended_weights import Weights
     from unveil.blackbox.defences import Defence
 
 _BODY = """
@@ -22,24 +25,32 @@ _BODY = """
 <tr><th scope="col">Answers</th><th scope="col" class="number">Give away at least</th>
 <th scope="col" class="number">Off by at most</th>
 <th scope="col" class="number">Found by this attack</th><th scope="col" class="number">Questions</th>
-<th scope="col">How it ended</th></tr>
+<th scope="col">How it ended</th>{% if values.weights %}<th scope="col">Weights</th>
+<th scope="col" class="number">Questions for these</th>{% endif %}</tr>
 {% for row in values.rows %}
 <tr><th scope="row">{{ row.name }}</th><td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".leaks_accuracy") }}</td>
 <td class="number">{{ figure("kinds." ~ loop.index0 ~ ".rank") }}</td>
-<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".queries") }}</td><td>{{ row.ended }}</td></tr>
+<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".queries") }}</td><td>{{ row.ended }}</td>
+{% if values.weights %}<td>{{ row.weights }}</td>
+<td class="number">{{ figure("kinds." ~ loop.index0 ~ ".weights.queries") }}</td>{% endif %}</tr>
 {% endfor %}
 </table></div>
 <p class="note">Directions of the input, found by asking the same model with its answers made coarser before the attack
 sees them. Coarser answers can be computed from finer ones, so that finer ones give away at least as much. An attack
 that failed is no proof that nothing leaks. "Off by" is the sine of the largest angle between what was found and the
-truth, as the attack itself predicts it.</p>
+truth, as the attack itself predicts it.{% if values.weights %} Weights were read through each kind of answers anew, and
+counted where they agree with those read off the plain answers; through labels up to a common scale of all outputs and
+what all classes share.{% endif %}</p>
 """
 
 
-def section(found: Sequence[Defence]) -> Section:
-    """The table."""
-    rows = [{"name": each.name, "ended": _words(each)} for each in found]
+def section(found: Sequence[Defence], weights: Sequence[Weights] = ()) -> Section:
+    """The table, with what each kind of answers gives away of the weights if that was measured."""
+    read = {each.name: each for each in weights}
+    rows = [
+        {"name": each.name, "ended": _words(each), "weights": read[each.name].words if read else ""} for each in found
+    ]
     figures = {
         "kinds": [
             {
@@ -55,6 +66,7 @@ def section(found: Sequence[Defence]) -> Section:
                 "settled": each.settled,
                 "reason": each.reason,
             }
+            | ({"weights": _told(read[each.name])} if read else {})
             for each in found
         ]
     }
@@ -62,13 +74,35 @@ def section(found: Sequence[Defence]) -> Section:
     return Section(
         key="defences",
         title="What a defence would buy",
-        verdict=_verdict(found[0], found[-1]),
+        verdict=_verdict(found[0], found[-1]) + _of_weights(weights),
         body=_BODY,
-        values={"rows": rows},
+        values={"rows": rows, "weights": bool(read)},
         figures=figures,
         outcome=outcome,
         cause=because,
     )
+
+
+def _told(weights: Weights) -> dict[str, object]:
+    error = weights.error if math.isfinite(weights.error) else None
+    return {
+        "neurons": weights.neurons,
+        "of": weights.of,
+        "error": error,
+        "queries": weights.queries,
+        "outcome": weights.outcome,
+        "reason": weights.reason,
+    }
+
+
+def _of_weights(weights: Sequence[Weights]) -> str:
+    """What coarser answers give away of the weights, a sentence."""
+    if not weights:
+        return ""
+    whole = [f'"{each.name}"' for each in weights[1:] if each.neurons == each.of]
+    if not whole:
+        return " No kind of coarser answers gave all weights away to this attack, which is no proof that they cannot."
+    return f" All weights can be read off {listed(whole)} as well."
 
 
 def _ended(found: Sequence[Defence]) -> tuple[Outcome, str]:
@@ -130,7 +164,11 @@ def _run(audit: Audit) -> Section | None:
             title="What a defence would buy",
             verdict="It answers with labels, the coarsest answers there are: there is nothing left to make coarser.",
         )
-    return section(defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs))
+    found = defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs)
+    plain = audit.findings.get("identification")
+    if plain is None or plain.network is None or plain.outcome is not Outcome.complete:
+        return section(found)
+    return section(found, defended.defended_weights(audit.oracle, plain, found[0].name, rng=audit.rng("weights")))
 
 
 def _cost(audit: Audit) -> tuple[float, float]:
@@ -145,7 +183,14 @@ def _cost(audit: Audit) -> tuple[float, float]:
     bits = math.log2(1 / 0.03)
     usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits + 130_000
     plain = span_cost(oracle, n) + 10_000
-    return usual, plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
+    most = plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
+    if IDENTIFICATION.key not in audit.planned:
+        return usual, most
+    once, longest = IDENTIFICATION.cost(audit)
+    return (
+        usual + 3 * once + defended.LABELS / 2,
+        most + 3 * max(defended.TIMES * longest, defended.LEAST) + defended.LABELS,
+    )
 
 
 DEFENCES = Stage(

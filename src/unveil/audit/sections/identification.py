@@ -13,13 +13,14 @@ from unveil.audit.chart import Chart
 from unveil.audit.section import Section
 from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
-from unveil.audit.text import brief, count
+from unveil.audit.text import brief, count, share
 from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
     from unveil.identification.method import Identification
 
 _FRESH = 500
+LABELS_DIFFER = 0.01  # share of fresh inputs, half of them close to boundaries, that may have another label
 TOLERANCE, LEAST = 10.0, 1e-5  # errors on fresh inputs may exceed the stated ones so many times; so little is rounding
 
 _BODY = """
@@ -36,21 +37,24 @@ Errors of the network found at {{ count(values.fresh, "fresh input") }}, relativ
 
 
 def _run(audit: Audit) -> Section | None:
-    if audit.oracle.answers == "labels":
-        return None
     from unveil.identification.fitting.least_squares import parameters
     from unveil.identification.identify import identify
 
     rng = audit.rng("identify")
     found = identify(audit.oracle, rng=rng)
     chart, errors = Markup(""), np.empty(0)
-    if found.network is not None and audit.oracle.ledger.left >= _FRESH:
+    labels, differ = audit.oracle.answers == "labels", math.nan
+    if found.network is not None and labels and audit.oracle.ledger.left >= _FRESH:
+        differ = found.check(audit.oracle, rng=rng, points=_FRESH)
+    elif found.network is not None and audit.oracle.ledger.left >= _FRESH:
         x = audit.oracle.sample(_FRESH, rng)
         answers = audit.oracle(x)
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
         errors = np.abs(found.network(x) - answers).max(axis=1) / spread
         chart = _histogram(errors)
-    outcome, cause = _ended(found, errors, max(TOLERANCE * found.residual, LEAST))
+    outcome, cause = (
+        _labels_ended(found, differ) if labels else _ended(found, errors, max(TOLERANCE * found.residual, LEAST))
+    )
     # Whoever looks at it later looks at what is left of it.
     audit.findings["identification"] = replace(found, outcome=outcome, why=found.why or tuple(filter(None, [cause])))
     figures = {
@@ -70,9 +74,14 @@ def _run(audit: Audit) -> Section | None:
         if outcome is Outcome.complete:
             audit.findings["network"] = found.network
             claim = f"gives away all of its {count(size, 'parameter')} in {count(found.queries, 'question')}"
+            agrees = (
+                f"gives its labels at {share(1 - differ)} of fresh inputs, half of them close to where they change"
+                if labels
+                else f"answers like it, to {brief(found.residual)} on fresh inputs"
+            )
             verdict = (
-                f"A network {widths} answers like it, to {brief(found.residual)} on fresh inputs: "
-                f"{count(found.queries, 'question')} for {count(size, 'parameter')}."
+                f"A network {widths} {agrees}: {count(found.queries, 'question')} for {count(size, 'parameter')}"
+                + (", up to what labels cannot tell." if labels else ".")
             )
         files["network.npz"] = {
             f"{kind}_{i}": array
@@ -94,7 +103,7 @@ def _run(audit: Audit) -> Section | None:
         files=files,
         claim=claim,
         severity=Severity.high if outcome is Outcome.complete else Severity.none,
-        confidence=f"it was asked for at {count(len(errors), 'fresh input')}",
+        confidence=f"it was asked for at {count(_FRESH if labels else len(errors), 'fresh input')}",
         outcome=outcome,
         cause=cause,
     )
@@ -111,6 +120,17 @@ def _ended(found: Identification, errors: np.ndarray, allowed: float) -> tuple[O
         return Outcome.budget_ended, "the budget ended before the network that was read was asked for at fresh inputs"
     if off.any():
         return Outcome.check_failed, _otherwise(errors, off)
+    return Outcome.complete, ""
+
+
+def _labels_ended(found: Identification, differ: float) -> tuple[Outcome, str]:
+    """How reading from labels ended, other labels at fresh inputs included."""
+    if found.outcome is not Outcome.complete:
+        return found.outcome, ""
+    if math.isnan(differ):
+        return Outcome.budget_ended, "the budget ended before the network that was read was asked for at fresh inputs"
+    if differ > LABELS_DIFFER:
+        return Outcome.check_failed, f"at {share(differ)} of fresh inputs the network that was read gives another label"
     return Outcome.complete, ""
 
 
@@ -138,9 +158,9 @@ def _histogram(errors: np.ndarray) -> Markup:
 
 
 def _cost(audit: Audit) -> tuple[float, float]:
-    if audit.oracle.answers == "labels":
-        return 0, 0
     n = audit.oracle.n
+    if audit.oracle.answers == "labels":
+        return 5_000.0 * n, 20_000.0 * n + 1_000_000
     return 1_000.0 * n, 10_000.0 * n + 500_000
 
 

@@ -14,10 +14,10 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
     return np.asarray(np.array(labels, dtype=np.int64)[network(x).argmax(axis=1)])
 
 
-def disagreement(
+def fresh_points(
     network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
-) -> float:
-    """Share of points with another label, half of them random and half close to the network's boundaries.
+) -> Float[np.ndarray, "M n"]:
+    """Legal points to judge a network at, half of them random and half close to the network's boundaries.
 
     Labels of random points agree even for a rough network; close to a boundary they agree only where it is exact.
     Points lie on both sides, at a distance of a millionth of the segment on which the boundary was crossed (of a few
@@ -27,18 +27,26 @@ def disagreement(
         network: One output per label.
         labels: The label of each output.
         oracle: Answers labels.
-        points: Questions.
+        points: How many at most; fewer where the network knows a single label.
         rng: Draws the points.
+
+    Queries: `0`
+    """
+    x = oracle.sample(points - points // 2, rng)
+    return np.concatenate([x, near_boundaries(network, labels, oracle, points // 2, rng)])
+
+
+def disagreement(
+    network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
+) -> float:
+    """Share of `fresh_points` with another label.
 
     Queries: `points`, fewer where the network knows a single label
     """
-    x = oracle.sample(points - points // 2, rng)
-    near = near_boundaries(network, labels, oracle, points // 2, rng)
-    x = np.concatenate([x, near])
+    x = fresh_points(network, labels, oracle, points, rng)
     if not len(x):
         return 0.0
-    told = oracle.predictions(oracle(x))
-    return float(np.mean(told != network_labels(network, labels, x)))
+    return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
 
 
 def near_boundaries(
