@@ -11,6 +11,7 @@ from jaxtyping import Float
 from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
+from unveil.identification.fitting.affine_part import affine_part
 from unveil.whitebox.network import Network
 
 # Queries of a check: this share of what the reading asked, between these. A neuron that is on for one usual input in a
@@ -18,9 +19,8 @@ from unveil.whitebox.network import Network
 SHARE, FEWEST, MOST = 0.03, 100, 2000
 # In a box no point lies further out than others, so that only many show what is rare.
 SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
-# A network that carries an affine part stands in for neurons that switch somewhere further out, if anywhere; rows that
-# carry it are opposite to this.
-FEWEST_WITH_AFFINE_PART, OPPOSITE = 600, 1e-12
+# A network that carries an affine part stands in for neurons that switch somewhere further out, if anywhere.
+FEWEST_WITH_AFFINE_PART = 600
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
 FURTHER = (3.0, 30.0)
 # Shares of the points: usual ones, those further out (at corners, where there is a box), the rest where neurons switch.
@@ -69,19 +69,6 @@ def how_many(oracle: Oracle, network: Network | None = None) -> int:
     if network is not None and any(affine_part(network)):
         fewest = max(fewest, FEWEST_WITH_AFFINE_PART)
     return int(np.clip(share * oracle.ledger.asked, fewest, MOST))
-
-
-def affine_part(network: Network) -> list[int]:
-    """How many rows of each hidden layer carry an affine part: pairs `relu(v h + c)`, `relu(-v h - c)`.
-
-    Such rows are no neurons of the model. They stand for those that were active wherever it was asked.
-    """
-    out = []
-    for layer in network.layers[:-1]:
-        w = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
-        w = w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)
-        out.append(int((w @ w.T < -1 + OPPOSITE).any(axis=1).sum()))
-    return out
 
 
 def validate(

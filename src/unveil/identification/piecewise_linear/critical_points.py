@@ -10,6 +10,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, reach, rounding
+from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
@@ -17,7 +18,7 @@ from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import SHARP
 from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
-from unveil.identification.validation import TAIL, Validation, affine_part, how_many, validate
+from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -108,15 +109,16 @@ class _Attempt:
                 return self._end(None, Outcome.check_failed, np.inf), False
             network, whole = self._read(frame, noise)
             if network is None:
-                self._looked_again(frame, noise, Outcome.check_failed)
+                self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
+            network = self._sloped(network, noise)
             count = how_many(self.oracle, network)
             seen = validate(network, self.oracle, count, self.rng)
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         outcome = self._judged(seen, noise)
-        self._looked_again(frame, noise, outcome)
+        self._looked_again(frame, noise, network, outcome)
         return self._end(network, outcome, seen.residual), whole and outcome is not Outcome.complete
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
@@ -174,7 +176,17 @@ class _Attempt:
             self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
         return self.reading.network
 
-    def _looked_again(self, frame: Frame, noise: Rounding, outcome: Outcome) -> None:
+    def _sloped(self, network: Network, noise: Rounding) -> Network:
+        """With the affine part of the last hidden layer as its neurons' second slope, where it is that."""
+        found = with_slopes(network, lambda trial: self.ask.error(trial, noise.size), FLOOR * noise.relative)
+        if found is not network and (phi := found.layers[-2].activation).name != "relu":
+            self.why.append(
+                f"The affine part behind the last hidden layer is its neurons' own: {found.layers[-2].neurons} neurons "
+                f"that slope on both sides, {phi.name if not phi.rows else 'each by a factor of its own'}."
+            )
+        return found
+
+    def _looked_again(self, frame: Frame, noise: Rounding, network: Network | None, outcome: Outcome) -> None:
         """Tell which rows of the first layer are read, and leave out those that are not met at fresh places.
 
         Of a network that answers as the model does all are; of one that does not, each needs evidence of its own.
@@ -182,7 +194,6 @@ class _Attempt:
         Queries: those of `confirm`, or 0 where the outcome is complete or approximate
         """
         reading = self.reading
-        network = None if reading is None else reading.network
         if network is not None and any(parts := affine_part(network)):
             self.stats["affine_part"] = parts
             told = ", ".join(f"{rows} of layer {depth}" for depth, rows in enumerate(parts, 1) if rows)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
+from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, after
@@ -20,6 +21,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward
 from unveil.identification.piecewise_linear.noisy_layer import missing, read_coarse
+from unveil.identification.piecewise_linear.sign_recovery import weakest_turned
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.validation import how_many, validate
 from unveil.whitebox.network import Network
@@ -258,22 +260,16 @@ class NoisyReading:
         k, m = len(rows), self.oracle.m
         # In a box some neurons are active all over it.
         more = k > frame.d or not frame.free
-        x, y = self._fresh(4 * (k + 1 + more * frame.d) + 100, (rows, bias), BESIDES)
-        h = x
-        for w, b in self.weights:
-            h = np.maximum(h @ w.T + b, 0)
-        # With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z,
-        # and a linear part is left over.
-        z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if more else [])]
-        F = np.concatenate(z, axis=1)
-        fitting = np.arange(len(x)) % 4 > 0
-        out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
-        spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
-        off = F @ out - y
-        left = float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300)
+        x, out, off, left = self._closed(rows, bias, frame.d if more else 0)
         deeper = len(found.bent_at) > DEEPER * k + 2
+        most = CONVINCING if deeper else PROMISING
+        if left > CONVINCING and not more:
+            # So it is where neurons slope on both sides of their hyperplanes.
+            sloped = self._closed(rows, bias, frame.d)
+            if sloped[-1] <= CONVINCING:
+                more, (x, out, off, left) = True, sloped
         self.unexplained = x[:0]
-        if left > (CONVINCING if deeper else PROMISING):
+        if left > most:
             # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
             self.unexplained = x[np.argsort(-np.abs(off).max(axis=1), kind="stable")[:LINES]]
             return False, False
@@ -293,11 +289,34 @@ class NoisyReading:
             return True, rms > 3 * sigma
         if rms > 3 * sigma:
             # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
-            other, less = fit(_weakest_turned(self.network), x, y, noise=0.1 * sigma)
+            other, less = fit(weakest_turned(self.network), x, y, noise=0.1 * sigma)
             if less < 0.5 * rms:
                 self.network, rms = other, less
         self._sharpened(found, rms, rms <= 3 * sigma)
         return True, rms > 3 * sigma and k < frame.d
+
+    def _closed(
+        self, rows: np.ndarray, bias: np.ndarray, linear: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        """An output layer behind these neurons, with the coefficients of so many coordinates besides.
+
+        With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z,
+        and a linear part is left over.
+
+        Returns:
+            Where was asked, the output layer, what it leaves there, and how much of the spread where it was not fitted.
+
+        Queries: `4 (k + 1 + linear) + 100`
+        """
+        x, y = self._fresh(4 * (len(rows) + 1 + linear) + 100, (rows, bias), BESIDES)
+        h = after(self.weights, x)
+        z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if linear else [])]
+        F = np.concatenate(z, axis=1)
+        fitting = np.arange(len(x)) % 4 > 0
+        out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
+        spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
+        off = F @ out - y
+        return x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300)
 
     def _sharpened(self, found: LayerFound, rms: float, whole: bool) -> None:
         """Rows as good as what the fit leaves allows."""
@@ -377,22 +396,3 @@ def turned(frame: Frame, found: LayerFound) -> tuple[np.ndarray, np.ndarray]:
     mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
     side = np.where(mean_up >= mean_down, 1.0, -1.0)
     return rows * side[:, None], found.bias * side
-
-
-def _weakest_turned(network: Network) -> Network:
-    """The same network with the weakest neuron of its only hidden layer active on the other side."""
-    first, last = network.layers
-    i = int((np.linalg.norm(first.weights, axis=1) * np.linalg.norm(last.weights, axis=0)).argmin())
-    side = np.where(np.arange(first.neurons) == i, -1.0, 1.0)
-    weights = [(first.weights * side[:, None], first.bias * side), (last.weights, last.bias)]
-    return Network.from_weights(weights, shape=network.shape)
-
-
-def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
-    """Two layers that also carry `slope @ h`, as relu(v h) - relu(-v h) for each direction v in it."""
-    hidden, last = layers
-    u, s, vt = np.linalg.svd(slope, full_matrices=False)
-    keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
-    v, size = vt[keep], (u * s)[:, keep]
-    rows, bias = np.concatenate([hidden[0], v, -v]), np.concatenate([hidden[1], np.zeros(2 * len(v))])
-    return [(rows, bias), (np.concatenate([last[0], size, -size], axis=1), last[1])]

@@ -8,6 +8,8 @@ from math import comb
 import numpy as np
 from jaxtyping import Float
 
+from unveil.whitebox.network import Network
+
 
 def by_vanishing(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
@@ -186,3 +188,12 @@ def by_sparsity(
                 return side
         votes.append(side)
     return votes[0] if len(votes) == 1 else None
+
+
+def weakest_turned(network: Network) -> Network:
+    """The same network with the weakest neuron of its only hidden layer active on the other side."""
+    first, last = network.layers
+    i = int((np.linalg.norm(first.weights, axis=1) * np.linalg.norm(last.weights, axis=0)).argmin())
+    side = np.where(np.arange(first.neurons) == i, -1.0, 1.0)
+    weights = [(first.weights * side[:, None], first.bias * side), (last.weights, last.bias)]
+    return Network.from_weights(weights, shape=network.shape)

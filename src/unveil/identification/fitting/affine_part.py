@@ -1,0 +1,116 @@
+"""The affine part of a layer of neurons: carried by opposite rows, or the other slope of the neurons themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.whitebox.activation import Activation, by_rows, leaky_relu
+from unveil.whitebox.activation import activation as activation_named
+from unveil.whitebox.network import Layer, Network
+
+Weights = list[tuple[np.ndarray, np.ndarray]]
+
+# Cosine of rows that are opposite, up to this: exactly so, or after a fit.
+OPPOSITE, NEARLY = 1e-12, 1e-7
+# A network with other slopes may be so many times further from what was asked.
+AS_WELL = 3.0
+# Digits of a slope that all neurons share, and slopes smaller than this are none.
+DIGITS, NONE = 4, 1e-4
+
+
+def affine_part(network: Network) -> list[int]:
+    """How many rows of each hidden layer carry an affine part: pairs `relu(v h + c)`, `relu(-v h - c)`.
+
+    Such rows are no neurons of the model. They stand for those that were active wherever it was asked.
+    """
+    return [
+        int(len(_opposite(layer, OPPOSITE)) * 2) if layer.activation.name == "relu" else 0
+        for layer in network.layers[:-1]
+    ]
+
+
+def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
+    """Two layers that also carry `slope @ h`, as relu(v h) - relu(-v h) for each direction v in it."""
+    hidden, last = layers
+    u, s, vt = np.linalg.svd(slope, full_matrices=False)
+    keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
+    v, size = vt[keep], (u * s)[:, keep]
+    rows, bias = np.concatenate([hidden[0], v, -v]), np.concatenate([hidden[1], np.zeros(2 * len(v))])
+    return [(rows, bias), (np.concatenate([last[0], size, -size], axis=1), last[1])]
+
+
+def with_slopes(network: Network, error: Callable[[Network], float], fine: float) -> Network:
+    """The network with the affine part of its last hidden layer taken into the neurons, where it is theirs.
+
+    `b relu(z) + b s z` is a neuron of slopes `b (1 + s)` and `b s`: a leaky one, or an ordinary one seen from the other
+    side. Equations for the s of all neurons that determine them and more, or slopes that are all alike, are evidence.
+
+    Args:
+        network: ReLU layers, the last one affine.
+        error: How far a network is from what was asked.
+        fine: A distance that rounding explains.
+
+    Returns:
+        Leaky ReLU in the last hidden layer, with one slope or one per neuron, or ReLU; the network itself where the
+        affine part is nobody's, or there is none.
+    """
+    if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
+        return network
+    hidden, last = network.layers[-2:]
+    pairs = _opposite(hidden, NEARLY)
+    if not len(pairs):
+        return network
+    w, b, c, end = hidden.dense(), hidden.bias, last.dense().copy(), last.bias.copy()
+    first, second = pairs.T
+    longer = np.linalg.norm(w[second], axis=1) / np.linalg.norm(w[first], axis=1)
+    # relu(-u) = relu(u) - u
+    opposite = c[:, second] * longer
+    slope, end = -opposite @ w[first], end - opposite @ b[first]
+    c[:, first] += opposite
+    kept = np.ones(len(w), dtype=bool)
+    kept[second] = False
+    own = np.linalg.norm(c[:, first], axis=0) > np.sqrt(NEARLY) * np.linalg.norm(opposite, axis=0)
+    kept[first[~own]] = False
+    w, b, c = w[kept], b[kept], c[:, kept]
+    design = np.einsum("mk,kd->mdk", c, w).reshape(slope.size, -1)
+    if not 0 < len(w) <= slope.size or np.linalg.matrix_rank(design, tol=1e-6 * np.linalg.norm(design, 2)) < len(w):
+        return network
+    share = np.linalg.lstsq(design, slope.ravel(), rcond=None)[0]
+    end = end - c @ (share * b)
+    # The steeper side is the positive one.
+    turned = share < -0.5
+    weaker = np.where(turned, 1 + 1 / np.where(turned, share, -1.0), share / (1 + np.where(turned, 0.0, share)))
+    side = np.where(turned, -1.0, 1.0)
+    out = c * np.where(turned, -share, 1 + share)
+    allowed = max(fine, AS_WELL * error(network))
+    for phi in _activations(weaker, slope.size > len(w)):
+        layers = Layer(w * side[:, None], b * side, phi), Layer(out, end, last.activation)
+        found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+        if error(found) <= allowed:
+            return found
+    return network
+
+
+def _opposite(layer: Layer, tolerance: float) -> np.ndarray:
+    """(P, 2) pairs of rows that are opposite, biases included, up to their lengths."""
+    w = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
+    w = w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)
+    cosine = np.triu(w @ w.T, 1)
+    pairs, used = [], np.zeros(len(w), dtype=bool)
+    for i, j in np.argwhere(cosine < -1 + tolerance):
+        if not used[[i, j]].any():
+            used[[i, j]] = True
+            pairs.append((i, j))
+    return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def _activations(slopes: Float[np.ndarray, " k"], more: bool) -> list[Activation]:
+    """What the neurons may be, the simplest first; a slope of each only where more than these was explained."""
+    middle = float(np.median(slopes))
+    shared = [leaky_relu(round(middle, DIGITS)), leaky_relu(middle)] if len(slopes) > 1 and abs(middle) > NONE else []
+    relu = [activation_named("relu")] if len(slopes) > 1 or abs(middle) < NONE else []
+    each = [by_rows([(leaky_relu(float(a)), 1) for a in slopes])] if more else []
+    return [*relu, *shared, *each]

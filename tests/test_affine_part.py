@@ -1,0 +1,67 @@
+"""An affine part that belongs to the neurons makes them leaky ones; one that belongs to nobody stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, flipped, random_weights, single
+from unveil.identification.fitting.affine_part import affine_part, with_linear_part, with_slopes
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.whitebox.activation import activation, by_rows, leaky_relu
+
+
+def sloped(weights: Weights, slopes: list[float]) -> uv.Network:
+    """One hidden layer of neurons with these slopes on their weaker side."""
+    (w, b), (v, c) = weights
+    phi = by_rows([(leaky_relu(a), 1) for a in slopes])
+    return uv.Network((uv.Layer(w, b, phi), uv.Layer(v, c, activation("identity"))))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("kind", ["leaky", "prelu", "abs"])
+def test_neurons_that_slope_on_both_sides_are_read_as_such(kind: str, dtype: type) -> None:
+    whole = []
+    for seed, sizes in enumerate([(10, 5, 1), (12, 8, 3)]):
+        rng = np.random.default_rng(seed)
+        k = sizes[1]
+        slopes = {"leaky": [0.1] * k, "prelu": rng.uniform(0.05, 0.5, k).tolist(), "abs": [-1.0] * k}[kind]
+        truth = sloped(single(random_weights(sizes, rng, bias=0.5)), slopes)
+        oracle = uv.as_oracle(flipped(lambda x, f=truth: f(x).astype(dtype), rng), sizes[0])
+        found = CriticalPoints()(oracle, rng=rng)
+        if found.outcome is not uv.Outcome.complete:
+            whole.append(False)
+            continue
+        assert found.network is not None
+        x = rng.standard_normal((2000, sizes[0]))
+        assert np.abs(found.network(x) - truth(x)).max() < (1e-9 if dtype is np.float64 else 1e-4) * truth(x).std()
+        same = found.network.widths == truth.widths
+        if same and kind == "leaky":
+            assert found.network.layers[0].activation.name == "leaky_relu(0.1)"
+        if same and kind == "prelu":
+            seen = np.sort(np.asarray(found.network.layers[0].activation.slopes)[:, 0])
+            assert seen == pytest.approx(np.sort(slopes), abs=1e-8 if dtype is np.float64 else 1e-3)
+        whole.append(same)
+    assert np.mean(whole) >= 0.5
+
+
+def test_an_affine_part_that_is_not_the_neurons_stays() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((10, 5, 1), rng, bias=0.5)
+    network = uv.Network.from_weights(with_linear_part(weights, rng.standard_normal((1, 10))))
+    x = rng.standard_normal((500, 10))
+    y = network(x)
+    assert affine_part(network) == [2]
+    assert with_slopes(network, lambda trial: float(np.abs(trial(x) - y).max()), 1e-12) is network
+    # Seen from the wrong side, two of the five are ordinary neurons again.
+    (w, b), (v, c) = weights
+    turned = np.array([-1.0, 1, 1, -1, 1])
+    wrong = [(w * turned[:, None], b * turned), (v, c + v @ np.where(turned < 0, b, 0))]
+    network = uv.Network.from_weights(with_linear_part(wrong, v @ (w * (turned < 0)[:, None])))
+    y = network(x)
+    assert y == pytest.approx(uv.Network.from_weights(weights)(x))
+    right = with_slopes(network, lambda trial: float(np.abs(trial(x) - y).max()), 1e-12)
+    assert right.widths == (5, 1)
+    assert right.layers[0].activation.name == "relu"
+    assert right(x) == pytest.approx(y)
