@@ -146,7 +146,10 @@ def test_a_table_is_asked_in_its_own_units(tmp_path):
     assert told["obfuscation"]["free"]["unchanged"] == 60
     assert [each["name"] for each in told["inputs"]["inputs"]] == names
     assert np.allclose([each["unit"] for each in told["inputs"]["inputs"]], x.std(axis=0))
-    assert "in standard deviations of the examples" in page.html()
+    text = page.html()
+    assert "in standard deviations of the examples" in text
+    assert text.count("<table") == text.count("<caption>")
+    assert "<th>" not in text  # every one has its scope
     # What a stranger is given to check it leads back to the model's own units.
     held = next(section for section in page.sections if section.key == "obfuscation").files["examples.npz"]
     assert np.allclose((held["inputs"] - held["mean"]) / held["deviation"], x)

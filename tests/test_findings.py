@@ -140,7 +140,7 @@ def test_a_baseline_tells_what_is_new_worse_better_and_not_measured() -> None:
         "UNV-SPAN": "more severe",
         "UNV-WEIGHTS": "new",
         "UNV-NOISE": "measured now",
-        "UNV-OUTPUTS": "not looked for",
+        "UNV-OUTPUTS": "not told now",
     }
     assert told["worse"] == ["UNV-SPAN", "UNV-WEIGHTS"] or set(told["worse"]) == {"UNV-SPAN", "UNV-WEIGHTS"}
     assert changes(old.all_figures(), old.all_figures())["findings"] == []
@@ -221,6 +221,16 @@ def test_an_audit_says_what_was_tested_and_what_it_costs(audited) -> None:
     rules = [each["id"] for each in run["tool"]["driver"]["rules"]]
     assert [rules[each["ruleIndex"]] for each in run["results"]] == [each["ruleId"] for each in run["results"]]
     assert_self_contained((folder / "a.html").read_text())
+
+
+def test_sarif_is_valid_by_its_schema(audited) -> None:
+    """Against classes that were generated from the standard's own JSON schema; they allow no key beside its."""
+    model = pytest.importorskip("pydantic_sarif.model")
+    told = json.loads((audited[0] / "a.sarif").read_text())
+    model.StaticAnalysisResultsFormatSarifVersion210JsonSchema.model_validate(told)
+    told["runs"][0]["results"][0]["severity"] = "high"
+    with pytest.raises(ValueError, match="severity"):
+        model.StaticAnalysisResultsFormatSarifVersion210JsonSchema.model_validate(told)
 
 
 def test_every_table_of_the_page_has_a_caption_and_scopes(audited) -> None:

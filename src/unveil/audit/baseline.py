@@ -91,7 +91,11 @@ def _kind(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     if was is None:
         return "new"
     if now is None:
-        return "not looked for"
+        # What needs no option is looked for every time: nothing to tell, or no finding that it could stand on.
+        from unveil.audit.stages import STAGES
+
+        always = {stage.key for stage in STAGES if stage.flag is None}
+        return "not told now" if was.get("section") in always else "not looked for"
     one, two = _severity(was), _severity(now)
     if Severity.unknown in (one, two) and one is not two:
         return "measured now" if one is Severity.unknown else "not measured now"

@@ -14,9 +14,11 @@ from unveil.outcome import Outcome
 SHOWN = 60  # inputs in the table on the page; the JSON has all
 _BODY = """
 <div class="scroll"><table>
-<tr><th>Input</th><th class="number">One unit</th><th class="number">Share in what is seen</th></tr>
+<caption>Inputs by how much of them is seen, the most first</caption>
+<tr><th scope="col">Input</th><th scope="col" class="number">One unit</th>
+<th scope="col" class="number">Share in what is seen</th></tr>
 {% for row in values.rows %}
-<tr><td>{{ row.name }}</td><td class="number">{{ figure("inputs." ~ row.place ~ ".unit") }}</td>
+<tr><th scope="row">{{ row.name }}</th><td class="number">{{ figure("inputs." ~ row.place ~ ".unit") }}</td>
 <td class="number">{{ figure("inputs." ~ row.place ~ ".seen", share) }}</td></tr>
 {% endfor %}
 </table></div>

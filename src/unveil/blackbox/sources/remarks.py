@@ -121,7 +121,7 @@ def of_probabilities(y: Float[np.ndarray, "N m"], digits: Digits, asked: bool) -
     if full + empty >= POINTS / 2:
         said.append(
             f"saturated: {full + empty} of {len(y)} first answers are 0 or 1 to the last digit, which shows no slope; "
-            "ask where it is unsure (typical inputs x= or --inputs, a smaller box within=), or ask for its logits"
+            "ask where it is unsure (typical inputs x=, a smaller box within=), or ask for its logits"
         )
     if not asked and y.shape[1] == 1:
         said.append(
