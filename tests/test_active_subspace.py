@@ -229,6 +229,12 @@ def test_what_no_row_tells_is_named() -> None:
     assert "range of b: " in found.conclusion()
     assert "No row has kind = z: " in found.conclusion()
     assert len(found.cautions) == 2
+    # Averaged over what the rows cover, and in units of the range given: of exp(b) no b above 1 is known.
+    found = active_subspace([row[:2] for row in rows], [np.exp(b) for _, b, _ in rows], inputs=given[:2])
+    truth = 25 * (np.exp(2) - 1) / 2
+    assert found.intervals[0, 0] < 1.1 * truth
+    assert found.intervals[0, 1] > 0.9 * truth
+    assert found.intervals[0, 1] < 2 * truth
 
 
 def test_copies_of_rows_explain_nothing() -> None:

@@ -17,7 +17,7 @@ from unveil.blackbox.simulator import Simulator
 from unveil.blackbox.simulator_inputs import Input, Inputs
 from unveil.blackbox.span_search.accuracy import price
 from unveil.blackbox.surrogate import Along, Surrogate
-from unveil.blackbox.table_cautions import cautions
+from unveil.blackbox.table_cautions import cautions, within_rows
 from unveil.outcome import BadInput, Outcome, SourceError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     if y is None:
         raise BadInput("a table needs its answers: active_subspace(x, y)")
     rows = np.atleast_2d(np.asarray(x, dtype=object))
-    answers = np.asarray(y, dtype=np.float64).ravel()
+    answers = _answers(y)
     if len(rows) != len(answers):
         raise BadInput(f"a table needs one answer for each row; got {len(rows)} rows and {len(answers)} answers")
     there = np.isfinite(answers)
@@ -83,9 +83,23 @@ def of_table(x: Any, y: Any, inputs: Any, gradient: Any, rng: np.random.Generato
     if not np.ptp(answers) > 0:
         return Found(named, z, answers, None, missing=missing)
     surrogate = fit_surrogate(z, answers)
-    points = z if names is not None else named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng))
+    points = z
+    if names is None:
+        points = within_rows(named, z, named.from_unit(_unit(len(named.all), AVERAGED_OVER, rng)))
     known = from_surrogate(surrogate, z, answers, points, rng)
     return Found(named, z, answers, known, surrogate, missing=missing, cautions=cautions(named, z))
+
+
+def _answers(y: Any) -> np.ndarray:
+    given = np.asarray(y).ravel()
+    try:
+        if given.dtype.kind == "c":
+            raise ValueError
+        return given.astype(np.float64)
+    except (TypeError, ValueError):
+        raise BadInput(
+            f"the answers of a table must be real numbers, NaN where there is none; got {given[0]!r}"
+        ) from None
 
 
 def _names(inputs: Any, count: int) -> tuple[str, ...] | None:
@@ -109,7 +123,7 @@ def _own_range(rows: np.ndarray, names: tuple[str, ...]) -> Inputs:
         if len(levels) > len(column) / 2:
             raise BadInput(f"the column {name!r} has another word in most rows, which tells nothing: leave it out")
         try:
-            low, high = (0.0, 1.0) if levels else (float(np.min(column)), float(np.max(column)))
+            low, high = (0.0, 1.0) if levels else (min(map(float, column)), max(map(float, column)))
         except (TypeError, ValueError):
             raise BadInput(f"the column {name!r} must hold numbers or words; got {column[0]!r}") from None
         if len(levels) == 1 or low == high:

@@ -6,10 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.simulator_inputs import Inputs
+from unveil.outcome import BadInput
 
 # An input that a linear function of the others foretells so well cannot be told from them.
 TOGETHER = 0.999
-# Of a range that was given, rows must cover this share, or what is said of it is a guess beyond them.
+# Of a range that was given, rows must cover this share, or what lies beyond them is left out.
 COVERED = 0.8
 # Names shown in a sentence.
 SHOWN = 6
@@ -26,7 +27,8 @@ def cautions(inputs: Inputs, z: Float[np.ndarray, "N n"]) -> tuple[str, ...]:
     if together := _together(inputs, z):
         said.append(f"{_listed(together)} vary together in the table: which of them matters cannot be told.")
     if beyond := _beyond(inputs, z):
-        said.append(f"The rows cover less than {COVERED:.0%} of the range of {_listed(beyond)}: the rest is a guess.")
+        names = _listed([one.name for place, one in enumerate(inputs.all) if place in beyond])
+        said.append(f"The rows cover less than {COVERED:.0%} of the range of {names}: nothing is said of the rest.")
     if unused := _unused(inputs, z):
         said.append(f"No row has {_listed(unused)}: nothing can be said of that.")
     return tuple(said)
@@ -47,12 +49,30 @@ def _together(inputs: Inputs, z: np.ndarray) -> list[str]:
     return found
 
 
-def _beyond(inputs: Inputs, z: np.ndarray) -> list[str]:
-    """Numbers whose range, from -1 to 1, reaches well beyond the rows; even ones leave room at the ends."""
+def within_rows(
+    inputs: Inputs, z: Float[np.ndarray, "N n"], points: Float[np.ndarray, "M n"]
+) -> Float[np.ndarray, "M n"]:
+    """Points that fill the ranges, drawn together to the rows' own where these cover little: beyond is nothing known.
+
+    Raises:
+        BadInput: No two rows differ within the range of an input.
+    """
+    points = points.copy()
+    for place in _beyond(inputs, z):
+        column = int(np.flatnonzero(inputs.owner == place)[0])
+        low, high = np.clip([z[:, column].min(), z[:, column].max()], -1.0, 1.0)
+        if not low < high:
+            raise BadInput(f"no two rows of the table differ in {inputs.names[place]!r} within the range given for it")
+        points[:, column] = low + (points[:, column] + 1) / 2 * (high - low)
+    return points
+
+
+def _beyond(inputs: Inputs, z: np.ndarray) -> list[int]:
+    """Places of inputs whose range reaches well beyond the rows; even rows leave some room at both ends."""
     spread = np.clip(z.max(axis=0), -1, 1) - np.clip(z.min(axis=0), -1, 1)
     usual = (len(z) - 1) / (len(z) + 1)
     return [
-        one.name
+        place
         for place, one in enumerate(inputs.all)
         if not one.levels and spread[inputs.owner == place][0] < 2 * COVERED * usual
     ]
