@@ -88,11 +88,11 @@ def test_the_page_has_every_part_and_speaks_of_simulators(folder):
 
 def test_a_function_that_fails_for_some_inputs(folder):
     """Runs are counted and kept: with the store, a second time only failed ones and a control are run again."""
-    words = ("model.py:drag", "--problem", "problem.json", "--budget", 16, "--store", "runs.store", "--json")
+    words = ("model.py:drag", "--problem", "problem.json", "--budget", 12, "--store", "runs.store", "--json")
     first = unveil(*words)
     assert first.exit_code == 5, first.output
     told = json.loads(first.stdout)
-    assert told["queries"] == 16
+    assert told["queries"] == 12
     assert told["missing"] > 0
     assert "no convergence" in first.stderr
     assert told["ranking"][0] == "a"

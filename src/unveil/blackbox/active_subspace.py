@@ -17,7 +17,7 @@ from unveil.blackbox.simulator_inputs import Inputs
 from unveil.blackbox.subspace_search import Found, ask, frame, of_oracle, of_table
 from unveil.blackbox.surrogate import Surrogate
 from unveil.one_line import one_line
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, Outcome, SourceError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,6 +123,12 @@ class ActiveSubspace:
         return self.basis[: self.dimension]
 
     @property
+    def least(self) -> float:
+        """What the active directions carry of the mean squared gradient at the worst ends of all intervals."""
+        low, high = float(self.intervals[: self.dimension, 0].sum()), float(self.intervals[self.dimension :, 1].sum())
+        return low / (low + high) if low > 0 else 0.0
+
+    @property
     def ranking(self) -> tuple[str, ...]:
         """Names of the inputs, the most active first."""
         return tuple(self.inputs.names[place] for place in np.argsort(-self.activity, kind="stable"))
@@ -161,15 +167,20 @@ class ActiveSubspace:
             return f"{told}: too little to say which directions matter. Evaluate more, or look for noise."
         clear = int(np.sum(self.intervals[:, 0] > 0))
         others = "" if clear == self.n else ", the others cannot be told from 0"
+        least, carried = _share(self.least), _share(1 - self.left_out)
         return (
             f"{told}: good for {clear} of {self.n} eigenvalues{others}. "
             f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
-            f"{_share(1 - self.left_out)} of the mean squared gradient."
+            f"{carried} of the mean squared gradient"
+            + (f", at the worst ends of the intervals {least}." if least != carried else ".")
             + "".join(f" {caution}" for caution in self.cautions)
         )
 
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 50) -> Held:
         """Ask fresh points, each also moved along the inactive directions and along all of them, as far as is legal.
+
+        Raises:
+            SourceError: The simulator fails nearly everywhere.
 
         Queries: `3 * points`
         """
@@ -183,8 +194,10 @@ class ActiveSubspace:
             length = np.minimum(oracle.room(x, direction), 1.0)[:, None] * (1 - 1e-6)
             moved.append(oracle.nearest(x + length * direction))
         answers, lost = ask(oracle, np.vstack([x, *moved]))
-        at, hidden, all_of_it = np.split(answers, 3)
-        changed, any_change = (float(np.nanmean((other - at) ** 2)) for other in (hidden, all_of_it))
+        at, inactive, anywhere = np.split(answers, 3)
+        if not all(np.isfinite(at + other).any() for other in (inactive, anywhere)):
+            raise SourceError(f"{oracle.name} failed at too many of {3 * points} points to compare any two of them")
+        changed, any_change = (float(np.nanmean((other - at) ** 2)) for other in (inactive, anywhere))
         explained = math.nan
         there = np.isfinite(at)
         if self.surrogate is not None and there.sum() > 1:

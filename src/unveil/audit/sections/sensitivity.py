@@ -30,7 +30,8 @@ the lower edge cannot be told from 0.</figcaption></figure>
 <dl class="plain">
   <dt>Active directions</dt><dd>{{ figure("dimension") }} of {{ figure("directions") }}: the fewest that keep
   {{ values.share }} of the mean squared gradient; {{ values.sure }} of the possible spectra give this number</dd>
-  <dt>Left out</dt><dd>{{ figure("left_out", share) }} of the mean squared gradient</dd>
+  <dt>Left out</dt><dd>{{ figure("left_out", share) }} of the mean squared gradient; the active directions keep
+  {{ figure("least", share) }} or more at the worst ends of the intervals</dd>
   <dt>Largest gap</dt><dd>after direction {{ figure("gap") }}, in {{ values.gap_sure }} of the possible spectra</dd>
 </dl>
 {% endif %}
@@ -134,6 +135,7 @@ def _spectrum(found: ActiveSubspace) -> dict[str, Any]:
         "gap": found.gap,
         "gap_sure": found.gap_sure,
         "left_out": found.left_out,
+        "least": found.least,
         "eigenvalues": found.eigenvalues,
         "intervals": found.intervals,
         "confidence": found.confidence,
