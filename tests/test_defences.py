@@ -84,5 +84,8 @@ def test_weights_are_read_through_coarser_answers_too_and_counted_where_they_agr
 
 
 def test_what_was_not_read_is_not_called_all() -> None:
-    assert Weights("labels only", 0, 4, np.nan, 10, Outcome.check_failed).words == "this attack read none"
-    assert "2 of 4" in Weights("labels only", 2, 4, 1e-3, 10, Outcome.approximate).words
+    assert Weights("labels only", 0, 4, np.nan, np.nan, 10, Outcome.check_failed).words == "this attack read none"
+    assert "2 of 4" in Weights("labels only", 2, 4, 1e-3, 1e-3, 10, Outcome.approximate).words
+    open_number = Weights("labels only", 4, 4, 1e-9, 0.4, 10, Outcome.approximate)
+    assert not open_number.whole
+    assert "last layer to 0.4" in open_number.words

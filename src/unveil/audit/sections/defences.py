@@ -84,11 +84,11 @@ def section(found: Sequence[Defence], weights: Sequence[Weights] = ()) -> Sectio
 
 
 def _told(weights: Weights) -> dict[str, object]:
-    error = weights.error if math.isfinite(weights.error) else None
     return {
         "neurons": weights.neurons,
         "of": weights.of,
-        "error": error,
+        "error": weights.error if math.isfinite(weights.error) else None,
+        "last": weights.last if math.isfinite(weights.last) else None,
         "queries": weights.queries,
         "outcome": weights.outcome,
         "reason": weights.reason,
@@ -99,7 +99,7 @@ def _of_weights(weights: Sequence[Weights]) -> str:
     """What coarser answers give away of the weights, a sentence."""
     if not weights:
         return ""
-    whole = [f'"{each.name}"' for each in weights[1:] if each.neurons == each.of]
+    whole = [f'"{each.name}"' for each in weights[1:] if each.whole]
     if not whole:
         return " No kind of coarser answers gave all weights away to this attack, which is no proof that they cannot."
     return f" All weights can be read off {listed(whole)} as well."

@@ -20,6 +20,7 @@ TIMES = 4
 """Reading through coarser values may cost so many times the queries of reading the plain ones, or `LEAST`."""
 
 LEAST = 20_000
+WHOLE = 0.01  # error up to which a weight counts as read
 LABELS = 500_000  # queries that reading through labels may cost
 
 
@@ -32,6 +33,7 @@ class Weights:
         neurons: Hidden neurons that were read, of those read off the plain answers.
         of: How many these are.
         error: Largest error of a weight or bias of theirs, relative to the largest of its layer; NaN if none was read.
+        last: The same of the last layer.
         queries: Queries it took.
         outcome: How it ended; None if it could not be run.
         reason: Why.
@@ -41,17 +43,23 @@ class Weights:
     neurons: int
     of: int
     error: float
+    last: float
     queries: int
     outcome: Outcome | None
     reason: str = ""
 
     @property
+    def whole(self) -> bool:
+        """Whether all weights came out."""
+        return self.neurons == self.of and self.error <= WHOLE and self.last <= WHOLE
+
+    @property
     def words(self) -> str:
         """For a cell of the table."""
-        if self.neurons == self.of:
-            return f"all {count(self.of, 'hidden neuron')}, to {brief(self.error, 2)}"
         if self.neurons:
-            return f"{count(self.neurons)} of {count(self.of, 'hidden neuron')}, to {brief(self.error, 2)}"
+            some = "all" if self.neurons == self.of else f"{count(self.neurons)} of"
+            read = f"{some} {count(self.of, 'hidden neuron')}, to {brief(self.error, 2)}"
+            return read if self.last <= 10 * self.error else f"{read}; the last layer to {brief(self.last, 2)}"
         ended = "" if self.outcome is not Outcome.budget_ended else f" within {count(self.queries, 'question')}"
         return f"this attack read none{ended}"
 
@@ -77,7 +85,7 @@ def defended_weights(oracle: Oracle, plain: Identification, name: str, *, rng: n
         raise BadInput("weights are compared with those read off the plain answers, which must be complete")
     seed = int(rng.integers(2**63))
     hidden = sum(plain.network.widths[:-1])
-    told = [Weights(name, hidden, hidden, plain.residual, plain.queries, plain.outcome)]
+    told = [Weights(name, hidden, hidden, plain.residual, plain.residual, plain.queries, plain.outcome)]
     for kind, asked in coarser(oracle):
         most = LABELS if asked.answers == "labels" else max(TIMES * plain.queries, LEAST)
         asked.ledger = Allowance(most, outer=oracle.ledger)
@@ -85,31 +93,36 @@ def defended_weights(oracle: Oracle, plain: Identification, name: str, *, rng: n
         try:
             found = identify(asked, rng=np.random.default_rng(seed))
         except BudgetExceeded:
-            told.append(Weights(kind, 0, hidden, math.nan, oracle.ledger.asked - before, Outcome.budget_ended))
+            spent = oracle.ledger.asked - before
+            told.append(Weights(kind, 0, hidden, math.nan, math.nan, spent, Outcome.budget_ended))
             continue
         except UnveilError as error:
-            told.append(Weights(kind, 0, hidden, math.nan, oracle.ledger.asked - before, None, str(error)))
+            spent = oracle.ledger.asked - before
+            told.append(Weights(kind, 0, hidden, math.nan, math.nan, spent, None, str(error)))
             continue
-        neurons, off = _compared(found, plain, oracle.sample(1000, np.random.default_rng(seed)))
+        neurons, off, last = _compared(found, plain, oracle.sample(1000, np.random.default_rng(seed)))
         why = found.why[-1] if found.why and found.outcome is not Outcome.complete else ""
-        told.append(Weights(kind, neurons, hidden, off, oracle.ledger.asked - before, found.outcome, why))
+        told.append(Weights(kind, neurons, hidden, off, last, oracle.ledger.asked - before, found.outcome, why))
     return told
 
 
-def _compared(found: Identification, plain: Identification, x: np.ndarray) -> tuple[int, float]:
-    """Hidden neurons that agree, and the largest error among all that is paired."""
+def _compared(found: Identification, plain: Identification, x: np.ndarray) -> tuple[int, float, float]:
+    """Hidden neurons that agree, and the largest errors of theirs and of the last layer."""
     from unveil.whitebox.comparison import compare
 
     if found.network is None:
-        return 0, math.nan
+        return 0, math.nan, math.nan
     truth = _logits(plain.classifier())
     mine = found.network if found.labels is not None else _logits(found.classifier())
     try:
         apart = compare(mine, truth, x, labels=found.labels)
     except BadInput:  # classes that were never seen
-        return 0, math.nan
+        return 0, math.nan, math.nan
     pairs = sum(len(each.pairs) for each in apart.layers[:-1])
-    return pairs, apart.weight_error if pairs else math.nan
+    if not pairs:
+        return 0, math.nan, math.nan
+    *errors, last = (max(each.weight_error, each.bias_error) for each in apart.layers)
+    return pairs, max(errors), last
 
 
 def _logits(network: Network) -> Network:
