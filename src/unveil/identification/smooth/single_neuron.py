@@ -10,6 +10,8 @@ from scipy import optimize
 
 from unveil.whitebox.activation import Activation
 
+STEPS = 40  # of least squares, at most
+
 
 class Alone(NamedTuple):
     """A neuron fitted where it is alone.
@@ -53,14 +55,29 @@ def fit_alone(
             range hides in it, so that scale and shift are not better than it is low.
     """
 
+    ones = np.column_stack([x, np.ones(len(x))])
+
+    def fitted(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        sums = ones @ p
+        z = activation.value(sums)
+        return sums, z, *np.linalg.qr(np.vander(z, degree + 1))
+
     def remainder(p: np.ndarray) -> np.ndarray:
-        z = activation.value(x @ p[:-1] + p[-1])
-        basis = np.linalg.qr(np.vander(z, degree + 1))[0]
+        basis = fitted(p)[2]
         return np.asarray(answers - basis @ (basis.T @ answers)).ravel()
+
+    def slopes(p: np.ndarray) -> np.ndarray:
+        # Variable projection as Kaufman (1975) has it: the polynomial follows, what it leaves is taken as fixed.
+        sums, z, basis, triangle = fitted(p)
+        polynomial = np.linalg.lstsq(triangle, basis.T @ answers, rcond=None)[0]
+        steep = np.vander(z, degree) @ (np.arange(degree, 0, -1)[:, None] * polynomial[:-1])
+        moved = (steep * activation.slope(sums)[:, None])[:, :, None] * ones[:, None, :]
+        flat = moved.reshape(len(x), -1)
+        return -np.asarray(flat - basis @ (basis.T @ flat)).reshape(answers.size, -1)
 
     start = np.append(weights, shift)
     before = float(np.sqrt(np.mean(remainder(start) ** 2)))
-    fit = optimize.least_squares(remainder, start, method="lm", max_nfev=30 * len(start))
+    fit = optimize.least_squares(remainder, start, jac=slopes, method="lm", max_nfev=STEPS)
     misfit = float(np.sqrt(np.mean(fit.fun**2)))
     size = float(np.linalg.norm(fit.x[:-1]))
     normal = fit.jac.T @ fit.jac
