@@ -9,7 +9,7 @@ from tests.test_identify import random_network, worst
 from unveil import BadInput, Frequencies, as_oracle, identify
 from unveil.identification.fitting.least_squares import polish
 from unveil.identification.fitting.pruning import without_surplus
-from unveil.identification.identify import method_named
+from unveil.identification.methods import method_named
 from unveil.identification.smooth.spectrum import (
     SAMPLES,
     Waves,

@@ -10,19 +10,7 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, Source, require_gradient
-
-METHODS = (
-    "auto",
-    "saturation",
-    "peeling",
-    "rectifiers",
-    "frequencies",
-    "one-hidden-layer",
-    "entangled-weights",
-    "critical-points",
-    "shared-kernels",
-    "hard-labels",
-)
+from unveil.identification.methods import METHODS, method_named
 
 
 @command
@@ -42,7 +30,7 @@ def identify(
             metavar="N[,N]", help="Neurons of the hidden layers, e.g. 20,4; found if not given.", show_default=False
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "auto",
+    method: Annotated[str, typer.Option(help=f"One of auto, {', '.join(METHODS)}.")] = "auto",
     out: Annotated[
         Path | None,
         typer.Option(help="Write the network found to this file, .onnx or .npz.", show_default=False),
@@ -55,12 +43,11 @@ def identify(
     """
     from unveil.cli.options import integers
     from unveil.identification.identify import identify as find
-    from unveil.identification.identify import method_named
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import save
 
-    if method not in METHODS:
-        raise BadInput(f"--method must be one of {', '.join(METHODS)}; got {method!r}")
+    if method != "auto" and method not in METHODS:
+        raise BadInput(f"--method must be one of auto, {', '.join(METHODS)}; got {method!r}")
     require_fresh(out, force, ".onnx", ".npz")
     names = None if activation is None else tuple(activation.split(","))
     sizes = None if widths is None else integers(widths, "--widths")

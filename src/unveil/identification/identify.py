@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies
@@ -185,41 +184,6 @@ def _from_labels(names: tuple[str, ...], x: np.ndarray | None) -> Method:
     return HardLabels(x)
 
 
-def _piecewise_linear(oracle: Oracle | None = None) -> list[Method]:
+def _piecewise_linear(oracle: Oracle) -> list[Method]:
     """Methods for piecewise-linear networks: of pictures the kernels of a convolution are looked for first."""
-    if find_spec("unveil.identification.piecewise_linear.critical_points") is None:
-        raise BadInput("the answers are piecewise linear; no method for such networks is installed")
-    methods = [import_module("unveil.identification.piecewise_linear.critical_points").CriticalPoints()]
-    return methods if oracle is None or Picture.of(oracle.shape) is None else [SharedKernels(), *methods]
-
-
-def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
-    """The method a person means by a name such as "saturation"; `activation` and `widths` as in `identify`.
-
-    Raises:
-        BadInput: There is no such method, or it needs to be told the activation.
-    """
-    if name == "saturation":
-        return Saturation(activation, widths)
-    if name == "peeling":
-        return Peeling(activation, widths)
-    if name == "rectifiers":
-        return Rectifiers(activation, widths)
-    if name == "one-hidden-layer":
-        return OneHiddenLayer(activation[0] if activation else None, widths[0] if widths else None)
-    if name == "entangled-weights":
-        if activation is None:
-            raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
-        return EntangledWeights(activation, widths)
-    if name == "frequencies":
-        return Frequencies(activation or "sin", widths)
-    if name == "hard-labels":
-        return HardLabels()
-    if name == "shared-kernels":
-        return SharedKernels()
-    if name == "critical-points":
-        return _piecewise_linear()[0]
-    raise BadInput(
-        f"no method called {name!r}; known: saturation, peeling, rectifiers, frequencies, one-hidden-layer, "
-        "entangled-weights, critical-points, shared-kernels, hard-labels"
-    )
+    return [CriticalPoints()] if Picture.of(oracle.shape) is None else [SharedKernels(), CriticalPoints()]

@@ -93,6 +93,15 @@ class Identification:
 class Method(ABC):
     """One published idea. Its fields are its documented tolerances."""
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
+        """The method, told what it can use of what is known of the hidden layers; arguments as of `identify`.
+
+        Raises:
+            BadInput: It needs to be told the activation.
+        """
+        return cls()
+
     @abstractmethod
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification: ...
 

@@ -16,6 +16,7 @@ from unveil.identification.smooth.conclusion import Stages, ask, final_fit, fit_
 from unveil.identification.smooth.first_directions import Directions, first_directions
 from unveil.identification.smooth.hessians import gradient_span, inner_points
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
+from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
@@ -55,6 +56,13 @@ class EntangledWeights(Method):
     widths: tuple[int, ...] | None = None
     attempts: int = 3
     pipeline: bool = True
+
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> EntangledWeights:
+        """See `Method.told`."""
+        if activation is None:
+            raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
+        return cls(activation, widths)
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="EntangledWeights", rng=rng)

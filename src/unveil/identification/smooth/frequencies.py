@@ -53,6 +53,11 @@ class Frequencies(Method):
     lines: int = 6
     starts: int = 8
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Frequencies:
+        """See `Method.told`."""
+        return cls(activation or "sin", widths)
+
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         names = (self.activation,) if isinstance(self.activation, str) else self.activation
         if names[0] != "sin":

@@ -64,6 +64,11 @@ class OneHiddenLayer(Method):
     width: int | None = None
     largest_rank: float = 0.5
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> OneHiddenLayer:
+        """See `Method.told`."""
+        return cls(activation[0] if activation else None, widths[0] if widths else None)
+
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         stages = Stages(oracle)
         stats, why = dict[str, Any](), list[str]()

@@ -57,6 +57,11 @@ class Peeling(Method):
     widths: tuple[int, ...] | None = None
     attempts: int = 2
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Peeling:
+        """See `Method.told`."""
+        return cls(activation, widths)
+
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="Peeling", rng=rng)
 

@@ -52,6 +52,11 @@ class Rectifiers(Method):
     widths: tuple[int, ...] | None = None
     attempts: int = 3
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Rectifiers:
+        """See `Method.told`."""
+        return cls(activation, widths)
+
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="Rectifiers", rng=rng)
 

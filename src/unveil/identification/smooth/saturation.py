@@ -62,6 +62,11 @@ class Saturation(Method):
     widths: tuple[int, ...] | None = None
     attempts: int = 4
 
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Saturation:
+        """See `Method.told`."""
+        return cls(activation, widths)
+
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         stages = Stages(oracle)
         best: Polished | None = None
