@@ -134,6 +134,8 @@ def _coarser(severe: Mapping[str, Finding], told: Told) -> Action | None:
         f"Through it the same attack found {count(best['leaks'])} of {count(plain['leaks'], 'direction')}, in "
         f"{count(best['queries'], 'question')}: {brief(times, 2)} times as many as through {plain['name']}."
     )
+    if best["leaks"] >= plain["leaks"]:
+        changes += " It hides none of them and only makes them dearer."
     return Action(f"Answer with {best['name']}", changes, True, against, COARSEN)
 
 
