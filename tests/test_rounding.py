@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import random_weights, relu_elsewhere, single
-from unveil.blackbox.rounding import rounding
+from unveil.blackbox.rounding import Rounding, rounding
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -26,3 +26,10 @@ def test_relative_rounding_follows_the_precision(
         )
         assert noise.straight
         assert low < noise.relative < high
+
+
+def test_short_steps_weigh_rounding_against_breakpoints() -> None:
+    double, single_ = (Rounding(np.ones(1), 1.0, relative, True) for relative in (1e-16, 1e-7))
+    assert (double.step, double.exact) == (1e-4, True)
+    assert 0.01 < single_.step < 0.05
+    assert not single_.exact

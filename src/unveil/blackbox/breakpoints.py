@@ -140,8 +140,7 @@ def line_search(
     high = np.broadcast_to(np.asarray(high, dtype=np.float64), (count,))
     if not (low < high).all():
         raise BadInput("every line needs low < high")
-    # Long enough for a sharp slope, short enough to miss most breakpoints.
-    step = float(np.clip(noise.relative**0.25, 1e-4, 0.1))
+    step = noise.step
     answers = Answers(base, direction, ask, noise.at)
     ended = Ended()
     stretches = begin(answers, low, high, step, rng)

@@ -10,6 +10,12 @@ from jaxtyping import Bool, Float
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
+# Lengths of short steps, in units of a typical input: the least and the largest.
+SHORTEST, LONGEST = 1e-4, 0.1
+# Slopes over short steps that are known better than this tell hyperplanes apart one at a time, without statistics; and
+# the relative rounding from which on they are not.
+EXACT_SLOPE = 6e-9
+COARSE = EXACT_SLOPE ** (4 / 3)
 # A value agrees with a prediction when it is within this many times the standard deviations that both carry.
 AGREE = 8.0
 
@@ -32,6 +38,19 @@ class Rounding:
     size: float
     relative: float
     straight: bool
+
+    @property
+    def step(self) -> float:
+        """A step long enough for a sharp slope and short enough to meet few breakpoints, for inputs of size one.
+
+        The error of a slope, `relative / step`, and the share of steps that meet one weigh alike.
+        """
+        return float(np.clip(self.relative**0.25, SHORTEST, LONGEST))
+
+    @property
+    def exact(self) -> bool:
+        """Whether slopes over short steps are known to `EXACT_SLOPE`."""
+        return self.relative < COARSE
 
     def at(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """Standard deviation of the answers at x."""

@@ -133,9 +133,7 @@ class _Point:
         unit = np.asarray(line.direction)
         size = reader.noise.size / np.sqrt(len(unit))
         aside = min(ASIDE * room, size)
-        # Long enough for a sharp slope, short enough to stay in the linear region.
-        step = float(np.clip(reader.noise.relative**0.25, 1e-4, 0.1)) * size
-        self.step = min(step, aside / 4)
+        self.step = min(reader.noise.step * size, aside / 4)
         self.most = 0.8 * aside / self.step
         centre = line.base + t * unit
         self.sides = np.stack([centre - aside * unit, centre + aside * unit])

@@ -17,7 +17,6 @@ from unveil.identification.convolution.reading import Reader
 from unveil.identification.convolution.refinement import measured, refined
 from unveil.identification.convolution.sameness import distinct, same
 from unveil.identification.convolution.tracing import traced
-from unveil.identification.piecewise_linear.layer import SHARP
 
 # How far lines reach without a box, in typical inputs.
 FAR = 3.0
@@ -141,7 +140,7 @@ class KernelSearch:
     @property
     def piecewise_linear(self) -> bool:
         """Whether the answers curve nowhere; of single precision that is not told by what rounding leaves."""
-        return self.noise is None or self.noise.straight or self.noise.relative >= SHARP
+        return self.noise is None or self.noise.straight or not self.noise.exact
 
     def _rounding(self) -> Rounding:
         """How exact answers are, measured where few inputs move: other steps cross neurons all over the picture."""
@@ -192,7 +191,7 @@ class KernelSearch:
                 self.wide += one.wide
                 continue
             assert self.noise is not None
-            if self.noise.relative < SHARP:
+            if self.noise.exact:
                 kernel: Kernel | None = cut(one.kernel)
             else:
                 kernel = traced(one.kernel, seen, index, self.ask, self.picture, self.noise, self.rng)
@@ -291,7 +290,7 @@ class KernelSearch:
         """
         assert self.noise is not None
         known = any(candidate is each for each in self.looked_for)
-        if known or (self.noise.relative < SHARP and not self.thorough):
+        if known or (self.noise.exact and not self.thorough):
             return None
         self.looked_for.append(candidate)
         found = self.look_beside(candidate)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import Rounding, reach, rounding
+from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer import SHARP
 from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
@@ -124,7 +123,7 @@ class _Attempt:
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines."""
         try:
-            if noise.relative < SHARP:
+            if noise.exact:
                 far = self._far(frame, float(np.clip(1e-5 / noise.relative, 50, 1e5)))
                 exact = ExactReading(self.ask, noise, self.rng, self.stats, self.why, self.method.most_lines)
                 self.reading = exact
@@ -143,8 +142,8 @@ class _Attempt:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
         allowed = self.method.accept * np.sqrt(noise.relative)
         steady = True
-        if noise.relative >= SHARP:
-            relative = min(noise.relative, max(CROWDED * self.oracle.resolution, SHARP))
+        if not noise.exact:
+            relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
             allowed = self.method.accept * min(np.sqrt(relative), 100 * relative)
             steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
         if seen.residual <= allowed and steady:

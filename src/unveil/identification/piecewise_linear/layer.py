@@ -13,9 +13,6 @@ from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import MANY, Frame, gradients
 from unveil.identification.piecewise_linear.layer_membership import LayerFound, met_before, on_plane, straight_ones
 
-# Answers less exact than this are read by other means (`relu.noisy`).
-SHARP = 1e-11
-
 
 def read_layer(
     ask: Ask,
