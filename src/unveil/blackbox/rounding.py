@@ -50,7 +50,7 @@ class Rounding:
     @property
     def exact(self) -> bool:
         """Whether slopes over short steps are known to `EXACT_SLOPE`."""
-        return self.relative < COARSE
+        return bool(self.relative < COARSE)
 
     def at(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """Standard deviation of the answers at x."""
