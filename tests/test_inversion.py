@@ -14,9 +14,11 @@ import pytest
 from tests.helpers import assert_rate
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import activation
+from unveil.whitebox.formats import load
 from unveil.whitebox.inputs_of import inputs_of
 from unveil.whitebox.network import Layer, Network
 from unveil.whitebox.preimage import preimage
+from unveil.whitebox.starting_points import starting_points
 
 Row = tuple[Fraction, ...]
 
@@ -268,6 +270,40 @@ def test_inputs_of_small_networks_agree_with_all_their_patterns() -> None:
         if (network(x) == y).all():
             assert near.distance < 1e-5, seed
     assert min(told.values()) >= 4
+
+
+@pytest.mark.slow
+def test_inputs_behind_outputs_of_a_larger_network_are_found_without_one_to_start_from(seed):
+    examples = Path(__file__).parents[1] / "examples"
+    network = load(examples / "digits.onnx")
+    images = np.load(examples / "digits.npz")["images"].reshape(-1, 784).astype(float)
+    found, rng = 0, np.random.default_rng(seed)
+    for image in images[rng.permutation(len(images))[:4]]:
+        output = network.features(image)[0]
+        one = inputs_of(network, output, programmes=1, rng=rng)
+        if one.verdict == "found":
+            assert np.abs(network.features(one.x)[0] - output).max() <= one.tolerance
+            assert np.abs(one.x - 0.5).max() <= 0.5
+            found += 1
+        else:
+            assert one.verdict == "not found"
+            assert not one.complete
+    assert found >= 1
+
+
+def test_starting_points_are_of_many_kinds_and_in_the_box():
+    network = Network.from_weights([(np.ones((2, 36)), np.zeros(2))])
+    low, high = -np.ones(36), np.linspace(0, 2, 36)
+    points = starting_points(network, low, high, np.random.default_rng(3))
+    assert (np.clip(points, low, high) == points).all()
+    assert (points == starting_points(network, low, high, np.random.default_rng(3))).all()
+    share = ((points == low) | (points == high)).mean(axis=1)
+    assert (share == 0).mean() > 0.3
+    assert (share > 0.8).mean() > 0.05
+    pictures = points[-len(points) // 3 :].reshape(-1, 6, 6)
+    assert (
+        np.abs(np.diff(pictures, axis=1)).mean() < 0.7 * np.abs(np.diff(points[:100].reshape(-1, 6, 6), axis=1)).mean()
+    )
 
 
 def test_a_budget_that_ends_first_proves_nothing() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -11,14 +11,24 @@ from jaxtyping import Float
 from scipy import sparse
 
 from unveil.outcome import BadInput
+from unveil.whitebox.activation import leaky_relu
 from unveil.whitebox.inversion import Box, Inversion, allowed, from_features, given_features
 from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
 from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
+from unveil.whitebox.starting_points import starting_points
 
 STARTS = 32
 """Points of the box from which Gauss-Newton steps are tried before any linear programme."""
+
+KICKS = 150
+"""Further tries from the best points reached, moved at random: of networks of more than..."""
+
+LARGE = 64
+"""...so many neurons with a kink before any linear programme, of others where the programmes did not decide."""
+
+_KEPT = 4  # points that are moved
 
 
 def inputs_of(
@@ -34,7 +44,8 @@ def inputs_of(
 ) -> Inversion:
     """Find an input of the network that gives this output, or prove that no input in the box does.
 
-    First by Gauss-Newton steps from a few points. Then region by region: a linear programme in which every neuron lies
+    First by Gauss-Newton steps from those of many random points whose outputs are nearest, and from the best points
+    these reach, moved at random. Then region by region: a linear programme in which every neuron lies
     between the lowest and the highest line over its interval tells how near to the output a part of the box can come
     at best; a part that cannot come near enough is closed by a bound from weak duality, any other is split at a kink.
     In a part without a kink the programme is exact, so that the search ends: with an input, or with the proof that
@@ -116,13 +127,20 @@ class _Search:
         peeled = self._peel()
         if isinstance(peeled, Inversion):
             return peeled
-        self._try_starts(rng)
+        reached = self._try_starts(rng)
+        kinked = sum(each.neurons for each in self.network.layers if each.activation.kinked)
+        decides = peeled.network.piecewise_linear and kinked <= LARGE
+        if not decides:
+            self._kick(reached, rng)
         if not peeled.network.piecewise_linear:
             names = sorted({e.activation.name for e in peeled.network.layers if not e.activation.piecewise_linear})
             told = f"layers with {', '.join(names)} can only be searched, which proves nothing"
             return self._told("found" if self.off <= self.tolerance else "not found", 0.0, False, told)
         if self.off > self.tolerance:
             verdict, least, complete = peeled.existence(self)
+            if verdict == "not found" and decides:
+                self._kick(reached, rng)
+                verdict = "found" if self.off <= self.tolerance else verdict
             if verdict != "found":
                 told = "every part of the box was closed" if complete else "the budget ended first"
                 return self._told(verdict, least, complete, told)
@@ -153,13 +171,20 @@ class _Search:
             self.best, self.off = x, off
         return bool(better)
 
-    def polished(self, x: np.ndarray, steps: int = 40) -> np.ndarray:
-        """Gauss-Newton steps inside the box, each the shortest that would do, of inputs that are not held by a wall."""
+    def polished(self, x: np.ndarray, steps: int = 40, through: Network | None = None) -> np.ndarray:
+        """Gauss-Newton steps inside the box, each the shortest that would do, of inputs that are not held by a wall.
+
+        Args:
+            x: The first point.
+            steps: At most.
+            through: Another network than the one in question, of which the output is wanted.
+        """
         low, high = self.box
+        network = self.network if through is None else through
         x = np.clip(x, low, high)
-        miss = self.y - self.network.features(x)[0]
+        miss = self.y - network.features(x)[0]
         for _ in range(steps):
-            jacobian = linearise(self.network, x).matrix
+            jacobian = linearise(network, x).matrix
             step, held = np.zeros(len(x)), np.zeros(len(x), bool)
             for _ in range(4):
                 step = np.zeros(len(x))
@@ -171,7 +196,7 @@ class _Search:
             # The longest step that helps.
             lengths = np.array([1.0, 0.5, 0.25, 0.1, 0.03])
             ahead = np.clip(x + lengths[:, None] * step, low, high)
-            left = self.y - self.network.features(ahead)
+            left = self.y - network.features(ahead)
             size = np.linalg.norm(left, axis=1)
             helps = np.flatnonzero(size < np.linalg.norm(miss) * (1 - 0.01 * lengths))
             if not helps.size:
@@ -181,14 +206,45 @@ class _Search:
                 break
         return x
 
-    def _try_starts(self, rng: np.random.Generator) -> None:
-        low, high = self.box
+    def _try_starts(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Gauss-Newton steps from the goal, the middle, and those of many points that are nearest to the output.
+
+        Returns:
+            Where they ended, the best first.
+        """
+        drawn = starting_points(self.network, *self.box, rng)
+        off = np.linalg.norm(self.network.features(drawn) - self.y, axis=1)
         starts = [self.goal] if self.goal is not None else []
-        starts += [(low + high) / 2, *(low + (high - low) * rng.random((STARTS - 1, len(low))))]
+        starts += [(self.box[0] + self.box[1]) / 2, *drawn[np.argsort(off, kind="stable")[: STARTS - 1]]]
+        reached = []
         for start in starts:
-            self.offer(self.polished(start))
+            reached.append(self.polished(start))
+            self.offer(reached[-1])
             if self.off <= self.tolerance / 10:
+                break
+        return sorted(reached, key=self._miss)
+
+    def _kick(self, reached: list[np.ndarray], rng: np.random.Generator) -> None:
+        """From the best points reached, some coordinates moved towards a random point, Gauss-Newton steps once more."""
+        best = reached[:_KEPT]
+        misses = [self._miss(x) for x in best]
+        drawn = starting_points(self.network, *self.box, rng)
+        for number in range(KICKS):
+            if self.off <= self.tolerance:
                 return
+            place = number % len(best)
+            x, to = best[place], drawn[rng.integers(len(drawn))]
+            moved = rng.random(len(x)) < rng.uniform(0.05, 1)
+            x = np.where(moved, x + rng.uniform(0.05, 0.5) * (to - x), x)
+            if number % 2:
+                x = self.polished(x, through=_leaking(self.network, float(10 ** rng.uniform(-2.5, -0.5))))
+            x = self.polished(x)
+            self.offer(x)
+            if (miss := self._miss(x)) < misses[place]:
+                best[place], misses[place] = x, miss
+
+    def _miss(self, x: np.ndarray) -> float:
+        return float(np.linalg.norm(self.network.features(x)[0] - self.y))
 
     def _peel(self) -> _Regions | Inversion:
         """Smooth layers from the top, as long as their features determine their inputs."""
@@ -216,6 +272,17 @@ class _Search:
             tolerance = 2 * tolerance * np.sqrt(len(y)) / (smallest * steep)
             network, y = network.up_to(top - 1), found.x
         return _Regions(network, y, self.box, tolerance)
+
+
+def _leaking(network: Network, slope: float) -> Network:
+    """The network with ReLUs that pass a part of what is negative, so that neurons at rest show a way as well."""
+    leaky = leaky_relu(slope)
+    return replace(
+        network,
+        layers=tuple(
+            replace(each, activation=leaky) if each.activation.name == "relu" else each for each in network.layers
+        ),
+    )
 
 
 def _range(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray]:
