@@ -41,4 +41,4 @@ def starting_points(
     ).reshape(count, n)
     fields /= np.maximum(fields.std(axis=1, keepdims=True), 1e-300)
     smooth = np.clip(0.8 * fields + rng.uniform(-0.5, 1.0, size=(count, 1)), 0, 1)
-    return np.clip(low + (high - low) * np.concatenate([uniform, sparse, smooth]), low, high)
+    return np.asarray(np.clip(low + (high - low) * np.concatenate([uniform, sparse, smooth]), low, high))
