@@ -61,6 +61,17 @@ class LastLayer:
             if there were too few inputs.
         why: One sentence.
         centred: Whether what is the same for all outputs is not told, as behind a softmax.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> hidden, last = rng.standard_normal((3, 8)), rng.standard_normal((20, 3))
+        >>> def model(x):
+        ...     u = np.tanh(x @ hidden.T)
+        ...     return u / np.linalg.norm(u, axis=1, keepdims=True) @ last.T
+        >>> oracle = uv.as_oracle(model, shape=8)
+        >>> found = uv.last_layer(oracle, uv.output_span(oracle, rng=rng), rng=rng)
+        >>> found.matrix.shape, found.outcome.name
+        ((20, 3), 'complete')
     """
 
     matrix: Float[np.ndarray, "m r"]
@@ -122,6 +133,17 @@ def last_layer(
 
     Source: Finlayson, Ren, Swayamdipta, arXiv:2510.14086 (outputs of a normalised layer lie on an ellipsoid); Carlini
     et al., arXiv:2403.06634, for the last layer up to a rotation.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> hidden, last = rng.standard_normal((3, 8)), rng.standard_normal((20, 3))
+        >>> def model(x):
+        ...     u = np.tanh(x @ hidden.T)
+        ...     return u / np.linalg.norm(u, axis=1, keepdims=True) @ last.T
+        >>> oracle = uv.as_oracle(model, shape=8)
+        >>> found = uv.last_layer(oracle, uv.output_span(oracle, rng=rng), rng=rng)
+        >>> found.distance(last) < 1e-6
+        True
     """
     r = span.rank
     if span.outcome not in (Outcome.complete, Outcome.approximate) or not 1 < r < span.reading.largest_rank:
