@@ -8,11 +8,12 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
 from unveil.identification.piecewise_linear.completeness import leaks
-from unveil.identification.piecewise_linear.critical_point import Searched, along, zeros
+from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points, holds
 from unveil.identification.piecewise_linear.late_neurons import late
@@ -48,7 +49,7 @@ def test_a_layer_leaks_where_a_neuron_is_missing() -> None:
 
 def met(
     weights: Weights, depth: int, i: int, ask: Asked, noise: Rounding, rng: np.random.Generator
-) -> tuple[Searched, int]:
+) -> tuple[Line, int]:
     """A line that meets neuron i of this layer, where the answers show it, and which breakpoint it is."""
     while True:
         base, direction = rng.standard_normal((2, 1, weights[0][0].shape[1]))
@@ -58,7 +59,7 @@ def met(
         for each in at:
             near = np.abs(breaks.t - each)
             if len(near) and near.min() < 1e-9:
-                return Searched(base[0], direction[0], breaks), int(near.argmin())
+                return breaks, int(near.argmin())
 
 
 def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:

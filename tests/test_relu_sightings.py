@@ -13,11 +13,12 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import agreement
 from unveil.identification.piecewise_linear.critical_point import (
-    Searched,
     Sighting,
     along,
+    along_line,
     local,
     look,
+    met,
     row_space,
     zeros,
 )
@@ -123,8 +124,8 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     net, (V, c) = relu_net(weights), weights[1]
     noise = rounding(net, rng.standard_normal((4, 12)), 1e-16, rng)
     base, direction = rng.standard_normal((2, 1, 12))
-    line = Searched(base[0], direction[0], line_search(net, base, direction, -30.0, 30.0, noise, rng)[0])
-    deeper = np.flatnonzero(~line.met(line.along(weights[:1])[0]).any(axis=1))
+    (line,) = line_search(net, base, direction, -30.0, 30.0, noise, rng)
+    deeper = np.flatnonzero(~met(line, along_line(weights[:1], line)[0]).any(axis=1))
     seen = look(net, weights[:1], line, deeper, noise, rng)
     assert seen
     for sighting in seen:

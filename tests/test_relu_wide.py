@@ -45,10 +45,10 @@ def test_along_a_few_directions_the_network_is_the_same() -> None:
     np.testing.assert_allclose(every.T @ every, np.eye(90), atol=1e-12)
     seen = directions.seen(line)
     t = np.linspace(-3, 3, 7)
-    x = seen.at(t) @ directions.few.T * directions.longer
-    np.testing.assert_allclose(x, line.at(t), atol=1e-12)
+    x = seen.inputs(t) @ directions.few.T * directions.longer
+    np.testing.assert_allclose(x, line.inputs(t), atol=1e-12)
     narrow, asked = Narrow(oracle, directions), oracle.ledger.asked
-    np.testing.assert_allclose(narrow(seen.at(t)), relu_net(weights)(x), atol=1e-12)
+    np.testing.assert_allclose(narrow(seen.inputs(t)), relu_net(weights)(x), atol=1e-12)
     assert oracle.ledger.asked == asked + len(t)
 
 

@@ -59,7 +59,11 @@ class Line:
     @property
     def points(self) -> Float[np.ndarray, "K n"]:
         """The breakpoints as inputs."""
-        return np.asarray(self.base + self.t[:, None] * self.direction)
+        return self.inputs(self.t)
+
+    def inputs(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
+        """Points of the line."""
+        return np.asarray(self.base + t[:, None] * self.direction)
 
     def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
         """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
@@ -17,29 +17,6 @@ Layer = tuple[np.ndarray, np.ndarray]
 SAME_PLACE = 1e-7
 # Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
 SHORT = 1e-4
-
-
-@dataclass(frozen=True)
-class Searched:
-    """A line whose breakpoints are known."""
-
-    base: Float[np.ndarray, " n"]
-    direction: Float[np.ndarray, " n"]
-    breaks: Line
-
-    def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
-        """Points of the line."""
-        return np.asarray(self.base + t[:, None] * self.direction)
-
-    def along(self, layers: list[Layer]) -> tuple[np.ndarray, np.ndarray]:
-        """Where these layers bend on it; see `along`."""
-        return along(layers, self.base, self.direction, self.breaks.low, self.breaks.high)
-
-    def met(self, expected: Float[np.ndarray, " E"], doubt: Float[np.ndarray, " E"] | float = 0.0) -> np.ndarray:
-        """(breakpoints, expected): whether a breakpoint is the one expected there, give or take the doubt."""
-        off = np.abs(self.breaks.t[:, None] - expected[None, :])
-        near = np.minimum(SAME_PLACE * (1 + np.abs(expected)) + doubt, 1e-3 * (1 + np.abs(expected)))
-        return np.asarray(off <= near + 3 * self.breaks.width[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +74,7 @@ def zeros(t: Float[np.ndarray, " E"], z: Float[np.ndarray, "E q"]) -> tuple[np.n
 def look(
     ask: Ask,
     layers: list[Layer],
-    line: Searched,
+    line: Line,
     wanted: np.ndarray,
     noise: Rounding,
     rng: np.random.Generator,
@@ -114,31 +91,31 @@ def look(
 
     Queries: `r + 3` for each piece beside a wanted breakpoint, for r directions in which the layers move there.
     """
-    edges = line.breaks.edges
+    edges = line.edges
     inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
     seen: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
     out = []
     for p in wanted:
-        if min(inner[p], inner[p + 1]) < SHORT * (1 + abs(line.breaks.t[p])):
+        if min(inner[p], inner[p + 1]) < SHORT * (1 + abs(line.t[p])):
             continue
         for piece in (p, p + 1):
             if piece in seen:
                 continue
             # The outermost pieces are long: stay where the numbers are small.
             middle = edges[piece + 1] - inner[piece] / 2 if piece <= p else edges[piece] + inner[piece] / 2
-            x = line.at(np.array([middle]))
+            x = line.inputs(np.array([middle]))
             span = row_space(local(layers, x[0])[1])
             if not span.shape[1]:
                 seen[piece] = (span, np.empty((1, 0)), np.inf)
                 continue
             frame = across(span)
-            value = line.breaks.at(np.array([middle]))
+            value = line.at(np.array([middle]))
             slope, error = gradients(ask, frame, x, np.array([inner[piece] / 4]), noise, rng, value)
             seen[piece] = (span, slope[0], float(error[0]))
         (span, before, e0), (other, after, e1) = seen[p], seen[p + 1]
         if not np.isfinite(e0 + e1) or span.shape != other.shape:
             continue
-        jump = line.breaks.jump[p]
+        jump = line.jump[p]
         change = jump @ (after @ (other.T @ span) - before) / (jump @ jump)
         size = float(np.linalg.norm(change))
         along_it = span.T @ line.direction
@@ -146,16 +123,30 @@ def look(
             continue
         drift = abs(float(change @ along_it) - 1) / (float(np.linalg.norm(along_it)) * size)
         rounded = float(np.hypot(e0, e1)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
-        out.append(Sighting(line.at(line.breaks.t[p : p + 1])[0], span, change / size, max(rounded, drift, 1e-15)))
+        out.append(Sighting(line.points[p], span, change / size, max(rounded, drift, 1e-15)))
     return out
 
 
-def search(ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float) -> Searched | None:
+def met(
+    line: Line, expected: Float[np.ndarray, " E"], doubt: Float[np.ndarray, " E"] | float = 0.0
+) -> Bool[np.ndarray, "K E"]:
+    """Whether a breakpoint of a line is the one expected there, give or take the doubt."""
+    off = np.abs(line.t[:, None] - expected[None, :])
+    near = np.minimum(SAME_PLACE * (1 + np.abs(expected)) + doubt, 1e-3 * (1 + np.abs(expected)))
+    return np.asarray(off <= near + 3 * line.width[:, None])
+
+
+def along_line(layers: list[Layer], line: Line) -> tuple[np.ndarray, np.ndarray]:
+    """Where these layers bend on a line; see `along`."""
+    return along(layers, line.base, line.direction, line.low, line.high)
+
+
+def search(ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float) -> Line | None:
     """The breakpoints of a fresh random line."""
     base, direction, low, high = frame.lines(1, far, rng)
     if not (low < high).all():
         return None
-    return Searched(base[0], direction[0], line_search(ask, base, direction, low, high, noise, rng)[0])
+    return line_search(ask, base, direction, low, high, noise, rng)[0]
 
 
 def row_space(J: np.ndarray) -> np.ndarray:

@@ -8,17 +8,19 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
 from unveil.identification.piecewise_linear.completeness import judged, leaks, sides, whole
 from unveil.identification.piecewise_linear.critical_point import (
     Layer,
-    Searched,
     Sighting,
     along,
+    along_line,
     local,
     look,
+    met,
     row_space,
 )
 from unveil.identification.piecewise_linear.frame import Frame
@@ -86,7 +88,7 @@ class Deeper:
         self.layers = [layer]
         # Of the rows of these layers.
         self.error = max(float(found.error.max()), 1e-12)
-        self.lines: list[Searched] = list(found.searched)
+        self.lines: list[Line] = list(found.searched)
         self.sightings: list[Sighting] = []
         for x, row, error in zip(found.bent_at, found.bent_rows, found.bent_error, strict=True):
             span = row_space(local(self.layers, x)[1])
@@ -270,7 +272,7 @@ class Deeper:
                 continue
             self.examined.append(seen)
             for line in reversed(self.lines):
-                which = np.flatnonzero(np.abs(line.at(line.breaks.t) - seen.x).max(axis=1) == 0)
+                which = np.flatnonzero(np.abs(line.points - seen.x).max(axis=1) == 0)
                 if len(which):
                     pool = self.points.usual(400)
                     found = late(self.ask, self.layers, line, int(which[0]), self.error, pool, self.noise, self.rng)
@@ -375,11 +377,9 @@ class Deeper:
             base, direction, low, high = self.frame.lines(1, self.far, self.rng)
         if not (low < high).all():
             return
-        line = Searched(
-            base[0], direction[0], line_search(self.ask, base, direction, low, high, self.noise, self.rng)[0]
-        )
-        wanted = ~line.met(line.along(self.layers)[0]).any(axis=1)
+        (line,) = line_search(self.ask, base, direction, low, high, self.noise, self.rng)
+        wanted = ~met(line, along_line(self.layers, line)[0]).any(axis=1)
         if self.neurons:
-            wanted &= ~line.met(*expected(self.layers, self.neurons, line)[:2]).any(axis=1)
+            wanted &= ~met(line, *expected(self.layers, self.neurons, line)[:2]).any(axis=1)
         self.lines.append(line)
         self.sightings += look(self.ask, self.layers, line, np.flatnonzero(wanted), self.noise, self.rng)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.design import finish
@@ -15,7 +16,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, Weights, output_layer
 from unveil.identification.piecewise_linear.completeness import Station
-from unveil.identification.piecewise_linear.critical_point import Searched, search
+from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.deeper_layers import Deeper
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
@@ -122,7 +123,7 @@ class ExactReading:
             return self._read_along(frame, noise, far, start)
         return self._widened(directions, start, noise, far) or self._read_along(frame, noise, far, start)
 
-    def _widened(self, directions: Directions, start: Searched, noise: Rounding, far: float) -> Network | None:
+    def _widened(self, directions: Directions, start: Line, noise: Rounding, far: float) -> Network | None:
         """The network along a few directions, then along all; None if that fails."""
         p = self.stats["directions"] = directions.few.shape[1]
         along, few_noise = Asked(Narrow(self.oracle, directions)), directions.rounding(noise)
@@ -140,7 +141,7 @@ class ExactReading:
         del self.stats["directions"]
         return None
 
-    def _read_along(self, frame: Frame, noise: Rounding, far: float, start: Searched | None) -> Network:
+    def _read_along(self, frame: Frame, noise: Rounding, far: float, start: Line | None) -> Network:
         """The network as a function of this frame's coordinates."""
         self.reading = found = LayerFound.nothing(frame, self.oracle.m)
         read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.most_lines, found=found, start=start)
@@ -196,8 +197,7 @@ class ExactReading:
         chosen = seen.wrong[:lines] if frame.free else self.rng.permutation(seen.wrong)[:lines]
         for wrong in chosen:
             base = frame.sample(1, self.rng)
-            (line,) = line_search(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
-            start = Searched(base[0], wrong - base[0], line)
+            (start,) = line_search(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
             read_layer(self.ask, frame, noise, self.rng, most_lines=1, found=found, start=start)
         if len(seen.wrong):
             # What was right about everything asked before is not any more.

@@ -9,11 +9,11 @@ from typing import final
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import Line
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import Rounding
 from unveil.blackbox.source import Answers, Questions
-from unveil.identification.piecewise_linear.critical_point import Searched
 
 # Inputs from which on it may pay to look at a few directions first.
 MANY = 64
@@ -40,10 +40,10 @@ class Directions:
     others: Float[np.ndarray, "n q"]
 
     @classmethod
-    def along(cls, line: Searched, rng: np.random.Generator) -> Directions | None:
+    def along(cls, line: Line, rng: np.random.Generator) -> Directions | None:
         """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
         shows nothing."""
-        n, bends = len(line.base), len(line.breaks.t)
+        n, bends = len(line.base), len(line.t)
         p = min(int(PLENTY * bends) + MORE, int(SHARE * n))
         if not bends or p < LEAST * bends:
             return None
@@ -59,9 +59,10 @@ class Directions:
         n, p = self.few.shape
         return float(np.sqrt(n / p))
 
-    def seen(self, line: Searched) -> Searched:
+    def seen(self, line: Line) -> Line:
         """The line, in the coordinates."""
-        return Searched(line.base @ self.few / self.longer, line.direction @ self.few / self.longer, line.breaks)
+        base, direction = (each @ self.few / self.longer for each in (line.base, line.direction))
+        return replace(line, base=base, direction=direction)
 
     def rounding(self, noise: Rounding) -> Rounding:
         """How exact answers are, in terms of the coordinates."""

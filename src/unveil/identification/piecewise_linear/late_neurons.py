@@ -8,17 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Asked, after
-from unveil.identification.piecewise_linear.critical_point import (
-    Layer,
-    Searched,
-    Sighting,
-    along,
-    local,
-    look,
-    row_space,
-)
+from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along, local, look, row_space
 from unveil.identification.piecewise_linear.neuron import Neuron, View, merge
 from unveil.identification.piecewise_linear.weight_completion import fill, places
 
@@ -46,13 +39,13 @@ class Late:
     row: Float[np.ndarray, " d"]
     bias: float
     error: float
-    lines: list[Searched]
+    lines: list[Line]
 
 
 def late(
     ask: Asked,
     layers: list[Layer],
-    line: Searched,
+    line: Line,
     which: int,
     error: float,
     pool: Float[np.ndarray, "N n"],
@@ -88,7 +81,7 @@ def late(
     merged = merge(views, [])
     if not merged or not _straight(ask, layers, depth, merged[0], seen[0], line, which, noise, rng):
         return None
-    neuron, lines = merged[0], list[Searched]()
+    neuron, lines = merged[0], list[Line]()
     tried: Counter[tuple[int, int]] = Counter()
     for _ in range(ROUNDS):
         if neuron.known.all():
@@ -133,7 +126,7 @@ def _straight(
     depth: int,
     neuron: Neuron,
     seen: Sighting,
-    line: Searched,
+    line: Line,
     which: int,
     noise: Rounding,
     rng: np.random.Generator,
@@ -155,7 +148,7 @@ def _straight(
     found.sort(key=lambda each: -each[0])
     if not found[PLACES - 1][0]:
         return False
-    strength = np.abs(line.breaks.jump[which]).max() / abs(float(line.direction @ normal))
+    strength = np.abs(line.jump[which]).max() / abs(float(line.direction @ normal))
     x = np.array([each[2] for each in found[:PLACES]])
     sigma = noise.at(x).max(axis=1)
     off = np.clip(3e4 * sigma / strength, 1e-7, 1e-3)[:, None] * normal

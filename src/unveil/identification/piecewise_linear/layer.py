@@ -9,7 +9,6 @@ import numpy as np
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import AGREE, Ask, Rounding
-from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import MANY, Frame, gradients
 from unveil.identification.piecewise_linear.layer_membership import LayerFound, met_before, on_plane, straight_ones
 
@@ -24,7 +23,7 @@ def read_layer(
     most_lines: int = 24,
     quiet_lines: int = 2,
     found: LayerFound | None = None,
-    start: Searched | None = None,
+    start: Line | None = None,
 ) -> LayerFound:
     """Read the normals and offsets of the next layer's neurons.
 
@@ -62,16 +61,12 @@ def read_layer(
             if not changes and (quiet >= quiet_lines or frame.free):
                 break
             along = beyond if changes and (frame.free or number % 2) else None
-        line: Line | None
-        if given and start is not None:
-            line, base, direction = start.breaks, start.base, start.direction
-        else:
-            line, base, direction = _line(ask, frame, noise, rng, far, along)
+        line = start if given else _line(ask, frame, noise, rng, far, along)
         found.lines += 1
         before = len(found.rows)
         if line is not None:
-            found.searched.append(Searched(base, direction, line))
-            _look(ask, frame, line, base, direction, noise, rng, found, first=fresh and number == 0)
+            found.searched.append(line)
+            _look(ask, frame, line, noise, rng, found, first=fresh and number == 0)
         quiet = 0 if len(found.rows) > before else quiet + 1
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
         if quiet >= quiet_lines * (1 if frame.free else 2) and not (changes and not frame.free):
@@ -81,7 +76,8 @@ def read_layer(
 
 def _line(
     ask: Ask, frame: Frame, noise: Rounding, rng: np.random.Generator, far: float, beyond: np.ndarray | None
-) -> tuple[Line | None, np.ndarray, np.ndarray]:
+) -> Line | None:
+    """A random line, or one along columns that no row read so far sees; None where the region has no room for it."""
     base, direction, low, high = frame.lines(1, far, rng)
     if beyond is not None:
         step = rng.standard_normal((1, beyond.shape[1])) @ beyond.T @ frame.V.T
@@ -92,9 +88,8 @@ def _line(
         margin = 1e-3 * np.minimum(hi - lo, 1.0)
         direction, low, high = step, np.maximum(lo + margin, -far), np.minimum(hi - margin, far)
     if not (low < high).all():
-        return None, base[0], direction[0]
-    (line,) = line_search(ask, base, direction, low, high, noise, rng)
-    return line, base[0], direction[0]
+        return None
+    return line_search(ask, base, direction, low, high, noise, rng)[0]
 
 
 def _complement(frame: Frame, found: LayerFound) -> np.ndarray | None:
@@ -132,8 +127,6 @@ def _look(
     ask: Ask,
     frame: Frame,
     line: Line,
-    base: np.ndarray,
-    direction: np.ndarray,
     noise: Rounding,
     rng: np.random.Generator,
     found: LayerFound,
@@ -141,7 +134,7 @@ def _look(
 ) -> None:
     """Explain one line's breakpoints; differentiate around the unexplained ones; keep the straight ones."""
     m = len(noise.floor)
-    h0, dh = frame.values(base[None])[0], frame.M @ direction
+    h0, dh = frame.values(line.base[None])[0], frame.M @ line.direction
     explained = np.full(len(line.t), -1)
     if len(found.rows) and len(line.t):
         rate = found.rows @ dh
@@ -165,7 +158,7 @@ def _look(
     # Contributions of the explained breakpoints are known: jump (m) times normal (d).
     groups, stations = _stations(line, wanted, m)
     where, radius = _inside(line, stations)
-    x = base + where[:, None] * direction
+    x = line.inputs(where)
     # What the line already says need not be asked again; but all derivatives in a place share the error of its value.
     if len(line.t) and frame.free:
         value = line.at(where) if frame.d < MANY else None
@@ -190,7 +183,7 @@ def _look(
                 continue
             used.append(p)
             rows.append(normal[j] / size)
-            at = frame.values((base + line.t[p] * direction)[None])[0]
+            at = frame.values(line.points[[p]])[0]
             bias.append(-rows[-1] @ at)
             jump.append(line.jump[p] * size)
             e = weight[j] * np.hypot(error[g], error[g + 1]) * np.sqrt(frame.d) / size
@@ -198,7 +191,7 @@ def _look(
     if not rows:
         return
     R, b, J, E = np.array(rows), np.array(bias), np.array(jump), np.array(errors)
-    at = base + line.t[used][:, None] * direction
+    at = line.points[used]
     straight, maybe = straight_ones(ask, frame, found, at, R, b, J, E, noise, rng)
     straight |= met_before(frame, found, at, R, b)
     straight &= ~found.known(R, b, E)
@@ -211,7 +204,7 @@ def _look(
             found.error = np.append(found.error, E[i])
     bent = ~straight & ~found.known(R, b, E)
     found.bent_at = np.concatenate([found.bent_at, at[bent]])
-    found.bent_step = np.concatenate([found.bent_step, np.repeat(direction[None], bent.sum(), axis=0)])
+    found.bent_step = np.concatenate([found.bent_step, np.repeat(line.direction[None], bent.sum(), axis=0)])
     found.bent_rows = np.concatenate([found.bent_rows, R[bent]])
     found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
     found.bent_error = np.append(found.bent_error, E[bent])

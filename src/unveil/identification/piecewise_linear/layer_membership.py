@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import AGREE, Ask, Rounding
-from unveil.identification.piecewise_linear.critical_point import Searched
 from unveil.identification.piecewise_linear.frame import Frame
 
 # How far, in typical inputs, a hyperplane is looked at again: far enough that most of the other neurons have switched.
@@ -51,7 +51,7 @@ class LayerFound:
     bent_maybe: Bool[np.ndarray, " B"]
     bent_error: Float[np.ndarray, " B"]
     lines: int = 0
-    searched: list[Searched] = field(default_factory=list)
+    searched: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod

@@ -8,8 +8,9 @@ from itertools import chain, combinations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
-from unveil.identification.piecewise_linear.critical_point import Layer, Searched, Sighting, local, zeros
+from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along_line, local, met, zeros
 
 # Besides its own error, that of a sighting's normal is this many times the error of the rows read before.
 NORMAL = 3.0
@@ -266,14 +267,14 @@ def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
 
 
 def expected(
-    layers: list[Layer], neurons: list[Neuron], line: Searched
+    layers: list[Layer], neurons: list[Neuron], line: Line
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
     """Where on a line these neurons must bend the answers: only where all they see is known.
 
     Returns:
         Places, how far off they may be, and whose they are.
     """
-    t, h = line.along(layers)
+    t, h = along_line(layers, line)
     z = h @ np.array([n.weights for n in neurons]).T + np.array([n.bias for n in neurons])
     at, piece, which = zeros(t, z)
     known = np.array([n.known for n in neurons])[which]
@@ -285,7 +286,7 @@ def expected(
 
 
 def confirmed(
-    layers: list[Layer], neurons: list[Neuron], lines: list[Searched]
+    layers: list[Layer], neurons: list[Neuron], lines: list[Line]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How often each neuron should have been met on these lines, how often it was, and in how many settings.
 
@@ -297,12 +298,12 @@ def confirmed(
     rows, bias = np.array([neurons[i].weights for i in firm]), np.array([neurons[i].bias for i in firm])
     for line in lines if neurons else ():
         at, doubt, which = expected(layers, neurons, line)
-        met = line.met(at, doubt).any(axis=0)
+        seen = met(line, at, doubt).any(axis=0)
         np.add.at(should, which, 1)
-        np.add.at(were, which[met], 1)
+        np.add.at(were, which[seen], 1)
         if firm:
-            on = after(layers, line.at(at)) @ rows.T + bias > 0
+            on = after(layers, line.inputs(at)) @ rows.T + bias > 0
             on &= which[:, None] != np.array(firm)
-            for i, others in zip(which[met], on[met], strict=True):
+            for i, others in zip(which[seen], on[seen], strict=True):
                 settings[i].add(np.packbits(others).tobytes())
     return should, were, np.array([len(each) for each in settings], dtype=int)

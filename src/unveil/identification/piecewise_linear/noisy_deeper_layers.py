@@ -170,7 +170,7 @@ class Onward:
             self.lines.append(line)
             width = 3 * line.width * np.linalg.norm(line.direction)
             wanted = ~self._explained(line.points, width, found)
-            wanted &= expected_error(self.frame, line, line.base, line.direction, self.noise) < VAGUE
+            wanted &= expected_error(self.frame, line, self.noise) < VAGUE
             self._look(line, np.flatnonzero(wanted))
 
     def _look(self, line: Line, wanted: np.ndarray) -> None:
@@ -178,7 +178,7 @@ class Onward:
         pieces = np.unique(np.concatenate([wanted, wanted + 1]))
         where, radius = inside(line, pieces)
         slopes: dict[int, Station] = {}
-        x, radius = line.base + where[:, None] * line.direction, radius * np.linalg.norm(line.direction)
+        x, radius = line.inputs(where), radius * np.linalg.norm(line.direction)
         for piece, at, r in zip(pieces, x, radius, strict=True):
             station = self._derivative(at, r)
             if station is not None:

@@ -28,8 +28,6 @@ def normals(
     ask: Ask,
     frame: Frame,
     line: Line,
-    base: Float[np.ndarray, " n"],
-    direction: Float[np.ndarray, " n"],
     explained: Int[np.ndarray, " K"],
     noise: Rounding,
     rng: np.random.Generator,
@@ -43,8 +41,6 @@ def normals(
         ask: Answers questions.
         frame: The coordinates.
         line: The breakpoints.
-        base: A point of the line.
-        direction: Its direction.
         explained: The row of `found` that each breakpoint belongs to, or -1.
         noise: How exact answers are.
         rng: Draws test steps.
@@ -55,12 +51,12 @@ def normals(
 
     Queries: `2 d + 9` per piece next to a wanted breakpoint, fewer pieces where outputs tell bends apart.
     """
-    m, dh = len(noise.floor), frame.M @ direction
-    wanted = (explained < 0) & (expected_error(frame, line, base, direction, noise) < VAGUE)
+    m, dh = len(noise.floor), frame.M @ line.direction
+    wanted = (explained < 0) & (expected_error(frame, line, noise) < VAGUE)
     groups = stations(line, wanted, explained >= 0)
     pieces = np.unique(np.array([piece for _, *ends in groups for piece in ends], dtype=int))
     where, radius = inside(line, pieces)
-    x = base + where[:, None] * direction
+    x = line.inputs(where)
     slope, error = long_gradients(ask, frame, x, radius, noise, rng)
     fine = np.isfinite(error)
     found.at, found.slope = np.concatenate([found.at, x[fine]]), np.concatenate([found.slope, slope[fine]])
@@ -205,16 +201,14 @@ def long_gradients(
     return slope, error
 
 
-def expected_error(
-    frame: Frame, line: Line, base: np.ndarray, direction: np.ndarray, noise: Rounding
-) -> Float[np.ndarray, " K"]:
+def expected_error(frame: Frame, line: Line, noise: Rounding) -> Float[np.ndarray, " K"]:
     """Relative error of the normal that derivatives on both sides of each breakpoint would give."""
-    x = base + line.t[:, None] * direction
+    x = line.points
     strength = np.sqrt(((line.jump / noise.at(x)) ** 2).sum(axis=1))
     length = np.diff(line.edges)
     room = np.minimum(np.minimum(length[:-1], length[1:]) / 4, 1 + np.abs(line.t))
     # Coordinate steps are room sqrt(d) / LONGER long; the normal is about jump / |dh| times a unit vector.
-    size = strength / np.linalg.norm(frame.M @ direction)
+    size = strength / np.linalg.norm(frame.M @ line.direction)
     return np.asarray(
         CALM * 1.1 * np.sqrt(frame.d) / np.maximum(size * room * max(1.0, np.sqrt(frame.d) / LONGER), 1e-300)
     )

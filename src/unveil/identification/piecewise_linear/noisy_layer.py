@@ -76,7 +76,7 @@ def read_coarse(
         (line,) = line_search(ask, base, direction, 0.0, 1.0, noise, rng)
         found.lines += 1
         if len(line.t):
-            _look(ask, frame, line, base[0], direction[0], noise, rng, found)
+            _look(ask, frame, line, noise, rng, found)
     for _ in range(most_lines):
         beyond = _complement(frame, found) if found.lines else None
         if beyond is not None and not sure and not missing(ask, frame, found, noise, rng):
@@ -92,7 +92,7 @@ def read_coarse(
         found.lines += 1
         before = len(found.rows)
         if len(line.t):
-            _look(ask, frame, line, base[0], direction[0], noise, rng, found)
+            _look(ask, frame, line, noise, rng, found)
         quiet = 0 if len(found.rows) > before else quiet + 1
         if quiet >= (quiet_lines or (3 if frame.free and len(found.bent_at) < CROWDED * frame.d else 8)):
             break
@@ -148,12 +148,12 @@ def missing(
     return bool((np.sqrt((moved**2).mean(axis=1)) > allowed).any())
 
 
-def explained_by(frame: Frame, found: LayerFound, line: Line, base: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def explained_by(frame: Frame, found: LayerFound, line: Line) -> np.ndarray:
     """For each breakpoint the row that crosses the line there, or -1."""
     out = np.full(len(line.t), -1)
     if not len(found.rows) or not len(out):
         return out
-    h0, dh = frame.values(base[None])[0], frame.M @ direction
+    h0, dh = frame.values(line.base[None])[0], frame.M @ line.direction
     rate = found.rows @ dh
     with np.errstate(divide="ignore", invalid="ignore"):
         t = -(found.rows @ h0 + found.bias) / rate
@@ -175,18 +175,16 @@ def _look(
     ask: Ask,
     frame: Frame,
     line: Line,
-    base: np.ndarray,
-    direction: np.ndarray,
     noise: Rounding,
     rng: np.random.Generator,
     found: LayerFound,
 ) -> None:
     """Measure the breakpoints that nothing explains and that have room; keep the straight ones."""
-    explained = explained_by(frame, found, line, base, direction)
-    used, R, J, E = normals(ask, frame, line, base, direction, explained, noise, rng, found)
+    explained = explained_by(frame, found, line)
+    used, R, J, E = normals(ask, frame, line, explained, noise, rng, found)
     if not len(used):
         return
-    at = base + line.t[used][:, None] * direction
+    at = line.points[used]
     b = -np.einsum("kd,kd->k", R, frame.values(at))
     straight = goes_on(ask, frame, at, R, b, J, E, noise, rng)
     if not frame.free:
@@ -197,7 +195,7 @@ def _look(
             found.add(R[i], b[i], J[i], E[i], at[i])
     bent = ~straight
     found.bent_at = np.concatenate([found.bent_at, at[bent]])
-    found.bent_step = np.concatenate([found.bent_step, np.repeat(direction[None], bent.sum(), axis=0)])
+    found.bent_step = np.concatenate([found.bent_step, np.repeat(line.direction[None], bent.sum(), axis=0)])
     found.bent_rows = np.concatenate([found.bent_rows, R[bent]])
     found.bent_jump = np.concatenate([found.bent_jump, J[bent]])
     found.bent_error = np.append(found.bent_error, E[bent])

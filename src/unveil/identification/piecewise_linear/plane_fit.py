@@ -61,12 +61,12 @@ def read_planes(
     for number in range(most_lines // LINES):
         base, direction, low, high = frame.lines(LINES, far, rng)
         lines = line_search(ask, base, direction, low, high, noise, rng)
-        planes.add(lines, base, direction)
+        planes.add(lines)
         found.lines += LINES
-        for line, start, step in zip(lines, base, direction, strict=True) if number < MEASURED else ():
+        for line in lines if number < MEASURED else ():
             nobody = np.full(len(line.t), -1)
-            used, rows, jumps, errors = normals(ask, frame, line, start, step, nobody, noise, rng, found)
-            at = start + line.t[used][:, None] * step
+            used, rows, jumps, errors = normals(ask, frame, line, nobody, noise, rng, found)
+            at = line.points[used]
             candidates += list(zip(errors, at, rows, jumps, strict=True))
         before = len(found.rows)
         found.bent_at = np.empty((0, len(frame.V)))
@@ -101,15 +101,12 @@ class _Planes:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.starts: list[np.ndarray] = []
-        self.steps: list[np.ndarray] = []
 
-    def add(self, lines: list[Line], base: np.ndarray, direction: np.ndarray) -> None:
+    def add(self, lines: list[Line]) -> None:
         """More lines."""
         self.lines += lines
-        self.starts += list(base)
-        self.steps += list(direction)
-        self.base, self.direction = np.array(self.starts), np.array(self.steps)
+        self.base = np.array([line.base for line in self.lines])
+        self.direction = np.array([line.direction for line in self.lines])
         self.low, self.high = (np.array([getattr(line, end) for line in self.lines]) for end in ("low", "high"))
         most = max(2, *(len(line.t) for line in self.lines))
         shape = (len(self.lines), most)

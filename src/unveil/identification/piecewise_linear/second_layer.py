@@ -10,7 +10,7 @@ from jaxtyping import Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Asked, Bends, ending, explain
-from unveil.identification.piecewise_linear.critical_point import Layer, Searched, Sighting, local, look
+from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along_line, local, look, met
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import read_layer
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -174,10 +174,9 @@ class SecondLayer:
         else:
             base, direction = self._towards(x[~fits], x[fits])
             low, high = -0.1, 1.0
-        (met,) = line_search(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
-        line = Searched(base, direction, met)
-        wanted = ~line.met(line.along([self.layer])[0]).any(axis=1)
-        wanted &= np.array([not self._zero(point) for point in line.at(met.t)], dtype=bool)
+        (line,) = line_search(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
+        wanted = ~met(line, along_line([self.layer], line)[0]).any(axis=1)
+        wanted &= np.array([not self._zero(point) for point in line.points], dtype=bool)
         self.sightings += look(self.ask, [self.layer], line, np.flatnonzero(wanted), self.noise, self.rng)
 
     def _towards(self, wrong: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,8 +219,7 @@ class SecondLayer:
                 if line is None or self._zero(seen.x):
                     break
                 base, step, end = line
-                (met,) = line_search(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
-                start = Searched(base, step, met)
+                (start,) = line_search(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
                 read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
             self._take_in()
 

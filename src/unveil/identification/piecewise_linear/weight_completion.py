@@ -9,13 +9,15 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import (
     Layer,
-    Searched,
     Sighting,
     along,
+    along_line,
     local,
+    met,
     row_space,
     zeros,
 )
@@ -112,7 +114,7 @@ def _others(layers: list[Layer], rows: np.ndarray, bias: np.ndarray, place: Plac
 
 def fill(
     ask: Ask, layers: list[Layer], neurons: list[Neuron], there: list[Place], noise: Rounding, rng: np.random.Generator
-) -> tuple[list[Sighting], list[Searched]]:
+) -> tuple[list[Sighting], list[Line]]:
     """Find these hyperplanes, and with them the unknown weights.
 
     Returns:
@@ -121,17 +123,16 @@ def fill(
     Queries: about 17 per place, 8 more for every other breakpoint near it.
     """
     base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
-    found = line_search(ask, base, step, -1.0, 1.0, noise, rng)
-    lines = [Searched(p.x, p.step, breaks) for p, breaks in zip(there, found, strict=True)]
+    lines = line_search(ask, base, step, -1.0, 1.0, noise, rng)
     out = []
     for place, line in zip(there, lines, strict=True):
         neuron = neurons[place.neuron]
-        before = line.along(layers)[0]
-        for p in np.flatnonzero(~line.met(before).any(axis=1)):
-            t = float(line.breaks.t[p])
+        before = along_line(layers, line)[0]
+        for p in np.flatnonzero(~met(line, before).any(axis=1)):
+            t = float(line.t[p])
             if ((before > min(t, 0)) & (before < max(t, 0))).any():
                 continue  # another piece: the weight does not follow from the place
-            x = line.at(line.breaks.t[p : p + 1])[0]
+            x = line.points[p]
             weights = neuron.weights.copy()
             weights[place.unknown] = -place.rate * t / place.value
             if _goes_on(ask, layers, weights, place.unknown, x, line, int(p), noise):
@@ -140,7 +141,7 @@ def fill(
                 size = float(np.linalg.norm(normal))
                 h, J = local(layers, x)
                 known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
-                new = neuron.doubt(h) + float(line.breaks.width[p]) * abs(place.rate)
+                new = neuron.doubt(h) + float(line.width[p]) * abs(place.rate)
                 error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
                 if error < VAGUE:
                     out.append(Sighting(x, span, normal / size, error))
@@ -154,7 +155,7 @@ def _goes_on(
     weights: np.ndarray,
     unknown: int,
     x: np.ndarray,
-    line: Searched,
+    line: Line,
     p: int,
     noise: Rounding,
 ) -> bool:
@@ -173,7 +174,7 @@ def _goes_on(
     away = -aside / length
     room = float(along(layers, x, away, 0.0, 1.0)[0][1])
     other = x + room / 2 * away
-    strength = np.abs(line.breaks.jump[p]).max() / abs(float(line.direction @ normal))
+    strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
     sigma = float(noise.at(other[None]).max())
     off = np.clip(3e4 * sigma / strength, 1e-7, 0.01 * room)
     y = ask(np.stack([other - off * normal, other, other + off * normal]))
