@@ -174,6 +174,11 @@ def test_prompts_are_asked_once_each():
     span = uv.output_span(oracle, rng=np.random.default_rng(0))
     assert span.rank == 15
     assert len(set(asked[8:])) == len(asked[8:]) == span.queries
+    # A list may hold some prompts twice: that says nothing of the width.
+    alone = uv.PromptSource(lambda prompts: np.concatenate([answer([p]) for p in prompts]), [*texts, *texts[:20]])
+    twice = uv.output_span(uv.as_oracle(alone), rng=np.random.default_rng(0))
+    assert twice.rank == 15
+    assert twice.queries < 50
     short = uv.output_span(uv.as_oracle(uv.PromptSource(answer, texts[:10])), rng=np.random.default_rng(0))
     assert short.outcome is Outcome.not_measured
     with pytest.raises(BadInput, match="two prompts"):
