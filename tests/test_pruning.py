@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 import unveil as uv
-from tests.helpers import random_weights
-from unveil.identification.fitting.pruning import without_idle
+from tests.helpers import random_weights, relu_net
+from unveil.identification.fitting.pruning import without_idle, without_twins
 
 
 def test_neurons_without_effect_are_none_and_rare_ones_stay() -> None:
@@ -24,3 +24,21 @@ def test_neurons_without_effect_are_none_and_rare_ones_stay() -> None:
     assert smaller.widths == (8, 5, 2)
     assert np.abs(smaller(x) - network(x)).max() < 1e-7
     assert np.array_equal(smaller.layers[1].dense(), v[:5])
+
+
+def test_a_neuron_met_twice_is_one() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((6, 8, 5, 2), rng, bias=0.5)
+    (w, b), (v, c), (out, end) = weights
+    part = rng.uniform(0.2, 0.8)
+    twice = [
+        (w, b),
+        (np.concatenate([v, 2 * v[:1], rng.standard_normal((1, 8))]), np.concatenate([c, 2 * c[:1], [0.3]])),
+        (np.concatenate([part * out[:, :1], out[:, 1:], (1 - part) / 2 * out[:, :1], np.zeros((2, 1))], axis=1), end),
+    ]
+    x = 10 * rng.standard_normal((3000, 6))
+    y = relu_net(weights)(x)
+    found = without_twins(uv.Network.from_weights(twice), x, lambda f: float(np.abs(f(x) - y).max()), 1e-12)
+    assert found.widths == (8, 5, 2)
+    assert np.abs(found(x) - y).max() < 1e-12
+    assert without_twins(found, x, lambda f: float(np.abs(f(x) - y).max()), 1e-12) is found

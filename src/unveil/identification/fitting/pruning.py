@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -12,6 +14,8 @@ REDUNDANT = 1e7  # condition of a fit from which some parameters are not determi
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 # Chi squared, per parameter of its own, that a neuron without effect explains of noise (known to a factor of two).
 _CHANCE = 4.0
+# Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
+ALIKE, AS_WELL = 1e-6, 3.0
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
 
@@ -111,3 +115,46 @@ def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
         both = onwards[output, neuron] * np.exp(1j * mine) + onwards[output, twin] * np.exp(1j * shifts[twin])
         shifts[twin] = np.angle(both)
     return np.asarray(shifts)
+
+
+def without_twins(
+    network: Network, x: Float[np.ndarray, "N n"], error: Callable[[Network], float], fine: float
+) -> Network:
+    """Join neurons of the last hidden layer that are one, and leave out those that change no answer.
+
+    Args:
+        network: ReLU layers, the last one affine.
+        x: Where was asked.
+        error: How far a network is from what was asked.
+        fine: A distance that rounding explains.
+
+    Returns:
+        The smaller network, if it is as near to what was asked; otherwise the network itself.
+    """
+    if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
+        return network
+    hidden, last = network.layers[-2:]
+    rows = np.concatenate([hidden.dense(), hidden.bias[:, None]], axis=1)
+    size = np.linalg.norm(rows, axis=1)
+    unit, outer = rows / np.maximum(size, 1e-300)[:, None], last.dense() * size
+    values = np.asarray(Network(network.layers[:-1])(x)) / np.maximum(size, 1e-300)
+    largest = np.abs(network(x)).max() if len(x) else 0.0
+    keep: list[int] = []
+    for i in range(len(unit)):
+        same = [j for j in keep if np.linalg.norm(unit[i] - unit[j]) < ALIKE]
+        if same:
+            # What both do together is what their mean does, by how much of it each does.
+            part = np.linalg.norm(outer[:, i]), np.linalg.norm(outer[:, same[0]])
+            unit[same[0]] += part[0] / max(sum(part), 1e-300) * (unit[i] - unit[same[0]])
+            outer[:, same[0]] += outer[:, i]
+        else:
+            keep.append(i)
+    keep = [i for i in keep if np.abs(outer[:, i]).max() * np.abs(values[:, i]).max(initial=0.0) > fine * largest]
+    if not keep or len(keep) == len(unit):
+        return network
+    layers = (
+        Layer(unit[keep][:, :-1], unit[keep][:, -1], hidden.activation),
+        Layer(outer[:, keep], last.bias, last.activation),
+    )
+    found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+    return found if error(found) <= max(fine, AS_WELL * error(network)) else network

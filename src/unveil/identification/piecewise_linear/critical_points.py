@@ -12,6 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.exact_reading import ExactReading
@@ -176,8 +177,13 @@ class _Attempt:
         return self.reading.network
 
     def _sloped(self, network: Network, noise: Rounding) -> Network:
-        """With the affine part of the last hidden layer as its neurons' second slope, where it is that."""
-        found = with_slopes(network, lambda trial: self.ask.error(trial, noise.size), FLOOR * noise.relative)
+        """With the affine part of the last hidden layer as its neurons' second slope, where it is that; none twice."""
+
+        def error(trial: Network) -> float:
+            return self.ask.error(trial, noise.size)
+
+        network = without_twins(network, self.ask.all()[0], error, FLOOR * noise.relative)
+        found = with_slopes(network, error, FLOOR * noise.relative)
         if found is not network and (phi := found.layers[-2].activation).name != "relu":
             self.why.append(
                 f"The affine part behind the last hidden layer is its neurons' own: {found.layers[-2].neurons} neurons "
