@@ -25,7 +25,7 @@ SEPARATE_SCALES = 12
 # Length scales, in units of half an input's range, at which learning starts; answers may wave fast or hardly bend.
 STARTS = (0.7, 3.0)
 # The rougher kernel is taken where it makes the answers likelier by so much (in logarithms). Where it is about as
-# likely, directions are twice as far off with it: its gradients are those of rougher functions than most simulators.
+# likely, the first direction is further off with it (in seven trials of seven, on four simulators).
 ROUGHER = 15.0
 # Steps of one learning, and of one that is only to be compared with others.
 STEPS, TRIAL_STEPS = 50, 15
