@@ -199,3 +199,19 @@ def test_deviations_thought_too_small_are_measured_on_the_way(dtype: type) -> No
         assert len(line.t) <= len(true) + 1, seed
     assert np.mean(found) >= 0.9
     assert open_ <= 3
+
+
+@pytest.mark.parametrize("neurons", [600, 1200])
+def test_patience_does_not_end_before_the_first_of_many_breakpoints(neurons: int) -> None:
+    rng = np.random.default_rng(neurons)
+    weights = random_weights((200, neurons, 10), rng, bias=0.3)
+    oracle = uv.as_oracle(relu_elsewhere(weights, rng), 200)
+    base, direction = rng.standard_normal((2, 1, 200))
+    (line,) = uv.breakpoints(oracle, base, direction, low=-1e5, high=1e5, rng=rng)
+    (w, b), _ = weights
+    truth = np.sort(-(w @ base[0] + b) / (w @ direction[0]))
+    truth = truth[np.abs(truth) < 1e5]
+    assert len(line.t) == len(truth)
+    assert (np.abs(line.t - truth) < 1e-6 * np.maximum(1, np.abs(truth))).all()
+    assert not len(line.unresolved)
+    assert oracle.ledger.asked <= 11 * neurons

@@ -13,7 +13,10 @@ from unveil.blackbox.rounding import Ask, Rounding, rounding
 from unveil.outcome import BadInput, BudgetExceeded, StepAnswers
 
 # Rounds of questions after which what is still open is called unresolved; every round halves what a stretch can hide.
-ROUNDS = 200
+ROUNDS = 1000
+# Stretches per line that are looked at in one round, and one more for every breakpoint found; their parts come first
+# in the next. Where breakpoints are many some are found, and patience with them, before all have been told apart.
+AT_ONCE = 32
 # Queries per breakpoint found after which the rest is called unresolved: answers that contradict each other split for
 # ever. Twice as many as the dearest networks took.
 PATIENCE = 80
@@ -177,11 +180,12 @@ def _run(
     for _ in range(ROUNDS):
         if not stretches:
             break
-        patience = min(PATIENCE * (8 * lines + found + len(ended.breakpoints)), MOST * lines)
+        patience = min(PATIENCE * (16 * lines + found + len(ended.breakpoints)), MOST * lines)
         if len(answers.t) > patience:
             return stretches, True
         try:
-            stretches = advance(answers, stretches, ended, step, rng)
+            many = AT_ONCE * lines + found + len(ended.breakpoints)
+            stretches = advance(answers, stretches[:many], ended, step, rng) + stretches[many:]
         except BudgetExceeded:
             return stretches, True
     return stretches, False
