@@ -42,3 +42,13 @@ def test_a_neuron_met_twice_is_one() -> None:
     assert found.widths == (8, 5, 2)
     assert np.abs(found(x) - y).max() < 1e-12
     assert without_twins(found, x, lambda f: float(np.abs(f(x) - y).max()), 1e-12) is found
+
+
+def test_a_neuron_that_was_never_on_where_was_asked_stays() -> None:
+    rng = np.random.default_rng(2)
+    (w, b), (v, c), last = random_weights((6, 8, 5, 2), rng, bias=0.5)
+    x = rng.standard_normal((500, 6))
+    c[3] = -1.01 * (np.maximum(x @ w.T + b, 0) @ v[3]).max()
+    network = uv.Network.from_weights([(w, b), (v, c), last])
+    y = network(x)
+    assert without_twins(network, x, lambda f: float(np.abs(f(x) - y).max()), 1e-12) is network

@@ -120,7 +120,9 @@ def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
 def without_twins(
     network: Network, x: Float[np.ndarray, "N n"], error: Callable[[Network], float], fine: float
 ) -> Network:
-    """Join neurons of the last hidden layer that are one, and leave out those that change no answer.
+    """Join neurons of the last hidden layer that are one, and leave out those that cancel or send nothing on.
+
+    Another stays even where it changes none of the answers: it may be on where nothing was asked.
 
     Args:
         network: ReLU layers, the last one affine.
@@ -140,6 +142,7 @@ def without_twins(
     values = np.asarray(Network(network.layers[:-1])(x)) / np.maximum(size, 1e-300)
     largest = np.abs(network(x)).max() if len(x) else 0.0
     keep: list[int] = []
+    joined: set[int] = set()
     for i in range(len(unit)):
         same = [j for j in keep if np.linalg.norm(unit[i] - unit[j]) < ALIKE]
         if same:
@@ -147,9 +150,12 @@ def without_twins(
             part = np.linalg.norm(outer[:, i]), np.linalg.norm(outer[:, same[0]])
             unit[same[0]] += part[0] / max(sum(part), 1e-300) * (unit[i] - unit[same[0]])
             outer[:, same[0]] += outer[:, i]
+            joined.add(same[0])
         else:
             keep.append(i)
-    keep = [i for i in keep if np.abs(outer[:, i]).max() * np.abs(values[:, i]).max(initial=0.0) > fine * largest]
+    sent = np.abs(outer).max(axis=0)
+    effect = sent * np.abs(values).max(axis=0, initial=0.0)
+    keep = [i for i in keep if sent[i] > fine * sent.max() and (i not in joined or effect[i] > fine * largest)]
     if not keep or len(keep) == len(unit):
         return network
     layers = (
