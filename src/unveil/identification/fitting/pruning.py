@@ -144,7 +144,8 @@ def without_twins(
     keep: list[int] = []
     joined: set[int] = set()
     for i in range(len(unit)):
-        same = [j for j in keep if np.linalg.norm(unit[i] - unit[j]) < ALIKE]
+        near = np.linalg.norm(unit[keep] - unit[i], axis=1) < ALIKE
+        same = [keep[j] for j in np.flatnonzero(near)]
         if same:
             # What both do together is what their mean does, by how much of it each does.
             part = np.linalg.norm(outer[:, i]), np.linalg.norm(outer[:, same[0]])
