@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, field, replace
-from itertools import count
 
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
 
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import leaky_relu
+from unveil.whitebox.branch_and_bound import Regions
 from unveil.whitebox.inversion import Box, Inversion, allowed, from_features, given_features
-from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
-from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
 from unveil.whitebox.starting_points import starting_points
 
 STARTS = 32
@@ -246,7 +242,7 @@ class _Search:
     def _miss(self, x: np.ndarray) -> float:
         return float(np.linalg.norm(self.network.features(x)[0] - self.y))
 
-    def _peel(self) -> _Regions | Inversion:
+    def _peel(self) -> Regions | Inversion:
         """Smooth layers from the top, as long as their features determine their inputs."""
         network, y, tolerance = self.network, self.y, self.tolerance
         while not network.piecewise_linear:
@@ -263,7 +259,7 @@ class _Search:
             if top == 0:
                 if found.verdict == "found":
                     self.offer(found.x)
-                return _Regions(network, y, self.box, tolerance)
+                return Regions(network, y, self.box, tolerance)
             smallest = np.linalg.svd(weights, compute_uv=False)[-1] if weights.shape[0] >= weights.shape[1] else 0.0
             steep = float(np.abs(phi.slope(network.layers[top].affine(found.x[None])[0])).min())
             if found.verdict != "found" or not smallest * steep > 1e-6:
@@ -271,7 +267,7 @@ class _Search:
             # Features within the tolerance come from inputs of the layer within this of the one found.
             tolerance = 2 * tolerance * np.sqrt(len(y)) / (smallest * steep)
             network, y = network.up_to(top - 1), found.x
-        return _Regions(network, y, self.box, tolerance)
+        return Regions(network, y, self.box, tolerance)
 
 
 def _leaking(network: Network, slope: float) -> Network:
@@ -293,117 +289,3 @@ def _range(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray]:
     if not phi.monotone:
         return np.full(k, -np.inf), np.full(k, np.inf)
     return np.where(np.abs(ends[0]) < 1e100, ends[0], -np.inf), np.where(np.abs(ends[1]) < 1e100, ends[1], np.inf)
-
-
-@dataclass(frozen=True, eq=False)
-class _Regions:
-    """Branch and bound over the parts of the box.
-
-    Attributes:
-        network: Piecewise linear, unless smooth layers are left.
-        y: Its features.
-        box: Finite.
-        tolerance: Features farther off than this are others.
-    """
-
-    network: Network
-    y: np.ndarray
-    box: tuple[np.ndarray, np.ndarray]
-    tolerance: float
-
-    def existence(self, search: _Search) -> tuple[str, float, bool]:
-        """Verdict, what every input misses by at least, and whether all parts were closed."""
-        relaxation = Relaxation(self.network, self.y, self.box)
-        start = whole(self.network, *self.box)
-        order = count()
-        queue: list[tuple[float, int, int, Part]] = [(0.0, 0, next(order), start)] if start is not None else []
-        least, exact = np.inf, True
-        while queue:
-            if search.spent >= search.budget:
-                return "not found", 0.0, False
-            _, depth, _, part = heapq.heappop(queue)
-            within = relaxation.constraints(part)
-            found = minimise(relaxation.miss(), within)
-            search.spent += 1
-            at_least = -np.inf if found is None else bound(relaxation.miss(), within, found.multipliers)
-            if at_least > self.tolerance:
-                least = min(least, at_least)
-                continue
-            split = None
-            if found is not None:
-                x = found.v[: self.network.n]
-                search.offer(x)
-                split = relaxation.worst(found.v, part)
-                if split is None or depth % 8 == 0:
-                    search.offer(search.polished(x))
-                if search.off <= search.tolerance:
-                    return "found", 0.0, False
-            if split is None:
-                exact = False  # neither closed nor open: too near to the tolerance to tell
-                continue
-            for half in halved(self.network, *self.box, part, split):
-                heapq.heappush(queue, (-depth, depth + 1, next(order), half))
-        if not exact:
-            return "not found", 0.0, True
-        return "none", float(least) if np.isfinite(least) else self.tolerance, True
-
-    def nearest(self, search: _Search, goal: np.ndarray) -> tuple[float, bool]:
-        """Improves the search's best; what no input is nearer than, and whether all parts were closed."""
-        relaxation = Relaxation(self.network, self.y, self.box)
-        n, size = self.network.n, relaxation.size
-        cost = np.concatenate([np.zeros(size), np.ones(n)])
-        start = whole(self.network, *self.box)
-        order = count()
-        queue: list[tuple[float, int, Part]] = [(0.0, next(order), start)] if start is not None else []
-        closed = np.inf
-        while queue:
-            reached = float(np.abs(search.best - goal).sum())
-            if queue[0][0] >= reached - 1e-6 * max(1.0, reached):
-                return min(queue[0][0], closed), True
-            if search.spent >= search.budget:
-                return min(queue[0][0], closed), False
-            above, _, part = heapq.heappop(queue)
-            within = _with_distance(relaxation.constraints(part, soft=False), goal, self.tolerance / 2)
-            found = minimise(cost, within)
-            search.spent += 1
-            if found is None:
-                # The solver says there is no point; a bound on the miss has to say so, too.
-                soft = relaxation.constraints(part)
-                other = minimise(relaxation.miss(), soft)
-                if other is None or bound(relaxation.miss(), soft, other.multipliers) <= 0:
-                    closed = min(closed, above)
-                continue
-            at_least = max(above, bound(cost, within, found.multipliers))
-            x = found.v[:n]
-            search.offer(x, distance=True)
-            split = relaxation.worst(found.v[:size], part)
-            if split is None:
-                closed = min(closed, at_least)
-                continue
-            for half in halved(self.network, *self.box, part, split):
-                heapq.heappush(queue, (at_least, next(order), half))
-        return min(closed, float(np.abs(search.best - goal).sum())), True
-
-
-def _with_distance(within: Constraints, goal: np.ndarray, miss: float) -> Constraints:
-    """The same with one more variable per input, at least its distance from the goal, and a miss of at most this."""
-    n, size = len(goal), len(within.floor)
-    eye, empty = sparse.eye_array(n, format="csr"), sparse.csr_array((n, size - n))
-    rows = sparse.vstack(
-        [
-            sparse.hstack([within.rows, sparse.csr_array((within.rows.shape[0], n))]),
-            sparse.hstack([eye, empty, -eye]),
-            sparse.hstack([-eye, empty, -eye]),
-        ],
-        format="csr",
-    )
-    ceiling = within.ceiling.copy()
-    ceiling[-1] = miss
-    reach = np.maximum(within.ceiling[:n] - goal, goal - within.floor[:n])
-    return Constraints(
-        rows,
-        np.full(rows.shape[0], -np.inf),
-        np.concatenate([within.high, goal, -goal]),
-        np.concatenate([within.floor, np.zeros(n)]),
-        np.concatenate([ceiling, reach]),
-    )

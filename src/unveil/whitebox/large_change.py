@@ -14,7 +14,7 @@ from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.lookalike import Box, Model, Walk, one_point
 from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Optimum, Polytope, farthest
-from unveil.whitebox.preimage import box
+from unveil.whitebox.within import box
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
-from unveil.whitebox.preimage import box
+from unveil.whitebox.within import box
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

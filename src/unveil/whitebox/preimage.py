@@ -23,6 +23,7 @@ from unveil.whitebox.kinds import KINDS, Decisions, decide, forced_rank
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.null_space import null_space
 from unveil.whitebox.polytope import Polytope, nearest
+from unveil.whitebox.within import box
 
 if TYPE_CHECKING:
     from unveil.whitebox.inversion import Inversion
@@ -383,20 +384,3 @@ def features_of(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray, b
     # A row so small cannot be brought to unit length, and is zero beside the rounding of any bias.
     alive = np.abs(weights).max(axis=1, initial=0.0) >= _SMALLEST
     return weights if alive.all() else weights * alive[:, None], bias, here.activation.name == "relu"
-
-
-def box(
-    within: tuple[float | np.ndarray, float | np.ndarray], point: Float[np.ndarray, " n"], what: str
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The box as two vectors, after making sure that it is one and that `point` lies in it."""
-    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), point.shape) for end in within)
-    if not (low <= high).all():
-        raise BadInput("within= must be (lowest, highest) with lowest <= highest in every coordinate")
-    outside = np.flatnonzero((point < low) | (point > high))
-    if outside.size:
-        i = int(outside[0])
-        raise BadInput(
-            f"{what} lies outside the box in {outside.size} of {len(point)} coordinates (coordinate {i} is "
-            f"{point[i]:.6g}, allowed {low[i]:.6g} to {high[i]:.6g}); pass within= wide enough, or scale the input"
-        )
-    return low, high

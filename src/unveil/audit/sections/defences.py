@@ -189,7 +189,7 @@ def _cost(audit: Audit) -> tuple[float, float]:
     once, longest = IDENTIFICATION.cost(audit)
     return (
         usual + 3 * once + defended.LABELS / 2,
-        most + 3 * max(defended.TIMES * longest, defended.LEAST) + defended.LABELS,
+        most + 3 * max(defended.AGAIN * longest, LEAST) + defended.LABELS,
     )
 
 

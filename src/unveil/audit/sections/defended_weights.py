@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +14,11 @@ from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 if TYPE_CHECKING:
     from unveil.blackbox.oracle import Oracle
     from unveil.identification.method import Identification
-    from unveil.whitebox.network import Network
 
-TIMES = 4
-"""Reading through coarser values may cost so many times the queries of reading the plain ones, or `LEAST`."""
+AGAIN = 4
+"""Reading through coarser values may cost so many times the queries of reading the plain ones, or as many as their
+directions may (`unveil.blackbox.defences.LEAST`) if that is more."""
 
-LEAST = 20_000
 WHOLE = 0.01  # error up to which a weight counts as read
 LABELS = 500_000  # queries that reading through labels may cost
 
@@ -76,9 +75,9 @@ def defended_weights(oracle: Oracle, plain: Identification, name: str, *, rng: n
     Raises:
         BadInput: Nothing complete was read off the plain answers.
 
-    Queries: at most `max(TIMES * plain.queries, LEAST)` for each kind of values, and `LABELS` for labels
+    Queries: at most `max(AGAIN * plain.queries, LEAST)` for each kind of values, and `LABELS` for labels
     """
-    from unveil.blackbox.defences import Allowance, coarser
+    from unveil.blackbox.defences import LEAST, Allowance, coarser
     from unveil.identification.identify import identify
 
     if plain.network is None or plain.outcome is not Outcome.complete:
@@ -87,7 +86,7 @@ def defended_weights(oracle: Oracle, plain: Identification, name: str, *, rng: n
     hidden = sum(plain.network.widths[:-1])
     told = [Weights(name, hidden, hidden, plain.residual, plain.residual, plain.queries, plain.outcome)]
     for kind, asked in coarser(oracle):
-        most = LABELS if asked.answers == "labels" else max(TIMES * plain.queries, LEAST)
+        most = LABELS if asked.answers == "labels" else max(AGAIN * plain.queries, LEAST)
         asked.ledger = Allowance(most, outer=oracle.ledger)
         before = oracle.ledger.asked
         try:
@@ -112,8 +111,8 @@ def _compared(found: Identification, plain: Identification, x: np.ndarray) -> tu
 
     if found.network is None:
         return 0, math.nan, math.nan
-    truth = _logits(plain.classifier())
-    mine = found.network if found.labels is not None else _logits(found.classifier())
+    truth = replace(plain.classifier(), softmax=False)
+    mine = found.network if found.labels is not None else replace(found.classifier(), softmax=False)
     try:
         apart = compare(mine, truth, x, labels=found.labels)
     except BadInput:  # classes that were never seen
@@ -123,9 +122,3 @@ def _compared(found: Identification, plain: Identification, x: np.ndarray) -> tu
         return 0, math.nan, math.nan
     *errors, last = (max(each.weight_error, each.bias_error) for each in apart.layers)
     return pairs, max(errors), last
-
-
-def _logits(network: Network) -> Network:
-    from unveil.whitebox.network import Network
-
-    return Network(network.layers, network.shape)
