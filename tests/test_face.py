@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer
+
 import unveil
+from unveil.cli import program
 
 HEAVY = ["torch", "onnx", "onnxruntime", "matplotlib", "sklearn", "dask", "httpx", "scipy.optimize"]
 
@@ -37,13 +40,24 @@ def test_asking_a_function_takes_no_framework() -> None:
     assert printed_by(code) == []
 
 
-def test_the_command_line_s_help_takes_nothing_heavy() -> None:
+def test_the_command_line_s_help_takes_no_arithmetic() -> None:
     code = (
         "import sys, json\nfrom typer.testing import CliRunner\nfrom unveil.cli import app\n"
-        "done = CliRunner().invoke(app, ['--help']); assert done.exit_code == 0, done.output\n"
-        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+        "for words in (['--help'], ['span', '--help']):\n"
+        "    done = CliRunner().invoke(app, words); assert done.exit_code == 0, done.output\n"
+        f"print(json.dumps([m for m in {[*HEAVY, 'numpy', 'jaxtyping']} if m in sys.modules]))"
     )
     assert printed_by(code) == []
+
+
+def test_the_program_says_of_each_command_what_the_command_says_of_itself() -> None:
+    files = {path.stem for path in Path(program.__file__).parent.glob("*.py") if "\n@command\n" in path.read_text()}
+    assert files | {"store"} == {file for file, _ in program.COMMANDS.values()}
+    made = typer.main.get_command(program.app)
+    for name, (_, said) in program.COMMANDS.items():
+        one = made.commands[name]  # type: ignore[attr-defined]
+        assert one.name == name
+        assert one.help.split("\n")[0] == said
 
 
 def test_every_public_name_exists() -> None:

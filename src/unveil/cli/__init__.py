@@ -1,4 +1,4 @@
-"""One command per verb: read, call the verb, print. A new command is a new file here and one import line below.
+"""One command per verb: read, call the verb, print. A new command is a new file here and one line in `program.py`.
 
 A command file holds one function under `@command` (see `command.py`) and imports everything heavy inside it:
 
@@ -20,18 +20,4 @@ Exit codes are those of `unveil.audit.verdict.EXIT_CODES`: 0 measured and checke
 5 approximate; 6 the disk is full; 130 interrupted.
 """
 
-from unveil.cli.audit import audit as audit
-from unveil.cli.command import app as app
-from unveil.cli.compare import compare as compare
-from unveil.cli.conclude import conclude as conclude
-from unveil.cli.identify import identify as identify
-from unveil.cli.inputs_of import inputs_ as inputs_
-from unveil.cli.lookalike import lookalike as lookalike
-from unveil.cli.obfuscate import obfuscate as obfuscate
-from unveil.cli.outputs import outputs as outputs
-from unveil.cli.plan import plan as plan
-from unveil.cli.preimage import preimage as preimage
-from unveil.cli.sensitivity import sensitivity as sensitivity
-from unveil.cli.span import span as span
-from unveil.cli.stability import stability as stability
-from unveil.cli.store import info as info
+from unveil.cli.program import app as app

@@ -15,9 +15,10 @@ from unveil.audit.stage import Estimate, Stage
 from unveil.audit.stages import STAGES
 from unveil.audit.text import count, seconds
 from unveil.audit.verdict import INTERRUPTED
-from unveil.cli.command import command, command_line, interrupted
+from unveil.cli.command import command, interrupted
 from unveil.cli.files import Force, keep, require_fresh_page
 from unveil.cli.options import Asking, Common, InputsFile, LabelColumn, Scale, Source, require_gradient
+from unveil.cli.program import command_line
 from unveil.cli.telling import Telling
 from unveil.outcome import BadInput
 

@@ -1,4 +1,4 @@
-"""The app, and `command`: turns a function into a command whose failures are one clear line and an exit code."""
+"""`command` turns a function into a command whose failures are one clear line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import typer
 import typer.core
@@ -21,16 +20,10 @@ import typer.models
 from unveil.audit.text import printable
 from unveil.audit.verdict import DISK, INCOMPLETE, INTERRUPTED, USAGE, Status, ending
 from unveil.audit.verdict import exit_code as exit_code
+from unveil.cli.program import homes
 from unveil.cli.words import in_options
 from unveil.outcome import BadInput, DiskFull, StoreError, UnveilError
 from unveil.writing import FULL
-
-# The order of the story, for `unveil --help`; a command that is not here yet comes last.
-ORDER = (
-    "audit", "span", "outputs", "obfuscate", "identify", "compare", "preimage", "inputs", "lookalike", "stability",
-    "defences", "sensitivity", "plan", "conclude", "store",
-)  # fmt: skip
-
 
 # What stands for a value in the help, where an option names nothing itself; a switch takes none.
 PLACEHOLDERS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE"}
@@ -51,57 +44,8 @@ class _Command(typer.core.TyperCommand):
         return option
 
 
-_words: ContextVar[tuple[str, ...]] = ContextVar("words", default=())
-
-
-class _Story(typer.core.TyperGroup):
-    def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        # Kept for `command_line`; a page tells how it was made.
-        _words.set(tuple(args))
-        return list(super().parse_args(ctx, args))
-
-
-app = typer.Typer(
-    name="unveil",
-    cls=_Story,
-    help="What a neural network gives away: found by asking, told on one page.",
-    epilog="Exit codes: 0 measured and checked, 1 failed its check or not measured, 2 bad usage or input, 3 the model "
-    "failed, 4 the budget ended first, 5 approximate, 6 the disk is full, 7 more severe than --fail-on allows, "
-    "130 interrupted.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from unveil.version import __version__
-
-        typer.echo(f"unveil {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[..., None]:
-    """Register a command under its function's name, in `home`: the app, or a group of commands in it.
+def command(function: Callable[..., None], home: typer.Typer | None = None) -> Callable[..., None]:
+    """Register a command of `unveil` under its function's name, or in `home`, a group of commands.
 
     A parameter whose type is a dataclass (`Asking`, `Common`) becomes one option per field, so that commands share
     their options as nouns. Whatever is raised on purpose ends in one line on stderr and an exit code.
@@ -134,7 +78,10 @@ def command(function: Callable[..., None], home: typer.Typer = app) -> Callable[
     for parameter in parameters:
         _name_value(parameter)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    home.command(name=function.__name__.strip("_"), cls=_Command)(run)
+    name = function.__name__.strip("_")
+    if home is None:
+        home = homes[name] = typer.Typer(add_completion=False)
+    home.command(name=name, cls=_Command)(run)
     return function
 
 
@@ -147,11 +94,6 @@ def _name_value(parameter: inspect.Parameter) -> None:
             each.metavar = parameter.name.upper()
         elif isinstance(each, typer.models.OptionInfo) and each.metavar is None:
             each.metavar = PLACEHOLDERS.get(plain)
-
-
-def command_line() -> tuple[str, ...]:
-    """The words of the command that is running, without the program's name."""
-    return _words.get()
 
 
 def _options(noun: type[Any]) -> list[inspect.Parameter]:

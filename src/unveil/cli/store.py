@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
-from unveil.cli.command import app, command
+from unveil.cli.command import command
 from unveil.cli.files import Force, require_fresh
 from unveil.cli.options import Common
+from unveil.cli.program import COMMANDS, Group, homes
 
-group = typer.Typer(help="Look into a file of stored answers.", no_args_is_help=True)
-app.add_typer(group, name="store")
+group = homes["store"] = typer.Typer(
+    cls=Group,
+    help=COMMANDS["store"][1],
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 StoreFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file made by --store.", show_default=False)]
 
