@@ -1,6 +1,6 @@
 """Hidden widths from outputs: how often right, from how many inputs, how far off the span, and whose an answer is.
 
-    python benchmarks/outputs.py [first seed] [seeds] [identity] [classifier] [widths] [largest]
+    python benchmarks/outputs.py [first seed] [seeds] [identity] [classifier] [completions] [widths] [largest]
 
 Random language models (two tanh layers, LayerNorm, a linear layer); 1000 classes behind a small convolutional network.
 The last bits of every answer are flipped at random, as another processor would.
@@ -102,40 +102,97 @@ def largest(first: int, seeds: int) -> None:
 
 
 def classifier(first: int, seeds: int) -> None:
-    """1000 classes behind 512 averaged feature maps of a convolutional network, asked about 530 images in float32.
+    """1000 classes behind 512 averaged feature maps of a convolutional network, asked about 530 images in float32."""
+    for name, normalised, texture in (
+        ("normalised twice", True, 0.5),
+        ("texture", False, 0.5),
+        ("smooth", False, 0.05),
+    ):
+        right = complete = wrong = 0
+        asked: list[int] = []
+        for seed in range(first, first + seeds):
+            alive, shown, span = _classified(seed, normalised, texture)
+            good = span.rank == shown
+            right, complete = right + good, complete + (good and span.outcome is uv.Outcome.complete)
+            wrong += span.outcome is uv.Outcome.complete and not good
+            asked.append(span.queries)
+            print(
+                f"  {seed}: {alive} of 512 alive, {shown} shown, rank {span.rank}, {span.queries} images, "
+                f"{span.outcome.name}",
+                flush=True,
+            )
+        print(
+            f"1000 classes, {name}: rank right {right} of {seeds}, called complete {complete}, complete but "
+            f"wrong {wrong}, from {np.median(asked):.0f} images, {max(asked)} at most",
+            flush=True,
+        )
 
-    Feature maps that are zero in all of these images cannot be seen: right is the number of the others.
+
+def _classified(seed: int, normalised: bool, texture: float):
+    """Feature maps that are not zero in all images, directions that the answers show above rounding, and the span.
+
+    Feature maps that rest in all images cannot be seen, two that show in the same single image count as one, and one
+    weaker there than the rounding of the logits counts as none.
     """
     import torch
 
-    right, asked = 0, []
-    for seed in range(first, first + seeds):
-        torch.manual_seed(seed)
-        rng = np.random.default_rng(seed)
-        body = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 32, 3, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(32, 512, 3, stride=2),
-            torch.nn.BatchNorm2d(512), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        )  # fmt: skip
-        x = images(530, rng)
-        with torch.no_grad():
-            body(torch.tensor(images(64, rng)))  # the batch normalisation takes its statistics
-            alive = int((body.eval()(torch.tensor(x)) > 0).any(dim=0).sum())
-        oracle = uv.as_oracle(torch.nn.Sequential(body, torch.nn.Linear(512, 1000)).eval(), (3, 32, 32), within=(0, 1))
-        span = uv.output_span(oracle, x.reshape(530, -1).astype(np.float64), rng=rng)
-        right += span.outcome is uv.Outcome.complete and span.rank == alive
-        asked.append(span.queries)
-        print(
-            f"  {seed}: {alive} of 512 alive, rank {span.rank}, {span.queries} images, {span.outcome.name}", flush=True
-        )
-    print(f"1000 classes: right {right} of {seeds} from {np.median(asked):.0f} images, {max(asked)} at most")
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 32, 3, stride=2), torch.nn.BatchNorm2d(32) if normalised else torch.nn.Identity(),
+        torch.nn.ReLU(), torch.nn.Conv2d(32, 512, 3, stride=2), torch.nn.BatchNorm2d(512), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+    )  # fmt: skip
+    last = torch.nn.Linear(512, 1000)
+    x = images(530, rng, texture)
+    with torch.no_grad():
+        body(torch.tensor(images(64, rng, texture)))  # the batch normalisation takes its statistics
+        h = body.eval()(torch.tensor(x))
+        y, h = last(h).numpy().astype(np.float64), h.numpy().astype(np.float64)
+        exact = h @ last.weight.numpy().astype(np.float64).T + last.bias.numpy().astype(np.float64)
+    edge = np.sqrt(np.mean((y - exact) ** 2)) * (np.sqrt(len(y)) + np.sqrt(1000))
+    shown = int((np.linalg.svd(exact - exact.mean(axis=0), compute_uv=False) > edge).sum())
+    oracle = uv.as_oracle(torch.nn.Sequential(body, last).eval(), (3, 32, 32), within=(0, 1))
+    span = uv.output_span(oracle, x.reshape(530, -1).astype(np.float64), rng=rng)
+    return int((h > 0).any(axis=0).sum()), shown, span
 
 
-def images(count, rng):
-    """Smooth random colour fields with a little noise, in (0, 1)."""
+def images(count, rng, texture=0.05):
+    """Smooth random colour fields with noise of deviation `texture`, in (0, 1)."""
     from scipy import ndimage
 
     fields = ndimage.zoom(rng.standard_normal((count, 3, 8, 8)), (1, 1, 4, 4), order=3)
-    return np.clip(0.5 + 0.25 * fields + 0.05 * rng.standard_normal(fields.shape), 0, 1).astype(np.float32)
+    return np.clip(0.5 + 0.25 * fields + texture * rng.standard_normal(fields.shape), 0, 1).astype(np.float32)
+
+
+def completions(first: int, seeds: int) -> None:
+    """Log-ratios as a top-5 endpoint with logit bias tells them: 90 tokens of 1000, width 64, 23 requests a prompt."""
+    tokens, top = 90, 5
+    each = -(-(tokens - 1) // (top - 1))
+    for decimals in (2, 4, 7):
+        right, wrong, sent = 0, 0, []
+        for seed in range(first, first + seeds):
+            model = LanguageModel(1000, 64, 7000 + seed)
+
+            def told(x, model=model, decimals=decimals):
+                """Each group of four beside the first token, lifted above all others by a bias."""
+                y, groups = model(x)[:, :tokens].astype(np.float32), []
+                for start in range(1, tokens, top - 1):
+                    lifted = np.concatenate([y[:, :1], y[:, start : start + top - 1]], axis=1) + np.float32(100)
+                    logs = np.round(log_softmax(lifted.astype(np.float64)), decimals)
+                    groups.append(np.round(logs[:, 1:] - logs[:, :1], min(decimals, 5)))
+                return np.concatenate(groups, axis=1)
+
+            oracle = uv.as_oracle(told, 32)
+            span = uv.output_span(oracle, rng=np.random.default_rng(seed))
+            good = span.outcome is uv.Outcome.complete and span.rank == 63
+            right, wrong = right + good, wrong + (span.outcome is uv.Outcome.complete and not good)
+            sent.append(each * span.queries)
+        print(
+            f"top-5 with bias, {decimals} decimals: right {right} of {seeds}, complete but wrong {wrong}, "
+            f"{np.median(sent):.0f} requests, {max(sent)} at most",
+            flush=True,
+        )
 
 
 def identity(first: int, seeds: int) -> None:
@@ -170,4 +227,10 @@ def oracle_form(oracle, name, y):
 if __name__ == "__main__":
     start, count = (int(a) for a in (sys.argv[1:3] if len(sys.argv) > 2 else ("0", "10")))
     for each in sys.argv[3:] or ("identity", "classifier", "widths"):
-        {"identity": identity, "classifier": classifier, "widths": widths, "largest": largest}[each](start, count)
+        {
+            "identity": identity,
+            "classifier": classifier,
+            "widths": widths,
+            "largest": largest,
+            "completions": completions,
+        }[each](start, count)

@@ -20,6 +20,10 @@ DEEP = 16.0
 """...and where outputs are so few that hardly any value of noise is left to look at."""
 
 
+BY_CHANCE = 0.02
+"""Chance that an answer counts as standing alone though all inputs show all directions, which costs a few more."""
+
+
 @dataclass(frozen=True)
 class Factor:
     """Answers less their mean, factored: `answers - origin = left @ diag(values) @ right`.
@@ -184,6 +188,48 @@ def rank_of(factor: Factor, rounding: float, largest: int) -> Rank:
             return found
         best = best or found
     return best or Rank(1, 0.0, 1.0, False, 0, 0, float(outputs))
+
+
+def alone(factor: Factor, found: Rank) -> int:
+    """Answers that show a direction no other answer shows: without them the rank is lower.
+
+    Where there are some, further inputs are likely to show directions not met yet: the share of inputs that do is about
+    that of these among all asked (Good and Turing). What the rank leaves of the unit vector of an answer that stands
+    alone is noise. Where that is large, less must be left than chance leaves of one that does not.
+
+    Args:
+        factor: Of the answers.
+        found: Their rank.
+
+    Source: Good, Biometrika 40 (1953), for the share; the leverage of least squares for finding them.
+    """
+    from scipy.special import gammaincinv
+
+    if not found.spare:
+        return 0
+    count = len(factor.left)
+    left_over = 1 - 1 / count - np.sum(factor.left[:, : found.rank] ** 2, axis=1)
+    noise = max(4 / found.drop**2, 1e-10)
+    chance = 2 * float(gammaincinv(found.spare / 2, BY_CHANCE / count)) / count
+    least = min(noise, chance)
+    return int((left_over < least).sum())
+
+
+def unseen(spare: int, single: int, count: int, confidence: float) -> float:
+    """Bound on the share of inputs that show directions not met.
+
+    Args:
+        spare: Answers that brought nothing new.
+        single: Answers that stand alone: the share of inputs like them is known from all that were asked.
+        count: Answers.
+        confidence: Of the bound.
+    """
+    from scipy.special import gammaincinv
+
+    if spare <= 0:
+        return 1.0
+    like_single = float(gammaincinv(single + 1, confidence)) / count if single else 0.0
+    return min(1.0, max(1 - (1 - confidence) ** (1 / spare), like_single))
 
 
 def _tail(factor: Factor, values: np.ndarray, rank: int, drop: float, least: float) -> Rank:

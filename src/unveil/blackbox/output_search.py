@@ -6,7 +6,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
-from unveil.blackbox.output_rank import DROP, EXPLAINED, Answers, Factor, Rank, rank_of
+from unveil.blackbox.output_rank import DROP, EXPLAINED, Answers, Factor, Rank, alone, rank_of, unseen
 from unveil.blackbox.output_reading import Reading, read_as
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import Outcome
@@ -48,7 +48,7 @@ class Search:
         self.rounding = 0.0
         self.raw: list[np.ndarray] = []
         self.early = 0.0
-        self.looked = 0
+        self.looked = self.enough = 0
         self.factor: Factor | None = None
         self.found: Rank | None = None
         self.outcome, self.why = Outcome.not_measured, "it was not asked at all"
@@ -110,7 +110,7 @@ class Search:
         assert self.answers is not None
         assert self.reading is not None
         count, (outside, whole) = self.answers.count, self.answers.fresh
-        if count < 6:
+        if count < max(6, self.enough):
             return False
         share = float(np.median(outside) / max(float(np.median(whole)), 1e-300))
         self.early = max(self.early, share)
@@ -167,31 +167,46 @@ class Search:
         noise = 16 * max(self.found.noise, self.rounding)
         basis = self.factor.right[: self.found.rank]
         # One answer to several inputs is that of a network at rest; a prompt may stand in a list twice.
-        return max(self.seen.values()) >= AT_REST or self.answers.in_vain(basis, noise) > 0
+        at_rest = max(self.seen.values()) >= AT_REST
+        return at_rest or alone(self.factor, self.found) > 0 or self.answers.in_vain(basis, noise) > 0
 
     def _rare_ones_met(self) -> bool:
         """Whether to end though directions are rare: once all inputs given were asked, or very many of those drawn.
 
-        Of inputs that were given the span is known then, exactly; of drawn ones the width may be larger.
+        The rank is the width only where no direction hangs on a single input; else further inputs would show more.
         """
+        assert self.factor is not None
         assert self.found is not None
-        if self.inputs.left is not None:
-            if self.inputs.left > 0:
-                return False
-            self.outcome = Outcome.complete
-            self.why = (
-                f"all {self.asked} inputs given were asked, and single ones showed directions that others do not: the "
-                "rank is what these inputs show, neurons that rest for all of them are not in it"
-            )
+        if self.inputs.left is None and self.found.spare >= PATIENT:
+            self._rare_ones_told(f"{self.asked} inputs were drawn")
             return True
-        if self.found.spare < PATIENT:
-            return False
-        self.outcome = Outcome.approximate
-        self.why = (
-            f"single inputs show directions that others do not: {self.found.rank} were met, and what fewer than "
-            f"{1 - (1 - CONFIDENCE) ** (1 / self.found.spare):.0%} of such inputs show may be missing"
-        )
-        return True
+        if self.inputs.left == 0:
+            self._rare_ones_told(f"all {self.asked} inputs given were asked")
+            return True
+        more = 2 * self.found.spare if self.inputs.left is not None else min(2 * self.found.spare, PATIENT)
+        self.enough = self.found.rank + 1 + more
+        return False
+
+    def _rare_ones_told(self, asked: str) -> None:
+        """Of inputs that were given the rank is complete once each direction was shown by two of them."""
+        assert self.factor is not None
+        assert self.found is not None
+        single = alone(self.factor, self.found)
+        given = self.inputs.left == 0 and not single
+        self.outcome = Outcome.complete if given else Outcome.approximate
+        self.why = f"{asked}, and single ones showed directions that others do not: "
+        if given:
+            self.why += "the rank is what these inputs show, neurons that rest for all of them are not in it"
+        elif single:
+            self.why += (
+                f"{single} of them showed each a direction that no other does, so that further inputs would show more, "
+                "and the hidden layer is wider than this rank"
+            )
+        else:
+            share = unseen(self.found.spare, 0, len(self.factor.left), CONFIDENCE)
+            self.why += (
+                f"{self.found.rank} were met, and what fewer than {share:.0%} of such inputs show may be missing"
+            )
 
     def _full(self) -> bool:
         assert self.factor is not None
@@ -240,6 +255,9 @@ class Search:
         elif self.oracle.ledger.left <= 0:
             self.outcome = Outcome.budget_ended
             self.why = f"the rank was not settled by {count} answers: it may be larger than what they show"
+        elif self.found.resolved(self.rounding) and self.found.rank < self.reading.largest_rank:
+            if self._rare():  # otherwise the last check failed, and nothing was left to go on with
+                self._rare_ones_told(f"{self.asked} inputs were asked, as many as allowed")
         elif self._above(4.0) == most:
             self.outcome = Outcome.not_measured
             self.why = f"{count} answers span as much as they can: the rank is at least {most}, ask more inputs"
@@ -265,6 +283,7 @@ class Search:
         elif not found.flat or self.outcome in (Outcome.not_measured, Outcome.budget_ended, Outcome.answers_in_steps):
             rank = self._above(4.0)
             spare = len(factor.left) - 1 - rank
+        single = alone(factor, found) if rank == found.rank and found.flat else 0
         noise = found.noise if rank == found.rank else self.rounding
         last = float(factor.values[rank - 1]) if rank else np.inf
         off = max(noise, 0.0) * np.sqrt(reading.outputs) / last if self.outcome is not Outcome.full_rank else 0.0
@@ -276,7 +295,7 @@ class Search:
             rounding=self.rounding,
             accuracy=float(min(1.0, off)),
             confidence=CONFIDENCE,
-            unseen=float(1 - (1 - CONFIDENCE) ** (1 / spare)) if spare > 0 else 1.0,
+            unseen=unseen(spare, single, len(factor.left), CONFIDENCE),
             queries=queries,
             outcome=self.outcome,
             why=self.why,
