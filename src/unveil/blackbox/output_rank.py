@@ -229,7 +229,7 @@ def unseen(spare: int, single: int, count: int, confidence: float) -> float:
     if spare <= 0:
         return 1.0
     like_single = float(gammaincinv(single + 1, confidence)) / count if single else 0.0
-    return min(1.0, max(1 - (1 - confidence) ** (1 / spare), like_single))
+    return float(min(1.0, max(1 - (1 - confidence) ** (1 / spare), like_single)))
 
 
 def _tail(factor: Factor, values: np.ndarray, rank: int, drop: float, least: float) -> Rank:
