@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from unveil.audit.sections.defences import section
+from unveil.audit.sections.defended_outputs import LARGEST, LISTED, MORE, defended_outputs
 from unveil.audit.sections.defended_weights import LABELS, Weights, defended_weights
 from unveil.blackbox.defences import LEAST, TIMES, Allowance, defences
 from unveil.blackbox.ledger import Ledger
+from unveil.blackbox.output_span import output_span
 from unveil.blackbox.sources import as_oracle
 from unveil.identification.identify import identify
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -89,3 +91,53 @@ def test_what_was_not_read_is_not_called_all() -> None:
     open_number = Weights("labels only", 4, 4, 1e-9, 0.4, 10, Outcome.approximate)
     assert not open_number.whole
     assert "last layer to 0.4" in open_number.words
+
+
+def wide(outputs: int, width: int, seed: int):
+    rng = np.random.default_rng(seed)
+    first, last = rng.standard_normal((width, 8)), rng.standard_normal((outputs, width))
+    return lambda x: np.tanh(x @ first.T) @ last.T
+
+
+def test_rounding_leaves_the_output_span_and_the_few_largest_hide_it() -> None:
+    model = wide(60, 12, 3)
+    oracle = as_oracle(model, shape=8)
+    plain = output_span(oracle, rng=np.random.default_rng(0))
+    before = oracle.ledger.asked
+    told = defended_outputs(oracle, plain, "values, float64", rng=np.random.default_rng(1))
+    assert [each.told for each in told] == [True] * 4 + [False] * 2
+    assert [each.rank for each in told] == [12] * 4 + [0] * 2
+    assert sum(each.queries for each in told[1:]) == oracle.ledger.asked - before
+    assert all(each.queries <= 2 * (13 + plain.spare) + MORE for each in told[1:])
+    off = [each.off for each in told[1:4]]
+    assert off == sorted(off)
+    assert 20 * off[1] < off[2] < 0.2
+    assert all(each.settled for each in told[4:])
+    shown = section(defences(oracle, rng=np.random.default_rng(0)), outputs=told)
+    assert "12, shows as well" in shown.verdict
+    assert [each["rank"] for each in shown.figures["outputs"]] == [12] * 4 + [0] * 2
+
+
+def test_rounded_probabilities_hide_the_output_span_where_most_of_them_are_nothing() -> None:
+    model = wide(60, 12, 4)
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        p = np.exp(model(x))
+        return np.asarray(p / p.sum(axis=1, keepdims=True))
+
+    oracle = as_oracle(softmax, shape=8, answers="probabilities")
+    plain = output_span(oracle, rng=np.random.default_rng(0))
+    assert plain.rank == 12
+    told = defended_outputs(oracle, plain, "probabilities", rng=np.random.default_rng(1))
+    assert [each.name for each in told[1:3]] == ["probabilities, 4 decimals", "probabilities, 2 decimals"]
+    assert not any(each.told for each in told[1:])
+
+
+def test_more_numbers_than_the_width_show_it_though_they_are_the_largest_only() -> None:
+    """Two hidden neurons, of which one decides which five outputs are the largest: these are always the same."""
+    last = np.random.default_rng(5).standard_normal((60, 2)) + np.r_[np.full(LARGEST, 9.0), np.zeros(55)][:, None]
+    oracle = as_oracle(lambda x: (1 / (1 + np.exp(-x[:, :2]))) @ last.T, shape=4)
+    plain = output_span(oracle, rng=np.random.default_rng(0))
+    told = defended_outputs(oracle, plain, "values", rng=np.random.default_rng(1))[-2]
+    assert told.told
+    assert (told.rank, told.queries) == (2, LISTED)

@@ -117,6 +117,24 @@ class SinglePrecision(OracleWrapper):
         return f"{self.oracle.fingerprint()} float32"
 
 
+@final
+class RoundedProbabilities(OracleWrapper):
+    """Log-ratios of probabilities that were rounded to `digits` decimal places before."""
+
+    def __init__(self, oracle: Oracle, digits: int) -> None:
+        self.digits = digits
+        super().__init__(oracle, resolution=max(oracle.resolution, 10.0**-digits))
+
+    def answer(self, x: np.ndarray) -> Answers:
+        assert self.reference is not None
+        rounded = np.round(self.oracle.softmax(self.oracle.answer(x)), self.digits)
+        logs = np.log(np.maximum(rounded, 0.5 * 10.0**-self.digits))  # those rounded to nothing are below half a step
+        return np.asarray(np.delete(logs, self.reference, axis=1) - logs[:, [self.reference]])
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} probabilities rounded to {self.digits}"
+
+
 def defences(
     oracle: Oracle, *, rng: np.random.Generator, accuracy: float = 1e-4, x: np.ndarray | None = None
 ) -> list[Defence]:
@@ -164,6 +182,13 @@ def coarser(oracle: Oracle) -> list[tuple[str, Oracle]]:
     kinds = single if oracle.resolution < SINGLE / 2 else []
     kinds += [(f"values, {digits} decimals", Rounded(oracle, digits)) for digits in (4, 2)]
     return [*kinds, ("labels only", LabelsOnly(oracle))]
+
+
+def coarser_outputs(oracle: Oracle) -> list[tuple[str, Oracle]]:
+    """As `coarser`, without labels; of probabilities these are rounded themselves, not their log-ratios."""
+    if oracle.reference is None:
+        return coarser(oracle)[:-1]
+    return [(f"probabilities, {digits} decimals", RoundedProbabilities(oracle, digits)) for digits in (4, 2)]
 
 
 def settled(found: Sequence[Defence]) -> list[Defence]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from unveil.audit.section import Section
 from unveil.audit.sections import defended_weights as defended
+from unveil.audit.sections.defended_outputs import LISTED, MORE
 from unveil.audit.sections.identification import IDENTIFICATION
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import count
@@ -16,6 +17,7 @@ from unveil.outcome import Outcome
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from unveil.audit.sections.defended_outputs import Outputs
     from unveil.audit.sections.defended_weights import Weights
     from unveil.blackbox.defences import Defence
 
@@ -42,11 +44,27 @@ that failed is no proof that nothing leaks. "Off by" is the sine of the largest 
 truth, as the attack itself predicts it.{% if values.weights %} Weights were read through each kind of answers anew, and
 counted where they agree with those read off the plain answers; through labels up to a common scale of all outputs and
 what all classes share.{% endif %}</p>
+{% if values.outputs %}
+<div class="scroll"><table>
+<caption>What each kind of answers gives away of the output span</caption>
+<tr><th scope="col">Answers</th><th scope="col" class="number">Rank found</th>
+<th scope="col" class="number">Off by</th><th scope="col" class="number">Questions</th>
+<th scope="col">How it ended</th></tr>
+{% for row in values.outputs %}
+<tr><th scope="row">{{ row.name }}</th><td class="number">{{ figure("outputs." ~ loop.index0 ~ ".rank") }}</td>
+<td class="number">{{ figure("outputs." ~ loop.index0 ~ ".off") }}</td>
+<td class="number">{{ figure("outputs." ~ loop.index0 ~ ".queries") }}</td><td>{{ row.ended }}</td></tr>
+{% endfor %}
+</table></div>
+<p class="note">The rank is the width of the last hidden layer (one less behind a LayerNorm); "off by" is the sine of
+the largest angle to the span of the plain answers. Where a bias can be put on chosen outputs, all of them
+can be had, a few at a time, and show what rounding leaves.</p>
+{% endif %}
 """
 
 
-def section(found: Sequence[Defence], weights: Sequence[Weights] = ()) -> Section:
-    """The table, with what each kind of answers gives away of the weights if that was measured."""
+def section(found: Sequence[Defence], weights: Sequence[Weights] = (), outputs: Sequence[Outputs] = ()) -> Section:
+    """The tables, with what each kind of answers gives away of the weights and of the output span if measured."""
     read = {each.name: each for each in weights}
     rows = [
         {"name": each.name, "ended": _words(each), "weights": read[each.name].words if read else ""} for each in found
@@ -70,13 +88,31 @@ def section(found: Sequence[Defence], weights: Sequence[Weights] = ()) -> Sectio
             for each in found
         ]
     }
+    if outputs:
+        figures["outputs"] = [
+            {
+                "name": each.name,
+                "rank": each.rank,
+                "of": each.of,
+                "off": each.off,
+                "queries": each.queries,
+                "outcome": each.outcome,
+                "settled": each.told or each.settled,
+                "reason": each.reason,
+            }
+            for each in outputs
+        ]
     outcome, because = _ended(found)
     return Section(
         key="defences",
         title="What a defence would buy",
-        verdict=_verdict(found[0], found[-1]) + _of_weights(weights),
+        verdict=_verdict(found[0], found[-1]) + _of_weights(weights) + _of_outputs(outputs),
         body=_BODY,
-        values={"rows": rows, "weights": bool(read)},
+        values={
+            "rows": rows,
+            "weights": bool(read),
+            "outputs": [{"name": each.name, "ended": each.words} for each in outputs],
+        },
         figures=figures,
         outcome=outcome,
         cause=because,
@@ -103,6 +139,17 @@ def _of_weights(weights: Sequence[Weights]) -> str:
     if not whole:
         return " No kind of coarser answers gave all weights away to this attack, which is no proof that they cannot."
     return f" All weights can be read off {listed(whole)} as well."
+
+
+def _of_outputs(outputs: Sequence[Outputs]) -> str:
+    """What coarser answers give away of the hidden width, a sentence."""
+    if not outputs:
+        return ""
+    shown = [f'"{each.name}"' for each in outputs[1:] if each.told]
+    width = f"the rank of the outputs, {count(outputs[0].rank)},"
+    if not shown:
+        return f" No kind of coarser answers showed {width} to this attack."
+    return f" Through {listed(shown)} {width} shows as well."
 
 
 def _ended(found: Sequence[Defence]) -> tuple[Outcome, str]:
@@ -165,10 +212,27 @@ def _run(audit: Audit) -> Section | None:
             verdict="It answers with labels, the coarsest answers there are: there is nothing left to make coarser.",
         )
     found = defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs)
+    return section(found, _weights(audit, found[0].name), _outputs(audit, found[0].name))
+
+
+def _weights(audit: Audit, name: str) -> Sequence[Weights]:
+    """What coarser answers give away of weights that the plain ones gave away whole."""
     plain = audit.findings.get("identification")
     if plain is None or plain.network is None or plain.outcome is not Outcome.complete:
-        return section(found)
-    return section(found, defended.defended_weights(audit.oracle, plain, found[0].name, rng=audit.rng("weights")))
+        return ()
+    return defended.defended_weights(audit.oracle, plain, name, rng=audit.rng("weights"))
+
+
+def _outputs(audit: Audit, name: str) -> Sequence[Outputs]:
+    """What coarser answers give away of an output span that the plain ones gave away."""
+    from unveil.audit.sections.defended_outputs import defended_outputs
+    from unveil.audit.sections.span import typical
+
+    plain = audit.findings.get("outputs")
+    if plain is None or plain.outcome is not Outcome.complete or plain.rank >= plain.reading.largest_rank:
+        return ()
+    near = typical(audit.oracle, audit.inputs)
+    return defended_outputs(audit.oracle, plain, name, rng=audit.rng("defended outputs"), x=near)
 
 
 def _cost(audit: Audit) -> tuple[float, float]:
@@ -184,6 +248,9 @@ def _cost(audit: Audit) -> tuple[float, float]:
     usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits + 130_000
     plain = span_cost(oracle, n) + 10_000
     most = plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
+    # The outputs through three kinds of rounding: a span of theirs comes from fewer than 2 m answers and 64.
+    outputs = min(oracle.m, 4500)
+    most += 3 * (2 * (2 * outputs + 64) + MORE) + LISTED if oracle.m > 1 else 0
     if IDENTIFICATION.key not in audit.planned:
         return usual, most
     once, longest = IDENTIFICATION.cost(audit)
