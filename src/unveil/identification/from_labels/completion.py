@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from scipy import linalg
 
-from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import equations_needed, pair_output, with_classes
-from unveil.identification.from_labels.polish import linearised, polish
+from unveil.identification.from_labels.polish import Polished, linearised, polish
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
 
 SPARE = 1.08
@@ -23,10 +22,16 @@ SPARE = 1.08
 MISSED = 0.05
 """Share of boundary points foretold that may be missing, near corners."""
 
-LEARN = 0.1
-"""Share of those looked at where one is missing."""
+SHARE = 1e-3
+"""How finely boundary points are located for the last fit, as a share of the accuracy that is wanted."""
 
-ROUNDS = 8
+WEAK = 0.1
+"""Neurons of less than this share of the usual effect are tried without."""
+
+LOOK = 96
+"""So many are asked for first."""
+
+ROUNDS = 12
 """Rounds in which a model learns from boundary points that are not where it foretold them."""
 
 
@@ -53,17 +58,17 @@ class Completion:
     """Boundary points of all classes, kept from one attempt to the next.
 
     Args:
-        side: Answers, in coordinates.
-        chart: The coordinates.
-        pool: Points of all labels.
+        pool: Points of all labels, in coordinates.
         precision: Lengths to ask at.
+        accuracy: Wanted of the weight vectors, relative.
         rng: Draws everything.
     """
 
-    def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
-        self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
-        self.points = Crossings.none(chart.n)
+    def __init__(self, pool: Pool, precision: Precision, accuracy: float, rng: np.random.Generator) -> None:
+        self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
+        self.points = Crossings.none(pool.chart.n)
         self.coarse = max(1e-9, 4 * precision.digits)
+        self.fine = max(2 * precision.digits, SHARE * accuracy)
 
     def attempt(self, search: HyperplaneSearch) -> Completed | None:
         """A model through the hyperplanes found so far; None where there are not even points enough.
@@ -89,22 +94,38 @@ class Completion:
             fresh, missed = self._foretold(fitted.model, max(fitted.rms, self.coarse))
             if missed <= MISSED:
                 break
+        if missed > MISSED:
+            doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
+            return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
         fitted = polish(fitted.model, fresh)
         again = 0
-        while fitted.rms > 4 * self.precision.digits and again < 2:
+        while fitted.rms > 2 * self.fine and again < 2:
             again += 1
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
+        fitted = self._needed(fitted, fresh)
         model, rms = fitted.model.pruned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:
             doubts.append(f"{fitted.outside:.0%} of the boundary points lie off the model's boundaries")
-        limit = 1e4 * self.precision.digits
+        limit = 1e4 * self.fine
         if rms > limit:
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         figures |= {"rms": rms, "missed": missed, "outside": fitted.outside, "points": len(fresh)}
         return Completed(model, rms, not doubts, tuple(doubts), figures)
+
+    def _needed(self, fitted: Polished, at: Crossings) -> Polished:
+        """The same without neurons that the points do not need: hyperplanes that were none."""
+        model = fitted.model
+        size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
+        weak = np.flatnonzero(size < WEAK * np.median(size)) if len(size) > 1 else np.empty(0, dtype=int)
+        left = np.arange(len(size))
+        for i in weak[np.argsort(size[weak])]:
+            trial = polish(fitted.model.kept(np.flatnonzero(left != i)), at)
+            if trial.rms <= 4 * max(fitted.rms, self.fine) and trial.outside <= max(fitted.outside, 0.02):
+                fitted, left = trial, left[left != i]
+        return fitted
 
     def _first(self, search: HyperplaneSearch) -> tuple[LabelModel, dict[str, Any]] | None:
         """The commonest pair of classes."""
@@ -122,6 +143,8 @@ class Completion:
                 self._collect(need - len(have), (one, two))
                 have = np.flatnonzero(_between(self.points, one, two))
             best = pair_output(planes, self.points[have], ours, (one, two))
+            if (best is None or best.gap < 1e4) and search.supposed == k > 0:
+                best = pair_output(planes, self.points[have], ours, (one, two), oriented=True)
             if best is not None and best.gap > 1e4:
                 break
         if best is None:
@@ -159,15 +182,23 @@ class Completion:
 
         Queries: about `2 + log2(rms / digits)` each
         """
-        at = self.chosen(model, int(SPARE * model.parameters) + 8)
-        half = np.full(len(at), 64 * rms)
-        found, rows = cross_near(self.side, at.x, at.along, at.before, at.after, half, np.inf)
+        count, half = int(SPARE * model.parameters) + 8, 64 * rms
+        # A few first: as long as the model is wrong there is no use in all of them.
+        if count > 2 * LOOK:
+            at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)
+            rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)[1]
+            missed = 1 - len(rows) / max(len(at), 1)
+            if missed > MISSED:
+                self._learn(at[np.setdiff1d(np.arange(len(at)), rows)])
+                return Crossings.none(self.chart.n), missed
+        at = self.chosen(model, count)
+        found, rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)
         missed = 1 - len(rows) / max(len(at), 1)
         if missed > MISSED:
             # Where the model is wrong there is most to learn: the labels there, and the boundaries around.
-            self._learn(at[np.setdiff1d(np.arange(len(at)), rows)[: int(LEARN * len(at)) + 8]])
+            self._learn(at[np.setdiff1d(np.arange(len(at)), rows)[:LOOK]])
             return found, missed
-        found = sharpen(self.side, found, 2 * self.precision.digits)
+        found = sharpen(self.side, found, self.fine)
         return found[np.flatnonzero(found.after == at.after[rows])], missed
 
     def _learn(self, wrong: Crossings) -> None:
@@ -238,6 +269,10 @@ def foretold_crossings(model: LabelModel, pool: Pool, chart: Chart, count: int, 
         if have >= count:
             break
     return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def _expected(at: Crossings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    return at.x, at.along, at.before, at.after
 
 
 def _between(at: Crossings, one: int, two: int) -> np.ndarray:

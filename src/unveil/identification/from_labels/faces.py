@@ -167,7 +167,7 @@ class Walks:
         along: Its unit tangent.
         low: A length at which the face was still there.
         high: A length at which it was not.
-        plane: The known hyperplane at which it ended, or -1.
+        plane: The known hyperplane at which it ended, or -1, or -2 where it met no end.
     """
 
     face: Int[np.ndarray, " N"]
@@ -178,6 +178,10 @@ class Walks:
 
     def __len__(self) -> int:
         return len(self.face)
+
+    def ended(self) -> Walks:
+        """Those that met an end."""
+        return self[np.flatnonzero(self.plane >= -1)]
 
     def __getitem__(self, rows: np.ndarray) -> Walks:
         return Walks(self.face[rows], self.along[rows], self.low[rows], self.high[rows], self.plane[rows])
@@ -202,12 +206,23 @@ def walk(
     along: Float[np.ndarray, "N d"],
     precision: Precision,
     planes: Hyperplanes | None = None,
+    passed: Int[np.ndarray, " k"] | None = None,
 ) -> Walks:
     """Follow faces along tangents until they end.
 
     Where known hyperplanes lie ahead, it is asked just before and just behind the next of them: most walks end there.
-    Else lengths grow fourfold, and the end is bracketed to one part in 500. Walks that meet no end within `REACH` or
-    the box, or that end at a third label, are left out.
+    Else lengths grow fourfold, and the end is bracketed to one part in 500. Walks that end at a third label are left
+    out; `Walks.ended` leaves out those that meet no end within `REACH` or the box, too.
+
+    Args:
+        side: Answers.
+        chart: The coordinates.
+        faces: Flat pieces of the boundary.
+        face: Which of them each walk is on.
+        along: Unit tangents.
+        precision: Lengths to ask at.
+        planes: Known hyperplanes.
+        passed: Is added one, by hyperplane, for each that was passed without a bend.
 
     Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown one
     """
@@ -229,19 +244,22 @@ def walk(
         passes = _there(side, faces, face, along, rows, s, precision)[0]
         low[rows[passes]], high[rows[~passes]] = s[passes], s[~passes]
         going[rows[~passes]] = False
-        ended = passes & ~meets & (s >= most[rows])
-        alive[rows[ended]] = going[rows[ended]] = False
+        endless = rows[passes & ~meets & (s >= most[rows])]
+        alive[endless] = going[endless] = False
+        plane[endless] = -2
         beyond = np.flatnonzero(passes & meets)
         if len(beyond):
             s = next_[beyond] * (1 + NEXT)
             still = _there(side, faces, face, along, rows[beyond], s, precision)[0]
             low[rows[beyond[still]]] = s[still]
+            if passed is not None:
+                np.add.at(passed, which[beyond[still]], 1)
             done = beyond[~still]
             high[rows[done]], plane[rows[done]] = s[~still], which[done]
             going[rows[done]] = False
     walks = Walks(face, along, low, high, plane)
-    fresh = np.flatnonzero(alive & (plane < 0))
-    return Walks.joined([walks[np.flatnonzero(plane >= 0)], closer(side, faces, walks[fresh], precision, 2e-3)])
+    fresh = np.flatnonzero(alive & (plane == -1))
+    return Walks.joined([walks[np.flatnonzero((plane >= 0) | (plane == -2))], closer(side, faces, walks[fresh], precision, 2e-3)])
 
 
 def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: float) -> Walks:
@@ -274,67 +292,6 @@ def _there(
 ) -> tuple[np.ndarray, np.ndarray]:
     on = faces[face[rows]]
     return on_face(side, on, on.x + s[:, None] * along[rows], tolerance_at(precision, on, s))
-
-
-@dataclass(frozen=True)
-class DualPoints:
-    """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it.
-
-    Attributes:
-        z: The points.
-        face: The face on which each was met.
-        behind: Crossings on the next face, close by.
-        gap: How far behind.
-        error: How exactly `z` is known.
-        index: Which of the walks each ended.
-    """
-
-    z: Float[np.ndarray, "N d"]
-    face: Int[np.ndarray, " N"]
-    behind: Crossings
-    gap: Float[np.ndarray, " N"]
-    error: Float[np.ndarray, " N"]
-    index: Int[np.ndarray, " N"]
-
-
-def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:
-    """Where each walk left its face, from the straight line on which the boundary goes on behind.
-
-    Queries: about 60 each
-    """
-    d = faces.x.shape[1]
-    todo = np.arange(len(walks))
-    parts: list[tuple[np.ndarray, ...]] = []
-    behind: list[Crossings] = []
-    for share in (1e-2, 1e-3):
-        if not len(todo):
-            break
-        on, t, high = faces[walks.face[todo]], walks.along[todo], walks.high[todo]
-        eta = np.maximum(share * np.minimum(high, 1.0), 30 * precision.cell)
-        cell = np.maximum(1e-7 * eta, 2 * precision.digits * (1 + high))
-        place = [on.x + (high + times * eta)[:, None] * t for times in (1, 2)]
-        near = [cross_near(side, p, on.normal, on.before, on.after, 3 * eta, cell, grow=1) for p in place]
-        both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
-        first, second = near[0][0][one], near[1][0][two]
-        h1 = np.sum((first.x - place[0][both]) * on.normal[both], axis=1)
-        h2 = np.sum((second.x - place[1][both]) * on.normal[both], axis=1)
-        slope = (h2 - h1) / eta[both]
-        steep = np.abs(slope) > 1e-6 + 8 * cell[both] / eta[both]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            s = high[both] + eta[both] - h1 / slope
-            error = (4 * cell[both] + tolerance_at(precision, on[both], high[both])) / np.abs(slope) + cell[both]
-        low = walks.low[todo][both]
-        fits = steep & (s > low - 3 * error - 1e-3 * eta[both]) & (s < high[both] + 3 * error + 1e-3 * eta[both])
-        fits &= error < 0.1 * eta[both]
-        rows = both[fits]
-        z = on.x[rows] + s[fits, None] * t[rows]
-        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], todo[rows]))
-        behind.append(first[fits])
-        todo = np.delete(todo, rows)
-    if not parts:
-        return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), todo)
-    z, face, gap, error, index = (np.concatenate([part[i] for part in parts]) for i in range(5))
-    return DualPoints(z, face, Crossings.joined(behind), gap, error, index)
 
 
 def faces_behind(

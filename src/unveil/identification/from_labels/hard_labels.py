@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,13 @@ from jaxtyping import Float
 
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.row_span import row_span
 from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.completion import Completed, Completion
+from unveil.identification.from_labels.completion import MISSED, Completed, Completion
 from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.subspace import subspace
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnsteadyAnswers
@@ -35,9 +36,6 @@ ROUNDS = 3
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
 
-WIDE = 100
-"""Inputs from which on the row span is read first, and the rest within it."""
-
 
 @one_line
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class HardLabels(Method):
     Attributes:
         x: Inputs to start from besides random ones, for classes that random points hardly meet.
         attempts: How often the search goes on, with twice the patience, while a neuron seems to be missing.
-        accuracy: Of the row span that is read first where inputs are many.
+        accuracy: Wanted of the weight vectors, relative to their length: it sets how many labels are asked.
         accept: Largest share of other labels among the fresh points that judge a complete result.
         checks: Fresh points that judge the result, half of them close to the boundaries found.
 
@@ -88,6 +86,7 @@ class _Reading:
         self.completion: Completion | None = None
         self.best: Completed | None = None
         self.chart: Chart | None = None
+        self.everywhere: Pool | None = None
 
     def run(self) -> Identification:
         if self.oracle.grid is not None:
@@ -103,11 +102,15 @@ class _Reading:
                 outcome = self._read(pool)
                 if outcome is not Outcome.complete:
                     break
+                outcome = self._lift(pool)
+                if outcome is not Outcome.complete:
+                    break
                 error, wrong = self._check()
                 if not len(wrong):
                     break
                 # A class that had not been seen, or a neuron that is missing: the search goes on from there.
-                pool.put(self._coordinates(wrong))
+                self.chart = pool.chart
+                pool.put(self.chart.coordinates(wrong))
             return self._end(outcome, error)
         except BudgetExceeded:
             return self._end(Outcome.budget_ended)
@@ -118,16 +121,34 @@ class _Reading:
         given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
         if given.ndim != 2 or given.shape[1] != oracle.n:
             raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
-        basis = self._span(x) if oracle.n > WIDE else None
         origin, size = np.zeros(oracle.n), 1.0
         if oracle.within is not None:
             origin, size = oracle.middle, float((oracle.high - oracle.low).mean()) / np.sqrt(12)
         if len(given) > 1:
             origin, spread = given.mean(axis=0), float(given.std())
             size = spread if spread > 0 else size
-        self.chart = chart = Chart(oracle, origin, size, basis)
+        self.chart = whole = Chart(oracle, origin, size, None)
+        pool = self._two_labels(whole, whole.coordinates(given))
+        self._book("first look")
+        if pool is None:
+            return None
+        fewer = subspace(whole, pool, self.rng)
+        self._book("directions")
+        if fewer is None:
+            return pool
+        basis, stretch = fewer
+        chart = Chart(oracle, origin, size * stretch, basis)
+        inside = self._two_labels(chart, chart.coordinates(given))
+        self._book("first look")
+        if inside is None:
+            return pool
+        self.chart, self.everywhere = chart, pool
+        self.why.append(f"The boundary has {len(basis)} of {oracle.n} dimensions; it is read along these first.")
+        return inside
+
+    def _two_labels(self, chart: Chart, near: Float[np.ndarray, "N d"]) -> Pool | None:
+        """Points of the first size at which two labels are seen."""
         side = Side(chart)
-        near = chart.coordinates(given)
         for each in SIZES:
             pool = Pool(side, chart, each, near, self.rng)
             pool.draw(FIRST_LOOK)
@@ -135,7 +156,6 @@ class _Reading:
             if len(near) and not len(pool.classes) > 2:
                 pool.put(near[:FIRST_LOOK])
             if len(pool.classes) > 1:
-                self._book("first look")
                 return pool
         return None
 
@@ -148,26 +168,11 @@ class _Reading:
                 "span with label_span(votes=...)."
             )
 
-    def _span(self, x: np.ndarray | None) -> np.ndarray | None:
-        coarse = 1e3 * float(np.finfo(self.oracle.dtype).eps)
-        span = row_span(self.oracle, rng=self.rng, accuracy=max(self.method.accuracy, coarse), x=x)
-        self._book("row span")
-        self.stats["span"] = {"rank": span.rank, "accuracy": span.accuracy, "outcome": span.outcome.name}
-        if span.outcome is Outcome.budget_ended:
-            raise BudgetExceeded("the budget ended while the row span was read; allow a larger budget=")
-        if span.rank == 0 or span.rank == self.oracle.n:
-            return None
-        self.why.append(
-            f"The labels depend on {span.rank} of {self.oracle.n} directions; the rest is read along these."
-        )
-        return span.basis
-
     def _read(self, pool: Pool) -> Outcome:
-        assert self.chart is not None
         if self.search is None or self.completion is None:
-            chart, precision = self.chart, Precision.of(self.chart.digits)
+            chart, precision = pool.chart, Precision.of(pool.chart.digits)
             self.search = HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
-            self.completion = Completion(pool.side, chart, pool, precision, self.rng)
+            self.completion = Completion(pool, precision, self.method.accuracy, self.rng)
         else:
             self.best = None
         search, completion, patience = self.search, self.completion, 12
@@ -175,6 +180,7 @@ class _Reading:
             search.stale = 0
             search.booked = self.oracle.ledger.asked
             search.run(patience + len(search.planes))
+            search.suppose()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
             done = completion.attempt(search)
@@ -189,6 +195,23 @@ class _Reading:
         self.why.append(f"After {self.method.attempts} searches something is missing: {doubts}.")
         return Outcome.check_failed
 
+    def _lift(self, pool: Pool) -> Outcome:
+        """The network in all inputs, where it was read in a subspace."""
+        if self.everywhere is None or self.best is None or pool.chart.basis is None:
+            return Outcome.complete
+        lift = Lift(self.best.model, (pool, self.everywhere), self.method.accuracy, self.rng)
+        lifted = lift.run()
+        self._book("other directions")
+        self.best, self.chart = replace(self.best, model=lifted.model), lift.all
+        self.stats |= {"lifted": lifted.error, "not foretold": lifted.missed, "unconfirmed": lifted.unconfirmed}
+        if lifted.missed > MISSED:
+            self.why.append(f"In all inputs {lifted.missed:.0%} of the boundary points foretold are not there.")
+            return Outcome.check_failed
+        if lifted.unconfirmed:
+            self.why.append(f"Weights along {lifted.unconfirmed} directions were not confirmed.")
+            return Outcome.approximate
+        return Outcome.complete
+
     def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
@@ -200,10 +223,6 @@ class _Reading:
         share = float(wrong.mean()) if len(x) else 0.0
         unseen = ~np.isin(told, labels)
         return share, x[wrong] if share > self.method.accept or unseen.any() else x[:0]
-
-    def _coordinates(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N d"]:
-        assert self.chart is not None
-        return self.chart.coordinates(x)
 
     def _network(self) -> Any:
         if self.best is None or self.chart is None or not np.isfinite(self.best.rms):

@@ -176,7 +176,7 @@ def agreed(
     angle, fuzz = edge.votes(z, error)
     good = (fuzz < 0.01) & (face != edge.face) & (face != edge.other)
     for own in (0.0, edge.angle):
-        good &= _apart(angle, own) > 20 * fuzz + 1e-6
+        good &= apart(angle, own) > 20 * fuzz + 1e-6
     rows = np.flatnonzero(good)
     # What is no dual point has no index among them.
     rows = np.concatenate([rows, np.full(len(votes), -1)]).astype(int)
@@ -184,12 +184,12 @@ def agreed(
         return None
     angle = np.append(angle[good], [each[0] for each in votes])
     fuzz = np.append(fuzz[good], [each[1] for each in votes])
-    apart = _apart(angle[:, None], angle[None, :])
-    near = apart < 2 * (fuzz[:, None] + fuzz[None, :])
+    between = apart(angle[:, None], angle[None, :])
+    near = between < 2 * (fuzz[:, None] + fuzz[None, :])
     count = near.sum(axis=1)
     # What chance gives, or, where angles crowd, as many as there are in a window twenty times as wide.
     window = 2 * (fuzz + np.median(fuzz))
-    crowd = (apart < 20 * window[:, None]).sum(axis=1) - count
+    crowd = (between < 20 * window[:, None]).sum(axis=1) - count
     expected = np.maximum(len(rows) * 2 * window / np.pi, crowd / 20)
     chance = stats.poisson.sf(count - 2, expected) * len(rows)
     chance[count < least] = np.inf
@@ -203,6 +203,6 @@ def agreed(
     )
 
 
-def _apart(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def apart(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
     """Distance of angles that repeat after half a turn."""
     return np.asarray(np.abs((a - b + np.pi / 2) % np.pi - np.pi / 2))

@@ -48,8 +48,11 @@ class LabelModel:
         """Without neurons that move no logit against another: hyperplanes that were none."""
         moves = (self.outer - self.outer.mean(axis=0)) * np.linalg.norm(self.inner, axis=1)
         size = np.linalg.norm(moves, axis=0)
-        kept = size > share * size.max(initial=0.0)
-        return replace(self, inner=self.inner[kept], bias=self.bias[kept], outer=self.outer[:, kept])
+        return self.kept(np.flatnonzero(size > share * size.max(initial=0.0)))
+
+    def kept(self, neurons: Int[np.ndarray, " s"]) -> LabelModel:
+        """With these neurons only."""
+        return replace(self, inner=self.inner[neurons], bias=self.bias[neurons], outer=self.outer[:, neurons])
 
     def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
         """The logits at N points."""

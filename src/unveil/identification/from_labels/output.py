@@ -34,7 +34,9 @@ def equations_needed(k: int, d: int) -> int:
     return int(1.15 * (k + d + 1)) + 4
 
 
-def pair_output(planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[int, int]) -> PairOutput | None:
+def pair_output(
+    planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[int, int], oriented: bool = False
+) -> PairOutput | None:
     """The weights between two classes, and which side of each hyperplane is the active one.
 
     The null vector over `[relu(A x + b), x, 1]` at points between the two. A neuron taken the wrong way round leaves
@@ -46,6 +48,8 @@ def pair_output(planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[in
         at: Crossings between the two labels.
         faces: Faces between the two labels: their tangents give equations, too.
         pair: The two labels.
+        oriented: Whether hyperplanes point to their active side, and no neuron is always active: there is no linear
+            term then.
 
     Queries: `0`
     """
@@ -61,6 +65,8 @@ def pair_output(planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[in
         active = A @ x + b > 0
         rows.append(np.concatenate([(tangent @ A.T) * active, tangent, np.zeros((len(tangent), 1))], axis=1))
     matrix = np.concatenate(rows)
+    if oriented:
+        matrix = np.delete(matrix, np.arange(k, k + d), axis=1)
     if len(matrix) < matrix.shape[1] + 2:
         return None
     scale = np.linalg.norm(matrix, axis=0)
@@ -72,7 +78,7 @@ def pair_output(planes: Hyperplanes, at: Crossings, faces: Faces, pair: tuple[in
     if len(good) < 2:
         return None
     vector, gap = right[good[0]] / scale, float(values[good[1]] / max(values[good[0]], 1e-300))
-    weight, linear, offset = vector[:k], vector[k : k + d], vector[-1]
+    weight, linear, offset = vector[:k], np.zeros(d) if oriented else vector[k : k + d], vector[-1]
     # The logit of the higher label grows towards it.
     up = np.where(at.after == high, 1.0, -1.0)
     gradient = ((sums > 0) * weight) @ A + linear

@@ -8,19 +8,18 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, sharpen
+from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import (
-    DualPoints,
     Faces,
     Precision,
     Walks,
     closer,
-    dual_points,
     faces_at,
     faces_behind,
     tangents,
     walk,
 )
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
 from unveil.identification.from_labels.sections import corner, section
 
 POOL = 64
@@ -71,6 +70,8 @@ class Pool:
             spread = y / 4
         else:
             y = self.chart.coordinates(rng.uniform(oracle.low, oracle.high, size=(count, oracle.n)))
+            # A slice through the middle of a box is larger than what the box's points project to.
+            y *= max(1.0, 0.6 * np.sqrt(oracle.n / self.chart.n))
             spread = y / 4
         if len(self.given):
             half = count // 2
@@ -146,6 +147,8 @@ class HyperplaneSearch:
         self.gap = np.empty(0)
         self.opened = np.empty(0, dtype=bool)
         self.met: dict[int, set[int]] = {}
+        self.ended, self.passed = nothing.copy(), nothing.copy()
+        self.supposed = 0
         self.stages: dict[str, int] = {}
         self.booked = chart.ledger.asked
         self.stale = 0
@@ -196,16 +199,23 @@ class HyperplaneSearch:
             Walks that ended at known hyperplanes.
         """
         along = tangents(self.faces.normal[face], self.rng)
-        walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes)
+        passed = np.zeros(len(self.planes), dtype=int)
+        walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes, passed)
         self.book("walks")
+        self.passed[: len(passed)] += passed
         self.walks += len(face)
         known = walks[np.flatnonzero(walks.plane >= 0)]
         for plane, at in zip(known.plane, known.face, strict=True):
             self.met.setdefault(int(plane), set()).add(int(at))
-        self.stale += len(known)
-        new = closer(self.side, self.faces, walks[np.flatnonzero(walks.plane < 0)], self.precision, 1e-4)
+        np.add.at(self.ended, known.plane, 1)
+        self.stale += len(known) + int((walks.plane == -2).sum())
+        new = closer(self.side, self.faces, walks[np.flatnonzero(walks.plane == -1)], self.precision, 1e-4)
         if len(new):
-            self._add(dual_points(self.side, self.faces, new, self.precision))
+            found = dual_points(self.side, self.faces, new, self.precision)
+            # Where an edge of an unknown neuron was met before, there is nothing new either.
+            for edge in self.edges:
+                self.stale += int(edge.shares(found.z, found.error).sum())
+            self._add(found)
         self.book("dual points")
         return known
 
@@ -242,13 +252,39 @@ class HyperplaneSearch:
             seen = agreed(edge, self.z, self.error, self.face, votes)
             if seen is None:
                 continue
-            self.planes = self.planes.added(seen.normal, edge.z, seen.error)
-            self.through.append(edge)
-            self.met[len(self.planes) - 1] = {*self.face[seen.support].tolist(), edge.face, edge.other}
-            self.edges = [other for other in self.edges if other is not edge]
-            self._drop()
+            self.met[len(self.planes)] = {*self.face[seen.support].tolist(), edge.face, edge.other}
+            self._accept(edge, seen.normal, seen.error)
             self.stale, found = 0, True
         return found
+
+    def _accept(self, edge: Edge, normal: Float[np.ndarray, " d"], error: float) -> None:
+        self.planes = self.planes.added(normal, edge.z, error)
+        self.through.append(edge)
+        self.ended, self.passed = np.append(self.ended, 0), np.append(self.passed, 0)
+        self.edges = [other for other in self.edges if other is not edge]
+        self._drop()
+
+    def suppose(self) -> None:
+        """Take for the hyperplane of an edge the one parallel to another face, where only one lies in its span.
+
+        A face on which a single neuron is active is parallel to that neuron's hyperplane. Where faces are few nothing
+        else tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face.
+        """
+        for edge in list(self.edges):
+            angle = np.arctan2(self.faces.normal @ edge.across, self.faces.normal @ edge.normal) % np.pi
+            out = self.faces.normal - np.outer(self.faces.normal @ edge.normal, edge.normal)
+            out -= np.outer(out @ edge.across, edge.across)
+            fuzz = 100 * (edge.rough + self.faces.error * np.sqrt(self.chart.n))
+            inside = np.linalg.norm(out, axis=1) < fuzz
+            for own in (0.0, edge.angle):
+                inside &= apart(angle, own) > fuzz
+            rows = np.flatnonzero(inside)
+            if not len(rows) or apart(angle[rows], angle[rows[0]]).max() > fuzz[rows].max():
+                continue
+            normal = edge.at(float(angle[rows[0]]))
+            toward = np.sign(normal @ (self.faces.x[rows[0]] - edge.z)) or 1.0
+            self._accept(edge, toward * normal, float(fuzz[rows[0]]) / 20)
+            self.supposed += 1
 
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""

@@ -12,13 +12,12 @@ from jaxtyping import Float
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import (
-    DualPoints,
     Faces,
     Precision,
     Walks,
     closer,
-    dual_points,
     faces_behind,
     walk,
 )
@@ -74,7 +73,7 @@ def section(
     for sign in (1, -1):
         on, along = line, sign * _turned(line.normal[0], edge)
         for _ in range(HOPS):
-            walks = walk(side, chart, on, np.zeros(1, dtype=int), along[None], precision, planes)
+            walks = walk(side, chart, on, np.zeros(1, dtype=int), along[None], precision, planes).ended()
             known = bool((walks.plane >= 0).any())
             bends = dual_points(side, on, walks if known else closer(side, on, walks, precision, 1e-4), precision)
             if not len(bends.z):
@@ -169,7 +168,8 @@ def _along_edge(
         np.full(2, labels[1]),
         np.full(2, edge.rough * np.sin(edge.angle)),
     )
-    return v, strips, walk(side, chart, strips, np.arange(2), np.stack([v, v]), blurred, planes)
+    ends = walk(side, chart, strips, np.arange(2), np.stack([v, v]), blurred, planes).ended()
+    return v, strips, ends
 
 
 def _turned(w: Float[np.ndarray, " d"], edge: Edge) -> Float[np.ndarray, " d"]:

@@ -1,0 +1,236 @@
+"""From a network in a subspace to the network in all inputs: one small linear system for each further direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg
+
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.completion import foretold_crossings
+from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.search import Pool
+
+STEPS = 6
+"""Newton steps in which weights follow from shifts: the first is all where no neuron changes its side."""
+
+TRIED = 64
+"""Fresh boundary points that judge a network in all inputs."""
+
+AT_ONCE = 256
+"""Directions solved for at a time."""
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """A network in all inputs.
+
+    Attributes:
+        model: The network, in coordinates of all inputs.
+        error: Root mean square distance of fresh boundary points from where it foretells them.
+        unconfirmed: Directions whose weights did not foretell the shift of one more point.
+        missed: Share of fresh boundary points that are not where it foretells them.
+    """
+
+    model: LabelModel
+    error: float
+    unconfirmed: int
+    missed: float
+
+
+class Lift:
+    """Weights along the directions that a subspace leaves out.
+
+    A move out of the subspace shifts each neuron's preactivation by its weight along the move, and so the boundary.
+    As many boundary points as there are neurons, with independent gradients by the preactivations, give all weights
+    along that direction.
+
+    Args:
+        model: The network inside.
+        pool: Points inside, and points in all coordinates.
+        accuracy: Wanted of the weight vectors, relative.
+        rng: Draws everything.
+    """
+
+    def __init__(self, model: LabelModel, pool: tuple[Pool, Pool], accuracy: float, rng: np.random.Generator) -> None:
+        self.model, self.pool, self.everywhere, self.rng = model, pool[0], pool[1], rng
+        self.inside, self.whole = inside, whole = pool[0].chart, pool[1].chart
+        assert inside.basis is not None
+        self.basis = inside.basis
+        drawn = np.concatenate([self.basis, rng.standard_normal((whole.n - len(self.basis), whole.n))])
+        self.outward = np.linalg.qr(drawn.T)[0].T[len(self.basis) :]
+        # The same unit of length in both, so that a weight means the same.
+        self.all = Chart(whole.oracle, whole.origin, inside.size, None)
+        self.side = Side(self.all)
+        self.accuracy = accuracy
+        self.stretch = inside.size / self.whole.size
+        # Of so many dimensions each has the same part of a weight vector as one outside.
+        self.wide = self.whole.n / self.stretch**2
+
+    def run(self) -> Lifted:
+        """The network in all inputs, judged at fresh boundary points.
+
+        Queries: about `(k + 1) (n - d) log2(1 / accuracy)`, with an affine part c - 1 more than k
+        """
+        at, step = self._base_points()
+        unknown = self._unknown
+        weights = np.zeros((unknown, len(self.outward)))
+        cell = self._cell(at[slice(0, unknown)], step[:unknown])
+        open_ = np.arange(len(self.outward))
+        # Where another boundary or a neuron's side came in between, shorter moves meet none.
+        for shorter in (1.0, 8.0, 64.0):
+            if not len(open_):
+                break
+            moved = step / shorter
+            for first in range(0, len(open_), AT_ONCE):
+                part = open_[first : first + AT_ONCE]
+                shift = self._shifts(at[slice(0, unknown)], moved[:unknown], part, cell)
+                weights[:, part] = self._solved(at[slice(0, unknown)], moved[:unknown], shift)
+            open_ = open_[~self._confirmed(at, moved, weights, open_, cell)]
+        return self._judged(weights, len(open_))
+
+    def _confirmed(
+        self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
+    ) -> np.ndarray:
+        """Which directions' weights foretell the shift of one more boundary point each.
+
+        Queries: 2 each
+        """
+        rows = self._unknown + np.arange(len(columns)) % max(len(at) - self._unknown, 1)
+        if rows.max() >= len(at):
+            return np.ones(len(columns), dtype=bool)
+        model, k = self.model, len(self.model.inner)
+        here, moved = at[rows], step[rows]
+        one, two = model.rows(here.before), model.rows(here.after)
+        weight = model.outer[one] - model.outer[two]
+        sums = here.x @ model.inner.T + model.bias + moved[:, None] * weights[:k, columns].T
+        gap, gradient = model.gaps(here)
+        apart = (np.eye(len(model.classes))[one] - np.eye(len(model.classes))[two])[:, 1:]
+        shared = moved * np.sum(apart * weights[k:, columns].T, axis=1) if model.affine.any() else 0.0
+        base = np.sum((model.affine[one] - model.affine[two]) * here.x, axis=1) + model.offset[one] - model.offset[two]
+        gap = np.sum(weight * model.phi.value(sums), axis=1) + base + shared
+        along = np.sum(gradient * here.along, axis=1)
+        x = here.x @ self.basis + moved[:, None] * self.outward[columns]
+        x = x - (gap / along)[:, None] * (here.along @ self.basis)
+        half = np.full(len(columns), 64 * cell)
+        out = here.along @ self.basis
+        _, found = cross_near(self.side, x, out, here.before, here.after, half, np.inf, grow=0)
+        return np.isin(np.arange(len(columns)), found)
+
+    @property
+    def _unknown(self) -> int:
+        return len(self.model.inner) + (len(self.model.classes) - 1 if self.model.affine.any() else 0)
+
+    def _features(self, at: Crossings, y: np.ndarray) -> Float[np.ndarray, "N u"]:
+        """Derivatives of the gap between the two logits by the preactivations and by the affine part's logits."""
+        model = self.model
+        one, two = model.rows(at.before), model.rows(at.after)
+        slope = model.phi.slope(y @ model.inner.T + model.bias)
+        parts = [(model.outer[one] - model.outer[two]) * slope]
+        if model.affine.any():
+            eye = np.eye(len(model.classes))
+            parts.append((eye[one] - eye[two])[:, 1:])
+        return np.concatenate(parts, axis=1)
+
+    def _base_points(self) -> tuple[Crossings, Float[np.ndarray, " N"]]:
+        """Crossings inside that tell most, the best first, and how far to move from each."""
+        model, unknown = self.model, self._unknown
+        at = foretold_crossings(model, self.pool, self.inside, 16 * unknown + 32, self.rng)
+        long = np.linalg.norm(model.inner, axis=1)
+        off = np.abs(at.x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
+        # Preactivations move by a weight vector's component out of the subspace, and by the boundary's own shift.
+        room = off.min(axis=1) * np.sqrt(self.wide) / 10 if model.phi.name == "relu" else np.full(len(at), 0.1)
+        # No third class must come up before the boundary is met.
+        logits = model.logits(at.x)
+        one, two = model.rows(at.before), model.rows(at.after)
+        rows = np.arange(len(at))
+        behind = np.maximum(logits[rows, one], logits[rows, two])[:, None] - logits
+        behind[rows, one] = behind[rows, two] = np.inf
+        steep = np.linalg.norm(model.gaps(at)[1], axis=1)
+        room = np.minimum(room, behind.min(axis=1) / steep * np.sqrt(self.wide) / 10)
+        step = np.minimum(room, 0.5)
+        if self.whole.oracle.within is not None:
+            step = np.minimum(step, self.inside.margin(at.x) / 2)
+        gradient = np.linalg.norm(model.gaps(at)[1], axis=1)
+        telling = self._features(at, at.x) * (step / gradient)[:, None]
+        scale = np.linalg.norm(telling, axis=0)
+        order = linalg.qr((telling / np.maximum(scale, 1e-300)).T, mode="r", pivoting=True, check_finite=False)[1]
+        best = order[: 2 * unknown]
+        return at[best], step[best]
+
+    def _cell(self, at: Crossings, step: np.ndarray) -> float:
+        """How finely each point is located, for weight vectors as accurate as wanted."""
+        gradient = np.linalg.norm(self.model.gaps(at)[1], axis=1)
+        inverse = np.linalg.pinv(self._features(at, at.x) * (step / gradient)[:, None])
+        size = np.linalg.norm(self.model.inner, axis=1) * self.stretch
+        k = len(self.model.inner)
+        # Errors of a bisection are spread evenly over its last bracket.
+        spread = np.linalg.norm(inverse[:k], axis=1) * np.sqrt(len(self.outward) / 12)
+        cell = self.accuracy * float((size / np.maximum(spread, 1e-300)).min())
+        return max(cell, 2 * self.inside.digits)
+
+    def _shifts(self, at: Crossings, step: np.ndarray, columns: np.ndarray, cell: float) -> np.ndarray:
+        points = BoundaryPoints(at.x @ self.basis, at.before, at.along @ self.basis)
+        return shifts(
+            self.side,
+            points,
+            self.outward[columns],
+            step,
+            centre=np.zeros((len(at), len(columns))),
+            half=2.0 * step / np.sqrt(self.wide),
+            cell=np.full(len(at), cell),
+        )
+
+    def _solved(self, at: Crossings, step: np.ndarray, shift: np.ndarray) -> Float[np.ndarray, "u J"]:
+        """Weights that put the boundary where it was found, by Newton's method on the network as it is."""
+        model, k = self.model, len(self.model.inner)
+        heard = ~np.isnan(shift)
+        rows = np.flatnonzero(heard.any(axis=1))
+        at, step, shift, heard = at[rows], step[rows], shift[rows], heard[rows]
+        one, two = model.rows(at.before), model.rows(at.after)
+        weight = model.outer[one] - model.outer[two]
+        affine = model.affine[one] - model.affine[two]
+        classes = np.eye(len(model.classes))
+        apart = (classes[one] - classes[two])[:, 1:] if model.affine.any() else np.empty((len(at), 0))
+        here = np.where(heard, shift, 0.0)
+        along = at.along @ model.inner.T
+        sums = (at.x @ model.inner.T + model.bias)[:, None] + here[:, :, None] * along[:, None]
+        base = np.sum(affine * at.x, axis=1)[:, None] + here * np.sum(affine * at.along, axis=1)[:, None]
+        base += (model.offset[one] - model.offset[two])[:, None]
+        found = np.zeros((self._unknown, shift.shape[1]))
+        for _ in range(STEPS):
+            moved = sums + step[:, None, None] * found[None, :k].transpose(0, 2, 1)
+            gap = np.sum(weight[:, None] * model.phi.value(moved), axis=2) + base + step[:, None] * (apart @ found[k:])
+            slope = weight[:, None] * model.phi.slope(moved)
+            extended = np.concatenate([slope, np.broadcast_to(apart[:, None], (*slope.shape[:2], apart.shape[1]))], 2)
+            system = (step[:, None, None] * extended * heard[:, :, None]).transpose(1, 0, 2)
+            target = -np.where(heard, gap, 0.0).T
+            change = np.stack([np.linalg.lstsq(s, t, rcond=1e-12)[0] for s, t in zip(system, target, strict=True)], 1)
+            found += change
+            if np.abs(change).max() < 1e-12 * max(np.abs(found).max(), 1e-300):
+                break
+        return found
+
+    def _judged(self, weights: np.ndarray, unconfirmed: int) -> Lifted:
+        model, k = self.model, len(self.model.inner)
+        inner = model.inner @ self.basis + weights[:k] @ self.outward
+        affine = np.zeros((len(model.classes), self.whole.n))
+        if model.affine.any():
+            # The first class's logit keeps what it has inside: labels tell differences.
+            affine = model.affine @ self.basis
+            affine[1:] += weights[k:] @ self.outward
+        lifted = replace(model, inner=inner, affine=affine)
+        size, given = self.everywhere.size / self.stretch, self.everywhere.given / self.stretch
+        pool = Pool(self.side, self.all, size, given, self.rng)
+        at = foretold_crossings(lifted, pool, self.all, TRIED, self.rng)
+        if not len(at):
+            return Lifted(lifted, np.inf, unconfirmed, 1.0)
+        expected = max(4 * self.accuracy, 16 * self.all.digits) * np.linalg.norm(at.x, axis=1)
+        found, rows = cross_near(self.side, at.x, at.along, at.before, at.after, expected, expected / 64)
+        off = np.sum((found.x - at.x[rows]) * at.along[rows], axis=1)
+        error = float(np.sqrt(np.mean(off**2))) if len(off) else np.inf
+        return Lifted(lifted, error, unconfirmed, 1 - len(rows) / len(at))

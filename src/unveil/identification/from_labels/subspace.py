@@ -1,0 +1,88 @@
+"""Fewer directions to read in: a network restricted to a subspace is a network, and as many inputs as neurons do."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.faces import Precision, faces_at
+from unveil.identification.from_labels.search import Pool
+
+FEW = 24
+"""Up to so many inputs all of them are read at once: to find fewer directions would cost more than it saves."""
+
+FIRST = 8
+"""Directions of the first subspace that is looked at; each further one has four times as many."""
+
+SPARE = 4
+"""Normals in a row that must show no new direction."""
+
+EXTRA = 1
+"""Directions more than were found: a neuron that few normals show makes one more."""
+
+ROUGH = 1e-4
+"""Error of a normal, per coordinate, that is good enough to count directions."""
+
+
+def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[np.ndarray, "d n"], float] | None:
+    """A subspace in which the boundary has no more dimensions than the network has neurons.
+
+    In a random subspace of d dimensions the boundary's normals span as many as in all of them, or d. So d grows until
+    they span less. No precision is needed: whatever the subspace, the network restricted to it has the same neurons.
+
+    Args:
+        whole: All directions.
+        pool: Points in these; examples among them point the way.
+        rng: Draws subspaces and boundary points.
+
+    Returns:
+        Orthonormal directions, and by how much longer a typical input is than its part along them; None where all
+        directions matter.
+
+    Queries: about `20 d` a normal, `k + 4` normals for k neurons
+    """
+    n, d = whole.n, FIRST
+    while FEW < n and d < n:
+        basis = _directions(d, pool, rng)
+        stretch = float(np.sqrt(n / d))
+        spanned = _spanned(Chart(whole.oracle, whole.origin, whole.size * stretch, basis), pool, rng)
+        if spanned is not None and len(spanned) < d:
+            return spanned @ basis, stretch
+        d *= 4
+    return None
+
+
+def _directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"]:
+    """Random orthonormal directions, half of them between examples where there are any."""
+    drawn = rng.standard_normal((d, pool.chart.n))
+    if len(pool.given) > 1:
+        apart = pool.given[rng.integers(len(pool.given), size=d // 2)] - pool.given.mean(axis=0)
+        drawn[: d // 2] = apart + 1e-6 * drawn[: d // 2]
+    return np.asarray(np.linalg.qr(drawn.T)[0].T)
+
+
+def _spanned(chart: Chart, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "r d"] | None:
+    """The directions that the boundary's normals span; None where no boundary was met or all are."""
+    side, exact = Side(chart), Precision.of(chart.digits)
+    precision = Precision(exact.digits, exact.step, max(ROUGH * exact.step, exact.cell))
+    inside = Pool(side, chart, pool.size, chart.coordinates(pool.chart.inputs(pool.given)), rng)
+    inside.draw()
+    normals = np.empty((0, chart.n))
+    for _ in range(4 + chart.n // 2):
+        if len(inside.classes) < 2:
+            return None
+        found = inside.crossings(SPARE, precision.cell)
+        inside.draw(2 * SPARE)
+        faces, _ = faces_at(side, found, precision, precision.step, rng)
+        normals = np.concatenate([normals, faces.normal])
+        if not len(normals):
+            continue
+        values, right = np.linalg.svd(normals, full_matrices=False)[1:]
+        rank = int((values > 5 * precision.normal * np.sqrt(chart.n + len(normals))).sum())
+        if rank + EXTRA > chart.n:
+            return None
+        if len(normals) >= rank + SPARE:
+            return np.asarray(right[: min(rank + EXTRA, chart.n)])
+    return None
