@@ -258,8 +258,8 @@ def walk(
             high[rows[done]], plane[rows[done]] = s[~still], which[done]
             going[rows[done]] = False
     walks = Walks(face, along, low, high, plane)
-    fresh = np.flatnonzero(alive & (plane == -1))
-    return Walks.joined([walks[np.flatnonzero((plane >= 0) | (plane == -2))], closer(side, faces, walks[fresh], precision, 2e-3)])
+    fresh, told = np.flatnonzero(alive & (plane == -1)), np.flatnonzero(plane != -1)
+    return Walks.joined([walks[told], closer(side, faces, walks[fresh], precision, 2e-3)])
 
 
 def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: float) -> Walks:

@@ -44,7 +44,7 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
     Queries: about `20 d` a normal, `k + 4` normals for k neurons
     """
     n, d = whole.n, FIRST
-    while FEW < n and d < n:
+    while n > FEW and d < n:
         basis = _directions(d, pool, rng)
         stretch = float(np.sqrt(n / d))
         spanned = _spanned(Chart(whole.oracle, whole.origin, whole.size * stretch, basis), pool, rng)
