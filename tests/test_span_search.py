@@ -9,8 +9,10 @@ import unveil as uv
 from tests.helpers import assert_rate, flipped, random_weights, relu_net
 from unveil.blackbox.noise_model import mantissa_bits, multiples
 from unveil.blackbox.span_search.directions import Known
-from unveil.blackbox.span_search.points import Places, most_queries
-from unveil.blackbox.span_search.refinement import _without_spoiled
+from unveil.blackbox.span_search.points import Asker, Places, most_queries
+from unveil.blackbox.span_search.refinement import _without_spoiled, widen
+from unveil.blackbox.span_search.state import State, first_steps
+from unveil.testing import Answered, known_model
 
 
 def sine(span: uv.RowSpan, rows: np.ndarray) -> float:
@@ -286,3 +288,60 @@ def test_places_without_a_slope_do_not_end_a_search(rng: np.random.Generator) ->
         )
         assert span.outcome is not uv.Outcome.nothing_to_find
         assert sine(span, weights[0][0] / deviation) <= span.accuracy or span.outcome is not uv.Outcome.complete
+
+
+@pytest.mark.parametrize(("sizes", "activation"), [((12, 10, 4, 1), "relu"), ((15, 10, 9, 8, 2), "sigmoid")])
+def test_directions_weaker_than_rounding_are_found_by_asking_at_more_places(sizes, activation) -> None:
+    # A single gradient in float32 does not show the weakest of them: twice as many do, and central differences.
+    whole = 0
+    for seed in range(6):
+        rng = np.random.default_rng([seed, 77])
+        model = known_model(sizes, activation, rng=rng, dtype=np.float32)
+        span = uv.row_span(uv.as_oracle(Answered(model, kind="float32", rng=rng, flips=1.0), sizes[0]), rng=rng)
+        assert sine(span, model.rows) <= span.accuracy
+        whole += span.outcome is uv.Outcome.complete and span.rank == sizes[1]
+    assert whole >= 5
+
+
+def test_slopes_of_all_places_show_a_direction_that_one_does_not(rng: np.random.Generator) -> None:
+    w = np.linalg.qr(rng.standard_normal((12, 4)))[0].T
+    scale = np.array([1.0, 1.0, 1.0, 2e-4])  # slopes of the last are below the noise of a single one
+
+    def model(x: np.ndarray) -> np.ndarray:
+        y = np.tanh(x @ w.T) @ scale[:, None]
+        return y + 1e-5 * rng.standard_normal(y.shape)
+
+    oracle = uv.as_oracle(model, 12, noisy=True)
+    ask = Asker(oracle, uv.measure_noise(oracle, rng=rng), rng)
+    places = ask.draw(60, 0.0)
+    c = (1 - np.tanh(places.x @ w[:3].T) ** 2) / places.sigma
+    state = State(Known.of(w[:3], 1e-9), first_steps(ask), places, gradients=(places, c), row_error=1e-9)
+    wider = widen(ask, state)
+    assert wider.rank == 4
+    assert np.linalg.norm(w[3] @ wider.known.basis.T) > 0.99
+
+
+def test_places_on_a_grid_fill_the_box_however_long_the_differences(rng: np.random.Generator) -> None:
+    # Weak curvature and few digits ask for long differences; at one place they show one direction of five.
+    weights = rng.standard_normal((5, 9)) / 9, rng.standard_normal((5, 2))
+    asked: list[np.ndarray] = []
+
+    def model(x: np.ndarray) -> np.ndarray:
+        asked.append(x)
+        return (1 + 0.01 * np.tanh((x - 0.5) @ weights[0].T) @ weights[1]).astype(np.float32)
+
+    span = uv.row_span(uv.as_oracle(model, 9, within=(0, 1), grid=1 / 255), rng=rng)
+    x = np.concatenate(asked)
+    assert np.median(np.ptp(x, axis=0)) > 0.9
+    assert np.std(x) > 0.15
+    assert span.left_out > 1e-6 or span.rank == 5
+
+
+@pytest.mark.parametrize("place", [{}, {"within": (0, 1)}, {"within": (0, 1), "grid": 1 / 255}])
+def test_what_is_left_out_is_never_none_where_answers_are_rounded(place, rng: np.random.Generator) -> None:
+    w = rng.standard_normal((4, 10))
+    oracle = uv.as_oracle(lambda x: np.maximum(x @ w.T - 0.3, 0).astype(np.float16), 10, **place)
+    span = uv.row_span(oracle, rng=rng)
+    outside = np.linalg.norm(w - w @ span.basis.T @ span.basis) / np.linalg.norm(w)
+    assert span.outcome is uv.Outcome.approximate
+    assert span.left_out > outside / 3

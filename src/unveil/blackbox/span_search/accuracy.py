@@ -122,7 +122,7 @@ def _misfit(
     count = max(0, len(c) - state.rank)
     fresh = ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin)
     shorter = state.basis_step / 16 if state.steps.clean else 0.0
-    places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter)
+    places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter, state.steps.central)
     if len(places):
         beside, _ = _sketch(ask, replace(state, gradients=(places, rows)), directions)
         squares += float(np.sum(((beside - rows @ error) * weights) ** 2))

@@ -223,9 +223,11 @@ class DenseFrame:
 
 
 def slopes(
-    ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float
+    ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float, central: bool = False
 ) -> tuple[Float[np.ndarray, "count m"], bool]:
     """Derivatives at one place along a frame by forward differences; breakpoints found by one combined step.
+
+    With `central`, which is for smooth models, both sides are asked.
 
     One more query tests all differences at once: the answer to a random combination of the steps must be the same
     combination of the answers. Where it is not, groups of directions are tested, and only bad groups are asked again,
@@ -234,7 +236,7 @@ def slopes(
     Returns:
         Slopes along the unscaled directions, and whether the last test passed.
 
-    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a breakpoint.
+    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a breakpoint; `2 * frame.count` with `central`
     """
     x, fx, sigma, rng = place.x[0], place.fx[0], place.sigma[0], ask.rng
     everything = np.arange(frame.count)
@@ -247,9 +249,12 @@ def slopes(
             part = which[start : start + ask.block]
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
             points, answers = ask.step(x, _roomier(ask, frame, x, part, length * signs[part]), sigma)
-            step = frame.taken(points, x, part)
+            step, before = frame.taken(points, x, part), fx
+            if central:
+                behind, before = ask.step(x, ask.oracle.nearest(frame.points(x, part, -length * signs[part])), sigma)
+                step = step - frame.taken(behind, x, part)
             step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
-            slope[part] = (answers - fx) / step[:, None]
+            slope[part] = (answers - before) / step[:, None]
             taken[part] = step
 
     def bends(groups: list[np.ndarray]) -> np.ndarray:
@@ -302,7 +307,12 @@ def _roomier(
 
 
 def coordinates(
-    ask: Asker, basis: Float[np.ndarray, "r n"], places: Places, length: float, shorter: float = 0.0
+    ask: Asker,
+    basis: Float[np.ndarray, "r n"],
+    places: Places,
+    length: float,
+    shorter: float = 0.0,
+    central: bool = False,
 ) -> tuple[Places, Float[np.ndarray, "Nm r"]]:
     """Places at which gradients could be had in coordinates of a basis, and these gradients.
 
@@ -312,13 +322,14 @@ def coordinates(
         places: Where.
         length: Of a step.
         shorter: A second length, for places that met a breakpoint; 0 to leave them out.
+        central: Whether both sides are asked, which takes twice as many queries.
 
     Queries: `N (r + 1)`, more at breakpoints
     """
     frame = BasisFrame(basis)
     rows, fine = [], np.zeros(len(places), dtype=bool)
     for i in range(len(places)):
-        slope, fine[i] = slopes(ask, frame, places[i : i + 1], length)
+        slope, fine[i] = slopes(ask, frame, places[i : i + 1], length, central)
         if not fine[i] and shorter:
             slope, fine[i] = slopes(ask, frame, places[i : i + 1], shorter)
         if fine[i]:

@@ -39,7 +39,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         if len(pool) < POOL:
             pool = pool.joined(ask.draw(POOL - len(pool), state.steps.margin))
         steps = state.steps
-        slope, straight = _screen(ask, state, pool)
+        slope, straight = screen(ask, state, pool)
         threshold = max(SIGNIFICANT / (math.sqrt(2) * steps.probe), state.doubt())
         longest = longest_probe(ask, steps)
         if slope.max() <= threshold:
@@ -70,7 +70,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
     return state
 
 
-def _screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarray]:
+def screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarray]:
     """Size of the slope along one random complement direction per point, and whether the line looks straight."""
     direction = state.known.complement(ask.rng.standard_normal(pool.x.shape))
     length = state.steps.probe

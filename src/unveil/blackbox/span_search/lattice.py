@@ -18,6 +18,9 @@ from unveil.blackbox.span_search.state import Goal, State
 
 BATCH = 4  # places in the first batch; each further one is as large as all before
 ROUNDS = 12
+NEAR_WALLS = (
+    8.0  # part of the box that the longest difference spans: places stay that far off the walls, not at its middle
+)
 LEVELS = 4  # lengths of central differences of a smooth model, 1 to 4 steps
 WORTH = 8_000  # queries that a confirmation on a grid may take, within the points that were asked for
 ROUNDS_OF_PIVOTS = 4  # sets of places, each of which determines the span
@@ -172,7 +175,7 @@ def _lengths(ask: Asker, state: State) -> tuple[float, int]:
     # The longest difference balances rounding against the extrapolation's error, and fits into the box.
     signal = float((ask.noise.size / ask.noise.level).max())
     length = signal**-0.125 / math.sqrt(max(ask.noise.curvature, 1e-12)) / levels
-    return min(max(1.0, length // grid), max(1.0, (room / 2 - grid) // (levels * grid))) * grid, levels
+    return min(max(1.0, length // grid), max(1.0, room / NEAR_WALLS // (levels * grid))) * grid, levels
 
 
 def gradients(ask: Asker, state: State, here: Places) -> Gradients:
@@ -292,5 +295,8 @@ def _left_out(basis: np.ndarray, fresh: Gradients) -> float:
     alive = every > 1e-6 * every.max(initial=0.0)
     if not alive.any() or not len(basis):
         return 1.0
-    share = np.maximum(outside - fresh.noise**2 * (n - len(basis)), 0.0)[alive] / every[alive]
-    return float(np.sqrt(np.mean(share)))
+    noise = fresh.noise**2 * (n - len(basis))
+    # What is no more than noise may be it, or hide below it by the deviation of its mean.
+    hidden = noise * math.sqrt(2 / (max(n - len(basis), 1) * int(alive.sum())))
+    share = np.maximum(outside - noise, 0.0)[alive] / every[alive]
+    return float(np.sqrt(max(np.mean(share), hidden * np.mean(1 / every[alive]))))

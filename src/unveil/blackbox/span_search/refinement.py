@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy import linalg
 
 from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates
+from unveil.blackbox.span_search.growth import screen
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State
 
@@ -24,6 +25,8 @@ ENOUGH = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
 GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 PROGRESS = 0.8
+LEADING = 0.2  # of the largest, from which others are taken with it
+BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
 
 
 def gather(ask: Asker, state: State) -> State:
@@ -35,13 +38,13 @@ def gather(ask: Asker, state: State) -> State:
     Queries: `(r + 1) r / m` or more
     """
     shorter = state.basis_step / 16 if state.steps.clean else 0.0
-    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, shorter)
+    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, shorter, state.steps.central)
     for _ in range(GATHERINGS):
         missing = max(0, state.rank - len(c))
         if not missing and (len(places) == len(state.places) or not _weak(state, c)):
             break
         fresh = ask.draw(2 + missing // ask.oracle.m, state.steps.margin)
-        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter)
+        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter, state.steps.central)
         places, c = places.joined(more), np.vstack([c, rows])
     return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
@@ -79,21 +82,72 @@ def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, 
     return state
 
 
-def _add_weak(ask: Asker, state: State) -> State:
-    """More places, those among many candidates whose gradients are large in the worst-determined directions."""
+def replenish(ask: Asker, state: State) -> State:
+    """Twice as many gradients, where the worst-determined directions or something new show, and the rank chosen again.
+
+    Queries: as `gather` takes for as many gradients again, and 36 for each place; `r (n - r) / m` for `widen`
+    """
+    extra = math.ceil(max(len(state.gradients[1]), state.rank) / ask.oracle.m / 2)  # type: ignore[index]
+    if ask.smooth and not state.steps.central:
+        state = replace(state, steps=state.steps.centred())
+        state = replace(
+            state,
+            gradients=coordinates(ask, state.known.basis, state.gradients[0], state.basis_step, central=True),  # type: ignore[index]
+        )
+    unseen = ask.draw(12 * extra, state.steps.margin)
+    slope, _ = screen(ask, state, unseen)
+    state = _with_places(ask, _add_weak(ask, state, extra), unseen[np.sort(np.argsort(-slope)[:extra])])
+    state = widen(ask, state)
+    return replace(choose_rank(state), places=state.gradients[0], passes=0, confirmed=0)  # type: ignore[index]
+
+
+def widen(ask: Asker, state: State) -> State:
+    """With the directions that slopes along the complement show together, more than any error of the span explains.
+
+    One probe does not show a direction that is weaker than the noise of a slope; the slopes of all gradients do.
+    A direction must show without the place that shows it most: that place may have met a breakpoint.
+
+    Queries: `N (n - r)` at N places, or `N n` in a box; `N (r + 1)` more where something was found
+    """
     places, c = state.gradients  # type: ignore[misc]
+    known, basis = state.known, state.known.basis
+    # Along longer steps a missing direction is no longer one: its answers bend.
+    frame, longest = _complement(ask, state, 1.0)
+    slopes, usual = _along(ask, frame, state, longest)
+    rest = frame.spread(slopes - c @ (np.linalg.pinv(c) @ slopes))
+    rest -= (rest @ basis.T) @ basis
+    floor = math.sqrt(2) / usual * (math.sqrt(len(rest)) + math.sqrt(known.n - known.rank))
+    left, values, right = np.linalg.svd(rest, full_matrices=False)
+    shares = np.sum(left.reshape(len(places), -1, len(values)) ** 2, axis=1)
+    others = values * np.sqrt(np.maximum(1 - shares.max(axis=0), 0))
+    # Much smaller ones may be the error that the span has for want of the larger: they show the next time.
+    new = right[(values > max(BESIDE * floor, LEADING * values[0])) & (others > floor)][: known.n - known.rank]
+    if not len(new):
+        return state
+    wider = np.linalg.qr(np.vstack([basis, new]).T)[0].T
+    places, c = coordinates(ask, wider, places, state.basis_step, central=state.steps.central)
+    return state.with_span(wider, gradients=(places, c)) if len(c) >= len(wider) else state
+
+
+def _add_weak(ask: Asker, state: State, extra: int = 0) -> State:
+    """More places, those among many candidates whose gradients are large in the worst-determined directions."""
+    c = state.gradients[1]  # type: ignore[index]
     m, rank = ask.oracle.m, state.rank
     # With many outputs a point costs little beside what it tells.
     share = 0.15 if state.steps.clean or m == 1 else 2.0
-    extra = max(1, round(share * rank / m))
-    weak = np.linalg.svd(c, full_matrices=False)[2][-max(extra, rank // 6) :] @ state.known.basis
+    extra = extra or max(1, round(share * rank / m))
+    weak = np.linalg.svd(c, full_matrices=False)[2][-max(min(extra, rank // 3), rank // 6, 1) :] @ state.known.basis
     more = ask.draw(12 * extra, state.steps.margin)
     direction = weak[ask.rng.integers(len(weak), size=len(more))]
     length = clipped_step(ask.oracle, more.x, direction, 4 * state.steps.step)
     ahead = ask(ask.oracle.nearest(more.x + length[:, None] * direction), more.sigma)
     size = np.nan_to_num(np.abs((ahead - more.fx) / length[:, None])).max(axis=1)
-    more = more[np.sort(np.argsort(-size)[:extra])]
-    more, rows = coordinates(ask, state.known.basis, more, state.basis_step)
+    return _with_places(ask, state, more[np.sort(np.argsort(-size)[:extra])])
+
+
+def _with_places(ask: Asker, state: State, more: Places) -> State:
+    places, c = state.gradients  # type: ignore[misc]
+    more, rows = coordinates(ask, state.known.basis, more, state.basis_step, central=state.steps.central)
     return replace(state, gradients=(places.joined(more), np.vstack([c, rows])))
 
 
@@ -136,7 +190,7 @@ def drop_spurious(ask: Asker, state: State) -> State:
     """Look at the gradients once more in the sharp basis: a direction that rounding had made shows nothing."""
     if state.gradients is None:
         return state
-    places, c = coordinates(ask, state.known.basis, state.gradients[0], state.basis_step)
+    places, c = coordinates(ask, state.known.basis, state.gradients[0], state.basis_step, central=state.steps.central)
     if len(c) < state.rank or not c.any():
         return state
     again = choose_rank(replace(state, gradients=(places, c)))
@@ -156,11 +210,8 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     Queries: `N (n - r)` at N places, or `N n` in a box
     """
     places, c = state.gradients  # type: ignore[misc]
-    known, basis, n, r = state.known, state.known.basis, state.known.n, state.rank
-    longest = state.harmless / max(state.row_error, 1e-300)
-    longest = min(longest, FAR * (float(np.sqrt(np.mean(places.x**2))) or 1.0))
-    boxed = ask.oracle.within is not None
-    frame: DenseFrame | SparseFrame = DenseFrame(known, ask.rng) if boxed else SparseFrame(known)
+    basis, n, r = state.known.basis, state.known.n, state.rank
+    frame, longest = _complement(ask, state)
     slopes, usual = _along(ask, frame, state, longest)
     places, c, slopes = _without_spoiled(places, c, slopes)
     inverse = np.linalg.pinv(c)
@@ -184,6 +235,15 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
         measured=False,
         passes=state.passes + 1,
     ), before
+
+
+def _complement(ask: Asker, state: State, far: float = FAR) -> tuple[DenseFrame | SparseFrame, float]:
+    """A frame of the complement, and how long steps along it may be for the error of the span."""
+    longest = state.harmless / max(state.row_error, 1e-300)
+    longest = min(longest, far * (float(np.sqrt(np.mean(state.gradients[0].x ** 2))) or 1.0))  # type: ignore[index]
+    if ask.oracle.within is not None:
+        return DenseFrame(state.known, ask.rng), longest
+    return SparseFrame(state.known), longest
 
 
 def _without_spoiled(

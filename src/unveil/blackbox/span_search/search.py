@@ -16,12 +16,15 @@ from unveil.blackbox.span_search.directions import Known
 from unveil.blackbox.span_search.growth import POOL, grow
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
 from unveil.blackbox.span_search.probe import refusal, undecided
-from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, sharpen
+from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, replenish, sharpen
 from unveil.blackbox.span_search.spectrum import falls, truncate
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
 from unveil.outcome import BudgetExceeded, Outcome
 
-LOOKS = 3  # for missing directions, each with the error measured after the one before
+LOOKS = 6  # for missing directions, each with the error measured after the one before
+TRIES = 2  # of twice as many gradients, before they must have helped
+GAIN = 0.6  # of the error before, from which twice as many gradients have helped
+NEAR = 3.0  # times the accuracy asked for, that chance and the square root of twice as many gradients overcome
 STALLS = 8  # rounds without a new direction or a smaller error after which a look ends
 EXCESS = 4.0  # mean square change along the complement, in units of the noise, that is no matter of noise
 HIDING = 1e-3  # share of the gradient that a confirmation may put down to the span's own error without asking again
@@ -39,7 +42,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
     """
     ledger, start = ask.oracle.ledger, ask.oracle.ledger.asked
     state = State(Known.nothing(ask.oracle.n), first_steps(ask), _no_places(ask))
-    ended = None
+    ended, vouched = None, None
     try:
         with Booked(ledger, stages, "probe"):
             outcome = refusal(ask)
@@ -47,7 +50,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
                 return replace(state, outcome=outcome)
         looks = _looks if ask.oracle.grid is None else lattice.looks
         for found in looks(ask, state, goal, stages):
-            state = found
+            state, vouched = found, found if found.measured and found.rank else vouched
             _set_limit(ask, state, goal, start)
     except LimitReached:
         ended = Outcome.approximate
@@ -60,6 +63,8 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
         with Booked(ledger, stages, "measuring"):
             if state.rank and not state.measured and ask.oracle.grid is None:
                 state = measure(ask, state)
+            if ended and vouched:  # it ended on the way to something better
+                state = _best([vouched, state])
             if ask.oracle.unchanged() is False:
                 return replace(state, accuracy=1.0, outcome=Outcome.model_changed)
         state = replace(state, unsettled=state.unsettled or ended is not None)
@@ -76,7 +81,7 @@ def _no_places(ask: Asker) -> Places:
 def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:
     """The search's own limit, or what the budget leaves after one measurement of what has been found."""
     n, m, ledger = ask.oracle.n, ask.oracle.m, ask.oracle.ledger
-    own = start + most_queries(n, state.taken, goal.fresh)
+    own = start + most_queries(n, max(state.taken, len(state.places)), goal.fresh)
     # One measurement is kept back; the one after it is not needed to conclude.
     kept = 0 if state.measured else price(n, m, state.rank, ask.smooth)
     if ask.oracle.grid is not None:
@@ -88,6 +93,7 @@ def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:
 def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, None]:
     """Look for directions, measure the error, and look again where more might hide than that error."""
     ledger = ask.oracle.ledger
+    tried: list[State] = []
     yield state
     for look in range(LOOKS):
         state = yield from _look(ask, state, goal, stages)
@@ -103,9 +109,24 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
             # What was kept back for a measurement may now be spent on one.
             ask.limit += 0 if state.measured else price(ask.oracle.n, ask.oracle.m, state.rank, ask.smooth)
             state = yield from judge(ask, state, goal.accuracy)
-        if state.unsettled or state.full or look + 1 == LOOKS or not _hiding(state):
+        yield state
+        last = state.unsettled or state.full or look + 1 == LOOKS
+        if state.accuracy > goal.accuracy and not state.steps.clean and state.gradients is not None:
+            tried.append(state)
+            if last or not _worth(tried, goal):
+                yield _best(tried)
+                return
+            with Booked(ledger, stages, "refinement"):
+                state = replenish(ask, replace(state, row_error=_row_error(state)))
+        elif last:
             return
-        state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
+        elif _hiding(state):
+            state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
+        elif _unexplained(state) and state.gradients is not None:
+            with Booked(ledger, stages, "refinement"):
+                state, _ = sharpen(ask, replace(state, confirmed=0, excess=0.0))
+        else:
+            return
         yield state
 
 
@@ -153,6 +174,20 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             state = yield from refine(ask, state, goal.accuracy)
         state = replace(state, confirmed=0)
     return replace(state, unsettled=True)
+
+
+def _worth(tried: list[State], goal: Goal) -> bool:
+    """Whether twice as many gradients can be expected to help: they have, hardly were tried, or little is missing."""
+    *before, state = tried
+    if len(before) < TRIES or state.rank > before[-1].rank or state.accuracy <= NEAR * goal.accuracy:
+        return True
+    return state.accuracy <= GAIN * min(s.accuracy for s in before)
+
+
+def _best(tried: list[State]) -> State:
+    """The most accurate, but of a larger rank where that is about as accurate: it leaves less out."""
+    least = min(state.accuracy for state in tried)
+    return max((s for s in tried if s.accuracy <= SAFETY * least), key=lambda s: (s.rank, -s.accuracy))
 
 
 def _row_error(state: State) -> float:

@@ -50,6 +50,7 @@ class Steps:
         probe: Of a step that looks for something new.
         slope_noise: Standard deviation of a slope over `step`.
         margin: How far points stay off the walls of a box.
+        central: Whether differences along the basis are central ones.
     """
 
     reach: float
@@ -60,6 +61,12 @@ class Steps:
     probe: float
     slope_noise: float
     margin: float | np.ndarray
+    central: bool = False
+
+    def centred(self) -> Steps:
+        """The same with central differences of a smooth model: longer steps, with less noise and less bending."""
+        step = max(self.step, (3 / self.bend) ** (1 / 3))
+        return replace(self, step=step, slope_noise=1 / (math.sqrt(2) * step) + self.bend * step**2 / 6, central=True)
 
     def times(self, factor: float) -> Steps:
         return replace(self, probe=self.probe * factor, step=self.step * factor, slope_noise=self.slope_noise / factor)
