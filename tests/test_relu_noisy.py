@@ -9,7 +9,6 @@ import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.surrogate import stand_in
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.noisy_derivatives import long_gradients
@@ -158,18 +157,6 @@ def test_the_fit_is_exact_from_a_start_that_is_nearly_right(sizes: tuple[int, ..
     assert rms < 1e-6
     fresh = rng.standard_normal((1000, 30))
     assert np.abs(got(fresh) - relu_net(weights)(fresh)).max() < 1e-4
-
-
-def test_what_was_not_read_is_trained_behind_what_was() -> None:
-    rng = np.random.default_rng(0)
-    weights = random_weights((20, 12, 8, 3), rng, bias=0.5)
-    net = relu_net(weights)
-    x = rng.standard_normal((8000, 20))
-    trained = stand_in([weights[0]], x, net(x), rng, steps=1500)
-    assert (trained.layers[0].weights == weights[0][0]).all()
-    fresh = rng.standard_normal((2000, 20))
-    off = trained(fresh) - net(fresh)
-    assert np.sqrt((off**2).mean()) < 0.2 * net(fresh).std()
 
 
 def test_rows_read_before_the_budget_ended_are_handed_over() -> None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from unveil.identification.smooth.peeling import Peeling as Peeling
     from unveil.identification.smooth.rectifiers import Rectifiers as Rectifiers
     from unveil.identification.smooth.saturation import Saturation as Saturation
+    from unveil.identification.surrogate.surrogate import Surrogate as Surrogate
     from unveil.outcome import BadInput as BadInput
     from unveil.outcome import BudgetExceeded as BudgetExceeded
     from unveil.outcome import DiskFull as DiskFull
@@ -146,6 +147,7 @@ _PUBLIC = {
     "SharedKernels": "identification.convolution.shared_kernels",
     "HardLabels": "identification.from_labels.hard_labels",
     "OneHiddenLayer": "identification.smooth.one_hidden_layer",
+    "Surrogate": "identification.surrogate.surrogate",
     "EntangledWeights": "identification.smooth.entangled_weights",
     "Frequencies": "identification.smooth.frequencies",
     "Identification": "identification.method",

@@ -23,6 +23,7 @@ from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.smooth.spectrum import looks_periodic
+from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 
@@ -44,7 +45,8 @@ def identify(
     (whose first layer is looked at for a convolution where inputs are pictures); answers that come to rest far out are
     a sigmoidal one's; answers that grow in straight pieces far out are one of smooth rectifiers; answers that vary far
     out as near by are one of sines; what remains is smooth. A method that fails its own check is followed by the next
-    that could work, and the best result is returned, with its outcome.
+    that could work, and the best result is returned, with its outcome. What cannot be read of a piecewise-linear
+    network is fitted (`Surrogate`): `approximate`, with the distribution of its errors in `stats["surrogate"]`.
 
     Args:
         oracle: Answers values, or labels: from these a ReLU network with one hidden layer is read.
@@ -52,7 +54,8 @@ def identify(
         rng: Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
         widths: Neurons of the hidden layers, first to last; None: found.
-        x: Of an oracle of labels, inputs to start from besides random ones, e.g. some of each class.
+        x: Inputs of the model's use: of an oracle of labels, to start from besides random ones, e.g. some of each
+            class; where a network has to be fitted (`Surrogate`), to ask about and to tell its errors for.
 
     Returns:
         The network, how it ended, the largest error on fresh points, and what was chosen and why.
@@ -96,6 +99,8 @@ def identify(
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
+    if best.outcome is Outcome.check_failed and best.kernels is None and best.method == "critical points":
+        best = _fitted(best, oracle, rng, x)
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start)
 
 
@@ -114,6 +119,21 @@ def _concluded(found: Identification, oracle: Oracle, start: int) -> Identificat
         return found
     text = "Questions asked at first were asked again at the end and got other answers."
     return Identification(None, Outcome.model_changed, found.queries, np.inf, found.method, (*found.why, text))
+
+
+def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
+    """What was read, and a network fitted from there on, whose error is known.
+
+    Queries: those of `Surrogate`
+    """
+    copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
+    stats = {**best.stats, "surrogate": copy.stats}
+    why = (*best.why, *copy.why)
+    if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
+        return dataclasses.replace(best, why=why, stats=stats)
+    return dataclasses.replace(
+        best, network=copy.network, outcome=copy.outcome, residual=copy.residual, why=why, stats=stats
+    )
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:

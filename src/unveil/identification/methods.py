@@ -52,6 +52,7 @@ METHODS: Mapping[str, Registered] = MappingProxyType(
         "shared-kernels": Registered(
             "convolution.shared_kernels", "SharedKernels", "the same of pictures: a convolution first"
         ),
+        "surrogate": Registered("surrogate.surrogate", "Surrogate", "anything: a copy with a known error"),
         "hard-labels": Registered("from_labels.hard_labels", "HardLabels", "labels of a ReLU network"),
     }
 )

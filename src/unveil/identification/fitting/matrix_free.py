@@ -1,14 +1,16 @@
-"""fit: least squares on all parameters of a ReLU network that is nearly right, without a matrix of them."""
+"""fit, damped_fit: least squares on all parameters of a network, without a matrix of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.whitebox.network import Network
+from unveil.whitebox.activation import Activation
+from unveil.whitebox.network import Layer, Network
 
 # Points looked at together; fixed, so that the same points give the same bits.
 _ROWS = 4096
@@ -19,8 +21,30 @@ _MOST = 60
 _ENOUGH = 8192
 # Damping of the preconditioner, relative to its mean diagonal.
 _RIDGE = 1e-6
+# Damping at the start of a fit from afar, relative to the diagonal of J^T J; its least and largest, what a step that
+# was right makes of it, one that had to be shortened, and one that was none.
+DAMPING = 1e-2
+_LEAST_DAMPING, _LARGEST_DAMPING = 1e-9, 1e6
+_EASED, _SHORTENED, _REFUSED = 0.25, 2.0, 10.0
+# Parameters that hardly any point feels are held as if they had this share of the mean diagonal.
+_UNFELT = 1e-6
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Damped:
+    """A network after damped steps.
+
+    Attributes:
+        network: The best one met.
+        rms: Root mean square of `network(x) - y`, absolute.
+        damping: Where the next fit goes on.
+    """
+
+    network: Network
+    rms: float
+    damping: float
 
 
 def fit(
@@ -52,34 +76,94 @@ def fit(
 
     Source: the preconditioner is the Kronecker factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
-    weights = [(np.array(layer.dense()), layer.bias.copy()) for layer in network.layers]
-    rms = _rms(weights, x, y)
+    weights, kinds = _taken_apart(network)
+    rms = _rms(weights, kinds, x, y)
     for _ in range(steps):
         if rms <= 1.2 * noise:
             break
-        step = _step(weights, x, y, first)
-        part, better = 1.0, None
-        for _shorter in range(4):
-            trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
-            after = _rms(trial, x, y)
-            if after < rms:
-                better = trial, after
-                break
-            part /= 4
+        step = _step(weights, kinds, x, y, first)
+        better = _shortened(weights, kinds, step, x, y, rms)
         if better is None:
             break
         gain = rms / better[1]
-        weights, rms = better
+        weights, rms, _part = better
         if gain < 1.02:
             break
-    return Network.from_weights(weights, shape=network.shape), rms
+    return _put_together(weights, kinds, network), rms
 
 
-def _rms(weights: Pairs, x: np.ndarray, y: np.ndarray) -> float:
+def damped_fit(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    *,
+    noise: float = 0.0,
+    first: int = 0,
+    steps: int = 3,
+    most: int = _MOST,
+    damping: float = DAMPING,
+) -> Damped:
+    """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
+
+    Args:
+        network: Where to start: any activations.
+        x: Where the oracle was asked.
+        y: What it answered.
+        noise: Deviation of the answers' errors, absolute; it stops there.
+        first: The first layer that moves.
+        steps: Steps tried at most.
+        most: Conjugate gradients per step at most.
+        damping: Relative to the diagonal of J^T J.
+
+    Queries: `0`; the answers are given.
+
+    Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
+    """
+    weights, kinds = _taken_apart(network)
+    rms = _rms(weights, kinds, x, y)
+    for _ in range(steps):
+        if rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
+            break
+        step = _step(weights, kinds, x, y, first, damping, most)
+        better = _shortened(weights, kinds, step, x, y, rms)
+        if better is None:
+            damping *= _REFUSED
+            continue
+        weights, rms, part = better
+        damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
+    return Damped(_put_together(weights, kinds, network), rms, min(damping, _LARGEST_DAMPING))
+
+
+def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
+    weights = [(np.array(layer.dense()), layer.bias.copy()) for layer in network.layers]
+    return weights, [layer.activation for layer in network.layers]
+
+
+def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) -> Network:
+    layers = [Layer(w, b, kind) for (w, b), kind in zip(weights, kinds, strict=True)]
+    return Network(tuple(layers), like.shape)
+
+
+def _shortened(
+    weights: Pairs, kinds: Sequence[Activation], step: Pairs, x: np.ndarray, y: np.ndarray, rms: float
+) -> tuple[Pairs, float, float] | None:
+    """The longest of four parts of a step that leaves less, and how much of the step it is; None if none does."""
+    part = 1.0
+    for _ in range(4):
+        trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
+        after = _rms(trial, kinds, x, y)
+        if after < rms:
+            return trial, after, part
+        part /= 4
+    return None
+
+
+def _rms(weights: Pairs, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> float:
     total = 0.0
     for part in _parts(len(x)):
-        total += float(((_forward(weights, x[part])[-1] - y[part]) ** 2).sum())
-    return float(np.sqrt(total / y.size))
+        with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
+            total += float(((_forward(weights, kinds, x[part])[0][-1] - y[part]) ** 2).sum())
+    return float(np.sqrt(total / y.size)) if np.isfinite(total) else np.inf
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -87,46 +171,72 @@ def _parts(count: int) -> Iterator[slice]:
         yield slice(start, min(start + _ROWS, count))
 
 
-def _forward(weights: Pairs, x: np.ndarray) -> list[np.ndarray]:
-    """Inputs of all layers, and the answers."""
-    values = [x]
-    for i, (w, b) in enumerate(weights):
+def _forward(
+    weights: Pairs, kinds: Sequence[Activation], x: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
+    """Inputs of all layers and the answers; slopes of the activations of all layers, None of one that is linear."""
+    values, slopes = [x], list[np.ndarray | None]()
+    for (w, b), kind in zip(weights, kinds, strict=True):
         z = values[-1] @ w.T + b
-        values.append(np.maximum(z, 0, out=z) if i + 1 < len(weights) else z)
-    return values
+        if kind.name == "relu":
+            values.append(np.maximum(z, 0, out=z))
+            slopes.append(values[-1] > 0)
+        elif kind.name == "identity":
+            values.append(z)
+            slopes.append(None)
+        else:
+            values.append(kind.value(z))
+            slopes.append(kind.slope(z))
+    return values, slopes
 
 
-def _back(weights: Pairs, values: list[np.ndarray], r: np.ndarray, first: int) -> list[np.ndarray]:
+def _felt(back: np.ndarray, slope: np.ndarray | None) -> np.ndarray:
+    return back if slope is None else back * slope
+
+
+def _back(weights: Pairs, slopes: Sequence[np.ndarray | None], r: np.ndarray, first: int) -> list[np.ndarray]:
     """What comes back to the sums of every layer from `first` on, last layer first."""
-    out = [r]
+    out = [_felt(r, slopes[-1])]
     for i in range(len(weights) - 1, first, -1):
-        out.append((out[-1] @ weights[i][0]) * (values[i] > 0))
+        out.append(_felt(out[-1] @ weights[i][0], slopes[i - 1]))
     return out
 
 
-def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
-    """One Gauss-Newton step by preconditioned conjugate gradients on the normal equations."""
+def _step(
+    weights: Pairs,
+    kinds: Sequence[Activation],
+    x: np.ndarray,
+    y: np.ndarray,
+    first: int,
+    damping: float = 0.0,
+    most: int = _MOST,
+) -> Pairs:
+    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations."""
     moving = range(first, len(weights))
     gradient = [np.zeros((len(b), w.shape[1] + 1)) for w, b in (weights[i] for i in moving)]
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
     backs = [np.zeros((len(b), len(b))) for _, b in (weights[i] for i in moving)]
-    kept: list[list[np.ndarray]] = []
+    diagonal = [np.zeros_like(g) for g in gradient]
+    kept: list[tuple[list[np.ndarray], list[np.ndarray | None]]] = []
     for part in _parts(len(x)):
-        values = _forward(weights, x[part])
-        _add_gradient(gradient, weights, values, y[part] - values[-1], first)
+        values, slopes = _forward(weights, kinds, x[part])
+        _add_gradient(gradient, weights, values, slopes, y[part] - values[-1], first)
         # Half the digits are plenty for a step that is corrected by the next one.
-        kept.append([v.astype(np.float32) for v in values[first:-1]])
+        kept.append(([v.astype(np.float32) for v in values[first:-1]], [_single(s) for s in slopes[first:]]))
         if part.start >= _ENOUGH:
             continue
         for i in moving:
             h = _with_one(values[i])
             inputs[i - first] += h.T @ h / min(len(x), _ENOUGH)
         for out in np.eye(y.shape[1]):
-            each = _back(weights, values, np.broadcast_to(out, (len(values[0]), len(out))), first)
+            each = _back(weights, slopes, np.broadcast_to(out, (len(values[0]), len(out))), first)
             for i, g in zip(reversed(moving), each, strict=True):
                 backs[i - first] += g.T @ g * max(1.0, len(x) / _ENOUGH)
+                if damping:
+                    diagonal[i - first] += (g**2).T @ _with_one(values[i]) ** 2 * max(1.0, len(x) / _ENOUGH)
     single = [w.astype(np.float32) for w, _ in weights]
-    solvers = [(_factor(a), _factor(b)) for a, b in zip(inputs, backs, strict=True)]
+    solvers = [(_factor(a, damping), _factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
+    held = [damping * np.maximum(d, _UNFELT * max(float(d.mean()), 1e-300)) for d in diagonal]
 
     def precondition(r: list[np.ndarray]) -> list[np.ndarray]:
         return [linalg.cho_solve(b, linalg.cho_solve(a, each.T).T) for (a, b), each in zip(solvers, r, strict=True)]
@@ -136,10 +246,12 @@ def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
     z = precondition(r)
     p, rz = z, _dot(r, z)
     start = rz
-    for _ in range(_MOST):
+    for _ in range(most):
         if rz <= _LEFT**2 * start or rz <= 0:
             break
         q = _normal_times(single[first:], kept, p)
+        if damping:
+            q = [a + d * each for a, d, each in zip(q, held, p, strict=True)]
         alpha = rz / max(_dot(p, q), 1e-300)
         solution = [s + alpha * d for s, d in zip(solution, p, strict=True)]
         r = [a - alpha * b for a, b in zip(r, q, strict=True)]
@@ -150,28 +262,44 @@ def _step(weights: Pairs, x: np.ndarray, y: np.ndarray, first: int) -> Pairs:
     return still + [(s[:, :-1], s[:, -1]) for s in solution]
 
 
-def _normal_times(weights: list[np.ndarray], kept: list[list[np.ndarray]], p: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """`J^T J p`: forwards along a change of the parameters, and back; `kept` holds the inputs of every layer."""
+def _single(slope: np.ndarray | None) -> np.ndarray | None:
+    return slope if slope is None or slope.dtype == bool else slope.astype(np.float32)
+
+
+def _normal_times(
+    weights: list[np.ndarray],
+    kept: list[tuple[list[np.ndarray], list[np.ndarray | None]]],
+    p: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """`J^T J p`: forwards along a change of the parameters, and back; `kept` holds inputs and slopes of every layer."""
     out = [np.zeros_like(each) for each in p]
     step = [each.astype(np.float32) for each in p]
     last = len(weights) - 1
-    for values in kept:
+    for values, slopes in kept:
         change = np.zeros((0, 0), dtype=np.float32)
         for i in range(last + 1):
             moved = values[i] @ step[i][:, :-1].T + step[i][:, -1]
             if i:
                 moved += change @ weights[i].T
-            change = moved * (values[i + 1] > 0) if i < last else moved
+            change = _felt(moved, slopes[i])
+        change = _felt(change, slopes[last])
         for i in range(last, -1, -1):
             out[i][:, :-1] += change.T @ values[i]
             out[i][:, -1] += change.sum(axis=0)
             if i:
-                change = (change @ weights[i]) * (values[i] > 0)
+                change = _felt(change @ weights[i], slopes[i - 1])
     return out
 
 
-def _add_gradient(out: list[np.ndarray], weights: Pairs, values: list[np.ndarray], r: np.ndarray, first: int) -> None:
-    for i, g in zip(range(len(weights) - 1, first - 1, -1), _back(weights, values, r, first), strict=True):
+def _add_gradient(
+    out: list[np.ndarray],
+    weights: Pairs,
+    values: list[np.ndarray],
+    slopes: Sequence[np.ndarray | None],
+    r: np.ndarray,
+    first: int,
+) -> None:
+    for i, g in zip(range(len(weights) - 1, first - 1, -1), _back(weights, slopes, r, first), strict=True):
         out[i - first][:, :-1] += g.T @ values[i]
         out[i - first][:, -1] += g.sum(axis=0)
 
@@ -180,9 +308,11 @@ def _with_one(h: np.ndarray) -> np.ndarray:
     return np.concatenate([h, np.ones((len(h), 1))], axis=1)
 
 
-def _factor(a: np.ndarray) -> tuple[np.ndarray, bool]:
+def _factor(a: np.ndarray, damping: float = 0.0) -> tuple[np.ndarray, bool]:
     a = a.copy()
-    a[np.diag_indices_from(a)] += _RIDGE * max(float(np.diag(a).mean()), 1e-300)
+    at = np.diag_indices_from(a)
+    # The product of both factors' damping is that of the normal equations, up to what is mixed.
+    a[at] += _RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
     factor, lower = linalg.cho_factor(a)
     return np.asarray(factor), bool(lower)
 

@@ -74,7 +74,7 @@ class CriticalPoints(Method):
         attempt = 1
         while again and attempt < self.attempts:
             attempt += 1
-            found, again = _Attempt(self, oracle, rng, first=False).run()
+            found, again = _Attempt(self, oracle, rng).run()
             best = min(best, found, key=_rank)
         queries = oracle.ledger.asked - start
         why = best.why
@@ -90,8 +90,8 @@ def _rank(found: Identification) -> tuple[bool, float]:
 class _Attempt:
     """One reading and its check."""
 
-    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator, *, first: bool = True) -> None:
-        self.method, self.oracle, self.rng, self.first = method, oracle, rng, first
+    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
         self.ask = Asked(oracle)
         self.start = oracle.ledger.asked
         self.why: list[str] = []
@@ -129,7 +129,7 @@ class _Attempt:
                 exact = ExactReading(self.ask, noise, self.rng, self.stats, self.why, self.method.most_lines)
                 self.reading = exact
                 return exact.read(frame, far), True
-            noisy = NoisyReading(self.ask, self.oracle, noise, self.rng, self.stats, self.why, train=self.first)
+            noisy = NoisyReading(self.ask, self.oracle, noise, self.rng, self.stats, self.why)
             self.reading, each = noisy, self.method
             far = self._far(frame, FAR_WHEN_NOISY)
             network = noisy.read(frame, far=far, most_layers=each.most_layers, most_lines=each.most_lines)
@@ -220,6 +220,9 @@ class _Attempt:
             self.stats["layers_read"] = layers = [(layers[0][0][there], layers[0][1][there]), *layers[1:]]
             if len(layers) > 1:
                 layers[1] = (layers[1][0][:, there], layers[1][1])
+            elif "rows_partial" in self.stats:
+                partial, offsets = self.stats["rows_partial"]
+                self.stats["rows_partial"] = partial[:, there], offsets
         if not there.all():
             self.why.append(
                 f"{int((~there).sum())} of {len(there)} hyperplanes taken for neurons of the first layer were not met "

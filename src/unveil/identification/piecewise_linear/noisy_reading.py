@@ -15,7 +15,6 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.fitting.pruning import without_idle
-from unveil.identification.fitting.surrogate import stand_in
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
@@ -42,9 +41,6 @@ BOUNDED = 3
 FOLLOWED = 128
 # Share of what the budget leaves that may be spent on layers behind the first.
 PATIENCE = 0.8
-# Answers that layers which could not be read are trained on, and those kept for the check of the result.
-TRAINING = 40_000
-RESERVE = 1000
 # Points on either side of a first-layer neuron, per input and output, and besides; and how many times as far out every
 # fourth point of a fit lies as a user would draw it.
 OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
@@ -73,8 +69,7 @@ class NoisyReading:
         found: The layer being read.
         network: The best whole network, if there is any.
         points: Where the fits asked, and the answers.
-        whole: Whether `network` was read to its end, not trained.
-        train: Whether layers that could not be read are trained.
+        whole: Whether `network` was read to its end.
         unexplained: Where the rows read so far are most wrong, if they do not explain the answers.
         first: What was read of the first layer.
         confirmed: How many of its rows were met again at fresh places; these come first.
@@ -91,7 +86,6 @@ class NoisyReading:
     network: Network | None = None
     points: tuple[np.ndarray, np.ndarray] | None = None
     whole: bool = False
-    train: bool = True
     unexplained: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     first: LayerFound | None = None
     confirmed: int = 0
@@ -105,7 +99,6 @@ class NoisyReading:
 
     def read(self, frame: Frame, *, far: float, most_layers: int, most_lines: int) -> Network | None:
         """All layers; None if nothing came out. `whole` says whether all of it was read."""
-        behind = 0
         for _ in range(most_layers):
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
             self.first = found if self.first is None else self.first
@@ -147,16 +140,13 @@ class NoisyReading:
                 depth = len(self.weights) - 1
                 self.why.append(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
                 break
-            behind += 1
             frame = frame.after(*layer)
             if not frame.reachable():
                 self.why.append("No input makes all the neurons read so far active, which the next layer needs.")
                 break
             if frame.d <= FOLLOWED:
-                behind = self._onward(frame, most_layers)
+                self._onward(frame, most_layers)
                 break
-        if not self.whole and self.train:
-            self._trained(behind)
         return self.network
 
     def _keep_confirmed(self, frame: Frame, found: LayerFound) -> None:
@@ -188,8 +178,8 @@ class NoisyReading:
             self.points = np.concatenate([self.points[0], x[near]]), np.concatenate([self.points[1], y[near]])
         return wrong[:LINES]
 
-    def _onward(self, frame: Frame, most_layers: int) -> int:
-        """The layers behind the first, as far as they can be read; how many there are then."""
+    def _onward(self, frame: Frame, most_layers: int) -> None:
+        """The layers behind the first, as far as they can be read."""
         onward = Onward(self.ask, frame, self.noise, self.rng)
         ledger = self.oracle.ledger
         # Something must be left for a network to look at.
@@ -202,9 +192,10 @@ class NoisyReading:
                 self.stats["layers"].append({"neurons": len(w), "lines": len(onward.lines), "bent": len(onward.bends)})
         if onward.partial:
             self.why.append(f"{len(onward.partial)} neurons of layer {len(self.weights) + 1} were read, but not all.")
+            rows = np.array([one.weights for one in onward.partial])
+            self.stats["rows_partial"] = rows, np.array([one.bias for one in onward.partial])
         if onward.ends:
             self.whole = self._ended()
-        return len(self.weights)
 
     def _ended(self) -> bool:
         """The output layer behind those read, and a fit of all of them; whether that explains the answers.
@@ -226,30 +217,6 @@ class NoisyReading:
             for told, layer in zip(self.stats["layers"], self.network.layers, strict=False):
                 told["neurons"] = layer.neurons
         return rms < CONVINCING * float(y.std())
-
-    def _trained(self, behind: int) -> None:
-        """A network to look at: this many layers as they were read, the rest trained on answers.
-
-        Queries: `TRAINING`, or what the budget leaves of it.
-        """
-        read = self.weights[: max(1, behind)]
-        if not read and self.found is not None and len(self.found.rows):
-            # Sides are not known: both of every neuron.
-            rows, bias = self.found.rows, self.found.bias
-            read = [(np.concatenate([rows, -rows]), np.concatenate([bias, -bias]))]
-        left = int(min(TRAINING, self.oracle.ledger.left - RESERVE))
-        if not read or left < RESERVE:
-            return
-        x = self.oracle.sample(left, self.rng)
-        if self.oracle.within is None:
-            # From the middle outwards: nobody knows where its users ask.
-            x = self.oracle.nearest(x * self.rng.choice([0.1, 0.3, 1.0], size=(left, 1)))
-        self.network = stand_in(read, x, self.oracle(x), self.rng)
-        sizes = " and ".join(str(layer.neurons) for layer in self.network.layers[len(read) : -1])
-        self.why.append(
-            f"Behind layer {len(read) - 1} a network of {sizes} neurons was trained on {left:,} answers, for so long "
-            "as is worth its time. It stands in for what was not read, and its weights say nothing."
-        )
 
     def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
         """This layer as the last hidden one: whether that fits, and whether neurons seem to be missing.

@@ -1,0 +1,176 @@
+"""train, free_network: networks begun at random behind what is known, and brought near by stochastic gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special
+
+from unveil.identification.fitting.least_squares import parameters
+from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import activation as activation_named
+from unveil.whitebox.network import Layer, Network
+
+BATCH = 256
+RATE = 3e-3
+# Directions of the outputs that vary less than this share of the most varying one count less.
+FAINT = 1e-3
+# Inputs shorter than this share of the usual length count no more.
+NEAR = 0.3
+# Batches: four per parameter within these limits, and as far as the numbers multiplied allow.
+STEPS = (4000, 20_000)
+WORK = 1e8
+# Momenta of the first and the second kind, and what keeps a division finite.
+_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+
+
+def free_network(
+    read: Sequence[Layer],
+    rows: tuple[np.ndarray, np.ndarray] | None,
+    widths: Sequence[int],
+    x: Float[np.ndarray, "N n"],
+    m: int,
+    rng: np.random.Generator,
+    activation: str = "relu",
+) -> Network:
+    """Layers that are known, and random ones behind, their preactivations of size one at these inputs.
+
+    Args:
+        read: Layers known whole, first to last.
+        rows: Rows and biases of some neurons of the next layer; None: none.
+        widths: Neurons of the hidden layers behind `read`; those of `rows` count among the first of them.
+        x: Inputs.
+        m: Outputs.
+        rng: Draws weights.
+        activation: Of the layers that are drawn.
+    """
+    layers, h = list(read), x
+    for layer in read:
+        h = layer(h)
+    kind = activation_named(activation)
+    for depth, width in enumerate(widths):
+        known = rows if depth == 0 and rows is not None else (np.empty((0, h.shape[1])), np.empty(0))
+        drawn = max(0, width - len(known[0]))
+        size = np.maximum(h.std(axis=0), 1e-3 * max(float(h.std()), 1e-300))
+        w = rng.standard_normal((drawn, h.shape[1])) / size / np.sqrt(h.shape[1])
+        # Hyperplanes pass through the inputs, not beside them.
+        b = -w @ h.mean(axis=0) + 0.5 * rng.standard_normal(drawn)
+        layers.append(Layer(np.concatenate([known[0], w]), np.concatenate([known[1], b]), kind))
+        h = layers[-1](h)
+    size = np.maximum(h.std(axis=0), 1e-3 * max(float(h.std()), 1e-300))
+    w = rng.standard_normal((m, h.shape[1])) / size / np.sqrt(h.shape[1])
+    layers.append(Layer(w, np.zeros(m), activation_named("identity")))
+    return Network(tuple(layers))
+
+
+def with_output(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Network:
+    """The network with its last layer fitted to answers.
+
+    Queries: `0`; the answers are given.
+    """
+    h = Network(network.layers[:-1])(x) if len(network.layers) > 1 else x
+    design = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+    outer = np.linalg.lstsq(design, y, rcond=1e-9)[0]
+    last = Layer(outer[:-1].T, outer[-1], network.layers[-1].activation)
+    return Network((*network.layers[:-1], last), network.shape)
+
+
+def train(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    rng: np.random.Generator,
+    *,
+    first: int = 0,
+    steps: int | None = None,
+    classes: bool = False,
+) -> Network:
+    """Stochastic gradients on the layers from `first` on.
+
+    Args:
+        network: Where to start.
+        x: Where was asked.
+        y: What was answered; with `classes` one number per class, 1 for the label and 0 for the others.
+        rng: Draws the batches.
+        first: The first layer that moves.
+        steps: Batches; None: as many as seems worth it.
+        classes: Whether the network's outputs are scores whose softmax should be `y`.
+
+    Queries: `0`; the answers are given.
+
+    Source: Kingma, Ba, Adam, ICLR 2015 (arXiv:1412.6980), with a rate that falls like a cosine.
+    """
+    h = x
+    for layer in network.layers[:first]:
+        h = layer(h)
+    kinds = [layer.activation for layer in network.layers[first:]]
+    tail = [(np.array(layer.dense()), layer.bias.copy()) for layer in network.layers[first:]]
+    size = np.maximum(h.std(axis=0), 1e-3 * max(float(h.std()), 1e-300))
+    middle, spread, turn = np.zeros(y.shape[1]), np.ones(y.shape[1]), np.eye(y.shape[1])
+    if not classes:
+        # What tells classes apart may be small beside what moves all outputs together: every direction counts as much.
+        middle = y.mean(axis=0)
+        _, spread, turn = np.linalg.svd((y - middle) / np.sqrt(len(y)), full_matrices=False)
+        spread = np.maximum(spread, max(FAINT * spread[0], 1e-300))
+    # Answers grow with the inputs; those near the middle are to be as right in proportion.
+    length = np.linalg.norm(x, axis=1)
+    weight = (1 / (length / max(float(np.median(length)), 1e-300) + NEAR))[:, None] ** 2
+    weight = np.ones_like(weight) if classes else weight / weight.mean()
+    h, target = h / size, (y - middle) @ turn.T / spread
+    tail[0] = (tail[0][0] * size, tail[0][1])
+    tail[-1] = (turn @ tail[-1][0] / spread[:, None], turn @ (tail[-1][1] - middle) / spread)
+    flat = [v for pair in tail for v in pair]
+    if steps is None:
+        count = parameters(Network(network.layers[first:]))
+        steps = int(min(np.clip(4 * count, *STEPS), WORK / count))
+    mean, square = [np.zeros_like(v) for v in flat], [np.zeros_like(v) for v in flat]
+    for step in range(1, steps + 1):
+        rows = rng.integers(len(h), size=BATCH)
+        rate = RATE * (1 + np.cos(np.pi * step / steps)) / 2
+        slopes = _gradient(tail, kinds, h[rows], target[rows], weight[rows], classes)
+        for v, g, a, q in zip(flat, slopes, mean, square, strict=True):
+            a += (1 - _FIRST) * (g - a)
+            q += (1 - _SECOND) * (g**2 - q)
+            v -= rate * (a / (1 - _FIRST**step)) / (np.sqrt(q / (1 - _SECOND**step)) + _TINY)
+    tail[0] = (tail[0][0] / size, tail[0][1])
+    back = turn.T * spread
+    tail[-1] = (back @ tail[-1][0], back @ tail[-1][1] + middle)
+    layers = [Layer(w, b, kind) for (w, b), kind in zip(tail, kinds, strict=True)]
+    return Network((*network.layers[:first], *layers), network.shape)
+
+
+def one_hot(labels: Int[np.ndarray, " N"], known: Int[np.ndarray, " c"]) -> Float[np.ndarray, "N c"]:
+    """One column per known label, 1 where it was given; a label that is not known is in none."""
+    told: Bool[np.ndarray, "N c"] = labels[:, None] == known
+    return told.astype(np.float64)
+
+
+def _gradient(
+    tail: list[tuple[np.ndarray, np.ndarray]],
+    kinds: Sequence[Activation],
+    h: np.ndarray,
+    y: np.ndarray,
+    weight: np.ndarray,
+    classes: bool,
+) -> list[np.ndarray]:
+    values, slopes = [h], []
+    for (w, b), kind in zip(tail, kinds, strict=True):
+        z = values[-1] @ w.T + b
+        slopes.append(kind.slope(z))
+        values.append(kind.value(z))
+    told = special.softmax(values[-1], axis=1) if classes else values[-1]
+    back = weight * (told - y) / len(h) * slopes[-1]
+    out: list[np.ndarray] = []
+    for i in range(len(tail) - 1, -1, -1):
+        out = [back.T @ values[i], back.sum(axis=0), *out]
+        if i:
+            back = (back @ tail[i][0]) * slopes[i - 1]
+    return out
+
+
+def widths_between(inputs: int, outputs: int, widths: Sequence[int]) -> int:
+    """How many weights and biases a network of these hidden widths has."""
+    return sum((a + 1) * b for a, b in pairwise([inputs, *widths, outputs]))

@@ -1,0 +1,234 @@
+"""Fitting: one run of `Surrogate` on values: students, rounds of questions and least squares, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import intact
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.training import free_network, train, with_output
+from unveil.identification.method import Identification
+from unveil.identification.smooth.conclusion import answers_noise
+from unveil.identification.surrogate.agreement import values_told
+from unveil.identification.surrogate.known import widened
+from unveil.identification.surrogate.slimming import slimmed
+from unveil.identification.surrogate.students import (
+    CONJUGATE,
+    STEPS,
+    Student,
+    answers_per_step,
+    candidates,
+    fitted,
+    questions,
+    rms,
+)
+from unveil.outcome import BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
+
+if TYPE_CHECKING:
+    from unveil.identification.surrogate.surrogate import Surrogate
+
+# Answers that no student is fitted to, of which the best is told; answers that the result is judged by, given inputs.
+HELD, JUDGED, GIVEN = 1000, 1000, 10_000
+# Answers per parameter to begin with, and at most; never fewer or more at first than these.
+BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
+# Share of the answers that are there which a round adds.
+MORE = 0.4
+# Rounds in a row that gain less than this factor before it ends.
+PATIENCE, GAIN = 3, 1.15
+# Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
+# known, of this many neurons.
+SHAPES = ((1.5,), (3.0, 1.5))
+UNKNOWN, FREE = (24, 64), 8
+# From so many neurons on students are no wider than this share of them.
+WIDE, NARROW = 128, 0.5
+# Batches of stochastic gradients at the start.
+BATCHES = 3000
+# A network is slimmed where it leaves less than this share of the answers' deviation.
+WELL = 0.01
+# A network that is right to this share of the deviation at this share of the answers is not fitted any more.
+RIGHT, MOSTLY = 1e-6, 0.9
+# Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
+STANDS = 0.1
+
+
+class Fitting:
+    """One run."""
+
+    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
+        self.start = oracle.ledger.asked
+        self.why: list[str] = []
+        self.stats: dict[str, Any] = {}
+        examples = method.x
+        self.examples = None if examples is None else oracle.nearest(np.asarray(examples).reshape(-1, oracle.n))
+        self.x, self.y = np.empty((0, oracle.n)), np.empty((0, oracle.m))
+        self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)
+        self.best: Network | None = method.known.network
+        self.noise, self.work = 0.0, 0.0
+
+    def run(self) -> Identification:
+        """Fit, and judge."""
+        try:
+            self.noise = max(answers_noise(self.oracle, self.rng), 1e-300)
+            self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
+            self.noise = max(self.noise, float(self.oracle.rounding(self.held[1]).mean()))
+            if not self._right():
+                self._fit()
+        except BudgetExceeded:
+            self.why.append("The budget ended before the fit did.")
+        return self._judged()
+
+    def _fit(self) -> None:
+        """Students, rounds, the best one slimmed.
+
+        Queries: those of `_left` at most
+        """
+        self._ask_more(self._first_count())
+        students = [Student.begin(network, *self.held) for network in self._begun()]
+        self._keep(students)
+        waited, ended = 0, False
+        for turn in range(self.method.rounds):
+            had = min(each.error for each in students)
+            for i, student in enumerate(students):
+                network, damping = fitted(student, self.x, self.y, self.noise, self.rng)
+                students[i] = student.after(network, damping, *self.held)
+                self.work += STEPS * CONJUGATE * 4.0 * parameters(network) * answers_per_step(network, len(self.x))
+            self._keep(students)
+            self.stats["rounds"] = turn + 1
+            best = min(each.error for each in students)
+            waited = waited + 1 if best * GAIN > had else 0
+            ended = best <= 1.2 * self.noise or waited >= PATIENCE or self.work > self.method.work
+            more = int(min(MORE * len(self.x), self._left()))
+            if ended or more < 1:
+                break
+            self._ask_more(more, [each.network for each in students])
+        assert self.best is not None
+        if rms(self.best, *self.held) <= WELL * self._spread():
+            self.best = self._slim(self.best)
+
+    def _slim(self, network: Network) -> Network:
+        """Without the neurons that it does not need; the same network where that makes it worse.
+
+        Queries: `0`
+        """
+        some = self.rng.permutation(len(self.x))[: answers_per_step(network, len(self.x))]
+        x, y = self.x[some], self.y[some]
+
+        def fit(trial: Network) -> Network:
+            return fitted(Student.begin(trial, *self.held), x, y, self.noise, self.rng)[0]
+
+        smaller = slimmed(network, x, y, self.noise, fit)
+        self.stats["widths_fitted"] = network.widths
+        return smaller if rms(smaller, *self.held) <= 2 * max(rms(network, *self.held), self.noise) else network
+
+    def _begun(self) -> list[Network]:
+        """Students of several shapes after a short training, the best ones of them."""
+        known, h = self.method.known, self.x
+        layers, rows = widened(known, FREE, self.x, self.rng)
+        for layer in layers:
+            h = layer(h)
+        begun = []
+        for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
+            network = free_network(layers, rows, widths, self.x, self.oracle.m, self.rng, self.method.activation)
+            network = with_output(Network(network.layers, self.oracle.shape), self.x, self.y)
+            begun.append(train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES))
+        begun.sort(key=lambda network: rms(network, *self.held))
+        if known.network is not None:
+            begun = [known.network, *begun]
+        return begun[: self.method.students]
+
+    def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:
+        """Hidden widths behind the layers that are known, one per student or more."""
+        if self.method.widths is not None:
+            rest = self.method.widths[len(self.method.known.layers) :]
+            wide = tuple(max(1, int(np.ceil(self.method.factor * width))) for width in rest)
+            return [wide] * self.method.students
+        known = bool(self.method.known.layers)
+        size = last if known else int(np.clip(last, *UNKNOWN))
+        share = 1.0 if size < WIDE else NARROW
+        return [
+            (max(int(share * shape[0] * size) + FREE, rows), *(int(share * each * size) + FREE for each in shape[1:]))
+            for shape in SHAPES
+        ]
+
+    def _first_count(self) -> int:
+        known = self.method.known
+        last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN[1])
+        size = sum(layer.dense().size for layer in known.layers)
+        size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
+        return int(min(np.clip(BEGIN * size / self.oracle.m, FEWEST, LARGEST), self._left()))
+
+    def _left(self) -> float:
+        """Questions that may still be asked before the result is judged."""
+        judged = JUDGED + (0 if self.examples is None else min(GIVEN, len(self.examples)))
+        left = self.oracle.ledger.left - judged
+        if self.method.queries is not None:
+            left = min(left, self.method.queries - (self.oracle.ledger.asked - self.start) - judged)
+        if self.best is not None:
+            left = min(left, max(MOST * parameters(self.best) / self.oracle.m, 10 * FEWEST) - len(self.x))
+        return max(0.0, left)
+
+    def _ask_more(self, count: int, networks: Sequence[Network] = ()) -> None:
+        x, y = self._asked(questions(self.oracle, networks, count, self.rng, self.examples))
+        self.x, self.y = np.concatenate([self.x, x]), np.concatenate([self.y, y])
+
+    def _asked(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Answers; log-ratios that have run out of digits are left out."""
+        y = self.oracle(x)
+        whole = intact(y, self.oracle.widest)
+        return x[whole], y[whole]
+
+    def _spread(self) -> float:
+        return float((self.held[1] - self.held[1].mean(axis=0)).std()) or 1.0
+
+    def _keep(self, students: Sequence[Student]) -> None:
+        """Hold on to the best network so far."""
+        one = min(students, key=lambda each: each.error)
+        if self.best is None or one.error <= rms(self.best, *self.held):
+            self.best = one.best
+
+    def _right(self) -> bool:
+        """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""
+        if self.best is None:
+            return False
+        off = np.abs(self.best(self.held[0]) - self.held[1]).max(axis=1)
+        right = bool((off <= RIGHT * self._spread()).mean() >= MOSTLY)
+        if right:
+            self.why.append("The network read is right at most inputs, and stays as it is.")
+        return right
+
+    def _judged(self) -> Identification:
+        """What came out, held against answers that nothing was chosen by.
+
+        Queries: `JUDGED`, and the examples, `GIVEN` at most
+        """
+        if self.best is None:
+            return self._end(None, Outcome.budget_ended, np.inf)
+        network, outcome, error = self.best, Outcome.approximate, np.inf
+        try:
+            fresh = self.oracle.sample(JUDGED, self.rng)
+            self.stats["fresh"] = values_told(network, self.oracle, fresh)
+            error = self.stats["fresh"]["largest"]
+            if self.examples is not None:
+                some = self.rng.permutation(len(self.examples))[:GIVEN]
+                self.stats["given"] = values_told(network, self.oracle, self.examples[some])
+            if not self.stats["fresh"]["rms"] <= STANDS:
+                outcome = Outcome.check_failed
+        except BudgetExceeded:
+            outcome = Outcome.budget_ended
+        self.stats["neurons"] = apart = self.method.known.told_apart(network)
+        told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
+        self.why.append(
+            f"A network was fitted to {len(self.x):,} answers ({told}). How far off it is was measured; its "
+            "weights say nothing where they were not read."
+        )
+        return self._end(network, outcome, error)
+
+    def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
+        asked = self.oracle.ledger.asked - self.start
+        return Identification(network, outcome, asked, error, "surrogate", tuple(self.why), self.stats)

@@ -1,0 +1,135 @@
+"""slimmed: a network without the neurons that it does not need to explain answers, however they came into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.surrogate.students import rms
+from unveil.whitebox.network import Layer, Network
+
+# Neurons go if without them, after fitting, the answers are explained as well up to this factor.
+AS_WELL = 1.5
+# Rounds of fitting after some were taken out; neurons tried one by one before it ends, those that are missed least.
+ROUNDS, TRIES = 2, 3
+# Share of all neurons that are taken out at once, to begin with.
+AT_ONCE = 0.25
+# Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.
+POINTS, SMALL = 512, 1e-13
+
+Fit = Callable[[Network], Network]
+
+
+def slimmed(
+    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], floor: float, fit: Fit
+) -> Network:
+    """Take neurons out as long as the others explain the answers as well.
+
+    Neurons go in the order in which they are missed least if those that stay take over what they can, many at once,
+    fewer where that fails; everything is fitted again each time.
+
+    Args:
+        network: Explains the answers nearly to their noise.
+        x: Where was asked.
+        y: What was answered.
+        floor: Deviation of the answers' errors, absolute.
+        fit: A few steps of least squares on these answers.
+
+    Queries: `0`; the answers are given.
+
+    Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
+    (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
+    """
+    enough = max(AS_WELL * rms(network, x, y), 1.2 * floor)
+    count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
+    while True:
+        order = _order(network, x)
+        trial = _fitted_well(_without(network, order[:count], x), x, y, enough, fit)
+        if trial is not None:
+            network, count = trial, max(1, min(2 * count, len(order) // 2))
+        elif count > 1:
+            count = max(1, count // 4)
+        else:
+            for one in order[1:TRIES]:
+                trial = _fitted_well(_without(network, [one], x), x, y, enough, fit)
+                if trial is not None:
+                    network = trial
+                    break
+            else:
+                return network
+
+
+def _fitted_well(network: Network, x: np.ndarray, y: np.ndarray, enough: float, fit: Fit) -> Network | None:
+    """The network after fitting, if it explains the answers well enough."""
+    for _ in range(ROUNDS):
+        before = rms(network, x, y)
+        if before <= enough:
+            return network
+        network = fit(network)
+        if rms(network, x, y) > 0.7 * before:
+            break
+    return network if rms(network, x, y) <= enough else None
+
+
+def _order(network: Network, x: np.ndarray) -> list[tuple[int, int]]:
+    """All hidden neurons but one per layer, as (layer, neuron), those that are missed least first."""
+    found: list[tuple[float, int, int]] = []
+    for depth in range(len(network.layers) - 1):
+        h = Network(network.layers[: depth + 1])(x)
+        felt = _felt(network, depth + 1, x[:POINTS])
+        missed = _missed(network.layers[depth + 1].dense() * felt[:, None], h)
+        worst = 0.0
+        for neuron, much in missed:
+            # One that is missed less once others have gone goes after these.
+            worst = max(worst, much)
+            found.append((worst, depth, neuron))
+    found.sort(key=lambda each: each[0])
+    return [(depth, neuron) for _, depth, neuron in found]
+
+
+def _missed(w: Float[np.ndarray, "o k"], h: Float[np.ndarray, "N k"]) -> list[tuple[int, float]]:
+    """Neurons in the order in which they go, and how much what is sent on changes if the others take over."""
+    centred = h - h.mean(axis=0)
+    size = np.maximum(centred.std(axis=0), 1e-300)
+    values, vectors = np.linalg.eigh((centred / size).T @ (centred / size) / len(h))
+    inverse = (vectors / np.maximum(values, SMALL * values[-1])) @ vectors.T
+    w, left, out = w * size, np.ones(len(inverse), dtype=bool), []
+    for _ in range(len(left) - 1):
+        much = np.where(left, (w**2).sum(axis=0) / np.maximum(np.diag(inverse), 1e-300), np.inf)
+        i = int(much.argmin())
+        out.append((i, float(np.sqrt(much[i]))))
+        part = inverse[:, i] / inverse[i, i]
+        w = w - np.outer(w[:, i], part)
+        inverse = inverse - np.outer(part, inverse[i])
+        left[i] = False
+    return out
+
+
+def _felt(network: Network, depth: int, x: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Root mean square slope of the answers by the preactivations of a layer."""
+    sums = network.preactivations(x)
+    back = np.broadcast_to(np.eye(network.m), (len(x), network.m, network.m))
+    for level in range(len(network.layers) - 1, depth, -1):
+        slope = network.layers[level - 1].activation.slope(sums[level - 1])
+        back = (back @ network.layers[level].dense()) * slope[:, None, :]
+    return np.asarray(np.sqrt((back**2).sum(axis=1).mean(axis=0)))
+
+
+def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Network:
+    """Without these neurons; those that stay in a layer take over what they can of what it sends on."""
+    layers = list(network.layers)
+    for depth in sorted({depth for depth, _ in gone}):
+        here, after = layers[depth : depth + 2]
+        out: Bool[np.ndarray, " k"] = np.zeros(here.neurons, dtype=bool)
+        out[[neuron for level, neuron in gone if level == depth]] = True
+        h = Network(tuple(layers[: depth + 1]))(x)
+        design = np.concatenate([h[:, ~out], np.ones((len(h), 1))], axis=1)
+        part = np.linalg.lstsq(design, h[:, out], rcond=1e-10)[0]
+        w = after.dense()
+        layers[depth] = Layer(here.dense()[~out], here.bias[~out], here.activation)
+        layers[depth + 1] = Layer(
+            w[:, ~out] + w[:, out] @ part[:-1].T, after.bias + w[:, out] @ part[-1], after.activation
+        )
+    return Network(tuple(layers), network.shape)

@@ -1,0 +1,151 @@
+"""Students: networks fitted to the same answers, whose disagreement chooses what is asked next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import parameters, polish
+from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
+from unveil.whitebox.network import Network
+
+# Parameters up to which the normal equations are written down.
+FEW = 1500
+# Steps of least squares per round, and conjugate gradients per step; answers per parameter in each, and their limits.
+STEPS, CONJUGATE, PER_PARAMETER, FEWEST, ENOUGH = 4, 40, 10.0, 5000, 40_000
+# Steps where the normal equations are written down, and the fewest answers.
+STEPS_OF_FEW, FEWEST_OF_FEW = 12, 500
+# Share of a round's answers that are those with the largest errors.
+HARD = 0.4
+# Candidates per question that students choose, and the share of a round's questions that they choose.
+CANDIDATES, CHOSEN = 8, 0.5
+# How far out candidates lie, in usual lengths, where there is no box.
+REACH = (0.3, 1.0, 1.0, 2.0)
+# Deviation of candidates about the examples, in units of their own.
+ABOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Student:
+    """A network on its way.
+
+    Attributes:
+        network: As it is now.
+        damping: Of its next step.
+        best: The best one on answers it was not fitted to.
+        error: Root mean square error of that there, absolute.
+    """
+
+    network: Network
+    damping: float
+    best: Network
+    error: float
+
+    @classmethod
+    def begin(cls, network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Student:
+        """A student as it starts, held against answers it was not fitted to."""
+        return cls(network, DAMPING, network, rms(network, x, y))
+
+    def after(self, network: Network, damping: float, x: np.ndarray, y: np.ndarray) -> Student:
+        """The student as another network, the better one of both kept; x and y as in `begin`."""
+        error = rms(network, x, y)
+        best = (network, error) if error < self.error else (self.best, self.error)
+        return replace(self, network=network, damping=damping, best=best[0], error=best[1])
+
+
+def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
+    """Root mean square of what a network leaves of answers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.sqrt(((network(x) - y) ** 2).mean()))
+    return error if np.isfinite(error) else np.inf
+
+
+def hard_ones(
+    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], count: int, rng: np.random.Generator
+) -> Int[np.ndarray, " count"]:
+    """Which answers to fit: those with the largest errors, and as many others at random as make up the count."""
+    if len(x) <= count:
+        return np.arange(len(x))
+    off = ((network(x) - y) ** 2).sum(axis=1)
+    order = np.argsort(-off, kind="stable")
+    hard = int(HARD * count)
+    return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
+
+
+def answers_per_step(network: Network, there: int) -> int:
+    """How many of the answers that there are a step of least squares takes."""
+    size = parameters(network)
+    return int(min(max(PER_PARAMETER * size / network.m, FEWEST if size > FEW else FEWEST_OF_FEW), ENOUGH, there))
+
+
+def fitted(
+    student: Student,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    noise: float,
+    rng: np.random.Generator,
+) -> tuple[Network, float]:
+    """A few damped steps of least squares on all parameters, on hard answers and others; and the next damping.
+
+    Queries: `0`; the answers are given.
+    """
+    size = parameters(student.network)
+    rows = hard_ones(student.network, x, y, answers_per_step(student.network, len(x)), rng)
+    if size <= FEW:
+        return polish(student.network, x[rows], y[rows], noise=noise, steps=STEPS_OF_FEW).network, student.damping
+    got = damped_fit(
+        student.network, x[rows], y[rows], noise=noise, steps=STEPS, most=CONJUGATE, damping=student.damping
+    )
+    return got.network, got.damping
+
+
+def questions(
+    oracle: Oracle,
+    networks: Sequence[Network],
+    count: int,
+    rng: np.random.Generator,
+    examples: Float[np.ndarray, "E n"] | None = None,
+) -> Float[np.ndarray, "count n"]:
+    """Legal points to ask next: half as they come, half where the networks disagree most of many.
+
+    Args:
+        oracle: What is asked.
+        networks: Students; of a single one all points are as they come.
+        count: How many.
+        rng: Draws them.
+        examples: Inputs of the model's use; half of all candidates lie about them and between them.
+
+    Queries: `0`
+    """
+    chosen = int(CHOSEN * count) if len(networks) > 1 else 0
+    usual = candidates(oracle, count - chosen, rng, examples)
+    if not chosen:
+        return usual
+    many = candidates(oracle, CANDIDATES * chosen, rng, examples)
+    told = np.stack([network(many) for network in networks])
+    apart = told.std(axis=0).max(axis=1) / np.maximum(np.linalg.norm(many, axis=1), 1e-300)
+    return np.concatenate([usual, many[np.argsort(-apart, kind="stable")[:chosen]]])
+
+
+def candidates(
+    oracle: Oracle, count: int, rng: np.random.Generator, examples: Float[np.ndarray, "E n"] | None = None
+) -> Float[np.ndarray, "count n"]:
+    """Legal points: as a user would draw them, nearer and further, and about the examples if there are any.
+
+    Queries: `0`
+    """
+    x = oracle.sample(count, rng)
+    if oracle.within is None:
+        x = x * rng.choice(REACH, size=(count, 1))
+    if examples is not None and len(examples):
+        some = np.flatnonzero(np.arange(count) % 2)
+        one, other = (examples[rng.integers(len(examples), size=len(some))] for _ in range(2))
+        # Between two examples, mostly near the first, and a little beside it.
+        part = rng.random((len(some), 1)) ** 2
+        x[some] = one + part * (other - one)
+        x[some] += ABOUT * examples.std() * rng.random((len(some), 1)) * rng.standard_normal((len(some), oracle.n))
+    return oracle.nearest(x)
