@@ -14,10 +14,11 @@ from unveil.identification.fitting.training import free_network, train, with_out
 from unveil.identification.method import Identification
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.surrogate.agreement import values_told
-from unveil.identification.surrogate.known import widened
+from unveil.identification.surrogate.known import widened, with_free
 from unveil.identification.surrogate.slimming import slimmed
 from unveil.identification.surrogate.students import (
     CONJUGATE,
+    FEW,
     STEPS,
     Student,
     answers_per_step,
@@ -38,6 +39,8 @@ HELD, JUDGED, GIVEN = 1000, 1000, 10_000
 BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
 # Share of the answers that are there which a round adds.
 MORE = 0.4
+# Students that leave so many times what the best one does are given up once everything is fitted.
+BEHIND = 3.0
 # Rounds in a row that gain less than this factor before it ends.
 PATIENCE, GAIN = 3, 1.15
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
@@ -46,8 +49,10 @@ SHAPES = ((1.5,), (3.0, 1.5))
 UNKNOWN, FREE = (24, 64), 8
 # From so many neurons on students are no wider than this share of them.
 WIDE, NARROW = 128, 0.5
-# Batches of stochastic gradients at the start.
-BATCHES = 3000
+# Batches of stochastic gradients at the start, and where least squares do not cost more.
+BATCHES = (3000, 300)
+# The least error that is worth a step, relative to the deviation of the answers.
+LEAST = 1e-12
 # A network is slimmed where it leaves less than this share of the answers' deviation.
 WELL = 0.01
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
@@ -76,7 +81,7 @@ class Fitting:
         try:
             self.noise = max(answers_noise(self.oracle, self.rng), 1e-300)
             self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
-            self.noise = max(self.noise, float(self.oracle.rounding(self.held[1]).mean()))
+            self.noise = max(self.noise, float(self.oracle.rounding(self.held[1]).mean()), LEAST * self._spread())
             if not self._right():
                 self._fit()
         except BudgetExceeded:
@@ -91,20 +96,33 @@ class Fitting:
         self._ask_more(self._first_count())
         students = [Student.begin(network, *self.held) for network in self._begun()]
         self._keep(students)
-        waited, ended = 0, False
+        # What was read is nearly right: what lies behind it is fitted first, then everything.
+        known = self.method.known
+        first = len(known.layers) if known.network is None else 1
+        waited = 0
         for turn in range(self.method.rounds):
             had = min(each.error for each in students)
             for i, student in enumerate(students):
-                network, damping = fitted(student, self.x, self.y, self.noise, self.rng)
+                network, damping = fitted(student, self.x, self.y, self.noise, self.rng, first)
                 students[i] = student.after(network, damping, *self.held)
-                self.work += STEPS * CONJUGATE * 4.0 * parameters(network) * answers_per_step(network, len(self.x))
+                self.work += (
+                    STEPS
+                    * CONJUGATE
+                    * 4.0
+                    * parameters(Network(network.layers[first:]))
+                    * answers_per_step(network, len(self.x), first)
+                )
             self._keep(students)
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
             waited = waited + 1 if best * GAIN > had else 0
-            ended = best <= 1.2 * self.noise or waited >= PATIENCE or self.work > self.method.work
+            if best <= 1.2 * self.noise or waited >= PATIENCE or self.work > self.method.work:
+                break
+            if waited and first:
+                first, waited = 0, 0
+                students = [each for each in students if each.error <= BEHIND * best]
             more = int(min(MORE * len(self.x), self._left()))
-            if ended or more < 1:
+            if more < 1:
                 break
             self._ask_more(more, [each.network for each in students])
         assert self.best is not None
@@ -129,6 +147,10 @@ class Fitting:
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
         known, h = self.method.known, self.x
+        if known.network is not None:
+            # Neurons that it lacks need not disturb those that it has: the others begin with some that send nothing on.
+            more = [with_free(known.network, FREE, self.x, self.rng) for _ in range(self.method.students - 1)]
+            return [known.network, *more]
         layers, rows = widened(known, FREE, self.x, self.rng)
         for layer in layers:
             h = layer(h)
@@ -136,10 +158,9 @@ class Fitting:
         for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
             network = free_network(layers, rows, widths, self.x, self.oracle.m, self.rng, self.method.activation)
             network = with_output(Network(network.layers, self.oracle.shape), self.x, self.y)
-            begun.append(train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES))
+            few = parameters(Network(network.layers[len(layers) :])) <= FEW
+            begun.append(train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES[few]))
         begun.sort(key=lambda network: rms(network, *self.held))
-        if known.network is not None:
-            begun = [known.network, *begun]
         return begun[: self.method.students]
 
     def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:

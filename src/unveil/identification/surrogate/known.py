@@ -86,5 +86,20 @@ def widened(
     return layers, rows if rows is None else (np.pad(rows[0], ((0, 0), (0, added))), rows[1])
 
 
+def with_free(network: Network, extra: int, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Network:
+    """The same function, with free neurons in every hidden layer that send nothing on yet.
+
+    Args:
+        network: To begin with.
+        extra: Free neurons per layer.
+        x: Inputs, through which their hyperplanes pass.
+        rng: Draws them.
+    """
+    layers, _ = widened(Known(network.layers[:-1]), extra, x, rng)
+    last = network.layers[-1]
+    out = Layer(np.pad(last.dense(), ((0, 0), (0, extra))), last.bias, last.activation)
+    return Network((*layers, out), network.shape)
+
+
 def _unit(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300))

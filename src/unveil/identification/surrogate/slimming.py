@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float
 from unveil.identification.surrogate.students import rms
 from unveil.whitebox.network import Layer, Network
 
-# Neurons go if without them, after fitting, the answers are explained as well up to this factor.
-AS_WELL = 1.5
+# Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
+# many times their noise.
+AS_WELL, SLACK = 1.5, 10.0
 # Rounds of fitting after some were taken out; neurons tried one by one before it ends, those that are missed least.
 ROUNDS, TRIES = 2, 3
 # Share of all neurons that are taken out at once, to begin with.
@@ -42,7 +43,7 @@ def slimmed(
     Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
     (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
     """
-    enough = max(AS_WELL * rms(network, x, y), 1.2 * floor)
+    enough = max(AS_WELL * rms(network, x, y), SLACK * floor)
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
     while True:
         order = _order(network, x)

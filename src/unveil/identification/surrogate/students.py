@@ -16,7 +16,7 @@ from unveil.whitebox.network import Network
 # Parameters up to which the normal equations are written down.
 FEW = 1500
 # Steps of least squares per round, and conjugate gradients per step; answers per parameter in each, and their limits.
-STEPS, CONJUGATE, PER_PARAMETER, FEWEST, ENOUGH = 4, 40, 10.0, 5000, 40_000
+STEPS, CONJUGATE, PER_PARAMETER, FEWEST, ENOUGH = 3, 25, 6.0, 5000, 40_000
 # Steps where the normal equations are written down, and the fewest answers.
 STEPS_OF_FEW, FEWEST_OF_FEW = 12, 500
 # Share of a round's answers that are those with the largest errors.
@@ -76,9 +76,9 @@ def hard_ones(
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
 
-def answers_per_step(network: Network, there: int) -> int:
-    """How many of the answers that there are a step of least squares takes."""
-    size = parameters(network)
+def answers_per_step(network: Network, there: int, first: int = 0) -> int:
+    """How many of the answers that there are a step of least squares on the layers from `first` on takes."""
+    size = parameters(Network(network.layers[first:]))
     return int(min(max(PER_PARAMETER * size / network.m, FEWEST if size > FEW else FEWEST_OF_FEW), ENOUGH, there))
 
 
@@ -88,19 +88,32 @@ def fitted(
     y: Float[np.ndarray, "N m"],
     noise: float,
     rng: np.random.Generator,
+    first: int = 0,
 ) -> tuple[Network, float]:
-    """A few damped steps of least squares on all parameters, on hard answers and others; and the next damping.
+    """A few damped steps of least squares, on hard answers and others; the network, and the next damping.
+
+    Args:
+        student: Where to start.
+        x: Where was asked.
+        y: What was answered.
+        noise: Deviation of the answers' errors, absolute.
+        rng: Draws the others.
+        first: The first layer that moves.
 
     Queries: `0`; the answers are given.
     """
-    size = parameters(student.network)
-    rows = hard_ones(student.network, x, y, answers_per_step(student.network, len(x)), rng)
-    if size <= FEW:
-        return polish(student.network, x[rows], y[rows], noise=noise, steps=STEPS_OF_FEW).network, student.damping
-    got = damped_fit(
-        student.network, x[rows], y[rows], noise=noise, steps=STEPS, most=CONJUGATE, damping=student.damping
-    )
-    return got.network, got.damping
+    network = student.network
+    rows = hard_ones(network, x, y, answers_per_step(network, len(x), first), rng)
+    tail, h = Network(network.layers[first:]), x[rows]
+    for layer in network.layers[:first]:
+        h = layer(h)
+    damping = student.damping
+    if parameters(tail) <= FEW:
+        tail = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW).network
+    else:
+        got = damped_fit(tail, h, y[rows], noise=noise, steps=STEPS, most=CONJUGATE, damping=damping)
+        tail, damping = got.network, got.damping
+    return Network((*network.layers[:first], *tail.layers), network.shape), damping
 
 
 def questions(

@@ -1,0 +1,123 @@
+"""Surrogate: copies with a known error, of values and labels, and what they begin with and lose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.identification.fitting.matrix_free import damped_fit
+from unveil.identification.surrogate.known import Known, with_free
+from unveil.identification.surrogate.slimming import slimmed
+from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions, rms
+
+
+def test_an_over_wide_student_of_a_small_teacher_ends_as_the_teacher() -> None:
+    weights = random_weights((4, 3, 1), np.random.default_rng(0), bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 4)
+    before = oracle.ledger.asked
+    found = uv.identify(oracle, uv.Surrogate(widths=(3,)), rng=np.random.default_rng(1))
+    assert found.outcome is uv.Outcome.approximate
+    assert found.queries == oracle.ledger.asked - before
+    assert found.network is not None
+    assert found.network.widths == (3, 1)
+    assert found.stats["widths_fitted"] == (9, 1)
+    assert uv.compare(found.network, uv.Network.from_weights(weights)).missing == 0
+    assert found.stats["fresh"]["largest"] < 1e-9
+    assert found.stats["neurons"] == [{"read": 0, "fitted": 3}]
+
+
+def test_what_is_told_is_what_fresh_inputs_show() -> None:
+    net = relu_net(random_weights((6, 8, 6, 3), np.random.default_rng(2), bias=0.5))
+    oracle = uv.as_oracle(net, 6)
+    x = np.random.default_rng(3).standard_normal((4000, 6))
+    found = uv.Surrogate(widths=(4,), students=1, rounds=2, factor=1.0, x=x[:500])(oracle, rng=np.random.default_rng(4))
+    assert found.network is not None
+    y = net(x)
+    off = np.abs(found.network(x) - y).max(axis=1) / (y - y.mean(axis=0)).std()
+    told = found.stats["fresh"]
+    assert told["median"] == pytest.approx(np.median(off), rel=0.2)
+    assert told["q90"] == pytest.approx(np.quantile(off, 0.9), rel=0.2)
+    same = net(x).argmax(axis=1) == found.network(x).argmax(axis=1)
+    assert told["labels"] == pytest.approx(same.mean(), abs=0.06)
+    assert found.stats["given"]["inputs"] == 500
+    # Four neurons do not stand for two layers of them.
+    assert found.outcome is uv.Outcome.check_failed
+
+
+def test_a_budget_is_kept_and_the_result_is_judged_within_it() -> None:
+    oracle = uv.as_oracle(relu_net(random_weights((6, 4, 1), np.random.default_rng(5), bias=0.5)), 6, budget=5000)
+    found = uv.Surrogate(widths=(4,), students=1, rounds=3)(oracle, rng=np.random.default_rng(6))
+    assert oracle.ledger.asked <= 5000
+    assert found.stats["fresh"]["inputs"] == 1000
+    assert uv.Surrogate()(uv.as_oracle(lambda x: x[:, :1], 6, budget=40), rng=np.random.default_rng(7)).network is None
+
+
+def test_labels_are_learnt_as_far_as_it_goes() -> None:
+    net = relu_net(random_weights((5, 6, 3), np.random.default_rng(8), bias=0.5))
+    oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), 5, answers="labels")
+    found = uv.Surrogate(widths=(3,), students=1, rounds=1)(oracle, rng=np.random.default_rng(9))
+    assert found.network is not None
+    assert found.labels is not None
+    x = np.random.default_rng(10).standard_normal((4000, 5))
+    same = np.array(found.labels)[found.network(x).argmax(axis=1)] == net(x).argmax(axis=1)
+    assert found.stats["fresh"]["labels"] == pytest.approx(same.mean(), abs=0.03)
+    assert same.mean() > 0.9
+    assert found.residual == pytest.approx(1 - found.stats["fresh"]["labels"])
+
+
+def test_neurons_that_a_network_does_not_need_leave_it() -> None:
+    rng = np.random.default_rng(11)
+    (w, b), (v, c) = random_weights((5, 4, 2), rng, bias=0.5)
+    twice = np.concatenate([w, w[:2], rng.standard_normal((1, 5))]), np.concatenate([b, b[:2], [0.1]])
+    out = np.concatenate([v * [0.4, 0.4, 1, 1], 0.6 * v[:, :2], np.zeros((2, 1))], axis=1), c
+    truth = uv.Network.from_weights([(w, b), (v, c)])
+    x = rng.standard_normal((800, 5))
+    y = truth(x)
+
+    def fit(network: uv.Network) -> uv.Network:
+        return fitted(Student.begin(network, x, y), x, y, 0.0, np.random.default_rng(0))[0]
+
+    got = slimmed(uv.Network.from_weights([twice, out]), x, y, 1e-12, fit)
+    assert got.widths == (4, 2)
+    assert rms(got, x, y) < 1e-9
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_damped_steps_bring_a_student_to_the_answers(activation: str) -> None:
+    rng = np.random.default_rng(12)
+    weights = [(w / np.sqrt(w.shape[1]), b) for w, b in random_weights((8, 6, 5, 2), rng, bias=0.5)]
+    truth = uv.Network.from_weights(weights, activation)
+    start = [(w + 0.05 * rng.standard_normal(w.shape), b) for w, b in weights]
+    x = rng.standard_normal((500, 8))
+    got = damped_fit(uv.Network.from_weights(start, activation), x, truth(x), steps=20)
+    assert got.rms < 1e-2 * rms(uv.Network.from_weights(start, activation), x, truth(x))
+
+
+def test_free_neurons_change_nothing_and_read_ones_are_told_apart() -> None:
+    rng = np.random.default_rng(13)
+    network = uv.Network.from_weights(random_weights((7, 5, 4, 2), rng, bias=0.5))
+    x = rng.standard_normal((50, 7))
+    more = with_free(network, 3, x, rng)
+    assert more.widths == (8, 7, 2)
+    assert np.abs(more(x) - network(x)).max() < 1e-12
+    assert Known(network.layers[:1]).told_apart(more)[0] == {"read": 5, "fitted": 3}
+
+
+def test_students_ask_where_they_disagree_and_fit_what_is_hard() -> None:
+    rng = np.random.default_rng(14)
+    weights = random_weights((3, 4, 1), rng, bias=0.5)
+    one = uv.Network.from_weights(weights)
+    # They differ by a neuron that is on for few inputs.
+    (w, b), (v, c) = weights
+    rare = np.concatenate([w, [[1.0, 0, 0]]]), np.append(b, -1.5)
+    other = uv.Network.from_weights([rare, (np.concatenate([v, [[1.0]]], axis=1), c)])
+    oracle = uv.as_oracle(one, shape=3)
+    x = questions(oracle, [one, other], 200, rng)
+    usual = (oracle.sample(4000, rng)[:, 0] > 1.5).mean()
+    assert (x[100:, 0] > 1.5).mean() > 5 * usual
+    many = oracle.sample(1000, rng)
+    off = np.abs(other(many) - one(many))[:, 0]
+    chosen = hard_ones(one, many, other(many), 100, rng)
+    assert set(np.argsort(-off)[:20]) <= set(chosen)
