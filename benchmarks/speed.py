@@ -1,7 +1,7 @@
 """How fast: the library's own CPU time beside that of the bare model, and whole readings, in one run on one thread.
 
     python benchmarks/speed.py                 every row, about five minutes
-    python benchmarks/speed.py span identify   these parts: span, identify, labels, preimage, start, audit
+    python benchmarks/speed.py span identify   these parts: span, sources, identify, labels, preimage, start, audit
     python benchmarks/speed.py --markdown      the table as benchmarks/RESULTS.md has it
 
 "own" is CPU time outside the model; "bare" the model's own, of the same questions in the same run. The second of two
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_info
@@ -34,12 +35,12 @@ Net = Callable[[np.ndarray], np.ndarray]
 class Bare:
     """A model that adds up the CPU seconds spent inside it."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Callable[..., Any]) -> None:
         self.net, self.seconds = net, 0.0
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, *x: Any) -> Any:
         start = time.process_time()
-        y = self.net(x)
+        y = self.net(*x)
         self.seconds += time.process_time() - start
         return y
 
@@ -83,6 +84,35 @@ def span() -> Iterator[Row]:
             f"row_span {n}-20-20, float64",
             f"{total:.2f} s, of them bare {bare.seconds:.2f} s",
             f"{last.queries:,} questions, {last.queries / (last.rank * (n - last.rank)):.2f} a number of the span",
+        )
+
+
+def sources() -> Iterator[Row]:
+    """The same beside the session or the module alone: of float32, an ONNX file in a box and a torch module."""
+    import torch
+
+    held = uv.as_oracle(ROOT / "examples" / "digits.onnx", within=(0, 1))
+    session = held.source.session  # type: ignore[attr-defined]
+    timed = Bare(session.run)
+    held.source.session = type("Timed", (), {"run": lambda self, *given: timed(*given)})()  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    layers = [torch.nn.Linear(w.shape[1], w.shape[0]) for w, _ in weights((784, 80, 40, 10))]
+    module = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
+    inside = Bare(module.forward)
+    module.forward = inside
+    digits = np.load(ROOT / "examples" / "digits.npz")["images"].reshape(-1, held.n).astype(np.float64)
+    for name, oracle, bare, x in (
+        ("examples/digits.onnx", held, timed, digits),
+        ("torch 784-80-40-10", uv.as_oracle(module), inside, None),
+    ):
+        for _ in range(2):
+            before, bare.seconds, start = oracle.ledger.asked, 0.0, time.process_time()
+            last = uv.row_span(oracle, rng=np.random.default_rng(0), x=x)
+            own = time.process_time() - start - bare.seconds
+        yield (
+            f"row_span {name}, float32",
+            f"own {own:.2f} s over bare {bare.seconds:.2f} s: {own / bare.seconds:.2f}",
+            f"{last.outcome.name}, rank {last.rank}, {oracle.ledger.asked - before:,} questions",
         )
 
 
@@ -159,7 +189,8 @@ def audit() -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "start": start, "span": span, "identify": identify, "labels": labels, "preimage": preimage, "audit": audit,
+    "start": start, "span": span, "sources": sources, "identify": identify, "labels": labels, "preimage": preimage,
+    "audit": audit,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -16,6 +17,7 @@ class SourceRaised(SourceError):
     """The source's own code raised, and does not say what that means."""
 
 
+FEW = 2000  # numbers that are looked at one by one sooner than added up
 # numpy's kinds of arrays that hold names: objects, bytes, text.
 NAMES = "OSUT"
 
@@ -58,18 +60,24 @@ def values(y: np.ndarray, name: str) -> Float[np.ndarray, "N m"]:
     if y.dtype.kind not in "fiub":
         raise SourceError(f"{name} answered with {y.dtype} instead of numbers; for class names pass answers='labels'")
     y = y.astype(np.float64, copy=False)
-    gone = missing(y)
-    return np.where(gone[:, None], np.nan, y) if gone.any() else y
+    return y if complete(y) else np.where(missing(y)[:, None], np.nan, y)
+
+
+def complete(y: Num[np.ndarray, "N m"]) -> bool:
+    """Whether no number is NaN or infinity."""
+    if y.dtype.kind in "iub":
+        return True
+    if y.size <= FEW:
+        return bool(np.isfinite(y).all())
+    # One look at every number, without a copy: a sum of squares is finite only if all of them are.
+    flat = y.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def missing(y: Num[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
     """Which questions got no answer: NaN or infinity."""
-    # One look at every number, without a copy: a sum of squares is finite only if all of them are.
-    flat = y.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        if y.dtype.kind in "iub" or np.isfinite(flat @ flat):
-            return np.zeros(len(y), dtype=bool)
-    return np.asarray(~np.isfinite(y).all(axis=1))
+    return np.zeros(len(y), dtype=bool) if complete(y) else np.asarray(~np.isfinite(y).all(axis=1))
 
 
 def require_finite(y: Num[np.ndarray, "N m"], x: Questions, name: str) -> None:
@@ -78,9 +86,9 @@ def require_finite(y: Num[np.ndarray, "N m"], x: Questions, name: str) -> None:
     Raises:
         MissingAnswers: There is NaN or infinity.
     """
-    gone = missing(y)
-    if not gone.any():
+    if complete(y):
         return
+    gone = missing(y)
     advice = "pass within=(low, high) to stay where it is defined"
     if gone.all():
         advice += ", unless its weights themselves are not finite"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,18 @@ def held(x: np.ndarray, bits: int) -> np.ndarray:
 
 def _inner_box(within: Within, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """The outermost numbers of so many bits inside a box, whose own borders may be none."""
+    low, high = within
+    if isinstance(low, float) and isinstance(high, float):
+        return _inner_shared(low, high, bits)
+    return _inner_ends(within, bits)
+
+
+@lru_cache(maxsize=64)
+def _inner_shared(low: float, high: float, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    return _inner_ends((low, high), bits)
+
+
+def _inner_ends(within: Within, bits: int) -> tuple[np.ndarray, np.ndarray]:
     ends = []
     for end, inwards in zip(within, (1.0, -1.0), strict=True):
         exact = np.asarray(end, dtype=np.float64)

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.blackbox.answers import first_line, missing, require_finite
+from unveil.blackbox.answers import complete, first_line, missing, require_finite
 from unveil.blackbox.domain import DOUBLE, Within, described, legal
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
@@ -92,7 +92,15 @@ class Oracle(ABC):
 
     @property
     def n(self) -> int:
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether `nearest` looks at each number by itself, and at all alike: no box, no grid, no wrapper's own way.
+
+        Where a legal question is changed in a few places, only these have to be made legal again.
+        """
+        return self.within is None and self.grid is None and type(self).nearest is Oracle.nearest
 
     @property
     def low(self) -> Float[np.ndarray, " n"]:
@@ -208,7 +216,8 @@ class Oracle(ABC):
         self._check_legal(x)
         self.ledger.charge(len(x))
         y = self.answer(x)
-        self.ledger.missing += int(missing(y).sum())
+        if not complete(y):
+            self.ledger.missing += int(missing(y).sum())
         _LOG.debug("%s: %d questions, %d in all", self.name, len(x), self.ledger.asked)
         return x, y
 
@@ -310,7 +319,7 @@ class Oracle(ABC):
             )
 
     def _check_legal(self, x: Questions) -> None:
-        if missing(x).any():
+        if not complete(x):
             raise BadInput("questions must be finite; got NaN or infinity")
         if self.within is not None:
             low, high = self.within

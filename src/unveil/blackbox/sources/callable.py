@@ -64,8 +64,8 @@ class CallableSource:
         # The function may return the same buffer every time.
         y = np.array(part)
         if few:
-            self._writes |= not np.array_equal(given, before)
-        elif not np.array_equal(question[some], before):
+            self._writes |= not (given == before).all()
+        elif not (question[some] == before).all():
             raise SourceError(
                 f"{self.name} wrote into its input, which it did not do when it was first asked; "
                 "pass lambda x: f(x.copy())"

@@ -174,7 +174,8 @@ class TorchSource:
 def _evaluating(module: Any) -> Iterator[None]:
     """Eval mode inside, and every part's own mode again outside."""
     training = [part for part in module.modules() if part.training]
-    module.eval()
+    if training:
+        module.eval()
     try:
         yield
     finally:

@@ -7,10 +7,10 @@ from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.span_search.directions import coordinates
-from unveil.blackbox.span_search.points import Asker, Places, clipped_step
+from unveil.blackbox.span_search.points import Asker, clipped_step
 from unveil.blackbox.span_search.refinement import FAR, drop_spurious, gather, noise_floor, sharpen
 from unveil.blackbox.span_search.state import State
 
@@ -210,33 +210,51 @@ def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> t
     m = ask.oracle.m
     longest = state.harmless / max(state.row_error, 1e-300)
     longest = 0.5 * min(longest, FAR * (float(np.sqrt(np.mean(places.x**2))) or 1.0))
-    slopes, lengths = np.empty((len(c), len(directions))), []
-    for i in range(len(places)):
-        place, own = places[i : i + 1], c[i * m : (i + 1) * m]
-        sign = ask.rng.choice([-1.0, 1.0], size=len(directions))
-        amount = clipped_step(ask.oracle, place.x, directions, longest)
-        if ask.oracle.within is None:
-            amount = amount * sign
-        slope = _slope(ask, state, place, own, directions, amount)
-        # The error shows on the other side too; a breakpoint that the step has met does not.
-        again = np.flatnonzero((np.abs(slope * amount[:, None]) > KINKED).any(axis=1))
-        if len(again):
-            back = (-0.4 if ask.oracle.within is None else 0.4) * amount[again]  # in a box only one side has room
-            second = _slope(ask, state, place, own, directions[again], back)
-            slope[again] = np.where(np.abs(second) < np.abs(slope[again]), second, slope[again])
-        slopes[i * m : (i + 1) * m] = slope.T
-        lengths.append(float(np.median(np.abs(amount))))
-    return slopes, float(np.median(lengths))
+    count = len(directions)
+    sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
+    if ask.oracle.within is None:
+        amount = longest * sign
+    else:
+        amount = np.array([clipped_step(ask.oracle, x[None], directions, longest) for x in places.x])
+    pairs = np.repeat(np.arange(len(places)), count), np.tile(np.arange(count), len(places))
+    slope = _slopes(ask, state, directions, pairs, amount.ravel())
+    # The error shows on the other side too; a breakpoint that the step has met does not.
+    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > KINKED).any(axis=1))
+    if len(again):
+        back = (-0.4 if ask.oracle.within is None else 0.4) * amount.ravel()[again]  # in a box only one side has room
+        second = _slopes(ask, state, directions, (pairs[0][again], pairs[1][again]), back)
+        slope[again] = np.where(np.abs(second) < np.abs(slope[again]), second, slope[again])
+    slopes = slope.reshape(len(places), count, m).swapaxes(1, 2).reshape(len(c), count)
+    return slopes, float(np.median(np.median(np.abs(amount), axis=1)))
 
 
-def _slope(
-    ask: Asker, state: State, place: Places, c: np.ndarray, directions: np.ndarray, amount: np.ndarray
-) -> Float[np.ndarray, "s m"]:
-    """Slopes along directions of the complement, less what the step's part in the span explains; inf if no step."""
-    asked = ask.oracle.nearest(place.x + amount[:, None] * directions)
-    asked, answers = ask.step(place.x[0], asked, place.sigma[0])
-    moved = np.einsum("ij,ij->i", asked - place.x, directions)
-    inside = ((asked - place.x) @ state.known.basis.T) @ c.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slope = (answers - place.fx[0] - inside) / moved[:, None]
+def _slopes(
+    ask: Asker,
+    state: State,
+    directions: Float[np.ndarray, "s n"],
+    pairs: tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]],
+    amount: Float[np.ndarray, " N"],
+) -> Float[np.ndarray, "N m"]:
+    """Slopes along directions of the complement, less what the step's part in the span explains; inf if no step.
+
+    Args:
+        ask: The oracle.
+        state: Its gradients are those of the places.
+        directions: Unit directions of the complement.
+        pairs: For each step the number of its place and that of its direction.
+        amount: Signed lengths.
+    """
+    places, c = state.gradients  # type: ignore[misc]
+    gradients = c.reshape(len(places), ask.oracle.m, -1)
+    slope = np.empty((len(amount), ask.oracle.m))
+    for start in range(0, len(amount), ask.block):
+        some = slice(start, start + ask.block)
+        place, which = pairs[0][some], pairs[1][some]
+        x, along = places.x[place], directions[which]
+        asked, answers = ask.step(x, ask.oracle.nearest(x + amount[some, None] * along), places.sigma[place])
+        step = asked - x
+        moved = np.einsum("ij,ij->i", step, along)
+        inside = np.einsum("ir,imr->im", step @ state.known.basis.T, gradients[place])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope[some] = (answers - places.fx[place] - inside) / moved[:, None]
     return np.where(np.isfinite(slope), slope, np.inf)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import fft, linalg
 
+from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_search.points import Asker, Places
 
 STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
 SHORTER = 8.0
 ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
+
+Exact = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -124,21 +128,34 @@ class SparseFrame:
         rest = np.ones(known.n, dtype=bool)
         rest[known.pivots] = False
         self.pivots, self.free, self.n = known.pivots, np.flatnonzero(rest), known.n
-        self.rows = known.rows[:, self.free]
-        self.scale = 1 / np.sqrt(1 + np.sum(self.rows**2, axis=0))
+        # Of every direction its entries at the pivots lie together.
+        rows = known.rows[:, self.free]
+        self.columns = np.ascontiguousarray(rows.T)
+        self.scale = 1 / np.sqrt(1 + np.sum(rows**2, axis=0))
 
     @property
     def count(self) -> int:
         return len(self.free)
 
-    def points(self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray) -> np.ndarray:
-        """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`."""
+    def points(
+        self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray, exact: Exact = np.asarray
+    ) -> np.ndarray:
+        """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`.
+
+        Args:
+            x: The point.
+            which: Directions.
+            length: Signed.
+            exact: Applied to the numbers that differ from those of x.
+        """
         y = np.empty((len(which), self.n))
         y[:] = x
-        amount = length * self.scale[which]
-        y[np.arange(len(which)), self.free[which]] += amount
+        part = _run(which)
+        amount = length * self.scale[part]
+        columns = self.free[part]
+        y[np.arange(len(which)), columns] = exact(x[columns] + amount)
         if len(self.pivots):
-            y[:, self.pivots] -= (amount[:, None]) * self.rows[:, which].T
+            y[:, self.pivots] = exact(x[self.pivots] - amount[:, None] * self.columns[part])
         return y
 
     def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
@@ -146,7 +163,7 @@ class SparseFrame:
         y = x.copy()
         y[self.free[which]] += amounts
         if len(self.pivots):
-            y[self.pivots] -= self.rows[:, which] @ amounts
+            y[self.pivots] -= amounts @ self.columns[which]
         return y
 
     def taken(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -158,11 +175,11 @@ class SparseFrame:
         """Coefficients of the directions in `which` in one combined step."""
         return np.asarray(step[self.free[which]])
 
-    def along(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray, basis: np.ndarray) -> np.ndarray:
-        """`(asked - x) @ basis.T`, from the coordinates that the steps touch."""
+    def along(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """`(asked - x) @ vectors.T`, from the coordinates that the steps touch."""
         moved = asked[:, self.pivots] - x[self.pivots]
         return np.asarray(
-            moved @ basis[:, self.pivots].T + self.taken(asked, x, which)[:, None] * basis[:, self.free[which]].T
+            moved @ vectors[:, self.pivots].T + self.taken(asked, x, which)[:, None] * vectors[:, self.free[which]].T
         )
 
     def spread(self, slopes: np.ndarray) -> np.ndarray:
@@ -170,6 +187,13 @@ class SparseFrame:
         out = np.zeros((len(slopes), self.n))
         out[:, self.free] = slopes
         return out
+
+
+def _run(which: np.ndarray) -> np.ndarray | slice:
+    """Numbers in a row as a slice, which takes no copy."""
+    if len(which) and which[-1] - which[0] == len(which) - 1 and (which[1:] > which[:-1]).all():
+        return slice(int(which[0]), int(which[-1]) + 1)
+    return which
 
 
 class BasisFrame:
@@ -183,8 +207,12 @@ class BasisFrame:
     def count(self) -> int:
         return len(self.basis)
 
-    def points(self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray) -> np.ndarray:
-        return np.asarray(x + np.reshape(length, (-1, 1)) * self.basis[which])
+    def points(
+        self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray, exact: Exact = np.asarray
+    ) -> np.ndarray:
+        y = np.reshape(length, (-1, 1)) * self.basis[which]
+        y += x
+        return exact(y)
 
     def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
         return np.asarray(x + amounts @ self.basis[which])
@@ -206,6 +234,8 @@ class DenseFrame:
     def __init__(self, known: Known, rng: np.random.Generator) -> None:
         self.signs = rng.choice([-1.0, 1.0], size=known.n)
         self.basis, self.n = known.basis, known.n
+        # What the basis explains of each row of the transform.
+        self._explained = fft.dct(known.basis * self.signs, norm="ortho", axis=1).T
 
     @property
     def count(self) -> int:
@@ -214,8 +244,10 @@ class DenseFrame:
     def vectors(self, which: np.ndarray) -> np.ndarray:
         unit = np.zeros((len(which), self.n))
         unit[np.arange(len(which)), which] = 1.0
-        rows = fft.idct(unit, norm="ortho", axis=1) * self.signs
-        return np.asarray(rows - (rows @ self.basis.T) @ self.basis)
+        rows = fft.idct(unit, norm="ortho", axis=1, overwrite_x=True)
+        rows *= self.signs
+        rows -= self._explained[which] @ self.basis
+        return np.asarray(rows)
 
     def spread(self, slopes: np.ndarray) -> np.ndarray:
         rows = fft.idct(slopes, norm="ortho", axis=1) * self.signs
@@ -282,10 +314,18 @@ def slopes(
             return slope, True
         length /= SHORTER
         groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
-        for group in groups:
-            difference(group, length)
+        difference(np.concatenate(groups), length)
         bad = bends(groups)
     return slope, not bad.any()
+
+
+def legal_ends(
+    oracle: Oracle, frame: SparseFrame | BasisFrame, x: np.ndarray, which: np.ndarray, length: np.ndarray
+) -> Float[np.ndarray, "N n"]:
+    """The legal questions nearest to the ends of steps of signed lengths from a legal one."""
+    if oracle.entrywise:
+        return frame.points(x, which, length, oracle.nearest)
+    return oracle.nearest(frame.points(x, which, length))
 
 
 def _roomier(
@@ -295,10 +335,10 @@ def _roomier(
 
     A step that a wall has made short has the noise of a full one, and would pass it off as a large slope.
     """
+    if ask.oracle.within is None:
+        return legal_ends(ask.oracle, frame, x, which, length)
     wanted = frame.points(x, which, length)
     points = ask.oracle.nearest(wanted)
-    if ask.oracle.within is None:
-        return points
     cut = np.abs(points - wanted).max(axis=1)
     back = frame.points(x, which, -length)
     other = ask.oracle.nearest(back)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.answers import missing
+from unveil.blackbox.answers import complete, missing
 from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded
@@ -16,6 +16,7 @@ from unveil.outcome import BudgetExceeded
 BLOCK_BYTES = 2**20
 LEAST_ROWS = 64
 CONFIRMATIONS = 12
+TINY = float(np.finfo(float).tiny)
 SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
 
 
@@ -95,10 +96,14 @@ class Asker:
             raise LimitReached("the search has reached its own limit of queries")
         if not len(x):
             return np.empty((0, self.oracle.m))
-        y = np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
-        seen = y[~missing(y)]
+        if len(x) <= self.block:
+            y = self.oracle.answered(x)
+        else:
+            y = np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+        seen = y if complete(y) else y[~missing(y)]
         if len(seen):
-            self.least, self.most = np.minimum(self.least, seen.min(axis=0)), np.maximum(self.most, seen.max(axis=0))
+            np.minimum(self.least, seen.min(axis=0), out=self.least)
+            np.maximum(self.most, seen.max(axis=0), out=self.most)
         return y
 
     def step(
@@ -113,9 +118,9 @@ class Asker:
         """
         y = self(asked, sigma)
         for part in SHORTENED:
-            gone = np.flatnonzero(missing(y))
-            if not len(gone):
+            if complete(y):
                 break
+            gone = np.flatnonzero(missing(y))
             asked = asked.copy()
             start = x if x.ndim == 1 else x[gone]
             asked[gone] = self.oracle.nearest(start + part * (asked[gone] - start))
@@ -157,6 +162,31 @@ def base_points(
     if oracle.within is not None:
         x = np.clip(x, oracle.within[0] + margin, oracle.within[1] - margin)
     return oracle.nearest(x)
+
+
+class Room:
+    """How far one may step from points along each of some directions, none of them 0, before a wall of the box is met.
+
+    Args:
+        oracle: Whose box it is.
+        directions: (N, n).
+    """
+
+    def __init__(self, oracle: Oracle, directions: Float[np.ndarray, "N n"]) -> None:
+        self.oracle, self.directions = oracle, directions
+
+    def step(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " N"]:
+        """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
+        if self.oracle.within is None:
+            return np.ones(len(self.directions))
+        low, high = self.oracle.within
+        # In units of the room to either wall; from a point on a wall that is next to none.
+        above = self.directions * (1 / np.maximum(high - x, TINY))
+        below = self.directions * (1 / np.minimum(low - x, -TINY))
+        ahead = np.maximum(above.max(axis=1), below.max(axis=1))
+        behind = -np.minimum(above.min(axis=1), below.min(axis=1))
+        # A hair less than all the room, so that rounding cannot leave the box.
+        return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.minimum(ahead, behind)))
 
 
 def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:

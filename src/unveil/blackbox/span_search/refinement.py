@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates
+from unveil.blackbox.answers import complete
+from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, legal_ends
 from unveil.blackbox.span_search.growth import screen
-from unveil.blackbox.span_search.points import Asker, Places, clipped_step
+from unveil.blackbox.span_search.points import Asker, Places, Room, clipped_step
 from unveil.blackbox.span_search.state import State
 
 FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
@@ -27,6 +28,7 @@ GATHERINGS = 8  # rounds of further points, until their gradients determine ever
 PROGRESS = 0.8
 LEADING = 0.2  # of the largest, from which others are taken with it
 BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
+FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
 
 
 def gather(ask: Asker, state: State) -> State:
@@ -273,29 +275,74 @@ def _along(
 ) -> tuple[Float[np.ndarray, "Nm count"], float]:
     """Slopes of all gradients along a frame of the complement, and the usual length of a step."""
     places, c = state.gradients  # type: ignore[misc]
-    oracle, basis, m = ask.oracle, state.known.basis, ask.oracle.m
-    slopes = np.empty((len(c), frame.count))
-    lengths = []
+    gradients = c.reshape(len(places), ask.oracle.m, -1)
+    slopes = np.empty((len(places), ask.oracle.m, frame.count))
+    blocks = [np.arange(start, min(start + ask.block, frame.count)) for start in range(0, frame.count, ask.block)]
+    lengths = np.empty((len(places), len(blocks)))
+    walk = _across_box if isinstance(frame, DenseFrame) else _touching_few
+    for i, block, change, amount in walk(ask, frame, places, gradients, state.known.basis, blocks, longest):  # type: ignore[arg-type]
+        slope = change / np.where(amount == 0, np.inf, amount)[:, None]
+        # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
+        slopes[i][:, blocks[block]] = (slope if complete(slope) else np.nan_to_num(slope)).T
+        lengths[i, block] = _middle(np.abs(amount))
+    return slopes.reshape(len(c), -1), max(float(np.mean(lengths)), 1e-300)
+
+
+Walk = Iterator[tuple[int, int, Float[np.ndarray, "B m"], Float[np.ndarray, " B"]]]
+"""Number of the place and of the block of directions; changes less what the step's part in the span explains; steps."""
+
+
+def _touching_few(
+    ask: Asker,
+    frame: SparseFrame,
+    places: Places,
+    gradients: Float[np.ndarray, "N m r"],
+    basis: Float[np.ndarray, "r n"],
+    blocks: list[np.ndarray],
+    longest: float,
+) -> Walk:
+    """Steps along vectors of which each touches few coordinates, at one place after the other."""
     for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
-        own = slice(i * m, (i + 1) * m)
-        for start in range(0, frame.count, ask.block):
-            which = np.arange(start, min(start + ask.block, frame.count))
-            if isinstance(frame, DenseFrame):
-                vectors = frame.vectors(which)
-                amount = clipped_step(oracle, point[None], vectors, longest)
-                wanted = oracle.nearest(point + amount[:, None] * vectors)
-                asked, answers = ask.step(point, wanted, sigma)
-                if asked is not wanted:
-                    amount = np.einsum("ij,ij->i", asked - point, vectors) / np.sum(vectors**2, axis=1)
-                inside = (asked - point) @ basis.T
-            else:
-                # With one sign for all, the rounding of the answer at the point would be a common error.
-                sign = ask.rng.choice([-1.0, 1.0], size=len(which))
-                asked, answers = ask.step(point, oracle.nearest(frame.points(point, which, longest * sign)), sigma)
-                amount, inside = frame.taken(asked, point, which), frame.along(asked, point, which, basis)
+        told = gradients[i] @ basis
+        for block, which in enumerate(blocks):
+            # With one sign for all, the rounding of the answer at the point would be a common error.
+            sign = ask.rng.choice([-1.0, 1.0], size=len(which))
+            asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, which, longest * sign), sigma)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            change = answers - answer - inside @ c[own].T
-            # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
-            slopes[own, which] = np.nan_to_num(change / np.where(amount == 0, np.inf, amount)[:, None]).T
-            lengths.append(float(np.median(np.abs(amount))))
-    return slopes, max(float(np.mean(lengths)), 1e-300)
+            inside = frame.along(asked, point, which, told)
+            yield i, block, answers - answer - inside, frame.taken(asked, point, which)
+
+
+def _across_box(
+    ask: Asker,
+    frame: DenseFrame,
+    places: Places,
+    gradients: Float[np.ndarray, "N m r"],
+    basis: Float[np.ndarray, "r n"],
+    blocks: list[np.ndarray],
+    longest: float,
+) -> Walk:
+    """Steps along vectors that touch every coordinate, block by block, since these take long to make."""
+    few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
+    told = [each @ basis for each in gradients] if few else None
+    for block, which in enumerate(blocks):
+        vectors = frame.vectors(which)
+        squares = np.einsum("ij,ij->i", vectors, vectors)
+        room = Room(ask.oracle, vectors)
+        for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
+            amount = np.clip(room.step(point), -longest, longest)
+            asked = amount[:, None] * vectors
+            asked += point
+            wanted = ask.oracle.nearest(asked)
+            asked, answers = ask.step(point, wanted, sigma)
+            moved = asked - point
+            if asked is not wanted:
+                amount = np.einsum("ij,ij->i", moved, vectors) / squares
+            inside = moved @ (gradients[i] @ basis if told is None else told[i]).T
+            yield i, block, answers - answer - inside, amount
+
+
+def _middle(x: Float[np.ndarray, " N"]) -> float:
+    """The median, without the care that `np.median` takes of axes and of NaN."""
+    ordered = np.sort(x)
+    return float((ordered[(len(x) - 1) // 2] + ordered[len(x) // 2]) / 2)
