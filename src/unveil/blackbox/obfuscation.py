@@ -178,6 +178,7 @@ def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Gener
         b_eq=span.basis @ x if span.rank else None,
         bounds=np.column_stack([np.full(len(x), end) for end in within]),
         method="highs",
+        options={"presolve": False},  # a dense basis has nothing that it could take away
     )
     if answer.status != 0:
         raise SourceError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import CHANCE, NEAR, Kernel, Matched
@@ -41,7 +41,7 @@ class Sighted:
     def believed(self) -> bool:
         """Whether so many where the kernel says cannot be chance."""
         count = len(self.met.line)
-        return count >= 2 and bool(stats.binom.sf(count - 1, self.found, min(self.share, 1.0)) < CHANCE)
+        return count >= 2 and bool(special.bdtrc(min(count - 1, self.found), self.found, min(self.share, 1.0)) < CHANCE)
 
 
 def sighted(

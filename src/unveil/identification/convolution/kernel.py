@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy import special
 
 from unveil.blackbox.line import Line
 
@@ -143,7 +143,7 @@ class Matched:
         In that window any neuron is met again, of whatever layer it is the first.
         """
         others = int((self.corner != np.array(corner)).any(axis=1).sum())
-        return others >= 1 and bool(stats.poisson.sf(others - 1, max(self.chance, 1e-300)) < CHANCE)
+        return others >= 1 and bool(special.pdtrc(others - 1, max(self.chance, 1e-300)) < CHANCE)
 
 
 def joined(one: Matched, other: Matched) -> Matched:

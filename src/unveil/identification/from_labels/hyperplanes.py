@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 DOUBT = 1e-4
 """How probable a hyperplane may be by chance."""
@@ -191,7 +191,7 @@ def agreed(
     window = 2 * (fuzz + np.median(fuzz))
     crowd = (between < 20 * window[:, None]).sum(axis=1) - count
     expected = np.maximum(len(rows) * 2 * window / np.pi, crowd / 20)
-    chance = stats.poisson.sf(count - 2, expected) * len(rows)
+    chance = special.gammainc(count - 1, expected) * len(rows)
     chance[count < least] = np.inf
     best = int(chance.argmin())
     if not chance[best] < DOUBT:
