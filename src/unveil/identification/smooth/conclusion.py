@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from unveil.whitebox.network import Network
 HELD_OUT = 200
 _RATIO = 1.5  # answers per parameter in the final fit
 _BATCH = 4096
+LINES = 16  # along which the errors of the answers are measured
 
 
 class Stages:
@@ -42,11 +44,12 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
 
     Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
-    1e-15.
+    1e-15. Their mean square: errors along one line are much the same, so that few lines can all be too good. That of
+    the noisiest output.
 
-    Queries: 64
+    Queries: 128
     """
-    x = oracle.sample(8, rng)
+    x = oracle.sample(LINES, rng)
     if oracle.within is not None:
         x = (x + oracle.middle) / 2
     away = rng.standard_normal(x.shape)
@@ -54,11 +57,8 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
         2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
     )
     line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
-    values = oracle(line).reshape(8, 8, -1)
-    sixth = np.diff(values, 6, axis=1)
-    return float(
-        np.sqrt(np.median(sixth**2) / 0.4549 / 924)
-    )  # 924 = 12! / 6!^2; 0.4549 is the median of a squared normal
+    sixth = np.diff(oracle(line).reshape(LINES, 8, -1), 6, axis=1)
+    return float(np.sqrt(np.mean(sixth**2, axis=(0, 1)).max() / math.comb(12, 6)))
 
 
 def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth import ridge_profile as ridge
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.hyperplane_circles import NOISY, Hyperplanes
+from unveil.identification.smooth.hyperplane_circles import Hyperplanes, noisy
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 
 SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
@@ -36,19 +36,21 @@ def first_layer(
     """Scales, rough shifts and the activation, from a profile along each normal."""
     candidates = sigmoidal(names, 0)
     margins = [resting_point(a, noise) for a in candidates]
-    noisy = noise > NOISY or oracle.dtype == np.float32
     margin = 0.8 * max(margins)
-    if noisy:
+    if noisy(oracle, noise):
         bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
         planes = ridge.anchored(oracle, planes, bases)
     else:
         bases = ridge.vantages(planes, margin, rng)[:, 0]
     position, answer = ridge.profiles(oracle, planes, bases)
+    # Far out the sums of large inputs are rounded coarsely.
+    lost = float(np.finfo(oracle.dtype).eps) * np.linalg.norm(bases, axis=1) / planes.widths
+    errors = np.maximum(noise, lost * np.ptp(answer, axis=1).max(axis=1))
     best: tuple[float, FirstLayer] | None = None
     for activation, margin in zip(candidates, margins, strict=True):
         fits = np.array(
             [
-                ridge.fit_profile(position[i], answer[i], activation, -planes.offsets[i], planes.widths[i])
+                ridge.fit_profile(position[i], answer[i], activation, -planes.offsets[i], planes.widths[i], errors[i])
                 for i in range(len(planes.offsets))
             ]
         )
@@ -58,7 +60,7 @@ def first_layer(
             best = (misfit, layer)
     assert best is not None
     layer = best[1]
-    if noisy:
+    if noisy(oracle, noise):
         weights, shifts = ridge.sharpen(
             oracle,
             planes,
@@ -66,6 +68,7 @@ def first_layer(
             layer.shifts,
             layer.activation,
             bases,
+            errors=errors,
             rng=rng,
         )
         best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))

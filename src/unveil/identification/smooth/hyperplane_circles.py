@@ -71,6 +71,11 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
     return None
 
 
+def noisy(oracle: Oracle, noise: float) -> bool:
+    """Whether difference quotients far out are too poor for directions."""
+    return noise > NOISY or oracle.dtype == np.float32
+
+
 def hyperplanes(
     oracle: Oracle,
     radius: float,
@@ -119,7 +124,7 @@ def hyperplanes(
         fresh_directions, slopes, fresh_errors = _normals(
             oracle, points[~known], lengths[~known], jumps[~known], noise, radius
         )
-        if noise > NOISY or oracle.dtype == np.float32:
+        if noisy(oracle, noise):
             fresh_directions, fresh_errors, alone = _sharpened(
                 oracle, points[~known], fresh_directions, jumps[~known], slopes, noise, radius, rng
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from unveil.identification.smooth.hyperplane_circles import Hyperplanes
 from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.whitebox.activation import Activation
 
+EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
 _DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
 _POINTS = 24
 
@@ -80,6 +82,7 @@ def sharpen(
     activation: Activation,
     bases: Float[np.ndarray, "k n"],
     *,
+    errors: Float[np.ndarray, " k"],
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"]]:
     """First-layer weights and shifts again, from points all around, where noise had left the directions poor.
@@ -94,6 +97,7 @@ def sharpen(
         shifts: Likewise.
         activation: The first layer's.
         bases: As for `profiles`.
+        errors: Of the answers there, standard deviation.
         rng: Draws the points.
 
     Returns:
@@ -110,7 +114,10 @@ def sharpen(
         across -= np.outer(across @ planes.directions[i], planes.directions[i])
         along = (rng.uniform(-2, 2, len(across)) - shifts[i]) / scales[i]
         x = oracle.nearest(bases[i] + across + along[:, None] * planes.directions[i])
-        fit = fit_alone(x - bases[i], oracle(x), weights[i], shifts[i], activation, degree=_DEGREE)
+        answers = oracle(x)
+        fit = fit_alone(x - bases[i], answers, weights[i], shifts[i], activation, degree=1)
+        if fit.misfit > EXPLAINED * errors[i]:
+            fit = fit_alone(x - bases[i], answers, weights[i], shifts[i], activation, degree=_DEGREE)
         if fit.misfit <= 0.7 * fit.start:
             weights[i] = fit.weights
             moved[i] = fit.shift - fit.weights @ bases[i]
@@ -161,11 +168,12 @@ def fit_profile(
     activation: Activation,
     centre: float,
     width: float,
+    noise: float,
 ) -> tuple[float, float, float]:
     """Scale, shift and relative misfit of `answer = polynomial(activation(scale * position + shift))`.
 
-    The shift is only as good as the polynomial's low degree: an invertible map of the activation's range hides in a
-    free one.
+    Scale and shift are only as good as the polynomial's degree is low, since an invertible map of the activation's
+    range hides in a free one: a straight line, which is all there is behind a single hidden layer, is tried first.
 
     Args:
         position: Along the normal.
@@ -173,28 +181,34 @@ def fit_profile(
         activation: The first layer's.
         centre: Where the neuron switches, about.
         width: Over which length, about.
+        noise: Standard deviation of the answers' errors.
     """
     s = (position - centre) / width
     target = answer - answer.mean(axis=0)
     spread = float(np.sqrt((target**2).mean())) or 1.0
     target = target / spread
 
-    def remainder(p: np.ndarray) -> np.ndarray:
+    def remainder(p: np.ndarray, degree: int) -> np.ndarray:
         z = activation.value(p[0] * s + p[1])
-        basis = np.linalg.qr(np.vander(z, _DEGREE + 1))[0]
+        basis = np.linalg.qr(np.vander(z, degree + 1))[0]
         return np.asarray(target - basis @ (basis.T @ target)).ravel()
 
     # Slope times width at the centre is the full swing: the scale in these units depends on the activation alone.
     swing = float(np.ptp(activation.value(np.array([-30.0, 30.0]))))
     scale = swing / float(activation.slope(np.zeros(1))[0])
-    best: tuple[float, np.ndarray] | None = None
-    for factor, shift in itertools.product((1.0, 0.8, 1.3), (0.0, -0.25 * scale, 0.25 * scale)):
-        try:
-            trial = optimize.least_squares(remainder, [factor * scale, shift], method="lm", max_nfev=200)
-        except (np.linalg.LinAlgError, ValueError):
-            continue
-        if np.isfinite(trial.cost) and (best is None or trial.cost < 0.99 * best[0]):
-            best = (float(trial.cost), trial.x)
+    for degree in (1, _DEGREE):
+        best: tuple[float, np.ndarray] | None = None
+        for factor, shift in itertools.product((1.0, 0.8, 1.3), (0.0, -0.25 * scale, 0.25 * scale)):
+            try:
+                trial = optimize.least_squares(
+                    remainder, [factor * scale, shift], method="lm", max_nfev=200, args=(degree,)
+                )
+            except (np.linalg.LinAlgError, ValueError):
+                continue
+            if np.isfinite(trial.cost) and (best is None or trial.cost < 0.99 * best[0]):
+                best = (float(trial.cost), trial.x)
+        if best is not None and math.sqrt(2 * best[0] / target.size) <= EXPLAINED * noise / spread:
+            break
     if best is None:
         return scale / width, -scale / width * centre, np.inf
     alpha, beta = best[1]

@@ -22,11 +22,12 @@ from unveil.identification.smooth.conclusion import (
     unfinished,
 )
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
-from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
+from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Layer, Network
 
+FITS = 3.0  # deviations of the noise that a fit may leave
 _SLOW = 1e3  # resting point from which an activation's tails are called algebraic
 
 
@@ -85,7 +86,7 @@ class Saturation(Method):
                 fit = self._once(oracle, *found, noise, rng, stages, stats, why)
                 if fit is not None and (best is None or _better(fit, best)):
                     best = fit
-                if best is not None and best.rms <= max(3 * noise, 1e-11) and best.condition < REDUNDANT:
+                if best is not None and best.rms <= max(FITS * noise, 1e-11) and best.condition < REDUNDANT:
                     break
             return conclude(
                 oracle, best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
@@ -122,6 +123,10 @@ class Saturation(Method):
                 "with the first layer at rest the answers are affine in its signs: there is no second hidden layer"
             )
             fit = final_fit(oracle, flat, noise, rng)
+            if fit.rms > FITS * noise and noisy(oracle, noise):
+                # Small errors of the directions are large ones of shifts that were read far out.
+                again = final_fit(oracle, self._from_afar(oracle, flat, noise, rng), noise, rng)
+                fit = again if again.rms < fit.rms else fit
             stages.end("all: fit")
             return fit
         size = block_size(len(layer.shifts), oracle.n, rank)
