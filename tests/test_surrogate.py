@@ -9,7 +9,7 @@ import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.matrix_free import damped_fit
 from unveil.identification.surrogate.known import Known, with_free
-from unveil.identification.surrogate.slimming import slimmed
+from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions, rms
 
 
@@ -121,3 +121,20 @@ def test_students_ask_where_they_disagree_and_fit_what_is_hard() -> None:
     off = np.abs(other(many) - one(many))[:, 0]
     chosen = hard_ones(one, many, other(many), 100, rng)
     assert set(np.argsort(-off)[:20]) <= set(chosen)
+
+
+def test_a_neuron_whose_work_others_could_do_is_not_needed() -> None:
+    rng = np.random.default_rng(15)
+    (w, b), (v, c) = random_weights((5, 4, 2), rng, bias=0.5)
+    truth = uv.Network.from_weights([(w, b), (v, c)])
+    x = rng.standard_normal((800, 5))
+    y = truth(x)
+    assert all_needed(truth, x, y)
+    more = np.concatenate([w, w[:1]]), np.append(b, b[0])
+    # The same hyperplane again: on the same side; on the other side, with the part linear in the inputs made good.
+    twice = np.concatenate([v, v[:, :1]], axis=1) * [0.5, 1, 1, 1, 0.5]
+    assert not all_needed(uv.Network.from_weights([more, (twice, c)]), x, y)
+    turned = np.concatenate([w, -w[:1], 10 * w[:1]]), np.concatenate([b, -b[:1], 10 * b[:1] + 1e3])
+    out = np.concatenate([v, v[:, :1], v[:, :1] / 10], axis=1)
+    out[:, 0] = 0
+    assert not all_needed(uv.Network.from_weights([turned, (out, c - 100 * v[:, 0])]), x, y)

@@ -131,9 +131,21 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
     why = (*best.why, *copy.why)
     if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
         return dataclasses.replace(best, why=why, stats=stats)
-    return dataclasses.replace(
-        best, network=copy.network, outcome=copy.outcome, residual=copy.residual, why=why, stats=stats
-    )
+    outcome, error = copy.outcome, copy.residual
+    if copy.outcome is Outcome.approximate and copy.stats.get("all_needed"):
+        # Nothing in it is doubtful but whether it is right everywhere: that is told by the check of what is read.
+        try:
+            judged, seen, told = CriticalPoints().judge(copy.network, oracle, rng=rng)
+        except BudgetExceeded:
+            judged, told = Outcome.budget_ended, ""
+        if judged is Outcome.complete:
+            outcome, error, told = (
+                judged,
+                seen.residual,
+                "It passed the check of a network that is read, neuron by neuron.",
+            )
+        why = (*why, told) if told else why
+    return dataclasses.replace(best, network=copy.network, outcome=outcome, residual=error, why=why, stats=stats)
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:

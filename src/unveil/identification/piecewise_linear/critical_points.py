@@ -82,6 +82,20 @@ class CriticalPoints(Method):
             why = (*why, f"{attempt} readings were made, with other lines each; this is the best of them.")
         return dataclasses.replace(best, queries=queries, why=why, stats={**best.stats, "attempts": attempt})
 
+    def judge(self, network: Network, oracle: Oracle, *, rng: np.random.Generator) -> tuple[Outcome, Validation, str]:
+        """Hold a network that came from elsewhere against fresh answers as one that was read.
+
+        Returns:
+            The outcome, what the check saw, and what there is to say; empty if nothing.
+
+        Queries: those of `rounding` and `how_many`
+        """
+        attempt = _Attempt(self, oracle, rng)
+        frame = Frame.of_input(oracle.n, oracle.within)
+        noise = rounding(attempt.ask, frame.sample(4, rng), oracle.resolution, rng)
+        seen = validate(network, oracle, how_many(oracle, network), rng)
+        return attempt._judged(seen, noise), seen, " ".join(attempt.why)
+
 
 def _rank(found: Identification) -> tuple[bool, float]:
     return found.outcome is not Outcome.complete, found.residual

@@ -15,9 +15,10 @@ from unveil.identification.method import Identification
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.surrogate.agreement import values_told
 from unveil.identification.surrogate.known import widened, with_free
-from unveil.identification.surrogate.slimming import slimmed
+from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.surrogate.students import (
     CONJUGATE,
+    ENOUGH,
     FEW,
     STEPS,
     Student,
@@ -39,8 +40,9 @@ HELD, JUDGED, GIVEN = 1000, 1000, 10_000
 BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
 # Share of the answers that are there which a round adds.
 MORE = 0.4
-# Students that leave so many times what the best one does are given up once everything is fitted.
-BEHIND = 3.0
+# Students that leave so many times what the best one does are given up once everything is fitted; parameters up to
+# which there is more than one then.
+BEHIND, MANY = 3.0, 5000
 # Rounds in a row that gain less than this factor before it ends.
 PATIENCE, GAIN = 3, 1.15
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
@@ -120,7 +122,9 @@ class Fitting:
                 break
             if waited and first:
                 first, waited = 0, 0
-                students = [each for each in students if each.error <= BEHIND * best]
+                students = sorted((each for each in students if each.error <= BEHIND * best), key=lambda one: one.error)
+                # Where all parameters are many, a second student costs more than the better questions are worth.
+                students = students[: None if parameters(students[0].network) <= MANY else 1]
             more = int(min(MORE * len(self.x), self._left()))
             if more < 1:
                 break
@@ -128,6 +132,7 @@ class Fitting:
         assert self.best is not None
         if rms(self.best, *self.held) <= WELL * self._spread():
             self.best = self._slim(self.best)
+            self.stats["all_needed"] = all_needed(self.best, self.x[:ENOUGH], self.y[:ENOUGH])
 
     def _slim(self, network: Network) -> Network:
         """Without the neurons that it does not need; the same network where that makes it worse.

@@ -20,6 +20,10 @@ AT_ONCE = 0.25
 # Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.
 POINTS, SMALL = 512, 1e-13
 
+# A neuron is needed if what it alone does is so many times the error left; and if not nearly all of it can be done by
+# others: a part in so many (squared) must be its own.
+NEEDED, ALONE = 10.0, 1e6
+
 Fit = Callable[[Network], Network]
 
 
@@ -60,6 +64,37 @@ def slimmed(
                     break
             else:
                 return network
+
+
+def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> bool:
+    """Whether no hidden neuron could be another's work: each does more than the error left, and nothing else can do it.
+
+    What a neuron passes on is compared with everything that the other neurons of its layer, and the layer's inputs, can
+    do in a sum: two neurons with the same hyperplane, on the same side or on opposite ones, do not pass.
+
+    Args:
+        network: Explains the answers.
+        x: Where was asked: several times as many as there are neurons in a layer and inputs to it.
+        y: What was answered.
+
+    Queries: `0`; the answers are given.
+    """
+    error = rms(network, x, y)
+    for depth in range(len(network.layers) - 1):
+        before = Network(network.layers[:depth])(x) if depth else x
+        h = network.layers[depth](before)
+        design = np.concatenate([before, np.ones((len(x), 1))], axis=1)
+        q = np.linalg.qr(design / np.maximum(np.linalg.norm(design, axis=0), 1e-300))[0]
+        own = h - q @ (q.T @ h)
+        size = np.maximum(np.sqrt((own**2).mean(axis=0)), 1e-300)
+        gram = (own / size).T @ (own / size) / len(x)
+        values, vectors = np.linalg.eigh(gram)
+        inverse = (vectors**2 / np.maximum(values, SMALL * values[-1])).sum(axis=1)
+        felt = _felt(network, depth + 1, x[:POINTS])
+        sent = np.linalg.norm(network.layers[depth + 1].dense() * felt[:, None], axis=0)
+        if (sent * size / np.sqrt(inverse) < NEEDED * error).any() or (inverse > ALONE).any():
+            return False
+    return True
 
 
 def _fitted_well(network: Network, x: np.ndarray, y: np.ndarray, enough: float, fit: Fit) -> Network | None:
