@@ -18,6 +18,9 @@ BENT, SOME = 30.0, 0.12
 STRAIGHT, FEW = 5.0, 0.2
 # Over a step `RATIO` times as long a curve bends by the square of it, up to this part, at most of the places.
 GROWTH, MOST = 0.3, 0.75
+# Share of the places that must bend for a curve to be told from them alone, and other choices of places that must
+# all look straight to overrule fewer.
+ENOUGH, AGAIN = 0.5, 2
 
 
 def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
@@ -25,17 +28,27 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
 
     Over three points in a row a curve bends by the square of the step, everywhere alike; straight pieces bend where a
     kink lies between the points, by anything from four times as much to any number for a step four times as long. The
-    step is made longer or shorter until it is the shortest at which some places show a bend above the rounding.
+    step is made longer or shorter until it is the shortest at which some places show a bend above the rounding. Where
+    only a few places bend like a curve, which kinks may do by chance, other places are looked at.
 
-    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 3 to 6 mostly.
+    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 3 to 6 mostly; up to three times as many where few
+        places bend.
     """
+    told, many = _looked(oracle, rng)
+    if told or many:
+        return told
+    return all(_looked(oracle, rng)[0] for _ in range(AGAIN))
+
+
+def _looked(oracle: Oracle, rng: np.random.Generator) -> tuple[bool, bool]:
+    """Whether the answers are straight at one choice of places, and whether enough of them bend to be sure of it."""
     shortest = min(FIRST, float(np.sqrt(oracle.resolution)))
     look = _Look(oracle, rng, shortest)
     step = FIRST
     now = look.at(step)
     while (now > BENT).mean() < SOME:
         if step * RATIO > LONGEST:
-            return True
+            return True, True
         step *= RATIO
         now = look.at(step)
     while step / RATIO >= shortest:
@@ -43,10 +56,16 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
         if (before > BENT).mean() < SOME:
             break
         if _curved(before, now):
-            return False
+            return False, _many(before)
         step, now = step / RATIO, before
     # Where noise asks for long steps a curve does not grow by their square any more, but bends nearly everywhere still.
-    return not _curved(now, look.at(step * RATIO)) and bool((now <= STRAIGHT).mean() >= FEW)
+    straight = not _curved(now, look.at(step * RATIO)) and bool((now <= STRAIGHT).mean() >= FEW)
+    return straight, _many(now)
+
+
+def _many(bend: Float[np.ndarray, " P"]) -> bool:
+    """Whether half of the places bend: kinks that all look like a curve by chance are few."""
+    return bool((bend > BENT).mean() >= ENOUGH)
 
 
 def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> bool:

@@ -63,7 +63,7 @@ def identify(
     Raises:
         BadInput: The activation is not known, or no method reads it from labels.
 
-    Queries: at most 1,000 to look, then those of the method, then 4 to see whether the model is still the same.
+    Queries: at most 2,000 to look, then those of the method, then 4 to see whether the model is still the same.
 
     Examples:
         >>> rng = np.random.default_rng(0)

@@ -55,8 +55,8 @@ WIDE, NARROW = 128, 0.5
 BATCHES = (3000, 300)
 # The least error that is worth a step, relative to the deviation of the answers.
 LEAST = 1e-12
-# A network is slimmed where it leaves less than this share of the answers' deviation.
-WELL = 0.01
+# A network is slimmed where it leaves less than this share of the answers' deviation, by no fewer answers than these.
+WELL, FEWEST_TO_SLIM = 0.01, 5000
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
 # Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
@@ -139,7 +139,7 @@ class Fitting:
 
         Queries: `0`
         """
-        some = self.rng.permutation(len(self.x))[: answers_per_step(network, len(self.x))]
+        some = self.rng.permutation(len(self.x))[: max(FEWEST_TO_SLIM, answers_per_step(network, len(self.x)))]
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:

@@ -13,8 +13,9 @@ from unveil.whitebox.network import Layer, Network
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
 # many times their noise.
 AS_WELL, SLACK = 1.5, 10.0
-# Rounds of fitting after some were taken out; neurons tried one by one before it ends, those that are missed least.
-ROUNDS, TRIES = 2, 3
+# Rounds of fitting after some were taken out, as long as each gains; neurons tried one by one before it ends, those
+# that are missed least.
+ROUNDS, TRIES = 6, 3
 # Share of all neurons that are taken out at once, to begin with.
 AT_ONCE = 0.25
 # Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.

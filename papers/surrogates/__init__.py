@@ -1,0 +1,1 @@
+"""Networks fitted to answers: over-wide students of small teachers, and one large network."""
