@@ -345,3 +345,18 @@ def test_what_is_left_out_is_never_none_where_answers_are_rounded(place, rng: np
     outside = np.linalg.norm(w - w @ span.basis.T @ span.basis) / np.linalg.norm(w)
     assert span.outcome is uv.Outcome.approximate
     assert span.left_out > outside / 3
+
+
+@pytest.mark.parametrize(("gradients", "rank"), [(7, 5), (150, 150), (200, 90)])
+def test_many_gradients_of_one_place_add_what_they_span(gradients: int, rank: int, rng: np.random.Generator) -> None:
+    n = 180
+    rows = rng.standard_normal((rank, n))
+    known = Known.nothing(n).with_gradients(rng.standard_normal((3, 2)) @ rows[:2], 1e-12, 1e-6)
+    found = known.with_gradients(rng.standard_normal((gradients, rank)) @ rows, 1e-12, 1e-6)
+    assert found.rank == rank
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(rank), atol=1e-12)
+    np.testing.assert_allclose(rows - (rows @ found.basis.T) @ found.basis, 0, atol=1e-6)
+    # The echelon form spans the same: each of its rows is 1 at its own pivot and 0 at the others'.
+    np.testing.assert_allclose(found.rows[:, found.pivots], np.eye(rank), atol=1e-6)
+    outside = found.rows - (found.rows @ found.basis.T) @ found.basis
+    np.testing.assert_allclose(outside, 0, atol=1e-6 * np.abs(found.rows).max())

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from scipy import fft, linalg
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.span_search.elimination import eliminate
 from unveil.blackbox.span_search.points import Asker, Places
 
 STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
@@ -70,48 +71,24 @@ class Known:
             certain: Norm that what is left of a gradient after the known rows must exceed.
         """
         rest = gradients - gradients[:, self.pivots] @ self.rows  # zero at the pivots
-        part = rest - (rest @ self.basis.T) @ self.basis
-        part -= (part @ self.basis.T) @ self.basis
-        pivots: list[int] = []
-        # Rows as they were when they were found, and reduced by those found after them.
-        found, reduced, basis = (np.empty((0, self.n)) for _ in range(3))
-        factors = np.empty((self.rank, 0))
-        columns, sizes = [], list(self.sizes)
-        for _ in range(min(len(rest), self.n - self.rank)):
-            norms = np.linalg.norm(rest, axis=1)
-            best = int(norms.argmax())
-            new = part[best] - (part[best] @ basis.T) @ basis
-            size = float(np.linalg.norm(new))
-            if not norms[best] > certain or not size > 1e-10 * norms[best]:  # known but for rounding
-                break
-            new -= (new @ basis.T) @ basis
-            pivot = int(np.abs(rest[best]).argmax())
-            entry = rest[best, pivot]
-            row, factor = rest[best] / entry, self.rows[:, pivot] - factors @ found[:, pivot]
-            columns.append(np.concatenate([-factor, -reduced[:, pivot], [1.0]]) * noise / entry)
-            reduced = np.vstack([reduced - np.outer(reduced[:, pivot], row), row])
-            found, basis = np.vstack([found, row]), np.vstack([basis, new / np.linalg.norm(new)])
-            factors = np.column_stack([factors, factor])
-            pivots.append(pivot)
-            sizes.append(size)
-            part = part - np.outer(rest[:, pivot], part[best] / entry)
-            rest = rest - np.outer(rest[:, pivot], row)
-            rest[best] = part[best] = 0.0
-        if not pivots:
+        new = eliminate(rest, self.basis, certain)
+        if not len(new.pivots):
             return self
+        # Each row reduced by those found after it, and the known rows by all of them.
+        turn = linalg.solve_triangular(new.triangle, np.eye(len(new.pivots)), unit_diagonal=True)
+        factors = self.rows[:, new.pivots] @ turn
         # Elimination among the new directions may have turned them back towards the known ones.
-        basis = np.linalg.qr((basis - (basis @ self.basis.T) @ self.basis).T)[0].T
-        rank = self.rank + len(pivots)
+        basis = np.linalg.qr((new.basis - (new.basis @ self.basis.T) @ self.basis).T)[0].T
+        rank = self.rank + len(new.pivots)
         mixing = np.zeros((rank, rank))
         mixing[: self.rank, : self.rank] = self.mixing
-        for i, column in enumerate(columns):
-            mixing[: len(column), self.rank + i] = column
+        mixing[:, self.rank :] = np.vstack([-factors, turn]) * (noise / new.entries)
         return Known(
-            np.append(self.pivots, pivots),
-            np.vstack([self.rows - factors @ found, reduced]),
+            np.append(self.pivots, new.pivots),
+            np.vstack([self.rows - factors @ new.rows, turn @ new.rows]),
             np.vstack([self.basis, basis]),
             mixing,
-            tuple(sizes),
+            (*self.sizes, *new.sizes.tolist()),
         )
 
     def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:

@@ -1,0 +1,95 @@
+"""Elimination: what many gradients of one place add to the directions known, the largest first, in blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+BLOCK = 64  # rows among which the next is chosen; what they eliminate from the others is done for all of them at once
+LITTLE = 0.1  # share of a row, below which its direction is found a second time
+KNOWN = 1e-10  # share of a row outside what is known, below which it is known but for rounding
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """Rows found one after the other, each without what those before explain.
+
+    Attributes:
+        rows: (k, n), 1 at the own pivot and 0 at the pivots of those before.
+        pivots: (k,).
+        entries: (k,), what each row was divided by.
+        basis: (k, n), orthonormal but for rounding, and orthogonal to what was known.
+        sizes: (k,), length of each new component when it was found.
+    """
+
+    rows: Float[np.ndarray, "k n"]
+    pivots: Int[np.ndarray, " k"]
+    entries: Float[np.ndarray, " k"]
+    basis: Float[np.ndarray, "k n"]
+    sizes: Float[np.ndarray, " k"]
+
+    @property
+    def triangle(self) -> Float[np.ndarray, "k k"]:
+        """The rows at the pivots: unit upper triangular."""
+        return np.triu(self.rows[:, self.pivots])
+
+
+def eliminate(rest: Float[np.ndarray, "m n"], known: Float[np.ndarray, "r n"], certain: float) -> Eliminated:
+    """Choose rows by their length and eliminate them from the others, until no row is longer than `certain`.
+
+    Args:
+        rest: Rows, zero at the pivots of what is known; overwritten.
+        known: Orthonormal rows.
+        certain: Length that a row must exceed.
+    """
+    m, n = rest.shape
+    most = min(m, n - len(known))
+    rows, basis = np.empty((most, n)), np.empty((most, n))
+    pivots, entries, sizes = np.empty(most, dtype=np.intp), np.empty(most), np.empty(most)
+    left, count, going = np.arange(m), 0, True
+    while going and len(left) and count < most:
+        norms = np.linalg.norm(rest[left], axis=1) if len(left) < m else np.linalg.norm(rest, axis=1)
+        first = count
+        chosen = np.sort(np.argsort(-norms, kind="stable")[:BLOCK])
+        block = rest[left[chosen]]
+        # What is new in a row does not change when rows found meanwhile are taken off it.
+        new = _outside(_outside(block, known), basis[:count])
+        open_ = np.ones(len(block), dtype=bool)
+        while count < most and open_.any():
+            norms = np.where(open_, np.linalg.norm(block, axis=1), -1.0)
+            best = int(norms.argmax())
+            if not norms[best] > certain:
+                going = count > first  # none of the longest rows is long enough: neither is any other
+                break
+            one = _outside(new[best : best + 1], basis[first:count])[0]
+            size = float(np.linalg.norm(one))
+            if not size > KNOWN * norms[best]:
+                going = False
+                break
+            pivot = int(np.abs(block[best]).argmax())
+            pivots[count], entries[count], sizes[count] = pivot, block[best, pivot], size
+            rows[count], basis[count] = block[best] / entries[count], one / size
+            block -= np.outer(block[:, pivot], rows[count])
+            block[best], open_[best] = 0.0, False
+            count += 1
+        rest[left[chosen]] = block
+        others = np.delete(left, chosen)
+        left = np.append(others, left[chosen][open_])
+        if len(others) and count > first:
+            some = slice(first, count)
+            factors = np.linalg.solve(np.triu(rows[some, pivots[some]]).T, rest[others][:, pivots[some]].T).T
+            rest[others] -= factors @ rows[some]
+    return Eliminated(rows[:count], pivots[:count], entries[:count], basis[:count], sizes[:count])
+
+
+def _outside(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """The rows without their parts in a basis; where little is left of them, what rounding left is taken off too."""
+    if not len(basis):
+        return rows
+    out = rows - (rows @ basis.T) @ basis
+    little = np.linalg.norm(out, axis=1) < LITTLE * np.linalg.norm(rows, axis=1)
+    if little.any():
+        out[little] -= (out[little] @ basis.T) @ basis
+    return np.asarray(out)
