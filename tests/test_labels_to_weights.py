@@ -9,8 +9,14 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
+from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.agreement import near_boundaries, network_labels
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.faces import Precision, faces_at
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.search import Pool
+from unveil.identification.from_labels.straight import straight
 from unveil.outcome import BadInput, UnsteadyAnswers
 from unveil.whitebox.activation import activation
 from unveil.whitebox.label_symmetry import as_classes
@@ -34,7 +40,7 @@ def made(sizes: tuple[int, ...], seed: int) -> Weights:
 
 def test_rows_signs_and_last_layer_come_out() -> None:
     whole: list[bool] = []
-    for seed, sizes in ((900, (7, 5, 3)), (901, (7, 5, 3)), (901, (5, 6, 3))):
+    for seed, sizes in ((900, (7, 5, 3)), (903, (6, 4, 3)), (905, (6, 4, 3))):
         weights = made(sizes, seed)
         oracle = uv.as_oracle(labels_of(weights, seed), shape=sizes[0], answers="labels")
         before = oracle.ledger.asked
@@ -184,3 +190,50 @@ def test_what_cannot_be_read_is_said() -> None:
     assert uv.identify(coarse, rng=rng).outcome is uv.Outcome.not_resolved
     with pytest.raises(BadInput):
         uv.HardLabels()(uv.as_oracle(lambda x: x, shape=2), rng=rng)
+
+
+def test_many_inputs_cost_little_more_than_their_bits() -> None:
+    """Two neurons behind a threshold have three flat pieces of boundary and no corner: pieces of one neuron tell it."""
+    whole: list[bool] = []
+    for seed, sizes in ((920, (120, 2, 1)), (921, (120, 2, 1)), (922, (40, 4, 3))):
+        weights = made(sizes, seed)
+        if sizes[2] == 1:
+            weights = [weights[0], (np.abs(weights[1][0]), np.array([-0.5]))]
+        net = relu_net(weights)
+        answer = labels_of(weights, seed) if sizes[2] > 1 else lambda x, net=net: (net(x)[:, 0] >= 0).astype(int)
+        oracle = uv.as_oracle(answer, shape=sizes[0], answers="labels")
+        found = uv.identify(oracle, uv.HardLabels(accuracy=1e-6), rng=np.random.default_rng(seed))
+        assert found.queries == sum(found.stats["stages"].values())
+        whole.append(found.outcome is uv.Outcome.complete)
+        if whole[-1]:
+            assert found.network is not None
+            apart = uv.compare(found.network, uv.Network.from_weights(weights), labels=found.labels)
+            whole[-1] = apart.missing == apart.false == 0 and apart.weight_error < 1e-5
+            assert found.queries < 100 * sizes[1] * sizes[0]
+    assert_rate(whole, 0.6)
+
+
+def test_hyperplanes_of_a_first_layer_go_on_straight_and_those_of_deeper_neurons_do_not() -> None:
+    kept: list[bool] = []
+    for seed in range(3):
+        rng = np.random.default_rng(930 + seed)
+        weights = random_weights((6, 6, 4, 2), rng, bias=0.3)
+        (first, bias), (second, offset), _ = weights
+        oracle = uv.as_oracle(labels_of(weights, seed), shape=6, answers="labels")
+        chart = Chart(oracle, np.zeros(6), 1.0, None)
+        precision = Precision.of(chart.digits)
+        pool = Pool(Side(chart), chart, 1.5, np.empty((0, 6)), rng)
+        pool.draw(400)
+        if len(pool.classes) < 2:
+            continue
+        faces, _ = faces_at(pool.side, pool.crossings(60, precision.cell), precision, precision.step, rng)
+        # Where each face is, deeper neurons have hyperplanes of their own, of no use elsewhere.
+        active = first @ faces.x[0] + bias > 0
+        local = (second * active) @ first, second @ (active * bias) + offset
+        normals, offsets = np.concatenate([first, local[0]]), np.concatenate([bias, local[1]])
+        long = np.linalg.norm(normals, axis=1)
+        planes = Hyperplanes(normals / long[:, None], offsets / long, np.full(10, 1e-9))
+        good = straight(pool.side, chart, faces, planes, precision, rng)
+        assert not good[6:].any()
+        kept += good[:6].tolist()
+    assert_rate(kept, 0.6)

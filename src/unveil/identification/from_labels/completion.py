@@ -13,7 +13,7 @@ from unveil.identification.from_labels.crossings import cross, cross_near, sharp
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import equations_needed, pair_output, with_classes
-from unveil.identification.from_labels.polish import Polished, linearised, polish
+from unveil.identification.from_labels.polish import Polished, linearised, polish, uncertainty
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
 
 SPARE = 1.08
@@ -68,6 +68,7 @@ class Completion:
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
         self.coarse = max(1e-9, 4 * precision.digits)
+        self.accuracy = accuracy
         self.fine = max(2 * precision.digits, SHARE * accuracy)
 
     def attempt(self, search: HyperplaneSearch) -> Completed | None:
@@ -104,6 +105,12 @@ class Completion:
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
         fitted = self._needed(fitted, fresh)
+        error = self._uncertainty(fitted, fresh, self.fine / 4)
+        if error > self.accuracy and self.fine > 2 * self.precision.digits:
+            # Numbers that boundaries hardly tell need them to the last digit.
+            fresh = sharpen(self.side, fresh, 2 * self.precision.digits)
+            fitted = polish(fitted.model, fresh)
+            error = self._uncertainty(fitted, fresh, self.precision.digits)
         model, rms = fitted.model.pruned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
@@ -112,7 +119,17 @@ class Completion:
         limit = 1e4 * self.fine
         if rms > limit:
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
-        figures |= {"rms": rms, "missed": missed, "outside": fitted.outside, "points": len(fresh)}
+        # All points met before lie on the boundary, too, as exactly as they were located.
+        other = self.points[np.flatnonzero(model.knows(self.points))]
+        strayed = int((np.abs(model.distances(other)) > 30 * (self.coarse + rms)).sum())
+        figures |= {
+            "strayed": strayed,
+            "rms": rms,
+            "missed": missed,
+            "outside": fitted.outside,
+            "points": len(fresh),
+            "error": error,
+        }
         return Completed(model, rms, not doubts, tuple(doubts), figures)
 
     def _needed(self, fitted: Polished, at: Crossings) -> Polished:
@@ -126,6 +143,10 @@ class Completion:
             if trial.rms <= 4 * max(fitted.rms, self.fine) and trial.outside <= max(fitted.outside, 0.02):
                 fitted, left = trial, left[left != i]
         return fitted
+
+    def _uncertainty(self, fitted: Polished, at: Crossings, least: float) -> float:
+        other = self.points[np.flatnonzero(fitted.model.knows(self.points))]
+        return uncertainty(fitted.model, at, max(fitted.rms, least), other, self.coarse)
 
     def _first(self, search: HyperplaneSearch) -> tuple[LabelModel, dict[str, Any]] | None:
         """The commonest pair of classes."""
@@ -199,7 +220,28 @@ class Completion:
             self._learn(at[np.setdiff1d(np.arange(len(at)), rows)[:LOOK]])
             return found, missed
         found = sharpen(self.side, found, self.fine)
-        return found[np.flatnonzero(found.after == at.after[rows])], missed
+        return Crossings.joined(
+            [found[np.flatnonzero(found.after == at.after[rows])], self._rare(model, found)]
+        ), missed
+
+    def _rare(self, model: LabelModel, at: Crossings) -> Crossings:
+        """Points of classes that few of those foretold belong to, out of the ones they were read from, as finely."""
+        k, d = model.inner.shape
+        need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
+        known = model.knows(self.points)
+        rows: list[np.ndarray] = [np.empty(0, dtype=int)]
+        for label in model.classes:
+            if ((at.before == label) | (at.after == label)).sum() < need:
+                rows.append(
+                    np.flatnonzero(known & ((self.points.before == label) | (self.points.after == label)))[:need]
+                )
+        some = self.points[np.unique(np.concatenate(rows))]
+        if not len(some):
+            return some
+        # A bracket around each, a little wider than it was located.
+        half = np.full(len(some), 2 * self.coarse)
+        found, which = cross_near(self.side, *_expected(some), half, self.fine)
+        return found[np.flatnonzero(found.after == some.after[which])]
 
     def _learn(self, wrong: Crossings) -> None:
         """Boundary points around places where a boundary was foretold and is not.

@@ -14,8 +14,10 @@ from unveil.identification.from_labels.agreement import fresh_points, network_la
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.completion import MISSED, Completed, Completion
 from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.straight import sharpened, straight
 from unveil.identification.from_labels.subspace import subspace
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
@@ -32,6 +34,18 @@ REPEATED = 16
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
+
+CHUNK = 4
+"""Rounds of new faces between two looks at what goes on straight, in deeper networks."""
+
+CHUNKS = 24
+"""Such looks, at most."""
+
+QUIET = 2
+"""Looks in a row that show nothing new, after which the first layer counts as read."""
+
+LOOSE = 1e-4
+"""Standard error of a number from which on a result is approximate."""
 
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
@@ -87,6 +101,7 @@ class _Reading:
         self.best: Completed | None = None
         self.chart: Chart | None = None
         self.everywhere: Pool | None = None
+        self.first: Hyperplanes | None = None
 
     def run(self) -> Identification:
         if self.oracle.grid is not None:
@@ -180,6 +195,8 @@ class _Reading:
             search.stale = 0
             search.booked = self.oracle.ledger.asked
             search.run(patience + len(search.planes))
+            if search.deeper:
+                return self._first_layer(search)
             search.suppose()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
@@ -194,6 +211,27 @@ class _Reading:
         doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
         self.why.append(f"After {self.method.attempts} searches something is missing: {doubts}.")
         return Outcome.check_failed
+
+    def _first_layer(self, search: HyperplaneSearch) -> Outcome:
+        """Hyperplanes of a deeper network that go on straight, until there are no more."""
+        self.best, known, quiet = None, 0, 0
+        for _ in range(CHUNKS):
+            good = straight(search.side, search.chart, search.faces, search.planes, search.precision, self.rng)
+            search.book("straightness")
+            self.first = search.planes[np.flatnonzero(good)].distinct()
+            quiet = 0 if len(self.first) > known else quiet + 1
+            known = max(known, len(self.first))
+            if quiet >= QUIET:
+                break
+            search.stale = 0
+            search.run(10**9, rounds=CHUNK)
+            self.stats["stages"] |= search.stages
+        assert self.first is not None
+        self.first = sharpened(search.side, search.chart, search.faces, self.first, search.precision, self.rng)
+        search.book("sharpening")
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
+        return Outcome.approximate if len(self.first) else Outcome.check_failed
 
     def _lift(self, pool: Pool) -> Outcome:
         """The network in all inputs, where it was read in a subspace."""
@@ -241,18 +279,29 @@ class _Reading:
     def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
-        if outcome is Outcome.complete and self.best is not None and self.best.figures.get("open"):
-            outcome = Outcome.approximate
+        if outcome is Outcome.complete and self.best is not None:
+            loose = self.best.figures.get("error", 0.0) > LOOSE
+            if loose:
+                self.why.append(f"Some numbers are known to {self.best.figures['error']:.0e} only.")
+            strayed = self.best.figures.get("strayed", 0)
+            if strayed:
+                self.why.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")
+            if loose or strayed or self.best.figures.get("open"):
+                outcome = Outcome.approximate
         if self.search is not None:
             self.stats["stages"] |= self.search.stages
         self._book("cut short")
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
         if self.search is not None and self.chart is not None and network is None:
-            planes = self.search.planes
+            planes = self.search.likely() if self.first is None else self.first
             rows = (planes.normals if self.chart.basis is None else planes.normals @ self.chart.basis) / self.chart.size
             self.stats["rows_read"] = (rows, planes.offsets - rows @ self.chart.origin)
             self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
+            if self.search.deeper:
+                self.why.append(
+                    "Other hyperplanes bend: the network is deeper, and layers behind the first are not read."
+                )
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
             names = self.oracle.classes or {}

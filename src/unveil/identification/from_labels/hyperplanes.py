@@ -8,6 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+ALIKE = 1e-3
+"""Hyperplanes nearer to each other than this are one."""
+
 DOUBT = 1e-4
 """How probable a hyperplane may be by chance."""
 
@@ -58,6 +61,18 @@ class Hyperplanes:
         off = np.abs(z @ self.normals.T + self.offsets) / slack
         best = off.argmin(axis=1)
         return np.where(off[np.arange(len(z)), best] < 5, best, -1)
+
+    def distinct(self) -> Hyperplanes:
+        """Those that are told apart; of several measurements of one, the sharpest."""
+        kept: list[int] = []
+        told = np.concatenate([self.normals, self.offsets[:, None]], axis=1)
+        for i in np.argsort(self.error, kind="stable"):
+            same = np.minimum(
+                np.linalg.norm(told[kept] - told[i], axis=1), np.linalg.norm(told[kept] + told[i], axis=1)
+            )
+            if not (same < ALIKE).any():
+                kept.append(int(i))
+        return self[np.sort(np.array(kept, dtype=int))]
 
     def measured(
         self, which: int, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float

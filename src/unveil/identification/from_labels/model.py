@@ -80,6 +80,8 @@ class LabelModel:
     def distances(self, at: Crossings) -> Float[np.ndarray, " N"]:
         """How far each crossing lies from this model's boundary between its labels, to first order; `FAR` at most."""
         gap, gradient = self.gaps(at)
+        # A step that led astray is judged, too: numbers too large are no less wrong.
+        gradient = np.clip(np.nan_to_num(gradient), -1e100, 1e100)
         # Where no neuron is active both are zero: there is no boundary anywhere near.
         steep = np.linalg.norm(gradient, axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):

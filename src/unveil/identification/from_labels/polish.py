@@ -11,6 +11,12 @@ from scipy import linalg
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import LabelModel
 
+MEASURED = 1e-6
+"""How exactly hyperplanes are known before the fit, relative."""
+
+NEAR = 1e-3
+"""Points no further off than this take part in the last steps."""
+
 KEPT = 30.0
 """Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left
 out of a step."""
@@ -63,16 +69,23 @@ def polish(model: LabelModel, at: Crossings, *, steps: int = 20, floor: float = 
 
 
 def _finished(best: Polished, at: Crossings) -> Polished:
-    """One step without damping: where the points hardly tell, a small residual alone does not say that it is right."""
-    residual, jacobian = linearised(best.model, at)
-    scale = np.linalg.norm(jacobian, axis=0)
-    if best.outside or len(at) < len(scale) or not best.rms < 1e-9:
-        return best
-    scale[scale <= 1e-10 * scale.max()] = np.inf
-    step = np.linalg.lstsq(jacobian / scale, -residual, rcond=1e-12)[0] / scale
-    trial = _moved(best.model, step)
-    rms, outside = _judged(trial, at)
-    return Polished(trial, rms, outside) if rms <= best.rms else best
+    """Steps without damping on all points near by: what only one of them tells must not count as that point's fault."""
+    for _ in range(3):
+        residual, jacobian = linearised(best.model, at)
+        near = np.abs(residual) < NEAR
+        scale = np.linalg.norm(jacobian[near], axis=0)
+        if near.sum() < len(scale) or not best.rms < 1e-9:
+            return best
+        scale[scale <= 1e-10 * scale.max()] = np.inf
+        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=1e-14)[0] / scale
+        trial = Polished(_moved(best.model, step), best.rms, best.outside)
+        before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
+        if not after <= before:
+            return best
+        best = Polished(trial.model, *_judged(trial.model, at))
+        if after > 0.5 * before:
+            break
+    return best
 
 
 def _judged(model: LabelModel, at: Crossings) -> tuple[float, float]:
@@ -104,6 +117,50 @@ def linearised(model: LabelModel, at: Crossings) -> tuple[Float[np.ndarray, " N"
     last[points, two] -= values
     parts.append(last.reshape(len(at), -1))
     return model.distances(at), np.concatenate(parts, axis=1) / long[:, None]
+
+
+def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, coarse: float) -> float:
+    """Standard error of the least certain number: of weight vectors relative to their length, of the last layer to its
+    largest effect.
+
+    What labels cannot tell is held fixed: the first class's logit, every neuron's length and one common scale.
+
+    Args:
+        model: Fitted.
+        at: The points it was fitted to.
+        rms: How far they lie off.
+        other: Further points, known less exactly.
+        coarse: How exactly these are known.
+
+    Queries: `0`
+    """
+    k, d = model.inner.shape
+    jacobian = np.concatenate([linearised(model, at)[1], rms / coarse * linearised(model, other)[1]])
+    rows = np.linalg.norm(model.inner, axis=1)
+    effect = np.abs(model.outer - model.outer[0])[1:] * rows
+    width = (jacobian.shape[1] - k * (d + 1)) // len(model.classes)
+    unit = np.ones((len(model.classes), width))
+    unit[:, :k] = effect.max(initial=1e-300) / np.maximum(rows, 1e-300)
+    # Offsets and affine parts count in the same unit as the largest effect does at a typical input.
+    unit[:, k:] = effect.max(initial=1e-300)
+    units = np.concatenate([np.repeat(rows, d + 1), unit.ravel()])
+    free = np.ones(len(units), dtype=bool)
+    free[np.arange(k) * (d + 1) + np.abs(model.inner).argmax(axis=1)] = False
+    free[k * (d + 1) : k * (d + 1) + width] = False
+    if effect.size:
+        c, i = np.unravel_index(effect.argmax(), effect.shape)
+        free[k * (d + 1) + (int(c) + 1) * width + int(i)] = False
+    # Hyperplanes were measured before the fit.
+    known = np.zeros((k * (d + 1), len(units)))
+    known[np.diag_indices(k * (d + 1))] = rms / MEASURED
+    scaled = np.concatenate([jacobian * units, known])[:, free]
+    if len(scaled) < scaled.shape[1]:
+        return np.inf
+    triangle = np.linalg.qr(scaled, mode="r")
+    if not np.abs(np.diag(triangle)).min() > 1e-16 * np.abs(triangle).max():
+        return np.inf
+    inverse = linalg.solve_triangular(triangle, np.eye(len(triangle)))
+    return float(rms * np.linalg.norm(inverse, axis=1).max(initial=0.0))
 
 
 def _step(jacobian: np.ndarray, residual: np.ndarray, damping: float) -> np.ndarray:

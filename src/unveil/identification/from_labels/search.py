@@ -21,6 +21,7 @@ from unveil.identification.from_labels.faces import (
 )
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
 from unveil.identification.from_labels.sections import corner, section
+from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
 
 POOL = 64
 """Points asked for their labels at a time."""
@@ -33,6 +34,9 @@ HOPS = 3
 
 DEPTH = 4
 """Rounds of walks between two random faces."""
+
+ROUNDS = 60
+"""Rounds of new faces, at most."""
 
 WALKS = 8
 """Walks from a face at a time."""
@@ -155,12 +159,14 @@ class HyperplaneSearch:
         self.lost = 0
         self.walks = 0
 
-    def run(self, patience: int, rounds: int = 60) -> None:
-        """Search until so many walks in a row ended at known hyperplanes.
+    def run(self, patience: int, rounds: int = ROUNDS) -> None:
+        """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show.
 
         Queries: `35 d` a face and an edge, 30 to 100 a walk
         """
         for _ in range(rounds):
+            if self.deeper and rounds == ROUNDS:
+                return
             fresh = self._new_faces()
             for _ in range(DEPTH):
                 if not len(fresh) or self.stale >= patience:
@@ -171,6 +177,18 @@ class HyperplaneSearch:
                 fresh = np.concatenate([behind, self._hop(known)])
             if self.stale >= patience:
                 return
+
+    @property
+    def deeper(self) -> bool:
+        """Whether hyperplanes are bent, which those of a first layer are not."""
+        return int(bent(self.ended, self.passed).sum()) >= max(3, len(self.planes) // 6)
+
+    def likely(self) -> Hyperplanes:
+        """Hyperplanes that walks do not speak against; of a deeper network, only those they speak for."""
+        good = self.passed <= self.ended
+        if self.deeper:
+            good = (self.ended >= ENOUGH) & (self.passed <= SHARE * self.ended)
+        return self.planes[np.flatnonzero(good)].distinct()
 
     def book(self, stage: str) -> None:
         """Book what was asked since the last call."""
@@ -330,7 +348,8 @@ class HyperplaneSearch:
         labels = int(self.faces.before[edge.face]), int(self.faces.after[edge.face])
         ask = (self.side, self.chart, edge, labels)
         votes: list[tuple[float, float]] = []
-        for attempt in range(CORNERS + SECTIONS):
+        # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
+        for attempt in range(CORNERS + (SECTIONS if not self.deeper else 1)):
             if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges):
                 return
             if attempt < CORNERS:

@@ -67,8 +67,12 @@ def _spanned(chart: Chart, pool: Pool, rng: np.random.Generator) -> Float[np.nda
     """The directions that the boundary's normals span; None where no boundary was met or all are."""
     side, exact = Side(chart), Precision.of(chart.digits)
     precision = Precision(exact.digits, exact.step, max(ROUGH * exact.step, exact.cell))
-    inside = Pool(side, chart, pool.size, chart.coordinates(pool.chart.inputs(pool.given)), rng)
-    inside.draw()
+    given = chart.coordinates(pool.chart.inputs(pool.given))
+    for times in (1.0, 4.0, 16.0):
+        inside = Pool(side, chart, times * pool.size, given, rng)
+        inside.draw()
+        if len(inside.classes) > 1:
+            break
     normals = np.empty((0, chart.n))
     for _ in range(4 + chart.n // 2):
         if len(inside.classes) < 2:

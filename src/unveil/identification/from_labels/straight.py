@@ -1,0 +1,128 @@
+"""Which hyperplanes go on straight across the whole input space: those of a first layer, and no others."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.dual_points import dual_points
+from unveil.identification.from_labels.faces import NEXT, Faces, Precision, Walks, closer, on_face, tolerance_at
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+
+FACES = 48
+"""Faces from which each hyperplane is looked at, at most."""
+
+ENOUGH = 8
+"""So many of them must end at it."""
+
+SHARE = 0.25
+"""At most so many go on behind it, for each that ends: where deeper layers cover what the neuron does."""
+
+BENT = 8
+"""Walks that pass a hyperplane before it counts as bent."""
+
+
+def straight(
+    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+) -> Bool[np.ndarray, " k"]:
+    """Whether faces end where they meet each hyperplane, wherever that is.
+
+    A neuron of a first layer bends the boundary along its whole hyperplane. The hyperplane of a deeper neuron bends at
+    every hyperplane of the layers before it, so that most faces go on where its continuation would be.
+
+    Args:
+        side: Answers.
+        chart: The coordinates.
+        faces: Faces from all over the boundary.
+        planes: The hyperplanes.
+        precision: Lengths to ask at.
+        rng: Picks the faces.
+
+    Queries: at most 4 for each hyperplane and each of `FACES` faces
+    """
+    good = np.zeros(len(planes), dtype=bool)
+    for i in range(len(planes)):
+        ended, passed = _looked_at(side, chart, faces, planes, i, precision, rng)
+        good[i] = len(ended) >= ENOUGH and passed <= SHARE * len(ended)
+    return good
+
+
+def sharpened(
+    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+) -> Hyperplanes:
+    """The same hyperplanes, each through dual points from many faces by least squares.
+
+    Queries: at most 100 for each hyperplane and each of `FACES` faces
+    """
+    normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
+    for i in range(len(planes)):
+        ended, _ = _looked_at(side, chart, faces, planes, i, precision, rng)
+        found = dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
+        # Ends at another neuron just beside are none of this one's.
+        near = np.flatnonzero(np.abs(found.z @ normals[i] + offsets[i]) < 0.01)
+        if len(near) < chart.n + 2:
+            continue
+        z, weight = found.z[near], 1 / np.maximum(found.error[near], precision.digits)
+        centre = np.average(z, axis=0, weights=weight**2)
+        normal = np.linalg.svd(weight[:, None] * (z - centre))[2][-1]
+        off = np.abs((z - centre) @ normal)
+        kept = off <= 10 * np.median(off) + 10 * found.error[near]
+        if kept.sum() < chart.n + 2:
+            continue
+        z, weight = z[kept], weight[kept]
+        centre = np.average(z, axis=0, weights=weight**2)
+        _, values, right = np.linalg.svd(weight[:, None] * (z - centre), full_matrices=False)
+        rough = float(values[-1] / max(values[-2], 1e-300))
+        if rough < error[i]:
+            sign = np.sign(right[-1] @ normals[i]) or 1.0
+            normals[i], error[i] = sign * right[-1], rough
+            offsets[i] = -normals[i] @ centre
+    return Hyperplanes(normals, offsets, error)
+
+
+def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """Which hyperplanes walks pass more often than they end there: no neuron's of a single hidden layer."""
+    return np.asarray((passed >= BENT) & (passed > ended))
+
+
+def _looked_at(
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    planes: Hyperplanes,
+    which: int,
+    precision: Precision,
+    rng: np.random.Generator,
+) -> tuple[Walks, int]:
+    """Walks that end at a hyperplane, and how many go on behind it."""
+    a, b = planes.normals[which], planes.offsets[which]
+    along = a - (faces.normal @ a)[:, None] * faces.normal
+    steep = np.linalg.norm(along, axis=1)
+    off = faces.x @ a + b
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = np.abs(off) / steep
+        along = -np.sign(off)[:, None] * along / steep[:, None]
+    meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30)
+    meets[meets] &= s[meets] * (1 + 2 * NEXT) < 0.98 * chart.room(faces.x[meets], along[meets])
+    # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
+    rows = np.flatnonzero(meets)
+    rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
+    rows = rng.permutation(rows)[:FACES]
+    if not len(rows):
+        return _no_walks(chart.n), 0
+    on, s, along = faces[rows], s[rows], along[rows]
+    near = s * (1 - NEXT)
+    there = np.flatnonzero(on_face(side, on, on.x + near[:, None] * along, tolerance_at(precision, on, near))[0])
+    if not len(there):
+        return _no_walks(chart.n), 0
+    on, far, along, near, rows = on[there], s[there] * (1 + NEXT), along[there], near[there], rows[there]
+    still = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
+    ended = Walks(rows, along, near, far, np.full(len(rows), which))
+    return ended[np.flatnonzero(~still)], int(still.sum())
+
+
+def _no_walks(d: int) -> Walks:
+    nothing = np.empty(0, dtype=int)
+    return Walks(nothing, np.empty((0, d)), np.empty(0), np.empty(0), nothing)
