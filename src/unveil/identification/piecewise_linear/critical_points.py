@@ -30,6 +30,8 @@ CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
 FLOOR = 100.0
+# Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
+ENOUGH_LEFT = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class CriticalPoints(Method):
         start = oracle.ledger.asked
         best, again = _Attempt(self, oracle, rng).run()
         attempt = 1
-        while again and attempt < self.attempts:
+        while again and attempt < self.attempts and self._worth(best, oracle, oracle.ledger.asked - start):
             attempt += 1
             found, again = _Attempt(self, oracle, rng).run()
             best = min(best, found, key=_rank)
@@ -81,6 +83,11 @@ class CriticalPoints(Method):
         if attempt > 1:
             why = (*why, f"{attempt} readings were made, with other lines each; this is the best of them.")
         return dataclasses.replace(best, queries=queries, why=why, stats={**best.stats, "attempts": attempt})
+
+    def _worth(self, best: Identification, oracle: Oracle, asked: int) -> bool:
+        """Whether another reading is worth what is left: of noisy answers a fit makes more of little."""
+        noisy = float(best.stats.get("relative_rounding", 0.0)) >= COARSE
+        return not noisy or oracle.ledger.left > ENOUGH_LEFT * asked
 
     def judge(self, network: Network, oracle: Oracle, *, rng: np.random.Generator) -> tuple[Outcome, Validation, str]:
         """Hold a network that came from elsewhere against fresh answers as one that was read.

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 # Answers that no student is fitted to, of which the best is told; answers that the result is judged by, given inputs.
 HELD, JUDGED, GIVEN = 1000, 1000, 10_000
+# Left for a further check of a network in which every neuron is needed, and the largest share of what is left.
+RESERVE, SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
 BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
 # Share of the answers that are there which a round adds.
@@ -77,6 +79,7 @@ class Fitting:
         self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)
         self.best: Network | None = method.known.network
         self.noise, self.work = 0.0, 0.0
+        self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
 
     def run(self) -> Identification:
         """Fit, and judge."""
@@ -193,6 +196,7 @@ class Fitting:
         """Questions that may still be asked before the result is judged."""
         judged = JUDGED + (0 if self.examples is None else min(GIVEN, len(self.examples)))
         left = self.oracle.ledger.left - judged
+        left -= self.reserve
         if self.method.queries is not None:
             left = min(left, self.method.queries - (self.oracle.ledger.asked - self.start) - judged)
         if self.best is not None:

@@ -15,7 +15,7 @@ from unveil.whitebox.network import Layer, Network
 AS_WELL, SLACK = 1.5, 10.0
 # Rounds of fitting after some were taken out, as long as each gains; neurons tried one by one before it ends, those
 # that are missed least.
-ROUNDS, TRIES = 6, 3
+ROUNDS, TRIES = 6, 6
 # Share of all neurons that are taken out at once, to begin with.
 AT_ONCE = 0.25
 # Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.
@@ -33,8 +33,9 @@ def slimmed(
 ) -> Network:
     """Take neurons out as long as the others explain the answers as well.
 
-    Neurons go in the order in which they are missed least if those that stay take over what they can, many at once,
-    fewer where that fails; everything is fitted again each time.
+    A layer goes first if the one behind it can take its part from the one before. Then neurons go in the order in which
+    they are missed least if those that stay take over what they can, many at once, fewer where that fails. Everything
+    is fitted again each time.
 
     Args:
         network: Explains the answers nearly to their noise.
@@ -49,6 +50,10 @@ def slimmed(
     (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
     """
     enough = max(AS_WELL * rms(network, x, y), SLACK * floor)
+    depth = len(network.layers) - 2
+    while depth > 0:
+        trial = _fitted_well(_shallower(network, depth, x), x, y, enough, fit)
+        network, depth = network if trial is None else trial, depth - 1
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
     while True:
         order = _order(network, x)
@@ -87,7 +92,8 @@ def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarra
         design = np.concatenate([before, np.ones((len(x), 1))], axis=1)
         q = np.linalg.qr(design / np.maximum(np.linalg.norm(design, axis=0), 1e-300))[0]
         own = h - q @ (q.T @ h)
-        size = np.maximum(np.sqrt((own**2).mean(axis=0)), 1e-300)
+        size = np.sqrt((own**2).mean(axis=0))
+        size = np.maximum(size, max(SMALL * float(size.max()), 1e-300))
         gram = (own / size).T @ (own / size) / len(x)
         values, vectors = np.linalg.eigh(gram)
         inverse = (vectors**2 / np.maximum(values, SMALL * values[-1])).sum(axis=1)
@@ -129,7 +135,8 @@ def _order(network: Network, x: np.ndarray) -> list[tuple[int, int]]:
 def _missed(w: Float[np.ndarray, "o k"], h: Float[np.ndarray, "N k"]) -> list[tuple[int, float]]:
     """Neurons in the order in which they go, and how much what is sent on changes if the others take over."""
     centred = h - h.mean(axis=0)
-    size = np.maximum(centred.std(axis=0), 1e-300)
+    size = centred.std(axis=0)
+    size = np.maximum(size, max(SMALL * float(size.max()), 1e-300))
     values, vectors = np.linalg.eigh((centred / size).T @ (centred / size) / len(h))
     inverse = (vectors / np.maximum(values, SMALL * values[-1])) @ vectors.T
     w, left, out = w * size, np.ones(len(inverse), dtype=bool), []
@@ -152,6 +159,14 @@ def _felt(network: Network, depth: int, x: np.ndarray) -> Float[np.ndarray, " k"
         slope = network.layers[level - 1].activation.slope(sums[level - 1])
         back = (back @ network.layers[level].dense()) * slope[:, None, :]
     return np.asarray(np.sqrt((back**2).sum(axis=1).mean(axis=0)))
+
+
+def _shallower(network: Network, depth: int, x: np.ndarray) -> Network:
+    """Without a hidden layer: the next one takes what it can from the layer before."""
+    before, sums = Network(network.layers[:depth])(x), network.preactivations(x)[depth + 1]
+    part = np.linalg.lstsq(np.concatenate([before, np.ones((len(x), 1))], axis=1), sums, rcond=1e-10)[0]
+    after = Layer(part[:-1].T, part[-1], network.layers[depth + 1].activation)
+    return Network((*network.layers[:depth], after, *network.layers[depth + 2 :]), network.shape)
 
 
 def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Network:
