@@ -15,6 +15,7 @@ from unveil.outcome import BudgetExceeded
 # Of questions per batch: what a cache holds; fixed, so that the same seed gives the same bits on every machine.
 BLOCK_BYTES = 2**20
 LEAST_ROWS = 64
+MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12
 TINY = float(np.finfo(float).tiny)
 SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
@@ -79,7 +80,7 @@ class Asker:
         units: Float[np.ndarray, " n"] | float = 1.0,
     ) -> None:
         self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
-        self.block = max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))
+        self.block = max(1, min(MOST_BYTES // (8 * oracle.n), max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))))
         self.limit = np.inf
         self.least, self.most = np.full(oracle.m, np.inf), np.full(oracle.m, -np.inf)
 
