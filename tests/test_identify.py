@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers import assert_rate
 from unveil import as_oracle
 from unveil.cli import app
 from unveil.identification.identify import identify
@@ -16,6 +17,7 @@ from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.saturation import Saturation
 from unveil.outcome import BadInput, Outcome
+from unveil.testing import Answered, known_model
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.formats import load, save
 from unveil.whitebox.network import Network
@@ -198,3 +200,19 @@ def test_audit_section_tells_what_was_found() -> None:
     page = run(audit, [IDENTIFICATION])
     assert page.sections[-1].figures["widths"] == [6, 2, 1]
     assert worst(audit.findings["network"], truth) < 1e-8
+
+
+@pytest.mark.parametrize(("sizes", "activation"), [((7, 3, 1), "gelu"), ((8, 6, 1), "softplus"), ((10, 7, 2), "tanh")])
+def test_one_smooth_hidden_layer_is_read_from_float32(sizes: tuple[int, ...], activation: str) -> None:
+    whole = []
+    for seed in range(4):
+        rng = np.random.default_rng([seed, 8])
+        model = known_model(sizes, activation, rng=rng, bias=0.3, dtype=np.float32)
+        oracle = as_oracle(Answered(model, kind="float32", rng=rng, flips=1.0), sizes[0], budget=100_000)
+        found = identify(oracle, method=Saturation() if activation == "tanh" else OneHiddenLayer(), rng=rng)
+        x = rng.standard_normal((500, sizes[0]))
+        if found.outcome is Outcome.complete:
+            assert found.network is not None
+            assert np.abs(found.network(x) - model(x)).max() < 1e-5 * np.ptp(model(x))
+        whole.append(found.outcome is Outcome.complete and found.network.widths == sizes[1:])
+    assert_rate(whole, 0.9, activation)

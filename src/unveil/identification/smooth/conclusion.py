@@ -99,8 +99,8 @@ def conclude(
 ) -> Identification:
     """Check the network of the last fit on held-out points and say how the identification ended.
 
-    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or within ten
-    standard deviations of the noise, and the answers determine all parameters.
+    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or every error within
+    ten standard deviations of the noise, which grows with the answers, and the answers determine all parameters.
 
     Queries: 200
     """
@@ -114,7 +114,9 @@ def conclude(
         y = oracle(x)
         error = held_out_error(network, x, y)
         spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
-        if error <= max(1e-8, 10 * noise / spread):
+        usual = float(np.sqrt(np.mean(y**2))) or 1.0
+        sigma = noise * np.maximum(1, np.abs(y) / usual)
+        if error <= 1e-8 or bool((np.abs(network(x) - y) <= 10 * sigma).all()):
             outcome = Outcome.complete
             if fit.condition >= REDUNDANT:
                 outcome = Outcome.approximate
@@ -150,7 +152,7 @@ def repeated(
         method: What the identification says it was.
         rng: Draws everything.
 
-    Queries: 64 for the noise, those of the attempts, and 200 for the check.
+    Queries: 128 for the noise, those of the attempts, and 200 for the check.
     """
     stages = Stages(oracle)
     stats, why = dict[str, Any](), list[str]()

@@ -21,7 +21,8 @@ def gradient_span(
         rank: Dimension of the span; by the gap if None.
 
     Returns:
-        Basis, one row per dimension (all of them if there is no gap of a factor of a thousand), and singular values.
+        Basis, one row per dimension (all of them if there is no gap of a factor of a thousand, or of thirty down to the
+        noise), and singular values.
 
     Queries: `2 n P`
     """
@@ -32,7 +33,10 @@ def gradient_span(
     if rank is None:
         rank = gap(values, max(h**2, noise / h / max(values[0], 1e-300)))
         if rank < len(values) and values[rank] > 1e-3 * values[rank - 1]:
-            rank = n
+            # A smaller gap is one, too, where all behind it is no more than noise.
+            floor = noise / (np.sqrt(2) * h) * (np.sqrt(n) + np.sqrt(slopes.shape[1]))
+            if values[rank] > 3 * floor or values[rank] > 0.03 * values[rank - 1]:
+                rank = n
     if rank >= n:
         return np.eye(n), values
     return np.asarray(basis[:, :rank].T), values

@@ -29,6 +29,7 @@ from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 
+TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
 _SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
 SMOOTH = ("tanh", "softplus", "erf", "arctan", "sin", "gelu")  # sigmoid is tanh in other units
 
@@ -120,10 +121,43 @@ class OneHiddenLayer(Method):
         stages.end("Hessians")
         after = values[min(width, len(values) - 1)]
         stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / after)}
-        if r > 1 and width > self.largest_rank * full:
+        # As many independent squares as dimensions are always isolated, also where that is two thirds of all: r = 2.
+        isolated = max(self.largest_rank * full, r)
+        if r > 1 and width > isolated:
             why.append(f"the Hessians span {width} of {full} dimensions: too many for isolated rank-one matrices")
             return None
         why.append(f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions")
+        best, told, read = None, dict[str, Any](), list[str]()
+        widths = (
+            [self.width] if self.width else _widths(values[:full], width, r if r < n else 1, int(min(isolated, full)))
+        )
+        for count in widths:
+            tried, said = dict[str, Any](), list[str]()
+            fit = self._fit(oracle, points, matrices, basis, count, noise, rng, tried, said)
+            if best is None or fit.rms < best.rms:
+                best, told = fit, tried
+                read = [f"{count} neurons explain the answers better", *said] if count != width else said
+            if best.rms <= 3 * noise or best.rms <= 1e-11:
+                break
+        stats |= told
+        why += read
+        stages.end("all: fit")
+        return best
+
+    def _fit(
+        self,
+        oracle: Oracle,
+        points: Float[np.ndarray, "N n"],
+        matrices: Float[np.ndarray, "N m r r"],
+        basis: Float[np.ndarray, "r n"],
+        width: int,
+        noise: float,
+        rng: np.random.Generator,
+        stats: dict[str, Any],
+        why: list[str],
+    ) -> Polished:
+        """The network of so many neurons that the Hessians show, fitted to answers."""
+        flat = matrices.reshape(-1, *matrices.shape[2:])
         space, _ = matrix_space(flat, width)
         found = rank_one_elements(space, rng=rng)
         directions = independent(found, space, width)
@@ -142,9 +176,17 @@ class OneHiddenLayer(Method):
         if len(names) > 1:
             why.append(f"{activation.name} fits the curvatures best, to {misfit:.2g} (tanh stands for sigmoid too)")
         start = _outer(oracle, rows * scales[:, None], shifts, activation, rng)
-        fit = final_fit(oracle, start, noise, rng)
-        stages.end("all: fit")
-        return fit
+        return final_fit(oracle, start, noise, rng)
+
+
+def _widths(values: Float[np.ndarray, " s"], first: int, least: int, most: int) -> list[int]:
+    """Widths to try: what the largest gap says, then others by their gaps; as many neurons as `least` dimensions need.
+
+    A weak neuron's curvature may be below the errors of the others', and what all have in common hides what they are.
+    """
+    ratios = values[:-1] / np.maximum(values[1:], 1e-300)
+    others = [int(i) + 1 for i in np.argsort(-ratios, kind="stable")]
+    return [k for k in dict.fromkeys([first, *others]) if k <= most and k >= least][:TRIED] or [max(least, first)]
 
 
 def _fit_curves(
