@@ -112,7 +112,7 @@ def classifier(first: int, seeds: int) -> None:
         asked: list[int] = []
         for seed in range(first, first + seeds):
             alive, shown, span = _classified(seed, normalised, texture)
-            good = span.rank == shown
+            good = span.rank == shown and span.outcome in (uv.Outcome.complete, uv.Outcome.approximate)
             right, complete = right + good, complete + (good and span.outcome is uv.Outcome.complete)
             wrong += span.outcome is uv.Outcome.complete and not good
             asked.append(span.queries)

@@ -216,6 +216,7 @@ def test_a_torch_convnet_survives_every_format(tmp_path: Path) -> None:
     module = nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
         nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=4, bias=False),
+        nn.Conv2d(8, 8, (3, 5), padding="same", dilation=(2, 1), groups=8),
         nn.ELU(0.5),
         nn.AvgPool2d(2),
         nn.Flatten(),

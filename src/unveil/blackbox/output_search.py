@@ -199,8 +199,8 @@ class Search:
             self.why += "the rank is what these inputs show, neurons that rest for all of them are not in it"
         elif single:
             self.why += (
-                f"{single} of them showed each a direction that no other does, so that further inputs would show more, "
-                "and the hidden layer is wider than this rank"
+                f"{single} of them showed each a direction that no other does, so that further inputs are likely to "
+                "show more: the rank is a lower bound of the width"
             )
         else:
             share = unseen(self.found.spare, 0, len(self.factor.left), CONFIDENCE)

@@ -337,13 +337,12 @@ def _affine(name: str, part: Any, value: Value) -> Value:
         out = value.map(operator, (*value.shape[:-1], part.out_features))
         return out if part.bias is None else out.add(array(part.bias))
     if isinstance(part, nn.Conv2d):
-        if part.padding_mode != "zeros" or isinstance(part.padding, str):
-            raise BadInput(
-                f"module {name!r}: only zero padding by numbers is supported, "
-                f"not {part.padding!r} {part.padding_mode!r}"
-            )
-        (p, q), stride, dilation = part.padding, tuple(part.stride), tuple(part.dilation)
-        convolution = Convolution(array(part.weight), value.shape[1:], stride, (p, q, p, q), dilation, part.groups)  # type: ignore[arg-type]
+        if part.padding_mode != "zeros":
+            raise BadInput(f"module {name!r}: only padding with zeros is supported, not {part.padding_mode!r}")
+        # torch keeps what "same" and "valid" come to, last side first: an even kernel has one more behind than before.
+        left, right, top, bottom = part._reversed_padding_repeated_twice
+        stride, dilation, sides = tuple(part.stride), tuple(part.dilation), (top, left, bottom, right)
+        convolution = Convolution(array(part.weight), value.shape[1:], stride, sides, dilation, part.groups)  # type: ignore[arg-type]
         out = value.convolve(convolution, (1, *convolution.output_shape))
         return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
     if isinstance(part, nn.ConvTranspose2d):
