@@ -341,8 +341,8 @@ def _affine(name: str, part: Any, value: Value) -> Value:
             raise BadInput(f"module {name!r}: only padding with zeros is supported, not {part.padding_mode!r}")
         # torch keeps what "same" and "valid" come to, last side first: an even kernel has one more behind than before.
         left, right, top, bottom = part._reversed_padding_repeated_twice
-        stride, dilation, sides = tuple(part.stride), tuple(part.dilation), (top, left, bottom, right)
-        convolution = Convolution(array(part.weight), value.shape[1:], stride, sides, dilation, part.groups)  # type: ignore[arg-type]
+        stride, dilation, around = tuple(part.stride), tuple(part.dilation), (top, left, bottom, right)
+        convolution = Convolution(array(part.weight), value.shape[1:], stride, around, dilation, part.groups)  # type: ignore[arg-type]
         out = value.convolve(convolution, (1, *convolution.output_shape))
         return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
     if isinstance(part, nn.ConvTranspose2d):
