@@ -11,6 +11,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
+from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.method import Identification, Method
@@ -18,6 +19,7 @@ from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
+from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -132,7 +134,7 @@ class _Attempt:
             if network is None:
                 self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
-            network = self._sloped(network, noise)
+            network = self._leaner(self._sloped(network, noise), noise)
             count = how_many(self.oracle, network)
             seen = validate(network, self.oracle, count, self.rng)
         except BudgetExceeded:
@@ -196,6 +198,20 @@ class _Attempt:
             p, n = self.stats["directions"], self.oracle.n
             self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
         return self.reading.network
+
+    def _leaner(self, network: Network, noise: Rounding) -> Network:
+        """Without neurons whose work the others can do, where a fit of noisy answers has kept some.
+
+        Queries: `0`
+        """
+        reading = self.reading
+        if not isinstance(reading, NoisyReading) or reading.points is None or any(affine_part(network)):
+            return network
+        x, y = reading.points
+        if (network.layers[-2:-1] and network.layers[-2].activation.name != "relu") or all_needed(network, x, y):
+            return network
+        sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
+        return slimmed(network, x, y, sigma, lambda trial: fit(trial, x, y, noise=0.1 * sigma, steps=4)[0])
 
     def _sloped(self, network: Network, noise: Rounding) -> Network:
         """With the affine part of the last hidden layer as its neurons' second slope, where it is that; none twice."""
