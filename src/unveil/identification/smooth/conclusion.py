@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,27 @@ class Stages:
     @property
     def total(self) -> int:
         return self._oracle.ledger.asked - self.start
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one reading asks, knows of the answers, and tells of itself.
+
+    Attributes:
+        oracle: To be asked.
+        noise: Standard deviation of the answers' errors.
+        rng: Draws everything.
+        stages: Queries per stage.
+        stats: Filled with numbers on the way.
+        why: Filled with reasons on the way.
+    """
+
+    oracle: Oracle
+    noise: float
+    rng: np.random.Generator
+    stages: Stages
+    stats: dict[str, Any] = field(default_factory=dict)
+    why: list[str] = field(default_factory=list)
 
 
 def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
@@ -136,7 +158,7 @@ def conclude(
 
 
 def repeated(
-    once: Callable[[Oracle, float, np.random.Generator, Stages, dict[str, Any], list[str]], Polished | None],
+    once: Callable[[Reading], Polished | None],
     attempts: int,
     oracle: Oracle,
     *,
@@ -146,7 +168,7 @@ def repeated(
     """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
 
     Args:
-        once: One attempt, from the oracle, the noise, `rng`, the stages to book, and the stats and reasons to add to.
+        once: One attempt.
         attempts: At most so many.
         oracle: To be asked.
         method: What the identification says it was.
@@ -161,7 +183,7 @@ def repeated(
         noise = answers_noise(oracle, rng)
         for attempt in range(attempts):
             stats["attempts"] = attempt + 1
-            fit = once(oracle, noise, rng, stages, stats, why)
+            fit = once(Reading(oracle, noise, rng, stages, stats, why))
             if fit is not None and (best is None or fit.rms < best.rms):
                 best = fit
             if best is not None and best.rms <= max(3 * noise, 1e-11):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import Stages, ask, final_fit, fit_points, repeated
+from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.first_directions import Directions, first_directions
 from unveil.identification.smooth.hessians import gradient_span, inner_points
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
@@ -67,15 +66,8 @@ class EntangledWeights(Method):
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="EntangledWeights", rng=rng)
 
-    def _once(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished:
+    def _once(self, reading: Reading) -> Polished:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         names = (self.activation,) * 2 if isinstance(self.activation, str) else self.activation
         inner, outer = ACTIVATIONS[names[0]], ACTIVATIONS[names[-1]]
         basis, spectrum = gradient_span(oracle, inner_points(oracle, oracle.n + 8, rng, 2.0), noise)
@@ -83,45 +75,45 @@ class EntangledWeights(Method):
         if k < oracle.n:
             basis = gradient_span(oracle, inner_points(oracle, k + 8, rng, 2.0), noise, k)[0]
         rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
-        stats["singular values of gradients"] = spectrum.tolist()
+        reading.stats["singular values of gradients"] = spectrum.tolist()
         stages.end("directions that matter")
         if not self.pipeline:
             rows = rng.standard_normal((k, len(basis)))
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            return self._from_random(oracle, FirstLayer(rows @ basis, np.zeros(k), inner, 3.0), outer, rank, noise, rng)
+            return self._from_random(reading, FirstLayer(rows @ basis, np.zeros(k), inner, 3.0), outer, rank)
         found = first_directions(oracle, basis, k, rank or 4, noise, rng=rng)
         stages.end("Hessians")
-        stats |= {
-            "spectral gap": found.gap,
-            "certificates": found.certificates.tolist(),
-            "seen at radii": found.votes.tolist(),
-            "entangled": len(found.entangled),
-        }
-        why.append(
+        reading.stats.update(
+            {
+                "spectral gap": found.gap,
+                "certificates": found.certificates.tolist(),
+                "seen at radii": found.votes.tolist(),
+                "entangled": len(found.entangled),
+            }
+        )
+        reading.why.append(
             f"{int((found.votes >= 2).sum())} of {k} first-layer directions were seen at two radii or more; "
             f"the span of the Hessians falls by {found.gap:.3g} after {k} + {rank or 4} dimensions"
         )
         layer = FirstLayer(found.first @ basis, np.zeros(k), inner, 3.0)
-        fits = self._second(oracle, layer, found, basis, outer, rank, noise, rng, stages)
+        fits = self._second(reading, layer, found, basis, outer, rank)
         best = min(fits, key=lambda fit: fit[1].rms)
-        why.append(f"second layer from {best[0]}: rms {best[1].rms:.2g} before the last fit")
+        reading.why.append(f"second layer from {best[0]}: rms {best[1].rms:.2g} before the last fit")
         fit = final_fit(oracle, best[1].network, noise, rng)
         stages.end("all: fit")
         return fit
 
     def _second(
         self,
-        oracle: Oracle,
+        reading: Reading,
         layer: FirstLayer,
         found: Directions,
         basis: np.ndarray,
         outer: Activation,
         rank: int | None,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
     ) -> list[tuple[str, Polished]]:
         """Second layers by two ways, each with all parameters fitted roughly at ordinary points."""
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         k = len(layer.shifts)
         rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
         x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)
@@ -159,15 +151,8 @@ class EntangledWeights(Method):
         start = assemble(layer, fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
         return polish(start, x, answers, noise=noise, steps=80, patience=12)
 
-    def _from_random(
-        self,
-        oracle: Oracle,
-        layer: FirstLayer,
-        outer: Activation,
-        rank: int | None,
-        noise: float,
-        rng: np.random.Generator,
-    ) -> Polished:
+    def _from_random(self, reading: Reading, layer: FirstLayer, outer: Activation, rank: int | None) -> Polished:
+        oracle, noise, rng = reading.oracle, reading.noise, reading.rng
         k = len(layer.shifts)
         rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
         x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)

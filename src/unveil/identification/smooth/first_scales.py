@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth import ridge_profile as ridge
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import Reading
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes, noisy
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 
@@ -24,16 +22,9 @@ def sigmoidal(names: str | tuple[str, ...] | None, depth: int, default: Activati
     return others if default is None else [default, *(a for a in others if a.name != default.name)]
 
 
-def first_layer(
-    oracle: Oracle,
-    planes: Hyperplanes,
-    names: str | tuple[str, ...] | None,
-    noise: float,
-    rng: np.random.Generator,
-    stats: dict[str, Any],
-    why: list[str],
-) -> FirstLayer:
+def first_layer(reading: Reading, planes: Hyperplanes, names: str | tuple[str, ...] | None) -> FirstLayer:
     """Scales, rough shifts and the activation, from a profile along each normal."""
+    oracle, noise, rng = reading.oracle, reading.noise, reading.rng
     candidates = sigmoidal(names, 0)
     margins = [resting_point(a, noise) for a in candidates]
     margin = 0.8 * max(margins)
@@ -72,9 +63,11 @@ def first_layer(
             rng=rng,
         )
         best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
-    stats["ridge misfit"] = best[0]
+    reading.stats["ridge misfit"] = best[0]
     if len(candidates) > 1:
-        why.append(f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)")
+        reading.why.append(
+            f"{best[1].activation.name} fits the ridges best, to {best[0]:.2g} (tanh stands for sigmoid too)"
+        )
     return best[1]
 
 

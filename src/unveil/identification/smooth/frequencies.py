@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import Stages, ask, final_fit, repeated
+from unveil.identification.smooth.conclusion import Reading, ask, final_fit, repeated
 from unveil.identification.smooth.hessians import gradient_span, inner_points
 from unveil.identification.smooth.second_layer import search_outer
 from unveil.identification.smooth.spectrum import Waves, agreed, generators, typical_frequency, waves_on_a_line
@@ -64,28 +63,21 @@ class Frequencies(Method):
             raise BadInput(f"Frequencies reads first layers of sines; got activation={names[0]!r}")
         return repeated(self._once, 1, oracle, method="Frequencies", rng=rng)
 
-    def _once(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished | None:
+    def _once(self, reading: Reading) -> Polished | None:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         if oracle.within is not None:
-            why.append("the domain is bounded: too short for frequencies to be told apart")
+            reading.why.append("the domain is bounded: too short for frequencies to be told apart")
             return None
         outer = ACTIVATIONS[self.activation if isinstance(self.activation, str) else self.activation[-1]]
         basis, _ = gradient_span(oracle, inner_points(oracle, oracle.n + 8, rng, 2.0), noise)
         k = self.widths[0] if self.widths else len(basis)
         stages.end("directions that matter")
         if k > len(basis):
-            why.append(f"{k} first-layer neurons are more than the {len(basis)} inputs that matter")
+            reading.why.append(f"{k} first-layer neurons are more than the {len(basis)} inputs that matter")
             return None
         frequency = typical_frequency(oracle, basis, rng)
         if not 0 < frequency < np.inf:
-            why.append("answers do not change far out: no waves")
+            reading.why.append("answers do not change far out: no waves")
             return None
         length = frequency * np.sqrt(len(basis))
         rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
@@ -108,8 +100,8 @@ class Frequencies(Method):
                     best = fit
                 if best.rms <= enough:
                     break
-        stats |= {"lines": len(lines), "waves": len(waves.phases), "typical frequency": frequency}
-        why.append(
+        reading.stats.update({"lines": len(lines), "waves": len(waves.phases), "typical frequency": frequency})
+        reading.why.append(
             f"{len(chosen)} of {k} first-layer weights are frequencies seen on {len(lines)} lines, the rest fitted"
         )
         assert best is not None

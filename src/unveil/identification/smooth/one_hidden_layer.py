@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -14,18 +13,9 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import gap
-from unveil.identification.smooth.conclusion import (
-    Stages,
-    answers_noise,
-    ask,
-    conclude,
-    final_fit,
-    fit_points,
-    unfinished,
-)
+from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
-from unveil.outcome import BudgetExceeded
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 
@@ -71,36 +61,19 @@ class OneHiddenLayer(Method):
         return cls(activation[0] if activation else None, widths[0] if widths else None)
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        stages = Stages(oracle)
-        stats, why = dict[str, Any](), list[str]()
-        noise, fit = 0.0, None
-        try:
-            noise = answers_noise(oracle, rng)
-            fit = self._find(oracle, noise, rng, stages, stats, why)
-            return conclude(
-                oracle, fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages, rng=rng
-            )
-        except BudgetExceeded:
-            return unfinished(fit, noise=noise, method="OneHiddenLayer", why=why, stats=stats, stages=stages)
+        return repeated(self._find, 1, oracle, method="OneHiddenLayer", rng=rng)
 
-    def _find(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished | None:
+    def _find(self, reading: Reading) -> Polished | None:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         n = oracle.n
         count = min(n, self.width) + 8 if self.width else n + 8
         basis, spectrum = gradient_span(oracle, inner_points(oracle, count, rng), noise)
         r = len(basis)
         stages.end("directions that matter")
-        stats |= {"directions": r}
+        reading.stats.update({"directions": r})
         if r < n:
             fall = spectrum[r] / spectrum[0]
-            why.append(f"gradients span {r} of {n} dimensions (singular values fall to {fall:.2g})")
+            reading.why.append(f"gradients span {r} of {n} dimensions (singular values fall to {fall:.2g})")
         full = r * (r + 1) // 2
         points, matrices = np.empty((0, n)), np.empty((0, oracle.m, r, r))
         wanted = int(1.5 * self.width) + 6 if self.width else 2 * r + 12
@@ -120,50 +93,55 @@ class OneHiddenLayer(Method):
             wanted = min(2 * len(points), most)
         stages.end("Hessians")
         after = values[min(width, len(values) - 1)]
-        stats |= {"hessians": len(points), "spectral gap": float(values[width - 1] / after)}
+        reading.stats.update({"hessians": len(points), "spectral gap": float(values[width - 1] / after)})
         # As many independent squares as dimensions are always isolated, also where that is two thirds of all: r = 2.
         isolated = max(self.largest_rank * full, r)
         if r > 1 and width > isolated:
-            why.append(f"the Hessians span {width} of {full} dimensions: too many for isolated rank-one matrices")
+            reading.why.append(
+                f"the Hessians span {width} of {full} dimensions: too many for isolated rank-one matrices"
+            )
             return None
-        why.append(f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions")
-        best, told, read = None, dict[str, Any](), list[str]()
+        reading.why.append(
+            f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions"
+        )
+        best: Polished | None = None
+        told = reading
         widths = (
             [self.width] if self.width else _widths(values[:full], width, r if r < n else 1, int(min(isolated, full)))
         )
         for count in widths:
-            tried, said = dict[str, Any](), list[str]()
-            fit = self._fit(oracle, points, matrices, basis, count, noise, rng, tried, said)
+            trial = replace(reading, stats={}, why=[])
+            fit = self._fit(trial, points, matrices, basis, count)
             if best is None or fit.rms < best.rms:
-                best, told = fit, tried
-                read = [f"{count} neurons explain the answers better", *said] if count != width else said
+                best, told = fit, trial
+                if count != width:
+                    trial.why.insert(0, f"{count} neurons explain the answers better")
             if best.rms <= 3 * noise or best.rms <= 1e-11:
                 break
-        stats |= told
-        why += read
+        reading.stats.update(told.stats)
+        reading.why.extend(told.why)
         stages.end("all: fit")
         return best
 
     def _fit(
         self,
-        oracle: Oracle,
+        reading: Reading,
         points: Float[np.ndarray, "N n"],
         matrices: Float[np.ndarray, "N m r r"],
         basis: Float[np.ndarray, "r n"],
         width: int,
-        noise: float,
-        rng: np.random.Generator,
-        stats: dict[str, Any],
-        why: list[str],
     ) -> Polished:
         """The network of so many neurons that the Hessians show, fitted to answers."""
+        oracle, rng = reading.oracle, reading.rng
         flat = matrices.reshape(-1, *matrices.shape[2:])
         space, _ = matrix_space(flat, width)
         found = rank_one_elements(space, rng=rng)
         directions = independent(found, space, width)
-        stats["certificates"] = certificate(space, directions).tolist()
+        reading.stats["certificates"] = certificate(space, directions).tolist()
         if len(directions) < width:
-            why.append(f"only {len(directions)} of {width} rank-one matrices were found in the span of the Hessians")
+            reading.why.append(
+                f"only {len(directions)} of {width} rank-one matrices were found in the span of the Hessians"
+            )
         rows = directions @ basis
         weights = np.linalg.lstsq(pack(directions[:, :, None] * directions[:, None, :]).T, pack(flat).T, rcond=None)[0]
         curves = weights.T.reshape(len(points), oracle.m, -1).transpose(2, 0, 1)  # (k, N, m)
@@ -172,11 +150,13 @@ class OneHiddenLayer(Method):
         best = int(np.argmin([misfit for _, _, misfit in trials]))
         scales, shifts, misfit = trials[best]
         activation = ACTIVATIONS[names[best]]
-        stats["curvature misfit"] = misfit
+        reading.stats["curvature misfit"] = misfit
         if len(names) > 1:
-            why.append(f"{activation.name} fits the curvatures best, to {misfit:.2g} (tanh stands for sigmoid too)")
+            reading.why.append(
+                f"{activation.name} fits the curvatures best, to {misfit:.2g} (tanh stands for sigmoid too)"
+            )
         start = _outer(oracle, rows * scales[:, None], shifts, activation, rng)
-        return final_fit(oracle, start, noise, rng)
+        return final_fit(oracle, start, reading.noise, rng)
 
 
 def _widths(values: Float[np.ndarray, " s"], first: int, least: int, most: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from unveil.identification.fitting.least_squares import Polished, parameters, po
 from unveil.identification.fitting.pruning import without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import Stages, ask, repeated
+from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
@@ -65,29 +64,24 @@ class Peeling(Method):
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="Peeling", rng=rng)
 
-    def _once(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished | None:
-        layer = self._first(oracle, noise, rng, stages, stats, why)
+    def _once(self, reading: Reading) -> Polished | None:
+        oracle, rng = reading.oracle, reading.rng
+        layer = self._first(reading)
         if layer is None:
             return None
         k = len(layer.shifts)
         z = _TYPICAL * rng.standard_normal((max(8, -(-4 * k // oracle.m)), k))
-        g = slopes(oracle, layer, z, noise)
-        stages.end("second layer: slopes")
+        g = slopes(oracle, layer, z, reading.noise)
+        reading.stages.end("second layer: slopes")
         rank = None if self.widths is None or len(self.widths) < 2 else self.widths[1]
         found = meet_condition(z, g, layer.activation, rank, rng=rng)
         if found is None:
-            why.append("no rank below the first layer's width explains the slopes: is the second layer narrower?")
+            reading.why.append(
+                "no rank below the first layer's width explains the slopes: is the second layer narrower?"
+            )
             return None
-        stats |= {"second layer": found.rank, "certificate": found.certificate}
-        why.append(
+        reading.stats.update({"second layer": found.rank, "certificate": found.certificate})
+        reading.why.append(
             f"{found.rank} neurons in the second layer: slopes divided by phi' fall by {1 / found.certificate:.3g} "
             "after as many dimensions"
         )
@@ -97,51 +91,40 @@ class Peeling(Method):
             layer.activation,
             layer.margin,
         )
-        return self._rest(oracle, known, found.rows, noise, rng, stages, why)
+        return self._rest(reading, known, found.rows)
 
-    def _first(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> FirstLayer | None:
+    def _first(self, reading: Reading) -> FirstLayer | None:
         """The first layer: directions exact, scales and shifts roughly; None if it cannot be had."""
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         seen = saturation_radius(oracle, rng, noise)
         stages.end("looking")
         if seen is None:
-            why.append("the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer")
+            reading.why.append(
+                "the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer"
+            )
             return None
         count = None if self.widths is None else self.widths[0]
         planes = hyperplanes(oracle, seen[0], noise, rng=rng, drift=seen[1], count=count)
         stages.end("first layer: directions")
         k = len(planes.offsets)
-        stats["hyperplanes"] = k
+        reading.stats["hyperplanes"] = k
         if not 2 <= k <= oracle.n:
-            why.append(
+            reading.why.append(
                 f"{k} neurons in the first layer of {oracle.n} inputs: peeling needs from 2 to as many as inputs"
             )
             return None
-        layer = first_layer(oracle, planes, self.activation, noise, rng, stats, why)
+        layer = first_layer(reading, planes, self.activation)
         stages.end("first layer: scales")
         if np.linalg.cond(layer.weights) > 1e6:
-            why.append("the first layer's weights depend on one another: their preactivations cannot be set freely")
+            reading.why.append(
+                "the first layer's weights depend on one another: their preactivations cannot be set freely"
+            )
             return None
         return layer
 
-    def _rest(
-        self,
-        oracle: Oracle,
-        layer: FirstLayer,
-        rows: np.ndarray,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        why: list[str],
-    ) -> Polished | None:
+    def _rest(self, reading: Reading, layer: FirstLayer, rows: np.ndarray) -> Polished | None:
         """Everything behind the first layer, then everything."""
+        oracle, noise, rng = reading.oracle, reading.noise, reading.rng
         k, r, n = len(layer.shifts), len(rows), oracle.n
         inner = None if self.widths is None or len(self.widths) < 2 else self.widths[1:]
         assumed = inner or (r, r)
@@ -150,7 +133,7 @@ class Peeling(Method):
         typical = float(np.median(np.linalg.norm(layer.weights, axis=1)))
         x = oracle.nearest(2.0 / typical * rng.standard_normal((count, n)))
         y = ask(oracle, x)
-        stages.end("all: answers")
+        reading.stages.end("all: answers")
         kinds = [sigmoidal(self.activation, depth, layer.activation)[0] for depth in range(1, 4)]
         best: Polished | None = None
         for _ in range(_TRIES):
@@ -171,8 +154,10 @@ class Peeling(Method):
             if best.rms <= max(3 * noise, 1e-11):
                 break
         if best is None:
-            why.append("no start of least squares came near what lies behind the first layer")
+            reading.why.append("no start of least squares came near what lies behind the first layer")
             return None
         shape = "-".join(str(len(part.bias)) for part in best.network.layers)
-        why.append(f"least squares on all parameters ended at {shape} neurons, {parameters(best.network)} parameters")
+        reading.why.append(
+            f"least squares on all parameters ended at {shape} neurons, {parameters(best.network)} parameters"
+        )
         return best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import Stages, final_fit, fit_points, repeated
+from unveil.identification.smooth.conclusion import Reading, final_fit, fit_points, repeated
 from unveil.identification.smooth.inner_oracle import Behind
 from unveil.identification.smooth.kink_circles import first_layer, kink_directions
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
@@ -60,20 +59,13 @@ class Rectifiers(Method):
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         return repeated(self._once, self.attempts, oracle, method="Rectifiers", rng=rng)
 
-    def _once(
-        self,
-        oracle: Oracle,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished | None:
+    def _once(self, reading: Reading) -> Polished | None:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         names = (self.activation,) if isinstance(self.activation, str) else self.activation
         directions = kink_directions(oracle, rng=rng, count=self.widths[0] if self.widths else None)
         stages.end("first layer: directions")
-        stats["kinks"] = len(directions)
-        why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
+        reading.stats["kinks"] = len(directions)
+        reading.why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
         if len(directions) == 0:
             return None
         inner = RECTIFIERS if names is None else names[:1]
@@ -82,15 +74,15 @@ class Rectifiers(Method):
         stages.end("first layer: scales")
         if len(misfits) == 0:
             return None
-        stats["profile misfit"] = misfit = float(misfits.max())
+        reading.stats["profile misfit"] = misfit = float(misfits.max())
         if names is None:
-            why.append(f"{layer.activation.name} fits the kinks best, to {misfit:.2g}")
+            reading.why.append(f"{layer.activation.name} fits the kinks best, to {misfit:.2g}")
         network = self._one_layer(oracle, layer, rng)
         if network is None:
             rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
             found = OneHiddenLayer(names[-1] if names else None, rank)(Behind(oracle, layer), rng=rng)
             if found.network is None:
-                why += found.why
+                reading.why.extend(found.why)
                 return None
             network = Network((Layer(layer.weights, layer.shifts, layer.activation), *found.network.layers))
         stages.end("second layer")

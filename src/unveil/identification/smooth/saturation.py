@@ -13,6 +13,7 @@ from unveil.identification.fitting.pruning import REDUNDANT
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import (
+    Reading,
     Stages,
     answers_noise,
     ask,
@@ -83,7 +84,7 @@ class Saturation(Method):
                 return Identification(None, Outcome.check_failed, stages.total, np.inf, "Saturation", tuple(why), stats)
             for attempt in range(self.attempts):
                 stats, why = {"attempts": attempt + 1}, []
-                fit = self._once(oracle, *found, noise, rng, stages, stats, why)
+                fit = self._once(Reading(oracle, noise, rng, stages, stats, why), *found)
                 if fit is not None and (best is None or _better(fit, best)):
                     best = fit
                 if best is not None and best.rms <= max(FITS * noise, 1e-11) and best.condition < REDUNDANT:
@@ -94,32 +95,25 @@ class Saturation(Method):
         except BudgetExceeded:
             return unfinished(best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages)
 
-    def _once(
-        self,
-        oracle: Oracle,
-        radius: float,
-        drift: float,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-        stats: dict[str, Any],
-        why: list[str],
-    ) -> Polished | None:
+    def _once(self, reading: Reading, radius: float, drift: float) -> Polished | None:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         widths = self.widths or ()
         count = widths[0] if widths else None
         planes = hyperplanes(oracle, radius, noise, rng=rng, drift=drift, count=count)
         stages.end("first layer: directions")
-        stats |= {"radius": radius, "circles": planes.circles, "hyperplanes": len(planes.offsets)}
-        why.append(f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}")
+        reading.stats.update({"radius": radius, "circles": planes.circles, "hyperplanes": len(planes.offsets)})
+        reading.why.append(
+            f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}"
+        )
         if len(planes.offsets) == 0:
             return None
-        layer = first_layer(oracle, planes, self.activation, noise, rng, stats, why)
+        layer = first_layer(reading, planes, self.activation)
         stages.end("first layer: scales")
         rank = widths[1] if len(widths) > 1 else None
         flat = self._without_second_layer(oracle, layer, noise, rng) if rank is None else None
         stages.end("second layer: fit")
         if flat is not None:
-            why.append(
+            reading.why.append(
                 "with the first layer at rest the answers are affine in its signs: there is no second hidden layer"
             )
             fit = final_fit(oracle, flat, noise, rng)
@@ -131,17 +125,19 @@ class Saturation(Method):
             return fit
         size = block_size(len(layer.shifts), oracle.n, rank)
         if size <= (rank or 1):
-            why.append(f"{len(layer.shifts)} first-layer neurons are too few to look through blocks: random starts")
-            return self._small(oracle, layer, rank, noise, rng, stages)
+            reading.why.append(
+                f"{len(layer.shifts)} first-layer neurons are too few to look through blocks: random starts"
+            )
+            return self._small(reading, layer, rank)
         layer, directions, blocks = cover(oracle, layer, rank, noise, rng=rng)
         stages.end("second layer: directions")
-        stats["certificates"] = [block.certificate for block in blocks]
+        reading.stats["certificates"] = [block.certificate for block in blocks]
         spectrum = blocks[0].spectrum
         after = spectrum[len(directions)] if len(directions) < len(spectrum) else np.nan
-        stats["spectral gap"] = float(spectrum[len(directions) - 1] / after) if after else np.inf
-        why.append(
+        reading.stats["spectral gap"] = float(spectrum[len(directions) - 1] / after) if after else np.inf
+        reading.why.append(
             f"{len(directions)} neurons in the second layer, {'given' if rank else 'found'}: "
-            f"gradients of a block fall by {stats['spectral gap']:.3g} after as many dimensions"
+            f"gradients of a block fall by {reading.stats['spectral gap']:.3g} after as many dimensions"
         )
         k, r = layer.weights.shape[0], len(directions)
         points = oracle.nearest(layer.at_rest(2 * r * (k + 2 + oracle.m) // oracle.m + 50, rng))
@@ -152,7 +148,7 @@ class Saturation(Method):
         ]
         outer = min(fits, key=lambda fit: fit.rms)
         stages.end("second layer: fit")
-        stats["second layer rms"] = outer.rms
+        reading.stats["second layer rms"] = outer.rms
         network = assemble(layer, outer.network)
         if layer.margin >= _SLOW:
             network = self._from_afar(oracle, network, noise, rng)
@@ -174,15 +170,8 @@ class Saturation(Method):
             network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
         return network
 
-    def _small(
-        self,
-        oracle: Oracle,
-        layer: FirstLayer,
-        rank: int | None,
-        noise: float,
-        rng: np.random.Generator,
-        stages: Stages,
-    ) -> Polished:
+    def _small(self, reading: Reading, layer: FirstLayer, rank: int | None) -> Polished:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
         x = fit_points(oracle, rough, 3 * (rank or 6) * (len(layer.shifts) + 2) + 3 * layer.weights.size, rng)
         answers = ask(oracle, x)
