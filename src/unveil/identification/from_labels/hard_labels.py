@@ -280,7 +280,7 @@ class _Reading:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
         if outcome is Outcome.complete and self.best is not None:
-            loose = self.best.figures.get("error", 0.0) > LOOSE
+            loose = len(self.best.model.inner) > 0 and not self.best.figures.get("error", 0.0) <= LOOSE
             if loose:
                 self.why.append(f"Some numbers are known to {self.best.figures['error']:.0e} only.")
             strayed = self.best.figures.get("strayed", 0)

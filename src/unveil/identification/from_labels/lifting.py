@@ -140,6 +140,11 @@ class Lift:
         """Crossings inside that tell most, the best first, and how far to move from each."""
         model, unknown = self.model, self._unknown
         at = foretold_crossings(model, self.pool, self.inside, 16 * unknown + 32, self.rng)
+        # Numbers of rare classes may be open: the commoner half tells all weights.
+        common = self.pool.classes[: max(2, len(model.classes) // 2)]
+        usual = np.flatnonzero(np.isin(at.before, common) & np.isin(at.after, common))
+        if len(usual) > 2 * unknown:
+            at = at[usual]
         long = np.linalg.norm(model.inner, axis=1)
         off = np.abs(at.x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
         # Preactivations move by a weight vector's component out of the subspace, and by the boundary's own shift.

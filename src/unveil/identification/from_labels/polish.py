@@ -37,6 +37,7 @@ class Polished:
     outside: float
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def polish(model: LabelModel, at: Crossings, *, steps: int = 20, floor: float = 1e-16) -> Polished:
     """Fit all numbers of a model to boundary points, by damped least squares on their distances from its boundaries.
 
