@@ -43,7 +43,7 @@ DATA = ("diabetes", "iris", "wine", "breast_cancer", "digits")
 WIDTHS: tuple[tuple[int, ...], ...] = ((8,), (32,), (16, 8), (64,), (32, 16))
 # Networks trained here and asked for their logits: data, hidden widths.
 LOGITS = (("digits", (32,)), ("digits", (32, 16)), ("breast_cancer", (20, 10)), ("wine", (64, 64)), ("mnist", (64, 32)))
-LOGITS += (("mnist", (128, 64)),)
+LOGITS += (("mnist", (128, 64)), ("mnist", (512,)), ("mnist", (256, 256)))
 # Errors of the outputs, relative to their spread, of a network that was read.
 RIGHT = {"float64": 1e-6, "float32": 1e-3}
 # Questions allowed, per parameter and in any case.
@@ -167,6 +167,12 @@ def logits(data: str, widths: tuple[int, ...]) -> tuple[str, uv.Network, np.ndar
     return f"{data} {'-'.join(map(str, truth.widths))}", truth, np.asarray(x)
 
 
+def asked_for(data: str, widths: tuple[int, ...], only: str) -> bool:
+    """Whether `--only` may mean this network: others need not be trained."""
+    told = f"{data} {'-'.join(map(str, widths))}"
+    return only in told or only.startswith(told) or not any(name in only for name, _ in LOGITS)
+
+
 HEAD = (
     f"{'network':48s} {'whole':>6s} {'wrong':>5s} {'worst error, fresh':>18s} {'given':>8s} {'labels':>7s} "
     f"{'q/par':>6s} {'most':>6s} {'CPU s':>6s} {'most':>6s}  outcomes; not whole: seeds"
@@ -272,7 +278,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of scikit-learn's models")
     options = parser.parse_args()
     if options.logits:
-        table([each for data, widths in LOGITS if (each := logits(data, widths))], options)
+        wanted = [pair for pair in LOGITS if asked_for(*pair, options.only)]
+        table([each for data, widths in wanted if (each := logits(data, widths))], options)
     elif options.victims:
         images = mnist()
         named = [(name, net, images if net.n == 784 else None) for name, net in victims(options.victims).items()]

@@ -29,7 +29,8 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     Over three points in a row a curve bends by the square of the step, everywhere alike; straight pieces bend where a
     kink lies between the points, by anything from four times as much to any number for a step four times as long. The
     step is made longer or shorter until it is the shortest at which some places show a bend above the rounding. Where
-    only a few places bend like a curve, which kinks may do by chance, other places are looked at.
+    only a few places bend like a curve, or nearly all bend but not like one, which kinks may do by chance, other places
+    are looked at.
 
     Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 3 to 6 mostly; up to three times as many where few
         places bend.
@@ -59,8 +60,8 @@ def _looked(oracle: Oracle, rng: np.random.Generator) -> tuple[bool, bool]:
             return False, _many(before)
         step, now = step / RATIO, before
     # Where noise asks for long steps a curve does not grow by their square any more, but bends nearly everywhere still.
-    straight = not _curved(now, look.at(step * RATIO)) and bool((now <= STRAIGHT).mean() >= FEW)
-    return straight, _many(now)
+    curved = _curved(now, look.at(step * RATIO))
+    return not curved and bool((now <= STRAIGHT).mean() >= FEW), curved and _many(now)
 
 
 def _many(bend: Float[np.ndarray, " P"]) -> bool:
