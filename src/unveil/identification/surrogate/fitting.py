@@ -146,7 +146,9 @@ class Fitting:
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:
-            return fitted(Student.begin(trial, *self.held), x, y, self.noise, self.rng)[0]
+            # Of many parameters most are the first layer's, and these stay.
+            first = int(parameters(trial) > MANY and len(trial.layers) > 2)
+            return fitted(Student.begin(trial, *self.held), x, y, self.noise, self.rng, first)[0]
 
         smaller = slimmed(network, x, y, self.noise, fit)
         self.stats["widths_fitted"] = network.widths
