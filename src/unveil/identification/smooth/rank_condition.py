@@ -77,6 +77,7 @@ def meet_condition(
     rank: int | None,
     *,
     rng: np.random.Generator,
+    thorough: bool = True,
 ) -> Condition | None:
     """Find scales and shifts at which the condition is met; None if it is met nowhere.
 
@@ -88,10 +89,11 @@ def meet_condition(
         activation: Of the layer.
         rank: Width of the next layer; found if None.
         rng: Draws starting values.
+        thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
     """
     k = z.shape[1]
     # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
-    for starts in _ROUNDS:
+    for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
         for trial in range(1, k) if rank is None else range(rank, min(rank + 1, k)):
             found = _best(z, g, activation, trial, starts, rng)
             if found is not None:

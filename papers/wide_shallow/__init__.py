@@ -1,0 +1,1 @@
+"""Wide shallow networks with biases, and how many answers entangled weights take."""
