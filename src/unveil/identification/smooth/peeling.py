@@ -75,7 +75,7 @@ class Peeling(Method):
         reading.stages.end("second layer: slopes")
         rank = None if self.widths is None or len(self.widths) < 2 else self.widths[1]
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
-        last = stats["attempts"] >= self.attempts
+        last = reading.stats["attempts"] >= self.attempts
         found = meet_condition(z, g, layer.activation, rank, rng=rng, thorough=last)
         if found is None:
             reading.why.append(
