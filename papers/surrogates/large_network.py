@@ -52,7 +52,7 @@ def run(size: int = 1) -> list[Row]:
     for seed in range(size):
         oracle = uv.as_oracle(lambda each: truth(each).astype(np.float32), truth.n)
         start = time.process_time()
-        method = uv.Surrogate(widths=(WIDTH,), factor=1.25, students=1, x=x[::10], rounds=6, work=6e12)
+        method = uv.Surrogate(widths=(WIDTH,), factor=1.25, students=1, x=x[::10], rounds=2, work=6e12)
         found = method(oracle, rng=np.random.default_rng(seed))
         seconds = time.process_time() - start
         assert found.network is not None
