@@ -300,7 +300,7 @@ class _Reading:
             self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
             if self.search.deeper:
                 self.why.append(
-                    "Other hyperplanes bend: the network is deeper, and layers behind the first are not read."
+                    "Other hyperplanes bend, as those of deeper neurons do: layers behind the first are not read."
                 )
         if self.best is not None and network is not None:
             self.stats |= self.best.figures

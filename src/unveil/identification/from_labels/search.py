@@ -38,6 +38,9 @@ DEPTH = 4
 ROUNDS = 60
 """Rounds of new faces, at most."""
 
+BENDING = 0.3
+"""Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance."""
+
 WALKS = 8
 """Walks from a face at a time."""
 
@@ -181,7 +184,7 @@ class HyperplaneSearch:
     @property
     def deeper(self) -> bool:
         """Whether hyperplanes are bent, which those of a first layer are not."""
-        return int(bent(self.ended, self.passed).sum()) >= max(3, len(self.planes) // 6)
+        return int(bent(self.ended, self.passed).sum()) >= max(5, int(BENDING * len(self.planes)))
 
     def likely(self) -> Hyperplanes:
         """Hyperplanes that walks do not speak against; of a deeper network, only those they speak for."""
