@@ -93,9 +93,11 @@ def test_names_and_a_threshold() -> None:
 @pytest.mark.parametrize("budget", [10, 137, 1500, 4000])
 def test_a_budget_is_never_crossed_and_what_was_found_is_told(budget: int) -> None:
     oracle = uv.as_oracle(labels_of(made((6, 4, 2), 908)), shape=6, answers="labels", budget=budget)
+    before = oracle.ledger.asked
     found = uv.identify(oracle, rng=np.random.default_rng(0))
     assert found.outcome is uv.Outcome.budget_ended
     assert oracle.ledger.asked <= budget
+    assert found.queries == oracle.ledger.asked - before == sum(found.stats["stages"].values())
     assert oracle.ledger.sent == oracle.ledger.asked
     assert found.network is not None or "rows_read" in found.stats or budget < 1500
 

@@ -290,7 +290,9 @@ class _Reading:
                 outcome = Outcome.approximate
         if self.search is not None:
             self.stats["stages"] |= self.search.stages
-        self._book("cut short")
+        # What a budget that ended left unbooked.
+        booked = sum(self.stats["stages"].values())
+        self.stats["stages"]["cut short"] = self.oracle.ledger.asked - self.start - booked
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
         if self.search is not None and self.chart is not None and network is None:
