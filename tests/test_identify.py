@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from tests.helpers import assert_rate
 from unveil import as_oracle
 from unveil.cli import app
+from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.identify import identify
+from unveil.identification.smooth.conclusion import Stages, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.saturation import Saturation
@@ -216,3 +218,13 @@ def test_one_smooth_hidden_layer_is_read_from_float32(sizes: tuple[int, ...], ac
             assert np.abs(found.network(x) - model(x)).max() < 1e-5 * np.ptp(model(x))
         whole.append(found.outcome is Outcome.complete and found.network.widths == sizes[1:])
     assert_rate(whole, 0.9, activation)
+
+
+@pytest.mark.parametrize(("uncertain", "outcome"), [(0.01, Outcome.complete), (2.4, Outcome.approximate)])
+def test_parameters_that_noise_leaves_open_are_not_complete(uncertain: float, outcome: Outcome) -> None:
+    rng = np.random.default_rng(0)
+    truth = random_network(4, (2,), "tanh", rng)
+    fit = Polished(truth, 1e-4, 1e-4, 1, 1e3, uncertain, uncertain)
+    oracle = as_oracle(truth, shape=4)
+    ended = conclude(oracle, fit, noise=1e-4, method="-", why=(), stats={}, stages=Stages(oracle), rng=rng)
+    assert ended.outcome is outcome

@@ -157,3 +157,12 @@ def test_a_layer_that_only_passes_on_leaves_a_network() -> None:
         return fitted(Student.begin(network, x, y), x, y, 0.0, np.random.default_rng(0))[0]
 
     assert slimmed(deeper, x, y, 1e-12, fit).widths == (4, 2)
+
+
+def test_a_layer_of_which_nothing_was_read_is_not_known() -> None:
+    empty = (np.empty((0, 8)), np.empty(0))
+    stats = {"layers_read": [(np.eye(8), np.zeros(8)), empty], "rows_partial": None}
+    found = uv.Identification(None, uv.Outcome.check_failed, 0, np.inf, "critical points", (), stats)
+    assert len(Known.of(found).layers) == 1
+    none = uv.Identification(None, uv.Outcome.check_failed, 0, np.inf, "critical points", (), {"layers_read": [empty]})
+    assert Known.of(none).layers == ()

@@ -11,7 +11,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
-from unveil.identification.fitting.pruning import REDUNDANT, without_surplus
+from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -140,7 +140,7 @@ def conclude(
         sigma = noise * np.maximum(1, np.abs(y) / usual)
         if error <= 1e-8 or bool((np.abs(network(x) - y) <= 10 * sigma).all()):
             outcome = Outcome.complete
-            if fit.condition >= REDUNDANT:
+            if fit.condition >= REDUNDANT or fit.uncertainty > UNCERTAIN:
                 outcome = Outcome.approximate
                 why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
         elif error <= max(1e-3, 100 * noise / spread):

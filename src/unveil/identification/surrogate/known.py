@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +34,9 @@ class Known:
     def of(cls, found: Identification) -> Known:
         """What an identification that did not come out whole has read."""
         relu = activation("relu")
-        layers = [Layer(w, b, relu) for w, b in found.stats.get("layers_read", ())]
+        # A layer of which nothing was read ends what is known.
+        read = takewhile(lambda layer: len(layer[1]), found.stats.get("layers_read", ()))
+        layers = [Layer(w, b, relu) for w, b in read]
         rows = found.stats.get("rows_partial") if layers else found.stats.get("rows_read")
         rows = rows if rows is not None and len(rows[0]) else None
         return cls(tuple(layers), rows, found.network)
