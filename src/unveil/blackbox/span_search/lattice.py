@@ -28,6 +28,7 @@ MEASURED = 3  # times the accuracy is measured at most, each with twice the plac
 BESIDE = 3  # coordinates moved, so that no question is asked a second time
 LEAST = 8  # fresh places of a confirmation, at least
 SAFETY = 3.0
+CLEAR_OF_NOISE = 3.0  # floors of the noise that the weakest direction must exceed where it is asked again
 TRUNCATED = 1.5  # times the last term of an extrapolation bounds its error
 
 
@@ -260,7 +261,7 @@ def _span(found: Gradients, n: int) -> tuple[np.ndarray, np.ndarray, int]:
     if not len(found.rows) or not found.rows.any():
         return np.empty((0, n)), np.empty(0), 0
     _, values, right = np.linalg.svd(found.rows, full_matrices=False)
-    rank = 0 if values[0] <= 3 * found.floor else rank_above(values, found.floor)
+    rank = 0 if values[0] <= CLEAR_OF_NOISE * found.floor else rank_above(values, found.floor)
     return right[:rank], values, rank
 
 
@@ -272,7 +273,8 @@ def _accuracy(basis: np.ndarray, found: Gradients, fresh: Gradients) -> float:
     if len(c) < len(basis):
         return 1.0
     least = float(np.linalg.svd(c, compute_uv=False)[-1])
-    if least <= fresh.noise * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1])):
+    # A direction that fresh places show no better than noise may be one that noise has made.
+    if least <= CLEAR_OF_NOISE * fresh.noise * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1])):
         return 1.0
     inverse = np.linalg.pinv(c)
     apart = inverse @ (fresh.rows - c @ basis)
