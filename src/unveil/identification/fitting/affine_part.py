@@ -55,7 +55,7 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
 
     Returns:
         Leaky ReLU in the last hidden layer, with one slope or one per neuron, or ReLU; the network itself where the
-        affine part is nobody's, or there is none.
+        affine part belongs to no neurons, or there is none.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network

@@ -111,7 +111,7 @@ def telling(
 
 
 def _clear(network: Network, x: np.ndarray) -> np.ndarray:
-    """Points with a linear piece around them: on a bend, where many were asked, nobody can say which weights count."""
+    """Points with a linear piece around them: on a bend, where many were asked, it is open which weights count."""
     h, clear = x, np.ones(len(x), dtype=bool)
     for layer in network.layers[:-1]:
         z = layer.affine(h)

@@ -18,7 +18,7 @@ Weights = list[Layer]
 FEW = 2000
 # Neurons with an output weight this small, relative to the largest, are none.
 FAINT = 1e-7
-# How well the sides must explain the part of a fit that nobody bends, relative to its largest share.
+# How well the sides must explain the affine part of a fit, relative to its largest share.
 BALANCE = 1e-5
 # A fit that explains fewer of the answers says nothing about the others.
 MOST = 0.6
@@ -187,7 +187,7 @@ class Bends:
         """All weights and the sides, from values before that touch no weight the fit says nothing about.
 
         Where such a weight matters its neuron keeps its side: on the active one the part linear in the values before
-        tells it, on the other it is nobody's business.
+        tells it, on the other it is not determined.
 
         Returns:
             None if the sides do not follow.
@@ -239,9 +239,9 @@ def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends
 def ending(
     bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
 ) -> tuple[Network, float]:
-    """The network: which sides are active, and the output layer; what nobody bends is folded in if there is any.
+    """The network: which sides are active, and the output layer; an affine part is folded in if there is one.
 
-    The part linear in the values before is `sum_i s_i w_i z_i / 2`, up to neurons that nobody met. Nothing is folded in
+    The part linear in the values before is `sum_i s_i w_i z_i / 2`, up to neurons not met. Nothing is folded in
     where the error is below `enough` without.
     """
     x, y = asked.all()

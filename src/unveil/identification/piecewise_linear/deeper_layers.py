@@ -263,7 +263,7 @@ class Deeper:
         return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
 
     def _reopen(self) -> bool:
-        """Whether a bend that nobody explains is one of a layer read before, which gets its neuron now."""
+        """Whether a breakpoint that no neuron explains is one of a layer read before, which gets its neuron now."""
         if len(self.layers) < 2:
             return False
         explained = {i for n in self.neurons for i in n.members}
@@ -326,7 +326,7 @@ class Deeper:
             fits, error = off < rough, float(off[near].max())
             inner = float(off[self._near(INNER)].max())
             if inner < fine:
-                # What is only wrong where nobody asks is looked for, but not for ever.
+                # What is only wrong far from usual inputs is looked for, but not for ever.
                 self.patience -= 1
                 error = error if self.patience > 0 else inner
             else:

@@ -322,9 +322,7 @@ class ExactReading:
                         best = self._turned(best, len(rows), noise.size)
                 if best[2] < self._fine(noise):
                     if len(best[1][0][0]) > len(rows):
-                        self.why.append(
-                            "An affine part that nobody bends (neurons always active where it was asked) is folded in."
-                        )
+                        self.why.append("An affine part (of neurons always active where it was asked) is folded in.")
                     return best
         assert best is not None
         return best

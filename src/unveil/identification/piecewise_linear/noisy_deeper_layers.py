@@ -164,7 +164,7 @@ class Onward:
         return were / should if should else 1.0
 
     def _search(self, found: list[Followed]) -> None:
-        """More lines; derivatives beside what nobody explains."""
+        """More lines; derivatives beside breakpoints that no neuron explains."""
         base, direction, low, high = self.frame.lines(LINES, 1e3, self.rng)
         for line in line_search(self.ask, base, direction, low, high, self.noise, self.rng):
             self.lines.append(line)

@@ -129,7 +129,7 @@ def missing(
 ) -> bool:
     """Whether answers change where no row says so, by more than the errors of the rows explain.
 
-    With as many rows as coordinates there is no such direction, and nobody can tell.
+    With as many rows as coordinates there is no such direction, and it cannot be told.
 
     Queries: `2 tests`
     """

@@ -43,7 +43,7 @@ def read_planes(
     Lines are cheap and full of breakpoints; looking at windows far away says little, because somebody always bends
     there. But positions are known to five digits. A normal measured at one breakpoint predicts where the plane meets
     the other lines; the breakpoints found there make it sharper, step by step. Breakpoints of a deeper neuron lie on
-    one plane only as far as nobody before it switches.
+    one plane only as far as no neuron before it switches.
 
     Args:
         ask: Answers questions.
@@ -64,8 +64,8 @@ def read_planes(
         planes.add(lines)
         found.lines += LINES
         for line in lines if number < MEASURED else ():
-            nobody = np.full(len(line.t), -1)
-            used, rows, jumps, errors = normals(ask, frame, line, nobody, noise, rng, found)
+            unknown = np.full(len(line.t), -1)
+            used, rows, jumps, errors = normals(ask, frame, line, unknown, noise, rng, found)
             at = line.points[used]
             candidates += list(zip(errors, at, rows, jumps, strict=True))
         before = len(found.rows)
