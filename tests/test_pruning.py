@@ -6,7 +6,9 @@ import numpy as np
 
 import unveil as uv
 from tests.helpers import random_weights, relu_net
+from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.pruning import without_idle, without_twins
+from unveil.whitebox.network import Network
 
 
 def test_neurons_without_effect_are_none_and_rare_ones_stay() -> None:
@@ -52,3 +54,11 @@ def test_a_neuron_that_was_never_on_where_was_asked_stays() -> None:
     network = uv.Network.from_weights([(w, b), (v, c), last])
     y = network(x)
     assert without_twins(network, x, lambda f: float(np.abs(f(x) - y).max()), 1e-12) is network
+
+
+def test_a_network_with_an_empty_row_is_left_to_the_check() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.vstack([rng.standard_normal((2, 3)), np.zeros(3)])
+    network = Network.from_weights([(rows, np.zeros(3)), (np.ones((1, 3)), np.zeros(1))])
+    x = rng.standard_normal((40, 3))
+    assert settle(network, network, x, network(x), x, rng) is network
