@@ -95,7 +95,7 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
     ledger = ask.oracle.ledger
     tried: list[State] = []
     yield state
-    for look in range(LOOKS):
+    for look in range(LOOKS + 1):
         state = yield from _look(ask, state, goal, stages)
         if not state.rank or (state.full and state.measured):
             yield state
@@ -110,15 +110,15 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
             ask.limit += 0 if state.measured else price(ask.oracle.n, ask.oracle.m, state.rank, ask.smooth)
             state = yield from judge(ask, state, goal.accuracy)
         yield state
-        last = state.unsettled or state.full or look + 1 == LOOKS
+        ended = state.unsettled or state.full
         if state.accuracy > goal.accuracy and not state.steps.clean and state.gradients is not None:
             tried.append(state)
-            if last or not _worth(tried, goal):
+            if ended or look + 1 >= LOOKS or not _worth(tried, goal):
                 yield _best(tried)
                 return
             with Booked(ledger, stages, "refinement"):
                 state = replenish(ask, replace(state, row_error=_row_error(state)))
-        elif last:
+        elif ended or look == LOOKS:  # one more look than for the error: at what was put down to it before
             return
         elif _hiding(state):
             state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
