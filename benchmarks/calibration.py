@@ -152,8 +152,8 @@ def plain(trial: Trial) -> bool:
 
 
 def _as_answered(trial: Trial) -> KnownModel:
-    """The model as its answers show it: a softmax hides what all of its inputs have in common."""
-    if trial.source.form != "probabilities" or trial.model.m == 1:
+    """The model as its answers show it: a softmax, or a label, hides what all outputs have in common."""
+    if trial.source.form not in ("probabilities", "labels") or trial.model.m == 1:
         return trial.model
     *before, (w, b) = trial.model.weights
     return KnownModel((*before, (w - w.mean(axis=0), b - b.mean())), trial.model.activation, trial.model.dtype)

@@ -234,3 +234,13 @@ def test_examples_serve_where_random_points_show_one_label() -> None:
     span = label_span(label_oracle(far), rng=np.random.default_rng(0), accuracy=1e-2, x=there)
     assert span.rank == K
     assert span.distance(a) <= 1e-2
+
+
+def test_a_second_label_met_once_and_not_again_is_not_measured(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    none = BoundaryPoints(np.empty((0, 6)), np.empty(0, dtype=np.int64), np.empty((0, 6)))
+    monkeypatch.setattr("unveil.blackbox.label_span.boundary_points", lambda *_: none)
+    source = CallableSource(lambda x: (x[:, 0] > 1).astype(int), (6,))
+    oracle = SourceOracle(source, m=1, answers="labels")
+    assert label_span(oracle, rng=rng).outcome is Outcome.not_measured

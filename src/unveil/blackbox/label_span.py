@@ -125,9 +125,10 @@ class _Search:
             # One label at every point that was asked says nothing about the points between and beyond them.
             return Outcome.not_measured
         self.ground: Ground = ground
-        self.scale: Scale = find_scale(
-            self.side, boundary_points(self.side, ground, 12, self.found.basis, self.rng), self.rng
-        )
+        points = boundary_points(self.side, ground, 12, self.found.basis, self.rng)
+        if not len(points.x):  # the second label was met once, and not again
+            return Outcome.not_measured
+        self.scale: Scale = find_scale(self.side, points, self.rng)
         self.book("start")
         last, rank = np.inf, 0
         for _ in range(ROUNDS):
