@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, clipped_step
-from unveil.blackbox.span_search.refinement import FAR, drop_spurious, gather, noise_floor, sharpen
+from unveil.blackbox.span_search.refinement import drop_spurious, farthest, gather, noise_floor, sharpen
 from unveil.blackbox.span_search.state import State
 
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
@@ -121,8 +121,7 @@ def _misfit(
     squares = float(np.sum(((slopes - c @ error) * weights) ** 2))
     count = max(0, len(c) - state.rank)
     fresh = ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin)
-    shorter = state.basis_step / 16 if state.steps.clean else 0.0
-    places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter, state.steps.central)
+    places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
         beside, _ = _sketch(ask, replace(state, gradients=(places, rows)), directions)
         squares += float(np.sum(((beside - rows @ error) * weights) ** 2))
@@ -208,8 +207,7 @@ def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> t
     """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
     places, c = state.gradients  # type: ignore[misc]
     m = ask.oracle.m
-    longest = state.harmless / max(state.row_error, 1e-300)
-    longest = 0.5 * min(longest, FAR * (float(np.sqrt(np.mean(places.x**2))) or 1.0))
+    longest = 0.5 * farthest(state)
     count = len(directions)
     sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
     if ask.oracle.within is None:

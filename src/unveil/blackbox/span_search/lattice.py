@@ -18,9 +18,7 @@ from unveil.blackbox.span_search.state import Goal, State
 
 BATCH = 4  # places in the first batch; each further one is as large as all before
 ROUNDS = 12
-NEAR_WALLS = (
-    8.0  # part of the box that the longest difference spans: places stay that far off the walls, not at its middle
-)
+NEAR_WALLS = 8.0  # the longest difference spans one part in so many of the box: places stay that far off its walls
 LEVELS = 4  # lengths of central differences of a smooth model, 1 to 4 steps
 WORTH = 8_000  # queries that a confirmation on a grid may take, within the points that were asked for
 ROUNDS_OF_PIVOTS = 4  # sets of places, each of which determines the span

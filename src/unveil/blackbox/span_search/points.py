@@ -165,42 +165,19 @@ def base_points(
     return oracle.nearest(x)
 
 
-class Room:
-    """How far one may step from points along each of some directions, none of them 0, before a wall of the box is met.
-
-    Args:
-        oracle: Whose box it is.
-        directions: (N, n).
-    """
-
-    def __init__(self, oracle: Oracle, directions: Float[np.ndarray, "N n"]) -> None:
-        self.oracle, self.directions = oracle, directions
-
-    def step(self, x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " N"]:
-        """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
-        if self.oracle.within is None:
-            return np.ones(len(self.directions))
-        low, high = self.oracle.within
-        # In units of the room to either wall; from a point on a wall that is next to none.
-        above = self.directions * (1 / np.maximum(high - x, TINY))
-        below = self.directions * (1 / np.minimum(low - x, -TINY))
-        ahead = np.maximum(above.max(axis=1), below.max(axis=1))
-        behind = -np.minimum(above.min(axis=1), below.min(axis=1))
-        # A hair less than all the room, so that rounding cannot leave the box.
-        return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.minimum(ahead, behind)))
-
-
 def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
     """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
     if oracle.within is None:
         return np.ones(len(direction))
     low, high = oracle.within
-    with np.errstate(divide="ignore", invalid="ignore"):
-        up = np.where(direction > 0, (high - x) / direction, np.where(direction < 0, (low - x) / direction, np.inf))
-        down = np.where(direction > 0, (x - low) / direction, np.where(direction < 0, (x - high) / direction, np.inf))
-    ahead, behind = up.min(axis=1), down.min(axis=1)
-    # A hair less than all the room, so that rounding cannot leave the box.
-    return np.asarray(np.where(ahead >= behind, ahead, -behind) * (1 - 1e-6))
+    # In units of the room to either wall, of which there is next to none from a point on it; along no direction, no wall.
+    with np.errstate(over="ignore", divide="ignore"):
+        above = direction * (1 / np.maximum(high - x, TINY))
+        below = direction * (1 / np.minimum(low - x, -TINY))
+        ahead = np.maximum(above.max(axis=1), below.max(axis=1))
+        behind = -np.minimum(above.min(axis=1), below.min(axis=1))
+        # A hair less than all the room, so that rounding cannot leave the box.
+        return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.abs(np.minimum(ahead, behind))))
 
 
 def clipped_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray, longest: float) -> np.ndarray:

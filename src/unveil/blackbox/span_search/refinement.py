@@ -13,7 +13,7 @@ from scipy import linalg
 from unveil.blackbox.answers import complete
 from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, legal_ends
 from unveil.blackbox.span_search.growth import screen
-from unveil.blackbox.span_search.points import Asker, Places, Room, clipped_step
+from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State
 
 FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
@@ -39,14 +39,13 @@ def gather(ask: Asker, state: State) -> State:
 
     Queries: `(r + 1) r / m` or more
     """
-    shorter = state.basis_step / 16 if state.steps.clean else 0.0
-    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, shorter, state.steps.central)
+    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, state.shorter, state.steps.central)
     for _ in range(GATHERINGS):
         missing = max(0, state.rank - len(c))
         if not missing and (len(places) == len(state.places) or not _weak(state, c)):
             break
         fresh = ask.draw(2 + missing // ask.oracle.m, state.steps.margin)
-        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, shorter, state.steps.central)
+        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
         places, c = places.joined(more), np.vstack([c, rows])
     return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
@@ -239,10 +238,15 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     ), before
 
 
+def farthest(state: State, far: float = FAR) -> float:
+    """How far a step along the complement may lead for the error of the span, and in units of a typical coordinate."""
+    typical = float(np.sqrt(np.mean(state.gradients[0].x ** 2))) or 1.0  # type: ignore[index]
+    return min(state.harmless / max(state.row_error, 1e-300), far * typical)
+
+
 def _complement(ask: Asker, state: State, far: float = FAR) -> tuple[DenseFrame | SparseFrame, float]:
     """A frame of the complement, and how long steps along it may be for the error of the span."""
-    longest = state.harmless / max(state.row_error, 1e-300)
-    longest = min(longest, far * (float(np.sqrt(np.mean(state.gradients[0].x ** 2))) or 1.0))  # type: ignore[index]
+    longest = farthest(state, far)
     if ask.oracle.within is not None:
         return DenseFrame(state.known, ask.rng), longest
     return SparseFrame(state.known), longest
@@ -328,9 +332,8 @@ def _across_box(
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        room = Room(ask.oracle, vectors)
         for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
-            amount = np.clip(room.step(point), -longest, longest)
+            amount = clipped_step(ask.oracle, point, vectors, longest)
             asked = amount[:, None] * vectors
             asked += point
             wanted = ask.oracle.nearest(asked)

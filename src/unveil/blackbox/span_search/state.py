@@ -148,6 +148,11 @@ class State:
         return COARSE_BASIS * self.steps.first * math.sqrt(max(self.rank, 1) / self.known.n)
 
     @property
+    def shorter(self) -> float:
+        """The step along the basis where a place met a breakpoint; 0 where noise leaves none."""
+        return self.basis_step / 16 if self.steps.clean else 0.0
+
+    @property
     def coarse(self) -> float:
         """Noise of one coordinate of a gradient in the basis."""
         return self.steps.slope_noise if self.steps.bend else math.sqrt(2) / self.basis_step
