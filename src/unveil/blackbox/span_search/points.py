@@ -170,7 +170,7 @@ def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarr
     if oracle.within is None:
         return np.ones(len(direction))
     low, high = oracle.within
-    # In units of the room to either wall, of which there is next to none from a point on it; along no direction, no wall.
+    # In units of the room to either wall: next to none from a point on it, and without end along no direction.
     with np.errstate(over="ignore", divide="ignore"):
         above = direction * (1 / np.maximum(high - x, TINY))
         below = direction * (1 / np.minimum(low - x, -TINY))
