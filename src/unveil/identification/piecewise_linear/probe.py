@@ -1,0 +1,33 @@
+"""Probe: what every step of a reading needs to ask: answers, how exact they are, and the generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unveil.blackbox.rounding import Ask, Rounding
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Handed from step to step of a reading.
+
+    Attributes:
+        ask: Answers questions, (N, n) to (N, m); an `Asked` keeps them.
+        noise: How exact answers are.
+        rng: Draws everything.
+    """
+
+    ask: Ask
+    noise: Rounding
+    rng: np.random.Generator
+
+    @property
+    def m(self) -> int:
+        """Outputs."""
+        return len(self.noise.floor)
+
+    def with_noise(self, noise: Rounding) -> Probe:
+        """The same, with answers of another precision."""
+        return replace(self, noise=noise)
