@@ -1,14 +1,17 @@
-"""whole, sides: when the neurons met are all of a layer, and which of their sides are active, from derivatives."""
+"""whole, signs: when the neurons met are all of a layer, and which of their sides are active, from derivatives."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.rounding import AGREE, Ask, Rounding
+from unveil.blackbox.rounding import AGREE
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
 from unveil.identification.piecewise_linear.frame import gradients
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.probe import Probe
 
 # A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
 EXACT = 1e-6
@@ -19,7 +22,7 @@ Station = tuple[np.ndarray, np.ndarray]
 
 
 def whole(
-    layers: list[Layer], sure: list[Neuron], perhaps: list[Neuron], stations: list[Station]
+    layers: list[Layer], sure: list[Neuron], perhaps: list[Neuron], stations: Sequence[Station]
 ) -> list[Neuron] | None:
     """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
 
@@ -35,7 +38,7 @@ def whole(
 
     def spans(neurons: list[Neuron]) -> bool:
         right, wrong = judged(layers, neurons, stations)
-        # With as many neurons as directions no derivative can contradict; what leaks must show who is missing.
+        # With as many neurons as directions no derivative can contradict: `leaks` must show what is missing.
         return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
 
     most = max(np.linalg.matrix_rank(local(layers, x)[1]) for x, _ in stations)
@@ -50,7 +53,7 @@ def whole(
 
 
 def judged(
-    layers: list[Layer], neurons: list[Neuron], stations: list[Station]
+    layers: list[Layer], neurons: list[Neuron], stations: Sequence[Station]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
     right, wrong = [], []
@@ -65,33 +68,28 @@ def judged(
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
 
 
-def sides(
-    ask: Ask,
+def signs(
+    probe: Probe,
     layers: list[Layer],
-    rows: Float[np.ndarray, "k d"],
-    bias: Float[np.ndarray, " k"],
+    layer: Layer,
     pool: Float[np.ndarray, "N n"],
-    stations: list[Station],
-    noise: Rounding,
-    rng: np.random.Generator,
-) -> Layer | None:
+) -> tuple[Layer | None, list[Station]]:
     """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         layers: Read before.
-        rows: All neurons of this layer.
-        bias: Theirs.
+        layer: All neurons of this layer, up to sign.
         pool: Where derivatives may be measured.
-        stations: Gets them.
-        noise: How exact answers are.
-        rng: Draws test steps.
 
     Returns:
-        None if these are not the whole layer after all, or some neuron's sides cannot be told.
+        The layer, None if these are not all of it after all, or some neuron's sign cannot be told; and where
+        derivatives were measured.
 
     Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
     """
+    rows, bias = layer
+    stations: list[Station] = []
     k = np.arange(len(rows))
     seen, largest = np.zeros((2, len(rows)), dtype=int), np.zeros((2, len(rows)))
     for x in _clearest(layers, rows, pool):
@@ -102,44 +100,36 @@ def sides(
         if seen.sum() > 8 * len(rows):
             break
         span = row_space(J)
-        slope, error = gradients(ask, across(span), x[None], np.array([0.05]), noise, rng)
+        slope, error = gradients(probe.ask, across(span), x[None], np.array([0.05]), probe.noise, probe.rng)
         if not np.isfinite(error[0]):
             continue
         stations.append((x, slope[0] @ span.T))
         parts = rows @ J @ span
         if not _explains(parts, slope[0], 100 * float(error[0])):
-            return None
+            return None, stations
         share = np.abs(np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1
         largest[up, k] = np.maximum(largest[up, k], share)
     quiet = largest < 10 * EXACT * largest.max()
     if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
-        return None
+        return None, stations
     side = np.where(largest[1] >= largest[0], 1.0, -1.0)
     side = np.where((seen[0] == 0) & quiet[1], -1.0, side)
     side = np.where((seen[1] == 0) & quiet[0], 1.0, side)
-    return rows * side[:, None], bias * side
+    return (rows * side[:, None], bias * side), stations
 
 
 def leaks(
-    ask: Ask,
-    layers: list[Layer],
-    layer: Layer,
-    pool: Float[np.ndarray, "N n"],
-    count: int,
-    noise: Rounding,
-    rng: np.random.Generator,
+    probe: Probe, layers: list[Layer], layer: Layer, pool: Float[np.ndarray, "N n"], count: int
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         layers: Read before.
-        layer: The one in question, sides settled.
-        pool: Where to look; skipped where its active neurons feel every direction in which those before move.
+        layer: The one in question, signs settled.
+        pool: Where to look; skipped where its active neurons move along every direction in which those before do.
         count: How many of them.
-        noise: How exact answers are.
-        rng: Draws directions.
 
     Returns:
         Points where moving along none of the active neurons changes nothing, and points where it does.
@@ -156,9 +146,9 @@ def leaks(
         still = span @ vt[int((s > 1e-6 * s.max(initial=0)).sum()) :].T
         if not still.shape[1]:
             continue
-        v = still @ rng.standard_normal(still.shape[1])
+        v = still @ probe.rng.standard_normal(still.shape[1])
         v *= np.linalg.norm(x) / np.linalg.norm(v)
-        # Not so far that anybody known switches.
+        # Not so far that a known neuron switches.
         rate = W @ J @ v
         with np.errstate(divide="ignore"):
             room = np.where((z <= 0) & (rate > 0), -z / rate, np.inf).min(initial=along(layers, x, v, 0.0, 1.0)[0][1])
@@ -170,10 +160,10 @@ def leaks(
         return pool[:0], pool[:0]
     x = np.array(start)
     end = x + np.array(step)
-    y = ask(np.concatenate([x, end]))
+    y = probe.ask(np.concatenate([x, end]))
     change = np.abs(y[: len(x)] - y[len(x) :])
     slack = EXACT * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
-    allowed = AGREE * (noise.at(x) + noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
+    allowed = AGREE * (probe.noise.at(x) + probe.noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
     quiet = (change <= allowed).all(axis=1)
     return x[quiet], np.concatenate([x[~quiet], end[~quiet]])
 

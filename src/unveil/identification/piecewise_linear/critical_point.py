@@ -1,16 +1,17 @@
-"""Sightings: bends of deeper layers met along lines, and where known neurons must have been met."""
+"""Critical points of deeper layers met along lines, their normals, and where neurons known must have been met."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame, gradients
+from unveil.identification.piecewise_linear.probe import Probe
 
 Layer = tuple[np.ndarray, np.ndarray]
 # A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.
@@ -20,8 +21,8 @@ SHORT = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
-    """A breakpoint of a deeper layer, and the normal of the hyperplane there.
+class CriticalPoint:
+    """A point where a neuron of a deeper layer is zero, and the normal of its hyperplane there.
 
     Attributes:
         x: (n,) where.
@@ -71,48 +72,36 @@ def zeros(t: Float[np.ndarray, " E"], z: Float[np.ndarray, "E q"]) -> tuple[np.n
     return t[piece] + (t[piece + 1] - t[piece]) * before / (before - after), piece, which
 
 
-def look(
-    ask: Ask,
-    layers: list[Layer],
-    line: Line,
-    wanted: np.ndarray,
-    noise: Rounding,
-    rng: np.random.Generator,
-) -> list[Sighting]:
-    """Measure the normals of these breakpoints of a line, from the derivatives on either side.
+def measure_normals(
+    probe: Probe, layers: list[Layer], line: Line, wanted: Int[np.ndarray, " W"]
+) -> list[CriticalPoint]:
+    """The critical points at these breakpoints of a line, with normals from the derivatives on either side.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         layers: Read before; only directions in which they move are asked about.
         line: The line.
         wanted: Its breakpoints that are none of these layers'.
-        noise: How exact answers are.
-        rng: Draws test steps.
+
+    Returns:
+        Those between two pieces long enough to differentiate in.
 
     Queries: `r + 3` for each piece beside a wanted breakpoint, for r directions in which the layers move there.
     """
     edges = line.edges
     inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
-    seen: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
+    slopes: dict[int, tuple[np.ndarray, np.ndarray, float]] = {}
     out = []
     for p in wanted:
         if min(inner[p], inner[p + 1]) < SHORT * (1 + abs(line.t[p])):
             continue
         for piece in (p, p + 1):
-            if piece in seen:
+            if piece in slopes:
                 continue
             # The outermost pieces are long: stay where the numbers are small.
             middle = edges[piece + 1] - inner[piece] / 2 if piece <= p else edges[piece] + inner[piece] / 2
-            x = line.inputs(np.array([middle]))
-            span = row_space(local(layers, x[0])[1])
-            if not span.shape[1]:
-                seen[piece] = (span, np.empty((1, 0)), np.inf)
-                continue
-            frame = across(span)
-            value = line.at(np.array([middle]))
-            slope, error = gradients(ask, frame, x, np.array([inner[piece] / 4]), noise, rng, value)
-            seen[piece] = (span, slope[0], float(error[0]))
-        (span, before, e0), (other, after, e1) = seen[p], seen[p + 1]
+            slopes[piece] = _slope(probe, layers, line, middle, inner[piece] / 4)
+        (span, before, e0), (other, after, e1) = slopes[p], slopes[p + 1]
         if not np.isfinite(e0 + e1) or span.shape != other.shape:
             continue
         jump = line.jump[p]
@@ -123,8 +112,21 @@ def look(
             continue
         drift = abs(float(change @ along_it) - 1) / (float(np.linalg.norm(along_it)) * size)
         rounded = float(np.hypot(e0, e1)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
-        out.append(Sighting(line.points[p], span, change / size, max(rounded, drift, 1e-15)))
+        out.append(CriticalPoint(line.points[p], span, change / size, max(rounded, drift, 1e-15)))
     return out
+
+
+def _slope(
+    probe: Probe, layers: list[Layer], line: Line, t: float, step: float
+) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "m r"], float]:
+    """Directions in which the layers move at a place of a line, derivatives along them, and their error."""
+    at = np.array([t])
+    x = line.inputs(at)
+    span = row_space(local(layers, x[0])[1])
+    if not span.shape[1]:
+        return span, np.empty((1, 0)), np.inf
+    slope, error = gradients(probe.ask, across(span), x, np.array([step]), probe.noise, probe.rng, line.at(at))
+    return span, slope[0], float(error[0])
 
 
 def met(

@@ -17,12 +17,14 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, Weights, output_layer
 from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.critical_point import search
-from unveil.identification.piecewise_linear.deeper_layers import Deeper
+from unveil.identification.piecewise_linear.deeper_layers import read_deeper
+from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import read_layer, sharpen
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_balance, by_fold, by_sparsity, by_vanishing
 from unveil.identification.piecewise_linear.wide_input import stations, widen
@@ -265,13 +267,14 @@ class ExactReading:
         far: float,
     ) -> Network:
         """The rest from sightings of its neurons wherever lines meet them."""
-        self.deeper = Deeper(self.ask, frame, layer, found, *before, noise, self.rng, far)
-        error = self.deeper.read(self._fine(noise), self.most_lines)
-        if self.deeper.network is not None and error < self.best[0]:
-            self.best = (error, [(each.weights, each.bias) for each in self.deeper.network.layers])
+        setting = Setting.of(Probe(self.ask, noise, self.rng), self.ask, frame, far, self._fine(noise))
+        for state in read_deeper(setting, Deeper.begun(layer, found, *before), self.most_lines):
+            self.deeper = state
+        if state.network is not None and state.residual < self.best[0]:
+            self.best = (state.residual, [(each.weights, each.bias) for each in state.network.layers])
         del self.stats["layers"][1:]
-        sizes = [len(w) for w, _ in self.deeper.layers[1:]] + [len(self.deeper.neurons)]
-        self.stats["layers"] += [{"neurons": k, "lines": len(self.deeper.lines), "bent": 0} for k in sizes]
+        sizes = [len(w) for w, _ in state.layers[1:]] + [len(state.candidates.neurons)]
+        self.stats["layers"] += [{"neurons": k, "lines": len(state.lines), "bent": 0} for k in sizes]
         return Network.from_weights(self.best[1])
 
     def _sharpen(self, frame: Frame, found: LayerFound, noise: Rounding) -> None:

@@ -9,11 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import Rounding
-from unveil.identification.fitting.output_layer import Asked, after
-from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along, local, look, row_space
-from unveil.identification.piecewise_linear.neuron import Neuron, View, merge
-from unveil.identification.piecewise_linear.weight_completion import fill, places
+from unveil.identification.fitting.output_layer import after
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    Layer,
+    along,
+    local,
+    measure_normals,
+    row_space,
+)
+from unveil.identification.piecewise_linear.neuron import Neuron, View, grown, merge
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 
 # A normal is one that a layer passes on if so much of it, or less, is not.
 FOREIGN = 1e-5
@@ -43,14 +50,7 @@ class Late:
 
 
 def late(
-    ask: Asked,
-    layers: list[Layer],
-    line: Line,
-    which: int,
-    error: float,
-    pool: Float[np.ndarray, "N n"],
-    noise: Rounding,
-    rng: np.random.Generator,
+    probe: Probe, layers: list[Layer], line: Line, which: int, error: float, pool: Float[np.ndarray, "N n"]
 ) -> Late | None:
     """Whether a breakpoint that no neuron explains is one of a layer read before; if so, that neuron.
 
@@ -58,57 +58,70 @@ def late(
     layer switch: one of a deeper layer bends there.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         layers: Read before, the first one whole.
         line: Where the breakpoint was met.
         which: Which of the line's.
         error: Of the rows of these layers.
         pool: Where its unknown weights may be looked for.
-        noise: How exact answers are.
-        rng: Draws directions.
 
     Queries: `2 (r + 3)` for r active neurons of the first layer; if it is one, about `2 r + 20` more, and 20 for every
         unknown weight.
     """
-    seen = look(ask, layers[:1], line, np.array([which]), noise, rng)
-    if not seen:
-        return None
-    depth = _depth(layers, seen[0])
+    seen = measure_normals(probe, layers[:1], line, np.array([which]))
+    depth = _depth(layers, seen[0]) if seen else None
     if depth is None:
         return None
-    before = layers[:depth]
-    views = [View.of(before, seen[0], error)]
-    merged = merge(views, [])
-    if not merged or not _straight(ask, layers, depth, merged[0], seen[0], line, which, noise, rng):
+    before, view = layers[:depth], View.of(layers[:depth], seen[0], error)
+    merged = merge([view], [])
+    if not merged or not _straight(probe, layers[: depth + 1], merged[0], seen[0], line, which):
         return None
-    neuron, lines = merged[0], list[Line]()
-    tried: Counter[tuple[int, int]] = Counter()
-    for _ in range(ROUNDS):
-        if neuron.known.all():
-            break
-        base = pool[rng.permutation(len(pool))[:200]]
-        normal = local(before, seen[0].x)[1].T @ neuron.weights
-        near = seen[0].x + 0.3 * np.linalg.norm(seen[0].x) / np.sqrt(len(normal)) * rng.standard_normal(
-            (200, len(normal))
-        )
-        base = np.concatenate([base, near])
-        direction = np.concatenate([rng.standard_normal((200, len(normal))), np.repeat(normal[None], 200, axis=0)])
-        there = places(before, [neuron], base, direction[-len(base) :], tried, OTHERS)[:AT_ONCE]
-        for place in there:
-            tried[0, place.unknown] += 1
-        if not there:
-            continue
-        more, searched = fill(ask, before, [neuron], there, noise, rng)
-        lines += searched
-        views += [View.of(before, each, error) for each in more]
-        merge(views, [neuron])
-    # Had it been active wherever people ask it would not have been missed.
+    neuron, lines = _completed(probe, before, merged[0], (seen[0], view), (error, pool))
+    # Had it been active wherever a user asks it would not have been missed.
     side = -np.sign(np.median(after(before, pool) @ neuron.weights + neuron.bias))
     spread = neuron.spread.diagonal()[:-1][neuron.known]
     return Late(depth, side * neuron.weights, side * neuron.bias, float(np.sqrt(spread.max())), lines)
 
 
-def _depth(layers: list[Layer], seen: Sighting) -> int | None:
+def _completed(
+    probe: Probe,
+    before: list[Layer],
+    neuron: Neuron,
+    seen: tuple[CriticalPoint, View],
+    given: tuple[float, Float[np.ndarray, "N n"]],
+) -> tuple[Neuron, list[Line]]:
+    """The neuron with the weights that could be found, and the lines searched for them.
+
+    Args:
+        probe: Asks.
+        before: The layers before its own.
+        neuron: As far as its first critical point tells.
+        seen: This point.
+        given: Error of the rows of the layers before, and where to look besides near that point.
+    """
+    (point, view), (error, pool), rng = seen, given, probe.rng
+    views, lines = [view], list[Line]()
+    tried: Counter[tuple[int, int]] = Counter()
+    for _ in range(ROUNDS):
+        if neuron.known.all():
+            break
+        base = pool[rng.permutation(len(pool))[:200]]
+        normal = local(before, point.x)[1].T @ neuron.weights
+        reach = 0.3 * np.linalg.norm(point.x) / np.sqrt(len(normal))
+        base = np.concatenate([base, point.x + reach * rng.standard_normal((200, len(normal)))])
+        direction = np.concatenate([rng.standard_normal((200, len(normal))), np.repeat(normal[None], 200, axis=0)])
+        there = places(before, [neuron], base, direction[-len(base) :], tried, OTHERS)[:AT_ONCE]
+        tried += Counter((0, place.unknown) for place in there)
+        if not there:
+            continue
+        more, searched = complete_weights(probe, before, [neuron], there)
+        lines += searched
+        views += [View.of(before, each, error) for each in more]
+        neuron = grown(views, neuron)
+    return neuron, lines
+
+
+def _depth(layers: list[Layer], seen: CriticalPoint) -> int | None:
     """From which layer a neuron with this normal is missing; None if all pass it on."""
     normal = seen.span @ seen.normal
     for depth in range(len(layers) - 1, 0, -1):
@@ -121,38 +134,29 @@ def _depth(layers: list[Layer], seen: Sighting) -> int | None:
 
 
 def _straight(
-    ask: Asked,
-    layers: list[Layer],
-    depth: int,
-    neuron: Neuron,
-    seen: Sighting,
-    line: Line,
-    which: int,
-    noise: Rounding,
-    rng: np.random.Generator,
+    probe: Probe, layers: list[Layer], neuron: Neuron, seen: CriticalPoint, line: Line, which: int
 ) -> bool:
-    """Whether the answers bend on this hyperplane also where others of its layer have switched."""
-    W, b = layers[depth]
-    J = local(layers[:depth], seen.x)[1]
+    """Whether the answers bend on this hyperplane also where others of its layer, the last of these, have switched."""
+    *before, (W, b) = layers
+    J = local(before, seen.x)[1]
     normal = J.T @ neuron.weights
     normal /= np.linalg.norm(normal)
-    active, found = W @ local(layers[:depth], seen.x)[0] + b > 0, []
+    active, found = W @ local(before, seen.x)[0] + b > 0, []
     for _ in range(DIRECTIONS):
-        v = rng.standard_normal(len(normal))
+        v = probe.rng.standard_normal(len(normal))
         v -= normal * (normal @ v)
-        room = float(along(layers[:depth], seen.x, v, 0.0, 10.0)[0][1])
-        part = rng.uniform(0.5, 0.95)
-        x = seen.x + part * room * v
-        switched = int(((W @ local(layers[:depth], x)[0] + b > 0) != active).sum())
-        found.append((switched, (1 - part) * room * float(np.linalg.norm(v)), x))
+        room = float(along(before, seen.x, v, 0.0, 10.0)[0][1])
+        x = seen.x + probe.rng.uniform(0.5, 0.95) * room * v
+        switched = int(((W @ local(before, x)[0] + b > 0) != active).sum())
+        found.append((switched, x))
     found.sort(key=lambda each: -each[0])
     if not found[PLACES - 1][0]:
         return False
     strength = np.abs(line.jump[which]).max() / abs(float(line.direction @ normal))
-    x = np.array([each[2] for each in found[:PLACES]])
-    sigma = noise.at(x).max(axis=1)
+    x = np.array([each[1] for each in found[:PLACES]])
+    sigma = probe.noise.at(x).max(axis=1)
     off = np.clip(3e4 * sigma / strength, 1e-7, 1e-3)[:, None] * normal
-    y = ask(np.concatenate([x - off, x, x + off])).reshape(3, len(x), -1)
+    y = probe.ask(np.concatenate([x - off, x, x + off])).reshape(3, len(x), -1)
     bend = np.abs(y[0] - 2 * y[1] + y[2]).max(axis=1)
     least = np.maximum(40 * sigma, 0.01 * strength * np.linalg.norm(off, axis=1))
     return bool((bend > least).sum() > PLACES / 2)

@@ -1,30 +1,39 @@
-"""merge: sightings of one neuron at several places, each through the neurons active there, become its weights."""
+"""merge: critical points of one neuron, each telling its weights for the neurons active there, become all of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, combinations
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
-from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along_line, local, met, zeros
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    Layer,
+    along_line,
+    local,
+    met,
+    zeros,
+)
 
-# Besides its own error, that of a sighting's normal is this many times the error of the rows read before.
+# Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
-# Sightings vaguer than this begin no neuron.
+# Critical points whose normals are known worse than this begin no neuron.
 VAGUE = 1e-4
-# A sighting agrees when its equations hold to this many standard deviations.
+# A critical point agrees when its equations hold to this many standard deviations.
 AGREES = 20.0
-# One minus the cosine of what two sightings know of the same neuron.
+# One minus the cosine of what two critical points tell of the same neuron.
 SAME = 1e-12
-# A sighting joins a neuron only if another neuron's would do so by chance less often than this.
+# A critical point joins a neuron only if another neuron's would do so by chance less often than this.
 CHANCE = 1e-6
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Neuron:
     """A neuron `weights . h + bias`, up to sign, as far as it is known.
 
@@ -32,36 +41,45 @@ class Neuron:
         weights: (k,) of unit norm, zero where unknown.
         bias: Its bias.
         known: (k,) which weights are known.
-        members: Sightings it was merged from.
+        members: Critical points it was merged from.
         spread: (k + 1, k + 1) covariance of the errors of weights and bias.
-        before: (q, k + 1) what was known of it without any sighting, as equations in units of their errors.
-        refused: Sightings that contradict it.
-        unclear: Sightings that agree with what is known of it now, but could do so by chance.
+        before: (q, k + 1) what was known of it without any critical point, as equations in units of their errors.
+        refused: Critical points that contradict it.
+        unclear: Critical points that agree with what is known of it now, but could do so by chance.
+        key: Which of a layer's neurons this is, however much of it is known: the first critical point it was merged
+            from, negative if it was read in another way.
     """
 
     weights: Float[np.ndarray, " k"]
     bias: float
     known: Bool[np.ndarray, " k"]
-    members: list[int]
+    members: tuple[int, ...]
     spread: Float[np.ndarray, "q q"]
     before: Float[np.ndarray, "q p"] | None = None
-    refused: set[int] = field(default_factory=set)
-    unclear: set[int] = field(default_factory=set)
+    refused: frozenset[int] = frozenset()
+    unclear: frozenset[int] = frozenset()
+    key: int = -1
 
     @classmethod
-    def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float) -> Neuron:
+    def given(cls, row: Float[np.ndarray, " k"], bias: float, error: float, key: int = -1) -> Neuron:
         """A neuron read in another way, whole."""
         theta = np.append(row, bias)
         across = np.eye(len(theta)) - np.outer(theta, theta) / (theta @ theta)
         spread = error**2 * np.eye(len(theta))
-        return cls(row, bias, np.ones(len(row), dtype=bool), [], spread, before=across / error)
+        return cls(row, bias, np.ones(len(row), dtype=bool), (), spread, before=across / error, key=key)
+
+    @property
+    def readings(self) -> int:
+        """How many independent readings it rests on."""
+        return len(self.members) + (self.before is not None)
 
     def wider(self) -> Neuron:
         """The same neuron behind a layer that has one neuron more: its weight for that is unknown."""
         k = len(self.weights)
         spread = np.insert(np.insert(self.spread, k, 0, axis=0), k, 0, axis=1)
         before = None if self.before is None else np.insert(self.before, k, 0, axis=1)
-        return Neuron(np.append(self.weights, 0), self.bias, np.append(self.known, False), [], spread, before)
+        known = np.append(self.known, False)
+        return Neuron(np.append(self.weights, 0), self.bias, known, (), spread, before, key=self.key)
 
     def doubt(self, h: Float[np.ndarray, " k"]) -> float:
         """Standard deviation of `weights . h + bias`, as far as the weights are known."""
@@ -71,7 +89,7 @@ class Neuron:
 
 @dataclass(frozen=True)
 class View:
-    """A sighting as the layer read last sees it: `move.T @ weights` is parallel to `normal`, `h . weights + bias` 0."""
+    """A critical point behind the layers read: `move.T @ weights` is parallel to `normal`, `h . weights + bias` 0."""
 
     h: Float[np.ndarray, " k"]
     move: Float[np.ndarray, "k r"]
@@ -82,7 +100,7 @@ class View:
     through_origin: bool
 
     @classmethod
-    def of(cls, layers: list[Layer], seen: Sighting, error: float) -> View:
+    def of(cls, layers: list[Layer], seen: CriticalPoint, error: float) -> View:
         """Through these layers, whose rows have this error."""
         h, J = local(layers, seen.x)
         move = J @ seen.span
@@ -106,19 +124,17 @@ class View:
 
 
 def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
-    """Neurons that explain these sightings, most sightings first; every sighting that could start one does.
+    """Neurons that explain these critical points, most points first; every point that could start one does.
 
     Args:
-        views: All sightings.
+        views: All critical points.
         before: What came out for the first of them.
     """
     if not views:
         return list(before)
-    on, equations = np.array([v.on for v in views]), np.array([_equations(v) for v in views])
-    for neuron in before:
-        _grow(views, on, equations, neuron)
-    taken = {i for neuron in before for i in neuron.members}
-    out = list(before)
+    grow = _growth(views)
+    out = [grow(neuron) for neuron in before]
+    taken = {i for neuron in out for i in neuron.members}
     order = sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error))
     starts = chain(((i,) for i in order), combinations([i for i in order if views[i].error < VAGUE], 2))
     for some in starts:
@@ -126,9 +142,8 @@ def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
             None if taken.intersection(some) else _start(views, some[0]) if len(some) == 1 else _start_from(views, some)
         )
         if begun is not None:
-            _grow(views, on, equations, begun)
-            taken.update(begun.members)
-            out.append(begun)
+            out.append(grow(begun))
+            taken.update(out[-1].members)
     # A neuron that another one has taken in.
     out.sort(key=lambda neuron: -len(neuron.members))
     whole: list[Neuron] = []
@@ -138,8 +153,13 @@ def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
     return whole
 
 
+def grown(views: list[View], neuron: Neuron) -> Neuron:
+    """One neuron with all critical points that agree."""
+    return _growth(views)(neuron) if views else neuron
+
+
 def _start(views: list[View], i: int) -> Neuron | None:
-    """The weights that one sighting tells alone: of the neurons active there, if not too many are."""
+    """The weights that one critical point tells alone: of the neurons active there, if not too many are."""
     v = views[i]
     active = v.move[v.on]
     if not 0 < len(active) <= len(v.normal) or v.error > VAGUE:
@@ -159,54 +179,62 @@ def _start(views: list[View], i: int) -> Neuron | None:
     error[-1] = -v.h @ error[:-1]
     spread = error @ error.T
     spread[-1, -1] += (v.place * v.far) ** 2
-    return Neuron(weights, -float(weights @ v.h), v.on.copy(), [i], spread)
+    return Neuron(weights, -float(weights @ v.h), v.on, (i,), spread, key=i)
 
 
 def _start_from(views: list[View], some: tuple[int, ...]) -> Neuron | None:
-    """The weights that sightings tell together where each sees more active neurons than directions."""
+    """The weights that critical points tell together where each has more active neurons than directions."""
     known = np.any([views[i].on for i in some], axis=0)
     if sum(_equations(views[i]) for i in some) - int(known.sum()) < 2:
         return None
     k = len(known)
-    neuron = Neuron(np.zeros(k), 0.0, known, list(some), np.zeros((k + 1, k + 1)))
-    worst, next_ = _together(views, neuron)
+    neuron, worst, next_ = _solved(
+        views, Neuron(np.zeros(k), 0.0, known, some, np.zeros((k + 1, k + 1)), key=some[0])
+    )
     return neuron if worst < AGREES * np.sqrt(k) and next_ > 1e4 * worst else None
 
 
 def _equations(v: View) -> int:
-    """How many equations a sighting gives for the weights, up to their scale."""
+    """How many equations a critical point gives for the weights, up to their scale."""
     # Without biases every hyperplane goes through the origin: where it is says nothing about whose it is.
     return min(int(v.on.sum()), len(v.normal)) - v.through_origin
 
 
-def _grow(views: list[View], on: Bool[np.ndarray, "V k"], equations: Int[np.ndarray, " V"], neuron: Neuron) -> None:
-    """Take in all sightings that agree, those first that share most with what is known."""
-    while True:
-        # Equations that each sighting has more than unknowns.
-        shared = equations - (on & ~neuron.known).sum(axis=1)
-        shared[[*neuron.members, *neuron.refused, *neuron.unclear]] = 0
-        for i in np.argsort(-shared, kind="stable").tolist():
-            if shared[i] < 1:
-                return
-            fits = _fits(views[i], neuron, int(shared[i]))
-            if fits:
-                break
-            (neuron.refused if fits is False else neuron.unclear).add(i)
-        else:
-            return
-        neuron.members.append(i)
-        neuron.known = neuron.known | views[i].on
-        neuron.unclear.clear()
-        _together(views, neuron)
+def _growth(views: list[View]) -> Callable[[Neuron], Neuron]:
+    """What takes all critical points that agree into a neuron, those first that share most with what is known."""
+    on, equations = np.array([v.on for v in views]), np.array([_equations(v) for v in views])
+
+    def grow(neuron: Neuron) -> Neuron:
+        refused, unclear = set(neuron.refused), set(neuron.unclear)
+        while True:
+            # Equations that each critical point has more than unknowns.
+            shared = equations - (on & ~neuron.known).sum(axis=1)
+            shared[[*neuron.members, *refused, *unclear]] = 0
+            joins: int | None = None
+            for i in np.argsort(-shared, kind="stable").tolist():
+                if shared[i] < 1:
+                    break
+                fits = _fits(views[i], neuron, int(shared[i]))
+                if fits:
+                    joins = i
+                    break
+                (refused if fits is False else unclear).add(i)
+            if joins is None:
+                return replace(neuron, refused=frozenset(refused), unclear=frozenset(unclear))
+            unclear.clear()
+            wider = replace(neuron, members=(*neuron.members, joins), known=neuron.known | views[joins].on)
+            neuron = _solved(views, wider)[0]
+
+    return grow
 
 
 def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
-    """Whether some weights for what is unknown make this sighting one of the neuron's; None: that could be chance."""
+    """Whether some weights for what is unknown make this point one of the neuron's; None: that could be chance."""
     new = np.flatnonzero(v.on & ~neuron.known)
     D = v.equations
     A = np.concatenate([D[:, new], -np.append(v.normal, 0.0)[:, None]], axis=1)
     rhs = -D @ np.append(neuron.weights, neuron.bias)
-    # Errors of what is known, and of the sighting, relative to how strongly the neuron is seen there.
+    # Errors of what is known, and of the normal, relative to how strongly the neuron moves there.
     noise = D @ neuron.spread @ D.T
     seen = float(np.linalg.norm(rhs[:-1])) + 1e-3
     noise[np.diag_indices_from(noise)] += np.append(np.full(len(v.normal), v.error * seen), v.place) ** 2
@@ -221,11 +249,11 @@ def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
     return True if np.prod(np.minimum(AGREES * sizes[-shared:], 1.0)) <= CHANCE else None
 
 
-def _together(views: list[View], neuron: Neuron) -> tuple[float, float]:
-    """All equations of all sightings at once, each in units of its error.
+def _solved(views: list[View], neuron: Neuron) -> tuple[Neuron, float, float]:
+    """All equations of all its critical points at once, each in units of its error.
 
     Returns:
-        How badly they contradict each other, and how badly they would any other solution.
+        The neuron, how badly the equations contradict each other, and how badly they would any other solution.
     """
     which = np.append(np.flatnonzero(neuron.known), len(neuron.known))
     rows = [] if neuron.before is None else [neuron.before[:, which]]
@@ -240,19 +268,19 @@ def _together(views: list[View], neuron: Neuron) -> tuple[float, float]:
     _, s, vt = np.linalg.svd(E / scale)
     theta = vt[-1] / scale
     size = float(np.linalg.norm(theta[:-1]))
-    neuron.weights = np.zeros(len(neuron.known))
-    neuron.weights[which[:-1]] = theta[:-1] / size
-    neuron.bias = float(theta[-1] / size)
+    weights = np.zeros(len(neuron.known))
+    weights[which[:-1]] = theta[:-1] / size
     # How far each direction but the solution's own can move before the equations notice.
     own = len(which) - 1
     loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
-    neuron.spread = np.zeros((len(neuron.known) + 1,) * 2)
-    neuron.spread[np.ix_(which, which)] = loose.T @ loose
-    return float(np.linalg.norm(E @ theta)) / size, float(s[-2] / np.linalg.norm(vt[-2] / scale))
+    spread = np.zeros((len(neuron.known) + 1,) * 2)
+    spread[np.ix_(which, which)] = loose.T @ loose
+    solved = replace(neuron, weights=weights, bias=float(theta[-1] / size), spread=spread)
+    return solved, float(np.linalg.norm(E @ theta)) / size, float(s[-2] / np.linalg.norm(vt[-2] / scale))
 
 
 def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
-    """Those that are no second view of another neuron: the same hyperplane as far as they know their weights."""
+    """Those that are not another neuron again: no other has the same hyperplane as far as their weights are known."""
     out: list[Neuron] = []
     for n in alone:
         mine = np.append(n.weights[n.known], n.bias)
@@ -285,16 +313,22 @@ def expected(
     return at, AGREES * np.array(doubt) / np.maximum(rate, 1e-300), which
 
 
-def confirmed(
-    layers: list[Layer], neurons: list[Neuron], lines: list[Line]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each neuron should have been met on these lines, how often it was, and in how many settings.
+class Confirmed(NamedTuple):
+    """How often each neuron should have been met on the lines searched, how often it was, and in how many settings.
 
     A setting is which of the others are active: while it stays, a neuron of a deeper layer goes on straight, too.
     """
+
+    should: Int[np.ndarray, " N"]
+    were: Int[np.ndarray, " N"]
+    settings: Int[np.ndarray, " N"]
+
+
+def confirmed(layers: list[Layer], neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
+    """How often each of these neurons was met on these lines, of all times that it should have been."""
     should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
     settings: list[set[bytes]] = [set() for _ in neurons]
-    firm = [i for i, n in enumerate(neurons) if n.known.all() and len(n.members) + (n.before is not None) > 1]
+    firm = [i for i, n in enumerate(neurons) if n.known.all() and n.readings > 1]
     rows, bias = np.array([neurons[i].weights for i in firm]), np.array([neurons[i].bias for i in firm])
     for line in lines if neurons else ():
         at, doubt, which = expected(layers, neurons, line)
@@ -306,4 +340,4 @@ def confirmed(
             on &= which[:, None] != np.array(firm)
             for i, others in zip(which[seen], on[seen], strict=True):
                 settings[i].add(np.packbits(others).tobytes())
-    return should, were, np.array([len(each) for each in settings], dtype=int)
+    return Confirmed(should, were, np.array([len(each) for each in settings], dtype=int))

@@ -10,10 +10,18 @@ from jaxtyping import Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Asked, Bends, ending, explain
-from unveil.identification.piecewise_linear.critical_point import Layer, Sighting, along_line, local, look, met
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    Layer,
+    along_line,
+    local,
+    measure_normals,
+    met,
+)
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer import read_layer
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
@@ -76,7 +84,7 @@ class SecondLayer:
         self.fresh = Asked(asked.oracle)
         every = zip(first.bent_at, first.bent_rows, first.bent_error, strict=True)
         span = np.eye(outside.d)
-        self.sightings = [Sighting(x, span, normal, float(error)) for x, normal, error in every]
+        self.sightings = [CriticalPoint(x, span, normal, float(error)) for x, normal, error in every]
         self._take_in()
         self.network: Network | None = None
 
@@ -177,7 +185,7 @@ class SecondLayer:
         (line,) = line_search(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
         wanted = ~met(line, along_line([self.layer], line)[0]).any(axis=1)
         wanted &= np.array([not self._zero(point) for point in line.points], dtype=bool)
-        self.sightings += look(self.ask, [self.layer], line, np.flatnonzero(wanted), self.noise, self.rng)
+        self.sightings += measure_normals(Probe(self.ask, self.noise, self.rng), [self.layer], line, np.flatnonzero(wanted))
 
     def _towards(self, wrong: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""

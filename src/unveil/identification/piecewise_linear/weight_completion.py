@@ -1,4 +1,4 @@
-"""Fill: a neuron's unknown weights one by one, where its hyperplane enters the region where they matter."""
+"""A neuron's unknown weights, one by one, where its hyperplane enters the region where one begins to matter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
     Layer,
-    Sighting,
     along,
     along_line,
     local,
@@ -22,6 +21,7 @@ from unveil.identification.piecewise_linear.critical_point import (
     zeros,
 )
 from unveil.identification.piecewise_linear.neuron import VAGUE, Neuron
+from unveil.identification.piecewise_linear.probe import Probe
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
 LARGEST = 1.5
@@ -112,18 +112,18 @@ def _others(layers: list[Layer], rows: np.ndarray, bias: np.ndarray, place: Plac
     return len(t) - 2 + len(zeros(t, h @ rows.T + bias)[0])
 
 
-def fill(
-    ask: Ask, layers: list[Layer], neurons: list[Neuron], there: list[Place], noise: Rounding, rng: np.random.Generator
-) -> tuple[list[Sighting], list[Line]]:
+def complete_weights(
+    probe: Probe, layers: list[Layer], neurons: list[Neuron], there: list[Place]
+) -> tuple[list[CriticalPoint], list[Line]]:
     """Find these hyperplanes, and with them the unknown weights.
 
     Returns:
-        Sightings of those that went on where the weight found says, and all lines searched.
+        Critical points of those that went on where the weight found says, and all lines searched.
 
     Queries: about 17 per place, 8 more for every other breakpoint near it.
     """
     base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
-    lines = line_search(ask, base, step, -1.0, 1.0, noise, rng)
+    lines = line_search(probe.ask, base, step, -1.0, 1.0, probe.noise, probe.rng)
     out = []
     for place, line in zip(there, lines, strict=True):
         neuron = neurons[place.neuron]
@@ -132,34 +132,35 @@ def fill(
             t = float(line.t[p])
             if ((before > min(t, 0)) & (before < max(t, 0))).any():
                 continue  # another piece: the weight does not follow from the place
-            x = line.points[p]
             weights = neuron.weights.copy()
             weights[place.unknown] = -place.rate * t / place.value
-            if _goes_on(ask, layers, weights, place.unknown, x, line, int(p), noise):
-                span = row_space(local(layers, x)[1])
-                normal = span.T @ local(layers, x)[1].T @ weights
-                size = float(np.linalg.norm(normal))
-                h, J = local(layers, x)
-                known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
-                new = neuron.doubt(h) + float(line.width[p]) * abs(place.rate)
-                error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
-                if error < VAGUE:
-                    out.append(Sighting(x, span, normal / size, error))
+            if _goes_on(probe, layers, weights, place.unknown, line, int(p)):
+                point = _critical_point(layers, neuron, weights, place, line, int(p))
+                out += [point] if point.error < VAGUE else []
                 break
     return out, lines
 
 
+def _critical_point(
+    layers: list[Layer], neuron: Neuron, weights: Float[np.ndarray, " k"], place: Place, line: Line, p: int
+) -> CriticalPoint:
+    """Where a line met a neuron with these weights: its normal follows from them, with their errors."""
+    x = line.points[p]
+    h, J = local(layers, x)
+    span = row_space(J)
+    normal = span.T @ J.T @ weights
+    size = float(np.linalg.norm(normal))
+    known = np.sqrt(max(float(np.trace(J.T @ neuron.spread[:-1, :-1] @ J)), 0.0))
+    new = neuron.doubt(h) + float(line.width[p]) * abs(place.rate)
+    error = (known + new / place.value * float(np.linalg.norm(J[place.unknown]))) / size
+    return CriticalPoint(x, span, normal / size, error)
+
+
 def _goes_on(
-    ask: Ask,
-    layers: list[Layer],
-    weights: np.ndarray,
-    unknown: int,
-    x: np.ndarray,
-    line: Line,
-    p: int,
-    noise: Rounding,
+    probe: Probe, layers: list[Layer], weights: Float[np.ndarray, " k"], unknown: int, line: Line, p: int
 ) -> bool:
     """Whether the hyperplane goes on at another place as this weight says."""
+    x = line.points[p]
     J = local(layers, x)[1]
     normal = J.T @ weights
     size = float(np.linalg.norm(normal))
@@ -175,7 +176,7 @@ def _goes_on(
     room = float(along(layers, x, away, 0.0, 1.0)[0][1])
     other = x + room / 2 * away
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
-    sigma = float(noise.at(other[None]).max())
+    sigma = float(probe.noise.at(other[None]).max())
     off = np.clip(3e4 * sigma / strength, 1e-7, 0.01 * room)
-    y = ask(np.stack([other - off * normal, other, other + off * normal]))
+    y = probe.ask(np.stack([other - off * normal, other, other + off * normal]))
     return bool(np.abs(y[0] - 2 * y[1] + y[2]).max() > 0.5 * strength * off)

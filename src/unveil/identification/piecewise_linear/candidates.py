@@ -1,0 +1,120 @@
+"""merge_points: critical points become neurons, and these a whole layer, signs settled, behind which reading goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.identification.fitting.output_layer import Bends, after, explain
+from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, whole
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
+from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, distinct, merge
+
+# A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
+OFTEN = 4
+# Share of the times that a neuron should have been met and was: breakpoints close to another one are missed.
+MET = 0.9
+# Every so many lines, neurons met twice are worth a search for their weights.
+ANYWAY = 6
+# A layer that explains more of the answers than this is the last hidden one.
+HALF = 0.5
+# Errors that nearly right weights may leave, in units of the largest answer.
+ROUGH = 1e-5
+# Share of points at which a neuron is as exact as is said.
+USUAL = 0.8
+# How often the signs of the same neurons are looked for.
+TRIES = 2
+# Points where a layer is asked whether a neuron is missing, and points among which those that tell signs are chosen.
+LOOKS, POOL = 60, 300
+
+
+def merge_points(setting: Setting, state: Deeper) -> Deeper:
+    """Merge the critical points; where the next layer shows itself whole, read on behind it.
+
+    Queries: those of `signs` and `leaks` for every set of neurons that may be a whole layer.
+    """
+    while True:
+        state, met = _merged(state)
+        if state.nearly:
+            return state
+        state, layer = _layer(setting, state, met)
+        if layer is None:
+            return state
+        bends = Bends(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
+        if explain(bends, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
+            return state.ending(layer)
+        state = state.behind(layer)
+
+
+def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
+    """All critical points as neurons, and how often each of these was met."""
+    old, layers = state.candidates, state.layers
+    new = [View.of(layers, seen, state.error) for seen in state.seen[len(old.views) :]]
+    views = (*old.views, *new)
+    merged = merge(list(views), list(old.merged))
+    counts = confirmed(layers, merged, state.lines)
+    neurons, certain = [], []
+    for n, should, were, settings in zip(merged, *counts, strict=True):
+        often = len(n.members) > 1 or were >= OFTEN or (state.last and n.before is not None)
+        if n.key not in old.proven and not (often and were >= MET * should):
+            continue
+        neurons.append(n)
+        if len(n.members) > 2 or settings >= OFTEN or state.turn % ANYWAY == ANYWAY - 1:
+            certain.append(n)
+    alone = distinct([n for n in merged if len(n.members) == 1 and n not in neurons], neurons)
+    explained = {i for n in neurons for i in n.members}
+    candidates = replace(
+        old,
+        views=views,
+        merged=tuple(merged),
+        neurons=tuple(neurons),
+        certain=tuple(certain),
+        alone=tuple(alone),
+        open=len(state.seen) - len(explained),
+    )
+    return replace(state, candidates=candidates), counts
+
+
+def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Layer | None]:
+    """The layer being read, signs settled, if the neurons merged so far contain it whole."""
+    sure: list[Neuron] = []
+    perhaps: list[Neuron] = []
+    layers, points = state.layers, setting.points
+    for n, should, were, settings in zip(state.candidates.merged, *met, strict=True):
+        if n.known.all() and were >= MET * should and (len(n.members) > 1 or n.before is not None):
+            (sure if settings >= OFTEN or (n.before is not None and settings >= 2) else perhaps).append(n)
+    chosen = whole(layers, sure, perhaps, state.stations)
+    if chosen is None:
+        if sure or perhaps:
+            # A line from where they are all to where one is missing meets it.
+            right, wrong = judged(layers, [*sure, *perhaps], state.stations)
+            state = replace(state, right=right, wrong=wrong)
+        return state, None
+    keys = frozenset(n.key for n in chosen)
+    if state.candidates.refuted[keys] >= TRIES:
+        return state, None
+    pool = [points.out(POOL, scale) for scale in SCALES[:2]]
+    if len(layers) == 1 and len(layers[0][0]) <= setting.frame.d and setting.frame.free:
+        pool.append(setting.frame.after(*layers[0]).sample(POOL, setting.probe.rng))
+    rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
+    layer, stations = signs(setting.probe, layers, (rows, bias), np.concatenate(pool))
+    state, refuted = replace(state, stations=(*state.stations, *stations)), 1
+    if layer is not None:
+        x = setting.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
+        right, wrong = leaks(setting.probe, layers, layer, x, LOOKS)
+        state, refuted = replace(state, right=right, wrong=wrong), TRIES
+        if not len(wrong):
+            return replace(state, error=max(state.error, *(_doubt(layers, points, n) for n in chosen))), layer
+    candidates = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
+    return replace(state, candidates=candidates), None
+
+
+def _doubt(layers: list[Layer], points: Points, neuron: Neuron) -> float:
+    """How far off a neuron usually is: one weight that rarely matters may be vague."""
+    h = np.insert(after(layers, points.usual(200)), len(neuron.weights), 1, axis=1)
+    spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))
+    return float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL))

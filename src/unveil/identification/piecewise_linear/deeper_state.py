@@ -1,0 +1,182 @@
+"""Deeper: what a reading behind the first layer has so far, handed from step to step, and what it is held to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.line import Line
+from unveil.identification.fitting.output_layer import Asked, after
+from unveil.identification.piecewise_linear.completeness import Station
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, Layer, local, row_space
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_points import Points
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.neuron import Neuron, View
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.whitebox.network import Network
+
+# How far lines reach, in typical inputs.
+FAR = 300.0
+# How often a network that is right nearby is still held against answers from far out.
+PATIENCE = 8
+# Most critical points that no neuron explains, and share of all, where nearly everything is explained.
+UNEXPLAINED, SHARE = 2, 0.15
+# A critical point of a deeper layer is one of this reading if the layers before pass on so much of its normal.
+PASSED_ON = 0.9
+
+
+class Setting(NamedTuple):
+    """What all steps of a reading share.
+
+    Attributes:
+        probe: Asks.
+        log: What it asked.
+        points: Draws inputs, and knows where they may be.
+        fine: Errors of the last network's answers, in units of the largest one.
+    """
+
+    probe: Probe
+    log: Asked
+    points: Points
+    fine: float
+
+    @classmethod
+    def of(cls, probe: Probe, log: Asked, frame: Frame, far: float, fine: float) -> Setting:
+        """With lines that reach so far, in typical inputs, but no further than `FAR`."""
+        return cls(probe, log, Points(frame, min(far, FAR), probe.rng), fine)
+
+    @property
+    def frame(self) -> Frame:
+        """Where inputs may be."""
+        return self.points.frame
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may be neurons of the layer being read.
+
+    Attributes:
+        views: The critical points behind the layers read.
+        merged: Neurons that explain them.
+        neurons: Those of them that were met wherever they should have been.
+        certain: Those of these met so often that a search for their unknown weights is worth it while others are
+            missing.
+        alone: Those met once.
+        open: How many critical points none of `neurons` explains.
+        tried: How often each unknown weight, of the neuron with this key, was looked for.
+        proven: Keys of neurons that a nearly right network calls for.
+        refuted: How often a set of them (keys) was taken for the whole layer, but is not, or its signs were not told.
+        fitted: The network fitted to the last digits, and which neurons it has (keys) with how many known weights.
+    """
+
+    views: tuple[View, ...] = ()
+    merged: tuple[Neuron, ...] = ()
+    neurons: tuple[Neuron, ...] = ()
+    certain: tuple[Neuron, ...] = ()
+    alone: tuple[Neuron, ...] = ()
+    open: int = 0
+    tried: Counter[tuple[int, int]] = field(default_factory=Counter)
+    proven: frozenset[int] = frozenset()
+    refuted: Counter[frozenset[int]] = field(default_factory=Counter)
+    fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """What was read so far behind the first layer.
+
+    Attributes:
+        layers: Read whole, signs settled; never changed in place.
+        error: Of the rows of these layers.
+        lines: Searched.
+        seen: Critical points of deeper layers.
+        stations: Where derivatives were measured.
+        examined: Critical points that were held against the layers read before.
+        candidates: For the layer being read.
+        last: Whether that is known to be the last hidden one.
+        right: Where what was read explains the answers.
+        wrong: Where it does not.
+        barren: Lines in a row that showed nothing new.
+        turn: Lines in all.
+        patience: How often a network that is right nearby is still held against answers from far out.
+        network: The best so far.
+        residual: Its largest error on what was asked; infinite where it fails on fresh points.
+    """
+
+    layers: list[Layer]
+    error: float
+    lines: tuple[Line, ...]
+    seen: tuple[CriticalPoint, ...]
+    stations: tuple[Station, ...]
+    right: Float[np.ndarray, "R n"]
+    wrong: Float[np.ndarray, "W n"]
+    examined: frozenset[CriticalPoint] = frozenset()
+    candidates: Candidates = field(default_factory=Candidates)
+    last: bool = False
+    barren: int = 0
+    turn: int = 0
+    patience: int = PATIENCE
+    network: Network | None = None
+    residual: float = np.inf
+
+    @classmethod
+    def begun(cls, layer: Layer, found: LayerFound, given: list[Neuron], stations: list[Station]) -> Deeper:
+        """Behind a first layer.
+
+        Args:
+            layer: The first layer, signs settled.
+            found: What lines showed while it was read.
+            given: Neurons of the second layer read in another way.
+            stations: Derivatives measured then.
+        """
+        seen = []
+        for x, row, error in zip(found.bent_at, found.bent_rows, found.bent_error, strict=True):
+            span = row_space(local([layer], x)[1])
+            normal = span.T @ row
+            size = float(np.linalg.norm(normal))
+            if size > PASSED_ON:
+                seen.append(CriticalPoint(x, span, normal / size, float(error) + np.sqrt(1 - min(size, 1.0) ** 2)))
+        return cls(
+            layers=[layer],
+            error=max(float(found.error.max()), 1e-12),
+            lines=tuple(found.searched),
+            seen=tuple(seen),
+            stations=(*zip(found.at, found.slope, strict=True), *stations),
+            right=found.at[:0],
+            wrong=found.at[:0],
+            candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
+        )
+
+    @property
+    def nearly(self) -> bool:
+        """Whether nearly everything met is explained."""
+        return self.last or self.candidates.open <= max(UNEXPLAINED, SHARE * len(self.seen))
+
+    @property
+    def unexplained(self) -> list[int]:
+        """Critical points that no neuron explains."""
+        explained = {i for n in self.candidates.neurons for i in n.members}
+        return [i for i in range(len(self.seen)) if i not in explained]
+
+    def given(self, layer: Layer) -> tuple[Neuron, ...]:
+        """The neurons of a layer, as ones read in another way."""
+        return tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in enumerate(zip(*layer, strict=True)))
+
+    def ending(self, layer: Layer) -> Deeper:
+        """With this layer taken for the last hidden one: nothing is left for another."""
+        neurons, old = self.given(layer), self.candidates
+        candidates = Candidates(views=old.views, merged=neurons, neurons=neurons, tried=old.tried)
+        return replace(self, candidates=candidates, last=True)
+
+    def behind(self, layer: Layer) -> Deeper:
+        """Behind one more layer; what it explains of the critical points is left out."""
+        h = after(self.layers, np.array([each.x for each in self.seen]))
+        off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
+        seen = tuple(each for each, far in zip(self.seen, off > 1e-7, strict=True) if far)
+        layers = [*self.layers, layer]
+        return replace(self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0)
