@@ -17,6 +17,7 @@ from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points, holds
 from unveil.identification.piecewise_linear.late_neurons import late
+from unveil.identification.piecewise_linear.probe import Probe
 
 
 def oracle_of(weights: Weights) -> tuple[Asked, Rounding]:
@@ -35,13 +36,13 @@ def test_a_layer_leaks_where_a_neuron_is_missing() -> None:
     ask, noise = oracle_of(weights)
     pool = rng.standard_normal((100, 20))
     before = ask.oracle.ledger.asked
-    right, wrong = leaks(ask, weights[:1], weights[1], pool, 40, noise, rng)
+    right, wrong = leaks(Probe(ask, noise, rng), weights[:1], weights[1], pool, 40)
     assert len(right) > 20
     assert not len(wrong)
     assert ask.oracle.ledger.asked - before <= 80
     for i in range(6):
         partial = without(weights[1], i)
-        right, wrong = leaks(ask, weights[:1], partial, pool, 40, noise, rng)
+        right, wrong = leaks(Probe(ask, noise, rng), weights[:1], partial, pool, 40)
         active = after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0
         assert len(wrong)
         assert active.any()
@@ -74,7 +75,7 @@ def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:
     found = None
     for _ in range(4):
         line, which = met(weights, 1, i, ask, noise, rng)
-        found = found or late(ask, read, line, which, 1e-12, x, noise, rng)
+        found = found or late(Probe(ask, noise, rng), read, line, which, 1e-12, x)
     assert found is not None
     assert found.depth == 1
     size = np.linalg.norm(weights[1][0][i])
@@ -83,7 +84,7 @@ def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:
     # A neuron of the next layer is none of a layer before, whole or not.
     for layers in ([weights[0], weights[1]], read):
         line, which = met(weights, 2, 0, ask, noise, rng)
-        assert late(ask, layers, line, which, 1e-12, x, noise, rng) is None
+        assert late(Probe(ask, noise, rng), layers, line, which, 1e-12, x) is None
 
 
 def test_a_weight_that_no_answer_shows_does_not_spoil_the_sides() -> None:

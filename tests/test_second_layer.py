@@ -10,7 +10,8 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
-from unveil.identification.piecewise_linear.second_layer import SecondLayer
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.second_layer import SecondLayer, read_second_layer
 
 N, FIRST, SECOND = 20, 16, 10
 
@@ -29,12 +30,13 @@ def _begun(seed: int, which: list[int], twice: list[int]) -> tuple[SecondLayer, 
             size = np.linalg.norm(rows[i])
             # Read less well the second time, as far as rounding lets a hyperplane far out be read.
             found.add(rows[i] / size, bias[i] / size + 2e-6 * copy, outer[:, i] * size, 1e-9 + 1e-6 * copy, np.zeros(N))
-    second = SecondLayer(ask, frame, weights[0], LayerFound.nothing(frame, 1), found, noise, rng)
+    first = LayerFound.nothing(frame, 1)
+    second = SecondLayer.begun(Probe(ask, noise, rng), ask, frame, weights[0], first, found)
     return second, uv.Network.from_weights(weights)
 
 
-def _right(second: SecondLayer, truth: uv.Network, error: float) -> bool:
-    if second.network is None or error > 1e-5:
+def _right(second: SecondLayer, truth: uv.Network) -> bool:
+    if second.network is None or second.residual > 1e-5:
         return False
     x = np.random.default_rng(1).standard_normal((5000, N))
     same = second.network.widths == truth.widths
@@ -45,7 +47,7 @@ def test_neurons_that_are_missing_are_looked_for_where_fresh_answers_are_not_exp
     good = []
     for seed in range(6):
         second, truth = _begun(seed, list(range(SECOND - 4)), [])
-        good.append(_right(second, truth, second.read()))
+        good.append(_right(read_second_layer(second), truth))
     assert_rate(good, 0.9, "four of ten missing")
 
 
@@ -53,5 +55,5 @@ def test_a_hyperplane_met_twice_is_one_neuron() -> None:
     good = []
     for seed in range(6):
         second, truth = _begun(seed, list(range(SECOND)), [0, 3])
-        good.append(_right(second, truth, second.read()))
+        good.append(_right(read_second_layer(second), truth))
     assert_rate(good, 0.9, "two of ten read twice")

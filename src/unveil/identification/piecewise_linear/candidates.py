@@ -1,4 +1,4 @@
-"""merge_points: critical points become neurons, and these a whole layer, signs settled, behind which reading goes on."""
+"""merge_points: critical points become neurons, and these a whole layer with its signs, behind which it goes on."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.layer import read_layer, sharpen
 from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides
+from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides, read_second_layer
 from unveil.identification.piecewise_linear.sign_recovery import by_balance, by_fold, by_sparsity, by_vanishing
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, validate
@@ -248,10 +248,10 @@ class ExactReading:
         if not self.narrow:
             self._tried(frame, found, noise)
         else:
-            second = SecondLayer(self.ask, outside, layer, first, found, here, self.rng)
-            error = second.read()
-            if second.network is not None and error < ROUGH:
-                self.best = (error, [(each.weights, each.bias) for each in second.network.layers])
+            probe = Probe(self.ask, here, self.rng)
+            second = read_second_layer(SecondLayer.begun(probe, self.ask, outside, layer, first, found))
+            if second.network is not None and second.residual < ROUGH:
+                self.best = (second.residual, [(each.weights, each.bias) for each in second.network.layers])
                 k = len(second.found.rows)
                 self.stats["layers"].append({"neurons": k, "lines": len(second.found.searched), "bent": 0})
         given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)]

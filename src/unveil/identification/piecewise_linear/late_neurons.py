@@ -133,9 +133,7 @@ def _depth(layers: list[Layer], seen: CriticalPoint) -> int | None:
     return None
 
 
-def _straight(
-    probe: Probe, layers: list[Layer], neuron: Neuron, seen: CriticalPoint, line: Line, which: int
-) -> bool:
+def _straight(probe: Probe, layers: list[Layer], neuron: Neuron, seen: CriticalPoint, line: Line, which: int) -> bool:
     """Whether the answers bend on this hyperplane also where others of its layer, the last of these, have switched."""
     *before, (W, b) = layers
     J = local(before, seen.x)[1]

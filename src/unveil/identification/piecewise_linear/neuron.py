@@ -188,9 +188,7 @@ def _start_from(views: list[View], some: tuple[int, ...]) -> Neuron | None:
     if sum(_equations(views[i]) for i in some) - int(known.sum()) < 2:
         return None
     k = len(known)
-    neuron, worst, next_ = _solved(
-        views, Neuron(np.zeros(k), 0.0, known, some, np.zeros((k + 1, k + 1)), key=some[0])
-    )
+    neuron, worst, next_ = _solved(views, Neuron(np.zeros(k), 0.0, known, some, np.zeros((k + 1, k + 1)), key=some[0]))
     return neuron if worst < AGREES * np.sqrt(k) and next_ > 1e4 * worst else None
 
 

@@ -1,14 +1,14 @@
-"""SecondLayer: the neurons behind a first layer whose values can be chosen freely, each read from one sighting."""
+"""read_second_layer: neurons behind a first layer whose values can be chosen freely, each from one critical point."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Asked, Bends, ending, explain
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
-# A sighting is one of a neuron that is zero there, up to this part of what it sees.
+# A critical point is one of a neuron that is zero there, up to this part of what it sums up.
 ZERO = 1e-6
 # A normal is one of the second layer's if the active neurons' normals explain it up to this part.
 EXPLAINED = 1e-5
@@ -33,8 +33,8 @@ EXPLAINED = 1e-5
 DOUBTS = 4.0, 20.0
 # The line stays this far within the region, as a share of what there is.
 INSIDE = 0.8
-# How far the inactive neurons are woken, in units of the active ones.
-WOKEN = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
+# How far the inactive neurons of the first layer are made active, in units of the active ones.
+ACTIVATED = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
 # Errors, in units of the largest answer, that nearly right weights may leave.
 ROUGH = 1e-5
 # A neuron with this share in the answers, relative to the others, is none.
@@ -47,15 +47,16 @@ FRESH, BESIDES = 4, 100
 ROUNDS, PATIENCE, NEAREST = 120, 30, 5
 # Every so many barren lines are random ones, this far out in typical inputs.
 ANYWAY, REACHES = 3, (1.0, 3.0)
-# A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; sightings per round.
+# A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; points per round.
 LAST, LOOKS, AT_ONCE = 0.5, 12, 8
 
 # Points on either side of a neuron, per weight, and steps that lead there.
 OFTEN, PUSHES = 1.5, 6
 
 
+@dataclass(frozen=True)
 class SecondLayer:
-    """The second layer of a network, and the last hidden one.
+    """The second layer of a network, and the last hidden one, as far as it was read.
 
     A layer's values are never negative, so whatever bends anywhere bends where all of them are positive, too: there one
     derivative shows all weights of a neuron. A neuron that no line met there, because it rarely switches, shows itself
@@ -65,171 +66,198 @@ class SecondLayer:
     a fit that most of them obey may be wrong nearly everywhere.
 
     Attributes:
+        probe: Asks.
+        log: All it asked.
+        fresh: Of this the answers that are fitted; kept by all states, like `found`, which `read_layer` adds to.
+        frame: Where the whole first layer is active.
+        layer: The first one.
         found: Neurons read so far, in terms of the first layer's values, and perhaps some that are none.
+        seen: Critical points whose neurons are to be met again where the whole first layer is active.
         network: The best so far.
+        residual: Its largest error on what was asked, in units of the largest answer.
     """
 
-    def __init__(
-        self,
-        asked: Asked,
-        outside: Frame,
-        layer: Layer,
-        first: LayerFound,
-        found: LayerFound,
-        noise: Rounding,
-        rng: np.random.Generator,
-    ) -> None:
-        self.ask, self.frame, self.noise, self.rng = asked, outside.after(*layer), noise, rng
-        self.layer, self.found = layer, replace(found)
-        self.fresh = Asked(asked.oracle)
+    probe: Probe
+    log: Asked
+    fresh: Asked
+    frame: Frame
+    layer: Layer
+    found: LayerFound
+    seen: tuple[CriticalPoint, ...]
+    network: Network | None = None
+    residual: float = np.inf
+
+    @classmethod
+    def begun(
+        cls, probe: Probe, log: Asked, outside: Frame, layer: Layer, first: LayerFound, found: LayerFound
+    ) -> SecondLayer:
+        """From what was met in the frame `outside` while the first layer was read, and where all of it is active."""
         every = zip(first.bent_at, first.bent_rows, first.bent_error, strict=True)
         span = np.eye(outside.d)
-        self.sightings = [CriticalPoint(x, span, normal, float(error)) for x, normal, error in every]
-        self._take_in()
-        self.network: Network | None = None
+        seen = tuple(CriticalPoint(x, span, normal, float(error)) for x, normal, error in every)
+        state = cls(probe, log, Asked(log.oracle), outside.after(*layer), layer, replace(found), seen)
+        _take_in(state)
+        return state
 
-    def read(self) -> float:
-        """Look at what the network explains and what not, and read what is missing, until it explains all answers.
-
-        Returns:
-            The largest error of `network` on what was asked, in units of the largest answer.
-
-        Queries: `FRESH` per unknown of the fit and `BESIDES`; about `4 k + 100` per neuron that had been missed, for k
-            of the first layer, those of `PATIENCE` lines in a row that show nothing new, and `FEWEST` each time that
-            everything asked is explained.
-        """
-        least, barren, most = np.inf, 0, 0.0
-        for turn in range(ROUNDS):
-            count = len(self.found.rows)
-            self._aim()
-            self._draw()
-            bends, solution, fits = self._explained(self.found, self.fresh)
-            most = max(most, float(fits.mean()))
-            barren = 0 if len(self.found.rows) > count else barren + 1
-            if not fits.any() or barren > PATIENCE or (turn >= LOOKS and most < LAST):
-                break
-            if self.sightings and not fits.all():
-                continue
-            if fits.all():
-                bends, solution, fits = self._fewer(bends, solution, fits)
-                network, _ = ending(bends, solution, fits, self.fresh, self.noise.size, ROUGH)
-                off = self.ask.off(network, self.noise.size)
-                if off.max() < least or self.network is None:
-                    self.network, least = network, float(off.max())
-                if not self._unmet(network, off):
-                    break
-                barren = max(0, barren - 1)
-                continue
-            self._look(fits, barren)
-        if self.network is None:
-            self.network, least = ending(bends, solution, fits, self.fresh, self.noise.size, ROUGH)
-            least = self.ask.error(self.network, self.noise.size)
-        return least
-
-    def _draw(self) -> None:
-        """So many fresh answers that the fit is overdetermined, however many neurons there are by now."""
-        need = FRESH * (sum(self.found.rows.shape) + 1) + BESIDES
-        lack = need - sum(map(len, self.fresh.x))
-        if lack > 0:
-            x = self.ask.oracle.sample(lack, self.rng)
-            self.fresh(self.ask.oracle.nearest(x * self.rng.choice(REACHES, size=(lack, 1))))
-
-    def _explained(self, found: LayerFound, asked: Asked) -> tuple[Bends, np.ndarray, np.ndarray]:
-        """What these neurons, and a part linear in the first layer's values, explain of some answers."""
-        bends = Bends([self.layer], found.rows, found.bias, np.ones(found.rows.shape, dtype=bool))
-        return explain(bends, asked, self.noise.size, ROUGH)
-
-    def _fewer(self, bends: Bends, solution: np.ndarray, fits: np.ndarray) -> tuple[Bends, np.ndarray, np.ndarray]:
-        """Without what has no share in the answers, and without second readings of one hyperplane.
-
-        Neurons that are much alike, as training can make them, stay: all answers paid for must be explained as before.
-        """
-        share = np.linalg.norm(solution[: len(self.found.rows)], axis=1)
-        spare = [np.flatnonzero(share <= NOTHING * share.max())]
-        spare += [np.array([i]) for i in _twins(self.found)]
-        before = self._explained(self.found, self.ask)[2] if any(map(len, spare)) else None
-        for which in spare:
-            fewer = replace(self.found)
-            fewer.keep(~np.isin(np.arange(len(share)), which))
-            if not len(which) or len(fewer.rows) + len(which) != len(self.found.rows):
-                continue
-            then = self._explained(fewer, self.fresh)
-            if then[2].all() and before is not None and self._explained(fewer, self.ask)[2].sum() >= before.sum():
-                self.found, (bends, solution, fits) = fewer, then
-                break
-        return bends, solution, fits
-
-    def _unmet(self, network: Network, off: np.ndarray) -> bool:
-        """Whether a network that explains all fresh answers fails on answers paid for, or on fresher ones.
-
-        Queries: `FEWEST`
-        """
-        wrong = validate(network, self.ask.oracle, FEWEST, self.rng, ROUGH, self.fresh).wrong
-        bad = np.flatnonzero(off >= ROUGH)
-        if len(bad):
-            x, y = self.ask.all()
-            some = self.rng.permutation(bad)[:BESIDES]
-            self.fresh.x.append(x[some])
-            self.fresh.y.append(y[some])
-        return bool(len(wrong) or len(bad))
-
-    def _look(self, fits: np.ndarray, barren: int) -> None:
-        """Meet what is missing: on a line from an answer that is not explained to one that is, or on any line."""
-        x = self.fresh.all()[0]
-        if barren % ANYWAY == ANYWAY - 1:
-            base, direction = self.ask.oracle.sample(2, self.rng)
-            low, high = -REACHES[-1], REACHES[-1]
-        else:
-            base, direction = self._towards(x[~fits], x[fits])
-            low, high = -0.1, 1.0
-        (line,) = line_search(self.ask, base[None], direction[None], low, high, self.noise, self.rng)
-        wanted = ~met(line, along_line([self.layer], line)[0]).any(axis=1)
-        wanted &= np.array([not self._zero(point) for point in line.points], dtype=bool)
-        self.sightings += measure_normals(Probe(self.ask, self.noise, self.rng), [self.layer], line, np.flatnonzero(wanted))
-
-    def _towards(self, wrong: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""
-        bad = self.rng.choice(wrong)
-        rows, bias = self.layer
-        switched = ((right @ rows.T + bias > 0) != (rows @ bad + bias > 0)).sum(axis=1)
-        good = right[self.rng.choice(np.argsort(switched, kind="stable")[:NEAREST])]
-        return bad, good - bad
-
-    def _take_in(self) -> None:
-        """Where all are active a normal is all there is to know, whether or not it was seen to go on far away."""
-        found = self.found
-        inside = zip(found.bent_at, found.bent_rows, found.bent_jump, found.bent_error, strict=True)
-        for x, row, jump, error in sorted(inside, key=lambda seen: seen[3]):
-            if not self._zero(x):
-                found.add(row, -float(row @ self.frame.values(x[None])[0]), jump, float(error), x)
-
-    def _zero(self, x: Float[np.ndarray, " n"]) -> bool:
+    def zero(self, x: Float[np.ndarray, " n"]) -> bool:
         """Whether one of the neurons read is zero here."""
         h = local([self.layer], x)[0]
         off = np.abs(self.found.rows @ h + self.found.bias)
         return bool(off.min(initial=np.inf) < ZERO * (1 + np.linalg.norm(h)))
 
-    def _aim(self) -> None:
-        """Meet the neurons of these sightings again, where the whole first layer is active."""
-        turns = 0
-        while self.sightings and turns < AT_ONCE:
-            seen = self.sightings.pop(0)
-            if self._zero(seen.x):
-                continue
-            turns += 1
-            h, J = local([self.layer], seen.x)
-            move = J @ seen.span
-            weights = np.linalg.lstsq(move.T, seen.normal, rcond=None)[0] * (h > 0)
-            if np.linalg.norm(move.T @ weights - seen.normal) > EXPLAINED:
-                continue
-            for doubt in DOUBTS:
-                line = _across(self.frame, h, weights, doubt)
-                if line is None or self._zero(seen.x):
-                    break
-                base, step, end = line
-                (start,) = line_search(self.ask, base[None], step[None], -end, end, self.noise, self.rng)
-                read_layer(self.ask, self.frame, self.noise, self.rng, most_lines=1, found=self.found, start=start)
-            self._take_in()
+    def fit(self, asked: Asked) -> Fit:
+        """What these neurons, and a part linear in the first layer's values, explain of some answers."""
+        bends = Bends([self.layer], self.found.rows, self.found.bias, np.ones(self.found.rows.shape, dtype=bool))
+        return Fit(*explain(bends, asked, self.probe.noise.size, ROUGH))
+
+    def ending(self, fit: Fit) -> tuple[SecondLayer, Network, Float[np.ndarray, " N"]]:
+        """With the network of a fit, if it is the best so far; this network, and its errors on what was asked."""
+        network, _ = ending(*fit, self.fresh, self.probe.noise.size, ROUGH)
+        off = self.log.off(network, self.probe.noise.size)
+        if off.max() < self.residual or self.network is None:
+            return replace(self, network=network, residual=float(off.max())), network, off
+        return self, network, off
+
+
+class Fit(NamedTuple):
+    """Neurons and a linear part fitted to answers: the solution, and which of them it explains."""
+
+    bends: Bends
+    solution: Float[np.ndarray, "q m"]
+    fits: Bool[np.ndarray, " N"]
+
+
+def read_second_layer(state: SecondLayer) -> SecondLayer:
+    """Look at what the network explains and what not, and read what is missing, until it explains all answers.
+
+    Queries: `FRESH` per unknown of the fit and `BESIDES`; about `4 k + 100` per neuron that had been missed, for k
+        of the first layer, those of `PATIENCE` lines in a row that show nothing new, and `FEWEST` each time that
+        everything asked is explained.
+    """
+    barren, most = 0, 0.0
+    for turn in range(ROUNDS):
+        count = len(state.found.rows)
+        state = _aimed(state)
+        _draw(state)
+        fit = state.fit(state.fresh)
+        most = max(most, float(fit.fits.mean()))
+        barren = 0 if len(state.found.rows) > count else barren + 1
+        if not fit.fits.any() or barren > PATIENCE or (turn >= LOOKS and most < LAST):
+            break
+        if fit.fits.all():
+            state, fit = _fewer(state, fit)
+            state, network, off = state.ending(fit)
+            if not _unmet(state, network, off):
+                break
+            barren = max(0, barren - 1)
+        elif not state.seen:
+            state = _looked(state, fit.fits, barren)
+    return state if state.network is not None else state.ending(fit)[0]
+
+
+def _draw(state: SecondLayer) -> None:
+    """So many fresh answers that the fit is overdetermined, however many neurons there are by now."""
+    need = FRESH * (sum(state.found.rows.shape) + 1) + BESIDES
+    lack, rng, oracle = need - sum(map(len, state.fresh.x)), state.probe.rng, state.log.oracle
+    if lack > 0:
+        x = oracle.sample(lack, rng)
+        state.fresh(oracle.nearest(x * rng.choice(REACHES, size=(lack, 1))))
+
+
+def _fewer(state: SecondLayer, fit: Fit) -> tuple[SecondLayer, Fit]:
+    """Without what has no share in the answers, and without second readings of one hyperplane.
+
+    Neurons that are much alike, as training can make them, stay: all answers paid for must be explained as before.
+    """
+    share = np.linalg.norm(fit.solution[: len(state.found.rows)], axis=1)
+    spare = [np.flatnonzero(share <= NOTHING * share.max())]
+    spare += [np.array([i]) for i in _twins(state.found)]
+    before = state.fit(state.log).fits if any(map(len, spare)) else np.empty(0, dtype=bool)
+    for which in spare:
+        if not len(which):
+            continue
+        found = replace(state.found)
+        found.keep(~np.isin(np.arange(len(share)), which))
+        fewer = replace(state, found=found)
+        then = fewer.fit(state.fresh)
+        if then.fits.all() and fewer.fit(state.log).fits.sum() >= before.sum():
+            return fewer, then
+    return state, fit
+
+
+def _unmet(state: SecondLayer, network: Network, off: Float[np.ndarray, " N"]) -> bool:
+    """Whether a network that explains all fresh answers fails on answers paid for, or on fresher ones.
+
+    Queries: `FEWEST`
+    """
+    wrong = validate(network, state.log.oracle, FEWEST, state.probe.rng, ROUGH, state.fresh).wrong
+    bad = np.flatnonzero(off >= ROUGH)
+    if len(bad):
+        x, y = state.log.all()
+        some = state.probe.rng.permutation(bad)[:BESIDES]
+        state.fresh.x.append(x[some])
+        state.fresh.y.append(y[some])
+    return bool(len(wrong) or len(bad))
+
+
+def _looked(state: SecondLayer, fits: Bool[np.ndarray, " N"], barren: int) -> SecondLayer:
+    """Meet what is missing: on a line from an answer that is not explained to one that is, or on any line."""
+    x, probe = state.fresh.all()[0], state.probe
+    if barren % ANYWAY == ANYWAY - 1:
+        base, direction = state.log.oracle.sample(2, probe.rng)
+        low, high = -REACHES[-1], REACHES[-1]
+    else:
+        base, direction = _towards(state, x[~fits], x[fits])
+        low, high = -0.1, 1.0
+    (line,) = line_search(probe.ask, base[None], direction[None], low, high, probe.noise, probe.rng)
+    wanted = ~met(line, along_line([state.layer], line)[0]).any(axis=1)
+    wanted &= np.array([not state.zero(point) for point in line.points], dtype=bool)
+    seen = measure_normals(probe, [state.layer], line, np.flatnonzero(wanted))
+    return replace(state, seen=(*state.seen, *seen))
+
+
+def _towards(
+    state: SecondLayer, wrong: Float[np.ndarray, "W n"], right: Float[np.ndarray, "R n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """An answer that is not explained, and the way from it to one that is and has much the same neurons active."""
+    bad = state.probe.rng.choice(wrong)
+    rows, bias = state.layer
+    switched = ((right @ rows.T + bias > 0) != (rows @ bad + bias > 0)).sum(axis=1)
+    good = right[state.probe.rng.choice(np.argsort(switched, kind="stable")[:NEAREST])]
+    return bad, good - bad
+
+
+def _take_in(state: SecondLayer) -> None:
+    """Where all are active a normal is all there is to know, whether or not it was seen to go on far away."""
+    found = state.found
+    inside = zip(found.bent_at, found.bent_rows, found.bent_jump, found.bent_error, strict=True)
+    for x, row, jump, error in sorted(inside, key=lambda each: each[3]):
+        if not state.zero(x):
+            found.add(row, -float(row @ state.frame.values(x[None])[0]), jump, float(error), x)
+
+
+def _aimed(state: SecondLayer) -> SecondLayer:
+    """Meet the neurons of these critical points again, where the whole first layer is active."""
+    left, turns, probe = list(state.seen), 0, state.probe
+    while left and turns < AT_ONCE:
+        point = left.pop(0)
+        if state.zero(point.x):
+            continue
+        turns += 1
+        h, J = local([state.layer], point.x)
+        move = J @ point.span
+        weights = np.linalg.lstsq(move.T, point.normal, rcond=None)[0] * (h > 0)
+        if np.linalg.norm(move.T @ weights - point.normal) > EXPLAINED:
+            continue
+        for doubt in DOUBTS:
+            line = _across(state.frame, h, weights, doubt)
+            if line is None or state.zero(point.x):
+                break
+            base, step, end = line
+            (start,) = line_search(probe.ask, base[None], step[None], -end, end, probe.noise, probe.rng)
+            read_layer(probe.ask, state.frame, probe.noise, probe.rng, most_lines=1, found=state.found, start=start)
+        _take_in(state)
+    return replace(state, seen=tuple(left))
 
 
 def _twins(found: LayerFound) -> list[int]:
@@ -247,17 +275,17 @@ def _twins(found: LayerFound) -> list[int]:
 def _across(
     frame: Frame, h: Float[np.ndarray, " k"], weights: Float[np.ndarray, " k"], doubt: float
 ) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """A line across a hyperplane near where it was met, with everybody awake: base, direction, and how far it goes."""
+    """A line across a hyperplane near where it was met, all neurons active: base, direction, and how far it goes."""
     on = h > 0
     # Every value changes in proportion to itself, so none reaches zero soon.
     most = 1 / max(float(np.abs(weights).max()), 1e-300)
-    for share in WOKEN:
-        woken = share * float(h[on].mean())
-        awake = h + woken
-        rate = float(weights**2 @ awake)
-        far = woken * (abs(float(weights.sum())) + doubt * float(np.linalg.norm(weights))) / rate
+    for share in ACTIVATED:
+        least = share * float(h[on].mean())
+        active = h + least
+        rate = float(weights**2 @ active)
+        far = least * (abs(float(weights.sum())) + doubt * float(np.linalg.norm(weights))) / rate
         if far <= INSIDE * most:
-            return frame.V @ (awake - frame.c), frame.V @ (weights * awake), far
+            return frame.V @ (active - frame.c), frame.V @ (weights * active), far
     return None
 
 

@@ -1,35 +1,43 @@
-"""Sightings of deeper neurons and what is merged from them, against networks whose weights are known."""
+"""Critical points of deeper neurons and what is merged from them, against networks whose weights are known."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
+import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
-from unveil.identification.fitting.output_layer import agreement
+from unveil.identification.fitting.output_layer import Asked, agreement
 from unveil.identification.piecewise_linear.critical_point import (
-    Sighting,
+    CriticalPoint,
     along,
     along_line,
     local,
-    look,
+    measure_normals,
     met,
     row_space,
     zeros,
 )
+from unveil.identification.piecewise_linear.deeper_layers import read_deeper
+from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed, merge
-from unveil.identification.piecewise_linear.weight_completion import fill, places
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 
 
-def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) -> list[Sighting]:
-    """Exact sightings of the second layer's neuron i where random lines cross its hyperplane."""
+def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) -> list[CriticalPoint]:
+    """Exact critical points of the second layer's neuron i where random lines cross its hyperplane."""
     (W, b), (V, c) = weights[:2]
-    out: list[Sighting] = []
+    out: list[CriticalPoint] = []
     while len(out) < count:
         base, direction = rng.standard_normal((2, W.shape[1]))
         t, h = along([(W, b)], base, direction, -3.0, 3.0)
@@ -38,7 +46,7 @@ def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) ->
             J = local([(W, b)], x)[1]
             span = row_space(J)
             normal = span.T @ J.T @ V[i]
-            out.append(Sighting(x, span, normal / np.linalg.norm(normal), 1e-12))
+            out.append(CriticalPoint(x, span, normal / np.linalg.norm(normal), 1e-12))
     return out[:count]
 
 
@@ -68,17 +76,17 @@ def test_a_line_bends_where_the_network_does() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(12, 10, 6, 1), (8, 14, 6, 1)])
-def test_sightings_through_half_of_the_neurons_become_all_weights(sizes: tuple[int, ...]) -> None:
+def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     weights = random_weights(sizes, rng, bias=0.5)
-    sightings = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
-    order = rng.permutation(len(sightings))
-    found = merge([View.of(weights[:1], sightings[k], 1e-12) for k in order], [])
+    points = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
+    order = rng.permutation(len(points))
+    found = merge([View.of(weights[:1], points[k], 1e-12) for k in order], [])
     V, c = weights[1]
     theta = np.concatenate([V, c[:, None]], axis=1) / np.linalg.norm(V, axis=1, keepdims=True)
     members = 0
     for neuron in (n for n in found if len(n.members) > 1):
-        # Nobody's sightings are mixed with another neuron's.
+        # No neuron's points are mixed with another's.
         (i,) = {int(order[k]) // 8 for k in neuron.members}
         row = theta[i, :-1] * neuron.known
         size = np.linalg.norm(row)
@@ -86,7 +94,7 @@ def test_sightings_through_half_of_the_neurons_become_all_weights(sizes: tuple[i
         assert sign * neuron.weights == pytest.approx(row / size, abs=1e-8)
         assert sign * neuron.bias == pytest.approx(theta[i, -1] / size, abs=1e-8)
         members += len(neuron.members)
-    assert members >= 0.8 * len(sightings)
+    assert members >= 0.8 * len(points)
 
 
 def test_what_is_unknown_is_found_where_it_begins_to_matter() -> None:
@@ -96,7 +104,7 @@ def test_what_is_unknown_is_found_where_it_begins_to_matter() -> None:
     noise = rounding(net, rng.standard_normal((4, 12)), 1e-16, rng)
     row = V[0] / np.linalg.norm(V[0])
     known = np.arange(10) >= 3
-    neuron = Neuron(row * known, float(c[0] / np.linalg.norm(V[0])), known, [0], 1e-24 * np.eye(11))
+    neuron = Neuron(row * known, float(c[0] / np.linalg.norm(V[0])), known, (0,), 1e-24 * np.eye(11))
     asked = 0
 
     def ask(x: np.ndarray) -> np.ndarray:
@@ -107,14 +115,14 @@ def test_what_is_unknown_is_found_where_it_begins_to_matter() -> None:
     base, direction = rng.standard_normal((2, 200, 12))
     there = places(weights[:1], [neuron], base, direction, Counter(), most=3)
     assert there
-    seen, lines = fill(ask, weights[:1], [neuron], there, noise, rng)
+    seen, lines = complete_weights(Probe(ask, noise, rng), weights[:1], [neuron], there)
     assert len(seen) == len(lines) == len(there)
     assert asked <= 40 * len(there)
-    for place, sighting in zip(there, seen, strict=True):
-        h, J = local(weights[:1], sighting.x)
+    for place, point in zip(there, seen, strict=True):
+        h, J = local(weights[:1], point.x)
         assert V[0] @ h + c[0] == pytest.approx(0, abs=1e-9)
-        normal = sighting.span.T @ J.T @ V[0]
-        assert abs(normal @ sighting.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
+        normal = point.span.T @ J.T @ V[0]
+        assert abs(normal @ point.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-9)
         assert place.unknown < 3
 
 
@@ -126,13 +134,13 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     base, direction = rng.standard_normal((2, 1, 12))
     (line,) = line_search(net, base, direction, -30.0, 30.0, noise, rng)
     deeper = np.flatnonzero(~met(line, along_line(weights[:1], line)[0]).any(axis=1))
-    seen = look(net, weights[:1], line, deeper, noise, rng)
+    seen = measure_normals(Probe(net, noise, rng), weights[:1], line, deeper)
     assert seen
-    for sighting in seen:
-        h, J = local(weights[:1], sighting.x)
+    for point in seen:
+        h, J = local(weights[:1], point.x)
         i = int(np.abs(V @ h + c).argmin())
-        normal = sighting.span.T @ J.T @ V[i]
-        assert abs(normal @ sighting.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-7)
+        normal = point.span.T @ J.T @ V[i]
+        assert abs(normal @ point.normal) == pytest.approx(np.linalg.norm(normal), rel=1e-7)
     size = np.linalg.norm(V, axis=1)
     true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]
     false = Neuron.given(*(lambda v: (v / np.linalg.norm(v), 0.3))(rng.standard_normal(10)), 1e-12)
@@ -163,3 +171,31 @@ def test_points_are_chosen_where_the_fit_is_loose() -> None:
     chosen = telling(known, pool, 20, 1e4)
     assert set(chosen) <= set(range(290, 300))
     assert np.linalg.matrix_rank(pool[chosen[:3], 7:]) == 3
+
+
+def test_no_step_changes_a_state_that_was_handed_on() -> None:
+    weights = random_weights((8, 6, 4, 1), np.random.default_rng(8), bias=0.5)
+    rng, frame = np.random.default_rng(9), Frame.of_input(8, None)
+    ask = Asked(uv.as_oracle(relu_net(weights), 8, budget=20_000))
+    noise = rounding(ask, frame.sample(4, rng), ask.oracle.resolution, rng)
+    first = LayerFound.nothing(frame, 1)
+    size = np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    for row, bias in zip(weights[0][0] / size, weights[0][1] / size[:, 0], strict=True):
+        first.add(row, bias, np.ones(1), 1e-12, np.zeros(8))
+    setting = Setting.of(Probe(ask, noise, rng), ask, frame, 100.0, 1e-7)
+    (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
+    x = frame.sample(3, rng)
+    stations = list(zip(x, relu_gradients(weights, x), strict=True))
+    begun = Deeper.begun((first.rows, first.bias), first, [], stations)
+    states = list(read_deeper(setting, replace(begun, lines=(line,)), 24))
+    assert states[-1].residual < 1e-7
+    # Counts only grow, and what an earlier state had met is the beginning of what a later one has, layer by layer.
+    for before, after in pairwise(states):
+        assert after.turn > before.turn
+        assert after.lines[: len(before.lines)] == before.lines
+        if len(after.layers) == len(before.layers):
+            assert len(after.seen) >= len(before.seen)
+            assert after.seen[: len(before.seen)] == before.seen
+    truth = uv.Network.from_weights(weights)
+    assert states[-1].network is not None
+    assert states[-1].network(x) == pytest.approx(truth(x), abs=1e-9)
