@@ -242,6 +242,18 @@ def test_directions_added_together_are_the_echelon_form_of_all_gradients(rng: np
         assert np.linalg.matrix_rank(np.vstack([spanning, gradients]), tol=1e-9) == 11
 
 
+def test_rectified_outputs_of_which_half_rest_at_every_point_have_full_rank_at_the_price_of_few_gradients() -> None:
+    n, right, most = 128, [], 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        w, b = rng.standard_normal((n, n)) / np.sqrt(n), 0.3 * rng.standard_normal(n)
+        span = uv.row_span(uv.as_oracle(flipped(lambda x, w=w, b=b: np.maximum(x @ w.T + b, 0), rng), n), rng=rng)
+        right.append(span.outcome is uv.Outcome.full_rank)
+        most = max(most, span.queries)
+    assert_rate(right, 0.95)
+    assert most < 300 + 8 * n
+
+
 @pytest.mark.parametrize("short", [0, 1])
 def test_a_full_rank_is_told_from_one_less_without_asking_twice(short: int) -> None:
     n, m, right, most = 12, 2, [], 0

@@ -247,6 +247,8 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     level = np.maximum(level, steps / math.sqrt(12))
     floor = np.finfo(oracle.dtype).eps if np.isfinite(oracle.widest) else eps
     level = np.maximum(level, np.maximum(largest * floor / 4, np.finfo(float).tiny))
+    still = (np.ptp(close, axis=1) == 0).all(axis=0)
+    level = _as_others(level, np.abs(seen.everything).max(axis=0), still)
     # In units of the noise at each place.
     unit = np.maximum(level, amplified * oracle.rounding(centre))
     bends = seen.bends / unit
@@ -287,6 +289,18 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         unchanged=0.0 if steps.all() else _unchanged(seen, eps * largest),
         places=len(np.unique(centre, axis=0)),
     )
+
+
+def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Float[np.ndarray, " m"]:
+    """Levels in which an output that stood still wherever it was looked at is taken to be as noisy as the usual other.
+
+    A rectified output rests at half of all places; where it does not, it is rounded as the others are.
+    """
+    if still.all() or not still.any():
+        return level
+    share = np.median(level[~still] / np.maximum(largest[~still], level[~still]))
+    usual = np.where(largest > 0, share * largest, np.median(level[~still]))
+    return np.asarray(np.where(still, np.maximum(level, usual), level))
 
 
 def _reach(seen: _Scales, straight: np.ndarray, unit: np.ndarray) -> float:

@@ -70,22 +70,26 @@ class Known:
             noise: Standard deviation.
             certain: Norm that what is left of a gradient after the known rows must exceed.
         """
-        rest = gradients - gradients[:, self.pivots] @ self.rows  # zero at the pivots
+        explained = gradients[:, self.pivots]
+        rest = gradients - explained @ self.rows if explained.any() else gradients  # zero at the pivots
         new = eliminate(rest, self.basis, certain)
         if not len(new.pivots):
             return self
         # Each row reduced by those found after it, and the known rows by all of them.
-        turn = linalg.solve_triangular(new.triangle, np.eye(len(new.pivots)), unit_diagonal=True)
+        triangle = new.triangle
+        turn = linalg.solve_triangular(triangle, np.eye(len(triangle)), unit_diagonal=True, check_finite=False)
+        reduced = linalg.solve_triangular(triangle, new.rows, unit_diagonal=True, check_finite=False)
         factors = self.rows[:, new.pivots] @ turn
-        # Elimination among the new directions may have turned them back towards the known ones.
-        basis = np.linalg.qr((new.basis - (new.basis @ self.basis.T) @ self.basis).T)[0].T
+        # Elimination among the new directions may have turned them back a little, towards the known and each other.
+        basis = new.basis - (new.basis @ self.basis.T) @ self.basis
+        basis = linalg.solve_triangular(np.linalg.cholesky(basis @ basis.T), basis, lower=True, check_finite=False)
         rank = self.rank + len(new.pivots)
         mixing = np.zeros((rank, rank))
         mixing[: self.rank, : self.rank] = self.mixing
         mixing[:, self.rank :] = np.vstack([-factors, turn]) * (noise / new.entries)
         return Known(
             np.append(self.pivots, new.pivots),
-            np.vstack([self.rows - factors @ new.rows, turn @ new.rows]),
+            np.vstack([self.rows - factors @ new.rows, reduced]),
             np.vstack([self.basis, basis]),
             mixing,
             (*self.sizes, *new.sizes.tolist()),
@@ -233,7 +237,7 @@ class DenseFrame:
 
 def slopes(
     ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float, central: bool = False
-) -> tuple[Float[np.ndarray, "count m"], bool]:
+) -> tuple[Float[np.ndarray, "count m"], bool, float]:
     """Derivatives at one place along a frame by forward differences; breakpoints found by one combined step.
 
     With `central`, which is for smooth models, both sides are asked.
@@ -243,14 +247,15 @@ def slopes(
     with steps eight times shorter.
 
     Returns:
-        Slopes along the unscaled directions, and whether the last test passed.
+        Slopes along the unscaled directions, whether the last test passed, and how much noisier they are than along a
+        unit vector over `length` (root mean square): unscaled ones are longer, and some steps had to be shorter.
 
     Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a breakpoint; `2 * frame.count` with `central`
     """
     x, fx, sigma, rng = place.x[0], place.fx[0], place.sigma[0], ask.rng
     everything = np.arange(frame.count)
     slope = np.empty((frame.count, len(fx)))
-    taken = np.empty(frame.count)
+    taken, shorter = np.empty(frame.count), np.ones(frame.count)
     signs = rng.choice([-1.0, 1.0], size=frame.count)
 
     def difference(which: np.ndarray, length: float) -> None:
@@ -281,19 +286,24 @@ def slopes(
             bad[i] = not bool((np.abs(seen[i] - amounts @ slope[group]) <= STRAIGHT * error).all())
         return bad
 
+    def coarser() -> float:
+        return float(np.sqrt(np.mean((shorter / frame.scale) ** 2)))
+
     difference(everything, length)
     if ask.smooth or not bends([everything])[0]:
-        return slope, bool(np.isfinite(slope).all())
+        return slope, bool(np.isfinite(slope).all()), coarser()
     groups = np.array_split(rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
     bad = bends(groups)
     for _ in range(ROUNDS):
         if not bad.any():
-            return slope, True
+            break
         length /= SHORTER
         groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
-        difference(np.concatenate(groups), length)
+        again = np.concatenate(groups)
+        difference(again, length)
+        shorter[again] *= SHORTER
         bad = bends(groups)
-    return slope, not bad.any()
+    return slope, not bad.any(), coarser()
 
 
 def legal_ends(
@@ -346,9 +356,9 @@ def coordinates(
     frame = BasisFrame(basis)
     rows, fine = [], np.zeros(len(places), dtype=bool)
     for i in range(len(places)):
-        slope, fine[i] = slopes(ask, frame, places[i : i + 1], length, central)
+        slope, fine[i], _ = slopes(ask, frame, places[i : i + 1], length, central)
         if not fine[i] and shorter:
-            slope, fine[i] = slopes(ask, frame, places[i : i + 1], shorter)
+            slope, fine[i], _ = slopes(ask, frame, places[i : i + 1], shorter)
         if fine[i]:
             rows.append(slope.T)
     return places[fine], np.vstack(rows or [np.empty((0, len(basis)))])

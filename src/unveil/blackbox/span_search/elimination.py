@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import linalg
 
 BLOCK = 64  # rows among which the next is chosen; what they eliminate from the others is done for all of them at once
 LITTLE = 0.1  # share of a row, below which its direction is found a second time
@@ -40,20 +41,21 @@ def eliminate(rest: Float[np.ndarray, "m n"], known: Float[np.ndarray, "r n"], c
     """Choose rows by their length and eliminate them from the others, until no row is longer than `certain`.
 
     Args:
-        rest: Rows, zero at the pivots of what is known; overwritten.
+        rest: Rows, zero at the pivots of what is known.
         known: Orthonormal rows.
         certain: Length that a row must exceed.
     """
+    rest = rest[np.linalg.norm(rest, axis=1) > certain]
     m, n = rest.shape
     most = min(m, n - len(known))
     rows, basis = np.empty((most, n)), np.empty((most, n))
     pivots, entries, sizes = np.empty(most, dtype=np.intp), np.empty(most), np.empty(most)
-    left, count, going = np.arange(m), 0, True
-    while going and len(left) and count < most:
-        norms = np.linalg.norm(rest[left], axis=1) if len(left) < m else np.linalg.norm(rest, axis=1)
+    count, going = 0, True
+    while going and len(rest) and count < most:
+        norms = np.sqrt(np.einsum("ij,ij->i", rest, rest))
         first = count
         chosen = np.sort(np.argsort(-norms, kind="stable")[:BLOCK])
-        block = rest[left[chosen]]
+        block = rest[chosen]
         # What is new in a row does not change when rows found meanwhile are taken off it.
         new = _outside(_outside(block, known), basis[:count])
         open_ = np.ones(len(block), dtype=bool)
@@ -74,14 +76,24 @@ def eliminate(rest: Float[np.ndarray, "m n"], known: Float[np.ndarray, "r n"], c
             block -= np.outer(block[:, pivot], rows[count])
             block[best], open_[best] = 0.0, False
             count += 1
-        rest[left[chosen]] = block
-        others = np.delete(left, chosen)
-        left = np.append(others, left[chosen][open_])
+        others = _closed_up(rest, chosen)
         if len(others) and count > first:
-            some = slice(first, count)
-            factors = np.linalg.solve(np.triu(rows[some, pivots[some]]).T, rest[others][:, pivots[some]].T).T
-            rest[others] -= factors @ rows[some]
+            found, pivot_of = rows[first:count], pivots[first:count]
+            factors = np.linalg.solve(np.triu(found[:, pivot_of]).T, others[:, pivot_of].T)
+            # (in place, as the product alone is as large as all that is left)
+            linalg.blas.dgemm(-1.0, found.T, factors, 1.0, others.T, overwrite_c=True)
+        rest = rest[: len(others) + int(open_.sum())]
+        rest[len(others) :] = block[open_]
     return Eliminated(rows[:count], pivots[:count], entries[:count], basis[:count], sizes[:count])
+
+
+def _closed_up(rest: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The rows that are not among the chosen, moved to the front; in place."""
+    kept = len(rest) - len(chosen)
+    gaps = chosen[chosen < kept]
+    behind = np.setdiff1d(np.arange(kept, len(rest)), chosen)
+    rest[gaps] = rest[behind]
+    return rest[:kept]
 
 
 def _outside(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:

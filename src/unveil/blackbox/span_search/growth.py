@@ -84,10 +84,10 @@ def screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarr
 def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:
     """Ask for the gradients at a place and keep what is new; False if nothing in them stands out of their noise."""
     frame = SparseFrame(state.known)
-    slope, fine = slopes(ask, frame, place, state.steps.step)
+    slope, fine, coarser = slopes(ask, frame, place, state.steps.step)
     if not fine:
         return state, True
-    known, noise = state.known, state.steps.slope_noise
+    known, noise = state.known, coarser * state.steps.slope_noise
     gradients = frame.spread(slope.T)
     typical = state.typical or float(np.sqrt(np.mean(gradients**2, axis=1)).max())
     # Where rounding is far below the signal, what a breakpoint too small for the test has left is the larger error.
