@@ -12,7 +12,8 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.confirmation import confirm, on_hyperplanes
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
 
 
@@ -65,10 +66,8 @@ def test_rows_of_the_first_layer_are_confirmed_and_what_is_only_there_in_one_pla
             at = np.concatenate([frame.sample(10, rng), seen, x])
             bias = np.concatenate([b / np.linalg.norm(w, axis=1), -np.einsum("kd,kd->k", rows, at)[10:]])
             jump = np.full((len(rows), 3), 0.2)
-            met = LayerFound.nothing(frame, 3)
-            for each in zip(rows, bias, jump, np.full(len(rows), 1e-5), at, strict=True):
-                met.add(*each)
-            again = confirm(ask, frame, met, noise, rng)
+            met = Hyperplanes(rows, bias, jump, np.full(len(rows), 1e-5), at)
+            again = confirm(Probe(ask, noise, rng), frame, met)
             true += again.there[:10].tolist()
             false += again.there[10:].tolist()
     assert_rate(true, 0.95, "true rows confirmed")

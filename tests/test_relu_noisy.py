@@ -10,10 +10,11 @@ from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net,
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.noisy_derivatives import long_gradients
-from unveil.identification.piecewise_linear.noisy_layer import read_coarse
+from unveil.identification.piecewise_linear.layer import read_layer
 from unveil.identification.piecewise_linear.noisy_reading import turned
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.unmixing import unmix
 
 
@@ -81,7 +82,7 @@ def coarse(sizes: tuple[int, ...], rng: np.random.Generator):  # type: ignore[no
     ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
     noise = rounding(ask, rng.standard_normal((4, sizes[0])), oracle.resolution, rng)
     size = np.linalg.norm(weights[0][0], axis=1)
-    found = read_coarse(ask, Frame.of_input(sizes[0], None), noise, rng)
+    found = read_layer(Probe(ask, noise, rng), Frame.of_input(sizes[0], None), far=20.0)
     return found, weights[0][0] / size[:, None], weights[0][1] / size
 
 
@@ -94,7 +95,7 @@ def test_first_layer_of_a_deeper_network_and_nobody_else(sizes: tuple[int, ...],
         cos = np.abs(found.rows @ rows.T)
         true += list(cos.max(axis=1) > 0.999)
         seen += list(cos.max(axis=0) > 0.999)
-        assert len(found.bent_at) > 0
+        assert len(found.bent) > 0
     assert_rate(true, 0.99, "none invented")
     assert_rate(seen, 0.9, "seen")
 
@@ -122,7 +123,7 @@ def test_all_derivatives_together_sharpen_the_rows() -> None:
     ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
     frame = Frame.of_input(120, None)
     noise = rounding(ask, rng.standard_normal((4, 120)), oracle.resolution, rng)
-    found = read_coarse(ask, frame, noise, rng)
+    found = read_layer(Probe(ask, noise, rng), frame, far=20.0)
     layer = turned(frame, found)
     true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
     rows, _ = unmix(frame, found, layer)
@@ -139,7 +140,7 @@ def test_long_steps_stay_in_their_piece_or_say_so() -> None:
     ask = lambda x: net(x.astype(np.float32)).astype(float)  # noqa: E731
     noise = rounding(ask, rng.standard_normal((4, 60)), 1.2e-7, rng)
     x = rng.standard_normal((10, 60)).astype(np.float32).astype(float)
-    slope, error = long_gradients(ask, Frame.of_input(60, None), x, np.full(10, 5.0), noise, rng)
+    slope, error = derivatives(Probe(ask, noise, rng), Frame.of_input(60, None), x, np.full(10, 5.0))
     on = x @ weights[0][0].T + weights[0][1] > 0
     true = np.einsum("mk,pk,kd->pmd", weights[1][0], on, weights[0][0])
     off = np.sqrt(((slope - true) ** 2).mean(axis=(1, 2)))

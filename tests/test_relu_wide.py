@@ -11,6 +11,7 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.second_layer import both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_fold
 from unveil.identification.piecewise_linear.wide_input import stations, widen
@@ -81,7 +82,7 @@ def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int
     where = stations(rough, again, rng)
     assert where is not None
     exact = m == 5
-    wide = widen(oracle, rough, directions, where, again, seen, noise, rng, exact=exact)
+    wide = widen(Probe(oracle, noise, rng), rough, directions, where, again, seen, exact=exact)
     assert wide is not None
     row, off = errors(wide, weights)
     assert row < 1e-12

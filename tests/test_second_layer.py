@@ -9,7 +9,7 @@ from tests.helpers import assert_rate, random_weights, relu_elsewhere
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.second_layer import SecondLayer, read_second_layer
 
@@ -29,7 +29,9 @@ def _begun(seed: int, which: list[int], twice: list[int]) -> tuple[SecondLayer, 
         for i in some:
             size = np.linalg.norm(rows[i])
             # Read less well the second time, as far as rounding lets a hyperplane far out be read.
-            found.add(rows[i] / size, bias[i] / size + 2e-6 * copy, outer[:, i] * size, 1e-9 + 1e-6 * copy, np.zeros(N))
+            shift, error = np.array([bias[i] / size + 2e-6 * copy]), np.array([1e-9 + 1e-6 * copy])
+            one = Hyperplanes(rows[[i]] / size, shift, outer[:, [i]].T * size, error, np.zeros((1, N)))
+            found = found.with_straight(one)
     first = LayerFound.nothing(frame, 1)
     second = SecondLayer.begun(Probe(ask, noise, rng), ask, frame, weights[0], first, found)
     return second, uv.Network.from_weights(weights)

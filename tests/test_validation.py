@@ -14,7 +14,7 @@ from unveil.identification.fitting.output_layer import Bends
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward, Station
 from unveil.identification.piecewise_linear.noisy_reading import on_rare_sides
 from unveil.identification.piecewise_linear.unmixing import unmix
@@ -115,9 +115,8 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     frame = Frame.of_input(4, None)
     found = LayerFound.nothing(frame, 2)
     rows = np.eye(4)[:3]
-    for row in rows:
-        found.add(row, 0.0, np.ones(2), 1e-3, np.zeros(4))
-    found.at, found.slope = rng.standard_normal((5, 4)), np.zeros((5, 2, 4))
+    found = found.with_straight(Hyperplanes(rows, np.zeros(3), np.ones((3, 2)), np.full(3, 1e-3), np.zeros((3, 4))))
+    found = found.with_derivatives(rng.standard_normal((5, 4)), np.zeros((5, 2, 4)))
     same, bias = unmix(frame, found, (rows, np.zeros(3)))
     assert (same == rows).all()
     assert (bias == 0).all()

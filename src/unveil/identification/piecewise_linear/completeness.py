@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.rounding import AGREE
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
-from unveil.identification.piecewise_linear.frame import gradients
+from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 
@@ -100,7 +100,7 @@ def signs(
         if seen.sum() > 8 * len(rows):
             break
         span = row_space(J)
-        slope, error = gradients(probe.ask, across(span), x[None], np.array([0.05]), probe.noise, probe.rng)
+        slope, error = derivatives(probe, across(span), x[None], np.array([0.05]))
         if not np.isfinite(error[0]):
             continue
         stations.append((x, slope[0] @ span.T))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import SPREAD, LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.layer_membership import SPREAD
+from unveil.identification.piecewise_linear.probe import Probe
 
 # Places looked at per hyperplane and round, and rounds at most.
 PLACES, ROUNDS = 16, 8
@@ -48,40 +49,27 @@ class Confirmed:
         return np.asarray((self.places > 0) & (self.share >= SHARE))
 
 
-def confirm(
-    ask: Ask,
-    frame: Frame,
-    found: LayerFound,
-    noise: Rounding,
-    rng: np.random.Generator,
-    first: int = 0,
-) -> Confirmed:
+def confirm(probe: Probe, frame: Frame, planes: Hyperplanes) -> Confirmed:
     """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         frame: The inputs.
-        found: The hyperplanes.
-        noise: How exact answers are.
-        rng: Draws the places.
-        first: The first hyperplane to look for; those before it are left out.
+        planes: The hyperplanes.
 
     Returns:
         The share of places at which each was met. Those that do not cross the legal box have no places.
 
     Queries: `12 PLACES` per hyperplane and round, at most `ROUNDS` rounds
     """
-    rows, bias, jump, error, seen = (
-        part[first:] for part in (found.rows, found.bias, found.jump, found.error, found.seen)
-    )
-    hits, beside, places = np.zeros((3, len(rows)))
-    open_ = np.flatnonzero(_crosses(frame, rows, bias))
+    hits, beside, places = np.zeros((3, len(planes)))
+    open_ = np.flatnonzero(_crosses(frame, planes.rows, planes.bias))
     for _ in range(ROUNDS):
         if not len(open_):
             break
-        here = np.repeat(open_, PLACES)
-        x = on_hyperplanes(frame, rows[here], bias[here], rng)
-        met, other, telling = _bends(ask, frame, x, rows[here], jump[here], error[here], seen[here], noise)
+        here = planes.take(np.repeat(open_, PLACES))
+        x = on_hyperplanes(frame, here.rows, here.bias, probe.rng)
+        met, other, telling = _bends(probe, frame, x, here)
         hits[open_] += (met & telling).reshape(-1, PLACES).sum(axis=1)
         beside[open_] += (other & telling).reshape(-1, PLACES).sum(axis=1)
         places[open_] += telling.reshape(-1, PLACES).sum(axis=1)
@@ -100,31 +88,22 @@ def _shares(hits: np.ndarray, beside: np.ndarray, places: np.ndarray) -> tuple[n
     return (p - q) / alone, doubt
 
 
-def _bends(
-    ask: Ask,
-    frame: Frame,
-    x: np.ndarray,
-    rows: np.ndarray,
-    jump: np.ndarray,
-    error: np.ndarray,
-    seen: np.ndarray,
-    noise: Rounding,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _bends(probe: Probe, frame: Frame, x: np.ndarray, planes: Hyperplanes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At which of these places answers bend across the hyperplane, at which in a window beside it, and which tell."""
-    sigma = noise.at(x)
-    far = np.linalg.norm(x - seen, axis=1)
+    sigma = probe.noise.at(x)
+    far = np.linalg.norm(x - planes.at, axis=1)
     away = far / np.sqrt(frame.d)
-    strength = np.maximum(np.sqrt(((jump / sigma) ** 2).mean(axis=1)), 1e-300)
-    half = WINDOW * error * away + 30 / strength
+    strength = np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300)
+    half = WINDOW * planes.error * away + 30 / strength
     telling = WIDE * half <= ANGLE * far
     half = np.minimum(half, far)
     out = []
     for middle in (0.0, BESIDE * WIDE):
         bent = np.zeros(len(x), dtype=bool)
-        centre = x + (middle * half)[:, None] * rows
+        centre = x + (middle * half)[:, None] * planes.rows
         for width in (1.0, WIDE):
-            step = (width * half)[:, None] * rows
-            y = ask(np.concatenate([centre - step, centre, centre + step])).reshape(3, len(x), -1)
+            step = (width * half)[:, None] * planes.rows
+            y = probe.ask(np.concatenate([centre - step, centre, centre + step])).reshape(3, len(x), -1)
             bent |= np.sqrt((((y[0] - 2 * y[1] + y[2]) / sigma) ** 2).mean(axis=1)) > BEND
         out.append(bent)
     return out[0], out[1], telling

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.piecewise_linear.frame import Frame, gradients
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
 Layer = tuple[np.ndarray, np.ndarray]
@@ -125,7 +126,7 @@ def _slope(
     span = row_space(local(layers, x[0])[1])
     if not span.shape[1]:
         return span, np.empty((1, 0)), np.inf
-    slope, error = gradients(probe.ask, across(span), x, np.array([step]), probe.noise, probe.rng, line.at(at))
+    slope, error = derivatives(probe, across(span), x, np.array([step]), line.at(at))
     return span, slope[0], float(error[0])
 
 

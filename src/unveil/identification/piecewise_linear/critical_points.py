@@ -19,6 +19,7 @@ from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
@@ -246,7 +247,7 @@ class _Attempt:
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
         try:
-            again = confirm(self.ask, frame, first, noise, self.rng)
+            again = confirm(Probe(self.ask, noise, self.rng), frame, first.straight)
         except BudgetExceeded:
             self.why.append("The budget did not allow to look for its neurons again at fresh places.")
             return

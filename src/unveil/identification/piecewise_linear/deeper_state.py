@@ -15,7 +15,7 @@ from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, Layer, local, row_space
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron, View
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.whitebox.network import Network
@@ -135,7 +135,7 @@ class Deeper:
             stations: Derivatives measured then.
         """
         seen = []
-        for x, row, error in zip(found.bent_at, found.bent_rows, found.bent_error, strict=True):
+        for x, row, error in zip(found.bent.at, found.bent.rows, found.bent.error, strict=True):
             span = row_space(local([layer], x)[1])
             normal = span.T @ row
             size = float(np.linalg.norm(normal))
@@ -143,7 +143,7 @@ class Deeper:
                 seen.append(CriticalPoint(x, span, normal / size, float(error) + np.sqrt(1 - min(size, 1.0) ** 2)))
         return cls(
             layers=[layer],
-            error=max(float(found.error.max()), 1e-12),
+            error=max(float(found.straight.error.max()), 1e-12),
             lines=tuple(found.searched),
             seen=tuple(seen),
             stations=(*zip(found.at, found.slope, strict=True), *stations),

@@ -21,8 +21,8 @@ from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer import read_layer, sharpen
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
+from unveil.identification.piecewise_linear.layer import layer_steps, read_layer, sharpened
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides, read_second_layer
@@ -135,7 +135,8 @@ class ExactReading:
             again, seen = _doubtful(few, inner.reading, self.oracle.n)
             where = stations(few, again, self.rng)
             exact = inner.fitted
-            wide = where and widen(self.ask, few, directions, where, again, seen, noise, self.rng, exact=exact)
+            probe = Probe(self.ask, noise, self.rng)
+            wide = where and widen(probe, few, directions, where, again, seen, exact=exact)
             if wide:
                 self.why += inner.why
                 self.stats["layers"] = inner.stats["layers"]
@@ -145,20 +146,23 @@ class ExactReading:
 
     def _read_along(self, frame: Frame, noise: Rounding, far: float, start: Line | None) -> Network:
         """The network as a function of this frame's coordinates."""
-        self.reading = found = LayerFound.nothing(frame, self.oracle.m)
-        read_layer(self.ask, frame, noise, self.rng, far=far, most_lines=self.most_lines, found=found, start=start)
+        probe, given = Probe(self.ask, noise, self.rng), [] if start is None else [start]
+        for found in layer_steps(probe, frame, far=far, most_lines=self.most_lines, given=given):
+            self.reading = found
         if not len(found.rows):
             return self._affine()
         if not self.narrow:
-            self._sharpen(frame, found, noise)
+            self.reading = found = self._sharpen(frame, found, noise)
         layer, error = self._tried(frame, found, noise)
         # In a box lines are short and neurons are missed, also where nothing lies behind this layer.
-        last = not frame.free and len(found.bent_at) <= BENT * len(found.rows) + 2
+        last = not frame.free and len(found.bent) <= BENT * len(found.rows) + 2
         barren = 0
         for _ in range(REPAIRS_IN_BOX if last else REPAIRS):
             if error >= self._fine(noise) and not last:
                 break
-            more, right = self._met_more(frame, found, noise)
+            had = len(found)
+            found, right = self._met_more(frame, found, noise)
+            self.reading, more = found, len(found) > had
             barren = 0 if more else barren + 1
             if right or barren > (BARREN if last else 0):
                 break
@@ -169,7 +173,7 @@ class ExactReading:
         if max(error, self.best[0]) >= self._fine(noise) and not last:
             if self.narrow and not self._cheap(int(ANSWERS * found.rows.size / self.oracle.m)):
                 # No fit of all weights will make up for what the next layers are read through.
-                self._sharpen(frame, found, noise)
+                self.reading = found = self._sharpen(frame, found, noise)
                 layer = self._close(frame, found, noise)[0]
             self.weights.append(layer)
             many = MANY_NEURONS <= len(found.rows) <= frame.d and _independent(found.rows)
@@ -183,28 +187,27 @@ class ExactReading:
         fitted = self._fitted(network, noise)
         return fitted or finish(self.ask, network, noise.size, self.oracle.sample(2000, self.rng), self.rng)
 
-    def _met_more(self, frame: Frame, found: LayerFound, noise: Rounding) -> tuple[bool, bool]:
+    def _met_more(self, frame: Frame, found: LayerFound, noise: Rounding) -> tuple[LayerFound, bool]:
         """Lay lines to fresh points where the network is wrong.
 
         Returns:
-            Whether these met neurons that had been missing, and whether it is right at all fresh points.
+            What was found, also on these, and whether the network is right at all fresh points.
 
         Queries: `FEWEST`, in a box `FEWEST_IN_BOX`; if some are wrong, those of `LINES` lines, in a box `LINES_IN_BOX`.
         """
         network = Network.from_weights(self.best[1])
         wide = FEWEST if frame.free else FEWEST_IN_BOX
         seen = validate(network, self.oracle, wide, self.rng, self._fine(noise), self.ask)
-        had = len(found.rows)
         lines = LINES if frame.free else LINES_IN_BOX
         chosen = seen.wrong[:lines] if frame.free else self.rng.permutation(seen.wrong)[:lines]
         for wrong in chosen:
             base = frame.sample(1, self.rng)
             (start,) = line_search(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
-            read_layer(self.ask, frame, noise, self.rng, most_lines=1, found=found, start=start)
+            found = read_layer(Probe(self.ask, noise, self.rng), frame, most_lines=1, found=found, given=[start])
         if len(seen.wrong):
             # What was right about everything asked before is not any more.
             self.best = (self.ask.error(network, noise.size), self.best[1])
-        return len(found.rows) > had, not len(seen.wrong)
+        return found, not len(seen.wrong)
 
     def _fitted(self, network: Network, noise: Rounding) -> Network | None:
         """All weights along a few directions at once; None where answers for that would not be cheap."""
@@ -226,7 +229,7 @@ class ExactReading:
         layer, ending, error = self._close(frame, found, noise)
         if error < self.best[0]:
             self.best = (error, [*self.weights, *ending])
-        self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
+        self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent)})
         return layer, error
 
     def _all_active(
@@ -241,7 +244,7 @@ class ExactReading:
         outside, frame = frame, frame.after(*layer)
         # The same length of an input moves the neurons more where all of it lies in the span of their rows.
         here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
-        found = read_layer(self.ask, frame, here, self.rng, far=far, most_lines=self.most_lines)
+        found = read_layer(Probe(self.ask, here, self.rng), frame, far=far, most_lines=self.most_lines)
         stations = list(zip(found.at, found.slope @ frame.M, strict=True))
         if not len(found.rows):
             return [], stations
@@ -254,7 +257,7 @@ class ExactReading:
                 self.best = (second.residual, [(each.weights, each.bias) for each in second.network.layers])
                 k = len(second.found.rows)
                 self.stats["layers"].append({"neurons": k, "lines": len(second.found.searched), "bent": 0})
-        given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.error, strict=True)]
+        given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.straight.error, strict=True)]
         return given, stations
 
     def _deeper(
@@ -277,15 +280,16 @@ class ExactReading:
         self.stats["layers"] += [{"neurons": k, "lines": len(state.lines), "bent": 0} for k in sizes]
         return Network.from_weights(self.best[1])
 
-    def _sharpen(self, frame: Frame, found: LayerFound, noise: Rounding) -> None:
-        """Measure again the few rows that came out worst, between close breakpoints."""
-        worst = np.argsort(-found.error)
+    def _sharpen(self, frame: Frame, found: LayerFound, noise: Rounding) -> LayerFound:
+        """The few rows that came out worst measured again, between close breakpoints."""
+        error = found.straight.error
+        worst = np.argsort(-error)
         few = frame.d > 200
         share, bad = (128 if self.oracle.m == 1 else 32, 1e-7) if few else (2, 1e-10)
         if self.narrow:
             share, bad = SOME, GOOD[self.oracle.m > 1]
         worst = worst[: max(1, len(worst) // share)]
-        sharpen(self.ask, frame, found, noise, self.rng, worst[found.error[worst] > bad])
+        return sharpened(Probe(self.ask, noise, self.rng), frame, found, worst[error[worst] > bad])
 
     def _affine(self) -> Network:
         x, y = self.ask.all()
@@ -304,15 +308,15 @@ class ExactReading:
         best: Closed | None = None
         maybe = np.flatnonzero(found.bent_maybe)
         for more in (False, True) if len(maybe) and self.weights else (False,):
-            rows, bias, jump = found.rows, found.bias, found.jump
+            rows, bias, jump = found.rows, found.bias, found.straight.jump
             if more:
-                new = _distinct(found.bent_rows[maybe])
-                extra = found.bent_rows[maybe][new]
-                at = frame.values(found.bent_at[maybe][new])
-                rows, jump = np.concatenate([rows, extra]), np.concatenate([jump, found.bent_jump[maybe][new]])
+                new = _distinct(found.bent.rows[maybe])
+                extra = found.bent.rows[maybe][new]
+                at = frame.values(found.bent.at[maybe][new])
+                rows, jump = np.concatenate([rows, extra]), np.concatenate([jump, found.bent.jump[maybe][new]])
                 bias = np.append(bias, -np.einsum("bd,bd->b", extra, at))
             z = frame.values(found.at) @ rows.T + bias
-            side = self._sides(rows, jump, z, found.slope, len(found.bent_at) == 0)
+            side = self._sides(rows, jump, z, found.slope, len(found.bent) == 0)
             layer = (rows * side[:, None], bias * side)
             active = (z * side > 0).astype(np.float64)
             over = found.slope - np.einsum("km,pk,kd->pmd", jump, active, layer[0])
@@ -368,10 +372,10 @@ def _doubtful(network: Network, reading: LayerFound, n: int) -> tuple[np.ndarray
     k, p = reading.rows.shape
     again, seen = np.zeros(network.layers[0].neurons, dtype=bool), np.zeros((network.layers[0].neurons, p))
     if len(network.layers) == 2:
-        seen[:k] = reading.seen
+        seen[:k] = reading.straight.at
         most = network.m * max(1, int(AGAIN[network.m > 1] * n * k / (network.m * p)))
-        worst = np.argsort(-reading.error)[:most]
-        again[worst] = reading.error[worst] > GOOD[network.m > 1]
+        worst = np.argsort(-reading.straight.error)[:most]
+        again[worst] = reading.straight.error[worst] > GOOD[network.m > 1]
     return again, seen
 
 

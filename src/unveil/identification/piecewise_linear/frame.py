@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +9,9 @@ from jaxtyping import Float
 from scipy import optimize
 
 from unveil.blackbox.domain import Within
-from unveil.blackbox.rounding import AGREE, Ask, Rounding
 
-# Steps along one coordinate are sqrt(d) / LONGER times as long as a coordinate of a random step that was seen to stay
-# inside.
-LONGER = 7.0
-# Coordinates from which on two random steps are tried.
-MANY = 64
 # Mean of a coordinate of a point in a box, in units of the box; drawn for each point.
 SHARES = (0.03, 0.97)
-# Pieces must be longer than this many times the rounding.
-HOPELESS = 1e4
 
 
 @dataclass(frozen=True)
@@ -162,152 +153,3 @@ class Frame:
         low, high = self.room(base, direction)
         margin = 1e-3 * np.minimum(high - low, 1.0)
         return base, direction, np.maximum(low + margin, -far), np.minimum(high - margin, far)
-
-
-def gradients(
-    ask: Ask,
-    frame: Frame,
-    x: Float[np.ndarray, "P n"],
-    radius: Float[np.ndarray, " P"],
-    noise: Rounding,
-    rng: np.random.Generator,
-    value: Float[np.ndarray, "P m"] | None = None,
-    known: tuple[Float[np.ndarray, " d"], Float[np.ndarray, "P m"]] | None = None,
-) -> tuple[Float[np.ndarray, "P m d"], Float[np.ndarray, " P"]]:
-    """Derivatives along the frame's coordinates, exact up to rounding, each from steps inside one linear piece.
-
-    Args:
-        ask: Answers questions.
-        frame: The coordinates.
-        x: Where.
-        radius: How far, per point, random steps may be expected to stay in the piece; shortened where they do not.
-        noise: How exact answers are.
-        rng: Draws the test steps.
-        value: The answers at x, if known.
-        known: A direction and the slopes along it, if known: one coordinate follows from the others.
-
-    Returns:
-        The derivatives, and the error of each of them to be expected from rounding; infinite where a point has no
-        piece around it.
-
-    Queries: `P d` and about 4 P, more where a step left its piece; one per point less with `known`, one more without
-        `value`.
-    """
-    count, d = len(x), frame.d
-    sigma = noise.at(x)
-    radius = radius.astype(np.float64).copy()
-    value = ask(x) if value is None else value
-    test = rng.standard_normal((count, d))
-    probe = np.zeros((count, len(noise.floor)))
-    search = np.arange(count)
-    for _ in range(20):
-        # Random steps to both sides first: two queries tell whether the expensive ones can be this long.
-        step = (radius[search, None] * test[search]) @ frame.V.T
-        up, down = ask(x[search] + step), ask(x[search] - step)
-        bent = (np.abs(up + down - 2 * value[search]) > AGREE * 2.5 * sigma[search]).any(axis=1)
-        probe[search] = up - value[search]
-        if d >= MANY:
-            # A lucky test costs more than another one: every coordinate that leaves the piece must be found.
-            other = np.flatnonzero(~bent)
-            step = (radius[search[other], None] * rng.standard_normal((len(other), d))) @ frame.V.T
-            up, down = ask(x[search[other]] + step), ask(x[search[other]] - step)
-            centre = value[search[other]]
-            bent[other] = (np.abs(up + down - 2 * centre) > AGREE * 2.5 * sigma[search[other]]).any(axis=1)
-        search = search[bent]
-        if not len(search):
-            break
-        radius[search] /= 4
-    # Between two breakpoints that rounding hardly tells apart there is nothing to measure.
-    alive = radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
-    # A random step moves every neuron by its whole norm, one coordinate only by its share of it.
-    reach = np.repeat((radius * max(1.0, np.sqrt(d) / LONGER))[:, None], d, axis=1)
-    pivot = None if known is None or d < MANY else int(np.abs(known[0]).argmax())
-    asked = np.arange(d) if pivot is None else np.delete(np.arange(d), pivot)
-    out = np.zeros((count, len(noise.floor), d))
-    out[:, :, asked] = np.concatenate(
-        [(y - value[rows, None, :]).transpose(0, 2, 1) for rows, y in _along(ask, frame, x, reach, asked)]
-    )
-    out /= reach[:, None, :]
-    if pivot is not None and known is not None:
-        out[:, :, pivot] = (known[1] - out @ known[0]) / known[0][pivot]
-    work = _Derivatives(ask, frame, x, value, sigma, test, radius, probe, reach, out)
-    bad = ~alive
-    for _ in range(4):
-        bad[:] = work.wrong(np.arange(count), np.zeros(count, dtype=int), np.full(count, d), probe)
-        if not (bad & alive).any():
-            break
-        alive &= ~work.repair(np.flatnonzero(bad & alive))
-    error = 1.5 * sigma.max(axis=1) * np.sqrt((1 / reach**2).mean(axis=1))
-    return work.out, np.where(bad | ~alive, np.inf, error)
-
-
-@dataclass
-class _Derivatives:
-    """Derivatives being checked: a step along many coordinates at once must change the answer as they say."""
-
-    ask: Ask
-    frame: Frame
-    x: np.ndarray
-    value: np.ndarray
-    sigma: np.ndarray
-    test: np.ndarray
-    radius: np.ndarray
-    probe: np.ndarray
-    reach: np.ndarray
-    out: np.ndarray
-
-    def wrong(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray, change: np.ndarray) -> np.ndarray:
-        """Whether `change`, by the test step over coordinates first..last, contradicts the derivatives."""
-        j = np.arange(self.frame.d)
-        part = (j >= first[:, None]) & (j < last[:, None])
-        step = np.where(part, self.radius[rows, None] * self.test[rows], 0)
-        expect = np.einsum("pmd,pd->pm", self.out[rows], step)
-        spread = np.sqrt(((step / self.reach[rows]) ** 2).sum(axis=1))[:, None]
-        return np.asarray((np.abs(expect - change) > AGREE * self.sigma[rows] * (2 + 1.5 * spread)).any(axis=1))
-
-    def repair(self, rows: np.ndarray) -> np.ndarray:
-        """Halve the set of coordinates until the few that left their piece are alone; measure these with shorter steps.
-
-        Returns:
-            Points that are given up: too many coordinates are wrong for single steps to be the cause.
-
-        Queries: about `2 log2(d)` per coordinate found.
-        """
-        d = self.frame.d
-        lost = np.zeros(len(self.x), dtype=bool)
-        first, last = np.zeros(len(rows), dtype=int), np.full(len(rows), d)
-        while len(rows):
-            alone = last - first == 1
-            if alone.any():
-                p, j = rows[alone], first[alone]
-                self.reach[p, j] = np.maximum(self.reach[p, j] / 64, 1e-12)
-                y = self.ask(self.x[p] + self.reach[p, j, None] * self.frame.V.T[j])
-                self.out[p, :, j] = (y - self.value[p]) / self.reach[p, j, None]
-                rows, first, last = rows[~alone], first[~alone], last[~alone]
-            lost |= np.bincount(rows, minlength=len(lost)) > max(4, d // 10)
-            keep = ~lost[rows]
-            rows, first, last = rows[keep], first[keep], last[keep]
-            if not len(rows):
-                break
-            middle = (first + last) // 2
-            rows = np.concatenate([rows, rows])
-            first, last = np.concatenate([first, middle]), np.concatenate([middle, last])
-            j = np.arange(d)
-            part = (j >= first[:, None]) & (j < last[:, None])
-            step = np.where(part, self.radius[rows, None] * self.test[rows], 0) @ self.frame.V.T
-            bad = self.wrong(rows, first, last, self.ask(self.x[rows] + step) - self.value[rows])
-            rows, first, last = rows[bad], first[bad], last[bad]
-        return lost
-
-
-def _along(
-    ask: Ask, frame: Frame, x: np.ndarray, reach: np.ndarray, asked: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Answers one step along each of these coordinates, a few points at a time (borders depend on the sizes alone)."""
-    n = len(frame.V)
-    group = max(1, 3_000_000 // (n * len(asked)))
-    steps = np.ascontiguousarray(frame.V.T[asked])
-    for start in range(0, len(x), group):
-        rows = np.arange(start, min(start + group, len(x)))
-        points = x[rows, None, :] + reach[rows][:, asked, None] * steps
-        yield rows, ask(points.reshape(-1, n)).reshape(len(rows), len(asked), -1)

@@ -1,167 +1,180 @@
-"""What was read of a layer, and which hyperplanes are straight: those of this layer, not of a deeper one."""
+"""Which hyperplanes are straight, and so of the layer being read: those of a deeper one bend where neurons switch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import AGREE, Ask, Rounding
+from unveil.blackbox.rounding import AGREE
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.probe import Probe
 
-# How far, in typical inputs, a hyperplane is looked at again: far enough that most of the other neurons have switched.
+# How far, in typical inputs, a hyperplane is looked for again: far enough that most of the other neurons have switched.
 SPREAD = 3.0
-
-
-@dataclass
-class LayerFound:
-    """What was read of one layer.
-
-    Attributes:
-        rows: (k, d) unit normals in the frame's coordinates, up to sign.
-        bias: (k,) so that `rows @ h + bias = 0` on the hyperplanes.
-        jump: (k, m) slope jump of the answers across the hyperplane, per unit of `rows @ h`, where it was seen first.
-        error: (k,) expected error of the rows.
-        seen: (k, n) where.
-        bent_at: (B, n) where breakpoints of deeper layers were met.
-        bent_step: (B, n) along which line.
-        bent_rows: (B, d) their normals there.
-        bent_error: (B,) expected error of these normals.
-        bent_maybe: (B,) whether they could be straight after all: never seen to bend, nothing between the places
-            looked at.
-        at: (P, n) where all derivatives were measured.
-        slope: (P, m, d) the derivatives there.
-        lines: Lines searched.
-        searched: Those that showed anything, with their breakpoints.
-    """
-
-    rows: Float[np.ndarray, "k d"]
-    bias: Float[np.ndarray, " k"]
-    jump: Float[np.ndarray, "k m"]
-    error: Float[np.ndarray, " k"]
-    seen: Float[np.ndarray, "k n"]
-    at: Float[np.ndarray, "P n"]
-    slope: Float[np.ndarray, "P m d"]
-    bent_at: Float[np.ndarray, "B n"]
-    bent_step: Float[np.ndarray, "B n"]
-    bent_rows: Float[np.ndarray, "B d"]
-    bent_jump: Float[np.ndarray, "B m"]
-    bent_maybe: Bool[np.ndarray, " B"]
-    bent_error: Float[np.ndarray, " B"]
-    lines: int = 0
-    searched: list[Line] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def nothing(cls, frame: Frame, m: int) -> LayerFound:
-        n, d = frame.V.shape
-        e = np.empty
-        rows, steps, jump = e((0, d)), e((0, n)), e((0, m))
-        return cls(rows, e(0), jump, e(0), steps, steps, e((0, m, d)), steps, steps, rows, jump, e(0, dtype=bool), e(0))
-
-    def add(self, row: np.ndarray, bias: float, jump: np.ndarray, error: float, seen: np.ndarray) -> None:
-        """Keep one more hyperplane."""
-        self.rows = np.concatenate([self.rows, row[None]])
-        self.bias = np.append(self.bias, bias)
-        self.jump = np.concatenate([self.jump, jump[None]])
-        self.error = np.append(self.error, error)
-        self.seen = np.concatenate([self.seen, seen[None]])
-
-    def keep(self, which: Bool[np.ndarray, " k"]) -> None:
-        """Forget the other hyperplanes."""
-        for name in ("rows", "bias", "jump", "error", "seen"):
-            setattr(self, name, getattr(self, name)[which])
-
-    def known(self, other_rows: np.ndarray, other_bias: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """Which of the other hyperplanes are already here."""
-        if not len(self.rows):
-            return np.zeros(len(other_rows), dtype=bool)
-        cos = other_rows @ self.rows.T
-        tolerance = np.clip(10 * (error[:, None] + self.error), 1e-6, 0.05)
-        near = np.sqrt(np.maximum(0, 2 - 2 * np.abs(cos))) < tolerance
-        shift = np.abs(other_bias[:, None] * np.sign(cos) - self.bias) < tolerance * (1 + np.abs(self.bias))
-        return np.asarray((near & shift).any(axis=1))
-
-
-def met_before(frame: Frame, found: LayerFound, at: np.ndarray, rows: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Hyperplanes that another line met too, with others switched in between: straight, whatever the votes said."""
-    if not len(found.bent_at) or not len(found.rows):
-        return np.zeros(len(rows), dtype=bool)
-    cos = rows @ found.bent_rows.T
-    h, old = frame.values(at), frame.values(found.bent_at)
-    old_bias = -np.einsum("bd,bd->b", found.bent_rows, old)
-    same = (1 - np.abs(cos) < 1e-12) & (
-        np.abs(np.sign(cos) * old_bias - bias[:, None]) < 1e-6 * (1 + np.abs(bias[:, None]))
-    )
-    z, z_old = h @ found.rows.T + found.bias > 0, old @ found.rows.T + found.bias > 0
-    return np.asarray((same & ((z[:, None] != z_old[None]).sum(axis=2) >= 2)).any(axis=1))
+# Exact answers: rounds, evidence that is proof, and what a bend is worth by how many other hyperplanes lie between here
+# and there (the most only where the step is too short to meet another one).
+ROUNDS, PROOF = 6, 3.0
+WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
+SHORT = 1e-3
+# Answers with few digits: places at first, half of which must show a bend; places per round, rounds, and the standard
+# deviations by which bends must be met more often than beside the hyperplane; what may still become of it.
+GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 8, 8, 4.0, 0.2
+# A window's half width, in expected errors and in roundings of the answers; how far beside it the control window is, in
+# half widths; standard deviations from which on answers bend.
+WINDOW, ROUNDINGS, BESIDE, BEND = 1.75, 30.0, 4, 8.0
+# Points of a bounded region between which places on a hyperplane are looked for, and steps of a walk along it.
+POOL, STEPS = 300, 20
+# Two hyperplanes met are one, with others switched in between, if their normals and positions differ by less.
+ONE_NORMAL, ONE_PLACE = 1e-12, 1e-6
 
 
 def straight_ones(
-    ask: Ask,
-    frame: Frame,
-    found: LayerFound,
-    at: np.ndarray,
-    rows: np.ndarray,
-    bias: np.ndarray,
-    jump: np.ndarray,
-    error: np.ndarray,
-    noise: Rounding,
-    rng: np.random.Generator,
-    rounds: int = 6,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which of the hyperplanes bend the answers at other places too, and which could.
+    probe: Probe, frame: Frame, found: LayerFound, planes: Hyperplanes
+) -> tuple[Bool[np.ndarray, " K"], Bool[np.ndarray, " K"]]:
+    """Which of these hyperplanes bend the answers at far places too, and which could.
 
-    A deeper neuron's hyperplane goes on straight only while nothing that feeds it switches, so a bend counts for more
-    the more other
-    hyperplanes lie between here and there, and is proof where many do and the step is too short to meet anybody else.
+    A deeper neuron's hyperplane goes on straight only while nothing that feeds it switches. Where answers are exact a
+    window across the expected position is too short to meet another hyperplane, so that a bend counts for more the more
+    hyperplanes lie between here and there. Where they have few digits windows are wide, and bends count only beyond
+    those met in a window beside.
 
-    Queries: 3 per place; one to three places per straight hyperplane, three per bent one, at most `rounds`.
+    Queries: 3 per place; exact: one to three places per straight hyperplane, three per bent one, at most `ROUNDS`; few
+        digits: `GLANCES` places, and for those that pass twice `PLACES` per round, at most `CHANCES` rounds.
     """
-    count = len(rows)
+    if not probe.noise.exact:
+        straight = _more_than_beside(probe, frame, planes)
+        return straight, np.zeros(len(planes), dtype=bool)
+    straight, maybe = _by_what_lies_between(probe, frame, found, planes)
+    return straight | _met_elsewhere(frame, found, planes), maybe
+
+
+def _by_what_lies_between(
+    probe: Probe, frame: Frame, found: LayerFound, planes: Hyperplanes
+) -> tuple[np.ndarray, np.ndarray]:
+    count = len(planes)
     points, yes, no = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count, dtype=int)
-    others, shift = np.concatenate([found.rows, rows]), np.concatenate([found.bias, bias])
-    before = frame.values(at) @ others.T + shift > 0
-    for _ in range(rounds):
-        todo = np.flatnonzero((points < 3) & ~((no >= 3) & (yes == 0)))
+    others = found.straight.with_(planes)
+    before = others.sums(frame, planes.at) > 0
+    for _ in range(ROUNDS):
+        todo = np.flatnonzero((points < PROOF) & ~((no >= 3) & (yes == 0)))
         if not len(todo):
             break
-        x = on_plane(frame, at[todo], rows[todo], bias[todo], rng)
-        sigma = noise.at(x)
-        strength = np.abs(jump[todo]).max(axis=1)
-        off = error[todo] * (1 + np.linalg.norm(frame.values(x), axis=1) / np.sqrt(frame.d))
-        size = 3e4 * sigma.max(axis=1) / strength + 30 * off
-        size = np.clip(size, 1e-7, 0.05)
-        step = size[:, None] * (rows[todo] @ frame.V.T)
-        y = ask(np.concatenate([x - step, x, x + step])).reshape(3, len(x), -1)
-        least = np.maximum(AGREE * 5 * sigma, 0.01 * (strength * size)[:, None])
-        bend = (np.abs(y[0] - 2 * y[1] + y[2]) > least).any(axis=1)
+        some = planes.take(todo)
+        x = on_plane(frame, some, probe.rng)
+        sigma = probe.noise.at(x)
+        strength = np.abs(some.jump).max(axis=1)
+        off = some.error * (1 + np.linalg.norm(frame.values(x), axis=1) / np.sqrt(frame.d))
+        half = np.clip(3e4 * sigma.max(axis=1) / strength + ROUNDINGS * off, 1e-7, 0.05)
+        least = np.maximum(AGREE * 5 * sigma, 0.01 * (strength * half)[:, None])
+        bend = (np.abs(_second_difference(probe, frame, x, half, some)) > least).any(axis=1)
         yes[todo] += bend
         no[todo] += ~bend
-        crossed = ((frame.values(x) @ others.T + shift > 0) != before[todo]).sum(axis=1)
-        worth = np.select([(crossed >= 10) & (size * count < 1e-3), crossed >= 4, crossed >= 1], [3, 1.5, 1], 0.0)
-        points[todo] += bend * worth
+        crossed = ((others.sums(frame, x) > 0) != before[todo]).sum(axis=1)
+        enough = [crossed >= least for least, _ in WORTH]
+        enough[0] &= half * count < SHORT
+        points[todo] += bend * np.select(enough, [worth for _, worth in WORTH], 0.0)
     few = len(others) < 4
-    straight = (yes >= no) & ((points >= 3) | (few & (yes >= 2)))
+    straight = (yes >= no) & ((points >= PROOF) | (few & (yes >= 2)))
     return straight, ~straight & (yes > no)
 
 
-def on_plane(
-    frame: Frame, at: np.ndarray, rows: np.ndarray, bias: np.ndarray, rng: np.random.Generator, steps: int = 20
-) -> Float[np.ndarray, "k n"]:
-    """A random point of the region on each hyperplane, by a walk along it that starts at `at`."""
+def _met_elsewhere(frame: Frame, found: LayerFound, planes: Hyperplanes) -> np.ndarray:
+    """Hyperplanes that another line met too, with others switched in between: straight, whatever was seen since."""
+    bent = found.bent
+    if not len(bent) or not len(found):
+        return np.zeros(len(planes), dtype=bool)
+    cos = planes.rows @ bent.rows.T
+    shift = np.abs(np.sign(cos) * bent.bias - planes.bias[:, None])
+    same = (1 - np.abs(cos) < ONE_NORMAL) & (shift < ONE_PLACE * (1 + np.abs(planes.bias[:, None])))
+    here, there = (found.straight.sums(frame, each.at) > 0 for each in (planes, bent))
+    return np.asarray((same & ((here[:, None] != there[None]).sum(axis=2) >= 2)).any(axis=1))
+
+
+def _more_than_beside(probe: Probe, frame: Frame, planes: Hyperplanes) -> np.ndarray:
+    count = len(planes)
+    straight = np.zeros(count, dtype=bool)
+    first, _ = _bends(probe, frame, planes, GLANCES, control=False)
+    open_ = np.flatnonzero(2 * first >= GLANCES)
+    hits, beside = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
+    for chance in range(1, CHANCES + 1):
+        if not len(open_):
+            break
+        hit, control = _bends(probe, frame, planes.take(open_), PLACES)
+        hits[open_] += hit
+        beside[open_] += control
+        more = hits - beside
+        straight[open_] = (more / np.sqrt(hits + beside + 1) >= SURE)[open_]
+        open_ = open_[~straight[open_] & (more[open_] >= HOPE * chance * PLACES)]
+    return straight
+
+
+def _bends(
+    probe: Probe, frame: Frame, planes: Hyperplanes, places: int, *, control: bool = True
+) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
+    """At how many of a few far places each hyperplane is met, and how often a window beside it meets any."""
+    count = len(planes)
+    if not count:
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
+    each = planes.repeated(places)
+    x = on_plane(frame, each, probe.rng) if frame.free else between_points(frame, each, probe.rng)
+    sigma = probe.noise.at(x)
+    away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
+    strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
+    half = WINDOW * each.error * away + ROUNDINGS / strength
+    windows = [0, BESIDE] if control else [0]
+    second = np.array([_second_difference(probe, frame, x, half, each, k) for k in windows])
+    bend = np.sqrt(((second / sigma) ** 2).mean(axis=2)) > BEND
+    seen = bend.reshape(len(windows), count, places).sum(axis=2)
+    return seen[0], seen[-1]
+
+
+def _second_difference(
+    probe: Probe, frame: Frame, x: np.ndarray, half: np.ndarray, planes: Hyperplanes, middle: int = 0
+) -> Float[np.ndarray, "K m"]:
+    """Of answers in windows of these half widths across hyperplanes, so many half widths beside x.
+
+    Queries: `3 K`
+    """
+    step = half[:, None] * (planes.rows @ frame.V.T)
+    y = probe.ask(np.concatenate([x + (middle + side) * step for side in (-1, 0, 1)])).reshape(3, len(x), -1)
+    return np.asarray(y[0] - 2 * y[1] + y[2])
+
+
+def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
+    """A random point of the region on each hyperplane, by a walk along it from where it was met."""
+    rows = planes.rows
     if frame.free:
-        x = SPREAD * rng.standard_normal(at.shape)
+        x = SPREAD * rng.standard_normal(planes.at.shape)
     else:
-        x = at.copy()
-        for _ in range(steps):
+        x = planes.at.copy()
+        for _ in range(STEPS):
             step = rng.standard_normal((len(x), frame.lift.shape[1])) @ frame.lift.T
             step -= np.einsum("kd,kd->k", rows, step @ frame.M.T)[:, None] * (rows @ frame.V.T)
             low, high = frame.room(x, step)
             size = 4 * SPREAD * np.sqrt(step.shape[1]) / np.linalg.norm(step, axis=1)
             low, high = np.clip(low, -size, 0), np.clip(high, 0, size)
             x = x + (low + (high - low) * rng.uniform(0.1, 0.9, len(x)))[:, None] * step
-    z = np.einsum("kd,kd->k", rows, frame.values(x)) + bias
+    z = np.einsum("kd,kd->k", rows, frame.values(x)) + planes.bias
     return np.asarray(x - z[:, None] * (rows @ frame.V.T))
+
+
+def between_points(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
+    """A point of a bounded region on each hyperplane that has nothing to do with where it was met.
+
+    The region is convex: between a point of it on one side and one on the other lies one on the hyperplane. Where all
+    drawn lie on one side, `on_plane`.
+    """
+    pool = frame.sample(POOL, rng)
+    z = planes.sums(frame, pool)
+    out = planes.at.copy()
+    for i in range(len(planes)):
+        up, down = np.flatnonzero(z[:, i] > 0), np.flatnonzero(z[:, i] < 0)
+        if len(up) and len(down):
+            a, b = rng.choice(up), rng.choice(down)
+            part = z[a, i] / (z[a, i] - z[b, i])
+            out[i] = (1 - part) * pool[a] + part * pool[b]
+    lonely = np.flatnonzero((out == planes.at).all(axis=1))
+    if len(lonely):
+        out[lonely] = on_plane(frame, planes.take(lonely), rng)
+    return out

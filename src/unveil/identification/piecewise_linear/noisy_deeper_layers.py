@@ -12,10 +12,12 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros
+from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, Followed, follow
-from unveil.identification.piecewise_linear.noisy_derivatives import expected_error, inside, long_gradients
+from unveil.identification.piecewise_linear.normals import expected_error, inside
 from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.probe import Probe
 
 # Lines searched at a time, and most per layer.
 LINES, MOST_LINES = 4, 80
@@ -208,7 +210,7 @@ class Onward:
             return None
         # A random step along r directions is as long as its coordinates together.
         room = np.array([radius / np.sqrt(span.shape[1])])
-        slope, error = long_gradients(self.ask, across(span), x[None], room, self.noise, self.rng)
+        slope, error = derivatives(Probe(self.ask, self.noise, self.rng), across(span), x[None], room)
         return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
 
     def _whole(self, found: list[Followed], least: float) -> Layer | None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.affine_part import with_linear_part
@@ -17,9 +19,10 @@ from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer import layer_steps, missing
 from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward
-from unveil.identification.piecewise_linear.noisy_layer import missing, read_coarse
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sign_recovery import weakest_turned
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.validation import how_many, validate
@@ -91,6 +94,11 @@ class NoisyReading:
     confirmed: int = 0
 
     @property
+    def probe(self) -> Probe:
+        """What every step needs to ask."""
+        return Probe(self.ask, self.noise, self.rng)
+
+    @property
     def first_layer(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Rows and biases of the first layer as far as they were read, up to sign."""
         if self.weights:
@@ -101,28 +109,21 @@ class NoisyReading:
         """All layers; None if nothing came out. `whole` says whether all of it was read."""
         for _ in range(most_layers):
             self.found = found = LayerFound.nothing(frame, self.oracle.m)
-            self.first = found if self.first is None else self.first
             again, towards, had, barren = False, None, 0, 0
             for attempt in range(ROUNDS + REPAIRS):
                 lines = most_lines if frame.free else BOUNDED * most_lines
                 # Lines to where the network is wrong say more than others.
                 lines = lines if towards is None else 0
-                read_coarse(
-                    self.ask,
-                    frame,
-                    self.noise,
-                    self.rng,
-                    far=far,
-                    most_lines=lines,
-                    sure=again,
-                    found=found,
-                    towards=towards,
-                )
-                self._keep_confirmed(frame, found)
+                given = self._towards(frame, towards)
+                steps = layer_steps(self.probe, frame, far=far, most_lines=lines, sure=again, found=found, given=given)
+                for now in steps:
+                    self.found = found = now
+                found = self._confirmed(frame, found)
                 barren, had = (barren + 1 if len(found.rows) == had else 0), len(found.rows)
                 if not had or (not self.whole and barren > BARREN):
                     break
-                self.whole, again = self._last(frame, found)
+                found, self.whole, again = self._last(frame, found)
+                self.found = found
                 towards = self.unexplained if len(self.unexplained) else None
                 if self.whole and not self.weights:
                     towards = self._unmet()
@@ -130,13 +131,13 @@ class NoisyReading:
                     again = False
                 if not again and (towards is None or not len(towards)):
                     break
-            self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent_at)})
+            self.stats["layers"].append({"neurons": len(found.rows), "lines": found.lines, "bent": len(found.bent)})
             if self.whole or not len(found.rows) or len(found.rows) > frame.d:
                 break
             layer = unmix(frame, found, turned(frame, found))
             self.weights.append(layer)
             self.found = None
-            if missing(self.ask, frame, found, self.noise, self.rng):
+            if missing(self.probe, frame, found):
                 depth = len(self.weights) - 1
                 self.why.append(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
                 break
@@ -149,16 +150,29 @@ class NoisyReading:
                 break
         return self.network
 
-    def _keep_confirmed(self, frame: Frame, found: LayerFound) -> None:
+    def _towards(self, frame: Frame, wrong: np.ndarray | None) -> list[Line]:
+        """Lines through these points, one each: there the neurons read so far explain nothing.
+
+        Queries: those of `line_search`
+        """
+        lines: list[Line] = []
+        for x in () if wrong is None else wrong:
+            base = frame.sample(1, self.rng)
+            lines += line_search(self.ask, base, x - base, 0.0, 1.0, self.noise, self.rng)
+        return lines
+
+    def _confirmed(self, frame: Frame, found: LayerFound) -> LayerFound:
         """In a box neurons of deeper layers look straight over much of it: only what is met all over it is kept.
 
         Queries: those of `confirm` for the rows that are new
         """
-        if frame.free or self.weights:
-            return
-        there = confirm(self.ask, frame, found, self.noise, self.rng, self.confirmed).there
-        found.keep(np.append(np.ones(self.confirmed, dtype=bool), there))
-        self.confirmed = len(found.rows)
+        if not frame.free and not self.weights:
+            there = confirm(self.probe, frame, found.straight.take(np.arange(self.confirmed, len(found)))).there
+            found = found.keep(np.append(np.ones(self.confirmed, dtype=bool), there))
+            self.confirmed = len(found)
+        self.found = found
+        self.first = found if not self.weights else self.first
+        return found
 
     def _unmet(self) -> np.ndarray | None:
         """Fresh points where the network read so far is wrong; None if there are none.
@@ -218,8 +232,8 @@ class NoisyReading:
                 told["neurons"] = layer.neurons
         return rms < CONVINCING * float(y.std())
 
-    def _last(self, frame: Frame, found: LayerFound) -> tuple[bool, bool]:
-        """This layer as the last hidden one: whether that fits, and whether neurons seem to be missing.
+    def _last(self, frame: Frame, found: LayerFound) -> tuple[LayerFound, bool, bool]:
+        """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
 
         Queries: `RATIO` per parameter, fewer with several outputs.
         """
@@ -228,7 +242,7 @@ class NoisyReading:
         # In a box some neurons are active all over it.
         more = k > frame.d or not frame.free
         x, out, off, left = self._closed(rows, bias, frame.d if more else 0)
-        deeper = len(found.bent_at) > DEEPER * k + 2
+        deeper = len(found.bent) > DEEPER * k + 2
         most = CONVINCING if deeper else PROMISING
         if left > CONVINCING and not more:
             # So it is where neurons slope on both sides of their hyperplanes.
@@ -239,7 +253,7 @@ class NoisyReading:
         if left > most:
             # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
             self.unexplained = x[np.argsort(-np.abs(off).max(axis=1), kind="stable")[:LINES]]
-            return False, False
+            return found, False, False
         ending = [(rows, bias), (out[:k].T, out[k])]
         if more:
             ending = with_linear_part(ending, out[k + 1 :].T)
@@ -250,17 +264,15 @@ class NoisyReading:
         sigma = float(np.sqrt((self.noise.at(x) ** 2).mean()))
         self.network, rms = fit(network, x, y, noise=0.1 * sigma)
         if self.weights:
-            return True, False
+            return found, True, False
         if more:
-            self._sharpened(found, rms, rms <= 3 * sigma)
-            return True, rms > 3 * sigma
+            return self._sharpened(found, rms, rms <= 3 * sigma), True, rms > 3 * sigma
         if rms > 3 * sigma:
             # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
             other, less = fit(weakest_turned(self.network), x, y, noise=0.1 * sigma)
             if less < 0.5 * rms:
                 self.network, rms = other, less
-        self._sharpened(found, rms, rms <= 3 * sigma)
-        return True, rms > 3 * sigma and k < frame.d
+        return self._sharpened(found, rms, rms <= 3 * sigma), True, rms > 3 * sigma and k < frame.d
 
     def _closed(
         self, rows: np.ndarray, bias: np.ndarray, linear: int
@@ -285,20 +297,28 @@ class NoisyReading:
         off = F @ out - y
         return x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300)
 
-    def _sharpened(self, found: LayerFound, rms: float, whole: bool) -> None:
-        """Rows as good as what the fit leaves allows."""
+    def _sharpened(self, found: LayerFound, rms: float, whole: bool) -> LayerFound:
+        """With rows as good as what the fit leaves allows."""
         assert self.network is not None
-        layer, last, k = self.network.layers[0], self.network.layers[-1], len(found.rows)
+        layer, last, k, old = self.network.layers[0], self.network.layers[-1], len(found), found.straight
         size = np.maximum(np.linalg.norm(layer.weights[:k], axis=1), 1e-300)
         rows, bias, jump = layer.weights[:k] / size[:, None], layer.bias[:k] / size, (last.weights[:, :k] * size).T
         error = np.maximum(rms / np.maximum(np.linalg.norm(jump, axis=1), 1e-300), 1e-7)
         # Where neurons are missing the others are drawn towards what these lack: further than a row's own error is no
         # sharpening.
-        turn = np.sign(np.einsum("kd,kd->k", rows, found.rows))
-        near = np.linalg.norm(turn[:, None] * rows - found.rows, axis=1) <= FREE * found.error
-        better = np.flatnonzero(near | whole)
-        found.rows[better], found.bias[better] = rows[better], bias[better]
-        found.jump[better], found.error[better] = jump[better], error[better]
+        turn = np.sign(np.einsum("kd,kd->k", rows, old.rows))
+        near = np.linalg.norm(turn[:, None] * rows - old.rows, axis=1) <= FREE * old.error
+        better = near | whole
+        kept = better[:, None]
+        return found.with_rows(
+            Hyperplanes(
+                np.where(kept, rows, old.rows),
+                np.where(better, bias, old.bias),
+                np.where(kept, jump, old.jump),
+                np.where(better, error, old.error),
+                old.at,
+            )
+        )
 
     def _fresh(
         self, count: int, layer: tuple[np.ndarray, np.ndarray] | None = None, need: int = 0

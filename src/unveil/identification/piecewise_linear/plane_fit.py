@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 from scipy import special
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
-from unveil.identification.piecewise_linear.noisy_derivatives import normals
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.normals import normals
+from unveil.identification.piecewise_linear.probe import Probe
 
 # Lines at a time, and how many times the normals at their breakpoints are measured, as first guesses.
 LINES = 12
@@ -28,87 +31,79 @@ ROUNDS = 8
 POINT = 1e-6
 
 
-def read_planes(
-    ask: Ask,
-    frame: Frame,
-    noise: Rounding,
-    rng: np.random.Generator,
-    *,
-    far: float,
-    most_lines: int,
-    found: LayerFound,
-) -> LayerFound:
+def read_planes(probe: Probe, frame: Frame, *, far: float, most_lines: int, found: LayerFound) -> Iterator[LayerFound]:
     """Read a layer on few coordinates, also one of more neurons than coordinates.
 
-    Lines are cheap and full of breakpoints; looking at windows far away says little, because somebody always bends
+    Lines are cheap and full of breakpoints; looking at windows far away says little, because something always bends
     there. But positions are known to five digits. A normal measured at one breakpoint predicts where the plane meets
     the other lines; the breakpoints found there make it sharper, step by step. Breakpoints of a deeper neuron lie on
     one plane only as far as no neuron before it switches.
 
     Args:
-        ask: Answers questions.
+        probe: Asks.
         frame: The coordinates; free.
-        noise: How exact answers are.
-        rng: Draws lines.
         far: How far lines reach.
         most_lines: Lines at most.
-        found: Gets the rows.
+        found: What was read before.
 
-    Queries: about 14 per breakpoint on every line, and `2 d + 9` per breakpoint on the first `MEASURED LINES` of them.
+    Yields:
+        What was found after every `LINES` lines.
+
+    Queries: about 14 per breakpoint on every line, and those of `normals` on the first `MEASURED LINES` of them.
     """
-    planes = _Planes()
-    candidates: list[tuple[float, np.ndarray, np.ndarray, np.ndarray]] = []
+    planes = _Planes([])
+    candidates = Hyperplanes.none(frame, probe.m)
     for number in range(most_lines // LINES):
-        base, direction, low, high = frame.lines(LINES, far, rng)
-        lines = line_search(ask, base, direction, low, high, noise, rng)
-        planes.add(lines)
-        found.lines += LINES
-        for line in lines if number < MEASURED else ():
-            unknown = np.full(len(line.t), -1)
-            used, rows, jumps, errors = normals(ask, frame, line, unknown, noise, rng, found)
-            at = line.points[used]
-            candidates += list(zip(errors, at, rows, jumps, strict=True))
-        before = len(found.rows)
-        found.bent_at = np.empty((0, len(frame.V)))
-        for error, at, row, jump in sorted(candidates, key=lambda c: c[0]):
-            if error > CLEAR or _passes(found, at, row, error):
+        base, direction, low, high = frame.lines(LINES, far, probe.rng)
+        lines = line_search(probe.ask, base, direction, low, high, probe.noise, probe.rng)
+        planes = _Planes([*planes.lines, *lines])
+        for line in lines:
+            if number < MEASURED:
+                found, more = normals(probe, frame, line, np.full(len(line.t), -1), found)
+                candidates = candidates.with_(more)
+            found = found.with_line(line)
+        had = len(found)
+        bent: list[int] = []
+        for i in np.argsort(candidates.error, kind="stable"):
+            each = candidates.take(np.array([i]))
+            if each.error[0] > CLEAR or _passes(found, each):
                 continue
-            plane = planes.through(row, at, error)
+            plane = planes.through(each.rows[0], each.at[0], float(each.error[0]))
             if plane is None:
-                found.bent_at = np.concatenate([found.bent_at, at[None]])
+                bent.append(int(i))
             elif not _same(found, *plane):
-                found.add(plane[0], plane[1], jump * np.sign(plane[0] @ row), plane[2], at)
-        if number + 1 >= MEASURED and len(found.rows) == before:
+                row, bias, error = plane
+                jump = each.jump * np.sign(row @ each.rows[0])
+                found = found.with_straight(Hyperplanes(row[None], np.array([bias]), jump, np.array([error]), each.at))
+        found = replace(found, bent=candidates.take(np.array(bent, dtype=int)), bent_maybe=np.zeros(len(bent), bool))
+        yield found
+        if number + 1 >= MEASURED and len(found) == had:
             break
-    return found
 
 
-def _passes(found: LayerFound, at: np.ndarray, row: np.ndarray, error: float) -> bool:
+def _passes(found: LayerFound, one: Hyperplanes) -> bool:
     """Whether one of the planes found passes through a breakpoint as steeply as was measured there."""
-    near = np.sqrt(np.maximum(0, 2 - 2 * np.abs(found.rows @ row))) <= 4 * error + 1e-3
+    near = np.sqrt(np.maximum(0, 2 - 2 * np.abs(found.rows @ one.rows[0]))) <= 4 * one.error[0] + 1e-3
+    at = one.at[0]
     return bool((near & (np.abs(found.rows @ at + found.bias) <= 1e-3 * (1 + np.linalg.norm(at)))).any())
 
 
 def _same(found: LayerFound, row: np.ndarray, bias: float, error: float) -> bool:
     """Whether a plane was found before."""
     cos = found.rows @ row
-    near = 2 - 2 * np.abs(cos) <= (10 * (error + found.error) + 1e-4) ** 2
+    near = 2 - 2 * np.abs(cos) <= (10 * (error + found.straight.error) + 1e-4) ** 2
     return bool((near & (np.abs(np.sign(cos) * found.bias - bias) <= 1e-3 * (1 + abs(bias)))).any())
 
 
 class _Planes:
     """Breakpoints of many lines, one row of every table per line; rows are filled up with infinity."""
 
-    def __init__(self) -> None:
-        self.lines: list[Line] = []
-
-    def add(self, lines: list[Line]) -> None:
-        """More lines."""
-        self.lines += lines
+    def __init__(self, lines: list[Line]) -> None:
+        self.lines = lines
         self.base = np.array([line.base for line in self.lines])
         self.direction = np.array([line.direction for line in self.lines])
         self.low, self.high = (np.array([getattr(line, end) for line in self.lines]) for end in ("low", "high"))
-        most = max(2, *(len(line.t) for line in self.lines))
+        most = max([2, *(len(line.t) for line in self.lines)])
         shape = (len(self.lines), most)
         self.t, self.width, self.around = np.full(shape, np.inf), np.zeros(shape), np.full(shape, np.inf)
         for i, line in enumerate(self.lines):

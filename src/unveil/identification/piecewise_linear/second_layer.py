@@ -19,8 +19,8 @@ from unveil.identification.piecewise_linear.critical_point import (
     met,
 )
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import read_layer
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
@@ -68,7 +68,7 @@ class SecondLayer:
     Attributes:
         probe: Asks.
         log: All it asked.
-        fresh: Of this the answers that are fitted; kept by all states, like `found`, which `read_layer` adds to.
+        fresh: Of this the answers that are fitted; kept by all states.
         frame: Where the whole first layer is active.
         layer: The first one.
         found: Neurons read so far, in terms of the first layer's values, and perhaps some that are none.
@@ -92,12 +92,11 @@ class SecondLayer:
         cls, probe: Probe, log: Asked, outside: Frame, layer: Layer, first: LayerFound, found: LayerFound
     ) -> SecondLayer:
         """From what was met in the frame `outside` while the first layer was read, and where all of it is active."""
-        every = zip(first.bent_at, first.bent_rows, first.bent_error, strict=True)
+        every = zip(first.bent.at, first.bent.rows, first.bent.error, strict=True)
         span = np.eye(outside.d)
         seen = tuple(CriticalPoint(x, span, normal, float(error)) for x, normal, error in every)
-        state = cls(probe, log, Asked(log.oracle), outside.after(*layer), layer, replace(found), seen)
-        _take_in(state)
-        return state
+        state = cls(probe, log, Asked(log.oracle), outside.after(*layer), layer, found, seen)
+        return _taken_in(state)
 
     def zero(self, x: Float[np.ndarray, " n"]) -> bool:
         """Whether one of the neurons read is zero here."""
@@ -176,9 +175,7 @@ def _fewer(state: SecondLayer, fit: Fit) -> tuple[SecondLayer, Fit]:
     for which in spare:
         if not len(which):
             continue
-        found = replace(state.found)
-        found.keep(~np.isin(np.arange(len(share)), which))
-        fewer = replace(state, found=found)
+        fewer = replace(state, found=state.found.keep(~np.isin(np.arange(len(share)), which)))
         then = fewer.fit(state.fresh)
         if then.fits.all() and fewer.fit(state.log).fits.sum() >= before.sum():
             return fewer, then
@@ -227,13 +224,15 @@ def _towards(
     return bad, good - bad
 
 
-def _take_in(state: SecondLayer) -> None:
+def _taken_in(state: SecondLayer) -> SecondLayer:
     """Where all are active a normal is all there is to know, whether or not it was seen to go on far away."""
-    found = state.found
-    inside = zip(found.bent_at, found.bent_rows, found.bent_jump, found.bent_error, strict=True)
-    for x, row, jump, error in sorted(inside, key=lambda each: each[3]):
-        if not state.zero(x):
-            found.add(row, -float(row @ state.frame.values(x[None])[0]), jump, float(error), x)
+    bent = state.found.bent
+    for i in np.argsort(bent.error, kind="stable"):
+        if not state.zero(bent.at[i]):
+            one = bent.take(np.array([i]))
+            again = Hyperplanes.through(state.frame, one.at, one.rows, one.jump, one.error)
+            state = replace(state, found=state.found.with_straight(again))
+    return state
 
 
 def _aimed(state: SecondLayer) -> SecondLayer:
@@ -255,8 +254,8 @@ def _aimed(state: SecondLayer) -> SecondLayer:
                 break
             base, step, end = line
             (start,) = line_search(probe.ask, base[None], step[None], -end, end, probe.noise, probe.rng)
-            read_layer(probe.ask, state.frame, probe.noise, probe.rng, most_lines=1, found=state.found, start=start)
-        _take_in(state)
+            state = replace(state, found=read_layer(probe, state.frame, most_lines=1, found=state.found, given=[start]))
+        state = _taken_in(state)
     return replace(state, seen=tuple(left))
 
 
@@ -264,7 +263,7 @@ def _twins(found: LayerFound) -> list[int]:
     """Of hyperplanes that could be one, those read less well."""
     scaled = np.concatenate([found.rows, found.bias[:, None] / (1 + np.abs(found.bias[:, None]))], axis=1)
     out: list[int] = []
-    for i in np.argsort(-found.error):
+    for i in np.argsort(-found.straight.error):
         apart = np.minimum(np.linalg.norm(scaled - scaled[i], axis=1), np.linalg.norm(scaled + scaled[i], axis=1))
         apart[[i, *out]] = np.inf
         if apart.min() < ALIKE:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy import linalg
 
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 
 # Alternations between mixtures and rows.
 ROUNDS = 10
@@ -58,7 +58,7 @@ def unmix(
         size = np.linalg.norm(new, axis=1, keepdims=True)
         rows = np.where(size > 0, new / np.maximum(size, 1e-300), rows)
     # A row that went further than its error came under what others lack.
-    near = np.linalg.norm(rows - layer[0], axis=1) <= found.error
+    near = np.linalg.norm(rows - layer[0], axis=1) <= found.straight.error
     rows = np.where(near[:, None], rows, layer[0])
-    shift = -np.einsum("kd,kd->k", rows, frame.values(found.seen))
+    shift = -np.einsum("kd,kd->k", rows, frame.values(found.straight.at))
     return rows, np.where(near, shift, layer[1])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import across
+from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
-from unveil.identification.piecewise_linear.frame import gradients
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.whitebox.network import Network
 
 # How far from the hyperplanes of the first layer derivatives are taken, in units of what its neurons typically see.
@@ -117,28 +117,24 @@ def _tell(
 
 
 def widen(
-    ask: Ask,
+    probe: Probe,
     network: Network,
     directions: Directions,
     where: list[Station],
     again: Bool[np.ndarray, " k"],
     seen: Float[np.ndarray, "k p"],
-    noise: Rounding,
-    rng: np.random.Generator,
     *,
     exact: bool = False,
 ) -> Network | None:
     """The network on all inputs.
 
     Args:
-        ask: Answers questions, whole inputs.
+        probe: Asks, whole inputs.
         network: On the coordinates of the few directions.
         directions: The few directions and the others.
         where: Where to differentiate.
         again: Rows that are measured again along the few directions, too.
         seen: A point of each of their hyperplanes, in coordinates.
-        noise: How exact answers are.
-        rng: Draws test steps.
         exact: The network is known to the last digits, also how its answers change with what the neurons see.
 
     Returns:
@@ -150,9 +146,9 @@ def widen(
     layer, p = network.layers[0], directions.few.shape[1]
     lift = directions.longer * directions.few.T
     x = np.array([each.s for each in where]) @ lift
-    value = ask(x)
+    value = probe.ask(x)
     last = len(network.layers) == 2
-    shares = [each.share for each in where] if exact else _shares(ask, where, x, value, lift, last)
+    shares = [each.share for each in where] if exact else _shares(probe, where, x, value, lift, last)
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     both = np.concatenate([directions.few, directions.others], axis=1)
@@ -161,7 +157,7 @@ def widen(
         if not len(these):
             continue
         radius = np.array([where[i].radius for i in these])
-        slope, error = gradients(ask, across(span), x[these], radius, noise, rng, value[these])
+        slope, error = derivatives(probe, across(span), x[these], radius, value[these])
         if not np.isfinite(error).all():
             return None
         for i, J in zip(these.tolist(), slope, strict=True):
@@ -182,7 +178,7 @@ def widen(
 
 
 def _shares(
-    ask: Ask, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
+    probe: Probe, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
 ) -> list[np.ndarray]:
     """How the answers change with what each active neuron sees, measured."""
     place = np.repeat(np.arange(len(where)), [len(each.active) for each in where])
@@ -190,12 +186,12 @@ def _shares(
     if last and value.shape[1] > 1:
         # Onto the hyperplane and as far beyond it: what the others add is linear, and drops out.
         steps = back @ lift
-        onto, past = np.split(ask(np.concatenate([x[place] - steps, x[place] - 2 * steps])), 2)
+        onto, past = np.split(probe.ask(np.concatenate([x[place] - steps, x[place] - 2 * steps])), 2)
         change = value[place] - 2 * onto + past
     else:
         # All others stay as they are; no later layer switches within half the room there is.
         room = np.array([each.radius for each in where])[place] / STEADY
         part = np.ones(len(place)) if last else np.minimum(1, 0.5 * room / np.linalg.norm(back, axis=1))
-        change = (ask(x[place] + (part[:, None] * back) @ lift) - value[place]) / part[:, None]
+        change = (probe.ask(x[place] + (part[:, None] * back) @ lift) - value[place]) / part[:, None]
     share = change / away[:, None]
     return [share[place == i].T for i in range(len(where))]

@@ -1,0 +1,272 @@
+"""derivatives: along a frame's coordinates, from steps inside one linear region."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.line_search.fit import limit
+from unveil.blackbox.rounding import AGREE
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.probe import Probe
+
+# Coordinates from which on two random steps are tried, however exact answers are: a lucky one costs more than another.
+MANY = 64
+# Times that random steps are shortened, and by how much each time: answers with few digits need the longest.
+SHORTER = {True: (20, 4.0), False: (12, 2.0)}
+# Steps along one coordinate are sqrt(d) over this times as long as a coordinate of a random step that was seen to stay
+# inside: to one side any that leaves the region costs a search, to both sides it is seen at once.
+ONE_SIDED, TWO_SIDED = 7.0, 3.0
+# Regions must be longer than this many times the rounding.
+HOPELESS = 1e4
+# Rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same.
+CALM = 0.4
+# A step left its region if answers on both sides differ from what lies between by so many standard deviations more
+# than a line's do.
+LEFT = 2.5
+# Steps along single coordinates are shortened so often at most, to this part each time.
+AGAIN, THIRD = 8, 1 / 3
+# Numbers in one batch of questions.
+BATCH = 3_000_000
+
+
+def derivatives(
+    probe: Probe,
+    frame: Frame,
+    x: Float[np.ndarray, "P n"],
+    radius: Float[np.ndarray, " P"],
+    value: Float[np.ndarray, "P m"] | None = None,
+    known: tuple[Float[np.ndarray, " d"], Float[np.ndarray, "P m"]] | None = None,
+) -> tuple[Float[np.ndarray, "P m d"], Float[np.ndarray, " P"]]:
+    """Derivatives along the frame's coordinates, each from steps inside one linear region.
+
+    Random steps to both sides, shortened until answers are straight along them, tell how long steps along single
+    coordinates can be. Where answers are exact one step along each is enough, and a random step along all of them
+    checks them together; where they have few digits steps are as long as they can be, and to both sides.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates.
+        x: Where.
+        radius: How far, per point, random steps may be expected to stay in the region.
+        value: The answers at x, if known.
+        known: A direction and the slopes along it, if known: of many coordinates one follows from the others.
+
+    Returns:
+        The derivatives, and the error of each of them to be expected from rounding; infinite where a point has no
+        region around it.
+
+    Queries: `P d` and about 4 P where answers are exact (one per point less with `known`), `2 P d` and about 8 P where
+        they are not, more where a step left its region; P more without `value`.
+    """
+    exact = probe.noise.exact
+    value = probe.ask(x) if value is None else value
+    straight = _straight(probe, frame, x, value, radius)
+    return _one_sided(probe, frame, straight, known) if exact else _two_sided(probe, frame, straight)
+
+
+@dataclass(frozen=True)
+class _Straight:
+    """Random steps along which answers are straight.
+
+    Attributes:
+        x: Where.
+        value: The answers there.
+        sigma: Their standard deviations.
+        radius: How long the steps are, per point.
+        test: (P, d) the first step of each point, in units of this.
+        ahead: (P, m) how answers changed along it.
+    """
+
+    x: Float[np.ndarray, "P n"]
+    value: Float[np.ndarray, "P m"]
+    sigma: Float[np.ndarray, "P m"]
+    radius: Float[np.ndarray, " P"]
+    test: Float[np.ndarray, "P d"]
+    ahead: Float[np.ndarray, "P m"]
+
+    def leave(
+        self, rows: Int[np.ndarray, " R"], up: Float[np.ndarray, "R m"], down: Float[np.ndarray, "R m"]
+    ) -> Bool[np.ndarray, " R"]:
+        """Whether answers on both sides of these points are not straight."""
+        bend = (up + down - 2 * self.value[rows]) / self.sigma[rows]
+        return np.asarray(np.sqrt((bend**2).mean(axis=1)) > LEFT * limit(bend.shape[1]))
+
+
+def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> _Straight:
+    """Shorten random steps until both sides of each point answer as one line does.
+
+    Queries: `2 P` per round, twice that with two steps per point
+    """
+    count, d = len(x), frame.d
+    exact = probe.noise.exact
+    rounds, shorter = SHORTER[exact]
+    out = _Straight(
+        x,
+        value,
+        probe.noise.at(x),
+        radius.astype(np.float64),
+        probe.rng.standard_normal((count, d)),
+        np.zeros(value.shape),
+    )
+    search = np.arange(count)
+    for _ in range(rounds if count else 0):
+        step = (out.radius[search, None] * out.test[search]) @ frame.V.T
+        up, down = probe.ask(x[search] + step), probe.ask(x[search] - step)
+        left = out.leave(search, up, down)
+        out.ahead[search] = up - value[search]
+        other = np.flatnonzero(~left) if not exact or d >= MANY else search[:0]
+        if len(other):
+            step = (out.radius[search[other], None] * probe.rng.standard_normal((len(other), d))) @ frame.V.T
+            up, down = probe.ask(x[search[other]] + step), probe.ask(x[search[other]] - step)
+            left[other] = out.leave(search[other], up, down)
+        search = search[left]
+        if not len(search):
+            break
+        out.radius[search] /= shorter
+    return out
+
+
+def _reach(radius: np.ndarray, d: int, longer: float) -> np.ndarray:
+    """Lengths of steps along single coordinates: a random step moves every neuron by its whole norm."""
+    return np.repeat((radius * max(1.0, np.sqrt(d) / longer))[:, None], d, axis=1)
+
+
+def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndarray, np.ndarray]:
+    """Both sides tell for every coordinate by itself whether its step left the region; a step that did is shortened.
+
+    Queries: `2 P d`, and two for every step that is shortened.
+    """
+    (count, d), m = straight.test.shape, straight.value.shape[1]
+    reach, slope = _reach(straight.radius, d, TWO_SIDED), np.zeros((count, m, d))
+    p, j = (each.ravel() for each in np.indices((count, d)))
+    group = max(1, BATCH // len(frame.V))
+    for _ in range(AGAIN if count else 0):
+        left = []
+        for first in range(0, len(p), group):
+            a, b = p[first : first + group], j[first : first + group]
+            step = reach[a, b, None] * frame.V.T[b]
+            up, down = probe.ask(straight.x[a] + step), probe.ask(straight.x[a] - step)
+            slope[a, :, b] = (up - down) / (2 * reach[a, b, None])
+            left.append(straight.leave(a, up, down))
+        bad = np.concatenate(left)
+        p, j = p[bad], j[bad]
+        if not len(p):
+            break
+        reach[p, j] *= THIRD
+    error = CALM * 0.75 * straight.sigma.max(axis=1) * np.sqrt((1 / reach**2).mean(axis=1))
+    error[np.bincount(p, minlength=count) > 0] = np.inf
+    return slope, error
+
+
+def _one_sided(
+    probe: Probe, frame: Frame, straight: _Straight, known: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step along each coordinate, checked by a random step along all of them.
+
+    Queries: `P d`, about `2 log2(d)` for every step that left the region; one per point less with `known`.
+    """
+    (count, d), m, x = straight.test.shape, straight.value.shape[1], straight.x
+    noise = probe.noise
+    # Between two breakpoints that rounding hardly tells apart there is nothing to measure.
+    alive = straight.radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
+    reach = _reach(straight.radius, d, ONE_SIDED)
+    pivot = None if known is None or d < MANY else int(np.abs(known[0]).argmax())
+    asked = np.arange(d) if pivot is None else np.delete(np.arange(d), pivot)
+    out = np.zeros((count, m, d))
+    for rows, y in _along(probe, frame, x, reach, asked):
+        out[np.ix_(rows, np.arange(m), asked)] = (y - straight.value[rows, None, :]).transpose(0, 2, 1)
+    out /= reach[:, None, :]
+    if pivot is not None and known is not None:
+        out[:, :, pivot] = (known[1] - out @ known[0]) / known[0][pivot]
+    checked = _Checked(probe, frame, straight, reach, out)
+    bad = ~alive
+    for _ in range(4):
+        everything = np.zeros(count, dtype=int), np.full(count, d)
+        bad[:] = checked.wrong(np.arange(count), *everything, straight.ahead)
+        if not (bad & alive).any():
+            break
+        alive &= ~checked.repair(np.flatnonzero(bad & alive))
+    error = 1.5 * straight.sigma.max(axis=1) * np.sqrt((1 / reach**2).mean(axis=1))
+    return out, np.where(bad | ~alive, np.inf, error)
+
+
+def _along(
+    probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray, asked: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Answers one step along each of these coordinates, a few points at a time (borders depend on the sizes alone)."""
+    n = len(frame.V)
+    group = max(1, BATCH // (n * len(asked)))
+    steps = np.ascontiguousarray(frame.V.T[asked])
+    for start in range(0, len(x), group):
+        rows = np.arange(start, min(start + group, len(x)))
+        points = x[rows, None, :] + reach[rows][:, asked, None] * steps
+        yield rows, probe.ask(points.reshape(-1, n)).reshape(len(rows), len(asked), -1)
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Derivatives being checked: a step along many coordinates at once must change the answer as they say.
+
+    Attributes:
+        probe: Asks.
+        frame: The coordinates.
+        straight: The steps along all of them.
+        reach: (P, d) how long each step was; repaired in place.
+        out: (P, m, d) the derivatives; repaired in place.
+    """
+
+    probe: Probe
+    frame: Frame
+    straight: _Straight
+    reach: Float[np.ndarray, "P d"]
+    out: Float[np.ndarray, "P m d"]
+
+    def _steps(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """The part of the random step that runs along coordinates first..last."""
+        j = np.arange(self.frame.d)
+        part = (j >= first[:, None]) & (j < last[:, None])
+        return np.where(part, self.straight.radius[rows, None] * self.straight.test[rows], 0)
+
+    def wrong(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray, change: np.ndarray) -> np.ndarray:
+        """Whether `change`, by the random step over coordinates first..last, contradicts the derivatives."""
+        step = self._steps(rows, first, last)
+        expect = np.einsum("pmd,pd->pm", self.out[rows], step)
+        spread = np.sqrt(((step / self.reach[rows]) ** 2).sum(axis=1))[:, None]
+        allowed = AGREE * self.straight.sigma[rows] * (2 + 1.5 * spread)
+        return np.asarray((np.abs(expect - change) > allowed).any(axis=1))
+
+    def repair(self, rows: np.ndarray) -> np.ndarray:
+        """Halve the set of coordinates until the few that left their region are alone; step less far along these.
+
+        Returns:
+            Points that are given up: too many coordinates are wrong for single steps to be the cause.
+
+        Queries: about `2 log2(d)` per coordinate found.
+        """
+        x, value, d = self.straight.x, self.straight.value, self.frame.d
+        lost = np.zeros(len(x), dtype=bool)
+        first, last = np.zeros(len(rows), dtype=int), np.full(len(rows), d)
+        while len(rows):
+            alone = last - first == 1
+            if alone.any():
+                p, j = rows[alone], first[alone]
+                self.reach[p, j] = np.maximum(self.reach[p, j] / 64, 1e-12)
+                y = self.probe.ask(x[p] + self.reach[p, j, None] * self.frame.V.T[j])
+                self.out[p, :, j] = (y - value[p]) / self.reach[p, j, None]
+                rows, first, last = rows[~alone], first[~alone], last[~alone]
+            lost |= np.bincount(rows, minlength=len(lost)) > max(4, d // 10)
+            keep = ~lost[rows]
+            rows, first, last = rows[keep], first[keep], last[keep]
+            if not len(rows):
+                break
+            middle = (first + last) // 2
+            rows = np.concatenate([rows, rows])
+            first, last = np.concatenate([first, middle]), np.concatenate([middle, last])
+            step = self._steps(rows, first, last) @ self.frame.V.T
+            bad = self.wrong(rows, first, last, self.probe.ask(x[rows] + step) - value[rows])
+            rows, first, last = rows[bad], first[bad], last[bad]
+        return lost

@@ -1,0 +1,179 @@
+"""Hyperplanes on which answers bend, as they were met, and what was read of one layer: handed on, never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.line import Line
+from unveil.identification.piecewise_linear.frame import Frame
+
+# A hyperplane is one met before where normal and position agree to so many times both errors, which are no smaller
+# than the least.
+SAME, LEAST = 6.0, 1e-6
+# A breakpoint is where a hyperplane is expected to within so many errors of that place, as long as these are below the
+# share of its distance from the line's origin, plus so many times the breakpoint's own width.
+EXPECTED, VAGUE, WIDTHS = 4.0, 0.1, 3.0
+# Relative error of where a hyperplane crosses a line that comes from our own arithmetic.
+ARITHMETIC = 1e-9
+
+
+@dataclass(frozen=True)
+class Hyperplanes:
+    """Hyperplanes `rows @ h + bias = 0` in a frame's coordinates h, each as it was met at one place.
+
+    Attributes:
+        rows: (K, d) unit normals, up to sign.
+        bias: (K,)
+        jump: (K, m) change of the slope of the answers across each, per unit of `rows @ h`.
+        error: (K,) expected error of the normals.
+        at: (K, n) where they were met.
+    """
+
+    rows: Float[np.ndarray, "K d"]
+    bias: Float[np.ndarray, " K"]
+    jump: Float[np.ndarray, "K m"]
+    error: Float[np.ndarray, " K"]
+    at: Float[np.ndarray, "K n"]
+
+    @classmethod
+    def none(cls, frame: Frame, m: int) -> Hyperplanes:
+        """No hyperplane at all."""
+        n, d = frame.V.shape
+        return cls(np.empty((0, d)), np.empty(0), np.empty((0, m)), np.empty(0), np.empty((0, n)))
+
+    @classmethod
+    def through(
+        cls,
+        frame: Frame,
+        at: Float[np.ndarray, "K n"],
+        rows: Float[np.ndarray, "K d"],
+        jump: Float[np.ndarray, "K m"],
+        error: Float[np.ndarray, " K"],
+    ) -> Hyperplanes:
+        """Those with these normals through these places."""
+        return cls(rows, -np.einsum("kd,kd->k", rows, frame.values(at)), jump, error, at)
+
+    def __len__(self) -> int:
+        return len(self.bias)
+
+    def take(self, which: Bool[np.ndarray, " K"] | Int[np.ndarray, " P"]) -> Hyperplanes:
+        """Some of them."""
+        return Hyperplanes(*(each[which] for each in vars(self).values()))
+
+    def repeated(self, times: int) -> Hyperplanes:
+        """Each so many times in a row."""
+        return self.take(np.repeat(np.arange(len(self)), times))
+
+    def with_(self, other: Hyperplanes) -> Hyperplanes:
+        """These, then the others."""
+        return Hyperplanes(*map(np.concatenate, zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def sums(self, frame: Frame, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
+        """`rows @ h + bias` at some inputs."""
+        return np.asarray(frame.values(x) @ self.rows.T + self.bias)
+
+    def same(self, frame: Frame, other: Hyperplanes) -> Bool[np.ndarray, "O K"]:
+        """Which of the others are which of these: as steep, and in the same position where the others were met."""
+        error = np.maximum(SAME * (other.error[:, None] + self.error), LEAST)
+        chord = np.sqrt(np.maximum(0, 2 - 2 * np.abs(other.rows @ self.rows.T)))
+        here, there = frame.values(other.at), frame.values(self.at)
+        away = np.linalg.norm(here[:, None] - there, axis=2) / np.sqrt(frame.d)
+        off = np.abs(here @ self.rows.T + self.bias)
+        return np.asarray((chord <= error) & (off <= error * (away + 1e-3)))
+
+    def crossing(self, frame: Frame, line: Line) -> Int[np.ndarray, " B"]:
+        """For each breakpoint of a line the hyperplane that crosses it there, or -1; each crosses once."""
+        out = np.full(len(line.t), -1)
+        if not len(self) or not len(out):
+            return out
+        h0, dh = frame.values(line.base[None])[0], frame.M @ line.direction
+        rate = self.rows @ dh
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = -(self.rows @ h0 + self.bias) / rate
+        t = np.where(np.isfinite(t), t, 1e300)
+        away = np.linalg.norm(h0 + np.clip(t, -1e6, 1e6)[:, None] * dh - frame.values(self.at), axis=1)
+        slack = EXPECTED * self.error * away / np.sqrt(frame.d) / np.maximum(np.abs(rate), 1e-300)
+        slack += ARITHMETIC * (1 + np.abs(t))
+        # A line that hardly crosses a hyperplane says nothing about where: it must not explain everything.
+        slack = np.where(slack < VAGUE * (1 + np.abs(t)), slack, -np.inf)
+        off, width = np.abs(line.t[:, None] - t), WIDTHS * line.width[:, None]
+        inside = off <= slack + width
+        with np.errstate(invalid="ignore"):
+            score = np.where(inside, off / (slack + width), np.inf)
+        # The pairs closest in units of what they may be apart first.
+        while np.isfinite(score).any():
+            p, i = np.unravel_index(int(score.argmin()), score.shape)
+            out[p] = i
+            score[p], score[:, i] = np.inf, np.inf
+        return out
+
+
+@dataclass(frozen=True)
+class LayerFound:
+    """What was read of one layer.
+
+    Attributes:
+        straight: Its hyperplanes.
+        bent: Those of deeper layers, met on the way.
+        bent_maybe: (B,) which of these could be straight after all: never seen to bend, nothing between the places
+            looked at.
+        at: (P, n) where all derivatives were measured.
+        slope: (P, m, d) the derivatives there.
+        lines: Lines searched.
+        searched: Those that showed anything, with their breakpoints.
+    """
+
+    straight: Hyperplanes
+    bent: Hyperplanes
+    bent_maybe: Bool[np.ndarray, " B"]
+    at: Float[np.ndarray, "P n"]
+    slope: Float[np.ndarray, "P m d"]
+    lines: int = 0
+    searched: tuple[Line, ...] = ()
+
+    @classmethod
+    def nothing(cls, frame: Frame, m: int) -> LayerFound:
+        """Before anything was asked."""
+        n, d = frame.V.shape
+        none = Hyperplanes.none(frame, m)
+        return cls(none, none, np.empty(0, dtype=bool), np.empty((0, n)), np.empty((0, m, d)))
+
+    def __len__(self) -> int:
+        return len(self.straight)
+
+    @property
+    def rows(self) -> Float[np.ndarray, "k d"]:
+        """Unit normals of the layer's hyperplanes, up to sign."""
+        return self.straight.rows
+
+    @property
+    def bias(self) -> Float[np.ndarray, " k"]:
+        """So that `rows @ h + bias = 0` on the hyperplanes."""
+        return self.straight.bias
+
+    def with_straight(self, more: Hyperplanes) -> LayerFound:
+        """With more hyperplanes of the layer."""
+        return replace(self, straight=self.straight.with_(more))
+
+    def with_rows(self, rows: Hyperplanes) -> LayerFound:
+        """With the layer's hyperplanes as they are known now."""
+        return replace(self, straight=rows)
+
+    def with_bent(self, more: Hyperplanes, maybe: Bool[np.ndarray, " K"]) -> LayerFound:
+        """With more hyperplanes of deeper layers."""
+        return replace(self, bent=self.bent.with_(more), bent_maybe=np.append(self.bent_maybe, maybe))
+
+    def with_derivatives(self, at: Float[np.ndarray, "Q n"], slope: Float[np.ndarray, "Q m d"]) -> LayerFound:
+        """With more derivatives."""
+        return replace(self, at=np.concatenate([self.at, at]), slope=np.concatenate([self.slope, slope]))
+
+    def with_line(self, line: Line | None) -> LayerFound:
+        """After one more line; None: there was no room for it."""
+        return replace(self, lines=self.lines + 1, searched=self.searched if line is None else (*self.searched, line))
+
+    def keep(self, which: Bool[np.ndarray, " k"]) -> LayerFound:
+        """Without the layer's other hyperplanes."""
+        return replace(self, straight=self.straight.take(which))

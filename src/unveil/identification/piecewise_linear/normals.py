@@ -1,0 +1,178 @@
+"""normals: of the hyperplanes that bend the answers along a line, from derivatives in the linear regions between."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.line import Line
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.derivatives import CALM, MANY, TWO_SIDED, derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.probe import Probe
+
+# Normals with a larger relative error are of no use: they predict nothing far away.
+VAGUE = 0.1
+# The change along the line is known much better than the normal: where it differs by more than so many errors and this,
+# another hyperplane lies in between, too.
+TRUE, ROUGHLY = 5.0, 0.01
+# Breakpoints whose slopes are told apart by the outputs worse than this are measured one at a time: errors grow with
+# the inverse, which exact answers can afford.
+APART = {True: 0.01, False: 0.2}
+# A derivative in a short piece costs as much as so many more per factor of ten below this share of the usual length.
+DEAR, USUAL = 0.2, 0.3
+
+
+@dataclass(frozen=True)
+class Group:
+    """Breakpoints measured together.
+
+    Attributes:
+        which: Breakpoints of the line.
+        before: The piece in front of them in which to differentiate.
+        after: The piece behind them.
+    """
+
+    which: Int[np.ndarray, " q"]
+    before: int
+    after: int
+
+
+def normals(
+    probe: Probe, frame: Frame, line: Line, crossing: Int[np.ndarray, " B"], found: LayerFound
+) -> tuple[LayerFound, Hyperplanes]:
+    """The hyperplanes of one line's breakpoints that none of those found crosses there.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates.
+        line: The breakpoints.
+        crossing: The hyperplane of `found` that each breakpoint belongs to, or -1.
+        found: What was read before.
+
+    Returns:
+        What was read, with the derivatives, and the hyperplanes; breakpoints whose normal would be too vague, or turns
+        out to be of more than one hyperplane, are left out.
+
+    Queries: those of `derivatives` in one piece more than there are groups of breakpoints, which are as large as the
+        outputs tell apart; on a line without breakpoints, in the middle of it.
+    """
+    m, dh, exact = probe.m, frame.M @ line.direction, probe.noise.exact
+    wanted = (crossing < 0) & (expected_error(frame, line, probe.noise) < VAGUE)
+    groups = grouped(line, wanted, crossing >= 0, APART[exact])
+    pieces = np.unique([piece for each in groups for piece in (each.before, each.after)]).astype(int)
+    if not len(pieces) and not len(line.t) and not found.lines:
+        pieces = np.zeros(1, dtype=int)
+    where, radius = inside(line, pieces)
+    x = line.inputs(where)
+    # What an exact line says need not be asked again; but all derivatives in a place share the error of its value.
+    said = exact and frame.free and len(line.t) > 0
+    value = line.at(where) if said and frame.d < MANY else None
+    slope, error = derivatives(probe, frame, x, radius, value, (dh, line.slope[pieces]) if said else None)
+    fine = np.isfinite(error)
+    found = found.with_derivatives(x[fine], slope[fine])
+    used, rows, jumps, errors = [], [], [], []
+    for group in groups:
+        i, j = np.searchsorted(pieces, [group.before, group.after])
+        change, blur = slope[j] - slope[i], float(np.hypot(error[i], error[j]))
+        if not np.isfinite(blur):
+            continue
+        # What the hyperplanes known add is known: jump (m) times normal (d).
+        for p in range(group.before, group.after):
+            if crossing[p] >= 0:
+                row = found.rows[crossing[p]]
+                change = change - np.outer(line.jump[p], row / (row @ dh))
+        pinv = np.linalg.pinv(line.jump[group.which].T)
+        for k, p in enumerate(group.which):
+            normal = pinv[k] @ change
+            size = float(np.linalg.norm(normal))
+            if size == 0:
+                continue
+            e = float(np.linalg.norm(pinv[k])) * blur * np.sqrt(frame.d) / size
+            drift = abs(float(normal @ dh) - 1) / (size * float(np.linalg.norm(dh)))
+            if e < VAGUE and drift * np.sqrt(frame.d) <= TRUE * e + ROUGHLY:
+                used.append(p)
+                rows.append(normal / size)
+                jumps.append(line.jump[p] * size)
+                errors.append(max(e, drift, 1e-15))
+    at = line.points[np.array(used, dtype=int)]
+    unit, jump = np.array(rows).reshape(-1, frame.d), np.array(jumps).reshape(-1, m)
+    return found, Hyperplanes.through(frame, at, unit, jump, np.array(errors))
+
+
+def grouped(line: Line, wanted: Bool[np.ndarray, " B"], crossed: Bool[np.ndarray, " B"], apart: float) -> list[Group]:
+    """Wanted breakpoints in as few groups as the outputs tell apart, with long pieces around each.
+
+    Only the group and hyperplanes known lie between the two pieces of a group.
+
+    Args:
+        line: The breakpoints.
+        wanted: Which are to be measured.
+        crossed: Which are hyperplanes known.
+        apart: Least singular value of the directions in which the outputs bend in one group.
+    """
+    length = np.diff(line.edges)
+    bend = line.jump / np.maximum(np.linalg.norm(line.jump, axis=1, keepdims=True), 1e-300)
+    spoiled = np.flatnonzero(~wanted & ~crossed)
+    groups: list[Group] = []
+    for first, last in pairwise([-1, *spoiled.tolist(), len(wanted)]):
+        run = np.flatnonzero(wanted[first + 1 : last]) + first + 1
+        if len(run):
+            # The longest piece before, between and after the wanted breakpoints of this run.
+            ends = [first, *run.tolist(), last]
+            best = [a + 1 + int(np.argmax(length[a + 1 : b + 1])) for a, b in pairwise(ends)]
+            groups += _cheapest(run, best, bend, length, apart)
+    return groups
+
+
+def _cheapest(
+    run: Int[np.ndarray, " q"],
+    best: list[int],
+    bend: Float[np.ndarray, "B m"],
+    length: Float[np.ndarray, " E"],
+    apart: float,
+) -> list[Group]:
+    """The fewest groups of one run; among these, in long pieces."""
+    usual, m = float(np.median(length)), bend.shape[1]
+    cost, back = np.zeros(len(run) + 1), np.zeros(len(run) + 1, dtype=int)
+    for i in range(1, len(run) + 1):
+        cost[i] = np.inf
+        for q in range(1, min(m, i) + 1):
+            if q > 1 and np.linalg.svd(bend[run[i - q : i]], compute_uv=False)[-1] < apart:
+                break
+            short = max(0.0, float(np.log10(USUAL * usual / length[best[i]])))
+            if cost[i - q] + 1 + DEAR * short < cost[i]:
+                cost[i], back[i] = cost[i - q] + 1 + DEAR * short, i - q
+    cuts = [len(run)]
+    while cuts[-1] > 0:
+        cuts.append(int(back[cuts[-1]]))
+    cuts.reverse()
+    return [Group(run[i:j], best[i], best[j]) for i, j in pairwise(cuts)]
+
+
+def inside(line: Line, pieces: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+    """A point in each of these pieces, and how far random steps may go along the line."""
+    lo, hi = line.edges[pieces], line.edges[pieces + 1]
+    # The outermost pieces end where the search did, not at a breakpoint: stay where the numbers are small.
+    first, last = pieces == 0, pieces == len(line.t)
+    lo, hi = (
+        np.where(first, np.maximum(lo, np.where(last, 0, hi) - 2 * (1 + np.where(last, 0, np.abs(hi)))), lo),
+        np.where(last, np.minimum(hi, np.where(first, 0, lo) + 2 * (1 + np.where(first, 0, np.abs(lo)))), hi),
+    )
+    return (lo + hi) / 2, (hi - lo) / 4
+
+
+def expected_error(frame: Frame, line: Line, noise: Rounding) -> Float[np.ndarray, " B"]:
+    """Relative error of the normal that derivatives on both sides of each breakpoint would give."""
+    x = line.points
+    strength = np.sqrt(((line.jump / noise.at(x)) ** 2).sum(axis=1))
+    length = np.diff(line.edges)
+    room = np.minimum(np.minimum(length[:-1], length[1:]) / 4, 1 + np.abs(line.t))
+    # Steps along coordinates are as much longer; the normal is about jump / |dh| times a unit vector.
+    size = strength / np.linalg.norm(frame.M @ line.direction)
+    longer = max(1.0, np.sqrt(frame.d) / TWO_SIDED)
+    return np.asarray(CALM * 1.1 * np.sqrt(frame.d) / np.maximum(size * room * longer, 1e-300))

@@ -1,0 +1,174 @@
+"""Hyperplanes met on lines, the derivatives beside them, and the layer they make up, in both precisions."""
+
+import numpy as np
+import pytest
+
+from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_gradients, single
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.rounding import rounding
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer import layer_steps, missing, read_layer, sharpened
+from unveil.identification.piecewise_linear.layer_membership import between_points, on_plane, straight_ones
+from unveil.identification.piecewise_linear.normals import grouped, normals
+from unveil.identification.piecewise_linear.probe import Probe
+
+PRECISIONS = pytest.mark.parametrize("dtype", [np.float64, np.float32])
+
+
+def asking(sizes: tuple[int, ...], dtype: type, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+    """A random network on another processor, and what asks it."""
+    weights = random_weights(sizes, rng, bias=0.5)
+    weights = single(weights) if dtype is np.float32 else weights
+    net = relu_elsewhere(weights, rng, dtype)
+    ask = lambda x: net(x.astype(dtype)).astype(float)  # noqa: E731
+    noise = rounding(ask, rng.standard_normal((4, sizes[0])), float(np.finfo(dtype).eps), rng)
+    return weights, Probe(ask, noise, rng)
+
+
+def true_planes(weights, frame: Frame, at: np.ndarray, error: float, rng: np.random.Generator):  # type: ignore[no-untyped-def]
+    """The first layer's hyperplanes, met at these places moved onto them, with normals turned by so much."""
+    w, b = weights[0]
+    size = np.linalg.norm(w, axis=1)
+    rows, bias = w / size[:, None], b / size
+    met = at - (np.einsum("kd,kd->k", rows, at) + bias)[:, None] * rows
+    rows = rows + error * rng.standard_normal(rows.shape) / np.sqrt(rows.shape[1])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    jump = (weights[1][0] * size).T
+    return Hyperplanes.through(frame, met, rows, jump, np.full(len(rows), max(error, 1e-13)))
+
+
+@PRECISIONS
+@pytest.mark.parametrize("n", [12, 90])
+def test_derivatives_are_those_of_the_linear_region_within_the_error_told(
+    n: int, dtype: type, rng: np.random.Generator
+) -> None:
+    weights, probe = asking((n, 10, 6, 3), dtype, rng)
+    x = rng.standard_normal((20, n)).astype(dtype).astype(float)
+    slope, error = derivatives(probe, Frame.of_input(n, None), x, np.full(20, 2.0))
+    told = np.isfinite(error)
+    off = np.sqrt(((slope - relu_gradients(weights, x)) ** 2).mean(axis=(1, 2)))
+    assert told.mean() >= 0.8
+    assert_rate(list(off[told] <= 10 * error[told] + 1e-9), 0.95, "within ten times the error")
+
+
+@PRECISIONS
+def test_a_line_is_explained_by_the_hyperplanes_that_cross_it_once_each(dtype: type, rng: np.random.Generator) -> None:
+    weights, probe = asking((15, 8, 2), dtype, rng)
+    frame = Frame.of_input(15, None)
+    error = 1e-10 if dtype is np.float64 else 1e-4
+    planes = true_planes(weights, frame, rng.standard_normal((8, 15)), error, rng)
+    base, direction, low, high = frame.lines(1, 10.0, rng)
+    (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)
+    crossing = planes.crossing(frame, line)
+    w, b = weights[0]
+    truth = np.abs(line.points @ w.T + b).argmin(axis=1)
+    assert (crossing == truth).mean() >= 0.8
+    assert (crossing[crossing >= 0] == truth[crossing >= 0]).all()
+    # A hyperplane in another position explains none of them.
+    moved = Hyperplanes(planes.rows, planes.bias + 0.3, planes.jump, planes.error, planes.at)
+    assert (moved.crossing(frame, line) >= 0).sum() <= 1
+
+
+@PRECISIONS
+def test_normals_on_one_line_are_the_networks(dtype: type, rng: np.random.Generator) -> None:
+    true: list[bool] = []
+    for _ in range(3):
+        weights, probe = asking((15, 8, 3), dtype, rng)
+        frame = Frame.of_input(15, None)
+        base, direction, low, high = frame.lines(1, 10.0, rng)
+        (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)
+        nothing = LayerFound.nothing(frame, 3)
+        found, planes = normals(probe, frame, line, np.full(len(line.t), -1), nothing)
+        assert len(found.at) >= 2
+        assert len(nothing.at) == 0
+        rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+        off = np.sqrt(np.maximum(2 - 2 * np.abs(planes.rows @ rows.T).max(axis=1), 0))
+        true += list(off <= 10 * planes.error + 1e-7)
+    assert len(true) >= 10
+    assert_rate(true, 0.9, "normals within ten times their error")
+
+
+def test_groups_hold_only_what_the_outputs_tell_apart(rng: np.random.Generator) -> None:
+    _, probe = asking((15, 8, 3), np.float64, rng)
+    frame = Frame.of_input(15, None)
+    base, direction, low, high = frame.lines(1, 10.0, rng)
+    (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)
+    wanted = np.ones(len(line.t), dtype=bool)
+    wanted[1] = False
+    groups = grouped(line, wanted, np.zeros(len(line.t), dtype=bool), 0.01)
+    assert sorted(int(p) for each in groups for p in each.which) == np.flatnonzero(wanted).tolist()
+    for each in groups:
+        assert len(each.which) <= 3
+        # Nothing but the group lies between its two pieces.
+        assert list(range(each.before, each.after)) == each.which.tolist()
+
+
+@PRECISIONS
+def test_hyperplanes_of_the_first_layer_are_straight_and_those_of_the_second_are_not(
+    dtype: type, rng: np.random.Generator
+) -> None:
+    straight: list[bool] = []
+    bent: list[bool] = []
+    for _ in range(3):
+        weights, probe = asking((20, 10, 8, 3), dtype, rng)
+        frame = Frame.of_input(20, None)
+        found = read_layer(probe, frame, far=20.0, most_lines=1)
+        rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+        both = found.straight.with_(found.bent)
+        first = np.abs(both.rows @ rows.T).max(axis=1) > 0.9999
+        again, _ = straight_ones(probe, frame, found, both)
+        straight += list(again[first])
+        bent += list(~again[~first])
+    assert_rate(straight, 0.8, "seen to be straight")
+    assert_rate(bent, 0.95, "none of a deeper layer")
+
+
+def test_places_on_hyperplanes_are_on_them_and_legal(rng: np.random.Generator) -> None:
+    frame = Frame.of_input(6, (0.0, 1.0))
+    rows = rng.standard_normal((5, 6))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    planes = Hyperplanes.through(frame, np.full((5, 6), 0.5), rows, np.ones((5, 1)), np.full(5, 1e-9))
+    for x in (on_plane(frame, planes, rng), between_points(frame, planes, rng)):
+        assert np.abs(np.einsum("kd,kd->k", rows, x) + planes.bias).max() < 1e-9
+        assert (x >= -1e-9).all()
+        assert (x <= 1 + 1e-9).all()
+        assert np.linalg.norm(x - planes.at, axis=1).min() > 1e-3
+
+
+@PRECISIONS
+def test_a_neuron_left_out_is_missed_and_a_whole_layer_is_not(dtype: type, rng: np.random.Generator) -> None:
+    noticed: list[bool] = []
+    quiet: list[bool] = []
+    for _ in range(4):
+        weights, probe = asking((15, 8, 2), dtype, rng)
+        frame = Frame.of_input(15, None)
+        error = 1e-12 if dtype is np.float64 else 1e-5
+        found = LayerFound.nothing(frame, 2).with_straight(
+            true_planes(weights, frame, rng.standard_normal((8, 15)), error, rng)
+        )
+        quiet.append(not missing(probe, frame, found))
+        noticed.append(missing(probe, frame, found.keep(np.arange(8) > 0)))
+    assert_rate(quiet, 0.75, "nothing missing")
+    assert_rate(noticed, 0.9, "missing")
+
+
+@PRECISIONS
+def test_a_layer_grows_line_by_line_and_measured_again_is_sharper(dtype: type, rng: np.random.Generator) -> None:
+    sharper: list[bool] = []
+    for _ in range(3):
+        weights, probe = asking((20, 8, 1), dtype, rng)
+        frame = Frame.of_input(20, None)
+        steps = list(layer_steps(probe, frame, far=20.0))
+        sizes = [len(each) for each in steps]
+        assert sizes == sorted(sizes)
+        assert sizes[0] == 0
+        assert [each.lines for each in steps] == list(range(len(steps)))
+        found = steps[-1]
+        again = sharpened(probe, frame, found, np.arange(len(found)))
+        rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+        off = [1 - np.abs(each.rows @ rows.T).max(axis=1) for each in (found, again)]
+        assert (again.straight.error <= found.straight.error).all()
+        sharper.append(bool(np.median(off[1]) <= np.median(off[0]) + 1e-15))
+    assert_rate(sharper, 0.6, "sharper")
