@@ -21,6 +21,12 @@ from unveil.blackbox.defences import SinglePrecision
 WHOLE = {"10-5-2": (10, 5, 2), "20-20-10": (20, 20, 10), "50-20-10": (50, 20, 10), "784-32-10": (784, 32, 10)}
 DEEPER = {"10-10-10-3": (10, 10, 10, 3), "20-20-15-10-5": (20, 20, 15, 10, 5)}
 TRAINED = {"wine 13-16-8-3": (16, 8), "digits 61-32-16-10": (32, 16)}
+SIGMOIDAL = {"tanh 10-8-3": (10, 8, 3), "sigmoid 10-8-3": (10, 8, 3), "tanh 784-16-10": (784, 16, 10)}
+SIGMOIDAL_TRAINED = {
+    "tanh wine 13-8-3": (8,),
+    "tanh digits 61-16-10": (16,),
+    "sigmoid digits 61-16-10": (16,),
+}
 VICTIMS = {
     "peer 784-2-1": ("asiacrypt24_mnist01_784_2_1.npz", "2^20.3 labels, 74 s"),
     "peer 512-2-1": ("asiacrypt24_random_512_2_1.npz", "2^19.4 labels"),
@@ -45,16 +51,34 @@ def random_net(sizes: tuple[int, ...], seed: int) -> uv.Network:
     )
 
 
+def sigmoidal_net(name: str, seed: int) -> uv.Network:
+    """Random weights of a typical preactivation of 1.5."""
+    rng = np.random.default_rng(seed)
+    n, k, m = SIGMOIDAL[name]
+    return uv.Network.from_weights(
+        [
+            (1.5 * rng.standard_normal((k, n)) / np.sqrt(n), 0.5 * rng.standard_normal(k)),
+            (rng.standard_normal((m, k)) / np.sqrt(k), 0.2 * rng.standard_normal(m)),
+        ],
+        activation=name.split()[0],
+    )
+
+
 def trained_net(name: str, seed: int) -> uv.Network:
     """A classifier of scikit-learn's wine or digits, inputs scaled."""
     from sklearn.datasets import load_digits, load_wine
     from sklearn.neural_network import MLPClassifier
     from sklearn.preprocessing import StandardScaler
 
-    data = load_wine() if name.startswith("wine") else load_digits()
+    kind = name.split()[0]
+    kind = kind if kind in ("tanh", "sigmoid") else "relu"
+    widths = {**TRAINED, **SIGMOIDAL_TRAINED}[name]
+    data = load_wine() if "wine" in name else load_digits()
     x = StandardScaler().fit_transform(data.data)
-    fitted = MLPClassifier(TRAINED[name], max_iter=300, random_state=seed).fit(x[:, x.std(axis=0) > 0], data.target)
-    return uv.Network.from_weights([(w.T, b) for w, b in zip(fitted.coefs_, fitted.intercepts_, strict=True)])
+    learner = MLPClassifier(widths, activation=kind.replace("sigmoid", "logistic"), max_iter=300, random_state=seed)
+    fitted = learner.fit(x[:, x.std(axis=0) > 0], data.target)
+    layers = [(w.T, b) for w, b in zip(fitted.coefs_, fitted.intercepts_, strict=True)]
+    return uv.Network.from_weights(layers, activation=kind)
 
 
 def victim(name: str) -> uv.Network | None:
@@ -79,7 +103,7 @@ def labels_of(truth: uv.Network, seed: int, single: bool) -> uv.Oracle:
         h = x.astype(dtype)
         for i, (w, b) in enumerate(layers):
             h = h @ w.T + b
-            h = np.maximum(h, 0) if i < len(layers) - 1 else h
+            h = truth.layers[i].activation.value(h) if i < len(layers) - 1 else h
         h = h * (1 + np.finfo(dtype).eps * noise.integers(-1, 2, size=h.shape)).astype(dtype)
         return np.asarray(h.argmax(axis=1) if h.shape[1] > 1 else h[:, 0] >= 0).astype(int)
 
@@ -135,9 +159,19 @@ def apart(rows: np.ndarray, bias: np.ndarray, truth: uv.Network) -> np.ndarray:
     return np.minimum(*ways)
 
 
+def made(name: str, seed: int) -> uv.Network:
+    if name in SIGMOIDAL:
+        return sigmoidal_net(name, seed)
+    if name in {**TRAINED, **SIGMOIDAL_TRAINED}:
+        return trained_net(name, seed)
+    return random_net({**WHOLE, **DEEPER}[name], seed)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=(*WHOLE, *DEEPER, *TRAINED, *VICTIMS), default="10-5-2")
+    parser.add_argument(
+        "--only", choices=(*WHOLE, *SIGMOIDAL, *SIGMOIDAL_TRAINED, *DEEPER, *TRAINED, *VICTIMS), default="10-5-2"
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--single", action="store_true", help="float32 answers")
@@ -149,7 +183,7 @@ def main() -> None:
             if truth is None:
                 return
         else:
-            truth = trained_net(name, seed) if name in TRAINED else random_net({**WHOLE, **DEEPER}[name], seed)
+            truth = made(name, seed)
         good += read(name, truth, seed, chosen.single)
     told = "first layer whole and none false" if name in {**DEEPER, **TRAINED} else "with every row"
     print(f"{name}: {good} of {chosen.seeds} {told}")

@@ -49,7 +49,7 @@ def identify(
     network is fitted (`Surrogate`): `approximate`, with the distribution of its errors in `stats["surrogate"]`.
 
     Args:
-        oracle: Answers values, or labels: from these a ReLU network with one hidden layer is read.
+        oracle: Answers values, or labels: from these a network with one hidden layer of ReLU, tanh or sigmoid is read.
         method: Which published idea to use, with its tolerances; by default picked by looking.
         rng: Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
@@ -211,9 +211,9 @@ def _candidates(
 
 
 def _from_labels(names: tuple[str, ...], x: np.ndarray | None) -> Method:
-    if names and names != ("relu",):
-        raise BadInput(f"from labels a network with one hidden layer of relu can be read; got activation {names}")
-    return HardLabels(x)
+    if len(names) > 1:
+        raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
+    return HardLabels(x, activation=names[0] if names else None)
 
 
 def _piecewise_linear(oracle: Oracle) -> list[Method]:

@@ -53,7 +53,7 @@ METHODS: Mapping[str, Registered] = MappingProxyType(
             "convolution.shared_kernels", "SharedKernels", "the same of pictures: a convolution first"
         ),
         "surrogate": Registered("surrogate.surrogate", "Surrogate", "anything: a copy with a known error"),
-        "hard-labels": Registered("from_labels.hard_labels", "HardLabels", "labels of a ReLU network"),
+        "hard-labels": Registered("from_labels.hard_labels", "HardLabels", "labels of one hidden layer"),
     }
 )
 

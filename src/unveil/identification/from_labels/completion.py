@@ -12,9 +12,17 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.output import equations_needed, pair_output, with_classes
+from unveil.identification.from_labels.output import (
+    PairOutput,
+    equations_needed,
+    pair_output,
+    pair_weights,
+    with_classes,
+)
 from unveil.identification.from_labels.polish import Polished, linearised, polish, uncertainty
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
+from unveil.whitebox.activation import activation
 
 SPARE = 1.08
 """Boundary points per number in the last fit."""
@@ -71,15 +79,15 @@ class Completion:
         self.accuracy = accuracy
         self.fine = max(2 * precision.digits, SHARE * accuracy)
 
-    def attempt(self, search: HyperplaneSearch) -> Completed | None:
-        """A model through the hyperplanes found so far; None where there are not even points enough.
+    def attempt(self, first: PairOutput | None) -> Completed | None:
+        """A model that begins with the commonest pair of classes; None where there are not even points enough.
 
         Queries: about 35 a number
         """
-        first = self._first(search)
         if first is None:
             return None
-        model, figures = first
+        model = first.model
+        figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips, "pair": tuple(int(c) for c in model.classes)}
         doubts: list[str] = []
         if not figures["gap"] > 1e3:
             doubts.append("the last layer's equations have no solution that stands out")
@@ -148,29 +156,43 @@ class Completion:
         other = self.points[np.flatnonzero(fitted.model.knows(self.points))]
         return uncertainty(fitted.model, at, max(fitted.rms, least), other, self.coarse)
 
-    def _first(self, search: HyperplaneSearch) -> tuple[LabelModel, dict[str, Any]] | None:
-        """The commonest pair of classes."""
+    def behind_hyperplanes(self, search: HyperplaneSearch) -> PairOutput | None:
+        """The last layer of the commonest pair of classes, of rectifiers whose hyperplanes were met.
+
+        Queries: about 35 a number
+        """
         one, two = (int(c) for c in self.pool.classes[:2])
         planes, faces = search.planes, search.faces
         k, d = planes.normals.shape
         ours = faces[np.flatnonzero(np.isin(faces.before, (one, two)) & np.isin(faces.after, (one, two)))]
         best = None
         for share in (0.3, 1.0):
-            need = int(share * equations_needed(k, d))
-            have = np.flatnonzero(_between(self.points, one, two))
-            for _ in range(4):
-                if len(have) >= need:
-                    break
-                self._collect(need - len(have), (one, two))
-                have = np.flatnonzero(_between(self.points, one, two))
-            best = pair_output(planes, self.points[have], ours, (one, two))
+            at = self._of_pair(int(share * equations_needed(k, d)), (one, two))
+            best = pair_output(planes, at, ours, (one, two))
             if (best is None or best.gap < 1e4) and search.supposed == k > 0:
-                best = pair_output(planes, self.points[have], ours, (one, two), oriented=True)
+                best = pair_output(planes, at, ours, (one, two), oriented=True)
             if best is not None and best.gap > 1e4:
                 break
-        if best is None:
-            return None
-        return best.model, {"gap": best.gap, "flips": best.flips, "pair": (one, two)}
+        return best
+
+    def behind_neurons(self, search: SigmoidalSearch) -> PairOutput | None:
+        """The same of sigmoidal neurons.
+
+        Queries: about 35 a number
+        """
+        one, two = (int(c) for c in self.pool.classes[:2])
+        inner, bias = search.rows
+        at = self._of_pair(equations_needed(len(inner), 0), (one, two))
+        return pair_weights(inner, bias, at, (one, two), activation("tanh"))
+
+    def _of_pair(self, need: int, pair: tuple[int, int]) -> Crossings:
+        have = np.flatnonzero(_between(self.points, *pair))
+        for _ in range(4):
+            if len(have) >= need:
+                break
+            self._collect(need - len(have), pair)
+            have = np.flatnonzero(_between(self.points, *pair))
+        return self.points[have]
 
     def _collect(self, count: int, pair: tuple[int, int]) -> None:
         found = self.pool.crossings(count, self.coarse, pair)

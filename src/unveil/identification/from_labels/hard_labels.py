@@ -1,4 +1,4 @@
-"""HardLabels: read a ReLU network off nothing but the labels it gives."""
+"""HardLabels: read a network off nothing but the labels it gives."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.straight import sharpened, straight
-from unveil.identification.from_labels.subspace import subspace
+from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnsteadyAnswers
@@ -47,6 +48,15 @@ QUIET = 2
 LOOSE = 1e-4
 """Standard error of a number from which on a result is approximate."""
 
+READ = ("relu", "tanh", "sigmoid")
+"""Activations of a hidden layer that can be read."""
+
+MANY = 64
+"""Inputs up to which a sigmoidal layer is read along all of them at once."""
+
+CURVED = 48
+"""Crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer."""
+
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
 
@@ -54,7 +64,9 @@ CERTAIN = 96
 @one_line
 @dataclass(frozen=True)
 class HardLabels(Method):
-    """Read a ReLU network with one hidden layer from labels alone: two classes or many, or a threshold.
+    """Read a network with one hidden layer from labels alone: two classes or many, or a threshold.
+
+    The layer is one of ReLU, or, where the boundary is curved, of tanh or sigmoid: one is the other, rescaled.
 
     What labels cannot tell stays open: a common positive scale of all logits, an affine part shared by all classes, and
     classes never seen. Neurons that are active everywhere at the boundary come back as an affine part.
@@ -65,6 +77,7 @@ class HardLabels(Method):
         accuracy: Wanted of the weight vectors, relative to their length: it sets how many labels are asked.
         accept: Largest share of other labels among the fresh points that judge a complete result.
         checks: Fresh points that judge the result, half of them close to the boundaries found.
+        activation: "relu", "tanh" or "sigmoid" where it is known; None: looked for.
 
     Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
     first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
@@ -81,10 +94,18 @@ class HardLabels(Method):
     accuracy: float = 1e-8
     accept: float = 0.01
     checks: int = 200
+    activation: str | None = None
+
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> HardLabels:
+        """See `Method.told`."""
+        return cls(activation=activation[0] if activation else None)
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         if oracle.answers != "labels":
             raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or read its values")
+        if self.activation not in (None, *READ):
+            raise BadInput(f"from labels a layer of {', '.join(READ)} can be read; got activation {self.activation!r}")
         return _Reading(self, oracle, rng).run()
 
 
@@ -96,7 +117,8 @@ class _Reading:
         self.start = oracle.ledger.asked
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"stages": {}}
-        self.search: HyperplaneSearch | None = None
+        self.search: HyperplaneSearch | SigmoidalSearch | None = None
+        self.curved = False
         self.completion: Completion | None = None
         self.best: Completed | None = None
         self.chart: Chart | None = None
@@ -147,7 +169,14 @@ class _Reading:
         self._book("first look")
         if pool is None:
             return None
-        fewer = subspace(whole, pool, self.rng)
+        self.curved = self._is_curved(pool)
+        if not self.curved:
+            fewer = subspace(whole, pool, self.rng)
+        elif oracle.n <= MANY or oracle.within is not None:
+            fewer = None
+        else:
+            # Far out neurons are met one by one, so that few directions tell any number of them apart.
+            fewer = random_directions(FEW, pool, self.rng), float(np.sqrt(oracle.n / FEW))
         self._book("directions")
         if fewer is None:
             return pool
@@ -158,7 +187,7 @@ class _Reading:
         if inside is None:
             return pool
         self.chart, self.everywhere = chart, pool
-        self.why.append(f"The boundary has {len(basis)} of {oracle.n} dimensions; it is read along these first.")
+        self.why.append(f"Of {oracle.n} inputs {len(basis)} directions were read first.")
         return inside
 
     def _two_labels(self, chart: Chart, near: Float[np.ndarray, "N d"]) -> Pool | None:
@@ -174,6 +203,14 @@ class _Reading:
                 return pool
         return None
 
+    def _is_curved(self, pool: Pool) -> bool:
+        """Whether this looks like a sigmoidal layer's boundary, if it was not told."""
+        if self.method.activation is not None:
+            return self.method.activation != "relu"
+        curved = is_curved(pool, Precision.of(pool.chart.digits), self.rng)
+        self._book("flat or curved")
+        return curved
+
     def _steady(self, pool: Pool) -> None:
         again = pool.side.labels(pool.y[:REPEATED])
         if (again != pool.label[:REPEATED]).any():
@@ -184,23 +221,38 @@ class _Reading:
             )
 
     def _read(self, pool: Pool) -> Outcome:
+        if self.curved and self.oracle.within is not None:
+            self.why.append(
+                "The boundary is curved: no network of ReLU. A sigmoidal layer is read far out, which the box forbids."
+            )
+            return Outcome.check_failed
         if self.search is None or self.completion is None:
             chart, precision = pool.chart, Precision.of(pool.chart.digits)
-            self.search = HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+            self.search = (
+                SigmoidalSearch(pool.side, chart, self.rng)
+                if self.curved
+                else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+            )
             self.completion = Completion(pool, precision, self.method.accuracy, self.rng)
         else:
             self.best = None
-        search, completion, patience = self.search, self.completion, 12
+        search, completion = self.search, self.completion
+        patience = CURVED if self.curved else 12
         for _ in range(self.method.attempts):
             search.stale = 0
             search.booked = self.oracle.ledger.asked
-            search.run(patience + len(search.planes))
-            if search.deeper:
-                return self._first_layer(search)
-            search.suppose()
+            search.run(patience + search.neurons)
+            if isinstance(search, HyperplaneSearch):
+                if search.deeper:
+                    return self._first_layer(search)
+                search.suppose()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
-            done = completion.attempt(search)
+            done = completion.attempt(
+                completion.behind_hyperplanes(search)
+                if isinstance(search, HyperplaneSearch)
+                else completion.behind_neurons(search)
+            )
             self._book("last layer and fit")
             if done is not None and (self.best is None or done.rms < self.best.rms):
                 self.best = done
@@ -265,7 +317,8 @@ class _Reading:
     def _network(self) -> Any:
         if self.best is None or self.chart is None or not np.isfinite(self.best.rms):
             return None
-        return self.best.model.network(self.chart)
+        model = self.best.model
+        return (model.with_sigmoids() if self.method.activation == "sigmoid" else model).network(self.chart)
 
     def _labels(self) -> tuple[int, ...]:
         return () if self.best is None else tuple(int(c) for c in self.best.model.classes)
@@ -295,15 +348,8 @@ class _Reading:
         self.stats["stages"]["cut short"] = self.oracle.ledger.asked - self.start - booked
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
-        if self.search is not None and self.chart is not None and network is None:
-            planes = self.search.likely() if self.first is None else self.first
-            rows = (planes.normals if self.chart.basis is None else planes.normals @ self.chart.basis) / self.chart.size
-            self.stats["rows_read"] = (rows, planes.offsets - rows @ self.chart.origin)
-            self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
-            if self.search.deeper:
-                self.why.append(
-                    "Other hyperplanes bend, as those of deeper neurons do: layers behind the first are not read."
-                )
+        if network is None:
+            self._rows_read()
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
             names = self.oracle.classes or {}
@@ -324,3 +370,23 @@ class _Reading:
             self.stats,
             labels=labels or None,
         )
+
+    def _rows_read(self) -> None:
+        """What there is of the first layer, where no network came out."""
+        search, chart = self.search, self.chart
+        if search is None or chart is None:
+            return
+        if isinstance(search, SigmoidalSearch):
+            normals, offsets = search.rows
+            self.stats["directions"] = search.far.normals
+            self.why.append(f"Directions of {search.neurons} neurons were read, scales of {len(offsets)}.")
+        else:
+            planes = search.likely() if self.first is None else self.first
+            normals, offsets = planes.normals, planes.offsets
+            self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
+            if search.deeper:
+                self.why.append(
+                    "Other hyperplanes bend, as those of deeper neurons do: layers behind the first are not read."
+                )
+        rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size
+        self.stats["rows_read"] = (rows, offsets - rows @ chart.origin)

@@ -91,6 +91,20 @@ class LabelModel:
         """Which crossings lie between classes that this model has."""
         return np.isin(at.before, self.classes) & np.isin(at.after, self.classes)
 
+    def with_sigmoids(self) -> LabelModel:
+        """Of tanh the same with sigmoids: tanh(s) = 2 sigmoid(2 s) - 1."""
+        if self.phi.name != "tanh":
+            return self
+        offset = self.offset - self.outer.sum(axis=1)
+        return replace(
+            self,
+            inner=2 * self.inner,
+            bias=2 * self.bias,
+            outer=2 * self.outer,
+            offset=offset,
+            phi=activation("sigmoid"),
+        )
+
     def network(self, chart: Chart) -> Network:
         """The same in terms of inputs; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
         inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset

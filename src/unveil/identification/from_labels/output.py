@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.piecewise_linear.sign_recovery import by_balance
-from unveil.whitebox.activation import activation
+from unveil.whitebox.activation import Activation, activation
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,43 @@ def pair_output(
         activation("relu"),
     )
     return PairOutput(model, gap, flips)
+
+
+def pair_weights(
+    inner: Float[np.ndarray, "k d"],
+    bias: Float[np.ndarray, " k"],
+    at: Crossings,
+    pair: tuple[int, int],
+    phi: Activation,
+) -> PairOutput | None:
+    """The weights between two classes, behind neurons of which everything is known: a null vector over their values.
+
+    Args:
+        inner: Weight vectors.
+        bias: Their biases.
+        at: Crossings between the two labels.
+        pair: The two labels.
+        phi: The activation.
+
+    Queries: `0`
+    """
+    k, d = inner.shape
+    low, high = min(pair), max(pair)
+    sums = at.x @ inner.T + bias
+    matrix = np.concatenate([phi.value(sums), np.ones((len(at), 1))], axis=1)
+    if len(matrix) < k + 3:
+        return None
+    scale = np.linalg.norm(matrix, axis=0)
+    values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
+    vector, gap = right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
+    # The logit of the higher label grows towards it.
+    up = np.where(at.after == high, 1.0, -1.0)
+    gradient = (phi.slope(sums) * vector[:k]) @ inner
+    vector = (np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0) * vector
+    outer = np.concatenate([np.zeros((1, k)), vector[None, :k]])
+    offset = np.array([0.0, vector[k]])
+    model = LabelModel(inner, bias, outer, np.zeros((2, d)), offset, np.array([low, high]), phi)
+    return PairOutput(model, gap, 0.0)
 
 
 def _oriented(

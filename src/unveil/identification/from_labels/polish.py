@@ -124,7 +124,7 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
     """Standard error of the least certain number: of weight vectors relative to their length, of the last layer to its
     largest effect.
 
-    What labels cannot tell is held fixed: the first class's logit, every neuron's length and one common scale.
+    What labels cannot tell is held fixed: the first class's logit, every rectifier's length and one common scale.
 
     Args:
         model: Fitted.
@@ -146,7 +146,8 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
     unit[:, k:] = effect.max(initial=1e-300)
     units = np.concatenate([np.repeat(rows, d + 1), unit.ravel()])
     free = np.ones(len(units), dtype=bool)
-    free[np.arange(k) * (d + 1) + np.abs(model.inner).argmax(axis=1)] = False
+    if model.phi.piecewise_linear:
+        free[np.arange(k) * (d + 1) + np.abs(model.inner).argmax(axis=1)] = False
     free[k * (d + 1) : k * (d + 1) + width] = False
     if effect.size:
         c, i = np.unravel_index(effect.argmax(), effect.shape)

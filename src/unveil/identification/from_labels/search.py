@@ -182,6 +182,11 @@ class HyperplaneSearch:
                 return
 
     @property
+    def neurons(self) -> int:
+        """Neurons met."""
+        return len(self.planes)
+
+    @property
     def deeper(self) -> bool:
         """Whether hyperplanes are bent, which those of a first layer are not."""
         return int(bent(self.ended, self.passed).sum()) >= max(5, int(BENDING * len(self.planes)))

@@ -45,7 +45,7 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
     """
     n, d = whole.n, FIRST
     while n > FEW and d < n:
-        basis = _directions(d, pool, rng)
+        basis = random_directions(d, pool, rng)
         stretch = float(np.sqrt(n / d))
         spanned = _spanned(Chart(whole.oracle, whole.origin, whole.size * stretch, basis), pool, rng)
         if spanned is not None and len(spanned) < d:
@@ -54,8 +54,11 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
     return None
 
 
-def _directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"]:
-    """Random orthonormal directions, half of them between examples where there are any."""
+def random_directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"]:
+    """Random orthonormal directions, half of them between examples where there are any.
+
+    Queries: `0`
+    """
     drawn = rng.standard_normal((d, pool.chart.n))
     if len(pool.given) > 1:
         apart = pool.given[rng.integers(len(pool.given), size=d // 2)] - pool.given.mean(axis=0)
