@@ -77,12 +77,15 @@ def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
     return None
 
 
-def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition | None:
+def neurons(
+    curves: list[Curve], scale: Float[np.ndarray, " 2"], known: Float[np.ndarray, " 2"] | None = None
+) -> Transition | None:
     """Scales and biases from two or more curves; None where no two neurons explain them.
 
     Args:
         curves: All of the same two neurons.
         scale: Both scales, from one of the curves.
+        known: Biases, NaN where not known: with one of them a single curve tells the other.
 
     Queries: `0`
     """
@@ -90,9 +93,10 @@ def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition |
     count = sum(len(each.points) for each in curves)
     places = sorted({each.labels for each in curves})
     which = [places.index(each.labels) for each in curves]
-    for bias in _biases(curves, scale):
+    known = np.full(2, np.nan) if known is None else known
+    for bias in _biases(curves, scale, known):
         start = np.concatenate([np.log(scale), bias, *_outputs(curves, which, scale, bias)])
-        found = _least(_off_all, _slope_of_all, start, curves, which)
+        found = _least(_off_all, _slope_of_all, start, curves, which, known)
         if found.cost < 0.5 * count * FITS**2:
             fits.append(found)
     if not fits:
@@ -120,12 +124,22 @@ def _features(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 4"]
     return np.column_stack([p * q, p, q, np.ones(len(p))])
 
 
-def _biases(curves: list[Curve], scale: np.ndarray) -> list[np.ndarray]:
+def _biases(curves: list[Curve], scale: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
     """Both biases, each pair that satisfies all curves' equations."""
     # exp(2 s p) = (1 + tanh) / (1 - tanh): from products of tanh to products of exponentials.
     mixed = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
     rows = np.stack([mixed @ _numbers(scale, each.points) for each in curves])
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) * [1, -1, -1, 1]
+    told = np.flatnonzero(~np.isnan(known))
+    if len(told):
+        # One number known makes the equations of the other linear.
+        y = np.exp(2 * known[told[0]])
+        one, other = (rows[:, 1], rows[:, 2]) if told[0] == 0 else (rows[:, 2], rows[:, 1])
+        by, rest = one + y * rows[:, 3], rows[:, 0] + y * other
+        z = -float(by @ rest) / float(by @ by)
+        if not z > 0:
+            return []
+        return [np.where(np.arange(2) == told[0], known[told[0]], np.log(z) / 2)]
     values, right = np.linalg.svd(np.concatenate([rows, np.zeros((2, 4))]))[1:]
     # The null vector is (1, z, y, y z).
     found = [right[3]] if values[2] > 1e-7 * values[0] else []
@@ -180,14 +194,18 @@ def _slope_of_curve(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 
 
 
 @np.errstate(all="ignore")
-def _off_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Float[np.ndarray, " N"]:
-    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each)."""
+def _off_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each).
+
+    A bias that is known counts as one more point.
+    """
     scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
     parts = []
     for i, each in enumerate(curves):
         b, a = at[4 + which[i]], at[4 + count + i]
         p, q = np.tanh(each.points * scale + bias).T
         parts.append(_divided(a + b * q + p, _down(at, each, b)))
+    parts.append(np.nan_to_num(bias - known))
     return np.concatenate(parts)
 
 
@@ -197,7 +215,7 @@ def _down(at: np.ndarray, curve: Curve, b: float) -> Float[np.ndarray, "N 2"]:
 
 
 @np.errstate(all="ignore")
-def _slope_of_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Float[np.ndarray, "N P"]:
+def _slope_of_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, "N P"]:
     scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
     parts = []
     for i, each in enumerate(curves):
@@ -208,6 +226,9 @@ def _slope_of_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Floa
         rows[:, 4 + which[i]] = np.tanh(each.points * scale + bias)[:, 1]
         rows[:, 4 + count + i] = 1.0
         parts.append(_divided(rows, steep))
+    held = np.zeros((2, len(at)))
+    held[[0, 1], [2, 3]] = ~np.isnan(known)
+    parts.append(held)
     return np.concatenate(parts)
 
 

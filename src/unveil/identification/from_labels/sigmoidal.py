@@ -22,6 +22,12 @@ MORE = 6
 PARTNERS = 12
 """Other neurons tried with each one whose scale is not known."""
 
+CURVE = 400
+"""Labels that tell a look at corners from a curve."""
+
+STRANGE = 5
+"""Curves in a row that are none of two sigmoidal neurons, before any that is: then no more are asked."""
+
 HIDDEN = 4
 """Neurons that only shift the faces of others, looked for at a time."""
 
@@ -82,6 +88,7 @@ class SigmoidalSearch:
         self.booked = chart.ledger.asked
         self.stale = 0
         self.again = False
+        self.strange = 0
 
     def run(self, patience: int) -> None:
         """Look for neurons until so many crossings far out are those of known ones, then for scales and biases.
@@ -106,7 +113,7 @@ class SigmoidalSearch:
         self.scale, self.bias = (np.concatenate([each, np.zeros(new)]) for each in (self.scale, self.bias))
         for i in range(k):
             for j in self.rng.permutation(np.delete(np.arange(k), i))[:PARTNERS]:
-                if np.isfinite(self.error[i]):
+                if np.isfinite(self.error[i]) or self.strange >= STRANGE:
                     break
                 self._pair(i, int(j))
         self._book("scales")
@@ -128,8 +135,12 @@ class SigmoidalSearch:
         return self.far.normals[good] * self.scale[good, None], self.bias[good]
 
     def _pair(self, i: int, j: int) -> None:
-        found = transition(self.side, self.chart, self.far.normals, (i, j), RADIUS, self.rng)
+        known = np.where(self.read[[i, j]], self.bias[[i, j]], np.nan)
+        asked = self.chart.ledger.asked
+        found = transition(self.side, self.chart, self.far.normals, (i, j), RADIUS, self.rng, known)
         if found is None:
+            # More than corners were asked: there was a curve, and it is not one of two such neurons.
+            self.strange += self.chart.ledger.asked - asked > CURVE and not self.read.any()
             return
         for which, at in enumerate((i, j)):
             if found.error[which] < self.error[at]:

@@ -47,6 +47,7 @@ def transition(
     pair: tuple[int, int],
     radius: float,
     rng: np.random.Generator,
+    known: Float[np.ndarray, " 2"] | None = None,
 ) -> Transition | None:
     """Scales and biases of two neurons; None where no boundaries depend on both, or where these are other curves.
 
@@ -57,6 +58,7 @@ def transition(
         pair: Which two.
         radius: How far out.
         rng: Draws the places.
+        known: Biases of the two, NaN where not known; used only where curves do not settle both.
 
     Queries: 4 for a place, at most `PLACES` of them; about 1,100 for the first curve and 300 for each further one
     """
@@ -91,8 +93,11 @@ def transition(
         elif found.error.max() < SETTLED:
             return found
         elif len(curves) == CURVES:
-            return None
-    return None
+            break
+    if scale is None or known is None or np.isnan(known).all():
+        return None
+    found = neurons(curves, scale, known)
+    return found if found is not None and found.error.max() < SETTLED else None
 
 
 @dataclass(frozen=True)
