@@ -39,6 +39,9 @@ WEAK = 0.1
 LOOK = 96
 """So many are asked for first."""
 
+PAIRS = 5
+"""Pairs of classes tried for the last layer of a sigmoidal network."""
+
 ROUNDS = 12
 """Rounds in which a model learns from boundary points that are not where it foretold them."""
 
@@ -161,9 +164,9 @@ class Completion:
 
         Queries: about 35 a number
         """
-        one, two = (int(c) for c in self.pool.classes[:2])
         planes, faces = search.planes, search.faces
         k, d = planes.normals.shape
+        one, two = self._touching(int(0.3 * equations_needed(k, d))) or tuple(int(c) for c in self.pool.classes[:2])
         ours = faces[np.flatnonzero(np.isin(faces.before, (one, two)) & np.isin(faces.after, (one, two)))]
         best = None
         for share in (0.3, 1.0):
@@ -178,21 +181,49 @@ class Completion:
     def behind_neurons(self, search: SigmoidalSearch) -> PairOutput | None:
         """The same of sigmoidal neurons.
 
-        Queries: about 35 a number
+        Where a neuron rests at all boundaries of two classes these do not tell its weight from a constant: then it is
+        tried with other classes.
+
+        Queries: about 35 a number, for each pair of classes that is tried
         """
-        one, two = (int(c) for c in self.pool.classes[:2])
         inner, bias = search.rows
-        at = self._of_pair(equations_needed(len(inner), 0), (one, two))
-        return pair_weights(inner, bias, at, (one, two), activation("tanh"))
+        need = equations_needed(len(inner), 0)
+        best: PairOutput | None = None
+        tried: list[tuple[int, int]] = []
+        for _ in range(PAIRS):
+            pair = self._touching(need, tuple(tried))
+            if pair is None:
+                break
+            tried.append(pair)
+            found = pair_weights(inner, bias, self._of_pair(need, pair), pair, activation("tanh"))
+            if found is not None and (best is None or found.gap > best.gap):
+                best = found
+            if best is not None and best.gap > 1e4:
+                break
+        return best
 
     def _of_pair(self, need: int, pair: tuple[int, int]) -> Crossings:
         have = np.flatnonzero(_between(self.points, *pair))
-        for _ in range(4):
+        for _ in range(12):
             if len(have) >= need:
                 break
             self._collect(need - len(have), pair)
             have = np.flatnonzero(_between(self.points, *pair))
         return self.points[have]
+
+    def _touching(self, need: int, but: tuple[tuple[int, int], ...] = ()) -> tuple[int, int] | None:
+        """The two commonest classes, or, where others lie between these, the pair met most often on the way."""
+        one, two = sorted(int(c) for c in self.pool.classes[:2])
+        if (one, two) not in but and len(self.pool.classes) < 3:
+            return one, two
+        if len(self.points) < need:
+            self._collect(need - len(self.points), (one, two))
+        pairs = np.sort(np.stack([self.points.before, self.points.after], axis=1), axis=1)
+        met, counts = np.unique(pairs, axis=0, return_counts=True)
+        order = [(int(met[i, 0]), int(met[i, 1])) for i in np.argsort(-counts, kind="stable")]
+        if (one, two) not in but and _between(self.points, one, two).sum() > counts.max() / 2:
+            return one, two
+        return next((pair for pair in order if pair not in but), None)
 
     def _collect(self, count: int, pair: tuple[int, int]) -> None:
         found = self.pool.crossings(count, self.coarse, pair)
