@@ -9,8 +9,10 @@ from unveil import Peeling, as_oracle
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import answers_noise
+from unveil.identification.smooth.free_condition import meet_freely
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
 from unveil.outcome import Outcome
+from unveil.whitebox.network import Layer
 
 
 def flipped(network, seed):
@@ -58,6 +60,26 @@ def test_the_rank_condition_gives_scales_shifts_and_the_next_width(seed):
         if found is not None and found.rank == 3 and np.abs(found.scales - scales).max() < 1e-3:
             span = found.rows @ np.linalg.svd(truth.layers[1].weights)[2][3:].T
             good += bool(np.abs(found.shifts - shifts).max() < 1e-3 and np.abs(span).max() < 1e-3)
+    assert good >= 2
+
+
+def test_a_layer_known_roughly_becomes_exact(seed):
+    good = 0
+    for trial in range(3):
+        rng = np.random.default_rng([seed, trial])
+        truth = random_network(6, (6, 3, 2), "tanh", rng)
+        first = truth.layers[0]
+        c = rng.uniform(-1, 1, (60, 6))
+        # Slopes of the true network by its inputs, in closed form.
+        z, back = first.affine(c), truth.layers[-1].weights
+        sums = truth.layers[1].affine(np.tanh(z)), truth.layers[2].affine(np.tanh(truth.layers[1].affine(np.tanh(z))))
+        for layer, s in zip(truth.layers[2:0:-1], sums[::-1], strict=True):
+            back = (back * (1 - np.tanh(s) ** 2)[:, None]) @ layer.weights
+        g = ((back * (1 - np.tanh(z) ** 2)[:, None]) @ first.weights).transpose(0, 2, 1)
+        start = Layer(first.weights + 1e-3 * rng.standard_normal((6, 6)), first.bias, first.activation)
+        found = meet_freely(c, g, [start], range(1, 6), rng=rng)
+        if found is not None and found.rank == 3:
+            good += bool(np.abs(found.layer.weights - first.weights).max() < 1e-9)
     assert good >= 2
 
 

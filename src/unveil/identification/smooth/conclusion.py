@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.least_squares import Polished, parameters, polish
+from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
@@ -19,6 +19,8 @@ from unveil.whitebox.network import Network
 HELD_OUT = 200
 _RATIO = 1.5  # answers per parameter in the final fit
 _BATCH = 4096
+_SINGULAR = 1e10  # condition of the Jacobian from which some parameters are not determined by the answers
+_LARGEST_JACOBIAN = 1500  # parameters
 LINES = 16  # along which the errors of the answers are measured
 
 
@@ -140,7 +142,7 @@ def conclude(
         sigma = noise * np.maximum(1, np.abs(y) / usual)
         if error <= 1e-8 or bool((np.abs(network(x) - y) <= 10 * sigma).all()):
             outcome = Outcome.complete
-            if fit.condition >= REDUNDANT or fit.uncertainty > UNCERTAIN:
+            if fit.uncertainty > UNCERTAIN or (fit.condition >= REDUNDANT and not _determined(oracle, network, rng)):
                 outcome = Outcome.approximate
                 why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
         elif error <= max(1e-3, 100 * noise / spread):
@@ -155,6 +157,32 @@ def conclude(
         tuple(why),
         {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
     )
+
+
+def _determined(oracle: Oracle, network: Network, rng: np.random.Generator) -> bool:
+    """Whether answers determine every parameter, where the normal equations of a fit leave too few digits to tell.
+
+    Singular values of the Jacobian itself, biases counted from the middle of what each layer takes: its condition is
+    that of the normal equations without the square, and a neuron too many makes it 1e13 and more.
+
+    Queries: `0`
+    """
+    count = parameters(network)
+    if count > _LARGEST_JACOBIAN:
+        return False
+    x = fit_points(oracle, network, -(-2 * count // network.layers[-1].neurons) + 4 * oracle.n, rng)
+    J, h, begin = jacobian(network, x), x, 0
+    for layer in network.layers:
+        block = J[:, :, begin : begin + layer.neurons * (layer.inputs + 1)].reshape(*J.shape[:2], layer.neurons, -1)
+        block[..., :-1] -= block[..., -1:] * h.mean(axis=0)
+        begin += block[0, 0].size
+        h = layer.activation.value(layer.affine(h))
+    J = J.reshape(-1, count)
+    size = np.linalg.norm(J, axis=0)
+    if size.min() <= 1e-12 * size.max():
+        return False
+    values = np.linalg.svd(J / size, compute_uv=False)
+    return bool(values[0] < _SINGULAR * values[-1])
 
 
 def repeated(

@@ -8,7 +8,8 @@ neurons that the answers do not call for are taken out afterwards.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 from jaxtyping import Float
@@ -19,9 +20,24 @@ from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 _STARTS = {1: 8, 2: 40, 3: 60}  # for each number of hidden layers left
+_FEW = {1: 8, 2: 10}  # where more can be learned by peeling on
 _CLOSE = 1e-4  # of the answers' spread: a start that comes so near goes all the way
 _FIRST, _LONG, _KEPT = 40, 250, 6
+_ROUGH = 3
 _TOGETHER = 5  # starts fitted at once, after which the best so far are followed further
+
+
+@dataclass(frozen=True)
+class Inner:
+    """What least squares made of the network behind known layers.
+
+    Attributes:
+        fit: Of the whole of it; None if no start came near the answers.
+        first: What its first layer may be, the best fits first, whether or not they came near.
+    """
+
+    fit: Polished | None
+    first: tuple[Layer, ...]
 
 
 def inner_network(
@@ -31,8 +47,10 @@ def inner_network(
     widths: Sequence[int] | None,
     noise: float,
     rng: np.random.Generator,
-) -> Polished | None:
-    """Find a network from coordinates to answers; None if no start came near.
+    *,
+    thorough: bool = True,
+) -> Inner:
+    """Find a network from coordinates to answers.
 
     Args:
         c: Coordinates.
@@ -41,31 +59,46 @@ def inner_network(
         widths: Of its hidden layers, the first as many as coordinates; one, two and three layers are tried if None.
         noise: Standard deviation of the answers' errors.
         rng: Draws the starts.
+        thorough: Whether to try many starts, and three hidden layers.
     """
-    r = c.shape[1]
-    shapes = [tuple(widths)] if widths is not None else [(r,) * depth for depth in _STARTS]
+    r, starts = c.shape[1], _STARTS if thorough else _FEW
+    shapes = [tuple(widths)] if widths is not None else [(r,) * depth for depth in starts]
     spread = float(y.std()) or 1.0
+    close = max(_CLOSE * spread, 3 * noise)
+    first: list[Layer] = []
     for shape in shapes:
         kinds = [activations[min(depth, len(activations) - 1)] for depth in range(len(shape))]
-        found = _from_starts(c, y, shape, kinds, max(_CLOSE * spread, 3 * noise), rng)
-        if found is not None:
-            whole = polish(found.network, c, y, noise=0.3 * noise, steps=100)
+        if not first and len(shape) > 1:
+            # Where further layers bend little, one hidden layer tells the first.
+            first = _firsts(_fits(c, y, shape[:1], kinds, close, [], starts[1], rng))
+        fits = _fits(c, y, shape, kinds, close, first, starts[min(len(shape), max(starts))], rng)
+        if fits[0].rms <= close:
+            whole = polish(fits[0].network, c, y, noise=0.3 * noise, steps=100)
             # Coordinates are known to some digits only: surplus neurons go as soon as the rest fits as well as all.
-            return without_surplus(whole, c, y, max(noise, whole.rms))
-    return None
+            return Inner(without_surplus(whole, c, y, max(noise, whole.rms)), tuple(_firsts(fits)))
+        first = [*_firsts(fits), *first]
+    return Inner(None, tuple(first))
 
 
-def _from_starts(
+def _firsts(fits: Sequence[Polished]) -> list[Layer]:
+    """First layers of the best fits, each once."""
+    apart = [fit for i, fit in enumerate(fits) if i == 0 or fit.rms > 1.01 * fits[i - 1].rms]
+    return [fit.network.layers[0] for fit in apart[:_ROUGH]]
+
+
+def _fits(
     c: np.ndarray,
     y: np.ndarray,
     shape: Sequence[int],
     kinds: Sequence[Activation],
     close: float,
+    first: Sequence[Layer],
+    left: int,
     rng: np.random.Generator,
-) -> Polished | None:
+) -> list[Polished]:
+    """The best fits, the best first, as soon as one is close or all starts are used."""
     best: list[Polished] = []
-    starts = _starts(c, y, shape, kinds, rng)
-    left = _STARTS[min(len(shape), max(_STARTS))]
+    starts = _starts(c, y, shape, kinds, first, rng)
     while left > 0:
         some = list(islice(starts, min(_TOGETHER, left)))
         left -= len(some)
@@ -77,18 +110,26 @@ def _from_starts(
             best[: len(further)] = further
             best.sort(key=lambda fit: fit.rms)
         if best[0].rms <= close:
-            return best[0]
-    return None
+            break
+    return best
 
 
 def _starts(
-    c: np.ndarray, y: np.ndarray, shape: Sequence[int], kinds: Sequence[Activation], rng: np.random.Generator
+    c: np.ndarray,
+    y: np.ndarray,
+    shape: Sequence[int],
+    kinds: Sequence[Activation],
+    first: Sequence[Layer],
+    rng: np.random.Generator,
 ) -> Iterator[Network]:
-    """Random networks whose output layer fits the answers as well as it can."""
+    """Random networks whose output layer fits the answers as well as it can, every other one on a given first layer."""
     spread, middle, r = c.std(axis=0), c.mean(axis=0), c.shape[1]
-    while True:
-        turned = np.linalg.qr(rng.standard_normal((max(shape[0], r), r)))[0][: shape[0]] / spread
-        layers = [Layer(turned, 0.3 * rng.standard_normal(shape[0]) - turned @ middle, kinds[0])]
+    for number in count():
+        if first and number % 2 == 0:
+            layers = [first[(number // 2) % len(first)]]
+        else:
+            turned = np.linalg.qr(rng.standard_normal((max(shape[0], r), r)))[0][: shape[0]] / spread
+            layers = [Layer(turned, 0.3 * rng.standard_normal(shape[0]) - turned @ middle, kinds[0])]
         for before, width, kind in zip(shape[:-1], shape[1:], kinds[1:], strict=True):
             rows = rng.standard_normal((width, before))
             rows *= 1.3 / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import final
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
@@ -36,16 +37,31 @@ class Behind(OracleWrapper):
         self._back = np.linalg.pinv(layer.weights).T
 
     def answer(self, x: Questions) -> Answers:
-        low, high = np.full(x.shape, self._low), np.full(x.shape, self._high)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            above = self.layer.activation.value(middle) > x
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        inputs = ((low + high) / 2 - self.layer.shifts) @ self._back
+        inputs = (before_activation(self.layer.activation, x) - self.layer.shifts) @ self._back
         return self.oracle.answer(self.oracle.nearest(inputs))
 
     def fingerprint(self) -> str:
         return f"{self.oracle.fingerprint()} behind its first layer"
+
+
+def before_activation(activation: Activation, outputs: Float[np.ndarray, "*N k"]) -> Float[np.ndarray, "*N k"]:
+    """Preactivations that give these outputs, on the branch on which the activation rises."""
+    low, high = _branch(activation)
+    below, above = np.full(outputs.shape, low), np.full(outputs.shape, high)
+    for _ in range(_BISECTIONS):
+        middle = (below + above) / 2
+        beyond = activation.value(middle) > outputs
+        below, above = np.where(beyond, below, middle), np.where(beyond, middle, above)
+    return np.asarray((below + above) / 2)
+
+
+def _branch(activation: Activation) -> tuple[float, float]:
+    """All preactivations around the steepest one between which the activation rises, up to 40 either way."""
+    s = np.linspace(-40, 40, 8001)
+    slope = activation.slope(s)
+    flat, top = np.flatnonzero(slope <= 0), int(slope.argmax())
+    below, above = flat[flat < top].max(initial=-1) + 1, flat[flat > top].min(initial=len(s)) - 1
+    return float(s[below]), float(s[above])
 
 
 def rising(activation: Activation) -> tuple[float, float]:

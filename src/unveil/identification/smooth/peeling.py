@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +14,19 @@ from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
+from unveil.identification.smooth.free_condition import MET, meet_freely, places_needed, random_layers
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
+from unveil.identification.smooth.inner_oracle import rising
+from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
+from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
-_TYPICAL = 0.8  # preactivations at which slopes are asked
+_WIDER = 1.3  # slopes are asked at preactivations up to so many times those where the activation rises steeply
 _TRIES = 3  # rounds of starts for the rest, without further questions
+_DRAWN = 8  # starting values for a deeper layer beside those of least squares
+_LINEAR = 1e-4  # of the answers' spread: what a linear layer leaves where there is no other
 _ANSWERS = 2  # per parameter, in the fit of all of them
 
 
@@ -65,35 +72,91 @@ class Peeling(Method):
         return repeated(self._once, self.attempts, oracle, method="Peeling", rng=rng)
 
     def _once(self, reading: Reading) -> Polished | None:
+        known = self._second_span(reading)
+        if known is None:
+            return None
+        best: Polished | None = None
+        enough = max(3 * reading.noise, 1e-11)
+        thorough = False
+        while best is None or best.rms > enough:
+            fit, first = self._rest(reading, known, thorough)
+            if fit is not None and (best is None or fit.rms < best.rms):
+                best = fit
+            if best is not None and best.rms <= enough:
+                break
+            # A few starts first: where they fail, one layer more may be peeled; where that fails too, many starts.
+            further = self._deeper(reading, known, first)
+            if further is None and thorough:
+                break
+            known, thorough = (known, True) if further is None else (further, False)
+        if best is None:
+            reading.why.append("no start of least squares came near what lies behind the layers that were peeled")
+            return None
+        shape = "-".join(str(len(part.bias)) for part in best.network.layers)
+        reading.why.append(
+            f"least squares on all parameters ended at {shape} neurons, {parameters(best.network)} parameters"
+        )
+        return best
+
+    def _width(self, depth: int) -> int | None:
+        """Of hidden layer `depth`, if known."""
+        return self.widths[depth] if self.widths is not None and len(self.widths) > depth else None
+
+    def _second_span(self, reading: Reading) -> Peeled | None:
+        """The first layer and the span of the second, by the rank condition."""
         oracle, rng = reading.oracle, reading.rng
         layer = self._first(reading)
         if layer is None:
             return None
         k = len(layer.shifts)
-        z = _TYPICAL * rng.standard_normal((max(8, -(-4 * k // oracle.m)), k))
+        low, high = rising(layer.activation)
+        z = rng.uniform(_WIDER * low, _WIDER * high, (max(8, -(-4 * k // oracle.m)), k))
         g = slopes(oracle, layer, z, reading.noise)
         reading.stages.end("second layer: slopes")
-        rank = None if self.widths is None or len(self.widths) < 2 else self.widths[1]
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
         last = reading.stats["attempts"] >= self.attempts
-        found = meet_condition(z, g, layer.activation, rank, rng=rng, thorough=last)
+        found = meet_condition(z, g, layer.activation, self._width(1), rng=rng, thorough=last)
         if found is None:
             reading.why.append(
                 "no rank below the first layer's width explains the slopes: is the second layer narrower?"
             )
             return None
-        reading.stats.update({"second layer": found.rank, "certificate": found.certificate})
+        start = Layer(np.diag(found.scales), found.shifts, layer.activation)
+        exact = meet_freely(z, g, [start], [found.rank], rng=rng)
+        rows, certificate = found.rows, found.certificate
+        if exact is not None and exact.certificate < certificate:
+            start, rows, certificate = exact.layer, exact.rows, exact.certificate
+        reading.stats.update({"second layer": found.rank, "certificate": certificate})
         reading.why.append(
-            f"{found.rank} neurons in the second layer: slopes divided by phi' fall by {1 / found.certificate:.3g} "
+            f"{found.rank} neurons in the second layer: slopes divided by phi' fall by {1 / certificate:.3g} "
             "after as many dimensions"
         )
-        known = FirstLayer(
-            layer.weights * found.scales[:, None],
-            layer.shifts * found.scales + found.shifts,
-            layer.activation,
-            layer.margin,
+        weights = start.dense() @ layer.weights
+        return Peeled((Layer(weights, start.dense() @ layer.shifts + start.bias, layer.activation),), (rows,))
+
+    def _deeper(self, reading: Reading, known: Peeled, starts: Sequence[Layer]) -> Peeled | None:
+        """One layer more, by the rank condition with all weights free; None if it is not met."""
+        oracle, noise, rng, depth = reading.oracle, reading.noise, reading.rng, len(known.layers)
+        r = len(known.spans[-1])
+        if r < 2 or (self.widths is not None and len(self.widths) < depth + 1):
+            return None
+        x = known.places(max(places_needed(r, r - 1, oracle.m), 8), rng)
+        c, g = known.slopes(oracle, x, noise)
+        width = self._width(depth + 1)
+        kind = sigmoidal(self.activation, depth, known.layers[0].activation)[0]
+        starts = [*starts, *random_layers(c, kind, _DRAWN, rng)]
+        ranks = range(1, r) if width is None else range(width, min(width + 1, r))
+        # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
+        met = float(min(MET, np.sqrt(reading.stats["certificate"])))
+        found = meet_freely(c, g, starts, ranks, met=met, rng=rng)
+        reading.stages.end(f"layer {depth + 2}: slopes")
+        if found is None:
+            return None
+        reading.why.append(
+            f"{found.rank} neurons in hidden layer {depth + 2}: slopes by the layer before fall by "
+            f"{1 / found.certificate:.3g} after as many dimensions"
         )
-        return self._rest(reading, known, found.rows)
+        return known.further(found.layer, found.rows)
 
     def _first(self, reading: Reading) -> FirstLayer | None:
         """The first layer: directions exact, scales and shifts roughly; None if it cannot be had."""
@@ -124,42 +187,47 @@ class Peeling(Method):
             return None
         return layer
 
-    def _rest(self, reading: Reading, layer: FirstLayer, rows: np.ndarray) -> Polished | None:
-        """Everything behind the first layer, then everything."""
-        oracle, noise, rng = reading.oracle, reading.noise, reading.rng
-        k, r, n = len(layer.shifts), len(rows), oracle.n
-        inner = None if self.widths is None or len(self.widths) < 2 else self.widths[1:]
+    def _answered(self, reading: Reading, known: Peeled, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Inputs where known layers bend, their coordinates, and the answers."""
+        x = reading.oracle.nearest(known.places(count, reading.rng))
+        return x, known(x), ask(reading.oracle, x)
+
+    def _rest(self, reading: Reading, known: Peeled, thorough: bool) -> tuple[Polished | None, tuple[Layer, ...]]:
+        """Everything behind the known layers, then everything; and what the next layer may be."""
+        oracle, noise, rng, depth = reading.oracle, reading.noise, reading.rng, len(known.layers)
+        r = len(known.spans[-1])
+        inner = None if self.widths is None or len(self.widths) <= depth else self.widths[depth:]
         assumed = inner or (r, r)
         left = sum((a + 1) * b for a, b in zip((r, *assumed), (*assumed, oracle.m), strict=True))
-        count = (_ANSWERS * max(left, k * (n + 1) + r * (k - r) + left)) // oracle.m + 50
-        typical = float(np.median(np.linalg.norm(layer.weights, axis=1)))
-        x = oracle.nearest(2.0 / typical * rng.standard_normal((count, n)))
-        y = ask(oracle, x)
+        whole = sum(layer.neurons * (layer.inputs + 1) for layer in known.layers) + r * known.layers[-1].neurons
+        x, c, y = self._answered(reading, known, (_ANSWERS * (whole + left)) // oracle.m + 50)
         reading.stages.end("all: answers")
-        kinds = [sigmoidal(self.activation, depth, layer.activation)[0] for depth in range(1, 4)]
-        best: Polished | None = None
-        for _ in range(_TRIES):
-            found = inner_network(layer(x) @ rows.T, y, kinds, inner, noise, rng)
-            if found is None:
+        kinds = [sigmoidal(self.activation, at, known.layers[0].activation)[0] for at in range(depth, depth + 3)]
+        best = self._nothing_behind(known, x, y, noise)
+        if best is not None:
+            return best, ()
+        first: list[Layer] = []
+        for _ in range(_TRIES if thorough else 1):
+            found = inner_network(c, y, kinds, inner, noise, rng, thorough=thorough)
+            first.extend(found.first)
+            if found.fit is None:
                 break
-            second = found.network.layers[0]
-            network = Network(
-                (
-                    Layer(layer.weights, layer.shifts, layer.activation),
-                    Layer(second.weights @ rows, second.bias, second.activation),
-                    *found.network.layers[1:],
-                )
-            )
-            fit = without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
+            fit = without_surplus(polish(known.behind(found.fit.network), x, y, noise=0.3 * noise), x, y, noise)
+            next_layer = fit.network.layers[depth]
+            if next_layer.neurons == r:
+                weights = next_layer.dense() @ known.spans[-1].T
+                first.insert(0, Layer(weights, next_layer.bias, next_layer.activation))
             if best is None or fit.rms < best.rms:
                 best = fit
             if best.rms <= max(3 * noise, 1e-11):
                 break
-        if best is None:
-            reading.why.append("no start of least squares came near what lies behind the first layer")
+        return best, tuple(first)
+
+    def _nothing_behind(self, known: Peeled, x: np.ndarray, y: np.ndarray, noise: float) -> Polished | None:
+        """The known layers and a linear one, if that explains the answers."""
+        h = np.concatenate([Network(known.layers)(x), np.ones((len(x), 1))], axis=1)
+        outer = np.linalg.lstsq(h, y, rcond=None)[0]
+        if float(np.sqrt(np.mean((h @ outer - y) ** 2))) > max(_LINEAR * float(y.std()), 3 * noise):
             return None
-        shape = "-".join(str(len(part.bias)) for part in best.network.layers)
-        reading.why.append(
-            f"least squares on all parameters ended at {shape} neurons, {parameters(best.network)} parameters"
-        )
-        return best
+        last = Layer(outer[:-1].T, outer[-1], ACTIVATIONS["identity"])
+        return without_surplus(polish(Network((*known.layers, last)), x, y, noise=0.3 * noise), x, y, noise)

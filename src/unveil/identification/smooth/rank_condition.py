@@ -14,14 +14,16 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
 
 CERTIFIED = 1e-3
 """Ratio of singular values behind the rank to the last before it from which the condition counts as met."""
 
-_STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
+STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 _STEPS = 60
 _ROUNDS = (2, 12, 80)  # starting values for each rank, round after round
+_RISE = 2.26  # preactivations over which tanh rises steeply
 _FURTHEST = 3.0  # shifts beyond this leave a neuron at rest: the condition is met there for nothing
 
 
@@ -49,6 +51,11 @@ class Condition:
         return float(self.spectrum[self.rank] / self.spectrum[self.rank - 1])
 
 
+def step_size(noise: float) -> float:
+    """Change of the preactivations over which answers are differenced, for errors of this standard deviation."""
+    return float(np.clip(max(noise, 1e-18) ** (1 / 7), 2e-3, 0.2))
+
+
 def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float) -> Float[np.ndarray, "T k m"]:
     """Derivatives of the answers by the first layer's preactivations, as they are known so far.
 
@@ -60,14 +67,14 @@ def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise
 
     Queries: `6 T k`
     """
-    h = float(np.clip(max(noise, 1e-18) ** (1 / 7), 2e-3, 0.2))
+    h = step_size(noise)
     back = np.linalg.pinv(layer.weights).T
     steps = h * np.array([1.0, 2.0, 3.0, -1.0, -2.0, -3.0])
     moved = z[:, None, None, :] + steps[:, None, None] * np.eye(z.shape[1])
     x = oracle.nearest((moved - layer.shifts).reshape(-1, z.shape[1]) @ back)
     y = np.concatenate([oracle(x[i : i + 4096]) for i in range(0, len(x), 4096)])
     y = y.reshape(len(z), 6, z.shape[1], -1)
-    return np.asarray(np.einsum("s,tskm->tkm", _STENCIL, y[:, :3] - y[:, 3:]) / h)
+    return np.asarray(np.einsum("s,tskm->tkm", STENCIL, y[:, :3] - y[:, 3:]) / h)
 
 
 def meet_condition(
@@ -92,28 +99,90 @@ def meet_condition(
         thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
     """
     k = z.shape[1]
+    # Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly.
+    shifts = np.zeros(k)
+    for trial in range(1, k) if rank is None else range(1, min(rank + 1, k)):
+        first = _refined(z, g, activation, trial, np.ones(k), shifts, steps=25, scales_too=False)
+        shifts = first.shifts
+        if rank is None or trial == rank:
+            chained = _refined(z, g, activation, trial, first.scales, shifts)
+            if _sound(chained, _unit(activation)):
+                return chained if rank is not None else _lowest(z, g, activation, chained, rng)
     # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
     for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
         for trial in range(1, k) if rank is None else range(rank, min(rank + 1, k)):
             found = _best(z, g, activation, trial, starts, rng)
             if found is not None:
-                return found
+                return found if rank is not None else _lowest(z, g, activation, found, rng)
     return None
+
+
+def _lowest(
+    z: np.ndarray, g: np.ndarray, activation: Activation, found: Condition, rng: np.random.Generator
+) -> Condition:
+    """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
+
+    Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
+    """
+    k = z.shape[1]
+    while found.rank > 1:
+        flat = _divided(z, g, activation, found.scales, found.shifts)[0]
+        unit = flat / np.linalg.norm(flat, axis=0)
+        left = [np.linalg.svd(np.delete(unit, i, axis=1), compute_uv=False) for i in range(k)]
+        falls = np.array([v[found.rank - 1] / v[found.rank - 2] for v in left])
+        wrong = int(falls.argmin())
+        if falls[wrong] > CERTIFIED:
+            break
+        lower = None
+        for _ in range(_ROUNDS[1]):
+            scales, shifts = found.scales.copy(), found.shifts.copy()
+            scales[wrong], shifts[wrong] = 1.0, 1.5 * _unit(activation) * rng.uniform(-1, 1)
+            trial = _refined(z, g, activation, found.rank - 1, scales, shifts)
+            if _sound(trial, _unit(activation)):
+                lower = trial
+                break
+        if lower is None:
+            break
+        found = lower
+    return found
 
 
 def _best(
     z: np.ndarray, g: np.ndarray, activation: Activation, rank: int, starts: int, rng: np.random.Generator
 ) -> Condition | None:
     """From several starting values: shifts alone, then shifts and scales."""
-    k = z.shape[1]
+    k, unit = z.shape[1], _unit(activation)
     for start in range(starts):
         shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
         first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
         found = _refined(z, g, activation, rank, first.scales, first.shifts)
-        sound = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST
-        if sound and found.certificate < CERTIFIED:
+        if _sound(found, unit):
             return found
     return None
+
+
+def _unit(activation: Activation) -> float:
+    """Preactivations over which the activation bends, beside those of tanh."""
+    low, high = rising(activation)
+    return (high - low) / _RISE
+
+
+def _sound(found: Condition, unit: float) -> bool:
+    """Whether the condition is met, at scales and shifts near those known."""
+    near = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST * max(unit, 1.0)
+    return bool(near and found.certificate < CERTIFIED)
+
+
+def _divided(
+    z: np.ndarray, g: np.ndarray, activation: Activation, scales: np.ndarray, shifts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes by outputs (T m, k), and phi'' / phi'."""
+    with np.errstate(all="ignore"):
+        s = scales * z + shifts
+        slope = activation.slope(s)
+        flat = (g / slope[:, :, None]).transpose(0, 2, 1).reshape(-1, z.shape[1])
+        # What overflows is far off: refused as what is not finite.
+        return np.where(np.abs(flat) < 1e100, flat, np.nan), activation.curvature(s) / slope
 
 
 def _refined(
@@ -129,21 +198,13 @@ def _refined(
     """Levenberg-Marquardt on what lies behind the rank, the span itself projected out."""
     k = z.shape[1]
 
-    def divided(scales: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slopes by outputs (T m, k), and phi'' / phi'."""
-        with np.errstate(all="ignore"):
-            s = scales * z + shifts
-            slope = activation.slope(s)
-            flat = (g / slope[:, :, None]).transpose(0, 2, 1).reshape(-1, k)
-            return flat, activation.curvature(s) / slope
-
     def behind(flat: np.ndarray) -> float:
         if not np.isfinite(flat).all():
             return np.inf
         unit = flat / np.linalg.norm(flat, axis=0)
         return float((np.linalg.svd(unit, compute_uv=False)[rank:] ** 2).sum())
 
-    flat, ratio = divided(scales, shifts)
+    flat, ratio = _divided(z, g, activation, scales, shifts)
     cost, damping = behind(flat), 1e-3
     for _ in range(steps):
         if not np.isfinite(cost):
@@ -168,7 +229,7 @@ def _refined(
             )
             new_shifts = shifts + step[:k]
             new_scales = scales + step[k:] if scales_too else scales
-            new_flat, new_ratio = divided(new_scales, new_shifts)
+            new_flat, new_ratio = _divided(z, g, activation, new_scales, new_shifts)
             new_cost = behind(new_flat)
             if new_cost < cost:
                 accepted = True
