@@ -20,6 +20,9 @@ FEW = 2000
 FAINT = 1e-7
 # How well the sides must explain the affine part of a fit, relative to its largest share.
 BALANCE = 1e-5
+# Share of the squares that stabilizes normal equations, a gain of a round so small that it is the last one, and rounds
+# then to all digits.
+RIDGE, SETTLED, LAST = 1e-15, 1e-5, 3
 # A fit that explains fewer of the answers says nothing about the others.
 MOST = 0.6
 
@@ -124,12 +127,23 @@ def agreement(
     """
     most = max(float(np.abs(y).max()), 1e-300)
     scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
-    weight = np.ones((len(y), 1))
+    A, weight, least = F / scale, np.ones((len(y), 1)), np.inf
+    ridge = RIDGE * np.eye(F.shape[1])
     for _ in range(rounds):
-        solution = np.linalg.lstsq(F / scale * weight, y * weight, rcond=1e-13)[0] / scale[:, None]
-        off = np.abs(F @ solution - y).max(axis=1) / most
+        # Which points agree needs half the digits: normal equations have these, at a tenth of the time.
+        G = A * weight
+        solution = np.linalg.solve(G.T @ G + ridge * float((G**2).sum()), G.T @ (y * weight))
+        off = np.abs(A @ solution - y).max(axis=1) / most
         weight = np.maximum(off, 1e-10)[:, None] ** -0.5
-    return solution, off
+        if off.sum() > (1 - SETTLED) * least:
+            break
+        least = min(least, float(off.sum()))
+    for _ in range(LAST):
+        # In proportion to the errors: what agrees to half the digits counts alone.
+        weight = 1 / np.maximum(off, 1e-10)[:, None]
+        solution = np.linalg.lstsq(A * weight, y * weight, rcond=1e-13)[0]
+        off = np.abs(A @ solution - y).max(axis=1) / most
+    return solution / scale[:, None], off
 
 
 @dataclass
