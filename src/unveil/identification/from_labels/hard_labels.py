@@ -339,7 +339,9 @@ class _Reading:
             strayed = self.best.figures.get("strayed", 0)
             if strayed:
                 self.why.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")
-            if loose or strayed or self.best.figures.get("open"):
+            # Beside an affine part it is not proved that labels leave open which neurons it stands for.
+            carried = bool(self.best.model.affine.any()) and len(self.best.model.inner) > 0
+            if loose or strayed or carried or self.best.figures.get("open"):
                 outcome = Outcome.approximate
         if self.search is not None:
             self.stats["stages"] |= self.search.stages

@@ -121,7 +121,7 @@ def pair_weights(
     low, high = min(pair), max(pair)
     sums = at.x @ inner.T + bias
     matrix = np.concatenate([phi.value(sums), np.ones((len(at), 1))], axis=1)
-    if len(matrix) < k + 3:
+    if k == 0 or len(matrix) < k + 3:
         return None
     scale = np.linalg.norm(matrix, axis=0)
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
