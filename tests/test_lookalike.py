@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.optimize import linprog, minimize
 
 from tests.helpers import random_weights, torch_net
@@ -13,7 +14,7 @@ from unveil.outcome import BadInput
 from unveil.whitebox.large_change import large_change
 from unveil.whitebox.lookalike import MARGIN, lookalike
 from unveil.whitebox.network import Network
-from unveil.whitebox.polytope import Polytope, nearest
+from unveil.whitebox.polytope import Polytope, _alone, _nearest_inside, nearest
 
 
 def _net(rng: np.random.Generator, *sizes: int, last: str = "identity") -> Network:
@@ -297,3 +298,35 @@ def test_the_audit_shows_no_lookalikes_where_features_forget_nothing() -> None:
     wide = Network.from_weights([(np.r_[np.eye(3), -np.eye(3)], np.zeros(6)), (np.eye(6)[:2], np.zeros(2))])
     oracle = as_oracle(wide.logits, shape=3, within=(0, 1))
     assert look_alike(Audit(oracle), wide, np.array([[0.2, 0.8, 0.5], [0.9, 0.1, 0.5]])) == []
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_an_interior_point_method_finds_what_the_others_find(norm: int, rng: np.random.Generator) -> None:
+    for _ in range(4):
+        n, p, q = 20, 6, 40
+        inside = np.clip(rng.random(n), 0.1, 0.9)
+        inside[:3] = (0.0, 1.0, 0.0)  # on walls of the box, as pixels are
+        equal, below = rng.standard_normal((p, n)), rng.standard_normal((q, n))
+        room = rng.random(q) * (rng.random(q) > 0.2)  # and on walls of the region
+        rows = sparse.csr_array(equal), equal @ inside, sparse.csr_array(below), below @ inside + room
+        polytope = Polytope(*rows, np.zeros(n), np.ones(n), inside=inside)
+        target = rng.random(n)
+        found, other = _nearest_inside(polytope, target, norm), nearest(polytope, target, norm)
+        assert polytope.violation(found.z) < 1e-9
+        assert found.bound <= other.value + 1e-9
+        assert other.value - 1e-9 <= found.value <= other.value * (1 + 1e-4) + 1e-6
+        assert found.value - found.bound < 1e-4 * found.value + 1e-6
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_equations_that_determine_the_point_leave_nothing_else(norm: int, rng: np.random.Generator) -> None:
+    n, inside, target = 12, rng.random(12), rng.random(12)
+    equal, below = rng.standard_normal((30, n)), rng.standard_normal((9, n))
+    rows = sparse.csr_array(equal), equal @ inside, sparse.csr_array(below), below @ inside + 0.1
+    found = _alone(Polytope(*rows, np.zeros(n), np.ones(n), inside=inside), target, norm)
+    assert found is not None
+    assert (found.z == inside).all()
+    assert found.bound == pytest.approx(np.linalg.norm(inside - target, norm), rel=1e-9)
+    equal[:, 0] = equal[:, 1]  # now one direction is free
+    rows = sparse.csr_array(equal), equal @ inside, *rows[2:]
+    assert _alone(Polytope(*rows, np.zeros(n), np.ones(n), inside=inside), target, norm) is None

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MARGIN = 1e-6
 # A constraint of the region counts as met with equality, hence as a face to another region, within this.
 _FACE = 1e-7
+# Regions entered at most, unless told.
+MOVES = 20
 
 # Layer, neuron, and by how many pieces the pattern changes behind a face of a region.
 Face = tuple[int, int, int]
@@ -119,12 +121,13 @@ def lookalike(
     *,
     within: Box = (0.0, 1.0),
     norm: int = 1,
-    moves: int = 20,
+    moves: int | None = None,
 ) -> Lookalike:
     """Find the input nearest to a target that has exactly x's features.
 
     For layer 0 the inputs with x's features form one polytope, and the nearest is found: a linear programme for the
-    1-norm, a projection for the 2-norm, each with a bound that holds whatever the solver did. For a deeper layer the
+    1-norm, a projection for the 2-norm, each with a bound that holds whatever the solver did; with more than 2^13
+    sparse rows an interior-point method for either, which ends after a bounded amount of work. For a deeper layer the
     same is solved inside the linear region of x; then the neuron or neurons of earlier layers that stand in the way are
     flipped, and the search goes on in the next region, for as long as it gets nearer. Features stay the same all along.
 
@@ -136,7 +139,8 @@ def lookalike(
         layer: After which layer the features are to agree, 0 for the first.
         within: Lowest and highest legal value, for all inputs or for each.
         norm: 1 or 2. The 1-norm changes fewer inputs, the 2-norm blurs.
-        moves: How many times to cross into another linear region at most.
+        moves: How many times to cross into another linear region at most; by default 20, and none where one region
+            of a convolutional network takes an interior-point method some 20 seconds.
 
     Returns:
         The lookalike. `check(model)` asks the original model about it.
@@ -227,7 +231,9 @@ class Walk:
             )
         self.seen = [values[0] for values in network.preactivations(x)[: layer + 1]]
 
-    def search(self, solve: Callable[[Polytope], Optimum], moves: int, maximise: bool = False) -> tuple[Optimum, int]:
+    def search(
+        self, solve: Callable[[Polytope], Optimum], moves: int | None, maximise: bool = False
+    ) -> tuple[Optimum, int]:
         """Solve in the region of x, then in the regions behind the faces that stand in the way, while it helps.
 
         Returns:
@@ -236,10 +242,11 @@ class Walk:
         pattern = [
             each.activation.piece(values) for each, values in zip(self.network.layers, self.seen[:-1], strict=False)
         ]
-        polytope, faces = self._polytope(pattern)
+        polytope, faces = self._polytope(pattern, self.x)
         best = solve(polytope)
         entered = 0
-        while entered < moves:
+        most = (0 if polytope.large else MOVES) if moves is None else moves
+        while entered < most:
             better = self._better(best, pattern, faces, polytope, solve, maximise)
             if better is None:
                 break
@@ -265,7 +272,7 @@ class Walk:
             for k in chosen:
                 i, j, step = faces[k]
                 flipped[i][j] += step
-            ahead, its_faces = self._polytope(flipped)
+            ahead, its_faces = self._polytope(flipped, best.z)
             if ahead.violation(best.z) > 1e-6:
                 continue  # not a neighbour: flipping one neuron moved the faces of others
             try:
@@ -277,8 +284,10 @@ class Walk:
                 return found, flipped, its_faces, ahead
         return None
 
-    def _polytope(self, pattern: list[Int[np.ndarray, " k"]]) -> tuple[Polytope, list[Face]]:
-        """The part of one region where the features are kept, and which neuron each of its faces belongs to."""
+    def _polytope(
+        self, pattern: list[Int[np.ndarray, " k"]], inside: Float[np.ndarray, " n"]
+    ) -> tuple[Polytope, list[Face]]:
+        """The part of one region where the features are kept, around a point, and which neuron each face belongs to."""
         n = self.network.n
         matrix: Any = None
         offset = np.zeros(n)
@@ -322,7 +331,7 @@ class Walk:
         stacked = _stack(below, n)
         ceilings = np.concatenate([np.zeros(0), *ceiling])
         margins = np.concatenate([np.zeros(len(ceilings) - len(margin)), margin])
-        return Polytope(equal, level, stacked, ceilings, *self.bounds, margins), faces
+        return Polytope(equal, level, stacked, ceilings, *self.bounds, margins, inside), faces
 
 
 def _through(layer: Any, matrix: Any, offset: np.ndarray) -> tuple[Any, np.ndarray]:

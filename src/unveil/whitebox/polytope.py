@@ -11,8 +11,13 @@ from scipy import linalg, sparse
 from scipy.optimize import linprog
 
 from unveil.outcome import UnveilError
+from unveil.whitebox.interior_point import interior_point
 
 _EDGE = 1e-9
+# Sparse rows from which a simplex method, or a Newton method that is as wide as there are rows, takes minutes.
+MANY_ROWS = 2**13
+# Least over largest diagonal of a Cholesky factor of the equations' Gram matrix, from which they determine the point.
+DETERMINED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Polytope:
         low: (n,).
         high: (n,).
         margin: (q,), by how much each `ceiling` lies below the one that bounds are to hold for.
+        inside: (n,), a point that meets all constraints, where one is known.
     """
 
     equal: Any
@@ -36,6 +42,14 @@ class Polytope:
     low: Float[np.ndarray, " n"]
     high: Float[np.ndarray, " n"]
     margin: Float[np.ndarray, " q"] | float = 0.0
+    inside: Float[np.ndarray, " n"] | None = None
+
+    @property
+    def large(self) -> bool:
+        """Whether it has too many rows for anything but an interior-point method, which `nearest` takes then."""
+        if self.inside is None or not (sparse.issparse(self.equal) and sparse.issparse(self.below)):
+            return False
+        return len(self.level) + len(self.ceiling) > MANY_ROWS
 
     def violation(self, z: Float[np.ndarray, " n"]) -> float:
         """By how much the worst of the constraints is missed."""
@@ -85,9 +99,13 @@ class Optimum:
 def nearest(polytope: Polytope, target: Float[np.ndarray, " n"], norm: int) -> Optimum:
     """The point nearest to `target`, which lies in the box: by a linear programme (1-norm) or Newton's method (2-norm).
 
+    In a large polytope it is an interior-point method, which may end before it has settled: the bound tells.
+
     Raises:
         UnveilError: The solver found no point.
     """
+    if polytope.large:
+        return _alone(polytope, target, norm) or _nearest_inside(polytope, target, norm)
     found = _nearest_1(polytope, target) if norm == 1 else _nearest_2(polytope, target)
     if polytope.violation(found.z) > 1e-7:
         raise UnveilError(
@@ -127,11 +145,61 @@ def _nearest_1(polytope: Polytope, target: np.ndarray) -> Optimum:
     )
     result = _solve(np.ones(2 * n), doubled.equal, doubled, bounds)
     z = polytope.repaired(target + result.x[:n] - result.x[n:])
-    along, pressure = _prices(result, polytope)
-    ends = np.stack([polytope.low, polytope.high, target])
-    least = (np.abs(ends - target) - along * ends).min(axis=0).sum()
-    bound = least + result.eqlin.marginals @ polytope.level - pressure @ (polytope.ceiling + polytope.margin)
-    return Optimum(z, float(np.abs(z - target).sum()), float(bound), pressure)
+    prices, pressure = -np.asarray(result.eqlin.marginals), _prices(result, polytope)[1]
+    bound = _bound(polytope, target, prices, pressure, 1)
+    return Optimum(z, float(np.abs(z - target).sum()), bound, pressure)
+
+
+def _alone(polytope: Polytope, target: np.ndarray, norm: int) -> Optimum | None:
+    """The only point, where the equations determine it: as many rows of a first convolution do."""
+    equal = polytope.equal
+    if equal.shape[0] < equal.shape[1]:
+        return None
+    try:
+        lower = linalg.cholesky((equal.T @ equal).toarray(), lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError:
+        return None
+    diagonal = np.diagonal(lower)
+    if diagonal.min() < DETERMINED * diagonal.max():
+        return None
+    z = np.asarray(polytope.inside)
+    # Multipliers that hold it against the pull towards the target, whose bound is then its distance.
+    pull = np.sign(z - target) if norm == 1 else z - target
+    prices = -equal @ linalg.cho_solve((lower, True), pull, check_finite=False)
+    pressure = np.zeros(len(polytope.ceiling))
+    distance = float(np.linalg.norm(z - target, norm))
+    return Optimum(z, distance, _bound(polytope, target, prices, pressure, norm), pressure)
+
+
+def _nearest_inside(polytope: Polytope, target: np.ndarray, norm: int) -> Optimum:
+    found = interior_point(
+        polytope.equal,
+        polytope.level,
+        polytope.below,
+        polytope.ceiling,
+        (polytope.low, polytope.high),
+        target,
+        np.asarray(polytope.inside),
+        norm,
+    )
+    z, start = np.clip(found.z, polytope.low, polytope.high), np.asarray(polytope.inside)
+    distance, before = (float(np.linalg.norm(each - target, norm)) for each in (z, start))
+    if distance > before or polytope.violation(z) > 1e-7:  # it ended so early that nothing was gained
+        z, distance = start, before
+    return Optimum(z, distance, _bound(polytope, target, found.prices, found.pressure, norm), found.pressure)
+
+
+def _bound(polytope: Polytope, target: np.ndarray, prices: np.ndarray, pressure: np.ndarray, norm: int) -> float:
+    """No point of the polytope is nearer, for any prices and any nonnegative pressure: weak duality."""
+    pull = polytope.equal.T @ prices + polytope.below.T @ pressure
+    ceiling = polytope.ceiling + polytope.margin
+    if norm == 1:
+        ends = np.stack([polytope.low, polytope.high, target])
+        least = (np.abs(ends - target) + pull * ends).min(axis=0).sum()
+        return float(least - prices @ polytope.level - pressure @ ceiling)
+    z = np.clip(target - pull, polytope.low, polytope.high)
+    value = ((z - target) ** 2).sum() / 2 + pull @ z - prices @ polytope.level - pressure @ ceiling
+    return float(np.sqrt(max(2 * value, 0.0)))
 
 
 def _prices(result: Any, polytope: Polytope) -> tuple[np.ndarray, np.ndarray]:
