@@ -28,7 +28,7 @@ from unveil.identification.piecewise_linear.critical_point import (
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_membership import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed, merge
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
@@ -178,10 +178,10 @@ def test_no_step_changes_a_state_that_was_handed_on() -> None:
     rng, frame = np.random.default_rng(9), Frame.of_input(8, None)
     ask = Asked(uv.as_oracle(relu_net(weights), 8, budget=20_000))
     noise = rounding(ask, frame.sample(4, rng), ask.oracle.resolution, rng)
-    first = LayerFound.nothing(frame, 1)
-    size = np.linalg.norm(weights[0][0], axis=1, keepdims=True)
-    for row, bias in zip(weights[0][0] / size, weights[0][1] / size[:, 0], strict=True):
-        first.add(row, bias, np.ones(1), 1e-12, np.zeros(8))
+    size = np.linalg.norm(weights[0][0], axis=1)
+    rows, bias = weights[0][0] / size[:, None], weights[0][1] / size
+    planes = Hyperplanes(rows, bias, np.ones((6, 1)), np.full(6, 1e-12), np.zeros((6, 8)))
+    first = LayerFound.nothing(frame, 1).with_straight(planes)
     setting = Setting.of(Probe(ask, noise, rng), ask, frame, 100.0, 1e-7)
     (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
     x = frame.sample(3, rng)
