@@ -10,6 +10,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.free_condition import meet_freely
+from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Layer
@@ -94,3 +95,27 @@ def test_what_cannot_be_peeled_is_not_called_complete():
     ended = Peeling("tanh")(poor, rng=np.random.default_rng(0))
     assert ended.outcome is Outcome.budget_ended
     assert poor.ledger.asked <= 1500
+
+
+def test_places_of_fewer_neurons_than_inputs_lie_across_their_rows_too(rng):
+    truth = random_network(9, (5, 3, 2), "tanh", rng)
+    first = truth.layers[0]
+    peeled = Peeled((first,), (np.linalg.svd(truth.layers[1].weights, full_matrices=False)[2],))
+    x = peeled.places(60, rng)
+    # Rows a little off their span change the answers nowhere else.
+    off = np.linalg.svd(first.weights)[2][5:] @ x.T
+    assert np.linalg.matrix_rank(off) == 4
+    assert off.std() > 0.3 * x.std()
+    # Where the neurons are is as it would be without.
+    assert np.abs(first.affine(x)).max() < 20
+
+
+def test_fewer_neurons_than_inputs_are_read_to_the_last_digits(seed):
+    good = []
+    for trial in range(2):
+        truth = random_network(9, (6, 3, 2), "tanh", np.random.default_rng(seed + trial), outputs=2)
+        found = Peeling("tanh")(as_oracle(flipped(truth, trial), shape=9, noisy=True), rng=np.random.default_rng(trial))
+        if found.outcome is Outcome.complete:
+            assert worst(found.network, truth) < 1e-8
+            good.append(True)
+    assert good

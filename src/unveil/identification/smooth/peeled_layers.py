@@ -52,7 +52,11 @@ class Peeled:
         along = rng.standard_normal((count // 2, len(span))) @ span
         ends = np.where(along > 0, high, low)
         z[: len(ends)] += rng.uniform(0.3, 1, (len(ends), 1)) * (ends - z[: len(ends)])
-        return np.asarray((z - first.bias) @ np.linalg.pinv(first.dense()).T)
+        x = (z - first.bias) @ np.linalg.pinv(first.dense()).T
+        # Across the rows as well, where they are fewer than inputs: rows a little off their span show nowhere else.
+        idle = np.linalg.svd(first.dense())[2][first.neurons :]
+        size = float(np.sqrt(np.mean(x**2)))
+        return np.asarray(x + size * rng.standard_normal((count, len(idle))) @ idle)
 
     def moved(self, x: Float[np.ndarray, "N n"], change: Float[np.ndarray, "N r"]) -> Float[np.ndarray, "N n"]:
         """Inputs near x at which the coordinates differ by `change`."""
