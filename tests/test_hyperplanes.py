@@ -9,7 +9,7 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer import layer_steps, missing, read_layer, sharpened
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing, sharpened
 from unveil.identification.piecewise_linear.layer_membership import between_points, on_plane, straight_ones
 from unveil.identification.piecewise_linear.normals import grouped, normals
 from unveil.identification.piecewise_linear.probe import Probe
@@ -114,7 +114,7 @@ def test_hyperplanes_of_the_first_layer_are_straight_and_those_of_the_second_are
     for _ in range(3):
         weights, probe = asking((20, 10, 8, 3), dtype, rng)
         frame = Frame.of_input(20, None)
-        found = read_layer(probe, frame, far=20.0, most_lines=1)
+        found = finished(layer_steps(probe, frame, far=20.0, most_lines=1))
         rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
         both = found.straight.with_(found.bent)
         first = np.abs(both.rows @ rows.T).max(axis=1) > 0.9999

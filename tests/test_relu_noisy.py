@@ -12,7 +12,7 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer import read_layer
+from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.noisy_reading import turned
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.unmixing import unmix
@@ -82,7 +82,7 @@ def coarse(sizes: tuple[int, ...], rng: np.random.Generator):  # type: ignore[no
     ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
     noise = rounding(ask, rng.standard_normal((4, sizes[0])), oracle.resolution, rng)
     size = np.linalg.norm(weights[0][0], axis=1)
-    found = read_layer(Probe(ask, noise, rng), Frame.of_input(sizes[0], None), far=20.0)
+    found = finished(layer_steps(Probe(ask, noise, rng), Frame.of_input(sizes[0], None), far=20.0))
     return found, weights[0][0] / size[:, None], weights[0][1] / size
 
 
@@ -123,7 +123,7 @@ def test_all_derivatives_together_sharpen_the_rows() -> None:
     ask = lambda x: oracle(oracle.nearest(x))  # noqa: E731
     frame = Frame.of_input(120, None)
     noise = rounding(ask, rng.standard_normal((4, 120)), oracle.resolution, rng)
-    found = read_layer(Probe(ask, noise, rng), frame, far=20.0)
+    found = finished(layer_steps(Probe(ask, noise, rng), frame, far=20.0))
     layer = turned(frame, found)
     true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
     rows, _ = unmix(frame, found, layer)

@@ -131,29 +131,57 @@ def interior_point(
         except linalg.LinAlgError:  # as near to the walls as rounding allows
             break
 
-        def newton(product: np.ndarray) -> tuple[np.ndarray, ...]:
-            """The step towards `slack * force == slack * force - product`."""
-            back_z, back_u = walls.back((force * missed - product) / slack)  # noqa: B023
-            right_z, right_u = -off_z - back_z, (-off_u - back_u if first else np.zeros(n))  # noqa: B023
-            right = right_z - link * right_u / own if first else right_z  # noqa: B023
-            inner = linalg.solve_triangular(lower, right, lower=True, check_finite=False)  # noqa: B023
-            price = linalg.cho_solve(factor, half.T @ inner + wrong, check_finite=False)  # noqa: B023
-            by_z = linalg.solve_triangular(lower, inner - half @ price, lower=True, trans="T", check_finite=False)  # noqa: B023
-            by_u = (right_u - link * by_z) / own if first else np.zeros(0)  # noqa: B023
-            by_slack = -missed - walls.times(by_z, by_u)  # noqa: B023
-            return by_z, by_u, price, by_slack, (-product - force * by_slack) / slack  # noqa: B023
-
+        system = _Newton(walls, (slack, force), (missed, wrong), (off_z, off_u), (link, own), lower, half, factor)
         product = slack * force
-        ahead = newton(product)
+        ahead = system.step(product)
         reach = min(1.0, _reach(slack, ahead[3])), min(1.0, _reach(force, ahead[4]))
         after = float((slack + reach[0] * ahead[3]) @ (force + reach[1] * ahead[4]))
         centre = (after / gap) ** 3 * gap / len(slack)
-        by_z, by_u, price, by_slack, by_force = newton(product + ahead[3] * ahead[4] - centre)
+        by_z, by_u, price, by_slack, by_force = system.step(product + ahead[3] * ahead[4] - centre)
         along = min(1.0, TO_THE_WALL * _reach(slack, by_slack))
         beside = min(1.0, TO_THE_WALL * _reach(force, by_force))
         z, u, slack = z + along * by_z, u + along * by_u, slack + along * by_slack
         prices, force = prices + beside * price, force + beside * by_force
     return Interior(_kept_inside(z, start, walls), prices, np.maximum(force[: walls.q], 0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Newton:
+    """The linear system of one step, factorised once and solved for two right-hand sides.
+
+    Attributes:
+        walls: The constraints.
+        at: Slack and force.
+        missed: By how much walls and equations are missed.
+        off: By how much the gradients by z and by u are.
+        links: Diagonals that link z with u, and u with itself.
+        lower: Cholesky factor of the Hessian on z.
+        half: The equations behind it.
+        factor: Cholesky factor of what is left for their multipliers.
+    """
+
+    walls: _Walls
+    at: tuple[np.ndarray, np.ndarray]
+    missed: tuple[np.ndarray, np.ndarray]
+    off: tuple[np.ndarray, np.ndarray]
+    links: tuple[np.ndarray, np.ndarray]
+    lower: np.ndarray
+    half: np.ndarray
+    factor: Any
+
+    def step(self, product: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Towards `slack * force == slack * force - product`: changes of z, u, prices, slack and force."""
+        (slack, force), (missed, wrong), (off_z, off_u), (link, own) = self.at, self.missed, self.off, self.links
+        back_z, back_u = self.walls.back((force * missed - product) / slack)
+        right_z = -off_z - back_z
+        right_u = -off_u - back_u if len(back_u) else np.zeros(0)
+        right = right_z - link * right_u / own if len(back_u) else right_z
+        inner = linalg.solve_triangular(self.lower, right, lower=True, check_finite=False)
+        price = linalg.cho_solve(self.factor, self.half.T @ inner + wrong, check_finite=False)
+        by_z = linalg.solve_triangular(self.lower, inner - self.half @ price, lower=True, trans="T", check_finite=False)
+        by_u = (right_u - link * by_z) / own if len(back_u) else np.zeros(0)
+        by_slack = -missed - self.walls.times(by_z, by_u)
+        return by_z, by_u, price, by_slack, (-product - force * by_slack) / slack
 
 
 def _kept_inside(z: np.ndarray, start: np.ndarray, walls: _Walls) -> Float[np.ndarray, " n"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.layer_membership import SPREAD
+from unveil.identification.piecewise_linear.layer_membership import BEND, ROUNDINGS, SPREAD, WINDOW
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Places looked at per hyperplane and round, and rounds at most.
@@ -17,8 +17,6 @@ PLACES, ROUNDS = 16, 8
 # Half widths of the two windows across the predicted position, in units of the shortest that would show the breakpoint:
 # behind layers that let less of it through, only the wider one does.
 WIDE = 4.0
-# Expected errors of the position that the window reaches out to, and roundings that a bend must exceed.
-WINDOW, BEND = 1.75, 8.0
 # Windows beside it, this many half widths of the wide one away: what is met there is other neurons'.
 BESIDE = 2.5
 # Share of the places, beyond what is met beside, at which a hyperplane of the first layer is seen at least; one of a
@@ -94,7 +92,7 @@ def _bends(probe: Probe, frame: Frame, x: np.ndarray, planes: Hyperplanes) -> tu
     far = np.linalg.norm(x - planes.at, axis=1)
     away = far / np.sqrt(frame.d)
     strength = np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300)
-    half = WINDOW * planes.error * away + 30 / strength
+    half = WINDOW * planes.error * away + ROUNDINGS / strength
     telling = WIDE * half <= ANGLE * far
     half = np.minimum(half, far)
     out = []

@@ -22,7 +22,7 @@ from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.layer import layer_steps, read_layer, sharpened
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, sharpened
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, both_sides, read_second_layer
@@ -203,7 +203,8 @@ class ExactReading:
         for wrong in chosen:
             base = frame.sample(1, self.rng)
             (start,) = line_search(self.ask, base, wrong - base, 0.0, 1.0, noise, self.rng)
-            found = read_layer(Probe(self.ask, noise, self.rng), frame, most_lines=1, found=found, given=[start])
+            probe = Probe(self.ask, noise, self.rng)
+            found = finished(layer_steps(probe, frame, most_lines=1, found=found, given=[start]))
         if len(seen.wrong):
             # What was right about everything asked before is not any more.
             self.best = (self.ask.error(network, noise.size), self.best[1])
@@ -244,7 +245,7 @@ class ExactReading:
         outside, frame = frame, frame.after(*layer)
         # The same length of an input moves the neurons more where all of it lies in the span of their rows.
         here = replace(noise, size=noise.size * np.sqrt(frame.lift.shape[1] / self.oracle.n))
-        found = read_layer(Probe(self.ask, here, self.rng), frame, far=far, most_lines=self.most_lines)
+        found = finished(layer_steps(Probe(self.ask, here, self.rng), frame, far=far, most_lines=self.most_lines))
         stations = list(zip(found.at, found.slope @ frame.M, strict=True))
         if not len(found.rows):
             return [], stations

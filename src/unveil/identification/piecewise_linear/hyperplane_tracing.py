@@ -13,8 +13,8 @@ from unveil.identification.piecewise_linear.partial_network import Behind, covar
 
 # Half of a step, in standard deviations of where the bend is expected, and of what it does to answers.
 WINDOW, BARELY = 4.0, 1000.0
-# Longest half of a step, in distances between bends; where an unknown weight is looked for, and anybody's bend would
-# be taken for it.
+# Longest half of a step, in distances between bends; where an unknown weight is looked for, and any other neuron's
+# bend would be taken for it.
 LONGEST, SHORT = 0.15, 0.03
 # Errors of normals, in units of those expected, that are tried.
 WIDER = (1.0, 4.0)
@@ -208,7 +208,7 @@ class _One:
         new = np.flatnonzero(self.known & ~before)
         if not len(new):
             return False
-        # Somebody else's bend may have been taken for it: then it is not where it should be now.
+        # Another neuron's bend may have been taken for it: then it is not where it should be now.
         x, which = self.entered(new)
         there = self.usable(x, which)
         steps = self.hinges(every := _first(there, FILLS - 1, -there.half))
@@ -287,7 +287,7 @@ class _One:
         good = np.abs(z) < 1e-6 * (1 + np.abs(there.h).max(axis=1))
         each = np.arange(len(x))
         j = np.full(len(x), -1) if entered is None else entered
-        # Nobody unknown but, where it is looked for, the one.
+        # No unknown weight but, where it is looked for, the one.
         good &= new.sum(axis=1) == (new[each, j] if entered is not None else 0)
         good &= (j < 0) | there.on[each, j]
         keep = np.flatnonzero(good)

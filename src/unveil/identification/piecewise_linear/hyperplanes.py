@@ -80,7 +80,8 @@ class Hyperplanes:
         error = np.maximum(SAME * (other.error[:, None] + self.error), LEAST)
         chord = np.sqrt(np.maximum(0, 2 - 2 * np.abs(other.rows @ self.rows.T)))
         here, there = frame.values(other.at), frame.values(self.at)
-        away = np.linalg.norm(here[:, None] - there, axis=2) / np.sqrt(frame.d)
+        square = (here**2).sum(axis=1)[:, None] + (there**2).sum(axis=1) - 2 * here @ there.T
+        away = np.sqrt(np.maximum(square, 0) / frame.d)
         off = np.abs(here @ self.rows.T + self.bias)
         return np.asarray((chord <= error) & (off <= error * (away + 1e-3)))
 

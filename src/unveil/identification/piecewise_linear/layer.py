@@ -1,4 +1,4 @@
-"""read_layer: the hyperplanes of the first layer a frame sees, told from those of deeper layers by being straight."""
+"""layer_steps: the hyperplanes of the first layer a frame sees, told from those of deeper layers by being straight."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROOMY = 400
 WALL = 0.95
 
 
-def read_layer(
+def layer_steps(
     probe: Probe,
     frame: Frame,
     *,
@@ -46,7 +46,7 @@ def read_layer(
     found: LayerFound | None = None,
     given: Sequence[Line] = (),
     sure: bool = False,
-) -> LayerFound:
+) -> Iterator[LayerFound]:
     """Read the normals and offsets of the next layer's neurons.
 
     A line's breakpoints are found; derivatives in the pieces between them give the normals, as many per derivative as
@@ -63,24 +63,12 @@ def read_layer(
         given: The first lines, searched before.
         sure: Neurons are missing for sure: they are looked for even where nothing seems to change.
 
+    Yields:
+        What was found before the first line and after each; `finished` waits for the last.
+
     Queries: for k neurons and B deeper breakpoints on the first line, those of `derivatives` in `(k + B) / m + 1`
         pieces, and about 12 (k + B) for positions (14 where answers have few digits).
     """
-    steps = layer_steps(probe, frame, far=far, most_lines=most_lines, found=found, given=given, sure=sure)
-    return deque(steps, maxlen=1).pop()
-
-
-def layer_steps(
-    probe: Probe,
-    frame: Frame,
-    *,
-    far: float = 1e5,
-    most_lines: int = 24,
-    found: LayerFound | None = None,
-    given: Sequence[Line] = (),
-    sure: bool = False,
-) -> Iterator[LayerFound]:
-    """What `read_layer` has found before the first line and after each."""
     fresh = found is None or not found.lines
     found = LayerFound.nothing(frame, probe.m) if found is None else found
     yield found
@@ -111,6 +99,11 @@ def layer_steps(
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
         if number + 1 >= len(given) and quiet >= QUIET[exact, free] and not (exact and changes and not frame.free):
             break
+
+
+def finished(steps: Iterator[LayerFound]) -> LayerFound:
+    """What was found in the end."""
+    return deque(steps, maxlen=1).pop()
 
 
 def _searched(
@@ -176,12 +169,14 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     straight, maybe = straight_ones(probe, frame, found, planes)
     if not frame.free and not probe.noise.exact:
         straight &= np.abs(planes.rows).max(axis=1) < WALL
-    known = np.zeros(len(planes), dtype=bool)
-    for i in np.argsort(planes.error, kind="stable"):
-        each = planes.take(np.array([i]))
-        known[i] = found.straight.same(frame, each).any()
-        if straight[i] and not known[i]:
-            found = found.with_straight(each)
+    known = np.asarray(found.straight.same(frame, planes).any(axis=1))
+    alike = planes.same(frame, planes)
+    kept = np.zeros(len(planes), dtype=bool)
+    order = np.argsort(planes.error, kind="stable")
+    for i in order:
+        known[i] |= alike[i, kept].any()
+        kept[i] = straight[i] and not known[i]
+    found = found.with_straight(planes.take(order[kept[order]]))
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
     bent = ~straight & ~known if probe.noise.exact else ~straight
     return found.with_bent(planes.take(bent), maybe[bent])

@@ -141,7 +141,7 @@ class _Planes:
             spread = turn.T / size
             row = new / np.linalg.norm(new)
         sharp = max(float(np.linalg.norm(spread)), POINT)
-        # A plane goes through n points of anybody's choice; so many more must not be chance.
+        # A plane goes through any n points; so many more must not be chance.
         if len(points) <= n or special.pdtrc(len(points) - n - 1, chance) > RARE:
             return None
         return row, float(-row @ at), sharp

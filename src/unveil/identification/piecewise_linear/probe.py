@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +27,3 @@ class Probe:
     def m(self) -> int:
         """Outputs."""
         return len(self.noise.floor)
-
-    def with_noise(self, noise: Rounding) -> Probe:
-        """The same, with answers of another precision."""
-        return replace(self, noise=noise)

@@ -20,7 +20,7 @@ from unveil.identification.piecewise_linear.critical_point import (
 )
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer import read_layer
+from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
@@ -254,7 +254,8 @@ def _aimed(state: SecondLayer) -> SecondLayer:
                 break
             base, step, end = line
             (start,) = line_search(probe.ask, base[None], step[None], -end, end, probe.noise, probe.rng)
-            state = replace(state, found=read_layer(probe, state.frame, most_lines=1, found=state.found, given=[start]))
+            steps = layer_steps(probe, state.frame, most_lines=1, found=state.found, given=[start])
+            state = replace(state, found=finished(steps))
         state = _taken_in(state)
     return replace(state, seen=tuple(left))
 

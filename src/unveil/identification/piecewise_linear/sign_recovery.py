@@ -155,9 +155,8 @@ def by_sparsity(
 ) -> Float[np.ndarray, " k"] | None:
     """More neurons than coordinates: find a point where fewer neurons than coordinates are active.
 
-    There the derivatives lie in the span of the active normals, which no other set of as few normals shares. Whoever
-    is in the
-    set is active on its side of that point, everybody else on the other.
+    There the derivatives lie in the span of the active normals, which no other set of as few normals shares. A neuron
+    of the set is active on its side of that point, all others on the other.
 
     Returns:
         Sides that two points agree on (one, if only one could be solved), or None.

@@ -42,7 +42,7 @@ def unmix(
             if on.any():
                 parts[p][:, on] = np.linalg.lstsq(rows[on].T, found.slope[p].T, rcond=None)[0].T
         left = np.sqrt(((found.slope - parts @ rows) ** 2).mean(axis=(1, 2)))
-        # Derivatives from long steps are exact; from short ones, or where somebody was missed, hardly worth a look.
+        # Derivatives from long steps are exact; from short ones, or where a neuron was missed, hardly worth a look.
         least = max(0.3 * float(np.median(left)), 1e-12 * float(np.abs(found.slope).max()))
         weight = 1 / np.maximum(left, least)
         weight /= weight.max()

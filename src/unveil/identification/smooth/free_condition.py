@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
+from unveil.identification.smooth.rank_condition import odd_neuron
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
 
@@ -97,11 +98,8 @@ def _lowest(
         state = _state(c, g, layer.dense(), layer.bias, layer.activation)
         if state is None:
             break
-        unit = state[0] / np.linalg.norm(state[0], axis=0)
-        left = [np.linalg.svd(np.delete(unit, i, axis=1), compute_uv=False) for i in range(c.shape[1])]
-        falls = np.array([v[found.rank - 1] / v[found.rank - 2] for v in left])
-        wrong = int(falls.argmin())
-        if falls[wrong] > met:
+        wrong, fall = odd_neuron(state[0], found.rank)
+        if fall > met:
             break
         lower = None
         for _ in range(_ANEW):

@@ -124,14 +124,10 @@ def _lowest(
 
     Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
     """
-    k = z.shape[1]
     while found.rank > 1:
         flat = _divided(z, g, activation, found.scales, found.shifts)[0]
-        unit = flat / np.linalg.norm(flat, axis=0)
-        left = [np.linalg.svd(np.delete(unit, i, axis=1), compute_uv=False) for i in range(k)]
-        falls = np.array([v[found.rank - 1] / v[found.rank - 2] for v in left])
-        wrong = int(falls.argmin())
-        if falls[wrong] > CERTIFIED:
+        wrong, fall = odd_neuron(flat, found.rank)
+        if fall > CERTIFIED:
             break
         lower = None
         for _ in range(_ROUNDS[1]):
@@ -145,6 +141,19 @@ def _lowest(
             break
         found = lower
     return found
+
+
+def odd_neuron(flat: Float[np.ndarray, "N k"], rank: int) -> tuple[int, float]:
+    """The neuron without which the others' slopes come nearest to a lower rank, and how far singular values fall there.
+
+    Args:
+        flat: Slopes divided by phi', a column for each neuron, of this rank.
+        rank: At least 2.
+    """
+    unit = flat / np.linalg.norm(flat, axis=0)
+    left = [np.linalg.svd(np.delete(unit, i, axis=1), compute_uv=False) for i in range(flat.shape[1])]
+    falls = [float(values[rank - 1] / values[rank - 2]) for values in left]
+    return int(np.argmin(falls)), min(falls)
 
 
 def _best(
