@@ -12,8 +12,8 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_closing import turned
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
-from unveil.identification.piecewise_linear.noisy_reading import turned
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.unmixing import unmix
 

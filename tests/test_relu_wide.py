@@ -8,11 +8,11 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
 from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.second_layer import both_sides
 from unveil.identification.piecewise_linear.sign_recovery import by_fold
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.identification.validation import FEWEST

@@ -12,11 +12,12 @@ from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import Bends
 from unveil.identification.method import Identification, Method
+from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_closing import on_rare_sides
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.noisy_deeper_layers import Onward, Station
-from unveil.identification.piecewise_linear.noisy_reading import on_rare_sides
+from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.validation import switching, unusual, validate
 
@@ -123,12 +124,12 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     found.slope[0, 0] = [1.0, 0.0, 0.0, 0.0]  # one derivative for three rows
     assert np.isfinite(unmix(frame, found, (rows, np.zeros(3)))[0]).all()
     noise = Rounding(np.full(2, 1e-7), 2.0, 1e-7, True)
-    onward = Onward(lambda x: np.zeros((len(x), 2)), frame, noise, rng)
-    onward.stations = [Station(x, np.zeros((2, 4)), 0.0) for x in found.at]
+    behind = Behind(lambda x: np.zeros((len(x), 2)), frame, [], [], noise, 1.0)
+    stations = [Station(x, np.zeros((2, 4)), 0.0) for x in found.at]
     everything = np.ones(4, dtype=bool)
     neurons = [Followed(row, 0.0, everything, np.eye(5) * 1e-8) for row in rows]
     with np.errstate(all="raise"):
-        assert onward._whole(neurons, 0.95) is None
+        assert active_sums(behind, stations, neurons, 0.95) is None
 
 
 def test_a_fit_to_no_answers_settles_no_weight() -> None:

@@ -40,12 +40,16 @@ class Asked:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         x = self.oracle.nearest(x)
         y = self.oracle(x)
+        self.keep(x, y)
+        return y
+
+    def keep(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
+        """These answers too, unless they are too many."""
         if x.size <= self.most // 4 and self.kept + x.size <= self.most:
             whole = intact(y, self.oracle.widest)
             self.x.append(x[whole])
             self.y.append(y[whole])
             self.kept += x.size
-        return y
 
     def all(self) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Questions and answers."""

@@ -16,17 +16,18 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
-from unveil.identification.piecewise_linear.exact_reading import ExactReading
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.noisy_reading import NoisyReading
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.wide_reading import read_inputs
 from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
-# How far lines reach where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
-FAR_WHEN_NOISY = 20.0
+# How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;
+# where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
+EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
 # The rounding that was measured counts up to so many times that of the answers' own digits: what is more are bends that
 # the measurement met.
 CROWDED = 8.0
@@ -120,7 +121,7 @@ class _Attempt:
         self.start = oracle.ledger.asked
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"layers": []}
-        self.reading: ExactReading | NoisyReading | None = None
+        self.reading: Reading | None = None
 
     def run(self) -> tuple[Identification, bool]:
         """The reading, and whether another one is worth its queries."""
@@ -147,21 +148,19 @@ class _Attempt:
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines."""
+        usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
+        probe, each = Probe(self.ask, noise, self.rng), self.method
+        setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
         try:
-            if noise.exact:
-                far = self._far(frame, float(np.clip(1e-5 / noise.relative, 50, 1e5)))
-                exact = ExactReading(self.ask, noise, self.rng, self.stats, self.why, self.method.most_lines)
-                self.reading = exact
-                return exact.read(frame, far), True
-            noisy = NoisyReading(self.ask, self.oracle, noise, self.rng, self.stats, self.why)
-            self.reading, each = noisy, self.method
-            far = self._far(frame, FAR_WHEN_NOISY)
-            network = noisy.read(frame, far=far, most_layers=each.most_layers, most_lines=each.most_lines)
+            for self.reading in read_inputs(setup, frame):
+                pass
         except (np.linalg.LinAlgError, ArithmeticError) as error:
             return self._partial(f"The reading broke down ({error})"), True
-        if not noisy.whole:
+        assert self.reading is not None
+        whole = self.reading.whole or noise.exact
+        if not whole:
             self._partial("It ended")
-        return network, noisy.whole
+        return self.reading.network, whole
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
@@ -182,33 +181,39 @@ class _Attempt:
         return Outcome.check_failed
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
-        asked = self.oracle.ledger.asked - self.start
-        return Identification(network, outcome, asked, error, "critical points", tuple(self.why), self.stats)
+        asked, reading = self.oracle.ledger.asked - self.start, self.reading
+        why, stats = tuple(self.why), self.stats
+        if reading is not None:
+            why, stats = (*reading.why, *why), {**stats, "layers": list(reading.told)}
+            if reading.directions:
+                stats["directions"] = reading.directions
+        return Identification(network, outcome, asked, error, "critical points", why, stats)
 
     def _partial(self, ending: str) -> Network | None:
         """The best network so far; else the rows read are told apart from it, in `stats["rows_read"]`, up to sign."""
-        if self.reading is None:
+        reading = self.reading
+        if reading is None:
             return None
-        if isinstance(self.reading, NoisyReading):
-            self.stats["layers_read"] = list(self.reading.weights)
-        rows = self.reading.first_layer
+        self.stats["layers_read"] = list(reading.layers)
+        if reading.partial is not None:
+            self.stats["rows_partial"] = reading.partial
+        rows = reading.first_layer
         if rows is not None and len(rows[0]):
             self.stats["rows_read"] = rows
             self.why.append(f"{ending} after {len(rows[0])} neurons of the first layer were read.")
-        elif "directions" in self.stats:
-            p, n = self.stats["directions"], self.oracle.n
+        elif reading.directions:
+            p, n = reading.directions, self.oracle.n
             self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
-        return self.reading.network
+        return reading.network
 
     def _leaner(self, network: Network, noise: Rounding) -> Network:
         """Without neurons whose work the others can do, where a fit of noisy answers has kept some.
 
         Queries: `0`
         """
-        reading = self.reading
-        if not isinstance(reading, NoisyReading) or reading.points is None or any(affine_part(network)):
+        if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
             return network
-        x, y = reading.points
+        x, y = self.reading.fresh.all()
         if (network.layers[-2:-1] and network.layers[-2].activation.name != "relu") or all_needed(network, x, y):
             return network
         sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
@@ -243,7 +248,7 @@ class _Attempt:
             self.why.append(f"Rows that carry an affine part and are no neurons of the model: {told}.")
         if reading is None or outcome in (Outcome.complete, Outcome.approximate):
             return
-        first = reading.first if isinstance(reading, NoisyReading) else reading.reading
+        first = reading.first
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
         try:

@@ -28,6 +28,10 @@ BUNDLE = 3
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
+# Rows measured again: one in so many, if their error is larger: where a derivative is cheap; with one output and with
+# several, where it takes more than so many inputs, and where the next layers are read through them.
+CHEAP, MANY = (2, 1e-10), 200
+COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Part of a hyperplane's error that is expected at each of many places.
 PART = 0.5
 # Places among which a line that only missing neurons bend is laid.
@@ -72,7 +76,7 @@ def layer_steps(
     fresh = found is None or not found.lines
     found = LayerFound.nothing(frame, probe.m) if found is None else found
     yield found
-    exact, quiet = probe.noise.exact, 0
+    exact, quiet, changes = probe.noise.exact, 0, False
     for number in range(max(most_lines, len(given))):
         if number < len(given):
             line: Line | None = given[number]
@@ -180,6 +184,23 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
     bent = ~straight & ~known if probe.noise.exact else ~straight
     return found.with_bent(planes.take(bent), maybe[bent])
+
+
+def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
+    """With the few rows that came out worst measured again, between close breakpoints.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates of the layer.
+        found: Its hyperplanes.
+        few: The coordinates are few of the inputs', and other layers will be read through these rows.
+
+    Queries: those of `sharpened` for one row in `SHARES`
+    """
+    error, many = found.straight.error, probe.m > 1
+    share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
+    worst = np.argsort(-error)[: max(1, len(error) // share)]
+    return sharpened(probe, frame, found, worst[error[worst] > bad])
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:

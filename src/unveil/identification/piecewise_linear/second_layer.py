@@ -50,9 +50,6 @@ ANYWAY, REACHES = 3, (1.0, 3.0)
 # A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; points per round.
 LAST, LOOKS, AT_ONCE = 0.5, 12, 8
 
-# Points on either side of a neuron, per weight, and steps that lead there.
-OFTEN, PUSHES = 1.5, 6
-
 
 @dataclass(frozen=True)
 class SecondLayer:
@@ -287,37 +284,3 @@ def _across(
         if far <= INSIDE * most:
             return frame.V @ (active - frame.c), frame.V @ (weights * active), far
     return None
-
-
-def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
-    """The same points, some of them moved so that every neuron of the second layer is met on either side often enough.
-
-    Args:
-        network: Nearly right.
-        x: More points than one such neuron has weights.
-    """
-    x = x.copy()
-    first, second = network.layers[0], network.layers[1]
-    rows, behind = first.dense(), second.dense()
-    h = first(x)
-    z = second.affine(h)
-    need = int(OFTEN * (behind.shape[1] + 1))
-    free = np.ones(len(x), dtype=bool)
-    for i in np.argsort(np.minimum((z > 0).sum(axis=0), (z < 0).sum(axis=0))):
-        for side in (1.0, -1.0):
-            there = side * z[:, i] > 0
-            lack = need - int(there.sum())
-            if lack <= 0:
-                continue
-            # The nearest ones, as far to the other side as they were on this one, or a little.
-            near = np.flatnonzero(free & ~there)
-            near = near[np.argsort(np.abs(z[near, i]))[:lack]]
-            goal = side * np.abs(z[near, i]).mean() * np.linspace(0.05, 1, len(near))
-            for _ in range(PUSHES):
-                on = first.affine(x[near]) > 0
-                off = goal - second.affine(first(x[near]))[:, i]
-                slope = (on * behind[i]) @ rows
-                x[near] += off[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-300)[:, None]
-            z[near] = second.affine(first(x[near]))
-            free[near] = False
-    return x

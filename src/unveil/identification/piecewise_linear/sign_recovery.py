@@ -41,6 +41,26 @@ def by_vanishing(
     return side, doubt
 
 
+def by_share(
+    rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
+) -> Float[np.ndarray, " k"]:
+    """The side on which derivatives have the larger mean square along a normal: for derivatives with few digits.
+
+    Args:
+        rows: Normals, k <= d.
+        z: What the neurons see at the P points (up to sign).
+        slope: Derivatives there.
+
+    Returns:
+        Sides, +1 where positive z is active.
+    """
+    part = ((np.linalg.pinv(rows).T @ slope.transpose(0, 2, 1)) ** 2).sum(axis=2)
+    up, down = z > 0, z < 0
+    mean_up = (part * up).sum(axis=0) / np.maximum(up.sum(axis=0), 1)
+    mean_down = (part * down).sum(axis=0) / np.maximum(down.sum(axis=0), 1)
+    return np.where(mean_up >= mean_down, 1.0, -1.0)
+
+
 def by_balance(
     rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "k m"], twice: Float[np.ndarray, "m d"], tolerance: float
 ) -> Float[np.ndarray, " k"] | None:

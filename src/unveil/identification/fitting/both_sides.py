@@ -1,0 +1,64 @@
+"""both_sides: points for a fit, moved so that every neuron is met on either side of its hyperplane often enough."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.whitebox.network import Network
+
+# Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
+# the way.
+OFTEN, PUSHES = 1.5, 6
+
+
+def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
+    """The same points, some of them moved so that every hidden neuron is met on either side often enough.
+
+    A neuron that is active at one usual input in hundreds is hardly in a fit to usual inputs, and comes out of it with
+    errors as many times those of the others.
+
+    Args:
+        network: Nearly right.
+        x: More points than a neuron has weights.
+    """
+    x = x.copy()
+    free = np.ones(len(x), dtype=bool)
+    for depth, layer in enumerate(network.layers[:-1]):
+        z = network.preactivations(x)[depth]
+        need = int(OFTEN * (layer.inputs + 1))
+        for i in np.argsort(np.minimum((z > 0).sum(axis=0), (z < 0).sum(axis=0))):
+            for side in (1.0, -1.0):
+                there = side * z[:, i] > 0
+                lack = need - int(there.sum())
+                if lack <= 0:
+                    continue
+                # The nearest ones, as far to the other side as they were on this one, or a little.
+                near = np.flatnonzero(free & ~there)
+                near = near[np.argsort(np.abs(z[near, i]))[:lack]]
+                if not len(near):
+                    continue
+                goal = side * np.abs(z[near, i]).mean() * np.linspace(0.05, 1, len(near))
+                x[near] = _pushed(network, depth, i, x[near], goal)
+                z[near] = network.preactivations(x[near])[depth]
+                free[near] = False
+    return x
+
+
+def _pushed(
+    network: Network,
+    depth: int,
+    neuron: int | Int[np.ndarray, ""],
+    x: Float[np.ndarray, "K n"],
+    goal: Float[np.ndarray, " K"],
+) -> Float[np.ndarray, "K n"]:
+    """The points moved along this neuron's gradients until its preactivations are these."""
+    weights = network.layers[depth].dense()[neuron]
+    for _ in range(PUSHES if depth else 1):
+        sums = network.preactivations(x)
+        slope = np.broadcast_to(weights, (len(x), len(weights)))
+        for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
+            slope = (slope * below.activation.slope(z)) @ below.dense()
+        off = goal - sums[depth][:, neuron]
+        x = x + off[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-300)[:, None]
+    return x

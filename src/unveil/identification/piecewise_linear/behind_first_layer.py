@@ -1,0 +1,166 @@
+"""read_behind: the layers behind the one just read, where answers do not end there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.output_layer import Layer, after
+from unveil.identification.fitting.pruning import without_idle
+from unveil.identification.piecewise_linear.completeness import Station
+from unveil.identification.piecewise_linear.deeper_layers import read_deeper
+from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing, worst_sharpened
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.paid_closing import close_on_paid
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
+from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
+from unveil.identification.piecewise_linear.unmixing import unmix
+from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
+from unveil.whitebox.network import Network
+
+# From this many neurons in the first layer on the second is first looked for where all of them are active: there one
+# derivative shows all weights of a neuron, elsewhere half of them.
+MANY_NEURONS = 16
+# Unit rows with a smaller singular value are as good as dependent.
+DEPENDENT = 1e-6
+# Of few digits: neurons of the first layer up to which bends behind it are followed one by one; share of what the
+# budget leaves that may be spent on that.
+FOLLOWED, PATIENCE = 128, 0.8
+# Answers per neuron of the last layer, and besides, for a first output layer.
+PER_NEURON, SPARE = 10, 200
+
+
+def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
+    """Leave the layer at hand behind, and read on.
+
+    Exact answers: all other layers, from critical points of their neurons wherever lines meet them. Few digits: those
+    whose hyperplanes can be followed; behind a layer of more than `FOLLOWED` neurons the next one is read as a first
+    layer is, where all neurons before it are active, and the last state is not `over`.
+
+    Args:
+        setup: What all steps share.
+        state: A layer read, signs settled, with answers that do not end behind it.
+
+    Yields:
+        What was read, after every step.
+
+    Queries: those of `read_deeper`, or of `trace_layers` and a fit of all weights.
+    """
+    return _at_critical_points(setup, state) if setup.exact else _followed(setup, state)
+
+
+def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
+    if setup.inputs and not fit_is_cheap(setup, state, state.found.rows.size):
+        # No fit of all weights will make up for what the next layers are read through.
+        state = close_on_paid(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
+    found, layer = state.found, state.layer
+    assert layer is not None
+    setting = Setting.of(setup.probe, setup.log, state.frame, setup.far, setup.fine)
+    given: list[Neuron] = []
+    stations: list[Station] = []
+    many = MANY_NEURONS <= len(found) <= state.frame.d and _independent(found.rows)
+    if many:
+        state, given, stations = _where_all_are_active(setup, state, layer)
+        yield state
+    if state.error < (ROUGH if setup.inputs else setup.fine):
+        yield replace(state, whole=True)
+        return
+    begun = Deeper.begun(layer, found, given, stations)
+    for deeper in read_deeper(setting, begun, setup.most_lines):
+        sizes = [len(w) for w, _ in deeper.layers[1:]] + [len(deeper.candidates.neurons)]
+        told = [{"neurons": k, "lines": len(deeper.lines), "bent": 0} for k in sizes]
+        layers = tuple(deeper.layers) if state.settled else ()
+        now = replace(state, layers=layers, told=(state.told[0], *told), over=True)
+        yield now if deeper.network is None else now.with_network(deeper.network, deeper.residual)
+
+
+def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[Reading, list[Neuron], list[Station]]:
+    """The second layer as it is seen where the whole first one is active, and derivatives from there."""
+    outside, first, probe = state.frame, state.found, setup.probe
+    state = state.left_behind(layer)
+    # The same length of an input moves the neurons more where all of it lies in the span of their rows.
+    size = probe.noise.size * np.sqrt(state.frame.lift.shape[1] / setup.oracle.n)
+    here = Probe(probe.ask, replace(probe.noise, size=size), probe.rng)
+    found = finished(layer_steps(here, state.frame, far=setup.far, most_lines=setup.most_lines))
+    stations: list[Station] = list(zip(found.at, found.slope @ state.frame.M, strict=True))
+    given: list[Neuron] = []
+    if len(found.rows):
+        given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.straight.error, strict=True)]
+        if not setup.inputs:
+            state = close_on_paid(setup, state.with_found(found)).counted()
+        else:
+            second = read_second_layer(SecondLayer.begun(here, setup.log, outside, layer, first, found))
+            if second.network is not None and second.residual < ROUGH:
+                now = {"neurons": len(second.found.rows), "lines": len(second.found.searched), "bent": 0}
+                state = replace(state, network=second.network, error=second.residual, told=(state.told[0], now))
+    return state, given, stations
+
+
+def _independent(rows: np.ndarray) -> bool:
+    """Whether what these neurons see can be chosen freely: training can make them parallel."""
+    return float(np.linalg.svd(rows, compute_uv=False)[-1]) > DEPENDENT
+
+
+def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
+    frame, found = state.frame, state.found
+    assert state.layer is not None
+    if len(found) > frame.d:
+        yield state.ended()
+        return
+    state = state.left_behind(unmix(frame, found, state.layer))
+    yield state
+    if missing(setup.probe, frame, found):
+        depth = len(state.layers) - 1
+        yield state.ended(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
+        return
+    if not state.frame.reachable():
+        yield state.ended("No input makes all the neurons read so far active, which the next layer needs.")
+        return
+    if state.frame.d > FOLLOWED:
+        return
+    probe, values = positive_values(setup.probe, state.frame)
+    ledger, before = setup.oracle.ledger, state
+    # Something must be left for a network to look at.
+    last = ledger.asked + PATIENCE * ledger.left
+    ends = False
+    for traced in trace_layers(probe, values, setup.most_layers - 1, lambda: ledger.asked > last):
+        told = [{"neurons": len(w), "lines": len(traced.lines), "bent": len(traced.bends)} for w, _ in traced.layers]
+        layers, ends = (*before.layers, *traced.layers), traced.ends
+        state = replace(before, layers=layers, partial=traced.unknown, told=(*before.told, *told))
+        yield state
+    if state.partial is not None:
+        count = len(state.partial[1])
+        state = replace(
+            state, why=(*state.why, f"{count} neurons of layer {len(state.layers) + 1} were read, but not all.")
+        )
+    yield _ended(setup, state).ended() if ends else state.ended()
+
+
+def _ended(setup: Setup, state: Reading) -> Reading:
+    """The output layer behind those read, and a fit of all of them; whether that explains the answers.
+
+    Queries: `RATIO` per parameter, fewer with several outputs, and as many again at most to meet every neuron on either
+        side.
+    """
+    probe, layers = setup.probe, list(state.layers)
+    k = len(layers[-1][1])
+    x, y = fresh(setup, state, PER_NEURON * k + SPARE)
+    F = np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1)
+    out = np.linalg.lstsq(F, y, rcond=None)[0]
+    network = Network.from_weights([*layers, (out[:k].T, out[k])], shape=setup.oracle.shape)
+    x, y = fresh_on_both_sides(setup, state, network)
+    sigma = float(np.sqrt((probe.noise.at(x) ** 2).mean()))
+    network, rms = fit(network, x, y, noise=STEADY * sigma)
+    # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
+    smaller = without_idle(network, x, probe.noise.at(x))
+    if smaller.widths != network.widths:
+        network, rms = fit(smaller, x, y, noise=STEADY * sigma)
+    told = tuple({**each, "neurons": layer.neurons} for each, layer in zip(state.told, network.layers, strict=False))
+    return replace(state, network=network, told=told, whole=rms < CONVINCING * float(y.std()))

@@ -1,0 +1,221 @@
+"""close_on_fresh: a layer as the last hidden one, fitted to fresh answers, where these have few digits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.fitting.affine_part import with_linear_part
+from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.output_layer import Layer, Weights, after
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.sign_recovery import by_share, weakest_turned
+from unveil.whitebox.network import Network
+
+# Answers per parameter in the fit; several answers to one question tell less than as many to several.
+RATIO, RATIO_OF_MANY = 2.0, 3.0
+# Share of the answers' spread that the coarse rows may leave for the fit to be tried; where there are so many bent
+# hyperplanes per straight one that another layer seems to lie behind; and of a fit, in standard deviations of answers.
+PROMISING, CONVINCING, FITS = 0.3, 0.03, 3.0
+DEEPER = 0.2
+# Points on either side of a first-layer neuron, per input and output, and besides; and how many times as far out every
+# fourth point of a fit lies as a user would draw it.
+OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
+# Answers per unknown of an output layer, and besides; every fourth is not fitted but held against it.
+PLENTY, SPARE, HELD_OUT = 4, 100, 4
+# Points at once towards which lines are laid.
+WRONG = 4
+# How many of its expected errors a fit that leaves something may move a row, and the least error of one.
+FREE, LEAST = 6.0, 1e-7
+# Signs of the weakest neuron are the other way round where that leaves less than this share of the error.
+HALF = 0.5
+# Errors of a step of the fit that end it, in standard deviations of an answer.
+STEADY = 0.1
+
+
+class _Closed(NamedTuple):
+    """An output layer behind a layer: where it was asked, what it leaves there, and of the spread elsewhere."""
+
+    x: Float[np.ndarray, "N n"]
+    out: Float[np.ndarray, "q m"]
+    off: Float[np.ndarray, "N m"]
+    left: float
+
+
+def close_on_fresh(setup: Setup, state: Reading) -> Reading:
+    """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
+
+    Queries: `RATIO` per parameter, fewer with several outputs.
+    """
+    found, frame = state.found, state.frame
+    rows, bias = layer = turned(frame, found)
+    state = replace(state, layer=layer, settled=len(rows) <= frame.d)
+    k, m = len(rows), setup.probe.m
+    # In a box some neurons are active all over it.
+    more = k > frame.d or not frame.free
+    closed = _output_layer(setup, state, rows, bias, frame.d if more else 0)
+    most = CONVINCING if len(found.bent) > DEEPER * k + 2 else PROMISING
+    if closed.left > CONVINCING and not more:
+        # So it is where neurons slope on both sides of their hyperplanes.
+        sloped = _output_layer(setup, state, rows, bias, frame.d)
+        if sloped.left <= CONVINCING:
+            more, closed = True, sloped
+    if closed.left > most:
+        # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
+        wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")[:WRONG]]
+        return replace(state, whole=False, lacking=False, wrong=wrong)
+    ending: Weights = [(rows, bias), (closed.out[:k].T, closed.out[k])]
+    if more:
+        ending = with_linear_part(ending, closed.out[k + 1 :].T)
+    network = Network.from_weights([*state.layers, *ending], shape=setup.oracle.shape)
+    if state.layers:
+        x, y = fresh_on_both_sides(setup, state, network)
+    else:
+        x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
+    sigma = float(np.sqrt((setup.probe.noise.at(x) ** 2).mean()))
+    network, rms = fit(network, x, y, noise=STEADY * sigma)
+    if state.layers:
+        return _fitted(state, found, network, lacking=False)
+    if not more and rms > FITS * sigma:
+        # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
+        other, less = fit(weakest_turned(network), x, y, noise=STEADY * sigma)
+        if less < HALF * rms:
+            network, rms = other, less
+    fits = rms <= FITS * sigma
+    return _fitted(state, _sharpened(network, found, rms, fits), network, lacking=not fits and (more or k < frame.d))
+
+
+def _fitted(state: Reading, found: LayerFound, network: Network, *, lacking: bool) -> Reading:
+    state = replace(state.with_found(found), network=network, whole=True, lacking=lacking)
+    return replace(state, wrong=state.wrong[:0])
+
+
+def _answers(network: Network) -> int:
+    """Answers for a fit of all its weights."""
+    return int((RATIO if network.m == 1 else RATIO_OF_MANY) * parameters(network) / network.m)
+
+
+def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarray, linear: int) -> _Closed:
+    """An output layer behind these neurons, with the coefficients of so many coordinates besides.
+
+    With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z,
+    and a linear part is left over.
+
+    Queries: `PLENTY (k + 1 + linear) + SPARE`
+    """
+    x, y = fresh(setup, state, PLENTY * (len(rows) + 1 + linear) + SPARE, (rows, bias), BESIDES)
+    h = after(list(state.layers), x)
+    z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if linear else [])]
+    F = np.concatenate(z, axis=1)
+    fitting = np.arange(len(x)) % HELD_OUT > 0
+    out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
+    spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
+    off = F @ out - y
+    return _Closed(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
+
+
+def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> LayerFound:
+    """With rows as good as what the fit leaves allows."""
+    layer, last, k, old = network.layers[0], network.layers[-1], len(found), found.straight
+    size = np.maximum(np.linalg.norm(layer.weights[:k], axis=1), 1e-300)
+    rows, bias, jump = layer.weights[:k] / size[:, None], layer.bias[:k] / size, (last.weights[:, :k] * size).T
+    error = np.maximum(rms / np.maximum(np.linalg.norm(jump, axis=1), 1e-300), LEAST)
+    # Where neurons are missing the others are drawn towards what these lack: further than a row's own error is no
+    # sharpening.
+    turn = np.sign(np.einsum("kd,kd->k", rows, old.rows))
+    near = np.linalg.norm(turn[:, None] * rows - old.rows, axis=1) <= FREE * old.error
+    better = near | fits
+    kept = better[:, None]
+    return found.with_rows(
+        Hyperplanes(
+            np.where(kept, rows, old.rows),
+            np.where(better, bias, old.bias),
+            np.where(kept, jump, old.jump),
+            np.where(better, error, old.error),
+            old.at,
+        )
+    )
+
+
+def fresh(
+    setup: Setup, state: Reading, count: int, layer: Layer | None = None, need: int = 0
+) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+    """This many points and answers; those asked before serve again.
+
+    Args:
+        setup: Asks.
+        state: Keeps them.
+        count: Points at least.
+        layer: Rows and biases of a layer; a first one is to have points on either side of each neuron.
+        need: Points wanted there.
+    """
+    oracle, rng = setup.oracle, setup.probe.rng
+    x = np.concatenate([np.empty((0, oracle.n)), *state.fresh.x])
+    more = oracle.sample(max(0, count - len(x)), rng)
+    if oracle.within is None:
+        more[::4] *= FURTHER
+    if layer is not None and not state.layers:
+        more = np.concatenate([more, on_rare_sides(*layer, np.concatenate([x, more]), need, rng)])
+    if len(more):
+        more = oracle.nearest(more)
+        state.fresh.keep(more, setup.probe.ask(more))
+    return state.fresh.all()
+
+
+def fresh_on_both_sides(
+    setup: Setup, state: Reading, network: Network
+) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+    """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side.
+
+    Queries: `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most
+    """
+    x, _ = fresh(setup, state, _answers(network))
+    aside = setup.oracle.nearest(both_sides(network, x))
+    moved = (aside != x).any(axis=1)
+    if moved.any():
+        state.fresh.keep(aside[moved], setup.probe.ask(aside[moved]))
+    return state.fresh.all()
+
+
+def on_rare_sides(
+    rows: Float[np.ndarray, "k n"],
+    bias: Float[np.ndarray, " k"],
+    x: Float[np.ndarray, "N n"],
+    need: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "more n"]:
+    """More points, so that each of these hyperplanes has as many on either side as are needed.
+
+    Args:
+        rows: Unit normals.
+        bias: Offsets.
+        x: Points that there are.
+        need: Points wanted on each side.
+        rng: Picks those that are moved, and how far.
+    """
+    z = x @ rows.T + bias
+    out = [x[:0]]
+    for i in range(len(rows)):
+        for side in (1.0, -1.0):
+            lack = need - int((side * z[:, i] > 0).sum())
+            if lack > 0:
+                few = rng.integers(len(x), size=lack)
+                goal = side * rng.uniform(0.2, 1.5, lack) * max(float(z[:, i].std()), 1e-300)
+                out.append(x[few] + (goal - z[few, i])[:, None] * rows[i])
+    return np.concatenate(out)
+
+
+def turned(frame: Frame, found: LayerFound) -> Layer:
+    """Rows and biases with positive sides active, as far as derivatives tell."""
+    rows, bias = found.rows, found.bias
+    if len(rows) > frame.d:
+        return rows, bias
+    side = by_share(rows, frame.values(found.at) @ rows.T + bias, found.slope)
+    return rows * side[:, None], bias * side

@@ -1,0 +1,152 @@
+"""Reading: what was read of a ReLU network so far, handed from step to step, and what all steps share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.output_layer import Asked, Layer, Weights
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.whitebox.network import Network
+
+# Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
+# rounding, but at least so much; of ones with few digits in units of it.
+FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
+
+# Numbers kept of answers for fits.
+EVERYTHING = 1 << 40
+
+
+class Setup(NamedTuple):
+    """What all steps of a reading share.
+
+    Attributes:
+        probe: Asks.
+        log: What it asked.
+        far: How far lines reach.
+        most_lines: Lines per layer.
+        most_layers: Hidden layers after which it gives up.
+        inputs: If the reading is along a few directions of the inputs only, how many inputs there are; else 0.
+    """
+
+    probe: Probe
+    log: Asked
+    far: float
+    most_lines: int
+    most_layers: int
+    inputs: int = 0
+
+    @property
+    def oracle(self) -> Oracle:
+        """Where fresh points come from."""
+        return self.log.oracle
+
+    @property
+    def exact(self) -> bool:
+        """Whether answers come with all their digits."""
+        return self.probe.noise.exact
+
+    @property
+    def size(self) -> float:
+        """Length of a typical input."""
+        return self.probe.noise.size
+
+    @property
+    def fine(self) -> float:
+        """Errors of a network that explains the answers, in units of the largest one."""
+        relative = self.probe.noise.relative
+        return max(FINEST, FINE * float(np.sqrt(relative))) if self.exact else FINE_OF_FEW * relative
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read so far.
+
+    Attributes:
+        frame: The coordinates of the layer being read.
+        found: Its hyperplanes.
+        fresh: Answers that fits are made to, besides those paid for by lines and derivatives; kept by all states.
+        layers: Read whole, signs settled, and left behind.
+        first: Hyperplanes of the first layer.
+        layer: The layer being read as rows and biases, active where positive.
+        settled: Whether the signs of `layer` are known.
+        network: The best whole network, if there is any.
+        error: Its error on what was asked, in units of the largest answer; infinite where answers have few digits.
+        whole: Whether `network` was read to its end.
+        over: Whether nothing more can be read.
+        fitted: Whether all weights were fitted to fresh answers in the end.
+        lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
+        wrong: Where it does not explain them.
+        confirmed: How many rows of the first layer were met again at fresh places; these come first.
+        partial: Rows and biases of the next layer, of which not all neurons were read; up to sign.
+        directions: Along how many directions of the inputs the network is being read first; 0 where along all.
+        told: Of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met.
+        why: What was chosen on the way.
+    """
+
+    frame: Frame
+    found: LayerFound
+    fresh: Asked
+    layers: tuple[Layer, ...] = ()
+    first: LayerFound | None = None
+    layer: Layer | None = None
+    settled: bool = False
+    network: Network | None = None
+    error: float = np.inf
+    whole: bool = False
+    over: bool = False
+    fitted: bool = False
+    lacking: bool = False
+    wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
+    confirmed: int = 0
+    partial: Layer | None = None
+    directions: int = 0
+    told: tuple[dict[str, int], ...] = ()
+    why: tuple[str, ...] = ()
+
+    @classmethod
+    def begun(cls, setup: Setup, frame: Frame) -> Reading:
+        """Before anything was asked."""
+        return cls(frame, LayerFound.nothing(frame, setup.probe.m), Asked(setup.oracle, most=EVERYTHING))
+
+    @property
+    def first_layer(self) -> Layer | None:
+        """Rows and biases of the first layer as far as they were read, up to sign."""
+        if self.layers:
+            return self.layers[0]
+        return None if self.first is None else (self.first.rows, self.first.bias)
+
+    def with_found(self, found: LayerFound) -> Reading:
+        """With what was read of this layer now."""
+        return replace(self, found=found, first=self.first if self.layers else found)
+
+    def with_network(self, network: Network, error: float) -> Reading:
+        """With this network, if it is better than the best so far."""
+        return replace(self, network=network, error=error) if error < self.error else self
+
+    def closed(self, layer: Layer, settled: bool, error: float, weights: Weights, why: tuple[str, ...]) -> Reading:
+        """With the layer being read as it came out of a network with these weights that ends behind it."""
+        state = replace(self, layer=layer, settled=settled, why=why)
+        return state.with_network(Network.from_weights(weights), error) if error < self.error else state
+
+    def counted(self) -> Reading:
+        """With what there is to tell of the layer being read, in place of what was told of it before."""
+        found = self.found
+        now = {"neurons": len(found), "lines": found.lines, "bent": len(found.bent)}
+        return replace(self, told=(*self.told[: len(self.layers)], now))
+
+    def left_behind(self, layer: Layer) -> Reading:
+        """With this layer read whole, in the coordinates of its values where all of its neurons are active."""
+        frame = self.frame.after(*layer)
+        nothing = LayerFound.nothing(frame, self.found.straight.jump.shape[1])
+        return replace(self, layers=(*self.layers, layer), frame=frame, found=nothing, layer=None, wrong=self.wrong[:0])
+
+    def ended(self, *why: str) -> Reading:
+        """When nothing more can be read, and why."""
+        return replace(self, over=True, why=(*self.why, *why))

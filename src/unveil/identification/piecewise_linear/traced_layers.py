@@ -1,0 +1,284 @@
+"""trace_layers: the layers behind the first from answers with few digits, from hyperplanes that are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros
+from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, Followed, follow
+from unveil.identification.piecewise_linear.normals import expected_error, inside
+from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.probe import Probe
+
+# Lines searched at a time, and most per layer; how far they reach.
+LINES, MOST_LINES, FAR = 4, 80, 1e3
+# Normals with larger errors are not followed.
+VAGUE = 0.1
+# Deviations, and distance relative to 1 + |x|, within which a breakpoint is a known neuron's.
+NEAR, SAME = 6.0, 1e-5
+# Share of the derivatives that must be sums of a layer's active neurons for it to be whole.
+WHOLE = 0.95
+# Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
+# are left; and the rounds after which it is given up.
+CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
+# Share of the places where a neuron must bend lines that were searched, and does.
+OFTEN = 0.7
+# Neurons whose known weights differ less are one.
+ALIKE = 0.03
+# Share of the answers' spread that may be left behind the last layer.
+ENDS = 0.01
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What was read behind the first layer, in the coordinates of its values, all of them positive.
+
+    Attributes:
+        layers: Read whole, signs settled.
+        spreads: Covariances of the errors of each layer's rows, biases at the end.
+        partial: Neurons of the next one, signs unknown.
+        whole: All of it, signs settled, once that is known.
+        looked: Which of `bends` were followed for this layer.
+        lines: Searched.
+        stations: Where derivatives were measured.
+        bends: Hyperplanes met on lines that no layer explains.
+        ends: Whether nothing lies behind the last of `layers`.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    spreads: tuple[np.ndarray, ...] = ()
+    partial: tuple[Followed, ...] = ()
+    whole: Layer | None = None
+    looked: frozenset[int] = frozenset()
+    lines: tuple[Line, ...] = ()
+    stations: tuple[Station, ...] = ()
+    bends: tuple[Bend, ...] = ()
+    ends: bool = False
+
+    @property
+    def unknown(self) -> Layer | None:
+        """Rows and biases of the next layer's neurons, up to sign; None if there are none."""
+        if not self.partial:
+            return None
+        return np.array([one.weights for one in self.partial]), np.array([one.bias for one in self.partial])
+
+    def left_behind(self, layer: Layer) -> Traced:
+        """With this layer read whole."""
+        spreads = (*self.spreads, np.array([one.spread for one in self.partial]))
+        layers = (*self.layers, layer)
+        return replace(self, layers=layers, spreads=spreads, partial=(), looked=frozenset(), whole=None)
+
+
+def positive_values(probe: Probe, frame: Frame) -> tuple[Probe, Frame]:
+    """The first layer's values as inputs: how they are asked, and where they may be.
+
+    Args:
+        probe: Asks inputs.
+        frame: Where all neurons of the first layer are active.
+    """
+    d = frame.d
+    stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
+    noise = probe.noise
+    noise = Rounding(noise.floor, noise.size / stretch, noise.relative, noise.straight)
+    eye = np.eye(d)
+    inner = Frame(eye, np.zeros(d), eye, eye, np.zeros(d), eye, np.zeros(d))
+    return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), inner
+
+
+def trace_layers(probe: Probe, frame: Frame, most_layers: int, enough: Callable[[], bool]) -> Iterator[Traced]:
+    """Layer after layer until one is the last, cannot be read whole, or enough was asked.
+
+    Args:
+        probe: Asks values of the first layer.
+        frame: Where these may be.
+        most_layers: Layers at most.
+        enough: Whether enough was asked.
+
+    Yields:
+        What was read, after every step.
+
+    Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of `derivatives` beside breakpoints that
+        no neuron explains, and of `follow` for each of these.
+    """
+    state = Traced()
+    for _ in range(most_layers):
+        now = state
+        for now in _next_layer(probe, frame, state, enough):
+            yield now
+        if now.whole is None:
+            return
+        state = now.left_behind(now.whole)
+        state = replace(state, ends=_last(probe, frame, state))
+        yield state
+        if state.ends:
+            return
+
+
+def _next_layer(probe: Probe, frame: Frame, state: Traced, enough: Callable[[], bool]) -> Iterator[Traced]:
+    """What was read of the next layer, until it is whole or nothing new is met."""
+    quiet = searched = 0
+    while searched < MOST_LINES and quiet < LOST:
+        had = len(state.partial)
+        behind = _behind(probe, frame, state)
+        fresh = [i for i in range(len(state.bends)) if i not in state.looked]
+        for i in sorted(fresh, key=lambda i: state.bends[i].error):
+            if enough():
+                return
+            state = replace(state, looked=state.looked | {i})
+            seen = state.bends[i]
+            if _explained(behind, seen.x[None], np.zeros(1), state.partial)[0]:
+                continue
+            one = follow(behind, seen, probe.rng)
+            if one is not None:
+                state = replace(state, partial=_with(state.partial, one))
+                yield state
+        met = tuple(one for one in state.partial if _met(state, one) >= OFTEN)
+        state = replace(state, partial=met)
+        quiet = 0 if len(met) > had else quiet + 1
+        if quiet >= CALM:
+            least = WHOLE if quiet < QUIET else NEARLY
+            if (summed := active_sums(behind, state.stations, state.partial, least)) is not None:
+                kept, layer = summed
+                of_layer = tuple(one for one, stays in zip(state.partial, kept, strict=True) if stays)
+                yield replace(state, partial=of_layer, whole=layer)
+                return
+        state = _search(probe, frame, state)
+        yield state
+        searched += LINES
+
+
+def _behind(probe: Probe, frame: Frame, state: Traced) -> Behind:
+    length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in state.lines)
+    spacing = length / max(1, sum(len(each.t) for each in state.lines))
+    return Behind(probe.ask, frame, list(state.layers), list(state.spreads), probe.noise, float(spacing))
+
+
+def _explained(
+    behind: Behind, x: Float[np.ndarray, "N d"], width: Float[np.ndarray, " N"], found: tuple[Followed, ...]
+) -> Bool[np.ndarray, " N"]:
+    """Which of these breakpoints, known to within a width, are known neurons'."""
+    slack = SAME * (1 + np.linalg.norm(x, axis=1)) + width
+    out = np.zeros(len(x), dtype=bool)
+    if not len(x):
+        return out
+    for k in range(len(behind.layers)):
+        there = replace(behind, layers=behind.layers[: k + 1]).see(x)
+        size = np.linalg.norm(replace(there, on=np.ones_like(there.on)).moves(), axis=2)
+        out |= (np.abs(there.sums[-1]) <= slack[:, None] * size).any(axis=1)
+    if found:
+        there = behind.see(x)
+        h, on = there.h, there.on
+        g = np.concatenate([h, np.ones((len(x), 1))], axis=1)
+        for one in found:
+            rate = np.linalg.norm(there.back(one.weights * on), axis=1)
+            doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g))
+            blind = (on & ~one.known).any(axis=1)
+            out |= ~blind & (np.abs(h @ one.weights + one.bias) <= NEAR * doubt + slack * rate)
+    return out
+
+
+def _met(state: Traced, one: Followed) -> float:
+    """Share of the places where this neuron must bend lines and they were seen to bend."""
+    should = were = 0
+    for line in state.lines:
+        t, h = along(list(state.layers), line.base, line.direction, line.low, line.high)
+        at, piece, _ = zeros(t, (h @ one.weights + one.bias)[:, None])
+        active = np.maximum(h[piece], h[piece + 1]) > 0
+        blind = active @ ~one.known if state.layers else np.zeros(len(at), dtype=bool)
+        at, piece = at[~blind], piece[~blind]
+        g = np.concatenate([h[piece], np.ones((len(piece), 1))], axis=1)
+        rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
+        doubt = NEAR * np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g)) / np.maximum(rate, 1e-300)
+        off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
+        should += len(at)
+        were += int((off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10).sum())
+    return were / should if should else 1.0
+
+
+def _search(probe: Probe, frame: Frame, state: Traced) -> Traced:
+    """With more lines, and derivatives beside breakpoints that no neuron explains."""
+    base, direction, low, high = frame.lines(LINES, FAR, probe.rng)
+    for line in line_search(probe.ask, base, direction, low, high, probe.noise, probe.rng):
+        state = replace(state, lines=(*state.lines, line))
+        behind = _behind(probe, frame, state)
+        width = 3 * line.width * np.linalg.norm(line.direction)
+        wanted = ~_explained(behind, line.points, width, state.partial)
+        wanted &= expected_error(frame, line, probe.noise) < VAGUE
+        state = _with_normals(probe, behind, state, line, np.flatnonzero(wanted))
+    return state
+
+
+def _with_normals(probe: Probe, behind: Behind, state: Traced, line: Line, wanted: np.ndarray) -> Traced:
+    """With normals at these breakpoints from derivatives on both sides, along what moves the layers known."""
+    pieces = np.unique(np.concatenate([wanted, wanted + 1]))
+    where, radius = inside(line, pieces)
+    slopes: dict[int, Station] = {}
+    x, radius = line.inputs(where), radius * np.linalg.norm(line.direction)
+    for piece, at, r in zip(pieces, x, radius, strict=True):
+        station = _derivative(probe, behind, at, r)
+        if station is not None:
+            slopes[int(piece)] = station
+    bends: list[Bend] = []
+    for p in wanted:
+        if p not in slopes or p + 1 not in slopes:
+            continue
+        before, after = slopes[p], slopes[p + 1]
+        jump = line.jump[p]
+        if not jump.any():
+            continue
+        normal = jump @ (after.slope - before.slope) / (jump @ jump)
+        size = float(np.linalg.norm(normal))
+        if size == 0:
+            continue
+        d = len(normal)
+        error = float(np.hypot(before.error, after.error)) * np.sqrt(d) / (float(np.linalg.norm(jump)) * size)
+        off = abs(float(normal @ line.direction) - 1) / (size * np.linalg.norm(line.direction) / np.sqrt(d))
+        if error < VAGUE and off <= 5 * error + 0.05:
+            bends.append(Bend(line.points[p], normal / size, error, jump * size))
+    return replace(state, bends=(*state.bends, *bends), stations=(*state.stations, *slopes.values()))
+
+
+def _derivative(probe: Probe, behind: Behind, x: np.ndarray, radius: float) -> Station | None:
+    span = row_space(behind.see(x[None]).moves()[0]) if behind.layers else np.eye(len(x))
+    if not span.shape[1]:
+        return None
+    # A random step along r directions is as long as its coordinates together.
+    room = np.array([radius / np.sqrt(span.shape[1])])
+    slope, error = derivatives(probe, across(span), x[None], room)
+    return Station(x, slope[0] @ span.T, float(error[0])) if np.isfinite(error[0]) else None
+
+
+def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
+    """Whether the answers are a linear function of the last layer's values.
+
+    Queries: `3 k + 60`
+    """
+    k = len(state.layers[-1][1])
+    x = frame.sample(3 * k + 60, probe.rng)
+    y = probe.ask(x)
+    F = np.concatenate([_behind(probe, frame, state).see(x).h, np.ones((len(x), 1))], axis=1)
+    fitted = np.arange(len(x)) % 3 > 0
+    out = np.linalg.lstsq(F[fitted], y[fitted], rcond=None)[0]
+    left = y[~fitted] - F[~fitted] @ out
+    return bool(float(np.sqrt((left**2).mean())) <= ENDS * float(y.std()))
+
+
+def _with(found: tuple[Followed, ...], new: Followed) -> tuple[Followed, ...]:
+    """With one more neuron, or with more of one that was found before."""
+    for i, old in enumerate(found):
+        both = old.known & new.known
+        a, b = old.weights[both], new.weights[both]
+        size = np.linalg.norm(a) * np.linalg.norm(b)
+        if both.sum() > 2 and size > 0 and abs(a @ b) > (1 - ALIKE**2 / 2) * size:
+            return (*found[:i], new, *found[i + 1 :]) if new.known.sum() > old.known.sum() else found
+    return (*found, new)

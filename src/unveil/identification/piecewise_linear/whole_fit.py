@@ -1,0 +1,65 @@
+"""finish_exact: the last digits of all weights, and networks without a hidden layer, from exact answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.fitting.design import finish
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.whitebox.network import Network
+
+# Answers per parameter for fitting all of them along a few directions, how far out they are, and steps; how many such
+# answers are too many, and what they may cost beside the first layer's weights along all inputs.
+ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
+MANY_ANSWERS, CHEAP = 6000, 1.0
+# A network further than this from the answers, relative to the largest, is not worth any more of them.
+USELESS = 0.02
+# Points whose answers sharpen a network that is read along all inputs.
+POOL = 2000
+
+
+def finish_exact(setup: Setup, state: Reading) -> Reading:
+    """With all weights fitted at once along a few directions where that is cheap, else each to its last digits.
+
+    Queries: `ANSWERS` per parameter, or those of `finish`
+    """
+    network = state.network
+    if network is None:
+        return replace(state, network=_affine(setup))
+    if state.error > USELESS or (setup.inputs and len(network.layers) == 2):
+        return state
+    if len(network.layers) > 2 and fit_is_cheap(setup, state, parameters(network)):
+        x = setup.oracle.sample(int(ANSWERS * parameters(network) / network.m), setup.probe.rng)
+        x = both_sides(network, x * setup.probe.rng.choice(SCALES, size=(len(x), 1)))
+        noise = float(setup.probe.noise.floor.max())
+        return replace(state, network=fit(network, x, setup.probe.ask(x), noise=noise, steps=FITS)[0], fitted=True)
+    if state.over:
+        # Behind the first layer weights were fitted as they were read.
+        return state
+    pool = setup.oracle.sample(POOL, setup.probe.rng)
+    return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
+
+
+def fit_is_cheap(setup: Setup, state: Reading, unknowns: int) -> bool:
+    """Whether answers for that are few beside what the first layer's weights along all other inputs take.
+
+    Args:
+        setup: What the reading is made along.
+        state: What was read.
+        unknowns: Numbers to be fitted.
+    """
+    first, m = state.first, setup.probe.m
+    count = int(ANSWERS * unknowns / m)
+    return first is not None and count <= min(MANY_ANSWERS, CHEAP * setup.inputs * len(first.rows) / m)
+
+
+def _affine(setup: Setup) -> Network:
+    """No neuron bends anything."""
+    x, y = setup.log.all()
+    solution = np.linalg.lstsq(np.concatenate([x, np.ones((len(x), 1))], axis=1), y, rcond=None)[0]
+    return Network.from_weights([(solution[:-1].T, solution[-1])])

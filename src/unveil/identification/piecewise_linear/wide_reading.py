@@ -1,0 +1,86 @@
+"""read_inputs: a network of many inputs, first along a few directions of them, then along all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.blackbox.line import Line
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.critical_point import search
+from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.layer import THROUGH
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading import read_network
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.whitebox.network import Network
+
+# With one output and with several: rows that came out badly along a few directions are measured again, for this share
+# of the first layer's queries at most.
+AGAIN = (0.015, 0.1)
+
+
+def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
+    """All layers of a network.
+
+    Of `MANY` inputs free of a box, exact answers: along a few directions first, as many as a line shows neurons; if
+    the first layer's weights along all others do not follow from there, along all.
+
+    Args:
+        setup: What all steps share.
+        frame: The inputs.
+
+    Yields:
+        What was read after every step.
+
+    Queries: those of `read_network`, along few directions or all; of `widen` in the first case
+    """
+    start: Line | None = None
+    if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
+        start = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
+        directions = None if start is None else Directions.along(start, setup.probe.rng)
+        if start is not None and directions is not None:
+            yield replace(Reading.begun(setup, frame), directions=directions.few.shape[1])
+            widened = _widened(setup, frame, directions, start)
+            if widened is not None:
+                yield widened
+                return
+    yield from read_network(setup, frame, start)
+
+
+def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) -> Reading | None:
+    """The network along a few directions, then along all; None if that fails."""
+    log = Asked(Narrow(setup.oracle, directions))
+    probe = Probe(log, directions.rounding(setup.probe.noise), setup.probe.rng)
+    inner = setup._replace(probe=probe, log=log, inputs=setup.oracle.n)
+    p = directions.few.shape[1]
+    for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
+        along = state
+    few, first = along.network, along.first
+    if few is None or first is None or len(few.layers) < 2:
+        return None
+    again, seen = _doubtful(few, first.straight, setup.oracle.n)
+    where = stations(few, again, setup.probe.rng)
+    wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
+    if not wide:
+        return None
+    return replace(Reading.begun(setup, frame), directions=p, network=wide, whole=True, told=along.told, why=along.why)
+
+
+def _doubtful(network: Network, planes: Hyperplanes, n: int) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "k p"]]:
+    """The rows of a network with one hidden layer that came out worst, and a point on the hyperplane of each row."""
+    k, p = planes.rows.shape
+    again, seen = np.zeros(network.layers[0].neurons, dtype=bool), np.zeros((network.layers[0].neurons, p))
+    if len(network.layers) == 2:
+        many = network.m > 1
+        seen[:k] = planes.at
+        most = network.m * max(1, int(AGAIN[many] * n * k / (network.m * p)))
+        worst = np.argsort(-planes.error)[:most]
+        again[worst] = planes.error[worst] > THROUGH[many][1]
+    return again, seen

@@ -1,0 +1,172 @@
+"""The rooms of a ReLU network's reading, against networks whose weights are known: closing a layer, fits, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, relu_net, single
+from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.fresh_closing import close_on_fresh
+from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.paid_closing import close_on_paid
+from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading import contradicted, lines_to, read_network
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+
+SIZES = (8, 5, 2)
+
+
+def begun(weights: Weights, dtype: type, rng: np.random.Generator) -> tuple[Setup, Reading]:
+    """The first layer's true hyperplanes with random signs, and derivatives at random places."""
+    n = weights[0][0].shape[1]
+    log = Asked(uv.as_oracle(relu_net(weights, dtype), n))
+    noise = rounding(log, rng.standard_normal((4, n)), log.oracle.resolution, rng)
+    setup = Setup(Probe(log, noise, rng), log, 20.0, 24, 8)
+    (W, b), (V, _) = weights[:2]
+    size = np.linalg.norm(W, axis=1)
+    sign = rng.choice([-1.0, 1.0], len(b))
+    rows, bias = sign[:, None] * W / size[:, None], sign * b / size
+    x = rng.standard_normal((40, n))
+    log(x)
+    at = -bias[:, None] * rows
+    jump = sign[:, None] * (V.T if len(weights) == 2 else np.ones((len(b), weights[-1][0].shape[0]))) * size[:, None]
+    frame = Frame.of_input(n, None)
+    found = LayerFound.nothing(frame, len(weights[-1][1]))
+    found = found.with_straight(Hyperplanes(rows, bias, jump, np.full(len(b), 1e-9), at))
+    found = found.with_derivatives(x, relu_gradients(weights, x))
+    return setup, Reading.begun(setup, frame).with_found(found)
+
+
+@pytest.mark.parametrize(("close", "dtype"), [(close_on_paid, np.float64), (close_on_fresh, np.float32)])
+def test_a_layer_is_closed_with_its_signs_and_the_network_behind(close: object, dtype: type) -> None:
+    right = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = single(random_weights(SIZES, rng, bias=0.5))
+        setup, state = begun(weights, dtype, rng)
+        before = setup.oracle.ledger.asked
+        closed = close(setup, state)  # type: ignore[operator]
+        assert closed.layer is not None
+        assert closed.network is not None
+        assert closed.settled
+        # Exact answers that are already paid for are enough.
+        assert setup.exact == (setup.oracle.ledger.asked == before)
+        truth = uv.Network.from_weights(weights)
+        x = rng.standard_normal((100, SIZES[0]))
+        off = np.abs(closed.network(x) - truth(x)).max() / truth(x).std()
+        same = (np.sign((closed.layer[0] * weights[0][0]).sum(axis=1)) > 0).all()
+        right.append(bool(same and off < (1e-9 if setup.exact else 1e-5)))
+    assert_rate(right, 0.9)
+
+
+def test_a_layer_with_another_one_behind_is_not_taken_for_the_last() -> None:
+    for dtype, close in ((np.float64, close_on_paid), (np.float32, close_on_fresh)):
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            setup, state = begun(single(random_weights((8, 6, 5, 2), rng, bias=0.5)), dtype, rng)
+            closed = close(setup, state)
+            assert not closed.whole
+            assert closed.error > setup.fine
+
+
+def test_lines_to_where_a_network_is_wrong_cross_the_neuron_that_it_lacks() -> None:
+    crossed = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((12, 6, 2), rng, bias=0.5)
+        (W, b), (V, c) = weights
+        b[0] = -2.5 * np.linalg.norm(W[0])  # active at one usual input in hundreds
+        setup, state = begun(weights, np.float64, rng)
+        lacking = uv.Network.from_weights([(W[1:], b[1:]), (V[:, 1:], c)])
+        assert not len(contradicted(setup, replace(state, network=uv.Network.from_weights(weights), error=0.0)).wrong)
+        wrong = contradicted(setup, replace(state, network=lacking, error=0.0)).wrong
+        assert len(wrong)
+        assert (wrong @ W[0] + b[0] > 0).all()
+        for line in lines_to(setup, state.frame, wrong[:5]):
+            crossed.append(np.abs((line.points @ W[0] + b[0]) / np.linalg.norm(W[0])).min(initial=1.0) < 1e-9)
+    assert_rate(crossed, 0.9)
+
+
+def test_states_are_not_changed_by_later_ones() -> None:
+    rng = np.random.default_rng(0)
+    log = Asked(uv.as_oracle(relu_net(random_weights((6, 5, 4, 1), rng, bias=0.5)), 6))
+    noise = rounding(log, rng.standard_normal((4, 6)), log.oracle.resolution, rng)
+    states = list(read_network(Setup(Probe(log, noise, rng), log, 100.0, 24, 8), Frame.of_input(6, None)))
+    counts = [len(state.found) for state in states]
+    assert counts[0] == 0
+    assert max(counts) == 5
+    assert states[-1].first is not None
+    assert len(states[-1].first) == 5
+    assert states[-1].network is not None
+    assert states[-1].network.widths == (5, 4, 1)
+
+
+def test_every_neuron_of_every_layer_is_met_on_both_sides() -> None:
+    rng = np.random.default_rng(6)
+    weights = random_weights((30, 14, 9, 6, 3), rng, bias=0.5)
+    for depth in range(3):
+        weights[depth][1][0] = 3.0 * np.linalg.norm(weights[depth][0][0])  # nearly always active
+    network = uv.Network.from_weights(weights)
+    x = rng.standard_normal((600, 30))
+
+    def fewest(points: np.ndarray) -> list[int]:
+        return [int(min((z > 0).sum(axis=0).min(), (z < 0).sum(axis=0).min())) for z in network.preactivations(points)]
+
+    before, after = fewest(x)[:3], fewest(both_sides(network, x))[:3]
+    assert min(before) < 3
+    # Later layers' points may be taken from earlier ones'.
+    assert all(count >= layer.inputs for count, layer in zip(after, network.layers[:-1], strict=True))
+
+
+def followed(rows: np.ndarray, bias: np.ndarray) -> list[Followed]:
+    k, q = rows.shape
+    return [Followed(rows[i], float(bias[i]), np.ones(q, dtype=bool), 1e-12 * np.eye(q + 1)) for i in range(k)]
+
+
+def sums(weights: Weights, rng: np.random.Generator, hide: Sequence[int] = ()) -> tuple[object, Weights]:
+    """What `active_sums` makes of a first layer's neurons with random signs, some of them hidden."""
+    (W, b), n = weights[0], weights[0][0].shape[1]
+    x = rng.standard_normal((60, n))
+    stations = [Station(at, slope, 1e-9) for at, slope in zip(x, relu_gradients(weights, x), strict=True)]
+    noise = rounding(relu_net(weights), x[:4], 1e-7, rng)
+    behind = Behind(relu_net(weights), Frame.of_input(n, None), [], [], noise, 1.0)
+    kept = np.setdiff1d(np.arange(len(b)), hide)
+    size = np.linalg.norm(W[kept], axis=1)
+    sign = rng.choice([-1.0, 1.0], len(kept))
+    return active_sums(
+        behind, stations, followed(sign[:, None] * W[kept] / size[:, None], sign * b[kept] / size), 0.95
+    ), [(W[kept], b[kept])]
+
+
+def test_derivatives_are_sums_of_the_active_neurons_of_a_whole_layer_only() -> None:
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((10, 6, 3), rng, bias=0.3)
+        whole, [(W, _)] = sums(weights, rng)
+        assert whole is not None
+        kept, (rows, _) = whole  # type: ignore[misc]
+        assert kept.all()
+        assert ((rows * W).sum(axis=1) > 0).all()  # signs
+        assert sums(weights, rng, hide=[0])[0] is None
+
+
+def test_a_reading_keeps_the_better_network() -> None:
+    rng = np.random.default_rng(1)
+    setup, state = begun(random_weights(SIZES, rng), np.float64, rng)
+    one, other = (uv.Network.from_weights(random_weights(SIZES, rng)) for _ in range(2))
+    state = state.with_network(one, 0.1)
+    assert state.with_network(other, 0.2) is state
+    assert state.with_network(other, 0.05).network is other
+    assert replace(state, layers=()).first_layer is not None
+    assert setup.fine >= 1e-7
