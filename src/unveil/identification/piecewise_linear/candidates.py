@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.identification.fitting.output_layer import Bends, after, explain
-from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, whole
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, told, whole
+from unveil.identification.piecewise_linear.critical_point import Layer, passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, distinct, merge
@@ -26,6 +27,8 @@ HALF = 0.5
 ROUGH = 1e-5
 # Share of points at which a neuron is as exact as is said.
 USUAL = 0.8
+# So many critical points whose normals a layer passes on show that another one lies behind it.
+BEHIND = 3
 # How often the signs of the same neurons are looked for.
 TRIES = 2
 # Points where a layer is asked whether a neuron is missing, and points among which those that tell signs are chosen.
@@ -39,15 +42,25 @@ def merge_points(setting: Setting, state: Deeper) -> Deeper:
     """
     while True:
         state, met = _merged(state)
-        if state.nearly:
+        # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
+        # then critical points gather that it does not explain.
+        if state.few_open:
             return state
         state, layer = _layer(setting, state, met)
         if layer is None:
             return state
-        bends = Bends(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
-        if explain(bends, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
-            return state.ending(layer)
+        if not _more_behind(state, layer):
+            bends = Bends(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
+            if explain(bends, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
+                return state.ending(layer)
         state = state.behind(layer)
+
+
+def _more_behind(state: Deeper, layer: Layer) -> bool:
+    """Whether critical points that this layer does not explain are mostly of a deeper one, by what it passes on."""
+    seen = state.behind(layer).seen
+    told = [passed for each in seen if (passed := passed_on([*state.layers, layer], each)) is not None]
+    return sum(told) >= BEHIND and 2 * sum(told) > len(told)
 
 
 def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
@@ -87,21 +100,21 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Lay
     for n, should, were, settings in zip(state.candidates.merged, *met, strict=True):
         if n.known.all() and were >= MET * should and (len(n.members) > 1 or n.before is not None):
             (sure if settings >= OFTEN or (n.before is not None and settings >= 2) else perhaps).append(n)
+    if not sure and not perhaps:
+        return state, None
+    pool = _pool(setting, state)
+    stations = told(setting.probe, layers, [*sure, *perhaps], state.stations, pool)
+    state = replace(state, stations=(*state.stations, *stations))
     chosen = whole(layers, sure, perhaps, state.stations)
     if chosen is None:
-        if sure or perhaps:
-            # A line from where they are all to where one is missing meets it.
-            right, wrong = judged(layers, [*sure, *perhaps], state.stations)
-            state = replace(state, right=right, wrong=wrong)
-        return state, None
+        # A line from where they are all to where one is missing meets it.
+        right, wrong = judged(layers, [*sure, *perhaps], state.stations)
+        return replace(state, right=right, wrong=wrong), None
     keys = frozenset(n.key for n in chosen)
     if state.candidates.refuted[keys] >= TRIES:
         return state, None
-    pool = [points.out(POOL, scale) for scale in SCALES[:2]]
-    if len(layers) == 1 and len(layers[0][0]) <= setting.frame.d and setting.frame.free:
-        pool.append(setting.frame.after(*layers[0]).sample(POOL, setting.probe.rng))
     rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
-    layer, stations = signs(setting.probe, layers, (rows, bias), np.concatenate(pool))
+    layer, stations = signs(setting.probe, layers, (rows, bias), pool)
     state, refuted = replace(state, stations=(*state.stations, *stations)), 1
     if layer is not None:
         x = setting.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
@@ -111,6 +124,14 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Lay
             return replace(state, error=max(state.error, *(_doubt(layers, points, n) for n in chosen))), layer
     candidates = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
     return replace(state, candidates=candidates), None
+
+
+def _pool(setting: Setting, state: Deeper) -> Float[np.ndarray, "N n"]:
+    """Where derivatives may be measured."""
+    layer, pool = state.layers[0], [setting.points.out(POOL, scale) for scale in SCALES[:2]]
+    if len(state.layers) == 1 and len(layer[0]) <= setting.frame.d and setting.frame.free:
+        pool.append(setting.frame.after(*layer).sample(POOL, setting.probe.rng))
+    return np.concatenate(pool)
 
 
 def _doubt(layers: list[Layer], points: Points, neuron: Neuron) -> float:

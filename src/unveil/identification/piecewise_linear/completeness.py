@@ -68,6 +68,36 @@ def judged(
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
 
 
+def told(
+    probe: Probe,
+    layers: list[Layer],
+    neurons: list[Neuron],
+    stations: Sequence[Station],
+    pool: Float[np.ndarray, "N n"],
+) -> list[Station]:
+    """Derivatives that could contradict these neurons, where those measured so far are too few for that.
+
+    Queries: `r + 4` per derivative in the r directions in which the layers before move; `TELLING` at most.
+    """
+    lack = TELLING - sum(map(len, judged(layers, neurons, stations)))
+    rows, out = np.array([n.weights for n in neurons]), list[Station]()
+    for x in pool:
+        if lack <= 0:
+            break
+        J = local(layers, x)[1]
+        if np.linalg.matrix_rank(rows @ J) < np.linalg.matrix_rank(J):
+            out += _derivative(probe, J, x)[0]
+            lack -= 1
+    return out
+
+
+def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> tuple[list[Station], float]:
+    """The derivative at one place, if it can be measured there, and its error."""
+    span = row_space(J)
+    slope, error = derivatives(probe, across(span), x[None], np.array([0.05]))
+    return ([(x, slope[0] @ span.T)] if np.isfinite(error[0]) else []), float(error[0])
+
+
 def signs(
     probe: Probe,
     layers: list[Layer],
@@ -99,15 +129,14 @@ def signs(
             continue
         if seen.sum() > 8 * len(rows):
             break
-        span = row_space(J)
-        slope, error = derivatives(probe, across(span), x[None], np.array([0.05]))
-        if not np.isfinite(error[0]):
+        measured, error = _derivative(probe, J, x)
+        if not measured:
             continue
-        stations.append((x, slope[0] @ span.T))
-        parts = rows @ J @ span
-        if not _explains(parts, slope[0], 100 * float(error[0])):
+        stations += measured
+        parts, slope = rows @ J, measured[0][1]
+        if not _explains(parts, slope, 100 * error):
             return None, stations
-        share = np.abs(np.linalg.lstsq(parts.T, slope[0].T, rcond=None)[0]).max(axis=1)
+        share = np.abs(np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1
         largest[up, k] = np.maximum(largest[up, k], share)
     quiet = largest < 10 * EXACT * largest.max()

@@ -17,6 +17,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 Layer = tuple[np.ndarray, np.ndarray]
 # A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.
 SAME_PLACE = 1e-7
+# A normal is one that a layer passes on if no more than this of it is not.
+FOREIGN = 1e-5
 # Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
 SHORT = 1e-4
 
@@ -47,6 +49,19 @@ def local(layers: list[Layer], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, 
         J = np.where(z[:, None] > 0, W @ J, 0)
         h = np.maximum(z, 0)
     return h, J
+
+
+def passed_on(layers: list[Layer], seen: CriticalPoint) -> bool | None:
+    """Whether the last of these layers passes on this normal, as it does those of all layers behind it.
+
+    Returns:
+        None where it passes on all that the layers before it do: there nothing is told.
+    """
+    normal = seen.span @ seen.normal
+    span, before = (row_space(local(some, seen.x)[1]) for some in (layers, layers[:-1]))
+    if span.shape[1] >= before.shape[1]:
+        return None
+    return bool(np.linalg.norm(normal - span @ (span.T @ normal)) <= FOREIGN + 10 * seen.error)
 
 
 def along(

@@ -89,12 +89,16 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     beside = [_beside(setting, state, i) for i in unknown]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
-    tried = Counter({(i, j): candidates.tried[n.key, j] for i, n in enumerate(neurons) for j in range(len(n.known))})
+    # Where more is known of a neuron, how large its other weights may be is known better.
+    so_far = [(n.key, int(n.known.sum())) for n in neurons]
+    tried = Counter(
+        {(i, j): candidates.tried[*so_far[i], j] for i, n in enumerate(neurons) for j in range(len(n.known))}
+    )
     there = places(layers, neurons, base, direction, tried, most)[:AT_ONCE]
     if not there:
         return None
     seen, lines = complete_weights(setting.probe, layers, neurons, there)
-    now = candidates.tried + Counter((neurons[place.neuron].key, place.unknown) for place in there)
+    now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)
     candidates = replace(candidates, tried=now)
     return replace(state, candidates=candidates, seen=(*state.seen, *seen), lines=(*state.lines, *lines))
 

@@ -68,7 +68,7 @@ class Candidates:
             missing.
         alone: Those met once.
         open: How many critical points none of `neurons` explains.
-        tried: How often each unknown weight, of the neuron with this key, was looked for.
+        tried: How often each unknown weight, of the neuron with this key and so many known ones, was looked for.
         proven: Keys of neurons that a nearly right network calls for.
         refuted: How often a set of them (keys) was taken for the whole layer, but is not, or its signs were not told.
         fitted: The network fitted to the last digits, and which neurons it has (keys) with how many known weights.
@@ -80,7 +80,7 @@ class Candidates:
     certain: tuple[Neuron, ...] = ()
     alone: tuple[Neuron, ...] = ()
     open: int = 0
-    tried: Counter[tuple[int, int]] = field(default_factory=Counter)
+    tried: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     proven: frozenset[int] = frozenset()
     refuted: Counter[frozenset[int]] = field(default_factory=Counter)
     fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
@@ -155,7 +155,12 @@ class Deeper:
     @property
     def nearly(self) -> bool:
         """Whether nearly everything met is explained."""
-        return self.last or self.candidates.open <= max(UNEXPLAINED, SHARE * len(self.seen))
+        return self.last or self.few_open
+
+    @property
+    def few_open(self) -> bool:
+        """Whether hardly any critical point is without a neuron."""
+        return self.candidates.open <= max(UNEXPLAINED, SHARE * len(self.seen))
 
     @property
     def unexplained(self) -> list[int]:
@@ -179,4 +184,6 @@ class Deeper:
         off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
         seen = tuple(each for each, far in zip(self.seen, off > 1e-7, strict=True) if far)
         layers = [*self.layers, layer]
-        return replace(self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0)
+        return replace(
+            self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0, last=False
+        )

@@ -83,7 +83,7 @@ def _fitted(
         state = replace(state, last=True)
     network, error = ending(bends, solution, fits, log, size)
     # What only matters far out need not be known.
-    if error < rough or log.off(network, size)[_near(setting)].max() < rough:
+    if error < rough or log.off(network, size)[_near(setting, INNER)].max() < rough:
         network = finish(log, network, size, setting.points.usual(POOL), setting.probe.rng)
         candidates = replace(candidates, fitted=(key, network))
     return replace(state, candidates=candidates), network, fits

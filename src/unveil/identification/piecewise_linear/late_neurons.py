@@ -11,6 +11,7 @@ from jaxtyping import Float
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.critical_point import (
+    FOREIGN,
     CriticalPoint,
     Layer,
     along,
@@ -22,8 +23,6 @@ from unveil.identification.piecewise_linear.neuron import Neuron, View, grown, m
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 
-# A normal is one that a layer passes on if so much of it, or less, is not.
-FOREIGN = 1e-5
 # Places where the hyperplane of a late neuron must go on straight, and directions among which they are chosen.
 PLACES, DIRECTIONS = 4, 60
 # Rounds in which its unknown weights are looked for, several at once, with other breakpoints near them at most.

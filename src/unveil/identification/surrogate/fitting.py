@@ -99,6 +99,9 @@ class Fitting:
         Queries: those of `_left` at most
         """
         self._ask_more(self._first_count())
+        if not len(self.x):
+            self.why.append("The budget left no questions to fit to.")
+            return
         students = [Student.begin(network, *self.held) for network in self._begun()]
         self._keep(students)
         # What was read is nearly right: what lies behind it is fitted first, then everything.
