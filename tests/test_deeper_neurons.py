@@ -61,7 +61,7 @@ def test_a_layer_passes_on_the_normals_behind_it_and_no_others() -> None:
         base, direction = rng.standard_normal((2, 9))
         t, h = along([first, second], base, direction, -3.0, 3.0)
         for at in zeros(t, h @ third[0][:1].T + third[1][:1])[0]:
-            h_there, J = local([first, second], base + at * direction)
+            _, J = local([first, second], base + at * direction)
             normal = J.T @ third[0][0]
             span = row_space(local([first], base + at * direction)[1])
             normal = span.T @ normal / np.linalg.norm(normal)
