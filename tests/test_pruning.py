@@ -7,7 +7,7 @@ import numpy as np
 import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.design import settle
-from unveil.identification.fitting.pruning import without_idle, without_twins
+from unveil.identification.fitting.pruning import without_idle, without_spare, without_twins
 from unveil.whitebox.network import Network
 
 
@@ -44,6 +44,36 @@ def test_a_neuron_met_twice_is_one() -> None:
     assert found.widths == (8, 5, 2)
     assert np.abs(found(x) - y).max() < 1e-12
     assert without_twins(found, x, lambda f: float(np.abs(f(x) - y).max()), 1e-12) is found
+
+
+def test_weak_neurons_that_only_correct_others_are_left_out_and_real_ones_stay() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((6, 8, 5, 2), rng, bias=0.5)
+        (w, b), (v, c), (out, end) = weights
+        out[:, 1] *= 1e-5  # weak, but there
+        truth = uv.Network.from_weights(weights)
+        x = rng.standard_normal((600, 6))
+        y = truth(x)
+        # One neuron nearly twice, the copy making up for what the other lacks; two that nearly cancel.
+        off, new = 1e-6 * rng.standard_normal(8), rng.standard_normal((1, 8))
+        more = [
+            (w, b),
+            (np.concatenate([v, v[:1] + off, new, new * (1 + 1e-6)]), np.append(c, [c[0], 0.1, 0.1])),
+            (np.concatenate([out * [1 + 1e-6, 1, 1, 1, 1], -1e-6 * out[:, :1], [[1e-6, -1e-6]] * 2], axis=1), end),
+        ]
+
+        def error(network: uv.Network, x: np.ndarray = x, y: np.ndarray = y) -> float:
+            return float(np.abs(network(x) - y).max())
+
+        def settled(network: uv.Network, truth: uv.Network = truth) -> uv.Network:
+            # What least squares on all weights would make of one that has the right neurons.
+            return truth if network.widths == truth.widths else network
+
+        ones = np.ones((len(x), 1))
+        found = without_spare(uv.Network.from_weights(more), x, y, ones, error, settled, 1e-9)
+        assert found.widths == (8, 5, 2)
+        assert without_spare(truth, x, y, ones, error, settled, 1e-9) is truth
 
 
 def test_a_neuron_that_was_never_on_where_was_asked_stays() -> None:

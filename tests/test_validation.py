@@ -69,7 +69,24 @@ def test_points_beside_hyperplanes_and_points_where_mixtures_are_large() -> None
     most = 3 * float(np.median(np.linalg.norm(x, axis=1)))
     odd = unusual(network, 1, x, 30, np.random.default_rng(2), None, most)
     assert np.linalg.norm(odd, axis=1).max() <= most * (1 + 1e-12)
-    assert np.median(network.features(odd, 1).max(axis=1)) > 1.5 * np.quantile(network.features(x, 1).max(axis=1), 0.9)
+
+
+def test_a_rare_neuron_behind_a_layer_shows_itself_where_features_are_active_alone() -> None:
+    plain, odd = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, last = random_weights((10, 10, 2), rng, bias=0.5)
+        network = uv.Network.from_weights([first, last])
+        # On for one in fifty inputs, also far out: one of ten features works for it.
+        row = -np.abs(rng.standard_normal(10)) - 0.6
+        row[rng.integers(10)] = 1.0
+        x = rng.standard_normal((4000, 10))
+        size = 10 * float(np.median(np.linalg.norm(x, axis=1)))
+        plain.append((network.features(10 * x, 0) @ row > 0).mean())
+        odd.append((network.features(unusual(network, 0, x, 40, rng, None, size), 0) @ row > 0).mean())
+    assert np.mean(plain) < 0.03
+    assert np.mean(odd) > 2 * np.mean(plain)
+    assert np.mean(np.array(odd) > 0) > 0.8
 
 
 def test_every_hyperplane_gets_points_on_both_sides() -> None:

@@ -27,6 +27,8 @@ FURTHER = (3.0, 30.0)
 USUAL, FAR = 0.4, 0.3
 # Points from which the most unusual ones are climbed to, and steps of the way.
 POOL, CLIMB = 1000, 30
+# Share of these at which one feature is to be active and all others are not; the rest are of random mixtures.
+ALONE = 0.75
 # Errors so many times the median one are not like the others.
 TAIL = 30.0
 # Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
@@ -160,7 +162,7 @@ def unusual(
     within: Within | None,
     most: float,
 ) -> Float[np.ndarray, "count n"]:
-    """Points where random mixtures of the features of layer `depth` are largest: a rare neuron behind it is on there.
+    """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
 
     Args:
         network: Whose features.
@@ -171,7 +173,7 @@ def unusual(
         within: The legal box, if any.
         most: Without a box, how long the points may be.
     """
-    weights = rng.standard_normal((count, network.layers[depth].neurons))
+    weights = mixtures(count, network.layers[depth].neurons, rng)
     x = x[(network.features(x, depth) @ weights.T).argmax(axis=0)]
     best = np.einsum("ck,ck->c", network.features(x, depth), weights)
     step = np.full(count, most / 6)
@@ -187,6 +189,26 @@ def unusual(
         x[better], best[better] = y[better], reached[better]
         step *= np.where(better, 1.2, 0.5)
     return np.asarray(x)
+
+
+def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
+    """Weights of features whose sum, where it is largest, shows rare neurons behind them.
+
+    A neuron that is on for some input at all has a positive weight, and if it hardly ever is, most others are negative:
+    it is on where one feature is active and the others are not. At such points, of every feature in turn, it shows
+    itself ten times as often as at points far out.
+
+    Args:
+        count: How many.
+        k: Features.
+        rng: Draws them.
+    """
+    weights = rng.standard_normal((count, k))
+    alone = round(ALONE * count)
+    one = np.concatenate([rng.permutation(k) for _ in range(-(-alone // k))])[:alone] if alone else np.empty(0, int)
+    weights[:alone] = -1.0
+    weights[np.arange(alone), one] = 1.0
+    return weights
 
 
 def _sums(network: Network, depth: int, x: np.ndarray) -> np.ndarray:
@@ -221,7 +243,9 @@ def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generat
     if odd:
         pool = oracle.sample(POOL, rng)
         size = float(np.median(np.linalg.norm(pool, axis=1)))
-        counts = np.bincount(np.arange(odd) % hidden, minlength=hidden)
+        # What the last layer's neurons are mixed into is the output, which is no neuron that could have been missed.
+        behind = max(1, hidden - 1)
+        counts = np.bincount(np.arange(odd) % behind, minlength=behind)
         parts = [
             unusual(network, depth, pool, int(share), rng, oracle.within, far * size)
             for depth, each in enumerate(counts)

@@ -16,6 +16,11 @@ UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be ther
 _CHANCE = 4.0
 # Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
 ALIKE, AS_WELL = 1e-6, 3.0
+# A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
+# it was seen on either side at so many points at least.
+WEAK, SEEN = 1e-3, 5
+# A network further than this from the answers will not settle to their last digits.
+ROUGHLY = 1e-5
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
 
@@ -165,3 +170,53 @@ def without_twins(
     )
     found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
     return found if error(found) <= max(fine, AS_WELL * error(network)) else network
+
+
+def without_spare(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    weight: Float[np.ndarray, "N 1"],
+    error: Callable[[Network], float],
+    settled: Callable[[Network], Network],
+    fine: float,
+) -> Network:
+    """Leave out weak neurons of the last hidden layer without which exact answers are explained as well.
+
+    A reading may end with a neuron that corrects another's last digits, or with two that cancel but for rounding. Once
+    it is left out and the others are settled anew, answers that call for it would show an error.
+
+    Args:
+        network: ReLU layers, the last one affine.
+        x: Where was asked.
+        y: The answers.
+        weight: Of each in a fit.
+        error: How far a network is from what was asked.
+        settled: All weights of a nearly right network to the last digits.
+        fine: A distance that rounding explains.
+    """
+    if len(network.layers) < 2 or network.layers[-2].activation.name != "relu" or not len(x):
+        return network
+    best = error(network)
+    largest = float(np.abs(y * weight).max())
+    for _ in range(_TRIES):
+        hidden, last = network.layers[-2:]
+        values = np.asarray(Network(network.layers[:-1])(x))
+        effect = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0)
+        switched = np.minimum((values > 0).sum(axis=0), (values <= 0).sum(axis=0)) >= SEEN
+        weak = np.flatnonzero(switched & (effect < WEAK * largest))
+        for i in weak[np.argsort(effect[weak])][:_TRIES]:
+            keep = np.delete(np.arange(hidden.neurons), i)
+            F = np.concatenate([values[:, keep], np.ones((len(x), 1))], axis=1)
+            out = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0]
+            layers = (
+                Layer(hidden.dense()[keep], hidden.bias[keep], hidden.activation),
+                Layer(out[:-1].T, out[-1], last.activation),
+            )
+            trial = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+            if error(trial) < ROUGHLY and error(trial := settled(trial)) <= max(fine, AS_WELL * best):
+                network = trial
+                break
+        else:
+            break
+    return network

@@ -11,9 +11,10 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
+from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import Asked
-from unveil.identification.fitting.pruning import without_twins
+from unveil.identification.fitting.output_layer import Asked, in_proportion
+from unveil.identification.fitting.pruning import without_spare, without_twins
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
@@ -34,6 +35,8 @@ CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
 FLOOR = 100.0
+# Points that the last digits must suit.
+POOL = 2000
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
 
@@ -226,6 +229,15 @@ class _Attempt:
             return self.ask.error(trial, noise.size)
 
         network = without_twins(network, self.ask.all()[0], error, FLOOR * noise.relative)
+        if noise.exact:
+            x, y = self.ask.all()
+            pool = self.oracle.sample(POOL, self.rng)
+
+            def settled(trial: Network) -> Network:
+                return finish(self.ask, trial, noise.size, pool, self.rng)
+
+            weight = in_proportion(x, noise.size)
+            network = without_spare(network, x, y, weight, error, settled, FLOOR * noise.relative)
         found = with_slopes(network, error, FLOOR * noise.relative)
         if found is not network and (phi := found.layers[-2].activation).name != "relu":
             self.why.append(

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.output_layer import Asked, after
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.validation import unusual
 from unveil.whitebox.network import Network
 
-# Points to start from, steps of the way to the most unusual ones, and how far out these may be, in typical inputs.
-POOL, CLIMB, FURTHER = 4000, 40, 3.0
+# Points from which the most unusual ones are climbed to.
+POOL = 2000
 # How far out, in typical inputs: there neurons switch that hardly do so nearby.
 SCALES = (1.0, 3.0, 10.0)
 
@@ -44,27 +44,28 @@ class Points:
         x = self.frame.sample(count, self.rng)
         return x * min(scale, max(1.0, self.far / 10)) if self.frame.free else x
 
-    def unusual(self, layers: list[Layer], count: int) -> Float[np.ndarray, "count n"]:
-        """Points where a random neuron behind these layers would be as active as it can: a rare one is so there."""
-        x = self.frame.sample(POOL, self.rng)
-        most = FURTHER * float(np.median(np.linalg.norm(x, axis=1)))
-        weights = self.rng.standard_normal((count, len(layers[-1][1])))
-        x = x[(after(layers, x) @ weights.T).argmax(axis=0)]
-        best, step = np.einsum("ck,ck->c", after(layers, x), weights), np.full(count, most / 6)
-        for _ in range(CLIMB):
-            up = weights
-            for depth in reversed(range(len(layers))):
-                up = (up * (after(layers[: depth + 1], x) > 0)) @ layers[depth][0]
-            y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
-            if self.frame.free:
-                y *= np.minimum(1, most / np.linalg.norm(y, axis=1, keepdims=True))
-            elif self.frame.within is not None:
-                y = np.clip(y, *self.frame.within)
-            reached = np.einsum("ck,ck->c", after(layers, y), weights)
-            better = reached > best
-            x[better], best[better] = y[better], reached[better]
-            step *= np.where(better, 1.2, 0.5)
-        return np.asarray(x)
+    def unusual(self, network: Network, count: int) -> Float[np.ndarray, "count n"]:
+        """Points where a neuron behind one of the hidden layers that is rarely active would be so.
+
+        Behind the last one there is none that could have been missed.
+
+        Args:
+            network: As it is known.
+            count: At most so many points, as many behind each layer, near and far.
+        """
+        pool = self.frame.sample(POOL, self.rng)
+        size = float(np.median(np.linalg.norm(pool, axis=1)))
+        depths = range(max(1, len(network.layers) - 2))
+        scales = SCALES[1:] if self.frame.free and self.far >= 10 * SCALES[-1] else SCALES[1:2]
+        each = count // (len(depths) * len(scales))
+        within = self.frame.within
+        parts = [
+            unusual(network, depth, pool, each, self.rng, within, scale * size)
+            for depth in depths
+            for scale in scales
+            if each
+        ]
+        return np.concatenate([pool[:0], *parts])
 
 
 def holds(asked: Asked, network: Network, points: Points, fine: float, outside: bool) -> bool:
@@ -80,13 +81,12 @@ def holds(asked: Asked, network: Network, points: Points, fine: float, outside: 
     Queries: at most a third of the parameters per output, 100 to 1,000.
     """
     checks = int(np.clip(parameters(network) / (3 * network.m), 100, 1000))
-    layers = [(layer.weights, layer.bias) for layer in network.layers[:-1]]
     for count in (30, 70, checks - 100):
         if count:
             part = 3 * count // 8
             far = points.out(part if outside else 0, SCALES[-1])
-            odd = [points.unusual(layers[:depth], part // (len(layers) - 1)) for depth in range(1, len(layers))]
-            x = np.concatenate([*odd, far, points.usual(count - sum(map(len, odd)) - len(far))])
+            odd = points.unusual(network, part)
+            x = np.concatenate([odd, far, points.usual(count - len(odd) - len(far))])
             y = asked(x)
             if np.abs(network(x) - y).max() >= fine * np.abs(y).max():
                 return False
