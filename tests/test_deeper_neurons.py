@@ -30,7 +30,8 @@ from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed, merge
+from unveil.identification.piecewise_linear.merging import merge
+from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 

@@ -13,7 +13,8 @@ from unveil.identification.piecewise_linear.completeness import judged, leaks, s
 from unveil.identification.piecewise_linear.critical_point import Layer, passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
-from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, distinct, merge
+from unveil.identification.piecewise_linear.merging import merge
+from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, distinct
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
@@ -68,7 +69,7 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     old, layers = state.candidates, state.layers
     new = [View.of(layers, seen, state.error) for seen in state.seen[len(old.views) :]]
     views = (*old.views, *new)
-    merged = merge(list(views), list(old.merged))
+    merged = merge(list(views), list(old.merged), len(old.views))
     counts = confirmed(layers, merged, state.lines)
     neurons, certain = [], []
     for n, should, were, settings in zip(merged, *counts, strict=True):

@@ -19,7 +19,8 @@ from unveil.identification.piecewise_linear.critical_point import (
     measure_normals,
     row_space,
 )
-from unveil.identification.piecewise_linear.neuron import Neuron, View, grown, merge
+from unveil.identification.piecewise_linear.merging import grown, merge
+from unveil.identification.piecewise_linear.neuron import Neuron, View
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 

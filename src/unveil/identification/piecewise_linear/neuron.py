@@ -1,10 +1,9 @@
-"""merge: critical points of one neuron, each telling its weights for the neurons active there, become all of them."""
+"""Neuron: a deeper neuron as far as it is known, what a critical point tells of it, and where it must be met."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,14 +22,10 @@ from unveil.identification.piecewise_linear.critical_point import (
 
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
-# Critical points whose normals are known worse than this begin no neuron.
-VAGUE = 1e-4
 # A critical point agrees when its equations hold to this many standard deviations.
 AGREES = 20.0
 # One minus the cosine of what two critical points tell of the same neuron.
 SAME = 1e-12
-# A critical point joins a neuron only if another neuron's would do so by chance less often than this.
-CHANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,172 +118,22 @@ class View:
         return D
 
 
-def merge(views: list[View], before: list[Neuron]) -> list[Neuron]:
-    """Neurons that explain these critical points, most points first; every point that could start one does.
-
-    Args:
-        views: All critical points.
-        before: What came out for the first of them.
-    """
-    if not views:
-        return list(before)
-    grow = _growth(views)
-    out = [grow(neuron) for neuron in before]
-    taken = {i for neuron in out for i in neuron.members}
-    order = sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error))
-    starts = chain(((i,) for i in order), combinations([i for i in order if views[i].error < VAGUE], 2))
-    for some in starts:
-        begun = (
-            None if taken.intersection(some) else _start(views, some[0]) if len(some) == 1 else _start_from(views, some)
-        )
-        if begun is not None:
-            out.append(grow(begun))
-            taken.update(out[-1].members)
-    # A neuron that another one has taken in.
-    out.sort(key=lambda neuron: -len(neuron.members))
-    whole: list[Neuron] = []
-    for each in out:
-        if not each.members or not any(set(each.members) <= set(other.members) for other in whole):
-            whole.append(each)
-    return whole
-
-
-def grown(views: list[View], neuron: Neuron) -> Neuron:
-    """One neuron with all critical points that agree."""
-    return _growth(views)(neuron) if views else neuron
-
-
-def _start(views: list[View], i: int) -> Neuron | None:
-    """The weights that one critical point tells alone: of the neurons active there, if not too many are."""
-    v = views[i]
-    active = v.move[v.on]
-    if not 0 < len(active) <= len(v.normal) or v.error > VAGUE:
-        return None
-    s = np.linalg.svd(active, compute_uv=False)
-    if s[-1] < 1e-4:
-        return None
-    inverse = np.linalg.pinv(active.T)
-    part = inverse @ v.normal
-    if np.linalg.norm(active.T @ part - v.normal) > AGREES * v.error:
-        return None
-    size = float(np.linalg.norm(part))
-    weights = np.zeros(len(v.h))
-    weights[v.on] = part / size
-    error = np.zeros((len(v.h) + 1, len(v.normal)))
-    error[:-1][v.on] = v.error / size * inverse
-    error[-1] = -v.h @ error[:-1]
-    spread = error @ error.T
-    spread[-1, -1] += (v.place * v.far) ** 2
-    return Neuron(weights, -float(weights @ v.h), v.on, (i,), spread, key=i)
-
-
-def _start_from(views: list[View], some: tuple[int, ...]) -> Neuron | None:
-    """The weights that critical points tell together where each has more active neurons than directions."""
-    known = np.any([views[i].on for i in some], axis=0)
-    if sum(_equations(views[i]) for i in some) - int(known.sum()) < 2:
-        return None
-    k = len(known)
-    neuron, worst, next_ = _solved(views, Neuron(np.zeros(k), 0.0, known, some, np.zeros((k + 1, k + 1)), key=some[0]))
-    return neuron if worst < AGREES * np.sqrt(k) and next_ > 1e4 * worst else None
-
-
-def _equations(v: View) -> int:
-    """How many equations a critical point gives for the weights, up to their scale."""
-    # Without biases every hyperplane goes through the origin: where it is says nothing about whose it is.
-    return min(int(v.on.sum()), len(v.normal)) - v.through_origin
-
-
-def _growth(views: list[View]) -> Callable[[Neuron], Neuron]:
-    """What takes all critical points that agree into a neuron, those first that share most with what is known."""
-    on, equations = np.array([v.on for v in views]), np.array([_equations(v) for v in views])
-
-    def grow(neuron: Neuron) -> Neuron:
-        refused, unclear = set(neuron.refused), set(neuron.unclear)
-        while True:
-            # Equations that each critical point has more than unknowns.
-            shared = equations - (on & ~neuron.known).sum(axis=1)
-            shared[[*neuron.members, *refused, *unclear]] = 0
-            joins: int | None = None
-            for i in np.argsort(-shared, kind="stable").tolist():
-                if shared[i] < 1:
-                    break
-                fits = _fits(views[i], neuron, int(shared[i]))
-                if fits:
-                    joins = i
-                    break
-                (refused if fits is False else unclear).add(i)
-            if joins is None:
-                return replace(neuron, refused=frozenset(refused), unclear=frozenset(unclear))
-            unclear.clear()
-            wider = replace(neuron, members=(*neuron.members, joins), known=neuron.known | views[joins].on)
-            neuron = _solved(views, wider)[0]
-
-    return grow
-
-
-def _fits(v: View, neuron: Neuron, shared: int) -> bool | None:
-    """Whether some weights for what is unknown make this point one of the neuron's; None: that could be chance."""
-    new = np.flatnonzero(v.on & ~neuron.known)
-    D = v.equations
-    A = np.concatenate([D[:, new], -np.append(v.normal, 0.0)[:, None]], axis=1)
-    rhs = -D @ np.append(neuron.weights, neuron.bias)
-    # Errors of what is known, and of the normal, relative to how strongly the neuron moves there.
-    noise = D @ neuron.spread @ D.T
-    seen = float(np.linalg.norm(rhs[:-1])) + 1e-3
-    noise[np.diag_indices_from(noise)] += np.append(np.full(len(v.normal), v.error * seen), v.place) ** 2
-    values, vectors = np.linalg.eigh(noise)
-    sizes = np.sqrt(np.maximum(values, 1e-24))
-    white = vectors.T / sizes[:, None]
-    if np.linalg.svd(A, compute_uv=False)[-1] < 1e-4:
-        return None
-    solution = np.linalg.lstsq(white @ A, white @ rhs, rcond=None)[0]
-    if float(np.linalg.norm(white @ (A @ solution - rhs))) > AGREES * np.sqrt(len(rhs)):
-        return False
-    return True if np.prod(np.minimum(AGREES * sizes[-shared:], 1.0)) <= CHANCE else None
-
-
-def _solved(views: list[View], neuron: Neuron) -> tuple[Neuron, float, float]:
-    """All equations of all its critical points at once, each in units of its error.
-
-    Returns:
-        The neuron, how badly the equations contradict each other, and how badly they would any other solution.
-    """
-    which = np.append(np.flatnonzero(neuron.known), len(neuron.known))
-    rows = [] if neuron.before is None else [neuron.before[:, which]]
-    for i in neuron.members:
-        v = views[i]
-        D = v.equations[:, which]
-        D[:-1] -= np.outer(v.normal, v.normal @ D[:-1])
-        seen = np.linalg.norm(v.move.T @ neuron.weights) + 1e-3 if neuron.weights.any() else 1.0
-        rows.append(np.concatenate([D[:-1] / (v.error * seen), D[-1:] / v.place]))
-    E = np.concatenate([*rows, np.zeros((1, len(which)))])
-    scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
-    _, s, vt = np.linalg.svd(E / scale)
-    theta = vt[-1] / scale
-    size = float(np.linalg.norm(theta[:-1]))
-    weights = np.zeros(len(neuron.known))
-    weights[which[:-1]] = theta[:-1] / size
-    # How far each direction but the solution's own can move before the equations notice.
-    own = len(which) - 1
-    loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
-    spread = np.zeros((len(neuron.known) + 1,) * 2)
-    spread[np.ix_(which, which)] = loose.T @ loose
-    solved = replace(neuron, weights=weights, bias=float(theta[-1] / size), spread=spread)
-    return solved, float(np.linalg.norm(E @ theta)) / size, float(s[-2] / np.linalg.norm(vt[-2] / scale))
-
-
 def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
     """Those that are not another neuron again: no other has the same hyperplane as far as their weights are known."""
-    out: list[Neuron] = []
-    for n in alone:
-        mine = np.append(n.weights[n.known], n.bias)
-        for other in (*others, *out):
-            theirs = np.append(other.weights[n.known], other.bias)
-            size = np.linalg.norm(mine) * np.linalg.norm(theirs)
-            if other.known[n.known].all() and abs(mine @ theirs) > (1 - SAME) * size:
-                break
-        else:
+    out, held = list[Neuron](), [*others, *alone]
+    if not alone:
+        return out
+    theirs = np.array([np.append(n.weights, n.bias) for n in held])
+    known = np.array([np.append(n.known, True) for n in held])
+    counts = np.arange(len(held)) < len(others)
+    for i, n in enumerate(alone, len(others)):
+        # As far as all that is known of this one is known of the other, too.
+        mine = np.where(known[i], theirs[i], 0)
+        size = np.linalg.norm(mine) * np.linalg.norm(theirs * known[i], axis=1)
+        same = known[:, known[i]].all(axis=1) & (np.abs(theirs @ mine) > (1 - SAME) * size)
+        if not (same & counts).any():
             out.append(n)
+            counts[i] = True
     return out
 
 

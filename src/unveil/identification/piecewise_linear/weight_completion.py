@@ -20,7 +20,8 @@ from unveil.identification.piecewise_linear.critical_point import (
     row_space,
     zeros,
 )
-from unveil.identification.piecewise_linear.neuron import VAGUE, Neuron
+from unveil.identification.piecewise_linear.merging import VAGUE
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
