@@ -83,15 +83,16 @@ def test_two_hidden_layers_to_the_last_digits(sizes: tuple[int, ...], seeds: int
 @pytest.mark.slow
 def test_three_hidden_layers(rng: np.random.Generator) -> None:
     whole: list[bool] = []
-    for _ in range(2):
-        weights = random_weights((40, 20, 10, 10, 1), rng, bias=0.5)
-        oracle = uv.as_oracle(relu_elsewhere(weights, rng), 40, budget=25_000)
-        found = CriticalPoints()(oracle, rng=rng)
+    for _ in range(6):
+        weights = random_weights((20, 8, 8, 8, 8), rng, bias=0.5)
+        oracle = uv.as_oracle(relu_elsewhere(weights, rng), 20, budget=6000)
+        found = CriticalPoints(attempts=1)(oracle, rng=rng)
         whole.append(found.outcome is uv.Outcome.complete)
         if found.outcome is uv.Outcome.complete:
+            # Never a wrong one; not every one is read within so few questions.
             assert found.network is not None
             assert function_error(found.network, weights) < 1e-8
-    assert_rate(whole, 0.97)
+    assert_rate(whole, 0.7)
 
 
 @pytest.mark.parametrize("sizes", [(20, 10, 4), (10, 8, 5, 4)])

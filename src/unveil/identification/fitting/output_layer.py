@@ -217,7 +217,7 @@ class Bends:
         seen = np.linalg.norm(F[:, k + 1 : k + 1 + d], axis=0)
         clean = seen > 1e-9 * seen.max()
         clean[j[free]] = False
-        side = by_balance(rows[:, clean], w, 2 * linear[clean].T, BALANCE)
+        side = by_balance(rows[:, clean], w, 2 * linear[clean].T, BALANCE) if clean.any() else None
         if side is None:
             return None
         for q in np.flatnonzero(free & (np.bincount(j[free], minlength=d)[j] == 1)):
