@@ -90,7 +90,7 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
         alone=tuple(alone),
         open=len(state.seen) - len(explained),
     )
-    return replace(state, candidates=candidates), counts
+    return replace(state, candidates=candidates, work=state.work + len(state.seen) * len(merged)), counts
 
 
 def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Layer | None]:

@@ -160,7 +160,7 @@ class _Attempt:
         except (np.linalg.LinAlgError, ArithmeticError) as error:
             return self._partial(f"The reading broke down ({error})"), True
         assert self.reading is not None
-        whole = self.reading.whole or noise.exact
+        whole = (self.reading.whole or noise.exact) and not self.reading.spent
         if not whole:
             self._partial("It ended")
         return self.reading.network, whole

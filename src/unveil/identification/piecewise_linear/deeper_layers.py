@@ -51,7 +51,7 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
             state, more = _looked_closer(setting, merge_points(setting, state))
         state, error = close(setting, state)
         yield state
-        if error < setting.fine:
+        if error < setting.fine or state.spent:
             return
         before = len(state.seen)
         state = _another_line(setting, state)

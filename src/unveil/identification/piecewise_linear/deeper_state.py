@@ -24,6 +24,8 @@ from unveil.whitebox.network import Network
 FAR = 300.0
 # How often a network that is right nearby is still held against answers from far out.
 PATIENCE = 8
+# How often critical points are held against neurons before a reading ends: about half a minute of computing.
+MOST_WORK = 1_000_000
 # Most critical points that no neuron explains, and share of all, where nearly everything is explained.
 UNEXPLAINED, SHARE = 2, 0.15
 # A critical point of a deeper layer is one of this reading if the layers before pass on so much of its normal.
@@ -104,6 +106,7 @@ class Deeper:
         barren: Lines in a row that showed nothing new.
         turn: Lines in all.
         patience: How often a network that is right nearby is still held against answers from far out.
+        work: How often a critical point was held against a neuron, in all.
         network: The best so far.
         residual: Its largest error on what was asked; infinite where it fails on fresh points.
     """
@@ -121,6 +124,7 @@ class Deeper:
     barren: int = 0
     turn: int = 0
     patience: int = PATIENCE
+    work: int = 0
     network: Network | None = None
     residual: float = np.inf
 
@@ -151,6 +155,11 @@ class Deeper:
             wrong=found.at[:0],
             candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
         )
+
+    @property
+    def spent(self) -> bool:
+        """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer."""
+        return self.work > MOST_WORK
 
     @property
     def nearly(self) -> bool:

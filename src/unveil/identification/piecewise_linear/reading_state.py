@@ -80,6 +80,8 @@ class Reading:
         error: Its error on what was asked, in units of the largest answer; infinite where answers have few digits.
         whole: Whether `network` was read to its end.
         over: Whether nothing more can be read.
+        spent: Whether critical points of too many neurons behind a layer stood against each other: other lines are no
+            help then.
         fitted: Whether all weights were fitted to fresh answers in the end.
         lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
         wrong: Where it does not explain them.
@@ -101,6 +103,7 @@ class Reading:
     error: float = np.inf
     whole: bool = False
     over: bool = False
+    spent: bool = False
     fitted: bool = False
     lacking: bool = False
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))

@@ -50,7 +50,8 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
             widened = _widened(setup, frame, directions, start)
             if widened is not None:
                 yield widened
-                return
+                if widened.spent or widened.whole:
+                    return
     yield from read_network(setup, frame, start)
 
 
@@ -63,14 +64,23 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
         along = state
     few, first = along.network, along.first
+    ended = replace(Reading.begun(setup, frame), directions=p, told=along.told, over=True, spent=True, why=along.why)
     if few is None or first is None or len(few.layers) < 2:
-        return None
+        return ended if along.spent else None
     again, seen = _doubtful(few, first.straight, setup.oracle.n)
     where = stations(few, again, setup.probe.rng)
     wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
     if not wide:
-        return None
-    return replace(Reading.begun(setup, frame), directions=p, network=wide, whole=True, told=along.told, why=along.why)
+        return ended if along.spent else None
+    return replace(
+        Reading.begun(setup, frame),
+        directions=p,
+        network=wide,
+        whole=True,
+        spent=along.spent,
+        told=along.told,
+        why=along.why,
+    )
 
 
 def _doubtful(network: Network, planes: Hyperplanes, n: int) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "k p"]]:
