@@ -93,6 +93,8 @@ def test_features_of_one_layer_agree_with_exact_elimination() -> None:
         if not truth:
             assert found.verdict == "none", seed
             assert found.kind == "empty", seed
+            # Features of a flat end are at most so far off, however far preactivations are.
+            assert found.tolerance < found.least <= found.deviation + 1e-9, seed
             assert found.proof is None or end is None or found.proof.check_exactly(1e-7), seed
             continue
         assert np.abs(network(found.x) - y).max() <= 1e-9, seed

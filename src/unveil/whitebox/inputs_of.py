@@ -139,6 +139,8 @@ class _Search:
                 verdict = "found" if self.off <= self.tolerance else verdict
             if verdict != "found":
                 told = "every part of the box was closed" if complete else "the budget ended first"
+                if complete and verdict == "not found":
+                    told = "in some part of the box rounding does not let tell whether an input gives it"
                 return self._told(verdict, least, complete, told)
         if self.goal is None:
             return self._told("found", 0.0, True, "an input was found")

@@ -17,21 +17,20 @@ from unveil.whitebox.linear_programme import Constraints, minimise
 from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Polytope, nearest
 from unveil.whitebox.preimage import Preimage, features_of
-from unveil.whitebox.wanted import Wanted, wanted
+from unveil.whitebox.wanted import Wanted, range_of, wanted
 
-# Features count as the same within this, relative to the largest of them, or to 1.
-TOLERANCE = 1e-6
-# A row with less room than this, relative to its length, is tight.
-_TIGHT = 1e-7
+TOLERANCE = 1e-6  # features count as the same within this, relative to the largest of them, or to 1
+_TIGHT = 1e-7  # a row with less room than this, relative to its length, is tight
+_FAR, _HALVINGS = 1e300, 100  # up to where a proof is followed, and how often what it proves is halved
 Box = tuple[float | np.ndarray, float | np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class NoInput:
-    """Multipliers that prove that no input gives some features (Farkas' lemma, in the form of weak duality).
+    """Multipliers that prove that no input gives some features: Farkas' lemma, as weak duality.
 
     With w = `multipliers`, every z has `w @ (weights @ z + bias) = (w @ weights) @ z + w @ bias`, while features
-    within `miss` of the wanted ones allow at most `w_+ @ high - w_- @ low + miss |w| @ give`.
+    within `miss` of the wanted ones allow at most `w_+ @ high - w_- @ low`, where `low, high = wanted.ends(miss)`.
 
     Attributes:
         weights: (m, n).
@@ -52,19 +51,33 @@ class NoInput:
     def miss(self, reach: float = np.inf) -> float:
         """Every input in the box, and no longer than `reach` (largest coordinate), misses a feature by more than this.
 
-        Negative or 0 where that is not proved.
+        0 where nothing is proved.
         """
-        w = self.multipliers
-        rest = w @ self.weights
+        least, off = self._least(reach), 1.0
+        while self._proves(off, least):
+            if off > _FAR:
+                return np.inf
+            off *= 2
+        proved, open_from = 0.0, off
+        for _ in range(_HALVINGS):
+            off = (proved + open_from) / 2
+            proved, open_from = (off, open_from) if self._proves(off, least) else (proved, off)
+        return proved
+
+    def _least(self, reach: float) -> float:
+        """What `w @ (weights @ z + bias)` is at least in the box."""
+        rest = self.multipliers @ self.weights
         floor, ceiling = np.maximum(self.floor, -reach), np.minimum(self.ceiling, reach)
         with np.errstate(invalid="ignore"):
-            least = np.where(rest == 0, 0.0, np.where(rest > 0, rest * floor, rest * ceiling)).sum()
-            most = np.where(w > 0, w * self.wanted.high, np.where(w < 0, w * self.wanted.low, 0.0)).sum()
-        excess = float(least + w @ self.bias - most)
-        allowed = float(np.abs(w) @ self.wanted.give)
-        if excess <= 0 or np.isnan(excess):
-            return 0.0
-        return excess / allowed if allowed > 0 else np.inf
+            walls = np.where(rest == 0, 0.0, np.where(rest > 0, rest * floor, rest * ceiling)).sum()
+        return float(walls + self.multipliers @ self.bias)
+
+    def _proves(self, off: float, least: float) -> bool:
+        """Whether no input has all features within `off`, where the weighted sum is at least `least`."""
+        w, (low, high) = self.multipliers, self.wanted.ends(off)
+        with np.errstate(invalid="ignore"):
+            most = np.where(w > 0, w * high, np.where(w < 0, w * low, 0.0)).sum()
+        return bool(least - most > 0)
 
     def reach(self, tolerance: float) -> float:
         """Inputs whose coordinates are all below this cannot give the features within `tolerance`.
@@ -72,10 +85,10 @@ class NoInput:
         Infinite where the box is finite or the proof has no rounding in it; otherwise some 1e10 times what the
         numbers of the layer are.
         """
-        if self.miss() > tolerance:
+        if self._proves(tolerance, self._least(np.inf)):
             return np.inf
-        lengths = 10.0 ** np.arange(300, -300, -1.0)
-        return next((float(length) for length in lengths if self.miss(float(length)) > tolerance), 0.0)
+        lengths = (float(length) for length in 10.0 ** np.arange(300, -300, -1.0))
+        return next((length for length in lengths if self._proves(tolerance, self._least(length))), 0.0)
 
     def check(self, tolerance: float) -> bool:
         """Verify it in arithmetic of its own: within the box, and up to 1e6 times its numbers where it is open."""
@@ -102,7 +115,7 @@ class NoInput:
                 if not np.isfinite(end):
                     return False
                 total -= a * Fraction(float(end)) + abs(a) * Fraction(float(give)) * Fraction(tolerance)
-        return total > 0
+        return total > 0 and self._proves(tolerance, self._least(np.inf))
 
 
 @one_line
@@ -273,9 +286,7 @@ class _Layer:
         )  # fmt: skip
 
     def _outside(self) -> Inversion:
-        k, far = len(self.y), np.finfo(float).max / 1e8
-        with np.errstate(over="ignore"):
-            lowest, highest = (np.asarray(self.phi.value(np.full(k, end))) for end in (-far, far))
+        lowest, highest = range_of(self.phi, len(self.y))
         gap = np.maximum(lowest - self.y, self.y - highest)
         at = int(gap.argmax())
         z = np.clip(np.zeros(self.weights.shape[1]), self.floor, self.ceiling)

@@ -19,16 +19,44 @@ class Wanted:
         high: (k,). Equal to `low` where the feature determines the preactivation.
         give: (k,), how far a preactivation may be beyond its ends, per unit by which its feature may be off.
         impossible: (k,), features that the activation does not take, not even within the tolerance.
+        features: (k,), that are wanted.
+        phi: What makes features of preactivations.
     """
 
     low: Float[np.ndarray, " k"]
     high: Float[np.ndarray, " k"]
     give: Float[np.ndarray, " k"]
     impossible: Bool[np.ndarray, " k"]
+    features: Float[np.ndarray, " k"]
+    phi: Activation
 
     @property
     def determined(self) -> Bool[np.ndarray, " k"]:
         return np.asarray(self.low == self.high)
+
+    def ends(self, off: float) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+        """What preactivations lie between whose features are off by no more than `off`, which may be large.
+
+        Where all features beyond some preactivation are near enough, as those of a flat end, the end is open.
+        """
+        if not self.phi.piecewise_linear:
+            assert self.phi.inverse is not None
+            with np.errstate(all="ignore"):
+                less, more = (np.asarray(self.phi.inverse(self.features + by)) for by in (-off, off))
+            return np.where(np.isnan(less), -np.inf, less), np.where(np.isnan(more), np.inf, more)
+        lowest, highest = range_of(self.phi, len(self.low))
+        return (
+            np.where(off < self.features - lowest, self.low - off * self.give, -np.inf),
+            np.where(off < highest - self.features, self.high + off * self.give, np.inf),
+        )
+
+
+def range_of(phi: Activation, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Lowest and highest feature of k neurons whose activation never falls, about infinite where there is no end."""
+    far = np.finfo(float).max / 1e8
+    with np.errstate(over="ignore"):
+        lowest, highest = (np.asarray(phi.value(np.full(k, end))) for end in (-far, far))
+    return lowest, highest
 
 
 def wanted(phi: Activation, features: Float[np.ndarray, " k"], tolerance: float) -> Wanted:
@@ -71,7 +99,7 @@ def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
     high = np.where(below, kinks[:, 0], high)
     last = kinks[np.arange(k), np.maximum(pieces - 1, 0)]
     low, high = np.where(above, last, low), np.where(above, np.inf, high)
-    return Wanted(low, high, 1 / np.where(np.isfinite(steep), steep, 1.0), impossible)
+    return Wanted(low, high, 1 / np.where(np.isfinite(steep), steep, 1.0), impossible, features, phi)
 
 
 def _smooth(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
@@ -91,4 +119,4 @@ def _smooth(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
     low, high = np.where(saturated, at(-tolerance / 2), exact), np.where(saturated, at(tolerance / 2), exact)
     with np.errstate(invalid="ignore"):
         give = np.fmax(np.where(np.isfinite(low), low - less, 0.0), np.where(np.isfinite(high), more - high, 0.0))
-    return Wanted(low, high, np.where(np.isfinite(give), give, 0.0) / tolerance, impossible)
+    return Wanted(low, high, np.where(np.isfinite(give), give, 0.0) / tolerance, impossible, features, phi)
