@@ -21,6 +21,7 @@ from unveil.whitebox.network import Layer
 MET = 1e-3  # ratio of singular values around the rank from which the condition counts as met
 _STEPS = 80
 _ANEW = 12
+_LOPSIDED = 1e5  # condition of the weights, inputs of unit spread, beyond which they have run away
 _SPARE = 1.2  # equations for each unknown
 
 
@@ -148,6 +149,9 @@ def _refined(c: np.ndarray, g: np.ndarray, start: Layer, rank: int) -> FreeCondi
             damping = 10 * max(damping, 1e-14)
         if not gained:
             break
+    # Far from all kinks phi' is the same everywhere: there the condition is met for nothing.
+    if np.linalg.cond(weights * c.std(axis=0)) > _LOPSIDED:
+        return None
     values = np.linalg.svd(state[0] / np.linalg.norm(state[0], axis=0), compute_uv=False)
     rows = np.linalg.svd(state[0], full_matrices=False)[2][:rank]
     return FreeCondition(Layer(weights, shifts, kind), rank, float(values[rank] / values[rank - 1]), rows)

@@ -16,13 +16,13 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.whitebox.activation import Activation
 
 RADIUS = 1e8
-_NEARER = 1e6  # where kinks are looked at closely: as far as rounding leaves enough digits of a bend
+NEARER = 1e6  # where kinks are looked at closely: as far as rounding leaves enough digits of a bend
 _PLACES = 6
 _REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
 _FINEST = 1e-5  # angle to which kinks on a circle are told apart
 _GRID = 96
 _QUIET = 4  # half circles without a new neuron after which all are taken to be found
-_SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
+SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
 
 
 def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
@@ -58,22 +58,22 @@ def kink_directions(
     seen = np.empty(0, dtype=int)
     quiet = confirmed = 0
     for _ in range(most_circles):
-        for jump in _jumps(oracle, rng):
+        for jump in jumps(oracle, rng):
             likeness = np.abs(known @ jump)
-            if len(known) and likeness.max() > 1 - _SAME**2 / 2 - 1e-15:
+            if len(known) and likeness.max() > 1 - SAME**2 / 2 - 1e-15:
                 seen[likeness.argmax()] += 1
             else:
                 known = np.concatenate([known, jump[None]])
                 seen = np.append(seen, 1)
-        before, confirmed = confirmed, len(_independent(known, seen))
+        before, confirmed = confirmed, len(independent(known, seen))
         quiet = quiet + 1 if confirmed == before and confirmed else 0
         if confirmed >= (oracle.n if count is None else count) or (count is None and quiet >= _QUIET):
             break
-    return known[_independent(known, seen)[:count]]
+    return known[independent(known, seen)[:count]]
 
 
-def _independent(known: np.ndarray, seen: np.ndarray) -> list[int]:
-    """Linearly independent directions among those met twice, the most often met first.
+def independent(known: np.ndarray, seen: np.ndarray, least: float = 2) -> list[int]:
+    """Linearly independent directions among those met twice (or as often as told), the most often met first.
 
     With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
     """
@@ -82,16 +82,26 @@ def _independent(known: np.ndarray, seen: np.ndarray) -> list[int]:
     for i in np.argsort(-seen, kind="stable"):
         rest = known[i] - span.T @ (span @ known[i])
         size = np.linalg.norm(rest)
-        if seen[i] >= 2 and size > 1e-4:
+        if seen[i] >= least and size > 1e-4:
             kept.append(int(i))
             span = np.concatenate([span, rest[None] / size])
     return kept
 
 
-def _jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
-    """Directions in which the gradient jumps along a half circle, one for each kink that could be told apart."""
-    n = oracle.n
-    frame = np.linalg.qr(rng.standard_normal((n, 2)))[0].T
+def jumps(
+    oracle: Oracle, rng: np.random.Generator, frame: Float[np.ndarray, "2 n"] | None = None, end: float = np.pi
+) -> list[np.ndarray]:
+    """Directions in which the gradient jumps along a half circle, one for each kink that could be told apart.
+
+    Args:
+        oracle: Without a box.
+        rng: Draws the half circle, and the direction of the slopes that are compared.
+        frame: Two orthonormal vectors, the arc from the first towards the second; drawn if None.
+        end: Angle at which it ends.
+    """
+    n, begin = oracle.n, 0.0
+    if frame is None:
+        frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
     along = rng.standard_normal(n)
     along /= np.linalg.norm(along)
 
@@ -104,7 +114,7 @@ def _jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
         ahead, behind = np.split(oracle(oracle.nearest(x)), 2)
         return np.asarray((ahead - behind) / (2 * h))
 
-    angle = np.linspace(0, np.pi, _GRID + 1) + rng.uniform(0, 1e-2)
+    angle = begin + np.linspace(0, end, _GRID + 1)
     value = slope(angle)
     least = 1e-7 * float(np.abs(value).max())
     while True:
@@ -153,7 +163,7 @@ def first_layer(
         # A deeper neuron's kink may lie there instead: what two places say is believed.
         said: list[tuple[float, float, float]] = []
         for base in _places(oracle, directions, i, rng):
-            scale, shift, misfit = _profile(oracle, base, directions[i], activation)
+            scale, shift, misfit = profile(oracle, base, directions[i], activation)
             agrees = [other for other in said if abs(other[0] / scale - 1) + abs(other[1] - shift) < 1e-3]
             said.append((scale, shift, misfit))
             if agrees:
@@ -176,14 +186,14 @@ def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Gener
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     if len(others):
         rays = rays[np.abs(rays @ others.T).min(axis=1).argsort()[-64:]]
-    bases = _NEARER * rng.permutation(rays)[:24]
+    bases = NEARER * rng.permutation(rays)[:24]
     x = bases[:, None] + np.array([-400.0, 0.0, 400.0])[:, None] * directions[i]
     low, middle, high = oracle(oracle.nearest(x.reshape(-1, oracle.n))).reshape(24, 3, -1).transpose(1, 0, 2)
     bend = np.abs(low + high - 2 * middle).max(axis=1)
     return np.asarray(bases[np.argsort(-bend, kind="stable")[:_PLACES]])
 
 
-def _profile(
+def profile(
     oracle: Oracle, base: np.ndarray, direction: np.ndarray, activation: Activation
 ) -> tuple[float, float, float]:
     """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` along a line across one kink alone."""

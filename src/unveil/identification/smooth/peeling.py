@@ -18,8 +18,12 @@ from unveil.identification.smooth.free_condition import MET, meet_freely, places
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import rising
+from unveil.identification.smooth.kink_circles import first_layer as kinked_layer
+from unveil.identification.smooth.kink_circles import kink_directions, looks_rectified
+from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
+from unveil.identification.smooth.rectifiers import RECTIFIERS
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -144,6 +148,8 @@ class Peeling(Method):
         c, g = known.slopes(oracle, x, noise)
         width = self._width(depth + 1)
         kind = sigmoidal(self.activation, depth, known.layers[0].activation)[0]
+        if all(layer.activation.name in RECTIFIERS for layer in known.layers) and kind.name in RECTIFIERS:
+            starts = [*layers_behind(oracle, known, c, g, kind, rng=rng), *starts]
         starts = [*starts, *random_layers(c, kind, _DRAWN, rng)]
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
@@ -162,13 +168,10 @@ class Peeling(Method):
         """The first layer: directions exact, scales and shifts roughly; None if it cannot be had."""
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         seen = saturation_radius(oracle, rng, noise)
-        stages.end("looking")
-        if seen is None:
-            reading.why.append(
-                "the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer"
-            )
-            return None
         count = None if self.widths is None else self.widths[0]
+        if seen is None:
+            return self._kinked(reading, count)
+        stages.end("looking")
         planes = hyperplanes(oracle, seen[0], noise, rng=rng, drift=seen[1], count=count)
         stages.end("first layer: directions")
         k = len(planes.offsets)
@@ -186,6 +189,29 @@ class Peeling(Method):
             )
             return None
         return layer
+
+    def _kinked(self, reading: Reading, count: int | None) -> FirstLayer | None:
+        """The first layer where its neurons look like ReLU from afar, as `Rectifiers` finds it."""
+        oracle, rng, stages = reading.oracle, reading.rng, reading.stages
+        names = [each.name for each in sigmoidal(self.activation, 0)] if self.activation else list(RECTIFIERS)
+        seen = any(name in RECTIFIERS for name in names) and looks_rectified(oracle, rng)
+        stages.end("looking")
+        if not seen:
+            reading.why.append(
+                "the domain is bounded, or far out answers neither come to rest nor grow in straight pieces"
+            )
+            return None
+        directions = kink_directions(oracle, rng=rng, count=count)
+        stages.end("first layer: directions")
+        reading.stats["kinks"] = len(directions)
+        if not 2 <= len(directions) <= oracle.n:
+            reading.why.append(f"{len(directions)} kinks are met twice, of {oracle.n} inputs: too few to peel")
+            return None
+        found = [kinked_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
+        layer, misfits = min(found, key=lambda each: (-len(each[1]), each[1].max(initial=0.0)))
+        stages.end("first layer: scales")
+        reading.stats["profile misfit"] = float(misfits.max(initial=0.0))
+        return layer if len(misfits) >= 2 else None
 
     def _answered(self, reading: Reading, known: Peeled, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs where known layers bend, their coordinates, and the answers."""
