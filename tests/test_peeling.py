@@ -10,6 +10,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.free_condition import meet_freely
+from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
 from unveil.outcome import Outcome
@@ -40,6 +41,23 @@ def test_three_hidden_layers_are_read_whole(seed):
             assert worst(found.network, truth) < 1e-8
             assert [layer.neurons for layer in found.network.layers] == [7, 3, 2, 2]
             good += found.queries <= 50 * parameters(truth)
+    assert good >= 1
+
+
+def test_a_layer_of_rectifiers_behind_a_known_one_is_seen_from_afar(seed):
+    good = 0
+    for trial in range(3):
+        rng = np.random.default_rng([seed, trial])
+        truth = random_network(6, (6, 3, 2), "softplus", rng)
+        first, second = truth.layers[:2]
+        span = np.linalg.svd(second.dense())[2][:3]
+        known = Peeled((first,), (span,))
+        oracle = as_oracle(flipped(truth, seed + trial), shape=6, noisy=True)
+        c, g = known.slopes(oracle, known.places(20, rng), 1e-15)
+        found = layers_behind(oracle, known, c, g, second.activation, rng=rng)
+        rows = np.stack([second.dense() @ span.T])
+        apart = [np.linalg.norm(layer.dense()[:, None] - rows, axis=2).min(axis=1) for layer in found]
+        good += any((each < 1e-3).all() for each in apart)
     assert good >= 1
 
 

@@ -193,7 +193,10 @@ def _candidates(
             methods.append(Peeling(given, widths))
         why = ["answers come to rest far out: a sigmoidal first layer"]
     elif looks_rectified(oracle, rng):
-        methods.append(Rectifiers(given, widths))
+        if widths is None or len(widths) <= 2:
+            methods.append(Rectifiers(given, widths))
+        if widths is None or len(widths) >= 3:
+            methods.append(Peeling(given, widths))
         why = ["answers grow with the distance, piece by piece: smooth rectifiers"]
     elif periodic := names[:1] in ((), ("sin",)) and looks_periodic(oracle, rng):
         why = ["answers vary far out as they do near by: sines"]

@@ -20,7 +20,7 @@ from unveil.whitebox.network import Layer
 
 MET = 1e-3  # ratio of singular values around the rank from which the condition counts as met
 _STEPS = 80
-_ANEW = 12
+_ANEW = 40
 _LOPSIDED = 1e5  # condition of the weights, inputs of unit spread, beyond which they have run away
 _SPARE = 1.2  # equations for each unknown
 
@@ -122,7 +122,7 @@ def _refined(c: np.ndarray, g: np.ndarray, start: Layer, rank: int) -> FreeCondi
     """Levenberg-Marquardt on what lies behind the rank, the span itself projected out."""
     kind, k = start.activation, c.shape[1]
     weights, shifts = start.dense(), start.bias
-    if np.linalg.cond(weights) > 1e8:
+    if not np.isfinite(weights).all() or np.linalg.cond(weights) > 1e8:
         return None
     state = _state(c, g, weights, shifts, kind)
     if state is None:
@@ -137,7 +137,12 @@ def _refined(c: np.ndarray, g: np.ndarray, start: Layer, rank: int) -> FreeCondi
         normal, slope = motion.T @ motion, -motion.T @ residual
         gained = False
         for _ in range(10):
-            step = linalg.solve(normal + damping * np.eye(len(slope)), slope, assume_a="pos") / scale
+            damped = normal + damping * np.eye(len(slope))
+            try:
+                step = linalg.cho_solve(linalg.cho_factor(damped), slope) / scale
+            except (linalg.LinAlgError, ValueError):  # singular, or not finite
+                damping = 10 * max(damping, 1e-14)
+                continue
             turn = np.eye(k) + step[: k * k].reshape(k, k)
             trial = turn @ weights, shifts + step[k * k :]
             moved = _state(c, g, *trial, kind) if np.linalg.cond(turn) < 1e4 else None
@@ -149,10 +154,12 @@ def _refined(c: np.ndarray, g: np.ndarray, start: Layer, rank: int) -> FreeCondi
             damping = 10 * max(damping, 1e-14)
         if not gained:
             break
-    # Far from all kinks phi' is the same everywhere: there the condition is met for nothing.
-    if np.linalg.cond(weights * c.std(axis=0)) > _LOPSIDED:
+    unit = state[0] / np.linalg.norm(state[0], axis=0)
+    # The condition is met for nothing where phi' is the same everywhere, and where slopes divided by next to nothing at
+    # few places outweigh those at all others.
+    if np.linalg.cond(weights * c.std(axis=0)) > _LOPSIDED or 1 / (unit**4).sum(axis=0).max() < rank + 1:
         return None
-    values = np.linalg.svd(state[0] / np.linalg.norm(state[0], axis=0), compute_uv=False)
+    values = np.linalg.svd(unit, compute_uv=False)
     rows = np.linalg.svd(state[0], full_matrices=False)[2][:rank]
     return FreeCondition(Layer(weights, shifts, kind), rank, float(values[rank] / values[rank - 1]), rows)
 

@@ -20,6 +20,7 @@ NEARER = 1e6  # where kinks are looked at closely: as far as rounding leaves eno
 _PLACES = 6
 _REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
 _FINEST = 1e-5  # angle to which kinks on a circle are told apart
+_NEAR = 1e-3  # angle over which a gradient is differenced, at most
 _GRID = 96
 _QUIET = 4  # half circles without a new neuron after which all are taken to be found
 SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
@@ -134,7 +135,7 @@ def jumps(
     right = np.append(angle[kinks], angle[-1])
     wide = right - left > 2 * _FINEST
     middle = (left + right)[wide] / 2
-    h = 0.02 * RADIUS * (right - left)[wide]
+    h = RADIUS * np.minimum(0.02 * (right - left)[wide], _NEAR)  # other kinks may be near beside the arc
     moves = h[:, None, None] * np.eye(n)
     base = point(middle)
     here = oracle(oracle.nearest(base))
@@ -142,7 +143,8 @@ def jumps(
     gradients = (there - here[:, None]) / h[:, None, None]
     found = []
     places = np.flatnonzero(wide)
-    for i in np.flatnonzero(np.diff(places) == 1):
+    # (differences of slopes on both sides of one kink may differ from that across it: two intervals, still one kink)
+    for i in np.flatnonzero(left[places[1:]] - right[places[:-1]] < 2.5 * _FINEST):
         vectors, sizes, _ = np.linalg.svd(gradients[i + 1] - gradients[i], full_matrices=False)
         # One neuron's jump is the same direction in every output.
         if sizes[0] > least and (len(sizes) == 1 or sizes[1] < 1e-5 * sizes[0]):

@@ -23,8 +23,10 @@ from unveil.whitebox.network import Layer
 _ARCS = 30
 _QUIET = 4  # arcs without a change after which the directions are taken
 _SEEN = 3  # arcs on which each must have been met
-_STRIDE = 20  # steps of hit-and-run between two rays
+_INWARDS = (0.02, 0.5)  # how far rays are moved from a corner of the cone towards its middle
 _BASES, _PROFILES = 12, 4
+_FITS = 0.05  # relative misfit up to which a profile is one neuron's
+_MISSING, _TRIES = 2, 4  # neurons that may not be seen, and how often others are drawn in their place
 _SIGNED = 12  # neurons of which all signs are compared
 
 
@@ -43,20 +45,19 @@ class _Cone:
     straight: tuple[Float[np.ndarray, "r n"], Float[np.ndarray, " r"]]
 
     def rays(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "count n"]:
-        """Unit vectors inside, by hit-and-run in the ball."""
-        x, kept = 0.5 * self.middle, []
-        for step in range(count * _STRIDE):
-            d = rng.standard_normal(len(x))
-            d /= np.linalg.norm(d)
-            along, level = self.faces @ d, self.faces @ x
-            with np.errstate(divide="ignore"):
-                ends = -level / along
-            half = np.sqrt(max((x @ d) ** 2 - x @ x + 1, 0.0))
-            low = max(ends[along > 0].max(initial=-np.inf), -(x @ d) - half)
-            high = min(ends[along < 0].min(initial=np.inf), -(x @ d) + half)
-            x = x + rng.uniform(0.02, 0.98) * (high - low) * d + low * d
-            if step % _STRIDE == _STRIDE - 1:
-                kept.append(x / np.linalg.norm(x))
+        """Unit vectors inside, between its corners and its middle: what lies behind differs most between corners."""
+        kept, total = [], self.faces.sum(axis=0)
+        for _ in range(count):
+            # The cone cut where what is left of it is bounded: its corners are the cone's edges.
+            towards = rng.standard_normal(len(self.faces)) @ self.faces
+            found = linprog(
+                towards, A_ub=-self.faces, b_ub=np.zeros(len(self.faces)), A_eq=total[None], b_eq=[1.0],
+                bounds=(None, None),
+            )  # fmt: skip
+            corner = found.x if found.status == 0 else self.middle
+            inwards = np.exp(rng.uniform(*np.log(_INWARDS)))
+            x = corner / np.linalg.norm(corner) + inwards * self.middle
+            kept.append(x / np.linalg.norm(x))
         return np.array(kept)
 
 
@@ -86,17 +87,23 @@ def layers_behind(
     if cone is None or r > _SIGNED:
         return []
     directions = _directions(oracle, cone, r, rng)
-    if len(directions) < r:
-        return []
-    rows, shifts = np.empty((r, r)), np.empty(r)
     slope, offset = cone.straight
-    for i in range(r):
+    rows, shifts = np.empty((0, r)), np.empty(0)
+    for i in range(len(directions)):
         scale, shift, misfit = _across(oracle, cone, directions, i, activation, rng)
-        if not np.isfinite(misfit):
-            return []
-        rows[i] = scale * directions[i] @ np.linalg.pinv(slope)
-        shifts[i] = shift - rows[i] @ offset
-    return _signed(rows, shifts, c, g, activation)
+        if np.isfinite(misfit) and misfit < _FITS:
+            rows = np.concatenate([rows, (scale * directions[i] @ np.linalg.pinv(slope))[None]])
+            shifts = np.append(shifts, shift - rows[-1] @ offset)
+    if len(rows) < max(r - _MISSING, 1):
+        return []
+    layers = []
+    for _ in range(_TRIES if len(rows) < r else 1):
+        # Neurons that bend nowhere in the cone: the rank condition tells which these are, and finds them alone.
+        fresh = rng.standard_normal((r - len(rows), r))
+        fresh /= np.linalg.norm(fresh, axis=1, keepdims=True)
+        whole = np.concatenate([rows, fresh]), np.concatenate([shifts, -fresh @ c.mean(axis=0)])
+        layers += _signed(*whole, c, g, activation)
+    return layers
 
 
 def _cone(known: Peeled) -> _Cone | None:
@@ -177,11 +184,10 @@ def _signed(rows: np.ndarray, shifts: np.ndarray, c: np.ndarray, g: np.ndarray, 
     for sign in (1.0, -1.0):
         with np.errstate(all="ignore"):
             flat = (by_sum / activation.slope(sign * sums)[:, :, None]).transpose(0, 2, 1).reshape(-1, r)
-        parts.append(flat / np.maximum(np.linalg.norm(flat, axis=0), np.finfo(float).tiny))
+            flat = np.where(np.isfinite(flat), flat, 0.0)
+            parts.append(flat / np.maximum(np.linalg.norm(flat, axis=0), np.finfo(float).tiny))
     choices = np.array(list(itertools.product((0, 1), repeat=r)))
     unit = np.where(choices[:, None, :] == 0, parts[0], parts[1])
-    values = np.linalg.svd(np.where(np.isfinite(unit), unit, 0.0), compute_uv=False)
+    values = np.linalg.svd(unit, compute_uv=False)
     order = dict.fromkeys(int(i) for rank in range(1, r) for i in np.argsort(values[:, rank] / values[:, rank - 1])[:3])
-    return [
-        Layer((1 - 2 * choices[i])[:, None] * rows, (1 - 2 * choices[i]) * shifts, activation) for i in order
-    ]
+    return [Layer((1 - 2 * choices[i])[:, None] * rows, (1 - 2 * choices[i]) * shifts, activation) for i in order]

@@ -13,6 +13,7 @@ from unveil.identification.smooth.inner_oracle import before_activation, rising
 from unveil.identification.smooth.rank_condition import STENCIL, step_size
 from unveil.whitebox.network import Layer, Network
 
+_FAR, _FURTHER = 1e3, 1.5  # a preactivation far up; so much further are outputs followed that grow there
 _TINY = 1e-6  # a move that shows how far inputs move with it
 
 
@@ -50,7 +51,9 @@ class Peeled:
         low, high = rising(first.activation)
         z = rng.uniform(low, high, (count, first.neurons))
         along = rng.standard_normal((count // 2, len(span))) @ span
-        ends = np.where(along > 0, high, low)
+        # Where outputs go on growing, so far that the next layer's neurons bend wherever their own shifts put them.
+        reach = rng.uniform(1, _FURTHER if first.activation.slope(np.array([_FAR]))[0] > 0 else 1, (len(along), 1))
+        ends = np.where(along > 0, reach * high, low)
         z[: len(ends)] += rng.uniform(0.3, 1, (len(ends), 1)) * (ends - z[: len(ends)])
         x = (z - first.bias) @ np.linalg.pinv(first.dense()).T
         # Across the rows as well, where they are fewer than inputs: rows a little off their span show nowhere else.

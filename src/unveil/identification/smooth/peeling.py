@@ -1,4 +1,4 @@
-"""Peeling: the first layer by saturation, its scales and shifts by the rank condition, the rest by least squares."""
+"""Peeling: the first layer from afar, its scales and shifts by the rank condition, the rest by least squares."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ from unveil.whitebox.network import Layer, Network
 _WIDER = 1.3  # slopes are asked at preactivations up to so many times those where the activation rises steeply
 _TRIES = 3  # rounds of starts for the rest, without further questions
 _DRAWN = 8  # starting values for a deeper layer beside those of least squares
+_DRAWN_SIGNS = 40  # the same where neurons may be the wrong way round
 _LINEAR = 1e-4  # of the answers' spread: what a linear layer leaves where there is no other
 _ANSWERS = 2  # per parameter, in the fit of all of them
 
 
 @dataclass(frozen=True)
 class Peeling(Method):
-    """Identify a network of sigmoidal neurons with three or more hidden layers, on an unbounded domain.
+    """Identify a network of sigmoidal or rectified neurons with three or more hidden layers, on an unbounded domain.
 
-    1. Walk half circles far out: steps give the directions of the first layer, profiles along them rough scales.
+    1. Walk half circles far out: steps give the directions of the first layer, profiles along them rough scales. Of
+        softplus and GELU gradients jump there: `Rectifiers`' way, and further layers are seen so as well.
     2. The slopes by its preactivations, divided by phi', span as many directions as the second layer has neurons,
        whatever lies behind: this gives scales and shifts, the second layer's width and the span of its rows.
     3. In as many coordinates the rest is a network one layer shorter: least squares from random starts.
@@ -47,11 +49,12 @@ class Peeling(Method):
     The first layer must not be wider than the input, and the second must be narrower than the first.
 
     Attributes:
-        activation: Of the hidden layers, one name or one per hidden layer; None: found among tanh, erf and arctan.
+        activation: Of the hidden layers, one name or one per hidden layer; None: found among tanh, erf and arctan, or
+            softplus and GELU.
         widths: Neurons of the hidden layers, if known.
         attempts: How often to begin anew if the answers are not explained to their noise.
 
-    Queries: those of `Saturation` for the first layer, `24 k^2 / m` for slopes (k neurons, m outputs; at least `48 k`),
+    Queries: those of `Saturation` (or `Rectifiers`) for the first layer, `24 k^2 / m` for slopes (k neurons, m outputs; at least `48 k`),
         `2 P / m` for P parameters, and 200 for the check.
 
     Source: the rank condition is our own; for what is identifiable: Fiedler, Fornasier, Klock, Rauchensteiner,
@@ -148,9 +151,10 @@ class Peeling(Method):
         c, g = known.slopes(oracle, x, noise)
         width = self._width(depth + 1)
         kind = sigmoidal(self.activation, depth, known.layers[0].activation)[0]
+        drawn = _DRAWN
         if all(layer.activation.name in RECTIFIERS for layer in known.layers) and kind.name in RECTIFIERS:
-            starts = [*layers_behind(oracle, known, c, g, kind, rng=rng), *starts]
-        starts = [*starts, *random_layers(c, kind, _DRAWN, rng)]
+            starts, drawn = [*layers_behind(oracle, known, c, g, kind, rng=rng), *starts], _DRAWN_SIGNS
+        starts = [*starts, *random_layers(c, kind, drawn, rng)]
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
         met = float(min(MET, np.sqrt(reading.stats["certificate"])))

@@ -208,9 +208,10 @@ def _refined(
     k = z.shape[1]
 
     def behind(flat: np.ndarray) -> float:
-        if not np.isfinite(flat).all():
+        size = np.linalg.norm(flat, axis=0)
+        if not np.isfinite(size).all() or size.min() == 0:  # far off, or a neuron on which nothing depends
             return np.inf
-        unit = flat / np.linalg.norm(flat, axis=0)
+        unit = flat / size
         return float((np.linalg.svd(unit, compute_uv=False)[rank:] ** 2).sum())
 
     flat, ratio = _divided(z, g, activation, scales, shifts)
