@@ -54,7 +54,8 @@ class Peeling(Method):
         widths: Neurons of the hidden layers, if known.
         attempts: How often to begin anew if the answers are not explained to their noise.
 
-    Queries: those of `Saturation` (or `Rectifiers`) for the first layer, `24 k^2 / m` for slopes (k neurons, m outputs; at least `48 k`),
+    Queries: those of `Saturation` (or `Rectifiers`) for the first layer, `24 k^2 / m` for slopes (k neurons, m outputs;
+        at least `48 k`),
         `2 P / m` for P parameters, and 200 for the check.
 
     Source: the rank condition is our own; for what is identifiable: Fiedler, Fornasier, Klock, Rauchensteiner,
