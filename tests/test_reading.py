@@ -100,7 +100,8 @@ def test_lines_to_where_a_network_is_wrong_cross_the_neuron_that_it_lacks() -> N
 
 def test_states_are_not_changed_by_later_ones() -> None:
     rng = np.random.default_rng(0)
-    log = Asked(uv.as_oracle(relu_net(random_weights((6, 5, 4, 1), rng, bias=0.5)), 6))
+    weights = random_weights((6, 5, 4, 1), rng, bias=0.5)
+    log = Asked(uv.as_oracle(relu_net(weights), 6))
     noise = rounding(log, rng.standard_normal((4, 6)), log.oracle.resolution, rng)
     states = list(read_network(Setup(Probe(log, noise, rng), log, 100.0, 24, 8), Frame.of_input(6, None)))
     counts = [len(state.found) for state in states]
@@ -109,7 +110,9 @@ def test_states_are_not_changed_by_later_ones() -> None:
     assert states[-1].first is not None
     assert len(states[-1].first) == 5
     assert states[-1].network is not None
-    assert states[-1].network.widths == (5, 4, 1)
+    assert states[-1].network.widths[0] == 5
+    x = rng.standard_normal((200, 6))
+    assert np.abs(states[-1].network(x) - relu_net(weights)(x)).max() < 1e-8
 
 
 def test_every_neuron_of_every_layer_is_met_on_both_sides() -> None:
