@@ -77,7 +77,11 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         sizes = [len(w) for w, _ in deeper.layers[1:]] + [len(deeper.candidates.neurons)]
         told = [{"neurons": k, "lines": len(deeper.lines), "bent": 0} for k in sizes]
         layers = tuple(deeper.layers) if state.settled else ()
-        now = replace(state, layers=layers, told=(state.told[0], *told), over=True, spent=deeper.spent)
+        text = (
+            f"It ended behind layer {len(deeper.layers)}: critical points of too many neurons stand against each other."
+        )
+        why = (*state.why, text) if deeper.spent else state.why
+        now = replace(state, layers=layers, told=(state.told[0], *told), over=True, spent=deeper.spent, why=why)
         yield now if deeper.network is None else now.with_network(deeper.network, deeper.residual)
 
 
