@@ -353,3 +353,11 @@ def test_the_command_and_the_page(tmp_path, monkeypatch):
     assert page.exit_code == 0, page.output
     assert "tells the width of its last hidden layer, 9" in (tmp_path / "a.html").read_text()
     assert json.loads((tmp_path / "a.json").read_text())["outputs"]["rank"] == 9
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no arrays at all" * 20])
+def test_files_that_hold_no_span_are_refused_without_advice_to_run_them(tmp_path, content):
+    (tmp_path / "kept.npz").write_bytes(content)
+    with pytest.raises(BadInput, match="holds no span of outputs") as told:
+        uv.OutputSpan.load(tmp_path / "kept.npz")
+    assert "pickle" not in str(told.value)

@@ -19,6 +19,7 @@ __all__ = [
     "UnsteadyAnswers",
     "UnveilError",
     "WorkerLost",
+    "unreadable",
 ]
 
 
@@ -150,3 +151,9 @@ class Interrupted(UnveilError):
 
 class WorkerLost(UnveilError):
     """A worker process or machine went away, or there is none, and its task could not be run elsewhere."""
+
+
+def unreadable(error: Exception) -> str:
+    """What was wrong with a file of arrays, without advice that numpy gives and that would make it run code."""
+    told = str(error)
+    return "it holds no arrays" if "pickle" in told else told or type(error).__name__

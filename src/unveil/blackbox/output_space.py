@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
 from unveil.one_line import one_line
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, Outcome, unreadable
 from unveil.writing import written
 
 if TYPE_CHECKING:
@@ -186,8 +187,10 @@ class OutputSpan:
             ended = Outcome[outcome]
             if basis.ndim != 2 or origin.shape != (outputs,) or basis.shape[1] != outputs:
                 raise ValueError(f"a basis of shape {basis.shape}")
-        except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
-            raise BadInput(f"{path} holds no span of outputs: {error}; expected what OutputSpan.save wrote") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise BadInput(
+                f"{path} holds no span of outputs: {unreadable(error)}; expected what OutputSpan.save wrote"
+            ) from None
         return cls(
             basis, origin, values, noise, rounding, accuracy, confidence, unseen, queries, ended, why, reading,
             freedom, spare,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.domain import Within, box, legal
 from unveil.blackbox.span import RowSpan
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, Outcome, unreadable
 from unveil.writing import written
 
 SPARE = 1.25
@@ -110,8 +111,10 @@ def load_plan(path: str | Path) -> Plan:
             return Plan(
                 np.asarray(file["questions"]), int(file["points"]), int(file["rank_at_most"]), int(file["precision"])
             )
-    except (OSError, KeyError, ValueError) as error:
-        raise BadInput(f"{path} is not a plan ({error}); expected the file that `unveil plan` wrote") from None
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(
+            f"{path} is not a plan ({unreadable(error)}); expected the file that `unveil plan` wrote"
+        ) from None
 
 
 def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:

@@ -11,7 +11,7 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, Scale, Source
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, Outcome, unreadable
 
 if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
@@ -89,7 +89,9 @@ def _load(path: Path, n: int) -> RowSpan:
         with np.load(path, allow_pickle=False) as arrays:
             rows = np.asarray(arrays["basis"], dtype=np.float64)
     except (ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path} holds no basis ({error}); expected the .npz that `unveil span --out` writes") from error
+        raise BadInput(
+            f"{path} holds no basis ({unreadable(error)}); expected the .npz that `unveil span --out` writes"
+        ) from error
     if rows.ndim != 2 or rows.shape[1] != n or not 0 < len(rows) < n:
         raise BadInput(
             f"{path} holds a basis of shape {rows.shape}; the model takes {n} inputs: expected (r, {n}), r < {n}"

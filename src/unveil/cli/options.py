@@ -21,7 +21,7 @@ from unveil.audit.text import printable
 from unveil.audit.verdict import exit_code
 from unveil.cli.serving import Serving
 from unveil.cli.words import in_options
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, Outcome, unreadable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -313,7 +313,7 @@ def held(fix: list[str] | None) -> dict[str, Any] | None:
             try:
                 found[name] = np.load(value, allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
-                raise BadInput(f"--fix {name}: {value} cannot be read as an array: {error}") from None
+                raise BadInput(f"--fix {name}: {value} cannot be read as an array: {unreadable(error)}") from None
         elif value == "...":
             found[name] = ...
         else:
@@ -373,7 +373,7 @@ def bounds(text: str) -> Within:
         with np.load(text, allow_pickle=False) as arrays:
             within = box((arrays["low"], arrays["high"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BadInput(f"--within: {text} must hold the arrays `low` and `high`: {error}") from error
+        raise BadInput(f"--within: {text} must hold the arrays `low` and `high`: {unreadable(error)}") from error
     assert within is not None
     return within
 

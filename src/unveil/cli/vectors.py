@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ def read_rows(path: Path, width: int, option: str) -> np.ndarray:
                     loaded = arrays[names[0]]
             rows = np.asarray(loaded)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{option}: {path} cannot be read as {kind}: {error or type(error).__name__}") from error
+        raise BadInput(f"{option}: {path} cannot be read as {kind}: {unreadable(error)}") from error
     if rows.dtype.kind not in "uif" or not rows.size or rows.size % width:
         raise BadInput(f"{option}: {path} holds {rows.dtype} values of shape {rows.shape}; expected rows of {width}")
     rows = rows.reshape(-1, width) if rows.shape[0] == width or rows.ndim == 1 else rows.reshape(len(rows), -1)
