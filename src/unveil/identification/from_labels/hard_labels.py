@@ -262,15 +262,24 @@ class _Reading:
             patience *= 2
         doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
         self.why.append(f"After {self.method.attempts} searches something is missing: {doubts}.")
+        if self.best is None and isinstance(search, HyperplaneSearch):
+            # A deeper neuron's hyperplane may have looked straight wherever walks came.
+            self.first = self._straight(search)
         return Outcome.check_failed
+
+    def _straight(self, search: HyperplaneSearch) -> Hyperplanes:
+        """Hyperplanes that go on straight, as those of a first layer do."""
+        good = straight(search.side, search.chart, search.faces, search.planes, search.precision, self.rng)
+        search.book("straightness")
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
+        return search.planes[np.flatnonzero(good)].distinct()
 
     def _first_layer(self, search: HyperplaneSearch) -> Outcome:
         """Hyperplanes of a deeper network that go on straight, until there are no more."""
         self.best, known, quiet = None, 0, 0
         for _ in range(CHUNKS):
-            good = straight(search.side, search.chart, search.faces, search.planes, search.precision, self.rng)
-            search.book("straightness")
-            self.first = search.planes[np.flatnonzero(good)].distinct()
+            self.first = self._straight(search)
             quiet = 0 if len(self.first) > known else quiet + 1
             known = max(known, len(self.first))
             if quiet >= QUIET:

@@ -192,10 +192,8 @@ class HyperplaneSearch:
         return int(bent(self.ended, self.passed).sum()) >= max(5, int(BENDING * len(self.planes)))
 
     def likely(self) -> Hyperplanes:
-        """Hyperplanes that walks do not speak against; of a deeper network, only those they speak for."""
-        good = self.passed <= self.ended
-        if self.deeper:
-            good = (self.ended >= ENOUGH) & (self.passed <= SHARE * self.ended)
+        """Hyperplanes that walks speak for."""
+        good = (self.ended >= ENOUGH) & (self.passed <= SHARE * self.ended)
         return self.planes[np.flatnonzero(good)].distinct()
 
     def book(self, stage: str) -> None:

@@ -13,6 +13,7 @@ from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing, worst_sharpened
 from unveil.identification.piecewise_linear.neuron import Neuron
@@ -72,7 +73,29 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    begun = Deeper.begun(layer, found, given, stations)
+    yield from _deeper_states(setup, setting, state, Deeper.begun(layer, found, given, stations))
+
+
+def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
+    """Read the layers behind the first on from where fresh exact answers contradict what was read of them.
+
+    Args:
+        setup: What all steps share; the answers are among those it keeps.
+        frame: The inputs.
+        state: With `deeper`, and the points that are `wrong`.
+
+    Yields:
+        What was read, after every step; the network stays as it is until there is a better one.
+
+    Queries: those of `read_deeper`
+    """
+    assert state.deeper is not None
+    setting = Setting.of(setup.probe, setup.log, frame, setup.far, setup.fine)
+    yield from _deeper_states(setup, setting, replace(state, error=np.inf), state.deeper.contradicted(state.wrong))
+
+
+def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper) -> Iterator[Reading]:
+    state = replace(state, wrong=state.wrong[:0])
     for deeper in read_deeper(setting, begun, setup.most_lines):
         sizes = [len(w) for w, _ in deeper.layers[1:]] + [len(deeper.candidates.neurons)]
         told = [{"neurons": k, "lines": len(deeper.lines), "bent": 0} for k in sizes]
@@ -82,6 +105,7 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         )
         why = (*state.why, text) if deeper.spent else state.why
         now = replace(state, layers=layers, told=(state.told[0], *told), over=True, spent=deeper.spent, why=why)
+        now = replace(now, deeper=deeper)
         yield now if deeper.network is None else now.with_network(deeper.network, deeper.residual)
 
 

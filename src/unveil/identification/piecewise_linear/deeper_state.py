@@ -156,6 +156,11 @@ class Deeper:
             candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
         )
 
+    def contradicted(self, wrong: Float[np.ndarray, "W n"]) -> Deeper:
+        """After answers at these points have shown that the network is not whole."""
+        candidates = replace(self.candidates, fitted=None)
+        return replace(self, candidates=candidates, wrong=wrong, network=None, residual=np.inf, patience=PATIENCE)
+
     @property
     def spent(self) -> bool:
         """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer."""

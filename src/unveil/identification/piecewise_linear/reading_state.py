@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.output_layer import Asked, Layer, Weights
+from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
@@ -86,6 +87,7 @@ class Reading:
         lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
         wrong: Where it does not explain them.
         confirmed: How many rows of the first layer were met again at fresh places; these come first.
+        deeper: What was read behind the first layer of exact answers, from where it can be read on.
         partial: Rows and biases of the next layer, of which not all neurons were read; up to sign.
         directions: Along how many directions of the inputs the network is being read first; 0 where along all.
         told: Of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met.
@@ -108,6 +110,7 @@ class Reading:
     lacking: bool = False
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0
+    deeper: Deeper | None = None
     partial: Layer | None = None
     directions: int = 0
     told: tuple[dict[str, int], ...] = ()

@@ -42,6 +42,7 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         # What is wrong at a few answers, as where a rare neuron is missing, must not be spread over all weights.
         right = np.abs(network(x) - y).max(axis=1) < ROUGH * np.abs(y).max()
         if right.mean() > MOSTLY:
+            state = replace(state, wrong=x[~right])
             x, y = x[right], y[right]
         return replace(state, network=fit(network, x, y, noise=noise, steps=FITS)[0], fitted=True)
     if state.over:
