@@ -31,3 +31,18 @@ def test_what_is_not_longer_than_certain_is_no_direction() -> None:
     found = eliminate(rows.copy(), np.zeros((0, 20)), 1.0)
     assert len(found.rows) == 2
     np.testing.assert_allclose(found.sizes[0], 3)
+
+
+def test_rows_that_others_explain_up_to_certain_are_no_direction() -> None:
+    first, second = np.eye(20)[:2]
+    found = eliminate(np.array([3 * first, 2 * first + 0.7 * second]), np.zeros((0, 20)), 1.0)
+    assert len(found.rows) == 1
+    assert len(eliminate(np.array([3 * first, 2 * first + 1.1 * second]), np.zeros((0, 20)), 1.0).rows) == 2
+
+
+def test_the_longest_of_many_rows_is_found_first() -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((3 * BLOCK, 250)) * rng.permutation(np.geomspace(1, 100, 3 * BLOCK))[:, None]
+        longest = np.linalg.norm(rows, axis=1).max()
+        np.testing.assert_allclose(eliminate(rows.copy(), np.zeros((0, 250)), 1e-6).sizes[0], longest)
