@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.label_crossings import Side
+from unveil.cli.progress_lines import ledger_lines
 from unveil.identification.from_labels.agreement import near_boundaries, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.rationed import allowance
 from unveil.identification.from_labels.search import Pool
 from unveil.identification.from_labels.straight import straight
 from unveil.outcome import BadInput, UnsteadyAnswers
@@ -100,6 +103,37 @@ def test_a_budget_is_never_crossed_and_what_was_found_is_told(budget: int) -> No
     assert found.queries == oracle.ledger.asked - before == sum(found.stats["stages"].values())
     assert oracle.ledger.sent == oracle.ledger.asked
     assert found.network is not None or "rows_read" in found.stats or budget < 1500
+
+
+def test_without_a_budget_a_reading_ends_at_the_labels_told_beforehand() -> None:
+    labels = labels_of(made((7, 5, 3), 900))
+    free = uv.as_oracle(labels, shape=7, answers="labels")
+    most = allowance(free)
+    assert most is not None
+    assert most > 1_000_000
+    assert allowance(uv.as_oracle(labels, shape=7, answers="labels", budget=50)) is None
+    first = free.ledger.asked
+    found = uv.identify(free, uv.HardLabels(most=3_000), rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.budget_ended
+    # Questions whose answers are known are asked again at the end, to see whether the model is still the same.
+    assert 2_500 < free.ledger.asked - found.stats["stages"]["known questions"] <= 3_000 + first
+    assert any("3,000 labels" in reason for reason in found.why)
+
+
+def test_lines_tell_progress_where_there_is_no_terminal() -> None:
+    said: list[str] = []
+    heard = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        heard.set()
+
+    ledger = uv.Ledger()
+    with ledger_lines(ledger, "Reading", 100, "questions", say, every=0.01):
+        ledger.charge(7)
+        assert heard.wait(5)
+    assert said[-1].startswith("Reading: ")
+    assert "of at most 100 questions" in said[-1]
 
 
 def test_a_run_is_taken_up_again_from_its_store(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def identify(
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """
     from unveil.cli.options import integers
+    from unveil.identification.from_labels.rationed import allowance
     from unveil.identification.identify import identify as find
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import save
@@ -54,7 +55,14 @@ def identify(
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
     chosen = None if method == "auto" else method_named(method, names, sizes)
-    with common.watching(oracle, "Reading the weights"):
+    expected = None
+    if oracle.answers == "labels" and method in ("auto", "hard-labels"):
+        expected = allowance(oracle) or oracle.ledger.budget
+        common.note(
+            f"Note: at most {expected:,} labels are asked (--budget); with --store a reading that is cut short goes on "
+            "from where it was."
+        )
+    with common.watching(oracle, "Reading the weights", expected):
         found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)
     lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
     if found.network is not None:

@@ -130,7 +130,7 @@ class Common:
     def watching(
         self, oracle: Oracle, title: str, expected: float | None = None, noun: str = "questions"
     ) -> Iterator[None]:
-        """Show how many questions were asked while something runs; nothing unless stderr is a terminal.
+        """Show how many questions were asked while something runs; now and then a line unless stderr is a terminal.
 
         Args:
             oracle: Its ledger is what is shown.
@@ -138,8 +138,14 @@ class Common:
             expected: Questions this will take, if known.
             noun: What a question is called: a simulator makes runs.
         """
-        if self.quiet or not sys.stderr.isatty():
+        if self.quiet:
             yield
+            return
+        if not sys.stderr.isatty():
+            from unveil.cli.progress_lines import ledger_lines
+
+            with ledger_lines(oracle.ledger, title, expected, noun, self.note):
+                yield
             return
         from unveil.cli.progress import ledger_progress
 

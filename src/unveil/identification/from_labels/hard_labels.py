@@ -16,6 +16,7 @@ from unveil.identification.from_labels.completion import MISSED, Completed, Comp
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.rationed import Rationed, allowance
 from unveil.identification.from_labels.search import HyperplaneSearch, Pool
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.straight import sharpened, straight
@@ -57,6 +58,9 @@ MANY = 64
 CURVED = 48
 """Crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer."""
 
+FRUITLESS = 2
+"""Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further."""
+
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
 
@@ -78,6 +82,8 @@ class HardLabels(Method):
         accept: Largest share of other labels among the fresh points that judge a complete result.
         checks: Fresh points that judge the result, half of them close to the boundaries found.
         activation: "relu", "tanh" or "sigmoid" where it is known; None: looked for.
+        most: Labels asked at most. None: what the oracle's budget leaves, or without one 1,000,000 and 5,000 for each
+            input.
 
     Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
     first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
@@ -95,6 +101,7 @@ class HardLabels(Method):
     accept: float = 0.01
     checks: int = 200
     activation: str | None = None
+    most: int | None = None
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> HardLabels:
@@ -106,7 +113,8 @@ class HardLabels(Method):
             raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or read its values")
         if self.activation not in (None, *READ):
             raise BadInput(f"from labels a layer of {', '.join(READ)} can be read; got activation {self.activation!r}")
-        return _Reading(self, oracle, rng).run()
+        most = allowance(oracle, self.most)
+        return _Reading(self, oracle if most is None else Rationed(oracle, most), rng).run()
 
 
 class _Reading:
@@ -150,6 +158,11 @@ class _Reading:
                 pool.put(self.chart.coordinates(wrong))
             return self._end(outcome, error)
         except BudgetExceeded:
+            if isinstance(self.oracle, Rationed) and self.oracle.ledger.left < self.oracle.oracle.ledger.left:
+                self.why.append(
+                    f"The {self.oracle.ledger.budget:,} labels ended that are asked without a budget: budget= allows "
+                    "more, and a store keeps those that were paid for."
+                )
             return self._end(Outcome.budget_ended)
 
     def _look(self) -> Pool | None:
@@ -237,14 +250,18 @@ class _Reading:
         else:
             self.best = None
         search, completion = self.search, self.completion
-        patience = CURVED if self.curved else 12
-        for _ in range(self.method.attempts):
+        patience, met, fruitless, tried = CURVED if self.curved else 12, search.neurons, 0, 0
+        while tried < self.method.attempts and fruitless < FRUITLESS:
+            tried += 1
             search.stale = 0
             search.booked = self.oracle.ledger.asked
             search.run(patience + search.neurons)
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
                     return self._first_layer(search)
+                if search.hopeless:
+                    self.why.append("The boundary bends, but not at hyperplanes: no network of ReLU.")
+                    return Outcome.check_failed
                 search.suppose()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
@@ -259,9 +276,11 @@ class _Reading:
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
             if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
                 return Outcome.complete
+            fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
+            met = search.neurons
             patience *= 2
         doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
-        self.why.append(f"After {self.method.attempts} searches something is missing: {doubts}.")
+        self.why.append(f"After {tried} searches something is missing: {doubts}.")
         if self.best is None and isinstance(search, HyperplaneSearch):
             # A deeper neuron's hyperplane may have looked straight wherever walks came.
             self.first = self._straight(search)

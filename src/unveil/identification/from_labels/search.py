@@ -41,6 +41,9 @@ ROUNDS = 60
 BENDING = 0.3
 """Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance."""
 
+HOPELESS, EACH_COORDINATE = 5_000, 2_000
+"""Labels, and so many more for each coordinate, spent on bends of the boundary before one must be a hyperplane's."""
+
 WALKS = 8
 """Walks from a face at a time."""
 
@@ -172,14 +175,20 @@ class HyperplaneSearch:
                 return
             fresh = self._new_faces()
             for _ in range(DEPTH):
-                if not len(fresh) or self.stale >= patience:
+                if not len(fresh) or self.stale >= patience or self.hopeless:
                     break
                 known = self._walk(np.repeat(fresh, WALKS))
                 # Faces behind edges are walked on, too: they have cost their normals already.
                 behind = self._open_edges()
                 fresh = np.concatenate([behind, self._hop(known)])
-            if self.stale >= patience:
+            if self.stale >= patience or self.hopeless:
                 return
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether the boundary bends again and again and no hyperplane was met: no rectifiers do that."""
+        spent = sum(self.stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
+        return not len(self.planes) and spent > HOPELESS + EACH_COORDINATE * self.chart.n
 
     @property
     def neurons(self) -> int:
@@ -334,7 +343,7 @@ class HyperplaneSearch:
             The faces behind.
         """
         fresh: list[np.ndarray] = [np.empty(0, dtype=int)]
-        while not self.opened.all():
+        while not self.opened.all() and not self.hopeless:
             closed = np.flatnonzero(~self.opened)
             i = int(closed[self.error[closed].argmin()])
             self.opened[i] = True
@@ -356,7 +365,7 @@ class HyperplaneSearch:
         votes: list[tuple[float, float]] = []
         # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
         for attempt in range(CORNERS + (SECTIONS if not self.deeper else 1)):
-            if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges):
+            if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges) or self.hopeless:
                 return
             if attempt < CORNERS:
                 vote = corner(*ask, self.planes, self.precision, self.rng)
