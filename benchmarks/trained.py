@@ -1,8 +1,9 @@
 """Trained networks read from their answers: other people's victims, logits of our own, scikit-learn models as they are.
 
     python benchmarks/trained.py --victims FOLDER                published victims, small ones first; seeds 0 to 9
-    python benchmarks/trained.py --victims FOLDER --only 16x2 --seeds 3 --limit 60
     python benchmarks/trained.py --logits                        networks trained here, asked for what they compute
+    python benchmarks/trained.py --logits --box --only digits    the same on pixels, asked within [0, 1] only
+    python benchmarks/trained.py --files examples/digits.onnx --dtype float32 --seeds 1
     python benchmarks/trained.py                                 scikit-learn's, through predict and predict_proba
     python benchmarks/trained.py --full --data digits --activation relu
 
@@ -12,6 +13,9 @@ inputs given; nothing of them is told to `identify`, nor any weight. Last bits o
 another processor would (`tests.helpers.flipped`): each seed is another run on another processor. A network counts as
 whole where the outcome is complete, the widths are right, every neuron is matched and none is false, and the outputs at
 all fresh and all given inputs are right to 1e-6 of their spread (1e-3 in float32). Complete and not that is `wrong`.
+Beside it stands how many of the first layer's neurons were read, of those that switch where it may be asked, and how
+many rows were stated that are none. Within a box the neurons that never switch there are no part of what is asked for:
+whole is then `complete`, right outputs, every other neuron of the first layer, and none false.
 
 scikit-learn's regressors answer through `predict`, classifiers through `predict_proba`.
 """
@@ -29,10 +33,11 @@ from pathlib import Path
 
 import numpy as np
 from gate import cpu_limit, roundings, victims
+from scipy.spatial.distance import cdist
 from sklearn import datasets
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import unveil as uv
 from tests.helpers import flipped
@@ -44,6 +49,8 @@ WIDTHS: tuple[tuple[int, ...], ...] = ((8,), (32,), (16, 8), (64,), (32, 16))
 # Networks trained here and asked for their logits: data, hidden widths.
 LOGITS = (("digits", (32,)), ("digits", (32, 16)), ("breast_cancer", (20, 10)), ("wine", (64, 64)), ("mnist", (64, 32)))
 LOGITS += (("mnist", (128, 64)), ("mnist", (512,)), ("mnist", (256, 256)))
+# A row whose distance from a true one, both of unit norm and up to sign, is larger is false.
+ALIKE = 0.05
 # Errors of the outputs, relative to their spread, of a network that was read.
 RIGHT = {"float64": 1e-6, "float32": 1e-3}
 # Questions allowed, per parameter and in any case.
@@ -60,6 +67,42 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
+class Victim:
+    """A network to read.
+
+    Attributes:
+        name: Where it comes from, and its widths.
+        truth: The network.
+        given: Inputs of its use, if they are at hand.
+        within: The box it may be asked in.
+        least: Whether its label is the least output.
+    """
+
+    name: str
+    truth: uv.Network
+    given: np.ndarray | None = None
+    within: tuple[float, float] | None = None
+    least: bool = False
+
+    def fresh(self, rng: np.random.Generator) -> np.ndarray:
+        """Inputs to score at: normal ones; within a box as they come from its corners and from its middle."""
+        shape = (10_000, self.truth.n)
+        return rng.standard_normal(shape) if self.within is None else rng.beta(0.5, 0.5, shape)
+
+    def label(self, y: np.ndarray) -> np.ndarray:
+        """The largest output, or the least; of a single one, its sign."""
+        return np.asarray(y[:, 0] > 0 if y.shape[1] == 1 else (-y if self.least else y).argmax(axis=1))
+
+    def switching(self) -> np.ndarray:
+        """Which neurons of the first layer switch where it may be asked."""
+        layer = self.truth.layers[0]
+        weights, middle = layer.dense(), layer.affine(np.full((1, self.truth.n), 0.5))[0]
+        return (
+            np.linalg.norm(weights, axis=1) > 0 if self.within is None else abs(middle) < abs(weights).sum(axis=1) / 2
+        )
+
+
+@dataclass(frozen=True)
 class Run:
     """One reading of one network.
 
@@ -72,7 +115,10 @@ class Run:
         widths: Of what was found.
         fresh: Largest error at fresh normal inputs, relative to the spread of the answers there; inf without a network.
         given: The same at the inputs given, NaN where there are none.
-        labels: Share of the inputs given with the same label, NaN where there are none.
+        labels: Share of the inputs given with the same label, of fresh ones where there are none.
+        first: Neurons of the first layer that were read, those that there are to read, and false rows.
+        rms: Root mean square error at the fresh inputs, relative to the same spread.
+        why: What the outcome says of itself.
         queries: Asked in all.
         per_parameter: Queries per parameter of the true network.
         seconds: CPU seconds.
@@ -87,17 +133,20 @@ class Run:
     fresh: float
     given: float
     labels: float
+    first: tuple[int, int, int]
+    rms: float
+    why: tuple[str, ...]
     queries: int
     per_parameter: float
     seconds: float
 
 
-def read(name: str, truth: uv.Network, given: np.ndarray | None, dtype: str, seed: int, limit: float) -> Run:
-    """Read one network, and score it against the truth afterwards."""
-    rng = np.random.default_rng([7, seed])
+def read(victim: Victim, dtype: str, seed: int, limit: float, most: float) -> Run:
+    """Read one network, and score it against the truth afterwards; at most `most` questions per parameter."""
+    rng, truth, given = np.random.default_rng([7, seed]), victim.truth, victim.given
     size = sum(layer.dense().size + len(layer.bias) for layer in truth.layers)
     answer = flipped(lambda x: truth(x).astype(dtype), rng, lambda x: roundings(truth, x))
-    oracle = uv.as_oracle(answer, truth.n, budget=ANYWAY + PER_PARAMETER * size)
+    oracle = uv.as_oracle(answer, truth.n, within=victim.within, budget=int(ANYWAY + most * size))
     start, found = time.process_time(), None
     try:
         with cpu_limit(limit):
@@ -106,33 +155,52 @@ def read(name: str, truth: uv.Network, given: np.ndarray | None, dtype: str, see
     except Exception as error:  # a traceback is a result here
         outcome = "out of time" if type(error).__name__ == "OutOfTime" else f"error: {type(error).__name__}: {error}"
     seconds, queries = time.process_time() - start, oracle.ledger.asked
-    widths, fresh, at_given, labels, matched = (), np.inf, np.nan, np.nan, False
+    complete, first = outcome == "complete", first_layer(victim, found)
+    widths, fresh, rms, at_given, labels, matched = (), np.inf, np.inf, np.nan, np.nan, False
     if found is not None and found.network is not None:
-        network = found.network
-        widths = network.widths
-        fresh = off(network, truth, np.random.default_rng([8, seed]).standard_normal((10_000, truth.n)))
+        network, x = found.network, victim.fresh(np.random.default_rng([8, seed]))
+        widths, (fresh, rms) = network.widths, off(network, truth, x)
         if given is not None:
-            at_given = off(network, truth, given)
-            labels = float(np.mean(label(network(given)) == label(truth(given))))
-        if network.widths == truth.widths:
+            at_given, _ = off(network, truth, given)
+            x = given
+        labels = float(np.mean(victim.label(network(x)) == victim.label(truth(x))))
+        if victim.within is not None:
+            matched = first[0] == first[1] and not first[2]
+        elif network.widths == truth.widths:
             match = uv.compare(network, truth)
             matched = bool(match.layers) and not match.missing and not match.false
-    complete = outcome == "complete"
     whole = complete and matched and not max(fresh, np.nan_to_num(at_given)) > RIGHT[dtype]
-    wrong = complete and not whole
-    told = f"{name} {dtype}"
-    return Run(told, seed, outcome, whole, wrong, widths, fresh, at_given, labels, queries, queries / size, seconds)
+    scored = (widths, fresh, at_given, labels, first, rms, () if found is None else found.why)
+    told = f"{victim.name} {dtype}"
+    return Run(told, seed, outcome, whole, complete and not whole, *scored, queries, queries / size, seconds)
 
 
-def off(network: uv.Network, truth: uv.Network, x: np.ndarray) -> float:
-    """Largest error of the outputs in units of their spread."""
+def first_layer(victim: Victim, found: uv.Identification | None) -> tuple[int, int, int]:
+    """Neurons of the first layer that were read, those that there are to read, and rows that are none."""
+    there = victim.switching()
+    rows = np.zeros((0, victim.truth.n))
+    if found is not None and "rows_read" in found.stats:
+        rows = found.stats["rows_read"][0]
+    elif found is not None and found.network is not None and found.outcome.name in ("complete", "approximate"):
+        rows = found.network.layers[0].dense()
+        # Opposite ones only carry an affine part (`found.stats["affine_part"]`).
+        unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+        rows = rows[cdist(unit, -unit).min(axis=1, initial=2.0) > 1e-9]
+    if not len(rows):
+        return 0, int(there.sum()), 0
+    true = victim.truth.layers[0].dense()
+    unit = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-300) for each in (rows, true)]
+    far = np.minimum(cdist(*unit), cdist(unit[0], -unit[1]))
+    met = np.zeros(len(true), dtype=bool)
+    met[far.argmin(axis=1)[far.min(axis=1) < ALIKE]] = True
+    return int((met & there).sum()), int(there.sum()), int((far.min(axis=1) >= ALIKE).sum())
+
+
+def off(network: uv.Network, truth: uv.Network, x: np.ndarray) -> tuple[float, float]:
+    """Largest error of the outputs and its root mean square, in units of their spread."""
     y = truth(x)
-    return float(np.abs(network(x) - y).max() / max(float((y - y.mean(axis=0)).std()), 1e-300))
-
-
-def label(y: np.ndarray) -> np.ndarray:
-    """The largest output; of a single one, its sign."""
-    return np.asarray(y[:, 0] > 0 if y.shape[1] == 1 else y.argmax(axis=1))
+    error, spread = network(x) - y, max(float((y - y.mean(axis=0)).std()), 1e-300)
+    return float(np.abs(error).max()) / spread, float(np.sqrt((error**2).mean())) / spread
 
 
 def idx(name: str, header: int) -> np.ndarray | None:
@@ -147,7 +215,13 @@ def mnist() -> np.ndarray | None:
     return None if pixels is None else pixels.reshape(-1, 784) / 255.0
 
 
-def logits(data: str, widths: tuple[int, ...]) -> tuple[str, uv.Network, np.ndarray] | None:
+def cifar() -> np.ndarray | None:
+    """A hundred of CIFAR-10's test images, if they are at hand (cifar10/eran_cifar10_test.csv: label, pixels)."""
+    path = Path(os.environ.get("UNVEIL_DATA", "")) / "cifar10" / "eran_cifar10_test.csv"
+    return np.loadtxt(path, delimiter=",")[:, 1:] / 255.0 if path.is_file() else None
+
+
+def logits(data: str, widths: tuple[int, ...], box: bool) -> Victim | None:
     """A ReLU network trained here (MNIST: on its test images), without its softmax, and these inputs."""
     if data == "mnist":
         images, labels = mnist(), idx("t10k-labels-idx1-ubyte.gz", 8)
@@ -156,7 +230,8 @@ def logits(data: str, widths: tuple[int, ...]) -> tuple[str, uv.Network, np.ndar
         x, y = images, labels
     else:
         x, y = getattr(datasets, f"load_{data}")(return_X_y=True)
-        x = StandardScaler().fit_transform(x)
+        scaler = MinMaxScaler() if box else StandardScaler()
+        x = scaler.fit_transform(x)
     kind = MLPRegressor if data == "wine" else MLPClassifier
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -164,17 +239,25 @@ def logits(data: str, widths: tuple[int, ...]) -> tuple[str, uv.Network, np.ndar
         model.fit(x, y.astype(float) if data == "wine" else y)
     weights = [(w.T.copy(), b.copy()) for w, b in zip(model.coefs_, model.intercepts_, strict=True)]
     truth = uv.Network.from_weights(weights)
-    return f"{data} {'-'.join(map(str, truth.widths))}", truth, np.asarray(x)
+    name = f"{data} {'-'.join(map(str, (truth.n, *truth.widths)))}{' in [0, 1]' if box else ''}"
+    return Victim(name, truth, np.asarray(x), (0.0, 1.0) if box else None)
+
+
+def from_file(path: Path) -> Victim:
+    """A network of ReLU layers from a file, with MNIST's test images where they fit; ACAS Xu takes the least score."""
+    truth = uv.load(path)
+    name = f"{path.stem} {'-'.join(map(str, (truth.n, *truth.widths)))}"
+    return Victim(name, truth, mnist() if truth.n == 784 else None, least=path.stem.startswith("ACASXU"))
 
 
 def asked_for(data: str, widths: tuple[int, ...], only: str) -> bool:
     """Whether `--only` may mean this network: others need not be trained."""
-    told = f"{data} {'-'.join(map(str, widths))}"
-    return only in told or only.startswith(told) or not any(name in only for name, _ in LOGITS)
+    return not only or (data in only and ("-" not in only or "-".join(map(str, widths)) in only))
 
 
 HEAD = (
-    f"{'network':48s} {'whole':>6s} {'wrong':>5s} {'worst error, fresh':>18s} {'given':>8s} {'labels':>7s} "
+    f"{'network':48s} {'whole':>6s} {'wrong':>5s} {'worst error, fresh':>18s} {'rms':>8s} {'given':>8s} {'labels':>8s} "
+    f"{'layer 1':>8s} {'false':>5s} "
     f"{'q/par':>6s} {'most':>6s} {'CPU s':>6s} {'most':>6s}  outcomes; not whole: seeds"
 )
 
@@ -182,7 +265,8 @@ HEAD = (
 def row(runs: list[Run]) -> str:
     """All seeds of one network; errors, queries and seconds of those read whole, of all where none was."""
     good = [run for run in runs if run.whole] or runs
-    fresh, given = max(run.fresh for run in good), max(run.given for run in good)
+    fresh, given, rms = (max(getattr(run, key) for run in good) for key in ("fresh", "given", "rms"))
+    least, there = min(run.first[0] for run in runs), runs[0].first[1]
     labels = min(run.labels for run in good)
     asked = [run.per_parameter for run in good]
     seconds = [run.seconds for run in runs]
@@ -191,22 +275,24 @@ def row(runs: list[Run]) -> str:
     failed = [run.seed for run in runs if not run.whole]
     return (
         f"{runs[0].name:48s} {sum(run.whole for run in runs):3d}/{len(runs):2d} {sum(run.wrong for run in runs):5d} "
-        f"{fresh:18.1e} {given:8.1e} {labels:7.2%} {np.median(asked):6.2f} {max(asked):6.2f} "
+        f"{fresh:18.1e} {rms:8.1e} {given:8.1e} {labels:8.3%} {f'{least}/{there}':>8s} "
+        f"{sum(run.first[2] for run in runs):5d} {np.median(asked):6.2f} {max(asked):6.2f} "
         f"{np.median(seconds):6.1f} {max(seconds):6.1f}  {counts}" + (f"; {failed}" if failed else "")
     )
 
 
-def table(networks: list[tuple[str, uv.Network, np.ndarray | None]], options: argparse.Namespace) -> None:
+def table(networks: list[Victim], options: argparse.Namespace) -> None:
     """One row per network, kept as they come."""
-    print(HEAD)
+    print(HEAD, flush=True)
     kept: list[Run] = []
-    for name, truth, given in networks:
+    for victim in networks:
+        name = victim.name
         for dtype in options.dtype:
             if options.only not in f"{name} {dtype}":
                 continue
             runs = []
             for seed in range(options.first, options.first + options.seeds):
-                run = read(name, truth, given, dtype, seed, options.limit)
+                run = read(victim, dtype, seed, options.limit, options.most)
                 runs.append(run)
                 if options.each:
                     print(f"    {run}", flush=True)
@@ -263,6 +349,9 @@ def main() -> None:
     folder = os.environ.get("UNVEIL_VICTIMS")
     parser.add_argument("--victims", type=Path, default=folder and Path(folder), help="folder of .npz files")
     parser.add_argument("--logits", action="store_true", help="networks trained here, asked for their logits")
+    parser.add_argument("--box", action="store_true", help="with --logits: inputs scaled to [0, 1], asked within it")
+    parser.add_argument("--files", type=Path, nargs="+", help="networks of ReLU layers from files (ONNX)")
+    parser.add_argument("--most", type=float, default=PER_PARAMETER, help="questions allowed per parameter")
     parser.add_argument("--only", default="", help="networks whose name contains this, such as '16x2'")
     parser.add_argument("--dtype", choices=tuple(RIGHT), nargs="+", default=("float64",))
     parser.add_argument("--seeds", type=int, default=10)
@@ -277,13 +366,18 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of scikit-learn's models")
     options = parser.parse_args()
-    if options.logits:
+    if options.files:
+        table([from_file(path) for path in options.files], options)
+    elif options.logits:
         wanted = [pair for pair in LOGITS if asked_for(*pair, options.only)]
-        table([each for data, widths in wanted if (each := logits(data, widths))], options)
+        table([each for pair in wanted if (each := logits(*pair, options.box))], options)
     elif options.victims:
-        images = mnist()
-        named = [(name, net, images if net.n == 784 else None) for name, net in victims(options.victims).items()]
-        table(sorted(named, key=lambda each: (len(each[1].layers), each[1].n * each[1].layers[0].neurons)), options)
+        found = victims(options.victims).items()
+        named = [Victim(name, net, {784: mnist, 3072: cifar}.get(net.n, lambda: None)()) for name, net in found]
+        table(
+            sorted(named, key=lambda each: (len(each.truth.layers), each.truth.n * each.truth.layers[0].neurons)),
+            options,
+        )
     else:
         for activation in options.activation:
             for data in options.data:
