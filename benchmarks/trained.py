@@ -252,7 +252,7 @@ def from_file(path: Path) -> Victim:
 
 def asked_for(data: str, widths: tuple[int, ...], only: str) -> bool:
     """Whether `--only` may mean this network: others need not be trained."""
-    return not only or (data in only and ("-" not in only or "-".join(map(str, widths)) in only))
+    return only in data or (data in only and ("-" not in only or "-".join(map(str, widths)) in only))
 
 
 HEAD = (

@@ -126,7 +126,7 @@ def test_all_derivatives_together_sharpen_the_rows() -> None:
     found = finished(layer_steps(Probe(ask, noise, rng), frame, far=20.0))
     layer = turned(frame, found)
     true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
-    rows, _ = unmix(frame, found, layer)
+    rows, _, _ = unmix(frame, found, layer)
     best = (layer[0] @ true.T).argmax(axis=1)
     before, after = (np.linalg.norm(r - true[best], axis=1) for r in (layer[0], rows))
     assert after.max() < 0.05  # sides included

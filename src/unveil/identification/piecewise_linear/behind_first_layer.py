@@ -14,7 +14,8 @@ from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides
+from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing, worst_sharpened
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
@@ -34,6 +35,8 @@ DEPENDENT = 1e-6
 # Of few digits: neurons of the first layer up to which bends behind it are followed one by one; share of what the
 # budget leaves that may be spent on that.
 FOLLOWED, PATIENCE = 128, 0.8
+# Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
+AGAIN, FEW_LINES = 3, 4
 # Answers per neuron of the last layer, and besides, for a first output layer.
 PER_NEURON, SPARE = 10, 200
 
@@ -142,10 +145,11 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     if len(found) > frame.d:
         yield state.ended()
         return
-    state = state.left_behind(unmix(frame, found, state.layer))
+    found, layer, lacks = _sharper(setup, frame, found, state.layer)
+    state = state.with_found(found).counted().left_behind(layer)
     yield state
-    if missing(setup.probe, frame, found):
-        depth = len(state.layers) - 1
+    if lacks:
+        depth = len(state.layers)
         yield state.ended(f"Neurons of layer {depth} are missing: what lies behind it cannot be read.")
         return
     if not state.frame.reachable():
@@ -169,6 +173,30 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
             state, why=(*state.why, f"{count} neurons of layer {len(state.layers) + 1} were read, but not all.")
         )
     yield _ended(setup, state).ended() if ends else state.ended()
+
+
+def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: Layer) -> tuple[LayerFound, Layer, bool]:
+    """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
+
+    Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most
+    """
+    for number in range(AGAIN + 1):
+        rows, bias, error = unmix(frame, found, layer)
+        straight = found.straight
+        turn = np.sign(np.einsum("kd,kd->k", rows, straight.rows))[:, None]
+        planes = Hyperplanes(turn * rows, turn[:, 0] * bias, straight.jump, error, straight.at)
+        found, layer = found.with_rows(planes), (rows, bias)
+        if not missing(setup.probe, frame, found):
+            return found, layer, False
+        if number == AGAIN:
+            break
+        steps = layer_steps(setup.probe, frame, far=setup.far, most_lines=FEW_LINES, found=found, sure=True)
+        more = finished(steps)
+        if len(more) == len(found) or len(more) > frame.d:
+            break
+        found = more
+        layer = turned(frame, found)
+    return found, layer, True
 
 
 def _ended(setup: Setup, state: Reading) -> Reading:
