@@ -125,6 +125,8 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
     if found.network is None or found.labels is None or len(truth.layers) > 2:
         rows, bias = found.stats.get("rows_read", (np.empty((0, truth.n)), np.empty(0)))
         error = apart(rows, bias, truth)
+        if found.network is not None and found.labels is not None:
+            return deep(line, found, truth, seed, seconds)
         right = error.min(axis=0, initial=np.inf) < 1e-3
         worst = error.min(axis=0, initial=np.inf)[right].max(initial=0.0)
         which = len(set(error[:, right].argmin(axis=0))) if right.any() else 0
@@ -148,6 +150,23 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
         errors += f", missing {len(rows.missing)}, false {len(rows.false)}"
     print(f"{line}, {errors}, labels differ {int((told != right).sum())}, {seconds:.1f} CPU s", flush=True)
     return bool(whole)
+
+
+def deep(line: str, found: uv.Identification, truth: uv.Network, seed: int, seconds: float) -> bool:
+    """Print how far a network of two hidden layers is from the true one, layer by layer; whether it is whole."""
+    assert found.network is not None
+    x = np.random.default_rng(seed + 1).standard_normal((40_000, truth.n))
+    right = truth(x).argmax(axis=1) if truth.m > 1 else (truth(x)[:, 0] >= 0).astype(int)
+    differ = int((np.array(found.labels)[found.network(x).argmax(axis=1)] != right).sum())
+    against = uv.compare(found.network, truth, x[:1000], labels=found.labels)
+    layers = [
+        f"{each.weight_error:.1e} (missing {len(each.missing)}, false {len(each.false)})" for each in against.layers
+    ]
+    print(
+        f"{line}, layers {', '.join(layers) or 'depths differ'}, labels differ {differ}, {seconds:.1f} CPU s",
+        flush=True,
+    )
+    return bool(against.layers) and not any(len(each.missing) + len(each.false) for each in against.layers)
 
 
 def apart(rows: np.ndarray, bias: np.ndarray, truth: uv.Network) -> np.ndarray:

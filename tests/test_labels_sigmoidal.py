@@ -12,7 +12,7 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.curves import Curve, neurons, two_scales
 from unveil.identification.from_labels.faces import Precision
-from unveil.identification.from_labels.search import Pool
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sigmoidal import is_curved
 
 

@@ -17,8 +17,8 @@ from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import allowance
-from unveil.identification.from_labels.search import Pool
 from unveil.identification.from_labels.straight import straight
 from unveil.outcome import BadInput, UnsteadyAnswers
 from unveil.whitebox.activation import activation

@@ -11,7 +11,7 @@ from scipy import linalg
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.faces import Precision
-from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.model import Boundaries, LabelModel
 from unveil.identification.from_labels.output import (
     PairOutput,
     equations_needed,
@@ -19,8 +19,9 @@ from unveil.identification.from_labels.output import (
     pair_weights,
     with_classes,
 )
-from unveil.identification.from_labels.polish import Polished, linearised, polish, uncertainty
-from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.polish import Polished, polish, uncertainty
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
 from unveil.whitebox.activation import activation
 
@@ -143,7 +144,7 @@ class Completion:
         }
         return Completed(model, rms, not doubts, tuple(doubts), figures)
 
-    def _needed(self, fitted: Polished, at: Crossings) -> Polished:
+    def _needed(self, fitted: Polished[LabelModel], at: Crossings) -> Polished[LabelModel]:
         """The same without neurons that the points do not need: hyperplanes that were none."""
         model = fitted.model
         size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
@@ -155,7 +156,7 @@ class Completion:
                 fitted, left = trial, left[left != i]
         return fitted
 
-    def _uncertainty(self, fitted: Polished, at: Crossings, least: float) -> float:
+    def _uncertainty(self, fitted: Polished[LabelModel], at: Crossings, least: float) -> float:
         other = self.points[np.flatnonzero(fitted.model.knows(self.points))]
         return uncertainty(fitted.model, at, max(fitted.rms, least), other, self.coarse)
 
@@ -316,10 +317,10 @@ class Completion:
             found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
             self.points = Crossings.joined([self.points, found])
 
-    def chosen(self, model: LabelModel, count: int) -> Crossings:
+    def chosen(self, model: Boundaries, count: int) -> Crossings:
         """Points on the model's own boundaries, out of three times as many, that determine its numbers best."""
         at = foretold_crossings(model, self.pool, self.chart, 3 * count, self.rng)
-        jacobian = linearised(model, at)[1]
+        jacobian = model.linearised(at)[1]
         scale = np.linalg.norm(jacobian, axis=0)
         jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
         order = linalg.qr(jacobian.T, mode="r", pivoting=True, check_finite=False)[1]
@@ -329,7 +330,7 @@ class Completion:
         return at[np.concatenate([best, spare])]
 
 
-def foretold_crossings(model: LabelModel, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:
+def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:
     """Where a model changes its label on random segments, crossed along its own normals. Costs nothing.
 
     Queries: `0`

@@ -13,13 +13,16 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.completion import MISSED, Completed, Completion
+from unveil.identification.from_labels.deep_completion import Deep
+from unveil.identification.from_labels.deep_reading import LOOSE, DeepReading
 from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import Rationed, allowance
-from unveil.identification.from_labels.search import HyperplaneSearch, Pool
+from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
-from unveil.identification.from_labels.straight import sharpened, straight
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
@@ -36,18 +39,6 @@ REPEATED = 16
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
-
-CHUNK = 4
-"""Rounds of new faces between two looks at what goes on straight, in deeper networks."""
-
-CHUNKS = 24
-"""Such looks, at most."""
-
-QUIET = 2
-"""Looks in a row that show nothing new, after which the first layer counts as read."""
-
-LOOSE = 1e-4
-"""Standard error of a number from which on a result is approximate."""
 
 READ = ("relu", "tanh", "sigmoid")
 """Activations of a hidden layer that can be read."""
@@ -132,6 +123,8 @@ class _Reading:
         self.chart: Chart | None = None
         self.everywhere: Pool | None = None
         self.first: Hyperplanes | None = None
+        self.deep: Deep | None = None
+        self.error = np.inf
 
     def run(self) -> Identification:
         if self.oracle.grid is not None:
@@ -145,7 +138,8 @@ class _Reading:
             error = np.inf
             for _ in range(ROUNDS):
                 outcome = self._read(pool)
-                if outcome is not Outcome.complete:
+                if outcome is not Outcome.complete or self.deep is not None:
+                    error = self.error
                     break
                 outcome = self._lift(pool)
                 if outcome is not Outcome.complete:
@@ -283,35 +277,27 @@ class _Reading:
         self.why.append(f"After {tried} searches something is missing: {doubts}.")
         if self.best is None and isinstance(search, HyperplaneSearch):
             # A deeper neuron's hyperplane may have looked straight wherever walks came.
-            self.first = self._straight(search)
+            self.first = straight_ones(search, self.rng)
+            self.stats["stages"] |= search.stages
+            self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
 
-    def _straight(self, search: HyperplaneSearch) -> Hyperplanes:
-        """Hyperplanes that go on straight, as those of a first layer do."""
-        good = straight(search.side, search.chart, search.faces, search.planes, search.precision, self.rng)
-        search.book("straightness")
-        self.stats["stages"] |= search.stages
-        self.booked = self.oracle.ledger.asked
-        return search.planes[np.flatnonzero(good)].distinct()
-
     def _first_layer(self, search: HyperplaneSearch) -> Outcome:
-        """Hyperplanes of a deeper network that go on straight, until there are no more."""
-        self.best, known, quiet = None, 0, 0
-        for _ in range(CHUNKS):
-            self.first = self._straight(search)
-            quiet = 0 if len(self.first) > known else quiet + 1
-            known = max(known, len(self.first))
-            if quiet >= QUIET:
-                break
-            search.stale = 0
-            search.run(10**9, rounds=CHUNK)
-            self.stats["stages"] |= search.stages
-        assert self.first is not None
-        self.first = sharpened(search.side, search.chart, search.faces, self.first, search.precision, self.rng)
-        search.book("sharpening")
+        """Hyperplanes of a deeper network that go on straight, until there are no more, and what is behind them."""
+        self.best = None
+        self.first = first_layer(search, self.rng)
         self.stats["stages"] |= search.stages
         self.booked = self.oracle.ledger.asked
-        return Outcome.approximate if len(self.first) else Outcome.check_failed
+        if not len(self.first):
+            return Outcome.check_failed
+        reading = DeepReading(search, self.first, self.method.accuracy, self.method.accept, self.oracle, self.rng)
+        outcome = reading.run()
+        self.deep, self.error = reading.deep, reading.error
+        self.why += reading.why
+        self.stats |= reading.figures
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
+        return outcome
 
     def _lift(self, pool: Pool) -> Outcome:
         """The network in all inputs, where it was read in a subspace."""
@@ -343,13 +329,16 @@ class _Reading:
         return share, x[wrong] if share > self.method.accept or unseen.any() else x[:0]
 
     def _network(self) -> Any:
+        if self.deep is not None and self.chart is not None:
+            return self.deep.model.network(self.chart)
         if self.best is None or self.chart is None or not np.isfinite(self.best.rms):
             return None
         model = self.best.model
         return (model.with_sigmoids() if self.method.activation == "sigmoid" else model).network(self.chart)
 
     def _labels(self) -> tuple[int, ...]:
-        return () if self.best is None else tuple(int(c) for c in self.best.model.classes)
+        found = self.best if self.deep is None else self.deep
+        return () if found is None else tuple(int(c) for c in found.model.classes)
 
     def _book(self, stage: str) -> None:
         asked = self.oracle.ledger.asked
@@ -380,11 +369,19 @@ class _Reading:
         network, labels = self._network(), self._labels()
         if network is None:
             self._rows_read()
+        if self.deep is not None:
+            figures = {
+                "rms": self.deep.rms,
+                "missed": self.deep.missed,
+                "error": self.deep.error,
+                "open": self.deep.open,
+            }
+            self.stats |= figures
+            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
+            self.why.append("A second-layer neuron that is active nowhere on the boundary shows in no label.")
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
-            names = self.oracle.classes or {}
-            told = ", ".join(str(names.get(label, label)) for label in labels)
-            self.why.append(f"Labels seen: {told}. Of a class never seen nothing is known.")
+            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
             if self.best.model.affine.any():
                 self.why.append("Neurons that are always active at the boundary are kept as an affine part.")
             if self.best.figures.get("open"):
@@ -401,6 +398,10 @@ class _Reading:
             labels=labels or None,
         )
 
+    def _told(self, labels: tuple[int, ...]) -> str:
+        names = self.oracle.classes or {}
+        return ", ".join(str(names.get(label, label)) for label in labels)
+
     def _rows_read(self) -> None:
         """What there is of the first layer, where no network came out."""
         search, chart = self.search, self.chart
@@ -414,9 +415,11 @@ class _Reading:
             planes = search.likely() if self.first is None else self.first
             normals, offsets = planes.normals, planes.offsets
             self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
-            if search.deeper:
+            if search.deeper or search.behind_first:
+                read = self.stats.get("second layer", 0)
                 self.why.append(
-                    "Other hyperplanes bend, as those of deeper neurons do: layers behind the first are not read."
+                    "Other hyperplanes bend, as those of deeper neurons do: of the second layer "
+                    + (f"{read} neurons were told apart, too few for a network." if read else "none was told apart.")
                 )
         rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size
         self.stats["rows_read"] = (rows, offsets - rows @ chart.origin)

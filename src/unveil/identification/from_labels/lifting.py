@@ -13,7 +13,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.completion import foretold_crossings
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.search import Pool
+from unveil.identification.from_labels.pool import Pool
 
 STEPS = 6
 """Newton steps in which weights follow from shifts: the first is all where no neuron changes its side."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,8 +17,65 @@ FAR = 1e3
 """In sizes of a typical input: the distance of a boundary that is not there at all."""
 
 
+class Boundaries(ABC):
+    """A model with one logit for each class seen; the largest gives the label.
+
+    Attributes:
+        classes: (c,), the label of each logit, ascending.
+    """
+
+    classes: Int[np.ndarray, " c"]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Numbers that boundaries can tell."""
+
+    @abstractmethod
+    def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
+        """The logits at N points."""
+
+    @abstractmethod
+    def gaps(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N d"]]:
+        """Difference of the two logits at each crossing, and its gradient."""
+
+    @abstractmethod
+    def linearised(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N P"]]:
+        """Distances and their derivatives by all numbers."""
+
+    @abstractmethod
+    def moved(self, step: Float[np.ndarray, " P"]) -> Self:
+        """The model a step further, in the order of `linearised`."""
+
+    @abstractmethod
+    def network(self, chart: Chart) -> Network:
+        """The same in terms of inputs."""
+
+    def labels(self, y: Float[np.ndarray, "N d"]) -> Int[np.ndarray, " N"]:
+        """The labels at N points."""
+        return np.asarray(self.classes[self.logits(y).argmax(axis=1)])
+
+    def rows(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        """Which logit belongs to each label."""
+        return np.searchsorted(self.classes, labels)
+
+    def distances(self, at: Crossings) -> Float[np.ndarray, " N"]:
+        """How far each crossing lies from this model's boundary between its labels, to first order; `FAR` at most."""
+        gap, gradient = self.gaps(at)
+        # A step that led astray is judged, too: numbers too large are no less wrong.
+        gradient = np.clip(np.nan_to_num(gradient), -1e100, 1e100)
+        # Where no neuron is active both are zero: there is no boundary anywhere near.
+        steep = np.linalg.norm(gradient, axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(steep > 0, np.clip(gap / steep, -FAR, FAR), FAR)
+
+    def knows(self, at: Crossings) -> np.ndarray:
+        """Which crossings lie between classes that this model has."""
+        return np.isin(at.before, self.classes) & np.isin(at.after, self.classes)
+
+
 @dataclass(frozen=True)
-class LabelModel:
+class LabelModel(Boundaries):
     """Logits `outer @ phi(inner @ y + bias) + affine @ y + offset` of the classes seen; the largest gives the label.
 
     Attributes:
@@ -59,14 +118,6 @@ class LabelModel:
         hidden = self.phi.value(y @ self.inner.T + self.bias)
         return np.asarray(hidden @ self.outer.T + y @ self.affine.T + self.offset)
 
-    def labels(self, y: Float[np.ndarray, "N d"]) -> Int[np.ndarray, " N"]:
-        """The labels at N points."""
-        return np.asarray(self.classes[self.logits(y).argmax(axis=1)])
-
-    def rows(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Which logit belongs to each label."""
-        return np.searchsorted(self.classes, labels)
-
     def gaps(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N d"]]:
         """Difference of the two logits at each crossing, and its gradient."""
         one, two = self.rows(at.before), self.rows(at.after)
@@ -77,19 +128,41 @@ class LabelModel:
         gradient = (weight * self.phi.slope(sums)) @ self.inner + affine
         return gap + self.offset[one] - self.offset[two], gradient
 
-    def distances(self, at: Crossings) -> Float[np.ndarray, " N"]:
-        """How far each crossing lies from this model's boundary between its labels, to first order; `FAR` at most."""
-        gap, gradient = self.gaps(at)
-        # A step that led astray is judged, too: numbers too large are no less wrong.
-        gradient = np.clip(np.nan_to_num(gradient), -1e100, 1e100)
-        # Where no neuron is active both are zero: there is no boundary anywhere near.
-        steep = np.linalg.norm(gradient, axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(steep > 0, np.clip(gap / steep, -FAR, FAR), FAR)
+    def derivatives(self, at: Crossings) -> Float[np.ndarray, "N P"]:
+        """Derivatives of the gap by (inner | bias), (outer | offset) and the affine part where there is one."""
+        one, two = self.rows(at.before), self.rows(at.after)
+        weight = self.outer[one] - self.outer[two]
+        sums = at.x @ self.inner.T + self.bias
+        hidden, slope = self.phi.value(sums), self.phi.slope(sums)
+        points, count = np.arange(len(at)), len(self.classes)
+        extended = np.concatenate([at.x, np.ones((len(at), 1))], axis=1)
+        parts = [flat((weight * slope)[:, :, None] * extended[:, None, :])]
+        values = np.concatenate([hidden, np.ones((len(at), 1))], axis=1)
+        if self.affine.any():
+            values = np.concatenate([values, at.x], axis=1)
+        last = np.zeros((len(at), count, values.shape[1]))
+        last[points, one] += values
+        last[points, two] -= values
+        parts.append(flat(last))
+        return np.concatenate(parts, axis=1)
 
-    def knows(self, at: Crossings) -> np.ndarray:
-        """Which crossings lie between classes that this model has."""
-        return np.isin(at.before, self.classes) & np.isin(at.after, self.classes)
+    def linearised(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N P"]]:
+        """Distances and their derivatives, in the order of `derivatives`."""
+        long = np.maximum(np.linalg.norm(self.gaps(at)[1], axis=1), 1e-300)
+        return self.distances(at), self.derivatives(at) / long[:, None]
+
+    def moved(self, step: Float[np.ndarray, " P"]) -> LabelModel:
+        """The model a step further, in the order of `derivatives`."""
+        k, d = self.inner.shape
+        first, rest = step[: k * (d + 1)].reshape(k, d + 1), step[k * (d + 1) :].reshape(len(self.classes), -1)
+        return replace(
+            self,
+            inner=self.inner + first[:, :d],
+            bias=self.bias + first[:, d],
+            outer=self.outer + rest[:, :k],
+            offset=self.offset + rest[:, k],
+            affine=self.affine + rest[:, k + 1 :] if self.affine.any() else self.affine,
+        )
 
     def with_sigmoids(self) -> LabelModel:
         """Of tanh the same with sigmoids: tanh(s) = 2 sigmoid(2 s) - 1."""
@@ -105,21 +178,34 @@ class LabelModel:
             phi=activation("sigmoid"),
         )
 
-    def network(self, chart: Chart) -> Network:
-        """The same in terms of inputs; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
+    def layers(self) -> tuple[Layer, ...]:
+        """The same in terms of coordinates; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
         inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset
-        if self.affine.any() or not len(inner):
+        if not len(inner):
+            return (Layer(self.affine, offset, activation("identity")),)
+        if self.affine.any():
             left, values, right = np.linalg.svd(self.affine, full_matrices=False)
             rank = max(int((values > 1e-12 * max(values[0], 1e-300)).sum()), 1)
-            if len(inner) == 0:
-                matrix = self.affine if chart.basis is None else self.affine @ chart.basis
-                matrix = matrix / chart.size
-                return Network((Layer(matrix, offset - matrix @ chart.origin, activation("identity")),))
             carried, part = right[:rank], left[:, :rank] * values[:rank]
             # A pair of neurons of any activation g with g(s) - g(-s) = s, which a rectifier has.
             inner = np.concatenate([inner, carried, -carried])
             bias = np.concatenate([bias, np.zeros(2 * rank)])
             outer = np.concatenate([outer, part, -part], axis=1)
-        rows = (inner if chart.basis is None else inner @ chart.basis) / chart.size
-        hidden = Layer(rows, bias - rows @ chart.origin, self.phi)
-        return Network((hidden, Layer(outer, offset, activation("identity"))), chart.oracle.shape)
+        return Layer(inner, bias, self.phi), Layer(outer, offset, activation("identity"))
+
+    def network(self, chart: Chart) -> Network:
+        """The same in terms of inputs."""
+        first, *rest = self.layers()
+        layers = (in_inputs(first, chart), *rest)
+        return Network(layers, chart.oracle.shape) if rest else Network(layers)
+
+
+def in_inputs(first: Layer, chart: Chart) -> Layer:
+    """A layer of a chart's coordinates as one of inputs."""
+    rows = (first.weights if chart.basis is None else first.weights @ chart.basis) / chart.size
+    return Layer(rows, first.bias - rows @ chart.origin, first.activation)
+
+
+def flat(parts: Float[np.ndarray, "N a b"]) -> Float[np.ndarray, "N ab"]:
+    """The last two axes in one, of no rows at all, too."""
+    return parts.reshape(len(parts), parts.shape[1] * parts.shape[2])

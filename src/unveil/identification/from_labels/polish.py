@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
-from jaxtyping import Float
 from scipy import linalg
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.model import Boundaries, LabelModel
 
 MEASURED = 1e-6
 """How exactly hyperplanes are known before the fit, relative."""
@@ -22,8 +22,11 @@ KEPT = 30.0
 out of a step."""
 
 
+M = TypeVar("M", bound=Boundaries)
+
+
 @dataclass(frozen=True)
-class Polished:
+class Polished(Generic[M]):
     """A model fitted to boundary points.
 
     Attributes:
@@ -32,13 +35,13 @@ class Polished:
         outside: Share of the points that were left out.
     """
 
-    model: LabelModel
+    model: M
     rms: float
     outside: float
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def polish(model: LabelModel, at: Crossings, *, steps: int = 20, floor: float = 1e-16) -> Polished:
+def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) -> Polished[M]:
     """Fit all numbers of a model to boundary points, by damped least squares on their distances from its boundaries.
 
     A start that is not nearly right gets worse, not better: hyperplanes come first.
@@ -56,9 +59,9 @@ def polish(model: LabelModel, at: Crossings, *, steps: int = 20, floor: float = 
     for _ in range(steps):
         if best.rms <= floor or waited > 2 or damping > 1e8:
             break
-        residual, jacobian = linearised(best.model, at)
+        residual, jacobian = best.model.linearised(at)
         inside = np.abs(residual) <= max(KEPT * best.rms, 1e-15)
-        trial = _moved(best.model, _step(jacobian[inside], residual[inside], damping))
+        trial = best.model.moved(_step(jacobian[inside], residual[inside], damping))
         rms, outside = _judged(trial, at)
         if rms < best.rms:
             waited = 0 if rms < 0.7 * best.rms else waited + 1
@@ -69,17 +72,17 @@ def polish(model: LabelModel, at: Crossings, *, steps: int = 20, floor: float = 
     return _finished(best, at)
 
 
-def _finished(best: Polished, at: Crossings) -> Polished:
+def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
     """Steps without damping on all points near by: what only one of them tells must not count as that point's fault."""
     for _ in range(3):
-        residual, jacobian = linearised(best.model, at)
+        residual, jacobian = best.model.linearised(at)
         near = np.abs(residual) < NEAR
         scale = np.linalg.norm(jacobian[near], axis=0)
         if near.sum() < len(scale) or not best.rms < 1e-9:
             return best
         scale[scale <= 1e-10 * scale.max()] = np.inf
         step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=1e-14)[0] / scale
-        trial = Polished(_moved(best.model, step), best.rms, best.outside)
+        trial = Polished(best.model.moved(step), best.rms, best.outside)
         before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
         if not after <= before:
             return best
@@ -89,7 +92,7 @@ def _finished(best: Polished, at: Crossings) -> Polished:
     return best
 
 
-def _judged(model: LabelModel, at: Crossings) -> tuple[float, float]:
+def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
     """Root mean square of all but the two worst in a hundred, and the share that is much further off."""
     off = np.sort(np.abs(model.distances(at)))
     if not np.isfinite(off).all():
@@ -97,27 +100,6 @@ def _judged(model: LabelModel, at: Crossings) -> tuple[float, float]:
     bulk = off[: max(1, int(0.98 * len(off)))]
     rms = float(np.sqrt(np.mean(bulk**2)))
     return rms, float((off > max(KEPT * rms, 1e-15)).mean())
-
-
-def linearised(model: LabelModel, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N P"]]:
-    """Distances and their derivatives by (inner | bias), (outer | offset) and the affine part where there is one."""
-    one, two = model.rows(at.before), model.rows(at.after)
-    weight = model.outer[one] - model.outer[two]
-    sums = at.x @ model.inner.T + model.bias
-    hidden, slope = model.phi.value(sums), model.phi.slope(sums)
-    _, gradient = model.gaps(at)
-    long = np.maximum(np.linalg.norm(gradient, axis=1), 1e-300)
-    points, count = np.arange(len(at)), len(model.classes)
-    extended = np.concatenate([at.x, np.ones((len(at), 1))], axis=1)
-    parts = [((weight * slope)[:, :, None] * extended[:, None, :]).reshape(len(at), -1)]
-    values = np.concatenate([hidden, np.ones((len(at), 1))], axis=1)
-    if model.affine.any():
-        values = np.concatenate([values, at.x], axis=1)
-    last = np.zeros((len(at), count, values.shape[1]))
-    last[points, one] += values
-    last[points, two] -= values
-    parts.append(last.reshape(len(at), -1))
-    return model.distances(at), np.concatenate(parts, axis=1) / long[:, None]
 
 
 def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, coarse: float) -> float:
@@ -136,7 +118,7 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
     Queries: `0`
     """
     k, d = model.inner.shape
-    jacobian = np.concatenate([linearised(model, at)[1], rms / coarse * linearised(model, other)[1]])
+    jacobian = np.concatenate([model.linearised(at)[1], rms / coarse * model.linearised(other)[1]])
     rows = np.linalg.norm(model.inner, axis=1)
     effect = np.abs(model.outer - model.outer[0])[1:] * rows
     width = (jacobian.shape[1] - k * (d + 1)) // len(model.classes)
@@ -187,16 +169,3 @@ def _step(jacobian: np.ndarray, residual: np.ndarray, damping: float) -> np.ndar
     for _ in range(2):
         step = step + linalg.cho_solve(factor, -scaled.T @ (scaled @ step + residual), check_finite=False)
     return np.asarray(step / scale)
-
-
-def _moved(model: LabelModel, step: np.ndarray) -> LabelModel:
-    k, d = model.inner.shape
-    first, rest = step[: k * (d + 1)].reshape(k, d + 1), step[k * (d + 1) :].reshape(len(model.classes), -1)
-    moved = replace(
-        model,
-        inner=model.inner + first[:, :d],
-        bias=model.bias + first[:, d],
-        outer=model.outer + rest[:, :k],
-        offset=model.offset + rest[:, k],
-    )
-    return replace(moved, affine=model.affine + rest[:, k + 1 :]) if model.affine.any() else moved

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.crossings import cross, sharpen
+from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import (
     Faces,
@@ -20,11 +20,9 @@ from unveil.identification.from_labels.faces import (
     walk,
 )
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import corner, section
 from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
-
-POOL = 64
-"""Points asked for their labels at a time."""
 
 AT_ONCE = 2
 """Random faces measured at a time."""
@@ -50,87 +48,11 @@ WALKS = 8
 CORNERS = 4
 """Known hyperplanes to which an edge is followed, at most."""
 
+OWN = 1e-4
+"""Edges nearer than this to a known hyperplane are its own."""
+
 SECTIONS = 6
 """Sections of an edge, at most."""
-
-
-class Pool:
-    """Points with their labels.
-
-    Args:
-        side: Answers, in coordinates.
-        chart: The coordinates.
-        size: Of random points without a box, in units of a typical input.
-        given: Coordinates of inputs to draw half of the points near.
-        rng: Draws the points that are asked.
-    """
-
-    def __init__(
-        self, side: Side, chart: Chart, size: float, given: Float[np.ndarray, "N d"], rng: np.random.Generator
-    ) -> None:
-        self.side, self.chart, self.size, self.given, self.rng = side, chart, size, given, rng
-        self.y = np.empty((0, chart.n))
-        self.label = np.empty(0, dtype=np.int64)
-
-    def sample(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "N d"]:
-        """Random points, none of them asked: in the box, or of the pool's size; half of them near inputs given."""
-        oracle = self.chart.oracle
-        if oracle.within is None:
-            y = self.size * rng.standard_normal((count, self.chart.n))
-            spread = y / 4
-        else:
-            y = self.chart.coordinates(rng.uniform(oracle.low, oracle.high, size=(count, oracle.n)))
-            # A slice through the middle of a box is larger than what the box's points project to.
-            y *= max(1.0, 0.6 * np.sqrt(oracle.n / self.chart.n))
-            spread = y / 4
-        if len(self.given):
-            half = count // 2
-            y[:half] = self.given[rng.integers(len(self.given), size=half)] + spread[:half]
-        # Towards the middle, as far as it takes to be legal: what is left out by the coordinates may stick out.
-        for _ in range(40):
-            outside = self.chart.margin(y) < 0
-            if not outside.any():
-                break
-            y[outside] *= 0.9
-        return np.asarray(y)
-
-    def draw(self, count: int = POOL) -> None:
-        """Ask for more.
-
-        Queries: `count`
-        """
-        self.put(self.sample(count, self.rng))
-
-    def put(self, y: Float[np.ndarray, "N d"]) -> None:
-        """Ask for the labels of given points.
-
-        Queries: `N`
-        """
-        self.label = np.concatenate([self.label, self.side.labels(y)])
-        self.y = np.concatenate([self.y, y])
-
-    @property
-    def classes(self) -> Int[np.ndarray, " c"]:
-        """Labels seen, the most frequent first."""
-        labels, counts = np.unique(self.label, return_counts=True)
-        return np.asarray(labels[np.argsort(-counts, kind="stable")])
-
-    def crossings(self, count: int, cell: float, pair: tuple[int, int] | None = None) -> Crossings:
-        """Points on the boundary, on segments between random points of different labels, or of the two given ones.
-
-        Queries: `count * log2(distance / cell)`
-        """
-        order = self.rng.permutation(len(self.y))
-        if pair is None:
-            start = np.resize(order, count)
-            end = np.array([self._other(self.label[i]) for i in start])
-        else:
-            one, two = (np.flatnonzero(self.label == c) for c in pair)
-            start, end = self.rng.choice(one, count), self.rng.choice(two, count)
-        return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
-
-    def _other(self, label: int) -> int:
-        return int(self.rng.choice(np.flatnonzero(self.label != label)))
 
 
 class HyperplaneSearch:
@@ -159,6 +81,7 @@ class HyperplaneSearch:
         self.met: dict[int, set[int]] = {}
         self.ended, self.passed = nothing.copy(), nothing.copy()
         self.supposed = 0
+        self.behind_first = False
         self.stages: dict[str, int] = {}
         self.booked = chart.ledger.asked
         self.stale = 0
@@ -184,11 +107,39 @@ class HyperplaneSearch:
             if self.stale >= patience or self.hopeless:
                 return
 
+    def collect(self, first: Hyperplanes, labels: int) -> None:
+        """Go on behind a first layer that is known: bends are met, and no hyperplane is looked for.
+
+        Args:
+            first: The first layer.
+            labels: So many are asked.
+
+        Queries: `labels`, and at most a round of walks more
+        """
+        self.edges, self.through, self.behind_first = self.bends(first), [], True
+        self.planes = first
+        self.ended, self.passed = np.zeros(len(first), dtype=int), np.zeros(len(first), dtype=int)
+        end = self.chart.ledger.asked + labels
+        while self.chart.ledger.asked < end:
+            fresh = self._new_faces()
+            for _ in range(DEPTH):
+                if not len(fresh) or self.chart.ledger.asked >= end:
+                    break
+                known = self._walk(np.repeat(fresh, WALKS))
+                fresh = np.concatenate([self._open_edges(), self._hop(known)])
+
+    def bends(self, first: Hyperplanes) -> list[Edge]:
+        """Edges met that are on none of these hyperplanes."""
+        edges = [*self.edges, *self.through]
+        z = np.stack([edge.z for edge in edges]) if edges else np.empty((0, self.chart.n))
+        on = (np.abs(z @ first.normals.T + first.offsets) < OWN).any(axis=1)
+        return [edge for edge, mine in zip(edges, on, strict=True) if not mine]
+
     @property
     def hopeless(self) -> bool:
         """Whether the boundary bends again and again and no hyperplane was met: no rectifiers do that."""
         spent = sum(self.stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-        return not len(self.planes) and spent > HOPELESS + EACH_COORDINATE * self.chart.n
+        return not len(self.planes) and not self.behind_first and spent > HOPELESS + EACH_COORDINATE * self.chart.n
 
     @property
     def neurons(self) -> int:
@@ -270,7 +221,7 @@ class HyperplaneSearch:
         self.behind = Crossings.joined([self.behind, found.behind[keep]])
         self.gap = np.concatenate([self.gap, found.gap[keep]])
         self.opened = np.concatenate([self.opened, np.full(len(keep), seen)])
-        if not seen:
+        if not seen and not self.behind_first:
             self._resolve(self.edges)
 
     def _resolve(self, edges: list[Edge], votes: tuple[tuple[float, float], ...] = ()) -> bool:
@@ -322,7 +273,7 @@ class HyperplaneSearch:
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""
         on = self.planes.holding(z, error)
-        for which in np.unique(on[on >= 0]):
+        for which in np.unique(on[on >= 0]) if not self.behind_first else ():
             edge, rows = self.through[which], np.flatnonzero(on == which)
             angle, fuzz = edge.votes(z[rows], error[rows])
             best = int(np.nan_to_num(fuzz, nan=np.inf).argmin())
@@ -355,7 +306,8 @@ class HyperplaneSearch:
             if edge is None:
                 continue
             self.edges.append(edge)
-            self._look_along(edge)
+            if not self.behind_first:
+                self._look_along(edge)
         return np.concatenate(fresh)
 
     def _look_along(self, edge: Edge) -> None:

@@ -9,7 +9,7 @@ from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, tangents
 from unveil.identification.from_labels.far_faces import RADIUS, FarFaces
-from unveil.identification.from_labels.search import Pool
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.shifted_faces import shifted_normal
 from unveil.identification.from_labels.transitions import transition
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, faces_at
-from unveil.identification.from_labels.search import Pool
+from unveil.identification.from_labels.pool import Pool
 
 FEW = 24
 """Up to so many inputs all of them are read at once: to find fewer directions would cost more than it saves."""

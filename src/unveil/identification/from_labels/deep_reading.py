@@ -1,0 +1,111 @@
+"""DeepReading: what is behind a known first layer, from more and more bends, and how far it is to be relied on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.from_labels.agreement import fresh_points, network_labels
+from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.outcome import BudgetExceeded, Outcome
+
+BENDS, FURTHER = 100_000, 4
+"""Labels asked for more bends at a time, and how often."""
+
+CHECKS = 2_000
+"""Fresh points that judge a network with two hidden layers."""
+
+LOOSE = 1e-4
+"""Standard error of a number from which on a result is approximate."""
+
+
+class DeepReading:
+    """The layers behind a first one.
+
+    Args:
+        search: Faces and bends met by now; it goes on from there.
+        first: All hyperplanes of the first layer.
+        accuracy: Wanted of the weight vectors, relative.
+        accept: Largest share of other labels among the fresh points that judge the result.
+        oracle: Answers labels.
+        rng: Draws everything.
+
+    Attributes:
+        deep: The network; None where none came out that passes.
+        error: Share of fresh points with another label.
+        why: What speaks against it.
+        figures: Neurons told apart, share of the points explained and the like.
+    """
+
+    def __init__(
+        self,
+        search: HyperplaneSearch,
+        first: Hyperplanes,
+        accuracy: float,
+        accept: float,
+        oracle: Oracle,
+        rng: np.random.Generator,
+    ) -> None:
+        self.search, self.first, self.accept, self.oracle, self.rng = search, first, accept, oracle, rng
+        self.behind = DeepCompletion(search.pool, first, search.precision, accuracy, rng)
+        self.deep: Deep | None = None
+        self.error = np.inf
+        self.why: list[str] = []
+        self.figures: dict[str, Any] = {}
+
+    def run(self) -> Outcome:
+        """Read on until nothing says that a neuron is missing, or until it does not come out.
+
+        Queries: about 60 a number of the network, and `BENDS` for each time that bends are too few
+        """
+        search = self.search
+        search.booked = self.oracle.ledger.asked
+        try:
+            for further in range(FURTHER + 1):
+                if further:
+                    search.collect(self.first, BENDS)
+                found = self.behind.attempt(search.faces, search.bends(self.first))
+                search.book("second layer and fit")
+                self.figures |= self.behind.figures
+                if found is not None and (self.deep is None or _rank(found) >= _rank(self.deep)):
+                    self.deep = found
+                if found is not None and found.whole:
+                    break
+            return self._judged()
+        except BudgetExceeded:
+            # What no fresh points judged is not handed out; the first layer stands.
+            self.deep = None
+            return Outcome.budget_ended
+
+    def _judged(self) -> Outcome:
+        deep = self.deep
+        if deep is None:
+            return Outcome.approximate
+        network, labels = deep.model.network(self.search.chart), tuple(int(c) for c in deep.model.classes)
+        x = fresh_points(network, labels, self.oracle, CHECKS, self.rng)
+        wrong = self.oracle.predictions(self.oracle(x)) != network_labels(network, labels, x)
+        self.search.book("check")
+        self.error = float(wrong.mean())
+        self.figures |= {"rms": deep.rms, "missed": deep.missed, "error": deep.error, "open": deep.open}
+        if self.error > self.accept:
+            self.why.append(f"Two hidden layers were fitted, but {self.error:.1%} of fresh labels differ.")
+            self.deep = None
+            return Outcome.approximate
+        doubts = []
+        if not deep.whole:
+            doubts.append("some neurons of the second layer are missing or in an affine part")
+        if wrong.any():
+            doubts.append(f"{int(wrong.sum())} of {len(x)} fresh points have another label")
+        if not deep.error <= LOOSE:
+            doubts.append(f"some numbers are known to {deep.error:.0e} only")
+        if doubts:
+            self.why.append(f"Not all of two hidden layers was read: {'; '.join(doubts)}.")
+        return Outcome.approximate if doubts else Outcome.complete
+
+
+def _rank(found: Deep) -> tuple[bool, float]:
+    return found.whole, -found.missed

@@ -1,0 +1,47 @@
+"""The first layer of a deeper ReLU network: the hyperplanes that go on straight, until there are no more."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.straight import sharpened, straight
+
+CHUNK = 4
+"""Rounds of new faces between two looks at what goes on straight."""
+
+CHUNKS = 24
+"""Such looks, at most."""
+
+QUIET = 2
+"""Looks in a row that show nothing new, after which the first layer counts as read."""
+
+
+def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
+    """Hyperplanes met that go on straight, as those of a first layer do.
+
+    Queries: those of `straight`
+    """
+    good = straight(search.side, search.chart, search.faces, search.planes, search.precision, rng)
+    search.book("straightness")
+    return search.planes[np.flatnonzero(good)].distinct()
+
+
+def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
+    """The first layer; the search goes on until it meets nothing more of it.
+
+    Queries: some 500,000 for ten neurons of ten inputs
+    """
+    first, known, quiet = straight_ones(search, rng), 0, 0
+    for _ in range(CHUNKS):
+        quiet = 0 if len(first) > known else quiet + 1
+        known = max(known, len(first))
+        if quiet >= QUIET:
+            break
+        search.stale = 0
+        search.run(10**9, rounds=CHUNK)
+        first = straight_ones(search, rng)
+    first = sharpened(search.side, search.chart, search.faces, first, search.precision, rng)
+    search.book("sharpening")
+    return first

@@ -1,0 +1,92 @@
+"""Pool: points with their labels, from which boundary points are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross
+
+POOL = 64
+"""Points asked for their labels at a time."""
+
+
+class Pool:
+    """Points with their labels.
+
+    Args:
+        side: Answers, in coordinates.
+        chart: The coordinates.
+        size: Of random points without a box, in units of a typical input.
+        given: Coordinates of inputs to draw half of the points near.
+        rng: Draws the points that are asked.
+    """
+
+    def __init__(
+        self, side: Side, chart: Chart, size: float, given: Float[np.ndarray, "N d"], rng: np.random.Generator
+    ) -> None:
+        self.side, self.chart, self.size, self.given, self.rng = side, chart, size, given, rng
+        self.y = np.empty((0, chart.n))
+        self.label = np.empty(0, dtype=np.int64)
+
+    def sample(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "N d"]:
+        """Random points, none of them asked: in the box, or of the pool's size; half of them near inputs given."""
+        oracle = self.chart.oracle
+        if oracle.within is None:
+            y = self.size * rng.standard_normal((count, self.chart.n))
+            spread = y / 4
+        else:
+            y = self.chart.coordinates(rng.uniform(oracle.low, oracle.high, size=(count, oracle.n)))
+            # A slice through the middle of a box is larger than what the box's points project to.
+            y *= max(1.0, 0.6 * np.sqrt(oracle.n / self.chart.n))
+            spread = y / 4
+        if len(self.given):
+            half = count // 2
+            y[:half] = self.given[rng.integers(len(self.given), size=half)] + spread[:half]
+        # Towards the middle, as far as it takes to be legal: what is left out by the coordinates may stick out.
+        for _ in range(40):
+            outside = self.chart.margin(y) < 0
+            if not outside.any():
+                break
+            y[outside] *= 0.9
+        return np.asarray(y)
+
+    def draw(self, count: int = POOL) -> None:
+        """Ask for more.
+
+        Queries: `count`
+        """
+        self.put(self.sample(count, self.rng))
+
+    def put(self, y: Float[np.ndarray, "N d"]) -> None:
+        """Ask for the labels of given points.
+
+        Queries: `N`
+        """
+        self.label = np.concatenate([self.label, self.side.labels(y)])
+        self.y = np.concatenate([self.y, y])
+
+    @property
+    def classes(self) -> Int[np.ndarray, " c"]:
+        """Labels seen, the most frequent first."""
+        labels, counts = np.unique(self.label, return_counts=True)
+        return np.asarray(labels[np.argsort(-counts, kind="stable")])
+
+    def crossings(self, count: int, cell: float, pair: tuple[int, int] | None = None) -> Crossings:
+        """Points on the boundary, on segments between random points of different labels, or of the two given ones.
+
+        Queries: `count * log2(distance / cell)`
+        """
+        order = self.rng.permutation(len(self.y))
+        if pair is None:
+            start = np.resize(order, count)
+            end = np.array([self._other(self.label[i]) for i in start])
+        else:
+            one, two = (np.flatnonzero(self.label == c) for c in pair)
+            start, end = self.rng.choice(one, count), self.rng.choice(two, count)
+        return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
+
+    def _other(self, label: int) -> int:
+        return int(self.rng.choice(np.flatnonzero(self.label != label)))

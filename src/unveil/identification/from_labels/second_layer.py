@@ -1,0 +1,280 @@
+"""The second hidden layer behind a known first one: the weights that bends of the boundary share across linear regions.
+
+Where the first layer's activation pattern is S, the hyperplane of a second-layer neuron is `w_S h_S + c = 0` in the
+active values h of the first layer, and the normals on both sides of a bend there span w_S. So each bend leaves one
+angle of w_S open; two bends of one neuron in different regions must agree where their patterns overlap, and settle it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
+
+CLEAR = 1e-3
+"""So far from every known hyperplane a bend lies at least, that the pattern around it is certain."""
+
+INACTIVE = 1e-3
+"""Share of a face's normal along an inactive neuron's weight vector; errors leave far less."""
+
+AGREE = 1e-4
+"""How well bends of one neuron agree, as a share of its weights."""
+
+OWN = 1e-2
+"""A direction so near to a face's own normal is that face's, and says nothing about the neuron."""
+
+SURPLUS = 3
+"""Equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed."""
+
+PARTNERS = 24
+"""Bends that one is paired with, at most."""
+
+PLENTY = 6
+"""Bends that agree: the neuron is found."""
+
+
+@dataclass(frozen=True)
+class Bends:
+    """Bends of the boundary in values of a known first layer.
+
+    Attributes:
+        hidden: (N, k), the first layer's values at each bend.
+        active: (N, k), which of its neurons are active there.
+        near: (N, k), normal of the boundary before the bend by those values; zero where inactive.
+        far: (N, k), the same behind it.
+    """
+
+    hidden: Float[np.ndarray, "N k"]
+    active: Bool[np.ndarray, "N k"]
+    near: Float[np.ndarray, "N k"]
+    far: Float[np.ndarray, "N k"]
+
+    def __len__(self) -> int:
+        return len(self.hidden)
+
+    def __getitem__(self, rows: Int[np.ndarray, " M"]) -> Bends:
+        return Bends(self.hidden[rows], self.active[rows], self.near[rows], self.far[rows])
+
+
+@dataclass(frozen=True)
+class HiddenNeuron:
+    """A second-layer neuron, up to sign and length.
+
+    Attributes:
+        weight: (k,), NaN where no bend tells.
+        bias: Its bias.
+        support: Which bends are its own.
+        error: How well these agree.
+    """
+
+    weight: Float[np.ndarray, " k"]
+    bias: float
+    support: Int[np.ndarray, " s"]
+    error: float
+
+
+def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] | None:
+    """Which side of each hyperplane of a first layer is the active one: only there normals of the boundary see it.
+
+    Args:
+        planes: All neurons of the first layer.
+        faces: Flat pieces of the boundary from all over.
+
+    Returns:
+        1 or -1 for each; None where no choice puts the normals into the span of the active weight vectors.
+
+    Queries: `0`
+    """
+    side = np.where(faces.x @ planes.normals.T + planes.offsets > 0, 1.0, -1.0)
+    sign = np.ones(len(planes))
+    best = _outside(planes, faces, side, sign)
+    # Each turn that helps most, until none does: of as many inputs as neurons every one is judged by itself.
+    for _ in range(4 * len(planes)):
+        tried = []
+        for i in range(len(planes)):
+            turned = sign.copy()
+            turned[i] *= -1
+            tried.append(_outside(planes, faces, side, turned))
+        if not min(tried) < best:
+            break
+        best = min(tried)
+        sign[int(np.argmin(tried))] *= -1
+    return sign if best < 0.05 else None
+
+
+def _outside(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray) -> float:
+    """Share of the faces whose normals lie outside the span of the weight vectors that are active there."""
+    active = side * sign > 0
+    wrong = 0
+    for normal, on in zip(faces.normal, active, strict=True):
+        rows = planes.normals[on]
+        left = normal - rows.T @ np.linalg.lstsq(rows.T, normal, rcond=None)[0] if len(rows) else normal
+        wrong += bool(np.linalg.norm(left) > INACTIVE)
+    return wrong / max(len(faces), 1)
+
+
+def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:
+    """Edges that lie on no hyperplane of the first layer, in its values.
+
+    Args:
+        planes: The first layer, each hyperplane's normal towards its active side.
+        edges: Edges of the boundary.
+
+    Queries: `0`
+    """
+    parts = []
+    for edge in edges:
+        sums = planes.normals @ edge.z + planes.offsets
+        on = sums > 0
+        if np.abs(sums).min() < CLEAR or not on.any():
+            continue
+        rows = planes.normals[on]
+        far = edge.at(edge.angle)
+        both = np.zeros((2, len(planes)))
+        both[:, on] = np.linalg.lstsq(rows.T, np.stack([edge.normal, far], axis=1), rcond=None)[0].T
+        left = np.stack([edge.normal, far]) - both[:, on] @ rows
+        if np.linalg.norm(left, axis=1).max() > INACTIVE:
+            continue
+        parts.append((np.where(on, sums, 0.0), on, both[0], both[1]))
+    k = len(planes)
+    if not parts:
+        return Bends(np.empty((0, k)), np.empty((0, k), dtype=bool), np.empty((0, k)), np.empty((0, k)))
+    return Bends(*(np.stack(each) for each in zip(*parts, strict=True)))
+
+
+def hidden_neurons(bends: Bends) -> list[HiddenNeuron]:
+    """Neurons of a second layer, each from the bends that agree on one weight vector.
+
+    Queries: `0`
+    """
+    found: list[HiddenNeuron] = []
+    left = np.arange(len(bends))
+    # Bends with the most active neurons tell most: their pairs come first.
+    order = np.argsort(-bends.active.sum(axis=1), kind="stable")
+    for one in order:
+        if one not in left:
+            continue
+        grown = _of_bend(bends, left, int(one), order)
+        if grown is not None:
+            found.append(grown)
+            left = np.setdiff1d(left, grown.support)
+    return found
+
+
+def _of_bend(bends: Bends, left: Int[np.ndarray, " M"], one: int, order: np.ndarray) -> HiddenNeuron | None:
+    """The neuron of one bend, the best supported of those that it makes with another."""
+    best: HiddenNeuron | None = None
+    tried = 0
+    for two in order:
+        if two == one or two not in left or (bends.active[one] & bends.active[two]).sum() < 3:
+            continue
+        if best is not None and two in best.support:
+            continue
+        if _direction(bends, one, int(two)) is None:
+            continue
+        grown = _grown(bends, left, (one, int(two)))
+        tried += 1
+        if grown is not None and (best is None or len(grown.support) > len(best.support)):
+            best = grown
+        if tried >= PARTNERS or (best is not None and len(best.support) >= PLENTY):
+            break
+    return best
+
+
+def _direction(bends: Bends, i: int, j: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The weights of the neuron that two bends share, at each of them; None where they share none."""
+    both = bends.active[i] & bends.active[j]
+    planes = [np.linalg.qr(np.stack([bends.near[k, both], bends.far[k, both]], axis=1)) for k in (i, j)]
+    (one, upper), (two, lower) = planes
+    if min(abs(upper[1, 1]), abs(lower[1, 1])) < OWN * max(abs(upper[0, 0]), abs(lower[0, 0])):
+        return None
+    left, values, right = np.linalg.svd(one.T @ two)
+    # Principal angles: the first must be zero, the second must not, else the planes are one and tell nothing.
+    if np.sqrt(max(1 - values[0] ** 2, 0)) > AGREE * 10 or values[1] > 1 - OWN**2:
+        return None
+    first, second = np.linalg.solve(upper, left[:, 0]), np.linalg.solve(lower, right[0])
+    direction = one @ left[:, 0]
+    for k in (i, j):
+        for own in (bends.near[k, both], bends.far[k, both]):
+            if abs(direction @ own) > (1 - OWN**2) * np.linalg.norm(own):
+                return None
+    weights = [
+        coefficients[0] * bends.near[k] + coefficients[1] * bends.far[k]
+        for k, coefficients in ((i, first), (j, second))
+    ]
+    bias = [-float(w @ bends.hidden[k]) for w, k in zip(weights, (i, j), strict=True)]
+    size = max(np.abs(weights[0] * bends.hidden[i]).max(), np.abs(weights[1] * bends.hidden[j]).max(), abs(bias[0]))
+    return (weights[0], weights[1]) if abs(bias[0] - bias[1]) < 10 * AGREE * size else None
+
+
+def _equations(bends: Bends, rows: Int[np.ndarray, " s"]) -> tuple[np.ndarray, int]:
+    """What the weights and the bias of the neuron of these bends fulfil, and how many equations count."""
+    parts, count = [], 0
+    for i in rows:
+        on = np.flatnonzero(bends.active[i])
+        span = np.linalg.qr(np.stack([bends.near[i, on], bends.far[i, on]], axis=1))[0]
+        across = np.zeros((len(on), bends.near.shape[1] + 1))
+        across[:, on] = np.eye(len(on)) - span @ span.T
+        through = np.append(bends.hidden[i], 1.0)
+        parts += [across, through[None] / np.linalg.norm(through)]
+        count += len(on) - 2 + 1
+    return np.concatenate(parts), count
+
+
+def _solved(bends: Bends, rows: Int[np.ndarray, " s"]) -> tuple[np.ndarray, float, np.ndarray] | None:
+    """Weights and bias of one neuron from its bends, NaN where none tells: the null vector, if it stands out."""
+    matrix, count = _equations(bends, rows)
+    seen = np.append(bends.active[rows].any(axis=0), True)
+    values, right = np.linalg.svd(matrix[:, seen], full_matrices=False)[1:]
+    if count < seen.sum() - 1 or len(values) < seen.sum() or not values[-2] > 30 * max(values[-1], AGREE / 30):
+        return None
+    vector = np.full(len(seen), np.nan)
+    vector[seen] = right[-1]
+    return vector, float(values[-1]), np.array([count - (seen.sum() - 1)])
+
+
+def _grown(bends: Bends, left: Int[np.ndarray, " M"], pair: tuple[int, int]) -> HiddenNeuron | None:
+    """The neuron of two bends with all others that agree with it."""
+    support = np.array(pair)
+    solved = _solved(bends, support)
+    if solved is None:
+        return None
+    for _ in range(6):
+        off = np.array([_off(bends, int(i), solved[0]) for i in left])
+        more = left[off < 10 * AGREE]
+        more = np.union1d(more, support) if len(more) < len(support) else more
+        if np.array_equal(np.sort(more), np.sort(support)):
+            break
+        again = _solved(bends, more)
+        if again is None:
+            break
+        support, solved = more, again
+    if solved[2][0] < SURPLUS or len(support) < 3:
+        return None
+    return HiddenNeuron(solved[0][:-1], float(solved[0][-1]), support, solved[1])
+
+
+def _off(bends: Bends, i: int, vector: Float[np.ndarray, " k1"]) -> float:
+    """How far a bend is from being this neuron's, relative to the weights active there; infinite where it tells not."""
+    weight = vector[:-1]
+    known = bends.active[i] & ~np.isnan(weight)
+    if known.sum() < 3:
+        return np.inf
+    on = weight[known]
+    span, upper = np.linalg.qr(np.stack([bends.near[i, known], bends.far[i, known]], axis=1))
+    if abs(upper[1, 1]) < OWN * abs(upper[0, 0]):
+        return np.inf
+    off = float(np.linalg.norm(on - span @ (span.T @ on)) / np.linalg.norm(on))
+    # Where the face's own normal is all that they share it may be another neuron's.
+    for own in (bends.near[i, known], bends.far[i, known]):
+        if abs(on @ own) > (1 - OWN**2) * np.linalg.norm(own) * np.linalg.norm(on):
+            return np.inf
+    if known.sum() == bends.active[i].sum():
+        parts = weight[known] * bends.hidden[i, known]
+        size = max(np.abs(parts).max(), abs(vector[-1]))
+        return max(off, float(abs(parts.sum() + vector[-1]) / size))
+    return off if known.sum() > 3 else np.inf

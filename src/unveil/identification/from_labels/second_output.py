@@ -1,0 +1,99 @@
+"""The last layer behind two hidden ones, from boundary points in the first layer's values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.model import LabelModel
+from unveil.whitebox.activation import activation
+
+BOTH = 3
+"""Points on each side of a neuron's hyperplane that tell its weight from a linear part."""
+
+LEFT = 1e-3
+"""Share of the linear part that neurons taken the wrong way round may leave unexplained."""
+
+
+@dataclass(frozen=True)
+class SecondOutput:
+    """Weights between two classes, behind second-layer neurons.
+
+    Attributes:
+        model: Of the first layer's values; the first class's logit is zero.
+        gap: By how much the equations' null vector stands out.
+        oriented: Whether the active side of every neuron is known; else a linear part was kept.
+    """
+
+    model: LabelModel
+    gap: float
+    oriented: bool
+
+
+def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> SecondOutput | None:
+    """The null vector over `[relu(W h + c), h, 1]`, and which neurons it shows the wrong way round.
+
+    Values h of a first layer are zero for many neurons, and a second-layer neuron may be active at all points or at
+    none: it then counts with the linear part, whose rows it is one of, or not at all.
+
+    Args:
+        planes: Second-layer neurons, of the first layer's values.
+        at: Crossings between the two labels, in these.
+        pair: The two labels.
+
+    Queries: `0`
+    """
+    rows, bias = planes.normals, planes.offsets
+    k, d = rows.shape
+    sums = at.x @ rows.T + bias
+    on = sums > 0
+    # Points that are nearly alone on their side of a neuron's hyperplane tell no weight: they are left out.
+    rare = [side & (side.sum(axis=0) < BOTH) for side in (on, ~on, at.x > 0)]
+    kept = np.flatnonzero(~np.any(np.concatenate(rare, axis=1), axis=1))
+    at, sums, on = at[kept], sums[kept], on[kept]
+    if not len(at):
+        return None
+    split = np.flatnonzero((on.sum(axis=0) >= BOTH) & ((~on).sum(axis=0) >= BOTH))
+    always = np.flatnonzero((~on).sum(axis=0) < BOTH)
+    seen = np.flatnonzero((at.x > 0).sum(axis=0) >= BOTH)
+    matrix = np.concatenate([np.maximum(sums[:, split], 0), at.x[:, seen], np.ones((len(at), 1))], axis=1)
+    if len(matrix) < matrix.shape[1] + 2 or not len(split):
+        return None
+    scale = np.linalg.norm(matrix, axis=0)
+    values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
+    vector, gap = right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
+    weight, linear, offset = np.zeros(k), np.zeros(d), float(vector[-1])
+    weight[split], linear[seen] = vector[: len(split)], vector[len(split) : -1]
+    # The logit of the higher label grows towards it.
+    up = np.where(at.after == max(pair), 1.0, -1.0)
+    slope = np.sum(((on * weight) @ rows + linear) * at.along, axis=1)
+    turn = np.sign(np.sum(up * slope)) or 1.0
+    weight, linear, offset = turn * weight, turn * linear, turn * offset
+    terms = np.concatenate([weight[split, None] * rows[split], rows[always]])[:, seen].T
+    share, _, rank, _ = np.linalg.lstsq(terms, linear[seen], rcond=1e-9)
+    left = float(np.linalg.norm(linear[seen] - terms @ share)) / max(float(np.linalg.norm(linear[seen])), 1e-300)
+    turned = -share[: len(split)]
+    clear = rank == terms.shape[1] and np.abs(turned - (turned > 0.5)).max() < 0.01
+    oriented = bool(clear and left < LEFT)
+    if oriented:
+        flip = split[turned > 0.5]
+        # w relu(s) = w relu(-s) + w s: what was turned leaves the linear part and the offset.
+        offset += float((weight * bias)[flip].sum())
+        weight[always] = share[len(split) :]
+        offset -= float((weight * bias)[always].sum())
+        sign = np.ones(k)
+        sign[flip] = -1.0
+        rows, bias, linear = rows * sign[:, None], bias * sign, np.zeros(d)
+    model = LabelModel(
+        rows,
+        bias,
+        np.stack([np.zeros(k), weight]),
+        np.stack([np.zeros(d), linear]),
+        np.array([0.0, offset]),
+        np.array([min(pair), max(pair)]),
+        activation("relu"),
+    )
+    return SecondOutput(model, gap, oriented)

@@ -1,0 +1,141 @@
+"""The second layer from labels: bends in different linear regions, the last layer behind them, and the fit of both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.deep_model import DeepLabelModel
+from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.second_layer import active_sides, bends_behind, hidden_neurons
+from unveil.identification.from_labels.second_output import second_output
+from unveil.whitebox.activation import activation
+
+SIZES = (8, 7, 5, 3)
+
+
+def made(seed: int) -> tuple[Weights, Hyperplanes]:
+    """A network, and its first layer as a search tells it: unit normals."""
+    weights = random_weights(SIZES, np.random.default_rng(seed), bias=0.3)
+    rows, bias = weights[0]
+    long = np.linalg.norm(rows, axis=1)
+    weights[0] = rows / long[:, None], bias / long
+    return weights, Hyperplanes(*weights[0], np.full(len(bias), 1e-9))
+
+
+def boundary(weights: Weights, count: int, rng: np.random.Generator) -> Crossings:
+    """Points between two classes, with the boundary's normals."""
+    net = relu_net(weights)
+    start, end = 2 * rng.standard_normal((2, count, SIZES[0]))
+    before = net(start).argmax(axis=1)
+    keep = before != net(end).argmax(axis=1)
+    low, high, before = start[keep], end[keep], before[keep]
+    after = net(high).argmax(axis=1)
+    for _ in range(60):
+        middle = (low + high) / 2
+        label = net(middle).argmax(axis=1)
+        inside = (label == before)[:, None]
+        after = np.where(inside[:, 0], after, label)
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+    at = Crossings((low + high) / 2, before, after, low, np.full(len(low), 1e-14))
+    gradient = -truth(weights).gaps(at)[1]
+    along = gradient / np.linalg.norm(gradient, axis=1)[:, None]
+    return Crossings(at.x, at.before, at.after, along, at.width)
+
+
+def truth(weights: Weights) -> DeepLabelModel:
+    (a, b), (w, c), (v, d) = weights
+    classes = np.arange(len(d))
+    behind = LabelModel(w, c, v, np.zeros((len(d), len(b))), d, classes, activation("relu"))
+    return DeepLabelModel(a, b, behind, classes)
+
+
+def bends(weights: Weights, count: int, rng: np.random.Generator) -> list[Edge]:
+    """Places on hyperplanes of second-layer neurons, with the normals that a boundary could have on both sides."""
+    (a, b), (w, c), (v, _) = weights
+    edges: list[Edge] = []
+    while len(edges) < count:
+        x, j = 2 * rng.standard_normal(SIZES[0]), int(rng.integers(len(c)))
+        for _ in range(30):
+            on = a @ x + b > 0
+            slope = (w[j] * on) @ a
+            if not slope.any():
+                break
+            x = x - (w[j] @ np.maximum(a @ x + b, 0) + c[j]) / (slope @ slope) * slope
+        hidden = np.maximum(a @ x + b, 0)
+        if abs(w[j] @ hidden + c[j]) > 1e-12 or np.abs(a @ x + b).min() < 1e-2:
+            continue
+        one, two = rng.permutation(len(v))[:2]
+        other = (v[one] - v[two]) * (w @ hidden + c > 0)
+        other[j] = 0
+        normals = [((each @ w) * (hidden > 0)) @ a for each in (other, other + (v[one] - v[two]) * np.eye(len(c))[j])]
+        if min(np.linalg.norm(each) for each in normals) < 1e-6:
+            continue
+        near, far = (each / np.linalg.norm(each) for each in normals)
+        edge = Edge.between(x, x + far, (near, far), (0, 1), 1e-12, 1e-10)
+        if edge is not None:
+            edges.append(edge)
+    return edges
+
+
+def test_bends_in_different_regions_tell_a_second_layer() -> None:
+    weights, first = made(3)
+    rows, bias = weights[1]
+    found = hidden_neurons(bends_behind(first, bends(weights, 90, np.random.default_rng(0))))
+    right = np.column_stack([rows, bias]) / np.linalg.norm(np.column_stack([rows, bias]), axis=1)[:, None]
+    told = []
+    for each in found:
+        vector = np.append(each.weight, each.bias)
+        seen = ~np.isnan(vector)
+        known = right[:, seen] / np.linalg.norm(right[:, seen], axis=1)[:, None]
+        cosine = np.abs(known @ vector[seen]) / np.linalg.norm(vector[seen])
+        assert cosine.max() > 1 - 1e-12
+        told.append(int(cosine.argmax()))
+    assert sorted(told) == list(range(len(bias)))
+
+
+def test_normals_of_the_boundary_tell_which_side_of_a_first_layer_is_active() -> None:
+    weights, first = made(4)
+    at = boundary(weights, 150, np.random.default_rng(0))
+    faces = Faces(at.x, at.along, at.before, at.after, np.full(len(at), 1e-9))
+    sign = np.where(np.random.default_rng(1).random(len(first)) < 0.5, -1.0, 1.0)
+    turned = Hyperplanes(first.normals * sign[:, None], first.offsets * sign, first.error)
+    found = active_sides(turned, faces)
+    assert found is not None
+    assert (found == sign).all()
+    noise = np.random.default_rng(2).standard_normal(at.x.shape)
+    other = Faces(at.x, noise / np.linalg.norm(noise, axis=1)[:, None], at.before, at.after, faces.error)
+    assert active_sides(turned, other) is None
+
+
+def test_the_last_layer_behind_two_hidden_ones() -> None:
+    weights, _ = made(9)
+    at = boundary(weights, 4000, np.random.default_rng(0))
+    inside = truth(weights).inside(at)[0]
+    rows, bias = weights[1]
+    long = np.linalg.norm(rows, axis=1)
+    sign = np.where(np.random.default_rng(1).random(len(bias)) < 0.5, -1.0, 1.0) / long
+    second = Hyperplanes(rows * sign[:, None], bias * sign, np.zeros(len(bias)))
+    pair = (int(inside.before[0]), int(inside.after[0]))
+    ours = inside[np.flatnonzero(np.isin(inside.before, pair) & np.isin(inside.after, pair))]
+    found = second_output(second, ours, pair)
+    assert found is not None
+    assert found.oriented
+    assert found.gap > 1e6
+    assert np.abs(found.model.distances(ours)).max() < 1e-9
+    assert (np.sum(found.model.inner * rows, axis=1) > 0).all()
+
+
+def test_derivatives_of_two_hidden_layers() -> None:
+    weights, _ = made(6)
+    model, rng = truth(weights), np.random.default_rng(0)
+    at = boundary(weights, 60, rng)
+    _, jacobian = model.linearised(at)
+    step = np.asarray(1e-7 * rng.standard_normal(jacobian.shape[1]))
+    gap = model.gaps(at)
+    moved = (model.moved(step).gaps(at)[0] - gap[0]) / np.linalg.norm(gap[1], axis=1)
+    assert np.allclose(moved, jacobian @ step, atol=1e-11)
+    assert model.free == 7 + 5 + 6 + 1
