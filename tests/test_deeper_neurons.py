@@ -168,7 +168,7 @@ def test_normals_are_measured_and_neurons_confirmed_along_a_line() -> None:
     size = np.linalg.norm(V, axis=1)
     true = [Neuron.given(V[i] / size[i], float(c[i] / size[i]), 1e-12) for i in range(6)]
     false = Neuron.given(*(lambda v: (v / np.linalg.norm(v), 0.3))(rng.standard_normal(10)), 1e-12)
-    should, were, settings = confirmed(weights[:1], [*true, false], [line])
+    should, were, settings = confirmed(weights[:1], 0.0, [*true, false], [line])
     assert (should[:-1] == were[:-1]).all()
     assert should[:-1].sum() == len(deeper)
     assert were[-1] == settings[-1] == 0

@@ -44,7 +44,7 @@ def begun(weights: Weights, dtype: type, rng: np.random.Generator) -> tuple[Setu
     frame = Frame.of_input(n, None)
     found = LayerFound.nothing(frame, len(weights[-1][1]))
     found = found.with_straight(Hyperplanes(rows, bias, jump, np.full(len(b), 1e-9), at))
-    found = found.with_derivatives(x, relu_gradients(weights, x))
+    found = found.with_derivatives(x, relu_gradients(weights, x), np.zeros(len(x)))
     return setup, Reading.begun(setup, frame).with_found(found)
 
 

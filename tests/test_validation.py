@@ -134,7 +134,7 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
     found = LayerFound.nothing(frame, 2)
     rows = np.eye(4)[:3]
     found = found.with_straight(Hyperplanes(rows, np.zeros(3), np.ones((3, 2)), np.full(3, 1e-3), np.zeros((3, 4))))
-    found = found.with_derivatives(rng.standard_normal((5, 4)), np.zeros((5, 2, 4)))
+    found = found.with_derivatives(rng.standard_normal((5, 4)), np.zeros((5, 2, 4)), np.zeros(5))
     same, bias, _ = unmix(frame, found, (rows, np.zeros(3)))
     assert (same == rows).all()
     assert (bias == 0).all()

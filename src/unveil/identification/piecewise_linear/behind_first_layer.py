@@ -10,9 +10,9 @@ import numpy as np
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Layer, after
 from unveil.identification.fitting.pruning import without_idle
-from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -76,7 +76,7 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    yield from _deeper_states(setup, setting, state, Deeper.begun(layer, found, given, stations))
+    yield from _deeper_states(setup, setting, state, Deeper.begun(setting.frame, layer, found, given, stations))
 
 
 def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
@@ -120,7 +120,7 @@ def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[R
     size = probe.noise.size * np.sqrt(state.frame.lift.shape[1] / setup.oracle.n)
     here = Probe(probe.ask, replace(probe.noise, size=size), probe.rng)
     found = finished(layer_steps(here, state.frame, far=setup.far, most_lines=setup.most_lines))
-    stations: list[Station] = list(zip(found.at, found.slope @ state.frame.M, strict=True))
+    stations = found.stations(state.frame)
     given: list[Neuron] = []
     if len(found.rows):
         given = [Neuron.given(*each) for each in zip(found.rows, found.bias, found.straight.error, strict=True)]

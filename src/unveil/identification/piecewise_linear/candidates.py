@@ -70,7 +70,7 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     new = [View.of(layers, seen, state.error) for seen in state.seen[len(old.views) :]]
     views = (*old.views, *new)
     merged = merge(list(views), list(old.merged), len(old.views))
-    counts = confirmed(layers, merged, state.lines)
+    counts = confirmed(layers, state.error, merged, state.lines)
     neurons, certain = [], []
     for n, should, were, settings in zip(merged, *counts, strict=True):
         often = len(n.members) > 1 or were >= OFTEN or (state.last and n.before is not None)

@@ -9,16 +9,16 @@ from jaxtyping import Float
 
 from unveil.blackbox.rounding import AGREE
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
-from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 
 # A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
 EXACT = 1e-6
+# Besides so many times the error of the derivative itself; one that allows more than this part of it tells nothing.
+SIGMAS, VAGUE = 10.0, 1e-5
 # Derivatives that must have been able to contradict.
 TELLING = 3
-
-Station = tuple[np.ndarray, np.ndarray]
 
 
 def whole(
@@ -41,7 +41,7 @@ def whole(
         # With as many neurons as directions no derivative can contradict: `leaks` must show what is missing.
         return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
 
-    most = max(np.linalg.matrix_rank(local(layers, x)[1]) for x, _ in stations)
+    most = max(np.linalg.matrix_rank(local(layers, station.x)[1]) for station in stations)
     chosen = [*sure, *perhaps]
     if not chosen or not spans(chosen):
         return None
@@ -57,12 +57,12 @@ def judged(
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
     right, wrong = [], []
-    for x, slope in stations:
+    for x, slope, error in stations:
         J = local(layers, x)[1]
         parts = np.array([n.weights for n in neurons]) @ J
-        if not _explains(parts, slope):
+        if not _explains(parts, slope, SIGMAS * error):
             wrong.append(x)
-        elif np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J):
+        elif SIGMAS * error <= VAGUE * np.abs(slope).max() and np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J):
             right.append(x)
     n = len(stations[0][0])
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
@@ -86,16 +86,16 @@ def told(
             break
         J = local(layers, x)[1]
         if np.linalg.matrix_rank(rows @ J) < np.linalg.matrix_rank(J):
-            out += _derivative(probe, J, x)[0]
+            out += _derivative(probe, J, x)
             lack -= 1
     return out
 
 
-def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> tuple[list[Station], float]:
-    """The derivative at one place, if it can be measured there, and its error."""
+def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> list[Station]:
+    """The derivative at one place, if it can be measured there."""
     span = row_space(J)
     slope, error = derivatives(probe, across(span), x[None], np.array([0.05]))
-    return ([(x, slope[0] @ span.T)] if np.isfinite(error[0]) else []), float(error[0])
+    return [Station(x, slope[0] @ span.T, float(error[0]))] if np.isfinite(error[0]) else []
 
 
 def signs(
@@ -129,12 +129,12 @@ def signs(
             continue
         if seen.sum() > 8 * len(rows):
             break
-        measured, error = _derivative(probe, J, x)
+        measured = _derivative(probe, J, x)
         if not measured:
             continue
         stations += measured
-        parts, slope = rows @ J, measured[0][1]
-        if not _explains(parts, slope, 100 * error):
+        parts, slope = rows @ J, measured[0].slope
+        if not _explains(parts, slope, 100 * measured[0].error):
             return None, stations
         share = np.abs(np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1

@@ -17,7 +17,7 @@ from unveil.identification.piecewise_linear.critical_point import along, along_l
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.last_hidden_layer import close
 from unveil.identification.piecewise_linear.late_neurons import Late, late
-from unveil.identification.piecewise_linear.neuron import expected
+from unveil.identification.piecewise_linear.neuron import AGREES, expected
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 
 # Most lines, in units of those for the first layer: many are short.
@@ -149,9 +149,10 @@ def _another_line(setting: Setting, state: Deeper) -> Deeper:
         return state
     (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)
     layers, neurons = state.layers, list(state.candidates.neurons)
-    wanted = ~met(line, along_line(layers, line)[0]).any(axis=1)
+    own = along_line(layers, line)[0]
+    wanted = ~met(line, own, AGREES * state.error * (1 + np.abs(own))).any(axis=1)
     if neurons:
-        wanted &= ~met(line, *expected(layers, neurons, line)[:2]).any(axis=1)
+        wanted &= ~met(line, *expected(layers, state.error, neurons, line)[:2]).any(axis=1)
     seen = measure_normals(probe, layers, line, np.flatnonzero(wanted))
     return replace(state, lines=(*state.lines, line), seen=(*state.seen, *seen))
 

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import Asked, after
-from unveil.identification.piecewise_linear.completeness import Station
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, Layer, local, row_space
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
@@ -106,7 +106,7 @@ class Deeper:
         barren: Lines in a row that showed nothing new.
         turn: Lines in all.
         patience: How often a network that is right nearby is still held against answers from far out.
-        work: How often a critical point was held against a neuron, in all.
+        work: How often a critical point was held against a neuron of the layer being read.
         network: The best so far.
         residual: Its largest error on what was asked; infinite where it fails on fresh points.
     """
@@ -129,10 +129,13 @@ class Deeper:
     residual: float = np.inf
 
     @classmethod
-    def begun(cls, layer: Layer, found: LayerFound, given: list[Neuron], stations: list[Station]) -> Deeper:
+    def begun(
+        cls, frame: Frame, layer: Layer, found: LayerFound, given: list[Neuron], stations: list[Station]
+    ) -> Deeper:
         """Behind a first layer.
 
         Args:
+            frame: The inputs.
             layer: The first layer, signs settled.
             found: What lines showed while it was read.
             given: Neurons of the second layer read in another way.
@@ -150,7 +153,7 @@ class Deeper:
             error=max(float(found.straight.error.max()), 1e-12),
             lines=tuple(found.searched),
             seen=tuple(seen),
-            stations=(*zip(found.at, found.slope, strict=True), *stations),
+            stations=(*found.stations(frame), *stations),
             right=found.at[:0],
             wrong=found.at[:0],
             candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
@@ -199,5 +202,5 @@ class Deeper:
         seen = tuple(each for each, far in zip(self.seen, off > 1e-7, strict=True) if far)
         layers = [*self.layers, layer]
         return replace(
-            self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0, last=False
+            self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0, work=0, last=False
         )

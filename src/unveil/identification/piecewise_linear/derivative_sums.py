@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.piecewise_linear.critical_point import Layer, row_space
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.partial_network import Behind
 
@@ -22,14 +22,6 @@ FEW = 5
 # Derivatives that decide sides, rounds of turning one after the other, and the largest weight of one that nothing
 # explains; relative singular values below which a mixture is not resolved.
 TURNS, ROUNDS, FAIR, RESOLVED = 200, 3, 5.0, 0.01
-
-
-class Station(NamedTuple):
-    """Where a derivative was measured, (m, d), and the error of each entry."""
-
-    x: Float[np.ndarray, " d"]
-    slope: Float[np.ndarray, "m d"]
-    error: float
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -33,13 +34,26 @@ AGAIN, THIRD = 8, 1 / 3
 BATCH = 3_000_000
 
 
+class Station(NamedTuple):
+    """Where a derivative was measured.
+
+    Attributes:
+        x: (n,) the place.
+        slope: (m, n) the derivative of the answers.
+        error: The standard deviation to be expected of each entry.
+    """
+
+    x: Float[np.ndarray, " n"]
+    slope: Float[np.ndarray, "m n"]
+    error: float
+
+
 def derivatives(
     probe: Probe,
     frame: Frame,
     x: Float[np.ndarray, "P n"],
     radius: Float[np.ndarray, " P"],
     value: Float[np.ndarray, "P m"] | None = None,
-    known: tuple[Float[np.ndarray, " d"], Float[np.ndarray, "P m"]] | None = None,
 ) -> tuple[Float[np.ndarray, "P m d"], Float[np.ndarray, " P"]]:
     """Derivatives along the frame's coordinates, each from steps inside one linear region.
 
@@ -53,19 +67,18 @@ def derivatives(
         x: Where.
         radius: How far, per point, random steps may be expected to stay in the region.
         value: The answers at x, if known.
-        known: A direction and the slopes along it, if known: of many coordinates one follows from the others.
 
     Returns:
         The derivatives, and the error of each of them to be expected from rounding; infinite where a point has no
         region around it.
 
-    Queries: `P d` and about 4 P where answers are exact (one per point less with `known`), `2 P d` and about 8 P where
-        they are not, more where a step left its region; P more without `value`.
+    Queries: `P d` and about 4 P where answers are exact, `2 P d` and about 8 P where they are not, more where a step
+        left its region; P more without `value`.
     """
     exact = probe.noise.exact
     value = probe.ask(x) if value is None else value
     straight = _straight(probe, frame, x, value, radius)
-    return _one_sided(probe, frame, straight, known) if exact else _two_sided(probe, frame, straight)
+    return _one_sided(probe, frame, straight) if exact else _two_sided(probe, frame, straight)
 
 
 @dataclass(frozen=True)
@@ -162,26 +175,20 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     return slope, error
 
 
-def _one_sided(
-    probe: Probe, frame: Frame, straight: _Straight, known: tuple[np.ndarray, np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndarray, np.ndarray]:
     """One step along each coordinate, checked by a random step along all of them.
 
-    Queries: `P d`, about `2 log2(d)` for every step that left the region; one per point less with `known`.
+    Queries: `P d`, about `2 log2(d)` for every step that left the region.
     """
     (count, d), m, x = straight.test.shape, straight.value.shape[1], straight.x
     noise = probe.noise
     # Between two breakpoints that rounding hardly tells apart there is nothing to measure.
     alive = straight.radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
     reach = _reach(straight.radius, d, ONE_SIDED)
-    pivot = None if known is None or d < MANY else int(np.abs(known[0]).argmax())
-    asked = np.arange(d) if pivot is None else np.delete(np.arange(d), pivot)
     out = np.zeros((count, m, d))
-    for rows, y in _along(probe, frame, x, reach, asked):
-        out[np.ix_(rows, np.arange(m), asked)] = (y - straight.value[rows, None, :]).transpose(0, 2, 1)
+    for rows, y in _along(probe, frame, x, reach):
+        out[rows] = (y - straight.value[rows, None, :]).transpose(0, 2, 1)
     out /= reach[:, None, :]
-    if pivot is not None and known is not None:
-        out[:, :, pivot] = (known[1] - out @ known[0]) / known[0][pivot]
     checked = _Checked(probe, frame, straight, reach, out)
     bad = ~alive
     for _ in range(4):
@@ -194,17 +201,15 @@ def _one_sided(
     return out, np.where(bad | ~alive, np.inf, error)
 
 
-def _along(
-    probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray, asked: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Answers one step along each of these coordinates, a few points at a time (borders depend on the sizes alone)."""
-    n = len(frame.V)
-    group = max(1, BATCH // (n * len(asked)))
-    steps = np.ascontiguousarray(frame.V.T[asked])
+def _along(probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Answers one step along each coordinate, a few points at a time (borders depend on the sizes alone)."""
+    n, d = frame.V.shape
+    group = max(1, BATCH // (n * d))
+    steps = np.ascontiguousarray(frame.V.T)
     for start in range(0, len(x), group):
         rows = np.arange(start, min(start + group, len(x)))
-        points = x[rows, None, :] + reach[rows][:, asked, None] * steps
-        yield rows, probe.ask(points.reshape(-1, n)).reshape(len(rows), len(asked), -1)
+        points = x[rows, None, :] + reach[rows, :, None] * steps
+        yield rows, probe.ask(points.reshape(-1, n)).reshape(len(rows), d, -1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 
 # A hyperplane is one met before where normal and position agree to so many times both errors, which are no smaller
@@ -123,6 +124,7 @@ class LayerFound:
             looked at.
         at: (P, n) where all derivatives were measured.
         slope: (P, m, d) the derivatives there.
+        blur: (P,) the standard deviation to be expected of their entries.
         lines: Lines searched.
         searched: Those that showed anything, with their breakpoints.
     """
@@ -132,6 +134,7 @@ class LayerFound:
     bent_maybe: Bool[np.ndarray, " B"]
     at: Float[np.ndarray, "P n"]
     slope: Float[np.ndarray, "P m d"]
+    blur: Float[np.ndarray, " P"]
     lines: int = 0
     searched: tuple[Line, ...] = ()
 
@@ -140,7 +143,7 @@ class LayerFound:
         """Before anything was asked."""
         n, d = frame.V.shape
         none = Hyperplanes.none(frame, m)
-        return cls(none, none, np.empty(0, dtype=bool), np.empty((0, n)), np.empty((0, m, d)))
+        return cls(none, none, np.empty(0, dtype=bool), np.empty((0, n)), np.empty((0, m, d)), np.empty(0))
 
     def __len__(self) -> int:
         return len(self.straight)
@@ -167,9 +170,17 @@ class LayerFound:
         """With more hyperplanes of deeper layers."""
         return replace(self, bent=self.bent.with_(more), bent_maybe=np.append(self.bent_maybe, maybe))
 
-    def with_derivatives(self, at: Float[np.ndarray, "Q n"], slope: Float[np.ndarray, "Q m d"]) -> LayerFound:
+    def with_derivatives(
+        self, at: Float[np.ndarray, "Q n"], slope: Float[np.ndarray, "Q m d"], blur: Float[np.ndarray, " Q"]
+    ) -> LayerFound:
         """With more derivatives."""
-        return replace(self, at=np.concatenate([self.at, at]), slope=np.concatenate([self.slope, slope]))
+        at, slope = np.concatenate([self.at, at]), np.concatenate([self.slope, slope])
+        return replace(self, at=at, slope=slope, blur=np.append(self.blur, blur))
+
+    def stations(self, frame: Frame) -> list[Station]:
+        """All derivatives, by the inputs."""
+        blur = self.blur * np.linalg.norm(frame.M, axis=0).max()
+        return [Station(*each) for each in zip(self.at, self.slope @ frame.M, blur.tolist(), strict=True)]
 
     def with_line(self, line: Line | None) -> LayerFound:
         """After one more line; None: there was no room for it."""

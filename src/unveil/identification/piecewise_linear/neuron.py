@@ -138,9 +138,15 @@ def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
 
 
 def expected(
-    layers: list[Layer], neurons: list[Neuron], line: Line
+    layers: list[Layer], error: float, neurons: list[Neuron], line: Line
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
     """Where on a line these neurons must bend the answers: only where all they see is known.
+
+    Args:
+        layers: What they see.
+        error: Of the rows of these layers.
+        neurons: Up to sign.
+        line: The line.
 
     Returns:
         Places, how far off they may be, and whose they are.
@@ -152,8 +158,10 @@ def expected(
     sure = ~((np.maximum(h[piece], h[piece + 1]) > 0) & ~known).any(axis=1)
     at, piece, which = at[sure], piece[sure], which[sure]
     rate = np.abs(z[piece + 1, which] - z[piece, which]) / (t[piece + 1] - t[piece])
-    doubt = [neurons[i].doubt(np.maximum(h[p], h[p + 1])) for i, p in zip(which, piece, strict=True)]
-    return at, AGREES * np.array(doubt) / np.maximum(rate, 1e-300), which
+    there = np.maximum(h[piece], h[piece + 1])
+    doubt = np.array([neurons[i].doubt(values) for i, values in zip(which, there, strict=True)])
+    doubt = np.hypot(doubt, error * (1 + np.linalg.norm(there, axis=1)))
+    return at, AGREES * doubt / np.maximum(rate, 1e-300), which
 
 
 class Confirmed(NamedTuple):
@@ -167,14 +175,14 @@ class Confirmed(NamedTuple):
     settings: Int[np.ndarray, " N"]
 
 
-def confirmed(layers: list[Layer], neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
+def confirmed(layers: list[Layer], error: float, neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
     """How often each of these neurons was met on these lines, of all times that it should have been."""
     should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
     settings: list[set[bytes]] = [set() for _ in neurons]
     firm = [i for i, n in enumerate(neurons) if n.known.all() and n.readings > 1]
     rows, bias = np.array([neurons[i].weights for i in firm]), np.array([neurons[i].bias for i in firm])
     for line in lines if neurons else ():
-        at, doubt, which = expected(layers, neurons, line)
+        at, doubt, which = expected(layers, error, neurons, line)
         seen = met(line, at, doubt).any(axis=0)
         np.add.at(should, which, 1)
         np.add.at(were, which[seen], 1)

@@ -70,11 +70,10 @@ def normals(
     where, radius = inside(line, pieces)
     x = line.inputs(where)
     # What an exact line says need not be asked again; but all derivatives in a place share the error of its value.
-    said = exact and frame.free and len(line.t) > 0
-    value = line.at(where) if said and frame.d < MANY else None
-    slope, error = derivatives(probe, frame, x, radius, value, (dh, line.slope[pieces]) if said else None)
+    value = line.at(where) if exact and frame.free and len(line.t) > 0 and frame.d < MANY else None
+    slope, error = derivatives(probe, frame, x, radius, value)
     fine = np.isfinite(error)
-    found = found.with_derivatives(x[fine], slope[fine])
+    found = found.with_derivatives(x[fine], slope[fine], error[fine])
     used, rows, jumps, errors = [], [], [], []
     for group in groups:
         i, j = np.searchsorted(pieces, [group.before, group.after])

@@ -12,8 +12,8 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros
-from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
-from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.derivative_sums import active_sums
+from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, Followed, follow
 from unveil.identification.piecewise_linear.normals import expected_error, inside
