@@ -15,6 +15,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import Asked, agreement
+from unveil.identification.piecewise_linear.completeness import judged
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
@@ -28,6 +29,7 @@ from unveil.identification.piecewise_linear.critical_point import (
 )
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
+from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.merging import merge
@@ -197,6 +199,45 @@ def test_points_are_chosen_where_the_fit_is_loose() -> None:
     assert np.linalg.matrix_rank(pool[chosen[:3], 7:]) == 3
 
 
+def test_a_derivative_contradicts_neurons_only_beyond_its_error() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((8, 6, 3, 1), rng, bias=0.5)
+    # Where all of the first layer is active the derivative mixes all rows of the second: one missing shows.
+    x = np.linalg.pinv(weights[0][0]) @ (np.ones(6) - weights[0][1])
+    slope = relu_gradients(weights, x[None])[0]
+    neurons = [Neuron.given(*each, 1e-9) for each in zip(*weights[1], strict=True)]
+    active = int((weights[1][0] @ np.ones(6) + weights[1][1]).argmax())
+    others = [one for i, one in enumerate(neurons) if i != active]
+    off = slope + 1e-4 * np.abs(slope).max() * rng.standard_normal(slope.shape)
+    error = 1e-4 * float(np.abs(slope).max())
+
+    def told(measured: np.ndarray, sigma: float, which: list[Neuron]) -> tuple[int, int]:
+        right, wrong = judged(weights[:1], which, [Station(x, measured, sigma)])
+        return len(right), len(wrong)
+
+    assert told(slope, 0.0, neurons) == (1, 0)
+    assert told(slope, 0.0, others) == (0, 1)
+    assert told(off, 0.0, neurons) == (0, 1)
+    # With its error it neither contradicts nor speaks for them; what is missing still shows.
+    assert told(off, error, neurons) == (0, 0)
+    assert told(off, error, others) == (0, 1)
+
+
+def test_rows_with_an_error_are_met_where_that_error_puts_them() -> None:
+    rng = np.random.default_rng(6)
+    weights = random_weights((8, 6, 3, 1), rng, bias=0.5)
+    neurons = [Neuron.given(*each, 1e-12) for each in zip(*weights[1], strict=True)]
+    ask = Asked(uv.as_oracle(relu_net(weights), 8, budget=20_000))
+    frame = Frame.of_input(8, None)
+    noise = rounding(ask, frame.sample(4, rng), ask.oracle.resolution, rng)
+    (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
+    rough = [(weights[0][0] + 1e-5 * rng.standard_normal((6, 8)), weights[0][1])]
+    for layers, error, all_met in ((weights[:1], 0.0, True), (rough, 0.0, False), (rough, 1e-5, True)):
+        should, were, _ = confirmed(layers, error, neurons, [line])
+        assert should.sum() > 0
+        assert (should == were).all() == all_met
+
+
 def test_no_step_changes_a_state_that_was_handed_on() -> None:
     weights = random_weights((8, 6, 4, 1), np.random.default_rng(8), bias=0.5)
     rng, frame = np.random.default_rng(9), Frame.of_input(8, None)
@@ -209,8 +250,8 @@ def test_no_step_changes_a_state_that_was_handed_on() -> None:
     setting = Setting.of(Probe(ask, noise, rng), ask, frame, 100.0, 1e-7)
     (line,) = line_search(ask, *frame.lines(1, 100.0, rng), noise, rng)
     x = frame.sample(3, rng)
-    stations = list(zip(x, relu_gradients(weights, x), strict=True))
-    begun = Deeper.begun((first.rows, first.bias), first, [], stations)
+    stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(weights, x), strict=True)]
+    begun = Deeper.begun(frame, (first.rows, first.bias), first, [], stations)
     states = list(read_deeper(setting, replace(begun, lines=(line,)), 24))
     assert states[-1].residual < 1e-7
     # Counts only grow, and what an earlier state had met is the beginning of what a later one has, layer by layer.
