@@ -115,7 +115,9 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
     """Read one network, print a line; whether what was wanted of it came out and nothing else."""
     oracle = labels_of(truth, seed, single)
     start = time.process_time()
-    found = uv.identify(oracle, rng=np.random.default_rng(seed + 100))
+    # Of a boundary with a few corners the widths say which network it is; the published attack knows them, too.
+    widths = truth.widths[:-1] if name in VICTIMS and len(truth.layers) > 2 else None
+    found = uv.identify(oracle, rng=np.random.default_rng(seed + 100), widths=widths)
     seconds = time.process_time() - start
     first = truth.layers[0]
     unknown = first.weights.size + first.neurons + max(truth.m - 1, 1) * (first.neurons + 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.helpers import Weights, random_weights, relu_net
+import unveil as uv
+from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces
@@ -139,3 +140,28 @@ def test_derivatives_of_two_hidden_layers() -> None:
     moved = (model.moved(step).gaps(at)[0] - gap[0]) / np.linalg.norm(gap[1], axis=1)
     assert np.allclose(moved, jacobian @ step, atol=1e-11)
     assert model.free == 7 + 5 + 6 + 1
+
+
+def test_a_boundary_of_a_few_corners_is_read_where_the_widths_are_known() -> None:
+    whole = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        second = np.array([[-0.2, 2.4], [2.0, -0.5]]) * rng.uniform(0.9, 1.1, (2, 2))
+        layers = [
+            (4 * rng.standard_normal((2, 6)), 0.3 * rng.standard_normal(2)),
+            (second, -rng.uniform(1.0, 1.4, 2)),
+            (-rng.uniform(4.0, 9.0, (1, 2)), np.array([9.0])),
+        ]
+        net = uv.Network.from_weights(layers)
+        oracle = uv.as_oracle(
+            lambda x, net=net: (net(x)[:, 0] >= 0).astype(int), shape=6, answers="labels", budget=60_000
+        )
+        found = uv.identify(oracle, rng=rng, widths=(2, 2))
+        whole.append(found.outcome is uv.Outcome.complete)
+        if not whole[-1]:
+            continue
+        assert found.network is not None
+        apart = uv.compare(found.network, net, labels=found.labels)
+        assert apart.missing == apart.false == 0
+        assert apart.weight_error < 1e-6
+    assert_rate(whole, 0.75)

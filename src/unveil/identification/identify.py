@@ -84,7 +84,7 @@ def identify(
     if method is not None:
         return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start)
     if oracle.answers == "labels":
-        return _concluded(_tried(_from_labels(names, x), oracle, rng), oracle, start)
+        return _concluded(_tried(_from_labels(names, widths, x), oracle, rng), oracle, start)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -213,10 +213,10 @@ def _candidates(
     return methods, why
 
 
-def _from_labels(names: tuple[str, ...], x: np.ndarray | None) -> Method:
-    if len(names) > 1:
+def _from_labels(names: tuple[str, ...], widths: tuple[int, ...] | None, x: np.ndarray | None) -> Method:
+    if len(set(names)) > 1:
         raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
-    return HardLabels(x, activation=names[0] if names else None)
+    return HardLabels(x, activation=names[0] if names else None, widths=widths)
 
 
 def _piecewise_linear(oracle: Oracle) -> list[Method]:

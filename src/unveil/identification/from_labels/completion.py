@@ -266,7 +266,7 @@ class Completion:
             if missed > MISSED:
                 self._learn(at[np.setdiff1d(np.arange(len(at)), rows)])
                 return Crossings.none(self.chart.n), missed
-        at = self.chosen(model, count)
+        at = telling_crossings(model, self.pool, count, self.rng)
         found, rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)
         missed = 1 - len(rows) / max(len(at), 1)
         if missed > MISSED:
@@ -317,17 +317,31 @@ class Completion:
             found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
             self.points = Crossings.joined([self.points, found])
 
-    def chosen(self, model: Boundaries, count: int) -> Crossings:
-        """Points on the model's own boundaries, out of three times as many, that determine its numbers best."""
-        at = foretold_crossings(model, self.pool, self.chart, 3 * count, self.rng)
-        jacobian = model.linearised(at)[1]
-        scale = np.linalg.norm(jacobian, axis=0)
-        jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
-        order = linalg.qr(jacobian.T, mode="r", pivoting=True, check_finite=False)[1]
-        best = order[: min(jacobian.shape)]
-        rest = np.setdiff1d(np.arange(len(at)), best)
-        spare = self.rng.choice(rest, max(0, min(count - len(best), len(rest))), replace=False)
-        return at[np.concatenate([best, spare])]
+
+def telling_crossings(
+    model: Boundaries, pool: Pool, count: int, rng: np.random.Generator, met: Crossings | None = None
+) -> Crossings:
+    """Points on a model's own boundaries, out of three times as many, that determine its numbers best. Costs nothing.
+
+    Args:
+        model: The model.
+        pool: Whose random points are told apart.
+        count: How many.
+        rng: Draws them.
+        met: Crossings met before, taken into the choice: some pieces of a boundary are too small to be foretold.
+
+    Queries: `0`
+    """
+    at = foretold_crossings(model, pool, pool.chart, 3 * count, rng)
+    at = at if met is None else Crossings.joined([at, met])
+    jacobian = model.linearised(at)[1]
+    scale = np.linalg.norm(jacobian, axis=0)
+    jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
+    order = linalg.qr(jacobian.T, mode="r", pivoting=True, check_finite=False)[1]
+    best = order[: min(jacobian.shape)]
+    rest = np.setdiff1d(np.arange(len(at)), best)
+    spare = rng.choice(rest, max(0, min(count - len(best), len(rest))), replace=False)
+    return at[np.concatenate([best, spare])]
 
 
 def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.completion import MISSED, foretold_crossings
+from unveil.identification.from_labels.completion import MISSED, telling_crossings
 from unveil.identification.from_labels.crossings import cross_near, sharpen
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces, Precision
@@ -115,7 +115,7 @@ class DeepCompletion:
         met = Crossings(faces.x, faces.before, faces.after, faces.normal, np.full(len(faces), self.precision.cell))
         self.points = Crossings.joined([self.more, met])
         model = self._last(second)
-        return None if model is None else self._fitted(model)
+        return None if model is None else self.fitted(model)
 
     def _last(self, second: Hyperplanes) -> DeepLabelModel | None:
         """The last layer, of the commonest pair of classes first."""
@@ -172,16 +172,20 @@ class DeepCompletion:
         along = (sums > 0) * (at.along @ self.oriented.normals.T)
         return replace(at, x=np.maximum(sums, 0.0), along=along)
 
-    def _fitted(self, model: DeepLabelModel) -> Deep:
+    def fitted(self, model: DeepLabelModel) -> Deep:
+        """A model that is nearly right, fitted to boundary points and judged at fresh ones.
+
+        Queries: about 60 a number of the network
+        """
         at = self.points[np.flatnonzero(model.knows(self.points))]
+        on = at[np.flatnonzero(np.abs(model.distances(at)) < ON)]
         fitted = polish(model, at)
         self.figures["rms of points met"] = fitted.rms
         missed, wrong, fresh = 1.0, np.empty((0, self.chart.n)), Crossings.none(self.chart.n)
         for last in range(ROUNDS):
             half = 64 * max(fitted.rms, self.coarse)
-            expected = foretold_crossings(
-                fitted.model, self.pool, self.chart, int(SPARE * fitted.model.parameters), self.rng
-            )
+            count = int(SPARE * fitted.model.parameters)
+            expected = telling_crossings(fitted.model, self.pool, count, self.rng, on)
             found, rows = cross_near(
                 self.side,
                 expected.x,

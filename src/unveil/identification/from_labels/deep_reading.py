@@ -8,6 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.agreement import fresh_points, network_labels
+from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -75,17 +76,25 @@ class DeepReading:
                     self.deep = found
                 if found is not None and found.whole:
                     break
-            return self._judged()
+            return self.judge(self.deep, search.chart)
         except BudgetExceeded:
             # What no fresh points judged is not handed out; the first layer stands.
             self.deep = None
             return Outcome.budget_ended
 
-    def _judged(self) -> Outcome:
-        deep = self.deep
+    def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
+        """How far a network is to be relied on, by fresh points, half of them close to the boundaries found.
+
+        Args:
+            deep: The network; None if none came out.
+            chart: The coordinates it is in.
+
+        Queries: `CHECKS`
+        """
+        self.deep = deep
         if deep is None:
             return Outcome.approximate
-        network, labels = deep.model.network(self.search.chart), tuple(int(c) for c in deep.model.classes)
+        network, labels = deep.model.network(chart), tuple(int(c) for c in deep.model.classes)
         x = fresh_points(network, labels, self.oracle, CHECKS, self.rng)
         wrong = self.oracle.predictions(self.oracle(x)) != network_labels(network, labels, x)
         self.search.book("check")

@@ -19,6 +19,7 @@ from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import Rationed, allowance
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -75,6 +76,8 @@ class HardLabels(Method):
         activation: "relu", "tanh" or "sigmoid" where it is known; None: looked for.
         most: Labels asked at most. None: what the oracle's budget leaves, or without one 1,000,000 and 5,000 for each
             input.
+        widths: Neurons of the hidden layers, where they are known. Of a boundary with a few corners only they say which
+            of several networks it is; else they are not needed.
 
     Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
     first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
@@ -93,11 +96,12 @@ class HardLabels(Method):
     checks: int = 200
     activation: str | None = None
     most: int | None = None
+    widths: tuple[int, ...] | None = None
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> HardLabels:
         """See `Method.told`."""
-        return cls(activation=activation[0] if activation else None)
+        return cls(activation=activation[0] if activation else None, widths=widths)
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
         if oracle.answers != "labels":
@@ -270,6 +274,11 @@ class _Reading:
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
             if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
                 return Outcome.complete
+            if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
+                narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
+                self._book("corners in a plane")
+                if narrow is not None:
+                    return self._narrow(search, *narrow)
             fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
             met = search.neurons
             patience *= 2
@@ -282,6 +291,20 @@ class _Reading:
             self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
 
+    def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
+        """Two hidden layers of which the boundary shows corners only."""
+        first = Hyperplanes(deep.model.inner, deep.model.bias, np.zeros(len(deep.model.bias)))
+        self.best, self.chart = None, chart
+        reading = DeepReading(search, first, self.method.accuracy, self.method.accept, self.oracle, self.rng)
+        outcome = self._taken(reading, deep, chart)
+        if outcome is Outcome.complete and self.method.widths is None:
+            self.why.append(
+                "A network with one hidden layer can have the same boundary, and labels do not tell them apart: "
+                "widths= says how many neurons the layers have."
+            )
+            return Outcome.approximate
+        return outcome
+
     def _first_layer(self, search: HyperplaneSearch) -> Outcome:
         """Hyperplanes of a deeper network that go on straight, until there are no more, and what is behind them."""
         self.best = None
@@ -290,8 +313,14 @@ class _Reading:
         self.booked = self.oracle.ledger.asked
         if not len(self.first):
             return Outcome.check_failed
-        reading = DeepReading(search, self.first, self.method.accuracy, self.method.accept, self.oracle, self.rng)
-        outcome = reading.run()
+        accept = self.method.accept
+        return self._taken(DeepReading(search, self.first, self.method.accuracy, accept, self.oracle, self.rng))
+
+    def _taken(self, reading: DeepReading, deep: Deep | None = None, chart: Chart | None = None) -> Outcome:
+        """What is read behind a first layer, or a network that is there already, and how far it is to be relied on."""
+        search = reading.search
+        search.booked = self.oracle.ledger.asked
+        outcome = reading.run() if deep is None or chart is None else reading.judge(deep, chart)
         self.deep, self.error = reading.deep, reading.error
         self.why += reading.why
         self.stats |= reading.figures

@@ -97,3 +97,32 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
         activation("relu"),
     )
     return SecondOutput(model, gap, oriented)
+
+
+def plain_output(planes: Hyperplanes, at: Crossings) -> LabelModel | None:
+    """The weights between the only two classes, of neurons whose active sides are known: no linear part.
+
+    Args:
+        planes: Second-layer neurons, of the first layer's values, normals towards their active sides.
+        at: Crossings between two labels, in these.
+
+    Returns:
+        The model; None where it takes more than one pair of labels.
+
+    Queries: `0`
+    """
+    pair = np.unique(np.concatenate([at.before, at.after]))
+    values = np.maximum(at.x @ planes.normals.T + planes.offsets, 0.0)
+    matrix = np.concatenate([values, np.ones((len(at), 1))], axis=1)
+    if len(pair) != 2 or len(at) < matrix.shape[1] + 1:
+        return None
+    scale = np.linalg.norm(matrix, axis=0)
+    if not scale.min() > 0:
+        return None
+    vector = np.linalg.svd(matrix / scale, full_matrices=False)[2][-1] / scale
+    up = np.where(at.after == pair[1], 1.0, -1.0)
+    slope = np.sum((((values > 0) * vector[:-1]) @ planes.normals) * at.along, axis=1)
+    vector = vector * (np.sign(np.sum(up * slope)) or 1.0)
+    k, d = planes.normals.shape
+    outer, offset = np.stack([np.zeros(k), vector[:-1]]), np.array([0.0, vector[-1]])
+    return LabelModel(planes.normals, planes.offsets, outer, np.zeros((2, d)), offset, pair, activation("relu"))
