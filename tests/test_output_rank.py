@@ -1,0 +1,71 @@
+"""The rank of noisy answers, and what is said of directions that were not met."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from unveil.blackbox.output_rank import Answers, alone, rank_of, unseen
+
+
+def answers(count: int, rank: int, outputs: int, noise: float, rng: np.random.Generator) -> np.ndarray:
+    h = rng.standard_normal((count, rank)) @ rng.standard_normal((rank, outputs))
+    return h + noise * rng.standard_normal((count, outputs)) + 3.0
+
+
+def factored(y: np.ndarray, batch: int = 7) -> Answers:
+    kept = Answers(y.shape[1])
+    for start in range(0, len(y), batch):
+        kept.add(y[start : start + batch])
+    return kept
+
+
+def test_a_factor_is_the_decomposition_of_all_answers_however_they_came(rng: np.random.Generator) -> None:
+    y = answers(40, 6, 60, 1e-3, rng)
+    for batch in (1, 7, 40):
+        factor = factored(y, batch).factor()
+        np.testing.assert_allclose((factor.left * factor.values) @ factor.right, y - y.mean(axis=0), atol=1e-10)
+        np.testing.assert_allclose(factor.origin, y.mean(axis=0))
+        np.testing.assert_allclose(factor.right @ factor.right.T, np.eye(len(factor.values)), atol=1e-9)
+
+
+@pytest.mark.parametrize("noise", [1e-12, 1e-6, 1e-3])
+def test_the_rank_is_where_noise_begins(noise: float, rng: np.random.Generator) -> None:
+    for rank in (1, 4, 9):
+        y = answers(rank + 12, rank, 50, noise, rng)
+        found = rank_of(factored(y).factor(), noise, 50)
+        assert found.rank == rank
+        assert found.flat
+        assert found.resolved(noise)
+        assert found.noise == pytest.approx(noise, rel=0.3)
+        # Noise far above the rounding that is told is none that rounding explains.
+        assert not found.resolved(1e-3 * noise)
+
+
+def test_answers_that_are_all_noise_have_no_rank(rng: np.random.Generator) -> None:
+    y = 1e-3 * rng.standard_normal((20, 50))
+    assert rank_of(factored(y).factor(), 1e-3, 50).rank == 0
+
+
+def test_an_answer_that_alone_shows_a_direction_is_counted(rng: np.random.Generator) -> None:
+    y = answers(30, 4, 50, 1e-6, rng)
+    lonely = y.copy()
+    lonely[11] += rng.standard_normal(50)
+    lonely[17] += rng.standard_normal(50)
+    for table, expected in ((y, 0), (lonely, 2)):
+        factor = factored(table).factor()
+        assert alone(factor, rank_of(factor, 1e-6, 50)) == expected
+
+
+def test_unseen_is_the_share_that_goes_unmet_with_the_stated_chance(rng: np.random.Generator) -> None:
+    # If a share `u` shows new directions, `spare` answers in a row miss it with chance (1 - u)^spare = 1 - confidence.
+    for spare, confidence in ((10, 0.9), (300, 0.95)):
+        share = unseen(spare, 0, 1000, confidence)
+        assert (1 - share) ** spare == pytest.approx(1 - confidence)
+    # With `s` answers that stand alone among `N`, so few come from a Poisson mean of `share N` with 1 - confidence.
+    from scipy.stats import poisson
+
+    share = unseen(500, 3, 1000, 0.95)
+    assert poisson.cdf(3, 1000 * share) == pytest.approx(0.05)
+    assert unseen(0, 0, 1000, 0.95) == 1.0
+    assert unseen(1, 30, 5, 0.95) == 1.0

@@ -1,0 +1,198 @@
+"""Steps and states of the search for a row span, and what its rooms compute from answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from unveil.blackbox.noise_model import measure_noise
+from unveil.blackbox.span_search.accuracy import measure, price
+from unveil.blackbox.span_search.confirmation import confirm, left_out
+from unveil.blackbox.span_search.directions import Known
+from unveil.blackbox.span_search.growth import grow, screen
+from unveil.blackbox.span_search.lattice import _extrapolate
+from unveil.blackbox.span_search.points import Asker
+from unveil.blackbox.span_search.probe import refusal, undecided
+from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen
+from unveil.blackbox.span_search.search import _best
+from unveil.blackbox.span_search.spectrum import truncate
+from unveil.blackbox.span_search.state import Goal, State, first_steps
+
+GOAL = Goal(1e-4, 0.95, 0.01, 1e-3)
+
+
+def begun(model, n: int, rng: np.random.Generator, **of: object) -> tuple[Asker, State]:
+    oracle = uv.as_oracle(model, n, **of)
+    ask = Asker(oracle, measure_noise(oracle, rng=rng), rng)
+    return ask, State(Known.nothing(n), first_steps(ask), ask.places(np.empty((0, n))))
+
+
+def with_basis(state: State, basis: np.ndarray, **changed: object) -> State:
+    return state.with_span(np.linalg.qr(basis.T)[0].T, **changed)
+
+
+def sine(state: State, rows: np.ndarray) -> float:
+    q = np.linalg.qr(rows.T)[0]
+    return float(np.linalg.norm(state.known.basis - state.known.basis @ q @ q.T, 2))
+
+
+def test_fresh_points_suffice_for_the_stated_confidence() -> None:
+    for confidence, unseen in ((0.95, 0.01), (0.5, 0.2), (0.999, 0.05)):
+        goal = Goal(1e-4, confidence, unseen, 1e-3)
+        assert (1 - unseen) ** goal.fresh <= 1 - confidence < (1 - unseen) ** (goal.fresh - 1)
+
+
+def test_first_steps_stay_straight_and_in_the_box(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((4, 10))
+    ask, state = begun(lambda x: np.maximum(x @ w.T, 0), 10, rng, within=(-1.0, 1.0))
+    steps = state.steps
+    assert 0 < steps.step <= steps.probe
+    assert steps.bend == 0
+    assert steps.slope_noise == pytest.approx(math.sqrt(2) / steps.step)
+    assert 4 * steps.step <= np.max(steps.margin) * (1 + 1e-12) or np.max(steps.margin) == 2 / 32
+    here = ask.draw(200, steps.margin)
+    assert np.abs(here.x).max() <= 1 - np.min(steps.margin) + 1e-12
+    twice = steps.times(2.0)
+    assert (twice.probe, twice.step, twice.slope_noise) == (2 * steps.probe, 2 * steps.step, steps.slope_noise / 2)
+
+
+def test_central_steps_of_a_smooth_model_are_less_noisy(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((4, 10))
+    _, state = begun(lambda x: np.tanh(x @ w.T).astype(np.float32), 10, rng)
+    assert state.steps.bend > 0
+    centred = state.steps.centred()
+    assert centred.central
+    assert centred.step > state.steps.step
+    assert centred.slope_noise < state.steps.slope_noise
+
+
+def test_growth_finds_the_span_and_confirmation_nothing_more(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((5, 20))
+    ask, state = begun(lambda x: np.maximum(x @ w.T + 0.3, 0) @ np.ones((5, 1)), 20, rng)
+    growing = grow(ask, state, ask.draw(8))
+    seen = []
+    while True:
+        try:
+            seen.append(next(growing).rank)
+        except StopIteration as end:
+            state = end.value
+            break
+    assert seen == sorted(set(seen))
+    assert state.rank == 5
+    assert sine(state, w) < 1e-6
+    before = ask.oracle.ledger.asked
+    state, places = confirm(ask, state, 100)
+    assert (len(places), state.confirmed, ask.oracle.ledger.asked - before) == (0, 100, 200)
+    missing = with_basis(state, w[:4], row_error=1e-12, confirmed=0)
+    short, places = confirm(ask, missing, 100)
+    assert len(places)
+    assert not short.confirmed
+
+
+def test_screened_slopes_are_those_of_the_complement(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((3, 12))
+    ask, state = begun(lambda x: x @ w.T, 12, rng)
+    here = ask.draw(50)
+    slope, straight = screen(ask, with_basis(state, w), here)
+    assert straight.mean() > 0.9
+    assert np.median(slope) < 10 / state.steps.probe
+    slope, straight = screen(ask, with_basis(state, w[:2]), here)
+    assert straight.mean() > 0.9
+    assert np.median(slope) > 1e4 / state.steps.probe
+
+
+def test_a_pass_of_refinement_takes_the_error_off(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((4, 25))
+    ask, state = begun(lambda x: x @ w.T + 0.2, 25, rng)
+    off = np.linalg.qr(w.T)[0].T + 1e-6 * rng.standard_normal((4, 25))
+    state = with_basis(state, off, row_error=1e-6 * math.sqrt(4), typical=1.0, places=ask.draw(6))
+    gathered = gather(ask, state)
+    assert gathered.gradients is not None
+    assert len(gathered.gradients[1]) >= 4
+    before = sine(gathered, w)
+    sharper, error = sharpen(ask, gathered)
+    assert before > 1e-6
+    assert sine(sharper, w) < 1e-3 * before
+    assert error >= 0.2 * before / math.sqrt(25)
+
+
+def rng_mix() -> np.ndarray:
+    return np.array([[1.0, -2.0], [0.5, 1.0], [2.0, 1.0], [-1.0, 1.5]])
+
+
+def test_the_measured_accuracy_bounds_the_error(rng: np.random.Generator) -> None:
+    exceeded = told = 0
+    for size in (1e-7, 1e-5, 1e-3):
+        for _ in range(2):
+            w = rng.standard_normal((4, 25))
+            ask, state = begun(lambda x, w=w: np.maximum(x @ w.T + 0.2, 0) @ rng_mix(), 25, rng)
+            off = np.linalg.qr(w.T)[0].T + size * rng.standard_normal((4, 25))
+            state = with_basis(state, off, row_error=size * 2, typical=1.0, places=ask.draw(6))
+            found = measure(ask, state)
+            true = sine(found, w)
+            exceeded += true > found.accuracy
+            assert found.measured
+            told += found.accuracy < 100 * true
+    assert exceeded <= 1
+    assert told >= 3  # where a breakpoint was met nearly everywhere nothing is told
+
+
+def test_the_price_of_a_measurement_grows_with_rank_and_falls_with_outputs() -> None:
+    assert price(100, 1, 20) > price(100, 1, 10) > price(100, 10, 10)
+    assert price(100, 1, 10, smooth=True) < price(100, 1, 10)
+
+
+def test_singular_values_count_up_to_the_largest_gap() -> None:
+    floor = 1e-6
+    assert rank_above(np.array([1.0, 0.5, 0.1]), floor) == 3
+    assert rank_above(np.array([1.0, 0.5, 1e-5, 3e-6, 2e-6]), floor) == 2
+    assert rank_above(np.array([1.0, 0.5, 2e-4, 1e-6, 1e-7]), floor) == 3
+
+
+def test_what_a_span_leaves_out_is_its_share_of_the_gradient(rng: np.random.Generator) -> None:
+    q = np.linalg.qr(rng.standard_normal((30, 3)))[0].T
+    ask, state = begun(lambda x: x @ (q.T * [1.0, 1.0, 0.1]) @ np.ones((3, 1)), 30, rng)
+    for basis, share in ((q, 0.0), (q[:2], math.sqrt(0.01 / 2.01)), (q[:1], math.sqrt(1.01 / 2.01))):
+        found = left_out(ask, with_basis(state, basis, row_error=1e-12))
+        assert found == pytest.approx(share, rel=0.35, abs=1e-3)
+    assert left_out(ask, with_basis(state, np.eye(30))) == 0.0
+
+
+def test_a_falling_spectrum_is_cut_where_little_is_left(rng: np.random.Generator) -> None:
+    q = np.linalg.qr(rng.standard_normal((12, 3)))[0].T
+    sizes = 100.0 ** -np.arange(3)
+    mixed = np.linalg.qr(rng.standard_normal((3, 3)))[0]  # every output has something of every direction
+    ask, state = begun(lambda x: x @ (q.T * sizes) @ mixed, 12, rng)
+    for share, rank in ((1e-1, 1), (1e-3, 2)):
+        kept = truncate(ask, with_basis(state, q), replace(GOAL, leave_out=share))
+        assert kept.rank == rank
+        assert sine(kept, q[:rank]) < 0.2
+        assert 0.1 * 100.0**-rank < kept.left_out <= share
+
+
+def test_central_differences_are_extrapolated_without_error_to_their_degree(rng: np.random.Generator) -> None:
+    c = rng.standard_normal(4)
+    quotients = [np.array([np.polyval(c[::-1], step**2)]) for step in range(1, 5)]
+    np.testing.assert_allclose(_extrapolate(quotients), c[:1], rtol=1e-10)
+
+
+def test_of_spans_about_as_accurate_the_larger_is_kept(rng: np.random.Generator) -> None:
+    _, state = begun(lambda x: x[:, :1], 6, rng)
+    small, large, vague = (with_basis(state, np.eye(6)[:k], accuracy=a) for k, a in ((2, 1e-5), (3, 2e-5), (4, 1e-3)))
+    assert _best([small, large, vague]).rank == 3
+    assert _best([small, vague]).rank == 2
+
+
+def test_steps_and_constants_are_told_from_slopes(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((10, 2))
+    ask, _ = begun(lambda x: np.maximum(x @ w, 0), 10, rng)
+    assert refusal(ask) is None
+    ask, _ = begun(lambda x: np.floor(4 * np.tanh(x @ w)) + x @ w, 10, rng)
+    assert refusal(ask) is uv.Outcome.answers_in_steps
+    ask, _ = begun(lambda x: np.full((len(x), 1), 2.5), 10, rng)
+    ask.draw(4)
+    assert undecided(ask) is uv.Outcome.nothing_to_find

@@ -1,0 +1,94 @@
+"""Networks begun at random behind what is known, and brought near by stochastic gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import random_weights
+from unveil.identification.fitting.training import (
+    _gradient,
+    free_network,
+    one_hot,
+    train,
+    widths_between,
+    with_output,
+)
+from unveil.whitebox.activation import activation
+
+
+def test_what_is_known_is_kept_and_what_is_drawn_has_size_one(rng: np.random.Generator) -> None:
+    truth = uv.Network.from_weights(random_weights([6, 8, 5, 2], rng, bias=0.5), "relu")
+    x = 30 * rng.standard_normal((2000, 6)) + 100
+    rows = truth.layers[1].dense()[:2], truth.layers[1].bias[:2]
+    begun = free_network(truth.layers[:1], rows, (40, 30), x, 3, rng)
+    assert begun.widths == (8, 40, 30, 3)
+    assert begun.layers[0] is truth.layers[0]
+    np.testing.assert_array_equal(begun.layers[1].dense()[:2], rows[0])
+    np.testing.assert_array_equal(begun.layers[1].bias[:2], rows[1])
+    h = x
+    for depth, layer in enumerate(begun.layers[:-1]):
+        z = layer.affine(h)
+        if depth:
+            drawn = z[:, 2:] if depth == 1 else z
+            assert 0.3 < np.median(drawn.std(axis=0)) < 3
+            # Hyperplanes pass through the inputs: hardly any neuron is never, or always, active.
+            assert np.mean(((drawn > 0).mean(axis=0) % 1) > 0) > 0.9
+        h = layer(h)
+
+
+def test_the_last_layer_is_fitted_to_answers(rng: np.random.Generator) -> None:
+    truth = uv.Network.from_weights(random_weights([6, 8, 5, 2], rng, bias=0.5), "tanh")
+    x = rng.standard_normal((100, 6))
+    other = uv.Network((*truth.layers[:-1], uv.Layer(np.zeros((2, 5)), np.zeros(2), activation("identity"))))
+    np.testing.assert_allclose(with_output(other, x, truth(x)).layers[-1].dense(), truth.layers[-1].dense(), atol=1e-8)
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_the_gradient_is_that_of_the_loss(classes: bool, rng: np.random.Generator) -> None:
+    tail = [(w, b) for w, b in random_weights([4, 5, 3], rng, bias=0.5)]
+    kinds = [activation("tanh"), activation("identity")]
+    x, y, weight = rng.standard_normal((20, 4)), rng.random((20, 3)), rng.random((20, 1))
+    y /= y.sum(axis=1, keepdims=True)
+
+    def loss(tail: list[tuple[np.ndarray, np.ndarray]]) -> float:
+        h = x
+        for (w, b), kind in zip(tail, kinds, strict=True):
+            h = kind.value(h @ w.T + b)
+        if classes:
+            each = np.log(np.exp(h).sum(axis=1, keepdims=True)) - (y * h).sum(axis=1, keepdims=True)
+        else:
+            each = ((h - y) ** 2).sum(axis=1, keepdims=True) / 2
+        return float((weight * each).sum() / len(x))
+
+    found = _gradient(tail, kinds, x, y, weight, classes)
+    for layer in range(2):
+        for part in range(2):
+            moved = rng.standard_normal(tail[layer][part].shape)
+            ends = []
+            for sign in (1, -1):
+                shifted = [list(pair) for pair in tail]
+                shifted[layer][part] = tail[layer][part] + sign * 1e-6 * moved
+                ends.append(loss([tuple(pair) for pair in shifted]))
+            assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float((found[2 * layer + part] * moved).sum()), rel=1e-5)
+
+
+def test_training_comes_nearer_and_leaves_the_first_layers_alone(rng: np.random.Generator) -> None:
+    truth = uv.Network.from_weights(random_weights([4, 6, 2], rng, bias=0.5), "relu")
+    x = rng.standard_normal((500, 4))
+    y = 1e3 * (truth(x) - truth(x).mean(axis=0))  # in units of its own
+    begun = free_network(truth.layers[:1], None, (), x, 2, rng)
+    before = np.std(begun(x) - y)
+    trained = train(begun, x, y, rng, first=1, steps=400)
+    assert trained.layers[0] is begun.layers[0]
+    assert np.std(trained(x) - y) < 0.5 * np.std(y) < before
+
+
+def test_labels_become_columns_and_unknown_ones_none() -> None:
+    np.testing.assert_array_equal(one_hot(np.array([5, 2, 9]), np.array([2, 5])), [[0, 1], [1, 0], [0, 0]])
+
+
+def test_weights_and_biases_are_counted(rng: np.random.Generator) -> None:
+    layers = random_weights([7, 5, 3, 2], rng)
+    assert widths_between(7, 2, (5, 3)) == sum(w.size + b.size for w, b in layers)
