@@ -9,6 +9,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from unveil.blackbox.domain import Within, box, described
+from unveil.blackbox.legal_noise import extreme_steps
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan
 from unveil.one_line import one_line
@@ -145,9 +146,9 @@ def obfuscate(
     else:
         if (x < within[0]).any() or (x > within[1]).any():
             raise BadInput(f"inputs must lie within {described(within)}; got values from {x.min():g} to {x.max():g}")
-        hidden = np.array([_farthest(span, point, within, rng) for point in x])
+        hidden = _farthest(span, x, within, rng)
         length = np.linalg.norm(hidden - x, axis=1)
-        hidden = x + (hidden - x) * np.minimum(1.0, wanted / np.maximum(length, np.finfo(float).tiny))[:, None]
+        hidden = x + (hidden - x) * (wanted / np.maximum(length, wanted))[:, None]
     kept = np.ones(len(x)) if oracle is None else _held(oracle, x, hidden, same)
     noise = (hidden - x) * kept[:, None]
     seen = np.linalg.norm(noise @ span.basis.T, axis=1)
@@ -170,12 +171,29 @@ def _held(oracle: Oracle, x: np.ndarray, hidden: np.ndarray, same: float) -> Flo
     return kept
 
 
-def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Generator) -> np.ndarray:
-    """A vertex of {z legal: basis z = basis x} that is extreme in a random direction."""
+def _farthest(
+    span: RowSpan, x: Float[np.ndarray, "N n"], within: Within, rng: np.random.Generator
+) -> Float[np.ndarray, "N n"]:
+    """For each input a vertex of {z legal: basis z = basis x} that is extreme in a random direction."""
+    cost = rng.standard_normal(x.shape)
+    if not span.rank:
+        return np.asarray(np.where(cost < 0, within[1], within[0]))
+    # Where a box leaves hardly any room, an interior-point method does not settle.
+    steps, settled = extreme_steps(span.basis, within[0] - x, within[1] - x, cost)
+    z = x + steps
+    for i in np.flatnonzero(~settled):
+        z[i] = _by_simplex(span, x[i], within, cost[i])
+    # Both are exact to some digits; alternate between the two sets until only rounding is left.
+    for _ in range(20):
+        z = np.clip(z - span.project(z - x), *within)
+    return z
+
+
+def _by_simplex(span: RowSpan, x: np.ndarray, within: Within, cost: np.ndarray) -> Float[np.ndarray, " n"]:
     answer = optimize.linprog(
-        rng.standard_normal(len(x)),
-        A_eq=span.basis if span.rank else None,
-        b_eq=span.basis @ x if span.rank else None,
+        cost,
+        A_eq=span.basis,
+        b_eq=span.basis @ x,
         bounds=np.column_stack([np.full(len(x), end) for end in within]),
         method="highs",
         options={"presolve": False},  # a dense basis has nothing that it could take away
@@ -184,11 +202,7 @@ def _farthest(span: RowSpan, x: np.ndarray, within: Within, rng: np.random.Gener
         raise SourceError(
             f"the linear program for legal noise ended with status {answer.status}; expected 0: ask for less accuracy"
         )
-    z = np.asarray(answer.x)
-    # The solver is exact to about 1e-7; alternate between the two sets until only rounding is left.
-    for _ in range(20):
-        z = np.clip(z - span.project(z - x), *within)
-    return z
+    return np.asarray(answer.x)
 
 
 def _as_seen(oracle: Oracle, x: np.ndarray) -> np.ndarray:
