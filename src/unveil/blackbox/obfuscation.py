@@ -186,7 +186,7 @@ def _farthest(
     # Both are exact to some digits; alternate between the two sets until only rounding is left.
     for _ in range(20):
         z = np.clip(z - span.project(z - x), *within)
-    return z
+    return np.asarray(z)
 
 
 def _by_simplex(span: RowSpan, x: np.ndarray, within: Within, cost: np.ndarray) -> Float[np.ndarray, " n"]:
