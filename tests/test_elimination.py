@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.blackbox.span_search.elimination import BLOCK, eliminate
+from unveil.blackbox.span_search.known import BLOCK, eliminate
 
 
 def test_rows_found_span_exactly_what_known_rows_leave() -> None:

@@ -8,7 +8,7 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate, flipped, random_weights, relu_net
 from unveil.blackbox.noise_model import mantissa_bits, multiples
-from unveil.blackbox.span_search.directions import Known
+from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Places, most_queries
 from unveil.blackbox.span_search.refinement import _without_spoiled
 from unveil.testing import Answered, known_model

@@ -10,16 +10,14 @@ import pytest
 
 import unveil as uv
 from unveil.blackbox.noise_model import measure_noise
-from unveil.blackbox.span_search.accuracy import measure, price
-from unveil.blackbox.span_search.confirmation import confirm, left_out
-from unveil.blackbox.span_search.directions import Known
-from unveil.blackbox.span_search.growth import grow, screen
+from unveil.blackbox.span_search.accuracy import measure, price, truncate
+from unveil.blackbox.span_search.growth import confirm, grow, left_out, screen
+from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import refusal, undecided
 from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best
-from unveil.blackbox.span_search.spectrum import truncate
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
 GOAL = Goal(1e-4, 0.95, 0.01, 1e-3)

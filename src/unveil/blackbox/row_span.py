@@ -7,8 +7,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.booking import Booked
 from unveil.blackbox.label_span import label_span
+from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan

@@ -1,4 +1,4 @@
-"""The accuracy that is stated: measured with answers that did not go into the span, and multiplied by SAFETY."""
+"""The accuracy that is stated, measured with answers that did not go into the span; spans of spectra without a gap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, clipped_step
 from unveil.blackbox.span_search.refinement import drop_spurious, farthest, gather, noise_floor, sharpen
-from unveil.blackbox.span_search.state import State
+from unveil.blackbox.span_search.state import Goal, State
 
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
@@ -23,6 +23,9 @@ WEAK = 1000.0  # floors below which a direction must show again when it is asked
 MOST_WEAK = 8
 AGAIN = (0.6, 0.2)  # of the usual step, for those
 SPARE = 2  # gradients at fresh places, at least, that the measured error must explain
+POINTS = 64  # gradients from which a falling spectrum is judged
+FALLING = 1e-4  # the smallest new component over the largest, from which a full rank is doubted
+UNSETTLED = 1e-3  # accuracy at which clean answers should have settled
 
 
 def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
@@ -256,3 +259,39 @@ def _slopes(
         with np.errstate(divide="ignore", invalid="ignore"):
             slope[some] = (answers - places.fx[place] - inside) / moved[:, None]
     return np.where(np.isfinite(slope), slope, np.inf)
+
+
+def falls(state: State, goal: Goal) -> bool:
+    """Whether new components shrink step by step with no gap: not by rounding, yet refinement does not settle."""
+    if not state.steps.clean or len(state.known.sizes) < 2:
+        return False
+    if state.full:
+        return min(state.known.sizes) < FALLING * max(state.known.sizes)
+    return state.accuracy > max(goal.accuracy, UNSETTLED)
+
+
+def truncate(ask: Asker, state: State, goal: Goal) -> State:
+    """The smallest span whose complement holds at most a share of the gradient, as active subspaces are chosen.
+
+    Queries: `POINTS * (r + 2)`, more at breakpoints
+    """
+    places, c = coordinates(ask, state.known.basis, ask.draw(POINTS, state.steps.margin), state.basis_step)
+    if len(c) < 2 or not c.any():
+        return replace(state, accuracy=1.0, measured=True)
+    _, values, right = np.linalg.svd(c, full_matrices=False)
+    outside = len(places) * (state.known.n - state.rank) * state.outside**2
+    energy = np.cumsum(values[::-1] ** 2)[::-1] + outside
+    rest = np.sqrt(np.append(energy[1:], outside) / energy[0])
+    keep = 1 + int(np.argmax(rest <= max(goal.leave_out, rest[-1])))
+    # What is left out turns the weakest direction kept by at most its own size over that one's.
+    turned = min(1.0, float(rest[keep - 1] * math.sqrt(energy[0]) / values[keep - 1]))
+    return state.with_span(
+        right[:keep] @ state.known.basis,
+        gradients=(places, c @ right[:keep].T),
+        values=values / values[0],
+        floor=noise_floor(state, c) / float(values[0]),
+        row_error=max(turned, 1e-12) / math.sqrt(state.known.n),
+        accuracy=turned,
+        left_out=float(rest[keep - 1]),
+        measured=False,
+    )

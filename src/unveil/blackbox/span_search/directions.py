@@ -1,16 +1,15 @@
-"""Directions known so far, and frames of directions to difference along: sparse, dense, or the basis itself."""
+"""Frames of directions to difference along, sparse, dense or the basis itself, and slopes along them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy import fft, linalg
+from jaxtyping import Float
+from scipy import fft
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span_search.elimination import eliminate
+from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, Places
 
 STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
@@ -18,88 +17,6 @@ SHORTER = 8.0
 ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
 
 Exact = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Known:
-    """Directions known so far: a reduced echelon form `rows` with unit columns at `pivots`, and an orthonormal basis.
-
-    The vectors `e_j - sum_p rows[p, j] e_p`, j not a pivot, span the complement and touch only the pivots and j: asking
-    along them leaves out what is known, at n - k queries a point.
-
-    Attributes:
-        pivots: (r,).
-        rows: (r, n).
-        basis: (r, n), orthonormal.
-        mixing: (r, r), what the noise of each gradient adds to the error of `rows`.
-        sizes: Length of each new component when it was found.
-    """
-
-    pivots: Int[np.ndarray, " r"]
-    rows: Float[np.ndarray, "r n"]
-    basis: Float[np.ndarray, "r n"]
-    mixing: Float[np.ndarray, "r r"]
-    sizes: tuple[float, ...] = ()
-
-    @property
-    def rank(self) -> int:
-        return len(self.pivots)
-
-    @property
-    def n(self) -> int:
-        return int(self.basis.shape[1])
-
-    @classmethod
-    def nothing(cls, n: int) -> Known:
-        return cls(np.empty(0, dtype=np.intp), np.empty((0, n)), np.empty((0, n)), np.empty((0, 0)))
-
-    @classmethod
-    def of(cls, basis: Float[np.ndarray, "r n"], error: float, sizes: tuple[float, ...] = ()) -> Known:
-        """The same from an orthonormal basis whose rows err by `error` in all; pivots by QR with column pivoting."""
-        if not len(basis):
-            return replace(cls.nothing(basis.shape[1]), sizes=sizes)
-        pivots = linalg.qr(basis, mode="r", pivoting=True)[1][: len(basis)].astype(np.intp)
-        rows = np.linalg.solve(basis[:, pivots], basis)
-        return cls(pivots, rows, basis, np.eye(len(basis)) * error / np.sqrt(len(basis)), sizes)
-
-    def with_gradients(self, gradients: Float[np.ndarray, "m n"], noise: float, certain: float) -> Known:
-        """With all directions that gradients of one place add, the largest first; the same where they add none.
-
-        Args:
-            gradients: Any vectors, `noise` in every entry.
-            noise: Standard deviation.
-            certain: Norm that what is left of a gradient after the known rows must exceed.
-        """
-        explained = gradients[:, self.pivots]
-        rest = gradients - explained @ self.rows if explained.any() else gradients  # zero at the pivots
-        new = eliminate(rest, self.basis, certain)
-        if not len(new.pivots):
-            return self
-        # Each row reduced by those found after it, and the known rows by all of them.
-        triangle = new.triangle
-        turn = linalg.solve_triangular(triangle, np.eye(len(triangle)), unit_diagonal=True, check_finite=False)
-        reduced = linalg.solve_triangular(triangle, new.rows, unit_diagonal=True, check_finite=False)
-        factors = self.rows[:, new.pivots] @ turn
-        # Elimination among the new directions may have turned them back a little, towards the known and each other.
-        basis = new.basis - (new.basis @ self.basis.T) @ self.basis
-        basis = linalg.solve_triangular(np.linalg.cholesky(basis @ basis.T), basis, lower=True, check_finite=False)
-        rank = self.rank + len(new.pivots)
-        mixing = np.zeros((rank, rank))
-        mixing[: self.rank, : self.rank] = self.mixing
-        mixing[:, self.rank :] = np.vstack([-factors, turn]) * (noise / new.entries)
-        return Known(
-            np.append(self.pivots, new.pivots),
-            np.vstack([self.rows - factors @ new.rows, reduced]),
-            np.vstack([self.basis, basis]),
-            mixing,
-            (*self.sizes, *new.sizes.tolist()),
-        )
-
-    def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
-        """Unit vectors orthogonal to what is known."""
-        for _ in range(2):
-            vectors = vectors - (vectors @ self.basis.T) @ self.basis
-        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300))
 
 
 class SparseFrame:

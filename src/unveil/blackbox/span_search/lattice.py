@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.booking import Booked
+from unveil.blackbox.ledger import Booked
 from unveil.blackbox.span_search.directions import STRAIGHT
 from unveil.blackbox.span_search.points import Asker, Places
 from unveil.blackbox.span_search.refinement import CLEAR, rank_above

@@ -8,16 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.blackbox.booking import Booked
+from unveil.blackbox.ledger import Booked
 from unveil.blackbox.span_search import lattice
-from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
-from unveil.blackbox.span_search.confirmation import BATCH, confirm, left_out
-from unveil.blackbox.span_search.directions import Known
-from unveil.blackbox.span_search.growth import POOL, grow
+from unveil.blackbox.span_search.accuracy import SAFETY, falls, judge, measure, price, truncate
+from unveil.blackbox.span_search.growth import BATCH, POOL, confirm, grow, left_out
+from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
 from unveil.blackbox.span_search.probe import refusal, undecided
 from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, replenish, sharpen
-from unveil.blackbox.span_search.spectrum import falls, truncate
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
 from unveil.outcome import BudgetExceeded, Outcome
 

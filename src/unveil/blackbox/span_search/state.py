@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.span_search.directions import Known
+from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, Places
 from unveil.outcome import Outcome
 
