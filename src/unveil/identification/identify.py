@@ -28,6 +28,9 @@ from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
+# Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
+# nothing is held back where that is fewer questions than a fit is judged by.
+HELD_BACK, WORTH_A_FIT = 0.1, 4000
 
 
 def identify(
@@ -91,7 +94,7 @@ def identify(
         return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
     best: Identification | None = None
     for each in methods:
-        found = _tried(each, oracle, rng)
+        found = _leaving_a_fit(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
         if best is None or found.residual < best.residual or best.network is None:
             best = found
         # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
@@ -99,7 +102,10 @@ def identify(
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
-    if best.outcome is Outcome.check_failed and best.kernels is None and best.method == "critical points":
+    unread = best.outcome is Outcome.check_failed or (
+        best.outcome is Outcome.budget_ended and oracle.ledger.left >= WORTH_A_FIT
+    )
+    if unread and best.kernels is None and best.method == "critical points":
         best = _fitted(best, oracle, rng, x)
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start)
 
@@ -131,6 +137,9 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
     why = (*best.why, *copy.why)
     if copy.network is None or (copy.outcome is not Outcome.approximate and copy.residual > best.residual):
         return dataclasses.replace(best, why=why, stats=stats)
+    if best.outcome is Outcome.budget_ended and copy.outcome is not Outcome.approximate:
+        # More questions might read it.
+        return dataclasses.replace(best, network=copy.network, residual=copy.residual, why=why, stats=stats)
     outcome, error = copy.outcome, copy.residual
     if copy.outcome is Outcome.approximate and copy.stats.get("all_needed"):
         # Nothing in it is doubtful but whether it is right everywhere: that is told by the check of what is read.
@@ -146,6 +155,26 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
             )
         why = (*why, told) if told else why
     return dataclasses.replace(best, network=copy.network, outcome=outcome, residual=error, why=why, stats=stats)
+
+
+def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
+    """What a method finds with all but a part of the budget.
+
+    Queries: those of the method, up to `1 - HELD_BACK` of what the budget leaves
+    """
+    ledger = oracle.ledger
+    budget, held = ledger.budget, HELD_BACK * ledger.left
+    if budget is None or held < WORTH_A_FIT:
+        return _tried(method, oracle, rng)
+    ledger.budget = budget - int(held)
+    try:
+        found = _tried(method, oracle, rng)
+    finally:
+        ledger.budget = budget
+    if found.outcome is not Outcome.budget_ended:
+        return found
+    text = f"{int(held):,} questions were kept back to fit what was not read; a larger budget= may read it."
+    return dataclasses.replace(found, why=(*found.why, text))
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Layer, after
@@ -20,6 +21,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.rare_neurons import output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
@@ -175,6 +177,14 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     yield _ended(setup, state).ended() if ends else state.ended()
 
 
+def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray]:
+    """Legal points and their answers, among those that fits are made to."""
+    x = setup.oracle.nearest(x)
+    y = setup.probe.ask(x)
+    state.fresh.keep(x, y)
+    return x, y
+
+
 def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: Layer) -> tuple[LayerFound, Layer, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
 
@@ -212,6 +222,11 @@ def _ended(setup: Setup, state: Reading) -> Reading:
     out = np.linalg.lstsq(F, y, rcond=None)[0]
     network = Network.from_weights([*layers, (out[:k].T, out[k])], shape=setup.oracle.shape)
     x, y = fresh_on_both_sides(setup, state, network)
+    lacked = with_rare(layers, x, y, lambda more: _kept(setup, state, more), probe.rng)
+    if lacked is not layers:
+        x, y = state.fresh.all()
+        state = replace(state, layers=tuple(lacked))
+        network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
     sigma = float(np.sqrt((probe.noise.at(x) ** 2).mean()))
     network, rms = fit(network, x, y, noise=STEADY * sigma)
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.

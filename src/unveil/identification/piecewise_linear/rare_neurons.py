@@ -1,0 +1,117 @@
+"""with_rare: neurons of the last hidden layer that hardly any input switches, from the answers the others get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.fitting.output_layer import Layer, after
+
+# Points that are asked, legal ones, and what was answered.
+Ask = Callable[[Float[np.ndarray, "N n"]], tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]]
+
+# Answers are wrong where they are off by so many times what is usual, and few as long as they are at most this share.
+WRONG, FEW = 30.0, 0.2
+# Wrong answers per weight of a neuron: at least, and with those asked about beside the others.
+LEAST, PER_WEIGHT = 0.5, 4.0
+# How far beside: deviations relative to an input's own.
+BESIDE = (0.1, 0.3, 1.0)
+# Steps of reweighting, and how a neuron must lessen the answers that are wrong.
+STEPS, BETTER = 30, 0.5
+
+
+def with_rare(
+    layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], ask: Ask, rng: np.random.Generator
+) -> list[Layer]:
+    """Put into the last layer what is missing there.
+
+    A network that lacks a rare neuron is right at most inputs: an output layer that most answers suit leaves over what
+    that neuron does, which is linear in the values of the layer before wherever it is active. More answers are asked
+    beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
+    if it explains half of them.
+
+    Args:
+        layers: All hidden layers, as they were read; rows and biases.
+        x: Where answers are known.
+        y: These.
+        ask: For more.
+        rng: Draws where.
+
+    Returns:
+        The layers; the same list where nothing was put in.
+
+    Queries: `PER_WEIGHT (d + 1)` per neuron that is looked for, for d neurons in the layer before
+    """
+    for _ in range(len(layers[-1][1])):
+        before = after(layers[:-1], x)
+        left = _left(layers, x, y)
+        off = np.abs(left).max(axis=1)
+        least = WRONG * float(np.median(off))
+        wrong = np.flatnonzero(off > least)
+        weights = before.shape[1] + 1
+        if not LEAST * weights <= len(wrong) <= FEW * len(x):
+            break
+        some = x[rng.choice(wrong, int(PER_WEIGHT * weights))]
+        size = rng.choice(BESIDE, (len(some), 1)) * some.std(axis=1, keepdims=True)
+        beside, answers = ask(some + size * rng.standard_normal(some.shape))
+        x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
+        neuron = _neuron(after(layers[:-1], x), _left(layers, x, y), least)
+        if neuron is None:
+            break
+        rows, bias = layers[-1]
+        more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
+        then, now = ((np.abs(_left(each, x, y)) > least).any(axis=1).sum() for each in (layers, more))
+        if now > BETTER * then:
+            break
+        layers = more
+    return layers
+
+
+def output_suiting_most(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Layer:
+    """An output layer behind these hidden ones, by least absolute deviations."""
+    out = _suiting_most(np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1), y)
+    return out[:-1].T, out[-1]
+
+
+def _left(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
+    """What the output layer that suits most answers leaves of them."""
+    weights, bias = output_suiting_most(layers, x, y)
+    return np.asarray(y - after(layers, x) @ weights.T - bias)
+
+
+def _suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "q m"]:
+    """Coefficients of least absolute deviations, by least squares that are weighted anew."""
+    weight = np.ones(len(F))
+    scale = max(float(np.abs(y).max()), 1e-300)
+    for _ in range(STEPS):
+        root = np.sqrt(weight)[:, None]
+        out = np.linalg.lstsq(root * F, root * y, rcond=None)[0]
+        off = np.linalg.norm(y - F @ out, axis=1)
+        weight = 1 / np.maximum(off, 1e-9 * scale)
+        weight /= weight.max()
+    return np.asarray(out)
+
+
+def _neuron(
+    h: Float[np.ndarray, "N d"], left: Float[np.ndarray, "N m"], wrong: float
+) -> tuple[Float[np.ndarray, " d"], float] | None:
+    """Unit weights and bias of one neuron that what is left over shows where it is active; None if there is none."""
+    off = np.abs(left).max(axis=1)
+    output = np.linalg.svd(left[off > wrong], full_matrices=False)[2][0]
+    part = left @ output
+    part = part * np.sign(part[np.abs(part).argmax()])
+    F = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+    active = part > wrong
+    theta = np.zeros(F.shape[1])
+    for _ in range(STEPS):
+        if active.sum() < LEAST * F.shape[1]:
+            return None
+        theta = _suiting_most(F[active], part[active, None])[:, 0]
+        now = (F @ theta > 0) & (np.abs(part - F @ theta) < np.abs(part) + wrong)
+        if (now == active).all():
+            break
+        active = now
+    size = float(np.linalg.norm(theta[:-1]))
+    return (theta[:-1] / size, float(theta[-1]) / size) if size > 0 else None

@@ -1,0 +1,65 @@
+"""Neurons of the last hidden layer that hardly any input switches, read from the answers that the others get wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.helpers import random_weights, relu_net, single
+from unveil.identification.fitting.output_layer import after
+from unveil.identification.piecewise_linear.rare_neurons import output_suiting_most, with_rare
+
+
+def lacking(seed: int, outputs: int, share: float) -> tuple[bool, bool, int]:
+    """Whether a neuron that this share of the inputs switches is put back, the others stay, and how much is asked."""
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights((20, 8, 6, outputs), rng, bias=0.5))
+    rows, bias = weights[1]
+    x = rng.standard_normal((4000, 20))
+    z = after(weights[:1], x) @ rows[-1]
+    bias[-1] = -np.quantile(z, 1 - share)
+    ask = relu_net(weights, np.float32)
+    known = [weights[0], (rows[:-1], bias[:-1])]
+    # As rows of float32 answers are known.
+    known[0] = (known[0][0] * (1 + 1e-6 * rng.standard_normal(known[0][0].shape)), known[0][1])
+    asked: list[int] = []
+
+    def more(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(len(points))
+        return points, ask(points).astype(float)
+
+    out = with_rare(known, x, ask(x).astype(float), more, rng)
+    new, offset = out[-1][0][-1], out[-1][1][-1]
+    true = np.append(rows[-1], bias[-1]) / np.linalg.norm(rows[-1])
+    back = len(out[-1][0]) == 6 and np.abs(np.append(new, offset) - true).max() < 0.05
+    return bool(back), bool((out[-1][0][:5] == rows[:5]).all()), sum(asked)
+
+
+def test_a_neuron_that_one_input_in_fifty_switches_is_put_back() -> None:
+    told = [lacking(seed, outputs, 0.02) for seed in range(3) for outputs in (1, 3)]
+    assert np.mean([back for back, _, _ in told]) >= 0.8
+    assert all(stays for _, stays, _ in told)
+    assert {asked % (4 * 9) for _, _, asked in told} == {0}  # PER_WEIGHT (d + 1) for each neuron looked for
+
+
+def test_nothing_is_put_into_a_layer_that_is_whole() -> None:
+    rng = np.random.default_rng(7)
+    weights = single(random_weights((20, 8, 6, 2), rng, bias=0.5))
+    x = rng.standard_normal((3000, 20))
+    y = relu_net(weights, np.float32)(x).astype(float)
+
+    def none(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("nothing is asked where nothing is wrong")
+
+    layers = weights[:2]
+    assert with_rare(layers, x, y, none, rng) is layers
+
+
+def test_few_wrong_answers_do_not_turn_the_output_layer() -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights((10, 8, 6, 2), rng, bias=0.5)
+    x = rng.standard_normal((2000, 10))
+    y = relu_net(weights)(x)
+    y[:100] += 5.0
+    rows, bias = output_suiting_most(weights[:2], x, y)
+    assert np.abs(rows - weights[2][0]).max() < 1e-5 * np.abs(weights[2][0]).max()
+    assert np.abs(bias - weights[2][1]).max() < 1e-4
