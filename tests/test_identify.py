@@ -11,14 +11,16 @@ from typer.testing import CliRunner
 
 from tests.helpers import assert_rate
 from unveil import as_oracle
+from unveil.blackbox.oracle import Oracle
 from unveil.cli import app
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.identify import identify
+from unveil.identification.identify import _leaving_a_fit, identify
+from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.conclusion import Stages, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.saturation import Saturation
-from unveil.outcome import BadInput, Outcome
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
 from unveil.testing import Answered, known_model
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.formats import load, save
@@ -228,3 +230,23 @@ def test_parameters_that_noise_leaves_open_are_not_complete(uncertain: float, ou
     oracle = as_oracle(truth, shape=4)
     ended = conclude(oracle, fit, noise=1e-4, method="-", why=(), stats={}, stages=Stages(oracle), rng=rng)
     assert ended.outcome is outcome
+
+
+class _Insatiable(Method):
+    """Asks until the budget ends."""
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        try:
+            while True:
+                oracle(rng.standard_normal((100, oracle.n)))
+        except BudgetExceeded:
+            return Identification(None, Outcome.budget_ended, oracle.ledger.asked, np.inf, "critical points", ())
+
+
+def test_a_reading_leaves_a_part_of_the_budget_for_a_fit() -> None:
+    for budget, left in ((100_000, 10_000), (39_000, 0), (200, 0)):
+        oracle = as_oracle(random_network(4, (3,), "relu", np.random.default_rng(0)), shape=4, budget=budget)
+        found = _leaving_a_fit(_Insatiable(), oracle, np.random.default_rng(1))
+        assert oracle.ledger.budget == budget
+        assert left <= oracle.ledger.left < left + 100
+        assert any("kept back" in why for why in found.why) == (left > 0)
