@@ -186,17 +186,18 @@ class Bends:
         """Which unknown weights a fit with these features says nothing about: it would not notice another one."""
         k, d = self.rows.shape
         scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
-        _, s, vt = np.linalg.svd(F / scale, full_matrices=False)
+        # (of the triangular factor: the same values and vectors, at a third of the time)
+        _, s, vt = np.linalg.svd(np.linalg.qr(F / scale, mode="r"), full_matrices=False)
         # What lies outside the row space: with fewer answers than unknowns that is more than small singular values.
         settled = vt[s >= 1e-9 * s.max(initial=1e-300)]
         free = 1 - (settled**2).sum(axis=0)[k + 1 + d :] > 1e-6
         return np.asarray(free | (scale[k + 1 + d :] <= 1e-12 * scale.max()))
 
-    def corrected(self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]) -> Bends:
+    def corrected(self, free: Bool[np.ndarray, " u"], solution: Float[np.ndarray, "q m"]) -> Bends:
         """With the weights that the fit has settled: the signs follow them, so the next fit is better."""
         i, j = np.nonzero(~self.known)
         rows = self.rows.copy()
-        rows[i, j] += np.where(self.loose(F), 0.0, np.clip(self.missing(solution), -1, 1))
+        rows[i, j] += np.where(free, 0.0, np.clip(self.missing(solution), -1, 1))
         return Bends(self.layers, rows, self.bias, self.known)
 
     def sided(
@@ -213,7 +214,8 @@ class Bends:
         k, d = self.rows.shape
         w, linear = solution[:k], solution[k + 1 : k + 1 + d]
         i, j = np.nonzero(~self.known)
-        free, rows = self.loose(F), self.corrected(F, solution).rows
+        free = self.loose(F)
+        rows = self.corrected(free, solution).rows
         seen = np.linalg.norm(F[:, k + 1 : k + 1 + d], axis=0)
         clean = seen > 1e-9 * seen.max()
         clean[j[free]] = False
@@ -251,7 +253,7 @@ def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends
         best = (bends, solution, fits)
         if bends.known.all() or fits.mean() < MOST:
             return best
-        bends = bends.corrected(F[fits], solution)
+        bends = bends.corrected(bends.loose(F[fits]), solution)
 
 
 def ending(
@@ -273,7 +275,7 @@ def ending(
         rows, side = told
     else:
         # With what is folded in any sides do, if none of the rows is guessed.
-        w, rows = solution[:k], bends.corrected(F, solution).rows
+        w, rows = solution[:k], bends.corrected(bends.loose(F), solution).rows
         z = after(bends.layers, x) @ rows.T + bends.bias
         A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
         A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(

@@ -56,13 +56,14 @@ def judged(
     layers: list[Layer], neurons: list[Neuron], stations: Sequence[Station]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
+    rows = np.array([n.weights for n in neurons])
     right, wrong = [], []
     for x, slope, error in stations:
         J = local(layers, x)[1]
-        parts = np.array([n.weights for n in neurons]) @ J
-        if not _explains(parts, slope, SIGMAS * error):
+        normals = row_space(rows @ J)
+        if not _explains(normals, slope, SIGMAS * error):
             wrong.append(x)
-        elif SIGMAS * error <= VAGUE * np.abs(slope).max() and np.linalg.matrix_rank(parts) < np.linalg.matrix_rank(J):
+        elif SIGMAS * error <= VAGUE * np.abs(slope).max() and _fewer(normals.shape[1], J):
             right.append(x)
     n = len(stations[0][0])
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
@@ -85,10 +86,20 @@ def told(
         if lack <= 0:
             break
         J = local(layers, x)[1]
-        if np.linalg.matrix_rank(rows @ J) < np.linalg.matrix_rank(J):
+        if len(rows) < _active(J) and _fewer(row_space(rows @ J).shape[1], J):
             out += _derivative(probe, J, x)
             lack -= 1
     return out
+
+
+def _active(J: Float[np.ndarray, "k n"]) -> int:
+    """How many of the values with this derivative move at all."""
+    return int(J.any(axis=1).sum())
+
+
+def _fewer(rank: int, J: Float[np.ndarray, "k n"]) -> bool:
+    """Whether there are fewer of something than directions in which the values with this derivative move."""
+    return rank < _active(J) and rank < np.linalg.matrix_rank(J)
 
 
 def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> list[Station]:
@@ -134,7 +145,7 @@ def signs(
             continue
         stations += measured
         parts, slope = rows @ J, measured[0].slope
-        if not _explains(parts, slope, 100 * measured[0].error):
+        if not _explains(row_space(parts), slope, 100 * measured[0].error):
             return None, stations
         share = np.abs(np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1
@@ -197,8 +208,9 @@ def leaks(
     return x[quiet], np.concatenate([x[~quiet], end[~quiet]])
 
 
-def _explains(parts: np.ndarray, slope: np.ndarray, error: float = 0.0) -> bool:
-    left = slope.T - parts.T @ np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]
+def _explains(normals: Float[np.ndarray, "n r"], slope: Float[np.ndarray, "m n"], error: float) -> bool:
+    """Whether a derivative is a mixture of these orthonormal columns, but for its error."""
+    left = slope - (slope @ normals) @ normals.T
     return bool(np.abs(left).max() <= EXACT * np.abs(slope).max() + error)
 
 
