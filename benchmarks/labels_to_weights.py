@@ -134,7 +134,7 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
         which = len(set(error[:, right].argmin(axis=0))) if right.any() else 0
         print(
             f"{line}, first layer {which} of {first.neurons}, false {int((~right).sum())}, rows to {worst:.1e}, "
-            f"{seconds:.1f} CPU s",
+            f"{seconds:.1f} CPU s{second(found, truth)}",
             flush=True,
         )
         return len(truth.layers) > 2 and which == first.neurons and bool(right.all())
@@ -169,6 +169,33 @@ def deep(line: str, found: uv.Identification, truth: uv.Network, seed: int, seco
         flush=True,
     )
     return bool(against.layers) and not any(len(each.missing) + len(each.false) for each in against.layers)
+
+
+def second(found: uv.Identification, truth: uv.Network) -> str:
+    """How many second-layer neurons were told apart behind a first layer, and how far off the worst is.
+
+    Weights that no bend told are left out, lengths and signs too.
+    """
+    if "second_layer_read" not in found.stats:
+        return ""
+    rows, bias = found.stats["rows_read"]
+    weights, biases = found.stats["second_layer_read"]
+    first, behind = truth.layers[0], truth.layers[1]
+    match = apart(rows, bias, truth).argmin(axis=0)
+    unit = np.linalg.norm(first.weights[match], axis=1) / np.linalg.norm(rows, axis=1)
+    right = np.column_stack([behind.weights[:, match] * unit, behind.bias])
+    errors, partly = [], 0
+    for vector in np.column_stack([weights, biases]):
+        known = ~np.isnan(vector)
+        partly += not known.all()
+        mine = vector[known] / np.linalg.norm(vector[known])
+        true = right[:, known] / np.linalg.norm(right[:, known], axis=1)[:, None]
+        errors.append(float(np.minimum(*(np.linalg.norm(true - s * mine, axis=1) for s in (1, -1))).min()))
+    good = [error for error in errors if error < 1e-3]
+    return (
+        f"; second layer {len(good)} of {behind.neurons} ({partly} in part), false {len(errors) - len(good)}, "
+        f"to {max(good, default=0.0):.1e}"
+    )
 
 
 def apart(rows: np.ndarray, bias: np.ndarray, truth: uv.Network) -> np.ndarray:

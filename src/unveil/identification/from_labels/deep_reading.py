@@ -10,6 +10,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
+from unveil.identification.from_labels.first_layer import further_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.outcome import BudgetExceeded, Outcome
@@ -36,6 +37,7 @@ class DeepReading:
         rng: Draws everything.
 
     Attributes:
+        first: The first layer, grown where more of it was met on the way.
         deep: The network; None where none came out that passes.
         error: Share of fresh points with another label.
         why: What speaks against it.
@@ -52,6 +54,7 @@ class DeepReading:
         rng: np.random.Generator,
     ) -> None:
         self.search, self.first, self.accept, self.oracle, self.rng = search, first, accept, oracle, rng
+        self.accuracy = accuracy
         self.behind = DeepCompletion(search.pool, first, search.precision, accuracy, rng)
         self.deep: Deep | None = None
         self.error = np.inf
@@ -67,11 +70,16 @@ class DeepReading:
         search.booked = self.oracle.ledger.asked
         try:
             for further in range(FURTHER + 1):
+                if further and self.oracle.ledger.left < 1.5 * BENDS:
+                    # What was fitted by now is worth more, judged, than further bends.
+                    return self.judge(self.deep, search.chart) if self.deep else Outcome.budget_ended
                 if further:
                     search.collect(self.first, BENDS)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
+                if found is None and self._grown():
+                    found = self.behind.attempt(search.faces, search.bends(self.first))
                 search.book("second layer and fit")
-                self.figures |= self.behind.figures
+                self.figures |= self.behind.figures | self._neurons_read()
                 if found is not None and (self.deep is None or _rank(found) >= _rank(self.deep)):
                     self.deep = found
                 if found is not None and found.whole:
@@ -81,6 +89,24 @@ class DeepReading:
             # What no fresh points judged is not handed out; the first layer stands.
             self.deep = None
             return Outcome.budget_ended
+
+    def _neurons_read(self) -> dict[str, Any]:
+        """The first layer towards its active sides, and weights and biases of the second-layer neurons told apart."""
+        if self.behind.oriented is None:
+            return {}
+        self.first = self.behind.oriented
+        neurons = self.behind.neurons
+        weights = np.array([each.weight for each in neurons]).reshape(-1, len(self.first))
+        return {"second_layer_read": (weights, np.array([each.bias for each in neurons]))}
+
+    def _grown(self) -> bool:
+        """Whether more of the first layer was met on the way behind it."""
+        first = further_ones(self.search, self.first, self.rng)
+        if len(first) == len(self.first):
+            return False
+        self.first = first
+        self.behind = DeepCompletion(self.search.pool, first, self.search.precision, self.accuracy, self.rng)
+        return True
 
     def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
         """How far a network is to be relied on, by fresh points, half of them close to the boundaries found.

@@ -15,6 +15,12 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 REACH = 1000.0
 """How far a face is followed, in sizes of a typical input."""
 
+ROUGH = 1e-6
+"""Error of a normal, per coordinate, from which on it is measured again by longer moves."""
+
+LONGEST = 2.0
+"""Such moves at most, in sizes of a typical input."""
+
 NEXT = 1e-3
 """So close before and behind a known hyperplane it is asked, as a share of its distance."""
 
@@ -119,7 +125,58 @@ def faces_at(
     before, after = crossings.before[rows], crossings.after[rows]
     faces = Faces(crossings.x[rows], points.along, before, after, np.full(len(rows), cell / step))
     straight = _straight(side, faces, step, 8 * cell * np.sqrt(d), rng)
-    return faces[straight], rows[straight]
+    faces, rows = faces[straight], rows[straight]
+    if cell / step < ROUGH:
+        return faces, rows
+    faces = _stretched(side, faces, precision, step, rng)
+    # What was coarse may have hidden an edge close by: now it shows.
+    good = np.ones(len(faces), dtype=bool)
+    for _ in range(4):
+        away = 2 * step * tangents(faces.normal, rng)
+        length = np.full(len(faces), 2 * step)
+        for sign in (1, -1):
+            good &= on_face(side, faces, faces.x + sign * away, tolerance_at(precision, faces, length))[0]
+    return faces[np.flatnonzero(good)], rows[good]
+
+
+def _stretched(side: Side, faces: Faces, precision: Precision, step: float, rng: np.random.Generator) -> Faces:
+    """The same with normals from moves as long as each face allows, where short ones are too coarse: in float32.
+
+    Queries: about 20 for each face and coordinate
+    """
+    count, d = faces.x.shape
+    if not count or d < 2:
+        return faces
+    drawn = rng.standard_normal((count, d, d))
+    drawn[:, 0] = faces.normal
+    along = np.linalg.qr(drawn.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, 1:].reshape(-1, d)
+    # Both ways: an edge close by bounds one of them only.
+    along = np.concatenate([along, -along])
+    which = np.tile(np.repeat(np.arange(count), d - 1), 2)
+    reached, going, s = np.zeros(len(which)), np.arange(len(which)), 2.0 * step
+    while len(going) and s < LONGEST:
+        on, length = faces[which[going]], np.full(len(going), s)
+        passes = on_face(side, on, on.x + s * along[going], tolerance_at(precision, on, length))[0]
+        going = going[passes]
+        reached[going] = s
+        s *= 2
+    half_way = len(which) // 2
+    back = reached[half_way:] > reached[:half_way]
+    pick = np.arange(half_way) + half_way * back
+    along, which, reached = along[pick], which[pick], reached[pick]
+    rows = np.flatnonzero(reached > 0)
+    on, length = faces[which[rows]], reached[rows]
+    place = on.x + length[:, None] * along[rows]
+    half = tolerance_at(precision, on, length)
+    cell = 2 * precision.digits * (1 + length)
+    near, heard = cross_near(side, place, on.normal, on.before, on.after, half, cell, grow=1)
+    off = np.sum((near.x - place[heard]) * on.normal[heard], axis=1) / length[heard]
+    turned = faces.normal.copy()
+    np.subtract.at(turned, which[rows[heard]], off[:, None] * along[rows[heard]])
+    error = np.repeat(faces.error, d - 1).reshape(count, d - 1)
+    error.ravel()[rows[heard]] = (cell[heard] + precision.cell) / length[heard]
+    turned /= np.linalg.norm(turned, axis=1, keepdims=True)
+    return Faces(faces.x, turned, faces.before, faces.after, np.sqrt(np.mean(error**2, axis=1)))
 
 
 def _straight(side: Side, faces: Faces, step: float, tolerance: float, rng: np.random.Generator) -> np.ndarray:

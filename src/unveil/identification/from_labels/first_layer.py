@@ -45,3 +45,23 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     first = sharpened(search.side, search.chart, search.faces, first, search.precision, rng)
     search.book("sharpening")
     return first
+
+
+def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
+    """The first layer with hyperplanes that go on straight, too, and were met only on the way behind it.
+
+    Queries: those of `straight` for at most 16 hyperplanes, and of `sharpened` for those found
+    """
+    more = search.shared(first)
+    good = straight(search.side, search.chart, search.faces, more, search.precision, rng)
+    search.book("straightness")
+    more = more[np.flatnonzero(good)].distinct()
+    if not len(more):
+        return first
+    more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
+    search.book("sharpening")
+    return Hyperplanes(
+        np.concatenate([first.normals, more.normals]),
+        np.concatenate([first.offsets, more.offsets]),
+        np.concatenate([first.error, more.error]),
+    ).distinct()

@@ -321,7 +321,7 @@ class _Reading:
         search = reading.search
         search.booked = self.oracle.ledger.asked
         outcome = reading.run() if deep is None or chart is None else reading.judge(deep, chart)
-        self.deep, self.error = reading.deep, reading.error
+        self.first, self.deep, self.error = reading.first, reading.deep, reading.error
         self.why += reading.why
         self.stats |= reading.figures
         self.stats["stages"] |= search.stages

@@ -10,6 +10,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import (
+    ROUGH,
     Faces,
     Precision,
     Walks,
@@ -48,6 +49,12 @@ WALKS = 8
 CORNERS = 4
 """Known hyperplanes to which an edge is followed, at most."""
 
+DOUBTED = 3
+"""Walks that pass a hyperplane before it is taken back, where normals are coarse."""
+
+SHARED = 1_000
+"""Dual points among which a hyperplane is looked for that was not met before."""
+
 OWN = 1e-4
 """Edges nearer than this to a known hyperplane are its own."""
 
@@ -78,7 +85,6 @@ class HyperplaneSearch:
         self.behind = Crossings.none(d)
         self.gap = np.empty(0)
         self.opened = np.empty(0, dtype=bool)
-        self.met: dict[int, set[int]] = {}
         self.ended, self.passed = nothing.copy(), nothing.copy()
         self.supposed = 0
         self.behind_first = False
@@ -96,6 +102,8 @@ class HyperplaneSearch:
         for _ in range(rounds):
             if self.deeper and rounds == ROUNDS:
                 return
+            if self.precision.normal >= ROUGH:
+                self._retract()
             fresh = self._new_faces()
             for _ in range(DEPTH):
                 if not len(fresh) or self.stale >= patience or self.hopeless:
@@ -135,11 +143,35 @@ class HyperplaneSearch:
         on = (np.abs(z @ first.normals.T + first.offsets) < OWN).any(axis=1)
         return [edge for edge, mine in zip(edges, on, strict=True) if not mine]
 
+    def shared(self, first: Hyperplanes, count: int = 2 * WALKS) -> Hyperplanes:
+        """Hyperplanes beside these that bends and dual points agree on, those with the most support first.
+
+        Args:
+            first: Hyperplanes that are known.
+            count: How many at most.
+
+        Queries: `0`
+        """
+        found = Hyperplanes.none(self.chart.n)
+        support: list[int] = []
+        rows = np.sort(self.rng.permutation(len(self.z))[:SHARED])
+        rows = rows[first.holding(self.z[rows], self.error[rows]) < 0]
+        for edge in self.bends(first):
+            if found.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
+                continue
+            seen = agreed(edge, self.z[rows], self.error[rows], self.face[rows])
+            if seen is not None:
+                found = found.added(seen.normal, edge.z, seen.error)
+                support.append(len(seen.support))
+        return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:count]]
+
     @property
     def hopeless(self) -> bool:
         """Whether the boundary bends again and again and no hyperplane was met: no rectifiers do that."""
         spent = sum(self.stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-        return not len(self.planes) and not self.behind_first and spent > HOPELESS + EACH_COORDINATE * self.chart.n
+        # Where normals are coarse it takes many more bends before some are seen to agree.
+        least = (HOPELESS + EACH_COORDINATE * self.chart.n) * (1 if self.precision.normal < ROUGH else 8)
+        return not len(self.planes) and not self.behind_first and spent > least
 
     @property
     def neurons(self) -> int:
@@ -189,8 +221,6 @@ class HyperplaneSearch:
         self.passed[: len(passed)] += passed
         self.walks += len(face)
         known = walks[np.flatnonzero(walks.plane >= 0)]
-        for plane, at in zip(known.plane, known.face, strict=True):
-            self.met.setdefault(int(plane), set()).add(int(at))
         np.add.at(self.ended, known.plane, 1)
         self.stale += len(known) + int((walks.plane == -2).sum())
         new = closer(self.side, self.faces, walks[np.flatnonzero(walks.plane == -1)], self.precision, 1e-4)
@@ -236,7 +266,6 @@ class HyperplaneSearch:
             seen = agreed(edge, self.z, self.error, self.face, votes)
             if seen is None:
                 continue
-            self.met[len(self.planes)] = {*self.face[seen.support].tolist(), edge.face, edge.other}
             self._accept(edge, seen.normal, seen.error)
             self.stale, found = 0, True
         return found
@@ -269,6 +298,16 @@ class HyperplaneSearch:
             toward = np.sign(normal @ (self.faces.x[rows[0]] - edge.z)) or 1.0
             self._accept(edge, toward * normal, float(fuzz[rows[0]]) / 20)
             self.supposed += 1
+
+    def _retract(self) -> None:
+        """Take out hyperplanes that walks pass rather than end at: where normals are coarse some come out wrong."""
+        wrong = (self.passed >= DOUBTED) & (self.passed > self.ended)
+        if not wrong.any():
+            return
+        keep = np.flatnonzero(~wrong)
+        self.planes = self.planes[keep]
+        self.through = [self.through[i] for i in keep]
+        self.ended, self.passed = self.ended[keep], self.passed[keep]
 
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""
@@ -341,7 +380,7 @@ class HyperplaneSearch:
         if not len(made):
             self.lost += 1
             return np.empty(0, dtype=int), None
-        rough = max(self.precision.normal, 2 * self.precision.digits / step)
+        rough = max(float(made.error[0]), float(self.faces.error[face]))
         new = self._keep(made)
         normals = self.faces.normal[face], made.normal[0]
         # The dual point must lie on both faces.
