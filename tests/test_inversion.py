@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -401,3 +402,24 @@ def test_the_commands_find_or_prove(tmp_path: Path) -> None:
         assert np.abs(small(found["x"][0]) - outputs[0]).max() < 1e-5
     for wrong in (["preimage", "examples/digits.onnx"], ["inputs", "examples/digits.onnx", "--of", "nowhere.npz"]):
         assert CliRunner().invoke(app, wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("given", [["a", "b"], "ab", [[1, 2], [3]], {"a": 1}, [1 + 2j] * 4])
+def test_what_is_no_number_is_said_in_words(given: object) -> None:
+    network = uv.Network.from_weights([(np.eye(4), np.zeros(4)), (np.ones((2, 4)), np.zeros(2))])
+    value: Any = given
+    x, box = np.full(4, 0.5), (0.0, 1.0)
+    for ask in (
+        lambda: uv.preimage(network, features=value),
+        lambda: uv.preimage(network, features=x, near=value),
+        lambda: uv.preimage(network, features=x, within=value),
+        lambda: uv.preimage(network, value),
+        lambda: uv.inputs_of(network, value, within=box),
+        lambda: uv.inputs_of(network, network(x), within=value),
+        lambda: uv.inputs_of(network, network(x), within=box, near=value),
+        lambda: uv.linear_region(network, value),
+        lambda: uv.stability(network, value),
+        lambda: network(value),
+    ):
+        with pytest.raises(uv.BadInput):
+            ask()

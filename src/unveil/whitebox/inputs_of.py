@@ -10,7 +10,7 @@ from jaxtyping import Float
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import leaky_relu
 from unveil.whitebox.branch_and_bound import Regions
-from unveil.whitebox.inversion import Box, Inversion, allowed, from_features, given_features
+from unveil.whitebox.inversion import Box, Inversion, allowed, ends, from_features, given_features
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
 from unveil.whitebox.starting_points import starting_points
@@ -79,15 +79,9 @@ def inputs_of(
     y = given_features(network, output, level)
     if network.softmax and level == len(network.layers) - 1:
         known, y = _logits(known, y)
-    low, high = (np.asarray(end, float) for end in within)
-    try:
-        floor, ceiling = (
-            np.broadcast_to(end.ravel() if end.size > 1 else end, known.n).astype(float) for end in (low, high)
-        )
-    except ValueError as error:
-        raise BadInput(f"within= must be two numbers, or two for each of the {known.n} inputs: {error}") from error
-    if not (np.isfinite(floor).all() and np.isfinite(ceiling).all() and (floor <= ceiling).all()):
-        raise BadInput("within= must be (lowest, highest), finite, with lowest <= highest in every coordinate")
+    floor, ceiling = ends(within, known.n)
+    if not (np.isfinite(floor).all() and np.isfinite(ceiling).all()):
+        raise BadInput("within= must be (lowest, highest), both finite")
     if programmes < 1:
         raise BadInput(f"programmes must be at least 1; got {programmes}")
     goal = None if near is None else known.points(near)[0]

@@ -14,7 +14,7 @@ from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, settle
 from unveil.whitebox.linear_programme import Constraints, minimise
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Network, as_numbers
 from unveil.whitebox.polytope import Polytope, nearest
 from unveil.whitebox.preimage import Preimage, features_of
 from unveil.whitebox.wanted import Wanted, range_of, wanted
@@ -209,7 +209,7 @@ def given_features(network: Network, features: np.ndarray, layer: int) -> Float[
     Raises:
         BadInput: Another size, or numbers that are not finite.
     """
-    y, size = np.asarray(features, dtype=np.float64).ravel(), network.layers[layer].neurons
+    y, size = as_numbers(features, "features").ravel(), network.layers[layer].neurons
     if len(y) != size:
         raise BadInput(f"layer {layer} has {size} features; got {np.shape(features)}: pass those of one input")
     if not np.isfinite(y).all():
@@ -226,20 +226,28 @@ def allowed(tolerance: float | None, y: np.ndarray) -> float:
     return float(tolerance)
 
 
-def _place(n: int, within: Box | None, near: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    low, high = (-np.inf, np.inf) if within is None else within
+def ends(within: Box, n: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """The lowest and the highest of each coordinate of a box.
+
+    Raises:
+        BadInput: Not two numbers, or two for each coordinate, or some lowest above its highest.
+    """
     try:
-        floor, ceiling = (
-            np.broadcast_to(np.asarray(end, float).ravel() if np.size(end) > 1 else np.asarray(end, float), n)
-            for end in (low, high)
-        )
-    except ValueError as error:
-        raise BadInput(f"within= must be two numbers, or two for each of the layer's {n} inputs: {error}") from error
+        low, high = within
+        given = as_numbers(low, "within="), as_numbers(high, "within=")
+        floor, ceiling = (np.broadcast_to(end.ravel() if end.size > 1 else end, n) for end in given)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"within= must be two numbers, or two for each of {n} inputs: {error}") from error
     if not (floor <= ceiling).all():
         raise BadInput("within= must be (lowest, highest) with lowest <= highest in every coordinate")
+    return floor, ceiling
+
+
+def _place(n: int, within: Box | None, near: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    floor, ceiling = ends((-np.inf, np.inf) if within is None else within, n)
     if near is None:
         return floor, ceiling, None
-    goal = np.asarray(near, dtype=np.float64).ravel()
+    goal = as_numbers(near, "near=").ravel()
     if goal.shape != (n,) or not np.isfinite(goal).all():
         raise BadInput(f"near= must be one input of the layer, {n} finite numbers; got {np.shape(near)}")
     if ((goal < floor) | (goal > ceiling)).any():

@@ -20,6 +20,18 @@ from unveil.whitebox.convolution import Convolution
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
 
 
+def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
+    """An array of float64.
+
+    Raises:
+        BadInput: `what` holds something else than numbers, or rows of unequal lengths.
+    """
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{what} must be numbers: {error}") from error
+
+
 @one_line
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -175,16 +187,21 @@ class Network:
         """Whether the network, without its softmax, is affine on each of its linear regions."""
         return all(layer.activation.piecewise_linear for layer in self.layers)
 
+    def is_one(self, x: np.ndarray) -> bool:
+        """Whether this is one input, not several.
+
+        Raises:
+            BadInput: Not numbers.
+        """
+        return as_numbers(x, "inputs").shape in ((self.n,), self.shape)
+
     def points(self, x: np.ndarray) -> Float[np.ndarray, "N n"]:
         """Inputs as float64 rows: from (n,), (N, n), one `shape` or (N, *shape).
 
         Raises:
             BadInput: Another shape, no point at all, or numbers that are NaN or infinite.
         """
-        try:
-            rows = np.asarray(x, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise BadInput(f"inputs must be numbers: {error}") from error
+        rows = as_numbers(x, "inputs")
         if rows.shape in ((self.n,), self.shape):
             rows = rows.reshape(1, self.n)
         elif rows.ndim >= 2 and rows.shape[1:] in ((self.n,), self.shape):
@@ -286,7 +303,7 @@ class Network:
         answers = self.features(x)
         if self.softmax:
             answers = special.softmax(answers, axis=1)
-        single = np.shape(x) in ((self.n,), self.shape)
+        single = self.is_one(x)
         return answers[0] if single else answers
 
 

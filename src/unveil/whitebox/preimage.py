@@ -238,7 +238,7 @@ def preimage(  # two questions of one name: what has the features of x, and what
     if within is not None or near is not None or tolerance is not None:
         raise BadInput("within=, near= and tolerance= go with features=; of an x, ask `.extent(within)` or lookalike")
     assert x is not None
-    single = np.shape(x) in ((network.n,), network.shape)
+    single = network.is_one(x)
     found = tuple(preimages(network, x, layer, executor=executor))
     return found[0] if single else found
 

@@ -95,7 +95,7 @@ def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = F
         if each.activation.name != "relu":
             piece[:, :, n] += (values - slope * seen).T
     matrix, offset = piece[:, :, :n].transpose(1, 0, 2), piece[:, :, n].T
-    single = np.shape(x) in ((n,), network.shape)
+    single = network.is_one(x)
     return Affine(matrix[0], offset[0]) if single else Affine(matrix, offset)
 
 
