@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -91,12 +91,15 @@ def follow(behind: Behind, seen: Bend, rng: np.random.Generator) -> Followed | N
         if one is None:
             return None
         if not one.known.all():
-            if not one.locate(one.around, int(NEAR * one.known.sum()) + 2):
+            one, there = one.located(_One.around, int(NEAR * one.known.sum()) + 2)
+            if not there:
                 continue
             for _ in range(ROUNDS):
-                if one.known.all() or not one.fill():
+                one, more = one.filled()
+                if not more:
                     break
-        if one.locate(one.anywhere, int(CONFIRM * (len(one.known) + 1))):
+        one, there = one.located(_One.anywhere, int(CONFIRM * (len(one.known) + 1)))
+        if there:
             return one.result() if one.own >= OWN else None
         if one.met > len(one.known):
             return None
@@ -122,27 +125,45 @@ class _Places:
         return _Places(*(getattr(self, name)[rows] for name in vars(self)))
 
 
+@dataclass(frozen=True)
 class _One:
-    """One neuron as far as it is known."""
+    """One neuron as far as it is known; every step hands on a new state.
 
-    def __init__(
-        self,
-        behind: Behind,
-        seen: Bend,
-        known: np.ndarray,
-        fixed: np.ndarray,
-        told: np.ndarray,
-        rng: np.random.Generator,
-    ) -> None:
-        self.behind, self.seen, self.known, self.rng = behind, seen, known, rng
-        self.fixed, self.told = fixed, told
-        self.theta = np.linalg.lstsq(fixed, told, rcond=None)[0]
-        self.spread = covariance(fixed)
-        self.at = seen.x[None]
-        self.g, self.sigma = np.empty((0, len(self.theta))), np.empty(0)
-        self.met = self.none = self.tried = 0
-        self.own = 1.0
-        self.largest = float(np.abs(self.theta[:-1]).max())
+    Attributes:
+        behind: What to go by.
+        seen: Where it was seen first.
+        rng: Draws places.
+        fixed: (E, q + 1) equations from there for weights and bias, each divided by its error.
+        told: (E,) what they are to give.
+        known: (q,) which weights are known.
+        theta: (q + 1,) weights and bias.
+        spread: (q + 1, q + 1) covariance of their errors.
+        largest: The largest weight at the beginning.
+        at: (M + 1, d) where it was met, the first time included.
+        g: (M, q + 1) equations of these places, zero on the right.
+        sigma: (M,) their errors.
+        met: Steps that showed one bend.
+        none: Steps that showed nothing where the bend would have been clear.
+        tried: Steps in all.
+        own: Share of the bends that are the neuron's own.
+    """
+
+    behind: Behind
+    seen: Bend
+    rng: np.random.Generator
+    fixed: Float[np.ndarray, "E p"]
+    told: Float[np.ndarray, " E"]
+    known: Bool[np.ndarray, " q"]
+    theta: Float[np.ndarray, " p"]
+    spread: Float[np.ndarray, "p p"]
+    largest: float
+    at: Float[np.ndarray, "M1 d"]
+    g: Float[np.ndarray, "M p"]
+    sigma: Float[np.ndarray, " M"]
+    met: int = 0
+    none: int = 0
+    tried: int = 0
+    own: float = 1.0
 
     @classmethod
     def begin(cls, behind: Behind, seen: Bend, wider: float, rng: np.random.Generator) -> _One | None:
@@ -167,7 +188,11 @@ class _One:
         place = np.append(h, 1.0)[None] * 1e5
         fixed = np.concatenate([normal, length, unknown, place])
         told = np.concatenate([seen.normal * np.sqrt(d) / error, [1e6], np.zeros(len(free) + 1)])
-        return cls(behind, seen, on, fixed, told, rng)
+        theta = np.linalg.lstsq(fixed, told, rcond=None)[0]
+        largest = float(np.abs(theta[:-1]).max())
+        none = np.empty((0, q + 1))
+        spread = covariance(fixed)
+        return cls(behind, seen, rng, fixed, told, on, theta, spread, largest, seen.x[None], none, np.empty(0))
 
     def result(self) -> Followed:
         """With unit weights."""
@@ -175,55 +200,58 @@ class _One:
         size = float(np.linalg.norm(w))
         return Followed(w / size, float(self.theta[-1]) / size, self.known, self.spread / size**2)
 
-    def locate(self, places: Callable[[], np.ndarray], count: int) -> bool:
-        """Locate the bend in so many of these places where everything active is known; False if it is not there."""
-        had, last = len(self.g), 0
+    def located(self, places: Callable[[_One], np.ndarray], count: int) -> tuple[_One, bool]:
+        """The bend located in so many of these places where everything active is known; False if it is not there."""
+        one, had, last = self, len(self.g), 0
         for attempt in range(12):
-            missing = count - (len(self.g) - had)
+            missing = count - (len(one.g) - had)
             if missing <= 0:
-                return True
-            there = self.usable(places())
+                return one, True
+            there = one.usable(places(one))
             # A few first: most bends followed are of deeper layers, and are lost at once.
             most = (10, 30)[attempt] if attempt < 2 else 2 * missing + 4
             # Where least is known most is learnt.
             order = np.argsort(-there.half, kind="stable")
             chosen = np.concatenate([order[: most // 2], self.rng.permutation(order[most // 2 :])[: most - most // 2]])
-            if not self.measure(there.take(chosen)):
-                return False
-            if attempt > 3 and len(self.g) == last:
+            one, right = one.measured(there.take(chosen))
+            if not right:
+                return one, False
+            if attempt > 3 and len(one.g) == last:
                 break
-            last = len(self.g)
-        return len(self.g) - had >= 0.5 * count
+            last = len(one.g)
+        return one, len(one.g) - had >= 0.5 * count
 
-    def fill(self) -> bool:
-        """Locate the bend where one unknown weight has just begun to matter; False if there is no such place."""
-        before = self.known.copy()
-        unknown = np.flatnonzero(~before)
+    def filled(self) -> tuple[_One, bool]:
+        """The bend located where one unknown weight has just begun to matter; False if no further one is known."""
+        unknown = np.flatnonzero(~self.known)
+        if not len(unknown):
+            return self, False
         x, which = self.entered(unknown)
         there = self.usable(x, which)
         every = _first(there, FILLS, -there.half)
         if not len(every.x):
-            return False
-        self.measure(every)
-        new = np.flatnonzero(self.known & ~before)
+            return self, False
+        one, _ = self.measured(every)
+        new = np.flatnonzero(one.known & ~self.known)
         if not len(new):
-            return False
+            return one, False
         # Another neuron's bend may have been taken for it: then it is not where it should be now.
-        x, which = self.entered(new)
-        there = self.usable(x, which)
-        steps = self.hinges(every := _first(there, FILLS - 1, -there.half))
+        x, which = one.entered(new)
+        there = one.usable(x, which)
+        steps = one.hinges(every := _first(there, FILLS - 1, -there.half))
         for each in new:
             mine = every.entered == each
             if (steps.none & mine).any() and not (steps.found & mine).any():
-                self.forget(int(each))
-        return bool((self.known & ~before).any())
+                one = one.without(int(each))
+        return one, bool((one.known & ~self.known).any())
 
-    def forget(self, j: int) -> None:
+    def without(self, j: int) -> _One:
         """A weight is unknown after all."""
         keep = self.g[:, j] == 0
-        self.at, self.g, self.sigma = self.at[np.append(True, keep)], self.g[keep], self.sigma[keep]
-        self.known[j] = False
-        self.theta, self.spread, _ = plane(self.fixed, self.told, self.g, self.sigma)
+        at, g, sigma = self.at[np.append(True, keep)], self.g[keep], self.sigma[keep]
+        theta, spread, _ = plane(self.fixed, self.told, g, sigma)
+        known = self.known & (np.arange(len(self.known)) != j)
+        return replace(self, at=at, g=g, sigma=sigma, known=known, theta=theta, spread=spread)
 
     def around(self) -> np.ndarray:
         """Places near those where it was seen; coordinates stay positive."""
@@ -315,28 +343,39 @@ class _One:
         """What these steps show."""
         return hinges(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
 
-    def measure(self, there: _Places) -> bool:
-        """Locate the bend there; False if it is not where it should be."""
+    def measured(self, there: _Places) -> tuple[_One, bool]:
+        """The bend located there; False if it is not where it should be."""
         steps = self.hinges(there)
         ok = steps.found
-        self.met, self.none = self.met + int(ok.sum()), self.none + int((steps.none & there.clear).sum())
-        self.tried += len(ok)
-        if self.none > NOTHING * (self.met + self.none) + 2 or self.met < ONE * self.tried - 4:
-            return False
+        one = replace(
+            self,
+            met=self.met + int(ok.sum()),
+            none=self.none + int((steps.none & there.clear).sum()),
+            tried=self.tried + len(ok),
+        )
+        if one.none > NOTHING * (one.met + one.none) + 2 or one.met < ONE * one.tried - 4:
+            return one, False
         if not ok.any():
-            return True
+            return one, True
         x = there.x[ok] + (steps.t * there.half)[ok, None] * there.e[ok]
         h = self.behind.see(x).h
-        self.at = np.concatenate([self.at, x])
-        self.g = np.concatenate([self.g, np.concatenate([h, np.ones((len(h), 1))], axis=1)])
-        sigma = steps.width * there.half + POINT * (1 + np.linalg.norm(there.x, axis=1))
+        g = np.concatenate([self.g, np.concatenate([h, np.ones((len(h), 1))], axis=1)])
+        error = steps.width * there.half + POINT * (1 + np.linalg.norm(there.x, axis=1))
         likely = np.where(self.known, self.theta[:-1], LIKELY * self.largest)
-        sigma = np.hypot((sigma * there.rate)[ok], np.sqrt(self.behind.doubt(x) @ likely**2))
-        self.sigma = np.append(self.sigma, sigma)
-        self.theta, self.spread, inside = plane(self.fixed, self.told, self.g, self.sigma)
-        self.own = float(inside.mean())
-        self.known = self.known | (np.sqrt(self.spread.diagonal()[:-1]) < KNOWN * self.largest)
-        return self.own > 0.6
+        error = np.hypot((error * there.rate)[ok], np.sqrt(self.behind.doubt(x) @ likely**2))
+        sigma = np.append(self.sigma, error)
+        theta, spread, inside = plane(self.fixed, self.told, g, sigma)
+        one = replace(
+            one,
+            at=np.concatenate([self.at, x]),
+            g=g,
+            sigma=sigma,
+            theta=theta,
+            spread=spread,
+            own=float(inside.mean()),
+            known=self.known | (np.sqrt(spread.diagonal()[:-1]) < KNOWN * self.largest),
+        )
+        return one, one.own > 0.6
 
 
 def _first(there: _Places, count: int, order: np.ndarray) -> _Places:
