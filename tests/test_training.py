@@ -33,8 +33,8 @@ def test_what_is_known_is_kept_and_what_is_drawn_has_size_one(rng: np.random.Gen
         if depth:
             drawn = z[:, 2:] if depth == 1 else z
             assert 0.3 < np.median(drawn.std(axis=0)) < 3
-            # Hyperplanes pass through the inputs: hardly any neuron is never, or always, active.
-            assert np.mean(((drawn > 0).mean(axis=0) % 1) > 0) > 0.9
+            # Hyperplanes pass through the inputs: their mean lies half a deviation beside them, or so.
+            assert np.abs(drawn.mean(axis=0)).max() < 2.5
         h = layer(h)
 
 

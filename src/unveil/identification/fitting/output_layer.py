@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
-from unveil.identification.piecewise_linear.sign_recovery import by_balance
+from unveil.identification.fitting.balance import by_balance
 from unveil.whitebox.network import Network
 
 Layer = tuple[np.ndarray, np.ndarray]

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.balance import by_balance
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.piecewise_linear.sign_recovery import by_balance
 from unveil.whitebox.activation import Activation, activation
 
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.output_layer import Layer, Weights, output_layer
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sign_recovery import by_balance, by_fold, by_sparsity, by_vanishing
+from unveil.identification.piecewise_linear.sign_recovery import by_fold, by_sparsity, by_vanishing
 
 # A trial replaces the best one where it leaves less than this share of its error.
 BETTER = 0.1
