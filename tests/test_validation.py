@@ -205,3 +205,14 @@ def test_behind_a_softmax_log_ratios_logits_and_probabilities_are_the_same_netwo
         truth.log_ratios(4)
     with pytest.raises(uv.BadInput, match="3 outputs, the oracle 2"):
         found.check(uv.as_oracle(relu_net(random_weights((6, 2), rng)), 6), rng=rng)
+
+
+def test_preactivations_up_to_a_layer_are_the_first_of_all(rng: np.random.Generator) -> None:
+    sizes = [(6, 4), (5, 6), (2, 5)]
+    network = uv.Network.from_weights([(rng.standard_normal(size), rng.standard_normal(size[0])) for size in sizes])
+    x = rng.standard_normal((7, 4))
+    every = network.preactivations(x)
+    for layer in (0, 1, -1):
+        some = network.preactivations(x, layer)
+        assert len(some) == layer % 3 + 1
+        assert all((one == other).all() for one, other in zip(some, every, strict=False))

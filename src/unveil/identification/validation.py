@@ -134,7 +134,7 @@ def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Gene
     hidden = network.layers[:-1]
     if not hidden:
         return x
-    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x)[:-1]]
+    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x, -2)]
     depth = rng.integers(len(hidden), size=len(x))
     neuron = np.array([rng.integers(hidden[d].neurons) for d in depth], dtype=int)
     side = rng.choice([-ACROSS, ACROSS], size=len(x))
@@ -145,8 +145,9 @@ def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Gene
         goal = side[some] * spread[level][neuron[some]]
         # A first layer's hyperplane is met at once; a deeper one bends on the way.
         for _ in range(1 if level == 0 else 6):
-            z = network.preactivations(x[some])[level][np.arange(len(some)), neuron[some]]
-            slope = _slopes(network, level, x[some], np.eye(hidden[level].neurons)[neuron[some]])
+            sums = network.preactivations(x[some], level)
+            z = sums[level][np.arange(len(some)), neuron[some]]
+            slope = _slopes(network, level, sums, np.eye(hidden[level].neurons)[neuron[some]])
             size = np.maximum((slope**2).sum(axis=1), 1e-300)
             step = ((goal - z) / size)[:, None] * slope
             x[some] += np.where(np.isfinite(step), step, 0.0)
@@ -173,20 +174,24 @@ def unusual(
         within: The legal box, if any.
         most: Without a box, how long the points may be.
     """
-    weights = mixtures(count, network.layers[depth].neurons, rng)
+    weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
     x = x[(network.features(x, depth) @ weights.T).argmax(axis=0)]
-    best = np.einsum("ck,ck->c", network.features(x, depth), weights)
+    sums = network.preactivations(x, depth)
+    best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
     step = np.full(count, most / 6)
     for _ in range(CLIMB):
-        up = _slopes(network, depth, x, weights * network.layers[depth].activation.slope(_sums(network, depth, x)))
+        up = _slopes(network, depth, sums, weights * activation.slope(sums[-1]))
         y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
         if within is not None:
             y = np.clip(y, *within)
         else:
             y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300))
-        reached = np.einsum("ck,ck->c", network.features(y, depth), weights)
+        there = network.preactivations(y, depth)
+        reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
         better = reached > best
         x[better], best[better] = y[better], reached[better]
+        for held, new in zip(sums, there, strict=True):
+            held[better] = new[better]
         step *= np.where(better, 1.2, 0.5)
     return np.asarray(x)
 
@@ -211,13 +216,8 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
     return weights
 
 
-def _sums(network: Network, depth: int, x: np.ndarray) -> np.ndarray:
-    return network.preactivations(x)[depth]
-
-
-def _slopes(network: Network, depth: int, x: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Gradients by the input of `back @ preactivations` of layer `depth`, one mixture per point."""
-    sums = network.preactivations(x)
+def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
+    """Gradients by the input of `back @ sums[depth]`, one mixture per point; `sums` are its preactivations."""
     for level in range(depth, 0, -1):
         below = network.layers[level - 1]
         back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])

@@ -229,7 +229,7 @@ class Walk:
                 f"layer {layer} has activation {self.last.name!r}, neither piecewise linear nor injective; "
                 "choose another layer="
             )
-        self.seen = [values[0] for values in network.preactivations(x)[: layer + 1]]
+        self.seen = [values[0] for values in network.preactivations(x, layer)]
 
     def search(
         self, solve: Callable[[Polytope], Optimum], moves: int | None, maximise: bool = False

@@ -232,12 +232,12 @@ class Network:
             rows = each(rows)
         return rows
 
-    def preactivations(self, x: np.ndarray) -> list[Float[np.ndarray, "N k"]]:
-        """What the neurons of every layer see before their activation."""
+    def preactivations(self, x: np.ndarray, layer: int = -1) -> list[Float[np.ndarray, "N k"]]:
+        """What the neurons of every layer up to `layer` see before their activation."""
         rows, seen = self.points(x), []
-        for layer in self.layers:
-            seen.append(layer.affine(rows))
-            rows = layer.activation.value(seen[-1])
+        for each in self.layers[: self.level(layer) + 1]:
+            seen.append(each.affine(rows))
+            rows = each.activation.value(seen[-1])
         return seen
 
     def up_to(self, layer: int) -> Network:

@@ -131,7 +131,7 @@ def look_alike(audit: Audit, network: Network, examples: np.ndarray) -> list[tup
     if first.neurons > 4 * LARGEST:
         return []  # programmes with so many rows do not end within minutes
     classes = network.logits(examples).argmax(axis=1)
-    order = np.argsort((network.preactivations(examples)[0] > 0).sum(axis=1), kind="stable")
+    order = np.argsort((network.preactivations(examples, 0)[0] > 0).sum(axis=1), kind="stable")
     chosen: list[int] = []
     for i in order:
         # One example of each class first: pairs that all show the same say little.

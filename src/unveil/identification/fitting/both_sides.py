@@ -25,7 +25,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
     x = x.copy()
     free = np.ones(len(x), dtype=bool)
     for depth, layer in enumerate(network.layers[:-1]):
-        z = network.preactivations(x)[depth]
+        z = network.preactivations(x, depth)[depth]
         need = int(OFTEN * (layer.inputs + 1))
         for i in np.argsort(np.minimum((z > 0).sum(axis=0), (z < 0).sum(axis=0))):
             for side in (1.0, -1.0):
@@ -40,7 +40,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
                     continue
                 goal = side * np.abs(z[near, i]).mean() * np.linspace(0.05, 1, len(near))
                 x[near] = _pushed(network, depth, i, x[near], goal)
-                z[near] = network.preactivations(x[near])[depth]
+                z[near] = network.preactivations(x[near], depth)[depth]
                 free[near] = False
     return x
 
@@ -55,7 +55,7 @@ def _pushed(
     """The points moved along this neuron's gradients until its preactivations are these."""
     weights = network.layers[depth].dense()[neuron]
     for _ in range(PUSHES if depth else 1):
-        sums = network.preactivations(x)
+        sums = network.preactivations(x, depth)
         slope = np.broadcast_to(weights, (len(x), len(weights)))
         for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
             slope = (slope * below.activation.slope(z)) @ below.dense()

@@ -16,6 +16,7 @@ UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be ther
 _CHANCE = 4.0
 # Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
 ALIKE, AS_WELL = 1e-6, 3.0
+WORTH_A_LOOK = 1e-3
 # A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
 # it was seen on either side at so many points at least.
 WEAK, SEEN = 1e-3, 5
@@ -146,11 +147,15 @@ def without_twins(
     unit, outer = rows / np.maximum(size, 1e-300)[:, None], last.dense() * size
     values = np.asarray(Network(network.layers[:-1])(x)) / np.maximum(size, 1e-300)
     largest = np.abs(network(x)).max() if len(x) else 0.0
+    # Products tell a distance to half the digits only: they say which pairs are worth a look.
+    square = np.einsum("kn,kn->k", unit, unit)
+    worth = square[:, None] + square - 2 * unit @ unit.T < WORTH_A_LOOK**2
     keep: list[int] = []
     joined: set[int] = set()
     for i in range(len(unit)):
-        near = np.linalg.norm(unit[keep] - unit[i], axis=1) < ALIKE
-        same = [keep[j] for j in np.flatnonzero(near)]
+        other = [j for j in keep if worth[i, j]]
+        near = np.linalg.norm(unit[other] - unit[i], axis=1) < ALIKE
+        same = [other[j] for j in np.flatnonzero(near)]
         if same:
             # What both do together is what their mean does, by how much of it each does.
             part = np.linalg.norm(outer[:, i]), np.linalg.norm(outer[:, same[0]])
