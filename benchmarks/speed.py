@@ -160,7 +160,7 @@ def preimage() -> Iterator[Row]:
 
 
 def _process(*command: str) -> float:
-    """CPU seconds of a command, the lesser of two runs; the first one leaves compiled modules, as an installation does."""
+    """CPU seconds of a command, the lesser of two runs; the first leaves compiled modules, as an installation does."""
     least = np.inf
     with tempfile.TemporaryDirectory() as compiled:
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
