@@ -3,9 +3,9 @@
     python benchmarks/trained.py --victims FOLDER                published victims, small ones first; seeds 0 to 9
     python benchmarks/trained.py --logits                        networks trained here, asked for what they compute
     python benchmarks/trained.py --logits --box --only digits    the same on pixels, asked within [0, 1] only
+    python benchmarks/trained.py --logits --defences --only digits
     python benchmarks/trained.py --files examples/digits.onnx --dtype float32 --seeds 1
     python benchmarks/trained.py                                 scikit-learn's, through predict and predict_proba
-    python benchmarks/trained.py --full --data digits --activation relu
 
 FOLDER (or the environment's UNVEIL_VICTIMS) holds .npz files of arrays w0, b0, w1, b1, ..., rows are neurons, ReLU
 between, the last layer affine. With UNVEIL_DATA naming a folder that has mnist/ in it, MNIST's test images are the
@@ -41,10 +41,11 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import unveil as uv
 from tests.helpers import flipped
-from unveil.blackbox.sources import as_oracle
+from unveil.audit.sections.defended_weights import defended_weights
 from unveil.identification.identify import identify
 
 DATA = ("diabetes", "iris", "wine", "breast_cancer", "digits")
+KINDS = ("tanh", "logistic", "relu")
 WIDTHS: tuple[tuple[int, ...], ...] = ((8,), (32,), (16, 8), (64,), (32, 16))
 # Networks trained here and asked for their logits: data, hidden widths.
 LOGITS = (("digits", (32,)), ("digits", (32, 16)), ("breast_cancer", (20, 10)), ("wine", (64, 64)), ("mnist", (64, 32)))
@@ -62,7 +63,6 @@ PUBLISHED = {
     "neurips24_cifar3072": "Foerster et al., NeurIPS 2024: signs only. Liu et al., EUROCRYPT 2026: eight layers, "
     "each right on 95 % of the inputs",
     "neurips25": "Train to Defend, NeurIPS 2025: its authors' attack, against training that makes neurons alike",
-    "asiacrypt24": "Chen et al., ASIACRYPT 2024: from labels (2^19.4 to 2^20.3 of them)",
 }
 
 
@@ -170,15 +170,13 @@ def read(victim: Victim, dtype: str, seed: int, limit: float, most: float) -> Ru
             match = uv.compare(network, truth)
             matched = bool(match.layers) and not match.missing and not match.false
     whole = complete and matched and not max(fresh, np.nan_to_num(at_given)) > RIGHT[dtype]
-    scored = (widths, fresh, at_given, labels, first, rms, () if found is None else found.why)
-    told = f"{victim.name} {dtype}"
+    told, scored = f"{victim.name} {dtype}", (widths, fresh, at_given, labels, first, rms, found.why if found else ())
     return Run(told, seed, outcome, whole, complete and not whole, *scored, queries, queries / size, seconds)
 
 
 def first_layer(victim: Victim, found: uv.Identification | None) -> tuple[int, int, int]:
     """Neurons of the first layer that were read, those that there are to read, and rows that are none."""
-    there = victim.switching()
-    rows = np.zeros((0, victim.truth.n))
+    there, rows = victim.switching(), np.zeros((0, victim.truth.n))
     if found is not None and "rows_read" in found.stats:
         rows = found.stats["rows_read"][0]
     elif found is not None and found.network is not None and found.outcome.name in ("complete", "approximate"):
@@ -188,8 +186,8 @@ def first_layer(victim: Victim, found: uv.Identification | None) -> tuple[int, i
         rows = rows[cdist(unit, -unit).min(axis=1, initial=2.0) > 1e-9]
     if not len(rows):
         return 0, int(there.sum()), 0
-    true = victim.truth.layers[0].dense()
-    unit = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-300) for each in (rows, true)]
+    sets = (rows, true := victim.truth.layers[0].dense())
+    unit = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-300) for each in sets]
     far = np.minimum(cdist(*unit), cdist(unit[0], -unit[1]))
     met = np.zeros(len(true), dtype=bool)
     met[far.argmin(axis=1)[far.min(axis=1) < ALIKE]] = True
@@ -237,8 +235,7 @@ def logits(data: str, widths: tuple[int, ...], box: bool) -> Victim | None:
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = kind(hidden_layer_sizes=widths, max_iter=30 if data == "mnist" else 300, random_state=0)
         model.fit(x, y.astype(float) if data == "wine" else y)
-    weights = [(w.T.copy(), b.copy()) for w, b in zip(model.coefs_, model.intercepts_, strict=True)]
-    truth = uv.Network.from_weights(weights)
+    truth = uv.Network.from_weights([(w.T, b) for w, b in zip(model.coefs_, model.intercepts_, strict=True)])
     name = f"{data} {'-'.join(map(str, (truth.n, *truth.widths)))}{' in [0, 1]' if box else ''}"
     return Victim(name, truth, np.asarray(x), (0.0, 1.0) if box else None)
 
@@ -279,6 +276,16 @@ def row(runs: list[Run]) -> str:
         f"{sum(run.first[2] for run in runs):5d} {np.median(asked):6.2f} {max(asked):6.2f} "
         f"{np.median(seconds):6.1f} {max(seconds):6.1f}  {counts}" + (f"; {failed}" if failed else "")
     )
+
+
+def defences(victim: Victim, limit: float) -> None:
+    """What of the weights still comes out of coarser answers: float32, decimal places, labels."""
+    oracle = uv.as_oracle(victim.truth, victim.truth.n, within=victim.within)
+    plain = identify(oracle, rng=np.random.default_rng(40))
+    with cpu_limit(limit):
+        for each in defended_weights(oracle, plain, "float64", rng=np.random.default_rng(41)):
+            ended = "-" if each.outcome is None else each.outcome.name
+            print(f"{victim.name:30s} {each.name:24s} {ended:14s} {each.queries:9,d}  {each.words}", flush=True)
 
 
 def table(networks: list[Victim], options: argparse.Namespace) -> None:
@@ -323,7 +330,7 @@ def line(data: str, widths: tuple[int, ...], activation: str, seed: int) -> str:
     model, x = trained(data, widths, activation)
     ask = model.predict_proba if hasattr(model, "predict_proba") else model.predict
     size = sum(w.size + b.size for w, b in zip(model.coefs_, model.intercepts_, strict=True))
-    oracle = as_oracle(ask, shape=x.shape[1])
+    oracle = uv.as_oracle(ask, shape=x.shape[1])
     before = time.process_time()
     found = identify(oracle, rng=np.random.default_rng(seed))
     seconds = time.process_time() - before
@@ -350,6 +357,7 @@ def main() -> None:
     parser.add_argument("--victims", type=Path, default=folder and Path(folder), help="folder of .npz files")
     parser.add_argument("--logits", action="store_true", help="networks trained here, asked for their logits")
     parser.add_argument("--box", action="store_true", help="with --logits: inputs scaled to [0, 1], asked within it")
+    parser.add_argument("--defences", action="store_true", help="with --logits: what coarser answers leave to read")
     parser.add_argument("--files", type=Path, nargs="+", help="networks of ReLU layers from files (ONNX)")
     parser.add_argument("--most", type=float, default=PER_PARAMETER, help="questions allowed per parameter")
     parser.add_argument("--only", default="", help="networks whose name contains this, such as '16x2'")
@@ -361,16 +369,19 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="keep every reading here")
     parser.add_argument("--full", action="store_true", help="all widths")
     parser.add_argument("--data", choices=DATA, nargs="+", default=DATA)
-    parser.add_argument(
-        "--activation", choices=("tanh", "logistic", "relu"), nargs="+", default=("tanh", "logistic", "relu")
-    )
+    parser.add_argument("--activation", choices=KINDS, nargs="+", default=KINDS)
     parser.add_argument("--seed", type=int, default=0, help="of scikit-learn's models")
     options = parser.parse_args()
     if options.files:
         table([from_file(path) for path in options.files], options)
     elif options.logits:
         wanted = [pair for pair in LOGITS if asked_for(*pair, options.only)]
-        table([each for pair in wanted if (each := logits(*pair, options.box))], options)
+        networks = [each for pair in wanted if (each := logits(*pair, options.box))]
+        if not options.defences:
+            table(networks, options)
+        for each in networks if options.defences else []:
+            if options.only in each.name:
+                defences(each, options.limit)
     elif options.victims:
         found = victims(options.victims).items()
         named = [Victim(name, net, {784: mnist, 3072: cifar}.get(net.n, lambda: None)()) for name, net in found]

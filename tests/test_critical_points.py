@@ -198,3 +198,17 @@ def test_the_page_tells_what_was_read_off() -> None:
     assert told.figures["share_of_first_layer"] == 1
     assert told.figures["same_label"] == 1
     assert len(told.values["pictures"]) == 6
+
+
+def test_a_wide_first_layer_whose_sides_stay_open_ends_the_reading() -> None:
+    rng = np.random.default_rng(5)
+    weights = random_weights((8, 30, 6, 1), rng, bias=0.5)
+    found = CriticalPoints()(uv.as_oracle(relu_net(weights), 8), rng=rng)
+    assert found.outcome is uv.Outcome.check_failed
+    assert found.network is None  # one that ends behind this layer would be no start for a fit
+    assert found.stats["attempts"] == 1
+    assert any("could not be settled" in why for why in found.why)
+    rows = found.stats["rows_read"][0]
+    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    assert len(rows) >= 24
+    assert (np.abs(rows @ true.T).max(axis=1) > 1 - 1e-6).all()

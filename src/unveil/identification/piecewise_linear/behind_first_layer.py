@@ -24,6 +24,7 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
+from unveil.identification.piecewise_linear.sign_recovery import too_many
 from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
@@ -68,6 +69,12 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         state = close_on_paid(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
     found, layer = state.found, state.layer
     assert layer is not None
+    if not state.settled:
+        # Half of its neurons are on the wrong side: nothing behind is what it seems, and a network that ends behind it
+        # would be no start for a fit. Where that is a matter of numbers other lines are no help.
+        spent = too_many(len(found), state.frame.d)
+        yield replace(state.ended(), spent=spent, network=None, error=np.inf)
+        return
     setting = Setting.of(setup.probe, setup.log, state.frame, setup.far, setup.fine)
     given: list[Neuron] = []
     stations: list[Station] = []

@@ -10,6 +10,9 @@ from jaxtyping import Float
 
 from unveil.whitebox.network import Network
 
+# Sets of neurons that are tried out as the active ones, at most.
+MOST_SETS = 400_000
+
 
 def by_vanishing(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
@@ -84,6 +87,11 @@ def by_fold(
     return np.where(whole == 1, -1.0, 1.0)
 
 
+def too_many(k: int, d: int) -> bool:
+    """Whether `by_sparsity` cannot try out all that may be active of k neurons on d coordinates."""
+    return comb(k, d - 1) > MOST_SETS
+
+
 def by_sparsity(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"], tolerance: float
 ) -> Float[np.ndarray, " k"] | None:
@@ -97,9 +105,9 @@ def by_sparsity(
     """
     k, d = rows.shape
     votes: list[np.ndarray] = []
-    subsets = np.array(list(combinations(range(k), d - 1)), dtype=np.int16) if comb(k, d - 1) <= 400_000 else None
-    if subsets is None:
+    if too_many(k, d):
         return None
+    subsets = np.array(list(combinations(range(k), d - 1)), dtype=np.int16)
     # The one direction that a set of d - 1 normals leaves out, for all sets at once.
     left_out = np.empty((len(subsets), d))
     for start in range(0, len(subsets), 20_000):

@@ -32,7 +32,7 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     """
     network = state.network
     if network is None:
-        return replace(state, network=_affine(setup))
+        return state if state.over else replace(state, network=_affine(setup))
     if state.error > USELESS or (setup.inputs and len(network.layers) == 2):
         return state
     if len(network.layers) > 2 and fit_is_cheap(setup, state, parameters(network)):
