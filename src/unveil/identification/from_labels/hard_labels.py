@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
@@ -17,26 +16,19 @@ from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import LOOSE, DeepReading
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
+from unveil.identification.from_labels.first_look import two_labels
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import Rationed, allowance
+from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
-from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnsteadyAnswers
-
-SIZES = (1.5, 4.0, 16.0, 64.0, 256.0, 0.25)
-"""Sizes of random points, in units of a typical input, tried until two labels have been seen."""
-
-FIRST_LOOK = 64
-"""Random points of each size."""
-
-REPEATED = 16
-"""Of these are asked twice, to see whether answers are steady."""
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
@@ -176,7 +168,7 @@ class _Reading:
             origin, spread = given.mean(axis=0), float(given.std())
             size = spread if spread > 0 else size
         self.chart = whole = Chart(oracle, origin, size, None)
-        pool = self._two_labels(whole, whole.coordinates(given))
+        pool = two_labels(whole, whole.coordinates(given), self.rng)
         self._book("first look")
         if pool is None:
             return None
@@ -193,26 +185,13 @@ class _Reading:
             return pool
         basis, stretch = fewer
         chart = Chart(oracle, origin, size * stretch, basis)
-        inside = self._two_labels(chart, chart.coordinates(given))
+        inside = two_labels(chart, chart.coordinates(given), self.rng)
         self._book("first look")
         if inside is None:
             return pool
         self.chart, self.everywhere = chart, pool
         self.why.append(f"Of {oracle.n} inputs {len(basis)} directions were read first.")
         return inside
-
-    def _two_labels(self, chart: Chart, near: Float[np.ndarray, "N d"]) -> Pool | None:
-        """Points of the first size at which two labels are seen."""
-        side = Side(chart)
-        for each in SIZES:
-            pool = Pool(side, chart, each, near, self.rng)
-            pool.draw(FIRST_LOOK)
-            self._steady(pool)
-            if len(near) and not len(pool.classes) > 2:
-                pool.put(near[:FIRST_LOOK])
-            if len(pool.classes) > 1:
-                return pool
-        return None
 
     def _is_curved(self, pool: Pool) -> bool:
         """Whether this looks like a sigmoidal layer's boundary, if it was not told."""
@@ -221,15 +200,6 @@ class _Reading:
         curved = is_curved(pool, Precision.of(pool.chart.digits), self.rng)
         self._book("flat or curved")
         return curved
-
-    def _steady(self, pool: Pool) -> None:
-        again = pool.side.labels(pool.y[:REPEATED])
-        if (again != pool.label[:REPEATED]).any():
-            raise UnsteadyAnswers(
-                f"{int((again != pool.label[:REPEATED]).sum())} of {REPEATED} questions got another label when asked "
-                "again; weights cannot be read from labels that change by chance. Average them first, or read the row "
-                "span with label_span(votes=...)."
-            )
 
     def _read(self, pool: Pool) -> Outcome:
         if self.curved and self.oracle.within is not None:
@@ -336,12 +306,20 @@ class _Reading:
         lifted = lift.run()
         self._book("other directions")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
-        self.stats |= {"lifted": lifted.error, "not foretold": lifted.missed, "unconfirmed": lifted.unconfirmed}
+        self.stats |= {
+            "lifted": lifted.error,
+            "not foretold": lifted.missed,
+            "unconfirmed": lifted.unconfirmed,
+            "reached": lifted.reached,
+        }
         if lifted.missed > MISSED:
             self.why.append(f"In all inputs {lifted.missed:.0%} of the boundary points foretold are not there.")
             return Outcome.check_failed
         if lifted.unconfirmed:
             self.why.append(f"Weights along {lifted.unconfirmed} directions were not confirmed.")
+            return Outcome.approximate
+        if 3 * lifted.reached > LOOSE:
+            self.why.append(f"Inputs have too few digits: weights are known to {3 * lifted.reached:.0e} only.")
             return Outcome.approximate
         return Outcome.complete
 
@@ -397,7 +375,9 @@ class _Reading:
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
         if network is None:
-            self._rows_read()
+            rows, told = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
+            self.stats |= rows
+            self.why += told
         if self.deep is not None:
             figures = {
                 "rms": self.deep.rms,
@@ -430,25 +410,3 @@ class _Reading:
     def _told(self, labels: tuple[int, ...]) -> str:
         names = self.oracle.classes or {}
         return ", ".join(str(names.get(label, label)) for label in labels)
-
-    def _rows_read(self) -> None:
-        """What there is of the first layer, where no network came out."""
-        search, chart = self.search, self.chart
-        if search is None or chart is None:
-            return
-        if isinstance(search, SigmoidalSearch):
-            normals, offsets = search.rows
-            self.stats["directions"] = search.far.normals
-            self.why.append(f"Directions of {search.neurons} neurons were read, scales of {len(offsets)}.")
-        else:
-            planes = search.likely() if self.first is None else self.first
-            normals, offsets = planes.normals, planes.offsets
-            self.why.append(f"{len(planes)} neurons of the first layer were read, up to sign and scale.")
-            if search.deeper or search.behind_first:
-                read = self.stats.get("second layer", 0)
-                self.why.append(
-                    "Other hyperplanes bend, as those of deeper neurons do: of the second layer "
-                    + (f"{read} neurons were told apart, too few for a network." if read else "none was told apart.")
-                )
-        rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size
-        self.stats["rows_read"] = (rows, offsets - rows @ chart.origin)

@@ -34,12 +34,14 @@ class Lifted:
         error: Root mean square distance of fresh boundary points from where it foretells them.
         unconfirmed: Directions whose weights did not foretell the shift of one more point.
         missed: Share of fresh boundary points that are not where it foretells them.
+        reached: Standard error of the weight vectors, relative, as far as the last digit of an input lets it be.
     """
 
     model: LabelModel
     error: float
     unconfirmed: int
     missed: float
+    reached: float = 0.0
 
 
 class Lift:
@@ -67,6 +69,7 @@ class Lift:
         self.all = Chart(whole.oracle, whole.origin, inside.size, None)
         self.side = Side(self.all)
         self.accuracy = accuracy
+        self.wanted = np.inf
         self.stretch = inside.size / self.whole.size
         # Of so many dimensions each has the same part of a weight vector as one outside.
         self.wide = self.whole.n / self.stretch**2
@@ -91,7 +94,7 @@ class Lift:
                 shift = self._shifts(at[slice(0, unknown)], moved[:unknown], part, cell)
                 weights[:, part] = self._solved(at[slice(0, unknown)], moved[:unknown], shift)
             open_ = open_[~self._confirmed(at, moved, weights, open_, cell)]
-        return self._judged(weights, len(open_))
+        return replace(self._judged(weights, len(open_)), reached=self.accuracy * cell / self.wanted)
 
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
@@ -175,8 +178,8 @@ class Lift:
         k = len(self.model.inner)
         # Errors of a bisection are spread evenly over its last bracket.
         spread = np.linalg.norm(inverse[:k], axis=1) * np.sqrt(len(self.outward) / 12)
-        cell = self.accuracy * float((size / np.maximum(spread, 1e-300)).min())
-        return max(cell, 2 * self.inside.digits)
+        self.wanted = self.accuracy * float((size / np.maximum(spread, 1e-300)).min())
+        return max(self.wanted, 2 * self.inside.digits)
 
     def _shifts(self, at: Crossings, step: np.ndarray, columns: np.ndarray, cell: float) -> np.ndarray:
         points = BoundaryPoints(at.x @ self.basis, at.before, at.along @ self.basis)

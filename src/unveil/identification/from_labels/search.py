@@ -380,7 +380,10 @@ class HyperplaneSearch:
         if not len(made):
             self.lost += 1
             return np.empty(0, dtype=int), None
-        rough = max(float(made.error[0]), float(self.faces.error[face]))
+        rough = max(self.precision.normal, 2 * self.precision.digits / step)
+        if self.precision.normal >= ROUGH:
+            # Longer moves have measured them better than this step could.
+            rough = max(float(made.error[0]), float(self.faces.error[face]))
         new = self._keep(made)
         normals = self.faces.normal[face], made.normal[0]
         # The dual point must lie on both faces.

@@ -1,0 +1,45 @@
+"""What there is of a first layer where no network came out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
+
+
+def rows_read(
+    search: HyperplaneSearch | SigmoidalSearch | None, chart: Chart | None, first: Hyperplanes | None, second: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Rows and biases of the neurons that were read, up to sign and length, and what there is to say of them.
+
+    Args:
+        search: What was met.
+        chart: The coordinates it was met in.
+        first: The first layer of a deeper network, if it was told from what is behind.
+        second: Neurons of a second layer that were told apart.
+
+    Returns:
+        `rows_read`, of a sigmoidal layer `directions`, too; and sentences.
+
+    Queries: `0`
+    """
+    if search is None or chart is None:
+        return {}, []
+    stats: dict[str, Any] = {}
+    if isinstance(search, SigmoidalSearch):
+        normals, offsets = search.rows
+        stats["directions"] = search.far.normals
+        why = [f"Directions of {search.neurons} neurons were read, scales of {len(offsets)}."]
+    else:
+        planes = search.likely() if first is None else first
+        normals, offsets = planes.normals, planes.offsets
+        why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale."]
+        if search.deeper or search.behind_first:
+            told = f"{second} neurons were told apart, too few for a network" if second else "none was told apart"
+            why.append(f"Other hyperplanes bend, as those of deeper neurons do: of the second layer {told}.")
+    rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size
+    stats["rows_read"] = (rows, offsets - rows @ chart.origin)
+    return stats, why
