@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import unveil as uv
 from tests.helpers import assert_rate
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import activation
