@@ -33,6 +33,9 @@ from unveil.outcome import BadInput, BudgetExceeded, Outcome
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
 
+SHORT = 100.0
+"""Weights known so many times less exactly than was wanted make a result approximate."""
+
 READ = ("relu", "tanh", "sigmoid")
 """Activations of a hidden layer that can be read."""
 
@@ -318,8 +321,8 @@ class _Reading:
         if lifted.unconfirmed:
             self.why.append(f"Weights along {lifted.unconfirmed} directions were not confirmed.")
             return Outcome.approximate
-        if 3 * lifted.reached > LOOSE:
-            self.why.append(f"Inputs have too few digits: weights are known to {3 * lifted.reached:.0e} only.")
+        if lifted.reached > SHORT * self.method.accuracy:
+            self.why.append(f"Inputs have too few digits: weights are known to {3 * lifted.reached:.0e} at best.")
             return Outcome.approximate
         return Outcome.complete
 
