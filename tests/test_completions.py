@@ -48,8 +48,9 @@ def language_model(vocabulary, width, text, steps=20):
 
 
 @contextmanager
-def served(model, vocabulary, decimals=None, honest=True, by_number=False):
-    """The endpoint on a free port of this machine; `.requests` counts."""
+def served(model, vocabulary, decimals=None, honest=True, by_number=False, put_off=()):
+    """The endpoint on a free port of this machine; `.requests` counts, and the first get the statuses `put_off`."""
+    refusals = list(put_off)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -57,6 +58,12 @@ def served(model, vocabulary, decimals=None, honest=True, by_number=False):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             server.requests += 1
+            if refusals:
+                self.send_response(refusals.pop())
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             chat = "messages" in body
             prompt = body["messages"][0]["content"] if chat else body["prompt"]
             with torch.no_grad():
@@ -135,6 +142,18 @@ def test_an_endpoint_that_ignores_the_bias_is_one_clear_error(small, monkeypatch
         source = uv.CompletionsSource(server.url, prompts, range(50, 80), vocabulary=vocabulary)
         with pytest.raises(SourceError, match="does not honour logit_bias"):
             uv.as_oracle(source)
+
+
+def test_requests_that_a_server_puts_off_are_sent_again(small, monkeypatch):
+    monkeypatch.delenv("UNVEIL_TOKEN", raising=False)
+    vocabulary, model, prompts = small
+    with served(model, vocabulary, put_off=(429, 503)) as server:
+        source = uv.CompletionsSource(server.url, prompts, range(9), vocabulary=vocabulary)
+        answer = source.answer(np.array([[7.0]]))
+        with torch.no_grad():
+            logits = model(torch.tensor([prompts[7]]))[0, :9].double().numpy()
+        assert np.abs(answer[0] - (logits[1:] - logits[0])).max() <= 4e-5
+        assert source.attempts() == server.requests == 4  # two groups of tokens, and two that were put off
 
 
 def test_bad_arguments_are_refused():

@@ -261,6 +261,22 @@ def test_a_rank_lost_below_the_floor_is_lost_in_the_bound(rng: np.random.Generat
         assert (each.after.smallest[told] <= each.bound_smallest[told] * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_what_cancels_between_layers_has_no_rank(left: int, rng: np.random.Generator) -> None:
+    # Neurons stand twice in the first layer, and the second takes their difference: nothing but `left` neurons counts.
+    for _ in range(20):
+        twice, once = rng.standard_normal((9, 4)), rng.standard_normal((left, 4))
+        half, rest = rng.standard_normal((6, 9)), rng.standard_normal((6, left))
+        first, second = np.concatenate([twice, twice, once]), np.concatenate([half, -half, rest], axis=1)
+        last = rng.standard_normal((5, 6))
+        pairs = [(first, np.full(18 + left, 20.0)), (second, np.full(6, 500.0)), (last, np.zeros(5))]
+        found = stability(Network.from_weights(pairs), rng.uniform(-0.5, 0.5, (2, 4)), lemma_9=True)
+        for each in found.layers[1:]:
+            assert (each.before.rank == left).all()
+            assert (each.after.rank == left).all()
+            assert (each.before.floor < 1e-12).all()
+
+
 @pytest.mark.parametrize("sparse_below", [0.0, 1.1])
 def test_removal_counts_by_brute_force(sparse_below: float, rng: np.random.Generator, monkeypatch: Any) -> None:
     monkeypatch.setattr(removal_module, "SPARSE", sparse_below)

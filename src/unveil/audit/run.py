@@ -158,7 +158,7 @@ def _own_limit(section: Section) -> Section:
 
 def _counted(sections: list[Section], asked: dict[str, int]) -> list[Section]:
     """The sections with the questions they took, and those of the sections they stand on."""
-    by_key = {each.key: asked.get(each.title, 0) for each in sections}
+    by_key = {each.key: asked.get(each.title, 0) + each.known for each in sections}
     return [
         replace(each, questions=sum(by_key.get(key, 0) for key in (each.key, *_needs(each.key)))) for each in sections
     ]

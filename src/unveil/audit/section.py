@@ -42,7 +42,8 @@ class Section:
         refuted: How this section is told if a later one refutes it; gets the clause.
         severity: What an attacker gains by what was measured (docs/findings.md).
         confidence: How sure it is, a clause; by default what the status says.
-        questions: What it took, the sections it stands on included; `run` counts it.
+        known: Answers of the first look that it stands on.
+        questions: What it took, `known` and the sections it stands on included; `run` counts it.
 
     Raises:
         BadInput: A claim without an outcome.
@@ -65,6 +66,7 @@ class Section:
     refuted: Callable[[str], Section] | None = None
     severity: Severity = Severity.none
     confidence: str = ""
+    known: int = 0
     questions: int = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.as_numbers import as_numbers
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_reading import Reading
@@ -92,11 +93,11 @@ class OutputSpan:
 
     def excess(self, answers: Float[np.ndarray, "N a"]) -> Float[np.ndarray, " N"]:
         """Distance of answers from the span, in units of what noise makes of it: about 1 for the model's own."""
-        read = self.reading(np.asarray(answers, dtype=np.float64)) - self.origin
+        read = self.reading(as_numbers(answers, "answers")) - self.origin
         inside = read @ self.basis.T
         outside = np.linalg.norm(read - inside @ self.basis, axis=1)
         count = self.rank + 1 + self.spare
-        own = self.reading.rounding(np.asarray(answers, dtype=np.float64)) / max(self.rounding, 1e-300)
+        own = self.reading.rounding(as_numbers(answers, "answers")) / max(self.rounding, 1e-300)
         # An answer's own noise, and that of the span where the answer lies.
         values = np.maximum(self.singular_values[: self.rank], np.finfo(np.float64).tiny)
         factor = np.maximum(own, 0.1) ** 2 + 1 / count + np.sum((inside / values) ** 2, axis=1)

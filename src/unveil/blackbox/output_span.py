@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from unveil.as_numbers import as_numbers
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
 from unveil.blackbox.output_search import Search
@@ -59,6 +60,7 @@ def output_span(
     """
     if oracle.answers == "labels":
         raise BadInput("output_span needs answers that are numbers; this oracle gives labels only")
+    x = None if x is None else as_numbers(x, "x")
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or len(x) < 2):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 2; got {x.shape}")
     if most is not None and most < 2:

@@ -8,13 +8,14 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float
 
+from unveil.as_numbers import as_numbers
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, settle
 from unveil.whitebox.linear_programme import Constraints, minimise
-from unveil.whitebox.network import Network, as_numbers
+from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Polytope, nearest
 from unveil.whitebox.preimage import Preimage, features_of
 from unveil.whitebox.wanted import Wanted, range_of, wanted
@@ -221,7 +222,7 @@ def allowed(tolerance: float | None, y: np.ndarray) -> float:
     """The tolerance, absolute; by default relative to the largest of the numbers wanted."""
     if tolerance is None:
         return TOLERANCE * max(1.0, float(np.abs(y).max()))
-    if not (np.isfinite(tolerance) and tolerance > 0):
+    if not (np.isfinite(as_numbers(tolerance, "tolerance=")) and tolerance > 0):
         raise BadInput(f"tolerance must be a positive number; got {tolerance}")
     return float(tolerance)
 

@@ -112,6 +112,13 @@ class Piece:
         ]
         return np.concatenate(parts) if parts else np.zeros((0, right.shape[1]))
 
+    def image(self, right: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "m k"]:
+        """The matrix with its zero rows, in its own order, times a matrix."""
+        out = np.zeros((self.height, right.shape[1]))
+        if self.blocks:
+            out[np.concatenate([block.rows for block in self.blocks])] = self.times(right)
+        return out
+
     def folded(self) -> Piece:
         """The same up to a rotation of the inputs, no more columns than rows: singular values stay, also further on."""
         if self.rows >= self.width or not self.rows:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse, special
 
+from unveil.as_numbers import as_numbers
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
@@ -18,18 +19,6 @@ from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.convolution import Convolution
 
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
-
-
-def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
-    """An array of float64.
-
-    Raises:
-        BadInput: `what` holds something else than numbers, or rows of unequal lengths.
-    """
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{what} must be numbers: {error}") from error
 
 
 @one_line

@@ -18,6 +18,7 @@ from unveil.outcome import BadInput
 from unveil.whitebox.fewer_rows import fewer_rows
 from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Network, must_be_known
+from unveil.whitebox.piece_rounding import Rounding
 from unveil.whitebox.removal import Removal, removal
 from unveil.whitebox.singular_values import direct, singular_values
 
@@ -36,8 +37,9 @@ class Spectrum:
 
     Attributes:
         values: (N, min(m, n)), descending; filled up with zeros where rows or columns are missing.
-        floor: (N,). A value below it cannot be told from zero: max(m, n) * eps * the largest. Those well above (1e-5
-            of the largest) are exact to 1e-10, relatively.
+        floor: (N,). A value below it cannot be told from zero: max(m, n) * eps * the largest, or the rounding of the
+            product of the layers where that is more, as it is where the product cancels. Those well above (1e-5 of
+            the largest) are exact to 1e-10, relatively.
     """
 
     values: Float[np.ndarray, "N k"]
@@ -305,16 +307,20 @@ def _look(part: tuple[_Task, np.ndarray]) -> list[list[_Seen]]:
     for point in points:
         seen = network.preactivations(point)
         piece = first_piece(weights[0], network.layers[0].neurons, window, network.n)
+        rounding = Rounding.none(piece)
         row: list[_Seen] = []
         for i, layer in enumerate(network.layers):
             before = task.shared
             if i:
                 previous, piece = piece, next_piece(weights[i], layer.neurons, piece)
-                before = _before(task, weights[i], previous, piece, _share(row[-1].after))
+                rounding = rounding.behind(layer, previous, piece)
+                values, floor = _before(task, weights[i], previous, piece, _share(row[-1].after))
+                before = values, max(floor, rounding.floor)
             slope = layer.activation.slope(seen[i][0])
             kept = piece.keep(slope).folded()
-            row.append(_layer(task, piece, kept, slope, before))
-            piece = kept
+            after = rounding.kept(slope, kept, folded=kept.width < piece.width)
+            row.append(_layer(task, piece, kept, slope, before, after.floor))
+            piece, rounding = kept, after
         made.append(row)
     return made
 
@@ -330,11 +336,14 @@ def _before(
     return values, floor * max(1.0, piece.rows / max(previous.rows, previous.width))
 
 
-def _layer(task: _Task, piece: Piece, kept: Piece, slope: np.ndarray, before: tuple[np.ndarray, float]) -> _Seen:
+def _layer(
+    task: _Task, piece: Piece, kept: Piece, slope: np.ndarray, before: tuple[np.ndarray, float], rounding: float
+) -> _Seen:
     width = len(task.window)
     size = min(len(slope), width)
     # Without an activation there is nothing new to compute.
-    after = before if (slope == 1).all() else singular_values(kept, task.fine, _share(before[0]))
+    values, floor = before if (slope == 1).all() else singular_values(kept, task.fine, _share(before[0]))
+    after = values, max(floor, rounding)
     active = int((slope != 0).sum())
     wanted = task.lemma_9
     if wanted is None:

@@ -25,13 +25,13 @@ _BODY = """
   <dt>Noise</dt><dd>{{ figure("noise") }} in a number, where rounding alone makes {{ figure("rounding") }}</dd>
   <dt>{{ term("confidence", "Confidence") }}</dt><dd>{{ values.sure }}</dd>
   {% endif %}
-  <dt>Questions</dt><dd>{{ figure("queries") }}, besides those of the first look</dd>
+  <dt>Questions</dt><dd>{{ figure("answers") }}, of which {{ figure("queries") }} besides those of the first look</dd>
 </dl>
 """
 
 
-def section(span: OutputSpan) -> Section:
-    """An OutputSpan, told."""
+def section(span: OutputSpan, known: int = 0) -> Section:
+    """An OutputSpan, told, that was given `known` answers of the first look."""
     settled = span.outcome is Outcome.complete
     steps: tuple[str, ...] = ()
     if settled:
@@ -59,6 +59,7 @@ def section(span: OutputSpan) -> Section:
             "unseen": span.unseen,
             "singular_values": span.singular_values,
             "reading": span.reading.kind,
+            "answers": span.queries + known,
             "queries": span.queries,
         },
         files={"outputs.npz": arrays(span)} if settled else {},
@@ -67,6 +68,7 @@ def section(span: OutputSpan) -> Section:
         cause="" if settled else span.why,
         next_steps=steps,
         severity=Severity.low if settled else Severity.none,
+        known=known,
         confidence=f"{share(span.confidence)} that answers to all but {share(span.unseen)} of inputs lie in the span",
     )
 
@@ -99,7 +101,7 @@ def _run(audit: Audit) -> Section | None:
     span = output_span(oracle, near, rng=audit.rng("outputs"), known=known)
     audit.findings["outputs"] = span
     nothing = span.outcome in (Outcome.full_rank, Outcome.nothing_to_find)
-    return None if nothing and not span.queries else section(span)
+    return None if nothing and not span.queries else section(span, 0 if known is None else len(known))
 
 
 def _few(outputs: int) -> bool:
