@@ -264,7 +264,7 @@ def test_a_rank_lost_below_the_floor_is_lost_in_the_bound(rng: np.random.Generat
 @pytest.mark.parametrize("left", [0, 1])
 def test_what_cancels_between_layers_has_no_rank(left: int, rng: np.random.Generator) -> None:
     # Neurons stand twice in the first layer, and the second takes their difference: nothing but `left` neurons counts.
-    for _ in range(20):
+    for _ in range(8):
         twice, once = rng.standard_normal((9, 4)), rng.standard_normal((left, 4))
         half, rest = rng.standard_normal((6, 9)), rng.standard_normal((6, left))
         first, second = np.concatenate([twice, twice, once]), np.concatenate([half, -half, rest], axis=1)
