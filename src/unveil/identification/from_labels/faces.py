@@ -126,7 +126,7 @@ def faces_at(
     faces = Faces(crossings.x[rows], points.along, before, after, np.full(len(rows), cell / step))
     straight = _straight(side, faces, step, 8 * cell * np.sqrt(d), rng)
     faces, rows = faces[straight], rows[straight]
-    if cell / step < ROUGH:
+    if 2 * precision.digits / step < ROUGH:
         return faces, rows
     faces = _stretched(side, faces, precision, step, rng)
     # What was coarse may have hidden an edge close by: now it shows.
