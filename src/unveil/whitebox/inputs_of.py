@@ -10,7 +10,8 @@ from jaxtyping import Float
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import leaky_relu
 from unveil.whitebox.branch_and_bound import Regions
-from unveil.whitebox.inversion import Box, Inversion, allowed, ends, from_features, given_features
+from unveil.whitebox.caller_numbers import Box, ends
+from unveil.whitebox.inversion import Inversion, allowed, from_features, given_features
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
 from unveil.whitebox.starting_points import starting_points

@@ -12,6 +12,7 @@ from unveil.as_numbers import as_numbers
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation
+from unveil.whitebox.caller_numbers import Box, as_numbers, ends
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, settle
 from unveil.whitebox.linear_programme import Constraints, minimise
@@ -23,7 +24,6 @@ from unveil.whitebox.wanted import Wanted, range_of, wanted
 TOLERANCE = 1e-6  # features count as the same within this, relative to the largest of them, or to 1
 _TIGHT = 1e-7  # a row with less room than this, relative to its length, is tight
 _FAR, _HALVINGS = 1e300, 100  # up to where a proof is followed, and how often what it proves is halved
-Box = tuple[float | np.ndarray, float | np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,23 +225,6 @@ def allowed(tolerance: float | None, y: np.ndarray) -> float:
     if not (np.isfinite(as_numbers(tolerance, "tolerance=")) and tolerance > 0):
         raise BadInput(f"tolerance must be a positive number; got {tolerance}")
     return float(tolerance)
-
-
-def ends(within: Box, n: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The lowest and the highest of each coordinate of a box.
-
-    Raises:
-        BadInput: Not two numbers, or two for each coordinate, or some lowest above its highest.
-    """
-    try:
-        low, high = within
-        given = as_numbers(low, "within="), as_numbers(high, "within=")
-        floor, ceiling = (np.broadcast_to(end.ravel() if end.size > 1 else end, n) for end in given)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"within= must be two numbers, or two for each of {n} inputs: {error}") from error
-    if not (floor <= ceiling).all():
-        raise BadInput("within= must be (lowest, highest) with lowest <= highest in every coordinate")
-    return floor, ceiling
 
 
 def _place(n: int, within: Box | None, near: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

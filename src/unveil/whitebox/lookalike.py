@@ -12,6 +12,7 @@ from scipy import sparse
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
+from unveil.whitebox.caller_numbers import Box
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
 from unveil.whitebox.within import box
@@ -29,7 +30,6 @@ MOVES = 20
 
 # Layer, neuron, and by how many pieces the pattern changes behind a face of a region.
 Face = tuple[int, int, int]
-Box = tuple[float | np.ndarray, float | np.ndarray]
 Model = Callable[[np.ndarray], np.ndarray]
 
 
