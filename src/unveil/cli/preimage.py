@@ -16,7 +16,7 @@ from unveil.cli.normalised import Normalised
 from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
 
 if TYPE_CHECKING:
-    from unveil.whitebox.caller_numbers import Box
+    from unveil.whitebox.box import Box
     from unveil.whitebox.network import Network
     from unveil.whitebox.preimage import Preimage
 

@@ -9,8 +9,8 @@ from jaxtyping import Float
 
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import leaky_relu
+from unveil.whitebox.box import Box, ends
 from unveil.whitebox.branch_and_bound import Regions
-from unveil.whitebox.caller_numbers import Box, ends
 from unveil.whitebox.inversion import Inversion, allowed, from_features, given_features
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise

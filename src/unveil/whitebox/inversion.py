@@ -12,7 +12,7 @@ from unveil.as_numbers import as_numbers
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.activation import Activation
-from unveil.whitebox.caller_numbers import Box, as_numbers, ends
+from unveil.whitebox.box import Box, ends
 from unveil.whitebox.certificate import Certificate, Ground
 from unveil.whitebox.kinds import KINDS, settle
 from unveil.whitebox.linear_programme import Constraints, minimise

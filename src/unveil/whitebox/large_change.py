@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
-from unveil.whitebox.caller_numbers import Box
+from unveil.whitebox.box import Box
 from unveil.whitebox.lookalike import Model, Walk, one_point
 from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Optimum, Polytope, farthest

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
-from unveil.whitebox.caller_numbers import Box
+from unveil.whitebox.box import Box
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
 from unveil.whitebox.within import box

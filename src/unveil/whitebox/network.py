@@ -16,7 +16,6 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
-from unveil.whitebox.caller_numbers import as_numbers
 from unveil.whitebox.convolution import Convolution
 
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with

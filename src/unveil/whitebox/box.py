@@ -1,25 +1,14 @@
-"""Numbers and boxes as a caller gives them, as arrays, or what is wrong with them."""
+"""Boxes of inputs as a caller gives them: the lowest and the highest of each coordinate."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.as_numbers import as_numbers
 from unveil.outcome import BadInput
 
 Box = tuple[float | np.ndarray, float | np.ndarray]
-
-
-def as_numbers(value: object, what: str) -> Float[np.ndarray, "..."]:
-    """An array of float64.
-
-    Raises:
-        BadInput: `what` holds something else than numbers, or rows of unequal lengths.
-    """
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"{what} must be numbers: {error}") from error
 
 
 def ends(within: Box, n: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
