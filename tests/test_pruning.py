@@ -92,3 +92,26 @@ def test_a_network_with_an_empty_row_is_left_to_the_check() -> None:
     network = Network.from_weights([(rows, np.zeros(3)), (np.ones((1, 3)), np.zeros(1))])
     x = rng.standard_normal((40, 3))
     assert settle(network, network, x, network(x), x, rng) is network
+
+
+def test_neurons_read_twice_with_errors_are_joined_where_the_settled_one_explains_the_answers() -> None:
+    rng = np.random.default_rng(3)
+    (w, b), (v, c), (out, end) = random_weights((6, 8, 5, 2), rng, bias=0.5)
+    x = rng.standard_normal((300, 6))
+    y = relu_net([(w, b), (v, c), (out, end)])(x)
+    off = 1e-5 * rng.standard_normal(8) * np.linalg.norm(v[0]) / np.sqrt(8)
+    v2, c2 = np.concatenate([v, v[:1] - off]), np.append(c, c[0])
+    v2[0] += off
+    out2 = np.concatenate([out, out[:, :1] / 2], axis=1)
+    out2[:, 0] /= 2
+    network = uv.Network.from_weights([(w, b), (v2, c2), (out2, end)])
+
+    def error(trial: Network) -> float:
+        return float(np.abs(trial(x) - y).max())
+
+    assert without_twins(network, x, error, 1e-7) is network  # too far apart to be the same but for rounding
+    joined = without_twins(network, x, error, 1e-7, lambda trial: trial)
+    assert joined.widths == (8, 5, 2)
+    assert error(joined) < 1e-9
+    spoiled = uv.Network.from_weights([(w, b), (v, c), (out, end + 1)])
+    assert without_twins(network, x, error, 1e-7, lambda trial: spoiled) is network

@@ -15,7 +15,7 @@ UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be ther
 # Chi squared, per parameter of its own, that a neuron without effect explains of noise (known to a factor of two).
 _CHANCE = 4.0
 # Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
-ALIKE, AS_WELL = 1e-6, 3.0
+ALIKE, NEARLY_ALIKE, AS_WELL = 1e-6, 1e-4, 3.0
 WORTH_A_LOOK = 1e-3
 # A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
 # it was seen on either side at so many points at least.
@@ -124,7 +124,11 @@ def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
 
 
 def without_twins(
-    network: Network, x: Float[np.ndarray, "N n"], error: Callable[[Network], float], fine: float
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    error: Callable[[Network], float],
+    fine: float,
+    settled: Callable[[Network], Network] | None = None,
 ) -> Network:
     """Join neurons of the last hidden layer that are one, and leave out those that cancel or send nothing on.
 
@@ -135,6 +139,7 @@ def without_twins(
         x: Where was asked.
         error: How far a network is from what was asked.
         fine: A distance that rounding explains.
+        settled: All weights of the smaller network to the last digits, where the two were known less well than that.
 
     Returns:
         The smaller network, if it is as near to what was asked; otherwise the network itself.
@@ -154,7 +159,7 @@ def without_twins(
     joined: set[int] = set()
     for i in range(len(unit)):
         other = [j for j in keep if worth[i, j]]
-        near = np.linalg.norm(unit[other] - unit[i], axis=1) < ALIKE
+        near = np.linalg.norm(unit[other] - unit[i], axis=1) < (ALIKE if settled is None else NEARLY_ALIKE)
         same = [other[j] for j in np.flatnonzero(near)]
         if same:
             # What both do together is what their mean does, by how much of it each does.
@@ -174,6 +179,7 @@ def without_twins(
         Layer(outer[:, keep], last.bias, last.activation),
     )
     found = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+    found = found if settled is None else settled(found)
     return found if error(found) <= max(fine, AS_WELL * error(network)) else network
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.line import Line
+from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
@@ -24,6 +26,8 @@ from unveil.whitebox.network import Network
 # With one output and with several: rows that came out badly along a few directions are measured again, for this share
 # of the first layer's queries at most.
 AGAIN = (0.015, 0.1)
+# Points that the last digits must suit.
+POOL = 2000
 
 
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
@@ -67,6 +71,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     ended = replace(Reading.begun(setup, frame), directions=p, told=along.told, over=True, spent=True, why=along.why)
     if few is None or first is None or len(few.layers) < 2:
         return ended if along.spent else None
+    few = _none_twice(inner, few)
     again, seen = _doubtful(few, first.straight, setup.oracle.n)
     where = stations(few, again, setup.probe.rng)
     wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
@@ -80,6 +85,26 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         spent=along.spent,
         told=along.told,
         why=along.why,
+    )
+
+
+def _none_twice(setup: Setup, network: Network) -> Network:
+    """With neurons of a second hidden layer joined that were read twice, and all weights settled anew.
+
+    Along all directions the two would not do what they do along few, where errors of one make up for the other's.
+
+    Queries: those of `finish`
+    """
+    if len(network.layers) < 3:
+        return network
+    log, size, rng = setup.log, setup.probe.noise.size, setup.probe.rng
+    pool = rng.standard_normal((POOL, network.n)) * size / np.sqrt(network.n)
+    return without_twins(
+        network,
+        log.all()[0],
+        lambda trial: log.error(trial, size),
+        setup.fine,
+        lambda trial: finish(log, trial, size, pool, rng),
     )
 
 
