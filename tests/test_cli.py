@@ -17,7 +17,8 @@ from unveil.audit.text import printable
 from unveil.cli import app
 from unveil.cli.command import clear_errors, exit_code
 from unveil.cli.inputs import read_for, read_inputs
-from unveil.cli.options import Asking, Common, integers, interval, load, number
+from unveil.cli.option_texts import integers, interval, number
+from unveil.cli.options import Asking, Common, load
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer
 

@@ -26,7 +26,7 @@ def compare(
 
     Example: unveil compare found.npz model.onnx
     """
-    from unveil.cli.options import interval
+    from unveil.cli.option_texts import interval
     from unveil.whitebox.comparison import compare as measure
     from unveil.whitebox.formats import load
 

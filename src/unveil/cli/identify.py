@@ -41,7 +41,7 @@ def identify(
 
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """
-    from unveil.cli.options import integers
+    from unveil.cli.option_texts import integers
     from unveil.identification.from_labels.rationed import allowance
     from unveil.identification.identify import identify as find
     from unveil.outcome import BadInput

@@ -9,7 +9,8 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Common, Fix, OutputName, held
+from unveil.cli.option_texts import held
+from unveil.cli.options import Common, Fix, OutputName
 
 
 @command
@@ -44,7 +45,7 @@ def inputs_(
     Example: unveil inputs model.onnx --of logits.npz --within 0,1
     """
     from unveil.audit.figures import write_arrays
-    from unveil.cli.options import interval
+    from unveil.cli.option_texts import interval
     from unveil.cli.vectors import figures, line, read_rows
     from unveil.outcome import Outcome
     from unveil.whitebox.formats import load

@@ -10,7 +10,8 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.normalised import Normalised
-from unveil.cli.options import Common, Fix, OutputName, Scale, held
+from unveil.cli.option_texts import held
+from unveil.cli.options import Common, Fix, OutputName, Scale
 from unveil.cli.preimage import Examples, LayerNumber
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def lookalike(
 
     from unveil.blackbox.sources import as_oracle
     from unveil.cli.inputs import read_for
-    from unveil.cli.options import interval
+    from unveil.cli.option_texts import interval
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
     from unveil.whitebox.large_change import large_change

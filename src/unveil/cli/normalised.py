@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unveil.cli.options import Deviation, Mean, by_channel, numbers
+from unveil.cli.option_texts import by_channel, numbers
+from unveil.cli.options import Deviation, Mean
 from unveil.outcome import BadInput
 
 if TYPE_CHECKING:

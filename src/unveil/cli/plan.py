@@ -37,7 +37,7 @@ def plan(
     import math
 
     from unveil.blackbox.plan import plan as choose
-    from unveil.cli.options import integers, interval
+    from unveil.cli.option_texts import integers, interval
 
     require_fresh(out, force, ".npz")
     n = math.prod(integers(shape, "SHAPE"))

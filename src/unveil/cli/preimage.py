@@ -13,7 +13,8 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.normalised import Normalised
-from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
+from unveil.cli.option_texts import held
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale
 
 if TYPE_CHECKING:
     from unveil.whitebox.box import Box
@@ -68,7 +69,7 @@ def preimage(
     Example: unveil preimage model.onnx --inputs digits.npz --within 0,1 --most 20
     """
     from unveil.cli.inputs import read_for
-    from unveil.cli.options import interval
+    from unveil.cli.option_texts import interval
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
     from unveil.whitebox.preimage import TASK, preimages

@@ -9,7 +9,8 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.normalised import Normalised
-from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale, held
+from unveil.cli.option_texts import held
+from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""
@@ -52,7 +53,7 @@ def stability(
     import numpy as np
 
     from unveil.cli.inputs import read_for
-    from unveil.cli.options import integers, interval
+    from unveil.cli.option_texts import integers, interval
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import load
     from unveil.whitebox.stability import stability as measure

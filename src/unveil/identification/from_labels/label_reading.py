@@ -1,0 +1,359 @@
+"""One reading of a network from labels: search, completion, what lies behind, and the fresh points that judge it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.from_labels.agreement import fresh_points, network_labels
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.completion import MISSED, Completed, Completion
+from unveil.identification.from_labels.deep_completion import Deep
+from unveil.identification.from_labels.deep_reading import LOOSE, DeepReading
+from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.first_layer import first_layer, straight_ones
+from unveil.identification.from_labels.first_look import two_labels
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.narrow_reading import narrow_network
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rationed import Rationed
+from unveil.identification.from_labels.rows_read import rows_read
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
+from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
+from unveil.identification.method import Identification
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+
+if TYPE_CHECKING:
+    from unveil.identification.from_labels.hard_labels import HardLabels
+
+ROUNDS = 3
+"""How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
+
+SHORT = 100.0
+"""Weights known so many times less exactly than was wanted make a result approximate."""
+
+MANY = 64
+"""Inputs up to which a sigmoidal layer is read along all of them at once."""
+
+CURVED = 48
+"""Crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer."""
+
+FRUITLESS = 2
+"""Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further."""
+
+CERTAIN = 96
+"""Walks in a row that end at known neurons before an affine part counts as one."""
+
+
+class LabelReading:
+    """One run of the method."""
+
+    def __init__(self, method: HardLabels, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
+        self.start = oracle.ledger.asked
+        self.why: list[str] = []
+        self.stats: dict[str, Any] = {"stages": {}}
+        self.search: HyperplaneSearch | SigmoidalSearch | None = None
+        self.curved = False
+        self.completion: Completion | None = None
+        self.best: Completed | None = None
+        self.chart: Chart | None = None
+        self.everywhere: Pool | None = None
+        self.first: Hyperplanes | None = None
+        self.deep: Deep | None = None
+        self.error = np.inf
+
+    def run(self) -> Identification:
+        if self.oracle.grid is not None:
+            self.why.append("Inputs on a grid are too coarse to locate a boundary as exactly as its normals need.")
+            return self._end(Outcome.not_resolved)
+        try:
+            pool = self._look()
+            if pool is None:
+                self.why.append("One label only was seen. Give inputs of different classes (x=).")
+                return self._end(Outcome.nothing_to_find)
+            error = np.inf
+            for _ in range(ROUNDS):
+                outcome = self._read(pool)
+                if outcome is not Outcome.complete or self.deep is not None:
+                    error = self.error
+                    break
+                outcome = self._lift(pool)
+                if outcome is not Outcome.complete:
+                    break
+                error, wrong = self._check()
+                if not len(wrong):
+                    break
+                # A class that had not been seen, or a neuron that is missing: the search goes on from there.
+                self.chart = pool.chart
+                pool.put(self.chart.coordinates(wrong))
+            return self._end(outcome, error)
+        except BudgetExceeded:
+            if isinstance(self.oracle, Rationed) and self.oracle.ledger.left < self.oracle.oracle.ledger.left:
+                self.why.append(
+                    f"The {self.oracle.ledger.budget:,} labels ended that are asked without a budget: budget= allows "
+                    "more, and a store keeps those that were paid for."
+                )
+            return self._end(Outcome.budget_ended)
+
+    def _look(self) -> Pool | None:
+        """Points of two labels at least, in coordinates along all inputs or, of many, along the row span."""
+        oracle, x = self.oracle, self.method.x
+        given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
+        if given.ndim != 2 or given.shape[1] != oracle.n:
+            raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
+        origin, size = np.zeros(oracle.n), 1.0
+        if oracle.within is not None:
+            origin, size = oracle.middle, float((oracle.high - oracle.low).mean()) / np.sqrt(12)
+        if len(given) > 1:
+            origin, spread = given.mean(axis=0), float(given.std())
+            size = spread if spread > 0 else size
+        self.chart = whole = Chart(oracle, origin, size, None)
+        pool = two_labels(whole, whole.coordinates(given), self.rng)
+        self._book("first look")
+        if pool is None:
+            return None
+        self.curved = self._is_curved(pool)
+        if not self.curved:
+            fewer = subspace(whole, pool, self.rng)
+        elif oracle.n <= MANY or oracle.within is not None:
+            fewer = None
+        else:
+            # Far out neurons are met one by one, so that few directions tell any number of them apart.
+            fewer = random_directions(FEW, pool, self.rng), float(np.sqrt(oracle.n / FEW))
+        self._book("directions")
+        if fewer is None:
+            return pool
+        basis, stretch = fewer
+        chart = Chart(oracle, origin, size * stretch, basis)
+        inside = two_labels(chart, chart.coordinates(given), self.rng)
+        self._book("first look")
+        if inside is None:
+            return pool
+        self.chart, self.everywhere = chart, pool
+        self.why.append(f"Of {oracle.n} inputs {len(basis)} directions were read first.")
+        return inside
+
+    def _is_curved(self, pool: Pool) -> bool:
+        """Whether this looks like a sigmoidal layer's boundary, if it was not told."""
+        if self.method.activation is not None:
+            return self.method.activation != "relu"
+        curved = is_curved(pool, Precision.of(pool.chart.digits), self.rng)
+        self._book("flat or curved")
+        return curved
+
+    def _read(self, pool: Pool) -> Outcome:
+        if self.curved and self.oracle.within is not None:
+            self.why.append(
+                "The boundary is curved: no network of ReLU. A sigmoidal layer is read far out, which the box forbids."
+            )
+            return Outcome.check_failed
+        if self.search is None or self.completion is None:
+            chart, precision = pool.chart, Precision.of(pool.chart.digits)
+            self.search = (
+                SigmoidalSearch(pool.side, chart, self.rng)
+                if self.curved
+                else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+            )
+            self.completion = Completion(pool, precision, self.method.accuracy, self.rng)
+        else:
+            self.best = None
+        search, completion = self.search, self.completion
+        patience, met, fruitless, tried = CURVED if self.curved else 12, search.neurons, 0, 0
+        while tried < self.method.attempts and fruitless < FRUITLESS:
+            tried += 1
+            search.stale = 0
+            search.booked = self.oracle.ledger.asked
+            search.run(patience + search.neurons)
+            if isinstance(search, HyperplaneSearch):
+                if search.deeper:
+                    return self._first_layer(search)
+                if search.hopeless:
+                    self.why.append("The boundary bends, but not at hyperplanes: no network of ReLU.")
+                    return Outcome.check_failed
+                search.suppose()
+            self.stats["stages"] |= search.stages
+            self.booked = self.oracle.ledger.asked
+            done = completion.attempt(
+                completion.behind_hyperplanes(search)
+                if isinstance(search, HyperplaneSearch)
+                else completion.behind_neurons(search)
+            )
+            self._book("last layer and fit")
+            if done is not None and (self.best is None or done.rms < self.best.rms):
+                self.best = done
+            # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
+            if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
+                return Outcome.complete
+            if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
+                narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
+                self._book("corners in a plane")
+                if narrow is not None:
+                    return self._narrow(search, *narrow)
+            fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
+            met = search.neurons
+            patience *= 2
+        doubts = "too few boundary points" if self.best is None else "; ".join(self.best.doubts)
+        self.why.append(f"After {tried} searches something is missing: {doubts}.")
+        if self.best is None and isinstance(search, HyperplaneSearch):
+            # A deeper neuron's hyperplane may have looked straight wherever walks came.
+            self.first = straight_ones(search, self.rng)
+            self.stats["stages"] |= search.stages
+            self.booked = self.oracle.ledger.asked
+        return Outcome.check_failed
+
+    def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
+        """Two hidden layers of which the boundary shows corners only."""
+        first = Hyperplanes(deep.model.inner, deep.model.bias, np.zeros(len(deep.model.bias)))
+        self.best, self.chart = None, chart
+        reading = DeepReading(search, first, self.method.accuracy, self.method.accept, self.oracle, self.rng)
+        outcome = self._taken(reading, deep, chart)
+        if outcome is Outcome.complete and self.method.widths is None:
+            self.why.append(
+                "A network with one hidden layer can have the same boundary, and labels do not tell them apart: "
+                "widths= says how many neurons the layers have."
+            )
+            return Outcome.approximate
+        return outcome
+
+    def _first_layer(self, search: HyperplaneSearch) -> Outcome:
+        """Hyperplanes of a deeper network that go on straight, until there are no more, and what is behind them."""
+        self.best = None
+        self.first = first_layer(search, self.rng)
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
+        if not len(self.first):
+            return Outcome.check_failed
+        accept = self.method.accept
+        return self._taken(DeepReading(search, self.first, self.method.accuracy, accept, self.oracle, self.rng))
+
+    def _taken(self, reading: DeepReading, deep: Deep | None = None, chart: Chart | None = None) -> Outcome:
+        """What is read behind a first layer, or a network that is there already, and how far it is to be relied on."""
+        search = reading.search
+        search.booked = self.oracle.ledger.asked
+        outcome = reading.run() if deep is None or chart is None else reading.judge(deep, chart)
+        self.first, self.deep, self.error = reading.first, reading.deep, reading.error
+        self.why += reading.why
+        self.stats |= reading.figures
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
+        return outcome
+
+    def _lift(self, pool: Pool) -> Outcome:
+        """The network in all inputs, where it was read in a subspace."""
+        if self.everywhere is None or self.best is None or pool.chart.basis is None:
+            return Outcome.complete
+        lift = Lift(self.best.model, (pool, self.everywhere), self.method.accuracy, self.rng)
+        lifted = lift.run()
+        self._book("other directions")
+        self.best, self.chart = replace(self.best, model=lifted.model), lift.all
+        self.stats |= {
+            "lifted": lifted.error,
+            "not foretold": lifted.missed,
+            "unconfirmed": lifted.unconfirmed,
+            "reached": lifted.reached,
+        }
+        if lifted.missed > MISSED:
+            self.why.append(f"In all inputs {lifted.missed:.0%} of the boundary points foretold are not there.")
+            return Outcome.check_failed
+        if lifted.unconfirmed:
+            self.why.append(f"Weights along {lifted.unconfirmed} directions were not confirmed.")
+            return Outcome.approximate
+        if lifted.reached > SHORT * self.method.accuracy:
+            self.why.append(f"Inputs have too few digits: weights are known to {3 * lifted.reached:.0e} at best.")
+            return Outcome.approximate
+        return Outcome.complete
+
+    def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
+        """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
+        network, labels = self._network(), self._labels()
+        assert network is not None
+        x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng)
+        told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
+        wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
+        self._book("check")
+        share = float(wrong.mean()) if len(x) else 0.0
+        unseen = ~np.isin(told, labels)
+        return share, x[wrong] if share > self.method.accept or unseen.any() else x[:0]
+
+    def _network(self) -> Any:
+        if self.deep is not None and self.chart is not None:
+            return self.deep.model.network(self.chart)
+        if self.best is None or self.chart is None or not np.isfinite(self.best.rms):
+            return None
+        model = self.best.model
+        return (model.with_sigmoids() if self.method.activation == "sigmoid" else model).network(self.chart)
+
+    def _labels(self) -> tuple[int, ...]:
+        found = self.best if self.deep is None else self.deep
+        return () if found is None else tuple(int(c) for c in found.model.classes)
+
+    def _book(self, stage: str) -> None:
+        asked = self.oracle.ledger.asked
+        stages = self.stats["stages"]
+        stages[stage] = stages.get(stage, 0) + asked - getattr(self, "booked", self.start)
+        self.booked = asked
+
+    def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
+        if outcome is Outcome.complete and error > self.method.accept:
+            outcome = Outcome.check_failed
+        if outcome is Outcome.complete and self.best is not None:
+            loose = len(self.best.model.inner) > 0 and not self.best.figures.get("error", 0.0) <= LOOSE
+            if loose:
+                self.why.append(f"Some numbers are known to {self.best.figures['error']:.0e} only.")
+            strayed = self.best.figures.get("strayed", 0)
+            if strayed:
+                self.why.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")
+            # Beside an affine part it is not proved that labels leave open which neurons it stands for.
+            carried = bool(self.best.model.affine.any()) and len(self.best.model.inner) > 0
+            if loose or strayed or carried or self.best.figures.get("open"):
+                outcome = Outcome.approximate
+        if self.search is not None:
+            self.stats["stages"] |= self.search.stages
+        # What a budget that ended left unbooked.
+        booked = sum(self.stats["stages"].values())
+        self.stats["stages"]["cut short"] = self.oracle.ledger.asked - self.start - booked
+        self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
+        network, labels = self._network(), self._labels()
+        if network is None:
+            rows, told = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
+            self.stats |= rows
+            self.why += told
+        if self.deep is not None:
+            figures = {
+                "rms": self.deep.rms,
+                "missed": self.deep.missed,
+                "error": self.deep.error,
+                "open": self.deep.open,
+            }
+            self.stats |= figures
+            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
+            self.why.append("A second-layer neuron that is active nowhere on the boundary shows in no label.")
+        if self.best is not None and network is not None:
+            self.stats |= self.best.figures
+            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
+            if self.best.model.affine.any():
+                self.why.append("Neurons that are always active at the boundary are kept as an affine part.")
+            if self.best.figures.get("open"):
+                self.why.append(f"{self.best.figures['open']} numbers of rare classes were left open by their points.")
+        queries = self.oracle.ledger.asked - self.start
+        return Identification(
+            network,
+            outcome,
+            queries,
+            error,
+            "hard labels",
+            tuple(self.why),
+            self.stats,
+            labels=labels or None,
+        )
+
+    def _told(self, labels: tuple[int, ...]) -> str:
+        names = self.oracle.classes or {}
+        return ", ".join(str(names.get(label, label)) for label in labels)
