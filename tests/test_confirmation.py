@@ -126,6 +126,24 @@ def test_a_neuron_that_switches_only_far_out_is_not_passed_off_as_an_affine_part
     assert_rate(caught, 0.9, "copies that are wrong further out")
 
 
+def test_what_a_neuron_that_is_always_on_stands_for_is_not_called_complete() -> None:
+    """Behind a first layer all weights may be positive: no input tells such a neuron from an affine part."""
+    outcomes = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((6, 5, 4, 1), rng, bias=0.5)
+        (v, c) = weights[1]
+        v[0], c[0] = np.abs(v[0]), 0.5
+        method = uv.CriticalPoints(attempts=1)
+        found = uv.identify(uv.as_oracle(relu_net(weights), 6, budget=30_000), method, rng=rng)
+        assert found.outcome is not uv.Outcome.complete
+        x = rng.standard_normal((2000, 6))
+        assert found.network is not None
+        off = np.abs(found.network(x) - relu_net(weights)(x))
+        outcomes.append(found.outcome is uv.Outcome.approximate and float(off.max()) < 1e-9)
+    assert_rate(outcomes, 0.6, "copies of all answers")
+
+
 def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:
     """A model that is replaced by another one after so many questions."""
     models = [relu_net(random_weights((6, 4, 2), np.random.default_rng(seed), bias=0.5)) for seed in (0, 1)]

@@ -145,7 +145,7 @@ class _Attempt:
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
-        outcome = self._judged(seen, noise)
+        outcome = self._open(network, self._judged(seen, noise))
         self._looked_again(frame, noise, network, outcome)
         return self._end(network, outcome, seen.residual), whole and outcome is not Outcome.complete
 
@@ -182,6 +182,17 @@ class _Attempt:
             )
             return Outcome.approximate
         return Outcome.check_failed
+
+    def _open(self, network: Network, outcome: Outcome) -> Outcome:
+        """Behind the first layer a neuron that is active nearly everywhere leaves an affine part, which hides the signs of
+        all others of its layer, and its own weights where nothing told them: not every number is known.
+
+        Of a first layer it is the model's own, and in a box no legal input may tell more.
+        """
+        if outcome is Outcome.complete and self.oracle.within is None and any(affine_part(network)[1:]):
+            self.why.append("Signs and weights that this affine part stands for are open.")
+            return Outcome.approximate
+        return outcome
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
         asked, reading = self.oracle.ledger.asked - self.start, self.reading
