@@ -184,10 +184,10 @@ class _Attempt:
         return Outcome.check_failed
 
     def _open(self, network: Network, outcome: Outcome) -> Outcome:
-        """Behind the first layer a neuron that is active nearly everywhere leaves an affine part, which hides the signs of
-        all others of its layer, and its own weights where nothing told them: not every number is known.
+        """The outcome, or `approximate` where an affine part behind the first layer leaves numbers open.
 
-        Of a first layer it is the model's own, and in a box no legal input may tell more.
+        A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, and weights
+        of its own that nothing told. Of a first layer it is the model's own; in a box no legal input may tell more.
         """
         if outcome is Outcome.complete and self.oracle.within is None and any(affine_part(network)[1:]):
             self.why.append("Signs and weights that this affine part stands for are open.")
