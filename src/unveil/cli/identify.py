@@ -10,6 +10,7 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.options import Asking, Common, Source, require_gradient
+from unveil.cli.stopping import stopping
 from unveil.identification.methods import METHODS, method_named
 
 
@@ -35,15 +36,22 @@ def identify(
         Path | None,
         typer.Option(help="Write the network found to this file, .onnx or .npz.", show_default=False),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="End the reading after so long, as Ctrl-C does; what was read is fitted.", show_default=False
+        ),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Read the weights of a model off its answers.
+    """Read the weights of a model off its answers. Ctrl-C ends the reading, and tells what was found by then.
 
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """
     from unveil.cli.option_texts import integers
     from unveil.identification.from_labels.rationed import allowance
     from unveil.identification.identify import identify as find
+    from unveil.identification.identify import reading_allowance
     from unveil.outcome import BadInput
     from unveil.whitebox.formats import save
 
@@ -62,7 +70,12 @@ def identify(
             f"Note: at most {expected:,} labels are asked (--budget); with --store a reading that is cut short goes on "
             "from where it was."
         )
-    with common.watching(oracle, "Reading the weights", expected):
+    elif method == "auto" and oracle.ledger.budget is None:
+        common.note(
+            f"Note: at most {reading_allowance(oracle):,} questions are asked to read a piecewise-linear network, and "
+            "20 more for each number of one that is fitted (--budget)."
+        )
+    with common.watching(oracle, "Reading the weights", expected), stopping(oracle.ledger, seconds, common.note):
         found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)
     lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
     if found.network is not None:

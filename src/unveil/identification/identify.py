@@ -31,6 +31,9 @@ PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
 # nothing is held back where that is fewer questions than a fit is judged by.
 HELD_BACK, WORTH_A_FIT = 0.1, 4000
+# Questions that the reading of a piecewise-linear network takes at most where no budget is set, and so many more for
+# each input.
+READING, EACH_INPUT = 1_000_000, 5_000
 
 
 def identify(
@@ -66,7 +69,8 @@ def identify(
     Raises:
         BadInput: The activation is not known, or no method reads it from labels.
 
-    Queries: at most 2,000 to look, then those of the method, then 4 to see whether the model is still the same.
+    Queries: at most 2,000 to look, then those of the method (of `CriticalPoints` without a budget `reading_allowance`
+        at most), then 4 to see whether the model is still the same.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -158,23 +162,35 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
 
 
 def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
-    """What a method finds with all but a part of the budget.
+    """What a method finds with all but a part of the budget, or with `reading_allowance` where there is none.
 
     Queries: those of the method, up to `1 - HELD_BACK` of what the budget leaves
     """
     ledger = oracle.ledger
     budget, held = ledger.budget, HELD_BACK * ledger.left
-    if budget is None or held < WORTH_A_FIT:
+    if held < WORTH_A_FIT:
         return _tried(method, oracle, rng)
-    ledger.budget = budget - int(held)
+    ledger.budget = ledger.asked + reading_allowance(oracle) if budget is None else budget - int(held)
     try:
         found = _tried(method, oracle, rng)
     finally:
         ledger.budget = budget
     if found.outcome is not Outcome.budget_ended:
         return found
-    text = f"{int(held):,} questions were kept back to fit what was not read; a larger budget= may read it."
+    text = (
+        "No more is asked for a reading without a budget; with a larger budget= it may read on."
+        if budget is None
+        else f"{int(held):,} questions were kept back to fit what was not read; a larger budget= may read it."
+    )
     return dataclasses.replace(found, why=(*found.why, text))
+
+
+def reading_allowance(oracle: Oracle) -> int:
+    """Questions that the reading of a piecewise-linear network takes at most where no budget is set.
+
+    Queries: `0`
+    """
+    return READING + EACH_INPUT * oracle.n
 
 
 def _told(found: Identification, oracle: Oracle) -> Identification:

@@ -57,7 +57,8 @@ WIDE, NARROW = 128, 0.5
 BATCHES = (3000, 300)
 # The least error that is worth a step, relative to the deviation of the answers.
 LEAST = 1e-12
-# A network is slimmed where it leaves less than this share of the answers' deviation, by no fewer answers than these.
+# A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
+# that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
@@ -106,7 +107,7 @@ class Fitting:
         self._keep(students)
         # What was read is nearly right: what lies behind it is fitted first, then everything.
         known = self.method.known
-        first = len(known.layers) if known.network is None else 1
+        first = len(known.layers) if known.network is None or not self._well(known.network) else 1
         waited = 0
         for turn in range(self.method.rounds):
             had = min(each.error for each in students)
@@ -136,7 +137,7 @@ class Fitting:
                 break
             self._ask_more(more, [each.network for each in students])
         assert self.best is not None
-        if rms(self.best, *self.held) <= WELL * self._spread():
+        if self._well(self.best):
             self.best = self._slim(self.best)
             self.stats["all_needed"] = all_needed(self.best, self.x[:ENOUGH], self.y[:ENOUGH])
 
@@ -160,13 +161,14 @@ class Fitting:
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
         known, h = self.method.known, self.x
-        if known.network is not None:
+        if known.network is not None and self._well(known.network):
             # Neurons that it lacks need not disturb those that it has: the others begin with some that send nothing on.
             more = [with_free(known.network, FREE, self.x, self.rng) for _ in range(self.method.students - 1)]
             return [known.network, *more]
         layers, rows = widened(known, FREE, self.x, self.rng)
         for layer in layers:
             h = layer(h)
+        # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
         begun = []
         for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
             network = free_network(layers, rows, widths, self.x, self.oracle.m, self.rng, self.method.activation)
@@ -226,6 +228,10 @@ class Fitting:
         one = min(students, key=lambda each: each.error)
         if self.best is None or one.error <= rms(self.best, *self.held):
             self.best = one.best
+
+    def _well(self, network: Network) -> bool:
+        """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""
+        return rms(network, *self.held) <= WELL * self._spread()
 
     def _right(self) -> bool:
         """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""

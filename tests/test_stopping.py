@@ -1,0 +1,69 @@
+"""Who stops a reading has what was read, and a copy fitted behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.blackbox.ledger import Ledger
+from unveil.cli.stopping import stopping
+from unveil.identification.identify import reading_allowance
+
+
+def test_an_interruption_ends_a_stage_and_the_third_one_everything() -> None:
+    ledger, said = Ledger(), list[str]()
+    with stopping(ledger, None, said.append):
+        for asked in (1, 2):
+            ledger.charge(1)
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(uv.BudgetExceeded):
+                ledger.charge(1)
+            assert ledger.asked == asked
+            ledger.budget = None
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert len(said) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_read_until_a_stop_is_fitted() -> None:
+    truth = relu_net(random_weights((6, 5, 4, 2), np.random.default_rng(0), bias=0.5))
+    stopped = False
+    ledgers: list[Ledger] = []
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        nonlocal stopped
+        if ledgers and ledgers[0].asked > 800 and not stopped:
+            stopped = True
+            ledgers[0].budget = ledgers[0].asked
+        return truth(x)
+
+    oracle = uv.as_oracle(answer, 6)
+    ledgers.append(oracle.ledger)
+    found = uv.identify(oracle, rng=np.random.default_rng(1))
+    assert stopped
+    assert found.network is not None
+    assert found.outcome in (uv.Outcome.approximate, uv.Outcome.complete)
+    assert found.stats["surrogate"]["neurons"][0]["read"] > 0
+    assert any("larger budget" in why for why in found.why)
+
+
+def test_a_reading_without_a_budget_ends() -> None:
+    asked: list[float] = []
+    ledgers: list[Ledger] = []
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        asked.extend(ledger.left for ledger in ledgers)
+        return np.maximum(x[:, :1], 0) - np.maximum(-x[:, 1:2] - 0.3, 0)
+
+    oracle = uv.as_oracle(answer, 2)
+    ledgers.append(oracle.ledger)
+    found = uv.identify(oracle, rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.complete
+    assert min(asked) < reading_allowance(oracle)
+    assert oracle.ledger.budget is None
