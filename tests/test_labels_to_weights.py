@@ -12,7 +12,6 @@ import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.label_crossings import Side
 from unveil.cli.progress_lines import ledger_lines
-from unveil.identification.from_labels.agreement import near_boundaries, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
@@ -20,6 +19,7 @@ from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import allowance
 from unveil.identification.from_labels.straight import straight
+from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.outcome import BadInput, UnsteadyAnswers
 from unveil.whitebox.activation import activation
 from unveil.whitebox.label_symmetry import as_classes

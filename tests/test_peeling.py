@@ -6,9 +6,9 @@ import numpy as np
 
 from tests.test_identify import random_network, worst
 from unveil import Peeling, as_oracle
+from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.free_condition import meet_freely
 from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled

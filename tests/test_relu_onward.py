@@ -7,11 +7,11 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
+from unveil.blackbox.line_search.local_breakpoint import POINTS, local_breakpoints
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, follow
-from unveil.identification.piecewise_linear.local_breakpoint import POINTS, hinges
 from unveil.identification.piecewise_linear.partial_network import Behind
 
 
@@ -41,7 +41,7 @@ def test_one_bend_is_located_to_within_its_width_and_others_are_not_taken_for_on
         bend += np.where(each < 300, np.maximum(t - second[each], 0) * rate, 0)
         return (bend[:, None] * out[each]) + sigma * rng.standard_normal((len(x), m)) * 0.5 + normal[each][:, :m]
 
-    seen = hinges(ask, centre, step, noise)
+    seen = local_breakpoints(ask, centre, step, noise)
     one = seen.found[:200]
     assert one.mean() > 0.95
     assert (np.abs(seen.t - place)[:200][one] < 6 * seen.width[:200][one] + 1e-6).all()

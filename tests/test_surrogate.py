@@ -8,8 +8,8 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import damped_fit
+from unveil.identification.fitting.slimming import all_needed, slimmed
 from unveil.identification.surrogate.known import Known, with_free
-from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions, rms
 
 

@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from unveil.blackbox.wrappers import Rounded as Rounded
     from unveil.executor import spread as spread
     from unveil.executor import workers as workers
-    from unveil.identification.convolution.kernels import Kernels as Kernels
     from unveil.identification.convolution.shared_kernels import SharedKernels as SharedKernels
     from unveil.identification.from_labels.hard_labels import HardLabels as HardLabels
     from unveil.identification.identify import identify as identify
+    from unveil.identification.kernels import Kernels as Kernels
     from unveil.identification.method import Identification as Identification
     from unveil.identification.piecewise_linear.critical_points import CriticalPoints as CriticalPoints
     from unveil.identification.smooth.entangled_weights import EntangledWeights as EntangledWeights
@@ -143,7 +143,7 @@ _PUBLIC = {
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",
     "identify": "identification.identify",
-    "Kernels": "identification.convolution.kernels",
+    "Kernels": "identification.kernels",
     "SharedKernels": "identification.convolution.shared_kernels",
     "HardLabels": "identification.from_labels.hard_labels",
     "OneHiddenLayer": "identification.smooth.one_hidden_layer",

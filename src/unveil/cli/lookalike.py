@@ -11,8 +11,7 @@ from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
 from unveil.cli.normalised import Normalised
 from unveil.cli.option_texts import held
-from unveil.cli.options import Common, Fix, OutputName, Scale
-from unveil.cli.preimage import Examples, LayerNumber
+from unveil.cli.options import Common, Examples, Fix, LayerNumber, OutputName, Scale
 
 if TYPE_CHECKING:
     import numpy as np

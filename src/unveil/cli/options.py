@@ -46,6 +46,11 @@ InputsFile = Annotated[
         show_default=False,
     ),
 ]
+Examples = Annotated[
+    Path,
+    typer.Option("--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder.", show_default=False),
+]
+LayerNumber = Annotated[int, typer.Option(help="The layer whose features are to stay, 0 for the first.")]
 Scale = Annotated[
     float | None, typer.Option("--scale", help="Divide the examples by this, e.g. 255.", show_default=False)
 ]

@@ -14,18 +14,12 @@ import typer
 from unveil.cli.command import command
 from unveil.cli.normalised import Normalised
 from unveil.cli.option_texts import held
-from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale
+from unveil.cli.options import Common, Fix, LayerNumber, OutputName, Parallel, Scale
 
 if TYPE_CHECKING:
     from unveil.whitebox.box import Box
     from unveil.whitebox.network import Network
     from unveil.whitebox.preimage import Preimage
-
-Examples = Annotated[
-    Path,
-    typer.Option("--inputs", metavar="FILE", help="Examples: .npz, .npy, .csv, .png, or a folder.", show_default=False),
-]
-LayerNumber = Annotated[int, typer.Option(help="The layer whose features are to stay, 0 for the first.")]
 
 
 @command

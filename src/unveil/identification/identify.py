@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.convolution.picture import Picture
+from unveil.identification.answers_noise import answers_noise
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
+from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
-from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies
 from unveil.identification.smooth.hyperplane_circles import saturation_radius

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.convolution.kernels import Kernels
-from unveil.identification.from_labels.agreement import disagreement
+from unveil.identification.kernels import Kernels
+from unveil.identification.label_agreement import disagreement
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
 from unveil.whitebox.network import Network

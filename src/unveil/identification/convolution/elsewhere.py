@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import CHANCE, NEAR, Kernel, Matched
-from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.refinement import WIDTHS
-from unveil.identification.piecewise_linear.local_breakpoint import hinges
+from unveil.identification.picture import Picture
 
 # Windows looked at, and how far from the one that the kernel was read in: along its rows and its columns, so that
 # whatever the stride is some of them lie on the grid.
@@ -93,7 +93,7 @@ def sighted(
     system = np.array(equations)
     off = np.sqrt(system**2 @ doubt**2) / abs(theta[tap])
     half = np.maximum(SHORT * spacing, LEAST * off)
-    seen = hinges(ask, picture.flat(np.array(every)), half[:, None] * np.array(moved), noise)
+    seen = local_breakpoints(ask, picture.flat(np.array(every)), half[:, None] * np.array(moved), noise)
     reach = NEAR * off + WIDTHS * np.where(seen.found, seen.width, 0.0) * half
     met = np.flatnonzero(seen.found & (np.abs(np.where(seen.found, seen.t, np.inf)) * half <= reach))
     system[met, tap] += seen.t[met] * half[met]

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from scipy import linalg
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.convolution.kernels import Kernels
-from unveil.identification.convolution.picture import Picture
+from unveil.identification.kernels import Kernels
+from unveil.identification.picture import Picture
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import CLEAR, LEAST, Kernel, PixelLine
-from unveil.identification.convolution.picture import Picture
+from unveil.identification.picture import Picture
 
 # Rows or columns looked at beyond a window before it is believed to end there: kernels of dilation 2 have gaps of one.
 BEYOND = 2

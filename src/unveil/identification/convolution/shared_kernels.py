@@ -10,12 +10,12 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.convolution.geometry import Grid, grid_of
 from unveil.identification.convolution.kernel import Kernel, match, windows
-from unveil.identification.convolution.kernels import Kernels
 from unveil.identification.convolution.output import unknowns, with_outputs
 from unveil.identification.convolution.padding import on_grid, padding_of
-from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.search import KernelSearch
+from unveil.identification.kernels import Kernels
 from unveil.identification.method import Identification, Method
+from unveil.identification.picture import Picture
 from unveil.identification.validation import how_many, validate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 from unveil.whitebox.network import Network

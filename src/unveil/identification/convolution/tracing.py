@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.convolution.kernel import CLEAR, Kernel, Matched, PixelLine, cut
-from unveil.identification.convolution.picture import Picture
 from unveil.identification.convolution.refinement import WIDTHS, refined
-from unveil.identification.piecewise_linear.local_breakpoint import hinges
+from unveil.identification.picture import Picture
 
 # Short lines per round: half as many as there are weights, but no fewer and no more than these; and rounds at most.
 FEWEST, MOST, ROUNDS = 24, 64, 7
@@ -82,7 +82,7 @@ def traced(
         planes[:, :, i : i + a, j : j + b] += moves.reshape(count, *kernel.weights.shape)
         half = np.maximum(REACH * np.sqrt((moves**2) @ doubt[:-1] ** 2) / own, min(short, 20 * width))
         half = np.minimum(half, short)
-        met = hinges(ask, picture.flat(planes), half[:, None] * unit, noise)
+        met = local_breakpoints(ask, picture.flat(planes), half[:, None] * unit, noise)
         if met.found.mean() < LEAST:
             return None
         good = np.flatnonzero(met.found)

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
 from unveil.identification.from_labels.first_layer import further_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.outcome import BudgetExceeded, Outcome
 
 BENDS, FURTHER = 100_000, 4

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.from_labels.agreement import fresh_points, network_labels
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.completion import MISSED, Completed, Completion
 from unveil.identification.from_labels.deep_completion import Deep
@@ -26,6 +25,7 @@ from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
+from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 

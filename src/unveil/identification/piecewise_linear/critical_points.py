@@ -15,13 +15,13 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_spare, without_twins
+from unveil.identification.fitting.slimming import all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.wide_reading import read_inputs
-from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network

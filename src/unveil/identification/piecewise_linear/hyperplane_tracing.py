@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.piecewise_linear.local_breakpoint import Hinges, hinges
+from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
 from unveil.identification.piecewise_linear.partial_network import Behind, covariance, plane
 
 # Half of a step, in standard deviations of where the bend is expected, and of what it does to answers.
@@ -238,7 +238,7 @@ class _One:
         # Another neuron's bend may have been taken for it: then it is not where it should be now.
         x, which = one.entered(new)
         there = one.usable(x, which)
-        steps = one.hinges(every := _first(there, FILLS - 1, -there.half))
+        steps = one.local_breakpoints(every := _first(there, FILLS - 1, -there.half))
         for each in new:
             mine = every.entered == each
             if (steps.none & mine).any() and not (steps.found & mine).any():
@@ -339,13 +339,13 @@ class _One:
         clear = strength * half > BARELY / 2
         return _Places(x, e, half, rate, clear, j).take(np.flatnonzero(good))
 
-    def hinges(self, there: _Places) -> Hinges:
+    def local_breakpoints(self, there: _Places) -> LocalBreakpoints:
         """What these steps show."""
-        return hinges(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
+        return local_breakpoints(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
 
     def measured(self, there: _Places) -> tuple[_One, bool]:
         """The bend located there; False if it is not where it should be."""
-        steps = self.hinges(there)
+        steps = self.local_breakpoints(there)
         ok = steps.found
         one = replace(
             self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
@@ -21,7 +21,6 @@ _RATIO = 1.5  # answers per parameter in the final fit
 _BATCH = 4096
 _SINGULAR = 1e10  # condition of the Jacobian from which some parameters are not determined by the answers
 _LARGEST_JACOBIAN = 1500  # parameters
-LINES = 16  # along which the errors of the answers are measured
 
 
 class Stages:
@@ -62,27 +61,6 @@ class Reading:
     stages: Stages
     stats: dict[str, Any] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
-
-
-def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
-    """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
-
-    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
-    1e-15. Their mean square: errors along one line are much the same, so that few lines can all be too good. That of
-    the noisiest output.
-
-    Queries: 128
-    """
-    x = oracle.sample(LINES, rng)
-    if oracle.within is not None:
-        x = (x + oracle.middle) / 2
-    away = rng.standard_normal(x.shape)
-    away *= (
-        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
-    )
-    line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
-    sixth = np.diff(oracle(line).reshape(LINES, 8, -1), 6, axis=1)
-    return float(np.sqrt(np.mean(sixth**2, axis=(0, 1)).max() / math.comb(12, 6)))
 
 
 def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.pruning import REDUNDANT
 from unveil.identification.method import Identification, Method
@@ -15,7 +16,6 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import (
     Reading,
     Stages,
-    answers_noise,
     ask,
     conclude,
     final_fit,

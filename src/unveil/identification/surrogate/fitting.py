@@ -9,13 +9,13 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
+from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
-from unveil.identification.smooth.conclusion import answers_noise
 from unveil.identification.surrogate.agreement import values_told
 from unveil.identification.surrogate.known import widened, with_free
-from unveil.identification.surrogate.slimming import all_needed, slimmed
 from unveil.identification.surrogate.students import (
     CONJUGATE,
     ENOUGH,
@@ -26,7 +26,6 @@ from unveil.identification.surrogate.students import (
     candidates,
     fitted,
     questions,
-    rms,
 )
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network

@@ -9,7 +9,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.training import free_network, one_hot, train
-from unveil.identification.from_labels.agreement import near_boundaries, network_labels
+from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.agreement import label_agreement
 from unveil.identification.surrogate.students import candidates

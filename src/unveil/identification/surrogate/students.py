@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
+from unveil.identification.fitting.slimming import rms
 from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
@@ -55,13 +56,6 @@ class Student:
         error = rms(network, x, y)
         best = (network, error) if error < self.error else (self.best, self.error)
         return replace(self, network=network, damping=damping, best=best[0], error=best[1])
-
-
-def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
-    """Root mean square of what a network leaves of answers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = float(np.sqrt(((network(x) - y) ** 2).mean()))
-    return error if np.isfinite(error) else np.inf
 
 
 def hard_ones(

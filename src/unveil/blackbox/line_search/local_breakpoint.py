@@ -1,4 +1,4 @@
-"""hinges: where one bend lies within a short step, from a dozen answers along it."""
+"""local_breakpoints: where one bend lies within a short step, from a dozen answers along it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLEAR = 12.0
 
 
 @dataclass(frozen=True)
-class Hinges:
+class LocalBreakpoints:
     """What short steps showed.
 
     Attributes:
@@ -38,7 +38,9 @@ class Hinges:
         return np.asarray(np.isfinite(self.t))
 
 
-def hinges(ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "B n"], noise: Rounding) -> Hinges:
+def local_breakpoints(
+    ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "B n"], noise: Rounding
+) -> LocalBreakpoints:
     """Look for one bend between `centre - step` and `centre + step`.
 
     Two lines that share a point are fitted, whatever pair of neighbouring answers the bend is between.
@@ -53,7 +55,7 @@ def hinges(ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "
     """
     count, m = len(centre), len(noise.floor)
     if not count:
-        return Hinges(np.zeros(0), np.zeros(0), np.zeros((0, m)), np.zeros(0, dtype=bool))
+        return LocalBreakpoints(np.zeros(0), np.zeros(0), np.zeros((0, m)), np.zeros(0, dtype=bool))
     t = np.linspace(-1, 1, POINTS)
     x = centre[:, None] + t[:, None] * step[:, None]
     y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m) / noise.at(centre)[:, None]
@@ -80,7 +82,7 @@ def hinges(ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "
         bend[better] = jump[better]
     strong = np.sqrt((bend**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
     good = ~none & (best <= most) & strong
-    return Hinges(np.where(good, where, np.nan), width, bend * noise.at(centre), none)
+    return LocalBreakpoints(np.where(good, where, np.nan), width, bend * noise.at(centre), none)
 
 
 def _line(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.surrogate.students import rms
 from unveil.whitebox.network import Layer, Network
 
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
@@ -185,3 +184,10 @@ def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Ne
             w[:, ~out] + w[:, out] @ part[:-1].T, after.bias + w[:, out] @ part[-1], after.activation
         )
     return Network(tuple(layers), network.shape)
+
+
+def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
+    """Root mean square of what a network leaves of answers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = float(np.sqrt(((network(x) - y) ** 2).mean()))
+    return error if np.isfinite(error) else np.inf

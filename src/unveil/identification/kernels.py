@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.identification.convolution.picture import Picture
+from unveil.identification.picture import Picture
 from unveil.one_line import one_line
 from unveil.whitebox.convolution import Convolution
 
