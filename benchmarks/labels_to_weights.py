@@ -146,12 +146,45 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
     rows = against.layers[0] if against.layers else None
     whole = rows is not None and not len(rows.missing) and not len(rows.false)
     whole = whole and rows.weight_error < (1e-4 if single else 1e-6)
+    if truth.m < 3 and found.stats.get("active at the whole boundary"):
+        return hidden(line, found, truth, differ=int((told != right).sum()), seconds=seconds)
     errors = "depths differ"
     if rows is not None:
         errors = f"rows {rows.weight_error:.1e}, last {against.layers[1].weight_error:.1e}"
         errors += f", missing {len(rows.missing)}, false {len(rows.false)}"
     print(f"{line}, {errors}, labels differ {int((told != right).sum())}, {seconds:.1f} CPU s", flush=True)
     return bool(whole)
+
+
+def hidden(line: str, found: uv.Identification, truth: uv.Network, differ: int, seconds: float) -> bool:
+    """Print a network of which one neuron shows in no label; whether all hyperplanes but its own are there."""
+    assert found.network is not None
+    first = found.network.layers[0]
+    error = apart(first.weights, first.bias, truth)
+    told = error.min(axis=1) < 1e-6
+    met = on_the_boundary(truth)
+    print(
+        f"{line}, one neuron active at the whole boundary: hyperplanes {int((told & met).sum())} of the "
+        f"{int(met.sum())} that labels tell, to {error.min(axis=1)[told].max(initial=0.0):.1e}, "
+        f"labels differ {differ}, {seconds:.1f} CPU s",
+        flush=True,
+    )
+    return found.outcome is uv.Outcome.complete and bool((told | ~met).all()) and first.neurons == len(met)
+
+
+def on_the_boundary(truth: uv.Network) -> np.ndarray:
+    """Which hyperplanes of a network with fewer neurons than inputs meet its boundary.
+
+    On the i-th one `offset + sum of w_j relu(z_j)` over the others takes both signs unless these and the offset agree.
+    """
+    last = truth.layers[1]
+    w, c = (
+        (last.weights[-1] - last.weights[0], last.bias[-1] - last.bias[0])
+        if truth.m > 1
+        else (last.weights[0], last.bias[0])
+    )
+    signs = np.sign(np.append(w, c))
+    return np.array([len(set(np.delete(signs, i))) > 1 for i in range(len(w))])
 
 
 def deep(line: str, found: uv.Identification, truth: uv.Network, seed: int, seconds: float) -> bool:

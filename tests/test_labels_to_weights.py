@@ -12,10 +12,12 @@ import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.label_crossings import Side
 from unveil.cli.progress_lines import ledger_lines
-from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.faces import Precision, faces_at
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.output import pair_output, with_classes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import allowance
 from unveil.identification.from_labels.straight import straight
@@ -277,3 +279,106 @@ def test_hyperplanes_of_a_first_layer_go_on_straight_and_those_of_deeper_neurons
         assert not good[6:].any()
         kept += good[:6].tolist()
     assert_rate(kept, 0.6)
+
+
+def test_a_neuron_active_at_the_whole_boundary_leaves_many_networks_with_the_same_labels() -> None:
+    """Weights of one sign and an affine part: written as one rectifier more, whichever way the others are turned."""
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        k, d = int(rng.integers(1, 6)), 6
+        rows, bias = rng.standard_normal((k, d)), rng.standard_normal(k)
+        s = rng.choice([-1.0, 1.0])
+        weight = s * rng.uniform(0.2, 2.0, k)
+        linear, offset = rng.standard_normal(d), float(rng.standard_normal())
+        zero = np.zeros((1, d))
+        plain = LabelModel(
+            rows,
+            bias,
+            np.stack([np.zeros(k), weight]),
+            np.concatenate([zero, linear[None]]),
+            np.array([0.0, offset]),
+            np.array([3, 7]),
+            activation("relu"),
+        )
+        turned = rng.random(k) < 0.5
+        # relu(z) = relu(-z) + z
+        other = LabelModel(
+            np.where(turned[:, None], -rows, rows),
+            np.where(turned, -bias, bias),
+            plain.outer,
+            np.concatenate([zero, (linear + (weight * turned) @ rows)[None]]),
+            np.array([0.0, offset + float((weight * turned) @ bias)]),
+            plain.classes,
+            plain.phi,
+        )
+        y = 3 * rng.standard_normal((2000, d))
+        for model in (plain, other):
+            carried = model.carried_by_one()
+            assert carried is not None
+            assert len(carried.inner) == k + 1
+            assert not carried.affine.any()
+            assert (carried.labels(y) == plain.labels(y)).all()
+    mixed = LabelModel(
+        np.eye(2),
+        np.zeros(2),
+        np.array([[0, 0], [1.0, -1.0]]),
+        np.ones((2, 2)) * [[0], [1]],
+        np.zeros(2),
+        y[:2, 0],
+        plain.phi,
+    )
+    assert mixed.carried_by_one() is None
+
+
+def test_a_class_pair_that_sees_a_neuron_on_one_side_only_leaves_its_weight_to_other_classes() -> None:
+    rng = np.random.default_rng(5)
+    k, d = 3, 3
+    rows, bias = np.eye(3), np.array([0.2, -0.1, 0.3])
+    outer, offset = rng.standard_normal((3, k)), np.array([0.3, 0.1, -0.2])
+    truth = LabelModel(rows, bias, outer, np.zeros((3, d)), offset, np.arange(3), activation("relu"))
+    start, end = 3 * rng.standard_normal((2, 4000, d))
+    before, after = truth.labels(start), truth.labels(end)
+    at = _boundary(truth, start[before != after], end[before != after])
+    last = at.x @ rows[2] + bias[2] > 0
+    ours = (at.before < 2) & (at.after < 2)
+    for side in (True, False):
+        pair = np.flatnonzero(ours & (last == side))[:40]
+        planes = Hyperplanes(rows * [[1], [-1], [-1]], bias * [1, -1, -1], np.full(3, 1e-9))
+        nothing = Faces(np.empty((0, d)), np.empty((0, d)), *np.empty((2, 0), dtype=int), np.empty(0))
+        found = pair_output(planes, at[pair], nothing, (0, 1))
+        assert found is not None
+        assert found.gap > 1e4
+        assert found.flips < 1e-6
+        whole, left_open = with_classes(found.model, [2], at, found.free)
+        assert left_open == 0
+        y = 3 * rng.standard_normal((1000, d))
+        assert (whole.labels(y) == truth.labels(y)).mean() > 0.999
+
+
+def _boundary(model: LabelModel, low: np.ndarray, high: np.ndarray) -> Crossings:
+    before, after = model.labels(low), model.labels(high)
+    start = low
+    for _ in range(60):
+        middle = (low + high) / 2
+        here = model.labels(middle)
+        inside = (here == before)[:, None]
+        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
+        after = np.where(inside[:, 0], after, here)
+    along = (high - start) / np.linalg.norm(high - start, axis=1)[:, None]
+    return Crossings(high, before, after, along, np.zeros(len(high)))
+
+
+def test_shifts_that_are_normal_cost_no_more_labels_than_they_hold_bits() -> None:
+    rng = np.random.default_rng(2)
+    truth, cell = 3.0 + 2.0 * rng.standard_normal(2000), 2e-6
+    oracle = uv.as_oracle(lambda x: (x[:, 0] > truth[x[:, 1].astype(int)]).astype(int), shape=2, answers="labels")
+    before = oracle.ledger.asked
+    start = np.column_stack([np.zeros(2000), np.arange(2000.0)])
+    found = located(Side(oracle), start, np.array([1.0, 0.0]), 0, np.full(2000, 3.0), 2.0, cell)
+    assert np.abs(found - truth).max() <= cell
+    entropy = np.log2(np.sqrt(2 * np.pi * np.e) * 2.0 / cell)
+    assert (oracle.ledger.asked - before) / 2000 < entropy + 0.6
+    # A boundary far from where it was expected costs a few more, one that is not there ends.
+    far = located(Side(oracle), start[:1], np.array([1.0, 0.0]), 0, truth[:1] - 300.0, 2.0, cell)
+    assert abs(far[0] - truth[0]) <= cell
+    assert np.isnan(located(Side(oracle), start[:1], np.array([0.0, 1e-9]), 0, np.zeros(1), 2.0, cell)).all()

@@ -98,7 +98,7 @@ class Completion:
             return Completed(model, np.inf, False, tuple(doubts), figures)
         fresh, missed = Crossings.none(self.chart.n), 1.0
         for _ in range(ROUNDS):
-            whole = self._all_classes(model, figures)
+            whole = self._all_classes(first, figures)
             # The fit may be as good as points are located, and hyperplanes as they were measured.
             fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
             if not fitted.rms < 1e-3:
@@ -230,8 +230,9 @@ class Completion:
         found = self.pool.crossings(count, self.coarse, pair)
         self.points = Crossings.joined([self.points, found])
 
-    def _all_classes(self, model: LabelModel, figures: dict[str, Any]) -> LabelModel:
+    def _all_classes(self, first: PairOutput, figures: dict[str, Any]) -> LabelModel:
         """The other classes seen, from their boundaries to any."""
+        model = first.model
         others = [int(c) for c in self.pool.classes if c not in model.classes]
         k, d = model.inner.shape
         need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
@@ -246,7 +247,7 @@ class Completion:
             return model
         every = np.concatenate([model.classes, others])
         ours = np.isin(self.points.before, every) & np.isin(self.points.after, every)
-        model, figures["open"] = with_classes(model, others, self.points[np.flatnonzero(ours)])
+        model, figures["open"] = with_classes(model, others, self.points[np.flatnonzero(ours)], first.free)
         return model
 
     def _foretold(self, model: LabelModel, rms: float) -> tuple[Crossings, float]:

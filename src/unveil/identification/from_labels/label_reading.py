@@ -87,6 +87,7 @@ class LabelReading:
                 outcome = self._lift(pool)
                 if outcome is not Outcome.complete:
                     break
+                self._carry()
                 error, wrong = self._check()
                 if not len(wrong):
                     break
@@ -196,6 +197,7 @@ class LabelReading:
                 self._book("corners in a plane")
                 if narrow is not None:
                     return self._narrow(search, *narrow)
+                search.retract()
             fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
             met = search.neurons
             patience *= 2
@@ -270,6 +272,19 @@ class LabelReading:
             return Outcome.approximate
         return Outcome.complete
 
+    def _carry(self) -> None:
+        """Write an affine part as one neuron more, where every network with these labels has one like it."""
+        carried = None if self.best is None else self.best.model.carried_by_one()
+        if self.best is None or carried is None:
+            return
+        many = 2 ** len(self.best.model.inner)
+        self.best = replace(self.best, model=carried)
+        self.stats["active at the whole boundary"] = 1
+        self.why.append(
+            "One neuron is active at the whole boundary, so that no label tells its bias, nor which side of the other "
+            f"hyperplanes is the active one: {many:,} networks have the same label at every input. This is one of them."
+        )
+
     def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
@@ -310,7 +325,7 @@ class LabelReading:
             strayed = self.best.figures.get("strayed", 0)
             if strayed:
                 self.why.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")
-            # Beside an affine part it is not proved that labels leave open which neurons it stands for.
+            # Of what is left of an affine part it is not proved that labels leave open which neurons it stands for.
             carried = bool(self.best.model.affine.any()) and len(self.best.model.inner) > 0
             if loose or strayed or carried or self.best.figures.get("open"):
                 outcome = Outcome.approximate

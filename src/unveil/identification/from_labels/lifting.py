@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.completion import foretold_crossings
 from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
 
@@ -21,8 +22,11 @@ STEPS = 6
 TRIED = 64
 """Fresh boundary points that judge a network in all inputs."""
 
-AT_ONCE = 256
-"""Directions solved for at a time."""
+FIRST, AT_ONCE = 64, 1024
+"""Directions solved for at a time: a few, which tell what weights to expect, and the others."""
+
+CONFIRMED = 8
+"""Directions confirmed together, by a move that is a sum of all."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +86,82 @@ class Lift:
         at, step = self._base_points()
         unknown = self._unknown
         weights = np.zeros((unknown, len(self.outward)))
-        cell = self._cell(at[slice(0, unknown)], step[:unknown])
+        cell = self._cells(at[slice(0, unknown)], step[:unknown])
+        size = np.linalg.norm(self._rows(), axis=1)
+        expected = np.diag(size**2 / self.wide)
         open_ = np.arange(len(self.outward))
         # Where another boundary or a neuron's side came in between, shorter moves meet none.
         for shorter in (1.0, 8.0, 64.0):
             if not len(open_):
                 break
-            moved = step / shorter
-            for first in range(0, len(open_), AT_ONCE):
-                part = open_[first : first + AT_ONCE]
-                shift = self._shifts(at[slice(0, unknown)], moved[:unknown], part, cell)
+            moved, first = step / shorter, 0
+            while first < len(open_):
+                part = open_[first : first + (FIRST if first == 0 else AT_ONCE)]
+                shift = self._shifts(at[slice(0, unknown)], moved[:unknown], part, expected, cell)
                 weights[:, part] = self._solved(at[slice(0, unknown)], moved[:unknown], shift)
-            open_ = open_[~self._confirmed(at, moved, weights, open_, cell)]
-        return replace(self._judged(weights, len(open_)), reached=self.accuracy * cell / self.wanted)
+                first += len(part)
+                if len(part) > 2 * unknown:
+                    expected = weights[:, part] @ weights[:, part].T / len(part)
+            open_ = open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]
+        reached = self.accuracy * float((cell / self.wanted).max())
+        return replace(self._judged(weights, len(open_)), reached=reached)
 
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
     ) -> np.ndarray:
-        """Which directions' weights foretell the shift of one more boundary point each.
+        """Which directions' weights foretell the shift of one more boundary point, in sums of several or each.
+
+        Queries: 2 for each sum, and 2 for each direction in a sum that was not foretold
+        """
+        groups = np.array_split(self.rng.permutation(len(columns)), -(-len(columns) // CONFIRMED))
+        mixed = np.zeros((len(groups), len(columns)))
+        for i, group in enumerate(groups):
+            mixed[i, group] = self.rng.choice([-1.0, 1.0], len(group)) / np.sqrt(len(group))
+        good = np.ones(len(columns), dtype=bool)
+        for i in np.flatnonzero(~self._foretells(at, step, weights[:, columns], mixed, columns, cell)):
+            good[groups[i]] = False
+        again = np.flatnonzero(~good)
+        good[again] = self._foretells(at, step, weights[:, columns], np.eye(len(columns))[again], columns, cell)
+        return good
+
+    def _foretells(
+        self,
+        at: Crossings,
+        step: np.ndarray,
+        weights: Float[np.ndarray, "u J"],
+        mixed: Float[np.ndarray, "M J"],
+        columns: np.ndarray,
+        cell: float,
+    ) -> np.ndarray:
+        """Whether the boundary is where these weights foretell it, after a move along each of M sums of directions.
 
         Queries: 2 each
         """
-        rows = self._unknown + np.arange(len(columns)) % max(len(at) - self._unknown, 1)
-        if rows.max() >= len(at):
-            return np.ones(len(columns), dtype=bool)
+        rows = self._unknown + np.arange(len(mixed)) % max(len(at) - self._unknown, 1)
+        if rows.max(initial=-1) >= len(at):
+            return np.ones(len(mixed), dtype=bool)
         model, k = self.model, len(self.model.inner)
-        here, moved = at[rows], step[rows]
+        here, moved, weights = at[rows], step[rows], weights @ mixed.T
         one, two = model.rows(here.before), model.rows(here.after)
         weight = model.outer[one] - model.outer[two]
-        sums = here.x @ model.inner.T + model.bias + moved[:, None] * weights[:k, columns].T
-        gap, gradient = model.gaps(here)
+        sums = here.x @ model.inner.T + model.bias + moved[:, None] * weights[:k].T
+        gradient = model.gaps(here)[1]
         apart = (np.eye(len(model.classes))[one] - np.eye(len(model.classes))[two])[:, 1:]
-        shared = moved * np.sum(apart * weights[k:, columns].T, axis=1) if model.affine.any() else 0.0
+        shared = moved * np.sum(apart * weights[k:].T, axis=1) if model.affine.any() else 0.0
         base = np.sum((model.affine[one] - model.affine[two]) * here.x, axis=1) + model.offset[one] - model.offset[two]
         gap = np.sum(weight * model.phi.value(sums), axis=1) + base + shared
         along = np.sum(gradient * here.along, axis=1)
-        x = here.x @ self.basis + moved[:, None] * self.outward[columns]
-        x = x - (gap / along)[:, None] * (here.along @ self.basis)
-        half = np.full(len(columns), 64 * cell)
+        x = here.x @ self.basis + moved[:, None] * (mixed @ self.outward[columns])
         out = here.along @ self.basis
+        x = x - (gap / along)[:, None] * out
+        half = np.full(len(mixed), 64 * cell)
         _, found = cross_near(self.side, x, out, here.before, here.after, half, np.inf, grow=0)
-        return np.isin(np.arange(len(columns)), found)
+        return np.isin(np.arange(len(mixed)), found)
+
+    def _rows(self) -> Float[np.ndarray, "u d"]:
+        """What is unknown outside, as it is inside: weight vectors, and the affine part's logits but the first."""
+        model = self.model
+        return np.concatenate([model.inner, model.affine[1:] if model.affine.any() else model.inner[:0]])
 
     @property
     def _unknown(self) -> int:
@@ -142,7 +181,7 @@ class Lift:
     def _base_points(self) -> tuple[Crossings, Float[np.ndarray, " N"]]:
         """Crossings inside that tell most, the best first, and how far to move from each."""
         model, unknown = self.model, self._unknown
-        at = foretold_crossings(model, self.pool, self.inside, 16 * unknown + 32, self.rng)
+        at = foretold_crossings(model, self.pool, self.inside, 64 * unknown + 256, self.rng)
         # Numbers of rare classes may be open: the commoner half tells all weights.
         common = self.pool.classes[: max(2, len(model.classes) // 2)]
         usual = np.flatnonzero(np.isin(at.before, common) & np.isin(at.after, common))
@@ -170,28 +209,51 @@ class Lift:
         best = order[: 2 * unknown]
         return at[best], step[best]
 
-    def _cell(self, at: Crossings, step: np.ndarray) -> float:
-        """How finely each point is located, for weight vectors as accurate as wanted."""
-        gradient = np.linalg.norm(self.model.gaps(at)[1], axis=1)
-        inverse = np.linalg.pinv(self._features(at, at.x) * (step / gradient)[:, None])
-        size = np.linalg.norm(self.model.inner, axis=1) * self.stretch
+    def _cells(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, " u"]:
+        """How finely each point is located, for weight vectors as accurate as wanted, with as few labels as can be."""
         k = len(self.model.inner)
+        size = np.maximum(np.linalg.norm(self.model.inner, axis=1) * self.stretch, 1e-300)
         # Errors of a bisection are spread evenly over its last bracket.
-        spread = np.linalg.norm(inverse[:k], axis=1) * np.sqrt(len(self.outward) / 12)
-        self.wanted = self.accuracy * float((size / np.maximum(spread, 1e-300)).min())
-        return max(self.wanted, 2 * self.inside.digits)
+        part = (np.linalg.pinv(self._by_weights(at, step))[:k] / size[:, None]) ** 2 * len(self.outward) / 12
+        # Sum of log(cell) at its largest while every error stays below 1: prices of the errors, until all are met.
+        price = np.ones(k)
+        for _ in range(200):
+            cells = 1 / np.sqrt(np.maximum(price @ part, 1e-300))
+            price *= np.maximum(part @ cells**2, 1e-12) ** 0.5
+        self.wanted = self.accuracy * cells / np.sqrt(max(float((part @ cells**2).max()), 1e-300))
+        return np.maximum(self.wanted, 2 * self.inside.digits)
 
-    def _shifts(self, at: Crossings, step: np.ndarray, columns: np.ndarray, cell: float) -> np.ndarray:
-        points = BoundaryPoints(at.x @ self.basis, at.before, at.along @ self.basis)
-        return shifts(
-            self.side,
-            points,
-            self.outward[columns],
-            step,
-            centre=np.zeros((len(at), len(columns))),
-            half=2.0 * step / np.sqrt(self.wide),
-            cell=np.full(len(at), cell),
-        )
+    def _by_weights(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, "N u"]:
+        """Derivatives of each point's shift by the unknown weights along the move."""
+        along = np.sum(self.model.gaps(at)[1] * at.along, axis=1)
+        return np.asarray(-self._features(at, at.x) * (step / along)[:, None])
+
+    def _shifts(
+        self,
+        at: Crossings,
+        step: np.ndarray,
+        columns: np.ndarray,
+        expected: Float[np.ndarray, "u u"],
+        cell: Float[np.ndarray, " N"],
+    ) -> Float[np.ndarray, "N J"]:
+        """How far each point's boundary shifts along each direction; of every further point the earlier ones tell
+        where it is likely.
+
+        Queries: about `log2(4 spread / cell)` each
+        """
+        telling = self._by_weights(at, step)
+        covariance = telling @ expected @ telling.T
+        covariance[np.diag_indices(len(at))] *= 1 + 1e-12
+        spread = np.linalg.cholesky(covariance + np.diag(cell**2))
+        told = np.zeros((len(at), len(columns)))
+        found = np.full((len(at), len(columns)), np.nan)
+        for i in range(len(at)):
+            centre = spread[i, :i] @ told[:i]
+            start = at.x[i] @ self.basis + step[i] * self.outward[columns]
+            along, label = at.along[i] @ self.basis, int(at.before[i])
+            found[i] = located(self.side, start, along, label, centre, float(spread[i, i]), float(cell[i]))
+            told[i] = np.nan_to_num((found[i] - centre) / spread[i, i])
+        return found
 
     def _solved(self, at: Crossings, step: np.ndarray, shift: np.ndarray) -> Float[np.ndarray, "u J"]:
         """Weights that put the boundary where it was found, by Newton's method on the network as it is."""

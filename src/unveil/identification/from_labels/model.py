@@ -178,6 +178,32 @@ class LabelModel(Boundaries):
             phi=activation("sigmoid"),
         )
 
+    def carried_by_one(self) -> LabelModel | None:
+        """The same labels with one rectifier more in the place of the affine part; None where that is not proved.
+
+        Of two classes let all weights have the sign s, so that `f = s sum |w| relu(z) + l`, with l affine. On the
+        boundary `-s l = sum |w| relu(z) >= 0`. For any e > 0, `s sum |w| relu(z) - s relu(e - s l) + s e` equals f
+        where `e - s l > 0`, and has the sign s, as f does, everywhere else: the same label at every input. So labels
+        leave e open, and, as `relu(z) = relu(-z) + z`, also which side of each hyperplane is the active one.
+        """
+        if len(self.classes) != 2 or not len(self.inner) or not self.affine.any() or self.phi.name != "relu":
+            return None
+        weight = self.outer[1] - self.outer[0]
+        linear, offset = self.affine[1] - self.affine[0], float(self.offset[1] - self.offset[0])
+        s = float(np.sign(weight[0]))
+        if not (weight * s > 0).all():
+            return None
+        away = float(np.linalg.norm(linear))
+        last = np.append(weight, -s)
+        return replace(
+            self,
+            inner=np.concatenate([self.inner, -s * linear[None]]),
+            bias=np.append(self.bias, away - s * offset),
+            outer=np.stack([np.zeros_like(last), last]),
+            affine=np.zeros_like(self.affine),
+            offset=np.array([0.0, s * away]),
+        )
+
     def layers(self) -> tuple[Layer, ...]:
         """The same in terms of coordinates; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
         inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.from_labels.chart import Crossings
@@ -13,6 +13,10 @@ from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.whitebox.activation import Activation, activation
+
+
+NOTHING = 1e-3
+"""Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,13 @@ class PairOutput:
         model: Both classes; the first one's logit is zero.
         gap: By how much the equations' null vector stands out: large only if all hyperplanes are known.
         flips: How far the orientations of neurons are from yes or no; infinite where an affine part was kept instead.
+        free: Neurons that are inactive wherever the pair meets: other classes tell how their weights to the two differ.
     """
 
     model: LabelModel
     gap: float
     flips: float
+    free: Bool[np.ndarray, " k"] | None = None
 
 
 def equations_needed(k: int, d: int) -> int:
@@ -58,6 +64,11 @@ def pair_output(
     k, d = A.shape
     low, high = min(pair), max(pair)
     sums = at.x @ A.T + b
+    met = np.concatenate([sums, faces.x @ A.T + b]) > 0
+    # A neuron on one side everywhere is a linear term there: as it is written, active.
+    one_sided = met.all(axis=0) | ~met.any(axis=0) if not oriented else np.zeros(k, dtype=bool)
+    back = one_sided & ~met.any(axis=0)
+    A, b, sums = np.where(back[:, None], -A, A), np.where(back, -b, b), np.where(back, -sums, sums)
     rows = [np.concatenate([np.maximum(sums, 0), at.x, np.ones((len(at), 1))], axis=1)]
     for x, normal in zip(faces.x, faces.normal, strict=True):
         tangent = (
@@ -72,6 +83,7 @@ def pair_output(
         return None
     scale = np.linalg.norm(matrix, axis=0)
     scale[scale <= 1e-12 * scale.max()] = np.inf
+    scale[:k][one_sided] = np.inf
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
     # Columns that no point sees are null vectors of their own.
     seen = np.isfinite(scale)
@@ -85,7 +97,10 @@ def pair_output(
     gradient = ((sums > 0) * weight) @ A + linear
     sign = np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0
     weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
-    A, b, linear, offset, flips = _oriented(A, b, weight, linear, offset)
+    A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided)
+    # What is not active there now has a weight that the pair does not tell.
+    silent = one_sided & (weight == 0)
+    A, b = np.where(silent[:, None], -A, A), np.where(silent, -b, b)
     zero = np.zeros((1, k))
     model = LabelModel(
         A,
@@ -96,7 +111,7 @@ def pair_output(
         np.array([low, high]),
         activation("relu"),
     )
-    return PairOutput(model, gap, flips)
+    return PairOutput(model, gap, flips, silent)
 
 
 def pair_weights(
@@ -137,27 +152,34 @@ def pair_weights(
 
 
 def _oriented(
-    A: np.ndarray, b: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, float]:
+    A: np.ndarray, b: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float, one_sided: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
     if not len(A):
-        return A, b, linear, offset, 0.0
-    terms = (weight[:, None] * A).T
+        return A, b, weight, linear, offset, 0.0
+    size = float(np.abs(weight).max(initial=0.0)) or 1.0
+    terms = (np.where(one_sided, size, weight)[:, None] * A).T
     turned = -np.linalg.lstsq(terms, linear, rcond=None)[0]
-    flips = float(np.abs(turned - (turned > 0.5)).max())
-    flip = turned > 0.5
-    left = np.linalg.norm(linear + terms @ flip) / max(np.linalg.norm(terms, axis=0).max(), 1e-300)
-    if left > 1e-3 and len(A) > A.shape[1]:
+    flip = (turned > 0.5) & ~one_sided
+    flips = float(np.abs(turned - flip)[~one_sided].max(initial=0.0))
+    # Of neurons on one side any weight may be left, of others one or none.
+    taken = np.where(one_sided, turned, flip)
+    left = np.linalg.norm(linear + terms @ taken) / max(np.linalg.norm(terms, axis=0).max(), 1e-300)
+    if left > 1e-3 and len(A) > A.shape[1] and not one_sided.any():
         side = by_balance(A, weight[:, None], (weight @ A + 2 * linear)[None], 1e-5)
         if side is not None:
             flip, left, flips = side < 0, 0.0, 0.0
     if left > 1e-3:
-        return A, b, linear, offset, np.inf
+        return A, b, weight, linear, offset, np.inf
     A, b = np.where(flip[:, None], -A, A), np.where(flip, -b, b)
-    # w relu(z) = w relu(-z) + w z: what was turned leaves the linear part and the offset.
-    return A, b, np.zeros_like(linear), offset - float((weight * b)[flip].sum()), flips
+    active = one_sided & (np.abs(turned) > NOTHING)
+    weight = np.where(active, -turned * size, weight)
+    # w relu(z) = w relu(-z) + w z: what was turned leaves the linear part and the offset, and so does w z itself.
+    return A, b, weight, np.zeros_like(linear), offset - float((weight * b)[flip | active].sum()), flips
 
 
-def with_classes(model: LabelModel, labels: list[int], at: Crossings) -> tuple[LabelModel, int]:
+def with_classes(
+    model: LabelModel, labels: list[int], at: Crossings, free: Bool[np.ndarray, " k"] | None = None
+) -> tuple[LabelModel, int]:
     """The model with more classes, all at once, from boundaries between them and to the known ones.
 
     One linear equation a point; the known pair sets the scale. What no point tells stays at the known classes' mean.
@@ -166,6 +188,7 @@ def with_classes(model: LabelModel, labels: list[int], at: Crossings) -> tuple[L
         model: What is known.
         labels: The other classes.
         at: Crossings between any of these and of the known ones.
+        free: Neurons of which the weight to the second known class is not known, see `PairOutput`.
 
     Returns:
         The model, and how many numbers the points leave open.
@@ -192,11 +215,16 @@ def with_classes(model: LabelModel, labels: list[int], at: Crossings) -> tuple[L
     # The last block takes what belongs to known classes, and is dropped.
     matrix[points, place[one]] += values
     matrix[points, place[two]] -= values
-    flat = matrix[:, :-1].reshape(len(at), -1)
+    open_ = np.flatnonzero(free) if free is not None else np.empty(0, dtype=int)
+    second = int(np.searchsorted(classes, model.classes[-1]))
+    known_too = ((one == second).astype(float) - (two == second))[:, None] * values[:, open_]
+    flat = np.concatenate([matrix[:, :-1].reshape(len(at), -1), known_too], axis=1)
     scale = np.linalg.norm(flat, axis=0)
     scale[scale == 0] = np.inf
     solution, _, rank, _ = np.linalg.lstsq(flat / scale, target, rcond=1e-8)
-    everything[np.searchsorted(classes, labels)] += (solution / scale).reshape(len(labels), -1)
+    solution = solution / scale
+    everything[second, open_] += solution[len(solution) - len(open_) :]
+    everything[np.searchsorted(classes, labels)] += solution[: len(solution) - len(open_)].reshape(len(labels), -1)
     affine = everything[:, k + 1 :] if model.affine.any() else np.zeros((len(classes), d))
     grown = replace(model, outer=everything[:, :k], offset=everything[:, k], affine=affine, classes=classes)
     return grown, flat.shape[1] - int(rank)

@@ -103,7 +103,7 @@ class HyperplaneSearch:
             if self.deeper and rounds == ROUNDS:
                 return
             if self.precision.normal >= ROUGH:
-                self._retract()
+                self.retract()
             fresh = self._new_faces()
             for _ in range(DEPTH):
                 if not len(fresh) or self.stale >= patience or self.hopeless:
@@ -299,8 +299,8 @@ class HyperplaneSearch:
             self._accept(edge, toward * normal, float(fuzz[rows[0]]) / 20)
             self.supposed += 1
 
-    def _retract(self) -> None:
-        """Take out hyperplanes that walks pass rather than end at: where normals are coarse some come out wrong."""
+    def retract(self) -> None:
+        """Take out hyperplanes that walks pass rather than end at: some come out wrong, most where normals are coarse."""
         wrong = (self.passed >= DOUBTED) & (self.passed > self.ended)
         if not wrong.any():
             return

@@ -76,11 +76,11 @@ def _spanned(chart: Chart, pool: Pool, rng: np.random.Generator) -> Float[np.nda
         inside.draw()
         if len(inside.classes) > 1:
             break
-    normals = np.empty((0, chart.n))
+    normals, rank = np.empty((0, chart.n)), 0
     for _ in range(4 + chart.n // 2):
         if len(inside.classes) < 2:
             return None
-        found = inside.crossings(SPARE, precision.cell)
+        found = inside.crossings(max(rank + SPARE - len(normals), 1), precision.cell)
         inside.draw(2 * SPARE)
         faces, _ = faces_at(side, found, precision, precision.step, rng)
         normals = np.concatenate([normals, faces.normal])
