@@ -14,7 +14,6 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.whitebox.activation import Activation, activation
 
-
 NOTHING = 1e-3
 """Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair."""
 
