@@ -300,7 +300,7 @@ class HyperplaneSearch:
             self.supposed += 1
 
     def retract(self) -> None:
-        """Take out hyperplanes that walks pass rather than end at: some come out wrong, more where normals are coarse."""
+        """Take out hyperplanes that walks pass rather than end at: some come out wrong."""
         wrong = (self.passed >= DOUBTED) & (self.passed > self.ended)
         if not wrong.any():
             return
