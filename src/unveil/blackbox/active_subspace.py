@@ -212,7 +212,7 @@ class ActiveSubspace:
         return draw(self)
 
 
-def active_subspace(
+def active_subspace(  # noqa: PLR0913 - options of a public verb
     oracle: Oracle | Float[np.ndarray, "N n"] | Any,
     y: Float[np.ndarray, " N"] | Any = None,
     *,

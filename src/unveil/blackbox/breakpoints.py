@@ -101,7 +101,7 @@ def breakpoints(
     return line_search(ask, base, direction, low, high, noise, rng)
 
 
-def line_search(
+def line_search(  # noqa: PLR0913 - a line search is its line and its noise
     ask: Ask,
     base: Float[np.ndarray, "L n"],
     direction: Float[np.ndarray, "L n"],

@@ -112,7 +112,7 @@ def bisect_segments(
     return BoundaryPoints(start + ((low + high) / 2)[:, None] * along, label, along)
 
 
-def shifts(
+def shifts(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     points: BoundaryPoints,
     moves: Float[np.ndarray, "J n"],

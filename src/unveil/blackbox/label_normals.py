@@ -283,7 +283,7 @@ def best_stride(scale: Scale, found: Normals, accuracy: float) -> float:
     return float(min(needed, max(seen, scale.flat), scale.longest))
 
 
-def sharpen(
+def sharpen(  # noqa: PLR0913 - where, along what, how finely
     side: Side, scale: Scale, found: Normals, stride: float, accuracy: float, gain: float, rows: Int[np.ndarray, " s"]
 ) -> Normals:
     """Ask normals again along the complement, where nothing bends, and turn the span by what is left.

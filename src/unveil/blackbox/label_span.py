@@ -45,7 +45,7 @@ STALLS = 4
 """Looks in a row that add no direction after which growth ends."""
 
 
-def label_span(
+def label_span(  # noqa: PLR0913 - options of a public verb
     oracle: Oracle,
     *,
     rng: np.random.Generator,

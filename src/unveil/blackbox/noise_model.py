@@ -265,17 +265,8 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         curvature = float(np.where(visible, rates, 0.0).max())
         if curvature == 0:  # a bend here and there, but nowhere one that most lines show
             kind = "piecewise linear"
-    rounding = (
-        "noise"
-        if noisy
-        else "decimal"
-        if decimal
-        else "multiples"
-        if steps.any()
-        else "mantissa"
-        if bits <= SHORT_MANTISSA
-        else "float"
-    )
+    signs = {"noise": noisy, "decimal": bool(decimal), "multiples": steps.any(), "mantissa": bits <= SHORT_MANTISSA}
+    rounding = next((name for name, there in signs.items() if there), "float")
     return NoiseModel(
         level=level,
         kind=kind,

@@ -85,7 +85,7 @@ class Obfuscation:
         return ObfuscationCheck(float(np.mean(_label(before) == _label(after))), float(changes.max()), changes)
 
 
-def obfuscate(
+def obfuscate(  # noqa: PLR0913 - options of a public verb
     span: RowSpan,
     x: Float[np.ndarray, "*N n"],
     scale: float = 10.0,

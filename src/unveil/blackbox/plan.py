@@ -211,7 +211,7 @@ def _nothing(n: int, y: Float[np.ndarray, "p each m"]) -> RowSpan:
     return _span(np.empty((0, n)), np.empty(0), 0.0, 1.0, y.shape[0] * y.shape[1], outcome)
 
 
-def _span(
+def _span(  # noqa: PLR0913 - the fields of a result
     basis: Float[np.ndarray, "r n"],
     values: Float[np.ndarray, " s"],
     floor: float,

@@ -22,7 +22,7 @@ EXAMPLES = 10  # from which units are read
 SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
 
 
-def row_span(
+def row_span(  # noqa: PLR0913 - options of a public verb
     oracle: Oracle,
     *,
     rng: np.random.Generator,

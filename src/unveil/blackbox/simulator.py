@@ -56,7 +56,7 @@ class Simulator(Oracle):
         (2, 0)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a constructor: fields by name
         self,
         function: Callable[..., Any],
         inputs: Any,

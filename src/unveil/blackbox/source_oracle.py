@@ -44,7 +44,7 @@ class SourceOracle(Oracle):
         seen: A digest of the first answers, part of the fingerprint: it tells two models behind one address apart.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a constructor: fields by name
         self,
         source: Source,
         *,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from unveil.cli.options import Asking, Common, InputsFile, LabelColumn, Scale, S
 from unveil.cli.program import command_line
 from unveil.cli.telling import Telling
 from unveil.outcome import BadInput
+
+if TYPE_CHECKING:
+    from unveil.blackbox.oracle import Oracle
 
 # A flag of a stage is an option here as soon as the stage is in the list; several stages may share one.
 _HELP = {stage.flag: stage.help for stage in reversed(STAGES) if stage.flag}
@@ -83,18 +86,7 @@ def audit(
     expected = estimate(audited, stages)
     common.note(_says(expected, oracle.ledger.asked, price))
     if plan:
-        costs = {
-            "likely": expected.likely,
-            "most": expected.most,
-            "seconds": {"likely": expected.likely * expected.each, "most": expected.most * expected.each},
-            "money": None
-            if price is None
-            else {"likely": _money(expected.likely, price), "most": _money(expected.most, price)},
-            "stages": [{"stage": title, "likely": likely, "most": most} for title, likely, most in expected.stages],
-        }
-        rows = [f"{title}: about {_few(likely)}, at most {_few(most)}" for title, likely, most in expected.stages]
-        told = {"expected": costs, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent}
-        common.tell(told, *rows, "Nothing more was asked.")
+        _tell_plan(common, oracle, expected, price)
         return
 
     def watch(stage: Stage) -> AbstractContextManager[object]:
@@ -118,6 +110,22 @@ def audit(
         typer.echo(f"unveil: {interrupted(asking.store, page)}", err=True)
     if made.exit_code:
         raise typer.Exit(made.exit_code)
+
+
+def _tell_plan(common: Common, oracle: Oracle, expected: Estimate, price: float | None) -> None:
+    """What the audit would cost, by stage."""
+    costs = {
+        "likely": expected.likely,
+        "most": expected.most,
+        "seconds": {"likely": expected.likely * expected.each, "most": expected.most * expected.each},
+        "money": None
+        if price is None
+        else {"likely": _money(expected.likely, price), "most": _money(expected.most, price)},
+        "stages": [{"stage": title, "likely": likely, "most": most} for title, likely, most in expected.stages],
+    }
+    rows = [f"{title}: about {_few(likely)}, at most {_few(most)}" for title, likely, most in expected.stages]
+    told = {"expected": costs, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent}
+    common.tell(told, *rows, "Nothing more was asked.")
 
 
 def _changed(told: Mapping[str, Any] | None) -> list[str]:

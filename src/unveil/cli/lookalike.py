@@ -16,6 +16,9 @@ from unveil.cli.options import Common, Examples, Fix, LayerNumber, OutputName, S
 if TYPE_CHECKING:
     import numpy as np
 
+    from unveil.whitebox.large_change import LargeChange
+    from unveil.whitebox.lookalike import Comparison, Lookalike
+
 NOTHING = 1e-6
 """A smaller share of the way to the target is none."""
 
@@ -81,11 +84,11 @@ def lookalike(
     # From here on inputs are what the network gets.
     legal = ((low - mean) / deviation, (high - mean) / deviation)
     # The original, where there is one to ask: onnxruntime on the very file, in its own precision.
-    original = network.suffix.lower() == ".onnx"
-    if original:
+    if network.suffix.lower() == ".onnx":
+        asked = "the file"
         oracle = as_oracle(str(network), within=legal, output=output, inputs=held(fix), trusted=False)
     else:
-        oracle = as_oracle(known.logits, shape=known.shape, within=legal)
+        asked, oracle = "our evaluation", as_oracle(known.logits, shape=known.shape, within=legal)
     examples = oracle.nearest((given.x - mean) / deviation)
     for name, number in (("--x", x), ("--target", target)):
         if number is not None and not 0 <= number < len(examples):
@@ -100,16 +103,7 @@ def lookalike(
 
     if epsilon is not None:
         change = large_change(known, examples[x], epsilon, within=legal)
-        difference = change.check(ask)
-        told: dict[str, Any] = {
-            "x": x, "epsilon": epsilon, "change": change.change, "most": change.most, "share": change.manipulation,
-            "moves": change.moves, "difference": difference, "asked": "the file" if original else "our evaluation",
-        }  # fmt: skip
-        common.tell(
-            told,
-            f"example {x} can change by {change.change:.4g} of {change.most:.4g} in the 1-norm (a lower bound)",
-            f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
-        )
+        _tell_change(common, change, change.check(ask), {"x": x, "epsilon": epsilon, "asked": asked})
         _write(out, x=change.x * deviation + mean, z=change.z * deviation + mean)
         return
     if target is None:
@@ -121,11 +115,35 @@ def lookalike(
         )
     found = find(known, examples[x], examples[target], level, within=legal, norm=norm)
     answer = found.check(ask)
-    figures: dict[str, Any] = {
-        "x": x, "target": target, "layer": level, "norm": norm, "distance": found.distance, "start": found.start,
-        "bound": found.bound, "manipulation": found.manipulation, "deviation": found.deviation, "moves": found.moves,
-        "difference": answer.difference, "predictions": list(answer.predictions),
-        "asked": "the file" if original else "our evaluation",
+    _tell(common, found, answer, {"x": x, "target": target, "layer": level, "norm": norm, "asked": asked})
+    written = {
+        name: np.clip(each * deviation + mean, low, high)
+        for name, each in (("x", found.x), ("z", found.z), ("target", found.target))
+    }
+    _write(out, **written)
+    common.end(Outcome.complete if answer.holds else Outcome.check_failed)
+
+
+def _tell_change(common: Common, change: LargeChange, difference: float, where: dict[str, Any]) -> None:
+    """How far an example can change where answers may move a little."""
+    told = where | {
+        "change": change.change, "most": change.most, "share": change.manipulation, "moves": change.moves,
+        "difference": difference,
+    }  # fmt: skip
+    common.tell(
+        told,
+        f"example {where['x']} can change by {change.change:.4g} of {change.most:.4g} in the 1-norm (a lower bound)",
+        f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
+    )
+
+
+def _tell(common: Common, found: Lookalike, answer: Comparison, where: dict[str, Any]) -> None:
+    """How near an input with the same features comes, and what the model says of it."""
+    x, target, norm, level = (where[name] for name in ("x", "target", "norm", "layer"))
+    figures = where | {
+        "distance": found.distance, "start": found.start, "bound": found.bound, "manipulation": found.manipulation,
+        "deviation": found.deviation, "moves": found.moves, "difference": answer.difference,
+        "predictions": list(answer.predictions),
     }  # fmt: skip
     first, second, third = answer.predictions
     near = f"an input {found.distance:.4g} from example {target} (example {x} is {found.start:.4g} away), {norm}-norm"
@@ -137,12 +155,6 @@ def lookalike(
         f"the model says class {first} to example {x}, {second} to the lookalike, {third} to the target; "
         f"its answers to the first two differ by {answer.difference:.2g}",
     )
-    written = {
-        name: np.clip(each * deviation + mean, low, high)
-        for name, each in (("x", found.x), ("z", found.z), ("target", found.target))
-    }
-    _write(out, **written)
-    common.end(Outcome.complete if answer.holds else Outcome.check_failed)
 
 
 def _write(out: Path | None, **arrays: np.ndarray) -> None:

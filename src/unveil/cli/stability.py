@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from unveil.cli.command import command
 from unveil.cli.normalised import Normalised
 from unveil.cli.option_texts import held
 from unveil.cli.options import Common, Fix, OutputName, Parallel, Scale
+
+if TYPE_CHECKING:
+    from unveil.whitebox.stability import LayerStability
 
 LARGE = 1000
 """With fewer inputs a network is done before another process has started."""
@@ -50,7 +53,6 @@ def stability(
 
     Example: unveil stability model.onnx --inputs digits.npz --samples 20
     """
-    import numpy as np
 
     from unveil.cli.inputs import read_for
     from unveil.cli.option_texts import integers, interval
@@ -89,30 +91,30 @@ def stability(
             watch=lambda done, all_: common.note(f"{done} of {all_} inputs") if 0 < done < all_ else None,
             executor=executor,
         )
-    figures = {
-        "samples": len(x),
-        "inputs": found.inputs,
-        "layers": [
-            {
-                "neurons": each.neurons,
-                "active": float(np.median(each.active)),
-                "rank": float(np.median(each.after.rank)),
-                "largest": float(np.median(each.after.largest)),
-                "smallest": float(np.median(each.after.smallest)),
-                "condition": _median(each.after.condition),
-                "condition_before": _median(each.before.condition),
-                "bound_largest": _median(each.bound_largest),
-                "bound_smallest": _median(each.bound_smallest),
-                "bound_interlacing": _median(each.bound_interlacing),
-                "bound_removal": _median(each.bound_removal),
-                "floor": float(np.median(each.after.floor)),
-                "before": each.before.median(),
-                "after": each.after.median(),
-            }
-            for each in found.layers
-        ],
-    }
+    figures = {"samples": len(x), "inputs": found.inputs, "layers": [_figures(each) for each in found.layers]}
     common.tell(figures, *str(found).splitlines())
+
+
+def _figures(layer: LayerStability) -> dict[str, object]:
+    """Medians over the examples."""
+    import numpy as np
+
+    return {
+        "neurons": layer.neurons,
+        "active": float(np.median(layer.active)),
+        "rank": float(np.median(layer.after.rank)),
+        "largest": float(np.median(layer.after.largest)),
+        "smallest": float(np.median(layer.after.smallest)),
+        "condition": _median(layer.after.condition),
+        "condition_before": _median(layer.before.condition),
+        "bound_largest": _median(layer.bound_largest),
+        "bound_smallest": _median(layer.bound_smallest),
+        "bound_interlacing": _median(layer.bound_interlacing),
+        "bound_removal": _median(layer.bound_removal),
+        "floor": float(np.median(layer.after.floor)),
+        "before": layer.before.median(),
+        "after": layer.after.median(),
+    }
 
 
 def _median(values: object) -> float | None:

@@ -154,7 +154,7 @@ def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Gene
     return x
 
 
-def unusual(
+def unusual(  # noqa: PLR0913 - where points may lie
     network: Network,
     depth: int,
     x: Float[np.ndarray, "pool n"],

@@ -93,7 +93,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(
+def compare(  # noqa: PLR0913 - options of a public verb
     found: Network,
     truth: Network,
     x: Float[np.ndarray, "N n"] | None = None,

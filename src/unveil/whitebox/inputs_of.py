@@ -28,7 +28,7 @@ LARGE = 64
 _KEPT = 4  # points that are moved
 
 
-def inputs_of(
+def inputs_of(  # noqa: PLR0913 - options of a public verb
     network: Network,
     output: Float[np.ndarray, " m"],
     *,

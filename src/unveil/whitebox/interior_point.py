@@ -77,7 +77,7 @@ class _Walls:
         return gram, link, own
 
 
-def interior_point(
+def interior_point(  # noqa: PLR0913 - the parts of one programme
     equal: Any,
     level: Float[np.ndarray, " p"],
     below: Any,

@@ -176,7 +176,7 @@ class Inversion:
         return self.deviation <= self.tolerance and (self.preimage is None or self.preimage.check())
 
 
-def from_features(
+def from_features(  # noqa: PLR0913 - options of a public verb
     network: Network,
     features: np.ndarray,
     layer: int,

@@ -71,7 +71,7 @@ def _true_directions(ground: Ground, directions: np.ndarray, active: np.ndarray)
     return np.asarray(ground.direction_residual(directions, active, ~active) <= DIRECTION_BOUND)
 
 
-def _narrow(
+def _narrow(  # noqa: PLR0913 - the parts of one certificate
     weights: np.ndarray,
     ground: Ground,
     active: np.ndarray,

@@ -113,7 +113,7 @@ class Lookalike:
         return Comparison(answers, float(np.abs(answers[0] - answers[1]).max()), (x, z, target))
 
 
-def lookalike(
+def lookalike(  # noqa: PLR0913 - options of a public verb
     network: Network,
     x: np.ndarray,
     target: np.ndarray,

@@ -172,7 +172,7 @@ def _least_squares_step(part: np.ndarray, gap: np.ndarray) -> np.ndarray | None:
     return np.asarray(linalg.cho_solve(factor, part.T @ gap, check_finite=False))
 
 
-def _accept_direction(
+def _accept_direction(  # noqa: PLR0913 - the state of one search
     layer: Factored, silent: np.ndarray, short: np.ndarray, left: np.ndarray, part: np.ndarray, v: np.ndarray, i: int
 ) -> bool:
     # One refinement removes what the normal equations lost; then the residual decides.
@@ -270,7 +270,7 @@ def _nearest_residual(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.
     return _try_direction(layer, silent, np.flatnonzero(silent)[keep], left[keep], v, i, exact=layer.q @ (basis @ -z))
 
 
-def _try_direction(
+def _try_direction(  # noqa: PLR0913 - the state of one search
     layer: Factored,
     silent: np.ndarray,
     support: np.ndarray,

@@ -182,7 +182,7 @@ def preimage(
     norm: int = 2,
     tolerance: float | None = None,
 ) -> Inversion: ...
-def preimage(  # two questions of one name: what has the features of x, and what has these
+def preimage(  # two questions of one name: what has the features of x, and what has these  # noqa: PLR0913 - options of a public verb
     network: Network,
     x: np.ndarray | None = None,
     layer: int = 0,

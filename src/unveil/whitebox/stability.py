@@ -159,7 +159,7 @@ class Stability:
         return "\n".join(lines)
 
 
-def stability(
+def stability(  # noqa: PLR0913 - options of a public verb
     network: Network,
     x: np.ndarray,
     *,

@@ -54,44 +54,13 @@ def _run(audit: Audit) -> Section:
         rows.append(("On random points", f"{count(len(classes), 'class', 'classes')} of answers"))
         verdict = "It answers with a class and nothing else: each question brings one bit or a few."
     else:
-        from unveil.audit.sections.span import typical
-        from unveil.blackbox.noise_model import measure_noise
-
-        noise = measure_noise(oracle, rng=audit.rng("noise"), x=typical(oracle, audit.inputs))
-        audit.findings["noise"] = noise
-        figures |= {
-            "kind": noise.kind,
-            "digits": noise.digits,
-            "noise": float(np.median(noise.level)),
-            "reach": noise.reach,
-            "low": float(y.min()),
-            "high": float(y.max()),
-        }
-        rows.append(("On random points", f"from {brief(figures['low'])} to {brief(figures['high'])}"))
-        rows.append(
-            (
-                "Rounding",
-                f"{count(noise.digits, 'digit')} can be trusted; noise of {brief(figures['noise'], 2)} in an answer",
-            )
-        )
-        rows.append(("Form", _forms()[noise.kind]))
-        verdict = f"It answers with {count(noise.digits, 'digit')} and is {_short_form(noise.kind)}."
+        measured, told, verdict = _values(audit, y)
+        figures |= measured
+        rows += told
     if audit.inputs is not None:
-        figures["inputs"] = len(audit.inputs)
-        rows.append(("Examples given", count(len(audit.inputs), "input")))
-        if (
-            audit.labels is not None
-            and not oracle.ordered
-            and (oracle.m > 1 or oracle.answers == "labels" or oracle.reference is not None)
-        ):
-            answers = oracle.answered(audit.inputs)
-            there = ~missing(answers)
-            right = float(np.mean(oracle.predictions(answers[there]) == audit.labels[there]))
-            figures["examples_right"] = right
-            rows.append(("Right on them", share(right)))
-            doubt = _doubted(oracle.predictions(answers[there]), audit.labels[there])
-            figures["labels_doubtful"] = bool(doubt)
-            rows += [("To know", doubt)] if doubt else []
+        measured, told = _examples(audit, audit.inputs)
+        figures |= measured
+        rows += told
     if oracle.ledger.missing:
         rows.append(("Left out", f"{count(oracle.ledger.missing, 'question')} so far that got NaN or infinity"))
     rows += [("To know", note) for note in oracle.notes]
@@ -103,6 +72,49 @@ def _run(audit: Audit) -> Section:
         values={"rows": rows},
         figures=figures,
     )
+
+
+def _values(audit: Audit, y: np.ndarray) -> tuple[dict[str, Any], list[tuple[str, str]], str]:
+    """Figures, rows and a verdict on answers that are numbers."""
+    from unveil.audit.sections.span import typical
+    from unveil.blackbox.noise_model import measure_noise
+
+    oracle = audit.oracle
+    noise = measure_noise(oracle, rng=audit.rng("noise"), x=typical(oracle, audit.inputs))
+    audit.findings["noise"] = noise
+    level, low, high = float(np.median(noise.level)), float(y.min()), float(y.max())
+    figures = {
+        "kind": noise.kind,
+        "digits": noise.digits,
+        "noise": level,
+        "reach": noise.reach,
+        "low": low,
+        "high": high,
+    }
+    rows = [
+        ("On random points", f"from {brief(low)} to {brief(high)}"),
+        ("Rounding", f"{count(noise.digits, 'digit')} can be trusted; noise of {brief(level, 2)} in an answer"),
+        ("Form", _forms()[noise.kind]),
+    ]
+    return figures, rows, f"It answers with {count(noise.digits, 'digit')} and is {_short_form(noise.kind)}."
+
+
+def _examples(audit: Audit, inputs: np.ndarray) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Figures and rows on the examples given, and how often it is right on them."""
+    oracle = audit.oracle
+    figures: dict[str, Any] = {"inputs": len(inputs)}
+    rows = [("Examples given", count(len(inputs), "input"))]
+    classes = oracle.m > 1 or oracle.answers == "labels" or oracle.reference is not None
+    if audit.labels is not None and not oracle.ordered and classes:
+        answers = oracle.answered(inputs)
+        there = ~missing(answers)
+        predictions, labels = oracle.predictions(answers[there]), audit.labels[there]
+        figures["examples_right"] = right = float(np.mean(predictions == labels))
+        rows.append(("Right on them", share(right)))
+        doubt = _doubted(predictions, labels)
+        figures["labels_doubtful"] = bool(doubt)
+        rows += [("To know", doubt)] if doubt else []
+    return figures, rows
 
 
 def _doubted(predictions: np.ndarray, labels: np.ndarray) -> str:

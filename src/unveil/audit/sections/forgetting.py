@@ -158,28 +158,7 @@ def section(
     pairs: Sequence[tuple[Lookalike, Comparison]],
 ) -> Section:
     """Kinds and pairs, told."""
-    layers: list[dict[str, Any]] = []
-    rows = []
-    for place, (i, found) in enumerate(kinds.items()):
-        counted = Counter(p.kind for p in found)
-        active = [int(p.active.sum()) for p in found]
-        layers.append(
-            {
-                "layer": i,
-                "kinds": {kind: counted[kind] for kind in ("point", "compact", "infinite")},
-                "active": active,
-                "certified": sum(p.certified for p in found),
-            }
-        )
-        layer = network.layers[i]
-        rows.append(
-            {
-                "place": place,
-                "layer": i,
-                "shape": f"{count(layer.inputs)} → {count(layer.neurons)}",
-                "active": f"{min(active)} to {max(active)}" if min(active) < max(active) else count(active[0]),
-            }
-        )
+    layers, rows = _by_layer(network, kinds)
     many = len(next(iter(kinds.values()), ()))
     uncertain = sum(len(found) - sum(p.certified for p in found) for found in kinds.values())
     figures: dict[str, Any] = {"examples": many, "layers": layers}
@@ -226,6 +205,34 @@ def section(
             else ()
         ),
     )
+
+
+def _by_layer(
+    network: Network, kinds: dict[int, tuple[Preimage, ...]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Figures, and rows of the table, of each layer."""
+    layers, rows = [], []
+    for place, (i, found) in enumerate(kinds.items()):
+        counted = Counter(p.kind for p in found)
+        active = [int(p.active.sum()) for p in found]
+        layers.append(
+            {
+                "layer": i,
+                "kinds": {kind: counted[kind] for kind in ("point", "compact", "infinite")},
+                "active": active,
+                "certified": sum(p.certified for p in found),
+            }
+        )
+        layer = network.layers[i]
+        rows.append(
+            {
+                "place": place,
+                "layer": i,
+                "shape": f"{count(layer.inputs)} → {count(layer.neurons)}",
+                "active": f"{min(active)} to {max(active)}" if min(active) < max(active) else count(active[0]),
+            }
+        )
+    return layers, rows
 
 
 def _ended(

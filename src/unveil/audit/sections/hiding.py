@@ -164,7 +164,7 @@ def disguise(
     return bury(audit.oracle, span, inputs, before, within, SCALE, lambda: audit.rng(f"obfuscation {key}"))
 
 
-def bury(
+def bury(  # noqa: PLR0913 - a drowned picture is told with all it was made from
     oracle: Oracle,
     span: RowSpan,
     inputs: Questions,

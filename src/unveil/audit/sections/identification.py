@@ -18,6 +18,7 @@ from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
     from unveil.identification.method import Identification
+    from unveil.whitebox.network import Network
 
 _FRESH = 500
 LABELS_DIFFER = 0.01  # share of fresh inputs, half of them close to boundaries, that may have another label
@@ -68,21 +69,10 @@ def _run(audit: Audit) -> Section | None:
     verdict, claim = outcome.value if outcome is found.outcome else f"What was read does not hold: {cause}.", ""
     files = {}
     if found.network is not None:
-        size = parameters(found.network)
-        widths = " - ".join(str(layer.inputs) for layer in found.network.layers) + f" - {found.network.m}"
-        figures |= {"widths": list(found.network.widths), "parameters": size}
+        figures |= {"widths": list(found.network.widths), "parameters": parameters(found.network)}
         if outcome is Outcome.complete:
             audit.findings["network"] = found.network
-            claim = f"gives away all of its {count(size, 'parameter')} in {count(found.queries, 'question')}"
-            agrees = (
-                f"gives its labels at {share(1 - differ)} of fresh inputs, half of them close to where they change"
-                if labels
-                else f"answers like it, to {brief(found.residual)} on fresh inputs"
-            )
-            verdict = (
-                f"A network {widths} {agrees}: {count(found.queries, 'question')} for {count(size, 'parameter')}"
-                + (", up to what labels cannot tell." if labels else ".")
-            )
+            verdict, claim = _read_whole(found, found.network, differ if labels else None)
         files["network.npz"] = {
             f"{kind}_{i}": array
             for i, layer in enumerate(found.network.layers)
@@ -107,6 +97,22 @@ def _run(audit: Audit) -> Section | None:
         outcome=outcome,
         cause=cause,
     )
+
+
+def _read_whole(found: Identification, network: Network, differ: float | None) -> tuple[str, str]:
+    """Verdict and claim on a network read whole; of labels alone, which share of them `differ`."""
+    from unveil.identification.fitting.least_squares import parameters
+
+    size = count(parameters(network), "parameter")
+    widths = " - ".join(str(layer.inputs) for layer in network.layers) + f" - {network.m}"
+    questions = count(found.queries, "question")
+    if differ is None:
+        agrees, still = f"answers like it, to {brief(found.residual)} on fresh inputs", "."
+    else:
+        agrees = f"gives its labels at {share(1 - differ)} of fresh inputs, half of them close to where they change"
+        still = ", up to what labels cannot tell."
+    verdict = f"A network {widths} {agrees}: {questions} for {size}{still}"
+    return verdict, f"gives away all of its {size} in {questions}"
 
 
 def _ended(found: Identification, errors: np.ndarray, allowed: float) -> tuple[Outcome, str]:

@@ -29,7 +29,7 @@ WEIGHTS_ALONE = {
 }
 
 
-def as_oracle(
+def as_oracle(  # noqa: PLR0913 - options of a public verb
     source: Callable[[np.ndarray], np.ndarray] | Oracle | Source | str | Path | Any,
     shape: int | Sequence[int] | None = None,
     within: Within | None = None,
@@ -143,7 +143,7 @@ def _notes_on(oracle: Oracle) -> tuple[str, ...]:
     )
 
 
-def source_of(
+def source_of(  # noqa: PLR0913 - options of a public verb
     source: Any,
     shape: tuple[int, ...] | None = None,
     answers: str = "auto",

@@ -54,7 +54,7 @@ class CompletionsSource:
         (1,)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a constructor: fields by name
         self,
         url: str,
         prompts: Sequence[str | Sequence[int]],

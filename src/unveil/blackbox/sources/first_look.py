@@ -97,18 +97,7 @@ def first_look(
     asking = Asking(source, ledger, within, grid)
     known = asking.twice()
     first, name = known.first, source.name
-    assumed = ""
-    if answers == "labels" and not _is_names(first):
-        # Integers are labels as they are; anything else is a value that LabelsOnly turns into one.
-        kind = "labels" if first.shape[1] == 1 and _whole(first) else "values"
-    elif answers == "auto":
-        kind = _kind(first)
-        if kind == "labels" and first.dtype.kind in "iu" and getattr(source, "classes", None) is None:
-            counts = remarks.are_counts(first, asking)
-            kind = "values" if counts else "labels"
-            assumed = remarks.whole_numbers(counts)
-    else:
-        kind = answers
+    kind, assumed = _told_or_seen(answers, first, asking)
     if kind == "labels":
         return _look_at_labels(known, asking, noisy, assumed)
     a, b = values(first, name), values(known.second, name)
@@ -156,6 +145,23 @@ def first_look(
         notes=tuple(notes),
         assumed=assumed,
     )
+
+
+def _told_or_seen(answers: str, first: np.ndarray, asking: Asking) -> tuple[str, str]:
+    """The kind of answers, as told or as they look, and what is assumed of them.
+
+    Queries: `16` where answers look like counts
+    """
+    if answers == "labels" and not _is_names(first):
+        # Integers are labels as they are; anything else is a value that LabelsOnly turns into one.
+        return "labels" if first.shape[1] == 1 and _whole(first) else "values", ""
+    if answers != "auto":
+        return answers, ""
+    kind = _kind(first)
+    if kind == "labels" and first.dtype.kind in "iu" and getattr(asking.source, "classes", None) is None:
+        counts = remarks.are_counts(first, asking)
+        return "values" if counts else "labels", remarks.whole_numbers(counts)
+    return kind, ""
 
 
 def _require_probabilities(first: np.ndarray, a: np.ndarray, b: np.ndarray, name: str) -> None:

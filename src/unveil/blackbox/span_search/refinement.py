@@ -296,7 +296,7 @@ Walk = Iterator[tuple[int, int, Float[np.ndarray, "B m"], Float[np.ndarray, " B"
 """Number of the place and of the block of directions; changes less what the step's part in the span explains; steps."""
 
 
-def _touching_few(
+def _touching_few(  # noqa: PLR0913 - what both ways of refining share
     ask: Asker,
     frame: SparseFrame,
     places: Places,
@@ -317,7 +317,7 @@ def _touching_few(
             yield i, block, answers - answer - inside, frame.taken(asked, point, which)
 
 
-def _across_box(
+def _across_box(  # noqa: PLR0913 - what both ways of refining share
     ask: Asker,
     frame: DenseFrame,
     places: Places,

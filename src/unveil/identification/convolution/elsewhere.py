@@ -44,7 +44,7 @@ class Sighted:
         return count >= 2 and bool(special.bdtrc(min(count - 1, self.found), self.found, min(self.share, 1.0)) < CHANCE)
 
 
-def sighted(
+def sighted(  # noqa: PLR0913 - what all sightings share
     kernel: Kernel,
     spacing: float,
     drawn: Float[np.ndarray, "D n"],

@@ -59,7 +59,7 @@ class KernelSearch:
         wide: Those among them whose normal reaches over more than a kernel.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a constructor: fields by name
         self,
         oracle: Oracle,
         picture: Picture,

@@ -23,7 +23,7 @@ REACH = 5.0
 LEAST = 0.4
 
 
-def traced(
+def traced(  # noqa: PLR0913 - what all sightings share
     kernel: Kernel,
     seen: PixelLine,
     index: int,

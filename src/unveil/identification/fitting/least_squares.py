@@ -42,7 +42,7 @@ class Polished:
     largest: float
 
 
-def polish(
+def polish(  # noqa: PLR0913 - tolerances of a fit, by name
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
@@ -56,7 +56,7 @@ def polish(
     return polish_all([network], x, y, noise=noise, steps=steps, free=free, patience=patience)[0]
 
 
-def polish_all(
+def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     networks: Sequence[Network],
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],

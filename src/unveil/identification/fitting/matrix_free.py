@@ -92,7 +92,7 @@ def fit(
     return _put_together(weights, kinds, network), rms
 
 
-def damped_fit(
+def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
@@ -202,7 +202,7 @@ def _back(weights: Pairs, slopes: Sequence[np.ndarray | None], r: np.ndarray, fi
     return out
 
 
-def _step(
+def _step(  # noqa: PLR0913 - one step with the state of the fit
     weights: Pairs,
     kinds: Sequence[Activation],
     x: np.ndarray,

@@ -183,7 +183,7 @@ def without_twins(
     return found if error(found) <= max(fine, AS_WELL * error(network)) else network
 
 
-def without_spare(
+def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],

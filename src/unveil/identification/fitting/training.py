@@ -27,7 +27,7 @@ WORK = 1e8
 _FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
 
 
-def free_network(
+def free_network(  # noqa: PLR0913 - what is given and what is free of a network
     read: Sequence[Layer],
     rows: tuple[np.ndarray, np.ndarray] | None,
     widths: Sequence[int],
@@ -78,7 +78,7 @@ def with_output(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarr
     return Network((*network.layers[:-1], last), network.shape)
 
 
-def train(
+def train(  # noqa: PLR0913 - tolerances of a fit, by name
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],

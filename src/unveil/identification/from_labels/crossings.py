@@ -53,7 +53,7 @@ def sharpen(side: Side, crossings: Crossings, cell: float | Float[np.ndarray, " 
     return replace(crossings, x=moved, after=after, width=high - low)
 
 
-def cross_near(
+def cross_near(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     x: Float[np.ndarray, "N d"],
     along: Float[np.ndarray, "N d"],

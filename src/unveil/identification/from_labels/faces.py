@@ -255,7 +255,7 @@ def tolerance_at(precision: Precision, faces: Faces, length: Float[np.ndarray, "
     return np.asarray(4 * precision.digits * (1 + length) + 6 * faces.error * length + precision.cell)
 
 
-def walk(
+def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
     side: Side,
     chart: Chart,
     faces: Faces,
@@ -338,7 +338,7 @@ def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: 
     return Walks(walks.face, walks.along, low, high, walks.plane)[np.flatnonzero(ours)]
 
 
-def _there(
+def _there(  # noqa: PLR0913 - what all walks share, and where this one is
     side: Side,
     faces: Faces,
     face: np.ndarray,

@@ -27,7 +27,7 @@ HOPS = 2
 """Bends looked at in each direction of a section."""
 
 
-def section(
+def section(  # noqa: PLR0913 - what all sections share, and which this is
     side: Side,
     chart: Chart,
     edge: Edge,
@@ -89,7 +89,7 @@ def section(
             on, along = Faces(x[None], normal[None], on.before, on.after, np.full(1, 1e-7)), onward
 
 
-def corner(
+def corner(  # noqa: PLR0913 - what all sections share, and which this is
     side: Side,
     chart: Chart,
     edge: Edge,
@@ -135,7 +135,7 @@ def corner(
     return (angle, error) if near > 20 * error + 1e-6 else None
 
 
-def _along_edge(
+def _along_edge(  # noqa: PLR0913 - what all sections share, and which this is
     side: Side,
     chart: Chart,
     edge: Edge,
@@ -177,7 +177,7 @@ def _turned(w: Float[np.ndarray, " d"], edge: Edge) -> Float[np.ndarray, " d"]:
     return np.asarray((w @ edge.normal) * edge.across - (w @ edge.across) * edge.normal)
 
 
-def _line(
+def _line(  # noqa: PLR0913 - what all sections share, and which this is
     side: Side,
     chart: Chart,
     base: np.ndarray,

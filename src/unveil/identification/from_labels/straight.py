@@ -87,7 +87,7 @@ def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np
     return np.asarray((passed >= BENT) & (passed > ended))
 
 
-def _looked_at(
+def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     side: Side,
     chart: Chart,
     faces: Faces,

@@ -40,7 +40,7 @@ SETTLED = 1e-5
 """Error of a bias from which on it is known."""
 
 
-def transition(
+def transition(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     chart: Chart,
     normals: Float[np.ndarray, "k d"],
@@ -164,7 +164,7 @@ def _traced(
     return points
 
 
-def _crossed(
+def _crossed(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     place: _Place,
     start: np.ndarray,

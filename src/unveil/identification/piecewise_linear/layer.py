@@ -41,7 +41,7 @@ ROOMY = 400
 WALL = 0.95
 
 
-def layer_steps(
+def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     probe: Probe,
     frame: Frame,
     *,

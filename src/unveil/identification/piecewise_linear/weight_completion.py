@@ -52,7 +52,7 @@ class Place:
     value: float
 
 
-def places(
+def places(  # noqa: PLR0913 - what is known, and lines to look along
     layers: list[Layer],
     neurons: list[Neuron],
     base: Float[np.ndarray, "L n"],

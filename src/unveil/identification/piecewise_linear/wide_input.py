@@ -116,7 +116,7 @@ def _tell(
     return share, room, clear
 
 
-def widen(
+def widen(  # noqa: PLR0913 - what is known, and lines to look along
     probe: Probe,
     network: Network,
     directions: Directions,

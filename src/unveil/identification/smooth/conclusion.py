@@ -88,7 +88,7 @@ def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Gen
     return without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
 
 
-def conclude(
+def conclude(  # noqa: PLR0913 - the fields of a result
     oracle: Oracle,
     fit: Polished | None,
     *,

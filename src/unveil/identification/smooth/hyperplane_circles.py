@@ -76,7 +76,7 @@ def noisy(oracle: Oracle, noise: float) -> bool:
     return noise > NOISY or oracle.dtype == np.float32
 
 
-def hyperplanes(
+def hyperplanes(  # noqa: PLR0913 - options of a search, by name
     oracle: Oracle,
     radius: float,
     noise: float,
@@ -245,7 +245,7 @@ def _normals(
     return left[:, :, 0], size[:, 0], errors
 
 
-def _sharpened(
+def _sharpened(  # noqa: PLR0913 - measurements that belong together
     oracle: Oracle,
     points: np.ndarray,
     directions: np.ndarray,

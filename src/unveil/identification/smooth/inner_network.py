@@ -40,7 +40,7 @@ class Inner:
     first: tuple[Layer, ...]
 
 
-def inner_network(
+def inner_network(  # noqa: PLR0913 - answers and what is known of the network
     c: Float[np.ndarray, "N r"],
     y: Float[np.ndarray, "N m"],
     activations: Sequence[Activation],
@@ -86,7 +86,7 @@ def _firsts(fits: Sequence[Polished]) -> list[Layer]:
     return [fit.network.layers[0] for fit in apart[:_ROUGH]]
 
 
-def _fits(
+def _fits(  # noqa: PLR0913 - answers and what is known of the network
     c: np.ndarray,
     y: np.ndarray,
     shape: Sequence[int],

@@ -108,11 +108,24 @@ class OneHiddenLayer(Method):
         reading.why.append(
             f"{width} neurons, {'given' if self.width else 'found'}: the Hessians span as many dimensions"
         )
-        best: Polished | None = None
-        told = reading
         widths = (
             [self.width] if self.width else _widths(values[:full], width, r if r < n else 1, int(min(isolated, full)))
         )
+        return self._fitted(reading, points, matrices, basis, width, widths)
+
+    def _fitted(
+        self,
+        reading: Reading,
+        points: Float[np.ndarray, "N n"],
+        matrices: Float[np.ndarray, "N m r r"],
+        basis: Float[np.ndarray, "r n"],
+        width: int,
+        widths: list[int],
+    ) -> Polished | None:
+        """The network of the number of neurons that explains the answers best; the largest gap says `width`."""
+        noise, stages = reading.noise, reading.stages
+        best: Polished | None = None
+        told = reading
         for count in widths:
             trial = replace(reading, stats={}, why=[])
             fit = self._fit(trial, points, matrices, basis, count)

@@ -194,7 +194,7 @@ def _divided(
         return np.where(np.abs(flat) < 1e100, flat, np.nan), activation.curvature(s) / slope
 
 
-def _refined(
+def _refined(  # noqa: PLR0913 - unknowns of one fit
     z: np.ndarray,
     g: np.ndarray,
     activation: Activation,

@@ -132,7 +132,7 @@ def rank_one_elements(
     return result
 
 
-def gradient_ascent(
+def gradient_ascent(  # noqa: PLR0913 - tolerances of a search, by name
     space: Float[np.ndarray, "k n n"],
     *,
     rng: np.random.Generator,

@@ -74,7 +74,7 @@ def anchored(oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"
     return dataclasses.replace(planes, offsets=-(left + right) / 2, slack=slack)
 
 
-def sharpen(
+def sharpen(  # noqa: PLR0913 - where, along what, how finely
     oracle: Oracle,
     planes: Hyperplanes,
     scales: Float[np.ndarray, " k"],

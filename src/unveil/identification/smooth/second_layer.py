@@ -117,7 +117,7 @@ def glue(blocks: Sequence[Block], slopes: Float[np.ndarray, " k"]) -> Float[np.n
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def search_outer(
+def search_outer(  # noqa: PLR0913 - answers and what is known of the network
     layer: FirstLayer,
     x: Float[np.ndarray, "N n"],
     answers: Float[np.ndarray, "N m"],

@@ -146,7 +146,7 @@ def _transposed_convolution(step: Step) -> Operand:
     return out if bias is None else out.add(bias.reshape(-1, 1, 1))
 
 
-def adjoint(
+def adjoint(  # noqa: PLR0913 - attributes of an ONNX operator
     value: Value,
     kernel: np.ndarray,
     stride: tuple[int, int],
