@@ -116,11 +116,8 @@ def lookalike(
     found = find(known, examples[x], examples[target], level, within=legal, norm=norm)
     answer = found.check(ask)
     _tell(common, found, answer, {"x": x, "target": target, "layer": level, "norm": norm, "asked": asked})
-    written = {
-        name: np.clip(each * deviation + mean, low, high)
-        for name, each in (("x", found.x), ("z", found.z), ("target", found.target))
-    }
-    _write(out, **written)
+    pair = {"x": found.x, "z": found.z, "target": found.target}
+    _write(out, **{name: np.clip(each * deviation + mean, low, high) for name, each in pair.items()})
     common.end(Outcome.complete if answer.holds else Outcome.check_failed)
 
 

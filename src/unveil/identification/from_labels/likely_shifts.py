@@ -18,7 +18,7 @@ FARTHEST = 1e3
 """So many standard deviations out there is no boundary."""
 
 
-def located(
+def located(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     start: Float[np.ndarray, "J n"],
     along: Float[np.ndarray, " n"],
