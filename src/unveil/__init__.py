@@ -202,7 +202,7 @@ _PUBLIC = {
 }
 
 
-# Whoever wants to listen sets a level and a handler; until then nobody is troubled.
+# Silent until an application sets a level and a handler.
 logging.getLogger("unveil").addHandler(logging.NullHandler())
 
 

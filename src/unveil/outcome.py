@@ -66,7 +66,7 @@ class UnveilError(Exception):
     """Base of every error raised on purpose. The text says what was wrong, what was expected and what to do.
 
     Attributes:
-        sent: Questions that had gone out to the model before a first look failed; None where nobody counted.
+        sent: Questions that had gone out to the model before a first look failed; None where they were not counted.
 
     Examples:
         >>> issubclass(uv.BadInput, uv.UnveilError), issubclass(uv.BudgetExceeded, uv.UnveilError)

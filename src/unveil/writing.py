@@ -20,7 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 def written(path: str | Path) -> Iterator[IO[bytes]]:
     """A file to write into that takes the name `path` only once it is whole.
 
-    It is made beside its place, with mode 0600 (weights and answers are nobody else's), and renamed in the end. Where
+    It is made beside its place, with mode 0600 (weights and answers are private), and renamed in the end. Where
     writing fails, or is interrupted, whatever had that name before is untouched and nothing else is left.
 
     Raises:

@@ -165,7 +165,7 @@ def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
 
 @contextmanager
 def held(audit: Audit, stage: Stage) -> Iterator[None]:
-    """Where nobody set a budget, a stage is ended at the most that it was said to ask."""
+    """Without a budget, a stage is ended at the most that it was said to ask."""
     ledger = audit.oracle.ledger
     if ledger.budget is not None:
         yield

@@ -65,7 +65,7 @@ class AnswerFile:
         self._lock = threading.Lock()
         with self._explained("open"):
             if not existing:
-                # Answers are nobody else's; what SQLite keeps beside its file gets the file's mode. What stands in the
+                # Answers are private; what SQLite keeps beside its file gets the file's mode. What stands in the
                 # way is told by SQLite, in the next line.
                 with suppress(OSError):
                     os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))

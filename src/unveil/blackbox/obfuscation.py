@@ -44,7 +44,7 @@ class Obfuscation:
         originals: (N, n), what it will take them for.
         noise_norm: Length of the noise per input.
         seen: Length of the part of the noise that lies in the span: rounding, and what the box forced.
-        kept: The share of the noise first chosen under which the answer stays; None if nobody was asked.
+        kept: The share of the noise first chosen under which the answer stays; None without an oracle.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ class Obfuscation:
     def changed(self) -> int:
         """How many answers changed under the noise that was to be hidden, so that less or none was taken.
 
-        Each of them shows a direction that matters and that the span does not hold. 0 too if nobody was asked.
+        Each of them shows a direction that matters and that the span does not hold. 0 too without an oracle.
         """
         return 0 if self.kept is None else int((self.kept < 1).sum())
 

@@ -103,7 +103,7 @@ def read_for(
     scale: float | None = None,
     most: int | None = None,
 ) -> Inputs:
-    """Read examples for a network whose legal range nobody may have told.
+    """Read examples for a network whose legal range may not have been given.
 
     Where they fit into (0, 1) that way, whole numbers are then taken for 8-bit pictures; other numbers for themselves.
 

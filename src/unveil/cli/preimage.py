@@ -136,7 +136,7 @@ def _row(number: int, found: Preimage, legal: Box | None) -> dict[str, Any]:
 
 
 def _watched(found: Iterable[Preimage], count: int, common: Common) -> Iterator[Preimage]:
-    """The same, with a progress bar where somebody watches and the answers go elsewhere."""
+    """The same, with a progress bar where stderr is a terminal and stdout is not."""
     if common.quiet or not sys.stderr.isatty() or (sys.stdout.isatty() and not common.as_json):
         yield from found
         return

@@ -79,7 +79,7 @@ def large_change(
 ) -> LargeChange:
     """Find a change of x as large as possible, in the 1-norm, that changes every logit by at most epsilon.
 
-    The largest change is the maximum of a convex function, which nobody finds for certain. Inside one linear region it
+    The largest change is the maximum of a convex function, which no method finds surely. Inside one linear region it
     is climbed by linear programmes: go as far as possible along the signs of a direction, take the signs of what was
     gone, repeat; the change never shrinks. Then the faces that stand in the way are crossed. So the result is a lower
     bound.

@@ -241,7 +241,7 @@ class Network:
         return replace(self, layers=self.layers[at + 1 :], shape=())
 
     def normalised(self, mean: Float[np.ndarray, " n"], deviation: Float[np.ndarray, " n"]) -> Network:
-        """The network of inputs that nobody has normalised yet: x is given to this one as `(x - mean) / deviation`."""
+        """The network of inputs that are not normalised yet: x is given to this one as `(x - mean) / deviation`."""
         first, scale = self.layers[0], 1 / np.broadcast_to(deviation, self.n)
         weights = first.weights @ sparse.diags_array(scale) if sparse.issparse(first.weights) else first.weights * scale
         # Zero padding pads what is normalised, so that this is no convolution any more.

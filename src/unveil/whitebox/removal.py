@@ -60,7 +60,7 @@ def removal(
         kept: Which neurons the activation keeps.
         grid: Values of c to count at, none negative; by default 50 up to twice the least constant, from which on all
             kept rows count.
-        rank: Of the kept rows, where somebody has found it out.
+        rank: Of the kept rows, where it is known.
 
     Returns:
         The least constant of every removed row, and the counts of A5.

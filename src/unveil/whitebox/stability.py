@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REMOVAL_BY_DEFAULT = 2e9
-"""Lemma 9 takes the products of all kept with all removed rows; up to so many multiplications nobody has to ask."""
+"""Lemma 9 takes the products of all kept with all removed rows: evaluated by default up to so many multiplications."""
 TALLER = 1.2
 """A matrix with so many times the rows of the one before is replaced by one with as many rows as that."""
 

@@ -93,7 +93,7 @@ def known_network(audit: Audit) -> Network | None:
 
 
 def unknown(audit: Audit) -> Section:
-    """Why nothing is told about weights, to somebody who asked for it."""
+    """Why nothing is told about weights, where it was asked for."""
     why = audit.findings.get(
         "weights_refused", "they are not in hand: an .onnx or .npz file holds them, and --identify may read them off."
     )

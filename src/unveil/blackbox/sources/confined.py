@@ -1,4 +1,4 @@
-"""Run a file that nobody vouches for in a process of its own, with limits on its time and its memory."""
+"""Run an untrusted file in a process of its own, with limits on its time and its memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child process of `Confined`: limits itself, loads the file, and answers until nobody asks any more."""
+"""The child process of `Confined`: limits itself, loads the file, and answers until its input ends."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class HeldInputs:
 
 
 def _parameters(function: Callable[..., Any]) -> set[str] | None:
-    """Names that may be passed; None where any name may, or nobody knows."""
+    """Names that may be passed; None where any name may, or that is unknown."""
     schema = getattr(getattr(function, "forward", None), "schema", None)
     if schema is not None:  # TorchScript
         return {argument.name for argument in schema.arguments}

@@ -22,7 +22,7 @@ def order_of(y: Float[np.ndarray, "N m"], asking: Asking) -> tuple[str, list[str
     """ "falling" or "rising" where every row comes sorted, else ""; and what is to be said about it.
 
     Outputs may lie in this order because each has a level of its own. Where four rows look sorted, more are asked:
-    gaps that vary so much would have changed sign somewhere, if nobody had sorted.
+    gaps that vary so much would have changed sign somewhere, if they were not sorted.
 
     Queries: `60` where the first rows come sorted, `252` where that leaves it open, if the budget allows it; else 0
     """

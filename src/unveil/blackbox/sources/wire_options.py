@@ -75,7 +75,7 @@ class WireOptions:
         timeout: Seconds for one attempt, from connecting to the last byte.
         retries: Attempts after the first.
         longest_wait: Most seconds to wait between attempts when the server asks for it (`Retry-After`).
-        ask_again: Send a question again also when nobody knows whether the server worked on it (broken connections,
+        ask_again: Send a question again also when it is unknown whether the server worked on it (broken connections,
             time-outs, 502, 504). Then it may be charged twice. Refused connections, 429 and 503 need no permission.
         retry_on: Further statuses after which a question is sent again, e.g. (500,) for a server that fails now and
             then; each attempt may be charged.

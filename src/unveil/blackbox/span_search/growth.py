@@ -49,7 +49,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         threshold = max(SIGNIFICANT / (math.sqrt(2) * steps.probe), state.doubt())
         longest = longest_probe(ask, steps)
         if slope.max() <= threshold:
-            # While nothing is known, noise may hide the slopes: longer steps, but not to where nobody asks.
+            # While nothing is known, noise may hide the slopes: longer steps, but not outside what is usually asked.
             longest = min(longest, UNKNOWN * steps.reach)
             if state.rank or steps.probe >= longest or straight.mean() <= 0.7:
                 return state

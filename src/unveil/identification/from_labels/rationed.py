@@ -1,4 +1,4 @@
-"""Rationed: an oracle of labels with an allowance, so that a reading ends where nobody set a budget."""
+"""Rationed: an oracle of labels with an allowance, so that a reading without a budget ends."""
 
 from __future__ import annotations
 

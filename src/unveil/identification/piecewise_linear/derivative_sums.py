@@ -84,19 +84,19 @@ def active_sums(
     # Where the answers do not change at all a derivative tells nothing.
     mixed = [_Mixed.of(behind, station, rows, bias) for station in stations if station.slope.any()]
     mixed = [m for m in mixed if m.slope.any() and m.slack > 0]
-    everyone = np.ones(len(rows), dtype=bool)
-    if not mixed or np.mean([m.left(everyone) > 1 for m in mixed if m.tells(everyone)] or [False]) > 1 - least:
+    all_neurons = np.ones(len(rows), dtype=bool)
+    if not mixed or np.mean([m.left(all_neurons) > 1 for m in mixed if m.tells(all_neurons)] or [False]) > 1 - least:
         return None
     side = _signs(len(rows), mixed)
     for i in range(len(rows)):
-        others = everyone & (np.arange(len(rows)) != i)
+        others = all_neurons & (np.arange(len(rows)) != i)
         with_it = [m for m in mixed if m.up[i] == (side[i] > 0)]
-        if len(with_it) >= FEW and _wrong(with_it, side, others) <= _wrong(with_it, side, everyone):
-            everyone = others
-    telling = [m for m in mixed if m.tells(everyone & (m.up == (side > 0)))]
-    if len(telling) < TELLING or _wrong(telling, side, everyone) > 1 - least:
+        if len(with_it) >= FEW and _wrong(with_it, side, others) <= _wrong(with_it, side, all_neurons):
+            all_neurons = others
+    telling = [m for m in mixed if m.tells(all_neurons & (m.up == (side > 0)))]
+    if len(telling) < TELLING or _wrong(telling, side, all_neurons) > 1 - least:
         return None
-    return everyone, ((rows * side[:, None])[everyone], (bias * side)[everyone])
+    return all_neurons, ((rows * side[:, None])[all_neurons], (bias * side)[all_neurons])
 
 
 def _wrong(mixed: Sequence[_Mixed], side: Float[np.ndarray, " k"], chosen: Bool[np.ndarray, " k"]) -> float:
