@@ -29,7 +29,7 @@ def test_straight_pieces_are_told_from_curves(activation: str, dtype: type[np.fl
         oracle = uv.as_oracle(answer, model.n, within=within)
         before = oracle.ledger.asked
         right += piecewise_linear(oracle, rng) == (activation in ("relu", "leaky"))
-        assert oracle.ledger.asked - before <= 32 * 25
+        assert oracle.ledger.asked - before <= 32 * 25 + 12 * 33
     assert right >= 19  # another one may hardly bend at all in its box
 
 
@@ -39,3 +39,26 @@ def test_a_linear_model_is_straight_and_noise_is_no_kink() -> None:
     assert piecewise_linear(uv.as_oracle(lambda x: x @ w, 6), rng)
     noisy = uv.as_oracle(lambda x: np.tanh(x @ w) + 1e-4 * rng.standard_normal((len(x), 2)), 6, noisy=True)
     assert not piecewise_linear(noisy, rng)
+
+
+def test_kinks_before_curves_are_no_straight_pieces_in_coarse_answers() -> None:
+    told = {"tanh": 0, "relu": 0}
+    for seed in range(40):
+        rng = np.random.default_rng([3, seed])
+        kind, wide = ("tanh", "relu")[seed % 2], int(rng.choice([8, 32]))
+        size = [0.25, 0.3][seed % 4 // 2]
+        first = (size / 3 * rng.standard_normal((wide, 9)), 0.3 * size * rng.standard_normal(wide))
+        second = (size / np.sqrt(wide) * rng.standard_normal((wide, wide)), 0.3 * size * rng.standard_normal(wide))
+        last = rng.standard_normal((wide, 2))
+
+        def answer(x: np.ndarray, weights=(first, second, last), kind=kind, rng=rng):  # type: ignore[no-untyped-def]
+            (v, b), (w, c), u = weights
+            h = np.maximum(x @ v.T + b, 0) @ w.T + c
+            y = (np.tanh(h) if kind == "tanh" else np.maximum(h, 0)) @ u
+            return (y * (1 + 6e-8 * rng.uniform(-1, 1, y.shape))).astype(np.float32)
+
+        oracle = uv.as_oracle(answer, 9, noisy=True)
+        told[kind] += piecewise_linear(oracle, rng)
+        assert oracle.ledger.asked <= 32 * 25 + 12 * 33 + 24 * 33
+    assert told["relu"] == 20
+    assert told["tanh"] <= 7

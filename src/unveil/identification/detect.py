@@ -21,6 +21,16 @@ GROWTH, MOST = 0.3, 0.75
 # Share of the places that must bend for a curve to be told from them alone, and other choices of places that must
 # all look straight to overrule fewer.
 ENOUGH, AGAIN = 0.5, 2
+# Chords looked at, the shortest and the longest in distances between kinks, points on each, and on windows of them.
+CHORDS, SHORT, LONG, POINTS, WINDOWS = 12, 0.1, 4.0, 33, (5, 9, 17, 33)
+# A window bends by so many standard deviations, where the windows of half its length within it bend by less than that;
+# the windows that must be straight by halves for a share to be known, and the share of them that bends where a curve
+# does.
+BENDS, HALVES, COUNTED, CURVED = 4.0, 3.0, 20, 0.12
+# Quanta of the rounding by which answers must move from one point to the next, so that errors are independent.
+MOVES = 3.0
+# A chord that is so long, squared, in units of the rounding, would have shown a curve of any strength to speak of.
+CLEAR = 1e8
 
 
 def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
@@ -32,19 +42,22 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     only a few places bend like a curve, or nearly all bend but not like one, which kinks may do by chance, other places
     are looked at.
 
+    Where the answers are coarse a mixture of kinks and curves, such as ReLU before tanh, bends by kinks before it bends
+    by curves. So chords about as long as kinks are apart are looked at, too: see `_chords_bend`.
+
     Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 3 to 6 mostly; up to three times as many where few
-        places bend.
+        places bend. Of coarse answers that look straight `CHORDS POINTS` more.
     """
-    told, many = _looked(oracle, rng)
-    if told or many:
-        return told
-    return all(_looked(oracle, rng)[0] for _ in range(AGAIN))
+    look = _Look(oracle, rng)
+    told, many = _looked(look)
+    if not told and not many:
+        told = all(_looked(_Look(oracle, rng))[0] for _ in range(AGAIN))
+    return told and not _chords_bend(look, rng)
 
 
-def _looked(oracle: Oracle, rng: np.random.Generator) -> tuple[bool, bool]:
+def _looked(look: _Look) -> tuple[bool, bool]:
     """Whether the answers are straight at one choice of places, and whether enough of them bend to be sure of it."""
-    shortest = min(FIRST, float(np.sqrt(oracle.resolution)))
-    look = _Look(oracle, rng, shortest)
+    shortest = look.shortest
     step = FIRST
     now = look.at(step)
     while (now > BENT).mean() < SOME:
@@ -52,6 +65,8 @@ def _looked(oracle: Oracle, rng: np.random.Generator) -> tuple[bool, bool]:
             return True, True
         step *= RATIO
         now = look.at(step)
+    # Kinks as often as that have this distance in the mean.
+    look.apart = -2 * step / np.log(1 - min(float((now > BENT).mean()), 0.9))
     while step / RATIO >= shortest:
         before = look.at(step / RATIO)
         if (before > BENT).mean() < SOME:
@@ -76,26 +91,86 @@ def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> b
     return bool((np.abs(growth - 1) <= GROWTH).mean() >= MOST)
 
 
+def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
+    """Whether chords without a kink bend where they are long, though their halves are straight to the answers' errors.
+
+    What is straight in both halves and in the middle is straight, but for a kink that is hardly seen; a curve bends by
+    six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
+
+    Queries: `CHORDS POINTS`; none where answers are so exact that a curve would have been seen.
+    """
+    oracle = look.oracle
+    if look.apart**2 > CLEAR * oracle.resolution * look.unit:
+        return False
+    x, away = _places(oracle, CHORDS, rng)
+    away *= np.minimum(look.apart * np.geomspace(SHORT, LONG, CHORDS), 2 * LONGEST)[:, None]
+    # Evenly spaced points of a line would be rounded with a rhythm, which is no noise.
+    along = (np.arange(POINTS) + rng.uniform(-0.5, 0.5, POINTS)) / POINTS - 0.5
+    y = oracle(oracle.nearest((x[:, None] + along[:, None] * away[:, None]).reshape(-1, oracle.n)))
+    y = y.reshape(CHORDS, POINTS, -1).astype(float)
+    rounding = np.maximum(oracle.resolution * np.abs(y).max(axis=1), 1e-300)
+    error = np.maximum(np.median(_bends(along, y, 4, 3), axis=1) / 0.6745, 0.3 * rounding)
+    halves: Float[np.ndarray, "c s"] | None = None
+    straight = bent = 0
+    for width in WINDOWS:
+        bend = (_bends(along, y, width, 2) / error[:, None]).max(axis=2)
+        if halves is not None:
+            # The windows of half this length at its beginning, middle and end.
+            within = np.stack([halves[:, at : at + 2 * bend.shape[1] : 2] for at in range(0, 5, 2)])
+            rise = np.abs(y[:, width - 1 :] - y[:, : 1 - width])[:, :: (width - 1) // 4]
+            moves = (rise > MOVES * width * rounding[:, None]).any(axis=2)
+            seen = moves & (within < HALVES).all(axis=0)
+            straight, bent = straight + int(seen.sum()), bent + int((seen & (bend > BENDS)).sum())
+        halves = bend
+    return straight >= COUNTED and bent > CURVED * straight
+
+
+def _bends(
+    along: Float[np.ndarray, " p"], y: Float[np.ndarray, "c p m"], width: int, degree: int
+) -> Float[np.ndarray, "c s m"]:
+    """How far answers in windows are from polynomials of less than this degree, on the side of this degree.
+
+    In units in which independent errors of standard deviation 1 give 1.
+    """
+    bends = []
+    for start in range(0, len(along) - width + 1, max((width - 1) // 4, 1)):
+        at = along[start : start + width]
+        powers = np.vander((at - at.mean()) / np.ptp(at), degree + 1, increasing=True)
+        bends.append(np.linalg.qr(powers)[0][:, -1] @ y[:, start : start + width])
+    return np.abs(np.stack(bends, axis=1))
+
+
+def _places(
+    oracle: Oracle, count: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "P n"], Float[np.ndarray, "P n"]]:
+    """Places, and a direction of the length of a typical input at each."""
+    x = oracle.sample(count, rng)
+    if oracle.within is not None:
+        # Room on both sides.
+        x = (x + oracle.middle) / 2
+    x = oracle.nearest(x)
+    away = rng.standard_normal(x.shape)
+    typical = float(np.sqrt(np.mean((x - x.mean(axis=0)) ** 2))) or 1.0
+    return x, away * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))
+
+
 class _Look:
     """Places, a direction at each, and the answers in the middle.
 
     Attributes:
-        unit: How many times its declared value the rounding is: over the shortest step nothing else is seen.
+        shortest: Step over which rounding is seen alone.
+        unit: How many times its declared value the rounding is.
+        apart: Distance between kinks, as far as it is known.
     """
 
     unit: float = 1.0
+    apart: float = 2 * LONGEST
 
-    def __init__(self, oracle: Oracle, rng: np.random.Generator, shortest: float) -> None:
-        x = oracle.sample(PLACES, rng)
-        if oracle.within is not None:
-            # Room on both sides.
-            x = (x + oracle.middle) / 2
-        self.oracle, self.x = oracle, oracle.nearest(x)
-        away = rng.standard_normal(x.shape)
-        typical = float(np.sqrt(np.mean((self.x - self.x.mean(axis=0)) ** 2))) or 1.0
-        self.away = away * typical / np.sqrt(np.mean(away**2, axis=1, keepdims=True))
+    def __init__(self, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.oracle, self.shortest = oracle, min(FIRST, float(np.sqrt(oracle.resolution)))
+        self.x, self.away = _places(oracle, PLACES, rng)
         self.y = oracle(self.x)
-        self.unit = max(1.0, float(np.median(self.at(shortest))))
+        self.unit = max(1.0, float(np.median(self.at(self.shortest))))
 
     def at(self, step: float) -> Float[np.ndarray, " P"]:
         """Second differences over this step, in units of what rounding makes of them.
