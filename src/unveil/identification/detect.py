@@ -45,7 +45,7 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     Where the answers are coarse a mixture of kinks and curves, such as ReLU before tanh, bends by kinks before it bends
     by curves. So chords about as long as kinks are apart are looked at, too: see `_chords_bend`.
 
-    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 3 to 6 mostly; up to three times as many where few
+    Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 6 mostly; up to three times as many where few
         places bend. Of coarse answers that look straight `CHORDS POINTS` more.
     """
     look = _Look(oracle, rng)
@@ -61,7 +61,8 @@ def _looked(look: _Look) -> tuple[bool, bool]:
     step = FIRST
     now = look.at(step)
     while (now > BENT).mean() < SOME:
-        if step * RATIO > LONGEST:
+        # Exact answers would have shown a curve of any strength to speak of; rare kinks are no matter.
+        if look.clear(step) or step * RATIO > LONGEST:
             return True, True
         step *= RATIO
         now = look.at(step)
@@ -100,7 +101,7 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
     Queries: `CHORDS POINTS`; none where answers are so exact that a curve would have been seen.
     """
     oracle = look.oracle
-    if look.apart**2 > CLEAR * oracle.resolution * look.unit:
+    if look.clear(look.apart):
         return False
     x, away = _places(oracle, CHORDS, rng)
     away *= np.minimum(look.apart * np.geomspace(SHORT, LONG, CHORDS), 2 * LONGEST)[:, None]
@@ -171,6 +172,10 @@ class _Look:
         self.x, self.away = _places(oracle, PLACES, rng)
         self.y = oracle(self.x)
         self.unit = max(1.0, float(np.median(self.at(self.shortest))))
+
+    def clear(self, step: float) -> bool:
+        """Whether chords so long would have shown a curve of any strength to speak of."""
+        return step**2 > CLEAR * self.oracle.resolution * self.unit
 
     def at(self, step: float) -> Float[np.ndarray, " P"]:
         """Second differences over this step, in units of what rounding makes of them.
