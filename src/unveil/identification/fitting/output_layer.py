@@ -37,6 +37,11 @@ class Asked:
     y: list[np.ndarray] = field(default_factory=list)
     kept: int = 0
 
+    @property
+    def most_at_once(self) -> int:
+        """Numbers of the largest batch that is kept."""
+        return self.most // 4
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
         x = self.oracle.nearest(x)
         y = self.oracle(x)
@@ -45,7 +50,7 @@ class Asked:
 
     def keep(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
         """These answers too, unless they are too many."""
-        if x.size <= self.most // 4 and self.kept + x.size <= self.most:
+        if x.size <= self.most_at_once and self.kept + x.size <= self.most:
             whole = intact(y, self.oracle.widest)
             self.x.append(x[whole])
             self.y.append(y[whole])

@@ -32,6 +32,8 @@ LEFT = 2.5
 AGAIN, THIRD = 8, 1 / 3
 # Numbers in one batch of questions.
 BATCH = 3_000_000
+# The same where one point alone has more: what a cache holds.
+PART = 2**19
 
 
 class Station(NamedTuple):
@@ -186,8 +188,8 @@ def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     alive = straight.radius > HOPELESS * noise.relative * (1 + np.linalg.norm(x, axis=1) / noise.size)
     reach = _reach(straight.radius, d, ONE_SIDED)
     out = np.zeros((count, m, d))
-    for rows, y in _along(probe, frame, x, reach):
-        out[rows] = (y - straight.value[rows, None, :]).transpose(0, 2, 1)
+    for rows, part, y in _along(probe, frame, x, reach):
+        out[rows, :, part] = (y - straight.value[rows, None, :]).transpose(0, 2, 1)
     out /= reach[:, None, :]
     checked = _Checked(probe, frame, straight, reach, out)
     bad = ~alive
@@ -201,15 +203,33 @@ def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     return out, np.where(bad | ~alive, np.inf, error)
 
 
-def _along(probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Answers one step along each coordinate, a few points at a time (borders depend on the sizes alone)."""
+def _along(
+    probe: Probe, frame: Frame, x: np.ndarray, reach: np.ndarray
+) -> Iterator[tuple[slice, slice, Float[np.ndarray, "R c m"]]]:
+    """Answers one step along each coordinate, a few points or a part of the coordinates of one at a time.
+
+    Borders depend on the sizes alone. Along few directions of a network's inputs points and steps are made whole
+    inputs, of which there are few, and not their sums; but batches that are kept are asked as they are.
+
+    Yields:
+        Points, coordinates, and the answers.
+    """
     n, d = frame.V.shape
-    group = max(1, BATCH // (n * d))
+    group, part = max(1, BATCH // (n * d)), min(d, max(1, PART // n)) if n * d > BATCH else d
     steps = np.ascontiguousarray(frame.V.T)
+    usual = whole = probe.ask, x, steps
+    if probe.lifted is not None:
+        ask, lift = probe.lifted
+        whole = ask, x @ lift, steps @ lift
     for start in range(0, len(x), group):
-        rows = np.arange(start, min(start + group, len(x)))
-        points = x[rows, None, :] + reach[rows, :, None] * steps
-        yield rows, probe.ask(points.reshape(-1, n)).reshape(len(rows), d, -1)
+        rows = slice(start, min(start + group, len(x)))
+        for first in range(0, d, part):
+            some = slice(first, min(first + part, d))
+            length = reach[rows, some, None]
+            ask, at, along = usual if length.size * n <= probe.kept else whole
+            points = length * along[some]
+            points += at[rows, None, :]
+            yield rows, some, ask(points.reshape(-1, points.shape[-1])).reshape(*length.shape[:2], -1)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         else:
             first = fresh and number == 0
             beyond = None if first else _complement(frame, found)
-            changes = beyond is not None and (sure or missing(probe, frame, found))
+            changes = beyond is not None and (sure or _moved(probe, frame, found, beyond))
             if beyond is not None and not changes and (frame.free or quiet >= QUIET[exact, True] or not exact):
                 break
             everywhere = sure or (exact and frame.free)
@@ -146,8 +146,11 @@ def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     Queries: `2 TESTS`, of exact answers in a box `2 TESTS_IN_BOX`
     """
     beyond = _complement(frame, found)
-    if beyond is None:
-        return not len(found)
+    return not len(found) if beyond is None else _moved(probe, frame, found, beyond)
+
+
+def _moved(probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"]) -> bool:
+    """The same where the directions that no row sees are known."""
     noise, rng = probe.noise, probe.rng
     tests = TESTS_IN_BOX if noise.exact and frame.within is not None else TESTS
     x = frame.sample(tests, rng) if frame.free else (frame.sample(tests, rng) + frame.sample(tests, rng)) / 2

@@ -136,13 +136,11 @@ def _cheapest(
     apart: float,
 ) -> list[Group]:
     """The fewest groups of one run; among these, in long pieces."""
-    usual, m = float(np.median(length)), bend.shape[1]
+    usual, most = float(np.median(length)), _told_apart(bend[run], apart)
     cost, back = np.zeros(len(run) + 1), np.zeros(len(run) + 1, dtype=int)
     for i in range(1, len(run) + 1):
         cost[i] = np.inf
-        for q in range(1, min(m, i) + 1):
-            if q > 1 and np.linalg.svd(bend[run[i - q : i]], compute_uv=False)[-1] < apart:
-                break
+        for q in range(1, most[i - 1] + 1):
             short = max(0.0, float(np.log10(USUAL * usual / length[best[i]])))
             if cost[i - q] + 1 + DEAR * short < cost[i]:
                 cost[i], back[i] = cost[i - q] + 1 + DEAR * short, i - q
@@ -151,6 +149,17 @@ def _cheapest(
         cuts.append(int(back[cuts[-1]]))
     cuts.reverse()
     return [Group(run[i:j], best[i], best[j]) for i, j in pairwise(cuts)]
+
+
+def _told_apart(bend: Float[np.ndarray, "q m"], apart: float) -> Int[np.ndarray, " q"]:
+    """For each breakpoint, how many that end with it the outputs tell apart."""
+    most = np.ones(len(bend), dtype=int)
+    for q in range(2, min(bend.shape) + 1):
+        ends = np.flatnonzero(most[q - 1 :] == q - 1) + q - 1
+        if len(ends):
+            windows = bend[ends[:, None] + np.arange(1 - q, 1)]
+            most[ends[np.linalg.svd(windows, compute_uv=False)[:, -1] >= apart]] = q
+    return most
 
 
 def inside(line: Line, pieces: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:

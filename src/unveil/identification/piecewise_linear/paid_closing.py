@@ -58,9 +58,9 @@ def close_on_paid(setup: Setup, state: Reading) -> Reading:
         settled, side = side is not None, np.ones(len(rows)) if side is None else side
         layer = (rows * side[:, None], bias * side)
         active = (z * side > 0).astype(np.float64)
-        over = np.median(found.slope - np.einsum("km,pk,kd->pmd", jump, active, layer[0]), axis=0)
         for fold in (False, True):
-            tried = _Closed(layer, settled, *output_layer(setup.log, before, layer, over if fold else None, setup.size))
+            over = np.median(found.slope - _active_part(jump, active, layer[0]), axis=0) if fold else None
+            tried = _Closed(layer, settled, *output_layer(setup.log, before, layer, over, setup.size))
             if best is None or tried.error < BETTER * best.error:
                 best = _turned(setup, before, tried, len(rows)) if fold else tried
             if best.error < setup.fine:
@@ -96,9 +96,16 @@ def _signs(
         return by_vanishing(rows, z, slope)[0]
     if last:
         # w |z| / 2 bends by w: the measured jump is w itself, per unit of z.
-        twice = 2 * slope - np.einsum("km,pk,kd->pmd", jump, np.sign(z), rows)
+        twice = 2 * slope - _active_part(jump, np.sign(z), rows)
         return by_balance(rows, jump, np.median(twice, axis=0), BALANCED)
     return by_sparsity(rows, z, slope, SPARSE)
+
+
+def _active_part(
+    jump: Float[np.ndarray, "k m"], active: Float[np.ndarray, "P k"], rows: Float[np.ndarray, "k d"]
+) -> Float[np.ndarray, "P m d"]:
+    """What neurons add to the derivatives at each place, by how active they are there."""
+    return np.asarray((active[:, None, :] * jump.T) @ rows)
 
 
 def _distinct(rows: Float[np.ndarray, "B d"]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.rounding import Ask, Rounding
 
@@ -17,11 +18,16 @@ class Probe:
         ask: Answers questions, (N, n) to (N, m); an `Asked` keeps them.
         noise: How exact answers are.
         rng: Draws everything.
+        lifted: Where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and
+            those of each coordinate, (p, n).
+        kept: Batches of more numbers than this are kept by nobody.
     """
 
     ask: Ask
     noise: Rounding
     rng: np.random.Generator
+    lifted: tuple[Ask, Float[np.ndarray, "p n"]] | None = None
+    kept: int = 0
 
     @property
     def m(self) -> int:

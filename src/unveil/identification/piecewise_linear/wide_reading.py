@@ -61,8 +61,11 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
 
 def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) -> Reading | None:
     """The network along a few directions, then along all; None if that fails."""
-    log = Asked(Narrow(setup.oracle, directions))
-    probe = Probe(log, directions.rounding(setup.probe.noise), setup.probe.rng)
+    narrow = Narrow(setup.oracle, directions)
+    log = Asked(narrow)
+    probe = Probe(
+        log, directions.rounding(setup.probe.noise), setup.probe.rng, (setup.oracle, narrow.lift), log.most_at_once
+    )
     inner = setup._replace(probe=probe, log=log, inputs=setup.oracle.n)
     p = directions.few.shape[1]
     for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
