@@ -136,6 +136,7 @@ def test_lines_tell_progress_where_there_is_no_terminal() -> None:
         assert heard.wait(5)
     assert said[-1].startswith("Reading: ")
     assert "of at most 100 questions" in said[-1]
+    assert "s more" in said[-1]
 
 
 def test_a_run_is_taken_up_again_from_its_store(tmp_path: Path) -> None:

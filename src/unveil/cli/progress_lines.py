@@ -22,8 +22,9 @@ def ledger_lines(
 
     def tell() -> None:
         while not ended.wait(every):
+            asked, spent = ledger.asked - before, time.monotonic() - start
             most = "" if expected is None else f" of at most {expected:,.0f}"
-            say(f"{title}: {ledger.asked - before:,}{most} {noun} after {time.monotonic() - start:,.0f} s")
+            say(f"{title}: {asked:,}{most} {noun} after {spent:,.0f} s{_left(asked, spent, expected)}")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -32,3 +33,15 @@ def ledger_lines(
     finally:
         ended.set()
         teller.join()
+
+
+def _left(asked: int, spent: float, expected: float | None) -> str:
+    """How long the rest takes at most, if it goes on like that."""
+    if expected is None or not 0 < asked < expected:
+        return ""
+    left = spent * (expected - asked) / asked
+    return (
+        f"; all of them would take {left / 60:,.0f} minutes more"
+        if left > 90
+        else f"; all would take {left:,.0f} s more"
+    )

@@ -25,6 +25,7 @@ from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
+from unveil.identification.from_labels.thresholds import thresholds
 from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -78,6 +79,8 @@ class LabelReading:
             if pool is None:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
                 return self._end(Outcome.nothing_to_find)
+            if "thresholds" in self.stats:
+                return self._end(Outcome.check_failed)
             error = np.inf
             for _ in range(ROUNDS):
                 outcome = self._read(pool)
@@ -118,8 +121,8 @@ class LabelReading:
         self.chart = whole = Chart(oracle, origin, size, None)
         pool = two_labels(whole, whole.coordinates(given), self.rng)
         self._book("first look")
-        if pool is None:
-            return None
+        if pool is None or self._is_staircase(pool):
+            return pool
         self.curved = self._is_curved(pool)
         if not self.curved:
             fewer = subspace(whole, pool, self.rng)
@@ -140,6 +143,21 @@ class LabelReading:
         self.chart, self.everywhere = chart, pool
         self.why.append(f"Of {oracle.n} inputs {len(basis)} directions were read first.")
         return inside
+
+    def _is_staircase(self, pool: Pool) -> bool:
+        """Whether the label changes at thresholds of single inputs only; those met are told."""
+        met = thresholds(pool, Precision.of(pool.chart.digits), self.rng)
+        self._book("thresholds")
+        if met is None:
+            return False
+        self.stats["thresholds"] = met
+        some = ", ".join(f"input {i} at {value:.4g}" for i, value in list(zip(*met, strict=True))[:4])
+        self.why.append(
+            f"The label changes where single inputs cross thresholds ({some}), as trees and rules do: there is no "
+            f"network behind it. {len(met[0])} thresholds of {len(set(met[0].tolist()))} inputs were met, each for "
+            'about 40 labels (`stats["thresholds"]`).'
+        )
+        return True
 
     def _is_curved(self, pool: Pool) -> bool:
         """Whether this looks like a sigmoidal layer's boundary, if it was not told."""
@@ -175,6 +193,12 @@ class LabelReading:
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
                     return self._first_layer(search)
+                if search.barren:
+                    self.why.append(
+                        f"At none of {search.lost} places where the label changes is the boundary flat, however close "
+                        "one looks: no network of ReLU."
+                    )
+                    return Outcome.check_failed
                 if search.hopeless:
                     self.why.append("The boundary bends, but not at hyperplanes: no network of ReLU.")
                     return Outcome.check_failed

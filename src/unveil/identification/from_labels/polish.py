@@ -102,6 +102,7 @@ def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
     return rms, float((off > max(KEPT * rms, 1e-15)).mean())
 
 
+@np.errstate(over="ignore")
 def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, coarse: float) -> float:
     """Standard error of the least certain number: of weight vectors relative to their length, of the last layer to its
     largest effect.

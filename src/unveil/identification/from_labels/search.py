@@ -43,6 +43,9 @@ BENDING = 0.3
 HOPELESS, EACH_COORDINATE = 5_000, 2_000
 """Labels, and so many more for each coordinate, spent on bends of the boundary before one must be a hyperplane's."""
 
+BARREN = 48
+"""Boundary points without a flat piece, before there is taken to be none."""
+
 WALKS = 8
 """Walks from a face at a time."""
 
@@ -106,13 +109,13 @@ class HyperplaneSearch:
                 self.retract()
             fresh = self._new_faces()
             for _ in range(DEPTH):
-                if not len(fresh) or self.stale >= patience or self.hopeless:
+                if not len(fresh) or self.stale >= patience or self.hopeless or self.barren:
                     break
                 known = self._walk(np.repeat(fresh, WALKS))
                 # Faces behind edges are walked on, too: they have cost their normals already.
                 behind = self._open_edges()
                 fresh = np.concatenate([behind, self._hop(known)])
-            if self.stale >= patience or self.hopeless:
+            if self.stale >= patience or self.hopeless or self.barren:
                 return
 
     def collect(self, first: Hyperplanes, labels: int) -> None:
@@ -172,6 +175,11 @@ class HyperplaneSearch:
         # Where normals are coarse it takes many more bends before some are seen to agree.
         least = (HOPELESS + EACH_COORDINATE * self.chart.n) * (1 if self.precision.normal < ROUGH else 8)
         return not len(self.planes) and not self.behind_first and spent > least
+
+    @property
+    def barren(self) -> bool:
+        """Whether boundary points were looked at again and again, and none lies on a flat piece."""
+        return not len(self.faces) and self.lost >= BARREN
 
     @property
     def neurons(self) -> int:

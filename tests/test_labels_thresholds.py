@@ -1,0 +1,55 @@
+"""Models that are no networks end early, in words: staircases of trees, boundaries without a flat piece."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import unveil as uv
+
+
+def test_a_forest_is_told_from_a_network_within_a_thousand_labels() -> None:
+    rng = np.random.default_rng(4)
+    inputs, values = rng.integers(9, size=(40, 3)), rng.normal(size=(40, 3))
+
+    def forest(x: np.ndarray) -> np.ndarray:
+        """Forty trees of three thresholds each."""
+        bits = x[:, inputs] > values
+        leaf = bits @ [4, 2, 1]
+        votes = np.random.default_rng(1).normal(size=(40, 8))
+        return (votes[np.arange(40), leaf].sum(axis=1) > 0).astype(int)
+
+    for seed in range(4):
+        found = uv.identify(uv.as_oracle(forest, shape=9, answers="labels"), rng=np.random.default_rng(seed))
+        assert found.network is None
+        assert found.outcome is uv.Outcome.check_failed
+        assert found.queries < 1000
+        which, at = found.stats["thresholds"]
+        assert len(which) >= 4
+        for i, value in zip(which, at, strict=True):
+            assert np.abs(values[inputs == i] - value).min() < 1e-6
+        assert any("thresholds" in reason for reason in found.why)
+
+
+def test_networks_whose_neurons_look_at_single_inputs_are_no_staircases() -> None:
+    """The largest of three inputs against a limit: every flat piece of the boundary belongs to one input."""
+    for limit, label in (
+        (0.5, lambda x: (x.max(axis=1) > 0.5).astype(int)),
+        (0.3, lambda x: (x[:, 1] > 0.3).astype(int)),
+    ):
+        found = uv.identify(uv.as_oracle(label, shape=3, answers="labels"), rng=np.random.default_rng(0))
+        assert "thresholds" not in found.stats, limit
+
+
+def test_a_boundary_without_a_flat_piece_ends_early() -> None:
+    """Hyperbolic waves on waves: rough at every length that can be asked."""
+    scale = 2.0 ** np.arange(0, 24)
+
+    def label(x: np.ndarray) -> np.ndarray:
+        waves = np.sin(x[:, :1, None] * scale * np.pi + x[:, 1:, None] * scale).sum(axis=1) / scale**0.9
+        return (waves.sum(axis=1) > 0.1).astype(int)
+
+    oracle = uv.as_oracle(label, shape=3, answers="labels")
+    found = uv.identify(oracle, uv.HardLabels(activation="relu"), rng=np.random.default_rng(0))
+    assert found.network is None
+    assert found.queries < 20_000
+    assert any("flat" in reason or "bends" in reason for reason in found.why)
