@@ -11,7 +11,8 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.second_layer import active_sides, bends_behind, hidden_neurons
+from unveil.identification.from_labels.orientation import oriented
+from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.second_output import second_output
 from unveil.whitebox.activation import activation
 
@@ -124,10 +125,50 @@ def test_the_last_layer_behind_two_hidden_ones() -> None:
     ours = inside[np.flatnonzero(np.isin(inside.before, pair) & np.isin(inside.after, pair))]
     found = second_output(second, ours, pair)
     assert found is not None
-    assert found.oriented
     assert found.gap > 1e6
     assert np.abs(found.model.distances(ours)).max() < 1e-9
-    assert (np.sum(found.model.inner * rows, axis=1) > 0).all()
+    whole = oriented(found.model, ours, [])
+    assert whole is not None
+    assert not whole.affine.any()
+    assert np.abs(whole.distances(ours)).max() < 1e-9
+    assert (np.sum(whole.inner * rows, axis=1) > 0).all()
+
+
+def test_what_neurons_active_everywhere_add_up_to_completes_those_known_in_part() -> None:
+    """Points where neuron 0 is active, and neuron 1 is not: bends told neuron 0 but for two weights."""
+    rng = np.random.default_rng(2)
+    (rows, bias), outer = random_weights((7, 5), rng, bias=0.3)[0], rng.standard_normal((3, 5))
+    hidden = np.maximum(rng.standard_normal((3000, 7)), 0)
+    sums = hidden @ rows.T + bias
+    hidden = hidden[(sums[:, 0] > 0) & (sums[:, 1] < 0)]
+    model = LabelModel(rows, bias, outer, np.zeros((3, 7)), np.zeros(3), np.arange(3), activation("relu"))
+    label = model.labels(hidden)
+    at = Crossings(hidden, label, (label + 1) % 3, hidden, np.zeros(len(hidden)))
+    # As read from normals: neuron 0 not at all, 1 and 3 the wrong way round, so that an affine part is left.
+    turned = np.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    affine = outer[:, :1] * rows[:1] + outer[:, 3:4] * rows[3:4]
+    known = outer * (turned > 0) + np.where(turned > 0, 0, outer) * [0, 0, 0, 1, 0]
+    read = LabelModel(
+        (rows * turned[:, None])[1:],
+        (bias * turned)[1:],
+        known[:, 1:],
+        affine,
+        outer[:, 0] * bias[0] + outer[:, 3] * bias[3],
+        np.arange(3),
+        activation("relu"),
+    )
+    assert np.allclose(read.logits(hidden), model.logits(hidden))
+    weight = -3 * rows[0]
+    weight[[2, 5]] = np.nan
+    partly = HiddenNeuron(weight, -3 * float(bias[0]), np.arange(4), 1e-9)
+    found = oriented(read, at, [partly])
+    assert found is not None
+    assert not found.affine.any()
+    logits = found.logits(hidden) - model.logits(hidden)
+    assert np.abs(logits - logits[:, :1]).max() < 1e-9
+    # Neuron 1 is active at no point: nothing tells of it, and it is left out.
+    assert np.allclose(found.inner, np.stack([*rows[2:], 3 * rows[0]]))
+    assert oriented(read, at, []) is None
 
 
 def test_derivatives_of_two_hidden_layers() -> None:

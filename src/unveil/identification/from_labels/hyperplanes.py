@@ -197,9 +197,11 @@ def agreed(
     rows = np.concatenate([rows, np.full(len(votes), -1)]).astype(int)
     if len(rows) < least:
         return None
-    angle = np.append(angle[good], [each[0] for each in votes])
+    angle = np.append(angle[good], [each[0] for each in votes]) % np.pi
     fuzz = np.append(fuzz[good], [each[1] for each in votes])
-    between = apart(angle[:, None], angle[None, :])
+    # Many dual points at every edge: of angles within half a turn this takes no remainder of each two.
+    between = np.abs(np.subtract.outer(angle, angle))
+    np.minimum(between, np.pi - between, out=between)
     near = between < 2 * (fuzz[:, None] + fuzz[None, :])
     count = near.sum(axis=1)
     # What chance gives, or, where angles crowd, as many as there are in a window twenty times as wide.

@@ -177,7 +177,11 @@ def _oriented(
 
 
 def with_classes(
-    model: LabelModel, labels: list[int], at: Crossings, free: Bool[np.ndarray, " k"] | None = None
+    model: LabelModel,
+    labels: list[int],
+    at: Crossings,
+    free: Bool[np.ndarray, " k"] | None = None,
+    weight: Float[np.ndarray, " N"] | None = None,
 ) -> tuple[LabelModel, int]:
     """The model with more classes, all at once, from boundaries between them and to the known ones.
 
@@ -188,6 +192,7 @@ def with_classes(
         labels: The other classes.
         at: Crossings between any of these and of the known ones.
         free: Neurons of which the weight to the second known class is not known, see `PairOutput`.
+        weight: How much each counts; None: all alike.
 
     Returns:
         The model, and how many numbers the points leave open.
@@ -218,6 +223,8 @@ def with_classes(
     second = int(np.searchsorted(classes, model.classes[-1]))
     known_too = ((one == second).astype(float) - (two == second))[:, None] * values[:, open_]
     flat = np.concatenate([matrix[:, :-1].reshape(len(at), -1), known_too], axis=1)
+    if weight is not None:
+        flat, target = flat * weight[:, None], target * weight
     scale = np.linalg.norm(flat, axis=0)
     scale[scale == 0] = np.inf
     solution, _, rank, _ = np.linalg.lstsq(flat / scale, target, rcond=1e-8)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.identification.from_labels.faces import Faces
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
+from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes
 
 CLEAR = 1e-3
 """So far from every known hyperplane a bend lies at least, that the pattern around it is certain."""
@@ -163,6 +163,27 @@ def hidden_neurons(bends: Bends) -> list[HiddenNeuron]:
             found.append(grown)
             left = np.setdiff1d(left, grown.support)
     return found
+
+
+def distinct(neurons: list[HiddenNeuron]) -> list[HiddenNeuron]:
+    """Each neuron once, told by most weights: bends that did not agree may have given one twice.
+
+    Queries: `0`
+    """
+    kept: list[HiddenNeuron] = []
+    for each in sorted(neurons, key=lambda each: int(np.isnan(each.weight).sum())):
+        if not any(_alike(each, other) for other in kept):
+            kept.append(each)
+    return kept
+
+
+def _alike(one: HiddenNeuron, other: HiddenNeuron) -> bool:
+    known = ~np.isnan(one.weight) & ~np.isnan(other.weight)
+    if known.sum() < 3:
+        return False
+    a, b = (np.append(each.weight[known], each.bias) for each in (one, other))
+    off = np.linalg.norm(a / np.linalg.norm(a) - (np.sign(a @ b) or 1.0) * b / np.linalg.norm(b))
+    return bool(off < ALIKE)
 
 
 def _of_bend(bends: Bends, left: Int[np.ndarray, " M"], one: int, order: np.ndarray) -> HiddenNeuron | None:

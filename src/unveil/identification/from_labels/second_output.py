@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.orientation import BOTH
 from unveil.whitebox.activation import activation
-
-BOTH = 3
-"""Points on each side of a neuron's hyperplane that tell its weight from a linear part."""
-
-LEFT = 1e-3
-"""Share of the linear part that neurons taken the wrong way round may leave unexplained."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +19,17 @@ class SecondOutput:
     """Weights between two classes, behind second-layer neurons.
 
     Attributes:
-        model: Of the first layer's values; the first class's logit is zero.
+        model: Of the first layer's values; the first class's logit is zero. Its affine part holds neurons taken the
+            wrong way round, and those active at all points.
         gap: By how much the equations' null vector stands out.
-        oriented: Whether the active side of every neuron is known; else a linear part was kept.
     """
 
     model: LabelModel
     gap: float
-    oriented: bool
 
 
 def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> SecondOutput | None:
-    """The null vector over `[relu(W h + c), h, 1]`, and which neurons it shows the wrong way round.
+    """The null vector over `[relu(W h + c), h, 1]`.
 
     Values h of a first layer are zero for many neurons, and a second-layer neuron may be active at all points or at
     none: it then counts with the linear part, whose rows it is one of, or not at all.
@@ -57,7 +52,6 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
     if not len(at):
         return None
     split = np.flatnonzero((on.sum(axis=0) >= BOTH) & ((~on).sum(axis=0) >= BOTH))
-    always = np.flatnonzero((~on).sum(axis=0) < BOTH)
     seen = np.flatnonzero((at.x > 0).sum(axis=0) >= BOTH)
     matrix = np.concatenate([np.maximum(sums[:, split], 0), at.x[:, seen], np.ones((len(at), 1))], axis=1)
     if len(matrix) < matrix.shape[1] + 2 or not len(split):
@@ -71,32 +65,7 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
     up = np.where(at.after == max(pair), 1.0, -1.0)
     slope = np.sum(((on * weight) @ rows + linear) * at.along, axis=1)
     turn = np.sign(np.sum(up * slope)) or 1.0
-    weight, linear, offset = turn * weight, turn * linear, turn * offset
-    terms = np.concatenate([weight[split, None] * rows[split], rows[always]])[:, seen].T
-    share, _, rank, _ = np.linalg.lstsq(terms, linear[seen], rcond=1e-9)
-    left = float(np.linalg.norm(linear[seen] - terms @ share)) / max(float(np.linalg.norm(linear[seen])), 1e-300)
-    turned = -share[: len(split)]
-    clear = rank == terms.shape[1] and np.abs(turned - (turned > 0.5)).max() < 0.01
-    oriented = bool(clear and left < LEFT)
-    if oriented:
-        flip = split[turned > 0.5]
-        # w relu(s) = w relu(-s) + w s: what was turned leaves the linear part and the offset.
-        offset += float((weight * bias)[flip].sum())
-        weight[always] = share[len(split) :]
-        offset -= float((weight * bias)[always].sum())
-        sign = np.ones(k)
-        sign[flip] = -1.0
-        rows, bias, linear = rows * sign[:, None], bias * sign, np.zeros(d)
-    model = LabelModel(
-        rows,
-        bias,
-        np.stack([np.zeros(k), weight]),
-        np.stack([np.zeros(d), linear]),
-        np.array([0.0, offset]),
-        np.array([min(pair), max(pair)]),
-        activation("relu"),
-    )
-    return SecondOutput(model, gap, oriented)
+    return SecondOutput(_between(planes, turn * weight, turn * offset, pair, turn * linear), gap)
 
 
 def plain_output(planes: Hyperplanes, at: Crossings) -> LabelModel | None:
@@ -123,6 +92,20 @@ def plain_output(planes: Hyperplanes, at: Crossings) -> LabelModel | None:
     up = np.where(at.after == pair[1], 1.0, -1.0)
     slope = np.sum((((values > 0) * vector[:-1]) @ planes.normals) * at.along, axis=1)
     vector = vector * (np.sign(np.sum(up * slope)) or 1.0)
-    k, d = planes.normals.shape
-    outer, offset = np.stack([np.zeros(k), vector[:-1]]), np.array([0.0, vector[-1]])
-    return LabelModel(planes.normals, planes.offsets, outer, np.zeros((2, d)), offset, pair, activation("relu"))
+    linear = np.zeros(planes.normals.shape[1])
+    return _between(planes, vector[:-1], float(vector[-1]), (int(pair[0]), int(pair[1])), linear)
+
+
+def _between(
+    planes: Hyperplanes, weight: Float[np.ndarray, " k"], offset: float, pair: tuple[int, int], linear: np.ndarray
+) -> LabelModel:
+    """The model of two classes, the lower one's logit zero."""
+    return LabelModel(
+        planes.normals,
+        planes.offsets,
+        np.stack([np.zeros(len(weight)), weight]),
+        np.stack([np.zeros(len(linear)), linear]),
+        np.array([0.0, offset]),
+        np.array(sorted(pair)),
+        activation("relu"),
+    )
