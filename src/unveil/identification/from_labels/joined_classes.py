@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import LabelModel
@@ -37,7 +37,7 @@ def joined(model: LabelModel, pair: LabelModel) -> LabelModel:
     step = step * spread / max(float(np.linalg.norm(step[:k])), 1e-300)
     classes = np.append(model.classes, pair.classes[new])
     order = np.argsort(classes)
-    return _with_last(replace(model, classes=classes[order]), np.concatenate([last, [last[known] + step]])[order])
+    return _with_last(model, np.concatenate([last, [last[known] + step]])[order], classes[order])
 
 
 def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
@@ -53,10 +53,10 @@ def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
     old = _last(model)
     last = old.copy()
     values = np.concatenate([model.phi.value(at.x @ model.inner.T + model.bias), at.x, np.ones((len(at), 1))], axis=1)
-    earlier: list[int] = []
+    later = [new for _, new in joins]
+    earlier = [int(c) for c in model.classes if c not in later]
     for known, new in joins:
         b, c = model.rows(np.array([known, new]))
-        earlier.append(known)
         step = old[c] - old[b]
         third = np.where(at.before == new, at.after, at.before)
         ours = ((at.before == new) | (at.after == new)) & (third != known) & np.isin(third, earlier)
@@ -66,7 +66,7 @@ def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
         scale = scale[np.isfinite(scale) & (scale > 0)]
         last[c] = last[b] + (float(np.median(scale)) if len(scale) >= TOLD else 1.0) * step
         earlier.append(new)
-    return _with_last(model, last)
+    return _with_last(model, last, model.classes)
 
 
 def _last(model: LabelModel) -> Float[np.ndarray, "c P"]:
@@ -74,6 +74,6 @@ def _last(model: LabelModel) -> Float[np.ndarray, "c P"]:
     return np.concatenate([model.outer, model.affine, model.offset[:, None]], axis=1)
 
 
-def _with_last(model: LabelModel, last: Float[np.ndarray, "c P"]) -> LabelModel:
+def _with_last(model: LabelModel, last: Float[np.ndarray, "c P"], classes: Int[np.ndarray, " c"]) -> LabelModel:
     k = len(model.inner)
-    return replace(model, outer=last[:, :k], affine=last[:, k:-1], offset=last[:, -1])
+    return replace(model, outer=last[:, :k], affine=last[:, k:-1], offset=last[:, -1], classes=classes)

@@ -172,7 +172,8 @@ def _agreed(
         The weights, zero where not enough points tell, and the number of active points that agree; None where no more
         do than there are numbers.
     """
-    fuzz = FITS * max(float(np.abs(base).max(initial=0.0)), float(np.median(value[value > NONE])) if value.any() else 0)
+    some = value[value > NONE]
+    fuzz = FITS * max(float(np.abs(base).max(initial=0.0)), float(np.median(some)) if len(some) else 0.0)
     active = np.flatnonzero(value > fuzz)
     seen = np.flatnonzero((x[active] > 0).sum(axis=0) >= BOTH)
     while True:  # ends: each round but the last has fewer weights

@@ -68,7 +68,7 @@ def narrow_network(
         model, pool = lifted
     first = Hyperplanes(model.inner, model.bias, np.zeros(len(model.bias)))
     fit = DeepCompletion(pool, first, search.precision, accuracy, pool.rng)
-    fit.points = at
+    fit.points.add(at)
     return fit.fitted(model), pool.chart
 
 

@@ -85,6 +85,9 @@ class Pool:
             end = np.array([self._other(self.label[i]) for i in start])
         else:
             one, two = (np.flatnonzero(self.label == c) for c in pair)
+            if not len(one) or not len(two):
+                # Met between two others, and by no random point.
+                return Crossings.none(self.chart.n)
             start, end = self.rng.choice(one, count), self.rng.choice(two, count)
         return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
 

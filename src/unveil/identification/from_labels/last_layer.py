@@ -1,0 +1,142 @@
+"""The last layer behind second-layer neurons that bends told: pair by pair of classes, then all in one scale."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.deep_points import ON, USABLE, DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.joined_classes import Joins, joined, rescaled
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.orientation import oriented
+from unveil.identification.from_labels.output import equations_needed, with_classes
+from unveil.identification.from_labels.second_layer import HiddenNeuron
+from unveil.identification.from_labels.second_output import SecondOutput, second_output
+
+DRAWS = 64
+"""Random sets of boundary points from which the last layer is tried: those where no unknown neuron is active agree."""
+
+MOST = 0.7
+"""Share of the points between two classes that a last layer must explain."""
+
+ABSOLUTE = 30
+"""Weighted least squares after which least absolute distances are reached."""
+
+
+def last_layer(
+    points: DeepPoints, neurons: list[HiddenNeuron], rng: np.random.Generator
+) -> tuple[LabelModel, Joins, float] | None:
+    """The last layer, from points where no weight counts that is not told.
+
+    Args:
+        points: Boundary points; more are asked where there are few.
+        neurons: The second layer, as far as bends told it.
+        rng: Draws sets of points.
+
+    Returns:
+        The model of the first layer's values, weights that no bend told zero; from which class each one's scale is
+        known; and the share of the points that the worst explained pair's weights explain. None where none come out.
+
+    Queries: about 35 for each point that is missing
+    """
+    at = points.inside(points.all)
+    if not len(at):
+        return None
+    pairs = pairs_of(at)
+    met, counts = np.unique(pairs, axis=0, return_counts=True)
+    pair = (int(met[counts.argmax(), 0]), int(met[counts.argmax(), 1]))
+    second, told = _rows(neurons, at.x[(pairs == pair).all(axis=1)])
+    need = equations_needed(*second.normals.shape)
+    at = points.usable(told, pair, 2 * need)
+    begun = _pair_by_pair(second, at, need, rng)
+    if begun is None:
+        return None
+    model, joins, share = begun
+    others = [int(c) for c in np.unique(pairs_of(at)) if c not in model.classes]
+    if others:
+        model = _rare_classes(model, others, at)
+    if model.affine.any():
+        partly = [each for each in neurons if np.isnan(each.weight).any()]
+        model = oriented(model, at[on_boundary(model, at)], partly) or model
+    return model, joins, share
+
+
+def _rows(neurons: list[HiddenNeuron], hidden: Float[np.ndarray, "N k"]) -> tuple[Hyperplanes, Bool[np.ndarray, " k"]]:
+    """Second-layer neurons, weights that no bend told zero, and the first-layer neurons behind which all are told.
+
+    Args:
+        neurons: At least one. Left out are those known in part for which too few points would remain.
+        hidden: Points; at some of them no other first-layer neurons must be active.
+    """
+    told = np.ones(hidden.shape[1], dtype=bool)
+    kept: list[HiddenNeuron] = []
+    for each in sorted(neurons, key=lambda each: int(np.isnan(each.weight).sum())):
+        less = told & ~np.isnan(each.weight)
+        if not kept or (~(hidden[:, ~less] > 0).any(axis=1)).mean() >= USABLE:
+            told = less
+            kept.append(each)
+    rows = np.nan_to_num(np.stack([each.weight for each in kept]), nan=0.0)
+    long = np.linalg.norm(rows, axis=1)
+    bias = np.array([each.bias for each in kept]) / long
+    return Hyperplanes(rows / long[:, None], bias, np.array([each.error for each in kept])), told
+
+
+def _pair_by_pair(
+    second: Hyperplanes, at: Crossings, need: int, rng: np.random.Generator
+) -> tuple[LabelModel, Joins, float] | None:
+    """Classes with points enough between them and one other, the commonest pair first."""
+    pairs = pairs_of(at)
+    met, counts = np.unique(pairs, axis=0, return_counts=True)
+    left = [(int(met[i, 0]), int(met[i, 1])) for i in np.argsort(-counts, kind="stable") if counts[i] >= need]
+    model: LabelModel | None = None
+    joins: Joins = ()
+    least = 1.0
+    # Each pass takes the commonest pair that brings in one more class.
+    for _ in range(len(left)):
+        pair = next((p for p in left if model is None or np.isin(p, model.classes).sum() == 1), None)
+        if pair is None:
+            break
+        left.remove(pair)
+        found, share = _of_pair(second, at[np.flatnonzero((pairs == pair).all(axis=1))], pair, need, rng)
+        if found is None:
+            continue
+        least = min(least, share)
+        if model is None:
+            model = found.model
+            continue
+        new = int(np.isin(pair, model.classes).argmin())
+        joins += ((pair[1 - new], pair[new]),)
+        model = joined(model, found.model)
+    return None if model is None else (rescaled(model, joins, at), joins, least)
+
+
+def _of_pair(
+    second: Hyperplanes, at: Crossings, pair: tuple[int, int], need: int, rng: np.random.Generator
+) -> tuple[SecondOutput | None, float]:
+    """The weights between two classes that explain most points, and the share of these."""
+    inliers, share = np.empty(0, dtype=int), 0.0
+    for draw in range(DRAWS):
+        some = np.arange(len(at)) if not draw else rng.choice(len(at), min(need, len(at)), replace=False)
+        tried = second_output(second, at[some], pair)
+        if tried is None:
+            continue
+        on = on_boundary(tried.model, at)
+        if len(on) > len(inliers):
+            inliers, share = on, len(on) / len(at)
+        if share > 0.98:
+            break
+    return second_output(second, at[inliers], pair) if share >= MOST else None, share
+
+
+def _rare_classes(model: LabelModel, others: list[int], at: Crossings) -> LabelModel:
+    """The model with classes of which there are few points, by least absolute distances.
+
+    Points where a neuron is missing lie off, and must not count by how much.
+    """
+    grown, weight = model, np.ones(len(at))
+    for _ in range(ABSOLUTE):
+        grown, _ = with_classes(model, others, at, weight=weight)
+        weight = 1 / np.maximum(np.abs(grown.distances(at)), ON)
+    return with_classes(model, others, at[np.flatnonzero(weight == weight.max(initial=0.0))])[0]

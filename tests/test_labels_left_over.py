@@ -1,0 +1,120 @@
+"""Second-layer neurons from what a model without them leaves over, and logits of classes from those of pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.deep_completion import Deep
+from unveil.identification.from_labels.deep_model import DeepLabelModel
+from unveil.identification.from_labels.joined_classes import joined, rescaled
+from unveil.identification.from_labels.left_over import completed, further_neuron, merged
+from unveil.identification.from_labels.model import LabelModel
+from unveil.whitebox.activation import activation
+
+NOTHING = np.empty(0, dtype=int)
+
+
+def made(seed: int, classes: int = 3) -> LabelModel:
+    """Five neurons of seven values."""
+    rng = np.random.default_rng(seed)
+    inner, outer = rng.standard_normal((5, 7)), rng.standard_normal((classes, 5))
+    bias = 0.5 * rng.standard_normal(5)
+    model = LabelModel(
+        inner, bias, outer, np.zeros((classes, 7)), np.zeros(classes), np.arange(classes), activation("relu")
+    )
+    # No class is rare.
+    logits = model.logits(np.maximum(rng.standard_normal((1000, 7)), 0))
+    return replace(model, offset=-np.median(logits, axis=0))
+
+
+def boundary(model: LabelModel, count: int, seed: int) -> Crossings:
+    """Points where two logits are the largest and equal, on segments between values of a first layer of ReLU."""
+    rng = np.random.default_rng(seed)
+    low, high = np.maximum(rng.standard_normal((2, 4 * count, 7)), 0)
+    before = model.labels(low)
+    keep = before != model.labels(high)
+    low, high, before = low[keep][:count], high[keep][:count], before[keep][:count]
+    after = model.labels(high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        label = model.labels(middle)
+        inside = label == before
+        after = np.where(inside, after, label)
+        low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
+    return Crossings((low + high) / 2, before, after, high - low, np.full(len(low), 1e-14))
+
+
+def on(model: LabelModel, at: Crossings) -> float:
+    return float((np.abs(model.distances(at)) < 1e-6).mean())
+
+
+def test_a_neuron_that_is_missing_comes_from_what_is_left_over() -> None:
+    for seed in range(1, 5):
+        truth = made(seed)
+        at = boundary(truth, 1500, seed)
+        less = truth.kept(np.arange(4))
+        assert on(truth, at) > 0.99 > on(less, at)
+        found = further_neuron(less, at, np.random.default_rng(0))
+        assert found is not None
+        row, true = np.append(found.inner[-1], found.bias[-1]), np.append(truth.inner[4], truth.bias[4])
+        assert np.allclose(row / np.linalg.norm(row), true / np.linalg.norm(true), atol=1e-6)
+        assert on(found, at) > 0.99
+
+
+def test_nothing_left_over_gives_no_neuron() -> None:
+    truth = made(1)
+    assert further_neuron(truth, boundary(truth, 800, 1), np.random.default_rng(0)) is None
+
+
+def test_weights_that_no_bend_told_come_from_points_where_they_count() -> None:
+    for seed in range(5):
+        truth = made(seed)
+        at = boundary(truth, 1500, seed)
+        inner = truth.inner.copy()
+        inner[2, [1, 4]] = 0
+        found = completed(
+            replace(truth, inner=inner),
+            [NOTHING, NOTHING, np.array([1, 4]), NOTHING, NOTHING],
+            at,
+            np.random.default_rng(0),
+        )
+        assert np.allclose(found.inner, truth.inner, atol=1e-6)
+
+
+def test_classes_known_from_pairs_get_one_scale_from_points_of_a_third() -> None:
+    truth = made(3)
+    at = boundary(truth, 3000, 3)
+    pairs = []
+    for one, two, scale in ((0, 1, 2.0), (0, 2, 7.0)):
+        outer = scale * (truth.outer[[one, two]] - truth.outer[one])
+        offset = scale * (truth.offset[[one, two]] - truth.offset[one])
+        pairs.append(replace(truth, outer=outer, affine=np.zeros((2, 7)), offset=offset, classes=np.array([one, two])))
+    whole = joined(*pairs)
+    assert (whole.classes == [0, 1, 2]).all()
+    third = at[np.flatnonzero((at.before > 0) & (at.after > 0))]
+    assert on(whole, third) < 0.1
+    assert on(rescaled(whole, ((0, 2),), at), at) > 0.99
+
+
+def test_neurons_of_one_hyperplane_and_side_become_one() -> None:
+    truth = made(4)
+    split = replace(
+        truth,
+        inner=np.concatenate([truth.inner, 3 * truth.inner[:1]]),
+        bias=np.append(truth.bias, 3 * truth.bias[0]),
+        outer=np.concatenate([truth.outer, truth.outer[:, :1]], axis=1),
+    )
+    h = np.maximum(np.random.default_rng(0).standard_normal((50, 7)), 0)
+    assert np.allclose(merged(split).logits(h), split.logits(h))
+    assert len(merged(split).inner) == 5
+    assert len(merged(replace(split, inner=-split.inner, bias=split.bias)).inner) == 5
+
+
+def test_points_that_stray_make_a_network_no_whole_one() -> None:
+    behind = made(0)
+    model = DeepLabelModel(np.eye(7), np.zeros(7), behind, behind.classes)
+    assert Deep(model, 1e-12, 0.0, 1e-9, 0, 0).whole
+    assert not Deep(model, 1e-12, 0.0, 1e-9, 0, 1).whole
