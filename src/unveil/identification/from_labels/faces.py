@@ -384,10 +384,13 @@ def faces_behind(
     slope = (h2 - h1) / eta
     # The new normal u + c a is orthogonal to the new tangent t + slope u.
     with np.errstate(divide="ignore", invalid="ignore"):
-        c = -slope / (np.sum(a * t, axis=1) + slope * np.sum(a * on.normal, axis=1))
+        down = np.sum(a * t, axis=1) + slope * np.sum(a * on.normal, axis=1)
+        c = -slope / down
+        # A weak bend is known no better than a strong one: dc = -(a t) / down^2 dslope.
+        blur = np.abs(np.sum(a * t, axis=1)) / down**2 * 4 * cell / eta
     normal = on.normal + c[:, None] * a
     long = np.linalg.norm(normal, axis=1)
-    error = (on.error + np.abs(c) * (planes.error[walks.plane[both]] + 4 * cell / eta)) / long
+    error = (on.error + np.abs(c) * planes.error[walks.plane[both]] + blur) / long
     # The line behind starts at the hyperplane: nothing else lies in between.
     starts = np.abs(h1 - 0.5 * eta * slope) < 1e-4 * eta + 10 * on.error * s
     good = np.isfinite(c) & (long > 0.05) & starts & (error < 1e-5)

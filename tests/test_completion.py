@@ -1,0 +1,233 @@
+"""Fits to boundary points: a model comes back from points of its boundaries, and says how sure it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.completion import Completion, foretold_crossings, telling_crossings
+from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.polish import polish, uncertainty
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rows_read import rows_read
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.subspace import random_directions, subspace
+from unveil.whitebox.activation import activation
+
+SEEDS = range(5)
+
+
+def model_of(seed: int, k: int = 4, d: int = 5, c: int = 3, phi: str = "relu") -> LabelModel:
+    rng = np.random.default_rng(seed)
+    outer = rng.standard_normal((c, k))
+    inner, bias = rng.standard_normal((k, d)) / np.sqrt(d), 0.3 * rng.standard_normal(k)
+    model = LabelModel(inner, bias, outer, np.zeros((c, d)), np.zeros(c), np.arange(c), activation(phi))
+    # Each class is as large as any other at typical inputs, on average.
+    middle = model.logits(rng.standard_normal((500, d))).mean(axis=0)
+    return LabelModel(inner, bias, outer, np.zeros((c, d)), -middle, np.arange(c), activation(phi))
+
+
+def asked(model: LabelModel, rng: np.random.Generator, size: float = 1.5) -> Pool:
+    d = model.inner.shape[1]
+    chart = Chart(uv.as_oracle(model.labels, shape=d, answers="labels"), np.zeros(d), 1.0, None)
+    return Pool(Side(chart), chart, size, np.empty((0, d)), rng)
+
+
+def moved(model: LabelModel, size: float, rng: np.random.Generator) -> LabelModel:
+    count = model.inner.size + model.bias.size + model.outer.size + model.offset.size
+    return model.moved(size * rng.standard_normal(count))
+
+
+def as_told(model: LabelModel) -> np.ndarray:
+    """The numbers that labels tell: hyperplanes, and the effect of each neuron on logits against the first's."""
+    long = np.linalg.norm(model.inner, axis=1)
+    outer = (model.outer - model.outer[0]) * long
+    offset = model.offset - model.offset[0]
+    scale = np.abs(outer).max()
+    return np.concatenate(
+        [(model.inner / long[:, None]).ravel(), model.bias / long, outer.ravel() / scale, offset / scale]
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("phi", ["relu", "tanh"])
+def test_foretold_points_lie_on_boundaries_and_cost_nothing(seed: int, phi: str) -> None:
+    rng = np.random.default_rng(seed)
+    model = model_of(seed, phi=phi)
+    pool = asked(model, rng)
+    before = pool.chart.ledger.asked
+    at = foretold_crossings(model, pool, pool.chart, 80, rng)
+    assert pool.chart.ledger.asked == before
+    assert len(at) == 80
+    assert np.abs(model.distances(at)).max() < 1e-12
+    # Crossed from the one label to the other.
+    np.testing.assert_array_equal(model.labels(at.x - 1e-9 * at.along), at.before)
+    np.testing.assert_array_equal(model.labels(at.x + 1e-9 * at.along), at.after)
+    np.testing.assert_allclose(np.linalg.norm(at.along, axis=1), 1)
+    telling = telling_crossings(model, pool, 40, rng)
+    chance = foretold_crossings(model, pool, pool.chart, 40, rng)
+    told = [np.linalg.svd(model.linearised(each)[1], compute_uv=False) for each in (telling, chance)]
+    # Three logits and one scale for each rectifier are open at least: what is left is told better by chosen points.
+    rank = int((told[0] > 1e-9 * told[0][0]).sum())
+    assert told[0][rank - 1] > told[1][rank - 1]
+    assert np.log(told[0][:rank]).sum() > np.log(told[1][:rank]).sum() + 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("phi", ["relu", "tanh"])
+def test_a_fit_recovers_a_moved_model_and_knows_its_errors(seed: int, phi: str) -> None:
+    rng = np.random.default_rng(seed)
+    truth = model_of(seed, phi=phi)
+    pool = asked(truth, rng)
+    at = telling_crossings(truth, pool, 100, rng)
+    start = moved(truth, 1e-4, rng)
+    found = polish(start, at)
+    assert found.rms < 1e-13 < 1e-6 < np.sqrt(np.mean(start.distances(at) ** 2))
+    if phi == "relu":
+        np.testing.assert_allclose(as_told(found.model), as_told(truth), atol=1e-9)
+    # A few points that belong elsewhere are left out, and spoil nothing.
+    x = at.x.copy()
+    x[7] += 0.1 * at.along[7]
+    spoilt = polish(moved(truth, 1e-5, rng), Crossings(x, at.before, at.after, at.along, at.width))
+    assert spoilt.rms < 1e-9
+    assert spoilt.outside > 0
+    np.testing.assert_allclose(spoilt.model.labels(pool.y), truth.labels(pool.y))
+    # Points known to 1e-7 only: errors are what is said, up to a factor.
+    x = at.x + 1e-7 * rng.standard_normal((len(at), 1)) * at.along
+    blurred = Crossings(x, at.before, at.after, at.along, at.width)
+    rough = polish(start, blurred)
+    assert 3e-8 < rough.rms < 3e-7
+    said = uncertainty(rough.model, blurred, rough.rms, at[slice(0, 0)], 1.0)
+    if phi == "relu":
+        off = np.abs(as_told(rough.model) - as_told(truth)).max()
+        assert 0.1 * off < 3 * said < 3e3 * off
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_hyperplanes_and_labels_make_a_whole_model(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = model_of(seed)
+    pool = asked(truth, rng)
+    pool.draw(400)
+    completion = Completion(pool, Precision.of(pool.chart.digits), 1e-8, rng)
+    assert completion.attempt(None) is None
+    long = np.linalg.norm(truth.inner, axis=1)
+    search = HyperplaneSearch(pool.side, pool.chart, pool, completion.precision, rng)
+    search.planes = Hyperplanes(truth.inner / long[:, None], truth.bias / long, np.full(len(long), 1e-12))
+    pair = completion.behind_hyperplanes(search)
+    found = completion.attempt(pair)
+    assert found is not None
+    assert found.whole, found.doubts
+    assert found.figures["error"] < 1e-8
+    x = pool.sample(2000, rng)
+    np.testing.assert_array_equal(found.model.labels(x), truth.labels(x))
+    np.testing.assert_allclose(
+        found.model.inner
+        / np.linalg.norm(found.model.inner, axis=1)[:, None]
+        * np.sign(np.sum(found.model.inner * truth.inner, axis=1))[:, None],
+        truth.inner / long[:, None],
+        atol=1e-8,
+    )
+    # Without one of its hyperplanes the same points make no model that is called whole and exact.
+    search.planes = search.planes[np.arange(len(long) - 1)]
+    other = completion.attempt(completion.behind_hyperplanes(search))
+    assert other is None or not other.whole or other.figures["error"] > 1e-3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = model_of(seed, d=12, c=2)
+    everywhere = asked(truth, rng)
+    basis = np.linalg.qr(rng.standard_normal((12, 5)))[0].T
+    chart = Chart(everywhere.chart.oracle, np.zeros(12), 1.0, basis)
+    inside = LabelModel(
+        truth.inner @ basis.T, truth.bias, truth.outer, np.zeros((2, 5)), truth.offset, truth.classes, truth.phi
+    )
+    pool = Pool(Side(chart), chart, 1.5, np.empty((0, 5)), rng)
+    for each in (pool, everywhere):
+        each.draw()
+    before = chart.ledger.asked
+    lifted = Lift(inside, (pool, everywhere), 1e-6, rng).run()
+    asked_for = chart.ledger.asked - before
+    np.testing.assert_allclose(lifted.model.inner, truth.inner, atol=1e-5)
+    assert lifted.unconfirmed == 0
+    assert lifted.missed < 0.1
+    assert lifted.error < 1e-4
+    # A label for each bit of each weight outside, once and a half at most, and the check.
+    assert asked_for < 1.5 * 5 * 7 * np.log2(1e6) + 1500
+    # A model that is wrong inside foretells the wrong shifts.
+    wrong = LabelModel(
+        inside.inner,
+        inside.bias,
+        inside.outer * [[1.0], [1.4]],
+        inside.affine,
+        inside.offset,
+        inside.classes,
+        inside.phi,
+    )
+    judged = Lift(wrong, (pool, everywhere), 1e-6, rng).run()
+    assert judged.missed > 0.5 or judged.unconfirmed > 0
+
+
+def test_a_subspace_of_as_many_directions_as_neurons_is_found() -> None:
+    within: list[bool] = []
+    for seed in SEEDS:
+        truth = model_of(seed, k=3, d=40, c=2)
+        pool = asked(truth, np.random.default_rng(seed))
+        found = subspace(pool.chart, pool, np.random.default_rng(seed + 50))
+        assert found is not None
+        directions, stretch = found
+        assert stretch == pytest.approx(np.sqrt(5))
+        # One more than neurons, within the first eight random directions.
+        first = random_directions(8, pool, np.random.default_rng(seed + 50))
+        assert len(directions) <= 4
+        np.testing.assert_allclose(directions @ directions.T, np.eye(len(directions)), atol=1e-12)
+        np.testing.assert_allclose(directions @ first.T @ first, directions, atol=1e-12)
+        rows = truth.inner @ first.T
+        left = rows - rows @ (directions @ first.T).T @ (directions @ first.T)
+        within += list(np.linalg.norm(left, axis=1) < 3e-3 * np.linalg.norm(rows, axis=1))
+    # Few normals show a neuron that bends the boundary at few places.
+    assert sum(within) >= 12
+
+
+def test_with_few_inputs_all_directions_are_read() -> None:
+    small = asked(model_of(0, d=12, c=2), np.random.default_rng(0))
+    assert subspace(small.chart, small, np.random.default_rng(0)) is None
+    assert small.chart.ledger.asked <= 8
+
+
+def test_examples_span_half_of_the_random_directions() -> None:
+    rng = np.random.default_rng(0)
+    pool = asked(model_of(0, d=30, c=2), rng)
+    pool.given = rng.standard_normal((50, 3)) @ rng.standard_normal((3, 30))
+    found = random_directions(6, pool, rng)
+    np.testing.assert_allclose(found @ found.T, np.eye(6), atol=1e-12)
+    apart = np.linalg.qr((pool.given - pool.given.mean(axis=0)).T)[0][:, :3]
+    np.testing.assert_allclose(np.linalg.norm(apart.T @ found[:3].T, axis=0), 1, atol=1e-4)
+
+
+def test_rows_read_are_told_in_inputs() -> None:
+    truth = model_of(3, d=4)
+    origin, size = np.array([0.5, -1.0, 2.0, 0.0, 1.0, 3.0]), 2.5
+    basis = np.linalg.qr(np.random.default_rng(3).standard_normal((6, 4)))[0].T
+    chart = Chart(uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), shape=6, answers="labels"), origin, size, basis)
+    pool = Pool(Side(chart), chart, 1.0, np.empty((0, 4)), np.random.default_rng(0))
+    search = HyperplaneSearch(pool.side, chart, pool, Precision.of(chart.digits), np.random.default_rng(0))
+    planes = Hyperplanes(truth.inner, truth.bias, np.full(4, 1e-9))
+    before = chart.ledger.asked
+    stats, why = rows_read(search, chart, planes, 0)
+    assert chart.ledger.asked == before
+    rows, biases = stats["rows_read"]
+    y = np.random.default_rng(1).standard_normal((9, 4))
+    np.testing.assert_allclose(chart.inputs(y) @ rows.T + biases, y @ truth.inner.T + truth.bias)
+    assert why == ["4 neurons of the first layer were read, up to sign and scale."]
+    search.behind_first = True
+    assert "2 neurons were told apart" in rows_read(search, chart, planes, 2)[1][1]
+    assert rows_read(None, chart, planes, 0) == ({}, [])

@@ -1,0 +1,254 @@
+"""Crossings, faces, dual points and sections of a boundary between two labels, against exact small networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_gradients, relu_net
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
+from unveil.identification.from_labels.dual_points import dual_points
+from unveil.identification.from_labels.faces import (
+    Faces,
+    Precision,
+    Walks,
+    faces_at,
+    faces_behind,
+    tangents,
+    tolerance_at,
+    walk,
+)
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.sections import corner, section
+
+SEEDS = range(5)
+
+
+def side_of(label, d: int) -> tuple[Side, Chart]:
+    chart = Chart(uv.as_oracle(label, shape=d, answers="labels"), np.zeros(d), 1.0, None)
+    return Side(chart), chart
+
+
+def strips(x: np.ndarray) -> np.ndarray:
+    """Labels 0, 1, 2 with boundaries at x0 = 0.3 and x0 = 0.5."""
+    return (x[:, 0] >= 0.3).astype(int) + (x[:, 0] >= 0.5)
+
+
+class Truth:
+    """A network with one hidden layer and the labels 0 and 1, its gap, gradients and hyperplanes."""
+
+    def __init__(self, seed: int, sizes: tuple[int, ...] = (5, 4, 1)) -> None:
+        self.rng = np.random.default_rng(seed + 100)
+        self.weights: Weights = random_weights(sizes, np.random.default_rng(seed), bias=0.3)
+        # Half of the inputs carry each label.
+        self.weights[-1][1][:] -= np.median(relu_net(self.weights)(self.rng.standard_normal((400, sizes[0]))))
+        self.net = relu_net(self.weights)
+        self.side, self.chart = side_of(lambda x: (self.net(x)[:, 0] < 0).astype(int), sizes[0])
+        w, b = self.weights[0]
+        long = np.linalg.norm(w, axis=1)
+        self.planes = Hyperplanes(w / long[:, None], b / long, np.full(len(b), 1e-14))
+        self.precision = Precision.of(self.chart.digits)
+
+    def gap(self, y: np.ndarray) -> np.ndarray:
+        return self.net(y)[:, 0]
+
+    def gradient(self, y: np.ndarray) -> np.ndarray:
+        return relu_gradients(self.weights, y)[:, 0]
+
+    def faces(self, count: int) -> Faces:
+        pool = Pool(self.side, self.chart, 1.0, np.empty((0, self.chart.n)), self.rng)
+        pool.draw()
+        at = pool.crossings(count, self.precision.cell)
+        return faces_at(self.side, at, self.precision, self.precision.step, self.rng)[0]
+
+    def end(self, x: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far from x along each ray the next hyperplane is, and which."""
+        ahead = self.planes.ahead(x, along)
+        return ahead.min(axis=1), ahead.argmin(axis=1)
+
+    def edge(self, neuron: int) -> Edge | None:
+        """A bend of the boundary at a neuron's hyperplane, all other neurons at rest on one side."""
+        normal, offset = self.planes.normals[neuron], self.planes.offsets[neuron]
+        start, end = 2 * self.rng.standard_normal((2, 200, self.chart.n))
+        for y in (start, end):
+            y -= np.outer(y @ normal + offset, normal)
+        met = np.flatnonzero(np.sign(self.gap(start)) != np.sign(self.gap(end)))
+        if not len(met):
+            return None
+        low, high = start[met], end[met]
+        for _ in range(60):
+            middle = (low + high) / 2
+            same = (np.sign(self.gap(middle)) == np.sign(self.gap(low)))[:, None]
+            low, high = np.where(same, middle, low), np.where(same, high, middle)
+        others = np.delete(np.arange(len(self.planes)), neuron)
+        for z in low:
+            if np.abs(z @ self.planes.normals[others].T + self.planes.offsets[others]).min() < 0.05:
+                continue
+            here, there = self.gradient(np.stack([z - 1e-9 * normal, z + 1e-9 * normal]))
+            if min(np.linalg.norm(here), np.linalg.norm(there)) < 1e-3:
+                continue
+            u, v = (-g / np.linalg.norm(g) for g in (here, there))
+            across = normal - (normal @ v) * v
+            return Edge.between(z, z + 1e-3 * across, (u, v), (0, 1), 1e-13, 1e-13)
+        return None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_crossing_is_bisected_and_costs_its_logarithm(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    side, chart = side_of(strips, 3)
+    start, end = rng.uniform(0, 0.29, (7, 3)), rng.uniform(0, 0.29, (7, 3))
+    end[:, 0] = rng.uniform(0.51, 1.0, 7)
+    end = start + (end - start) / np.linalg.norm(end - start, axis=1, keepdims=True)
+    start, end = start[end[:, 0] > 0.5], end[end[:, 0] > 0.5]
+    count, before = len(start), chart.ledger.asked
+    zero, two = np.zeros(count, dtype=int), np.full(count, 2)
+    found = cross(side, start, end, zero, two, 1.5 * 2.0**-20)
+    # Segments of length 1: 2 ** -20 is the first width below 1.5 * 2 ** -20.
+    assert chart.ledger.asked - before == 20 * count
+    np.testing.assert_allclose(found.x[:, 0], 0.3, atol=2.0**-20)
+    np.testing.assert_array_equal(found.after, 1)
+    np.testing.assert_allclose(found.width, 2.0**-20)
+    finer = sharpen(side, found, 1.5 * 2.0**-30)
+    assert chart.ledger.asked - before == 30 * count
+    np.testing.assert_allclose(finer.x[:, 0], 0.3, atol=2.0**-30)
+    # Nothing is finer than float64: this ends.
+    np.testing.assert_allclose(sharpen(side, found, 0.0).x[:, 0], 0.3, atol=1e-14)
+
+
+def test_a_crossing_near_a_place_is_met_by_growing_brackets_and_only_between_its_labels() -> None:
+    side, chart = side_of(strips, 2)
+    along = np.tile([1.0, 0.0], (4, 1))
+    at = np.array([[0.3, 0.0], [0.25, 0.0], [0.5, 0.0], [-5.0, 0.0]])
+    zero, one = np.zeros(4, dtype=int), np.ones(4, dtype=int)
+    before = chart.ledger.asked
+    found, rows = cross_near(side, at, along, zero, one, np.full(4, 0.01), np.inf, grow=1)
+    np.testing.assert_array_equal(rows, [0, 1])
+    # Two for each bracket; three of them grow once.
+    assert chart.ledger.asked - before == 2 * 4 + 2 * 3
+    np.testing.assert_allclose(found.width, [0.02, 0.16])
+    found, rows = cross_near(side, at, -along, one, zero, np.full(4, 0.01), 1e-9, grow=1)
+    np.testing.assert_array_equal(rows, [0, 1])
+    np.testing.assert_allclose(found.x[:, 0], 0.3, atol=1e-9)
+    assert not len(cross_near(side, at, along, one, zero, np.full(4, 0.01), 1e-9)[1])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
+    truth = Truth(seed)
+    faces = truth.faces(8)
+    gradient = -truth.gradient(faces.x) * np.where(faces.before == 0, 1, -1)[:, None]
+    np.testing.assert_allclose(
+        faces.normal, gradient / np.linalg.norm(gradient, axis=1, keepdims=True), atol=20 * truth.precision.normal
+    )
+    which = np.repeat(np.arange(len(faces)), 4)
+    along = tangents(faces.normal[which], truth.rng)
+    walks = walk(truth.side, truth.chart, faces, which, along, truth.precision).ended()
+    assert len(walks) > len(faces)
+    exact, neuron = truth.end(faces.x[walks.face], walks.along)
+    assert (walks.low <= exact * (1 + 1e-9)).all()
+    # How much later a weak bend shows than it is there is bounded by the tolerance of the face.
+    assert np.mean(walks.high >= exact) == 1
+    before = truth.chart.ledger.asked
+    met = dual_points(truth.side, faces, walks, truth.precision)
+    assert truth.chart.ledger.asked - before < 90 * len(walks)
+    assert len(met.z) > 0.6 * len(walks)
+    plane = truth.planes[neuron[met.index]]
+    off = np.abs(np.sum(met.z * plane.normals, axis=1) + plane.offsets)
+    assert np.mean(off <= met.error) > 0.9
+    steepest = np.prod([np.linalg.norm(w, 2) for w, _ in truth.weights])
+    vague = tolerance_at(truth.precision, faces[met.face], exact[met.index])
+    # Not where two hyperplanes lie close to each other: the line behind is bent, too.
+    assert np.mean(np.abs(truth.gap(met.z)) < steepest * (vague + met.error)) > 0.9
+    np.testing.assert_allclose(truth.gap(met.behind.x), 0, atol=1e-9)
+    # Known hyperplanes are jumped at, and named.
+    told = walk(truth.side, truth.chart, faces, which, along, truth.precision, truth.planes).ended()
+    assert len(told) >= len(walks)
+    np.testing.assert_array_equal(told.plane, truth.end(faces.x[told.face], told.along)[1])
+    behind, rows = faces_behind(truth.side, faces, told, truth.planes, truth.precision)
+    assert len(rows) > 0.6 * len(told)
+    gradient = -truth.gradient(behind.x) * np.where(behind.before == 0, 1, -1)[:, None]
+    gradient /= np.linalg.norm(gradient, axis=1, keepdims=True)
+    # Where a neuron bends the boundary little, too, the error said is the error made.
+    assert (np.linalg.norm(gradient - behind.normal, axis=1) < 2 * behind.error).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_boundary_that_turns_back_has_a_dual_point_too(seed: int) -> None:
+    """`y2 + 2 relu(y1 - y2)` is zero on y2 = 0 where y1 < 0, and on y2 = 2 y1 below it: a turn of more than a right
+    angle, at the origin."""
+    turn = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))[0]
+
+    def gap(x: np.ndarray) -> np.ndarray:
+        y = (x - 0.1) @ turn.T
+        return y[:, 1] + 2 * np.maximum(y[:, 0] - y[:, 1], 0)
+
+    side, _ = side_of(lambda x: (gap(x) > 0).astype(int), 3)
+    precision = Precision.of(1e-15)
+    x = np.array([[-0.5, 0.0, 0.2]]) @ turn + 0.1
+    face = Faces(x, turn[1:2], np.array([0]), np.array([1]), np.full(1, 1e-9))
+    walks = Walks(np.array([0]), turn[:1], np.array([0.4995]), np.array([0.5005]), np.array([-1]))
+    met = dual_points(side, face, walks, precision)
+    assert len(met.z) == 1
+    np.testing.assert_allclose((met.z - 0.1) @ turn.T, [[0, 0, 0.2]], atol=1e-6)
+    np.testing.assert_allclose(met.z, np.array([[0, 0, 0.2]]) @ turn + 0.1, atol=float(met.error[0]))
+    behind = (met.behind.x - 0.1) @ turn.T
+    np.testing.assert_allclose(behind[:, 1], 2 * behind[:, 0], atol=1e-9)
+    assert behind[0, 0] < 0
+
+
+def test_dual_points_in_a_section_lie_on_hyperplanes_and_tell_the_neuron() -> None:
+    own = others = 0
+    for seed in range(5):
+        truth = Truth(seed)
+        neuron = seed % 4
+        edge = truth.edge(neuron)
+        if edge is None:
+            continue
+        normal = truth.planes.normals[neuron]
+        for _ in range(3):
+            for met in section(truth.side, truth.chart, edge, (0, 1), Hyperplanes.none(5), truth.precision, truth.rng):
+                off = np.abs(met.z @ truth.planes.normals.T + truth.planes.offsets)[0]
+                assert off.min() < 10 * met.error[0] + 1e-9
+                assert abs(truth.gap(met.z)[0]) < 1e-5 * (1 + np.linalg.norm(met.z))
+                if off.argmin() != neuron:
+                    others += 1
+                    continue
+                own += 1
+                angle, fuzz = edge.votes(met.z, met.error)
+                assert abs(abs(edge.at(float(angle[0])) @ normal) - 1) < 1e-9 + fuzz[0] ** 2
+    # Sections meet the edge's own neuron again, and others on the way.
+    assert own >= 2
+    assert others >= 2
+
+
+def test_where_an_edge_meets_a_known_hyperplane_four_normals_tell_the_neuron() -> None:
+    told = 0
+    for seed in range(12):
+        truth = Truth(seed)
+        neuron = seed % 4
+        edge = truth.edge(neuron)
+        if edge is None:
+            continue
+        rest = truth.planes[np.delete(np.arange(4), neuron)]
+        assert corner(truth.side, truth.chart, edge, (0, 1), rest[np.arange(0)], truth.precision, truth.rng) is None
+        found = corner(truth.side, truth.chart, edge, (0, 1), rest, truth.precision, truth.rng)
+        if found is None:
+            continue
+        told += 1
+        angle, error = found
+        cosine = abs(edge.at(angle) @ truth.planes.normals[neuron])
+        assert np.arccos(min(cosine, 1.0)) < max(3 * error, 1e-7)
+    assert told >= 3
+
+
+def test_crossings_are_joined_and_taken_by_rows() -> None:
+    one = Crossings(np.eye(2), np.array([0, 1]), np.array([1, 0]), np.eye(2), np.array([0.1, 0.2]))
+    both = Crossings.joined([one, Crossings.none(2), one[np.array([1])]])
+    assert len(both) == 3
+    np.testing.assert_array_equal(both.before, [0, 1, 1])
+    np.testing.assert_array_equal(both.width, [0.1, 0.2, 0.2])
