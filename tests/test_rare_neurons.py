@@ -6,7 +6,13 @@ import numpy as np
 
 from tests.helpers import random_weights, relu_net, single
 from unveil.identification.fitting.output_layer import after
-from unveil.identification.piecewise_linear.rare_neurons import output_suiting_most, with_rare
+from unveil.identification.piecewise_linear.rare_neurons import (
+    left_of_most,
+    output_suiting_most,
+    sides_suiting_most,
+    suits_most,
+    with_rare,
+)
 
 
 def lacking(seed: int, outputs: int, share: float) -> tuple[bool, bool, int]:
@@ -63,3 +69,25 @@ def test_few_wrong_answers_do_not_turn_the_output_layer() -> None:
     rows, bias = output_suiting_most(weights[:2], x, y)
     assert np.abs(rows - weights[2][0]).max() < 1e-5 * np.abs(weights[2][0]).max()
     assert np.abs(bias - weights[2][1]).max() < 1e-4
+
+
+def test_sides_of_a_layer_that_lacks_a_rare_neuron_are_those_that_most_answers_need() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((20, 8, 6, 1 + seed % 2), rng, bias=0.5)
+        rows, bias = weights[1]
+        x = rng.standard_normal((500, 20))
+        bias[-1] = -np.quantile(after(weights[:1], x) @ rows[-1], 0.97)
+        y = relu_net(weights)(x)
+        turn = rng.choice([-1.0, 1.0], 5)
+        known = weights[:1]
+        found = sides_suiting_most(known, (rows[:5] * turn[:, None], bias[:5] * turn), x, y)
+        assert np.allclose(found[0], rows[:5])
+        assert np.allclose(found[1], bias[:5])
+        assert suits_most(left_of_most([*known, found], x, y), y)
+        # Half of its neurons are missing, or another layer lies behind: most answers tell.
+        assert not suits_most(left_of_most([*known, (rows[:3], bias[:3])], x, y), y)
+        (inner, _), outer = random_weights((6, 5, 2), rng, bias=0.5)
+        behind = inner, -np.median(after(weights[:2], x) @ inner.T, axis=0)
+        deeper = relu_net([*weights[:2], behind, outer])(x)
+        assert not suits_most(left_of_most(weights[:2], x, deeper), deeper)

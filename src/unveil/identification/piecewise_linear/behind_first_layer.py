@@ -21,7 +21,13 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.rare_neurons import output_suiting_most, with_rare
+from unveil.identification.piecewise_linear.rare_neurons import (
+    left_of_most,
+    output_suiting_most,
+    sides_suiting_most,
+    suits_most,
+    with_rare,
+)
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sign_recovery import too_many
@@ -181,7 +187,24 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         state = replace(
             state, why=(*state.why, f"{count} neurons of layer {len(state.layers) + 1} were read, but not all.")
         )
-    yield _ended(setup, state).ended() if ends else state.ended()
+    ending = state if ends else _ends_for_most(setup, state)
+    yield state.ended() if ending is None else _ended(setup, ending).ended()
+
+
+def _ends_for_most(setup: Setup, state: Reading) -> Reading | None:
+    """With the layers behind which most answers end, the next one as far as it was read among them; None without any.
+
+    A layer that lacks a rare neuron is not seen to be whole, nor to be the last.
+
+    Queries: `PER_NEURON` per neuron of the last layer, and `SPARE`
+    """
+    layers, partial = list(state.layers), state.partial
+    x, y = fresh(setup, state, PER_NEURON * len(layers[-1][1]) + SPARE)
+    if partial is not None and len(partial[1]) <= len(layers[-1][1]):
+        more = [*layers, sides_suiting_most(layers, partial, x, y)]
+        if suits_most(left_of_most(more, x, y), y):
+            return replace(state, layers=tuple(more), partial=None)
+    return state if suits_most(left_of_most(layers, x, y), y) else None
 
 
 def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray]:

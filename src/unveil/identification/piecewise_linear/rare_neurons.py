@@ -18,6 +18,8 @@ WRONG, FEW = 30.0, 0.2
 LEAST, PER_WEIGHT = 0.5, 4.0
 # How far beside: deviations relative to an input's own.
 BESIDE = (0.1, 0.3, 1.0)
+# Share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most.
+ENDS = 1e-3
 # Steps of reweighting, and how a neuron must lessen the answers that are wrong.
 STEPS, BETTER = 30, 0.5
 
@@ -46,7 +48,7 @@ def with_rare(
     """
     for _ in range(len(layers[-1][1])):
         before = after(layers[:-1], x)
-        left = _left(layers, x, y)
+        left = left_of_most(layers, x, y)
         off = np.abs(left).max(axis=1)
         least = WRONG * float(np.median(off))
         wrong = np.flatnonzero(off > least)
@@ -57,12 +59,12 @@ def with_rare(
         size = rng.choice(BESIDE, (len(some), 1)) * some.std(axis=1, keepdims=True)
         beside, answers = ask(some + size * rng.standard_normal(some.shape))
         x, y = np.concatenate([x, beside]), np.concatenate([y, answers])
-        neuron = _neuron(after(layers[:-1], x), _left(layers, x, y), least)
+        neuron = _neuron(after(layers[:-1], x), left_of_most(layers, x, y), least)
         if neuron is None:
             break
         rows, bias = layers[-1]
         more = [*layers[:-1], (np.concatenate([rows, neuron[0][None]]), np.append(bias, neuron[1]))]
-        then, now = ((np.abs(_left(each, x, y)) > least).any(axis=1).sum() for each in (layers, more))
+        then, now = ((np.abs(left_of_most(each, x, y)) > least).any(axis=1).sum() for each in (layers, more))
         if now > BETTER * then:
             break
         layers = more
@@ -71,17 +73,43 @@ def with_rare(
 
 def output_suiting_most(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Layer:
     """An output layer behind these hidden ones, by least absolute deviations."""
-    out = _suiting_most(np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1), y)
+    out = suiting_most(np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1), y)
     return out[:-1].T, out[-1]
 
 
-def _left(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
+def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> bool:
+    """Whether what an output layer leaves of answers is small for most of them, and large for few.
+
+    Where a rare neuron is missing from the last hidden layer most answers know nothing of it, and the others are off.
+    """
+    off = np.abs(left).max(axis=1)
+    median = float(np.median(off))
+    return bool(median <= ENDS * float((y - y.mean(axis=0)).std()) and (off > WRONG * median).mean() <= FEW)
+
+
+def sides_suiting_most(
+    layers: list[Layer], rows: Layer, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+) -> Layer:
+    """Rows and biases of neurons behind these layers, turned to the sides on which most answers need them.
+
+    What both sides of all of them send on is unique as long as there are no more of them than inputs to them.
+    """
+    z = after(layers, x) @ rows[0].T + rows[1]
+    F = np.concatenate([np.maximum(z, 0), np.maximum(-z, 0), np.ones((len(x), 1))], axis=1)
+    up, down = np.split(np.linalg.norm(suiting_most(F, y)[:-1], axis=1), 2)
+    side = np.where(up >= down, 1.0, -1.0)
+    return rows[0] * side[:, None], rows[1] * side
+
+
+def left_of_most(
+    layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+) -> Float[np.ndarray, "N m"]:
     """What the output layer that suits most answers leaves of them."""
     weights, bias = output_suiting_most(layers, x, y)
     return np.asarray(y - after(layers, x) @ weights.T - bias)
 
 
-def _suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "q m"]:
+def suiting_most(F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "q m"]:
     """Coefficients of least absolute deviations, by least squares that are weighted anew."""
     weight = np.ones(len(F))
     scale = max(float(np.abs(y).max()), 1e-300)
@@ -108,7 +136,7 @@ def _neuron(
     for _ in range(STEPS):
         if active.sum() < LEAST * F.shape[1]:
             return None
-        theta = _suiting_most(F[active], part[active, None])[:, 0]
+        theta = suiting_most(F[active], part[active, None])[:, 0]
         now = (F @ theta > 0) & (np.abs(part - F @ theta) < np.abs(part) + wrong)
         if (now == active).all():
             break

@@ -19,6 +19,7 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, Foll
 from unveil.identification.piecewise_linear.normals import expected_error, inside
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
 # Lines searched at a time, and most per layer; how far they reach.
 LINES, MOST_LINES, FAR = 4, 80, 1e3
@@ -259,7 +260,7 @@ def _derivative(probe: Probe, behind: Behind, x: np.ndarray, radius: float) -> S
 
 
 def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
-    """Whether the answers are a linear function of the last layer's values.
+    """Whether the answers are a linear function of the last layer's values, but for few where a neuron is missing.
 
     Queries: `3 k + 60`
     """
@@ -270,7 +271,9 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
     fitted = np.arange(len(x)) % 3 > 0
     out = np.linalg.lstsq(F[fitted], y[fitted], rcond=None)[0]
     left = y[~fitted] - F[~fitted] @ out
-    return bool(float(np.sqrt((left**2).mean())) <= ENDS * float(y.std()))
+    if float(np.sqrt((left**2).mean())) <= ENDS * float(y.std()):
+        return True
+    return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y)
 
 
 def _with(found: tuple[Followed, ...], new: Followed) -> tuple[Followed, ...]:
