@@ -121,7 +121,7 @@ def test_students_ask_where_they_disagree_and_fit_what_is_hard() -> None:
     x = questions(oracle, [one, other], 200, rng)
     usual = (oracle.sample(4000, rng)[:, 0] > 1.5).mean()
     assert (x[100:, 0] > 1.5).mean() > 5 * usual
-    many = oracle.sample(1000, rng)
+    many = oracle.sample(400, rng)
     off = np.abs(other(many) - one(many))[:, 0]
     chosen = hard_ones(one, many, other(many), 100, rng)
     assert set(np.argsort(-off)[:20]) <= set(chosen)

@@ -17,13 +17,14 @@ from unveil.identification.method import Identification
 from unveil.identification.surrogate.agreement import values_told
 from unveil.identification.surrogate.known import widened, with_free
 from unveil.identification.surrogate.students import (
-    CONJUGATE,
+    AMONG,
     ENOUGH,
     FEW,
     STEPS,
     Student,
     answers_per_step,
     candidates,
+    conjugate_gradients,
     fitted,
     questions,
 )
@@ -45,7 +46,7 @@ MORE = 0.4
 # which there is more than one then.
 BEHIND, MANY = 3.0, 5000
 # Rounds in a row that gain less than this factor before it ends.
-PATIENCE, GAIN = 3, 1.15
+PATIENCE, GAIN = 2, 1.15
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 SHAPES = ((1.5,), (3.0, 1.5))
@@ -110,35 +111,49 @@ class Fitting:
         waited = 0
         for turn in range(self.method.rounds):
             had = min(each.error for each in students)
-            for i, student in enumerate(students):
-                network, damping = fitted(student, self.x, self.y, self.noise, self.rng, first)
-                students[i] = student.after(network, damping, *self.held)
-                self.work += (
-                    STEPS
-                    * CONJUGATE
-                    * 4.0
-                    * parameters(Network(network.layers[first:]))
-                    * answers_per_step(network, len(self.x), first)
-                )
+            students = [self._after_a_round(each, first) for each in students]
             self._keep(students)
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
             waited = waited + 1 if best * GAIN > had else 0
-            if best <= 1.2 * self.noise or waited >= PATIENCE or self.work > self.method.work:
+            if best <= 1.2 * self.noise or (waited >= PATIENCE and not first) or self.work > self.method.work:
                 break
-            if waited and first:
-                first, waited = 0, 0
-                students = sorted((each for each in students if each.error <= BEHIND * best), key=lambda one: one.error)
-                # Where all parameters are many, a second student costs more than the better questions are worth.
-                students = students[: None if parameters(students[0].network) <= MANY else 1]
-            more = int(min(MORE * len(self.x), self._left()))
-            if more < 1:
-                break
-            self._ask_more(more, [each.network for each in students])
+            if waited >= PATIENCE:
+                # Layers move from the last to the first: the deeper ones are few parameters, and soon fitted.
+                first, waited = first // 2, 0
+                students = self._worth(students)
+            # A few layers take few answers: more are asked once these are used up.
+            needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
+            if len(self.x) < AMONG * needed:
+                more = int(min(MORE * len(self.x), self._left()))
+                if more >= 1:
+                    self._ask_more(more, [each.network for each in students])
+                elif not first:
+                    break
         assert self.best is not None
         if self._well(self.best):
             self.best = self._slim(self.best)
             self.stats["all_needed"] = all_needed(self.best, self.x[:ENOUGH], self.y[:ENOUGH])
+
+    def _after_a_round(self, student: Student, first: int) -> Student:
+        """A student after a few steps on the layers from `first` on; what they took is counted."""
+        network, damping = fitted(student, self.x, self.y, self.noise, self.rng, first)
+        size = parameters(Network(network.layers[first:]))
+        answers = answers_per_step(network, len(self.x), first)
+        self.work += STEPS * conjugate_gradients(size) * 4.0 * size * answers
+        return student.after(network, damping, *self.held)
+
+    def _worth(self, students: list[Student]) -> list[Student]:
+        """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
+        best = min(each.error for each in students)
+        near = [each for each in students if each.error <= BEHIND * best]
+        near.sort(key=lambda each: each.error * float(np.sqrt(self._behind_known(each.network))))
+        # Where all parameters are many, a second student costs more than the better questions are worth.
+        return near[: None if parameters(near[0].network) <= MANY else 1]
+
+    def _behind_known(self, network: Network) -> int:
+        """Parameters behind the layers that were read."""
+        return parameters(Network(network.layers[min(len(self.method.known.layers), len(network.layers) - 1) :]))
 
     def _slim(self, network: Network) -> Network:
         """Without the neurons that it does not need; the same network where that makes it worse.
@@ -173,7 +188,9 @@ class Fitting:
             network = free_network(layers, rows, widths, self.x, self.oracle.m, self.rng, self.method.activation)
             network = with_output(Network(network.layers, self.oracle.shape), self.x, self.y)
             few = parameters(Network(network.layers[len(layers) :])) <= FEW
-            begun.append(train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES[few]))
+            trial = train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES[few])
+            # Where most of what lies behind was read too, a short training is a step back.
+            begun.append(min(network, trial, key=lambda each: rms(each, *self.held)))
         begun.sort(key=lambda network: rms(network, *self.held))
         return begun[: self.method.students]
 
@@ -186,9 +203,11 @@ class Fitting:
         known = bool(self.method.known.layers)
         size = last if known else int(np.clip(last, *UNKNOWN))
         share = 1.0 if size < WIDE else NARROW
+        # Most of a layer of which rows were read is known: what lies behind it is the output.
+        shapes = SHAPES[: 1 if rows else None]
         return [
             (max(int(share * shape[0] * size) + FREE, rows), *(int(share * each * size) + FREE for each in shape[1:]))
-            for shape in SHAPES
+            for shape in shapes
         ]
 
     def _first_count(self) -> int:

@@ -16,12 +16,15 @@ from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
 FEW = 1500
-# Steps of least squares per round, and conjugate gradients per step; answers per parameter in each, and their limits.
-STEPS, CONJUGATE, PER_PARAMETER, FEWEST, ENOUGH = 3, 25, 6.0, 5000, 40_000
+# Steps of least squares per round; answers per parameter in each, and their limits.
+STEPS, PER_PARAMETER, FEWEST, ENOUGH = 4, 12.0, 5000, 40_000
+# Conjugate gradients per step, for up to so many parameters and for more: steps that are solved badly get nowhere.
+CONJUGATE, CONJUGATE_OF_MANY, MANY = 200, 50, 20_000
 # Steps where the normal equations are written down, and the fewest answers.
 STEPS_OF_FEW, FEWEST_OF_FEW = 12, 500
-# Share of a round's answers that are those with the largest errors.
-HARD = 0.4
+# Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
+# would be ever rarer ones, and the fit one of what hardly ever happens.
+HARD, AMONG = 0.4, 4
 # Candidates per question that students choose, and the share of a round's questions that they choose.
 CANDIDATES, CHOSEN = 8, 0.5
 # How far out candidates lie, in usual lengths, where there is no box.
@@ -61,11 +64,12 @@ class Student:
 def hard_ones(
     network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " count"]:
-    """Which answers to fit: those with the largest errors, and as many others at random as make up the count."""
+    """Which answers to fit: the worst of some, and as many others at random as make up the count."""
     if len(x) <= count:
         return np.arange(len(x))
-    off = ((network(x) - y) ** 2).sum(axis=1)
-    order = np.argsort(-off, kind="stable")
+    some = rng.permutation(len(x))[: AMONG * count]
+    off = ((network(x[some]) - y[some]) ** 2).sum(axis=1)
+    order = some[np.argsort(-off, kind="stable")]
     hard = int(HARD * count)
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
@@ -74,6 +78,11 @@ def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     """How many of the answers that there are a step of least squares on the layers from `first` on takes."""
     size = parameters(Network(network.layers[first:]))
     return int(min(max(PER_PARAMETER * size / network.m, FEWEST if size > FEW else FEWEST_OF_FEW), ENOUGH, there))
+
+
+def conjugate_gradients(size: int) -> int:
+    """How many a step for so many parameters takes at most."""
+    return CONJUGATE if size <= MANY else CONJUGATE_OF_MANY
 
 
 def fitted(
@@ -105,7 +114,8 @@ def fitted(
     if parameters(tail) <= FEW:
         tail = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW).network
     else:
-        got = damped_fit(tail, h, y[rows], noise=noise, steps=STEPS, most=CONJUGATE, damping=damping)
+        most = conjugate_gradients(parameters(tail))
+        got = damped_fit(tail, h, y[rows], noise=noise, steps=STEPS, most=most, damping=damping)
         tail, damping = got.network, got.damping
     return Network((*network.layers[:first], *tail.layers), network.shape), damping
 

@@ -42,7 +42,7 @@ class Surrogate(Method):
         factor: So many times as many neurons as are expected, to begin with.
         rounds: Rounds of questions and least squares at most.
         queries: Questions at most; None: what the budget leaves, up to 20 answers per parameter.
-        work: Numbers multiplied at most, in steps of least squares: 1e12 are about a minute of one processor.
+        work: Numbers multiplied at most, in steps of least squares: 1e12 are about half a minute of one processor.
 
     Source: students that disagree choose questions: Goldfeder et al., arXiv:2409.19138; over-wide students:
     Martinelli et al., ICML 2024 (arXiv:2304.12794). The warm start and least squares on hard answers are ours.
@@ -62,9 +62,9 @@ class Surrogate(Method):
     known: Known = field(default_factory=Known)
     students: int = 2
     factor: float = 3.0
-    rounds: int = 12
+    rounds: int = 30
     queries: int | None = None
-    work: float = 1e12
+    work: float = 4e12
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
