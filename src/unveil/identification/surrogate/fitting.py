@@ -138,10 +138,13 @@ class Fitting:
     def _after_a_round(self, student: Student, first: int) -> Student:
         """A student after a few steps on the layers from `first` on; what they took is counted."""
         network, damping = fitted(student, self.x, self.y, self.noise, self.rng, first)
-        size = parameters(Network(network.layers[first:]))
-        answers = answers_per_step(network, len(self.x), first)
-        self.work += STEPS * conjugate_gradients(size) * 4.0 * size * answers
+        self._count(network, len(self.x), first)
         return student.after(network, damping, *self.held)
+
+    def _count(self, network: Network, there: int, first: int) -> None:
+        """Count what a few steps on the layers from `first` on multiply."""
+        size = parameters(Network(network.layers[first:]))
+        self.work += STEPS * conjugate_gradients(size) * 4.0 * size * answers_per_step(network, there, first)
 
     def _worth(self, students: list[Student]) -> list[Student]:
         """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
@@ -156,7 +159,7 @@ class Fitting:
         return parameters(Network(network.layers[min(len(self.method.known.layers), len(network.layers) - 1) :]))
 
     def _slim(self, network: Network) -> Network:
-        """Without the neurons that it does not need; the same network where that makes it worse.
+        """Without the neurons that it does not need, as far as the work allows; the same where that makes it worse.
 
         Queries: `0`
         """
@@ -164,8 +167,11 @@ class Fitting:
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:
+            if self.work > self.method.work:
+                return trial
             # Of many parameters most are the first layer's, and these stay.
             first = int(parameters(trial) > MANY and len(trial.layers) > 2)
+            self._count(trial, len(x), first)
             return fitted(Student.begin(trial, *self.held), x, y, self.noise, self.rng, first)[0]
 
         smaller = slimmed(network, x, y, self.noise, fit)

@@ -20,8 +20,8 @@ FEW = 1500
 STEPS, PER_PARAMETER, FEWEST, ENOUGH = 4, 12.0, 5000, 40_000
 # Conjugate gradients per step, for up to so many parameters and for more: steps that are solved badly get nowhere.
 CONJUGATE, CONJUGATE_OF_MANY, MANY = 200, 50, 20_000
-# Steps where the normal equations are written down, and the fewest answers.
-STEPS_OF_FEW, FEWEST_OF_FEW = 12, 500
+# Steps where the normal equations are written down, answers per parameter, and the fewest.
+STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
 # Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
@@ -77,7 +77,8 @@ def hard_ones(
 def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     """How many of the answers that there are a step of least squares on the layers from `first` on takes."""
     size = parameters(Network(network.layers[first:]))
-    return int(min(max(PER_PARAMETER * size / network.m, FEWEST if size > FEW else FEWEST_OF_FEW), ENOUGH, there))
+    each, least = (PER_PARAMETER, FEWEST) if size > FEW else (PER_ONE_OF_FEW, FEWEST_OF_FEW)
+    return int(min(max(each * size / network.m, least), ENOUGH, there))
 
 
 def conjugate_gradients(size: int) -> int:
