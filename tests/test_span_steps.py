@@ -17,7 +17,7 @@ from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import refusal, undecided
 from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen
-from unveil.blackbox.span_search.search import _best
+from unveil.blackbox.span_search.search import _best, _worth
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
 GOAL = Goal(1e-4, 0.95, 0.01, 1e-3)
@@ -183,6 +183,35 @@ def test_of_spans_about_as_accurate_the_larger_is_kept(rng: np.random.Generator)
     small, large, vague = (with_basis(state, np.eye(6)[:k], accuracy=a) for k, a in ((2, 1e-5), (3, 2e-5), (4, 1e-3)))
     assert _best([small, large, vague]).rank == 3
     assert _best([small, vague]).rank == 2
+
+
+def test_gradients_are_not_doubled_for_an_accuracy_that_rounding_hides_after_all_doublings(
+    rng: np.random.Generator,
+) -> None:
+    _, state = begun(lambda x: x[:, :1], 6, rng)
+    goal = Goal(1e-4, 0.95, 0.01, 1e-3)
+    for left in range(6):
+        within_reach = 2 ** (left / 2) * goal.accuracy
+        for least, worth in ((1.1 * within_reach, False), (0.9 * within_reach, True), (0.0, True)):
+            seen = with_basis(state, np.eye(6)[:2], accuracy=2 * least or 1e-3, least=least)
+            assert _worth([seen], goal, left) is worth
+        # What rounding does not explain is directions that are missing, which more gradients may show.
+        other = with_basis(state, np.eye(6)[:2], accuracy=4 * within_reach, least=1.1 * within_reach)
+        assert _worth([other], goal, left)
+
+
+@pytest.mark.parametrize("width", [0.2, 1e6])
+def test_walls_end_the_steps_of_a_narrow_box_only(width: float) -> None:
+    rng = np.random.default_rng(3)
+    w = rng.standard_normal((12, 3))
+    model = lambda x: np.tanh(x @ w).astype(np.float32)  # noqa: E731
+    oracle = uv.as_oracle(model, 12, within=(-width, width)) if width < 1 else uv.as_oracle(model, 12)
+    ask = Asker(oracle, measure_noise(oracle, rng=rng), rng)
+    *_, grown = grow(ask, State(Known.nothing(12), first_steps(ask), ask.draw(0)), ask.draw(8))
+    state, _ = sharpen(ask, gather(ask, grown))
+    measured = measure(ask, state)
+    assert (state.rounded > 0) == (measured.least > 0) == (width < 1)
+    assert state.rounded <= state.predicted
 
 
 def test_steps_and_constants_are_told_from_slopes(rng: np.random.Generator) -> None:

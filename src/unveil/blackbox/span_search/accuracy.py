@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, clipped_step
-from unveil.blackbox.span_search.refinement import drop_spurious, farthest, gather, noise_floor, sharpen
+from unveil.blackbox.span_search.refinement import drop_spurious, farthest, gather, noise_floor, sharpen, walled
 from unveil.blackbox.span_search.state import Goal, State
 
+SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
 HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
@@ -107,7 +108,8 @@ def measure(ask: Asker, state: State) -> State:
     stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0
-    return replace(state, accuracy=stated, measured=True, leak=float(np.abs(slopes).max()))
+    least = SAFETY * hidden if walled(usual, SHARE * farthest(state)) else 0.0
+    return replace(state, accuracy=stated, least=least, measured=True, leak=float(np.abs(slopes).max()))
 
 
 def _misfit(
@@ -210,7 +212,7 @@ def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> t
     """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
     places, c = state.gradients  # type: ignore[misc]
     m = ask.oracle.m
-    longest = 0.5 * farthest(state)
+    longest = SHARE * farthest(state)
     count = len(directions)
     sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
     if ask.oracle.within is None:

@@ -26,6 +26,8 @@ ENOUGH = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
 GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 PROGRESS = 0.8
+WALLED = 0.5  # of the steps allowed, below which usual ones are ended by walls
+ROUNDED = 2.0  # times what rounding makes of the error, down to which a pass takes more off than it puts back
 LEADING = 0.2  # of the largest, from which others are taken with it
 BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
 FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
@@ -77,7 +79,7 @@ def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, 
         yield state
         # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
         idle = idle + 1 if before > PROGRESS * previous or state.row_error > PROGRESS * before else 0
-        if idle == 2:
+        if idle == 2 or accuracy < state.predicted <= ROUNDED * state.rounded:
             state = replace(state, passes=MOST_PASSES)
         previous = before
     return state
@@ -171,6 +173,7 @@ def choose_rank(state: State) -> State:
         floor=floor / float(values[0]),
         row_error=row_error,
         predicted=min(1.0, row_error * math.sqrt(state.known.n)),
+        rounded=0.0,
         measured=False,
         passes=0,
     )
@@ -197,7 +200,9 @@ def drop_spurious(ask: Asker, state: State) -> State:
     again = choose_rank(replace(state, gradients=(places, c)))
     if again.rank < state.rank:
         return again
-    return replace(again, row_error=state.row_error, predicted=state.predicted, passes=state.passes)
+    return replace(
+        again, row_error=state.row_error, predicted=state.predicted, rounded=state.rounded, passes=state.passes
+    )
 
 
 def sharpen(ask: Asker, state: State) -> tuple[State, float]:
@@ -228,11 +233,13 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
     sharper = np.asarray(linalg.polar(basis + correction)[0])
     worst = float(np.linalg.norm(inverse, 2)) * noise * (math.sqrt(n - r) + math.sqrt(r))
+    row_error = float(np.linalg.norm(inverse)) * noise + left * before
     return state.with_span(
         sharper,
         gradients=(places, c),
-        row_error=float(np.linalg.norm(inverse)) * noise + left * before,
+        row_error=row_error,
         predicted=min(1.0, worst + left * before * math.sqrt(n)),
+        rounded=worst if walled(usual, longest) else 0.0,
         measured=False,
         passes=state.passes + 1,
     ), before
@@ -242,6 +249,11 @@ def farthest(state: State, far: float = FAR) -> float:
     """How far a step along the complement may lead for the error of the span, and in units of a typical coordinate."""
     typical = float(np.sqrt(np.mean(state.gradients[0].x ** 2))) or 1.0  # type: ignore[index]
     return min(state.harmless / max(state.row_error, 1e-300), far * typical)
+
+
+def walled(usual: float, longest: float) -> bool:
+    """Whether walls of a box end steps, so that a sharper span makes them no longer and rounding stays what it is."""
+    return usual < WALLED * longest
 
 
 def _complement(ask: Asker, state: State, far: float = FAR) -> tuple[DenseFrame | SparseFrame, float]:

@@ -111,7 +111,7 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
         ended = state.unsettled or state.full
         if state.accuracy > goal.accuracy and not state.steps.clean and state.gradients is not None:
             tried.append(state)
-            if ended or look + 1 >= LOOKS or not _worth(tried, goal):
+            if ended or look + 1 >= LOOKS or not _worth(tried, goal, LOOKS - 1 - look):
                 yield _best(tried)
                 return
             with Booked(ledger, stages, "refinement"):
@@ -174,9 +174,15 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
     return replace(state, unsettled=True)
 
 
-def _worth(tried: list[State], goal: Goal) -> bool:
-    """Whether twice as many gradients can be expected to help: they have, hardly were tried, or little is missing."""
+def _worth(tried: list[State], goal: Goal, left: int) -> bool:
+    """Whether twice as many gradients can be expected to help: they have, hardly were tried, or little is missing.
+
+    They do not where walls end the steps, rounding alone explains the error, and will hide more than is asked for after
+    all the doublings that are left.
+    """
     *before, state = tried
+    if state.accuracy <= NEAR * state.least < 1 and state.least > 2 ** (left / 2) * goal.accuracy:
+        return False
     if len(before) < TRIES or state.rank > before[-1].rank or state.accuracy <= NEAR * goal.accuracy:
         return True
     return state.accuracy <= GAIN * min(s.accuracy for s in before)

@@ -84,12 +84,14 @@ class State:
         typical: Root mean square entry of the first gradient, in units of the noise.
         row_error: Root sum of squares of the rows' error per coordinate, predicted or measured.
         predicted: Sine of the largest angle, predicted from the noise.
+        rounded: The part of it that rounding makes where walls end the steps: a further pass puts as much back.
         passes: Passes of refinement since the last new direction.
         gradients: Places with gradients in coordinates of the basis, `(places, (places * m, r))`, once gathered.
         values: Singular values of these gradients, largest 1.
         floor: What noise alone makes of them.
         accuracy: Measured bound on the sine of the largest angle; 1 before it is measured.
         measured: Whether it was.
+        least: What rounding alone would have made of it, where walls end the steps; else 0.
         leak: Largest slope along the complement at the places where it was measured: the span's own error.
         confirmed: Fresh points in a row that showed nothing new.
         outside: Root mean square slope along the complement at these.
@@ -107,12 +109,14 @@ class State:
     typical: float = 0.0
     row_error: float = 0.0
     predicted: float = 1.0
+    rounded: float = 0.0
     passes: int = 0
     gradients: tuple[Places, Float[np.ndarray, "Nm r"]] | None = None
     values: Float[np.ndarray, " s"] = field(default_factory=lambda: np.empty(0))
     floor: float = 0.0
     accuracy: float = 1.0
     measured: bool = False
+    least: float = 0.0
     leak: float = 0.0
     confirmed: int = 0
     outside: float = 0.0
