@@ -29,6 +29,9 @@ from unveil.identification.from_labels.second_layer import (
 STRAYED = 100.0
 """So many times further off than they were located points lie on no boundary of the model."""
 
+KEPT = 0.9
+"""Share of the points explained that a fit to fresh ones must go on to explain."""
+
 SIDES = 300
 """Faces that tell the active sides of the first layer."""
 
@@ -147,7 +150,11 @@ class DeepCompletion:
                 break
             fresh = sharpen(self.side, found, self.fine if last else max(self.fine, 1e-2 * half))
             fresh = fresh[np.flatnonzero(fresh.after == expected.after[rows])]
-            fitted = polish(fitted.model, Crossings.joined([fresh, at]) if not last else fresh)
+            again = polish(fitted.model, Crossings.joined([fresh, on]) if not last else fresh)
+            if len(on_boundary(again.model, on)) < KEPT * len(on):
+                # Fresh points of neurons that are missing would lead it away from those that it explains.
+                break
+            fitted = again
             if last and fitted.rms < 4 * self.fine and missed <= MISSED:
                 break
         error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))

@@ -47,7 +47,8 @@ def with_missing(model: DeepLabelModel, points: DeepPoints, joins: Joins, rng: n
             _look(replace(model, behind=bounded(model.behind, _untold(model.behind), at)), points, rng)
         model, grown = _step(model, points, joins, rng)
         fruitless = 0 if grown else fruitless + 1
-        if fruitless >= FRUITLESS:
+        # Of neurons in an affine part too little is known: what is left over is not one's alone, and bends tell more.
+        if fruitless >= FRUITLESS or (fruitless and model.behind.affine.any()):
             break
     return model
 

@@ -25,6 +25,9 @@ LEFT = 1e-3
 WHOLE = 0.01
 """How far what must be 0 or 1 may be from it."""
 
+NONE = 1e-12
+"""Share of the largest effect that is none."""
+
 NOTHING = 1e-5
 """Share of the largest effect at which a neuron counts as active at no point."""
 
@@ -114,12 +117,13 @@ def _explained(
     by_weight = np.kron(np.eye(others), fixed[:, known].T)
     matrix = np.concatenate([by_flip.reshape(-1, len(split)), by_weight], axis=1)
     scale = np.linalg.norm(matrix, axis=0)
-    if not len(matrix) or not (scale > 0).all():
-        return None
+    # What no class depends on may be either way.
+    counts = scale > NONE * scale.max(initial=0.0)
+    scale[~counts] = np.inf
     share, _, rank, _ = np.linalg.lstsq(matrix / scale, target.ravel(), rcond=1e-9)
     share = share / scale
     yes = share[: len(split)] > 0.5
-    if rank < matrix.shape[1] or np.abs(share[: len(split)] - yes).max(initial=0.0) > WHOLE:
+    if rank < counts.sum() or np.abs(share[: len(split)] - yes).max(initial=0.0) > WHOLE:
         return None
     off = np.linalg.norm(target.ravel() - matrix @ share)
     if off > LEFT * max(float(np.linalg.norm(target)), 1e-300):
