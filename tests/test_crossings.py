@@ -116,25 +116,30 @@ def test_a_crossing_is_bisected_and_costs_its_logarithm(seed: int) -> None:
     finer = sharpen(side, found, 1.5 * 2.0**-30)
     assert chart.ledger.asked - before == 30 * count
     np.testing.assert_allclose(finer.x[:, 0], 0.3, atol=2.0**-30)
+    # The boundary is met wherever it is on the segment: close to the end, too.
+    short = found.x - 0.95 * found.along
+    near = cross(side, short, short + found.along, zero, np.ones(count, dtype=int), 1e-9)
+    np.testing.assert_allclose(near.x[short[:, 0] < 0.3, 0], 0.3, atol=1e-8)
     # Nothing is finer than float64: this ends.
     np.testing.assert_allclose(sharpen(side, found, 0.0).x[:, 0], 0.3, atol=1e-14)
 
 
 def test_a_crossing_near_a_place_is_met_by_growing_brackets_and_only_between_its_labels() -> None:
     side, chart = side_of(strips, 2)
-    along = np.tile([1.0, 0.0], (4, 1))
-    at = np.array([[0.3, 0.0], [0.25, 0.0], [0.5, 0.0], [-5.0, 0.0]])
-    zero, one = np.zeros(4, dtype=int), np.ones(4, dtype=int)
+    along = np.tile([1.0, 0.0], (5, 1))
+    at = np.array([[0.3, 0.0], [0.25, 0.0], [0.5, 0.0], [-5.0, 0.0], [0.4, 0.0]])
+    zero, one = np.zeros(5, dtype=int), np.ones(5, dtype=int)
+    half = np.array([0.01, 0.01, 0.01, 0.01, 0.15])
     before = chart.ledger.asked
-    found, rows = cross_near(side, at, along, zero, one, np.full(4, 0.01), np.inf, grow=1)
+    found, rows = cross_near(side, at, along, zero, one, half, np.inf, grow=1)
     np.testing.assert_array_equal(rows, [0, 1])
-    # Two for each bracket; three of them grow once.
-    assert chart.ledger.asked - before == 2 * 4 + 2 * 3
+    # Two for each bracket; four of them grow once, the last of which ends at a third label.
+    assert chart.ledger.asked - before == 2 * 5 + 2 * 4
     np.testing.assert_allclose(found.width, [0.02, 0.16])
-    found, rows = cross_near(side, at, -along, one, zero, np.full(4, 0.01), 1e-9, grow=1)
+    found, rows = cross_near(side, at, -along, one, zero, half, 1e-9, grow=1)
     np.testing.assert_array_equal(rows, [0, 1])
     np.testing.assert_allclose(found.x[:, 0], 0.3, atol=1e-9)
-    assert not len(cross_near(side, at, along, one, zero, np.full(4, 0.01), 1e-9)[1])
+    assert not len(cross_near(side, at, along, one, zero, half, 1e-9)[1])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -165,6 +170,8 @@ def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
     # Not where two hyperplanes lie close to each other: the line behind is bent, too.
     assert np.mean(np.abs(truth.gap(met.z)) < steepest * (vague + met.error)) > 0.9
     np.testing.assert_allclose(truth.gap(met.behind.x), 0, atol=1e-9)
+    gone = np.sum((met.behind.x - met.z) * walks.along[met.index], axis=1)
+    assert np.mean((gone > 0) & (gone < 1.5 * met.gap)) > 0.5
     # Known hyperplanes are jumped at, and named.
     told = walk(truth.side, truth.chart, faces, which, along, truth.precision, truth.planes).ended()
     assert len(told) >= len(walks)
