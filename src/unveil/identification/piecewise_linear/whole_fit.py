@@ -17,6 +17,9 @@ from unveil.whitebox.network import Network
 # answers are too many, and what they may cost beside the first layer's weights along all inputs.
 ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
 MANY_ANSWERS, CHEAP = 6000, 1.0
+# The same for the layers behind the first alone, where there are too many weights for a fit of all, and a network that
+# leaves a smaller share of what rounding explains needs none.
+MANY_BEHIND, SETTLED = 20_000, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
 ROUGH, MOSTLY = 1e-5, 0.9
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
@@ -26,7 +29,9 @@ POOL = 2000
 
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:
-    """With all weights fitted at once along a few directions where that is cheap, else each to its last digits.
+    """With all weights, or those behind the first layer, fitted at once along a few directions where that is cheap.
+
+    Else each to its last digits.
 
     Queries: `ANSWERS` per parameter, or those of `finish`
     """
@@ -35,8 +40,10 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         return state if state.over else replace(state, network=_affine(setup))
     if state.error > USELESS or (setup.inputs and len(network.layers) == 2):
         return state
-    if len(network.layers) > 2 and fit_is_cheap(setup, state, parameters(network)):
-        x = setup.oracle.sample(int(ANSWERS * parameters(network) / network.m), setup.probe.rng)
+    first = _first_that_moves(setup, state, network)
+    if first is not None:
+        count = ANSWERS * parameters(Network(network.layers[first:])) / network.m
+        x = setup.oracle.sample(int(count), setup.probe.rng)
         x = both_sides(network, x * setup.probe.rng.choice(SCALES, size=(len(x), 1)))
         y, noise = setup.probe.ask(x), float(setup.probe.noise.floor.max())
         # What is wrong at a few answers, as where a rare neuron is missing, must not be spread over all weights.
@@ -44,7 +51,8 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         if right.mean() > MOSTLY:
             state = replace(state, wrong=x[~right])
             x, y = x[right], y[right]
-        return replace(state, network=fit(network, x, y, noise=noise, steps=FITS)[0], fitted=True)
+        network = fit(network, x, y, noise=noise, first=first, steps=FITS)[0]
+        return replace(state, network=network, fitted=not first)
     if state.over:
         # Behind the first layer weights were fitted as they were read.
         return state
@@ -52,17 +60,35 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
 
 
-def fit_is_cheap(setup: Setup, state: Reading, unknowns: int) -> bool:
+def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | None:
+    """The first layer of a network read along few directions that a fit moves; None where none is worth its answers.
+
+    Args:
+        setup: What the reading is made along.
+        state: What was read.
+        network: As it was read.
+    """
+    if len(network.layers) < 3:
+        return None
+    if fit_is_cheap(setup, state, parameters(network)):
+        return 0
+    behind = parameters(Network(network.layers[1:]))
+    worth = state.error > SETTLED * setup.fine and fit_is_cheap(setup, state, behind, MANY_BEHIND)
+    return 1 if worth else None
+
+
+def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: int = MANY_ANSWERS) -> bool:
     """Whether answers for that are few beside what the first layer's weights along all other inputs take.
 
     Args:
         setup: What the reading is made along.
         state: What was read.
         unknowns: Numbers to be fitted.
+        most: Answers at most.
     """
     first, m = state.first, setup.probe.m
     count = int(ANSWERS * unknowns / m)
-    return first is not None and count <= min(MANY_ANSWERS, CHEAP * setup.inputs * len(first.rows) / m)
+    return first is not None and count <= min(most, CHEAP * setup.inputs * len(first.rows) / m)
 
 
 def _affine(setup: Setup) -> Network:
