@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 EXPLAINED = 64.0
-"""Noise up to so many times the rounding of the answers is put down to it: sums inside a network round many times."""
+"""Noise up to so many times the rounding of the answers is put down to it: sums inside a network round many times..."""
+
+DECIMALS = 4.0
+"""...and up to so many times where answers are cut to decimals, which happens once or twice."""
 
 SPARE = 5
 """Answers beyond those that the rank calls for, before it is believed."""
@@ -22,6 +25,9 @@ DEEP = 16.0
 
 BY_CHANCE = 0.02
 """Chance that an answer counts as standing alone though all inputs show all directions, which costs a few more."""
+
+FREE = 3
+"""Directions left from which an answer that shows none of them tells something: of fewer chance hides them in noise."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Rank:
         flat: Whether those that do not are as white noise would make them.
         spare: Answers beyond those that the rank calls for.
         seen: Singular values of noise: fewer than `spare` where there are fewer outputs.
+        stands: Whether what remains would not be flat with one direction fewer: all that count are there.
         freedom: The number of outputs over which the noise is spread, in effect.
     """
 
@@ -61,11 +68,12 @@ class Rank:
     flat: bool
     spare: int
     seen: int
+    stands: bool
     freedom: float
 
-    def resolved(self, rounding: float) -> bool:
-        """Whether the rank is settled, and what remains is rounding, of deviation `rounding` in each number."""
-        if not self.flat or self.noise > EXPLAINED * rounding or self.spare < SPARE:
+    def resolved(self, most: float) -> bool:
+        """Whether the rank is settled, and what remains is noise of deviation `most` at most in each number."""
+        if not self.flat or self.noise > most or self.spare < SPARE:
             return False
         # Few values of noise are flat by chance: then a deep drop must tell.
         return self.drop >= (DROP if self.seen >= SPARE else DEEP)
@@ -101,12 +109,12 @@ class Answers:
             rest = rest - part @ known
         self.fresh = (np.linalg.norm(rest, axis=1), whole)
         _, sizes, right = np.linalg.svd(rest, full_matrices=False)
-        new = sizes > 0.1 * np.finfo(np.float64).eps * whole.max()
-        if new.any():
-            directions = right[new]
-            for _ in range(2):
-                directions = directions - (directions @ known.T) @ known
-                directions = np.linalg.qr(directions.T)[0].T
+        directions = right[sizes > 0.1 * np.finfo(np.float64).eps * whole.max()]
+        # Of rounding alone a direction may lie in the span: then nothing of it is left, and it is none.
+        _, sizes, directions = np.linalg.svd(directions - (directions @ known.T) @ known, full_matrices=False)
+        directions = directions[sizes > 0.5]
+        if len(directions):
+            directions = np.linalg.qr((directions - (directions @ known.T) @ known).T)[0].T
             self._append(directions)
             inside = np.concatenate([inside, rest @ directions.T], axis=1)
         self._coordinates.extend(inside)
@@ -116,16 +124,27 @@ class Answers:
         """Answers that brought nothing new to a span before the last one that did.
 
         Where every input shows every direction there are none; where there are some, single inputs show directions
-        that others do not, and some may not have been met.
+        that others do not, and some may not have been met. Answers count while at least `FREE` directions are left.
 
         Args:
             basis: The span.
             noise: Length up to which what is new counts as nothing.
         """
         inside = self._table() @ (self._basis[: self._span] @ basis.T)
-        new = np.abs(np.diag(np.linalg.qr((inside - inside[0])[1:].T, mode="r"))) > noise
-        last = int(np.flatnonzero(new).max(initial=-1))
-        return int((~new[: last + 1]).sum())
+        known = np.empty((len(basis), len(basis)))
+        rank = idle = vain = 0
+        for rest in (inside - inside[0])[1:]:
+            for _ in range(2):  # the second pass removes what rounding left of the first
+                rest = rest - known[:rank].T @ (known[:rank] @ rest)
+            size = float(np.linalg.norm(rest))
+            if size <= noise:
+                idle += len(basis) - rank >= FREE
+                continue
+            known[rank] = rest / size
+            rank, vain = rank + 1, idle
+            if rank == len(basis):
+                break
+        return vain
 
     def _table(self) -> np.ndarray:
         table = np.zeros((self.count, self._span))
@@ -176,18 +195,20 @@ def rank_of(factor: Factor, rounding: float, largest: int) -> Rank:
     floored = np.maximum(values, least)
     spare = len(values)
     if spare == 0:
-        return Rank(0, 0.0, 1.0, False, 0, 0, 1.0)
+        return Rank(0, 0.0, 1.0, False, 0, 0, False, 1.0)
     if values[0] <= 2 * rounding * (np.sqrt(count) + np.sqrt(outputs)):
-        return Rank(0, float(np.sqrt(np.mean(values**2) / outputs)), 1.0, False, count - 1, spare, float(outputs))
+        return Rank(
+            0, float(np.sqrt(np.mean(values**2) / outputs)), 1.0, False, count - 1, spare, False, float(outputs)
+        )
     drops = floored[:-1] / floored[1:]
     order = np.argsort(-drops, kind="stable")[:8]
     best: Rank | None = None
     for rank in (int(place) + 1 for place in order):
         found = _tail(factor, values, rank, float(drops[rank - 1]), least)
         if found.flat:
-            return found
+            return replace(found, stands=not _tail(factor, values, rank - 1, 1.0, least).flat)
         best = best or found
-    return best or Rank(1, 0.0, 1.0, False, 0, 0, float(outputs))
+    return best or Rank(1, 0.0, 1.0, False, 0, 0, False, float(outputs))
 
 
 def alone(factor: Factor, found: Rank) -> int:
@@ -203,16 +224,53 @@ def alone(factor: Factor, found: Rank) -> int:
 
     Source: Good, Biometrika 40 (1953), for the share; the leverage of least squares for finding them.
     """
+    return int(_alone(np.diag(_left_over(factor, found)), found).sum()) if found.spare else 0
+
+
+def in_pairs(factor: Factor, found: Rank) -> int:
+    """Pairs of answers that alone show a direction: without both of them the rank is lower.
+
+    Of directions that so rarely show one in `e^2` is not met by as many answers; of those that three answers show one
+    in `e^3`, less than 5 %. What the rank leaves of the unit vectors of such a pair is one line: together they must
+    make up for the same direction. Lines of others are as far apart as chance has it in as many dimensions as there
+    are answers to spare.
+
+    Args:
+        factor: Of the answers.
+        found: Their rank.
+    """
+    from scipy.special import betaincinv
+
+    if found.spare < 2:
+        return 0
+    gram = _left_over(factor, found)
+    gram = gram[np.ix_(keep := ~_alone(np.diag(gram), found), keep)]
+    size, count = np.diag(gram), len(gram)
+    apart = 1 - gram**2 / np.outer(size, size)
+    pairs = max(1, count * (count - 1) // 2)
+    chance = float(betaincinv((found.spare - 1) / 2, 0.5, BY_CHANCE / pairs))
+    least = min(_noise(found), chance)
+    return int((apart[np.triu_indices(count, 1)] < least).sum())
+
+
+def _left_over(factor: Factor, found: Rank) -> np.ndarray:
+    """(N, N): inner products of what the mean and the rank leave of the answers' unit vectors."""
+    count = len(factor.left)
+    known = factor.left[:, : found.rank]
+    return np.asarray(np.eye(count) - 1 / count - known @ known.T)
+
+
+def _alone(left_over: np.ndarray, found: Rank) -> np.ndarray:
     from scipy.special import gammaincinv
 
-    if not found.spare:
-        return 0
-    count = len(factor.left)
-    left_over = 1 - 1 / count - np.sum(factor.left[:, : found.rank] ** 2, axis=1)
-    noise = max(4 / found.drop**2, 1e-10)
+    count = len(left_over)
     chance = 2 * float(gammaincinv(found.spare / 2, BY_CHANCE / count)) / count
-    least = min(noise, chance)
-    return int((left_over < least).sum())
+    return np.asarray(left_over < min(_noise(found), chance))
+
+
+def _noise(found: Rank) -> float:
+    """What noise leaves at most, squared, of a direction that the rank takes away."""
+    return float(max(4 / found.drop**2, 1e-10))
 
 
 def unseen(spare: int, single: int, count: int, confidence: float) -> float:
@@ -241,7 +299,7 @@ def _tail(factor: Factor, values: np.ndarray, rank: int, drop: float, least: flo
     columns = len(energy) - rank
     total = float(energy.sum())
     if total <= 0:
-        return Rank(rank, 0.0, drop, True, dof, len(tail), float(max(columns, 1)))
+        return Rank(rank, 0.0, drop, True, dof, len(tail), True, float(max(columns, 1)))
     # From `dof` values an output's energy is known to within a factor 1 + 2 / dof in the mean square.
     spread = total**2 / float((energy**2).sum()) * (1 + 2 / dof)
     freedom = max(1.0, min(spread, float(columns)))
@@ -249,4 +307,4 @@ def _tail(factor: Factor, values: np.ndarray, rank: int, drop: float, least: flo
     width = (np.sqrt(dof) + np.sqrt(freedom)) * (1 / np.sqrt(dof) + 1 / np.sqrt(freedom)) ** (1 / 3)
     unit = total / (dof * freedom)
     flat = bool(tail[0] ** 2 <= max(1.04 * unit * (edge + 4 * width), (4 * least) ** 2))
-    return Rank(rank, float(np.sqrt(total / (dof * max(columns, 1)))), drop, flat, dof, len(tail), freedom)
+    return Rank(rank, float(np.sqrt(total / (dof * max(columns, 1)))), drop, flat, dof, len(tail), False, freedom)

@@ -6,7 +6,19 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.output_inputs import Inputs
-from unveil.blackbox.output_rank import DROP, EXPLAINED, Answers, Factor, Rank, alone, rank_of, unseen
+from unveil.blackbox.output_rank import (
+    DECIMALS,
+    DROP,
+    EXPLAINED,
+    SPARE,
+    Answers,
+    Factor,
+    Rank,
+    alone,
+    in_pairs,
+    rank_of,
+    unseen,
+)
 from unveil.blackbox.output_reading import Reading, read_as
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import Outcome
@@ -49,13 +61,16 @@ class Search:
         self.raw: list[np.ndarray] = []
         self.early = 0.0
         self.looked = self.enough = 0
+        self.stable = (
+            False  # whether the last look found the rank of the one before, so that a few answers may settle it
+        )
         self.factor: Factor | None = None
         self.found: Rank | None = None
         self.outcome, self.why = Outcome.not_measured, "it was not asked at all"
 
     def run(self) -> None:
         """Ask until the search is over; `result` says how it ended."""
-        while (y := self._next(BATCH)) is not None:
+        while (y := self._next(1 if self.stable else BATCH)) is not None:
             if self.asked >= 12 and len(self.seen) == 1:
                 self.outcome, self.why = Outcome.nothing_to_find, "every input got the same answer"
                 return
@@ -105,6 +120,12 @@ class Search:
         if self.oracle.reference is None:
             self.rounding = max(self.rounding, self.oracle.resolution * self.oracle.scale / np.sqrt(12))
 
+    @property
+    def explained(self) -> float:
+        """The largest noise that is put down to rounding."""
+        assert self.reading is not None
+        return (DECIMALS if self.reading.step else EXPLAINED) * self.rounding
+
     def _due(self) -> bool:
         """Whether the spectrum is worth a look: when new answers bring little that is new."""
         assert self.answers is not None
@@ -116,7 +137,7 @@ class Search:
         self.early = max(self.early, share)
         if count > self.reading.largest_rank + 10 or share <= _HOPEFUL * self.early:
             return True
-        return share <= _SEEN * self.early and count >= 1.1 * self.looked
+        return share <= _SEEN * self.early and (self.stable or count >= 1.1 * self.looked)
 
     def _settled(self) -> bool:
         """Look at the spectrum; True if the search is over."""
@@ -125,8 +146,9 @@ class Search:
         self.looked = self.answers.count
         self._measure_rounding()
         self.factor = self.answers.factor()
-        found = self.found = rank_of(self.factor, self.rounding, self.reading.largest_rank)
-        if found.resolved(self.rounding) and found.rank < self.reading.largest_rank:
+        before, found = self.found, rank_of(self.factor, self.rounding, self.reading.largest_rank)
+        self.found, self.stable = found, found.flat and before is not None and before.rank == found.rank
+        if found.resolved(self.explained) and found.rank < self.reading.largest_rank:
             if not self._rare():
                 return self._confirmed()
             return self._rare_ones_met()
@@ -137,12 +159,7 @@ class Search:
             )
             return True
         if found.flat and found.drop >= DROP and found.spare >= max(ENOUGH, found.rank):
-            self.outcome = Outcome.approximate
-            self.why = (
-                f"{found.rank} directions stand out from a remainder {found.noise / self.rounding:.3g} times the "
-                "rounding of the answers; weaker directions may hide in it"
-            )
-            return True
+            return self._standing_out()
         # Twice as many answers as directions above the rounding: more would hardly raise those below it.
         return self.answers.count >= 2 * self._above(4.0) + ENOUGH and self._hidden()
 
@@ -154,9 +171,22 @@ class Search:
         return int((self.factor.values[: self.reading.largest_rank] > edge).sum())
 
     def _hidden(self) -> bool:
+        """No clear drop: those that stand out from the rounding are a lower bound, where there is nothing else."""
         assert self.factor is not None
+        assert self.found is not None
+        if self.found.stands and self.found.spare >= SPARE and self.found.noise <= self.explained:
+            return self._standing_out()
         self.outcome = Outcome.not_resolved
         self.why = f"the singular values of {len(self.factor.left)} answers fall to the noise without a clear drop"
+        return True
+
+    def _standing_out(self) -> bool:
+        assert self.found is not None
+        self.outcome = Outcome.approximate
+        self.why = (
+            f"{self.found.rank} directions stand out from a remainder {self.found.noise / self.rounding:.3g} times the "
+            f"rounding of the answers, the weakest of them {self.found.drop:.2g}-fold; weaker directions may hide in it"
+        )
         return True
 
     def _rare(self) -> bool:
@@ -168,7 +198,9 @@ class Search:
         basis = self.factor.right[: self.found.rank]
         # One answer to several inputs is that of a network at rest; a prompt may stand in a list twice.
         at_rest = max(self.seen.values()) >= AT_REST
-        return at_rest or alone(self.factor, self.found) > 0 or self.answers.in_vain(basis, noise) > 0
+        if at_rest or alone(self.factor, self.found) > 0 or in_pairs(self.factor, self.found) > 0:
+            return True
+        return self.answers.in_vain(basis, noise) > 0
 
     def _rare_ones_met(self) -> bool:
         """Whether to end though directions are rare: once all inputs given were asked, or very many of those drawn.
@@ -255,7 +287,7 @@ class Search:
         elif self.oracle.ledger.left <= 0:
             self.outcome = Outcome.budget_ended
             self.why = f"the rank was not settled by {count} answers: it may be larger than what they show"
-        elif self.found.resolved(self.rounding) and self.found.rank < self.reading.largest_rank:
+        elif self.found.resolved(self.explained) and self.found.rank < self.reading.largest_rank:
             if self._rare():  # otherwise the last check failed, and nothing was left to go on with
                 self._rare_ones_told(f"{self.asked} inputs were asked, as many as allowed")
         elif self._above(4.0) == most:
