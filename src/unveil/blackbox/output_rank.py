@@ -10,8 +10,8 @@ from jaxtyping import Float
 EXPLAINED = 64.0
 """Noise up to so many times the rounding of the answers is put down to it: sums inside a network round many times..."""
 
-DECIMALS = 4.0
-"""...and up to so many times where answers are cut to decimals, which happens once or twice."""
+DECIMALS = 2.0
+"""...and up to so many times where answers are cut to decimals: once, or twice where they are differences of such."""
 
 SPARE = 5
 """Answers beyond those that the rank calls for, before it is believed."""

@@ -19,7 +19,7 @@ from unveil.blackbox.output_rank import (
     rank_of,
     unseen,
 )
-from unveil.blackbox.output_reading import Reading, read_as
+from unveil.blackbox.output_reading import LOG_RATIOS, Reading, read_as
 from unveil.blackbox.output_space import OutputSpan
 from unveil.outcome import Outcome
 
@@ -124,7 +124,8 @@ class Search:
     def explained(self) -> float:
         """The largest noise that is put down to rounding."""
         assert self.reading is not None
-        return (DECIMALS if self.reading.step else EXPLAINED) * self.rounding
+        decimals = self.reading.step and self.reading.kind != LOG_RATIOS  # the noise of a logarithm varies with it
+        return (DECIMALS if decimals else EXPLAINED) * self.rounding
 
     def _due(self) -> bool:
         """Whether the spectrum is worth a look: when new answers bring little that is new."""
@@ -257,7 +258,7 @@ class Search:
             return True
         self.why = (
             f"fresh answers lie in the span; what fewer than {span.unseen:.0%} of such inputs show, neurons that rest "
-            "for the others among it, may be missing"
+            f"for the others among it, may be missing, as may what moves answers by less than {self.found.noise:.1g}"
         )
         if span.contains(y, 1e-6).all():
             return True
