@@ -4,7 +4,9 @@
 
 Random networks with unit rows and shifts of deviation 0.5, or networks that scikit-learn trained; widths are not told,
 the activation is. The last bits of every answer are flipped at random, as another processor would. A case is named as
-in `CASES`, with an activation behind it if it is not tanh: `10-10-5-3-1:sigmoid`, `trained 10-8-5-3-1`.
+in `CASES`, with an activation behind it if it is not tanh, and `float32` or the standard deviation of normal errors if
+answers are not exact: `10-10-5-3-1:sigmoid`, `trained 10-8-5-3-1`, `10-10-5-3-1:tanh:float32`, `10-10-5-3-1:tanh:1e-6`.
+A network is whole if every parameter is within 1e-8, or within a thousand times the errors of the answers.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import numpy as np
 import unveil as uv
 from unveil.identification.fitting.least_squares import parameters
 
-EXACT = 1e-8
+EXACT, TIMES = 1e-8, 1e3
 CASES = ("10-10-5-3-1", "20-20-8-5-2", "10-10-6-4-3-1", "trained 10-8-5-3-1", "trained 13-10-6-3")
 
 
@@ -50,24 +52,49 @@ def trained(sizes: tuple[int, ...], activation: str, seed: int) -> uv.Network:
     return uv.Network.from_weights(pairs, activation)
 
 
-def flipped(network: uv.Network, seed: int):
-    rng = np.random.default_rng(seed)
+def single(network: uv.Network):
+    """The network in single precision: weights, what lies between layers, and answers."""
+    parts = [(np.float32(each.dense()), np.float32(each.bias), each.activation.value) for each in network.layers]
 
     def answer(x):
-        y = network(x)
-        return np.nextafter(y, y + rng.choice([-1, 1], size=y.shape))
+        h = np.float32(x)
+        for weights, bias, value in parts:
+            h = np.float32(value(h @ weights.T + bias))
+        return h
 
     return answer
 
 
+def flipped(answers, seed: int):
+    rng = np.random.default_rng(seed)
+
+    def answer(x):
+        y = answers(x)
+        return np.nextafter(y, y + rng.choice([-1, 1], size=y.shape).astype(y.dtype))
+
+    return answer
+
+
+def disturbed(network: uv.Network, errors: str, seed: int):
+    """The network with answers that are not exact, how large their errors are, and what answers so."""
+    rng = np.random.default_rng(seed)
+    if errors == "float32":
+        return network, float(np.finfo(np.float32).eps), flipped(single(network), seed)
+    if errors:
+        deviation = float(errors)
+        return network, deviation, lambda x: (y := network(x)) + deviation * rng.standard_normal(y.shape)
+    return network, 0.0, flipped(network, seed)
+
+
 def run(case: str, first: int, seeds: int) -> None:
-    name, _, activation = case.partition(":")
+    name, activation, errors = (*case.split(":"), "", "")[:3]
     activation = activation or "tanh"
     sizes = tuple(int(size) for size in name.split()[-1].split("-"))
     rows = []
     for seed in range(first, first + seeds):
         truth = (trained if name.startswith("trained") else drawn)(sizes, activation, seed)
-        oracle = uv.as_oracle(flipped(truth, seed), shape=sizes[0], noisy=True)
+        truth, size, answer = disturbed(truth, errors, seed)
+        oracle, exact = uv.as_oracle(answer, shape=sizes[0], noisy=True), max(EXACT, TIMES * size)
         start = time.process_time()
         found = uv.identify(oracle, uv.Peeling(activation), rng=np.random.default_rng(seed))
         error = np.inf
@@ -81,8 +108,8 @@ def run(case: str, first: int, seeds: int) -> None:
             f"{rows[-1][2]:.1f} s; {found.why[-1] if found.why else ''}",
             flush=True,
         )
-    whole = [row for row in rows if row[0] <= EXACT]
-    wrong = sum(row[3] is uv.Outcome.complete and row[0] > EXACT for row in rows)
+    whole = [row for row in rows if row[0] <= exact]
+    wrong = sum(row[3] is uv.Outcome.complete and row[0] > exact for row in rows)
     cost, seconds = np.array([row[1] for row in rows]), [row[2] for row in rows]
     worst = max((row[0] for row in whole), default=np.nan)
     print(

@@ -14,7 +14,7 @@ from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
 from unveil.outcome import Outcome
-from unveil.whitebox.network import Layer
+from unveil.whitebox.network import Layer, Network
 
 
 def flipped(network, seed):
@@ -41,6 +41,23 @@ def test_three_hidden_layers_are_read_whole(seed):
             assert worst(found.network, truth) < 1e-8
             assert [layer.neurons for layer in found.network.layers] == [7, 3, 2, 2]
             good += found.queries <= 50 * parameters(truth)
+    assert good >= 1
+
+
+def test_noise_leaves_directions_poor_and_the_condition_makes_them_exact(seed):
+    good = 0
+    for trial in range(2):
+        rng, layers = np.random.default_rng([seed, trial]), []
+        for before, width in ((8, 8), (8, 4), (4, 2)):
+            rows = rng.standard_normal((width, before))
+            layers.append((rows / np.linalg.norm(rows, axis=1, keepdims=True), 0.5 * rng.standard_normal(width)))
+        truth = Network.from_weights([*layers, (np.ones((1, 2)), np.zeros(1))], "tanh")
+        oracle = as_oracle(
+            lambda x, truth=truth, rng=rng: (y := truth(x)) + 1e-6 * rng.standard_normal(y.shape), shape=8, noisy=True
+        )
+        found = Peeling("tanh", widths=(8, 4, 2))(oracle, rng=np.random.default_rng(trial))
+        if found.outcome is Outcome.complete:
+            good += bool(worst(found.network, truth) < 1e-3)
     assert good >= 1
 
 

@@ -70,7 +70,7 @@ def inner_network(  # noqa: PLR0913 - answers and what is known of the network
         kinds = [activations[min(depth, len(activations) - 1)] for depth in range(len(shape))]
         if not first and len(shape) > 1:
             # Where further layers bend little, one hidden layer tells the first.
-            first = _firsts(_fits(c, y, shape[:1], kinds, close, [], starts[1], rng))
+            first = _firsts(_fits(c, y, shape[:1], kinds[:1], close, [], starts[1], rng))
         fits = _fits(c, y, shape, kinds, close, first, starts[min(len(shape), max(starts))], rng)
         if fits[0].rms <= close:
             whole = polish(fits[0].network, c, y, noise=0.3 * noise, steps=100)

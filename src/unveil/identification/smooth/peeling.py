@@ -15,14 +15,14 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.free_condition import MET, meet_freely, places_needed, random_layers
-from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
+from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import rising
 from unveil.identification.smooth.kink_circles import first_layer as kinked_layer
 from unveil.identification.smooth.kink_circles import kink_directions, looks_rectified
 from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
-from unveil.identification.smooth.rank_condition import meet_condition, slopes
+from unveil.identification.smooth.rank_condition import CERTIFIED, LOOSE, meet_condition, slopes
 from unveil.identification.smooth.rectifiers import RECTIFIERS
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
@@ -123,7 +123,8 @@ class Peeling(Method):
         reading.stages.end("second layer: slopes")
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
         last = reading.stats["attempts"] >= self.attempts
-        found = meet_condition(z, g, layer.activation, self._width(1), rng=rng, thorough=last)
+        met = LOOSE if noisy(oracle, reading.noise) else CERTIFIED
+        found = meet_condition(z, g, layer.activation, self._width(1), rng=rng, thorough=last, met=met)
         if found is None:
             reading.why.append(
                 "no rank below the first layer's width explains the slopes: is the second layer narrower?"
