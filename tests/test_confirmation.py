@@ -11,6 +11,7 @@ from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net,
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.confirmation import confirm, on_hyperplanes
+from unveil.identification.piecewise_linear.critical_points import _Attempt
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
@@ -126,9 +127,9 @@ def test_a_neuron_that_switches_only_far_out_is_not_passed_off_as_an_affine_part
     assert_rate(caught, 0.9, "copies that are wrong further out")
 
 
-def test_what_a_neuron_that_is_always_on_stands_for_is_not_called_complete() -> None:
+def test_what_a_neuron_that_is_always_on_stands_for_is_told() -> None:
     """Behind a first layer all weights may be positive: no input tells such a neuron from an affine part."""
-    outcomes = []
+    told = []
     for seed in range(5):
         rng = np.random.default_rng(seed)
         weights = random_weights((6, 5, 4, 1), rng, bias=0.5)
@@ -136,12 +137,29 @@ def test_what_a_neuron_that_is_always_on_stands_for_is_not_called_complete() -> 
         v[0], c[0] = np.abs(v[0]), 0.5
         method = uv.CriticalPoints(attempts=1)
         found = uv.identify(uv.as_oracle(relu_net(weights), 6, budget=30_000), method, rng=rng)
-        assert found.outcome is not uv.Outcome.complete
-        x = rng.standard_normal((2000, 6))
         assert found.network is not None
-        off = np.abs(found.network(x) - relu_net(weights)(x))
-        outcomes.append(found.outcome is uv.Outcome.approximate and float(off.max()) < 1e-9)
-    assert_rate(outcomes, 0.6, "copies of all answers")
+        x = rng.standard_normal((2000, 6))
+        off = float(np.abs(found.network(x) - relu_net(weights)(x)).max())
+        said = found.stats.get("affine_part", [0, 0])[1] > 0 or list(found.network.widths) == [5, 4, 1]
+        told.append(said and off < 1e-9)
+        if found.outcome is uv.Outcome.complete and found.stats.get("affine_part", [0, 0])[1]:
+            assert found.residual <= 100 * found.stats["relative_rounding"]
+    assert_rate(told, 0.6, "copies of all answers")
+
+
+def test_numbers_that_an_affine_part_hides_are_open_where_answers_beyond_rounding_say_so() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((6, 5, 5, 1), rng, bias=0.5)
+    (v, c), pair = weights[1], rng.standard_normal(5)
+    layer = (np.concatenate([v, pair[None], -pair[None]]), np.append(c, [0.3, -0.3]))
+    network = uv.Network.from_weights(
+        [weights[0], layer, (np.append(weights[2][0], [[1.0, -1.0]], axis=1), np.zeros(1))]
+    )
+    complete, approximate = uv.Outcome.complete, uv.Outcome.approximate
+    for within, beyond, expected in ((None, True, approximate), (None, False, complete), ((0.0, 1.0), True, complete)):
+        attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6, within=within), rng)
+        assert attempt._open(network, complete, beyond) is expected
+        assert attempt._open(uv.Network.from_weights(weights), complete, beyond) is complete
 
 
 def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:

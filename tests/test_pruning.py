@@ -52,8 +52,9 @@ def test_weak_neurons_that_only_correct_others_are_left_out_and_real_ones_stay()
         weights = random_weights((6, 8, 5, 2), rng, bias=0.5)
         (w, b), (v, c), (out, end) = weights
         out[:, 1] *= 1e-5  # weak, but there
-        truth = uv.Network.from_weights(weights)
         x = rng.standard_normal((600, 6))
+        c[:] = -np.median(np.maximum(x @ w.T + b, 0) @ v.T, axis=0)
+        truth = uv.Network.from_weights(weights)
         y = truth(x)
         # One neuron nearly twice, the copy making up for what the other lacks; two that nearly cancel.
         off, new = 1e-6 * rng.standard_normal(8), rng.standard_normal((1, 8))
@@ -74,6 +75,21 @@ def test_weak_neurons_that_only_correct_others_are_left_out_and_real_ones_stay()
         found = without_spare(uv.Network.from_weights(more), x, y, ones, error, settled, 1e-9)
         assert found.widths == (8, 5, 2)
         assert without_spare(truth, x, y, ones, error, settled, 1e-9) is truth
+
+
+def test_a_neuron_that_moves_no_answer_is_left_out_without_a_fit() -> None:
+    rng = np.random.default_rng(3)
+    (w, b), (v, c), (out, end) = random_weights((6, 8, 5, 2), rng, bias=0.5)
+    x = rng.standard_normal((500, 6))
+    c[:] = -np.median(np.maximum(x @ w.T + b, 0) @ v.T, axis=0)
+    y = uv.Network.from_weights([(w, b), (v, c), (out, end)])(x)
+    ones, row = np.ones((len(x), 1)), rng.standard_normal((1, 8))
+    # Off at all of these points; on, with an effect below the last bit; on.
+    for middle, size, fewer in ((-50.0, 0.1, True), (0.5, 1e-19, True), (0.5, 0.1, False)):
+        more = (np.concatenate([v, row]), np.append(c, middle))
+        network = uv.Network.from_weights([(w, b), more, (np.append(out, [[size], [size]], axis=1), end)])
+        found = without_spare(network, x, y, ones, lambda f: float(np.abs(f(x) - y).max()), lambda f: f, 1e-12)
+        assert (found.widths[1] == network.widths[1] - 1) is fewer
 
 
 def test_a_neuron_that_was_never_on_where_was_asked_stays() -> None:

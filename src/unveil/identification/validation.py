@@ -19,16 +19,20 @@ from unveil.whitebox.network import Network
 SHARE, FEWEST, MOST = 0.03, 100, 2000
 # In a box no point lies further out than others, so that only many show what is rare.
 SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
+# Behind a first layer a neuron may be off, or on, at nearly all inputs: with two hidden layers or more.
+FEWEST_DEEP = 300
 # A network that carries an affine part stands in for neurons that switch somewhere further out, if anywhere.
 FEWEST_WITH_AFFINE_PART = 600
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
 FURTHER = (3.0, 30.0)
-# Shares of the points: usual ones, those further out (at corners, where there is a box), the rest where neurons switch.
-USUAL, FAR = 0.4, 0.3
+# Shares of the points: usual ones, those further out (at corners, where there is a box), those where neurons switch;
+# the rest are unusual ones. Of one hidden layer, and of several, behind which rare neurons show at these above all.
+SHARES, SHARES_DEEP = (0.4, 0.3, 0.15), (0.3, 0.2, 0.15)
 # Points from which the most unusual ones are climbed to, and steps of the way.
 POOL, CLIMB = 1000, 30
-# Share of these at which one feature is to be active and all others are not; the rest are of random mixtures.
-ALONE = 0.75
+# At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
+# rest may be active by as little as this weighs against them.
+LIGHTEST = 0.05
 # Errors so many times the median one are not like the others.
 TAIL = 30.0
 # Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
@@ -68,6 +72,8 @@ def how_many(oracle: Oracle, network: Network | None = None) -> int:
         network: What is to be checked.
     """
     share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
+    if network is not None and len(network.layers) > 2:
+        fewest = max(fewest, FEWEST_DEEP)
     if network is not None and any(affine_part(network)):
         fewest = max(fewest, FEWEST_WITH_AFFINE_PART)
     return int(np.clip(share * oracle.ledger.asked, fewest, MOST))
@@ -86,7 +92,8 @@ def validate(
     Two fifths of the points are as a user would draw them. Three tenths lie 3 and 30 times as far out, or, in a
     box, at its corners: neurons that are hardly ever on among the usual ones are on for many of these. The rest lies on
     both sides of hyperplanes of the network's own neurons, where a neuron that does not exist or is active on the other
-    side shows itself, and where a random mixture of a layer's neurons is largest.
+    side shows itself, and where one neuron of a layer is active and the others are not (`mixtures`). Of two hidden
+    layers and more a third are such points: a neuron behind the first may show nowhere else.
 
     Answers of log-ratios that have run out of digits (`Oracle.widest`) are left out.
 
@@ -200,19 +207,22 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
     """Weights of features whose sum, where it is largest, shows rare neurons behind them.
 
     A neuron that is on for some input at all has a positive weight, and if it hardly ever is, most others are negative:
-    it is on where one feature is active and the others are not. At such points, of every feature in turn, it shows
-    itself ten times as often as at points far out.
+    it is on where one or two features are active and the others are not, or hardly. One that is hardly ever off is so
+    by a negative weight, at such points likewise. Of every feature in turn they meet rare neurons 3 to 30 times as
+    often as points far out do; where a feature never outweighs all others, only those that let these be active a
+    little do.
 
     Args:
         count: How many.
         k: Features.
         rng: Draws them.
     """
-    weights = rng.standard_normal((count, k))
-    alone = round(ALONE * count)
-    one = np.concatenate([rng.permutation(k) for _ in range(-(-alone // k))])[:alone] if alone else np.empty(0, int)
-    weights[:alone] = -1.0
-    weights[np.arange(alone), one] = 1.0
+    light = np.where(np.arange(count) % 2 == 0, 1.0, LIGHTEST ** rng.random(count))
+    weights = np.repeat(-light[:, None], k, axis=1)
+    two = (light < 1) & (rng.random(count) < 0.5)
+    weights[two, rng.integers(k, size=two.sum())] = rng.random(two.sum())
+    one = np.concatenate([rng.permutation(k) for _ in range(-(-count // k))])[:count] if count else np.empty(0, int)
+    weights[np.arange(count), one] = 1.0
     return weights
 
 
@@ -226,7 +236,8 @@ def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarr
 
 def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Legal points, the usual ones first; `count` in all."""
-    usual, far = int(USUAL * count), int(FAR * count)
+    hidden = len(network.layers) - 1
+    usual, far, switched = (int(share * count) for share in (SHARES if hidden < 2 else SHARES_DEEP))
     groups = [oracle.sample(usual, rng)]
     if oracle.within is None:
         each = far // len(FURTHER)
@@ -237,8 +248,7 @@ def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generat
         low, high = oracle.within
         groups.append(oracle.nearest(np.where(rng.random((far, oracle.n)) < share, high, low)))
     rest = count - sum(map(len, groups))
-    hidden = len(network.layers) - 1
-    odd = rest // 2 if hidden else 0
+    odd = rest - switched if hidden else 0
     groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
     if odd:
         pool = oracle.sample(POOL, rng)

@@ -18,7 +18,7 @@ _CHANCE = 4.0
 ALIKE, NEARLY_ALIKE, AS_WELL = 1e-6, 1e-4, 3.0
 WORTH_A_LOOK = 1e-3
 # A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
-# it was seen on either side at so many points at least.
+# it was active at so many points at least, which then tell whether it is needed.
 WEAK, SEEN = 1e-3, 5
 # A network further than this from the answers will not settle to their last digits.
 ROUGHLY = 1e-5
@@ -210,12 +210,12 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
         return network
     best = error(network)
     largest = float(np.abs(y * weight).max())
+    network = _without_effect(network, x, weight, float(np.finfo(np.float64).eps) * largest)
     for _ in range(_TRIES):
         hidden, last = network.layers[-2:]
         values = np.asarray(Network(network.layers[:-1])(x))
         effect = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0)
-        switched = np.minimum((values > 0).sum(axis=0), (values <= 0).sum(axis=0)) >= SEEN
-        weak = np.flatnonzero(switched & (effect < WEAK * largest))
+        weak = np.flatnonzero(((values > 0).sum(axis=0) >= SEEN) & (effect < WEAK * largest))
         for i in weak[np.argsort(effect[weak])][:_TRIES]:
             keep = np.delete(np.arange(hidden.neurons), i)
             F = np.concatenate([values[:, keep], np.ones((len(x), 1))], axis=1)
@@ -231,3 +231,19 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
         else:
             break
     return network
+
+
+def _without_effect(
+    network: Network, x: Float[np.ndarray, "N n"], weight: Float[np.ndarray, "N 1"], least: float
+) -> Network:
+    """Without neurons of the last hidden layer that move no answer by more than its last bit: nothing tells of them."""
+    hidden, last = network.layers[-2:]
+    values = np.asarray(Network(network.layers[:-1])(x))
+    keep = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0) > least
+    if keep.all() or not keep.any():
+        return network
+    layers = (
+        Layer(hidden.dense()[keep], hidden.bias[keep], hidden.activation),
+        Layer(last.dense()[:, keep], last.bias, last.activation),
+    )
+    return Network((*network.layers[:-2], *layers), network.shape, network.softmax)

@@ -35,6 +35,9 @@ CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
 FLOOR = 100.0
+# Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
+# readings with other lines are made, and the one with the smallest errors is taken.
+STRANGE = 1e5
 # Points that the last digits must suit.
 POOL = 2000
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
@@ -145,9 +148,11 @@ class _Attempt:
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
-        outcome = self._open(network, self._judged(seen, noise))
+        beyond = seen.residual > FLOOR * noise.relative
+        outcome = self._open(network, self._judged(seen, noise), beyond)
         self._looked_again(frame, noise, network, outcome)
-        return self._end(network, outcome, seen.residual), whole and outcome is not Outcome.complete
+        strange = noise.exact and beyond and seen.tail > STRANGE
+        return self._end(network, outcome, seen.residual), whole and (outcome is not Outcome.complete or strange)
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines."""
@@ -183,13 +188,13 @@ class _Attempt:
             return Outcome.approximate
         return Outcome.check_failed
 
-    def _open(self, network: Network, outcome: Outcome) -> Outcome:
-        """The outcome, or `approximate` where an affine part behind the first layer leaves numbers open.
+    def _open(self, network: Network, outcome: Outcome, beyond: bool) -> Outcome:
+        """The outcome, or `approximate` where an affine part behind the first layer hides numbers that answers tell.
 
         A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, and weights
-        of its own that nothing told. Of a first layer it is the model's own; in a box no legal input may tell more.
+        of its own that nothing told. Where errors are `beyond` the rounding's somewhere, further answers tell of it.
         """
-        if outcome is Outcome.complete and self.oracle.within is None and any(affine_part(network)[1:]):
+        if outcome is Outcome.complete and beyond and self.oracle.within is None and any(affine_part(network)[1:]):
             self.why.append("Signs and weights that this affine part stands for are open.")
             return Outcome.approximate
         return outcome
