@@ -138,7 +138,7 @@ def _bends(
         at = along[start : start + width]
         powers = np.vander((at - at.mean()) / np.ptp(at), degree + 1, increasing=True)
         bends.append(np.linalg.qr(powers)[0][:, -1] @ y[:, start : start + width])
-    return np.abs(np.stack(bends, axis=1))
+    return np.asarray(np.abs(np.stack(bends, axis=1)))
 
 
 def _places(

@@ -118,8 +118,8 @@ class Lift:
         for i, group in enumerate(groups):
             mixed[i, group] = self.rng.choice([-1.0, 1.0], len(group)) / np.sqrt(len(group))
         good = np.ones(len(columns), dtype=bool)
-        for i in np.flatnonzero(~self._foretells(at, step, weights[:, columns], mixed, columns, cell)):
-            good[groups[i]] = False
+        for wrong in np.flatnonzero(~self._foretells(at, step, weights[:, columns], mixed, columns, cell)):
+            good[groups[wrong]] = False
         again = np.flatnonzero(~good)
         good[again] = self._foretells(at, step, weights[:, columns], np.eye(len(columns))[again], columns, cell)
         return good
@@ -221,7 +221,7 @@ class Lift:
             cells = 1 / np.sqrt(np.maximum(price @ part, 1e-300))
             price *= np.maximum(part @ cells**2, 1e-12) ** 0.5
         self.wanted = self.accuracy * cells / np.sqrt(max(float((part @ cells**2).max()), 1e-300))
-        return np.maximum(self.wanted, 2 * self.inside.digits)
+        return np.asarray(np.maximum(self.wanted, 2 * self.inside.digits))
 
     def _by_weights(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, "N u"]:
         """Derivatives of each point's shift by the unknown weights along the move."""

@@ -65,7 +65,7 @@ def pair_output(
     sums = at.x @ A.T + b
     met = np.concatenate([sums, faces.x @ A.T + b]) > 0
     # A neuron on one side everywhere is a linear term there: as it is written, active.
-    one_sided = met.all(axis=0) | ~met.any(axis=0) if not oriented else np.zeros(k, dtype=bool)
+    one_sided = np.zeros(k, dtype=bool) if oriented else np.asarray(met.all(axis=0) | ~met.any(axis=0))
     back = one_sided & ~met.any(axis=0)
     A, b, sums = np.where(back[:, None], -A, A), np.where(back, -b, b), np.where(back, -sums, sums)
     rows = [np.concatenate([np.maximum(sums, 0), at.x, np.ones((len(at), 1))], axis=1)]
