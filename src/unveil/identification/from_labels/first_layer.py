@@ -7,6 +7,7 @@ import numpy as np
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.straight import sharpened, straight
+from unveil.identification.from_labels.unseen_rows import unseen_rows
 
 CHUNK = 4
 """Rounds of new faces between two looks at what goes on straight."""
@@ -48,20 +49,18 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
 
 
 def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
-    """The first layer with hyperplanes that go on straight, too, and were met only on the way behind it.
+    """The first layer with hyperplanes that were met only on the way behind it: that go on straight, or by normals.
 
     Queries: those of `straight` for at most 16 hyperplanes, and of `sharpened` for those found
     """
+    # Rare neurons, at which too few faces end to see that they do.
+    unseen = unseen_rows(first, search.bends(first))
     more = search.shared(first)
     good = straight(search.side, search.chart, search.faces, more, search.precision, rng)
     search.book("straightness")
-    more = more[np.flatnonzero(good)].distinct()
+    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
     if not len(more):
         return first
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
     search.book("sharpening")
-    return Hyperplanes(
-        np.concatenate([first.normals, more.normals]),
-        np.concatenate([first.offsets, more.offsets]),
-        np.concatenate([first.error, more.error]),
-    ).distinct()
+    return Hyperplanes.joined([first, more]).distinct()

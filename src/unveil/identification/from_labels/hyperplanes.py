@@ -33,6 +33,14 @@ class Hyperplanes:
     def none(cls, d: int) -> Hyperplanes:
         return cls(np.empty((0, d)), np.empty(0), np.empty(0))
 
+    @classmethod
+    def joined(cls, parts: list[Hyperplanes]) -> Hyperplanes:
+        return cls(
+            np.concatenate([each.normals for each in parts]),
+            np.concatenate([each.offsets for each in parts]),
+            np.concatenate([each.error for each in parts]),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets)
 
