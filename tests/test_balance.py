@@ -103,6 +103,7 @@ def test_students_are_wider_than_what_is_expected_behind_what_is_known() -> None
     oracle = uv.as_oracle(relu_net(random_weights((3, 4, 2), np.random.default_rng(3))), shape=3)
     run = Fitting(Surrogate(widths=(4, 2), factor=2.5, students=3), oracle, np.random.default_rng(4))
     assert run._shapes(3, 0) == [(10, 5)] * 3
+    assert Fitting(Surrogate(widths=(3,), factor=1.5), oracle, np.random.default_rng(4))._shapes(3, 0)[0] == (5,)
     free = Fitting(Surrogate(), oracle, np.random.default_rng(4))
     # Where nothing is known, shares of 24 neurons at least, and 8 free ones; all rows that were read fit in.
     assert free._shapes(3, 0) == [(44,), (80, 44)]
@@ -114,6 +115,9 @@ def test_students_are_wider_than_what_is_expected_behind_what_is_known() -> None
     free.best = truth
     assert free._right()
     bent = random_weights((3, 4, 2), np.random.default_rng(3))
-    bent[1] = (1.01 * bent[1][0], bent[1][1])
+    bent[1] = (1.001 * bent[1][0], bent[1][1])
     free.best = Network.from_weights(bent)
-    assert free._well(free.best) is False or free._right() is False
+    assert free._well(free.best)
+    assert not free._right()
+    other = Network.from_weights(random_weights((3, 4, 2), np.random.default_rng(9)))
+    assert not free._well(other)

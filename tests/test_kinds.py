@@ -47,9 +47,14 @@ def test_kinds_of_a_layer_of_two_inputs_are_those_of_its_cones() -> None:
     assert [KINDS[k] for k in found.kind] == ["point", "infinite", "infinite"]
     assert (rows[:2] @ found.directions[1] <= 1e-12).all()
     np.testing.assert_allclose(found.directions[1][0], 0, atol=1e-12)
+    # As many active rows as inputs, and not independent: no point. One that is not is told from the others.
+    same = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    flat = decide(same, np.array([0.0, 0.0, -5.0, -5.0]), True, np.array([[1.0, 0.0], [1.0, 6.0]]))
+    assert [KINDS[k] for k in flat.kind] == ["compact", "point"]
     # Zero within rounding is silent and tight; without a ReLU every row is active.
     found = decide(rows, np.zeros(3), True, np.zeros((1, 2)))
     assert found.tight.all()
+    assert not found.active.any()
     assert KINDS[found.kind[0]] == "point"
     assert decide(rows, np.zeros(3), False, -np.ones((1, 2))).active.all()
     np.testing.assert_allclose(decide(rows, np.ones(3), True, np.array([[-3.0, 1.0]])).slack, [[2.0, 0, 0]])
@@ -153,6 +158,13 @@ def test_a_proof_of_none_holds_for_the_layer_and_for_no_other(seed: int) -> None
     assert found.check()
     assert found.proof is not None
     assert found.proof.check_exactly()
+    # In a box whose lower wall alone keeps a sum positive, the other wall proves nothing.
+    one = NoInput(
+        np.ones((1, 2)), np.zeros(1), wanted(RELU, np.array([0.5]), 1e-6), np.ones(1), np.ones(2), np.full(2, 9.0)
+    )
+    assert one.check_exactly()
+    assert one.miss() == pytest.approx(1.5)
+    assert not NoInput(one.weights, one.bias, one.wanted, one.multipliers, np.zeros(2), one.ceiling).check_exactly()
     # Each feature off by less than 1 leaves the sum positive; a miss of 1 is reached where all are at rest.
     assert 0.5 < found.least <= 1 + 1e-9
     assert found.proof.miss() == pytest.approx(found.least, rel=1e-6)
@@ -215,6 +227,10 @@ def test_rounding_of_a_product_is_as_large_as_it_is_measured(seed: int) -> None:
     assert off <= told.floor
     assert told.floor < 1e-4
     assert told.floor == pytest.approx(SURE * np.sqrt(np.mean(np.sum(told.error**2, axis=0))))
+    # What a layer before it rounded goes on through the next one.
+    before = Rounding(1e-9 * rng.standard_normal(start.error.shape))
+    carried = before.behind(layers[1], piece, behind)
+    np.testing.assert_allclose(carried.error - told.error, last @ before.error, rtol=1e-6, atol=1e-12)
     # A neuron at rest passes nothing on.
     slope = np.array([0.0, 1.0, 1.0, 0.5])
     kept = told.kept(slope, behind.keep(slope), False)

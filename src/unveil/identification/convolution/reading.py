@@ -99,11 +99,9 @@ class Reader:
         channels = self.picture.shape[0]
         size = (channels, bottom - top, right - left)
         places = [(c, i, j) for c in range(channels) for i in range(top, bottom) for j in range(left, right)]
-        moves = np.stack([self.picture.unit(place) for place in places if place != seen.pixel])
-        if len(moves):
-            ratio, error = point.ratios(moves)
-        else:
-            ratio, error = np.zeros(0), np.zeros(0)
+        moves = [self.picture.unit(place) for place in places if place != seen.pixel]
+        # A window of one input has no other weight.
+        ratio, error = point.ratios(np.stack(moves)) if moves else (np.zeros(0), np.zeros(0))
         own = places.index(seen.pixel)
         ratio, error = (np.insert(a, own, v).reshape(size) for a, v in ((ratio, 1.0), (error, 0.0)))
         if not np.isfinite(ratio).all() or np.abs(ratio).max() > point.most:

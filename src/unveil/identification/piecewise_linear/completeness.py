@@ -65,7 +65,7 @@ def judged(
             wrong.append(x)
         elif SIGMAS * error <= VAGUE * np.abs(slope).max() and _fewer(normals.shape[1], J):
             right.append(x)
-    n = len(stations[0][0])
+    n = layers[0][0].shape[1]
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
 
 

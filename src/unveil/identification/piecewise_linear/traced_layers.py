@@ -273,7 +273,7 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
     left = y[~fitted] - F[~fitted] @ out
     if float(np.sqrt((left**2).mean())) <= ENDS * float(y.std()):
         return True
-    return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y)
+    return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y[~fitted])
 
 
 def _with(found: tuple[Followed, ...], new: Followed) -> tuple[Followed, ...]:

@@ -1,0 +1,280 @@
+"""Rooms of the piecewise-linear reading, each begun with what is known: planes, candidates, last layer, whole fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_gradients, relu_net, single
+from tests.test_deeper_neurons import of_neuron
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.rounding import Rounding, rounding
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.behind_first_layer import read_behind
+from unveil.identification.piecewise_linear.candidates import merge_points
+from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
+from unveil.identification.piecewise_linear.derivatives import Station
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.last_hidden_layer import close
+from unveil.identification.piecewise_linear.plane_fit import _Planes, read_planes
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _with, positive_values, trace_layers
+from unveil.identification.piecewise_linear.whole_fit import ANSWERS, finish_exact, fit_is_cheap
+from unveil.identification.piecewise_linear.wide_reading import read_inputs
+from unveil.whitebox.network import Network
+
+SEEDS = range(5)
+
+
+class Begun:
+    """A reading of an exact network that knows the first layer."""
+
+    def __init__(self, seed: int, sizes: tuple[int, ...]) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.weights: Weights = random_weights(sizes, self.rng, bias=0.5)
+        self.truth = Network.from_weights(self.weights)
+        self.n, self.m = sizes[0], sizes[-1]
+        self.log = Asked(uv.as_oracle(relu_net(self.weights), self.n, budget=100_000))
+        self.frame = Frame.of_input(self.n, None)
+        noise = rounding(self.log, self.frame.sample(4, self.rng), self.log.oracle.resolution, self.rng)
+        self.probe = Probe(self.log, noise, self.rng)
+        self.setup = Setup(self.probe, self.log, 100.0, 24, 8)
+        self.setting = Setting.of(self.probe, self.log, self.frame, 100.0, 1e-7)
+        rows, bias = self.weights[0]
+        size = np.linalg.norm(rows, axis=1)
+        self.layer = (rows / size[:, None], bias / size)
+        count = len(size)
+        planes = Hyperplanes(*self.layer, np.ones((count, self.m)), np.full(count, 1e-12), np.zeros((count, self.n)))
+        self.first = LayerFound.nothing(self.frame, self.m).with_straight(planes)
+        x = self.frame.sample(12, self.rng)
+        self.stations = [Station(*each, 0.0) for each in zip(x, relu_gradients(self.weights, x)[:, :1], strict=True)]
+
+    def deeper(self) -> Deeper:
+        return Deeper.begun(self.frame, self.layer, self.first, [], [])
+
+    def off(self, network: Network) -> float:
+        x = 2 * self.rng.standard_normal((500, self.n))
+        y = self.truth(x)
+        return float(np.abs(network(x) - y).max() / np.abs(y).max())
+
+
+def turned(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distance of each unit row from the nearest other, up to sign."""
+    rows, others = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (rows, others))
+    return np.minimum(
+        np.linalg.norm(rows[:, None] - others, axis=2), np.linalg.norm(rows[:, None] + others, axis=2)
+    ).min(axis=1)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_planes_are_read_where_neurons_are_more_than_coordinates(seed: int) -> None:
+    one = Begun(seed, (3, 7, 1))
+    nothing = LayerFound.nothing(one.frame, 1)
+    *_, found = read_planes(one.probe, one.frame, far=30.0, most_lines=48, found=nothing)
+    assert len(found) >= 6
+    assert turned(found.rows, one.layer[0]).max() < 1e-4
+    # And where they are: the same plane, not a parallel one.
+    sign = np.sign(found.rows @ one.layer[0].T)
+    off = np.abs(sign * found.bias[:, None] - one.layer[1]) + 1 - np.abs(found.rows @ one.layer[0].T)
+    assert off.min(axis=1).max() < 1e-3
+    assert len(set(off.argmin(axis=1))) == len(found)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_first_guess_becomes_the_plane_that_many_lines_meet(seed: int) -> None:
+    one = Begun(seed, (3, 4, 1))
+    base, direction, low, high = one.frame.lines(16, 30.0, one.rng)
+    lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
+    planes = _Planes(lines)
+    row, bias = one.layer[0][0], one.layer[1][0]
+    points = np.concatenate([line.points for line in lines])
+    at = points[np.abs(points @ row + bias).argmin()]
+    rough = row + 0.01 * one.rng.standard_normal(3)
+    rough /= np.linalg.norm(rough)
+    made = planes.through(rough, at, 0.03)
+    assert made is not None
+    assert turned(made[0][None], row[None])[0] < min(1e-5, 10 * made[2])
+    assert made[1] == pytest.approx(float(np.sign(made[0] @ row)) * bias, abs=1e-4)
+    # A plane beside all breakpoints is met by chance alone.
+    across = np.linalg.svd(one.layer[0])[2][-1]
+    assert planes.through(across, at + 0.7 * across, 0.001) is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_critical_points_become_the_last_hidden_layer(seed: int) -> None:
+    one = Begun(seed, (8, 6, 4, 1))
+    seen = tuple(p for i in range(4) for p in of_neuron(one.weights, i, 9, one.rng))
+    base, direction, low, high = one.frame.lines(8, 100.0, one.rng)
+    lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
+    begun = replace(one.deeper(), seen=seen, lines=tuple(lines), stations=tuple(one.stations))
+    state = merge_points(one.setting, begun)
+    neurons = state.candidates.neurons
+    assert len(neurons) == 4
+    size = np.linalg.norm(one.weights[0][0], axis=1)
+    # Behind unit rows the second layer's weights are as many times as large.
+    rows = np.concatenate([one.weights[1][0] * size, one.weights[1][1][:, None]], axis=1)
+    known = np.array([n.known for n in neurons])
+    for n in neurons:
+        true = rows * np.append(n.known, True)
+        assert turned(np.append(n.weights, n.bias)[None], true)[0] < 1e-7
+    assert known.mean() > 0.8
+    if known.all():
+        assert state.few_open
+    # No step changes what was handed to it; nothing met leaves nothing to merge.
+    assert begun.candidates.neurons == ()
+    assert merge_points(one.setting, one.deeper()).candidates.neurons == ()
+
+
+def test_neurons_close_into_the_network_or_are_found_wanting() -> None:
+    closed: list[bool] = []
+    for seed in range(6):
+        one = Begun(seed, (8, 6, 4, 2))
+        size = np.linalg.norm(one.weights[0][0], axis=1)
+        layer = (one.weights[1][0] * size, one.weights[1][1])
+        one.log(one.frame.sample(300, one.rng))
+        state, error = close(one.setting, one.deeper().ending(layer))
+        closed.append(error < 1e-9)
+        # No network is called better than it is.
+        assert state.network is None or one.off(state.network) < max(1e-9, 10 * error)
+        assert error > 1e-9 or not len(state.wrong)
+        few = (layer[0][:3], layer[1][:3])
+        lacking, off = close(one.setting, one.deeper().ending(few))
+        # Without one of its neurons it is wrong somewhere, and says so.
+        assert off > 1e-6
+        assert lacking.network is None or one.off(lacking.network) > 1e-6
+    assert sum(closed) >= 5
+    # With points met that nothing explains there is nothing to close.
+    nothing, off = close(one.setting, replace(one.deeper(), candidates=Candidates(open=9)))
+    assert (nothing.network, off) == (None, np.inf)
+
+
+def test_a_network_without_neurons_is_affine() -> None:
+    rng = np.random.default_rng(0)
+    w, b = rng.standard_normal((2, 4)), rng.standard_normal(2)
+    log = Asked(uv.as_oracle(lambda x: x @ w.T + b, 4))
+    frame = Frame.of_input(4, None)
+    setup = Setup(Probe(log, rounding(log, frame.sample(4, rng), 1e-16, rng), rng), log, 20.0, 24, 8)
+    before = log.oracle.ledger.asked
+    network = finish_exact(setup, Reading.begun(setup, frame)).network
+    assert log.oracle.ledger.asked == before
+    assert network is not None
+    np.testing.assert_allclose(network.layers[0].dense(), w, atol=1e-9)
+    np.testing.assert_allclose(network.layers[0].bias, b, atol=1e-9)
+    assert finish_exact(setup, replace(Reading.begun(setup, frame), over=True)).network is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_last_digits_of_all_weights_are_fitted(seed: int) -> None:
+    one = Begun(seed, (6, 5, 2))
+    one.log(one.frame.sample(400, one.rng))
+    rough = Network.from_weights([(w * (1 + 1e-6 * one.rng.standard_normal(w.shape)), b) for w, b in one.weights])
+    state = replace(Reading.begun(one.setup, one.frame), network=rough, error=1e-6)
+    done = finish_exact(one.setup, state)
+    assert done.network is not None
+    assert one.off(rough) > 1e-8 > 1e-11 > one.off(done.network)
+    # What is far from the answers is worth no more of them.
+    bad = replace(state, error=0.5)
+    assert finish_exact(one.setup, bad) is bad
+
+
+def test_a_fit_of_everything_is_cheap_beside_the_first_layer_along_all_inputs() -> None:
+    one = Begun(0, (6, 5, 2))
+    state = Reading.begun(one.setup, one.frame).with_found(one.first)
+    wide = one.setup._replace(inputs=400)
+    # 5 rows of 400 weights, told two at a time: a thousand answers.
+    most = int(400 * 5 / ANSWERS)
+    assert fit_is_cheap(wide, state, most)
+    assert not fit_is_cheap(wide, state, most + 4)
+    assert not fit_is_cheap(one.setup, state, 10)
+    assert not fit_is_cheap(wide, replace(state, first=None), 10)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_behind_a_known_first_layer_the_rest_is_read(seed: int) -> None:
+    one = Begun(seed, (8, 6, 4, 1))
+    one.log(one.frame.sample(50, one.rng))
+    lines = line_search(one.probe.ask, *one.frame.lines(4, 100.0, one.rng), one.probe.noise, one.rng)
+    found = one.first
+    for line in lines:
+        found = found.with_line(line)
+    state = replace(Reading.begun(one.setup, one.frame).with_found(found).counted(), layer=one.layer, settled=True)
+    last = state
+    for last in read_behind(one.setup, state):
+        assert [len(w) for w, _ in last.layers[:1]] == [6]
+    assert last.network is not None
+    assert last.error < 1e-7
+    assert one.off(last.network) < 1e-7
+    assert last.told[0]["neurons"] == 6
+    # With half of the signs open nothing behind is what it seems.
+    (unsettled,) = read_behind(one.setup, replace(state, settled=False))
+    assert unsettled.over
+    assert unsettled.network is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_of_the_first_layer_are_asked_where_all_of_it_is_active(seed: int) -> None:
+    one = Begun(seed, (7, 5, 3, 1))
+    probe, values = positive_values(one.probe, one.frame.after(*one.layer))
+    z = values.sample(20, one.rng)
+    assert z.shape == (20, 5)
+    assert (z > 0).all()
+    size = np.linalg.norm(one.weights[0][0], axis=1)
+    rest = relu_net([(one.weights[1][0] * size, one.weights[1][1]), one.weights[2]])
+    np.testing.assert_allclose(probe.ask(z), rest(z), atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_layers_are_traced_from_single_precision(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights((7, 5, 3), rng, bias=0.5))
+    net = relu_net(weights, np.float32)
+    frame = Frame(*(np.eye(7), np.zeros(7), np.eye(7), np.eye(7), np.zeros(7), np.eye(7), np.zeros(7)))
+    z = frame.sample(50, rng)
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        return net(x.astype(np.float32)).astype(float)
+
+    probe = Probe(ask, Rounding(np.full(3, 3e-7), float(np.median(np.linalg.norm(z, axis=1))), 3e-7, True), rng)
+    *_, traced = trace_layers(probe, frame, 3, lambda: False)
+    assert traced.unknown is not None or len(traced.layers) == 1
+    read = np.concatenate([part[:, None] if part.ndim == 1 else part for part in traced.unknown or traced.layers[0]], 1)
+    rows = np.concatenate([weights[0][0], weights[0][1][:, None]], axis=1)
+    assert len(read) >= 3
+    assert turned(read, rows).max() < 1e-3
+    # A layer that is not the last leaves something behind.
+    other = Traced(layers=((weights[0][0][:2], weights[0][1][:2]),), spreads=(np.zeros((2, 8, 8)),))
+    assert not _last(probe, frame, other)
+    assert list(trace_layers(probe, frame, 3, lambda: True))[-1].layers == ()
+
+
+def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    row = rng.standard_normal(6)
+
+    def followed(weights: np.ndarray, known: np.ndarray) -> Followed:
+        return Followed(weights * known, 0.1, known, np.eye(7))
+
+    whole, part = followed(row, np.ones(6, bool)), followed(-2 * row, np.arange(6) < 4)
+    other = followed(rng.standard_normal(6), np.ones(6, bool))
+    assert _with((part,), whole) == (whole,)
+    assert _with((whole,), part) == (whole,)
+    assert _with((whole,), other) == (whole, other)
+
+
+def test_many_inputs_are_read_along_a_few_directions_first() -> None:
+    one = Begun(1, (66, 5, 1))
+    states = list(read_inputs(one.setup, one.frame))
+    assert states[0].directions > 0
+    last = states[-1]
+    assert last.whole
+    assert last.network is not None
+    assert one.off(last.network) < 1e-8
+    assert last.directions == states[0].directions < 66
+    few = Begun(1, (6, 5, 1))
+    assert all(state.directions == 0 for state in read_inputs(few.setup, few.frame))
