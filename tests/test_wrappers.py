@@ -120,6 +120,11 @@ def test_affine_inputs_are_asked_in_the_model_s_units(seed: int) -> None:
     assert (smaller.high < oracle.high).all()
     with pytest.raises(BadInput, match="box"):
         Affine(inside, mean, deviation, within=(corners[0] - 0.1, corners[1]))
+    for end in (0, 1):
+        further = corners.copy()
+        further[end, 2] += (-0.1, 0.1)[end]
+        with pytest.raises(BadInput, match="box"):
+            Affine(inside, mean, deviation, within=(further[0], further[1]))
     with pytest.raises(BadInput, match="zero"):
         Affine(inside, mean, [1, 0, 1, 1])  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="broadcast"):

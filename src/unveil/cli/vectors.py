@@ -43,7 +43,7 @@ def read_rows(path: Path, width: int, option: str) -> np.ndarray:
         raise BadInput(f"{option}: {path} cannot be read as {kind}: {unreadable(error)}") from error
     if rows.dtype.kind not in "uif" or not rows.size or rows.size % width:
         raise BadInput(f"{option}: {path} holds {rows.dtype} values of shape {rows.shape}; expected rows of {width}")
-    rows = rows.reshape(-1, width) if rows.shape[0] == width or rows.ndim == 1 else rows.reshape(len(rows), -1)
+    rows = rows.reshape(-1, width) if rows.ndim == 1 or rows.size == width else rows.reshape(len(rows), -1)
     if rows.shape[1] != width:
         raise BadInput(f"{option}: {path} holds rows of {rows.shape[1]} numbers; expected {width}")
     return rows.astype(np.float64)
