@@ -64,7 +64,8 @@ def inner_network(  # noqa: PLR0913 - answers and what is known of the network
     r, starts = c.shape[1], _STARTS if thorough else _FEW
     shapes = [tuple(widths)] if widths is not None else [(r,) * depth for depth in starts]
     spread = float(y.std()) or 1.0
-    close = max(_CLOSE * spread, 3 * noise)
+    # Behind noise coordinates are known to half of the digits.
+    close = max(_CLOSE * spread, 3 * noise, float(np.sqrt(noise * spread)))
     first: list[Layer] = []
     for shape in shapes:
         kinds = [activations[min(depth, len(activations) - 1)] for depth in range(len(shape))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
@@ -14,7 +15,7 @@ from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
-from unveil.identification.smooth.free_condition import MET, meet_freely, places_needed, random_layers
+from unveil.identification.smooth.free_condition import MET, FreeCondition, meet_freely, places_needed, random_layers
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import rising
@@ -22,9 +23,9 @@ from unveil.identification.smooth.kink_circles import first_layer as kinked_laye
 from unveil.identification.smooth.kink_circles import kink_directions, looks_rectified
 from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
-from unveil.identification.smooth.rank_condition import CERTIFIED, LOOSE, meet_condition, slopes
+from unveil.identification.smooth.rank_condition import Condition, chained, meet_condition, slopes
 from unveil.identification.smooth.rectifiers import RECTIFIERS
-from unveil.whitebox.activation import ACTIVATIONS
+from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 _WIDER = 1.3  # slopes are asked at preactivations up to so many times those where the activation rises steeply
@@ -32,7 +33,9 @@ _TRIES = 3  # rounds of starts for the rest, without further questions
 _DRAWN = 8  # starting values for a deeper layer beside those of least squares
 _DRAWN_SIGNS = 40  # the same where neurons may be the wrong way round
 _LINEAR = 1e-4  # of the answers' spread: what a linear layer leaves where there is no other
-_ANSWERS = 2  # per parameter, in the fit of all of them
+_ANSWERS, _NOISY = 2, 6  # per parameter, in the fit of all of them, and where answers are noisy
+_HIGHER = 2  # further ranks at which scales and shifts may be nearly right
+_FREELY = 0.01  # the condition with all weights free counts as met from here on, where answers are noisy
 
 
 @dataclass(frozen=True)
@@ -123,21 +126,26 @@ class Peeling(Method):
         reading.stages.end("second layer: slopes")
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
         last = reading.stats["attempts"] >= self.attempts
-        met = LOOSE if noisy(oracle, reading.noise) else CERTIFIED
-        found = meet_condition(z, g, layer.activation, self._width(1), rng=rng, thorough=last, met=met)
-        if found is None:
+        known, found, exact = self._width(1), None, None
+        if noisy(oracle, reading.noise):
+            exact = _met_behind_noise(z, g, layer.activation, known, rng)
+        if exact is None:
+            found = meet_condition(z, g, layer.activation, known, rng=rng, thorough=last)
+        if found is not None:
+            exact = meet_freely(z, g, [_layer(found, layer.activation)], [found.rank], rng=rng)
+        if exact is not None and (found is None or exact.certificate < found.certificate):
+            start, rows, certificate = exact.layer, exact.rows, exact.certificate
+        elif found is not None:
+            start = _layer(found, layer.activation)
+            rows, certificate = found.rows, found.certificate
+        else:
             reading.why.append(
                 "no rank below the first layer's width explains the slopes: is the second layer narrower?"
             )
             return None
-        start = Layer(np.diag(found.scales), found.shifts, layer.activation)
-        exact = meet_freely(z, g, [start], [found.rank], rng=rng)
-        rows, certificate = found.rows, found.certificate
-        if exact is not None and exact.certificate < certificate:
-            start, rows, certificate = exact.layer, exact.rows, exact.certificate
-        reading.stats.update({"second layer": found.rank, "certificate": certificate})
+        reading.stats.update({"second layer": len(rows), "certificate": certificate})
         reading.why.append(
-            f"{found.rank} neurons in the second layer: slopes divided by phi' fall by {1 / certificate:.3g} "
+            f"{len(rows)} neurons in the second layer: slopes divided by phi' fall by {1 / certificate:.3g} "
             "after as many dimensions"
         )
         weights = start.dense() @ layer.weights
@@ -232,7 +240,8 @@ class Peeling(Method):
         assumed = inner or (r, r)
         left = sum((a + 1) * b for a, b in zip((r, *assumed), (*assumed, oracle.m), strict=True))
         whole = sum(layer.neurons * (layer.inputs + 1) for layer in known.layers) + r * known.layers[-1].neurons
-        x, c, y = self._answered(reading, known, (_ANSWERS * (whole + left)) // oracle.m + 50)
+        each = _NOISY if noisy(oracle, noise) else _ANSWERS
+        x, c, y = self._answered(reading, known, each * (whole + left) // oracle.m + 50)
         reading.stages.end("all: answers")
         kinds = [sigmoidal(self.activation, at, known.layers[0].activation)[0] for at in range(depth, depth + 3)]
         best = self._nothing_behind(known, x, y, noise)
@@ -263,3 +272,27 @@ class Peeling(Method):
             return None
         last = Layer(outer[:-1].T, outer[-1], ACTIVATIONS["identity"])
         return without_surplus(polish(Network((*known.layers, last)), x, y, noise=0.3 * noise), x, y, noise)
+
+
+def _met_behind_noise(
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    activation: Activation,
+    width: int | None,
+    rng: np.random.Generator,
+) -> FreeCondition | None:
+    """The condition with all weights free at the lowest rank, where noise made directions poor.
+
+    With directions as they are it is met poorly, or not at all where weights depend on one another nearly; but scales
+    and shifts come out nearly right at the rank or a little above.
+    """
+    best = [_layer(each, activation) for each in chained(z, g, activation)]
+    for rank in range(1, z.shape[1]) if width is None else [width]:
+        exact = meet_freely(z, g, best[rank - 1 : rank + _HIGHER], [rank], met=_FREELY, rng=rng)
+        if exact is not None:
+            return exact
+    return None
+
+
+def _layer(found: Condition, activation: Activation) -> Layer:
+    return Layer(np.diag(found.scales), found.shifts, activation)

@@ -17,9 +17,8 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
 
-CERTIFIED, LOOSE = 1e-3, 0.03
-"""Ratio of singular values behind the rank to the last before it from which the condition counts as met, where the
-layer's directions are exact, and where noise made them poor."""
+CERTIFIED = 1e-3
+"""Ratio of singular values behind the rank to the last before it from which the condition counts as met."""
 
 STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 _STEPS = 60
@@ -78,7 +77,7 @@ def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise
     return np.asarray(np.einsum("s,tskm->tkm", STENCIL, y[:, :3] - y[:, 3:]) / h)
 
 
-def meet_condition(  # noqa: PLR0913 - slopes and where they are, what is known, and how hard to try
+def meet_condition(
     z: Float[np.ndarray, "T k"],
     g: Float[np.ndarray, "T k m"],
     activation: Activation,
@@ -86,7 +85,6 @@ def meet_condition(  # noqa: PLR0913 - slopes and where they are, what is known,
     *,
     rng: np.random.Generator,
     thorough: bool = True,
-    met: float = CERTIFIED,
 ) -> Condition | None:
     """Find scales and shifts at which the condition is met; None if it is met nowhere.
 
@@ -99,7 +97,6 @@ def meet_condition(  # noqa: PLR0913 - slopes and where they are, what is known,
         rank: Width of the next layer; found if None.
         rng: Draws starting values.
         thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
-        met: The condition counts as met where singular values fall by this factor behind the rank.
     """
     k = z.shape[1]
     # Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly.
@@ -109,19 +106,36 @@ def meet_condition(  # noqa: PLR0913 - slopes and where they are, what is known,
         shifts = first.shifts
         if rank is None or trial == rank:
             chained = _refined(z, g, activation, trial, first.scales, shifts)
-            if _sound(chained, _unit(activation), met):
-                return chained if rank is not None else _lowest(z, g, activation, chained, met, rng)
+            if _sound(chained, _unit(activation)):
+                return chained if rank is not None else _lowest(z, g, activation, chained, rng)
     # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
     for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
         for trial in range(1, k) if rank is None else range(rank, min(rank + 1, k)):
-            found = _best(z, g, activation, trial, starts, met, rng)
+            found = _best(z, g, activation, trial, starts, rng)
             if found is not None:
-                return found if rank is not None else _lowest(z, g, activation, found, met, rng)
+                return found if rank is not None else _lowest(z, g, activation, found, rng)
     return None
 
 
+def chained(z: Float[np.ndarray, "T k"], g: Float[np.ndarray, "T k m"], activation: Activation) -> list[Condition]:
+    """Where the condition is met best at every rank from 1 on, whether or not it is met there.
+
+    Args:
+        z: Preactivations as known so far.
+        g: Slopes there.
+        activation: Of the layer.
+    """
+    k = z.shape[1]
+    shifts, found = np.zeros(k), list[Condition]()
+    for rank in range(1, k):
+        first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
+        shifts = first.shifts
+        found.append(_refined(z, g, activation, rank, first.scales, shifts))
+    return found
+
+
 def _lowest(
-    z: np.ndarray, g: np.ndarray, activation: Activation, found: Condition, met: float, rng: np.random.Generator
+    z: np.ndarray, g: np.ndarray, activation: Activation, found: Condition, rng: np.random.Generator
 ) -> Condition:
     """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
 
@@ -130,14 +144,14 @@ def _lowest(
     while found.rank > 1:
         flat = _divided(z, g, activation, found.scales, found.shifts)[0]
         wrong, fall = odd_neuron(flat, found.rank)
-        if fall > met:
+        if fall > CERTIFIED:
             break
         lower = None
         for _ in range(_ROUNDS[1]):
             scales, shifts = found.scales.copy(), found.shifts.copy()
             scales[wrong], shifts[wrong] = 1.0, 1.5 * _unit(activation) * rng.uniform(-1, 1)
             trial = _refined(z, g, activation, found.rank - 1, scales, shifts)
-            if _sound(trial, _unit(activation), met):
+            if _sound(trial, _unit(activation)):
                 lower = trial
                 break
         if lower is None:
@@ -159,8 +173,8 @@ def odd_neuron(flat: Float[np.ndarray, "N k"], rank: int) -> tuple[int, float]:
     return int(np.argmin(falls)), min(falls)
 
 
-def _best(  # noqa: PLR0913 - slopes and where they are, what is known, and how hard to try
-    z: np.ndarray, g: np.ndarray, activation: Activation, rank: int, starts: int, met: float, rng: np.random.Generator
+def _best(
+    z: np.ndarray, g: np.ndarray, activation: Activation, rank: int, starts: int, rng: np.random.Generator
 ) -> Condition | None:
     """From several starting values: shifts alone, then shifts and scales."""
     k, unit = z.shape[1], _unit(activation)
@@ -168,7 +182,7 @@ def _best(  # noqa: PLR0913 - slopes and where they are, what is known, and how 
         shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
         first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
         found = _refined(z, g, activation, rank, first.scales, first.shifts)
-        if _sound(found, unit, met):
+        if _sound(found, unit):
             return found
     return None
 
@@ -179,10 +193,10 @@ def _unit(activation: Activation) -> float:
     return (high - low) / _RISE
 
 
-def _sound(found: Condition, unit: float, met: float) -> bool:
+def _sound(found: Condition, unit: float) -> bool:
     """Whether the condition is met, at scales and shifts near those known."""
     near = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST * max(unit, 1.0)
-    return bool(near and found.certificate < met)
+    return bool(near and found.certificate < CERTIFIED)
 
 
 def _divided(
