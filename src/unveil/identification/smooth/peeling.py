@@ -58,8 +58,8 @@ class Peeling(Method):
         attempts: How often to begin anew if the answers are not explained to their noise.
 
     Queries: those of `Saturation` (or `Rectifiers`) for the first layer, `24 k^2 / m` for slopes (k neurons, m outputs;
-        at least `48 k`),
-        `2 P / m` for P parameters, and 200 for the check.
+        at least `48 k`; up to a half more of noisy answers), `2 P / m` for P parameters (6 of noisy answers),
+        and 200 for the check.
 
     Source: the rank condition is our own; for what is identifiable: Fiedler, Fornasier, Klock, Rauchensteiner,
         arXiv:2101.07150.
@@ -121,7 +121,10 @@ class Peeling(Method):
             return None
         k = len(layer.shifts)
         low, high = rising(layer.activation)
-        z = rng.uniform(_WIDER * low, _WIDER * high, (max(8, -(-4 * k // oracle.m)), k))
+        count = max(8, -(-4 * k // oracle.m))
+        if noisy(oracle, reading.noise):
+            count = max(count, places_needed(k, -(-2 * k // 3), oracle.m))
+        z = rng.uniform(_WIDER * low, _WIDER * high, (count, k))
         g = slopes(oracle, layer, z, reading.noise)
         reading.stages.end("second layer: slopes")
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
