@@ -31,7 +31,7 @@ SPARE = 1.08
 MISSED = 0.05
 """Share of boundary points foretold that may be missing, near corners."""
 
-SHARE = 1e-3
+SHARE = 0.03
 """How finely boundary points are located for the last fit, as a share of the accuracy that is wanted."""
 
 WEAK = 0.1
@@ -119,16 +119,17 @@ class Completion:
         fitted = self._needed(fitted, fresh)
         error = self._uncertainty(fitted, fresh, self.fine / 4)
         if error > self.accuracy and self.fine > 2 * self.precision.digits:
-            # Numbers that boundaries hardly tell need them to the last digit.
-            fresh = sharpen(self.side, fresh, 2 * self.precision.digits)
+            # Numbers that boundaries hardly tell need them as much more finely.
+            finer = max(self.fine * self.accuracy / (4 * error), 2 * self.precision.digits)
+            fresh = sharpen(self.side, fresh, finer)
             fitted = polish(fitted.model, fresh)
-            error = self._uncertainty(fitted, fresh, self.precision.digits)
+            error = self._uncertainty(fitted, fresh, finer / 4)
         model, rms = fitted.model.pruned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:
             doubts.append(f"{fitted.outside:.0%} of the boundary points lie off the model's boundaries")
-        limit = 1e4 * self.fine
+        limit = 10 * self.accuracy
         if rms > limit:
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         # All points met before lie on the boundary, too, as exactly as they were located.
