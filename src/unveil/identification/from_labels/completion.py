@@ -37,6 +37,9 @@ SHARE = 0.03
 WEAK = 0.1
 """Neurons of less than this share of the usual effect are tried without."""
 
+EARLY = 1.02
+"""So many points per number, with those known before, are located first; the others then lie where foretold."""
+
 LOOK = 96
 """So many are asked for first."""
 
@@ -252,7 +255,7 @@ class Completion:
         return model
 
     def _foretold(self, model: LabelModel, rms: float) -> tuple[Crossings, float]:
-        """Fresh points to the last digit, where the model foretells a boundary and where they tell most about it.
+        """Fresh points as finely as wanted, where the model foretells a boundary and where they tell most about it.
 
         Returns:
             The points, and the share that was not there.
@@ -263,22 +266,31 @@ class Completion:
         # A few first: as long as the model is wrong there is no use in all of them.
         if count > 2 * LOOK:
             at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)
-            rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)[1]
+            seen, rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)
             missed = 1 - len(rows) / max(len(at), 1)
             if missed > MISSED:
                 self._learn(at[np.setdiff1d(np.arange(len(at)), rows)])
                 return Crossings.none(self.chart.n), missed
+            half = float(np.median(seen.width)) / 2
         at = telling_crossings(model, self.pool, count, self.rng)
-        found, rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)
-        missed = 1 - len(rows) / max(len(at), 1)
+        known = self.points[np.flatnonzero(model.knows(self.points))]
+        first = at[slice(0, max(int(EARLY * model.parameters) - len(known), count // 2))]
+        found, rows = cross_near(self.side, *_expected(first), np.full(len(first), half), np.inf)
+        missed = 1 - len(rows) / max(len(first), 1)
         if missed > MISSED:
             # Where the model is wrong there is most to learn: the labels there, and the boundaries around.
-            self._learn(at[np.setdiff1d(np.arange(len(at)), rows)[:LOOK]])
+            self._learn(first[np.setdiff1d(np.arange(len(first)), rows)[:LOOK]])
             return found, missed
         found = sharpen(self.side, found, self.fine)
-        return Crossings.joined(
-            [found[np.flatnonzero(found.after == at.after[rows])], self._rare(model, found)]
-        ), missed
+        found = found[np.flatnonzero(found.after == first.after[rows])]
+        if len(first) < len(at):
+            # As many points as numbers foretell the others nearly to the last digit wanted.
+            better = polish(model, Crossings.joined([known, found])).model
+            rest = _on_boundary(better, at[slice(len(first), len(at))])
+            more, _ = cross_near(self.side, *_expected(rest), np.full(len(rest), 8 * self.fine), self.fine, grow=7)
+            missed = (missed * len(first) + len(rest) - len(more)) / len(at)
+            found = Crossings.joined([found, more])
+        return Crossings.joined([found, self._rare(model, found)]), missed
 
     def _rare(self, model: LabelModel, at: Crossings) -> Crossings:
         """Points of classes that few of those foretold belong to, out of the ones they were read from, as finely."""
@@ -381,6 +393,14 @@ def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, 
         if have >= count:
             break
     return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def _on_boundary(model: LabelModel, at: Crossings) -> Crossings:
+    """The same crossings where a model has its boundary."""
+    gap, gradient = model.gaps(at)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = gap / np.sum(gradient * at.along, axis=1)
+    return replace(at, x=at.x - np.where(np.abs(off) < 1e-2, off, 0.0)[:, None] * at.along)
 
 
 def _expected(at: Crossings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
