@@ -39,6 +39,9 @@ ROUNDS = 3
 SHORT = 100.0
 """Weights known so many times less exactly than was wanted make a result approximate."""
 
+INSIDE = 0.03
+"""How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all."""
+
 MANY = 64
 """Inputs up to which a sigmoidal layer is read along all of them at once."""
 
@@ -180,7 +183,9 @@ class LabelReading:
                 if self.curved
                 else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
             )
-            self.completion = Completion(pool, precision, self.method.accuracy, self.rng)
+            # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
+            inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
+            self.completion = Completion(pool, precision, inside, self.rng)
         else:
             self.best = None
         search, completion = self.search, self.completion
