@@ -445,3 +445,17 @@ def test_layer_normalization_is_read_from_onnx_and_kept_in_npz(tmp_path, seed):
     np.testing.assert_allclose(network(x), expected, atol=1e-9)
     save(network, tmp_path / "m.npz")
     assert (load(tmp_path / "m.npz")(x) == network(x)).all()
+
+
+def test_a_module_that_is_one_layer_is_read_and_one_that_takes_other_inputs_is_refused(rng):
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    for module, shape in ((nn.Linear(5, 3), ()), (nn.MaxPool2d(2), (1, 4, 4)), (nn.PReLU(3), (3, 2, 2))):
+        network, x = from_torch(module, shape), rng.standard_normal((4, int(np.prod(shape)) if shape else 5))
+        expected = module.double()(torch.from_numpy(x).reshape(4, *(shape or (5,)))).detach().reshape(4, -1).numpy()
+        np.testing.assert_allclose(network(x), expected, atol=1e-12)
+    apart = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(4, 1))
+    wrong = [(nn.Linear(5, 3), (4,)), (apart, (4,)), (nn.Sequential(nn.LayerNorm(5)), (4,)), (nn.PReLU(3), (4,))]
+    for module, shape in wrong:
+        with pytest.raises(BadInput, match=r"does not take inputs of shape \(4,\)"):
+            from_torch(module, shape)

@@ -162,6 +162,23 @@ def test_features_of_wide_layers_are_inverted_in_both_precisions(name: str) -> N
     assert_rate(good, 0.97, name)
 
 
+def test_the_bound_on_the_nearest_input_holds_where_the_box_is_open(rng: np.random.Generator) -> None:
+    """The bound is by weak duality, and the optimum's own multipliers make it the distance: also without walls."""
+    tight = 0
+    for _ in range(12):
+        weights, bias = rng.standard_normal((4, 3)), rng.standard_normal(4)
+        network = Network((Layer(weights, bias, activation("relu")),))
+        features, near = network(rng.standard_normal((1, 3)))[0], 3 * rng.standard_normal(3)
+        for within in (None, (-5.0, np.inf), (-np.inf, 5.0)):
+            found = preimage(network, features=features, near=near, norm=1, within=within)
+            assert found.verdict == "found"
+            assert found.distance == pytest.approx(np.abs(found.x - near).sum())
+            assert found.bound is not None
+            assert found.bound <= found.distance * (1 + 1e-9) + 1e-12
+            tight += found.bound >= found.distance * (1 - 1e-5) - 1e-6
+    assert tight >= 33
+
+
 def test_features_that_no_activation_gives_are_named() -> None:
     network = Network.from_weights([(np.eye(2), np.zeros(2))], last="relu")
     found = preimage(network, features=np.array([1.0, -0.5]))

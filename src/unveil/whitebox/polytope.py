@@ -194,7 +194,12 @@ def _bound(polytope: Polytope, target: np.ndarray, prices: np.ndarray, pressure:
     pull = polytope.equal.T @ prices + polytope.below.T @ pressure
     ceiling = polytope.ceiling + polytope.margin
     if norm == 1:
+        # Where the box is open, a pull beyond 1 would have no least: all multipliers are taken as much smaller.
+        beyond = np.maximum(np.where(np.isinf(polytope.low), pull, 0), np.where(np.isinf(polytope.high), -pull, 0))
+        share = 1 / float(beyond.max(initial=1.0))
+        pull, prices, pressure = share * pull, share * prices, share * pressure
         ends = np.stack([polytope.low, polytope.high, target])
+        ends = np.where(np.isinf(ends), target, ends)
         least = (np.abs(ends - target) + pull * ends).min(axis=0).sum()
         return float(least - prices @ polytope.level - pressure @ ceiling)
     z = np.clip(target - pull, polytope.low, polytope.high)

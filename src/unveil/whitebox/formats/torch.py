@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from unveil.outcome import BadInput, SourceError
+from unveil.outcome import BadInput, SourceError, unreadable
 from unveil.torch_weights import with_weights
 from unveil.whitebox.activation import Activation, activation, by_rows, clip, elu, hard_sigmoid, leaky_relu
 from unveil.whitebox.convolution import Convolution
@@ -51,6 +51,8 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
     if weights is not None:
         module = with_weights(module, weights)
     exact = copy.deepcopy(module).double().cpu().eval()
+    if not list(exact.children()) and type(exact).__module__.startswith("torch.nn."):
+        exact = torch.nn.Sequential(exact)  # a single layer
     parts = [(name, part) for name, part in exact.named_modules() if not list(part.children())]
     if not shape:
         first = parts[0][1]
@@ -58,12 +60,15 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
             raise BadInput("from_torch needs shape=, the shape of one input, unless the first module is Linear")
         shape = (first.in_features,)
     width = int(np.prod(shape))
+    x = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, width))
+    try:
+        with torch.no_grad():
+            expected = exact(torch.from_numpy(x).reshape(-1, *shape)).reshape(len(x), -1).numpy()
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise BadInput(f"the module does not take inputs of shape {shape}: {unreadable(error)}") from None
     trail = Trail(width)
     value, softmax = _followed(exact, trail, Value(None, np.zeros(width), (1, *shape)))
     network = trail.network(value, shape, softmax)
-    x = np.random.default_rng(0).uniform(-0.5, 1.5, size=(3, width))
-    with torch.no_grad():
-        expected = exact(torch.from_numpy(x).reshape(-1, *shape)).reshape(len(x), -1).numpy()
     error = np.abs(network(x) - expected).max() / (1 + np.abs(expected).max())
     if not error <= TOLERANCE:
         raise SourceError(f"the import disagrees with the torch module by {error:.1e} (relative); please report it")
