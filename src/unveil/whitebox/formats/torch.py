@@ -64,8 +64,8 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
     try:
         with torch.no_grad():
             expected = exact(torch.from_numpy(x).reshape(-1, *shape)).reshape(len(x), -1).numpy()
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        raise BadInput(f"the module does not take inputs of shape {shape}: {unreadable(error)}") from None
+    except (RuntimeError, ValueError, IndexError, TypeError) as raised:
+        raise BadInput(f"the module does not take inputs of shape {shape}: {unreadable(raised)}") from None
     trail = Trail(width)
     value, softmax = _followed(exact, trail, Value(None, np.zeros(width), (1, *shape)))
     network = trail.network(value, shape, softmax)
