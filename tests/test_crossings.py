@@ -21,8 +21,10 @@ from unveil.identification.from_labels.faces import (
     tolerance_at,
     walk,
 )
+from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sections import corner, section
 
 SEEDS = range(5)
@@ -259,3 +261,29 @@ def test_crossings_are_joined_and_taken_by_rows() -> None:
     assert len(both) == 3
     np.testing.assert_array_equal(both.before, [0, 1, 1])
     np.testing.assert_array_equal(both.width, [0.1, 0.2, 0.2])
+
+
+def test_hyperplanes_of_a_first_layer_are_told_from_others_and_met_again() -> None:
+    met = 0
+    for seed in range(2):
+        truth = Truth(seed, (4, 3, 1))
+        pool = Pool(truth.side, truth.chart, 1.0, np.empty((0, 4)), truth.rng)
+        pool.draw()
+        search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
+        search.faces = truth.faces(24)
+        normal = truth.rng.standard_normal(4)
+        bogus = truth.planes.added(normal / np.linalg.norm(normal), 0.1 * normal, 1e-9)
+        search.planes = bogus
+        search.ended, search.passed = np.zeros((2, len(bogus)), dtype=int)
+        kept = straight_ones(search, truth.rng)
+        likeness = np.abs(kept.normals @ truth.planes.normals.T)
+        # No face ends at a hyperplane that is none, and no true one is listed twice.
+        assert (likeness.max(axis=1) > 1 - 1e-12).all()
+        assert len(set(likeness.argmax(axis=1))) == len(kept)
+        before = truth.chart.ledger.asked
+        first = first_layer(search, truth.rng)
+        assert len(first) >= len(kept)
+        assert truth.chart.ledger.asked > before
+        assert (np.abs(first.normals @ truth.planes.normals.T).max(axis=1) > 1 - 1e-12).all()
+        met += len(first)
+    assert met >= 4
