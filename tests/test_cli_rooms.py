@@ -21,7 +21,7 @@ from unveil.whitebox.network import Layer, Network
 def test_rows_are_read_from_every_format_and_one_may_be_flat(tmp_path: Path) -> None:
     rows = np.arange(12.0).reshape(4, 3)
     np.save(tmp_path / "a.npy", rows)
-    np.savez(tmp_path / "a.npz", name=np.array("x"), rows=rows)
+    np.savez(tmp_path / "a.npz", name=np.array("x"), count=np.array(4.0), rows=rows)
     np.savetxt(tmp_path / "a.csv", rows, delimiter=",")
     np.save(tmp_path / "flat.npy", rows[1])
     np.save(tmp_path / "picture.npy", np.arange(12).reshape(4, 1, 3))
@@ -67,6 +67,7 @@ def test_mean_and_deviation_are_spread_over_their_channels() -> None:
     np.testing.assert_array_equal(mean, 0)
     np.testing.assert_array_equal(deviation, 1)
     np.testing.assert_array_equal(Normalised("0.5").units((2, 2, 2))[0], 0.5)
+    np.testing.assert_array_equal(Normalised("1,2").units((2, 1, 3))[0], [1, 1, 1, 2, 2, 2])
     for wrong in (Normalised("1,2,3"), Normalised(None, "0"), Normalised(None, "-1"), Normalised("a")):
         with pytest.raises(BadInput, match="--"):
             wrong.units((2, 1, 2))
@@ -81,7 +82,10 @@ def test_a_table_s_columns_become_inputs_and_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole.labels, [1, 0, 0])
     assert whole.names == ("colour", "size")
     assert any("1 rows without" in each for each in whole.said)
+    assert "categories colour: their words numbered in alphabetical order" in whole.said
+    assert "labels a = 0, b = 1" in whole.said
     split = read_examples(path, 3, "class")
+    assert "categories colour: one input for each word" in split.said
     assert split.names == ("colour=blue", "colour=red", "size")
     np.testing.assert_array_equal(split.x[:, :2], [[0, 1], [1, 0], [1, 0]])
     path.write_text("a,b,c\n1,2,0\n3,4,1\n5,6,0\n7,8,1\n")
