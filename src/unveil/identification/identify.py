@@ -8,6 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.answers_noise import answers_noise
+from unveil.identification.box_units import in_box_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
@@ -88,6 +89,10 @@ def identify(
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     start = oracle.ledger.asked
+    unit = in_box_units(oracle) if method is None else None
+    if unit is not None:
+        found = identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit))
+        return of_inputs(found, unit)
     if method is not None:
         return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start)
     if oracle.answers == "labels":
