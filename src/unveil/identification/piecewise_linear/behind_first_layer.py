@@ -182,12 +182,12 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         layers, ends = (*before.layers, *traced.layers), traced.ends
         state = replace(before, layers=layers, partial=traced.unknown, told=(*before.told, *told))
         yield state
-    if state.partial is not None:
+    ending = state if ends else _ends_for_most(setup, state)
+    if ending is None and state.partial is not None:
         count = len(state.partial[1])
         state = replace(
             state, why=(*state.why, f"{count} neurons of layer {len(state.layers) + 1} were read, but not all.")
         )
-    ending = state if ends else _ends_for_most(setup, state)
     yield state.ended() if ending is None else _ended(setup, ending).ended()
 
 
