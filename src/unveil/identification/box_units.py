@@ -46,10 +46,11 @@ def of_inputs(found: Identification, unit: Affine) -> Identification:
     stats = dict(found.stats)
     for key in ("rows_read", "rows_partial"):
         if key in stats:
-            stats[key] = _rows(*stats[key], unit)
+            rows, bias = stats[key]
+            stats[key] = _rows(rows, bias, unit)
     if stats.get("layers_read"):
-        first, *others = stats["layers_read"]
-        stats["layers_read"] = [_rows(*first, unit), *others]
+        (rows, bias), *others = stats["layers_read"]
+        stats["layers_read"] = [_rows(rows, bias, unit), *others]
     network = found.network
     if network is not None:
         first_layer, *rest = network.layers
