@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +330,30 @@ def test_a_neuron_active_at_the_whole_boundary_leaves_many_networks_with_the_sam
         plain.phi,
     )
     assert mixed.carried_by_one() is None
+
+
+def test_rectifiers_taken_the_wrong_way_round_are_turned_once_all_numbers_are_known() -> None:
+    rng = np.random.default_rng(12)
+    for classes in (2, 4):
+        rows, bias = rng.standard_normal((5, 6)), rng.standard_normal(5)
+        outer, offset = rng.standard_normal((classes, 5)), rng.standard_normal(classes)
+        flip = np.array([1, 0, 1, 1, 0], dtype=bool)
+        wrong = LabelModel(
+            np.where(flip[:, None], -rows, rows),
+            np.where(flip, -bias, bias),
+            outer,
+            (outer * flip) @ rows + rng.standard_normal(6),
+            offset + (outer * flip) @ bias,
+            np.arange(classes),
+            activation("relu"),
+        )
+        right = wrong.turned()
+        assert not right.affine.any()
+        assert np.abs(right.inner - rows).max() < 1e-12
+        y = 3 * rng.standard_normal((2000, 6))
+        assert (right.labels(y) == wrong.labels(y)).all()
+        beside = replace(wrong, affine=wrong.affine + np.outer(np.arange(classes), rng.standard_normal(6)))
+        assert beside.turned() is beside
 
 
 def test_a_class_pair_that_sees_a_neuron_on_one_side_only_leaves_its_weight_to_other_classes() -> None:

@@ -127,7 +127,8 @@ class Completion:
             fresh = sharpen(self.side, fresh, finer)
             fitted = polish(fitted.model, fresh)
             error = self._uncertainty(fitted, fresh, finer / 4)
-        model, rms = fitted.model.pruned(), fitted.rms
+        # Hyperplanes are known better now than when their active sides were told.
+        model, rms = fitted.model.pruned().turned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:

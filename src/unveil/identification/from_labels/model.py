@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int
 
+from unveil.identification.fitting.balance import by_balance
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
@@ -176,6 +177,26 @@ class LabelModel(Boundaries):
             outer=2 * self.outer,
             offset=offset,
             phi=activation("sigmoid"),
+        )
+
+    def turned(self, tolerance: float = 1e-5) -> LabelModel:
+        """The same labels with rectifiers turned so that no affine part is left; unchanged where no choice does that.
+
+        `w relu(z) = w relu(-z) + w z`, so that what was taken the wrong way round leaves a sum of rows.
+        """
+        if not len(self.inner) or not self.affine.any() or self.phi.name != "relu":
+            return self
+        weight, linear = (self.outer - self.outer[0])[1:].T, (self.affine - self.affine[0])[1:]
+        side = by_balance(self.inner, weight, weight.T @ self.inner + 2 * linear, tolerance)
+        if side is None:
+            return self
+        back = side < 0
+        return replace(
+            self,
+            inner=np.where(back[:, None], -self.inner, self.inner),
+            bias=np.where(back, -self.bias, self.bias),
+            affine=np.zeros_like(self.affine),
+            offset=self.offset + self.outer[:, back] @ self.bias[back],
         )
 
     def carried_by_one(self) -> LabelModel | None:
