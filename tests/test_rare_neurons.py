@@ -7,6 +7,7 @@ import numpy as np
 from tests.helpers import random_weights, relu_net, single
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.rare_neurons import (
+    last_layer,
     left_of_most,
     output_suiting_most,
     sides_suiting_most,
@@ -91,3 +92,33 @@ def test_sides_of_a_layer_that_lacks_a_rare_neuron_are_those_that_most_answers_n
         behind = inner, -np.median(after(weights[:2], x) @ inner.T, axis=0)
         deeper = relu_net([*weights[:2], behind, outer])(x)
         assert not suits_most(left_of_most(weights[:2], x, deeper), deeper)
+
+
+def completed(seed: int, share: float) -> bool | None:
+    """Whether a neuron that is on at this share of the inputs is put back; None if the layer is not taken for the last.
+
+    The others were read up to sign.
+    """
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights((20, 8, 6, 1), rng, bias=0.5))
+    rows, bias = weights[1]
+    x = rng.standard_normal((1500, 20))
+    bias[-1] = -np.quantile(after(weights[:1], x) @ rows[-1], 1 - share)
+    network = relu_net(weights, np.float32)
+
+    def ask(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return points, network(points).astype(float)
+
+    turn = rng.choice([-1.0, 1.0], 5)
+    found = last_layer(weights[:1], (rows[:5] * turn[:, None], bias[:5] * turn), *ask(x), ask, rng)
+    if found is None:
+        return None
+    got, true = (
+        np.column_stack(layer) / np.linalg.norm(layer[0], axis=1, keepdims=True) for layer in (found, (rows, bias))
+    )
+    return got.shape == true.shape and bool(np.abs(got - true).max() < 1e-3)
+
+
+def test_a_last_layer_without_a_neuron_that_is_nearly_always_on_or_off_is_completed() -> None:
+    told = [completed(seed, share) for seed in range(3) for share in (0.97, 0.03)]
+    assert np.mean([each is True for each in told]) >= 0.6

@@ -21,13 +21,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.rare_neurons import (
-    left_of_most,
-    output_suiting_most,
-    sides_suiting_most,
-    suits_most,
-    with_rare,
-)
+from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sign_recovery import too_many
@@ -48,6 +42,8 @@ FOLLOWED, PATIENCE = 128, 0.8
 AGAIN, FEW_LINES = 3, 4
 # Answers per neuron of the last layer, and besides, for a first output layer.
 PER_NEURON, SPARE = 10, 200
+# Answers per weight of a neuron of which one in a hundred inputs may tell.
+PER_WEIGHT = 100
 
 
 def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
@@ -192,19 +188,21 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
 
 
 def _ends_for_most(setup: Setup, state: Reading) -> Reading | None:
-    """With the layers behind which most answers end, the next one as far as it was read among them; None without any.
+    """With the layers behind which most answers end, what the last one lacked put in; None without any.
 
-    A layer that lacks a rare neuron is not seen to be whole, nor to be the last.
+    A layer that lacks a neuron which few inputs switch is not seen to be whole, nor to be the last. At most inputs that
+    neuron is off, or a linear part in the values of the layer before.
 
-    Queries: `PER_NEURON` per neuron of the last layer, and `SPARE`
+    Queries: `PER_WEIGHT` per weight of a neuron of the last layer, and those of `with_rare`
     """
-    layers, partial = list(state.layers), state.partial
-    x, y = fresh(setup, state, PER_NEURON * len(layers[-1][1]) + SPARE)
-    if partial is not None and len(partial[1]) <= len(layers[-1][1]):
-        more = [*layers, sides_suiting_most(layers, partial, x, y)]
-        if suits_most(left_of_most(more, x, y), y):
-            return replace(state, layers=tuple(more), partial=None)
-    return state if suits_most(left_of_most(layers, x, y), y) else None
+    for before, rows in ((state.layers, state.partial), (state.layers[:-1], state.layers[-1])):
+        if rows is None or not before or len(rows[1]) > (d := len(before[-1][1])):
+            continue
+        x, y = fresh(setup, state, PER_WEIGHT * (d + 1))
+        layer = last_layer(list(before), rows, x, y, lambda more: _kept(setup, state, more), setup.probe.rng)
+        if layer is not None:
+            return replace(state, layers=(*before, layer), partial=None)
+    return None
 
 
 def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.matrix_free import damped_fit
 from unveil.identification.fitting.output_layer import Layer, after
+from unveil.whitebox.network import Network
 
 # Points that are asked, legal ones, and what was answered.
 Ask = Callable[[Float[np.ndarray, "N n"]], tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]]
@@ -19,9 +21,11 @@ LEAST, PER_WEIGHT = 0.5, 4.0
 # How far beside: deviations relative to an input's own.
 BESIDE = (0.1, 0.3, 1.0)
 # Share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most.
-ENDS = 1e-3
+ENDS = 0.01
 # Steps of reweighting, and how a neuron must lessen the answers that are wrong.
 STEPS, BETTER = 30, 0.5
+# Steps of a fit that sharpens what was put in.
+SHARPER = 20
 
 
 def with_rare(
@@ -71,20 +75,76 @@ def with_rare(
     return layers
 
 
+def last_layer(
+    before: list[Layer],
+    rows: Layer,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    ask: Ask,
+    rng: np.random.Generator,
+) -> Layer | None:
+    """The last hidden layer from most of its neurons, up to sign: with those that few inputs switch, on their sides.
+
+    At most inputs a neuron that is missing is off, or always on: then it is a linear part in the values of the layer
+    before. These are never negative, so that as neurons of the layer itself they are such a part.
+
+    Args:
+        before: The layers before.
+        rows: Rows and biases of the neurons read, no more of them than neurons in the layer before.
+        x: Where answers are known.
+        y: These.
+        ask: For more.
+        rng: Draws where.
+
+    Returns:
+        None where an output layer behind them does not suit most answers.
+
+    Queries: those of `with_rare`
+    """
+    d = len(before[-1][1])
+    wide = np.concatenate([np.eye(d), rows[0]]), np.append(np.zeros(d), rows[1])
+    if not suits_most(left_of_most([*before, wide], x, y), y):
+        return None
+    known = [(x, y)]
+
+    def asked(points: Float[np.ndarray, "N n"]) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+        told = ask(points)
+        known[0] = np.concatenate([known[0][0], told[0]]), np.concatenate([known[0][1], told[1]])
+        return told
+
+    found = with_rare([*before, wide], x, y, asked, rng)[-1]
+    more = found[0][d:], found[1][d:]
+    if len(more[1]) > d:
+        return None
+    x, y = known[0]
+    layer = sides_suiting_most(before, more, x, y)
+    if len(more[1]) > len(rows[1]):
+        # Of what was put in a few answers told the row; where it is always on all of them do.
+        network = Network.from_weights([layer, output_suiting_most([*before, layer], x, y)])
+        network = damped_fit(network, after(before, x), y, steps=SHARPER).network
+        layer = network.layers[0].dense(), network.layers[0].bias
+    return layer if suits_most(left_of_most([*before, layer], x, y), y) else None
+
+
 def output_suiting_most(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Layer:
     """An output layer behind these hidden ones, by least absolute deviations."""
     out = suiting_most(np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1), y)
     return out[:-1].T, out[-1]
 
 
-def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> bool:
+def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most: float = ENDS) -> bool:
     """Whether what an output layer leaves of answers is small for most of them, and large for few.
 
     Where a rare neuron is missing from the last hidden layer most answers know nothing of it, and the others are off.
+
+    Args:
+        left: What is left of each answer.
+        y: The answers.
+        most: Share of their deviation that is small.
     """
     off = np.abs(left).max(axis=1)
     median = float(np.median(off))
-    return bool(median <= ENDS * float((y - y.mean(axis=0)).std()) and (off > WRONG * median).mean() <= FEW)
+    return bool(median <= most * float((y - y.mean(axis=0)).std()) and (off > WRONG * median).mean() <= FEW)
 
 
 def sides_suiting_most(

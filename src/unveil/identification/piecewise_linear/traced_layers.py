@@ -36,8 +36,8 @@ CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
 OFTEN = 0.7
 # Neurons whose known weights differ less are one.
 ALIKE = 0.03
-# Share of the answers' spread that may be left behind the last layer.
-ENDS = 0.01
+# Share of the answers' spread that may be left behind the last layer; of most answers, where some lack a neuron.
+ENDS, MOSTLY_ENDS = 0.01, 1e-3
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
     left = y[~fitted] - F[~fitted] @ out
     if float(np.sqrt((left**2).mean())) <= ENDS * float(y.std()):
         return True
-    return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y[~fitted])
+    return suits_most(y[~fitted] - F[~fitted] @ suiting_most(F[fitted], y[fitted]), y[~fitted], MOSTLY_ENDS)
 
 
 def _with(found: tuple[Followed, ...], new: Followed) -> tuple[Followed, ...]:
