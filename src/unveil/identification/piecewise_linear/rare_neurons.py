@@ -22,6 +22,8 @@ LEAST, PER_WEIGHT = 0.5, 4.0
 BESIDE = (0.1, 0.3, 1.0)
 # Share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most.
 ENDS = 0.01
+# The same of a layer that is taken for the last: what is further off is no start for a fit of all weights.
+SHARP = 1e-3
 # Steps of reweighting, and how a neuron must lessen the answers that are wrong.
 STEPS, BETTER = 30, 0.5
 # Steps of a fit that sharpens what was put in.
@@ -118,12 +120,13 @@ def last_layer(
         return None
     x, y = known[0]
     layer = sides_suiting_most(before, more, x, y)
-    if len(more[1]) > len(rows[1]):
-        # Of what was put in a few answers told the row; where it is always on all of them do.
-        network = Network.from_weights([layer, output_suiting_most([*before, layer], x, y)])
-        network = damped_fit(network, after(before, x), y, steps=SHARPER).network
-        layer = network.layers[0].dense(), network.layers[0].bias
-    return layer if suits_most(left_of_most([*before, layer], x, y), y) else None
+    if suits_most(left_of_most([*before, layer], x, y), y, SHARP):
+        return layer
+    # Of what was put in a few answers told the row; where it is always on all of them do.
+    network = Network.from_weights([layer, output_suiting_most([*before, layer], x, y)])
+    network = damped_fit(network, after(before, x), y, steps=SHARPER).network
+    layer = network.layers[0].dense(), network.layers[0].bias
+    return layer if suits_most(left_of_most([*before, layer], x, y), y, SHARP) else None
 
 
 def output_suiting_most(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Layer:
