@@ -19,6 +19,9 @@ SPARE = 5
 DROP = 4.0
 """The least ratio of the last singular value that counts to the first of noise: weak ones hide behind less..."""
 
+LEAST_DROP = 2.0
+"""The least drop of a lower bound: noise that is not the same in all directions stands out by less."""
+
 DEEP = 16.0
 """...and where outputs are so few that hardly any value of noise is left to look at."""
 

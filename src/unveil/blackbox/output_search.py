@@ -10,6 +10,7 @@ from unveil.blackbox.output_rank import (
     DECIMALS,
     DROP,
     EXPLAINED,
+    LEAST_DROP,
     SPARE,
     Answers,
     Factor,
@@ -175,7 +176,8 @@ class Search:
         """No clear drop: those that stand out from the rounding are a lower bound, where there is nothing else."""
         assert self.factor is not None
         assert self.found is not None
-        if self.found.stands and self.found.spare >= SPARE and self.found.noise <= self.explained:
+        clear = self.found.stands and self.found.drop >= LEAST_DROP and self.found.spare >= SPARE
+        if clear and self.found.noise <= self.explained:
             return self._standing_out()
         self.outcome = Outcome.not_resolved
         self.why = f"the singular values of {len(self.factor.left)} answers fall to the noise without a clear drop"
