@@ -52,6 +52,24 @@ def test_votes_choose_the_directions_seen_at_most_radii(seed: int) -> None:
     np.testing.assert_array_equal(votes, [1, 0, 0])
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_mixture_of_chosen_directions_is_no_direction_and_the_best_sighting_counts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    true = np.linalg.qr(rng.standard_normal((4, 4)))[0][:3]
+    mixed = (true[0] + true[1]) / np.sqrt(2)
+    rough = true + 0.02 * rng.standard_normal(true.shape)
+    rough /= np.linalg.norm(rough, axis=1, keepdims=True)
+    # The mixture is seen at three radii, the third direction at two.
+    vectors = np.concatenate([rough, rough[:2], [mixed] * 3, true])
+    scores = np.concatenate([np.full(5, 0.85), np.full(3, 0.84), np.full(3, 0.95)])
+    radii = np.array([0, 0, 0, 1, 1, 0, 1, 2, 2, 2, 2])
+    first, certificates, votes = _elect(vectors, scores, radii, 3)
+    order = np.abs(first @ true.T).argmax(axis=1)
+    np.testing.assert_allclose(first, true[order])
+    np.testing.assert_array_equal(np.sort(votes), [2, 3, 3])
+    np.testing.assert_allclose(certificates, 0.95)
+
+
 def test_directions_of_a_small_network_are_found() -> None:
     near: list[bool] = []
     for seed in SEEDS:
@@ -121,11 +139,11 @@ def test_the_network_behind_known_coordinates_is_fitted(seed: int) -> None:
     assert found.fit.rms < 1e-10
     assert found.fit.network.widths == truth.widths
     kinds = [ACTIVATIONS["tanh"]]
-    starts = _starts(c, y, (3,), kinds, [truth.layers[0]], rng)
+    starts = _starts(c, y + 0.5, (3,), kinds, [truth.layers[0]], rng)
     # Every other start begins with the layer given: its output layer fits the answers at once.
     first, second = next(starts), next(starts)
-    np.testing.assert_allclose(first(c), y, atol=1e-9)
-    assert np.abs(second(c) - y).max() > 1e-3
+    np.testing.assert_allclose(first(c), y + 0.5, atol=1e-9)
+    assert np.abs(second(c) - y - 0.5).max() > 1e-3
     assert [layer.neurons for layer in _firsts([found.fit, found.fit])] == [3]
 
 
