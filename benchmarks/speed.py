@@ -1,16 +1,19 @@
 """How fast: the library's own CPU time beside that of the bare model, and whole readings, in one run on one thread.
 
     python benchmarks/speed.py                 every row, about five minutes
-    python benchmarks/speed.py span identify   these parts: span, sources, identify, labels, preimage, start, audit
+    python benchmarks/speed.py span identify   these parts: start, span, sources, elimination, identify, labels,
+                                               preimage, lookalike, audit
     python benchmarks/speed.py --markdown      the table as benchmarks/RESULTS.md has it
 
 "own" is CPU time outside the model; "bare" the model's own, of the same questions in the same run. The second of two
-runs counts, as a first one pays for imports. Imports and commands are timed in processes of their own.
+runs counts, as a first one pays for imports. Imports and commands are timed in processes of their own. Sources,
+networks and lookalikes too, imports aside, each with at most MOST CPU seconds; the memory told is theirs alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -18,6 +21,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,11 @@ import unveil as uv
 ROOT = Path(__file__).parent.parent
 Row = tuple[str, str, str]
 Net = Callable[[np.ndarray], np.ndarray]
+MOST = 400
+"""CPU seconds of a row that has a process of its own."""
+NETWORKS = (
+    (784, 512, 10), (784, 128, 64, 10), (3072, 256, 10), (3072, 320, 10), (784, 1024, 10), (784, 256, 256, 10),
+)  # fmt: skip
 
 
 class Bare:
@@ -62,6 +72,20 @@ def relu(layers: list[tuple[np.ndarray, np.ndarray]], dtype: type = np.float64) 
     return net
 
 
+def _limited(work: Callable[..., Row], *given: Any) -> Row:
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST, MOST))
+    return work(*given)
+
+
+def alone(name: str, work: Callable[..., Row], *given: Any) -> Row:
+    """A row from a process of its own, which ends after MOST CPU seconds."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+        try:
+            return executor.submit(_limited, work, *given).result()
+        except BrokenProcessPool:
+            return name, f"not ended in {MOST} s", ""
+
+
 def span() -> Iterator[Row]:
     sizes = (784, 80, 40, 30, 20, 10, 1)
     for name, dtype in (("float64", np.float64), ("float32", np.float32)):
@@ -89,47 +113,104 @@ def span() -> Iterator[Row]:
 
 def sources() -> Iterator[Row]:
     """The same beside the session or the module alone: of float32, an ONNX file in a box and a torch module."""
-    import torch
+    for name, work in (("examples/digits.onnx", onnx_file), ("torch 784-80-40-10", torch_module)):
+        yield alone(f"row_span {name}, float32", work, name)
 
+
+def onnx_file(name: str) -> Row:
     held = uv.as_oracle(ROOT / "examples" / "digits.onnx", within=(0, 1))
     session = held.source.session  # type: ignore[attr-defined]
     timed = Bare(session.run)
     held.source.session = type("Timed", (), {"run": lambda self, *given: timed(*given)})()  # type: ignore[attr-defined]
+    digits = np.load(ROOT / "examples" / "digits.npz")["images"].reshape(-1, held.n).astype(np.float64)
+    return _source(name, held, timed, digits)
+
+
+def torch_module(name: str) -> Row:
+    import torch
+
     torch.set_num_threads(1)
     layers = [torch.nn.Linear(w.shape[1], w.shape[0]) for w, _ in weights((784, 80, 40, 10))]
     module = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
     inside = Bare(module.forward)
     module.forward = inside
-    digits = np.load(ROOT / "examples" / "digits.npz")["images"].reshape(-1, held.n).astype(np.float64)
-    for name, oracle, bare, x in (
-        ("examples/digits.onnx", held, timed, digits),
-        ("torch 784-80-40-10", uv.as_oracle(module), inside, None),
-    ):
-        for _ in range(2):
-            before, bare.seconds, start = oracle.ledger.asked, 0.0, time.process_time()
-            last = uv.row_span(oracle, rng=np.random.default_rng(0), x=x)
-            own = time.process_time() - start - bare.seconds
-        yield (
-            f"row_span {name}, float32",
-            f"own {own:.2f} s over bare {bare.seconds:.2f} s: {own / bare.seconds:.2f}",
-            f"{last.outcome.name}, rank {last.rank}, {oracle.ledger.asked - before:,} questions",
-        )
+    return _source(name, uv.as_oracle(module), inside, None)
+
+
+def _source(name: str, oracle: uv.Oracle, bare: Bare, x: np.ndarray | None) -> Row:
+    for _ in range(2):
+        before, bare.seconds, start = oracle.ledger.asked, 0.0, time.process_time()
+        last = uv.row_span(oracle, rng=np.random.default_rng(0), x=x)
+        own = time.process_time() - start - bare.seconds
+    return (
+        f"row_span {name}, float32",
+        f"own {own:.2f} s over bare {bare.seconds:.2f} s: {own / bare.seconds:.2f}",
+        f"{last.outcome.name}, rank {last.rank}, {oracle.ledger.asked - before:,} questions",
+    )
 
 
 def identify() -> Iterator[Row]:
-    for sizes in ((784, 512, 10), (784, 128, 64, 10), (3072, 256, 10), (784, 256, 256, 10), (784, 1024, 10)):
-        truth = weights(sizes)
-        bare = Bare(relu(truth))
+    for sizes in NETWORKS:
+        yield alone(f"identify {'-'.join(map(str, sizes))}, float64", network, sizes)
+
+
+def network(sizes: tuple[int, ...]) -> Row:
+    from unveil.identification.piecewise_linear import critical_points  # noqa: F401  (imports have rows of their own)
+
+    truth = weights(sizes)
+    bare = Bare(relu(truth))
+    oracle, read = uv.as_oracle(bare, sizes[0]), uv.identify
+    start = time.process_time()
+    found = read(oracle, rng=np.random.default_rng(0))
+    total = time.process_time() - start
+    numbers = sum(w.size + b.size for w, b in truth)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        f"identify {'-'.join(map(str, sizes))}, float64",
+        f"{total:.1f} s, of them bare {bare.seconds:.1f} s",
+        f"{found.outcome.name}, {found.queries / numbers:.3f} questions a parameter, {memory:,.0f} MB at most",
+    )
+
+
+def elimination() -> Iterator[Row]:
+    """Full rank from one point: the gradients of as many outputs as inputs."""
+    from unveil.blackbox.span_search.known import Known
+
+    for n in (1024, 3072):
+        gradients = np.random.default_rng(0).standard_normal((n, n))
         start = time.process_time()
-        found = uv.identify(uv.as_oracle(bare, sizes[0]), rng=np.random.default_rng(0))
-        total = time.process_time() - start
-        numbers = sum(w.size + b.size for w, b in truth)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        known = Known.nothing(n).with_gradients(gradients, 1e-12, 1e-9)
+        seconds = time.process_time() - start
         yield (
-            f"identify {'-'.join(map(str, sizes))}, float64",
-            f"{total:.1f} s, of them bare {bare.seconds:.1f} s",
-            f"{found.outcome.name}, {found.queries / numbers:.2f} questions a parameter, {memory:,.0f} MB at most",
+            f"gradients of {n:,} outputs eliminated",
+            f"{seconds:.2f} s, {1e3 * seconds / n:.2f} ms a row",
+            (f"rank {known.rank:,}"),
         )
+
+
+def lookalike() -> Iterator[Row]:
+    """Of the paper's ThinCIFAR (3 x 32 x 32 inputs) with random weights."""
+    for layer in (0, 2):
+        yield alone(f"lookalike on ThinCIFAR after layer {layer}", lookalike_after, layer)
+
+
+def lookalike_after(layer: int) -> Row:
+    import torch
+
+    sys.path.insert(0, str(ROOT))
+    from papers.invertibility.networks import module
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    thin = uv.from_torch(module("thin_cifar"), (3, 32, 32))
+    x, target = np.random.default_rng(0).uniform(size=(2, thin.n))
+    start = time.process_time()
+    found = uv.lookalike(thin, x, target, layer=layer, norm=2)
+    return (
+        f"lookalike on ThinCIFAR after layer {layer}",
+        f"{time.process_time() - start:.1f} s",
+        f"distance {found.distance:.3f}, bound {found.bound:.3f}",
+    )
 
 
 def labels() -> Iterator[Row]:
@@ -192,8 +273,8 @@ def audit() -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "start": start, "span": span, "sources": sources, "identify": identify, "labels": labels, "preimage": preimage,
-    "audit": audit,
+    "start": start, "span": span, "sources": sources, "elimination": elimination, "identify": identify,
+    "labels": labels, "preimage": preimage, "lookalike": lookalike, "audit": audit,
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from jaxtyping import Float
 
@@ -18,9 +20,15 @@ def by_balance(
     Returns:
         The signs, or None where these equations do not settle them within `tolerance` (relative to the largest term).
     """
+    scale = (np.abs(weight).max(axis=1) * np.abs(rows).max(axis=1)).max() * np.sqrt(len(rows))
+    # Signs need few digits: the normal equations are as many as neurons, where all are outputs times inputs.
+    with contextlib.suppress(np.linalg.LinAlgError):
+        right = np.einsum("km,km->k", weight, rows @ twice.T)
+        sign = np.where(np.linalg.solve((weight @ weight.T) * (rows @ rows.T), right) >= 0, 1.0, -1.0)
+        if np.abs((sign[:, None] * weight).T @ rows - twice).max() <= tolerance * scale:
+            return sign
     A = (weight[:, :, None] * rows[:, None, :]).reshape(len(rows), -1).T
     p = twice.reshape(-1)
-    scale = np.abs(A).max() * np.sqrt(len(rows))
     s, *_ = np.linalg.lstsq(A, p, rcond=None)
     sign = np.where(s >= 0, 1.0, -1.0)
     if np.abs(A @ sign - p).max() <= tolerance * scale:
