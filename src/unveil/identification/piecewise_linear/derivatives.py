@@ -32,8 +32,6 @@ LEFT = 2.5
 AGAIN, THIRD = 8, 1 / 3
 # Numbers in one batch of questions.
 BATCH = 3_000_000
-# The same where one point alone has more: what a cache holds.
-PART = 2**19
 
 
 class Station(NamedTuple):
@@ -215,7 +213,8 @@ def _along(
         Points, coordinates, and the answers.
     """
     n, d = frame.V.shape
-    group, part = max(1, BATCH // (n * d)), min(d, max(1, PART // n)) if n * d > BATCH else d
+    # Parts of one point's coordinates are alike in size, and as large as nobody keeps.
+    group, part = max(1, BATCH // (n * d)), -(-d // max(1, -(-n * d // BATCH)))
     steps = np.ascontiguousarray(frame.V.T)
     usual = whole = probe.ask, x, steps
     if probe.lifted is not None:

@@ -151,11 +151,12 @@ def widen(  # noqa: PLR0913 - what is known, and lines to look along
     shares = [each.share for each in where] if exact else _shares(probe, where, x, value, lift, last)
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
-    both = np.concatenate([directions.few, directions.others], axis=1)
     full = np.array([again[each.active].any() for each in where])
-    for these, span in ((np.flatnonzero(~full), directions.others), (np.flatnonzero(full), both)):
+    for every in (False, True):
+        these = np.flatnonzero(full == every)
         if not len(these):
             continue
+        span = np.concatenate([directions.few, directions.others], axis=1) if every else directions.others
         radius = np.array([where[i].radius for i in these])
         slope, error = derivatives(probe, across(span), x[these], radius, value[these])
         if not np.isfinite(error).all():
@@ -163,7 +164,7 @@ def widen(  # noqa: PLR0913 - what is known, and lines to look along
         for i, J in zip(these.tolist(), slope, strict=True):
             active, found = where[i].active, np.linalg.lstsq(shares[i], J, rcond=None)[0]
             beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
-            if span is both:
+            if every:
                 rows[active] = found[:, :p] * directions.longer
                 bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
     whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
