@@ -25,6 +25,9 @@ TRIED = 64
 FIRST, AT_ONCE = 64, 1024
 """Directions solved for at a time: a few, which tell what weights to expect, and the others."""
 
+THERE = 1e-6
+"""So close to where they are foretold points must lie before others are read off them."""
+
 CONFIRMED = 8
 """Directions confirmed together, by a move that is a sum of all."""
 
@@ -204,9 +207,14 @@ class Lift:
             step = np.minimum(step, self.inside.margin(at.x) / 2)
         gradient = np.linalg.norm(model.gaps(at)[1], axis=1)
         telling = self._features(at, at.x) * (step / gradient)[:, None]
-        scale = np.linalg.norm(telling, axis=0)
-        order = linalg.qr((telling / np.maximum(scale, 1e-300)).T, mode="r", pivoting=True, check_finite=False)[1]
-        best = order[: 2 * unknown]
+        telling /= np.maximum(np.linalg.norm(telling, axis=0), 1e-300)
+        # Points that tell most are the strangest ones: those that are not there are left out.
+        tried = _most_telling(telling, 4 * unknown)
+        some = at[tried]
+        half = np.full(len(tried), max(THERE, 64 * self.inside.digits))
+        _, there = cross_near(self.pool.side, some.x, some.along, some.before, some.after, half, np.inf, grow=0)
+        tried = tried[there]
+        best = tried[_most_telling(telling[tried], 2 * unknown)]
         return at[best], step[best]
 
     def _cells(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, " u"]:
@@ -304,3 +312,8 @@ class Lift:
         off = np.sum((found.x - at.x[rows]) * at.along[rows], axis=1)
         error = float(np.sqrt(np.mean(off**2))) if len(off) else np.inf
         return Lifted(lifted, error, unconfirmed, 1 - len(rows) / len(at))
+
+
+def _most_telling(rows: Float[np.ndarray, "N u"], count: int) -> np.ndarray:
+    """Which rows span the most, the best first."""
+    return np.asarray(linalg.qr(rows.T, mode="r", pivoting=True, check_finite=False)[1][:count])
