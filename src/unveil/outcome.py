@@ -38,7 +38,7 @@ class Outcome(Enum):
     )
     full_rank = "Every input direction matters: there is no complement to hide in."
     approximate = (
-        "Approximate: to the error that is stated, with what was left out. Ask for a higher accuracy= or allow a larger "
+        "Approximate: to the error that is stated, with what was left out. Ask for a higher accuracy=, allow a larger "
         "budget=, or accept the remainder."
     )
     budget_ended = "The budget ended first: this is what had been found by then. Allow a larger budget=."
