@@ -12,7 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.completion import MISSED, Completed, Completion
 from unveil.identification.from_labels.deep_completion import Deep
-from unveil.identification.from_labels.deep_reading import LOOSE, DeepReading
+from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.first_look import two_labels
@@ -21,6 +21,7 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rationed import Rationed
+from unveil.identification.from_labels.reservations import reservations
 from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
@@ -176,19 +177,7 @@ class LabelReading:
                 "The boundary is curved: no network of ReLU. A sigmoidal layer is read far out, which the box forbids."
             )
             return Outcome.check_failed
-        if self.search is None or self.completion is None:
-            chart, precision = pool.chart, Precision.of(pool.chart.digits)
-            self.search = (
-                SigmoidalSearch(pool.side, chart, self.rng)
-                if self.curved
-                else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
-            )
-            # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
-            inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
-            self.completion = Completion(pool, precision, inside, self.rng)
-        else:
-            self.best = None
-        search, completion = self.search, self.completion
+        search, completion = self._begun(pool)
         patience, met, fruitless, tried = CURVED if self.curved else 12, search.neurons, 0, 0
         while tried < self.method.attempts and fruitless < FRUITLESS:
             tried += 1
@@ -198,14 +187,13 @@ class LabelReading:
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
                     return self._first_layer(search)
-                if search.barren:
+                if search.barren or search.hopeless:
                     self.why.append(
                         f"At none of {search.lost} places where the label changes is the boundary flat, however close "
                         "one looks: no network of ReLU."
+                        if search.barren
+                        else "The boundary bends, but not at hyperplanes: no network of ReLU."
                     )
-                    return Outcome.check_failed
-                if search.hopeless:
-                    self.why.append("The boundary bends, but not at hyperplanes: no network of ReLU.")
                     return Outcome.check_failed
                 search.suppose()
             self.stats["stages"] |= search.stages
@@ -238,6 +226,22 @@ class LabelReading:
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
+
+    def _begun(self, pool: Pool) -> tuple[HyperplaneSearch | SigmoidalSearch, Completion]:
+        """The search and what completes it, begun or as they were left."""
+        if self.search is not None and self.completion is not None:
+            self.best = None
+            return self.search, self.completion
+        chart, precision = pool.chart, Precision.of(pool.chart.digits)
+        self.search = (
+            SigmoidalSearch(pool.side, chart, self.rng)
+            if self.curved
+            else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+        )
+        # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
+        inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
+        self.completion = Completion(pool, precision, inside, self.rng)
+        return self.search, self.completion
 
     def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
         """Two hidden layers of which the boundary shows corners only."""
@@ -347,17 +351,9 @@ class LabelReading:
     def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
-        if outcome is Outcome.complete and self.best is not None:
-            loose = len(self.best.model.inner) > 0 and not self.best.figures.get("error", 0.0) <= LOOSE
-            if loose:
-                self.why.append(f"Some numbers are known to {self.best.figures['error']:.0e} only.")
-            strayed = self.best.figures.get("strayed", 0)
-            if strayed:
-                self.why.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")
-            # Of what is left of an affine part it is not proved that labels leave open which neurons it stands for.
-            carried = bool(self.best.model.affine.any()) and len(self.best.model.inner) > 0
-            if loose or strayed or carried or self.best.figures.get("open"):
-                outcome = Outcome.approximate
+        if outcome is Outcome.complete and self.best is not None and (doubts := reservations(self.best)) is not None:
+            outcome = Outcome.approximate
+            self.why += doubts
         if self.search is not None:
             self.stats["stages"] |= self.search.stages
         # What a budget that ended left unbooked.
