@@ -8,8 +8,9 @@ import pytest
 import unveil as uv
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.completion import Completion, foretold_crossings, telling_crossings
+from unveil.identification.from_labels.completion import Completion
 from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.model import LabelModel

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import linalg
 
-from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.faces import Precision
-from unveil.identification.from_labels.model import Boundaries, LabelModel
+from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
+from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
     PairOutput,
     equations_needed,
@@ -331,69 +331,6 @@ class Completion:
         if start:
             found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
             self.points = Crossings.joined([self.points, found])
-
-
-def telling_crossings(
-    model: Boundaries, pool: Pool, count: int, rng: np.random.Generator, met: Crossings | None = None
-) -> Crossings:
-    """Points on a model's own boundaries, out of three times as many, that determine its numbers best. Costs nothing.
-
-    Args:
-        model: The model.
-        pool: Whose random points are told apart.
-        count: How many.
-        rng: Draws them.
-        met: Crossings met before, taken into the choice: some pieces of a boundary are too small to be foretold.
-
-    Queries: `0`
-    """
-    at = foretold_crossings(model, pool, pool.chart, 3 * count, rng)
-    at = at if met is None else Crossings.joined([at, met])
-    jacobian = model.linearised(at)[1]
-    scale = np.linalg.norm(jacobian, axis=0)
-    jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
-    order = linalg.qr(jacobian.T, mode="r", pivoting=True, check_finite=False)[1]
-    best = order[: min(jacobian.shape)]
-    rest = np.setdiff1d(np.arange(len(at)), best)
-    spare = rng.choice(rest, max(0, min(count - len(best), len(rest))), replace=False)
-    return at[np.concatenate([best, spare])]
-
-
-def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:
-    """Where a model changes its label on random segments, crossed along its own normals. Costs nothing.
-
-    Queries: `0`
-    """
-    parts: list[Crossings] = []
-    have = 0
-    for _ in range(12):
-        y = pool.sample(4 * count, rng)
-        label = model.labels(y)
-        # Every class as often as any other, as far as it is seen.
-        weight = 1 / np.unique(label, return_counts=True)[1][np.unique(label, return_inverse=True)[1]]
-        start, end = rng.choice(len(y), (2, 2 * count), p=weight / weight.sum())
-        differ = label[start] != label[end]
-        start, end = start[differ], end[differ]
-        if not len(start):
-            continue
-        low, high = y[start], y[end]
-        before, after = label[start], label[end]
-        for _ in range(52):
-            middle = (low + high) / 2
-            here = model.labels(middle)
-            inside = here == before
-            low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
-            after = np.where(inside, after, here)
-        found = Crossings((low + high) / 2, before, after, low, np.zeros(len(low)))
-        gradient = model.gaps(found)[1]
-        steep = np.linalg.norm(gradient, axis=1)
-        found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
-        good = (steep > 0) & (chart.margin(found.x) > 1e-3)
-        parts.append(found[np.flatnonzero(good)])
-        have += int(good.sum())
-        if have >= count:
-            break
-    return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
 
 
 def _on_boundary(model: LabelModel, at: Crossings) -> Crossings:

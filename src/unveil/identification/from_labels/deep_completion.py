@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.completion import MISSED, telling_crossings
+from unveil.identification.from_labels.completion import MISSED
 from unveil.identification.from_labels.crossings import cross_near, sharpen
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
 from unveil.identification.from_labels.faces import Faces, Precision
+from unveil.identification.from_labels.foretold import telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing

@@ -10,8 +10,8 @@ from scipy import linalg
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.completion import foretold_crossings
 from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Int
 
-from unveil.identification.from_labels.completion import foretold_crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.joined_classes import Joins, rescaled
 from unveil.identification.from_labels.left_over import SURPLUS, bounded, completed, further_neuron, merged
 from unveil.identification.from_labels.model import LabelModel

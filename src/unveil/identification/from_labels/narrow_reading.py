@@ -10,11 +10,11 @@ from scipy import linalg
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.completion import foretold_crossings
 from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Precision, faces_at
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.narrow import corners_of, in_a_plane, two_layers
 from unveil.identification.from_labels.pool import Pool
