@@ -89,6 +89,9 @@ class Lift:
         at, step = self._base_points()
         unknown = self._unknown
         weights = np.zeros((unknown, len(self.outward)))
+        if len(at) < unknown:
+            # Too little of the boundary is where the model foretells it for the weights to be told.
+            return self._judged(weights, len(self.outward))
         cell = self._cells(at[slice(0, unknown)], step[:unknown])
         size = np.linalg.norm(self._rows(), axis=1)
         expected = np.diag(size**2 / self.wide)
