@@ -34,7 +34,7 @@ def unveil(*words: object):
 
 @pytest.fixture(scope="module")
 def weights():
-    """36-6-5; the first layer's biases put the middle of [0, 1] on every neuron's kink."""
+    """36-6-5; the first layer's biases put the middle of [0, 1] on every neuron's breakpoint."""
     (first, _), second = random_weights([36, 6, 5], np.random.default_rng(2), dtype=np.float32)
     return [(first, -first.sum(axis=1) / 2), second]
 

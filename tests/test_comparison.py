@@ -16,7 +16,7 @@ from unveil.whitebox.reduction import canonical, reduced
 from unveil.whitebox.region import activation_pattern, linear_region, linearise
 
 SMOOTH = ["tanh", "sigmoid", "sin", "elu", "softplus", "gelu"]
-KINKED = ["relu", "leaky_relu(0.2)"]
+WITH_BREAKPOINTS = ["relu", "leaky_relu(0.2)"]
 
 
 def random_network(rng: np.random.Generator, name: str, widths: tuple[int, ...], last: str = "identity") -> Network:
@@ -40,14 +40,14 @@ def scrambled(network: Network, rng: np.random.Generator) -> Network:
         if name == "sin":
             turns = rng.integers(-2, 3, len(b))
             b, v = b + np.pi * turns, v * (-1.0) ** turns
-        if name in KINKED:
+        if name in WITH_BREAKPOINTS:
             scale = rng.uniform(0.1, 10, len(b))
             w, b, v = w * scale[:, None], b * scale, v / scale
         pairs[i], pairs[i + 1] = (w, b), (v, c)
     return Network.from_weights(pairs, activation=name, last=network.layers[-1].activation.name)
 
 
-@pytest.mark.parametrize("name", SMOOTH + KINKED)
+@pytest.mark.parametrize("name", SMOOTH + WITH_BREAKPOINTS)
 def test_a_symmetric_copy_compares_as_equal_and_has_the_same_canonical_form(
     name: str, rng: np.random.Generator
 ) -> None:
@@ -90,7 +90,7 @@ def degenerate(rng: np.random.Generator, name: str, kind: str, widths: tuple[int
 
 @pytest.mark.parametrize("kind", ["equal", "multiple", "opposite", "zero", "dead", "always on"])
 def test_exact_copies_with_equal_and_constant_neurons_compare_as_equal(kind: str, rng: np.random.Generator) -> None:
-    for name in SMOOTH + KINKED:
+    for name in SMOOTH + WITH_BREAKPOINTS:
         for widths in ((5, 7, 3), (4, 9, 6, 8, 2), (6, 4, 5, 1)):
             truth = degenerate(rng, name, kind, widths)
             copy = scrambled(truth, rng)
@@ -176,7 +176,7 @@ def test_networks_that_cannot_be_compared_are_told(rng: np.random.Generator) -> 
         compare(random_network(rng, "tanh", (4, 4, 2)), truth)
 
 
-@pytest.mark.parametrize("name", ["tanh", "softplus", "elu(0.5)", *KINKED])
+@pytest.mark.parametrize("name", ["tanh", "softplus", "elu(0.5)", *WITH_BREAKPOINTS])
 @pytest.mark.parametrize("thin", [False, True])
 def test_linearisations_are_those_of_autograd(name: str, thin: bool, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
@@ -198,7 +198,7 @@ def test_linearisations_are_those_of_autograd(name: str, thin: bool, rng: np.ran
         np.testing.assert_allclose(one.matrix, matrix[0], atol=1e-14)
 
 
-@pytest.mark.parametrize("name", KINKED)
+@pytest.mark.parametrize("name", WITH_BREAKPOINTS)
 def test_a_region_is_where_the_network_is_affine(name: str, rng: np.random.Generator) -> None:
     network = random_network(rng, name, (4, 8, 8, 3))
     x = rng.standard_normal(4)

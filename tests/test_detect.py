@@ -1,4 +1,4 @@
-"""Whether answers are straight between kinks is told for most networks, in both precisions, with and without a box."""
+"""Whether answers are straight between breakpoints is told, in both precisions, with and without a box."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_straight_pieces_are_told_from_curves(activation: str, dtype: type[np.fl
     assert right >= 19  # another one may hardly bend at all in its box
 
 
-def test_a_linear_model_is_straight_and_noise_is_no_kink() -> None:
+def test_a_linear_model_is_straight_and_noise_is_no_breakpoint() -> None:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((6, 2))
     assert piecewise_linear(uv.as_oracle(lambda x: x @ w, 6), rng)
@@ -41,7 +41,7 @@ def test_a_linear_model_is_straight_and_noise_is_no_kink() -> None:
     assert not piecewise_linear(noisy, rng)
 
 
-def test_kinks_before_curves_are_no_straight_pieces_in_coarse_answers() -> None:
+def test_breakpoints_before_curves_are_no_straight_pieces_in_coarse_answers() -> None:
     told = {"tanh": 0, "relu": 0}
     for seed in range(40):
         rng = np.random.default_rng([3, seed])

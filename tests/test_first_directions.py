@@ -178,5 +178,5 @@ def test_methods_say_what_they_do_not_read() -> None:
     peeled = Peeling("tanh")(bounded, rng=rng)
     assert peeled.network is None
     assert RECTIFIERS == ("softplus", "gelu")
-    # What comes to rest far out has no kinks there.
+    # What comes to rest far out has no breakpoints there.
     assert Rectifiers("softplus", attempts=1)(oracle, rng=rng).network is None

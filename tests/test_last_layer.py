@@ -145,7 +145,7 @@ def test_derivatives_by_differences_are_the_chain_rule_s(seed: int) -> None:
     before = oracle.ledger.asked
     found = jacobian(oracle, x, rng=rng, noise=noise)
     asked_for = oracle.ledger.asked - before
-    # A step along a coordinate may meet a kink that the combined one does not.
+    # A step along a coordinate may meet a breakpoint that the combined one does not.
     assert np.isclose(found, relu_gradients(weights, x), atol=1e-7).mean() > 0.95
     # `N (n + 1)`, and 2 for each point and halving.
     assert asked_for >= 6 * 6 + 2 * 6

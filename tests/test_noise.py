@@ -63,7 +63,7 @@ def test_jacobians_of_a_relu_network_are_exact(rng: np.random.Generator) -> None
     found = uv.jacobian(oracle, x, rng=rng, noise=noise)
     assert oracle.ledger.asked - before >= 8 * 41
     error = np.abs(found - relu_gradients(weights, x)).max(axis=(1, 2))
-    # A coordinate step may still cross a kink that the combined test direction missed, at a point here or there.
+    # A coordinate step may still cross a breakpoint that the combined test direction missed, at a point here or there.
     assert np.sum(error < 1e-9) >= 7
 
 

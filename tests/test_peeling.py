@@ -9,8 +9,8 @@ from unveil import Peeling, as_oracle
 from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.breakpoints_behind import layers_behind
 from unveil.identification.smooth.free_condition import meet_freely
-from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import meet_condition, slopes
 from unveil.outcome import Outcome

@@ -78,7 +78,7 @@ def test_answers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_plan(tmp_path / "no.npz")
 
 
-def test_steps_across_kinks_add_no_directions() -> None:
+def test_steps_across_breakpoints_add_no_directions() -> None:
     for seed in range(3):
         rng = np.random.default_rng([seed, 9])
         asked = plan(200, rank_at_most=20, rng=rng)

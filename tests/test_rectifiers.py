@@ -9,8 +9,8 @@ from tests.test_identify import random_network, worst
 from unveil import as_oracle
 from unveil.identification.identify import identify
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, first_layer, looks_rectified
 from unveil.identification.smooth.inner_oracle import Behind, rising
-from unveil.identification.smooth.kink_circles import first_layer, kink_directions, looks_rectified
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Network
@@ -49,10 +49,10 @@ def test_several_outputs_and_other_scales() -> None:
     assert worst(found.network, truth) < 1e-8
 
 
-def test_kinks_tell_the_first_layer() -> None:
+def test_breakpoints_tell_the_first_layer() -> None:
     truth = random_network(7, (6, 3), "gelu", np.random.default_rng(5))
     oracle = as_oracle(truth, shape=7)
-    directions = kink_directions(oracle, rng=np.random.default_rng(6))
+    directions = breakpoint_directions(oracle, rng=np.random.default_rng(6))
     likeness = np.abs(truth.layers[0].weights @ directions.T)
     assert directions.shape == (6, 7)
     np.testing.assert_allclose(likeness.max(axis=1), 1, atol=1e-12)

@@ -21,7 +21,7 @@ SAFETY = 3.0
 HIDDEN = 0.6
 """Of what the boundary's own noise would make of the error, at the least."""
 
-KINKED = 8.0
+WITH_BREAKPOINTS = 8.0
 """Times the median slope above which a slope is asked again."""
 
 SHORTER = (-0.4, 0.16, -0.06)
@@ -64,7 +64,7 @@ def measure_accuracy(
 
     The span's own normals tell how much of the true span is missed in each of its directions. Fresh normals share no
     answer with the span: each lies in the true span, so what of it lies outside of this one is no more than the sine
-    of the largest angle, and a kink or a direction that had been overlooked shows.
+    of the largest angle, and a breakpoint or a direction that had been overlooked shows.
 
     Queries: about `price(r)` times `votes`
     """
@@ -152,7 +152,7 @@ def _slopes(
     usual = float(np.nanmedian(np.abs(slopes))) if slopes.size and not np.isnan(slopes).all() else 0.0
     for factor in SHORTER:
         # An error of the span shows at any length and on either side; a breakpoint that the move has met does not.
-        again = np.flatnonzero(~(np.abs(slopes) <= KINKED * usual).all(axis=1))
+        again = np.flatnonzero(~(np.abs(slopes) <= WITH_BREAKPOINTS * usual).all(axis=1))
         if not len(again):
             break
         few = np.full(len(again), expected)

@@ -32,7 +32,7 @@ class Scale:
 
     @property
     def sharp(self) -> float:
-        """The move at which curvature and noise disturb a normal least; shorter where nothing bends, against kinks."""
+        """The move at which curvature and noise disturb a normal least; shorter where nothing bends."""
         best = np.sqrt(self.noise * self.flat / max(self.bend, 1e-12))
         return float(min(best, max(1e-3 * self.flat, 1e5 * self.noise), self.flat))
 
@@ -217,7 +217,8 @@ def settle(side: Side, scale: Scale, found: Normals) -> tuple[Normals, float]:
         coordinates[rows, columns] = np.where(np.isnan(moved), before, -moved / scale.sharp)
     turned = np.linalg.norm(coordinates - found.coordinates, axis=1)
     found = found.with_normals(found.points, coordinates @ found.basis, found.error, r)
-    # A normal that looks different from close by, or foretells other shifts than are seen, was taken across a kink.
+    # A normal that looks different from close by, or foretells other shifts than are seen, was taken across a
+    # breakpoint.
     straight = _foretells(side, scale, found, precision)
     straight[:old] = True
     found = found.kept(np.flatnonzero((turned < 0.1) & straight))
@@ -266,7 +267,7 @@ def judge(side: Side, scale: Scale, found: Normals, stride: float, rng: np.rando
     heard = np.sum(~np.isnan(slope), axis=1)
     size = np.sqrt(np.nansum(slope**2, axis=1) / np.maximum(heard, 1))
     error = np.where(2 * heard >= PILOTS, np.maximum(size, scale.noise / step / 4), np.inf)
-    # Of the coarse ones, one that is much worse than the rest was taken across a kink.
+    # Of the coarse ones, one that is much worse than the rest was taken across a breakpoint.
     coarse = np.arange(found.r) >= found.settled
     crooked = coarse & (error > 8 * np.median(error[coarse])) if coarse.any() else coarse
     return replace(found, error=error).kept(np.flatnonzero(np.isfinite(error) & ~crooked))

@@ -156,7 +156,7 @@ def find_scale(side: Side, points: BoundaryPoints, rng: np.random.Generator) -> 
     """The longest moves over which this boundary is flat, from symmetric pairs of moves at a ladder of lengths.
 
     Two moves `+h u` and `-h u` shift a flat boundary by opposite amounts; what does not cancel is curvature (or a
-    kink), and at the length of a few rounding steps, noise.
+    breakpoint), and at the length of a few rounding steps, noise.
 
     Queries: about `votes * 12 * 12 * 14` a rung for 12 points, at most 9 rungs
     """
@@ -192,7 +192,7 @@ def find_scale(side: Side, points: BoundaryPoints, rng: np.random.Generator) -> 
         length /= 8
     _, length, bent = min(rungs)
     noise *= steep
-    # Where noise allows, shorter still: fewer kinks, less bending.
+    # Where noise allows, shorter still: fewer breakpoints, less bending.
     shorter = min(max(1e6 * noise, length / 32), length)
     return Scale(flat=shorter, bend=bent * shorter / length + 1e-6, noise=noise, longest=longest)
 
@@ -205,7 +205,8 @@ def smooth_points(
     steep: Float[np.ndarray, " N"],
     rng: np.random.Generator,
 ) -> Int[np.ndarray, " s"]:
-    """Rows of the points at which one boundary passes, and straight: where two meet, or at a kink, there is no normal.
+    """Rows of the points at which one boundary passes, and straight: where two meet, or at a breakpoint, there is no
+    normal.
 
     Moves forth and back must shift the boundary by opposite amounts, further out than normals are measured.
 

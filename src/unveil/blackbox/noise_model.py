@@ -118,7 +118,7 @@ def measure_noise(
         oracle: Answers values.
         rng: Draws the points and directions.
         x: Points to look at, e.g. typical inputs; by default `oracle.sample`.
-        triples: Lines of three points looked at on each scale, with few, a rare kink is missed.
+        triples: Lines of three points looked at on each scale, with few, a rare breakpoint is missed.
 
     Returns:
         Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing

@@ -19,7 +19,7 @@ SPARE = 1.25
 """Points asked for each unit of the rank: gradients at random points are never exactly as many as their rank."""
 
 CHECKS = 4
-"""Further questions at each point, by which kinks and noise are judged."""
+"""Further questions at each point, by which breakpoints and noise are judged."""
 
 DROP = 4.0
 """A singular value so many times the next one ends the rank."""
@@ -87,7 +87,7 @@ def plan(
     points = math.ceil(SPARE * rank_at_most + 8)
     low, high = within or (-2.0, 2.0)
     kind: np.dtype[np.floating] = np.dtype(np.float32) if precision == 32 else np.dtype(np.float64)
-    # Longer steps meet more kinks, shorter ones more rounding: the cube root of the rounding is the usual middle.
+    # Longer steps meet more breakpoints, shorter ones more rounding: the cube root of the rounding is the usual middle.
     step = float(np.min(np.subtract(high, low))) / 4 * (2.0**-6 if precision == 32 else 2.0**-14)
     step = max(step, grid or 0.0)
     blocks = []
@@ -173,7 +173,7 @@ def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
     if rank == 0:
         raise BadInput(
             f"{above} directions stand above the noise, but the plan was made for at most {asked.rank_at_most}, and no "
-            "drop sets any of them apart: the bound is too low, or errors, such as of steps across kinks, "
+            "drop sets any of them apart: the bound is too low, or errors, such as of steps across breakpoints, "
             f"hide the rank; plan again with a rank of at most {min(n, 2 * above)} "
             "(unveil plan --rank-at-most, rank_at_most=)"
         )
@@ -192,9 +192,9 @@ def conclude(asked: Plan, answers: Float[np.ndarray, "N m"]) -> RowSpan:
 def _cut(values: Float[np.ndarray, " s"], floor: float, above: int, most: int) -> tuple[int, bool]:
     """Behind which singular value the rank ends, and whether a drop says so.
 
-    Steps across kinks spoil single entries of the gradients, and such errors stand above what even noise would give. A
-    rank is told by a drop, the last one within the bound. Without any it is what stands above the noise, or 0 if that
-    is more than the bound allows.
+    Steps across breakpoints spoil single entries of the gradients, and such errors stand above what even noise would
+    give. A rank is told by a drop, the last one within the bound. Without any it is what stands above the noise, or 0
+    if that is more than the bound allows.
     """
     behind = np.maximum(np.append(values[1:], 0.0), floor)
     drops = np.flatnonzero(values[:above] >= DROP * behind[:above]) + 1

@@ -21,7 +21,8 @@ GROWTH, MOST = 0.3, 0.75
 # Share of the places that must bend for a curve to be told from them alone, and other choices of places that must
 # all look straight to overrule fewer.
 ENOUGH, AGAIN = 0.5, 2
-# Chords looked at, the shortest and the longest in distances between kinks, points on each, and on windows of them.
+# Chords looked at, the shortest and the longest in distances between breakpoints, points on each, and on windows of
+# them.
 CHORDS, SHORT, LONG, POINTS, WINDOWS = 12, 0.1, 4.0, 33, (5, 9, 17, 33)
 # A window bends by so many standard deviations, where the windows of half its length within it bend by less than that;
 # the windows that must be straight by halves for a share to be known, and the share of them that bends where a curve
@@ -34,16 +35,17 @@ CLEAR = 1e8
 
 
 def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
-    """Whether the answers are straight between kinks, as those of a ReLU network; also if they are straight everywhere.
+    """Whether the answers are straight between breakpoints, as those of a ReLU network; also if they are straight
+    everywhere.
 
     Over three points in a row a curve bends by the square of the step, everywhere alike; straight pieces bend where a
-    kink lies between the points, by anything from four times as much to any number for a step four times as long. The
-    step is made longer or shorter until it is the shortest at which some places show a bend above the rounding. Where
-    only a few places bend like a curve, or nearly all bend but not like one, which kinks may do by chance, other places
-    are looked at.
+    breakpoint lies between the points, by anything from four times as much to any number for a step four times as long.
+    The step is made longer or shorter until it is the shortest at which some places show a bend above the rounding.
+    Where only a few places bend like a curve, or nearly all bend but not like one, which breakpoints may do by chance,
+    other places are looked at.
 
-    Where the answers are coarse a mixture of kinks and curves, such as ReLU before tanh, bends by kinks before it bends
-    by curves. So chords about as long as kinks are apart are looked at, too: see `_chords_bend`.
+    Where the answers are coarse a mixture of breakpoints and curves, such as ReLU before tanh, bends by breakpoints
+    before it bends by curves. So chords about as long as breakpoints are apart are looked at, too: see `_chords_bend`.
 
     Queries: `PLACES (1 + 2 s)` for s steps, the shortest included: 2 to 6 mostly; up to three times as many where few
         places bend. Of coarse answers that look straight `CHORDS POINTS` more.
@@ -61,12 +63,12 @@ def _looked(look: _Look) -> tuple[bool, bool]:
     step = FIRST
     now = look.at(step)
     while (now > BENT).mean() < SOME:
-        # Exact answers would have shown a curve of any strength to speak of; rare kinks are no matter.
+        # Exact answers would have shown a curve of any strength to speak of; rare breakpoints are no matter.
         if look.clear(step) or step * RATIO > LONGEST:
             return True, True
         step *= RATIO
         now = look.at(step)
-    # Kinks as often as that have this distance in the mean.
+    # Breakpoints as often as that have this distance in the mean.
     look.apart = -2 * step / np.log(1 - min(float((now > BENT).mean()), 0.9))
     while step / RATIO >= shortest:
         before = look.at(step / RATIO)
@@ -81,7 +83,7 @@ def _looked(look: _Look) -> tuple[bool, bool]:
 
 
 def _many(bend: Float[np.ndarray, " P"]) -> bool:
-    """Whether half of the places bend: kinks that all look like a curve by chance are few."""
+    """Whether half of the places bend: breakpoints that all look like a curve by chance are few."""
     return bool((bend > BENT).mean() >= ENOUGH)
 
 
@@ -93,10 +95,11 @@ def _curved(bend: Float[np.ndarray, " P"], longer: Float[np.ndarray, " P"]) -> b
 
 
 def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
-    """Whether chords without a kink bend where they are long, though their halves are straight to the answers' errors.
+    """Whether chords without a breakpoint bend where they are long, though their halves are straight to the answers'
+    errors.
 
-    What is straight in both halves and in the middle is straight, but for a kink that is hardly seen; a curve bends by
-    six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
+    What is straight in both halves and in the middle is straight, but for a breakpoint that is hardly seen; a curve
+    bends by six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
 
     Queries: `CHORDS POINTS`; none where answers are so exact that a curve would have been seen.
     """
@@ -161,7 +164,7 @@ class _Look:
     Attributes:
         shortest: Step over which rounding is seen alone.
         unit: How many times its declared value the rounding is.
-        apart: Distance between kinks, as far as it is known.
+        apart: Distance between breakpoints, as far as it is known.
     """
 
     unit: float = 1.0

@@ -15,10 +15,10 @@ from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.smooth.breakpoint_circles import looks_rectified
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies
 from unveil.identification.smooth.hyperplane_circles import saturation_radius
-from unveil.identification.smooth.kink_circles import looks_rectified
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers

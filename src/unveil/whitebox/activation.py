@@ -24,12 +24,13 @@ class Activation:
     Attributes:
         name: Key in `ACTIVATIONS`.
         value: phi.
-        slope: phi'. At a kink, the value on the negative side.
+        slope: phi'. At a breakpoint, the value on the negative side.
         curvature: phi'' (0 for piecewise-linear ones).
         parity: "odd" if phi(-s) = -phi(s); "sigmoid" if phi(-s) = 1 - phi(s); "affine" if phi(-s) = phi(s) - s; "none".
         injective: Whether different inputs always give different outputs.
         inverse: The inverse on the range, infinite at its open ends; None where it has no formula or does not exist.
-        kinks: `(p,)` ascending, where a piecewise-linear one changes its slope; `(k, p)`, filled up with infinity,
+        breakpoints: `(p,)` ascending, where a piecewise-linear one changes its slope; `(k, p)`, filled up with
+        infinity,
             where every neuron has its own.
         slopes: `(p + 1,)` or `(k, p + 1)`, of the pieces between; None if the function is not piecewise linear.
         rows: Name and number of neurons of the parts, where not all neurons have the same function; see `by_rows`.
@@ -50,7 +51,7 @@ class Activation:
     parity: str
     injective: bool
     inverse: Map | None = None
-    kinks: Float[np.ndarray, "... p"] | tuple[float, ...] = ()
+    breakpoints: Float[np.ndarray, "... p"] | tuple[float, ...] = ()
     slopes: Float[np.ndarray, "... q"] | tuple[float, ...] | None = None
     rows: tuple[tuple[str, int], ...] = ()
 
@@ -64,19 +65,19 @@ class Activation:
         return self.injective if self.slopes is None else bool((np.asarray(self.slopes) >= 0).all())
 
     @property
-    def kinked(self) -> bool:
+    def has_breakpoints(self) -> bool:
         """Whether it has more than one linear piece."""
-        return bool(np.isfinite(np.asarray(self.kinks, float)).any())
+        return bool(np.isfinite(np.asarray(self.breakpoints, float)).any())
 
     def piece(self, s: Float[np.ndarray, "*N k"]) -> Int[np.ndarray, "*N k"]:
-        """On which linear piece each neuron is, 0 for the lowest. A kink belongs to the piece below it."""
-        return np.asarray((s[..., None] > np.asarray(self.kinks, float)).sum(axis=-1))
+        """On which linear piece each neuron is, 0 for the lowest. A breakpoint belongs to the piece below it."""
+        return np.asarray((s[..., None] > np.asarray(self.breakpoints, float)).sum(axis=-1))
 
     def ends(self, piece: Int[np.ndarray, " k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Lowest and highest value of the preactivation on these pieces, infinite at the outer ones."""
-        kinks = np.asarray(self.kinks, float)
-        kinks = np.broadcast_to(kinks, (len(piece), kinks.shape[-1]))
-        edges = np.pad(kinks, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))
+        breakpoints = np.asarray(self.breakpoints, float)
+        breakpoints = np.broadcast_to(breakpoints, (len(piece), breakpoints.shape[-1]))
+        edges = np.pad(breakpoints, ((0, 0), (1, 1)), constant_values=((0, 0), (-np.inf, np.inf)))
         each = np.arange(len(piece))
         return edges[each, piece], edges[each, piece + 1]
 
@@ -157,7 +158,7 @@ def clip(low: float, high: float) -> Activation:
         _zero,
         "none",
         False,
-        kinks=tuple(end for end, there in zip((low, high), finite, strict=True) if there),
+        breakpoints=tuple(end for end, there in zip((low, high), finite, strict=True) if there),
         slopes=(0.0,) * bool(finite[0]) + (1.0,) + (0.0,) * bool(finite[1]),
     )
 
@@ -174,7 +175,7 @@ def hard_sigmoid(alpha: float = 1 / 6, beta: float = 0.5) -> Activation:
         _zero,
         "none",
         False,
-        kinks=ends,
+        breakpoints=ends,
         slopes=(0.0, alpha, 0.0),
     )
 
@@ -219,8 +220,8 @@ def by_rows(parts: Sequence[tuple[Activation, int]]) -> Activation:
         "none",
         all(phi.injective for phi in phis),
         each_by(inverses) if len(inverses) == len(phis) else None,
-        table([np.asarray(phi.kinks, float) for phi in phis], np.inf) if linear else (),
-        # (slopes beyond the last kink are never used)
+        table([np.asarray(phi.breakpoints, float) for phi in phis], np.inf) if linear else (),
+        # (slopes beyond the last breakpoint are never used)
         table([np.asarray(phi.slopes, float) for phi in phis], 0.0) if linear else None,
         tuple((phi.name, count) for phi, count in joined),
     )
@@ -277,7 +278,7 @@ ACTIVATIONS: dict[str, Activation] = {
             _zero,
             "affine",
             False,
-            kinks=(0.0,),
+            breakpoints=(0.0,),
             slopes=(0.0, 1.0),
         ),
         leaky_relu(),
@@ -288,7 +289,7 @@ ACTIVATIONS: dict[str, Activation] = {
             _zero,
             "none",
             False,
-            kinks=(0.0,),
+            breakpoints=(0.0,),
             slopes=(-1.0, 1.0),
         ),
         elu(),

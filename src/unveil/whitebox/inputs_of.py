@@ -23,7 +23,7 @@ KICKS = 150
 """Further tries from the best points reached, moved at random: of networks of more than..."""
 
 LARGE = 64
-"""...so many neurons with a kink before any linear programme, of others where the programmes did not decide."""
+"""...so many neurons with a breakpoint before any linear programme, of others where the programmes did not decide."""
 
 _KEPT = 4  # points that are moved
 
@@ -44,10 +44,10 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
     First by Gauss-Newton steps from those of many random points whose outputs are nearest, and from the best points
     these reach, moved at random. Then region by region: a linear programme in which every neuron lies
     between the lowest and the highest line over its interval tells how near to the output a part of the box can come
-    at best; a part that cannot come near enough is closed by a bound from weak duality, any other is split at a kink.
-    In a part without a kink the programme is exact, so that the search ends: with an input, or with the proof that
-    there is none. Layers with smooth activations are inverted from the top as long as their features determine their
-    inputs; below that, a search that finds nothing proves nothing, and says so.
+    at best; a part that cannot come near enough is closed by a bound from weak duality, any other is split at a
+    breakpoint. In a part without a breakpoint the programme is exact, so that the search ends: with an input, or with
+    the proof that there is none. Layers with smooth activations are inverted from the top as long as their features
+    determine their inputs; below that, a search that finds nothing proves nothing, and says so.
 
     Args:
         network: Piecewise linear, or smooth: see above. Its inputs are those of the box.
@@ -119,8 +119,8 @@ class _Search:
         if isinstance(peeled, Inversion):
             return peeled
         reached = self._try_starts(rng)
-        kinked = sum(each.neurons for each in self.network.layers if each.activation.kinked)
-        decides = peeled.network.piecewise_linear and kinked <= LARGE
+        has_breakpoints = sum(each.neurons for each in self.network.layers if each.activation.has_breakpoints)
+        decides = peeled.network.piecewise_linear and has_breakpoints <= LARGE
         if not decides:
             self._kick(reached, rng)
         if not peeled.network.piecewise_linear:

@@ -133,7 +133,7 @@ class Inversion:
         distance: From x to `near`, in the norm asked for; None without it.
         bound: No input in the box with these features is nearer to `near` than this; None without it.
         preimage: Of one layer: the kind of all inputs that give the features (over all of R^n), around one of them
-            that keeps away from the kinks.
+            that keeps away from the breakpoints.
         proof: Of one layer: the multipliers that prove that there is none.
         programmes: Linear programmes that were solved.
         complete: Whether the search came to its end, so that `least` and `bound` are of the whole box.
@@ -316,7 +316,7 @@ class _Layer:
         return float(np.abs(self.phi.value(self.weights @ z + self.bias) - self.y).max())
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Of the neurons that only have to stay on one side of a kink: which, sign, rows and ceilings."""
+        """Of the neurons that only have to stay on one side of a breakpoint: which, sign, rows and ceilings."""
         free = np.flatnonzero(~self.wanted.determined)
         upper = np.isfinite(self.wanted.low[free])
         sign = np.where(upper, -1.0, 1.0)
@@ -333,7 +333,7 @@ class _Layer:
         return Polytope(equal, level, rows, ends, self.floor, self.ceiling)
 
     def _inner(self, z: np.ndarray, polytope: Polytope) -> np.ndarray:
-        """As far from all kinks as possible, at most one unit of a row's length, so that few rows are tight."""
+        """As far from all breakpoints as possible, at most one unit of a row's length, so that few rows are tight."""
         n, rows = len(z), polytope.below
         lengths = np.linalg.norm(rows, axis=1)
         alive = lengths > 0

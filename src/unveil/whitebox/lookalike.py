@@ -322,7 +322,7 @@ class Walk:
                     continue
                 rows = sign * matrix[flat]
                 lengths = np.asarray(abs(rows).sum(axis=1)).ravel()
-                # (x itself may be nearer to the kink than the margin)
+                # (x itself may be nearer to the breakpoint than the margin)
                 room = np.minimum(MARGIN * lengths, np.maximum(sign * (end - values)[flat], 0.0))
                 below.append(rows)
                 ceiling.append(sign * (end - offset)[flat] - room)

@@ -195,7 +195,7 @@ def _exact_line_search(gap: np.ndarray, along: np.ndarray) -> float:
     gap, along = gap[moving], along[moving]
     breaks = gap / along
     ahead = breaks > 0
-    # Active at a = 0+: those short already, or at the kink and moving back.
+    # Active at a = 0+: those short already, or at the breakpoint and moving back.
     active = (gap > 0) | ((gap == 0) & (along < 0))
     slope0 = float(-(gap * along)[active].sum())
     curve0 = float((along * along)[active].sum())

@@ -209,7 +209,7 @@ def preimage(  # two questions of one name: what has the features of x, and what
         features: Instead of x: what comes out of the layer, (m,), whether or not any input is known to give it. With a
             softmax on top, its logits up to a shift. The rest of the arguments goes with it.
         within: The box for one such input of the layer; by default all of R^n.
-        near: (n,), what this input is to be nearest to; by default it keeps away from the kinks.
+        near: (n,), what this input is to be nearest to; by default it keeps away from the breakpoints.
         norm: 1 or 2, for `near`.
         tolerance: By how much each feature may be off; by default 1e-6 of the largest, or of 1.
 
@@ -282,21 +282,21 @@ def _sided(
         rounding = points.shape[1] * np.finfo(float).eps * (np.abs(points) @ np.abs(weights).T + np.abs(bias))
         turned = [_as_relu(phi, s, error) for s, error in zip(before, rounding, strict=True)]
         groups: dict[bytes, list[int]] = {}
-        for i, (sign, kink) in enumerate(turned):
-            groups.setdefault(sign.tobytes() + kink.tobytes(), []).append(i)
+        for i, (sign, breakpoint) in enumerate(turned):
+            groups.setdefault(sign.tobytes() + breakpoint.tobytes(), []).append(i)
         found: dict[int, Preimage] = {}
         for group in groups.values():
-            sign, kink = turned[group[0]]
+            sign, breakpoint = turned[group[0]]
             rows = sign[:, None] * weights
-            task = (rows, sign * (bias - kink), True, points[group])
+            task = (rows, sign * (bias - breakpoint), True, points[group])
             found |= zip(group, _stream(iter([task]), layer, Ground(rows), executor), strict=True)
         yield from (found[i] for i in range(len(points)))
 
 
 def _as_relu(phi: Activation, s: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sign and kink per neuron: the feature determines s iff `sign (s - kink) > 0`, and otherwise bounds it by that."""
+    """Sign and breakpoint: a feature determines s iff `sign (s - breakpoint) > 0`, and bounds it by that else."""
     piece = phi.piece(s)
-    # What is at a kink has the feature of the flat piece behind it.
+    # What is at a breakpoint has the feature of the flat piece behind it.
     behind = piece + np.isfinite(phi.ends(piece)[1])
     at_end = (phi.ends(piece)[1] - s <= rounding) & (phi.line(behind)[0] == 0)
     piece = np.where(at_end, behind, piece)
@@ -304,9 +304,9 @@ def _as_relu(phi: Activation, s: np.ndarray, rounding: np.ndarray) -> tuple[np.n
     low, high = phi.ends(piece)
     flat = slope == 0
     upper = flat & np.isfinite(low)
-    # A neuron on a piece that slopes is active whatever its kink: one far below serves where there is none.
-    kink = np.where(upper, low, np.where(flat, high, np.where(np.isfinite(low), low, -np.finfo(float).max / 4)))
-    return np.where(upper, -1.0, 1.0), kink
+    # A neuron on a piece that slopes is active whatever its breakpoint: one far below serves where there is none.
+    breakpoint = np.where(upper, low, np.where(flat, high, np.where(np.isfinite(low), low, -np.finfo(float).max / 4)))
+    return np.where(upper, -1.0, 1.0), breakpoint
 
 
 def decidable(phi: Activation) -> bool:
@@ -315,8 +315,11 @@ def decidable(phi: Activation) -> bool:
         return True
     if not (phi.piecewise_linear and phi.monotone):
         return False
-    slopes, kinks = np.atleast_2d(np.asarray(phi.slopes, float)), np.atleast_2d(np.asarray(phi.kinks, float))
-    last = np.isfinite(kinks).sum(axis=1)[:, None]
+    slopes, breakpoints = (
+        np.atleast_2d(np.asarray(phi.slopes, float)),
+        np.atleast_2d(np.asarray(phi.breakpoints, float)),
+    )
+    last = np.isfinite(breakpoints).sum(axis=1)[:, None]
     place = np.arange(slopes.shape[1])
     return not ((slopes == 0) & (place > 0) & (place < last)).any() and not ((slopes == 0) & (last == 0)).any()
 

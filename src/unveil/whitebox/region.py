@@ -31,8 +31,8 @@ class Affine(NamedTuple):
 def activation_pattern(network: Network, x: np.ndarray) -> list[Shaped[np.ndarray, "N k"]]:
     """Which neurons of each layer see a positive value; one array per layer.
 
-    Where an activation has its kinks elsewhere, or more than one (clip): on which linear piece each neuron is, as a
-    whole number, 0 for the lowest.
+    Where an activation has its breakpoints elsewhere, or more than one (clip): on which linear piece each neuron is, as
+    a whole number, 0 for the lowest.
 
     Examples:
         >>> first = np.array([[1.0, 0, 1], [0, 1, -1]])
@@ -48,8 +48,10 @@ def activation_pattern(network: Network, x: np.ndarray) -> list[Shaped[np.ndarra
 
 def _of_sign(layer: Layer) -> bool:
     """Whether the sign of the preactivation says all that a pattern has to say."""
-    kinks = layer.activation.kinks
-    return not layer.activation.kinked or (np.ndim(kinks) == 1 and len(kinks) == 1 and float(kinks[0]) == 0.0)
+    breakpoints = layer.activation.breakpoints
+    return not layer.activation.has_breakpoints or (
+        np.ndim(breakpoints) == 1 and len(breakpoints) == 1 and float(breakpoints[0]) == 0.0
+    )
 
 
 def linearise(network: Network, x: np.ndarray, layer: int = -1, before: bool = False) -> Affine:
@@ -132,12 +134,12 @@ class Region:
             layer: Only the neurons up to this layer are looked at; all by default.
 
         Returns:
-            One face per neuron and kink next to it, redundant ones included.
+            One face per neuron and breakpoint next to it, redundant ones included.
         """
         normals, bounds = [np.zeros((0, self.network.n))], [np.zeros(0)]
         for i in range(self.network.level(layer) + 1):
             phi = self.network.layers[i].activation
-            if not phi.kinked:
+            if not phi.has_breakpoints:
                 continue
             matrix, offset = self.affine(i, before=True)
             low, high = phi.ends(self.pattern[i].astype(int))
@@ -150,8 +152,8 @@ class Region:
     def contains(self, points: np.ndarray) -> Bool[np.ndarray, " N"]:
         """Whether points have the same activation pattern."""
         patterns = activation_pattern(self.network, points)
-        kinked = [layer.activation.kinked for layer in self.network.layers]
-        same = [(p == q).all(axis=1) for p, q, k in zip(patterns, self.pattern, kinked, strict=True) if k]
+        has_breakpoints = [layer.activation.has_breakpoints for layer in self.network.layers]
+        same = [(p == q).all(axis=1) for p, q, k in zip(patterns, self.pattern, has_breakpoints, strict=True) if k]
         return np.logical_and.reduce(same) if same else np.ones(len(self.network.points(points)), dtype=bool)
 
     def margin(self) -> float:

@@ -61,10 +61,10 @@ def propagated(
 
 
 def halved(
-    network: Network, floor: np.ndarray, ceiling: np.ndarray, part: Part, kink: tuple[int, int, float]
+    network: Network, floor: np.ndarray, ceiling: np.ndarray, part: Part, breakpoint: tuple[int, int, float]
 ) -> list[Part]:
-    """The two parts in which one neuron is below and above a kink."""
-    layer, neuron, at = kink
+    """The two parts in which one neuron is below and above a breakpoint."""
+    layer, neuron, at = breakpoint
     made = []
     for side in (0, 1):
         chosen = [(low.copy(), high.copy()) for low, high in part.before]
@@ -149,22 +149,23 @@ class Relaxation:
         return np.asarray(np.eye(1, self.size, self.size - 1)[0])
 
     def worst(self, v: np.ndarray, part: Part) -> tuple[int, int, float] | None:
-        """The kink to split at: of the neuron whose features in the programme are farthest from its activation's."""
+        """The breakpoint to split at: of the neuron farthest from its activation in the programme."""
         best, found = 1e-9, None
         for i, layer in enumerate(self.network.layers):
             x = v[self.starts[i] : self.starts[i + 1]]
             s = layer.affine(x[None])[0]
             gap = np.abs(v[self.starts[i + 1] : self.starts[i + 2]] - layer.activation.value(s))
             low, high = part.before[i]
-            kinks = np.broadcast_to(
-                np.asarray(layer.activation.kinks, float), (layer.neurons, np.shape(layer.activation.kinks)[-1])
+            breakpoints = np.broadcast_to(
+                np.asarray(layer.activation.breakpoints, float),
+                (layer.neurons, np.shape(layer.activation.breakpoints)[-1]),
             )
-            inside = (kinks > low[:, None]) & (kinks < high[:, None])
+            inside = (breakpoints > low[:, None]) & (breakpoints < high[:, None])
             gap = np.where(inside.any(axis=1), gap, 0.0)
             j = int(gap.argmax())
             if gap[j] > best:
-                nearest = np.where(inside[j], np.abs(kinks[j] - s[j]), np.inf).argmin()
-                best, found = float(gap[j]), (i, j, float(kinks[j, nearest]))
+                nearest = np.where(inside[j], np.abs(breakpoints[j] - s[j]), np.inf).argmin()
+                best, found = float(gap[j]), (i, j, float(breakpoints[j, nearest]))
         return found
 
 
@@ -173,12 +174,12 @@ def envelopes(
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
     """Lines below (sign -1) and above (sign 1) a piecewise-linear function on intervals.
 
-    Each as (neurons, slope, offset, sign): all lines through two of the interval's ends and kinks that lie on one side
-    of the rest, which is the convex hull.
+    Each as (neurons, slope, offset, sign): all lines through two of the interval's ends and breakpoints that lie on one
+    side of the rest, which is the convex hull.
     """
     k = len(low)
-    kinks = np.broadcast_to(np.asarray(phi.kinks, float), (k, np.shape(phi.kinks)[-1]))
-    places = np.clip(np.hstack([low[:, None], kinks, high[:, None]]), low[:, None], high[:, None])
+    breakpoints = np.broadcast_to(np.asarray(phi.breakpoints, float), (k, np.shape(phi.breakpoints)[-1]))
+    places = np.clip(np.hstack([low[:, None], breakpoints, high[:, None]]), low[:, None], high[:, None])
     values = phi.value(places.T).T
     made = []
     count = places.shape[1]
@@ -208,7 +209,7 @@ def envelopes(
 
 
 def _image(phi: Activation, low: np.ndarray, high: np.ndarray) -> Interval:
-    kinks = np.broadcast_to(np.asarray(phi.kinks, float), (len(low), np.shape(phi.kinks)[-1]))
-    places = np.clip(np.hstack([low[:, None], kinks, high[:, None]]), low[:, None], high[:, None])
+    breakpoints = np.broadcast_to(np.asarray(phi.breakpoints, float), (len(low), np.shape(phi.breakpoints)[-1]))
+    places = np.clip(np.hstack([low[:, None], breakpoints, high[:, None]]), low[:, None], high[:, None])
     values = phi.value(places.T).T
     return values.min(axis=1), values.max(axis=1)

@@ -1,4 +1,4 @@
-"""What a layer's neurons must see so that its features are given ones: a value, or all beyond a kink."""
+"""What a layer's neurons must see so that its features are given ones: a value, or all beyond a breakpoint."""
 
 from __future__ import annotations
 
@@ -72,21 +72,23 @@ def wanted(phi: Activation, features: Float[np.ndarray, " k"], tolerance: float)
 
 def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
     k = len(features)
-    kinks, slopes = (np.asarray(each, float) for each in (phi.kinks, phi.slopes))
-    # (a spare kink at infinity, behind which nothing lies, so that there is at least one)
-    kinks = np.pad(np.broadcast_to(kinks, (k, kinks.shape[-1])), ((0, 0), (0, 1)), constant_values=np.inf)
+    breakpoints, slopes = (np.asarray(each, float) for each in (phi.breakpoints, phi.slopes))
+    # (a spare breakpoint at infinity, behind which nothing lies, so that there is at least one)
+    breakpoints = np.pad(
+        np.broadcast_to(breakpoints, (k, breakpoints.shape[-1])), ((0, 0), (0, 1)), constant_values=np.inf
+    )
     slopes = np.pad(np.broadcast_to(slopes, (k, slopes.shape[-1])), ((0, 0), (0, 1)))
-    pieces = np.isfinite(kinks).sum(axis=1)
-    # The piece of each feature: how many kinks have a smaller value.
-    values = np.full(kinks.shape, np.inf)
-    for j in range(kinks.shape[1]):
-        there = np.isfinite(kinks[:, j])
-        values[there, j] = phi.value(np.where(there, kinks[:, j], 0.0))[there]
+    pieces = np.isfinite(breakpoints).sum(axis=1)
+    # The piece of each feature: how many breakpoints have a smaller value.
+    values = np.full(breakpoints.shape, np.inf)
+    for j in range(breakpoints.shape[1]):
+        there = np.isfinite(breakpoints[:, j])
+        values[there, j] = phi.value(np.where(there, breakpoints[:, j], 0.0))[there]
     piece = (features[:, None] > values).sum(axis=1)
     flat = slopes[np.arange(k), piece] == 0
     # A feature on a flat end, or off it by no more than the tolerance, is that of the whole end.
     below = (slopes[:, 0] == 0) & (piece == 0)
-    # (the value of a flat upper end belongs to the piece below it, by how kinks are counted)
+    # (the value of a flat upper end belongs to the piece below it, by how breakpoints are counted)
     top = np.where(pieces > 0, values[np.arange(k), np.maximum(pieces - 1, 0)], np.inf)
     above = (slopes[np.arange(k), pieces] == 0) & (pieces > 0) & (features >= top)
     slope, offset = phi.line(piece)
@@ -96,8 +98,8 @@ def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
         steep = np.where(slopes > 0, slopes, np.inf).min(axis=1)
     low = np.where(flat, -np.inf, exact)
     high = np.where(flat, np.inf, exact)
-    high = np.where(below, kinks[:, 0], high)
-    last = kinks[np.arange(k), np.maximum(pieces - 1, 0)]
+    high = np.where(below, breakpoints[:, 0], high)
+    last = breakpoints[np.arange(k), np.maximum(pieces - 1, 0)]
     low, high = np.where(above, last, low), np.where(above, np.inf, high)
     return Wanted(low, high, 1 / np.where(np.isfinite(steep), steep, 1.0), impossible, features, phi)
 

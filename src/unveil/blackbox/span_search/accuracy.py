@@ -19,7 +19,7 @@ SKETCH = 8  # fresh directions of the complement along which the span's error is
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
 HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
 JUDGED = 8  # measurements of the error at most, with a pass of refinement between them while it halves
-KINKED = 10.0  # standard deviations of a change above which the other side is asked too
+WITH_BREAKPOINTS = 10.0  # standard deviations of a change above which the other side is asked too
 WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
 MOST_WEAK = 8
 AGAIN = (0.6, 0.2)  # of the usual step, for those
@@ -32,7 +32,7 @@ UNSETTLED = 1e-3  # accuracy at which clean answers should have settled
 def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
     """Queries that one measurement takes, or a little less: kept back from a budget until the end.
 
-    Where nothing is kinked, no change has to be looked at from the other side as well.
+    Where nothing is has_breakpoints, no change has to be looked at from the other side as well.
     """
     sides = 1 if smooth else 2
     return math.ceil((rank + SPARE) / m + 4) * (rank + 1 + sides * min(SKETCH, n - rank) + 4) + 16
@@ -222,7 +222,7 @@ def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> t
     pairs = np.repeat(np.arange(len(places)), count), np.tile(np.arange(count), len(places))
     slope = _slopes(ask, state, directions, pairs, amount.ravel())
     # The error shows on the other side too; a breakpoint that the step has met does not.
-    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > KINKED).any(axis=1))
+    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > WITH_BREAKPOINTS).any(axis=1))
     if len(again):
         back = (-0.4 if ask.oracle.within is None else 0.4) * amount.ravel()[again]  # in a box only one side has room
         second = _slopes(ask, state, directions, (pairs[0][again], pairs[1][again]), back)

@@ -13,15 +13,15 @@ from unveil.identification.fitting.least_squares import Polished, parameters, po
 from unveil.identification.fitting.pruning import without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, looks_rectified
+from unveil.identification.smooth.breakpoint_circles import first_layer as layer_with_breakpoints
+from unveil.identification.smooth.breakpoints_behind import layers_behind
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.free_condition import MET, FreeCondition, meet_freely, places_needed, random_layers
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import rising
-from unveil.identification.smooth.kink_circles import first_layer as kinked_layer
-from unveil.identification.smooth.kink_circles import kink_directions, looks_rectified
-from unveil.identification.smooth.kinks_behind import layers_behind
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.identification.smooth.rank_condition import Condition, chained, meet_condition, slopes
 from unveil.identification.smooth.rectifiers import RECTIFIERS
@@ -187,7 +187,7 @@ class Peeling(Method):
         seen = saturation_radius(oracle, rng, noise)
         count = None if self.widths is None else self.widths[0]
         if seen is None:
-            return self._kinked(reading, count)
+            return self._with_breakpoints(reading, count)
         stages.end("looking")
         planes = hyperplanes(oracle, seen[0], noise, rng=rng, drift=seen[1], count=count)
         stages.end("first layer: directions")
@@ -207,7 +207,7 @@ class Peeling(Method):
             return None
         return layer
 
-    def _kinked(self, reading: Reading, count: int | None) -> FirstLayer | None:
+    def _with_breakpoints(self, reading: Reading, count: int | None) -> FirstLayer | None:
         """The first layer where its neurons look like ReLU from afar, as `Rectifiers` finds it."""
         oracle, rng, stages = reading.oracle, reading.rng, reading.stages
         names = [each.name for each in sigmoidal(self.activation, 0)] if self.activation else list(RECTIFIERS)
@@ -218,13 +218,13 @@ class Peeling(Method):
                 "the domain is bounded, or far out answers neither come to rest nor grow in straight pieces"
             )
             return None
-        directions = kink_directions(oracle, rng=rng, count=count)
+        directions = breakpoint_directions(oracle, rng=rng, count=count)
         stages.end("first layer: directions")
-        reading.stats["kinks"] = len(directions)
+        reading.stats["breakpoints"] = len(directions)
         if not 2 <= len(directions) <= oracle.n:
-            reading.why.append(f"{len(directions)} kinks are met twice, of {oracle.n} inputs: too few to peel")
+            reading.why.append(f"{len(directions)} breakpoints are met twice, of {oracle.n} inputs: too few to peel")
             return None
-        found = [kinked_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
+        found = [layer_with_breakpoints(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
         layer, misfits = min(found, key=lambda each: (-len(each[1]), each[1].max(initial=0.0)))
         stages.end("first layer: scales")
         reading.stats["profile misfit"] = float(misfits.max(initial=0.0))

@@ -10,9 +10,9 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, first_layer
 from unveil.identification.smooth.conclusion import Reading, final_fit, fit_points, repeated
 from unveil.identification.smooth.inner_oracle import Behind
-from unveil.identification.smooth.kink_circles import first_layer, kink_directions
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
@@ -26,7 +26,7 @@ class Rectifiers(Method):
     unbounded domain.
 
     1. Half circles far out, where the network is piecewise linear: gradient jumps met twice are first-layer weights.
-    2. A profile across each kink, all others far: scale and shift; the side at rest gives the sign.
+    2. A profile across each breakpoint, all others far: scale and shift; the side at rest gives the sign.
     3. The network behind the first layer has one hidden layer: `OneHiddenLayer`, asked through the first.
     4. Least squares on everything.
 
@@ -62,9 +62,9 @@ class Rectifiers(Method):
     def _once(self, reading: Reading) -> Polished | None:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         names = (self.activation,) if isinstance(self.activation, str) else self.activation
-        directions = kink_directions(oracle, rng=rng, count=self.widths[0] if self.widths else None)
+        directions = breakpoint_directions(oracle, rng=rng, count=self.widths[0] if self.widths else None)
         stages.end("first layer: directions")
-        reading.stats["kinks"] = len(directions)
+        reading.stats["breakpoints"] = len(directions)
         reading.why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
         if len(directions) == 0:
             return None
@@ -76,7 +76,7 @@ class Rectifiers(Method):
             return None
         reading.stats["profile misfit"] = misfit = float(misfits.max())
         if names is None:
-            reading.why.append(f"{layer.activation.name} fits the kinks best, to {misfit:.2g}")
+            reading.why.append(f"{layer.activation.name} fits the breakpoints best, to {misfit:.2g}")
         network = self._one_layer(oracle, layer, rng)
         if network is None:
             rank = self.widths[1] if self.widths and len(self.widths) > 1 else None

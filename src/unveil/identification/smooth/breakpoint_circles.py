@@ -1,8 +1,8 @@
-"""Kinks of a smooth rectifier network seen from afar: the first layer's directions, scales, shifts and signs.
+"""Breakpoints of a smooth rectifier network seen from afar: the first layer's directions, scales, shifts and signs.
 
-Softplus and GELU differ from ReLU near their kink only, so far from the origin the network is a ReLU network without
-biases: its gradient is the same throughout a cone. Where the gradient jumps, a first-layer neuron jumps along its own
-weights, wherever it is met; a deeper one along weights that depend on the place.
+Softplus and GELU differ from ReLU near their breakpoint only, so far from the origin the network is a ReLU network
+without biases: its gradient is the same throughout a cone. Where the gradient jumps, a first-layer neuron jumps along
+its own weights, wherever it is met; a deeper one along weights that depend on the place.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.whitebox.activation import Activation
 
 RADIUS = 1e8
-NEARER = 1e6  # where kinks are looked at closely: as far as rounding leaves enough digits of a bend
+NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a bend
 _PLACES = 6
 _REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
-_FINEST = 1e-5  # angle to which kinks on a circle are told apart
+_FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
 _NEAR = 1e-3  # angle over which a gradient is differenced, at most
 _GRID = 96
 _QUIET = 4  # half circles without a new neuron after which all are taken to be found
@@ -42,7 +42,7 @@ def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
     return bool(size > 0 and grown.mean() >= 0.7 and linear.mean() <= 0.7)
 
 
-def kink_directions(
+def breakpoint_directions(
     oracle: Oracle, *, rng: np.random.Generator, count: int | None = None, most_circles: int = 40
 ) -> Float[np.ndarray, "k n"]:
     """Unit weights of the first layer, up to sign: gradient jumps that are met on two half circles.
@@ -92,7 +92,7 @@ def independent(known: np.ndarray, seen: np.ndarray, least: float = 2) -> list[i
 def jumps(
     oracle: Oracle, rng: np.random.Generator, frame: Float[np.ndarray, "2 n"] | None = None, end: float = np.pi
 ) -> list[np.ndarray]:
-    """Directions in which the gradient jumps along a half circle, one for each kink that could be told apart.
+    """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart.
 
     Args:
         oracle: Without a box.
@@ -127,15 +127,15 @@ def jumps(
         order = np.argsort(np.concatenate([angle, middle]), kind="stable")
         value = np.concatenate([value, slope(middle)])[order]
         angle = np.concatenate([angle, middle])[order]
-    kinks = np.flatnonzero(moved)
-    if len(kinks) == 0:
+    breakpoints = np.flatnonzero(moved)
+    if len(breakpoints) == 0:
         return []
-    # The straight pieces between kinks, and the gradient in the middle of each.
-    left = np.append(angle[0], angle[kinks + 1])
-    right = np.append(angle[kinks], angle[-1])
+    # The straight pieces between breakpoints, and the gradient in the middle of each.
+    left = np.append(angle[0], angle[breakpoints + 1])
+    right = np.append(angle[breakpoints], angle[-1])
     wide = right - left > 2 * _FINEST
     middle = (left + right)[wide] / 2
-    h = RADIUS * np.minimum(0.02 * (right - left)[wide], _NEAR)  # other kinks may be near beside the arc
+    h = RADIUS * np.minimum(0.02 * (right - left)[wide], _NEAR)  # other breakpoints may be near beside the arc
     moves = h[:, None, None] * np.eye(n)
     base = point(middle)
     here = oracle(oracle.nearest(base))
@@ -143,7 +143,8 @@ def jumps(
     gradients = (there - here[:, None]) / h[:, None, None]
     found = []
     places = np.flatnonzero(wide)
-    # (differences of slopes on both sides of one kink may differ from that across it: two intervals, still one kink)
+    # (differences of slopes on both sides of one breakpoint may differ from that across it: two intervals, still one
+    # breakpoint)
     for i in np.flatnonzero(left[places[1:]] - right[places[:-1]] < 2.5 * _FINEST):
         vectors, sizes, _ = np.linalg.svd(gradients[i + 1] - gradients[i], full_matrices=False)
         # One neuron's jump is the same direction in every output.
@@ -155,14 +156,15 @@ def jumps(
 def first_layer(
     oracle: Oracle, directions: Float[np.ndarray, "k n"], activation: Activation, *, rng: np.random.Generator
 ) -> tuple[FirstLayer, Float[np.ndarray, " j"]]:
-    """Scales and shifts from profiles across each kink, signs from which side is at rest; and the profiles' misfits.
+    """Scales and shifts from profiles across each breakpoint, signs from which side is at rest; and the profiles'
+    misfits.
 
     Queries: about `260 k`
     """
     k = len(directions)
     scales, shifts, misfits = np.ones(k), np.zeros(k), np.full(k, np.inf)
     for i in range(k):
-        # A deeper neuron's kink may lie there instead: what two places say is believed.
+        # A deeper neuron's breakpoint may lie there instead: what two places say is believed.
         said: list[tuple[float, float, float]] = []
         for base in _places(oracle, directions, i, rng):
             scale, shift, misfit = profile(oracle, base, directions[i], activation)
@@ -171,14 +173,15 @@ def first_layer(
             if agrees:
                 scales[i], shifts[i], misfits[i] = min(agrees[0], said[-1], key=lambda place: place[2])
                 break
-    real = np.isfinite(misfits)  # the others have no kink elsewhere: they are no first-layer neurons
+    real = np.isfinite(misfits)  # the others have no breakpoint elsewhere: they are no first-layer neurons
     layer = FirstLayer(directions[real] * scales[real, None], shifts[real], activation, _REST)
     signs = _signs(oracle, layer, rng)
     return FirstLayer(layer.weights * signs[:, None], layer.shifts * signs, activation, _REST), misfits[real]
 
 
 def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
-    """Points on kink i, far from all others, at which it shows most: where the next layer rests, it does not at all.
+    """Points on breakpoint i, far from all others, at which it shows most: where the next layer rests, it does not at
+    all.
 
     Queries: 72
     """
@@ -198,7 +201,7 @@ def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Gener
 def profile(
     oracle: Oracle, base: np.ndarray, direction: np.ndarray, activation: Activation
 ) -> tuple[float, float, float]:
-    """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` along a line across one kink alone."""
+    """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` across one breakpoint alone."""
 
     def ask(s: np.ndarray) -> np.ndarray:
         return oracle(oracle.nearest(base + s[:, None] * direction))

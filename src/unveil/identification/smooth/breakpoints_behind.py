@@ -15,7 +15,7 @@ from jaxtyping import Float
 from scipy.optimize import linprog
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.smooth.kink_circles import NEARER, SAME, independent, jumps, profile
+from unveil.identification.smooth.breakpoint_circles import NEARER, SAME, independent, jumps, profile
 from unveil.identification.smooth.peeled_layers import Peeled
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
@@ -80,7 +80,7 @@ def layers_behind(
         activation: Of the next layer.
         rng: Draws rays.
 
-    Queries: those of `kink_directions` for each of at most 30 arcs, and about 150 for each neuron and place.
+    Queries: those of `breakpoint_directions` for each of at most 30 arcs, and about 150 for each neuron and place.
     """
     cone = _cone(known)
     r = len(known.spans[-1])
@@ -159,7 +159,7 @@ def _directions(oracle: Oracle, cone: _Cone, r: int, rng: np.random.Generator) -
 def _across(
     oracle: Oracle, cone: _Cone, directions: np.ndarray, i: int, activation: Activation, rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Scale, shift and misfit of a neuron by a profile across its kink, all others far."""
+    """Scale, shift and misfit of a neuron by a profile across its breakpoint, all others far."""
     rays = cone.rays(4 * _BASES, rng)
     side = rays @ directions[i]
     above, below = rays[side > 0], rays[side < 0]
