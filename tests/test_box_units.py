@@ -56,13 +56,16 @@ def test_rows_and_networks_of_the_unit_box_become_those_of_the_inputs() -> None:
     assert moved is not None
     assert np.allclose(moved, y)
     inside = random_weights((6, 4, 2), np.random.default_rng(1), bias=0.3)
-    stats = {"rows_read": inside[0], "layers_read": list(inside)}
+    stats = {"rows_read": inside[0], "layers_read": list(inside), "rows_partial": inside[1]}
     found = of_inputs(Identification(uv.Network.from_weights(inside), uv.Outcome.complete, 0, 0.0, "", (), stats), unit)
     assert found.network is not None
     assert np.allclose(found.network(x), uv.Network.from_weights(inside)(y))
     sums = y @ inside[0][0].T + inside[0][1]
     for rows, bias in (found.stats["rows_read"], found.stats["layers_read"][0]):
         assert np.allclose(x @ rows.T + bias, sums)
+    # What lies behind the first layer has no units of inputs.
+    for rows, bias in (found.stats["rows_partial"], found.stats["layers_read"][1]):
+        assert (rows is inside[1][0]) and (bias is inside[1][1])
 
 
 def test_a_box_of_like_widths_is_left_as_it_is() -> None:

@@ -44,21 +44,20 @@ def of_inputs(found: Identification, unit: Affine) -> Identification:
     Queries: `0`
     """
     stats = dict(found.stats)
-    for key in ("rows_read", "rows_partial"):
-        if key in stats:
-            rows, bias = stats[key]
-            stats[key] = _rows(rows, bias, unit)
+    if "rows_read" in stats:
+        stats["rows_read"] = _rows(*stats["rows_read"], unit)
     if stats.get("layers_read"):
         (rows, bias), *others = stats["layers_read"]
         stats["layers_read"] = [_rows(rows, bias, unit), *others]
     network = found.network
     if network is not None:
         first_layer, *rest = network.layers
-        weights, bias = _rows(first_layer.weights, first_layer.bias, unit)
+        weights, bias = _rows(first_layer.dense(), first_layer.bias, unit)
         first_layer = dataclasses.replace(first_layer, weights=weights, bias=bias)
         network = dataclasses.replace(network, layers=(first_layer, *rest))
     why = ("Inputs were asked in units of their own widths: those of the box differ by far.", *found.why)
-    return dataclasses.replace(found, network=network, stats=stats, why=why)
+    # Kernels that are shared in the box's units are not in those of the inputs.
+    return dataclasses.replace(found, network=network, stats=stats, why=why, kernels=None)
 
 
 def _rows(
