@@ -65,7 +65,8 @@ def test_rows_and_networks_of_the_unit_box_become_those_of_the_inputs() -> None:
         assert np.allclose(x @ rows.T + bias, sums)
     # What lies behind the first layer has no units of inputs.
     for rows, bias in (found.stats["rows_partial"], found.stats["layers_read"][1]):
-        assert (rows is inside[1][0]) and (bias is inside[1][1])
+        assert rows is inside[1][0]
+        assert bias is inside[1][1]
 
 
 def test_a_box_of_like_widths_is_left_as_it_is() -> None:
