@@ -92,6 +92,26 @@ def test_a_neuron_that_moves_no_answer_is_left_out_without_a_fit() -> None:
         assert (found.widths[1] == network.widths[1] - 1) is fewer
 
 
+def test_a_rare_neuron_without_weight_is_left_out_and_one_that_few_answers_tell_of_stays() -> None:
+    rng = np.random.default_rng(4)
+    (w, b), (v, c), (out, end) = random_weights((6, 8, 5, 2), rng, bias=0.5)
+    x = rng.standard_normal((500, 6))
+    h = np.maximum(x @ w.T + b, 0)
+    c[:] = -np.median(h @ v.T, axis=0)
+    row = rng.standard_normal(8)
+    at = np.sort(h @ row)[-3]  # active at two of the points
+    for size, stays in ((1e-9, False), (0.1, True)):
+        rare = (np.concatenate([v, row[None]]), np.append(c, -at))
+        network = uv.Network.from_weights([(w, b), rare, (np.append(out, [[size], [size]], axis=1), end)])
+        y = uv.Network.from_weights([(w, b), (v, c), (out, end)])(x) if not stays else network(x)
+        ones = np.ones((len(x), 1))
+        truth = uv.Network.from_weights([(w, b), (v, c), (out, end)])
+        found = without_spare(
+            network, x, y, ones, lambda f, y=y: float(np.abs(f(x) - y).max()), lambda f, t=truth: t, 1e-12
+        )
+        assert (found.widths[1] == 6) is stays
+
+
 def test_a_neuron_that_was_never_on_where_was_asked_stays() -> None:
     rng = np.random.default_rng(2)
     (w, b), (v, c), last = random_weights((6, 8, 5, 2), rng, bias=0.5)

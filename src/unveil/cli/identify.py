@@ -44,7 +44,9 @@ def identify(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Read the weights of a model off its answers. Ctrl-C ends the reading, and tells what was found by then.
+    """Read the weights of a model off its answers.
+
+    Ctrl-C ends the reading, and tells what was found by then.
 
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """

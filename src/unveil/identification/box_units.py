@@ -45,7 +45,8 @@ def of_inputs(found: Identification, unit: Affine) -> Identification:
     """
     stats = dict(found.stats)
     if "rows_read" in stats:
-        stats["rows_read"] = _rows(*stats["rows_read"], unit)
+        rows, bias = stats["rows_read"]
+        stats["rows_read"] = _rows(rows, bias, unit)
     if stats.get("layers_read"):
         (rows, bias), *others = stats["layers_read"]
         stats["layers_read"] = [_rows(rows, bias, unit), *others]

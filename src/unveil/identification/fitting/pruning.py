@@ -18,8 +18,9 @@ _CHANCE = 4.0
 ALIKE, NEARLY_ALIKE, AS_WELL = 1e-6, 1e-4, 3.0
 WORTH_A_LOOK = 1e-3
 # A neuron of the last hidden layer is taken out on trial where its largest effect is a smaller share of the answers and
-# it was active at so many points at least, which then tell whether it is needed.
-WEAK, SEEN = 1e-3, 5
+# it was active at so many points at least, which then tell whether it is needed; or where its weights are by so much
+# smaller than the others'.
+WEAK, SEEN, FAINT = 1e-3, 5, 1e-7
 # A network further than this from the answers will not settle to their last digits.
 ROUGHLY = 1e-5
 _TRIES = 4  # neurons taken out on trial, those that are missed least
@@ -215,7 +216,9 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
         hidden, last = network.layers[-2:]
         values = np.asarray(Network(network.layers[:-1])(x))
         effect = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0)
-        weak = np.flatnonzero(((values > 0).sum(axis=0) >= SEEN) & (effect < WEAK * largest))
+        strength = np.linalg.norm(hidden.dense(), axis=1) * np.linalg.norm(last.dense(), axis=0)
+        told = ((values > 0).sum(axis=0) >= SEEN) | (strength < FAINT * np.median(strength))
+        weak = np.flatnonzero(told & (effect < WEAK * largest))
         for i in weak[np.argsort(effect[weak])][:_TRIES]:
             keep = np.delete(np.arange(hidden.neurons), i)
             F = np.concatenate([values[:, keep], np.ones((len(x), 1))], axis=1)
