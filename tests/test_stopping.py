@@ -17,6 +17,7 @@ from unveil.identification.identify import reading_allowance
 
 def test_an_interruption_ends_a_stage_and_the_third_one_everything() -> None:
     ledger, said = Ledger(), list[str]()
+    before = signal.getsignal(signal.SIGINT)
     with stopping(ledger, None, said.append):
         for asked in (1, 2):
             ledger.charge(1)
@@ -28,7 +29,7 @@ def test_an_interruption_ends_a_stage_and_the_third_one_everything() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert len(said) == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_was_read_until_a_stop_is_fitted() -> None:

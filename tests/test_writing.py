@@ -230,7 +230,12 @@ def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(tmp_path, comm
     line = [sys.executable, "-m", "unveil", command, "model.py:model", "--shape", "40", "--store", "kept.sqlite"]
     here = os.environ | {"PYTHONPATH": str(Path(uv.__file__).parents[1])}
     piped = subprocess.PIPE
-    running = subprocess.Popen(line, cwd=tmp_path, env=here, stdout=piped, stderr=piped, text=True)
+    # Where the tests themselves run in the background an interruption is ignored, and children would inherit that.
+    heard = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        running = subprocess.Popen(line, cwd=tmp_path, env=here, stdout=piped, stderr=piped, text=True)
+    finally:
+        signal.signal(signal.SIGINT, heard)
     for _ in range(600):
         time.sleep(0.05)
         if (tmp_path / "asked").exists() and (tmp_path / "asked").stat().st_size > 8:
