@@ -11,7 +11,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
-from unveil.identification.fitting.output_layer import Asked, Bends, after, ending, explain
+from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
@@ -101,7 +101,7 @@ def test_a_weight_that_no_answer_shows_does_not_spoil_the_sides() -> None:
     known[0, 2] = False
     rows = np.where(known, W, 0) * rng.choice([-1.0, 1.0], 6)[:, None]
     bias = b * np.sign((rows * W).sum(axis=1))
-    bends, solution, fits = explain(Bends(weights[:1], rows, bias, known), ask, noise.size, 1e-8)
+    bends, solution, fits = explain(Unsigned(weights[:1], rows, bias, known), ask, noise.size, 1e-8)
     network, error = ending(bends, solution, fits, ask, noise.size)
     assert error < 1e-9
     x, y = ask.all()

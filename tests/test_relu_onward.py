@@ -11,7 +11,7 @@ from unveil.blackbox.line_search.local_breakpoint import POINTS, local_breakpoin
 from unveil.blackbox.rounding import Rounding
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, follow
+from unveil.identification.piecewise_linear.hyperplane_tracing import MetHyperplane, follow
 from unveil.identification.piecewise_linear.partial_network import Behind
 
 
@@ -79,7 +79,7 @@ def test_a_neuron_is_followed_until_all_its_weights_are_known(seed: int) -> None
             up, down = (middle, down) if over else (up, middle)
         normal = ((first @ up + shift > 0) * rows[i]) @ first
         size = float(np.linalg.norm(normal))
-        seen = Bend(up, normal / size + 1e-4 * rng.standard_normal(12), 4e-4, size * weights[2][0][:3, i])
+        seen = MetHyperplane(up, normal / size + 1e-4 * rng.standard_normal(12), 4e-4, size * weights[2][0][:3, i])
         one = follow(behind, seen, rng)
         if one is None:
             continue

@@ -10,7 +10,7 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import Rounding
-from unveil.identification.fitting.output_layer import Bends
+from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
 from unveil.identification.piecewise_linear.frame import Frame
@@ -150,11 +150,11 @@ def test_derivatives_that_are_zero_say_nothing_and_end_nothing() -> None:
 
 
 def test_a_fit_to_no_answers_settles_no_weight() -> None:
-    bends = Bends([(np.eye(3), np.zeros(3))], np.eye(3)[:2], np.zeros(2), np.array([[True, False, True]] * 2))
-    unknowns = bends.features(np.zeros((0, 3))).shape[1]
-    assert bends.loose(np.zeros((0, unknowns))).all()
+    unsigned = Unsigned([(np.eye(3), np.zeros(3))], np.eye(3)[:2], np.zeros(2), np.array([[True, False, True]] * 2))
+    unknowns = unsigned.features(np.zeros((0, 3))).shape[1]
+    assert unsigned.loose(np.zeros((0, unknowns))).all()
     # One answer settles at most one unknown weight.
-    assert bends.loose(bends.features(np.ones((1, 3)))).any()
+    assert unsigned.loose(unsigned.features(np.ones((1, 3)))).any()
 
 
 @dataclass(frozen=True)

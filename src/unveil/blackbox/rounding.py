@@ -1,4 +1,4 @@
-"""How exact the answers of a piecewise-linear function are: the noise that its bends must stand out from."""
+"""How exact the answers of a piecewise-linear function are: the noise that its breakpoints must stand out from."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng:
 
     Args:
         ask: Answers questions.
-        points: Where to look; most of them must be further from a bend than a thousandth of their size.
+        points: Where to look; most of them must be further from a breakpoint than a thousandth of their size.
         resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
         rng: Draws the directions.
 
-    Queries: `6 * N`; twice that where rows of points meet too many bends and are tried again, thirty times as short.
+    Queries: `6 * N`; twice that where rows of points meet too many breakpoints and are tried again, thirty times as
+    short.
     """
     found = _rounding(ask, points, resolution, rng, 1e-3)
     if found.straight or resolution > 1e-12:
@@ -86,7 +87,7 @@ def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Ge
     # The numbers added up inside are as large as the answer, or as the input times the slope where these cancel.
     typical = np.abs(y).max(axis=(0, 1)) + np.median(np.abs(np.diff(y, axis=1)).max(axis=1), axis=0) / step
     typical = np.where(typical > 0, typical, max(float(typical.max()), 1.0))
-    # Second differences of independent errors have sqrt(6) times their deviation; the quieter half saw no bend.
+    # Second differences of independent errors have sqrt(6) times their deviation; the quieter half saw no breakpoint.
     quiet = np.sqrt(np.median((second**2).mean(axis=1), axis=0) / 6)
     floor = np.maximum(quiet, resolution * typical / 2)
     slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
@@ -99,7 +100,7 @@ def reach(ask: Ask, points: Float[np.ndarray, "N n"], widest: float, far: float)
     """How far out questions may go, in units of these points, before a softmax hides what it was given.
 
     Logits grow with the input, and the smallest probability falls until it is rounded to nothing: from there on its
-    logarithm stays put, or is noise, and a line shows bends that no neuron made.
+    logarithm stays put, or is noise, and a line shows breakpoints that no neuron made.
 
     Args:
         ask: Answers with log-ratios.

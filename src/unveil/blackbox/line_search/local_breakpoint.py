@@ -1,4 +1,4 @@
-"""local_breakpoints: where one bend lies within a short step, from a dozen answers along it."""
+"""local_breakpoints: where one breakpoint lies within a short step, from a dozen answers along it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unveil.blackbox.rounding import Ask, Rounding
 
 # Answers along one step, both ends among them.
 POINTS = 13
-# Bends weaker than this many standard deviations, at the end of the step, are not looked at.
+# Breakpoints weaker than this many standard deviations, at the end of the step, are not looked at.
 CLEAR = 12.0
 
 
@@ -21,7 +21,7 @@ class LocalBreakpoints:
     """What short steps showed.
 
     Attributes:
-        t: (B,) where the bend is, from -1 to 1; NaN where there is not just one.
+        t: (B,) where the breakpoint is, from -1 to 1; NaN where there is not just one.
         width: (B,) standard deviation of that.
         jump: (B, m) change of the slope, per unit of t.
         none: (B,) whether the answers are straight.
@@ -34,16 +34,16 @@ class LocalBreakpoints:
 
     @property
     def found(self) -> Bool[np.ndarray, " B"]:
-        """Where there is one bend."""
+        """Where there is one breakpoint."""
         return np.asarray(np.isfinite(self.t))
 
 
 def local_breakpoints(
     ask: Ask, centre: Float[np.ndarray, "B n"], step: Float[np.ndarray, "B n"], noise: Rounding
 ) -> LocalBreakpoints:
-    """Look for one bend between `centre - step` and `centre + step`.
+    """Look for one breakpoint between `centre - step` and `centre + step`.
 
-    Two lines that share a point are fitted, whatever pair of neighbouring answers the bend is between.
+    Two lines that share a point are fitted, whatever pair of neighbouring answers the breakpoint is between.
 
     Args:
         ask: Answers questions.

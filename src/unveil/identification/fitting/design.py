@@ -67,7 +67,9 @@ def settle(
     """
     clear = _clear(network, x)
     if not clear.any():
-        return network  # a row of zeros is everywhere on its bend: the check will say what such a network is worth
+        return (
+            network  # a row of zeros is everywhere on its hyperplane: the check will say what such a network is worth
+        )
     x, y = x[clear], y[clear]
     chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
     x, y = x[chosen], y[chosen]
@@ -113,7 +115,7 @@ def telling(
 
 
 def _clear(network: Network, x: np.ndarray) -> np.ndarray:
-    """Points with a linear piece around them: on a bend, where many were asked, it is open which weights count."""
+    """Points with a linear piece around them: on a hyperplane, where many lie, it is open which weights count."""
     h, clear = x, np.ones(len(x), dtype=bool)
     for layer in network.layers[:-1]:
         z = layer.affine(h)

@@ -156,7 +156,7 @@ def agreement(
 
 
 @dataclass
-class Bends:
+class Unsigned:
     """Answers as `sum_i w_i |z_i| / 2` and a part linear in the values h before: true whatever the sides are.
 
     Where a weight of neuron i is unknown, what it sees of value j adds `sign(z_i) h_j`, so that is fitted too.
@@ -181,11 +181,11 @@ class Bends:
         w = solution[np.nonzero(~self.known)[0]]
         return np.asarray((solution[k + 1 + d :] * w).sum(axis=1) / np.maximum((w**2).sum(axis=1), 1e-300))
 
-    def only(self, keep: Bool[np.ndarray, " k"], solution: Float[np.ndarray, "q m"]) -> tuple[Bends, np.ndarray]:
+    def only(self, keep: Bool[np.ndarray, " k"], solution: Float[np.ndarray, "q m"]) -> tuple[Unsigned, np.ndarray]:
         """Without the neurons that do nothing, and their part of a fit."""
         d = self.rows.shape[1]
         which = np.concatenate([keep, np.ones(1 + d, dtype=bool), keep[np.nonzero(~self.known)[0]]])
-        return Bends(self.layers, self.rows[keep], self.bias[keep], self.known[keep]), solution[which]
+        return Unsigned(self.layers, self.rows[keep], self.bias[keep], self.known[keep]), solution[which]
 
     def loose(self, F: Float[np.ndarray, "N q"]) -> Bool[np.ndarray, " u"]:
         """Which unknown weights a fit with these features says nothing about: it would not notice another one."""
@@ -198,12 +198,12 @@ class Bends:
         free = 1 - (settled**2).sum(axis=0)[k + 1 + d :] > 1e-6
         return np.asarray(free | (scale[k + 1 + d :] <= 1e-12 * scale.max()))
 
-    def corrected(self, free: Bool[np.ndarray, " u"], solution: Float[np.ndarray, "q m"]) -> Bends:
+    def corrected(self, free: Bool[np.ndarray, " u"], solution: Float[np.ndarray, "q m"]) -> Unsigned:
         """With the weights that the fit has settled: the signs follow them, so the next fit is better."""
         i, j = np.nonzero(~self.known)
         rows = self.rows.copy()
         rows[i, j] += np.where(free, 0.0, np.clip(self.missing(solution), -1, 1))
-        return Bends(self.layers, rows, self.bias, self.known)
+        return Unsigned(self.layers, rows, self.bias, self.known)
 
     def sided(
         self, F: Float[np.ndarray, "N q"], solution: Float[np.ndarray, "q m"]
@@ -238,31 +238,31 @@ class Bends:
         return rows, side
 
 
-def explain(bends: Bends, asked: Asked, size: float, fine: float) -> tuple[Bends, np.ndarray, np.ndarray]:
+def explain(unsigned: Unsigned, asked: Asked, size: float, fine: float) -> tuple[Unsigned, np.ndarray, np.ndarray]:
     """Fit the answers, settling the unknown weights that they settle.
 
     Returns:
-        The bends with these weights, the solution, and which answers it explains to within `fine`.
+        The layer with these weights, the solution, and which answers it explains to within `fine`.
     """
     x, y = asked.all()
     weight = in_proportion(x, size)
     most = max(float(np.abs(y * weight).max()), 1e-300)
-    best: tuple[Bends, np.ndarray, np.ndarray] | None = None
+    best: tuple[Unsigned, np.ndarray, np.ndarray] | None = None
     while True:
-        F = bends.features(x) * weight
+        F = unsigned.features(x) * weight
         some = np.linspace(0, len(x) - 1, min(len(x), FEW + 10 * F.shape[1])).astype(int)
         solution, _ = agreement(F[some], (y * weight)[some])
         fits = np.abs(F @ solution - y * weight).max(axis=1) < fine * most
         if best is not None and fits.sum() <= best[2].sum():
             return best
-        best = (bends, solution, fits)
-        if bends.known.all() or fits.mean() < MOST:
+        best = (unsigned, solution, fits)
+        if unsigned.known.all() or fits.mean() < MOST:
             return best
-        bends = bends.corrected(bends.loose(F[fits]), solution)
+        unsigned = unsigned.corrected(unsigned.loose(F[fits]), solution)
 
 
 def ending(
-    bends: Bends, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
+    unsigned: Unsigned, solution: np.ndarray, fits: np.ndarray, asked: Asked, size: float, enough: float = 0.0
 ) -> tuple[Network, float]:
     """The network: which sides are active, and the output layer; an affine part is folded in if there is one.
 
@@ -271,29 +271,29 @@ def ending(
     """
     x, y = asked.all()
     x, y, weight = x[fits], y[fits], in_proportion(x[fits], size)
-    strong = np.abs(solution[: len(bends.rows)]).max(axis=1)
-    bends, solution = bends.only(strong > FAINT * strong.max(), solution)
-    k = len(bends.rows)
-    F = bends.features(x) * weight
-    told = bends.sided(F, solution)
+    strong = np.abs(solution[: len(unsigned.rows)]).max(axis=1)
+    unsigned, solution = unsigned.only(strong > FAINT * strong.max(), solution)
+    k = len(unsigned.rows)
+    F = unsigned.features(x) * weight
+    told = unsigned.sided(F, solution)
     if told is not None:
         rows, side = told
     else:
         # With what is folded in any sides do, if none of the rows is guessed.
-        w, rows = solution[:k], bends.corrected(bends.loose(F), solution).rows
-        z = after(bends.layers, x) @ rows.T + bends.bias
+        w, rows = solution[:k], unsigned.corrected(unsigned.loose(F), solution).rows
+        z = after(unsigned.layers, x) @ rows.T + unsigned.bias
         A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
         A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(
             weight, y.shape[1], axis=0
         )
         smooth = (y - (np.abs(z) / 2) @ w) * weight
         side = np.where(np.linalg.lstsq(A, smooth.reshape(-1), rcond=None)[0][:k] < 0, -1.0, 1.0)
-    turned = (rows * side[:, None], bends.bias * side)
+    turned = (rows * side[:, None], unsigned.bias * side)
     best: tuple[Network | None, float] = (None, np.inf)
     for over in (None, np.zeros((y.shape[1], rows.shape[1]))):
-        rest, error = output_layer(asked, bends.layers, turned, over, size)
+        rest, error = output_layer(asked, unsigned.layers, turned, over, size)
         if best[0] is None or error < 0.1 * best[1]:
-            best = (Network.from_weights([*bends.layers, *rest]), error)
+            best = (Network.from_weights([*unsigned.layers, *rest]), error)
         if error < enough:
             break
     assert best[0] is not None

@@ -35,7 +35,7 @@ from unveil.whitebox.network import Network
 MANY_NEURONS = 16
 # Unit rows with a smaller singular value are as good as dependent.
 DEPENDENT = 1e-6
-# Of few digits: neurons of the first layer up to which bends behind it are followed one by one; share of what the
+# Of few digits: neurons of the first layer up to which hyperplanes behind it are followed one by one; share of what the
 # budget leaves that may be spent on that.
 FOLLOWED, PATIENCE = 128, 0.8
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
@@ -174,7 +174,9 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     last = ledger.asked + PATIENCE * ledger.left
     ends = False
     for traced in trace_layers(probe, values, setup.most_layers - 1, lambda: ledger.asked > last):
-        told = [{"neurons": len(w), "lines": len(traced.lines), "bent": len(traced.bends)} for w, _ in traced.layers]
+        told = [
+            {"neurons": len(w), "lines": len(traced.lines), "bent": len(traced.unexplained)} for w, _ in traced.layers
+        ]
         layers, ends = (*before.layers, *traced.layers), traced.ends
         state = replace(before, layers=layers, partial=traced.unknown, told=(*before.told, *told))
         yield state

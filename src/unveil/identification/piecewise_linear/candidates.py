@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.output_layer import Bends, after, explain
+from unveil.identification.fitting.output_layer import Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, told, whole
 from unveil.identification.piecewise_linear.critical_point import Layer, passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
@@ -51,8 +51,8 @@ def merge_points(setting: Setting, state: Deeper) -> Deeper:
         if layer is None:
             return state
         if not _more_behind(state, layer):
-            bends = Bends(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
-            if explain(bends, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
+            unsigned = Unsigned(state.layers, *layer, np.ones(layer[0].shape, dtype=bool))
+            if explain(unsigned, setting.log, setting.probe.noise.size, ROUGH)[2].mean() > HALF:
                 return state.ending(layer)
         state = state.behind(layer)
 

@@ -29,8 +29,8 @@ from unveil.whitebox.network import Network
 # How far lines reach, in typical inputs: where answers are exact, so far over their relative rounding, between bounds;
 # where answers are noisy: what is further bends elsewhere, too, and biases drown out there.
 EXACT_REACH, REACHES, FAR_WHEN_NOISY = 1e-5, (50, 1e5), 20.0
-# The rounding that was measured counts up to so many times that of the answers' own digits: what is more are bends that
-# the measurement met.
+# The rounding that was measured counts up to so many times that of the answers' own digits: what is more are
+# breakpoints that the measurement met.
 CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
@@ -60,7 +60,7 @@ class CriticalPoints(Method):
             relative rounding; of a hundred times it where answers are noisy.
         attempts: Readings at most.
 
-    Source: the idea of following bends: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
+    Source: the idea of following breakpoints: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
     (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
     Jacobians, the confirmation in one
     place each and the frames of positive orthants are ours.

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
 from unveil.identification.piecewise_linear.partial_network import Behind, covariance, plane
 
-# Half of a step, in standard deviations of where the bend is expected, and of what it does to answers.
+# Half of a step, in standard deviations of where the breakpoint is expected, and of what it does to answers.
 WINDOW, BARELY = 4.0, 1000.0
-# Longest half of a step, in distances between bends; where an unknown weight is looked for, and any other neuron's
-# bend would be taken for it.
+# Longest half of a step, in distances between breakpoints; where an unknown weight is looked for, and any other
+# neuron's breakpoint would be taken for it.
 LONGEST, SHORT = 0.15, 0.03
 # Errors of normals, in units of those expected, that are tried.
 WIDER = (1.0, 4.0)
@@ -33,15 +33,15 @@ ROUNDS = 10
 NEWTON = 8
 # Places per weight: near where it was seen, and anywhere.
 NEAR, CONFIRM = 1.3, 1.6
-# Share of the places that may show nothing, and share of the steps that must show one bend.
+# Share of the places that may show nothing, and share of the steps that must show one breakpoint.
 NOTHING, ONE = 0.15, 0.2
-# Share of the bends that must be the neuron's own.
+# Share of the breakpoints that must be the neuron's own.
 OWN = 0.85
 
 
 @dataclass(frozen=True)
-class Bend:
-    """Where a line met a bend, and the normal measured there.
+class MetHyperplane:
+    """Where a line met a hyperplane, and the normal measured there.
 
     Attributes:
         x: (d,) where.
@@ -73,11 +73,12 @@ class Followed:
     spread: Float[np.ndarray, "p p"]
 
 
-def follow(behind: Behind, seen: Bend, rng: np.random.Generator) -> Followed | None:
+def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Followed | None:
     """The neuron of the next layer that bends here; None if there is none, or its hyperplane gets lost.
 
-    A bend is located in ever more places where the neuron must be seen. Each is a linear equation for its weights and
-    its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it follows.
+    A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
+    and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
+    follows.
 
     Args:
         behind: What to go by.
@@ -110,8 +111,8 @@ def follow(behind: Behind, seen: Bend, rng: np.random.Generator) -> Followed | N
 class _Places:
     """Steps across the hyperplane: `x - half e` to `x + half e`, where what it sees changes by `rate` per unit.
 
-    Where a bend as strong as the first one would be `clear`, nothing is a contradiction; `entered` is the neuron that
-    has just begun to matter, or -1.
+    Where a breakpoint as strong as the first one would be `clear`, nothing is a contradiction; `entered` is the neuron
+    that has just begun to matter, or -1.
     """
 
     x: np.ndarray
@@ -142,14 +143,14 @@ class _One:
         at: (M + 1, d) where it was met, the first time included.
         g: (M, q + 1) equations of these places, zero on the right.
         sigma: (M,) their errors.
-        met: Steps that showed one bend.
-        none: Steps that showed nothing where the bend would have been clear.
+        met: Steps that showed one breakpoint.
+        none: Steps that showed nothing where the breakpoint would have been clear.
         tried: Steps in all.
-        own: Share of the bends that are the neuron's own.
+        own: Share of the breakpoints that are the neuron's own.
     """
 
     behind: Behind
-    seen: Bend
+    seen: MetHyperplane
     rng: np.random.Generator
     fixed: Float[np.ndarray, "E p"]
     told: Float[np.ndarray, " E"]
@@ -166,7 +167,7 @@ class _One:
     own: float = 1.0
 
     @classmethod
-    def begin(cls, behind: Behind, seen: Bend, wider: float, rng: np.random.Generator) -> _One | None:
+    def begin(cls, behind: Behind, seen: MetHyperplane, wider: float, rng: np.random.Generator) -> _One | None:
         """From the normal: the weights of what is active there."""
         there = behind.see(seen.x[None])
         h, on = there.h[0], there.on[0]
@@ -201,14 +202,14 @@ class _One:
         return Followed(w / size, float(self.theta[-1]) / size, self.known, self.spread / size**2)
 
     def located(self, places: Callable[[_One], np.ndarray], count: int) -> tuple[_One, bool]:
-        """The bend located in so many of these places where everything active is known; False if it is not there."""
+        """The breakpoint in so many of these places where everything active is known; False if it is not there."""
         one, had, last = self, len(self.g), 0
         for attempt in range(12):
             missing = count - (len(one.g) - had)
             if missing <= 0:
                 return one, True
             there = one.usable(places(one))
-            # A few first: most bends followed are of deeper layers, and are lost at once.
+            # A few first: most breakpoints followed are of deeper layers, and are lost at once.
             most = (10, 30)[attempt] if attempt < 2 else 2 * missing + 4
             # Where least is known most is learnt.
             order = np.argsort(-there.half, kind="stable")
@@ -222,7 +223,7 @@ class _One:
         return one, len(one.g) - had >= 0.5 * count
 
     def filled(self) -> tuple[_One, bool]:
-        """The bend located where one unknown weight has just begun to matter; False if no further one is known."""
+        """The breakpoint where one unknown weight has just begun to matter; False if no further one is known."""
         unknown = np.flatnonzero(~self.known)
         if not len(unknown):
             return self, False
@@ -235,7 +236,7 @@ class _One:
         new = np.flatnonzero(one.known & ~self.known)
         if not len(new):
             return one, False
-        # Another neuron's bend may have been taken for it: then it is not where it should be now.
+        # Another neuron's breakpoint may have been taken for it: then it is not where it should be now.
         x, which = one.entered(new)
         there = one.usable(x, which)
         steps = one.local_breakpoints(every := _first(there, FILLS - 1, -there.half))
@@ -344,7 +345,7 @@ class _One:
         return local_breakpoints(self.behind.ask, there.x, there.half[:, None] * there.e, self.behind.noise)
 
     def measured(self, there: _Places) -> tuple[_One, bool]:
-        """The bend located there; False if it is not where it should be."""
+        """The breakpoint located there; False if it is not where it should be."""
         steps = self.local_breakpoints(there)
         ok = steps.found
         one = replace(

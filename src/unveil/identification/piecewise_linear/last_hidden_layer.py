@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from unveil.identification.fitting.design import finish
-from unveil.identification.fitting.output_layer import Bends, ending, explain
+from unveil.identification.fitting.output_layer import Unsigned, ending, explain
 from unveil.identification.piecewise_linear.candidates import HALF, ROUGH
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import holds
@@ -71,7 +71,7 @@ def _fitted(
         return state, candidates.fitted[1], np.empty(0, dtype=bool)
     rough = max(ROUGH, setting.fine)
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
-    bends, solution, fits = explain(Bends(state.layers, rows, bias, known), log, size, rough)
+    unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), log, size, rough)
     candidates = replace(candidates, fitted=None)
     if fits.mean() < HALF:
         return replace(state, candidates=candidates), None, fits
@@ -81,7 +81,7 @@ def _fitted(
         proven = {n.key for n, ok in zip(neurons, strong > ROUGH * strong.max(), strict=True) if ok}
         candidates = replace(candidates, proven=candidates.proven | proven)
         state = replace(state, last=True)
-    network, error = ending(bends, solution, fits, log, size)
+    network, error = ending(unsigned, solution, fits, log, size)
     # What only matters far out need not be known.
     if error < rough or log.off(network, size)[_near(setting, INNER)].max() < rough:
         network = finish(log, network, size, setting.points.usual(POOL), setting.probe.rng)

@@ -12,13 +12,14 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # How far, in typical inputs, a hyperplane is looked for again: far enough that most of the other neurons have switched.
 SPREAD = 3.0
-# Exact answers: rounds, evidence that is proof, and what a bend is worth by how many other hyperplanes lie between here
-# and there (the most only where the step is too short to meet another one).
+# Exact answers: rounds, evidence that is proof, and what a breakpoint is worth by how many other hyperplanes lie
+# between here and there (the most only where the step is too short to meet another one).
 ROUNDS, PROOF = 6, 3.0
 WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
 SHORT = 1e-3
-# Answers with few digits: places at first, half of which must show a bend; places per round, rounds, and the standard
-# deviations by which bends must be met more often than beside the hyperplane; what may still become of it.
+# Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
+# standard deviations by which breakpoints must be met more often than beside the hyperplane; what may still become of
+# it.
 GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 8, 8, 4.0, 0.2
 # A window's half width, in expected errors and in roundings of the answers; how far beside it the control window is, in
 # half widths; standard deviations from which on answers bend.
@@ -35,9 +36,9 @@ def straight_ones(
     """Which of these hyperplanes bend the answers at far places too, and which could.
 
     A deeper neuron's hyperplane goes on straight only while nothing that feeds it switches. Where answers are exact a
-    window across the expected position is too short to meet another hyperplane, so that a bend counts for more the more
-    hyperplanes lie between here and there. Where they have few digits windows are wide, and bends count only beyond
-    those met in a window beside.
+    window across the expected position is too short to meet another hyperplane, so that a breakpoint counts for more
+    the more hyperplanes lie between here and there. Where they have few digits windows are wide, and breakpoints count
+    only beyond those met in a window beside.
 
     Queries: 3 per place; exact: one to three places per straight hyperplane, three per bent one, at most `ROUNDS`; few
         digits: `GLANCES` places, and for those that pass twice `PLACES` per round, at most `CHANCES` rounds.

@@ -62,7 +62,7 @@ class Behind:
         layers: Those known; with none of them neurons see the inputs.
         spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1).
         noise: How exact answers are.
-        spacing: Typical distance between bends.
+        spacing: Typical distance between breakpoints.
     """
 
     ask: Ask

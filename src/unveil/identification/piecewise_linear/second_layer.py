@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.fitting.output_layer import Asked, Bends, ending, explain
+from unveil.identification.fitting.output_layer import Asked, Unsigned, ending, explain
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     Layer,
@@ -103,8 +103,8 @@ class SecondLayer:
 
     def fit(self, asked: Asked) -> Fit:
         """What these neurons, and a part linear in the first layer's values, explain of some answers."""
-        bends = Bends([self.layer], self.found.rows, self.found.bias, np.ones(self.found.rows.shape, dtype=bool))
-        return Fit(*explain(bends, asked, self.probe.noise.size, ROUGH))
+        unsigned = Unsigned([self.layer], self.found.rows, self.found.bias, np.ones(self.found.rows.shape, dtype=bool))
+        return Fit(*explain(unsigned, asked, self.probe.noise.size, ROUGH))
 
     def ending(self, fit: Fit) -> tuple[SecondLayer, Network, Float[np.ndarray, " N"]]:
         """With the network of a fit, if it is the best so far; this network, and its errors on what was asked."""
@@ -118,7 +118,7 @@ class SecondLayer:
 class Fit(NamedTuple):
     """Neurons and a linear part fitted to answers: the solution, and which of them it explains."""
 
-    bends: Bends
+    unsigned: Unsigned
     solution: Float[np.ndarray, "q m"]
     fits: Bool[np.ndarray, " N"]
 

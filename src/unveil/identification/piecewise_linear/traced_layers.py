@@ -15,7 +15,7 @@ from unveil.identification.piecewise_linear.critical_point import Layer, across,
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
 from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_tracing import Bend, Followed, follow
+from unveil.identification.piecewise_linear.hyperplane_tracing import Followed, MetHyperplane, follow
 from unveil.identification.piecewise_linear.normals import expected_error, inside
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.probe import Probe
@@ -49,10 +49,10 @@ class Traced:
         spreads: Covariances of the errors of each layer's rows, biases at the end.
         partial: Neurons of the next one, signs unknown.
         whole: All of it, signs settled, once that is known.
-        looked: Which of `bends` were followed for this layer.
+        looked: Which of `unexplained` were followed for this layer.
         lines: Searched.
         stations: Where derivatives were measured.
-        bends: Hyperplanes met on lines that no layer explains.
+        unexplained: Hyperplanes met on lines that no layer explains.
         ends: Whether nothing lies behind the last of `layers`.
     """
 
@@ -63,7 +63,7 @@ class Traced:
     looked: frozenset[int] = frozenset()
     lines: tuple[Line, ...] = ()
     stations: tuple[Station, ...] = ()
-    bends: tuple[Bend, ...] = ()
+    unexplained: tuple[MetHyperplane, ...] = ()
     ends: bool = False
 
     @property
@@ -131,12 +131,12 @@ def _next_layer(probe: Probe, frame: Frame, state: Traced, enough: Callable[[], 
     while searched < MOST_LINES and quiet < LOST:
         had = len(state.partial)
         behind = _behind(probe, frame, state)
-        fresh = [i for i in range(len(state.bends)) if i not in state.looked]
-        for i in sorted(fresh, key=lambda i: state.bends[i].error):
+        fresh = [i for i in range(len(state.unexplained)) if i not in state.looked]
+        for i in sorted(fresh, key=lambda i: state.unexplained[i].error):
             if enough():
                 return
             state = replace(state, looked=state.looked | {i})
-            seen = state.bends[i]
+            seen = state.unexplained[i]
             if _explained(behind, seen.x[None], np.zeros(1), state.partial)[0]:
                 continue
             one = follow(behind, seen, probe.rng)
@@ -229,7 +229,7 @@ def _with_normals(probe: Probe, behind: Behind, state: Traced, line: Line, wante
         station = _derivative(probe, behind, at, r)
         if station is not None:
             slopes[int(piece)] = station
-    bends: list[Bend] = []
+    unexplained: list[MetHyperplane] = []
     for p in wanted:
         if p not in slopes or p + 1 not in slopes:
             continue
@@ -245,8 +245,8 @@ def _with_normals(probe: Probe, behind: Behind, state: Traced, line: Line, wante
         error = float(np.hypot(before.error, after.error)) * np.sqrt(d) / (float(np.linalg.norm(jump)) * size)
         off = abs(float(normal @ line.direction) - 1) / (size * np.linalg.norm(line.direction) / np.sqrt(d))
         if error < VAGUE and off <= 5 * error + 0.05:
-            bends.append(Bend(line.points[p], normal / size, error, jump * size))
-    return replace(state, bends=(*state.bends, *bends), stations=(*state.stations, *slopes.values()))
+            unexplained.append(MetHyperplane(line.points[p], normal / size, error, jump * size))
+    return replace(state, unexplained=(*state.unexplained, *unexplained), stations=(*state.stations, *slopes.values()))
 
 
 def _derivative(probe: Probe, behind: Behind, x: np.ndarray, radius: float) -> Station | None:

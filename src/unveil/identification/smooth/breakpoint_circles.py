@@ -16,7 +16,7 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.whitebox.activation import Activation
 
 RADIUS = 1e8
-NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a bend
+NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint
 _PLACES = 6
 _REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
 _FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
