@@ -1,0 +1,151 @@
+"""Behind a first layer known from labels: boundary points in its values, the last layer, and what it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import assert_rate, relu_net
+from tests.test_labels_second_layer import SIZES, boundary, made, truth
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.deep_model import DeepLabelModel
+from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.first_look import two_labels
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.last_layer import last_layer
+from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.second_layer import HiddenNeuron
+from unveil.outcome import UnsteadyAnswers
+
+
+@dataclass
+class Case:
+    """A network with two hidden layers that answers labels, and boundary points of it."""
+
+    weights: list[tuple[np.ndarray, np.ndarray]]
+    first: Hyperplanes
+    oracle: uv.Oracle
+    points: DeepPoints
+
+    @classmethod
+    def of(cls, seed: int, count: int = 400) -> Case:
+        weights, first = made(seed)
+        net, rng = relu_net(weights), np.random.default_rng(seed)
+        oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=SIZES[0], answers="labels")
+        chart = Chart(oracle, np.zeros(SIZES[0]), 1.0, None)
+        pool = Pool(Side(chart), chart, 2.0, np.empty((0, SIZES[0])), rng)
+        pool.draw(200)
+        return cls(weights, first, oracle, DeepPoints(pool, first, boundary(weights, count, rng), 1e-9))
+
+    @property
+    def truth(self) -> DeepLabelModel:
+        return truth(self.weights)
+
+    def neurons(self) -> list[HiddenNeuron]:
+        w, c = self.weights[1]
+        return [HiddenNeuron(row.copy(), float(b), np.arange(4), 1e-9) for row, b in zip(w, c, strict=True)]
+
+
+def test_boundary_points_in_the_first_layers_values() -> None:
+    case = Case.of(5)
+    a, b = case.weights[0]
+    inside = case.points.inside(case.points.all)
+    values = np.maximum(case.points.all.x @ a.T + b, 0)
+    # Every one is a value the layer takes at a point met, and the true boundary there is that behind the layer.
+    assert np.abs(inside.x[:, None] - values[None]).max(axis=2).min(axis=1).max() < 1e-12
+    assert np.abs(case.truth.behind.distances(inside)).max() < 1e-9
+    near = replace(case.points.all, x=case.points.all.x.copy())
+    near.x[0] -= (a[0] @ near.x[0] + b[0]) * a[0]
+    assert len(case.points.inside(near)) == len(inside) - 1
+    assert (pairs_of(inside)[:, 0] < pairs_of(inside)[:, 1]).all()
+
+
+def test_usable_points_touch_no_weight_that_is_open() -> None:
+    case = Case.of(6, count=60)
+    # The weights of the first-layer neuron that is active least are open.
+    active = (case.points.inside(case.points.all).x > 0).mean(axis=0)
+    told = np.arange(SIZES[1]) != active.argmin()
+    pairs, counts = np.unique(pairs_of(case.points.all), axis=0, return_counts=True)
+    pair = tuple(int(c) for c in pairs[counts.argmax()])
+    before = case.oracle.ledger.asked
+    at = case.points.usable(told, pair, 40)
+    assert not (at.x[:, ~told] > 0).any()
+    assert (pairs_of(at) == pair).all(axis=1).sum() >= 30
+    assert case.oracle.ledger.asked > before
+    # What was asked for lies on the boundary.
+    assert np.abs(case.truth.distances(case.points.asked)).max() < 1e-8
+
+
+def test_only_what_a_model_foretells_wrongly_is_located() -> None:
+    case = Case.of(7, count=2000)
+    at = case.points.all[np.arange(60)]
+    assert case.points.look(at, 60) == 0
+    off = replace(at, x=at.x + 0.01 * at.along)
+    found = case.points.look(off, 25)
+    assert 15 <= found <= 25
+    assert np.abs(case.truth.distances(case.points.asked)).max() < 1e-8
+    assert len(on_boundary(case.truth, off)) < 5
+    assert len(on_boundary(case.truth, at)) == 60
+
+
+def _agrees(model: DeepLabelModel, case: Case) -> float:
+    """Share of fresh inputs with the true label."""
+    x = 2 * np.random.default_rng(99).standard_normal((4000, SIZES[0]))
+    return float(
+        (model.network(case.points.pool.chart)(x).argmax(axis=1) == relu_net(case.weights)(x).argmax(axis=1)).mean()
+    )
+
+
+def test_the_last_layer_behind_known_neurons_is_right_also_where_a_weight_is_open() -> None:
+    def holds(seed: int) -> bool:
+        case = Case.of(seed, count=900)
+        neurons = case.neurons()
+        neurons[0].weight[1] = np.nan
+        found = last_layer(case.points, neurons, np.random.default_rng(seed))
+        if found is None:
+            return False
+        model, _, share = found
+        inside = case.points.inside(case.points.all)
+        clean = inside[np.flatnonzero(~(inside.x[:, 1] > 0))]
+        return bool(share > 0.9 and np.mean(np.abs(model.distances(clean)) < 1e-5) > 0.9)
+
+    assert_rate([holds(seed) for seed in range(40, 46)], 0.9)
+
+
+def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boundary() -> None:
+    def holds(seed: int) -> bool:
+        case = Case.of(seed, count=900)
+        _, (w, c), (v, _) = case.weights
+        behind = replace(case.truth.behind, inner=w[1:], bias=c[1:], outer=v[:, 1:])
+        less = replace(case.truth, behind=behind)
+        found = with_missing(less, case.points, (), np.random.default_rng(seed))
+        return bool(_agrees(less, case) < 0.99 and _agrees(found, case) > 0.999)
+
+    assert_rate([holds(seed) for seed in range(60, 64)], 0.9)
+
+
+def test_the_first_look_finds_two_labels_at_whatever_size_and_refuses_labels_that_change() -> None:
+    for size in (0.3, 3.0, 60.0):
+        oracle = uv.as_oracle(
+            lambda x, r=size: (np.linalg.norm(x, axis=1) > r * 2).astype(int), shape=4, answers="labels"
+        )
+        pool = two_labels(Chart(oracle, np.zeros(4), 1.0, None), np.empty((0, 4)), np.random.default_rng(0))
+        assert pool is not None
+        assert len(pool.classes) == 2
+    one = uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), shape=4, answers="labels")
+    assert two_labels(Chart(one, np.zeros(4), 1.0, None), np.empty((0, 4)), np.random.default_rng(0)) is None
+    dice = np.random.default_rng(1)
+    changing = uv.as_oracle(lambda x: dice.integers(2, size=len(x)), shape=4, answers="labels", noisy=True)
+    with pytest.raises(UnsteadyAnswers, match="another label"):
+        two_labels(Chart(changing, np.zeros(4), 1.0, None), np.empty((0, 4)), np.random.default_rng(0))
+
+
+def test_no_points_no_last_layer() -> None:
+    case = Case.of(8, count=50)
+    case.points.all = Crossings.none(SIZES[0])
+    assert last_layer(case.points, case.neurons(), np.random.default_rng(0)) is None
