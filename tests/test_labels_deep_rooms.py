@@ -20,6 +20,7 @@ from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron
+from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.outcome import UnsteadyAnswers
 
 
@@ -149,3 +150,15 @@ def test_no_points_no_last_layer() -> None:
     case = Case.of(8, count=50)
     case.points.all = Crossings.none(SIZES[0])
     assert last_layer(case.points, case.neurons(), np.random.default_rng(0)) is None
+
+
+def test_a_class_that_was_met_but_not_read_is_told() -> None:
+    rare = uv.as_oracle(lambda x: np.where(x[:, 0] > 9, 7, x[:, 1] > 0).astype(int), shape=3, answers="labels")
+    seen = SeenLabels(rare)
+    seen(np.array([[0.0, 1, 0], [0, -1, 0]]))
+    assert not seen.told((0, 1))[1]
+    seen(np.array([[10.0, 1, 0], [11, 0, 0]]))
+    said, lacks = seen.told((0, 1))
+    assert lacks
+    assert "7, at 2 of 4 questions" in said[1]
+    assert not seen.told((0, 1, 7))[1]

@@ -24,6 +24,7 @@ from unveil.identification.from_labels.rationed import Rationed
 from unveil.identification.from_labels.reservations import reservations
 from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.from_labels.thresholds import thresholds
@@ -61,6 +62,7 @@ class LabelReading:
 
     def __init__(self, method: HardLabels, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
+        self.seen = SeenLabels(oracle)
         self.start = oracle.ledger.asked
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"stages": {}}
@@ -112,7 +114,7 @@ class LabelReading:
 
     def _look(self) -> Pool | None:
         """Points of two labels at least, in coordinates along all inputs or, of many, along the row span."""
-        oracle, x = self.oracle, self.method.x
+        oracle, x = self.seen, self.method.x
         given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
         if given.ndim != 2 or given.shape[1] != oracle.n:
             raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
@@ -365,19 +367,14 @@ class LabelReading:
             rows, told = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
             self.stats |= rows
             self.why += told
+        if network is not None:
+            told, others = self.seen.told(labels)
+            self.why += told
+            outcome = Outcome.approximate if outcome is Outcome.complete and others else outcome
         if self.deep is not None:
-            figures = {
-                "rms": self.deep.rms,
-                "missed": self.deep.missed,
-                "error": self.deep.error,
-                "open": self.deep.open,
-            }
-            self.stats |= figures
-            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
             self.why.append("A second-layer neuron that is active nowhere on the boundary shows in no label.")
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
-            self.why.append(f"Labels seen: {self._told(labels)}. Of a class never seen nothing is known.")
             if self.best.model.affine.any():
                 self.why.append("Neurons that are always active at the boundary are kept as an affine part.")
             if self.best.figures.get("open"):
@@ -393,7 +390,3 @@ class LabelReading:
             self.stats,
             labels=labels or None,
         )
-
-    def _told(self, labels: tuple[int, ...]) -> str:
-        names = self.oracle.classes or {}
-        return ", ".join(str(names.get(label, label)) for label in labels)
