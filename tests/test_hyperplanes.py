@@ -137,6 +137,35 @@ def test_places_on_hyperplanes_are_on_them_and_legal(rng: np.random.Generator) -
         assert np.linalg.norm(x - planes.at, axis=1).min() > 1e-3
 
 
+def test_beside_a_vague_jump_normals_are_as_exact_as_stated(rng: np.random.Generator) -> None:
+    # Two hyperplanes cross the line close to each other: their jumps are vague, and all of a group share in that.
+    true: list[bool] = []
+    for _ in range(10):
+        weights = random_weights((40, 12, 6), rng, bias=0.5)
+        frame, (base, direction) = Frame.of_input(40, None), rng.standard_normal((2, 1, 40))
+        w, b = weights[0]
+        place = -(w @ base[0] + b) / (w @ direction[0])
+        i, j = np.argsort(np.abs(place))[:2]
+        b[j] = -w[j] @ (base[0] + (place[i] + 1e-6) * direction[0])
+        net = relu_elsewhere(weights, rng)
+        probe = Probe(net, rounding(net, rng.standard_normal((4, 40)), float(np.finfo(float).eps), rng), rng)
+        (line,) = line_search(net, base, direction, -20.0, 20.0, probe.noise, rng)
+        planes = normals(probe, frame, line, np.full(len(line.t), -1), LayerFound.nothing(frame, 6))[1]
+        unit = np.concatenate([w, -w])
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        off = np.linalg.norm(planes.rows - unit[(planes.rows @ unit.T).argmax(axis=1)], axis=1)
+        true += (off <= 6 * planes.error).tolist()
+    assert_rate(true, 0.97, "as exact as stated")
+
+
+def test_hyperplanes_met_far_away_are_straight_all_the_same(rng: np.random.Generator) -> None:
+    weights, probe = asking((20, 15, 3), np.float64, rng)
+    frame = Frame.of_input(20, None)
+    planes = true_planes(weights, frame, 3e3 * rng.standard_normal((15, 20)), 1e-9, rng)
+    straight, _ = straight_ones(probe, frame, LayerFound.nothing(frame, 3), planes)
+    assert_rate(straight.tolist(), 0.85, "straight")
+
+
 @PRECISIONS
 def test_a_neuron_left_out_is_missed_and_a_whole_layer_is_not(dtype: type, rng: np.random.Generator) -> None:
     noticed: list[bool] = []

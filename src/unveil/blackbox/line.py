@@ -29,6 +29,7 @@ class Line:
         direction: (n,) the input's change per unit of t.
         hidden: (K + 1, m) for each piece the change of slope that its answers would not show: a breakpoint of a smaller
             jump in the middle four fifths of the piece may be missed. Infinite in a stretch that was given up.
+        doubt: (K + 1, m) standard deviation of `slope`; infinite where a piece has too few answers.
 
     Examples:
         >>> oracle = uv.as_oracle(lambda x: np.maximum(x[:, 0] - 0.25, 0), shape=2)
@@ -50,6 +51,7 @@ class Line:
     base: Float[np.ndarray, " n"]
     direction: Float[np.ndarray, " n"]
     hidden: Float[np.ndarray, "pieces m"]
+    doubt: Float[np.ndarray, "pieces m"]
 
     @property
     def edges(self) -> Float[np.ndarray, " ends"]:

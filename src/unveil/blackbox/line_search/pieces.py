@@ -204,6 +204,7 @@ def line_of(
     return Line(
         at, np.diff(slope, axis=0), slope, value, limit(m) * sigma, low, high, np.array(unresolved).reshape(-1, 2),
         base=answers.base[line], direction=answers.direction[line], hidden=limits,
+        doubt=np.sqrt(lines.slope_variance),
     )  # fmt: skip
 
 

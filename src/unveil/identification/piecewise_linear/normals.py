@@ -73,6 +73,7 @@ def normals(
     value = line.at(where) if exact and frame.free and len(line.t) > 0 and frame.d < MANY else None
     slope, error = derivatives(probe, frame, x, radius, value)
     fine = np.isfinite(error)
+    doubt = line.doubt[1:] ** 2 + line.doubt[:-1] ** 2
     found = found.with_derivatives(x[fine], slope[fine], error[fine])
     used, rows, jumps, errors = [], [], [], []
     for group in groups:
@@ -81,17 +82,23 @@ def normals(
         if not np.isfinite(blur):
             continue
         # What the hyperplanes known add is known: jump (m) times normal (d).
-        for p in range(group.before, group.after):
-            if crossing[p] >= 0:
-                row = found.rows[crossing[p]]
-                change = change - np.outer(line.jump[p], row / (row @ dh))
+        known = np.arange(group.before, group.after)
+        known = known[crossing[known] >= 0]
+        some = found.rows[crossing[known]]
+        across = some / (some @ dh)[:, None]
+        change = change - line.jump[known].T @ across
         pinv = np.linalg.pinv(line.jump[group.which].T)
+        every = pinv @ change
+        # Where a jump is vague, or a normal known before, its neuron comes into the normals of the others.
+        off = doubt[known] + (line.jump[known] * found.straight.error[crossing[known], None]) ** 2
+        vague = pinv**2 @ (off.T @ (across**2).sum(axis=1))
+        vague += np.where(np.eye(len(pinv)), 0, pinv**2 @ doubt[group.which].T) @ (every**2).sum(axis=1)
         for k, p in enumerate(group.which):
-            normal = pinv[k] @ change
+            normal = every[k]
             size = float(np.linalg.norm(normal))
             if size == 0:
                 continue
-            e = float(np.linalg.norm(pinv[k])) * blur * np.sqrt(frame.d) / size
+            e = float(np.hypot(np.linalg.norm(pinv[k]) * blur * np.sqrt(frame.d), np.sqrt(vague[k]))) / size
             drift = abs(float(normal @ dh) - 1) / (size * float(np.linalg.norm(dh)))
             if e < VAGUE and drift * np.sqrt(frame.d) <= TRUE * e + ROUGHLY:
                 used.append(p)
