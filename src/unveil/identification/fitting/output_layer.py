@@ -36,6 +36,8 @@ class Asked:
     x: list[np.ndarray] = field(default_factory=list)
     y: list[np.ndarray] = field(default_factory=list)
     kept: int = 0
+    full: bool = False
+    """Whether a small batch was not kept any more: what is, is of the first lines alone."""
 
     @property
     def most_at_once(self) -> int:
@@ -50,11 +52,26 @@ class Asked:
 
     def keep(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
         """These answers too, unless they are too many."""
-        if x.size <= self.most_at_once and self.kept + x.size <= self.most:
-            whole = intact(y, self.oracle.widest)
-            self.x.append(x[whole])
-            self.y.append(y[whole])
-            self.kept += x.size
+        if x.size > self.most_at_once:
+            return
+        if self.kept + x.size <= self.most:
+            self._hold(x, y)
+        else:
+            self.full = True
+
+    def _hold(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
+        whole = intact(y, self.oracle.widest)
+        self.x.append(x[whole])
+        self.y.append(y[whole])
+        self.kept += x.size
+
+    def ask_all_over(self, count: int, rng: np.random.Generator) -> None:
+        """Ask so many typical inputs, and keep their answers however much was kept before.
+
+        Queries: `count`
+        """
+        x = self.oracle.sample(count, rng)
+        self._hold(x, self.oracle(x))
 
     def all(self) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Questions and answers."""

@@ -17,13 +17,14 @@ from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing, worst_sharpened
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
+from unveil.identification.piecewise_linear.sharpening import worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import too_many
 from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix

@@ -11,10 +11,9 @@ from jaxtyping import Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.fit import limit
-from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_membership import on_plane, straight_ones
+from unveil.identification.piecewise_linear.hyperplanes import LayerFound
+from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
 from unveil.identification.piecewise_linear.plane_fit import read_planes
 from unveil.identification.piecewise_linear.probe import Probe
@@ -28,10 +27,6 @@ BUNDLE = 3
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
-# Rows measured again: one in so many, if their error is larger: where a derivative is cheap; with one output and with
-# several, where it takes more than so many inputs, and where the next layers are read through them.
-CHEAP, MANY = (2, 1e-10), 200
-COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Part of a hyperplane's error that is expected at each of many places.
 PART = 0.5
 # Places among which a line that only missing neurons bend is laid.
@@ -187,57 +182,3 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
     bent = ~straight & ~known if probe.noise.exact else ~straight
     return found.with_bent(planes.take(bent), maybe[bent])
-
-
-def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
-    """With the few rows that came out worst measured again, between close breakpoints.
-
-    Args:
-        probe: Asks.
-        frame: The coordinates of the layer.
-        found: Its hyperplanes.
-        few: The coordinates are few of the inputs', and other layers will be read through these rows.
-
-    Queries: those of `sharpened` for one row in `SHARES`
-    """
-    error, many = found.straight.error, probe.m > 1
-    share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
-    worst = np.argsort(-error)[: max(1, len(error) // share)]
-    return sharpened(probe, frame, found, worst[error[worst] > bad])
-
-
-def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
-    """With these rows measured again, where their hyperplane is far from all others and steps can be long.
-
-    Queries: those of `derivatives` at two points per row, and two.
-    """
-    rows, bias, jump, error = (getattr(found.straight, name).copy() for name in ("rows", "bias", "jump", "error"))
-    for i in which:
-        row, others = rows[i], np.delete(np.arange(len(rows)), i)
-        if frame.free:
-            x = probe.rng.standard_normal((400, len(frame.V)))
-            x -= (frame.values(x) @ row + bias[i])[:, None] * (frame.V @ row)
-        else:
-            x = on_plane(frame, found.straight.take(np.full(200, i)), probe.rng)
-        room = np.abs(frame.values(x) @ rows[others].T + bias[others]).min(axis=1, initial=np.inf)
-        best = int(room.argmax())
-        reach = min(float(room[best]), 1.0) / 2
-        step = reach * (frame.V @ row)
-        both = np.stack([x[best] - step, x[best] + step])
-        value = probe.ask(both)
-        slope, blur = derivatives(probe, frame, both, np.full(2, reach / 3), value)
-        if not np.isfinite(blur).all():
-            continue
-        u, s, vt = np.linalg.svd(slope[1] - slope[0], full_matrices=False)
-        new = vt[0] * np.sign(vt[0] @ row)
-        new_error = float(np.hypot(*blur)) * np.sqrt(frame.d) / max(float(s[0]), 1e-300)
-        if new_error > error[i] or np.linalg.norm(new - row) > 10 * error[i] + 1e-6:
-            continue
-        # The two pieces meet on the hyperplane: how far along the step, in the output that bends most.
-        out, dx = u[:, 0], both[1] - both[0]
-        left, right = (out @ each @ (frame.M @ dx) for each in slope)
-        part = (out @ (value[1] - value[0]) - right) / (left - right)
-        rows[i], error[i] = new, new_error
-        bias[i] = -new @ frame.values((both[0] + part * dx)[None])[0]
-        jump[i] = np.sign(vt[0] @ row) * s[0] * u[:, 0]
-    return found.with_rows(Hyperplanes(rows, bias, jump, error, found.straight.at))

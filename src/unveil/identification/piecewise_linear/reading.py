@@ -15,9 +15,10 @@ from unveil.identification.piecewise_linear.behind_first_layer import read_behin
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import FURTHER, close_on_fresh
-from unveil.identification.piecewise_linear.layer import layer_steps, worst_sharpened
+from unveil.identification.piecewise_linear.layer import layer_steps
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.sharpening import worst_sharpened
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, how_many, validate
 
@@ -49,6 +50,8 @@ ROUNDS = {
 REPAIRS = 3
 # Bent hyperplanes per straight one, and besides, from which on another layer lies behind.
 BENT, FEW_BENT = 0.2, 2
+# Answers all over the inputs for each neuron, where those kept are of the first lines alone.
+ALL_OVER = 2
 # Of few digits, so many times more lines where they are short.
 BOUNDED = 3
 
@@ -128,14 +131,19 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
 def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     """With the worst rows measured again, or without those that are not met elsewhere.
 
-    Queries: those of `worst_sharpened` for exact answers; for ones with few digits in a box, those of `confirm`
+    Queries: those of `worst_sharpened` for exact answers, and `ALL_OVER` per neuron where few are kept; for ones with
+        few digits in a box, those of `confirm`
     """
     frame, found, probe = state.frame, state.found, setup.probe
     if not len(found):
         return state
     if setup.exact:
-        sharp = number == 0 and not setup.inputs
-        return state.with_found(worst_sharpened(probe, frame, found)) if sharp else state
+        if number or setup.inputs:
+            return state
+        if setup.log.full:
+            # Answers along the first lines alone do not tell output weights of neurons that these cross side by side.
+            setup.log.ask_all_over(ALL_OVER * (len(found) + 1), probe.rng)
+        return state.with_found(worst_sharpened(probe, frame, found))
     if not frame.free and not state.layers:
         # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
         there = confirm(probe, frame, found.straight.take(np.arange(state.confirmed, len(found)))).there

@@ -16,10 +16,10 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.layer import THROUGH
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.sharpening import THROUGH
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.whitebox.network import Network
 

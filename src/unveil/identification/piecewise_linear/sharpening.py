@@ -1,0 +1,176 @@
+"""sharpened: rows of a layer measured again, each where its hyperplane is far from all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.piecewise_linear.critical_point import across
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer_membership import on_plane
+from unveil.identification.piecewise_linear.probe import Probe
+
+# Rows measured again: one in so many, if their error is larger: where a derivative is cheap; with one output and with
+# several, where it takes more than so many inputs, and where the next layers are read through them.
+CHEAP, MANY = (2, 1e-10), 200
+COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
+# Where a jump was vague rows are wrong along those met beside them: it pays to measure along these alone where they are
+# at most this share of the coordinates, and along so many random directions that tell how wrong a row still is.
+TANGLED, CHECKS = 0.25, 6
+# Less of a change of slopes along a normal is none.
+FAINT = 1e-3
+
+
+def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
+    """With the few rows that came out worst measured again, between close breakpoints.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates of the layer.
+        found: Its hyperplanes.
+        few: The coordinates are few of the inputs', and other layers will be read through these rows.
+
+    Queries: those of `sharpened` for one row in `SHARES`, those of `untangled` for more
+    """
+    many = probe.m > 1
+    share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
+    if frame.d > MANY:
+        found = untangled(probe, frame, found, bad)
+    error = found.straight.error
+    worst = np.argsort(-error)[: max(1, len(error) // share)]
+    return sharpened(probe, frame, found, worst[error[worst] > bad])
+
+
+def _far_off(frame: Frame, planes: Hyperplanes) -> Float[np.ndarray, " k"]:
+    """Errors of hyperplanes near the origin, to which those of their normals grow from where they were met."""
+    return np.asarray(planes.error * (1 + np.linalg.norm(frame.values(planes.at), axis=1) / np.sqrt(frame.d)))
+
+
+def untangled(probe: Probe, frame: Frame, found: LayerFound, bad: float) -> LayerFound:
+    """With the hyperplanes that are further off near the origin than `bad` measured again.
+
+    Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
+    the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
+    normal that was met far away is met once more.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates of the layer.
+        found: Its hyperplanes.
+        bad: Errors from which on.
+
+    Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where rows met beside each other
+        are no small share of the coordinates
+    """
+    planes, count = found.straight, 2 * probe.m
+    if count > TANGLED * frame.d:
+        return found
+    for i in np.flatnonzero(_far_off(frame, planes) > bad):
+        row, error = planes.rows[i], float(planes.error[i])
+        good = error <= bad
+        near = np.argsort(np.linalg.norm(found.straight.at - found.straight.at[i], axis=1), kind="stable")
+        basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
+        checks = probe.rng.standard_normal((frame.d, CHECKS))
+        checks /= np.linalg.norm(checks, axis=0)
+        along = row[:, None] if good else np.column_stack([row, basis, checks])
+        seen = _two_sides(probe, frame, planes, i, along)
+        if seen is None:
+            continue
+        if not good:
+            row = row + basis @ (seen.normal[1:-CHECKS] - basis.T @ row)
+            row /= np.linalg.norm(row)
+            wrong = np.sqrt(frame.d * ((seen.normal[-CHECKS:] - checks.T @ row) ** 2).mean())
+            error = max(float(wrong), seen.error)
+        planes = _better(frame, planes, i, row, error, seen)
+    return found.with_rows(planes)
+
+
+def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
+    """With these rows measured again, where their hyperplane is far from all others and steps can be long.
+
+    Queries: those of `derivatives` at two points per row, and two.
+    """
+    planes = found.straight
+    for i in which:
+        seen = _two_sides(probe, frame, planes, int(i), None)
+        if seen is not None:
+            planes = _better(frame, planes, int(i), seen.normal, seen.error, seen)
+    return found.with_rows(planes)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """What slopes on two sides of one hyperplane tell.
+
+    Attributes:
+        normal: (q,) of it along each direction.
+        jump: (m,) change of the slope across it, per unit of the normal.
+        at: (n,) where the two pieces meet.
+        error: Expected error of the normal.
+    """
+
+    normal: Float[np.ndarray, " q"]
+    jump: Float[np.ndarray, " m"]
+    at: Float[np.ndarray, " n"]
+    error: float
+
+
+def _two_sides(
+    probe: Probe, frame: Frame, planes: Hyperplanes, i: int, along: Float[np.ndarray, "d q"] | None
+) -> _Sides | None:
+    """Slopes beside a hyperplane where it is far from all others, along the columns or all coordinates.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates.
+        planes: All hyperplanes.
+        i: Which.
+        along: The first column is its normal; None: all coordinates.
+    """
+    row, others = planes.rows[i], planes.take(np.arange(len(planes)) != i)
+    if frame.free:
+        x = probe.rng.standard_normal((400, len(frame.V)))
+        x -= (frame.values(x) @ row + planes.bias[i])[:, None] * (frame.V @ row)
+    else:
+        x = on_plane(frame, planes.take(np.full(200, i)), probe.rng)
+    room = np.abs(others.sums(frame, x)).min(axis=1, initial=np.inf)
+    best = int(room.argmax())
+    reach = min(float(room[best]), 1.0) / 2
+    step = reach * (frame.V @ row)
+    both = np.stack([x[best] - step, x[best] + step])
+    value = probe.ask(both)
+    steps = frame if along is None else across(frame.V @ along)
+    slope, blur = derivatives(probe, steps, both, np.full(2, reach / 3), value)
+    if not np.isfinite(blur).all():
+        return None
+    u, s, vt = np.linalg.svd(slope[1] - slope[0], full_matrices=False)
+    # Along the row itself slopes change by one jump; else the normal is a unit vector.
+    strength = s[0] * (np.sign(vt[0] @ row) if along is None else vt[0, 0])
+    if not abs(strength) > FAINT * s[0]:
+        return None
+    normal, jump = vt[0] * (s[0] / strength), strength * u[:, 0]
+    # The two pieces meet on the hyperplane: how far along the step, in the output that bends most.
+    left, right = 2 * reach * (u[:, 0] @ slope @ row if along is None else u[:, 0] @ slope[:, :, 0].T)
+    part = (u[:, 0] @ (value[1] - value[0]) - right) / (left - right)
+    at = both[0] + part * (both[1] - both[0])
+    error = float(np.hypot(*blur)) * np.sqrt(frame.d) / abs(float(strength))
+    return _Sides(normal, jump, at, error)
+
+
+def _better(
+    frame: Frame, planes: Hyperplanes, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides
+) -> Hyperplanes:
+    """With this normal of one of them, unless it is far from the one before, or no better near the origin."""
+    again = Hyperplanes.through(frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
+    here = planes.take(np.array([i]))
+    if np.linalg.norm(new - planes.rows[i]) > 10 * planes.error[i] + 1e-6:
+        return planes
+    if _far_off(frame, again) > _far_off(frame, here):
+        return planes
+    order = np.insert(np.arange(len(planes) - 1), i, len(planes) - 1)
+    return planes.take(np.arange(len(planes)) != i).with_(again).take(order)
