@@ -8,9 +8,9 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import damped_fit
-from unveil.identification.fitting.slimming import all_needed, slimmed
+from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.surrogate.known import Known, with_free
-from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions, rms
+from unveil.identification.surrogate.students import Student, fitted, hard_ones, near, questions, trimmed_rms
 
 
 def test_over_wide_students_of_small_teachers_end_as_the_teachers() -> None:
@@ -125,6 +125,20 @@ def test_students_ask_where_they_disagree_and_fit_what_is_hard() -> None:
     off = np.abs(other(many) - one(many))[:, 0]
     chosen = hard_ones(one, many, other(many), 100, rng)
     assert set(np.argsort(-off)[:20]) <= set(chosen)
+
+
+def test_the_few_answers_on_the_wrong_side_of_a_hyperplane_do_not_hold_a_fit_up() -> None:
+    rng = np.random.default_rng(17)
+    truth = uv.Network.from_weights(random_weights((6, 5, 2), rng, bias=0.5))
+    x = rng.standard_normal((2000, 6))
+    y = truth(x) + 1e-3 * rng.standard_normal((2000, 2))
+    y[:5] += 10
+    assert list(np.flatnonzero(~near(truth, x, y))) == [0, 1, 2, 3, 4]
+    assert not set(range(5)) & set(hard_ones(truth, x, y, 1500, rng))
+    assert trimmed_rms(truth, x, y) == pytest.approx(1e-3, rel=0.1)
+    # Many such answers are a neuron that is missing.
+    y[:100] += 10
+    assert near(truth, x, y).all()
 
 
 def test_a_neuron_whose_work_others_could_do_is_not_needed() -> None:

@@ -40,11 +40,13 @@ class Damped:
         network: The best one met.
         rms: Root mean square of `network(x) - y`, absolute.
         damping: Where the next fit goes on.
+        products: With the Jacobian and its transpose, of all steps.
     """
 
     network: Network
     rms: float
     damping: float
+    products: int
 
 
 def fit(
@@ -81,7 +83,7 @@ def fit(
     for _ in range(steps):
         if rms <= 1.2 * noise:
             break
-        step = _step(weights, kinds, x, y, first)
+        step, _ = _step(weights, kinds, x, y, first)
         better = _shortened(weights, kinds, step, x, y, rms)
         if better is None:
             break
@@ -120,18 +122,19 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
-    rms = _rms(weights, kinds, x, y)
+    rms, products = _rms(weights, kinds, x, y), 0
     for _ in range(steps):
         if rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
-        step = _step(weights, kinds, x, y, first, damping, most)
+        step, taken = _step(weights, kinds, x, y, first, damping, most)
+        products += taken
         better = _shortened(weights, kinds, step, x, y, rms)
         if better is None:
             damping *= _REFUSED
             continue
         weights, rms, part = better
         damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
-    return Damped(_put_together(weights, kinds, network), rms, min(damping, _LARGEST_DAMPING))
+    return Damped(_put_together(weights, kinds, network), rms, min(damping, _LARGEST_DAMPING), products)
 
 
 def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
@@ -210,8 +213,8 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     first: int,
     damping: float = 0.0,
     most: int = _MOST,
-) -> Pairs:
-    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations."""
+) -> tuple[Pairs, int]:
+    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many."""
     moving = range(first, len(weights))
     gradient = [np.zeros((len(b), w.shape[1] + 1)) for w, b in (weights[i] for i in moving)]
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
@@ -245,10 +248,11 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     r = gradient
     z = precondition(r)
     p, rz = z, _dot(r, z)
-    start = rz
-    for _ in range(most):
+    start, taken = rz, 0
+    while taken < most:
         if rz <= _LEFT**2 * start or rz <= 0:
             break
+        taken += 1
         q = _normal_times(single[first:], kept, p)
         if damping:
             q = [a + d * each for a, d, each in zip(q, held, p, strict=True)]
@@ -259,7 +263,7 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
         rz, before = _dot(r, z), rz
         p = [a + rz / before * b for a, b in zip(z, p, strict=True)]
     still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights[:first]]
-    return still + [(s[:, :-1], s[:, -1]) for s in solution]
+    return still + [(s[:, :-1], s[:, -1]) for s in solution], taken
 
 
 def _single(slope: np.ndarray | None) -> np.ndarray | None:

@@ -28,7 +28,12 @@ Fit = Callable[[Network], Network]
 
 
 def slimmed(
-    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], floor: float, fit: Fit
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    floor: float,
+    fit: Fit,
+    as_well: float = AS_WELL,
 ) -> Network:
     """Take neurons out as long as the others explain the answers as well.
 
@@ -42,13 +47,14 @@ def slimmed(
         y: What was answered.
         floor: Deviation of the answers' errors, absolute.
         fit: A few steps of least squares on these answers.
+        as_well: By what factor errors may grow.
 
     Queries: `0`; the answers are given.
 
     Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
     (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
     """
-    enough = max(AS_WELL * rms(network, x, y), SLACK * floor)
+    enough = max(as_well * rms(network, x, y), SLACK * floor)
     depth = len(network.layers) - 2
     while depth > 0:
         trial = _fitted_well(_shallower(network, depth, x), x, y, enough, fit)

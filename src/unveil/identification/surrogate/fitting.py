@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
 from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.slimming import all_needed, rms, slimmed
+from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.agreement import values_told
@@ -20,13 +21,13 @@ from unveil.identification.surrogate.students import (
     AMONG,
     ENOUGH,
     FEW,
-    STEPS,
     Student,
     answers_per_step,
     candidates,
-    conjugate_gradients,
     fitted,
+    near,
     questions,
+    trimmed_rms,
 )
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -60,6 +61,10 @@ LEAST = 1e-12
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
+# By what factor errors may grow when it loses neurons before all its weights are fitted.
+NOTHING_LOST = 1.1
+# Damping of a network that was fitted and lost neurons.
+NEARLY = 1e-5
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
 # Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
@@ -122,6 +127,10 @@ class Fitting:
                 # Layers move from the last to the first: the deeper ones are few parameters, and soon fitted.
                 first, waited = first // 2, 0
                 students = self._worth(students)
+                if not first and self._well(students[0].best):
+                    # With neurons that it does not need a fit of all weights is ill-conditioned.
+                    smaller = [self._slim(each.best, NOTHING_LOST) for each in students]
+                    students = [replace(Student.begin(each, *self.held), damping=NEARLY) for each in smaller]
             # A few layers take few answers: more are asked once these are used up.
             needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
             if len(self.x) < AMONG * needed:
@@ -137,14 +146,9 @@ class Fitting:
 
     def _after_a_round(self, student: Student, first: int) -> Student:
         """A student after a few steps on the layers from `first` on; what they took is counted."""
-        network, damping = fitted(student, self.x, self.y, self.noise, self.rng, first)
-        self._count(network, len(self.x), first)
+        network, damping, work = fitted(student, self.x, self.y, self.noise, self.rng, first)
+        self.work += work
         return student.after(network, damping, *self.held)
-
-    def _count(self, network: Network, there: int, first: int) -> None:
-        """Count what a few steps on the layers from `first` on multiply."""
-        size = parameters(Network(network.layers[first:]))
-        self.work += STEPS * conjugate_gradients(size) * 4.0 * size * answers_per_step(network, there, first)
 
     def _worth(self, students: list[Student]) -> list[Student]:
         """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
@@ -158,25 +162,33 @@ class Fitting:
         """Parameters behind the layers that were read."""
         return parameters(Network(network.layers[min(len(self.method.known.layers), len(network.layers) - 1) :]))
 
-    def _slim(self, network: Network) -> Network:
+    def _slim(self, network: Network, as_well: float = AS_WELL) -> Network:
         """Without the neurons that it does not need, as far as the work allows; the same where that makes it worse.
+
+        Args:
+            network: Nearly right.
+            as_well: By what factor errors may grow.
 
         Queries: `0`
         """
-        some = self.rng.permutation(len(self.x))[: max(FEWEST_TO_SLIM, answers_per_step(network, len(self.x)))]
+        # Of many parameters most are the first layer's, and these stay.
+        first = int(parameters(network) > MANY and len(network.layers) > 2)
+        some = np.flatnonzero(near(network, self.x, self.y))
+        some = self.rng.permutation(some)[: max(FEWEST_TO_SLIM, answers_per_step(network, len(some), first))]
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:
             if self.work > self.method.work:
                 return trial
-            # Of many parameters most are the first layer's, and these stay.
-            first = int(parameters(trial) > MANY and len(trial.layers) > 2)
-            self._count(trial, len(x), first)
-            return fitted(Student.begin(trial, *self.held), x, y, self.noise, self.rng, first)[0]
+            student, moves = Student(trial, NEARLY, trial, np.inf), min(first, len(trial.layers) - 1)
+            trial, _, work = fitted(student, x, y, self.noise, self.rng, moves, brief=True)
+            self.work += work
+            return trial
 
-        smaller = slimmed(network, x, y, self.noise, fit)
-        self.stats["widths_fitted"] = network.widths
-        return smaller if rms(smaller, *self.held) <= 2 * max(rms(network, *self.held), self.noise) else network
+        smaller = slimmed(network, x, y, self.noise, fit, as_well)
+        self.stats.setdefault("widths_fitted", network.widths)
+        before = trimmed_rms(network, *self.held)
+        return smaller if trimmed_rms(smaller, *self.held) <= 2 * max(before, self.noise) else network
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
@@ -250,12 +262,12 @@ class Fitting:
     def _keep(self, students: Sequence[Student]) -> None:
         """Hold on to the best network so far."""
         one = min(students, key=lambda each: each.error)
-        if self.best is None or one.error <= rms(self.best, *self.held):
+        if self.best is None or one.error <= trimmed_rms(self.best, *self.held):
             self.best = one.best
 
     def _well(self, network: Network) -> bool:
         """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""
-        return rms(network, *self.held) <= WELL * self._spread()
+        return trimmed_rms(network, *self.held) <= WELL * self._spread()
 
     def _right(self) -> bool:
         """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
-from unveil.identification.fitting.slimming import rms
 from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
@@ -20,11 +19,17 @@ FEW = 1500
 STEPS, PER_PARAMETER, FEWEST, ENOUGH = 4, 12.0, 5000, 40_000
 # Conjugate gradients per step, for up to so many parameters and for more: steps that are solved badly get nowhere.
 CONJUGATE, CONJUGATE_OF_MANY, MANY = 200, 50, 20_000
+# Steps and conjugate gradients of a network that has lost neurons.
+BRIEF = (2, 60)
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
 STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
 # Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
+# Answers that are off by so many times the median, at most this share of all, are left out of a step: they lie on the
+# wrong side of a hyperplane, where the model that is linear in the parameters says nothing of them, and would spread
+# their errors over all weights.
+FAR_OFF, STRAYS = 20.0, 0.01
 # Candidates per question that students choose, and the share of a round's questions that they choose.
 CANDIDATES, CHOSEN = 8, 0.5
 # How far out candidates lie, in usual lengths, where there is no box.
@@ -41,7 +46,7 @@ class Student:
         network: As it is now.
         damping: Of its next step.
         best: The best one on answers it was not fitted to.
-        error: Root mean square error of that there, absolute.
+        error: Root mean square error of that there, absolute, but for the worst `STRAYS` of the answers.
     """
 
     network: Network
@@ -52,24 +57,46 @@ class Student:
     @classmethod
     def begin(cls, network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Student:
         """A student as it starts, held against answers it was not fitted to."""
-        return cls(network, DAMPING, network, rms(network, x, y))
+        return cls(network, DAMPING, network, trimmed_rms(network, x, y))
 
     def after(self, network: Network, damping: float, x: np.ndarray, y: np.ndarray) -> Student:
         """The student as another network, the better one of both kept; x and y as in `begin`."""
-        error = rms(network, x, y)
+        error = trimmed_rms(network, x, y)
         best = (network, error) if error < self.error else (self.best, self.error)
         return replace(self, network=network, damping=damping, best=best[0], error=best[1])
+
+
+def trimmed_rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
+    """Root mean square of what a network leaves of answers, but for the worst `STRAYS` of them.
+
+    Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
+    """
+    off = np.sort(_off(network, x, y))
+    error = float(np.sqrt(off[: len(off) - int(STRAYS * len(off))].mean()))
+    return error if np.isfinite(error) else np.inf
+
+
+def near(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
+    """Which answers are no strays. Where more than few are far off a neuron is missing, and none is one."""
+    off = _off(network, x, y)
+    far = off > FAR_OFF**2 * float(np.median(off))
+    return np.asarray(~far | (far.mean() > STRAYS))
+
+
+def _off(network: Network, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " N"]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(((network(x) - y) ** 2).mean(axis=1))
 
 
 def hard_ones(
     network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " count"]:
-    """Which answers to fit: the worst of some, and as many others at random as make up the count."""
-    if len(x) <= count:
-        return np.arange(len(x))
+    """Which answers to fit: the worst of some but for strays, and as many others at random as make up the count."""
     some = rng.permutation(len(x))[: AMONG * count]
-    off = ((network(x[some]) - y[some]) ** 2).sum(axis=1)
-    order = some[np.argsort(-off, kind="stable")]
+    some = some[near(network, x[some], y[some])]
+    if len(some) <= count:
+        return np.sort(some)
+    order = some[np.argsort(-_off(network, x[some], y[some]), kind="stable")]
     hard = int(HARD * count)
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
@@ -86,15 +113,16 @@ def conjugate_gradients(size: int) -> int:
     return CONJUGATE if size <= MANY else CONJUGATE_OF_MANY
 
 
-def fitted(
+def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
     student: Student,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     noise: float,
     rng: np.random.Generator,
     first: int = 0,
-) -> tuple[Network, float]:
-    """A few damped steps of least squares, on hard answers and others; the network, and the next damping.
+    brief: bool = False,
+) -> tuple[Network, float, float]:
+    """A few damped steps of least squares, on hard answers and others; the next damping, and the numbers multiplied.
 
     Args:
         student: Where to start.
@@ -103,6 +131,7 @@ def fitted(
         noise: Deviation of the answers' errors, absolute.
         rng: Draws the others.
         first: The first layer that moves.
+        brief: Fewer steps, solved less well, of a network that is right already or not worth more.
 
     Queries: `0`; the answers are given.
     """
@@ -111,14 +140,15 @@ def fitted(
     tail, h = Network(network.layers[first:]), x[rows]
     for layer in network.layers[:first]:
         h = layer(h)
-    damping = student.damping
-    if parameters(tail) <= FEW:
-        tail = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW).network
+    damping, size = student.damping, parameters(tail)
+    if size <= FEW:
+        polished = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW)
+        tail, work = polished.network, polished.steps * float(size) ** 2 * y[rows].size
     else:
-        most = conjugate_gradients(parameters(tail))
-        got = damped_fit(tail, h, y[rows], noise=noise, steps=STEPS, most=most, damping=damping)
-        tail, damping = got.network, got.damping
-    return Network((*network.layers[:first], *tail.layers), network.shape), damping
+        steps, most = BRIEF if brief else (STEPS, conjugate_gradients(size))
+        got = damped_fit(tail, h, y[rows], noise=noise, steps=steps, most=most, damping=damping)
+        tail, damping, work = got.network, got.damping, 4.0 * size * got.products * len(rows)
+    return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
 
 
 def questions(
