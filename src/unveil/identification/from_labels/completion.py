@@ -9,7 +9,7 @@ import numpy as np
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
-from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.faces import ROUGH, Precision
 from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
@@ -33,6 +33,9 @@ MISSED = 0.05
 
 SHARE = 0.03
 """How finely boundary points are located for the last fit, as a share of the accuracy that is wanted."""
+
+CLEAR = 1e3
+"""By so much the last layer's null vector must stand out; a hundredth is enough where hyperplanes are known coarsely."""
 
 WEAK = 0.1
 """Neurons of less than this share of the usual effect are tried without."""
@@ -84,6 +87,7 @@ class Completion:
         self.points = Crossings.none(pool.chart.n)
         self.coarse = max(1e-9, 4 * precision.digits)
         self.accuracy = accuracy
+        self.clear = CLEAR if precision.normal < ROUGH else CLEAR / 100
         self.fine = max(2 * precision.digits, SHARE * accuracy)
 
     def attempt(self, first: PairOutput | None) -> Completed | None:
@@ -96,7 +100,7 @@ class Completion:
         model = first.model
         figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips, "pair": tuple(int(c) for c in model.classes)}
         doubts: list[str] = []
-        if not figures["gap"] > 1e3:
+        if not figures["gap"] > self.clear:
             doubts.append("the last layer's equations have no solution that stands out")
             return Completed(model, np.inf, False, tuple(doubts), figures)
         fresh, missed = Crossings.none(self.chart.n), 1.0
@@ -133,7 +137,7 @@ class Completion:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:
             doubts.append(f"{fitted.outside:.0%} of the boundary points lie off the model's boundaries")
-        limit = 10 * self.accuracy
+        limit = max(10 * self.accuracy, 4 * self.precision.digits)
         if rms > limit:
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         # All points met before lie on the boundary, too, as exactly as they were located.
@@ -178,9 +182,9 @@ class Completion:
         for share in (0.3, 1.0):
             at = self._of_pair(int(share * equations_needed(k, d)), (one, two))
             best = pair_output(planes, at, ours, (one, two))
-            if (best is None or best.gap < 1e4) and search.supposed == k > 0:
+            if (best is None or best.gap < 10 * self.clear) and search.supposed == k > 0:
                 best = pair_output(planes, at, ours, (one, two), oriented=True)
-            if best is not None and best.gap > 1e4:
+            if best is not None and best.gap > 10 * self.clear:
                 break
         return best
 
@@ -204,7 +208,7 @@ class Completion:
             found = pair_weights(inner, bias, self._of_pair(need, pair), pair, activation("tanh"))
             if found is not None and (best is None or found.gap > best.gap):
                 best = found
-            if best is not None and best.gap > 1e4:
+            if best is not None and best.gap > 10 * self.clear:
                 break
         return best
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
-from unveil.identification.from_labels.faces import Faces, Precision, Walks, tolerance_at
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, Walks, tolerance_at
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,15 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         h2 = np.sum((second.x - place[1][both]) * on.normal[both], axis=1)
         slope = (h2 - h1) / eta[both]
         steep = np.abs(slope) > 1e-6 + 8 * cell[both] / eta[both]
+        before, blur = _just_before(side, on[both], t[both], walks.low[todo][both], eta[both], cell[both], precision)
         with np.errstate(divide="ignore", invalid="ignore"):
-            s = high[both] + eta[both] - h1 / slope
-            error = (4 * cell[both] + tolerance_at(precision, on[both], high[both])) / np.abs(slope) + cell[both]
+            s = high[both] + eta[both] - (h1 - before) / slope
+            error = (4 * cell[both] + blur) / np.abs(slope) + cell[both]
         low = walks.low[todo][both]
         fits = steep & (s > low - 3 * error - 1e-3 * eta[both]) & (s < high[both] + 3 * error + 1e-3 * eta[both])
         fits &= error < 0.1 * eta[both]
         rows = both[fits]
-        z = on.x[rows] + s[fits, None] * t[rows]
+        z = on.x[rows] + s[fits, None] * t[rows] + before[fits, None] * on.normal[rows]
         parts.append((z, walks.face[todo][rows], eta[rows], error[fits], todo[rows]))
         behind.append(first[fits])
         todo = np.setdiff1d(todo, todo[rows])
@@ -76,6 +77,29 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), todo)
     z, face, gap, error, index = (np.concatenate([part[i] for part in parts]) for i in range(5))
     return DualPoints(z, face, Crossings.joined(behind), gap, error, index)
+
+
+def _just_before(  # noqa: PLR0913 - what all dual points share, and where these are
+    side: Side,
+    on: Faces,
+    t: Float[np.ndarray, "N d"],
+    low: Float[np.ndarray, " N"],
+    eta: Float[np.ndarray, " N"],
+    cell: Float[np.ndarray, " N"],
+    precision: Precision,
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """How far off the face the boundary lies just before its end, and how exactly that is known.
+
+    Queries: none where normals are fine; else about 10 each
+    """
+    off, blur = np.zeros(len(on)), tolerance_at(precision, on, low)
+    if precision.normal < ROUGH or not len(on):
+        return off, blur
+    place = on.x + (low - eta)[:, None] * t
+    near, rows = cross_near(side, place, on.normal, on.before, on.after, blur, cell, grow=1)
+    off[rows] = np.sum((near.x - place[rows]) * on.normal[rows], axis=1)
+    blur[rows] = cell[rows] + on.error[rows] * 2 * eta[rows]
+    return off, blur
 
 
 def _turned_back(

@@ -21,8 +21,14 @@ ROUGH = 1e-6
 LONGEST = 2.0
 """Such moves at most, in sizes of a typical input."""
 
-NEXT = 1e-3
-"""So close before and behind a known hyperplane it is asked, as a share of its distance."""
+BENT = 8
+"""So many digits off a straight line the boundary bends."""
+
+FAR_BEHIND = 0.1
+"""The least share of a walk's length behind its end at which the boundary is asked, where normals are coarse."""
+
+NEXT, COARSE_NEXT = 1e-3, 1e-2
+"""So close before and behind a known hyperplane it is asked, as a share of its distance; where normals are coarse."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Precision:
     def normal(self) -> float:
         """The error of a normal, per coordinate."""
         return self.cell / self.step
+
+    @property
+    def aside(self) -> float:
+        """So close before and behind a known hyperplane it is asked, as a share of its distance: bends must be seen."""
+        return NEXT if self.normal < ROUGH else COARSE_NEXT
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,12 @@ class Faces:
 
 
 def faces_at(
-    side: Side, crossings: Crossings, precision: Precision, step: float, rng: np.random.Generator
+    side: Side,
+    crossings: Crossings,
+    precision: Precision,
+    step: float,
+    rng: np.random.Generator,
+    across: Float[np.ndarray, "N d"] | None = None,
 ) -> tuple[Faces, Int[np.ndarray, " M"]]:
     """The boundary's normals at crossings, by how far it moves when the input does.
 
@@ -96,6 +112,7 @@ def faces_at(
         precision: Lengths to ask at.
         step: The move; shorter than `precision.step` close to an edge.
         rng: Turns the moves.
+        across: Normals on the other sides of edges close by, see `_stretched`.
 
     Returns:
         The M faces with a normal, and which of the crossings they belong to.
@@ -126,9 +143,10 @@ def faces_at(
     faces = Faces(crossings.x[rows], points.along, before, after, np.full(len(rows), cell / step))
     straight = _straight(side, faces, step, 8 * cell * np.sqrt(d), rng)
     faces, rows = faces[straight], rows[straight]
-    if 2 * precision.digits / step < ROUGH:
+    # Where coarser normals than there could be are asked for, short moves are enough.
+    if 2 * precision.digits / step < ROUGH or precision.cell > 2 * precision.digits:
         return faces, rows
-    faces = _stretched(side, faces, precision, step, rng)
+    faces = _stretched(side, faces, precision, step, rng, None if across is None else across[rows])
     # What was coarse may have hidden an edge close by: now it shows.
     good = np.ones(len(faces), dtype=bool)
     for _ in range(4):
@@ -139,44 +157,70 @@ def faces_at(
     return faces[np.flatnonzero(good)], rows[good]
 
 
-def _stretched(side: Side, faces: Faces, precision: Precision, step: float, rng: np.random.Generator) -> Faces:
+def _stretched(
+    side: Side,
+    faces: Faces,
+    precision: Precision,
+    step: float,
+    rng: np.random.Generator,
+    across: Float[np.ndarray, "N d"] | None = None,
+) -> Faces:
     """The same with normals from moves as long as each face allows, where short ones are too coarse: in float32.
 
-    Queries: about 20 for each face and coordinate
+    Moves grow fourfold as long as the boundary lies as far to the one side behind as to the other in front: where it
+    bends in between, it does not.
+
+    Args:
+        side: Answers.
+        faces: With normals by the step.
+        precision: Lengths to ask at.
+        step: The move by which normals were measured.
+        rng: Turns the moves.
+        across: Normals on the other sides of edges close by, pointing to this one. All moves but one go along the edge.
+
+    Queries: about 14 for each face, coordinate and length
     """
     count, d = faces.x.shape
     if not count or d < 2:
         return faces
     drawn = rng.standard_normal((count, d, d))
     drawn[:, 0] = faces.normal
-    along = np.linalg.qr(drawn.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, 1:].reshape(-1, d)
-    # Both ways: an edge close by bounds one of them only.
-    along = np.concatenate([along, -along])
-    which = np.tile(np.repeat(np.arange(count), d - 1), 2)
-    reached, going, s = np.zeros(len(which)), np.arange(len(which)), 2.0 * step
-    while len(going) and s < LONGEST:
-        on, length = faces[which[going]], np.full(len(going), s)
-        passes = on_face(side, on, on.x + s * along[going], tolerance_at(precision, on, length))[0]
-        going = going[passes]
-        reached[going] = s
-        s *= 2
-    half_way = len(which) // 2
-    back = reached[half_way:] > reached[:half_way]
-    pick = np.arange(half_way) + half_way * back
-    along, which, reached = along[pick], which[pick], reached[pick]
-    rows = np.flatnonzero(reached > 0)
-    on, length = faces[which[rows]], reached[rows]
-    place = on.x + length[:, None] * along[rows]
-    half = tolerance_at(precision, on, length)
-    cell = 2 * precision.digits * (1 + length)
-    near, heard = cross_near(side, place, on.normal, on.before, on.after, half, cell, grow=1)
-    off = np.sum((near.x - place[heard]) * on.normal[heard], axis=1) / length[heard]
+    if across is not None:
+        drawn[:, 1] = across
+    along = np.linalg.qr(drawn.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, 1:]
+    if across is not None:
+        along[:, 0] *= np.sign(np.sum(along[:, 0] * across, axis=1, keepdims=True))
+    along = along.reshape(-1, d)
+    which = np.repeat(np.arange(count), d - 1)
+    # Away from an edge there is one side only: half-way the boundary must be half as far off.
+    other = np.full((count, d - 1), -1.0)
+    other[:, 0] = -1.0 if across is None else 0.5
+    other = other.ravel()
+    error, slope = np.repeat(faces.error, d - 1), np.zeros(len(which))
+    going, s = np.arange(len(which)), 4.0 * step
+    while len(going) and s <= LONGEST:
+        on, digits = faces[which[going]], precision.digits * (1 + s)
+        expected = along[going] + slope[going, None] * on.normal
+        half = 4 * digits + 4 * error[going] * s
+        off, met = np.full((2, len(going)), np.nan), np.ones(len(going), dtype=bool)
+        for row, times in enumerate((np.ones(len(going)), other[going])):
+            rows = np.flatnonzero(met)
+            place = on.x[rows] + (times[rows] * s)[:, None] * expected[rows]
+            at = (on.normal[rows], on.before[rows], on.after[rows], half[rows])
+            near, heard = cross_near(side, place, *at, digits, grow=0)
+            off[row, rows[heard]] = np.sum((near.x - place[heard]) * on.normal[rows[heard]], axis=1)
+            met = ~np.isnan(off[row])
+        times = other[going]
+        straight = np.flatnonzero(met & (np.abs(off[1] - times * off[0]) < BENT * digits))
+        slope[going[straight]] += ((off[0] + times * off[1]) / (s * (1 + times**2)))[straight]
+        going = going[straight]
+        error[going] = digits / s
+        s *= 4
     turned = faces.normal.copy()
-    np.subtract.at(turned, which[rows[heard]], off[:, None] * along[rows[heard]])
-    error = np.repeat(faces.error, d - 1).reshape(count, d - 1)
-    error.ravel()[rows[heard]] = (cell[heard] + precision.cell) / length[heard]
+    np.subtract.at(turned, which, slope[:, None] * along)
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
-    return Faces(faces.x, turned, faces.before, faces.after, np.sqrt(np.mean(error**2, axis=1)))
+    rough = np.sqrt(np.mean(error.reshape(count, d - 1) ** 2, axis=1))
+    return Faces(faces.x, turned, faces.before, faces.after, rough)
 
 
 def _straight(side: Side, faces: Faces, step: float, tolerance: float, rng: np.random.Generator) -> np.ndarray:
@@ -288,16 +332,18 @@ def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
     plane = np.full(len(face), -1)
     known = Hyperplanes.none(chart.n) if planes is None else planes
     ahead = known.ahead(faces.x[face], along)
+    aside = known.aside(faces.x[face], along, precision.aside)
     alive = (most > 4 * low) & np.isfinite(along).all(axis=1)
     going = alive.copy()
     while going.any():
         rows = np.flatnonzero(going)
-        later = np.where(ahead[rows] * (1 - NEXT) > low[rows, None], ahead[rows], np.inf)
+        later = np.where(ahead[rows] - aside[rows] > low[rows, None], ahead[rows], np.inf)
         which = later.argmin(axis=1) if later.shape[1] else np.zeros(len(rows), dtype=int)
         next_ = later[np.arange(len(rows)), which] if later.shape[1] else np.full(len(rows), np.inf)
+        gap = aside[rows, which] if later.shape[1] else np.zeros(len(rows))
         # Known hyperplanes are the likelier ends, but only once some are known does it pay to jump at them.
-        meets = next_ * (1 + NEXT) < most[rows]
-        s = np.where(meets, next_ * (1 - NEXT), np.minimum(4 * low[rows], most[rows]))
+        meets = next_ + gap < most[rows]
+        s = np.where(meets, next_ - gap, np.minimum(4 * low[rows], most[rows]))
         passes = _there(side, faces, face, along, rows, s, precision)[0]
         low[rows[passes]], high[rows[~passes]] = s[passes], s[~passes]
         going[rows[~passes]] = False
@@ -306,7 +352,7 @@ def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
         plane[endless] = -2
         beyond = np.flatnonzero(passes & meets)
         if len(beyond):
-            s = next_[beyond] * (1 + NEXT)
+            s = (next_ + gap)[beyond]
             still = _there(side, faces, face, along, rows[beyond], s, precision)[0]
             low[rows[beyond[still]]] = s[still]
             if passed is not None:
@@ -372,6 +418,7 @@ def faces_behind(
     on, t = faces[walks.face], walks.along
     a = planes.normals[walks.plane]
     s = -(np.sum(on.x * a, axis=1) + planes.offsets[walks.plane]) / np.sum(t * a, axis=1)
+    share = share if precision.normal < ROUGH else max(share, FAR_BEHIND)
     eta = np.maximum(share * np.minimum(s, 1.0), 30 * precision.cell)
     cell = np.maximum(1e-8 * eta, 2 * precision.digits * (1 + s))
     place = [on.x + (s + times * eta)[:, None] * t for times in (0.5, 1.5)]
@@ -393,7 +440,7 @@ def faces_behind(
     error = (on.error + np.abs(c) * planes.error[walks.plane[both]] + blur) / long
     # The line behind starts at the hyperplane: nothing else lies in between.
     starts = np.abs(h1 - 0.5 * eta * slope) < 1e-4 * eta + 10 * on.error * s
-    good = np.isfinite(c) & (long > 0.05) & starts & (error < 1e-5)
+    good = np.isfinite(c) & (long > 0.05) & starts & (error < max(1e-5, precision.normal))
     made = Faces(first, normal / long[:, None], on.before, on.after, error)
     good_rows = np.flatnonzero(good)
     return made[good_rows], both[good_rows]

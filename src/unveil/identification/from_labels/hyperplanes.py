@@ -61,6 +61,15 @@ class Hyperplanes:
             s = -(x @ self.normals.T + self.offsets) / (along @ self.normals.T)
         return np.where(s > 0, s, np.inf)
 
+    def aside(
+        self, x: Float[np.ndarray, "N d"], along: Float[np.ndarray, "N d"], share: float
+    ) -> Float[np.ndarray, "N k"]:
+        """How far before and behind each hyperplane a ray is off it: a share of its length, and as it is known at least."""
+        ahead = self.ahead(x, along)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            blur = 5 * self.error * (1 + ahead + np.linalg.norm(x, axis=1)[:, None]) / np.abs(along @ self.normals.T)
+        return np.where(np.isfinite(ahead), np.maximum(share * ahead, blur), 0.0)
+
     def holding(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """The hyperplane that each point lies on, or -1."""
         if not len(self):
@@ -72,6 +81,10 @@ class Hyperplanes:
 
     def distinct(self) -> Hyperplanes:
         """Those that are told apart; of several measurements of one, the sharpest."""
+        return self[self.different()]
+
+    def different(self) -> Int[np.ndarray, " s"]:
+        """Which these are."""
         kept: list[int] = []
         told = np.concatenate([self.normals, self.offsets[:, None]], axis=1)
         for i in np.argsort(self.error, kind="stable"):
@@ -80,7 +93,7 @@ class Hyperplanes:
             )
             if not (same < ALIKE).any():
                 kept.append(int(i))
-        return self[np.sort(np.array(kept, dtype=int))]
+        return np.sort(np.array(kept, dtype=int))
 
     def measured(
         self, which: int, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float

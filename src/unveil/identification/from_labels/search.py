@@ -23,7 +23,7 @@ from unveil.identification.from_labels.faces import (
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import corner, section
-from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
+from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, sharpened
 
 AT_ONCE = 2
 """Random faces measured at a time."""
@@ -49,11 +49,17 @@ BARREN = 48
 WALKS = 8
 """Walks from a face at a time."""
 
+COARSE = 2
+"""So many times as many, where normals are coarse."""
+
 CORNERS = 4
 """Known hyperplanes to which an edge is followed, at most."""
 
 DOUBTED = 3
 """Walks that pass a hyperplane before it is taken back, where normals are coarse."""
+
+SHARP = 1e-5
+"""Hyperplanes known less exactly are measured again before the last layer, where normals are coarse."""
 
 SHARED = 1_000
 """Dual points among which a hyperplane is looked for that was not met before."""
@@ -96,6 +102,8 @@ class HyperplaneSearch:
         self.stale = 0
         self.lost = 0
         self.walks = 0
+        # Where normals are coarse a face costs as much as many walks.
+        self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
 
     def run(self, patience: int, rounds: int = ROUNDS) -> None:
         """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show.
@@ -111,7 +119,7 @@ class HyperplaneSearch:
             for _ in range(DEPTH):
                 if not len(fresh) or self.stale >= patience or self.hopeless or self.barren:
                     break
-                known = self._walk(np.repeat(fresh, WALKS))
+                known = self._walk(np.repeat(fresh, self.each))
                 # Faces behind edges are walked on, too: they have cost their normals already.
                 behind = self._open_edges()
                 fresh = np.concatenate([behind, self._hop(known)])
@@ -136,7 +144,7 @@ class HyperplaneSearch:
             for _ in range(DEPTH):
                 if not len(fresh) or self.chart.ledger.asked >= end:
                     break
-                known = self._walk(np.repeat(fresh, WALKS))
+                known = self._walk(np.repeat(fresh, self.each))
                 fresh = np.concatenate([self._open_edges(), self._hop(known)])
 
     def bends(self, first: Hyperplanes) -> list[Edge]:
@@ -309,10 +317,24 @@ class HyperplaneSearch:
 
     def retract(self) -> None:
         """Take out hyperplanes that walks pass rather than end at: some come out wrong."""
-        wrong = (self.passed >= DOUBTED) & (self.passed > self.ended)
-        if not wrong.any():
+        self._only(np.flatnonzero((self.passed < DOUBTED) | (self.passed <= self.ended)))
+
+    def sharpen(self) -> None:
+        """Where normals are coarse, measure hyperplanes by dual points from many faces, and leave out what is one.
+
+        Queries: about 3,000 for each hyperplane
+        """
+        loose = np.flatnonzero(self.planes.error > SHARP)
+        if self.precision.normal < ROUGH or not len(loose):
             return
-        keep = np.flatnonzero(~wrong)
+        sharp = sharpened(self.side, self.chart, self.faces, self.planes[loose], self.precision, self.rng)
+        self.book("sharpening")
+        normals, offsets, error = self.planes.normals.copy(), self.planes.offsets.copy(), self.planes.error.copy()
+        normals[loose], offsets[loose], error[loose] = sharp.normals, sharp.offsets, sharp.error
+        self.planes = Hyperplanes(normals, offsets, error)
+        self._only(self.planes.different())
+
+    def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]
         self.through = [self.through[i] for i in keep]
         self.ended, self.passed = self.ended[keep], self.passed[keep]
@@ -384,7 +406,8 @@ class HyperplaneSearch:
         step = min(self.precision.step, gap / 8)
         cell = max(self.precision.normal * step, 2 * self.precision.digits)
         behind = sharpen(self.side, self.behind[i : i + 1], cell)
-        made, _ = faces_at(self.side, behind, self.precision, step, self.rng)
+        across = self.faces.normal[face] * np.sign(self.faces.normal[face] @ (behind.x[0] - z))
+        made, _ = faces_at(self.side, behind, self.precision, step, self.rng, across[None])
         if not len(made):
             self.lost += 1
             return np.empty(0, dtype=int), None

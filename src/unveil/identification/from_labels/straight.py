@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.dual_points import dual_points
-from unveil.identification.from_labels.faces import NEXT, Faces, Precision, Walks, closer, on_face, tolerance_at
+from unveil.identification.from_labels.faces import Faces, Precision, Walks, closer, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 
 FACES = 48
@@ -104,20 +104,22 @@ def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     with np.errstate(divide="ignore", invalid="ignore"):
         s = np.abs(off) / steep
         along = -np.sign(off)[:, None] * along / steep[:, None]
-    meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30)
-    meets[meets] &= s[meets] * (1 + 2 * NEXT) < 0.98 * chart.room(faces.x[meets], along[meets])
+    this = planes[np.array([which])]
+    aside = this.aside(faces.x, along, precision.aside)[:, 0]
+    meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
+    meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(faces.x[meets], along[meets])
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
     rows = np.flatnonzero(meets)
     rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
     rows = rng.permutation(rows)[:FACES]
     if not len(rows):
         return _no_walks(chart.n), 0
-    on, s, along = faces[rows], s[rows], along[rows]
-    near = s * (1 - NEXT)
+    on, s, along, aside = faces[rows], s[rows], along[rows], aside[rows]
+    near = s - aside
     there = np.flatnonzero(on_face(side, on, on.x + near[:, None] * along, tolerance_at(precision, on, near))[0])
     if not len(there):
         return _no_walks(chart.n), 0
-    on, far, along, near, rows = on[there], s[there] * (1 + NEXT), along[there], near[there], rows[there]
+    on, far, along, near, rows = on[there], (s + aside)[there], along[there], near[there], rows[there]
     still = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
     ended = Walks(rows, along, near, far, np.full(len(rows), which))
     return ended[np.flatnonzero(~still)], int(still.sum())
