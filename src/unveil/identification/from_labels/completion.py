@@ -9,8 +9,9 @@ import numpy as np
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
-from unveil.identification.from_labels.faces import ROUGH, Precision
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision
 from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
     PairOutput,
@@ -108,6 +109,11 @@ class Completion:
             whole = self._all_classes(first, figures)
             # The fit may be as good as points are located, and hyperplanes as they were measured.
             fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+            turned = self._turned(fitted.model, figures["pair"]) if first.model.affine.any() else None
+            if turned is not None:
+                first = turned
+                whole = self._all_classes(first, figures)
+                fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
             if not fitted.rms < 1e-3:
                 doubts.append("boundary points lie off the model's boundaries")
                 return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
@@ -153,6 +159,14 @@ class Completion:
         }
         return Completed(model, rms, not doubts, tuple(doubts), figures)
 
+    def _turned(self, model: LabelModel, pair: tuple[int, int]) -> PairOutput | None:
+        """The pair's last layer once more, without an affine part: hyperplanes are known better after a fit."""
+        long = np.linalg.norm(model.inner, axis=1)
+        planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), self.coarse))
+        at = self.points[np.flatnonzero(_between(self.points, *pair))]
+        found = pair_output(planes, at, Faces.none(self.chart.n), pair)
+        return found if found is not None and found.gap > self.clear and not found.model.affine.any() else None
+
     def _needed(self, fitted: Polished[LabelModel], at: Crossings) -> Polished[LabelModel]:
         """The same without neurons that the points do not need: hyperplanes that were none."""
         model = fitted.model
@@ -179,7 +193,8 @@ class Completion:
         one, two = self._touching(int(0.3 * equations_needed(k, d))) or tuple(int(c) for c in self.pool.classes[:2])
         ours = faces[np.flatnonzero(np.isin(faces.before, (one, two)) & np.isin(faces.after, (one, two)))]
         best = None
-        for share in (0.3, 1.0):
+        # Errors of hyperplanes known coarsely even out over more points.
+        for share in (0.3, 1.0) if self.precision.normal < ROUGH else (1.0, 4.0):
             at = self._of_pair(int(share * equations_needed(k, d)), (one, two))
             best = pair_output(planes, at, ours, (one, two))
             if (best is None or best.gap < 10 * self.clear) and search.supposed == k > 0:

@@ -87,6 +87,11 @@ class Faces:
         return Faces(self.x[rows], self.normal[rows], self.before[rows], self.after[rows], self.error[rows])
 
     @classmethod
+    def none(cls, d: int) -> Faces:
+        nothing = np.empty(0, dtype=int)
+        return cls(np.empty((0, d)), np.empty((0, d)), nothing, nothing, np.empty(0))
+
+    @classmethod
     def joined(cls, parts: list[Faces]) -> Faces:
         """One after the other."""
         names = ("x", "normal", "before", "after", "error")

@@ -17,6 +17,15 @@ from unveil.whitebox.activation import Activation, activation
 NOTHING = 1e-3
 """Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair."""
 
+EXPLAINED = 1e-3
+"""Share of a weight vector by which flips may fail to explain the linear part."""
+
+LOOSE, MOST_LOOSE = 100.0, 0.1
+"""The same for each error of the hyperplanes, and at most."""
+
+UNSURE = 0.25
+"""How far what must be 0 or 1 may be from it then."""
+
 
 @dataclass(frozen=True)
 class PairOutput:
@@ -96,7 +105,8 @@ def pair_output(
     gradient = ((sums > 0) * weight) @ A + linear
     sign = np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0
     weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
-    A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided)
+    loose = float(np.clip(LOOSE * np.median(planes.error), EXPLAINED, MOST_LOOSE)) if k else EXPLAINED
+    A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided, loose)
     # What is not active there now has a weight that the pair does not tell.
     silent = one_sided & (weight == 0)
     A, b = np.where(silent[:, None], -A, A), np.where(silent, -b, b)
@@ -150,8 +160,14 @@ def pair_weights(
     return PairOutput(model, gap, 0.0)
 
 
-def _oriented(
-    A: np.ndarray, b: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float, one_sided: np.ndarray
+def _oriented(  # noqa: PLR0913 - the pair's last layer, and how exactly it is known
+    A: np.ndarray,
+    b: np.ndarray,
+    weight: np.ndarray,
+    linear: np.ndarray,
+    offset: float,
+    one_sided: np.ndarray,
+    loose: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
     if not len(A):
         return A, b, weight, linear, offset, 0.0
@@ -163,11 +179,11 @@ def _oriented(
     # Of neurons on one side any weight may be left, of others one or none.
     taken = np.where(one_sided, turned, flip)
     left = np.linalg.norm(linear + terms @ taken) / max(np.linalg.norm(terms, axis=0).max(), 1e-300)
-    if left > 1e-3 and len(A) > A.shape[1] and not one_sided.any():
+    if left > loose and len(A) > A.shape[1] and not one_sided.any():
         side = by_balance(A, weight[:, None], (weight @ A + 2 * linear)[None], 1e-5)
         if side is not None:
             flip, left, flips = side < 0, 0.0, 0.0
-    if left > 1e-3:
+    if left > loose or (loose > EXPLAINED and flips > UNSURE):
         return A, b, weight, linear, offset, np.inf
     A, b = np.where(flip[:, None], -A, A), np.where(flip, -b, b)
     active = one_sided & (np.abs(turned) > NOTHING)

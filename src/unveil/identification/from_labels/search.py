@@ -23,7 +23,7 @@ from unveil.identification.from_labels.faces import (
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import corner, section
-from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, sharpened
+from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
 
 AT_ONCE = 2
 """Random faces measured at a time."""
@@ -58,9 +58,6 @@ CORNERS = 4
 DOUBTED = 3
 """Walks that pass a hyperplane before it is taken back, where normals are coarse."""
 
-SHARP = 1e-5
-"""Hyperplanes known less exactly are measured again before the last layer, where normals are coarse."""
-
 SHARED = 1_000
 """Dual points among which a hyperplane is looked for that was not met before."""
 
@@ -86,7 +83,7 @@ class HyperplaneSearch:
         self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
         d = chart.n
         nothing = np.empty(0, dtype=int)
-        self.faces = Faces(np.empty((0, d)), np.empty((0, d)), nothing, nothing, np.empty(0))
+        self.faces = Faces.none(d)
         self.planes = Hyperplanes.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
@@ -316,22 +313,9 @@ class HyperplaneSearch:
             self.supposed += 1
 
     def retract(self) -> None:
-        """Take out hyperplanes that walks pass rather than end at: some come out wrong."""
-        self._only(np.flatnonzero((self.passed < DOUBTED) | (self.passed <= self.ended)))
-
-    def sharpen(self) -> None:
-        """Where normals are coarse, measure hyperplanes by dual points from many faces, and leave out what is one.
-
-        Queries: about 3,000 for each hyperplane
-        """
-        loose = np.flatnonzero(self.planes.error > SHARP)
-        if self.precision.normal < ROUGH or not len(loose):
-            return
-        sharp = sharpened(self.side, self.chart, self.faces, self.planes[loose], self.precision, self.rng)
-        self.book("sharpening")
-        normals, offsets, error = self.planes.normals.copy(), self.planes.offsets.copy(), self.planes.error.copy()
-        normals[loose], offsets[loose], error[loose] = sharp.normals, sharp.offsets, sharp.error
-        self.planes = Hyperplanes(normals, offsets, error)
+        """Take out hyperplanes that walks pass rather than end at, and those met twice: some come out wrong."""
+        most = self.ended if self.precision.normal < ROUGH else self.ended / 2
+        self._only(np.flatnonzero((self.passed < DOUBTED) | (self.passed <= most)))
         self._only(self.planes.different())
 
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:

@@ -83,10 +83,11 @@ def section(  # noqa: PLR0913 - what all sections share, and which this is
             x = bends.behind.x[0]
             onward = x - bends.z[0]
             onward -= (onward @ v) * v
+            rough = max(1e-7, float((bends.error[0] + precision.cell) / np.linalg.norm(onward)))
             onward /= np.linalg.norm(onward)
             normal = _turned(onward, edge)
             normal = normal * np.sign(normal @ on.normal[0])
-            on, along = Faces(x[None], normal[None], on.before, on.after, np.full(1, 1e-7)), onward
+            on, along = Faces(x[None], normal[None], on.before, on.after, np.full(1, rough)), onward
 
 
 def corner(  # noqa: PLR0913 - what all sections share, and which this is
