@@ -64,7 +64,7 @@ class Hyperplanes:
     def aside(
         self, x: Float[np.ndarray, "N d"], along: Float[np.ndarray, "N d"], share: float
     ) -> Float[np.ndarray, "N k"]:
-        """How far before and behind each hyperplane a ray is off it: a share of its length, and as it is known at least."""
+        """How far before and behind each hyperplane to ask: a share of the way to it, and at least as it is known."""
         ahead = self.ahead(x, along)
         with np.errstate(divide="ignore", invalid="ignore"):
             blur = 5 * self.error * (1 + ahead + np.linalg.norm(x, axis=1)[:, None]) / np.abs(along @ self.normals.T)
