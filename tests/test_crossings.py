@@ -11,21 +11,13 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.dual_points import dual_points
-from unveil.identification.from_labels.faces import (
-    Faces,
-    Precision,
-    Walks,
-    faces_at,
-    faces_behind,
-    tangents,
-    tolerance_at,
-    walk,
-)
+from unveil.identification.from_labels.faces import Faces, Precision, faces_at, tangents, tolerance_at
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sections import corner, section
+from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
 

@@ -36,7 +36,7 @@ SHARE = 0.03
 """How finely boundary points are located for the last fit, as a share of the accuracy that is wanted."""
 
 CLEAR = 1e3
-"""By so much the last layer's null vector must stand out; a hundredth is enough where hyperplanes are known coarsely."""
+"""By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
 
 WEAK = 0.1
 """Neurons of less than this share of the usual effect are tried without."""

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
-from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, Walks, tolerance_at
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, tolerance_at
+from unveil.identification.from_labels.walks import Walks
 
 
 @dataclass(frozen=True)

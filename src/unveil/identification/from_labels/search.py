@@ -9,21 +9,13 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
-from unveil.identification.from_labels.faces import (
-    ROUGH,
-    Faces,
-    Precision,
-    Walks,
-    closer,
-    faces_at,
-    faces_behind,
-    tangents,
-    walk,
-)
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, apart
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import corner, section
 from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
+from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 AT_ONCE = 2
 """Random faces measured at a time."""
@@ -291,26 +283,12 @@ class HyperplaneSearch:
         self._drop()
 
     def suppose(self) -> None:
-        """Take for the hyperplane of an edge the one parallel to another face, where only one lies in its span.
-
-        A face on which a single neuron is active is parallel to that neuron's hyperplane. Where faces are few nothing
-        else tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face.
-        """
+        """Take hyperplanes of edges that nothing else tells from faces parallel to them."""
         for edge in list(self.edges):
-            angle = np.arctan2(self.faces.normal @ edge.across, self.faces.normal @ edge.normal) % np.pi
-            out = self.faces.normal - np.outer(self.faces.normal @ edge.normal, edge.normal)
-            out -= np.outer(out @ edge.across, edge.across)
-            fuzz = 100 * (edge.rough + self.faces.error * np.sqrt(self.chart.n))
-            inside = np.linalg.norm(out, axis=1) < fuzz
-            for own in (0.0, edge.angle):
-                inside &= apart(angle, own) > fuzz
-            rows = np.flatnonzero(inside)
-            if not len(rows) or apart(angle[rows], angle[rows[0]]).max() > fuzz[rows].max():
-                continue
-            normal = edge.at(float(angle[rows[0]]))
-            toward = np.sign(normal @ (self.faces.x[rows[0]] - edge.z)) or 1.0
-            self._accept(edge, toward * normal, float(fuzz[rows[0]]) / 20)
-            self.supposed += 1
+            seen = parallel(edge, self.faces)
+            if seen is not None:
+                self._accept(edge, *seen)
+                self.supposed += 1
 
     def retract(self) -> None:
         """Take out hyperplanes that walks pass rather than end at, and those met twice: some come out wrong."""

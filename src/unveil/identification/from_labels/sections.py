@@ -13,15 +13,9 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
-from unveil.identification.from_labels.faces import (
-    Faces,
-    Precision,
-    Walks,
-    closer,
-    faces_behind,
-    walk,
-)
+from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
+from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 HOPS = 2
 """Bends looked at in each direction of a section."""

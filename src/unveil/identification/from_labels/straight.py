@@ -8,8 +8,9 @@ from jaxtyping import Bool, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.dual_points import dual_points
-from unveil.identification.from_labels.faces import Faces, Precision, Walks, closer, on_face, tolerance_at
+from unveil.identification.from_labels.faces import Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.walks import Walks, closer
 
 FACES = 48
 """Faces from which each hyperplane is looked at, at most."""
