@@ -9,8 +9,8 @@ import unveil as uv
 from tests.helpers import assert_rate, flipped, random_weights, relu_net
 from unveil.blackbox.noise_model import mantissa_bits, multiples
 from unveil.blackbox.span_search.known import Known
-from unveil.blackbox.span_search.points import Places, most_queries
-from unveil.blackbox.span_search.refinement import _without_spoiled
+from unveil.blackbox.span_search.points import most_queries
+from unveil.blackbox.span_search.refinement import _unspoiled
 from unveil.testing import Answered, known_model
 
 
@@ -274,18 +274,19 @@ def test_a_full_rank_is_told_from_one_less_without_asking_twice(short: int) -> N
 
 def test_a_place_that_no_correction_explains_is_left_out_unless_the_span_hangs_on_it(rng: np.random.Generator) -> None:
     count, m, rank, wide = 30, 2, 4, 9
-    places = Places(rng.standard_normal((count, 12)), np.zeros((count, m)), np.ones((count, m)))
+    everywhere = np.ones((count * m, 1))
     c = rng.standard_normal((count * m, rank))
     slopes = c @ rng.standard_normal((rank, wide)) + 1e-3 * rng.standard_normal((count * m, wide))
     slopes[6:8] += rng.standard_normal((2, wide))  # the fourth place met a breakpoint
-    kept, rows, rest = _without_spoiled(places, c, slopes)
-    assert np.array_equal(kept.x, np.delete(places.x, 3, axis=0))
-    assert np.abs(rest - rows @ (np.linalg.pinv(rows) @ rest)).max() < 1e-2
+    kept = _unspoiled(c, slopes, everywhere, count)
+    assert np.array_equal(np.flatnonzero(~kept), [3])
+    # One that counts for little spoils nothing.
+    little = everywhere.copy()
+    little[6:8] = 1e-4
+    assert _unspoiled(c, slopes, little, count).all()
     # Saturated nearly everywhere: the few places with a slope are all that is known of the span.
     c[8:], slopes[8:] = 0.0, 0.0
-    kept, rows, _ = _without_spoiled(places, c, slopes)
-    assert len(kept) == count
-    assert rows.any()
+    assert _unspoiled(c, slopes, everywhere, count).all()
 
 
 def test_places_without_a_slope_do_not_end_a_search(rng: np.random.Generator) -> None:
@@ -341,3 +342,49 @@ def test_what_is_left_out_is_never_none_where_answers_are_rounded(place, rng: np
     else:
         assert span.outcome is uv.Outcome.complete
         assert outside <= span.accuracy
+
+
+def _steep(rng: np.random.Generator) -> tuple[object, np.ndarray]:
+    """Behind a norm and a steep sigmoid: what is lost inside counts many times more in some places than in others."""
+    n, k = 24, 8
+    w, u = (rng.standard_normal(s).astype(np.float32) / np.float32(s[1] ** 0.5) for s in ((k, n), (k, k)))
+    v = (60 * rng.standard_normal((k, 1)) / k**0.5).astype(np.float32)
+
+    def norm(h: np.ndarray) -> np.ndarray:
+        return (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + np.float32(1e-5))
+
+    def model(x: np.ndarray) -> np.ndarray:
+        h = np.maximum(norm(np.maximum(norm(x.astype(np.float32) @ w.T), 0) @ u.T), 0) @ v
+        return 1 / (1 + np.exp(-np.clip(h, -80, 80)))
+
+    return model, (w - w.mean(0, dtype=np.float64)).astype(np.float64)
+
+
+def _scaled(rng: np.random.Generator) -> tuple[object, np.ndarray]:
+    """A scaler inside, asked far from its data: large sums lose digits, and breakpoints lie close together."""
+    n, k = 20, 5
+    deviation = np.exp(rng.uniform(np.log(3e-3), np.log(500), n)).astype(np.float32)
+    w = (rng.standard_normal((k, n)) / n**0.5).astype(np.float32)
+    b, v = rng.standard_normal(k).astype(np.float32), (2 * rng.standard_normal(k)).astype(np.float32)
+
+    def model(x: np.ndarray) -> np.ndarray:
+        p = 1 / (1 + np.exp(-np.maximum(((x.astype(np.float32) - 3 * deviation) / deviation) @ w.T + b, 0) @ v))
+        return np.stack([1 - p, p], axis=1)
+
+    return model, w / deviation.astype(np.float64)
+
+
+@pytest.mark.parametrize("draw", [_steep, _scaled])
+def test_no_direction_is_noise_and_the_accuracy_holds_where_noise_differs_from_place_to_place(draw) -> None:
+    right = []
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 31])
+        model, rows = draw(rng)
+        with np.errstate(over="ignore"):
+            span = uv.row_span(uv.as_oracle(model, rows.shape[1], budget=60_000), rng=rng)
+        if span.outcome in (uv.Outcome.complete, uv.Outcome.approximate):
+            _, values, right_vectors = np.linalg.svd(rows, full_matrices=False)
+            true = right_vectors[values > 1e-6 * values[0]]
+            right.append(np.linalg.norm(span.basis - span.basis @ true.T @ true, 2) <= span.accuracy)
+    assert len(right) >= 6
+    assert_rate(right, 0.97)

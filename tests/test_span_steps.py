@@ -11,12 +11,13 @@ import pytest
 import unveil as uv
 from unveil.blackbox.noise_model import measure_noise
 from unveil.blackbox.span_search.accuracy import measure, price, truncate
+from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.growth import confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import refusal, undecided
-from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen
+from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen, slope_weights
 from unveil.blackbox.span_search.search import _best, _worth
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
@@ -223,3 +224,51 @@ def test_steps_and_constants_are_told_from_slopes(rng: np.random.Generator) -> N
     ask, _ = begun(lambda x: np.full((len(x), 1), 2.5), 10, rng)
     ask.draw(4)
     assert undecided(ask) is uv.Outcome.nothing_to_find
+
+
+def test_the_noise_heard_beside_a_place_is_what_the_model_loses_there(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((10, 2))
+    lost = np.random.default_rng(5)
+
+    def model(x: np.ndarray) -> np.ndarray:
+        size = 1e-6 * np.where(x[:, :1] > 0, 300.0, 1.0)
+        return x @ w + size * lost.standard_normal((len(x), 2))
+
+    ask, state = begun(model, 10, rng, noisy=True)
+    here = ask.draw(200, state.steps.margin)
+    there = ask.heard(here)
+    loud = here.x[:, 0] > 0
+    assert np.allclose(there.fx * there.sigma, here.fx * here.sigma, rtol=1e-12)
+    assert (there.sigma >= here.sigma).all()
+    level = np.sqrt(np.mean(there.sigma[loud] ** 2))
+    assert 0.8 * 3e-4 < level < 1.2 * 3e-4
+    # Slopes are no noise, however steep, and where there are digits to spare nothing is asked.
+    ask, state = begun(lambda x: (1e4 * x @ w).astype(np.float32), 10, rng)
+    quiet = ask.draw(100, state.steps.margin)
+    assert np.median(ask.heard(quiet).sigma / quiet.sigma) < 3
+    ask, state = begun(lambda x: np.maximum(x @ w, 0), 10, rng)
+    quiet, before = ask.draw(10, state.steps.margin), ask.oracle.ledger.asked
+    assert ask.heard(quiet) is quiet
+    assert ask.oracle.ledger.asked == before
+
+
+def test_a_gradient_of_shorter_steps_counts_for_as_little_as_it_is_exact(rng: np.random.Generator) -> None:
+    w = np.linalg.qr(rng.standard_normal((20, 3)))[0]
+    model = lambda x: (np.maximum(x @ w, 0) @ np.ones((3, 1))).astype(np.float32)  # noqa: E731
+    ask, state = begun(model, 20, rng)
+    state = with_basis(state, w.T, row_error=1e-4)
+    x = rng.standard_normal((60, 20))
+    # A breakpoint within the usual step of half of the places.
+    x[::2] -= (x[::2] @ w[:, :1] - 0.3 * state.basis_step) @ w[:, :1].T
+    places, c = coordinates(ask, state.known.basis, ask.places(ask.oracle.nearest(x)), state.basis_step)
+    near = np.abs(places.x @ w[:, 0]) < state.basis_step
+    assert near.sum() > 10
+    assert (~near).sum() > 10
+    assert np.median(places.coarser[near]) > 3
+    assert np.median(places.coarser[~near]) == 1
+    true = (places.x @ w > 0) / places.sigma
+    error = np.sqrt(np.mean((c - true) ** 2, axis=1))
+    assert np.mean(error <= 4 * state.coarse * places.coarser) > 0.95
+    weights = slope_weights(replace(state, gradients=(places, c)), 10.0)[:, 0]
+    assert weights[near].max() < 1.001 * weights[~near].min() + 1e-12 or (places.coarser[near] == 1).any()
+    assert np.median(weights[near]) < np.median(weights[~near])

@@ -11,7 +11,16 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.span_search.directions import coordinates
 from unveil.blackbox.span_search.points import Asker, clipped_step
-from unveil.blackbox.span_search.refinement import drop_spurious, farthest, gather, noise_floor, sharpen, walled
+from unveil.blackbox.span_search.refinement import (
+    drop_spurious,
+    farthest,
+    gather,
+    noise_floor,
+    sharpen,
+    slope_weights,
+    walled,
+    weighted_inverse,
+)
 from unveil.blackbox.span_search.state import Goal, State
 
 SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
@@ -89,17 +98,17 @@ def measure(ask: Asker, state: State) -> State:
     state, share = _verify(ask, state)
     if state.full:
         return replace(state, accuracy=0.0, measured=True)
-    c = state.gradients[1]  # type: ignore[index]
+    places, c = state.gradients  # type: ignore[misc]
     n, r = state.known.n, state.rank
     directions, weights, mixing = _fresh_directions(ask, state)
     slopes, usual = _sketch(ask, state, directions)
     # The columns of c are in the order of the singular values; a column lost in noise tells nothing.
-    blur = state.coarse * math.sqrt(len(c)) / np.maximum(np.linalg.norm(c, axis=0), 1e-300)
+    blur = state.coarse * math.sqrt(len(c)) / np.maximum(np.linalg.norm(c / places.noise, axis=0), 1e-300)
     if blur.max() >= 1 or not np.isfinite(slopes).all():
         return replace(state, accuracy=1.0, measured=True)
     trust = np.clip(share, 0.02, 1.0) * np.sqrt(np.maximum(1 - blur**2, 0.05))
-    plain = np.linalg.pinv(c)
-    misfit = _misfit(ask, state, directions, weights, slopes, plain)
+    plain = weighted_inverse(c, slope_weights(state, usual))
+    misfit = _misfit(ask, state, directions, weights, (slopes, usual), plain)
     inverse = np.linalg.solve(mixing, plain / trust[:, None])
     error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
     # Rounded answers may happen not to differ at all: then what their rounding can hide is the error.
@@ -117,19 +126,21 @@ def _misfit(
     state: State,
     directions: Float[np.ndarray, "s n"],
     weights: Float[np.ndarray, " s"],
-    slopes: Float[np.ndarray, "Nm s"],
+    sketched: tuple[Float[np.ndarray, "Nm s"], float],
     inverse: Float[np.ndarray, "r Nm"],
 ) -> float:
     """Root mean square slope along the directions that no error of the span explains, at old and fresh places."""
     c = state.gradients[1]  # type: ignore[index]
+    slopes, usual = sketched
     error = inverse @ slopes
-    squares = float(np.sum(((slopes - c @ error) * weights) ** 2))
+    squares = float(np.sum((slope_weights(state, usual) * (slopes - c @ error) * weights) ** 2))
     count = max(0, len(c) - state.rank)
-    fresh = ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin)
+    fresh = ask.heard(ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin))
     places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
-        beside, _ = _sketch(ask, replace(state, gradients=(places, rows)), directions)
-        squares += float(np.sum(((beside - rows @ error) * weights) ** 2))
+        there = replace(state, gradients=(places, rows))
+        beside, usual = _sketch(ask, there, directions)
+        squares += float(np.sum((slope_weights(there, usual) * (beside - rows @ error) * weights) ** 2))
         count += len(rows)
     return math.sqrt(squares / (max(count, 1) * len(directions)))
 
@@ -137,7 +148,7 @@ def _misfit(
 def _aligned(state: State) -> State:
     """The basis turned to the right singular vectors of its gradients, so that weak directions stand alone."""
     places, c = state.gradients  # type: ignore[misc]
-    _, values, right = np.linalg.svd(c, full_matrices=False)
+    _, values, right = np.linalg.svd(c / places.noise, full_matrices=False)
     return state.with_span(
         right @ state.known.basis,
         gradients=(places, c @ right.T),
@@ -156,7 +167,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
     """
     state = _aligned(state)
     places, c = state.gradients  # type: ignore[misc]
-    values, m = np.linalg.norm(c, axis=0), ask.oracle.m
+    values, m = np.linalg.norm(c / places.noise, axis=0), ask.oracle.m
     floor = noise_floor(state, c)
     weak = np.flatnonzero(values < WEAK * floor)[-MOST_WEAK:]
     weak = weak if len(weak) else np.array([len(values) - 1])
@@ -170,6 +181,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
             asked, seen_there = ask.step(point, asked, sigma)
             change = np.where(np.isfinite(seen_there), seen_there - answer, 0.0)
             predicted = ((asked - point) @ state.known.basis.T) @ c[i * m : (i + 1) * m].T
+            change, predicted = change / places.coarser[i], predicted / places.coarser[i]
             seen += np.sum(change * predicted, axis=1)
             told += np.sum(predicted**2, axis=1)
         found = np.maximum(found, seen / np.maximum(told, 1e-300))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -271,11 +272,12 @@ def coordinates(
     Queries: `N (r + 1)`, more at breakpoints
     """
     frame = BasisFrame(basis)
-    rows, fine = [], np.zeros(len(places), dtype=bool)
+    rows, fine, coarser = [], np.zeros(len(places), dtype=bool), np.ones(len(places))
     for i in range(len(places)):
-        slope, fine[i], _ = slopes(ask, frame, places[i : i + 1], length, central)
+        slope, fine[i], coarser[i] = slopes(ask, frame, places[i : i + 1], length, central)
         if not fine[i] and shorter:
-            slope, fine[i], _ = slopes(ask, frame, places[i : i + 1], shorter)
+            slope, fine[i], coarser[i] = slopes(ask, frame, places[i : i + 1], shorter)
+            coarser[i] *= length / shorter
         if fine[i]:
             rows.append(slope.T)
-    return places[fine], np.vstack(rows or [np.empty((0, len(basis)))])
+    return replace(places, coarser=coarser)[fine], np.vstack(rows or [np.empty((0, len(basis)))])

@@ -68,7 +68,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
                 return state
             pool = pool[:0]
             continue
-        state, useful = _take(ask, state, pool[best : best + 1])
+        state, useful = _take(ask, state, ask.heard(pool[best : best + 1]))
         if not useful:
             return state
         yield state
@@ -133,8 +133,12 @@ def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
         here = ask.draw(count, state.steps.margin)
         slope, new, far, excess = _hidden_slope(ask, state, here, LONGER * state.steps.probe)
         again = np.flatnonzero(new)
-        if len(again):  # rounding varies from point to point: a finding must show twice
-            slope[again], new[again], far, _ = _hidden_slope(ask, state, here[again], 2 * LONGER * state.steps.probe)
+        if len(
+            again
+        ):  # rounding varies from point to point: a finding must show twice, and above the noise it has there
+            slope[again], new[again], far, _ = _hidden_slope(
+                ask, state, ask.heard(here[again]), 2 * LONGER * state.steps.probe
+            )
         if new.any():
             found = np.flatnonzero(new)[:POOL]
             ends = np.flatnonzero(new[again])[:POOL]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,8 @@ LEAST_ROWS = 64
 MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12
 TINY = float(np.finfo(float).tiny)
+CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
+HEARD, LAST_BITS = 5, 64  # answers beside a place from which its noise is told, and their spacing in last bits of it
 SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
 
 
@@ -44,22 +46,39 @@ class Places:
         x: (N, n).
         fx: (N, m), answers divided by `sigma`.
         sigma: (N, m), standard deviation of an answer.
+        coarser: (N,), how much noisier than with the usual step the gradients in coordinates of a basis are there.
     """
 
     x: Float[np.ndarray, "N n"]
     fx: Float[np.ndarray, "N m"]
     sigma: Float[np.ndarray, "N m"]
+    coarser: Float[np.ndarray, " N"]
+
+    @classmethod
+    def answered(
+        cls, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], sigma: Float[np.ndarray, "N m"]
+    ) -> Places:
+        """From the answers y."""
+        return cls(x, y / sigma, sigma, np.ones(len(x)))
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, which: np.ndarray | slice) -> Places:
-        return Places(self.x[which], self.fx[which], self.sigma[which])
+        return Places(self.x[which], self.fx[which], self.sigma[which], self.coarser[which])
 
     def joined(self, other: Places) -> Places:
         return Places(
-            np.vstack([self.x, other.x]), np.vstack([self.fx, other.fx]), np.vstack([self.sigma, other.sigma])
+            np.vstack([self.x, other.x]),
+            np.vstack([self.fx, other.fx]),
+            np.vstack([self.sigma, other.sigma]),
+            np.append(self.coarser, other.coarser),
         )
+
+    @property
+    def noise(self) -> Float[np.ndarray, "Nm 1"]:
+        """`coarser` for each gradient, to divide these by."""
+        return np.repeat(self.coarser, self.fx.shape[1])[:, None]
 
 
 class Asker:
@@ -134,8 +153,29 @@ class Asker:
         Queries: `N`
         """
         y = self._raw(x)
-        sigma = self.noise.sigma(self.oracle, y)
-        return Places(x, y / sigma, sigma)
+        return Places.answered(x, y, self.noise.sigma(self.oracle, y))
+
+    def heard(self, places: Places) -> Places:
+        """The same with the noise that answers beside each place show, where it is more than the usual.
+
+        What a model loses inside differs from place to place, most where it is steep, as it is where gradients are
+        taken. Read from second differences, as `noise_model.estimate_noise` does, since slopes leave nothing in them.
+
+        Queries: `HEARD` for each place, none where answers have digits to spare
+        """
+        oracle, count = self.oracle, len(places)
+        if not count or (self.noise.size / self.noise.level).max() > CLEAN_DIGITS:
+            return places
+        # A power of two times the input's own last bit: the points asked are equally spaced, exactly.
+        typical = np.sqrt(np.mean(places.x**2, axis=1, keepdims=True))
+        last = np.spacing(np.maximum(np.abs(places.x), typical).astype(oracle.dtype)).astype(np.float64)
+        step = LAST_BITS * last * self.rng.choice([-1.0, 1.0], size=places.x.shape)
+        x = places.x[:, None] + np.arange(1, HEARD + 1)[:, None] * step[:, None]
+        y = self._raw(oracle.nearest(x.reshape(-1, oracle.n))).reshape(count, HEARD, oracle.m)
+        bent = np.diff(np.concatenate([(places.fx * places.sigma)[:, None], y], axis=1), 2, axis=1)
+        level = np.sqrt(np.mean(bent**2, axis=1) / 6)
+        sigma = np.fmax(places.sigma, level)
+        return replace(places, fx=places.fx * places.sigma / sigma, sigma=sigma)
 
     def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
         """Fresh base points: the examples given, or as the oracle samples; others for those without an answer.
@@ -147,8 +187,7 @@ class Asker:
         while len(gone := np.flatnonzero(missing(y))):  # ends: too many missing answers are an error
             x[gone] = base_points(self.oracle, len(gone), self.rng, self.given, margin)
             y[gone] = self._raw(x[gone])
-        sigma = self.noise.sigma(self.oracle, y)
-        return Places(x, y / sigma, sigma)
+        return Places.answered(x, y, self.noise.sigma(self.oracle, y))
 
 
 def base_points(

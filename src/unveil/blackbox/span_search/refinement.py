@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import linalg
 
 from unveil.blackbox.answers import complete
@@ -44,21 +44,21 @@ def gather(ask: Asker, state: State) -> State:
     places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, state.shorter, state.steps.central)
     for _ in range(GATHERINGS):
         missing = max(0, state.rank - len(c))
-        if not missing and (len(places) == len(state.places) or not _weak(state, c)):
+        if not missing and (len(places) == len(state.places) or not _weak(state, places, c)):
             break
-        fresh = ask.draw(2 + missing // ask.oracle.m, state.steps.margin)
+        fresh = ask.heard(ask.draw(2 + missing // ask.oracle.m, state.steps.margin))
         more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
         places, c = places.joined(more), np.vstack([c, rows])
     return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
 
 def noise_floor(state: State, c: np.ndarray) -> float:
-    """The largest singular value that noise alone gives gradients."""
+    """The largest singular value that noise alone gives gradients, each divided by `Places.noise`."""
     return state.coarse * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
 
 
-def _weak(state: State, c: np.ndarray) -> bool:
-    least = np.linalg.svd(c, compute_uv=False)[-1]
+def _weak(state: State, places: Places, c: np.ndarray) -> bool:
+    least = np.linalg.svd(c / places.noise, compute_uv=False)[-1]
     return bool(least <= (CLEAR if state.steps.clean else 1.0) * noise_floor(state, c))
 
 
@@ -117,7 +117,8 @@ def widen(ask: Asker, state: State) -> State:
     # Along longer steps a missing direction is no longer one: its answers bend.
     frame, longest = _complement(ask, state, 1.0)
     slopes, usual = _along(ask, frame, state, longest)
-    rest = frame.spread(slopes - c @ (np.linalg.pinv(c) @ slopes))
+    weights = slope_weights(state, usual)
+    rest = frame.spread(weights * (slopes - c @ (weighted_inverse(c, weights) @ slopes)))
     rest -= (rest @ basis.T) @ basis
     floor = math.sqrt(2) / usual * (math.sqrt(len(rest)) + math.sqrt(known.n - known.rank))
     left, values, right = np.linalg.svd(rest, full_matrices=False)
@@ -134,12 +135,15 @@ def widen(ask: Asker, state: State) -> State:
 
 def _add_weak(ask: Asker, state: State, extra: int = 0) -> State:
     """More places, those among many candidates whose gradients are large in the worst-determined directions."""
-    c = state.gradients[1]  # type: ignore[index]
+    places, c = state.gradients  # type: ignore[misc]
     m, rank = ask.oracle.m, state.rank
     # With many outputs a point costs little beside what it tells.
     share = 0.15 if state.steps.clean or m == 1 else 2.0
     extra = extra or max(1, round(share * rank / m))
-    weak = np.linalg.svd(c, full_matrices=False)[2][-max(min(extra, rank // 3), rank // 6, 1) :] @ state.known.basis
+    weak = (
+        np.linalg.svd(c / places.noise, full_matrices=False)[2][-max(min(extra, rank // 3), rank // 6, 1) :]
+        @ state.known.basis
+    )
     more = ask.draw(12 * extra, state.steps.margin)
     direction = weak[ask.rng.integers(len(weak), size=len(more))]
     length = clipped_step(ask.oracle, more.x, direction, 4 * state.steps.step)
@@ -150,6 +154,7 @@ def _add_weak(ask: Asker, state: State, extra: int = 0) -> State:
 
 def _with_places(ask: Asker, state: State, more: Places) -> State:
     places, c = state.gradients  # type: ignore[misc]
+    more = ask.heard(more)
     more, rows = coordinates(ask, state.known.basis, more, state.basis_step, central=state.steps.central)
     return replace(state, gradients=(places.joined(more), np.vstack([c, rows])))
 
@@ -157,7 +162,7 @@ def _with_places(ask: Asker, state: State, more: Places) -> State:
 def choose_rank(state: State) -> State:
     """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
     places, c = state.gradients  # type: ignore[misc]
-    _, values, right = np.linalg.svd(c, full_matrices=False)
+    _, values, right = np.linalg.svd(c / places.noise, full_matrices=False)
     floor = noise_floor(state, c)
     keep = rank_above(values, floor)
     # In coordinates of the right singular vectors the gradients' own error does not grow with that of the basis.
@@ -219,15 +224,19 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     basis, n, r = state.known.basis, state.known.n, state.rank
     frame, longest = _complement(ask, state)
     slopes, usual = _along(ask, frame, state, longest)
-    places, c, slopes = _without_spoiled(places, c, slopes)
-    inverse = np.linalg.pinv(c)
+    keep = _unspoiled(c, slopes, slope_weights(state, usual), len(places))
+    rows = np.repeat(keep, ask.oracle.m)
+    places, c, slopes = places[keep], c[rows], slopes[rows]
+    state = replace(state, gradients=(places, c))
+    weights = slope_weights(state, usual)
+    inverse = weighted_inverse(c, weights)
     correction = frame.spread(inverse @ slopes)
     correction -= (correction @ basis.T) @ basis
     # What was corrected is the error there was: where the prediction had been too good, believe this instead.
     before = max(state.row_error, float(np.linalg.norm(correction)) / math.sqrt(n))
     size = float(np.sqrt(np.mean(np.sum(places.x**2, axis=1)))) or 1.0
     noise = math.sqrt(2) * (1 + usual / size) / usual
-    left = min(1.0, state.coarse * float(np.linalg.norm(inverse, 2)) * math.sqrt(r))
+    left = min(1.0, state.coarse * float(np.linalg.norm(inverse * places.noise.T, 2)) * math.sqrt(r))
     if before * math.sqrt(n) > STILL_BENT:
         left = max(left, SLOWEST)
     # The polar factor, unlike QR, keeps the rows in place, so that the coordinates of the gradients stay true.
@@ -264,26 +273,41 @@ def _complement(ask: Asker, state: State, far: float = FAR) -> tuple[DenseFrame 
     return SparseFrame(state.known), longest
 
 
-def _without_spoiled(
-    places: Places, c: Float[np.ndarray, "Nm r"], slopes: Float[np.ndarray, "Nm s"]
-) -> tuple[Places, Float[np.ndarray, "Mm r"], Float[np.ndarray, "Mm s"]]:
-    """Without places whose slopes no correction explains that explains the others: there a breakpoint was overlooked.
+def slope_weights(state: State, usual: float) -> Float[np.ndarray, "Nm 1"]:
+    """What the slopes of each gradient count for: they err by their noise, and by that of the gradient times the error.
+
+    Args:
+        state: Its `row_error` is the error of the span that the slopes show.
+        usual: Length of the steps along which they were taken.
+    """
+    coarse = state.coarse * state.gradients[0].noise  # type: ignore[index]
+    return np.asarray(1 / np.hypot(1.0, coarse * state.row_error * usual / math.sqrt(2)))
+
+
+def weighted_inverse(c: Float[np.ndarray, "Nm r"], weights: Float[np.ndarray, "Nm 1"]) -> Float[np.ndarray, "r Nm"]:
+    """What turns slopes into the error of the rows, by weighted least squares."""
+    return np.asarray(np.linalg.pinv(weights * c) * weights.T)
+
+
+def _unspoiled(
+    c: Float[np.ndarray, "Nm r"], slopes: Float[np.ndarray, "Nm s"], weights: Float[np.ndarray, "Nm 1"], count: int
+) -> Bool[np.ndarray, " N"]:
+    """Places but those whose slopes no correction explains that explains the others: there a breakpoint was overlooked.
 
     One such place slows every pass, since the correction follows it. Places stay unless the others alone determine the
     span nearly as well: where most places have no slope at all, those that have one stand out without being spoiled.
     """
-    if not len(places):
-        return places, c, slopes
-    unexplained = slopes - c @ (np.linalg.pinv(c) @ slopes)
-    size = np.sqrt(np.mean(unexplained.reshape(len(places), -1) ** 2, axis=1))
+    every = np.ones(count, dtype=bool)
+    if not count:
+        return every
+    unexplained = weights * (slopes - c @ (weighted_inverse(c, weights) @ slopes))
+    size = np.sqrt(np.mean(unexplained.reshape(count, -1) ** 2, axis=1))
     keep = size <= SPOILED * np.median(size)
-    rows = np.repeat(keep, len(c) // len(places))
+    rows = np.repeat(keep, len(c) // count)
     if keep.all() or rows.sum() < ENOUGH * c.shape[1]:
-        return places, c, slopes
-    least, left = (np.linalg.svd(part, compute_uv=False)[-1] for part in (c, c[rows]))
-    if not left > NEARLY * least:
-        return places, c, slopes
-    return places[keep], c[rows], slopes[rows]
+        return every
+    least, left = (np.linalg.svd(part, compute_uv=False)[-1] for part in (weights * c, (weights * c)[rows]))
+    return keep if left > NEARLY * least else every
 
 
 def _along(

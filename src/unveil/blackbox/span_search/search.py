@@ -73,7 +73,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
 
 def _no_places(ask: Asker) -> Places:
     empty = np.empty((0, ask.oracle.m))
-    return Places(np.empty((0, ask.oracle.n)), empty, empty)
+    return Places.answered(np.empty((0, ask.oracle.n)), empty, empty)
 
 
 def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:

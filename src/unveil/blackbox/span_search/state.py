@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.span_search.known import Known
-from unveil.blackbox.span_search.points import Asker, Places
+from unveil.blackbox.span_search.points import CLEAN_DIGITS, Asker, Places
 from unveil.outcome import Outcome
 
-CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
 EXACT_DIGITS = 1e4  # below which noise is coarse
 CLEAN = 24  # first steps are this part of the reach where answers are clean
 NOISY = 10  # and this part where rounding matters more than a breakpoint here and there
