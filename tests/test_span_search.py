@@ -377,14 +377,14 @@ def _scaled(rng: np.random.Generator) -> tuple[object, np.ndarray]:
 @pytest.mark.parametrize("draw", [_steep, _scaled])
 def test_no_direction_is_noise_and_the_accuracy_holds_where_noise_differs_from_place_to_place(draw) -> None:
     right = []
-    for seed in range(10):
+    for seed in range(5):
         rng = np.random.default_rng([seed, 31])
         model, rows = draw(rng)
         with np.errstate(over="ignore"):
-            span = uv.row_span(uv.as_oracle(model, rows.shape[1], budget=60_000), rng=rng)
+            span = uv.row_span(uv.as_oracle(model, rows.shape[1], budget=40_000), rng=rng)
         if span.outcome in (uv.Outcome.complete, uv.Outcome.approximate):
             _, values, right_vectors = np.linalg.svd(rows, full_matrices=False)
             true = right_vectors[values > 1e-6 * values[0]]
             right.append(np.linalg.norm(span.basis - span.basis @ true.T @ true, 2) <= span.accuracy)
-    assert len(right) >= 6
-    assert_rate(right, 0.97)
+    assert len(right) >= 3
+    assert_rate(right, 0.99)

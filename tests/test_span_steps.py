@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
+from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
 from unveil.blackbox.span_search.accuracy import measure, price, truncate
 from unveil.blackbox.span_search.directions import coordinates
@@ -272,3 +273,24 @@ def test_a_gradient_of_shorter_steps_counts_for_as_little_as_it_is_exact(rng: np
     weights = slope_weights(replace(state, gradients=(places, c)), 10.0)[:, 0]
     assert weights[near].max() < 1.001 * weights[~near].min() + 1e-12 or (places.coarser[near] == 1).any()
     assert np.median(weights[near]) < np.median(weights[~near])
+
+
+def test_the_accuracy_stated_does_not_hang_on_gradients_that_shorter_steps_have_blurred(
+    rng: np.random.Generator,
+) -> None:
+    w = np.linalg.qr(rng.standard_normal((20, 3)))[0].T
+    strength = np.array([1.0, 1.0, 1e-3])  # the weakest is below the error of the blurred gradients
+    right = []
+    for _ in range(12):
+        model = lambda x: (np.tanh(x @ w.T + 0.3) @ strength[:, None]).astype(np.float32)  # noqa: E731
+        ask, state = begun(model, 20, rng)
+        error = 1e-3 * np.outer([0, 0, 1.0], rng.standard_normal(20)) / 20**0.5
+        state = with_basis(state, w + error - error @ w.T @ w, row_error=1e-4)
+        here = ask.draw(12, state.steps.margin)
+        places, c = coordinates(ask, state.known.basis, here, state.basis_step)
+        blurred = np.arange(len(places)) < 2
+        c[blurred] += 0.1 * np.linalg.norm(c, axis=1).max() * rng.standard_normal((2, 3))
+        coarser = np.where(blurred, 0.1 * np.linalg.norm(c, axis=1).max() / state.coarse, 1.0)
+        state = measure(ask, replace(state, gradients=(replace(places, coarser=coarser), c)))
+        right.append(state.rank == 3 and sine(state, w) <= state.accuracy < 0.5)
+    assert_rate(right, 0.99)

@@ -20,6 +20,7 @@ CONFIRMATIONS = 12
 TINY = float(np.finfo(float).tiny)
 CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
 HEARD, LAST_BITS = 5, 64  # answers beside a place from which its noise is told, and their spacing in last bits of it
+LOUDER = 2.0  # times the usual noise, that so few answers hardly show by chance
 SHORTENED = (0.7, 0.5, 0.3)  # of a step whose end stays without an answer
 
 
@@ -156,7 +157,7 @@ class Asker:
         return Places.answered(x, y, self.noise.sigma(self.oracle, y))
 
     def heard(self, places: Places) -> Places:
-        """The same with the noise that answers beside each place show, where it is more than the usual.
+        """The same with the noise that answers beside each place show, where it is clearly more than the usual.
 
         What a model loses inside differs from place to place, most where it is steep, as it is where gradients are
         taken. Read from second differences, as `noise_model.estimate_noise` does, since slopes leave nothing in them.
@@ -174,7 +175,7 @@ class Asker:
         y = self._raw(oracle.nearest(x.reshape(-1, oracle.n))).reshape(count, HEARD, oracle.m)
         bent = np.diff(np.concatenate([(places.fx * places.sigma)[:, None], y], axis=1), 2, axis=1)
         level = np.sqrt(np.mean(bent**2, axis=1) / 6)
-        sigma = np.fmax(places.sigma, level)
+        sigma = np.where(level > LOUDER * places.sigma, level, places.sigma)
         return replace(places, fx=places.fx * places.sigma / sigma, sigma=sigma)
 
     def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
