@@ -179,7 +179,7 @@ def test_what_rows_have_of_those_met_beside_them_is_taken_out_of_them(rng: np.ra
     error = np.append(np.full(4, 3e-6), np.full(8, 1e-13))
     planes = Hyperplanes(mixed, -np.einsum("kd,kd->k", mixed, right.at), right.jump, error, at)
     found = LayerFound.nothing(frame, 2).with_straight(planes)
-    again = untangled(probe, frame, found, 1e-7).straight
+    again = untangled(probe, frame, found).straight
     off = np.linalg.norm(again.rows - right.rows, axis=1)
     assert np.linalg.norm(mixed - right.rows, axis=1)[:4].min() > 3e-7
     assert_rate(list((off[:4] < 1e-8) & (off[:4] <= 6 * again.error[:4])), 0.75, "untangled")

@@ -67,7 +67,7 @@ def test_points_beside_hyperplanes_and_points_where_mixtures_are_large() -> None
     assert (moved != x).any(axis=1).mean() > 0.9
     assert np.median(second) > 0
     most = 3 * float(np.median(np.linalg.norm(x, axis=1)))
-    odd = unusual(network, 1, x, 30, np.random.default_rng(2), None, most)
+    odd = unusual(network, 1, x, np.full(30, most), np.random.default_rng(2), None)
     assert np.linalg.norm(odd, axis=1).max() <= most * (1 + 1e-12)
 
 
@@ -83,7 +83,7 @@ def test_a_rare_neuron_behind_a_layer_shows_itself_where_features_are_active_alo
         x = rng.standard_normal((4000, 10))
         size = 10 * float(np.median(np.linalg.norm(x, axis=1)))
         plain.append((network.features(10 * x, 0) @ row > 0).mean())
-        odd.append((network.features(unusual(network, 0, x, 40, rng, None, size), 0) @ row > 0).mean())
+        odd.append((network.features(unusual(network, 0, x, np.full(40, size), rng, None), 0) @ row > 0).mean())
     assert np.mean(plain) < 0.03
     assert np.mean(odd) > 2 * np.mean(plain)
     assert np.mean(np.array(odd) > 0) > 0.8

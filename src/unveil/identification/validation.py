@@ -161,14 +161,13 @@ def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Gene
     return x
 
 
-def unusual(  # noqa: PLR0913 - where points may lie
+def unusual(
     network: Network,
     depth: int,
     x: Float[np.ndarray, "pool n"],
-    count: int,
+    most: Float[np.ndarray, " count"],
     rng: np.random.Generator,
     within: Within | None,
-    most: float,
 ) -> Float[np.ndarray, "count n"]:
     """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
 
@@ -176,23 +175,23 @@ def unusual(  # noqa: PLR0913 - where points may lie
         network: Whose features.
         depth: Which layer's, from 0.
         x: Points to start from.
-        count: How many mixtures.
-        rng: Draws them.
+        most: Without a box, how long each of the points may be.
+        rng: Draws the mixtures.
         within: The legal box, if any.
-        most: Without a box, how long the points may be.
     """
+    count = len(most)
     weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
     x = x[(network.features(x, depth) @ weights.T).argmax(axis=0)]
     sums = network.preactivations(x, depth)
     best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
-    step = np.full(count, most / 6)
+    step = most / 6
     for _ in range(CLIMB):
         up = _slopes(network, depth, sums, weights * activation.slope(sums[-1]))
         y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
         if within is not None:
             y = np.clip(y, *within)
         else:
-            y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-300))
+            y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None]
         there = network.preactivations(y, depth)
         reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
         better = reached > best
@@ -256,12 +255,10 @@ def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generat
         # What the last layer's neurons are mixed into is the output, which is no neuron that could have been missed.
         behind = max(1, hidden - 1)
         counts = np.bincount(np.arange(odd) % behind, minlength=behind)
-        parts = [
-            unusual(network, depth, pool, int(share), rng, oracle.within, far * size)
-            for depth, each in enumerate(counts)
-            for far, share in zip(FURTHER, (each - each // 2, each // 2), strict=True)
-            if share
-        ]
+        parts = []
+        for depth, each in enumerate(counts):
+            most = size * np.repeat(FURTHER, (each - each // 2, each // 2))
+            parts += [unusual(network, depth, pool, most, rng, oracle.within)] if each else []
         groups.append(oracle.nearest(np.concatenate(parts)))
     return groups
 

@@ -151,8 +151,6 @@ def without_twins(
     rows = np.concatenate([hidden.dense(), hidden.bias[:, None]], axis=1)
     size = np.linalg.norm(rows, axis=1)
     unit, outer = rows / np.maximum(size, 1e-300)[:, None], last.dense() * size
-    values = np.asarray(Network(network.layers[:-1])(x)) / np.maximum(size, 1e-300)
-    largest = np.abs(network(x)).max() if len(x) else 0.0
     # Products tell a distance to half the digits only: they say which pairs are worth a look.
     square = np.einsum("kn,kn->k", unit, unit)
     worth = square[:, None] + square - 2 * unit @ unit.T < WORTH_A_LOOK**2
@@ -171,8 +169,12 @@ def without_twins(
         else:
             keep.append(i)
     sent = np.abs(outer).max(axis=0)
-    effect = sent * np.abs(values).max(axis=0, initial=0.0)
-    keep = [i for i in keep if sent[i] > fine * sent.max() and (i not in joined or effect[i] > fine * largest)]
+    keep = [i for i in keep if sent[i] > fine * sent.max()]
+    if joined:
+        values = np.asarray(Network(network.layers[:-1])(x)) / np.maximum(size, 1e-300)
+        largest = np.abs(network(x)).max() if len(x) else 0.0
+        effect = sent * np.abs(values).max(axis=0, initial=0.0)
+        keep = [i for i in keep if i not in joined or effect[i] > fine * largest]
     if not keep or len(keep) == len(unit):
         return network
     layers = (

@@ -64,7 +64,8 @@ class Frame:
 
     def values(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N d"]:
         """The layer's values at inputs of the region."""
-        return np.asarray(x @ self.M.T + self.c)
+        # Of the input itself (`of_input`) they are the input.
+        return np.asarray(x + self.c if self.M is self.V else x @ self.M.T + self.c)
 
     def after(self, rows: Float[np.ndarray, "k d"], bias: Float[np.ndarray, " k"]) -> Frame:
         """The frame of the next layer: also all these neurons active. Needs independent rows."""

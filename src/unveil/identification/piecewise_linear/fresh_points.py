@@ -60,7 +60,7 @@ class Points:
         each = count // (len(depths) * len(scales))
         within = self.frame.within
         parts = [
-            unusual(network, depth, pool, each, self.rng, within, scale * size)
+            unusual(network, depth, pool, np.full(each, scale * size), self.rng, within)
             for depth in depths
             for scale in scales
             if each

@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.fresh_closing import FURTHER, close_
 from unveil.identification.piecewise_linear.layer import layer_steps
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sharpening import worst_sharpened
+from unveil.identification.piecewise_linear.sharpening import untangled, worst_sharpened
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, how_many, validate
 
@@ -131,19 +131,22 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
 def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     """With the worst rows measured again, or without those that are not met elsewhere.
 
-    Queries: those of `worst_sharpened` for exact answers, and `ALL_OVER` per neuron where few are kept; for ones with
-        few digits in a box, those of `confirm`
+    Queries: those of `untangled` and `worst_sharpened` for exact answers, and `ALL_OVER` per neuron where few are kept;
+        for ones with few digits in a box, those of `confirm`
     """
     frame, found, probe = state.frame, state.found, setup.probe
     if not len(found):
         return state
     if setup.exact:
-        if number or setup.inputs:
+        if number:
+            return state
+        state = state.with_found(untangled(probe, frame, found))
+        if setup.inputs:
             return state
         if setup.log.full:
             # Answers along the first lines alone do not tell output weights of neurons that these cross side by side.
             setup.log.ask_all_over(ALL_OVER * (len(found) + 1), probe.rng)
-        return state.with_found(worst_sharpened(probe, frame, found))
+        return state.with_found(worst_sharpened(probe, frame, state.found))
     if not frame.free and not state.layers:
         # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
         there = confirm(probe, frame, found.straight.take(np.arange(state.confirmed, len(found)))).there

@@ -35,12 +35,10 @@ def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool 
         found: Its hyperplanes.
         few: The coordinates are few of the inputs', and other layers will be read through these rows.
 
-    Queries: those of `sharpened` for one row in `SHARES`, those of `untangled` for more
+    Queries: those of `sharpened` for one row in `SHARES`
     """
     many = probe.m > 1
     share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
-    if frame.d > MANY:
-        found = untangled(probe, frame, found, bad)
     error = found.straight.error
     worst = np.argsort(-error)[: max(1, len(error) // share)]
     return sharpened(probe, frame, found, worst[error[worst] > bad])
@@ -51,8 +49,8 @@ def _far_off(frame: Frame, planes: Hyperplanes) -> Float[np.ndarray, " k"]:
     return np.asarray(planes.error * (1 + np.linalg.norm(frame.values(planes.at), axis=1) / np.sqrt(frame.d)))
 
 
-def untangled(probe: Probe, frame: Frame, found: LayerFound, bad: float) -> LayerFound:
-    """With the hyperplanes that are further off near the origin than `bad` measured again.
+def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
+    """With the hyperplanes of many coordinates that are too far off near the origin measured again.
 
     Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
     the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
@@ -62,13 +60,12 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound, bad: float) -> Laye
         probe: Asks.
         frame: The coordinates of the layer.
         found: Its hyperplanes.
-        bad: Errors from which on.
 
-    Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where rows met beside each other
-        are no small share of the coordinates
+    Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where coordinates are no more than
+        `MANY`, or rows met beside each other no small share of them
     """
-    planes, count = found.straight, 2 * probe.m
-    if count > TANGLED * frame.d:
+    planes, count, bad = found.straight, 2 * probe.m, COSTLY[probe.m > 1][1]
+    if frame.d <= MANY or count > TANGLED * frame.d:
         return found
     for i in np.flatnonzero(_far_off(frame, planes) > bad):
         row, error = planes.rows[i], float(planes.error[i])
@@ -135,10 +132,13 @@ def _two_sides(
     row, others = planes.rows[i], planes.take(np.arange(len(planes)) != i)
     if frame.free:
         x = probe.rng.standard_normal((400, len(frame.V)))
-        x -= (frame.values(x) @ row + planes.bias[i])[:, None] * (frame.V @ row)
+        h = frame.values(x)
+        off = (h @ row + planes.bias[i])[:, None]
+        x, h = x - off * (frame.V @ row), h - off * row
     else:
         x = on_plane(frame, planes.take(np.full(200, i)), probe.rng)
-    room = np.abs(others.sums(frame, x)).min(axis=1, initial=np.inf)
+        h = frame.values(x)
+    room = np.abs(h @ others.rows.T + others.bias).min(axis=1, initial=np.inf)
     best = int(room.argmax())
     reach = min(float(room[best]), 1.0) / 2
     step = reach * (frame.V @ row)

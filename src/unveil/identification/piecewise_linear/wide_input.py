@@ -11,7 +11,7 @@ from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Layer, Network
 
 # How far from the hyperplanes of the first layer derivatives are taken, in units of what its neurons typically see.
 AWAY = 1.0, 3.0
@@ -99,21 +99,29 @@ def _tell(
         active: Which of them are positive.
         size: Norm of each row.
     """
-    rows = network.layers[0].dense()[active]
     room = (np.abs(z) / size).min(axis=1)
-    h, J = np.maximum(z, 0), np.eye(z.shape[1])[active].swapaxes(1, 2)
+    h, J = np.maximum(z, 0), None
+    rows = network.layers[0].dense()[active] if len(network.layers) > 2 else np.zeros((0, 1, 1))
+    products = rows @ rows.swapaxes(1, 2)
     for each in network.layers[1:-1]:
-        z, J = each.affine(h), each.dense() @ J
-        move = np.linalg.norm(J @ rows, axis=2)
+        z, J = each.affine(h), _onward(each, J, active)
+        move = np.sqrt(np.maximum(((J @ products) * J).sum(axis=2), 0))
         room = np.minimum(room, (np.abs(z) / np.maximum(move, 1e-300)).min(axis=1))
         J, h = np.where(z[..., None] > 0, J, 0), np.maximum(z, 0)
-    share = network.layers[-1].dense() @ J
+    share = _onward(network.layers[-1], J, active)
     norms = np.linalg.norm(share, axis=1)
     clear = np.linalg.svd(share / np.maximum(norms, 1e-300)[:, None], compute_uv=False)[:, -1]
     if len(network.layers) > 2:
         # Where later layers switch soon, or pass little of a neuron on, another place is better.
         clear = clear * np.minimum(room, 1.0) * norms.min(axis=1) / np.abs(network.layers[-1].dense()).max()
     return share, room, clear
+
+
+def _onward(
+    layer: Layer, J: Float[np.ndarray, "T k g"] | None, active: Int[np.ndarray, "T g"]
+) -> Float[np.ndarray, "T q g"]:
+    """How what a layer's neurons see changes with the active ones of the first; None: they are what it sees."""
+    return np.asarray(layer.dense()[:, active].swapaxes(0, 1) if J is None else layer.dense() @ J)
 
 
 def widen(  # noqa: PLR0913 - what is known, and lines to look along
