@@ -72,6 +72,13 @@ class Hyperplanes:
         """These, then the others."""
         return Hyperplanes(*map(np.concatenate, zip(vars(self).values(), vars(other).values(), strict=True)))
 
+    def replaced(self, by: dict[int, Hyperplanes]) -> Hyperplanes:
+        """With some of them as they are known now."""
+        order = np.arange(len(self))
+        order[list(by)] = len(self) + np.arange(len(by))
+        every = zip(*(vars(each).values() for each in (self, *by.values())), strict=True)
+        return Hyperplanes(*map(np.concatenate, every)).take(order)
+
     def sums(self, frame: Frame, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
         """`rows @ h + bias` at some inputs."""
         return np.asarray(frame.values(x) @ self.rows.T + self.bias)

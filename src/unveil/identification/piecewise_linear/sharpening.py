@@ -22,6 +22,10 @@ COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Where a jump was vague rows are wrong along those met beside them: it pays to measure along these alone where they are
 # at most this share of the coordinates, and along so many random directions that tell how wrong a row still is.
 TANGLED, CHECKS = 0.25, 6
+# So many times further off than most is worse than rounding.
+WORSE = 10.0
+# Places among which the roomiest is chosen.
+POOL = 400
 # Less of a change of slopes along a normal is none.
 FAINT = 1e-3
 
@@ -64,18 +68,22 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where coordinates are no more than
         `MANY`, or rows met beside each other no small share of them
     """
-    planes, count, bad = found.straight, 2 * probe.m, COSTLY[probe.m > 1][1]
-    if frame.d <= MANY or count > TANGLED * frame.d:
+    planes, count = found.straight, 2 * probe.m
+    if frame.d <= MANY or count > TANGLED * frame.d or not len(planes):
         return found
-    for i in np.flatnonzero(_far_off(frame, planes) > bad):
+    off = _far_off(frame, planes)
+    # Measured again they come out as most did.
+    bad = max(COSTLY[probe.m > 1][1], WORSE * float(np.median(off)))
+    room, again = _Room(probe.rng, frame, planes), {}
+    for i in np.flatnonzero(off > bad).tolist():
         row, error = planes.rows[i], float(planes.error[i])
         good = error <= bad
-        near = np.argsort(np.linalg.norm(found.straight.at - found.straight.at[i], axis=1), kind="stable")
+        near = np.argsort(np.linalg.norm(planes.at - planes.at[i], axis=1), kind="stable")
         basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
         checks = probe.rng.standard_normal((frame.d, CHECKS))
         checks /= np.linalg.norm(checks, axis=0)
         along = row[:, None] if good else np.column_stack([row, basis, checks])
-        seen = _two_sides(probe, frame, planes, i, along)
+        seen = _two_sides(probe, room, i, along)
         if seen is None:
             continue
         if not good:
@@ -83,8 +91,8 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
             row /= np.linalg.norm(row)
             wrong = np.sqrt(frame.d * ((seen.normal[-CHECKS:] - checks.T @ row) ** 2).mean())
             error = max(float(wrong), seen.error)
-        planes = _better(frame, planes, i, row, error, seen)
-    return found.with_rows(planes)
+        again[i] = _better(room, i, row, error, seen)
+    return found.with_rows(planes.replaced(again))
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
@@ -92,12 +100,41 @@ def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int
 
     Queries: those of `derivatives` at two points per row, and two.
     """
-    planes = found.straight
+    room, again = _Room(probe.rng, frame, found.straight), {}
     for i in which:
-        seen = _two_sides(probe, frame, planes, int(i), None)
+        seen = _two_sides(probe, room, int(i), None)
         if seen is not None:
-            planes = _better(frame, planes, int(i), seen.normal, seen.error, seen)
-    return found.with_rows(planes)
+            again[int(i)] = _better(room, int(i), seen.normal, seen.error, seen)
+    return found.with_rows(found.straight.replaced(again))
+
+
+class _Room:
+    """Where each hyperplane is far from all others.
+
+    Args:
+        rng: Draws places.
+        frame: The coordinates.
+        planes: All hyperplanes.
+    """
+
+    def __init__(self, rng: np.random.Generator, frame: Frame, planes: Hyperplanes) -> None:
+        self.rng, self.frame, self.planes = rng, frame, planes
+        self.x = rng.standard_normal((POOL, len(frame.V))) if frame.free else np.empty((0, len(frame.V)))
+        self.sums = planes.sums(frame, self.x)
+
+    def on(self, i: int) -> tuple[Float[np.ndarray, " n"], float]:
+        """A point on one of them, and how far steps across it may go."""
+        row = self.planes.rows[i]
+        if self.frame.free:
+            z, cosines = self.sums[:, i], self.planes.rows @ row
+            sums = self.sums - np.outer(z, cosines)
+        else:
+            x = on_plane(self.frame, self.planes.take(np.full(POOL // 2, i)), self.rng)
+            sums = self.planes.sums(self.frame, x)
+        room = np.delete(np.abs(sums), i, axis=1).min(axis=1, initial=np.inf)
+        best = int(room.argmax())
+        at = self.x[best] - z[best] * (self.frame.V @ row) if self.frame.free else x[best]
+        return at, min(float(room[best]), 1.0) / 2
 
 
 @dataclass(frozen=True)
@@ -117,32 +154,19 @@ class _Sides:
     error: float
 
 
-def _two_sides(
-    probe: Probe, frame: Frame, planes: Hyperplanes, i: int, along: Float[np.ndarray, "d q"] | None
-) -> _Sides | None:
+def _two_sides(probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"] | None) -> _Sides | None:
     """Slopes beside a hyperplane where it is far from all others, along the columns or all coordinates.
 
     Args:
         probe: Asks.
-        frame: The coordinates.
-        planes: All hyperplanes.
+        room: Where.
         i: Which.
         along: The first column is its normal; None: all coordinates.
     """
-    row, others = planes.rows[i], planes.take(np.arange(len(planes)) != i)
-    if frame.free:
-        x = probe.rng.standard_normal((400, len(frame.V)))
-        h = frame.values(x)
-        off = (h @ row + planes.bias[i])[:, None]
-        x, h = x - off * (frame.V @ row), h - off * row
-    else:
-        x = on_plane(frame, planes.take(np.full(200, i)), probe.rng)
-        h = frame.values(x)
-    room = np.abs(h @ others.rows.T + others.bias).min(axis=1, initial=np.inf)
-    best = int(room.argmax())
-    reach = min(float(room[best]), 1.0) / 2
+    frame, row = room.frame, room.planes.rows[i]
+    x, reach = room.on(i)
     step = reach * (frame.V @ row)
-    both = np.stack([x[best] - step, x[best] + step])
+    both = np.stack([x - step, x + step])
     value = probe.ask(both)
     steps = frame if along is None else across(frame.V @ along)
     slope, blur = derivatives(probe, steps, both, np.full(2, reach / 3), value)
@@ -162,15 +186,10 @@ def _two_sides(
     return _Sides(normal, jump, at, error)
 
 
-def _better(
-    frame: Frame, planes: Hyperplanes, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides
-) -> Hyperplanes:
-    """With this normal of one of them, unless it is far from the one before, or no better near the origin."""
-    again = Hyperplanes.through(frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
-    here = planes.take(np.array([i]))
-    if np.linalg.norm(new - planes.rows[i]) > 10 * planes.error[i] + 1e-6:
-        return planes
-    if _far_off(frame, again) > _far_off(frame, here):
-        return planes
-    order = np.insert(np.arange(len(planes) - 1), i, len(planes) - 1)
-    return planes.take(np.arange(len(planes)) != i).with_(again).take(order)
+def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides) -> Hyperplanes:
+    """One with this normal, or it as it was: where it is far from that, or no better near the origin."""
+    here = room.planes.take(np.array([i]))
+    again = Hyperplanes.through(room.frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
+    if np.linalg.norm(new - here.rows[0]) > 10 * here.error[0] + 1e-6:
+        return here
+    return here if _far_off(room.frame, again) > _far_off(room.frame, here) else again
