@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import unveil as uv
+from tests.helpers import assert_rate
 from unveil.blackbox.output_rank import Answers, alone, in_pairs, rank_of, unseen
 
 
@@ -116,3 +118,25 @@ def test_directions_stand_out_if_with_one_fewer_what_remains_is_no_noise(rng: np
         found = rank_of(factored(y).factor(), 1.0, 50)
         assert found.stands
         assert found.rank == 3 + stands
+
+
+def test_a_spectrum_that_falls_into_the_rounding_is_not_complete() -> None:
+    honest, whole = [], []
+    for seed in range(30):
+        rng = np.random.default_rng([seed, 9])
+        hidden = rng.standard_normal((8, 20)) / 3, rng.standard_normal(8)
+        last = np.linalg.qr(rng.standard_normal((100, 8)))[0].T
+        for ratio in (rng.uniform(10, 60), rng.uniform(1, 2)):
+            columns = (ratio ** -np.arange(8.0))[:, None] * last
+
+            def model(x, hidden=hidden, columns=columns):
+                return (np.tanh(x @ hidden[0].T + hidden[1]) @ columns).astype(np.float32)
+
+            span = uv.output_span(uv.as_oracle(model, 20), rng=rng)
+            if ratio > 2:
+                honest.append(span.outcome is not uv.Outcome.complete or span.rank == 8)
+                assert span.queries < 60
+            else:
+                whole.append(span.outcome is uv.Outcome.complete and span.rank == 8)
+    assert_rate(honest, 0.98)
+    assert_rate(whole, 0.95)

@@ -25,6 +25,8 @@ LEAST_DROP = 2.0
 DEEP = 16.0
 """...and where outputs are so few that hardly any value of noise is left to look at."""
 
+FALLING = 3
+"""Steps before the drop, at most, from which their fall is told: a drop like those is no end."""
 
 BY_CHANCE = 0.02
 """Chance that an answer counts as standing alone though all inputs show all directions, which costs a few more."""
@@ -63,6 +65,7 @@ class Rank:
         seen: Singular values of noise: fewer than `spare` where there are fewer outputs.
         stands: Whether what remains would not be flat with one direction fewer: all that count are there.
         freedom: The number of outputs over which the noise is spread, in effect.
+        fall: Usual ratio of one singular value to the next before the drop.
     """
 
     rank: int
@@ -73,10 +76,16 @@ class Rank:
     seen: int
     stands: bool
     freedom: float
+    fall: float = 1.0
+
+    @property
+    def ends(self) -> bool:
+        """Whether the drop is the end of what there is: deeper than two further steps of the fall before it."""
+        return self.drop >= self.fall**2
 
     def resolved(self, most: float) -> bool:
         """Whether the rank is settled, and what remains is noise of deviation `most` at most in each number."""
-        if not self.flat or self.noise > most or self.spare < SPARE:
+        if not self.flat or self.noise > most or self.spare < SPARE or not self.ends:
             return False
         # Few values of noise are flat by chance: then a deep drop must tell.
         return self.drop >= (DROP if self.seen >= SPARE else DEEP)
@@ -209,7 +218,9 @@ def rank_of(factor: Factor, rounding: float, largest: int) -> Rank:
     for rank in (int(place) + 1 for place in order):
         found = _tail(factor, values, rank, float(drops[rank - 1]), least)
         if found.flat:
-            return replace(found, stands=not _tail(factor, values, rank - 1, 1.0, least).flat)
+            before = drops[max(0, rank - 1 - FALLING) : rank - 1]
+            fall = float(np.median(before)) if len(before) else 1.0
+            return replace(found, stands=not _tail(factor, values, rank - 1, 1.0, least).flat, fall=fall)
         best = best or found
     return best or Rank(1, 0.0, 1.0, False, 0, 0, False, float(outputs))
 

@@ -160,6 +160,9 @@ class Search:
                 "the answers fill the space of the outputs: the hidden layer is at least as wide as they are many"
             )
             return True
+        # What a steep fall hides below the rounding, more answers hardly raise.
+        if found.flat and found.drop >= LEAST_DROP and found.stands and not found.ends and found.spare >= SPARE:
+            return self._falling()
         if found.flat and found.drop >= DROP and found.spare >= max(ENOUGH, found.rank):
             return self._standing_out()
         # Twice as many answers as directions above the rounding: more would hardly raise those below it.
@@ -189,6 +192,15 @@ class Search:
         self.why = (
             f"{self.found.rank} directions stand out from a remainder {self.found.noise / self.rounding:.3g} times the "
             f"rounding of the answers, the weakest of them {self.found.drop:.2g}-fold; weaker directions may hide in it"
+        )
+        return True
+
+    def _falling(self) -> bool:
+        assert self.found is not None
+        self.outcome = Outcome.approximate
+        self.why = (
+            f"{self.found.rank} directions stand out, but their singular values fall {self.found.fall:.2g}-fold "
+            f"each, and the weakest is {self.found.drop:.2g} times what is left: weaker ones may hide in the rounding"
         )
         return True
 
