@@ -86,7 +86,7 @@ class CriticalPoints(Method):
         attempt = 1
         while again and attempt < self.attempts and self._worth(best, oracle, oracle.ledger.asked - start):
             attempt += 1
-            found, again = _Attempt(self, oracle, rng).run()
+            found, again = _Attempt(self, oracle, rng, again=True).run()
             best = min(best, found, key=_rank)
         queries = oracle.ledger.asked - start
         why = best.why
@@ -121,8 +121,10 @@ def _rank(found: Identification) -> tuple[bool, float]:
 class _Attempt:
     """One reading and its check."""
 
-    def __init__(self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator) -> None:
-        self.method, self.oracle, self.rng = method, oracle, rng
+    def __init__(
+        self, method: CriticalPoints, oracle: Oracle, rng: np.random.Generator, *, again: bool = False
+    ) -> None:
+        self.method, self.oracle, self.rng, self.again = method, oracle, rng, again
         self.ask = Asked(oracle)
         self.start = oracle.ledger.asked
         self.why: list[str] = []
@@ -157,7 +159,7 @@ class _Attempt:
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines."""
         usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
-        probe, each = Probe(self.ask, noise, self.rng), self.method
+        probe, each = Probe(self.ask, noise, self.rng, again=self.again), self.method
         setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
         try:
             for self.reading in read_inputs(setup, frame):

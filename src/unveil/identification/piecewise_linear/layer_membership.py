@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.rounding import AGREE
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplane_ends import told_by_ends
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 
@@ -17,6 +18,8 @@ SPREAD = 3.0
 ROUNDS, PROOF = 6, 3.0
 WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
 SHORT = 1e-3
+# Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
+NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
 # standard deviations by which breakpoints must be met more often than beside the hyperplane; what may still become of
 # it.
@@ -53,7 +56,7 @@ def straight_ones(
 def _by_what_lies_between(
     probe: Probe, frame: Frame, found: LayerFound, planes: Hyperplanes
 ) -> tuple[np.ndarray, np.ndarray]:
-    count = len(planes)
+    count, unmet = len(planes), planes.at.copy()
     points, yes, no = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count, dtype=int)
     others = found.straight.with_(planes)
     before = others.sums(frame, planes.at) > 0
@@ -72,13 +75,19 @@ def _by_what_lies_between(
         bend = (np.abs(_second_difference(probe, frame, x, half, some)) > least).any(axis=1)
         yes[todo] += bend
         no[todo] += ~bend
+        unmet[todo[~bend]] = x[~bend]
         crossed = ((others.sums(frame, x) > 0) != before[todo]).sum(axis=1)
         enough = [crossed >= least for least, _ in WORTH]
         enough[0] &= half * count < SHORT
         points[todo] += bend * np.select(enough, [worth for _, worth in WORTH], 0.0)
     few = len(others) < 4
     straight = (yes >= no) & ((points >= PROOF) | (few & (yes >= 2)))
-    return straight, ~straight & (yes > no)
+    ends = np.flatnonzero((yes > 0) & (no > 0) & (probe.again and len(others) <= NARROW))
+    told = told_by_ends(probe, frame, planes.take(ends), unmet[ends])
+    straight[ends] = (told > 0) | ((told == 0) & straight[ends])
+    maybe = ~straight & (yes > no)
+    maybe[ends] &= told >= 0
+    return straight, maybe
 
 
 def _met_elsewhere(frame: Frame, found: LayerFound, planes: Hyperplanes) -> np.ndarray:

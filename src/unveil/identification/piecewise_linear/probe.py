@@ -21,6 +21,7 @@ class Probe:
         lifted: Where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and
             those of each coordinate, (p, n).
         kept: Batches of more numbers than this are kept by nobody.
+        again: Whether a reading before failed its check: what looked certain is looked at more closely.
     """
 
     ask: Ask
@@ -28,6 +29,7 @@ class Probe:
     rng: np.random.Generator
     lifted: tuple[Ask, Float[np.ndarray, "p n"]] | None = None
     kept: int = 0
+    again: bool = False
 
     @property
     def m(self) -> int:
