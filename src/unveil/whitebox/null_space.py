@@ -6,12 +6,15 @@ import hashlib
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
 _EPS = float(np.finfo(np.float64).eps)
+MOST_PRODUCTS = 4096
+"""Rows of which all products with each other are kept."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Factored:
     rank: int
     left: Float[np.ndarray, "m g"] | None
     null: Float[np.ndarray, " n"] | None
+
+    @cached_property
+    def left_products(self) -> Float[np.ndarray, "m m"] | None:
+        """Of the rows of `left` with each other, where these are few enough."""
+        return None if self.left is None or len(self.left) > MOST_PRODUCTS else self.left @ self.left.T
 
     def solve(self, v: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N n"]:
         """For each row v in the range of `scaled`, the u (in the layer's own units) with `weights @ u = v / row`."""

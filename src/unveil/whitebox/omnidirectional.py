@@ -22,6 +22,8 @@ from scipy.optimize import nnls
 from unveil.whitebox.null_space import Factored, null_space
 
 _NEWTON = 60
+# Multipliers all above this are believed in single precision, and once projected again above half of it.
+BOUNDED = 1e-3
 # A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
 # boundedness with |w| below 1e12 |w_Z| exists, i.e. none that float64 could tell from rounding.
 _OUTSIDE = 1e-12
@@ -95,31 +97,39 @@ def _square(layer: Factored, silent: np.ndarray) -> Verdicts:
 
 
 def _gradient_steps(layer: Factored, silent: np.ndarray, open_: np.ndarray, w: np.ndarray, v: np.ndarray) -> np.ndarray:
-    # Accelerated gradient descent on f^2 / 2 for all patterns at once: two matrix products a step. The starting
-    # points of the undecided are left in v.
-    basis = layer.left
+    # Accelerated gradient descent on f^2 / 2 for all patterns at once: two matrix products a step, in single precision;
+    # what is found is projected once more in double. The starting points of the undecided are left in v.
+    basis, within = (layer.q, False) if layer.left is None else (layer.left, True)
+    single = basis.astype(np.float32)
 
-    def project(r: np.ndarray) -> np.ndarray:
-        return np.asarray((r @ basis) @ basis.T if basis is not None else r - (r @ layer.q) @ layer.q.T)
+    def project(r: np.ndarray, basis: np.ndarray) -> np.ndarray:
+        inside = (r @ basis) @ basis.T
+        return np.asarray(inside if within else r - inside)
 
-    now = project(silent[open_].astype(np.float64))
+    quiet = silent[open_].astype(np.float32)
+    # (a pattern without silent neurons is bounded by any w, even zero)
+    others = np.where(silent[open_], np.float32(0), np.float32(np.inf))
+    now = project(quiet, single)
     before, ahead, theta = now, now, 1.0
     # Found by timing: past so many steps the exact method of the next stage is quicker, if it is small.
-    steps = 160 if basis is None else int(np.clip(0.6 * (basis.shape[1] - 150), 16, 160))
+    steps = int(np.clip(0.6 * (basis.shape[1] - 150), 16, 160)) if within else 160
     for _ in range(steps):
-        lowest = np.where(silent[open_], ahead, np.inf).min(axis=1)
-        found = lowest > 1e-3
-        if found.any():
-            # (a pattern without silent neurons is bounded by any w, even zero)
-            scale = np.where(np.isfinite(lowest[found]), lowest[found], 1.0)
-            w[open_[found]] = ahead[found] / scale[:, None]
-            keep = ~found
-            open_, now, before, ahead = open_[keep], now[keep], before[keep], ahead[keep]
+        found = np.flatnonzero((ahead + others).min(axis=1) > BOUNDED)
+        if len(found):
+            sure = project(ahead[found].astype(np.float64), basis)
+            lowest = np.where(silent[open_[found]], sure, np.inf).min(axis=1)
+            sure, found, lowest = (each[lowest > BOUNDED / 2] for each in (sure, found, lowest))
+            w[open_[found]] = sure / np.where(np.isfinite(lowest), lowest, 1.0)[:, None]
+            keep = np.ones(len(open_), bool)
+            keep[found] = False
+            open_, now, before, ahead, quiet, others = (
+                each[keep] for each in (open_, now, before, ahead, quiet, others)
+            )
             if not open_.size:
                 break
-        now = ahead + project(np.where(silent[open_], np.maximum(1 - ahead, 0), 0.0))
+        now = ahead + project(np.maximum(1 - ahead, 0) * quiet, single)
         theta, old = (1 + np.sqrt(1 + 4 * theta * theta)) / 2, theta
-        ahead = now + (old - 1) / theta * (now - before)
+        ahead = now + np.float32((old - 1) / theta) * (now - before)
         before = now
     v[open_] = now
     return open_
@@ -134,12 +144,24 @@ def _newton_steps(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndar
     rows = basis[silent]
     t = start @ basis
     here = rows @ t
+    among, held_products = np.flatnonzero(silent), layer.left_products
+
+    def products(short: np.ndarray) -> np.ndarray | None:
+        some = among[short]
+        return None if held_products is None else held_products[some[:, None], some]
+
+    gram, held = np.zeros((rows.shape[1],) * 2), np.zeros(len(rows), bool)
     for _ in range(_NEWTON):
         short = here < 1
         if not short.any():
             break
         part, gap = rows[short], 1 - here[short]
-        step = _least_squares_step(part, gap)
+        if part.shape[0] >= part.shape[1]:
+            # From one step to the next few rows come and go.
+            gram, held = _with_rows(gram, rows, held, short), short
+            step = _solved(gram, part.T @ gap)
+        else:
+            step = _least_squares_step(part, gap, products(short))
         if step is None:
             return False
         along = rows @ step
@@ -158,18 +180,28 @@ def _newton_steps(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndar
     return False
 
 
-def _least_squares_step(part: np.ndarray, gap: np.ndarray) -> np.ndarray | None:
-    wide = part.shape[0] < part.shape[1]
-    gram = part @ part.T if wide else part.T @ part
+def _with_rows(gram: np.ndarray, rows: np.ndarray, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    # Products of the wanted rows, from those of the rows held.
+    come, gone = rows[wanted & ~held], rows[held & ~wanted]
+    if len(come) + len(gone) >= wanted.sum():
+        return rows[wanted].T @ rows[wanted]
+    return gram + come.T @ come - gone.T @ gone
+
+
+def _least_squares_step(part: np.ndarray, gap: np.ndarray, products: np.ndarray | None = None) -> np.ndarray | None:
+    if part.shape[0] >= part.shape[1]:
+        return _solved(part.T @ part, part.T @ gap)
+    step = _solved(part @ part.T if products is None else products, gap)
+    return None if step is None else np.asarray(part.T @ step)
+
+
+def _solved(gram: np.ndarray, right: np.ndarray) -> np.ndarray | None:
     # A ridge at rounding level: with it a nearly singular system gives a poor step, not a failure.
-    gram[np.diag_indices_from(gram)] += 1e-14 * max(1.0, float(np.trace(gram)))
-    try:
-        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    except linalg.LinAlgError:
-        return None
-    if wide:
-        return np.asarray(part.T @ linalg.cho_solve(factor, gap, check_finite=False))
-    return np.asarray(linalg.cho_solve(factor, part.T @ gap, check_finite=False))
+    gram = gram.copy()
+    gram.ravel()[:: len(gram) + 1] += 1e-14 * max(1.0, float(np.trace(gram)))
+    # Its transpose, as it is symmetric: LAPACK wants columns, and would be given a copy.
+    _, solution, info = linalg.lapack.dposv(gram.T, right, lower=1, overwrite_a=1)
+    return None if info else np.asarray(solution)
 
 
 def _accept_direction(  # noqa: PLR0913 - the state of one search
