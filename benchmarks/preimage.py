@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from scipy.optimize import linprog
@@ -88,6 +90,7 @@ def main() -> None:
             for seed in range(3 if given.full else 1):
                 gaussian(width, 30 if given.full else 10, 1000 if given.full else 512, seed)
         try:
+            sys.path.insert(0, str(Path(__file__).parent.parent))
             from papers.data import mnist_test
 
             images = mnist_test().flat()
