@@ -17,6 +17,7 @@ from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.first_look import two_labels
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.lifted_fit import fitted
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool
@@ -289,6 +290,9 @@ class LabelReading:
         lift = Lift(self.best.model, (pool, self.everywhere), self.method.accuracy, self.rng)
         lifted = lift.run()
         self._book("other directions")
+        if lifted.reached > self.method.accuracy and lifted.missed <= MISSED:
+            lifted = fitted(lift, lifted, self.rng)
+            self._book("fit in all inputs")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
         self.stats |= {
             "lifted": lifted.error,
