@@ -199,6 +199,7 @@ class LabelReading:
                     )
                     return Outcome.check_failed
                 search.suppose()
+                search.sharpen()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
             done = completion.attempt(

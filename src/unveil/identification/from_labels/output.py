@@ -105,7 +105,7 @@ def pair_output(
     gradient = ((sums > 0) * weight) @ A + linear
     sign = np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0
     weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
-    loose = float(np.clip(LOOSE * np.median(planes.error), EXPLAINED, MOST_LOOSE)) if k else EXPLAINED
+    loose = float(np.clip(LOOSE * planes.error.max(), EXPLAINED, MOST_LOOSE)) if k else EXPLAINED
     A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided, loose)
     # What is not active there now has a weight that the pair does not tell.
     silent = one_sided & (weight == 0)

@@ -14,7 +14,7 @@ from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agr
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import corner, section
-from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent
+from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, sharpened
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 AT_ONCE = 2
@@ -49,6 +49,9 @@ CORNERS = 4
 
 DOUBTED = 3
 """Walks that pass a hyperplane before it is taken back, where normals are coarse."""
+
+LOOSE = 5e-4
+"""Error of a hyperplane from which on it is measured once more before the last layer."""
 
 SHARED = 1_000
 """Dual points among which a hyperplane is looked for that was not met before."""
@@ -295,6 +298,21 @@ class HyperplaneSearch:
         most = self.ended if self.precision.normal < ROUGH else self.ended / 2
         self._only(np.flatnonzero((self.passed < DOUBTED) | (self.passed <= most)))
         self._only(self.planes.different())
+
+    def sharpen(self) -> None:
+        """Hyperplanes known too coarsely for the last layer are measured again, by dual points from many faces.
+
+        Queries: about 3,000 for each of them
+        """
+        loose = np.flatnonzero(self.planes.error > LOOSE)
+        if not len(loose):
+            return
+        sharp = sharpened(self.side, self.chart, self.faces, self.planes[loose], self.precision, self.rng)
+        self.book("sharpening")
+        for i, row in enumerate(loose):
+            self.planes = self.planes.measured(
+                int(row), sharp.normals[i], -sharp.offsets[i] * sharp.normals[i], float(sharp.error[i])
+            )
 
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]

@@ -62,7 +62,8 @@ def sharpened(
         ended, _ = _looked_at(side, chart, faces, planes, i, precision, rng)
         found = dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
         # Ends at another neuron just beside are none of this one's.
-        near = np.flatnonzero(np.abs(found.z @ normals[i] + offsets[i]) < 0.01)
+        off = np.abs(found.z @ normals[i] + offsets[i])
+        near = np.flatnonzero(off < np.maximum(0.01, 5 * error[i] * (1 + np.linalg.norm(found.z, axis=1))))
         if len(near) < chart.n + 2:
             continue
         z, weight = found.z[near], 1 / np.maximum(found.error[near], precision.digits)
