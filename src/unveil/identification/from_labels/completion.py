@@ -22,7 +22,9 @@ from unveil.identification.from_labels.output import (
 )
 from unveil.identification.from_labels.polish import Polished, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rare_classes import all_told, most_telling, rare_crossings
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
 from unveil.whitebox.activation import activation
 
@@ -49,6 +51,9 @@ LOOK = 96
 
 PAIRS = 5
 """Pairs of classes tried for the last layer of a sigmoidal network."""
+
+RARE = 4
+"""Rounds in which boundaries of rare classes are looked for."""
 
 ROUNDS = 12
 """Rounds in which a model learns from boundary points that are not where it foretold them."""
@@ -81,9 +86,18 @@ class Completion:
         precision: Lengths to ask at.
         accuracy: Wanted of the weight vectors, relative.
         rng: Draws everything.
+        seen: Keeps questions of rare classes; None: there are none but the pool's.
     """
 
-    def __init__(self, pool: Pool, precision: Precision, accuracy: float, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        precision: Precision,
+        accuracy: float,
+        rng: np.random.Generator,
+        seen: SeenLabels | None = None,
+    ) -> None:
+        self.seen = seen
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
         self.coarse = max(1e-9, 4 * precision.digits)
@@ -105,6 +119,7 @@ class Completion:
             doubts.append("the last layer's equations have no solution that stands out")
             return Completed(model, np.inf, False, tuple(doubts), figures)
         fresh, missed = Crossings.none(self.chart.n), 1.0
+        self._admit()
         for _ in range(ROUNDS):
             whole = self._all_classes(first, figures)
             # The fit may be as good as points are located, and hyperplanes as they were measured.
@@ -117,6 +132,9 @@ class Completion:
             if not fitted.rms < 1e-3:
                 doubts.append("boundary points lie off the model's boundaries")
                 return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
+            fitted = self._rare_told(fitted, first, figures)
+            if self._admit():
+                continue
             fresh, missed = self._foretold(fitted.model, max(fitted.rms, self.coarse))
             if missed <= MISSED:
                 break
@@ -148,7 +166,8 @@ class Completion:
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         # All points met before lie on the boundary, too, as exactly as they were located.
         other = self.points[np.flatnonzero(model.knows(self.points))]
-        strayed = int((np.abs(model.distances(other)) > 30 * (self.coarse + rms)).sum())
+        far = np.maximum(np.linalg.norm(other.x, axis=1), 1.0)
+        strayed = int((np.abs(model.distances(other)) > 30 * (self.coarse + rms) * far).sum())
         figures |= {
             "strayed": strayed,
             "rms": rms,
@@ -158,6 +177,47 @@ class Completion:
             "error": error,
         }
         return Completed(model, rms, not doubts, tuple(doubts), figures)
+
+    def _admit(self) -> bool:
+        """Put points of classes that were met on the way into the pool; whether there were any that it lacked.
+
+        Queries: at most 8 for each class that the pool lacks
+        """
+        before = self.pool.classes
+        x = np.empty((0, self.chart.n)) if self.seen is None else self.seen.lacking(before)
+        if len(x):
+            self.pool.put(self.chart.coordinates(x))
+        return len(self.pool.classes) > len(before)
+
+    def _rare_told(
+        self, fitted: Polished[LabelModel], first: PairOutput, figures: dict[str, Any]
+    ) -> Polished[LabelModel]:
+        """The same with weights of rare classes from boundaries that tell what is open about them.
+
+        Queries: about 40 for each weight that is open
+        """
+        for _ in range(RARE if fitted.model.phi.piecewise_linear else 0):
+            model = fitted.model
+            known = self.points[np.flatnonzero(model.knows(self.points))]
+            more = [rare_crossings(model, self.pool, known, int(c), self.coarse, self.rng) for c in model.classes]
+            if not any(map(len, more)):
+                break
+            self.points = Crossings.joined([self.points, *more])
+            known = self.points[np.flatnonzero(model.knows(self.points))]
+            pair = np.isin(model.classes, figures["pair"])
+            others = [int(c) for c in model.classes[~pair]]
+            both = replace(
+                model,
+                outer=model.outer[pair],
+                affine=model.affine[pair],
+                offset=model.offset[pair],
+                classes=model.classes[pair],
+            )
+            weight = 1 / (np.linalg.norm(model.gaps(known)[1], axis=1) * (1 + np.linalg.norm(known.x, axis=1)))
+            if others:
+                model, figures["open"] = with_classes(both, others, known, first.free, weight)
+            fitted = polish(model, known)
+        return fitted
 
     def _turned(self, model: LabelModel, pair: tuple[int, int]) -> PairOutput | None:
         """The pair's last layer once more, without an affine part: hyperplanes are known better after a fit."""
@@ -316,14 +376,15 @@ class Completion:
         """Points of classes that few of those foretold belong to, out of the ones they were read from, as finely."""
         k, d = model.inner.shape
         need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
-        known = model.knows(self.points)
-        rows: list[np.ndarray] = [np.empty(0, dtype=int)]
-        for label in model.classes:
-            if ((at.before == label) | (at.after == label)).sum() < need:
-                rows.append(
-                    np.flatnonzero(known & ((self.points.before == label) | (self.points.after == label)))[:need]
-                )
-        some = self.points[np.unique(np.concatenate(rows))]
+        known = self.points[np.flatnonzero(model.knows(self.points))]
+        rows = [
+            most_telling(model, known, int(label), need)
+            for label in model.classes
+            if ((at.before == label) | (at.after == label)).sum() < need or not all_told(model, at, int(label))
+        ]
+        if not rows:
+            return Crossings.none(d)
+        some = known[np.unique(np.concatenate(rows))]
         if not len(some):
             return some
         # A bracket around each, a little wider than it was located.

@@ -244,7 +244,7 @@ class LabelReading:
         )
         # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
         inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
-        self.completion = Completion(pool, precision, inside, self.rng)
+        self.completion = Completion(pool, precision, inside, self.rng, self.seen)
         return self.search, self.completion
 
     def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
@@ -334,8 +334,8 @@ class LabelReading:
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")
         share = float(wrong.mean()) if len(x) else 0.0
-        unseen = ~np.isin(told, labels)
-        return share, x[wrong] if share > self.method.accept or unseen.any() else x[:0]
+        lacking = self.seen.lacking(labels)
+        return share, np.concatenate([x[wrong], lacking]) if share > self.method.accept or len(lacking) else x[:0]
 
     def _network(self) -> Any:
         if self.deep is not None and self.chart is not None:

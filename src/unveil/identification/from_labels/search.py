@@ -300,12 +300,12 @@ class HyperplaneSearch:
         self._only(self.planes.different())
 
     def sharpen(self) -> None:
-        """Hyperplanes known too coarsely for the last layer are measured again, by dual points from many faces.
+        """Where normals are coarse, measure hyperplanes too vague for a last layer again, by dual points from many faces.
 
         Queries: about 3,000 for each of them
         """
         loose = np.flatnonzero(self.planes.error > LOOSE)
-        if not len(loose):
+        if self.precision.normal < ROUGH or not len(loose):
             return
         sharp = sharpened(self.side, self.chart, self.faces, self.planes[loose], self.precision, self.rng)
         self.book("sharpening")

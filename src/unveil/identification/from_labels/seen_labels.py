@@ -1,13 +1,20 @@
-"""SeenLabels: every label an oracle gives is counted: a network that lacks a class cannot pass for the whole one."""
+"""SeenLabels: every label an oracle gives is counted: a network that lacks a class cannot pass for the whole one, and
+where a rare class was met it is looked for."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+import numpy as np
+from jaxtyping import Float
+
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
+
+EXAMPLES = 8
+"""Questions kept for each label, at most."""
 
 
 class SeenLabels(OracleWrapper):
@@ -18,16 +25,32 @@ class SeenLabels(OracleWrapper):
 
     Attributes:
         counts: How many questions got each label.
+        examples: A few of these questions.
     """
 
     def __init__(self, oracle: Oracle) -> None:
         super().__init__(oracle)
         self.counts: Counter[int] = Counter()
+        self.examples: dict[int, list[Float[np.ndarray, " n"]]] = {}
 
     def answer(self, x: Questions) -> Answers:
         y = self.oracle.answer(x)
-        self.counts.update(self.predictions(y).tolist())
+        labels = self.predictions(y)
+        self.counts.update(labels.tolist())
+        for label, row in zip(*np.unique(labels, return_index=True), strict=True):
+            some = self.examples.setdefault(int(label), [])
+            if len(some) < EXAMPLES:
+                some.append(np.array(x[row]))
         return y
+
+    def lacking(self, labels: Collection[int]) -> Float[np.ndarray, "N n"]:
+        """Questions that got other labels than these.
+
+        Queries: `0`
+        """
+        return np.array([x for label, some in self.examples.items() if label not in labels for x in some]).reshape(
+            -1, self.n
+        )
 
     def told(self, labels: Collection[int]) -> tuple[list[str], bool]:
         """What is to be said of the labels that a network answers with, and whether it lacks one that was seen.
