@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision
-from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
+from unveil.identification.from_labels.foretold import foretold_crossings, on_model_boundary, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
@@ -19,10 +19,11 @@ from unveil.identification.from_labels.output import (
     pair_output,
     pair_weights,
     with_classes,
+    with_others,
 )
 from unveil.identification.from_labels.polish import Polished, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.rare_classes import all_told, most_telling, rare_crossings
+from unveil.identification.from_labels.rare_classes import rare_crossings, telling_rare
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
@@ -192,10 +193,7 @@ class Completion:
     def _rare_told(
         self, fitted: Polished[LabelModel], first: PairOutput, figures: dict[str, Any]
     ) -> Polished[LabelModel]:
-        """The same with weights of rare classes from boundaries that tell what is open about them.
-
-        Queries: about 40 for each weight that is open
-        """
+        """The same with weights of rare classes from boundaries that tell what is open about them."""
         for _ in range(RARE if fitted.model.phi.piecewise_linear else 0):
             model = fitted.model
             known = self.points[np.flatnonzero(model.knows(self.points))]
@@ -204,18 +202,7 @@ class Completion:
                 break
             self.points = Crossings.joined([self.points, *more])
             known = self.points[np.flatnonzero(model.knows(self.points))]
-            pair = np.isin(model.classes, figures["pair"])
-            others = [int(c) for c in model.classes[~pair]]
-            both = replace(
-                model,
-                outer=model.outer[pair],
-                affine=model.affine[pair],
-                offset=model.offset[pair],
-                classes=model.classes[pair],
-            )
-            weight = 1 / (np.linalg.norm(model.gaps(known)[1], axis=1) * (1 + np.linalg.norm(known.x, axis=1)))
-            if others:
-                model, figures["open"] = with_classes(both, others, known, first.free, weight)
+            model, figures["open"] = with_others(model, figures["pair"], known, first.free)
             fitted = polish(model, known)
         return fitted
 
@@ -366,7 +353,7 @@ class Completion:
         if len(first) < len(at):
             # As many points as numbers foretell the others nearly to the last digit wanted.
             better = polish(model, Crossings.joined([known, found])).model
-            rest = _on_boundary(better, at[slice(len(first), len(at))])
+            rest = on_model_boundary(better, at[slice(len(first), len(at))])
             more, _ = cross_near(self.side, *_expected(rest), np.full(len(rest), 8 * self.fine), self.fine, grow=7)
             missed = (missed * len(first) + len(rest) - len(more)) / len(at)
             found = Crossings.joined([found, more])
@@ -376,17 +363,7 @@ class Completion:
         """Points of classes that few of those foretold belong to, out of the ones they were read from, as finely."""
         k, d = model.inner.shape
         need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
-        known = self.points[np.flatnonzero(model.knows(self.points))]
-        rows = [
-            most_telling(model, known, int(label), need)
-            for label in model.classes
-            if ((at.before == label) | (at.after == label)).sum() < need or not all_told(model, at, int(label))
-        ]
-        if not rows:
-            return Crossings.none(d)
-        some = known[np.unique(np.concatenate(rows))]
-        if not len(some):
-            return some
+        some = telling_rare(model, at, self.points[np.flatnonzero(model.knows(self.points))], need)
         # A bracket around each, a little wider than it was located.
         half = np.full(len(some), 2 * self.coarse)
         found, which = cross_near(self.side, *_expected(some), half, self.fine)
@@ -411,14 +388,6 @@ class Completion:
         if start:
             found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
             self.points = Crossings.joined([self.points, found])
-
-
-def _on_boundary(model: LabelModel, at: Crossings) -> Crossings:
-    """The same crossings where a model has its boundary."""
-    gap, gradient = model.gaps(at)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        off = gap / np.sum(gradient * at.along, axis=1)
-    return replace(at, x=at.x - np.where(np.abs(off) < 1e-2, off, 0.0)[:, None] * at.along)
 
 
 def _expected(at: Crossings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

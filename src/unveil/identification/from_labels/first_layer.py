@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.hyperplanes import Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.straight import sharpened, straight
 from unveil.identification.from_labels.unseen_rows import unseen_rows
@@ -14,6 +14,9 @@ CHUNK = 4
 
 CHUNKS = 24
 """Such looks, at most."""
+
+AMONG, SHARED = 1_000, 16
+"""Dual points among which hyperplanes are looked for that were not met before, and how many at most."""
 
 QUIET = 2
 """Looks in a row that show nothing new, after which the first layer counts as read."""
@@ -55,7 +58,7 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
     """
     # Rare neurons, at which too few faces end to see that they do.
     unseen = unseen_rows(first, search.bends(first))
-    more = search.shared(first)
+    more = shared(search, first, rng)
     good = straight(search.side, search.chart, search.faces, more, search.precision, rng)
     search.book("straightness")
     more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
@@ -64,3 +67,22 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
     search.book("sharpening")
     return Hyperplanes.joined([first, more]).distinct()
+
+
+def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
+    """Hyperplanes beside these that bends and dual points agree on, those with the most support first.
+
+    Queries: `0`
+    """
+    found = Hyperplanes.none(search.chart.n)
+    support: list[int] = []
+    rows = np.sort(rng.permutation(len(search.z))[:AMONG])
+    rows = rows[first.holding(search.z[rows], search.error[rows]) < 0]
+    for edge in search.bends(first):
+        if found.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
+            continue
+        seen = agreed(edge, search.z[rows], search.error[rows], search.face[rows])
+        if seen is not None:
+            found = found.added(seen.normal, edge.z, seen.error)
+            support.append(len(seen.support))
+    return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:SHARED]]

@@ -73,3 +73,11 @@ def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, 
         if have >= count:
             break
     return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def on_model_boundary(model: Boundaries, at: Crossings) -> Crossings:
+    """The same crossings where a model has its boundary."""
+    gap, gradient = model.gaps(at)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = gap / np.sum(gradient * at.along, axis=1)
+    return replace(at, x=at.x - np.where(np.abs(off) < 1e-2, off, 0.0)[:, None] * at.along)

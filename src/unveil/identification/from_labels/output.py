@@ -250,3 +250,35 @@ def with_classes(
     affine = everything[:, k + 1 :] if model.affine.any() else np.zeros((len(classes), d))
     grown = replace(model, outer=everything[:, :k], offset=everything[:, k], affine=affine, classes=classes)
     return grown, flat.shape[1] - int(rank)
+
+
+def with_others(
+    model: LabelModel, pair: tuple[int, int], at: Crossings, free: Bool[np.ndarray, " k"] | None
+) -> tuple[LabelModel, int]:
+    """The model with all classes but two told anew, each boundary point by its distance.
+
+    Args:
+        model: Of all classes.
+        pair: The two.
+        at: Crossings between any of its classes.
+        free: See `with_classes`.
+
+    Returns:
+        As `with_classes`.
+
+    Queries: `0`
+    """
+    kept = np.isin(model.classes, pair)
+    both = replace(
+        model,
+        outer=model.outer[kept],
+        affine=model.affine[kept],
+        offset=model.offset[kept],
+        classes=model.classes[kept],
+    )
+    others = [int(c) for c in model.classes[~kept]]
+    if not others:
+        return model, 0
+    # Points far out are known less exactly, as far as they are out.
+    steep = np.linalg.norm(model.gaps(at)[1], axis=1) * (1 + np.linalg.norm(at.x, axis=1))
+    return with_classes(both, others, at, free, 1 / np.maximum(steep, 1e-300))

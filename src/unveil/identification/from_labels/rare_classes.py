@@ -70,27 +70,28 @@ def rare_crossings(
     return cross(pool.side, start[met], end, np.full(len(met), label), other[met], cell)
 
 
-def most_telling(model: LabelModel, at: Crossings, label: int, count: int) -> Int[np.ndarray, " r"]:
-    """Which boundary points of a class tell most about its weights, at most so many.
+def telling_rare(model: LabelModel, at: Crossings, known: Crossings, need: int) -> Crossings:
+    """Of boundary points known those that tell what others do not: of classes with few of these or with open numbers.
+
+    Args:
+        model: The model.
+        at: The others.
+        known: Points of all its classes.
+        need: So many tell a class.
 
     Queries: `0`
     """
-    ours = np.flatnonzero((at.before == label) | (at.after == label))
-    rows = _numbers(model, at.x[ours], _steep(model, at[ours]))
-    if not len(rows):
-        return ours
-    order = linalg.qr(rows.T, mode="r", pivoting=True, check_finite=False)[1]
-    return np.asarray(ours[order[:count]])
-
-
-def all_told(model: LabelModel, at: Crossings, label: int) -> bool:
-    """Whether boundary points tell all of a class's weights about as well as points usually do.
-
-    Queries: `0`
-    """
-    ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
-    rows = _numbers(model, ours.x, _steep(model, ours))
-    return len(rows) >= rows.shape[1] and bool((np.linalg.svd(rows, compute_uv=False) > SEEN).all())
+    rows: list[Int[np.ndarray, " r"]] = [np.empty(0, dtype=int)]
+    for label in model.classes:
+        ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
+        told = _numbers(model, ours.x, _steep(model, ours))
+        if len(told) >= need and (np.linalg.svd(told, compute_uv=False) > SEEN).all():
+            continue
+        mine = np.flatnonzero((known.before == label) | (known.after == label))
+        if len(mine):
+            offered = _numbers(model, known.x[mine], _steep(model, known[mine]))
+            rows.append(mine[linalg.qr(offered.T, mode="r", pivoting=True, check_finite=False)[1][:need]])
+    return known[np.unique(np.concatenate(rows))]
 
 
 def _numbers(

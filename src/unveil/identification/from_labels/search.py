@@ -53,9 +53,6 @@ DOUBTED = 3
 LOOSE = 5e-4
 """Error of a hyperplane from which on it is measured once more before the last layer."""
 
-SHARED = 1_000
-"""Dual points among which a hyperplane is looked for that was not met before."""
-
 OWN = 1e-4
 """Edges nearer than this to a known hyperplane are its own."""
 
@@ -145,28 +142,6 @@ class HyperplaneSearch:
         z = np.stack([edge.z for edge in edges]) if edges else np.empty((0, self.chart.n))
         on = (np.abs(z @ first.normals.T + first.offsets) < OWN).any(axis=1)
         return [edge for edge, mine in zip(edges, on, strict=True) if not mine]
-
-    def shared(self, first: Hyperplanes, count: int = 2 * WALKS) -> Hyperplanes:
-        """Hyperplanes beside these that bends and dual points agree on, those with the most support first.
-
-        Args:
-            first: Hyperplanes that are known.
-            count: How many at most.
-
-        Queries: `0`
-        """
-        found = Hyperplanes.none(self.chart.n)
-        support: list[int] = []
-        rows = np.sort(self.rng.permutation(len(self.z))[:SHARED])
-        rows = rows[first.holding(self.z[rows], self.error[rows]) < 0]
-        for edge in self.bends(first):
-            if found.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
-                continue
-            seen = agreed(edge, self.z[rows], self.error[rows], self.face[rows])
-            if seen is not None:
-                found = found.added(seen.normal, edge.z, seen.error)
-                support.append(len(seen.support))
-        return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:count]]
 
     @property
     def hopeless(self) -> bool:
@@ -300,7 +275,7 @@ class HyperplaneSearch:
         self._only(self.planes.different())
 
     def sharpen(self) -> None:
-        """Where normals are coarse, measure hyperplanes too vague for a last layer again, by dual points from many faces.
+        """Where normals are coarse, measure vague hyperplanes again, by dual points from many faces.
 
         Queries: about 3,000 for each of them
         """
