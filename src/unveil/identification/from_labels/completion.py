@@ -113,35 +113,55 @@ class Completion:
         """
         if first is None:
             return None
-        model = first.model
-        figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips, "pair": tuple(int(c) for c in model.classes)}
+        figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips}
+        figures["pair"] = tuple(int(c) for c in first.model.classes)
+        if not first.gap > self.clear:
+            doubt = "the last layer's equations have no solution that stands out"
+            return Completed(first.model, np.inf, False, (doubt,), figures)
+        fitted, fresh, missed = self._coarsely(first, figures)
         doubts: list[str] = []
-        if not figures["gap"] > self.clear:
-            doubts.append("the last layer's equations have no solution that stands out")
-            return Completed(model, np.inf, False, tuple(doubts), figures)
+        if not fitted.rms < 1e-3:
+            doubts.append("boundary points lie off the model's boundaries")
+        elif missed > MISSED:
+            doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
+        figures["missed"] = missed
+        if doubts:
+            return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
+        return self._finely(fitted, fresh, figures)
+
+    def _coarsely(self, first: PairOutput, figures: dict[str, Any]) -> tuple[Polished[LabelModel], Crossings, float]:
+        """All classes fitted to boundary points located coarsely, until fresh ones lie where the model foretells them.
+
+        Returns:
+            The fit, those fresh points, and the share of them that is not there.
+        """
         fresh, missed = Crossings.none(self.chart.n), 1.0
         self._admit()
         for _ in range(ROUNDS):
-            whole = self._all_classes(first, figures)
             # The fit may be as good as points are located, and hyperplanes as they were measured.
-            fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+            fitted = self._of_all(first, figures)
             turned = self._turned(fitted.model, figures["pair"]) if first.model.affine.any() else None
             if turned is not None:
                 first = turned
-                whole = self._all_classes(first, figures)
-                fitted = polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+                fitted = self._of_all(first, figures)
             if not fitted.rms < 1e-3:
-                doubts.append("boundary points lie off the model's boundaries")
-                return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
+                break
             fitted = self._rare_told(fitted, first, figures)
             if self._admit():
                 continue
             fresh, missed = self._foretold(fitted.model, max(fitted.rms, self.coarse))
             if missed <= MISSED:
                 break
-        if missed > MISSED:
-            doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
-            return Completed(fitted.model, fitted.rms, False, tuple(doubts), figures)
+        return fitted, fresh, missed
+
+    def _of_all(self, first: PairOutput, figures: dict[str, Any]) -> Polished[LabelModel]:
+        whole = self._all_classes(first, figures)
+        return polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
+
+    def _finely(self, fitted: Polished[LabelModel], fresh: Crossings, figures: dict[str, Any]) -> Completed:
+        """The same fitted to fresh points located as finely as is wanted, and what speaks against it."""
+        doubts: list[str] = []
+        missed: float = figures["missed"]
         fitted = polish(fitted.model, fresh)
         again = 0
         while fitted.rms > 2 * self.fine and again < 2:
