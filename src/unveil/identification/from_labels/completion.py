@@ -9,19 +9,19 @@ import numpy as np
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
-from unveil.identification.from_labels.faces import ROUGH, Faces, Precision
+from unveil.identification.from_labels.faces import ROUGH, Precision
 from unveil.identification.from_labels.foretold import foretold_crossings, on_model_boundary, telling_crossings
-from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
     PairOutput,
     equations_needed,
     pair_output,
     pair_weights,
+    turned_again,
     with_classes,
     with_others,
 )
-from unveil.identification.from_labels.polish import Polished, polish, uncertainty
+from unveil.identification.from_labels.polish import Polished, needed, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import rare_crossings, telling_rare
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -40,9 +40,6 @@ SHARE = 0.03
 
 CLEAR = 1e3
 """By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
-
-WEAK = 0.1
-"""Neurons of less than this share of the usual effect are tried without."""
 
 EARLY = 1.02
 """So many points per number, with those known before, are located first; the others then lie where foretold."""
@@ -140,8 +137,9 @@ class Completion:
         for _ in range(ROUNDS):
             # The fit may be as good as points are located, and hyperplanes as they were measured.
             fitted = self._of_all(first, figures)
-            turned = self._turned(fitted.model, figures["pair"]) if first.model.affine.any() else None
-            if turned is not None:
+            at = self.points[np.flatnonzero(_between(self.points, *figures["pair"]))]
+            turned = turned_again(fitted.model, at, figures["pair"], self.coarse) if first.model.affine.any() else None
+            if turned is not None and turned.gap > self.clear:
                 first = turned
                 fitted = self._of_all(first, figures)
             if not fitted.rms < 1e-3:
@@ -168,7 +166,7 @@ class Completion:
             again += 1
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
-        fitted = self._needed(fitted, fresh)
+        fitted = needed(fitted, fresh, self.fine)
         error = self._uncertainty(fitted, fresh, self.fine / 4)
         if error > self.accuracy and self.fine > 2 * self.precision.digits:
             # Numbers that boundaries hardly tell need them as much more finely.
@@ -224,26 +222,6 @@ class Completion:
             known = self.points[np.flatnonzero(model.knows(self.points))]
             model, figures["open"] = with_others(model, figures["pair"], known, first.free)
             fitted = polish(model, known)
-        return fitted
-
-    def _turned(self, model: LabelModel, pair: tuple[int, int]) -> PairOutput | None:
-        """The pair's last layer once more, without an affine part: hyperplanes are known better after a fit."""
-        long = np.linalg.norm(model.inner, axis=1)
-        planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), self.coarse))
-        at = self.points[np.flatnonzero(_between(self.points, *pair))]
-        found = pair_output(planes, at, Faces.none(self.chart.n), pair)
-        return found if found is not None and found.gap > self.clear and not found.model.affine.any() else None
-
-    def _needed(self, fitted: Polished[LabelModel], at: Crossings) -> Polished[LabelModel]:
-        """The same without neurons that the points do not need: hyperplanes that were none."""
-        model = fitted.model
-        size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
-        weak = np.flatnonzero(size < WEAK * np.median(size)) if len(size) > 1 else np.empty(0, dtype=int)
-        left = np.arange(len(size))
-        for i in weak[np.argsort(size[weak])]:
-            trial = polish(fitted.model.kept(np.flatnonzero(left != i)), at)
-            if trial.rms <= 4 * max(fitted.rms, self.fine) and trial.outside <= max(fitted.outside, 0.02):
-                fitted, left = trial, left[left != i]
         return fitted
 
     def _uncertainty(self, fitted: Polished[LabelModel], at: Crossings, least: float) -> float:

@@ -282,3 +282,20 @@ def with_others(
     # Points far out are known less exactly, as far as they are out.
     steep = np.linalg.norm(model.gaps(at)[1], axis=1) * (1 + np.linalg.norm(at.x, axis=1))
     return with_classes(both, others, at, free, 1 / np.maximum(steep, 1e-300))
+
+
+def turned_again(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> PairOutput | None:
+    """The last layer of two classes once more, without an affine part: hyperplanes are known better after a fit.
+
+    Args:
+        model: Fitted.
+        at: Crossings between the two.
+        pair: The two.
+        error: Of the hyperplanes.
+
+    Queries: `0`
+    """
+    long = np.linalg.norm(model.inner, axis=1)
+    planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), error))
+    found = pair_output(planes, at, Faces.none(at.x.shape[1]), pair)
+    return None if found is None or found.model.affine.any() else found

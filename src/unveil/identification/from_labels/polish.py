@@ -17,6 +17,9 @@ MEASURED = 1e-6
 NEAR = 1e-3
 """Points no further off than this take part in the last steps."""
 
+WEAK = 0.1
+"""Neurons of less than this share of the usual effect are tried without."""
+
 KEPT = 30.0
 """Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left
 out of a step."""
@@ -90,6 +93,27 @@ def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
         if after > 0.5 * before:
             break
     return best
+
+
+def needed(fitted: Polished[LabelModel], at: Crossings, fine: float) -> Polished[LabelModel]:
+    """The same without neurons that the points do not need: hyperplanes that were none.
+
+    Args:
+        fitted: A fit.
+        at: Its points.
+        fine: How exactly they are known.
+
+    Queries: `0`
+    """
+    model = fitted.model
+    size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
+    weak = np.flatnonzero(size < WEAK * np.median(size)) if len(size) > 1 else np.empty(0, dtype=int)
+    left = np.arange(len(size))
+    for i in weak[np.argsort(size[weak])]:
+        trial = polish(fitted.model.kept(np.flatnonzero(left != i)), at)
+        if trial.rms <= 4 * max(fitted.rms, fine) and trial.outside <= max(fitted.outside, 0.02):
+            fitted, left = trial, left[left != i]
+    return fitted
 
 
 def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
