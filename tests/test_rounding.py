@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import unveil as uv
 from tests.helpers import random_weights, relu_elsewhere, single
-from unveil.blackbox.rounding import Rounding, rounding
+from unveil.blackbox.rounding import Rounding, in_steps, rounding
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -33,3 +34,26 @@ def test_short_steps_weigh_rounding_against_breakpoints() -> None:
     assert (double.step, double.exact) == (1e-4, True)
     assert 0.01 < single_.step < 0.05
     assert not single_.exact
+
+
+def test_answers_that_jump_are_told_from_steep_and_from_flat_ones() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((16, 6))
+    w = rng.standard_normal(6)
+    for answer, steps in (
+        (lambda x: np.floor(3 * x[:, :2]), True),
+        (lambda x: np.sign(x @ w)[:, None], True),
+        (lambda x: np.maximum(x @ w - 1, 0)[:, None], False),
+        (lambda x: np.clip(1e6 * (x @ w), 0, 1)[:, None], False),
+        (lambda x: np.zeros((len(x), 1)), False),
+    ):
+        oracle = uv.as_oracle(answer, shape=6)
+        assert in_steps(oracle, x, np.random.default_rng(1)) == steps
+
+
+def test_weights_of_answers_in_steps_are_not_looked_for() -> None:
+    oracle = uv.as_oracle(lambda x: np.sign(x[:, :1]), shape=12, budget=60_000)
+    found = uv.identify(oracle, rng=np.random.default_rng(3))
+    assert found.outcome is uv.Outcome.answers_in_steps
+    assert found.network is None
+    assert found.queries < 2000

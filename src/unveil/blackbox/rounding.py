@@ -18,6 +18,8 @@ EXACT_SLOPE = 6e-9
 COARSE = EXACT_SLOPE ** (4 / 3)
 # A value agrees with a prediction when it is within this many times the standard deviations that both carry.
 AGREE = 8.0
+# Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
+HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Rounding:
         relative: The largest floor relative to the size of the answers there.
         straight: Whether most of the reference points saw no curvature beyond rounding: what a piecewise-linear model
             shows.
+        still: Whether answers stayed exactly the same over all of the short rows, as those that jump in steps do.
     """
 
     floor: Float[np.ndarray, " m"]
     size: float
     relative: float
     straight: bool
+    still: bool = False
 
     @property
     def step(self) -> float:
@@ -93,7 +97,40 @@ def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Ge
     slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
     bent = (second.max(axis=1) > 1e-6 * slope + 40 * resolution * typical).any(axis=1)
     floor = np.minimum(floor, 40 * resolution * typical)
-    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5))
+    still = not np.diff(y, axis=1).any()
+    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still)
+
+
+def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator) -> bool:
+    """Whether answers jump from one value to another: no slope says anything about what is inside.
+
+    Between points with different answers the place where they change is halved until doubles end. Of a function
+    without jumps the difference falls with the distance.
+
+    Args:
+        ask: Answers questions.
+        points: From where to go outwards.
+        rng: Draws the directions.
+
+    Queries: `2 N`, and `HALVINGS` for each pair of different answers, fewer where they do not jump
+    """
+    low, high = points, points + rng.standard_normal(points.shape) * np.abs(points).max(axis=1, keepdims=True)
+    below, above = np.split(ask(np.concatenate([low, high])), 2)
+    first = np.abs(above - below).max(axis=1)
+    for halving in range(HALVINGS):
+        open_ = np.abs(above - below).max(axis=1) > JUMP * first
+        low, high, below, above, first = (each[open_] for each in (low, high, below, above, first))
+        if len(low) < PAIRS:
+            return False
+        if halving == HALVINGS - 1:
+            break
+        middle = (low + high) / 2
+        y = ask(middle)
+        # The half over which more happens.
+        left = (np.abs(y - below).max(axis=1) >= np.abs(above - y).max(axis=1))[:, None]
+        low, high = np.where(left, low, middle), np.where(left, middle, high)
+        below, above = np.where(left, below, y), np.where(left, y, above)
+    return True
 
 
 def reach(ask: Ask, points: Float[np.ndarray, "N n"], widest: float, far: float) -> float:

@@ -107,7 +107,8 @@ def identify(
         if best is None or found.residual < best.residual or best.network is None:
             best = found
         # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
-        if found.outcome in (Outcome.complete, Outcome.budget_ended) or found.kernels is not None:
+        ended = (Outcome.complete, Outcome.budget_ended, Outcome.answers_in_steps)
+        if found.outcome in ended or found.kernels is not None:
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None

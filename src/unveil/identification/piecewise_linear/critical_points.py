@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
+from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
@@ -38,6 +38,8 @@ FLOOR = 100.0
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # readings with other lines are made, and the one with the smallest errors is taken.
 STRANGE = 1e5
+# Chords along which answers that stand still over short steps may jump.
+CHORDS = 16
 # Points that the last digits must suit.
 POOL = 2000
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
@@ -140,6 +142,9 @@ class _Attempt:
             if not noise.straight:
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf), False
+            if noise.still and in_steps(self.ask, frame.sample(CHORDS, self.rng), self.rng):
+                self.why.append("The answers jump and stay the same in between: no slope tells of weights.")
+                return self._end(None, Outcome.answers_in_steps, np.inf), False
             network, whole = self._read(frame, noise)
             if network is None:
                 self._looked_again(frame, noise, None, Outcome.check_failed)

@@ -90,7 +90,7 @@ def positive_values(probe: Probe, frame: Frame) -> tuple[Probe, Frame]:
     d = frame.d
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
     noise = probe.noise
-    noise = Rounding(noise.floor, noise.size / stretch, noise.relative, noise.straight)
+    noise = Rounding(noise.floor, noise.size / stretch, noise.relative, noise.straight, noise.still)
     eye = np.eye(d)
     inner = Frame(eye, np.zeros(d), eye, eye, np.zeros(d), eye, np.zeros(d))
     return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), inner
