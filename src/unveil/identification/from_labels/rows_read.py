@@ -32,7 +32,10 @@ def rows_read(
     if isinstance(search, SigmoidalSearch):
         normals, offsets = search.rows
         stats["directions"] = search.far.normals
-        why = [f"Directions of {search.neurons} neurons were read, scales of {len(offsets)}."]
+        why = [
+            f"Of a sigmoidal layer {search.neurons} directions were met, of neurons if it is one, and scales of "
+            f"{len(offsets)}: no network that answers as it does confirms them."
+        ]
     else:
         planes = search.likely() if first is None else first
         normals, offsets = planes.normals, planes.offsets
