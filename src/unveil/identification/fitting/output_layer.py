@@ -16,6 +16,8 @@ Layer = tuple[np.ndarray, np.ndarray]
 Weights = list[Layer]
 # Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
 FEW = 2000
+# Numbers of questions of which answers are kept that a fit is made to.
+EVERYTHING = 1 << 40
 # Neurons with an output weight this small, relative to the largest, are none.
 FAINT = 1e-7
 # How well the sides must explain the affine part of a fit, relative to its largest share.

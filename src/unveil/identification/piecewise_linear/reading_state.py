@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.output_layer import Asked, Layer, Weights
+from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Layer, Weights
 from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
@@ -19,9 +19,6 @@ from unveil.whitebox.network import Network
 # Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
 # rounding, but at least so much; of ones with few digits in units of it.
 FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
-
-# Numbers kept of answers for fits.
-EVERYTHING = 1 << 40
 
 
 class Setup(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.fitting.output_layer import Asked, Unsigned, ending, explain
+from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Unsigned, ending, explain
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     Layer,
@@ -92,7 +92,7 @@ class SecondLayer:
         every = zip(first.bent.at, first.bent.rows, first.bent.error, strict=True)
         span = np.eye(outside.d)
         seen = tuple(CriticalPoint(x, span, normal, float(error)) for x, normal, error in every)
-        state = cls(probe, log, Asked(log.oracle), outside.after(*layer), layer, found, seen)
+        state = cls(probe, log, Asked(log.oracle, EVERYTHING), outside.after(*layer), layer, found, seen)
         return _taken_in(state)
 
     def zero(self, x: Float[np.ndarray, " n"]) -> bool:
