@@ -72,7 +72,9 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         if not useful:
             return state
         yield state
-        pool = pool[np.delete(np.arange(len(pool)), best)]
+        # Of piecewise-linear models: neurons that rest at a place are often active across the middle from it.
+        across = ask.across(pool[best : best + 1])
+        pool = pool[np.delete(np.arange(len(pool)), best)].joined(across)
     return state
 
 

@@ -178,6 +178,15 @@ class Asker:
         sigma = np.where(level > LOUDER * places.sigma, level, places.sigma)
         return replace(places, fx=places.fx * places.sigma / sigma, sigma=sigma)
 
+    def across(self, places: Places) -> Places:
+        """The points across the middle of what is asked, where points are drawn and not given; else none.
+
+        Queries: one for each, and one for each missing answer
+        """
+        if self.given is not None:
+            return places[:0]
+        return self.places(self.oracle.nearest(2 * self.oracle.middle - places.x))
+
     def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
         """Fresh base points: the examples given, or as the oracle samples; others for those without an answer.
 
