@@ -145,8 +145,12 @@ class Oracle(ABC):
         return y
 
     @final
-    def answered(self, x: Questions) -> Answers:
+    def answered(self, x: Questions, legal: bool = False) -> Answers:
         """Ask N questions of which some may stay without an answer: their rows are NaN. For whoever can do without.
+
+        Args:
+            x: Legal questions, one per row.
+            legal: Whether they are known to be legal, so that they need not be looked at again.
 
         Raises:
             BadInput: As when the oracle is called.
@@ -157,7 +161,7 @@ class Oracle(ABC):
 
         Queries: `N`
         """
-        x, y = self._ask(x)
+        x, y = self._ask(x, legal)
         if _too_many(self.ledger.missing, self.ledger.asked):
             raise MissingAnswers(
                 f"{self.name} answered {self.ledger.missing:,} of {self.ledger.asked:,} questions with NaN or "
@@ -203,7 +207,7 @@ class Oracle(ABC):
         if self.unchanged() is False:
             raise ModelChanged(f"{self.name}: {Outcome.model_changed.value}")
 
-    def _ask(self, x: np.ndarray) -> tuple[Questions, Answers]:
+    def _ask(self, x: np.ndarray, legal: bool = False) -> tuple[Questions, Answers]:
         """Check, charge and ask; missing answers are counted."""
         try:
             x = np.ascontiguousarray(x, dtype=np.float64)
@@ -213,7 +217,8 @@ class Oracle(ABC):
             raise BadInput(f"questions must have shape (N, {self.n}); got {x.shape}")
         if len(x) == 0:
             return x, np.empty((0, self.m))
-        self._check_legal(x)
+        if not legal:
+            self._check_legal(x)
         self.ledger.charge(len(x))
         y = self.answer(x)
         if not complete(y):

@@ -18,6 +18,8 @@ SHORTER = 8.0
 ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
 
 Exact = Callable[[np.ndarray], np.ndarray]
+Which = np.ndarray | slice
+"""Numbers of directions; as a slice where they follow each other (see `run`), since that takes no copy."""
 
 
 class SparseFrame:
@@ -36,9 +38,7 @@ class SparseFrame:
     def count(self) -> int:
         return len(self.free)
 
-    def points(
-        self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray, exact: Exact = np.asarray
-    ) -> np.ndarray:
+    def points(self, x: np.ndarray, which: Which, length: float | np.ndarray, exact: Exact = np.asarray) -> np.ndarray:
         """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`.
 
         Args:
@@ -47,17 +47,16 @@ class SparseFrame:
             length: Signed.
             exact: Applied to the numbers that differ from those of x.
         """
-        y = np.empty((len(which), self.n))
+        columns = self.free[which]
+        y = np.empty((len(columns), self.n))
         y[:] = x
-        part = _run(which)
-        amount = length * self.scale[part]
-        columns = self.free[part]
-        y[np.arange(len(which)), columns] = exact(x[columns] + amount)
+        amount = length * self.scale[which]
+        y[np.arange(len(columns)), columns] = exact(x[columns] + amount)
         if len(self.pivots):
-            y[:, self.pivots] = exact(x[self.pivots] - amount[:, None] * self.columns[part])
+            y[:, self.pivots] = exact(x[self.pivots] - amount[:, None] * self.columns[which])
         return y
 
-    def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    def combination(self, x: np.ndarray, which: Which, amounts: np.ndarray) -> np.ndarray:
         """x plus a combination of the (unscaled) directions in `which`."""
         y = x.copy()
         y[self.free[which]] += amounts
@@ -65,16 +64,16 @@ class SparseFrame:
             y[self.pivots] -= amounts @ self.columns[which]
         return y
 
-    def taken(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray) -> np.ndarray:
+    def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
         """The coefficient of each direction in the step really taken from x to the row of `asked` that is its own."""
         columns = self.free[which]
-        return np.asarray(asked[np.arange(len(which)), columns] - x[columns])
+        return np.asarray(asked[np.arange(len(columns)), columns] - x[columns])
 
-    def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
+    def amounts(self, step: np.ndarray, which: Which) -> np.ndarray:
         """Coefficients of the directions in `which` in one combined step."""
         return np.asarray(step[self.free[which]])
 
-    def along(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    def along(self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray) -> np.ndarray:
         """`(asked - x) @ vectors.T`, from the coordinates that the steps touch."""
         moved = asked[:, self.pivots] - x[self.pivots]
         return np.asarray(
@@ -88,7 +87,7 @@ class SparseFrame:
         return out
 
 
-def _run(which: np.ndarray) -> np.ndarray | slice:
+def run(which: np.ndarray) -> Which:
     """Numbers in a row as a slice, which takes no copy."""
     if len(which) and which[-1] - which[0] == len(which) - 1 and (which[1:] > which[:-1]).all():
         return slice(int(which[0]), int(which[-1]) + 1)
@@ -106,20 +105,18 @@ class BasisFrame:
     def count(self) -> int:
         return len(self.basis)
 
-    def points(
-        self, x: np.ndarray, which: np.ndarray, length: float | np.ndarray, exact: Exact = np.asarray
-    ) -> np.ndarray:
+    def points(self, x: np.ndarray, which: Which, length: float | np.ndarray, exact: Exact = np.asarray) -> np.ndarray:
         y = np.reshape(length, (-1, 1)) * self.basis[which]
         y += x
         return exact(y)
 
-    def combination(self, x: np.ndarray, which: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    def combination(self, x: np.ndarray, which: Which, amounts: np.ndarray) -> np.ndarray:
         return np.asarray(x + amounts @ self.basis[which])
 
-    def taken(self, asked: np.ndarray, x: np.ndarray, which: np.ndarray) -> np.ndarray:
+    def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
         return np.asarray(np.einsum("ij,ij->i", asked - x, self.basis[which]))
 
-    def amounts(self, step: np.ndarray, which: np.ndarray) -> np.ndarray:
+    def amounts(self, step: np.ndarray, which: Which) -> np.ndarray:
         return np.asarray(self.basis[which] @ step)
 
 
@@ -178,7 +175,7 @@ def slopes(
 
     def difference(which: np.ndarray, length: float) -> None:
         for start in range(0, len(which), ask.block):
-            part = which[start : start + ask.block]
+            part = run(which[start : start + ask.block])
             # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
             points, answers = ask.step(x, _roomier(ask, frame, x, part, length * signs[part]), sigma)
             step, before = frame.taken(points, x, part), fx
@@ -191,13 +188,14 @@ def slopes(
 
     def bends(groups: list[np.ndarray]) -> np.ndarray:
         points = np.empty((len(groups), frame.n))
-        for i, group in enumerate(groups):
-            amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[group] * 4 * length / np.sqrt(len(group))
-            points[i] = frame.combination(x, group, amounts)
+        parts = [run(group) for group in groups]
+        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
+            amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[part] * 4 * length / np.sqrt(len(group))
+            points[i] = frame.combination(x, part, amounts)
         points, answers = ask.step(x, ask.oracle.nearest(points), sigma)
         seen = answers - fx
         bad = np.empty(len(groups), dtype=bool)
-        for i, group in enumerate(groups):
+        for i, group in enumerate(parts):
             amounts = frame.amounts(points[i] - x, group)
             error = np.sqrt(2 * (1 + np.sum((amounts / taken[group]) ** 2)))
             # Where an answer is missing nothing can be said: that is not straight.
@@ -225,7 +223,7 @@ def slopes(
 
 
 def legal_ends(
-    oracle: Oracle, frame: SparseFrame | BasisFrame, x: np.ndarray, which: np.ndarray, length: np.ndarray
+    oracle: Oracle, frame: SparseFrame | BasisFrame, x: np.ndarray, which: Which, length: np.ndarray
 ) -> Float[np.ndarray, "N n"]:
     """The legal questions nearest to the ends of steps of signed lengths from a legal one."""
     if oracle.entrywise:
@@ -234,7 +232,7 @@ def legal_ends(
 
 
 def _roomier(
-    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, which: np.ndarray, length: np.ndarray
+    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, which: Which, length: np.ndarray
 ) -> Float[np.ndarray, "N n"]:
     """Ends of steps of signed lengths; on the other side where a wall of the box would cut them off.
 

@@ -108,19 +108,20 @@ class Asker:
     def smooth(self) -> bool:
         return self.noise.kind == "smooth"
 
-    def __call__(self, x: Float[np.ndarray, "N n"], sigma: np.ndarray) -> Float[np.ndarray, "N m"]:
+    def __call__(self, x: Float[np.ndarray, "N n"], sigma: np.ndarray, legal: bool = False) -> Float[np.ndarray, "N m"]:
         """Answers divided by sigma, (m,) or (N, m): that of the places they will be compared with."""
-        return np.asarray(self._raw(x) / sigma)
+        return np.asarray(self._raw(x, legal) / sigma)
 
-    def _raw(self, x: np.ndarray) -> np.ndarray:
+    def _raw(self, x: np.ndarray, legal: bool = False) -> np.ndarray:
         if self.oracle.ledger.asked + len(x) > self.limit:
             raise LimitReached("the search has reached its own limit of queries")
         if not len(x):
             return np.empty((0, self.oracle.m))
         if len(x) <= self.block:
-            y = self.oracle.answered(x)
+            y = self.oracle.answered(x, legal)
         else:
-            y = np.concatenate([self.oracle.answered(x[i : i + self.block]) for i in range(0, len(x), self.block)])
+            parts = [x[i : i + self.block] for i in range(0, len(x), self.block)]
+            y = np.concatenate([self.oracle.answered(part, legal) for part in parts])
         seen = y if complete(y) else y[~missing(y)]
         if len(seen):
             np.minimum(self.least, seen.min(axis=0), out=self.least)
@@ -130,14 +131,14 @@ class Asker:
     def step(
         self, x: Float[np.ndarray, "*N n"], asked: Float[np.ndarray, "N n"], sigma: np.ndarray
     ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-        """Answers at the ends of steps from x; a step without an answer at its end is made shorter.
+        """Answers at the ends of legal steps from x; a step without an answer at its end is made shorter.
 
         Returns:
             The ends as they were asked in the end, and the answers divided by sigma: NaN where there is none.
 
         Queries: `N`, and up to `len(SHORTENED)` for each missing answer
         """
-        y = self(asked, sigma)
+        y = self(asked, sigma, legal=True)
         for part in SHORTENED:
             if complete(y):
                 break

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import linalg
 
 from unveil.blackbox.answers import complete
-from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, legal_ends
+from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, legal_ends, run
 from unveil.blackbox.span_search.growth import screen
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State
@@ -346,11 +346,11 @@ def _touching_few(  # noqa: PLR0913 - what both ways of refining share
         told = gradients[i] @ basis
         for block, which in enumerate(blocks):
             # With one sign for all, the rounding of the answer at the point would be a common error.
-            sign = ask.rng.choice([-1.0, 1.0], size=len(which))
-            asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, which, longest * sign), sigma)
+            sign, part = ask.rng.choice([-1.0, 1.0], size=len(which)), run(which)
+            asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, part, longest * sign), sigma)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            inside = frame.along(asked, point, which, told)
-            yield i, block, answers - answer - inside, frame.taken(asked, point, which)
+            inside = frame.along(asked, point, part, told)
+            yield i, block, answers - answer - inside, frame.taken(asked, point, part)
 
 
 def _across_box(  # noqa: PLR0913 - what both ways of refining share
