@@ -294,3 +294,26 @@ def test_the_accuracy_stated_does_not_hang_on_gradients_that_shorter_steps_have_
         state = measure(ask, replace(state, gradients=(replace(places, coarser=coarser), c)))
         right.append(state.rank == 3 and sine(state, w) <= state.accuracy < 0.5)
     assert_rate(right, 0.99)
+
+
+def test_points_across_the_middle_are_asked_where_none_are_given(rng: np.random.Generator) -> None:
+    w = rng.standard_normal((6, 2))
+    ask, state = begun(lambda x: np.maximum(x @ w, 0), 6, rng, within=(0.0, 2.0))
+    here = ask.draw(5, state.steps.margin)
+    there = ask.across(here)
+    assert np.allclose(there.x, 2.0 - here.x)
+    assert np.allclose(there.fx * there.sigma, np.maximum(there.x @ w, 0))
+    given = Asker(ask.oracle, ask.noise, rng, here.x)
+    assert len(given.across(here)) == 0
+
+
+def test_two_gradients_show_all_neurons_of_a_layer_without_bias(rng: np.random.Generator) -> None:
+    taken = []
+    for _ in range(10):
+        w, v = rng.standard_normal((12, 60)), rng.standard_normal((12, 12))
+        ask, state = begun(lambda x, w=w, v=v: np.maximum(x @ w.T, 0) @ v, 60, rng)
+        *_, state = grow(ask, state, ask.draw(8))
+        assert state.rank == 12
+        taken.append(state.taken)
+    # From places drawn at random it takes about four; across one from another, all rest of it is active.
+    assert np.median(taken) <= 3

@@ -68,13 +68,15 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
                 return state
             pool = pool[:0]
             continue
+        before = state.rank
         state, useful = _take(ask, state, ask.heard(pool[best : best + 1]))
         if not useful:
             return state
         yield state
-        # Of piecewise-linear models: neurons that rest at a place are often active across the middle from it.
-        across = ask.across(pool[best : best + 1])
-        pool = pool[np.delete(np.arange(len(pool)), best)].joined(across)
+        rest = pool[np.delete(np.arange(len(pool)), best)]
+        # With fewer directions than outputs, the neurons active at the place have all shown: others rest there, and are
+        # often active across the middle from it.
+        pool = rest.joined(ask.across(pool[best : best + 1])) if state.rank - before < ask.oracle.m else rest
     return state
 
 
