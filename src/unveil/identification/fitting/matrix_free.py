@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
+from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
@@ -16,6 +17,8 @@ from unveil.whitebox.network import Layer, Network
 _ROWS = 4096
 # The conjugate gradients of one step end when what is left is this share of the start.
 _LEFT = 0.03
+# A fit ends with a step that gains less than this.
+_GAIN = 1.02
 _MOST = 60
 # Points from which the preconditioner is made, at most.
 _ENOUGH = 8192
@@ -30,6 +33,8 @@ _EASED, _SHORTENED, _REFUSED = 0.25, 2.0, 10.0
 _UNFELT = 1e-6
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
+# Inputs and slopes of every layer at some points, and the weights of the answers there.
+Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -79,19 +84,19 @@ def fit(
     Source: the preconditioner is the Kronecker factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
-    rms = _rms(weights, kinds, x, y)
+    robust = Robust.at(_squares(weights, kinds, x, y))
     for _ in range(steps):
-        if rms <= 1.2 * noise:
+        if robust.rms <= 1.2 * noise:
             break
-        step, _ = _step(weights, kinds, x, y, first)
-        better = _shortened(weights, kinds, step, x, y, rms)
+        step, _ = _step(weights, kinds, x, y, first, robust.weight)
+        better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:
             break
-        gain = rms / better[1]
-        weights, rms, _part = better
-        if gain < 1.02:
+        weights, before, robust = better[0], robust, Robust.at(_squares(better[0], kinds, x, y))
+        # Where few answers are far off most of the cost is theirs.
+        if before.cost < _GAIN * better[1] and before.bound < _GAIN * robust.bound:
             break
-    return _put_together(weights, kinds, network), rms
+    return _put_together(weights, kinds, network), robust.rms
 
 
 def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
@@ -122,19 +127,20 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
-    rms, products = _rms(weights, kinds, x, y), 0
+    robust, products = Robust.at(_squares(weights, kinds, x, y)), 0
     for _ in range(steps):
-        if rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
+        if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
-        step, taken = _step(weights, kinds, x, y, first, damping, most)
+        step, taken = _step(weights, kinds, x, y, first, robust.weight, damping, most)
         products += taken
-        better = _shortened(weights, kinds, step, x, y, rms)
+        better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:
             damping *= _REFUSED
             continue
-        weights, rms, part = better
+        weights, _cost, part = better
+        robust = Robust.at(_squares(weights, kinds, x, y))
         damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
-    return Damped(_put_together(weights, kinds, network), rms, min(damping, _LARGEST_DAMPING), products)
+    return Damped(_put_together(weights, kinds, network), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
 
 def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
@@ -148,25 +154,27 @@ def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) ->
 
 
 def _shortened(
-    weights: Pairs, kinds: Sequence[Activation], step: Pairs, x: np.ndarray, y: np.ndarray, rms: float
+    weights: Pairs, kinds: Sequence[Activation], step: Pairs, x: np.ndarray, y: np.ndarray, robust: Robust
 ) -> tuple[Pairs, float, float] | None:
-    """The longest of four parts of a step that leaves less, and how much of the step it is; None if none does."""
+    """The longest of four parts of a step that costs less, its cost, and how much of the step it is; None if none
+    does."""
     part = 1.0
     for _ in range(4):
         trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
-        after = _rms(trial, kinds, x, y)
-        if after < rms:
+        after = robust.costs(_squares(trial, kinds, x, y))
+        if after < robust.cost:
             return trial, after, part
         part /= 4
     return None
 
 
-def _rms(weights: Pairs, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> float:
-    total = 0.0
+def _squares(weights: Pairs, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Mean square error of each answer."""
+    out = np.empty(len(x))
     for part in _parts(len(x)):
         with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
-            total += float(((_forward(weights, kinds, x[part])[0][-1] - y[part]) ** 2).sum())
-    return float(np.sqrt(total / y.size)) if np.isfinite(total) else np.inf
+            out[part] = ((_forward(weights, kinds, x[part])[0][-1] - y[part]) ** 2).mean(axis=1)
+    return out
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -211,6 +219,7 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     x: np.ndarray,
     y: np.ndarray,
     first: int,
+    weight: np.ndarray,
     damping: float = 0.0,
     most: int = _MOST,
 ) -> tuple[Pairs, int]:
@@ -220,12 +229,13 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
     backs = [np.zeros((len(b), len(b))) for _, b in (weights[i] for i in moving)]
     diagonal = [np.zeros_like(g) for g in gradient]
-    kept: list[tuple[list[np.ndarray], list[np.ndarray | None]]] = []
+    kept: list[Kept] = []
     for part in _parts(len(x)):
         values, slopes = _forward(weights, kinds, x[part])
-        _add_gradient(gradient, weights, values, slopes, y[part] - values[-1], first)
+        _add_gradient(gradient, weights, values, slopes, weight[part, None] * (y[part] - values[-1]), first)
         # Half the digits are plenty for a step that is corrected by the next one.
-        kept.append(([v.astype(np.float32) for v in values[first:-1]], [_single(s) for s in slopes[first:]]))
+        half = [v.astype(np.float32) for v in values[first:-1]]
+        kept.append((half, [_single(s) for s in slopes[first:]], weight[part, None].astype(np.float32)))
         if part.start >= _ENOUGH:
             continue
         for i in moving:
@@ -272,21 +282,21 @@ def _single(slope: np.ndarray | None) -> np.ndarray | None:
 
 def _normal_times(
     weights: list[np.ndarray],
-    kept: list[tuple[list[np.ndarray], list[np.ndarray | None]]],
+    kept: list[Kept],
     p: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
-    """`J^T J p`: forwards along a change of the parameters, and back; `kept` holds inputs and slopes of every layer."""
+    """`J^T J p`, weighted: forwards along a change of the parameters, and back."""
     out = [np.zeros_like(each) for each in p]
     step = [each.astype(np.float32) for each in p]
     last = len(weights) - 1
-    for values, slopes in kept:
+    for values, slopes, weight in kept:
         change = np.zeros((0, 0), dtype=np.float32)
         for i in range(last + 1):
             moved = values[i] @ step[i][:, :-1].T + step[i][:, -1]
             if i:
                 moved += change @ weights[i].T
             change = _felt(moved, slopes[i])
-        change = _felt(change, slopes[last])
+        change = _felt(weight * change, slopes[last])
         for i in range(last, -1, -1):
             out[i][:, :-1] += change.T @ values[i]
             out[i][:, -1] += change.sum(axis=0)

@@ -15,7 +15,8 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_spare, without_twins
-from unveil.identification.fitting.slimming import all_needed, slimmed
+from unveil.identification.fitting.robust import trimmed_rms
+from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
@@ -240,9 +241,11 @@ class _Attempt:
         if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
             return network
         x, y = self.reading.fresh.all()
+        sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
+        if trimmed_rms(network, x, y) > SLACK * sigma:
+            return network  # what it lacks is not known yet, and each fit of a smaller one would be as far off
         if (network.layers[-2:-1] and network.layers[-2].activation.name != "relu") or all_needed(network, x, y):
             return network
-        sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
         return slimmed(network, x, y, sigma, lambda trial: fit(trial, x, y, noise=0.1 * sigma, steps=4)[0])
 
     def _sloped(self, network: Network, noise: Rounding) -> Network:

@@ -12,6 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
 from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
@@ -25,9 +26,7 @@ from unveil.identification.surrogate.students import (
     answers_per_step,
     candidates,
     fitted,
-    near,
     questions,
-    trimmed_rms,
 )
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -173,8 +172,7 @@ class Fitting:
         """
         # Of many parameters most are the first layer's, and these stay.
         first = int(parameters(network) > MANY and len(network.layers) > 2)
-        some = np.flatnonzero(near(network, self.x, self.y))
-        some = self.rng.permutation(some)[: max(FEWEST_TO_SLIM, answers_per_step(network, len(some), first))]
+        some = self.rng.permutation(len(self.x))[: max(FEWEST_TO_SLIM, answers_per_step(network, len(self.x), first))]
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
+from unveil.identification.fitting.robust import off, trimmed_rms
 from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
@@ -26,10 +27,6 @@ STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
 # Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
-# Answers that are off by so many times the median, at most this share of all, are left out of a step: they lie on the
-# wrong side of a hyperplane, where the model that is linear in the parameters says nothing of them, and would spread
-# their errors over all weights.
-FAR_OFF, STRAYS = 20.0, 0.01
 # Candidates per question that students choose, and the share of a round's questions that they choose.
 CANDIDATES, CHOSEN = 8, 0.5
 # How far out candidates lie, in usual lengths, where there is no box.
@@ -66,37 +63,14 @@ class Student:
         return replace(self, network=network, damping=damping, best=best[0], error=best[1])
 
 
-def trimmed_rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
-    """Root mean square of what a network leaves of answers, but for the worst `STRAYS` of them.
-
-    Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
-    """
-    off = np.sort(_off(network, x, y))
-    error = float(np.sqrt(off[: len(off) - int(STRAYS * len(off))].mean()))
-    return error if np.isfinite(error) else np.inf
-
-
-def near(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Bool[np.ndarray, " N"]:
-    """Which answers are no strays. Where more than few are far off a neuron is missing, and none is one."""
-    off = _off(network, x, y)
-    far = off > FAR_OFF**2 * float(np.median(off))
-    return np.asarray(~far | (far.mean() > STRAYS))
-
-
-def _off(network: Network, x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " N"]:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(((network(x) - y) ** 2).mean(axis=1))
-
-
 def hard_ones(
     network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " count"]:
-    """Which answers to fit: the worst of some but for strays, and as many others at random as make up the count."""
+    """Which answers to fit: the worst of some, and as many others at random as make up the count."""
+    if len(x) <= count:
+        return np.arange(len(x))
     some = rng.permutation(len(x))[: AMONG * count]
-    some = some[near(network, x[some], y[some])]
-    if len(some) <= count:
-        return np.sort(some)
-    order = some[np.argsort(-_off(network, x[some], y[some]), kind="stable")]
+    order = some[np.argsort(-off(network, x[some], y[some]), kind="stable")]
     hard = int(HARD * count)
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
