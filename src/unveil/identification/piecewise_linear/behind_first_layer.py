@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Layer, after
 from unveil.identification.fitting.pruning import without_idle
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, row_space
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
@@ -25,7 +26,7 @@ from unveil.identification.piecewise_linear.rare_neurons import last_layer, outp
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sharpening import worst_sharpened
-from unveil.identification.piecewise_linear.sign_recovery import too_many
+from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
 from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
@@ -34,8 +35,6 @@ from unveil.whitebox.network import Network
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
 # derivative shows all weights of a neuron, elsewhere half of them.
 MANY_NEURONS = 16
-# Unit rows with a smaller singular value are as good as dependent.
-DEPENDENT = 1e-6
 # Of few digits: neurons of the first layer up to which hyperplanes behind it are followed one by one; share of what the
 # budget leaves that may be spent on that.
 FOLLOWED, PATIENCE = 128, 0.8
@@ -81,14 +80,19 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     setting = Setting.of(setup.probe, setup.log, state.frame, setup.far, setup.fine)
     given: list[Neuron] = []
     stations: list[Station] = []
-    many = MANY_NEURONS <= len(found) <= state.frame.d and _independent(found.rows)
-    if many:
+    seen: list[CriticalPoint] = []
+    few = len(found) <= state.frame.d
+    free = ~dependent(found.rows).any(axis=1) if few else np.zeros(len(found), dtype=bool)
+    if MANY_NEURONS <= free.sum() and free.all():
         state, given, stations = _where_all_are_active(setup, state, layer)
         yield state
+    elif MANY_NEURONS <= free.sum():
+        seen, stations = _where_others_are_off(setup, state, layer, free)
     if state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    yield from _deeper_states(setup, setting, state, Deeper.begun(setting.frame, layer, found, given, stations))
+    begun = Deeper.begun(setting.frame, layer, found, given, stations)
+    yield from _deeper_states(setup, setting, state, replace(begun, seen=(*begun.seen, *seen)))
 
 
 def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
@@ -146,9 +150,24 @@ def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[R
     return state, given, stations
 
 
-def _independent(rows: np.ndarray) -> bool:
-    """Whether what these neurons see can be chosen freely: training can make them parallel."""
-    return float(np.linalg.svd(rows, compute_uv=False)[-1]) > DEPENDENT
+def _where_others_are_off(
+    setup: Setup, state: Reading, layer: Layer, free: Bool[np.ndarray, " k"]
+) -> tuple[list[CriticalPoint], list[Station]]:
+    """Critical points of the second layer where all neurons are active that depend on no others, and derivatives there.
+
+    Weights of the others stay unknown.
+    """
+    rows, bias = layer
+    frame = state.frame.beside((rows[free], bias[free]), (rows[~free], bias[~free]))
+    if frame is None:
+        return [], []
+    found = finished(layer_steps(setup.probe, frame, far=setup.far, most_lines=setup.most_lines))
+    span, most = row_space(frame.M), float(np.linalg.norm(frame.M, 2))
+    seen = []
+    for x, row, error in zip(found.straight.at, found.rows @ frame.M, found.straight.error, strict=True):
+        size = float(np.linalg.norm(row))
+        seen.append(CriticalPoint(x, span, span.T @ row / size, float(error) * most / size))
+    return seen, found.stations(frame)
 
 
 def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:

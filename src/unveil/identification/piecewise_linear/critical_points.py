@@ -158,6 +158,10 @@ class _Attempt:
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
         outcome = self._open(network, self._judged(seen, noise), beyond)
+        if outcome is Outcome.check_failed and len(network.layers) > 2 and not any(affine_part(network)):
+            # Some neuron of it is missing or wrong: what lies before the last hidden layer was read whole nevertheless.
+            *layers, last = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
+            self.stats = {"layers_read": layers, "rows_partial": last, **self.stats}
         self._looked_again(frame, noise, network, outcome)
         strange = noise.exact and beyond and seen.tail > STRANGE
         return self._end(network, outcome, seen.residual), whole and (outcome is not Outcome.complete or strange)

@@ -13,7 +13,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.candidates import ANYWAY, merge_points
-from unveil.identification.piecewise_linear.critical_point import along, along_line, measure_normals, met
+from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.last_hidden_layer import close
 from unveil.identification.piecewise_linear.late_neurons import Late, late
@@ -26,8 +26,12 @@ EFFORT = 4
 CHEAP, DEAR = 3, 30
 # Places where one unknown weight is looked for at once.
 AT_ONCE = 6
+# Where more are unknown, this share of them.
+SHARE = 0.5
 # Lines on which these are looked for: random ones, and for each critical point of a neuron; how many of these points.
 ANYWHERE, BESIDE, POINTS = 150, 8, 4
+# Those for each value of which weights are unknown, and how small it is there at least.
+BARELY, LEAST = 8, 1e-4
 # Of points that are not explained so many nearest ones may be the next; of those explained as many, more when barren.
 BAD, GOOD, MORE = 30, 3, 10
 # Where a neuron missing from a layer before is looked for.
@@ -87,6 +91,8 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     direction = rng.standard_normal(base.shape)
     unknown = [i for n in neurons if not n.known.all() for i in n.members[:POINTS] for _ in range(BESIDE)]
     beside = [_beside(setting, state, i) for i in unknown]
+    few = np.flatnonzero(~np.all([n.known for n in neurons], axis=0))
+    beside += [_barely(setting, state, int(j)) for j in np.repeat(few, BARELY)]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
     # Where more is known of a neuron, how large its other weights may be is known better.
@@ -94,7 +100,8 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     tried = Counter(
         {(i, j): candidates.tried[*so_far[i], j] for i, n in enumerate(neurons) for j in range(len(n.known))}
     )
-    there = places(layers, neurons, base, direction, tried, most)[:AT_ONCE]
+    there = places(layers, neurons, base, direction, tried, most)
+    there = there[: max(AT_ONCE, int(SHARE * sum(int((~n.known).sum()) for n in neurons)))]
     if not there:
         return None
     seen, lines = complete_weights(setting.probe, layers, neurons, there)
@@ -114,6 +121,21 @@ def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, 
     return seen.x + (t[piece] + t[piece + 1]) / 2 * v, normal
 
 
+def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """A line along which one value of the last layer read stays as it is, hardly more than zero.
+
+    Where neurons are parallel, it is active without the others nowhere else.
+    """
+    (*before, (W, b)), rng = state.layers, setting.probe.rng
+    x = setting.points.usual(1)[0]
+    h, J = local(before, x)
+    normal, z = W[j] @ J, float(W[j] @ h + b[j])
+    size = max(float(np.linalg.norm(normal)), 1e-300)
+    least = np.exp(rng.uniform(np.log(LEAST), 0)) * float(np.linalg.norm(W[j]))
+    v = rng.standard_normal(len(x))
+    return x + normal * (least - z) / size**2, v - normal * (normal @ v) / size**2
+
+
 def _line_of(state: Deeper, x: Float[np.ndarray, " n"]) -> tuple[Line, int] | None:
     """The line on which a critical point was met, and which of its breakpoints that is."""
     for line in reversed(state.lines):
@@ -131,7 +153,8 @@ def _inserted(state: Deeper, found: Late) -> Deeper:
     given = [n for n in state.candidates.merged if n.before is not None]
     if behind:
         given, state = list(state.given(behind[0])), replace(state, last=False)
-    return replace(state, candidates=Candidates(merged=tuple(n.wider() for n in given)))
+    wider = [n.among(np.arange(len(n.known) + 1) < len(n.known)) for n in given]
+    return replace(state, candidates=Candidates(merged=tuple(wider)))
 
 
 def _another_line(setting: Setting, state: Deeper) -> Deeper:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,8 @@ from unveil.blackbox.domain import Within
 
 # Mean of a coordinate of a point in a box, in units of the box; drawn for each point.
 SHARES = (0.03, 0.97)
+# Relative singular values below this are as good as none.
+DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,33 @@ class Frame:
         first = self.lift.shape[1] == self.M.shape[1] and self.within is None and self.free
         lift, shift = (V, -V @ c) if first else (self.lift, self.shift)
         return Frame(M, c, V, G, g, lift, shift, self.within)
+
+    def beside(
+        self, layer: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]
+    ) -> Frame | None:
+        """The frame of the next layer where only these neurons of this one are active, and what the others see is kept.
+
+        Args:
+            layer: Independent rows and their biases.
+            others: The other neurons', whose rows depend on each other, but not on these.
+
+        Returns:
+            None where the others cannot be inactive all at once.
+        """
+        (rows, bias), (M, c) = layer, (others[0] @ self.M, others[0] @ self.c + others[1])
+        span = np.linalg.svd(M, full_matrices=False)
+        free = span[2][span[1] > DEPENDENT * span[1].max(initial=1e-300)]
+        A, most = M @ free.T, np.linalg.norm(M, axis=1)
+        far = (-1 - 2 * np.abs(c).max(initial=0), 1 + 2 * np.abs(c).max(initial=0))
+        found = optimize.linprog(
+            np.r_[np.zeros(len(free)), -1.0], A_ub=np.c_[A, most], b_ub=-c, bounds=[far] * len(free) + [(None, 1.0)]
+        )
+        if found.status != 0 or found.x[-1] <= DEPENDENT:
+            return None
+        after = self.after(rows, bias)
+        inverse = np.linalg.pinv(np.concatenate([after.M, free]))
+        V = inverse[:, : len(rows)]
+        return replace(after, V=V, lift=V, shift=inverse @ np.r_[-after.c, found.x[:-1]])
 
     def room(self, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row, the interval of t with `x + t step` inside the region."""

@@ -14,6 +14,8 @@ from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, View
 
 # Critical points whose normals are known worse than this begin no neuron.
 VAGUE = 1e-4
+# Singular values, relative to the largest, below which neurons active together are not told apart.
+FAINT = 1e-5
 # A critical point joins a neuron only if another neuron's would do so by chance less often than this.
 CHANCE = 1e-6
 # Critical points held against a neuron at once.
@@ -34,7 +36,9 @@ def merge(views: list[View], before: list[Neuron], old: int = 0) -> list[Neuron]
     out = [grow(neuron) for neuron in before]
     taken = {i for neuron in out for i in neuron.members}
     order = sorted(range(len(views)), key=lambda i: (-int(views[i].on.sum()), views[i].error))
-    pairs = combinations([i for i in order if views[i].error < VAGUE], 2)
+    # What may be a neuron's already begins none with another.
+    perhaps = {i for neuron in out for i in neuron.unclear}
+    pairs = combinations([i for i in order if views[i].error < VAGUE and i not in perhaps], 2)
     for some in chain(((i,) for i in order), pairs):
         if max(some) < old:
             continue
@@ -65,7 +69,7 @@ def _start(views: list[View], i: int) -> Neuron | None:
     if not 0 < len(active) <= len(v.normal) or v.error > VAGUE:
         return None
     s = np.linalg.svd(active, compute_uv=False)
-    if s[-1] < 1e-4:
+    if s[-1] < FAINT:
         return None
     inverse = np.linalg.pinv(active.T)
     part = inverse @ v.normal
@@ -89,7 +93,9 @@ def _start_from(views: list[View], some: tuple[int, ...]) -> Neuron | None:
         return None
     k = len(known)
     neuron, worst, next_ = _solved(views, Neuron(np.zeros(k), 0.0, known, some, np.zeros((k + 1, k + 1)), key=some[0]))
-    return neuron if worst < AGREES * np.sqrt(k) and next_ > 1e4 * worst else None
+    # Where neurons are parallel some weights of theirs make nothing of all inputs but few.
+    least = AGREES * np.sqrt(k)
+    return neuron if worst < least < next_ and next_ > 1e4 * worst else None
 
 
 def _equations(v: View) -> int:
@@ -210,7 +216,8 @@ def _solved(views: list[View], neuron: Neuron) -> tuple[Neuron, float, float]:
         rows.append(np.concatenate([D[:-1] / (v.error * seen), D[-1:] / v.place]))
     E = np.concatenate([*rows, np.zeros((1, len(which)))])
     scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
-    _, s, vt = np.linalg.svd(E / scale)
+    # Of the triangular factor: the same values and vectors, whatever the number of equations.
+    _, s, vt = np.linalg.svd(np.linalg.qr(E / scale, mode="r"))
     theta = vt[-1] / scale
     size = float(np.linalg.norm(theta[:-1]))
     weights = np.zeros(len(neuron.known))

@@ -68,13 +68,16 @@ class Neuron:
         """How many independent readings it rests on."""
         return len(self.members) + (self.before is not None)
 
-    def wider(self) -> Neuron:
-        """The same neuron behind a layer that has one neuron more: its weight for that is unknown."""
-        k = len(self.weights)
-        spread = np.insert(np.insert(self.spread, k, 0, axis=0), k, 0, axis=1)
-        before = None if self.before is None else np.insert(self.before, k, 0, axis=1)
-        known = np.append(self.known, False)
-        return Neuron(np.append(self.weights, 0), self.bias, known, (), spread, before, key=self.key)
+    def among(self, those: Bool[np.ndarray, " q"]) -> Neuron:
+        """The same neuron behind a layer of q values, of which `those` are the ones it is known for."""
+        at = np.append(np.flatnonzero(those), len(those))
+        spread, weights, known = np.zeros((len(those) + 1,) * 2), np.zeros(len(those)), those.copy()
+        spread[np.ix_(at, at)], weights[those], known[those] = self.spread, self.weights, self.known
+        before = None
+        if self.before is not None:
+            before = np.zeros((len(self.before), len(those) + 1))
+            before[:, at] = self.before
+        return Neuron(weights, self.bias, known, (), spread, before, key=self.key)
 
     def doubt(self, h: Float[np.ndarray, " k"]) -> float:
         """Standard deviation of `weights . h + bias`, as far as the weights are known."""

@@ -6,18 +6,31 @@ from itertools import combinations
 from math import comb
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.whitebox.network import Network
 
 # Sets of neurons that are tried out as the active ones, at most.
 MOST_SETS = 400_000
+# Unit rows with a smaller singular value are as good as dependent.
+DEPENDENT = 1e-6
+# A share in a derivative that is smaller than this part of the largest is none.
+NONE = 1e-6
+
+
+def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
+    """Which of these unit rows, no more than coordinates, are bound to which others: training can make some parallel."""
+    u, s, _ = np.linalg.svd(rows, full_matrices=False)
+    null = u[:, s <= DEPENDENT]
+    return np.asarray(np.abs(null @ null.T) > DEPENDENT)
 
 
 def by_vanishing(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Expand derivatives in the normals, which must be independent: an inactive neuron has coefficient zero.
+    """Expand derivatives in the normals: an inactive neuron has coefficient zero.
+
+    Of normals that depend on each other only the sum is told. Where that is zero none of them is active.
 
     Args:
         rows: Normals, k <= d.
@@ -30,16 +43,21 @@ def by_vanishing(
         the active one: near 0 is sure, near 1 means that something else moves along this normal too.
     """
     k = len(rows)
-    coefficient = np.abs(slope.reshape(-1, rows.shape[1]) @ np.linalg.pinv(rows)).reshape(len(z), -1, k).max(axis=1)
+    part = slope @ np.linalg.pinv(rows, rcond=DEPENDENT)
+    coefficient = np.abs(part).max(axis=1)
     up = np.where(z > 0, coefficient, 0).max(axis=0)
     down = np.where(z < 0, coefficient, 0).max(axis=0)
     # Points on one side only: a zero there means that the other side is the active one.
     scale = coefficient.max(axis=0)
-    floor = 1e-6 * (scale.max() or 1.0)
+    floor = NONE * (scale.max() or 1.0)
     side = np.where(up >= down, 1.0, -1.0)
     only_up, only_down = ~(z < 0).any(axis=0), ~(z > 0).any(axis=0)
     side = np.where(only_up & (up < floor), -1.0, side)
     side = np.where(only_down & (down < floor), 1.0, side)
+    bound = dependent(rows)
+    for i in np.flatnonzero(bound.any(axis=1)):
+        moved = np.linalg.norm(part[:, :, bound[i]] @ rows[bound[i]], axis=(1, 2)) > floor
+        side[i] = 1.0 if np.sum(moved == (z[:, i] > 0)) >= len(z) / 2 else -1.0
     doubt = np.minimum(up, down) / np.maximum(np.maximum(up, down), 1e-300)
     return side, doubt
 
