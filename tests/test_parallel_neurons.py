@@ -24,7 +24,8 @@ def _rows(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def test_parallel_neurons_are_bound_to_each_other_and_to_no_others(rng: np.random.Generator) -> None:
     bound = dependent(_rows(rng)[0])
     assert bound[3:, 3:].all()
-    assert not bound[:3].any() and not bound[:, :3].any()
+    assert not bound[:3].any()
+    assert not bound[:, :3].any()
 
 
 def test_sides_of_parallel_neurons_follow_from_where_none_is_active(rng: np.random.Generator) -> None:
@@ -44,11 +45,13 @@ def test_sides_of_parallel_neurons_follow_from_where_none_is_active(rng: np.rand
 def test_beside_parallel_neurons_all_others_can_be_chosen(rng: np.random.Generator) -> None:
     rows, bias = _rows(rng)
     rows[5], bias[5] = rows[3], 0.32
-    frame = Frame.of_input(8, None).beside((rows[:3], bias[:3]), (rows[3:], bias[3:]))
-    assert frame is not None
+    beside = Frame.of_input(8, None).beside((rows[:3], bias[:3]), (rows[3:], bias[3:]))
+    assert beside is not None
+    frame = beside.frame
     x = frame.sample(50, rng)
     z = x @ rows.T + bias
-    assert (z[:, :3] > 0).all() and (z[:, 3:] < 0).all()
+    assert (z[:, :3] > 0).all()
+    assert (z[:, 3:] < 0).all()
     np.testing.assert_allclose(np.ptp(z[:, 3:], axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(frame.M @ frame.V, np.eye(3), atol=1e-12)
     # Two that look opposite ways from one hyperplane are never inactive both.

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Layer, after
 from unveil.identification.fitting.pruning import without_idle
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, row_space
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
@@ -21,6 +20,7 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, Laye
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
+from unveil.identification.piecewise_linear.parallel_neurons import behind_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -80,19 +80,22 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     setting = Setting.of(setup.probe, setup.log, state.frame, setup.far, setup.fine)
     given: list[Neuron] = []
     stations: list[Station] = []
-    seen: list[CriticalPoint] = []
     few = len(found) <= state.frame.d
     free = ~dependent(found.rows).any(axis=1) if few else np.zeros(len(found), dtype=bool)
-    if MANY_NEURONS <= free.sum() and free.all():
+    if free.sum() >= MANY_NEURONS and free.all():
         state, given, stations = _where_all_are_active(setup, state, layer)
         yield state
-    elif MANY_NEURONS <= free.sum():
-        seen, stations = _where_others_are_off(setup, state, layer, free)
+    elif free.sum() >= MANY_NEURONS:
+        rows, bias = layer
+        beside = state.frame.beside((rows[free], bias[free]), (rows[~free], bias[~free]))
+        if beside is not None:
+            error, far, most = float(found.straight.error.max()), setup.far, setup.most_lines
+            here = _within_their_span(setup, beside.frame)
+            given, stations = behind_parallel(here, beside, free, error, far=far, most_lines=most)
     if state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    begun = Deeper.begun(setting.frame, layer, found, given, stations)
-    yield from _deeper_states(setup, setting, state, replace(begun, seen=(*begun.seen, *seen)))
+    yield from _deeper_states(setup, setting, state, Deeper.begun(setting.frame, layer, found, given, stations))
 
 
 def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
@@ -130,11 +133,9 @@ def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper
 
 def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[Reading, list[Neuron], list[Station]]:
     """The second layer as it is seen where the whole first one is active, and derivatives from there."""
-    outside, first, probe = state.frame, state.found, setup.probe
+    outside, first = state.frame, state.found
     state = state.left_behind(layer)
-    # The same length of an input moves the neurons more where all of it lies in the span of their rows.
-    size = probe.noise.size * np.sqrt(state.frame.lift.shape[1] / setup.oracle.n)
-    here = Probe(probe.ask, replace(probe.noise, size=size), probe.rng)
+    here = _within_their_span(setup, state.frame)
     found = finished(layer_steps(here, state.frame, far=setup.far, most_lines=setup.most_lines))
     stations = found.stations(state.frame)
     given: list[Neuron] = []
@@ -150,24 +151,11 @@ def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[R
     return state, given, stations
 
 
-def _where_others_are_off(
-    setup: Setup, state: Reading, layer: Layer, free: Bool[np.ndarray, " k"]
-) -> tuple[list[CriticalPoint], list[Station]]:
-    """Critical points of the second layer where all neurons are active that depend on no others, and derivatives there.
-
-    Weights of the others stay unknown.
-    """
-    rows, bias = layer
-    frame = state.frame.beside((rows[free], bias[free]), (rows[~free], bias[~free]))
-    if frame is None:
-        return [], []
-    found = finished(layer_steps(setup.probe, frame, far=setup.far, most_lines=setup.most_lines))
-    span, most = row_space(frame.M), float(np.linalg.norm(frame.M, 2))
-    seen = []
-    for x, row, error in zip(found.straight.at, found.rows @ frame.M, found.straight.error, strict=True):
-        size = float(np.linalg.norm(row))
-        seen.append(CriticalPoint(x, span, span.T @ row / size, float(error) * most / size))
-    return seen, found.stations(frame)
+def _within_their_span(setup: Setup, frame: Frame) -> Probe:
+    """Where inputs are in the span of rows: there the same length of one moves their neurons more."""
+    noise = setup.probe.noise
+    size = noise.size * np.sqrt(frame.lift.shape[1] / setup.oracle.n)
+    return Probe(setup.probe.ask, replace(noise, size=size), setup.probe.rng)
 
 
 def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:

@@ -81,6 +81,8 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
             certain.append(n)
     alone = distinct([n for n in merged if len(n.members) == 1 and n not in neurons], neurons)
     explained = {i for n in neurons for i in n.members}
+    if state.parallel:
+        explained |= {i for n in merged if not n.known.all() for i in n.unclear}
     candidates = replace(
         old,
         views=views,

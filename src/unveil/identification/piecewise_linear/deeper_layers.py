@@ -24,6 +24,9 @@ from unveil.identification.piecewise_linear.weight_completion import complete_we
 EFFORT = 4
 # Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
 CHEAP, DEAR = 3, 30
+# Errors of a network whose neurons stand behind parallel ones, in units of the largest answer, from which a fit of all
+# weights behind these goes on: what tells their weights apart lies far out.
+COARSE = 1e-3
 # Places where one unknown weight is looked for at once.
 AT_ONCE = 6
 # Where more are unknown, this share of them.
@@ -49,6 +52,8 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     Yields:
         What was read so far, after every line; the last one is the result.
     """
+    if state.parallel:
+        setting = setting._replace(fine=max(setting.fine, COARSE))
     for _ in range(EFFORT * most_lines):
         more = True
         while more:
@@ -101,8 +106,10 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
         {(i, j): candidates.tried[*so_far[i], j] for i, n in enumerate(neurons) for j in range(len(n.known))}
     )
     there = places(layers, neurons, base, direction, tried, most)
-    there = there[: max(AT_ONCE, int(SHARE * sum(int((~n.known).sum()) for n in neurons)))]
-    if not there:
+    missing = sum(int((~n.known).sum()) for n in neurons)
+    there = there[: max(AT_ONCE, int(SHARE * missing))]
+    # Few of many are no step forward: another line may make more of it.
+    if 2 * len(there) < min(AT_ONCE, missing):
         return None
     seen, lines = complete_weights(setting.probe, layers, neurons, there)
     now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)

@@ -18,6 +18,7 @@ from unveil.identification.piecewise_linear.fresh_points import Points
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron, View
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
 
 # How far lines reach, in typical inputs.
@@ -26,6 +27,8 @@ FAR = 300.0
 PATIENCE = 8
 # How often critical points are held against neurons before a reading ends: about half a minute of computing.
 MOST_WORK = 1_000_000
+# Critical points of which none begins a neuron, after which a reading ends.
+UNMERGED = 500
 # Most critical points that no neuron explains, and share of all, where nearly everything is explained.
 UNEXPLAINED, SHARE = 2, 0.15
 # A critical point of a deeper layer is one of this reading if the layers before pass on so much of its normal.
@@ -101,6 +104,8 @@ class Deeper:
         examined: Critical points that were held against the layers read before.
         candidates: For the layer being read.
         last: Whether that is known to be the last hidden one.
+        parallel: Whether neurons of the layer before depend on each other: where they are active together, nothing
+            tells their weights apart.
         right: Where what was read explains the answers.
         wrong: Where it does not.
         barren: Lines in a row that showed nothing new.
@@ -121,6 +126,7 @@ class Deeper:
     examined: frozenset[CriticalPoint] = frozenset()
     candidates: Candidates = field(default_factory=Candidates)
     last: bool = False
+    parallel: bool = False
     barren: int = 0
     turn: int = 0
     patience: int = PATIENCE
@@ -156,6 +162,7 @@ class Deeper:
             stations=(*found.stations(frame), *stations),
             right=found.at[:0],
             wrong=found.at[:0],
+            parallel=len(layer[0]) <= frame.d and bool(dependent(layer[0]).any()),
             candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
         )
 
@@ -166,8 +173,11 @@ class Deeper:
 
     @property
     def spent(self) -> bool:
-        """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer."""
-        return self.work > MOST_WORK
+        """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer.
+
+        Or none begins a neuron, as where many more neurons are active than an input has coordinates.
+        """
+        return self.work > MOST_WORK or (len(self.seen) > UNMERGED and not self.candidates.merged)
 
     @property
     def nearly(self) -> bool:
@@ -202,5 +212,13 @@ class Deeper:
         seen = tuple(each for each, far in zip(self.seen, off > 1e-7, strict=True) if far)
         layers = [*self.layers, layer]
         return replace(
-            self, layers=layers, seen=seen, candidates=Candidates(), wrong=self.wrong[:0], barren=0, work=0, last=False
+            self,
+            layers=layers,
+            seen=seen,
+            candidates=Candidates(),
+            wrong=self.wrong[:0],
+            barren=0,
+            work=0,
+            last=False,
+            parallel=False,
         )

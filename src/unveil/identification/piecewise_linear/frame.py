@@ -78,9 +78,7 @@ class Frame:
         lift, shift = (V, -V @ c) if first else (self.lift, self.shift)
         return Frame(M, c, V, G, g, lift, shift, self.within)
 
-    def beside(
-        self, layer: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]
-    ) -> Frame | None:
+    def beside(self, layer: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Beside | None:
         """The frame of the next layer where only these neurons of this one are active, and what the others see is kept.
 
         Args:
@@ -91,19 +89,22 @@ class Frame:
             None where the others cannot be inactive all at once.
         """
         (rows, bias), (M, c) = layer, (others[0] @ self.M, others[0] @ self.c + others[1])
-        span = np.linalg.svd(M, full_matrices=False)
-        free = span[2][span[1] > DEPENDENT * span[1].max(initial=1e-300)]
-        A, most = M @ free.T, np.linalg.norm(M, axis=1)
-        far = (-1 - 2 * np.abs(c).max(initial=0), 1 + 2 * np.abs(c).max(initial=0))
+        _, s, vt = np.linalg.svd(M, full_matrices=False)
+        span = vt[s > DEPENDENT * s.max(initial=1e-300)]
+        far = 1 + 2 * float(np.abs(c).max(initial=0))
         found = optimize.linprog(
-            np.r_[np.zeros(len(free)), -1.0], A_ub=np.c_[A, most], b_ub=-c, bounds=[far] * len(free) + [(None, 1.0)]
+            np.r_[np.zeros(len(span)), -1.0],
+            A_ub=np.c_[M @ span.T, np.linalg.norm(M, axis=1)],
+            b_ub=-c,
+            bounds=[(-far, far)] * len(span) + [(None, 1.0)],
         )
         if found.status != 0 or found.x[-1] <= DEPENDENT:
             return None
         after = self.after(rows, bias)
-        inverse = np.linalg.pinv(np.concatenate([after.M, free]))
-        V = inverse[:, : len(rows)]
-        return replace(after, V=V, lift=V, shift=inverse @ np.r_[-after.c, found.x[:-1]])
+        inverse = np.linalg.pinv(np.concatenate([after.M, span]))
+        V, across = np.split(inverse, [len(rows)], axis=1)
+        frame = replace(after, V=V, lift=V, shift=inverse @ np.r_[-after.c, found.x[:-1]])
+        return Beside(frame, across, M @ frame.shift + c, M @ across)
 
     def room(self, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row, the interval of t with `x + t step` inside the region."""
@@ -183,3 +184,26 @@ class Frame:
         low, high = self.room(base, direction)
         margin = 1e-3 * np.minimum(high - low, 1.0)
         return base, direction, np.maximum(low + margin, -far), np.minimum(high - margin, far)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where only some neurons of a layer are active, and the others can be set apart from them.
+
+    Attributes:
+        frame: These active, all others inactive, and as they are all over it.
+        across: (n, r) moves that change what the others see, and nothing else.
+        others: (q,) what they see in the frame.
+        rates: (q, r) how the moves change it.
+    """
+
+    frame: Frame
+    across: Float[np.ndarray, "n r"]
+    others: Float[np.ndarray, " q"]
+    rates: Float[np.ndarray, "q r"]
+
+    def moved(self, move: Float[np.ndarray, " n"]) -> Beside:
+        """The same where the others see something else."""
+        frame = replace(self.frame, shift=self.frame.shift + move)
+        rate = np.linalg.lstsq(self.across, move, rcond=None)[0]
+        return replace(self, frame=frame, others=self.others + self.rates @ rate)

@@ -193,6 +193,6 @@ class LayerFound:
         """After one more line; None: there was no room for it."""
         return replace(self, lines=self.lines + 1, searched=self.searched if line is None else (*self.searched, line))
 
-    def keep(self, which: Bool[np.ndarray, " k"]) -> LayerFound:
+    def keep(self, which: Bool[np.ndarray, " k"] | Int[np.ndarray, " K"]) -> LayerFound:
         """Without the layer's other hyperplanes."""
         return replace(self, straight=self.straight.take(which))

@@ -62,6 +62,12 @@ def grown(views: list[View], neuron: Neuron) -> Neuron:
     return _growth(views)(neuron) if views else neuron
 
 
+def solved(before: Float[np.ndarray, "q p"], known: Bool[np.ndarray, " k"]) -> Neuron:
+    """The neuron with these known weights that solves equations for weights and bias, in units of their errors."""
+    nothing = np.zeros((len(known) + 1, len(known) + 1))
+    return _solved([], Neuron(np.zeros(len(known)), 0.0, known, (), nothing, before=before))[0]
+
+
 def _start(views: list[View], i: int) -> Neuron | None:
     """The weights that one critical point tells alone: of the neurons active there, if not too many are."""
     v = views[i]

@@ -19,7 +19,7 @@ NONE = 1e-6
 
 
 def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
-    """Which of these unit rows, no more than coordinates, are bound to which others: training can make some parallel."""
+    """Which of these unit rows, no more than coordinates, depend on which others: training can make some parallel."""
     u, s, _ = np.linalg.svd(rows, full_matrices=False)
     null = u[:, s <= DEPENDENT]
     return np.asarray(np.abs(null @ null.T) > DEPENDENT)
@@ -42,7 +42,6 @@ def by_vanishing(
         the largest on
         the active one: near 0 is sure, near 1 means that something else moves along this normal too.
     """
-    k = len(rows)
     part = slope @ np.linalg.pinv(rows, rcond=DEPENDENT)
     coefficient = np.abs(part).max(axis=1)
     up = np.where(z > 0, coefficient, 0).max(axis=0)
