@@ -108,8 +108,8 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     there = places(layers, neurons, base, direction, tried, most)
     missing = sum(int((~n.known).sum()) for n in neurons)
     there = there[: max(AT_ONCE, int(SHARE * missing))]
-    # Few of many are no step forward: another line may make more of it.
-    if 2 * len(there) < min(AT_ONCE, missing):
+    # Behind parallel neurons much is unknown, and few of it are no step forward: another line may make more of it.
+    if not there or (state.parallel and 2 * len(there) < min(AT_ONCE, missing)):
         return None
     seen, lines = complete_weights(setting.probe, layers, neurons, there)
     now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)
