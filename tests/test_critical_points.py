@@ -11,7 +11,7 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_elsewhere, 
 from unveil.blackbox.rounding import rounding
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
-from unveil.identification.validation import FEWEST
+from unveil.identification.validation import FEWEST, Validation
 
 
 def read(sizes: tuple[int, ...], seed: int, bias: float = 0.5, budget: int | None = None):  # type: ignore[no-untyped-def]
@@ -216,3 +216,18 @@ def test_a_wide_first_layer_whose_sides_stay_open_ends_the_reading() -> None:
     true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
     assert len(rows) >= 24
     assert (np.abs(rows @ true.T).max(axis=1) > 1 - 1e-6).all()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_network_that_fails_its_check_keeps_what_was_read(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> Validation:
+        return Validation(1.0, 1.0, 1e9, 100, np.empty((0, 12)))
+
+    monkeypatch.setattr("unveil.identification.piecewise_linear.critical_points.validate", fails)
+    weights = random_weights((12, 5, 4, 1), np.random.default_rng(seed), bias=0.5)
+    found = CriticalPoints(attempts=1)(uv.as_oracle(relu_net(weights), 12), rng=np.random.default_rng(seed))
+    assert found.outcome is uv.Outcome.check_failed
+    ((rows, _),) = found.stats["layers_read"]
+    assert len(rows) >= 3
+    unit = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+    assert np.abs(rows @ unit.T).max(axis=1).min() > 1 - 1e-9

@@ -158,10 +158,8 @@ class _Attempt:
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
         outcome = self._open(network, self._judged(seen, noise), beyond)
-        if outcome is Outcome.check_failed and len(network.layers) > 2 and not any(affine_part(network)):
-            # Some neuron of it is missing or wrong: what lies before the last hidden layer was read whole nevertheless.
-            *layers, last = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
-            self.stats = {"layers_read": layers, "rows_partial": last, **self.stats}
+        if outcome is Outcome.check_failed:
+            self._kept(network)
         self._looked_again(frame, noise, network, outcome)
         strange = noise.exact and beyond and seen.tail > STRANGE
         return self._end(network, outcome, seen.residual), whole and (outcome is not Outcome.complete or strange)
@@ -236,6 +234,16 @@ class _Attempt:
             p, n = reading.directions, self.oracle.n
             self.why.append(f"{ending} before what was read along {p} directions of the inputs was read along all {n}.")
         return reading.network
+
+    def _kept(self, network: Network) -> None:
+        """Tell what lies before the last hidden layer of a network of which some neuron is missing or wrong."""
+        *hidden, last = [(layer.dense(), layer.bias) for layer in network.layers[:-1]] or [None]
+        parts = affine_part(network)
+        layers = [each for each, part in zip(hidden, np.cumsum(parts[:-1]), strict=True) if not part]
+        if layers and "layers_read" not in self.stats:
+            self.stats["layers_read"] = layers
+            if not any(parts):
+                self.stats["rows_partial"] = last
 
     def _leaner(self, network: Network, noise: Rounding) -> Network:
         """Without neurons whose work the others can do, where a fit of noisy answers has kept some.

@@ -22,6 +22,9 @@ COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Where a jump was vague rows are wrong along those met beside them: it pays to measure along these alone where they are
 # at most this share of the coordinates, and along so many random directions that tell how wrong a row still is.
 TANGLED, CHECKS = 0.25, 6
+# How far on either side of a hyperplane, in units of the room there, slopes are measured: at first, and elsewhere if
+# that was no good.
+SHORTER = 0.5, 0.1, 0.02
 # So many times further off than most is worse than rounding.
 WORSE = 10.0
 # Places among which the roomiest is chosen.
@@ -91,7 +94,9 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
             row /= np.linalg.norm(row)
             wrong = np.sqrt(frame.d * ((seen.normal[-CHECKS:] - checks.T @ row) ** 2).mean())
             error = max(float(wrong), seen.error)
-        again[i] = _better(room, i, row, error, seen)
+        better = _better(room, i, row, error, seen)
+        if better is not None:
+            again[i] = better
     return found.with_rows(planes.replaced(again))
 
 
@@ -101,10 +106,14 @@ def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int
     Queries: those of `derivatives` at two points per row, and two.
     """
     room, again = _Room(probe.rng, frame, found.straight), {}
-    for i in which:
-        seen = _two_sides(probe, room, int(i), None)
-        if seen is not None:
-            again[int(i)] = _better(room, int(i), seen.normal, seen.error, seen)
+    for i in map(int, which):
+        # Where deeper neurons switch beside it another place, and a shorter step, may do.
+        for turn in range(len(SHORTER)):
+            seen = _two_sides(probe, room, i, None, turn)
+            better = None if seen is None else _better(room, i, seen.normal, seen.error, seen)
+            if better is not None:
+                again[i] = better
+                break
     return found.with_rows(found.straight.replaced(again))
 
 
@@ -122,8 +131,8 @@ class _Room:
         self.x = rng.standard_normal((POOL, len(frame.V))) if frame.free else np.empty((0, len(frame.V)))
         self.sums = planes.sums(frame, self.x)
 
-    def on(self, i: int) -> tuple[Float[np.ndarray, " n"], float]:
-        """A point on one of them, and how far steps across it may go."""
+    def on(self, i: int, turn: int) -> tuple[Float[np.ndarray, " n"], float]:
+        """A point on one of them, another one each turn, and how far steps across it may go."""
         row = self.planes.rows[i]
         if self.frame.free:
             z, cosines = self.sums[:, i], self.planes.rows @ row
@@ -132,9 +141,9 @@ class _Room:
             x = on_plane(self.frame, self.planes.take(np.full(POOL // 2, i)), self.rng)
             sums = self.planes.sums(self.frame, x)
         room = np.delete(np.abs(sums), i, axis=1).min(axis=1, initial=np.inf)
-        best = int(room.argmax())
+        best = int(np.argsort(-room)[turn])
         at = self.x[best] - z[best] * (self.frame.V @ row) if self.frame.free else x[best]
-        return at, min(float(room[best]), 1.0) / 2
+        return at, SHORTER[turn] * min(float(room[best]), 1.0)
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,9 @@ class _Sides:
     error: float
 
 
-def _two_sides(probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"] | None) -> _Sides | None:
+def _two_sides(
+    probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"] | None, turn: int = 0
+) -> _Sides | None:
     """Slopes beside a hyperplane where it is far from all others, along the columns or all coordinates.
 
     Args:
@@ -162,9 +173,10 @@ def _two_sides(probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"
         room: Where.
         i: Which.
         along: The first column is its normal; None: all coordinates.
+        turn: How often that was no good so far.
     """
     frame, row = room.frame, room.planes.rows[i]
-    x, reach = room.on(i)
+    x, reach = room.on(i, turn)
     step = reach * (frame.V @ row)
     both = np.stack([x - step, x + step])
     value = probe.ask(both)
@@ -186,10 +198,14 @@ def _two_sides(probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"
     return _Sides(normal, jump, at, error)
 
 
-def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides) -> Hyperplanes:
-    """One with this normal, or it as it was: where it is far from that, or no better near the origin."""
-    here = room.planes.take(np.array([i]))
-    again = Hyperplanes.through(room.frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
-    if np.linalg.norm(new - here.rows[0]) > 10 * here.error[0] + 1e-6:
-        return here
-    return here if _far_off(room.frame, again) > _far_off(room.frame, here) else again
+def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides) -> Hyperplanes | None:
+    """One with this normal; None where it is far from what it was, or no better near the origin."""
+    frame, here = room.frame, room.planes.take(np.array([i]))
+    again = Hyperplanes.through(frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
+    allowed = 10 * here.error[0] + 1e-6
+    if np.linalg.norm(new - here.rows[0]) > allowed:
+        return None
+    # Where a deeper neuron switches beside it, and back again, the two pieces meet elsewhere than on the hyperplane.
+    if abs(again.sums(frame, here.at)[0, 0]) > allowed * (1 + np.linalg.norm(frame.values(here.at - seen.at))):
+        return None
+    return None if _far_off(frame, again) > _far_off(frame, here) else again
