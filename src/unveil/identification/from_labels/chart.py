@@ -97,6 +97,16 @@ class Crossings:
     def __getitem__(self, rows: np.ndarray | slice) -> Crossings:
         return Crossings(self.x[rows], self.before[rows], self.after[rows], self.along[rows], self.width[rows])
 
+    @property
+    def expected(self) -> tuple[Vectors, Vectors, Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+        """Where each is, along what it is crossed, and both labels."""
+        return self.x, self.along, self.before, self.after
+
+    def between(self, one: int, two: int) -> np.ndarray:
+        """Which lie between two labels, either way round."""
+        there, back = (self.before == one) & (self.after == two), (self.before == two) & (self.after == one)
+        return np.asarray(there | back)
+
     @classmethod
     def none(cls, d: int) -> Crossings:
         return cls(np.empty((0, d)), np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, d)), np.empty(0))

@@ -23,7 +23,7 @@ from unveil.identification.from_labels.output import (
 )
 from unveil.identification.from_labels.polish import Polished, needed, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.rare_classes import rare_crossings, telling_rare
+from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
@@ -96,6 +96,8 @@ class Completion:
         seen: SeenLabels | None = None,
     ) -> None:
         self.seen = seen
+        self.pair = (0, 1)
+        self.sharp = Crossings.none(pool.chart.n)
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
         self.coarse = max(1e-9, 4 * precision.digits)
@@ -111,7 +113,7 @@ class Completion:
         if first is None:
             return None
         figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips}
-        figures["pair"] = tuple(int(c) for c in first.model.classes)
+        self.pair = figures["pair"] = (int(first.model.classes[0]), int(first.model.classes[1]))
         if not first.gap > self.clear:
             doubt = "the last layer's equations have no solution that stands out"
             return Completed(first.model, np.inf, False, (doubt,), figures)
@@ -137,7 +139,7 @@ class Completion:
         for _ in range(ROUNDS):
             # The fit may be as good as points are located, and hyperplanes as they were measured.
             fitted = self._of_all(first, figures)
-            at = self.points[np.flatnonzero(_between(self.points, *figures["pair"]))]
+            at = self.points[np.flatnonzero(self.points.between(*figures["pair"]))]
             turned = turned_again(fitted.model, at, figures["pair"], self.coarse) if first.model.affine.any() else None
             if turned is not None and turned.gap > self.clear:
                 first = turned
@@ -215,13 +217,16 @@ class Completion:
         for _ in range(RARE if fitted.model.phi.piecewise_linear else 0):
             model = fitted.model
             known = self.points[np.flatnonzero(model.knows(self.points))]
-            more = [rare_crossings(model, self.pool, known, int(c), self.coarse, self.rng) for c in model.classes]
-            if not any(map(len, more)):
+            more = rare_crossings(model, self.pool, known, figures["pair"], self.coarse, self.rng)
+            if not len(more):
                 break
-            self.points = Crossings.joined([self.points, *more])
+            self.points = Crossings.joined([self.points, more])
             known = self.points[np.flatnonzero(model.knows(self.points))]
             model, figures["open"] = with_others(model, figures["pair"], known, first.free)
             fitted = polish(model, known)
+        if first.free is None or not first.free.any():
+            known = self.points[np.flatnonzero(fitted.model.knows(self.points))]
+            figures["open"] = open_numbers(fitted.model, known, self.pair)
         return fitted
 
     def _uncertainty(self, fitted: Polished[LabelModel], at: Crossings, least: float) -> float:
@@ -273,12 +278,12 @@ class Completion:
         return best
 
     def _of_pair(self, need: int, pair: tuple[int, int]) -> Crossings:
-        have = np.flatnonzero(_between(self.points, *pair))
+        have = np.flatnonzero(self.points.between(*pair))
         for _ in range(12):
             if len(have) >= need:
                 break
             self._collect(need - len(have), pair)
-            have = np.flatnonzero(_between(self.points, *pair))
+            have = np.flatnonzero(self.points.between(*pair))
         return self.points[have]
 
     def _touching(self, need: int, but: tuple[tuple[int, int], ...] = ()) -> tuple[int, int] | None:
@@ -291,7 +296,7 @@ class Completion:
         pairs = np.sort(np.stack([self.points.before, self.points.after], axis=1), axis=1)
         met, counts = np.unique(pairs, axis=0, return_counts=True)
         order = [(int(met[i, 0]), int(met[i, 1])) for i in np.argsort(-counts, kind="stable")]
-        if (one, two) not in but and _between(self.points, one, two).sum() > counts.max() / 2:
+        if (one, two) not in but and self.points.between(one, two).sum() > counts.max() / 2:
             return one, two
         return next((pair for pair in order if pair not in but), None)
 
@@ -331,16 +336,20 @@ class Completion:
         # A few first: as long as the model is wrong there is no use in all of them.
         if count > 2 * LOOK:
             at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)
-            seen, rows = cross_near(self.side, *_expected(at), np.full(len(at), half), np.inf)
+            seen, rows = cross_near(self.side, *at.expected, np.full(len(at), half), np.inf)
             missed = 1 - len(rows) / max(len(at), 1)
             if missed > MISSED:
                 self._learn(at[np.setdiff1d(np.arange(len(at)), rows)])
                 return Crossings.none(self.chart.n), missed
             half = float(np.median(seen.width)) / 2
+        # Those of an earlier fit count, too.
+        met = self.sharp[np.flatnonzero(model.knows(self.sharp))]
+        met = met[np.flatnonzero(np.abs(model.distances(met)) < half)]
+        count = max(count - len(met), min(LOOK, count))
         at = telling_crossings(model, self.pool, count, self.rng)
         known = self.points[np.flatnonzero(model.knows(self.points))]
-        first = at[slice(0, max(int(EARLY * model.parameters) - len(known), count // 2))]
-        found, rows = cross_near(self.side, *_expected(first), np.full(len(first), half), np.inf)
+        first = at[slice(0, max(int(EARLY * model.parameters) - len(known) - len(met), count // 2))]
+        found, rows = cross_near(self.side, *first.expected, np.full(len(first), half), np.inf)
         missed = 1 - len(rows) / max(len(first), 1)
         if missed > MISSED:
             # Where the model is wrong there is most to learn: the labels there, and the boundaries around.
@@ -350,21 +359,21 @@ class Completion:
         found = found[np.flatnonzero(found.after == first.after[rows])]
         if len(first) < len(at):
             # As many points as numbers foretell the others nearly to the last digit wanted.
-            better = polish(model, Crossings.joined([known, found])).model
+            better = polish(model, Crossings.joined([known, met, found])).model
             rest = on_model_boundary(better, at[slice(len(first), len(at))])
-            more, _ = cross_near(self.side, *_expected(rest), np.full(len(rest), 8 * self.fine), self.fine, grow=7)
+            more, _ = cross_near(self.side, *rest.expected, np.full(len(rest), 8 * self.fine), self.fine, grow=7)
             missed = (missed * len(first) + len(rest) - len(more)) / len(at)
             found = Crossings.joined([found, more])
-        return Crossings.joined([found, self._rare(model, found)]), missed
+        found = Crossings.joined([met, found])
+        self.sharp = Crossings.joined([found, self._rare(model, found)])
+        return self.sharp, missed
 
     def _rare(self, model: LabelModel, at: Crossings) -> Crossings:
-        """Points of classes that few of those foretold belong to, out of the ones they were read from, as finely."""
-        k, d = model.inner.shape
-        need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
-        some = telling_rare(model, at, self.points[np.flatnonzero(model.knows(self.points))], need)
+        """Points that tell what those foretold leave open, out of the ones met before, as finely."""
+        some = telling_rare(model, at, self.points[np.flatnonzero(model.knows(self.points))], self.pair)
         # A bracket around each, a little wider than it was located.
         half = np.full(len(some), 2 * self.coarse)
-        found, which = cross_near(self.side, *_expected(some), half, self.fine)
+        found, which = cross_near(self.side, *some.expected, half, self.fine)
         return found[np.flatnonzero(found.after == some.after[which])]
 
     def _learn(self, wrong: Crossings) -> None:
@@ -386,11 +395,3 @@ class Completion:
         if start:
             found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
             self.points = Crossings.joined([self.points, found])
-
-
-def _expected(at: Crossings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    return at.x, at.along, at.before, at.after
-
-
-def _between(at: Crossings, one: int, two: int) -> np.ndarray:
-    return np.asarray(((at.before == one) & (at.after == two)) | ((at.before == two) & (at.after == one)))

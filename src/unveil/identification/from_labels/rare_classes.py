@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import linalg
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross
@@ -20,105 +19,119 @@ TOWARDS = 0.5
 SHORTEST, LONGEST, LENGTHS = 1e-4, 300.0, 40
 """Lengths at which a walk looks for the end of the region."""
 
-SEEN = 1e-2
+SEEN = 3e-3
 """What points tell of a number less than this share of a usual one's is not told."""
 
-RAYS = 24
-"""Rays asked for a class at a time."""
+NOTHING = 1e-7
+"""The same where it is not told at all."""
+
+RAYS = 48
+"""Rays asked at a time, at most."""
+
+CONCERNED = 0.05
+"""Share of an open direction that makes a class one of those it is about."""
 
 BEHIND = (1.02, 1.5, 4.0, 16.0)
 """So many times as far as foretold another label is looked for."""
 
 
 def rare_crossings(
-    model: LabelModel, pool: Pool, at: Crossings, label: int, cell: float, rng: np.random.Generator
+    model: LabelModel, pool: Pool, at: Crossings, pair: tuple[int, int], cell: float, rng: np.random.Generator
 ) -> Crossings:
-    """Boundary points of a class that tell what others leave open about its weights; none where nothing is.
+    """Boundary points of rare classes that tell what others leave open about the last layer; none where nothing is.
 
     Args:
         model: Right but for numbers that no point told.
         pool: Whose chart is asked.
-        at: Boundary points known.
-        label: The class.
+        at: Boundary points known, between the model's classes.
+        pair: Two classes of which all is known.
         cell: How finely points are located.
         rng: Draws the walks.
 
     Queries: at most about 40 for each of `RAYS` rays
     """
-    ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
-    if not len(ours):
+    told = _numbers(model, at, pair)
+    open_ = _open(told)
+    if not open_.shape[1]:
         return Crossings.none(pool.chart.n)
-    start, along, length = _rays(model, pool, _inside(pool, ours, label), label, rng)
-    end = start + length[:, None] * along
-    offered = _numbers(model, end, _steep(model, _to_the_next(model, end, label)))
-    chosen = _telling(_numbers(model, ours.x, _steep(model, ours)), offered)
-    start, along, length = start[chosen], along[chosen], length[chosen]
+    others = model.classes[~np.isin(model.classes, pair)]
+    concerned = np.linalg.norm(open_.reshape(len(others), -1), axis=1) > CONCERNED
+    rays = [_rays(model, pool, at, int(label), rng) for label in others[concerned]]
+    foretold = Crossings.joined([each[1] for each in rays])
+    chosen = _telling(told @ open_, _numbers(model, foretold, pair) @ open_)
+    start, end = np.concatenate([each[0] for each in rays])[chosen], foretold[chosen]
+    label, length = end.before, np.linalg.norm(end.x - start, axis=1)
     good = np.flatnonzero(pool.side.labels(start) == label) if len(start) else np.empty(0, dtype=int)
-    start, along, length = start[good], along[good], length[good]
-    behind, other = np.zeros(len(start)), np.full(len(start), label)
+    start, along, label, length = start[good], end.along[good], label[good], length[good]
+    behind, other = np.zeros(len(start)), label.copy()
     for times in BEHIND:
-        open_ = np.flatnonzero(other == label)
-        open_ = open_[pool.chart.room(start[open_], along[open_]) > times * length[open_]]
-        if not len(open_):
+        on = np.flatnonzero(other == label)
+        on = on[pool.chart.room(start[on], along[on]) > times * length[on]]
+        if not len(on):
             break
-        behind[open_] = times * length[open_]
-        other[open_] = pool.side.labels(start[open_] + behind[open_, None] * along[open_])
+        behind[on] = times * length[on]
+        other[on] = pool.side.labels(start[on] + behind[on, None] * along[on])
     met = np.flatnonzero(other != label)
     if not len(met):
         return Crossings.none(pool.chart.n)
-    end = start[met] + behind[met, None] * along[met]
-    return cross(pool.side, start[met], end, np.full(len(met), label), other[met], cell)
+    beyond = start[met] + behind[met, None] * along[met]
+    return cross(pool.side, start[met], beyond, label[met], other[met], cell)
 
 
-def telling_rare(model: LabelModel, at: Crossings, known: Crossings, need: int) -> Crossings:
-    """Of boundary points known those that tell what others do not: of classes with few of these or with open numbers.
+def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple[int, int]) -> Crossings:
+    """Of boundary points known those that tell what others leave open about the last layer.
 
     Args:
         model: The model.
         at: The others.
         known: Points of all its classes.
-        need: So many tell a class.
+        pair: Two classes of which all is known.
 
     Queries: `0`
     """
-    rows: list[Int[np.ndarray, " r"]] = [np.empty(0, dtype=int)]
-    for label in model.classes:
-        ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
-        told = _numbers(model, ours.x, _steep(model, ours))
-        if len(told) >= need and (np.linalg.svd(told, compute_uv=False) > SEEN).all():
-            continue
-        mine = np.flatnonzero((known.before == label) | (known.after == label))
-        if len(mine):
-            offered = _numbers(model, known.x[mine], _steep(model, known[mine]))
-            rows.append(mine[linalg.qr(offered.T, mode="r", pivoting=True, check_finite=False)[1][:need]])
-    return known[np.unique(np.concatenate(rows))]
+    told = _numbers(model, at, pair)
+    open_ = _open(told)
+    if not open_.shape[1] or not len(known):
+        return known[slice(0, 0)]
+    return known[_telling(told @ open_, _numbers(model, known, pair) @ open_, 2 * open_.shape[1])]
 
 
-def _numbers(
-    model: LabelModel, x: Float[np.ndarray, "N d"], steep: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, "N p"]:
-    """What a boundary point's distance depends on: a class's weights, each in units of its neuron's, and its offset."""
+def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int:
+    """How many numbers of the last layer boundary points leave open altogether.
+
+    Args:
+        model, at, pair: As in `rare_crossings`.
+
+    Queries: `0`
+    """
+    return _open(_numbers(model, at, pair), NOTHING).shape[1]
+
+
+def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarray, "p q"]:
+    """Directions among the numbers that points tell nothing of, or next to nothing."""
+    count = told.shape[1]
+    if not count:
+        return np.empty((0, 0))
+    _, values, right = np.linalg.svd(np.concatenate([told, np.zeros((count, count))]), full_matrices=False)
+    return np.asarray(right[values < least].T)
+
+
+def _numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> Float[np.ndarray, "N p"]:
+    """What a boundary point's distance depends on: weights of all classes but two, each in units of its neuron's, and
+    offsets."""
     long = np.linalg.norm(model.inner, axis=1)
     effect = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * long
     usual = float(np.median(effect)) if len(effect) else 1.0
-    hidden = model.phi.value(x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
-    rows = np.concatenate([hidden, np.ones((len(x), 1))], axis=1) * usual
-    if model.affine.any():
-        rows = np.concatenate([rows, x * usual], axis=1)
-    return rows / np.maximum(steep, 1e-300)[:, None]
-
-
-def _steep(model: LabelModel, at: Crossings) -> Float[np.ndarray, " N"]:
-    """Lengths of the gradients between both classes."""
-    return np.asarray(np.linalg.norm(model.gaps(at)[1], axis=1))
-
-
-def _to_the_next(model: LabelModel, x: Float[np.ndarray, "N d"], label: int) -> Crossings:
-    """Places as crossings from a class to the likeliest other one."""
-    logits = model.logits(x)
-    logits[:, int(model.rows(np.array([label]))[0])] = -np.inf
-    other = model.classes[logits.argmax(axis=1)]
-    return Crossings(x, np.full(len(x), label), other, np.zeros_like(x), np.zeros(len(x)))
+    hidden = model.phi.value(at.x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
+    parts = [hidden, np.ones((len(at), 1)), at.x] if model.affine.any() else [hidden, np.ones((len(at), 1))]
+    steep = np.linalg.norm(model.gaps(at)[1], axis=1)
+    values = np.concatenate(parts, axis=1) * (usual / np.maximum(steep, 1e-300))[:, None]
+    rows = np.zeros((len(at), len(model.classes), values.shape[1]))
+    points = np.arange(len(at))
+    rows[points, model.rows(at.before)] += values
+    rows[points, model.rows(at.after)] -= values
+    others = rows[:, ~np.isin(model.classes, pair)]
+    return others.reshape(len(at), others.shape[1] * others.shape[2])
 
 
 def _inside(pool: Pool, ours: Crossings, label: int) -> Float[np.ndarray, "N d"]:
@@ -129,16 +142,16 @@ def _inside(pool: Pool, ours: Crossings, label: int) -> Float[np.ndarray, "N d"]
 
 
 def _rays(
-    model: LabelModel, pool: Pool, seeds: Float[np.ndarray, "N d"], label: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "M d"], Float[np.ndarray, "M d"], Float[np.ndarray, " M"]]:
-    """Rays from places inside a class's region, as the model has it, and how far they stay inside."""
-    y = seeds[rng.integers(len(seeds), size=CHAINS)]
+    model: LabelModel, pool: Pool, at: Crossings, label: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "M d"], Crossings]:
+    """Rays inside a class's region, as the model has it: where they start, and the crossings foretold at their ends."""
+    ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
+    seeds = _inside(pool, ours, label)
+    y = seeds[rng.integers(len(seeds), size=CHAINS)] if len(seeds) else seeds
     y = y[model.labels(y) == label]
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    starts, ways, lengths = [y[:0]], [y[:0]], [np.empty(0)]
     unit = model.inner / np.maximum(np.linalg.norm(model.inner, axis=1), 1e-300)[:, None]
-    for _ in range(STEPS):
-        if not len(y):
-            break
+    for _ in range(STEPS if len(y) else 0):
         along = rng.standard_normal(y.shape) / np.sqrt(y.shape[1])
         if len(unit):
             toward = rng.random(len(y)) < TOWARDS
@@ -146,12 +159,16 @@ def _rays(
         along /= np.linalg.norm(along, axis=1, keepdims=True)
         length = _stay(model, pool, y, along, label)
         ends = np.flatnonzero(np.isfinite(length))
-        parts.append((y[ends], along[ends], length[ends]))
+        starts.append(y[ends])
+        ways.append(along[ends])
+        lengths.append(length[ends])
         y = y + (rng.random(len(y)) * np.where(np.isfinite(length), length, SHORTEST))[:, None] * along
-    if not parts:
-        return np.empty((0, pool.chart.n)), np.empty((0, pool.chart.n)), np.empty(0)
-    starts, ways, lengths = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return starts, ways, lengths
+    start, along, length = np.concatenate(starts), np.concatenate(ways), np.concatenate(lengths)
+    end = start + length[:, None] * along
+    logits = model.logits(end)
+    logits[:, int(model.rows(np.array([label]))[0])] = -np.inf
+    other = model.classes[logits.argmax(axis=1)]
+    return start, Crossings(end, np.full(len(end), label), other, along, np.zeros(len(end)))
 
 
 def _stay(
@@ -172,11 +189,13 @@ def _stay(
     return high
 
 
-def _telling(known: Float[np.ndarray, "N p"], offered: Float[np.ndarray, "M p"]) -> Int[np.ndarray, " r"]:
+def _telling(
+    known: Float[np.ndarray, "N q"], offered: Float[np.ndarray, "M q"], most: int = RAYS
+) -> Int[np.ndarray, " r"]:
     """Which offered rows tell most beyond the known ones, one after the other, as long as they tell something."""
     inverse = np.linalg.inv(known.T @ known + SEEN**2 * np.eye(known.shape[1]))
     chosen: list[int] = []
-    for _ in range(min(RAYS, len(offered))):
+    for _ in range(min(most, len(offered))):
         ahead = offered @ inverse
         gain = np.sum(ahead * offered, axis=1)
         best = int(gain.argmax())
