@@ -20,6 +20,9 @@ NEAR = 1e-3
 WEAK = 0.1
 """Neurons of less than this share of the usual effect are tried without."""
 
+FREE = 1e-10
+"""Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale."""
+
 KEPT = 30.0
 """Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left
 out of a step."""
@@ -84,7 +87,7 @@ def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
         if near.sum() < len(scale) or not best.rms < 1e-9:
             return best
         scale[scale <= 1e-10 * scale.max()] = np.inf
-        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=1e-14)[0] / scale
+        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=FREE)[0] / scale
         trial = Polished(best.model.moved(step), best.rms, best.outside)
         before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
         if not after <= before:
