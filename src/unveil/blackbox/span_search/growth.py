@@ -16,6 +16,7 @@ POOL = 8  # candidate points looked at for each gradient taken
 SIGNIFICANT = 6.0  # standard deviations of the measured noise that count as a finding
 CERTAIN = {True: 15.0, False: 3.0}  # errors that a new direction must exceed, where answers are clean and where not
 UNKNOWN = 4.0  # times the reach that a probe may go while nothing is known
+AS_STRONG = 0.5  # of the strongest slope, from which a place across the middle is taken before others
 MOST_CROOKED = 30  # pools in a row in which no candidate's line was straight
 BATCH = 64
 REST = 48  # fresh points at which what was left out is measured
@@ -40,7 +41,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
 
     Queries: about `r (n - r / 2) / m`, and `3 * POOL` for each gradient
     """
-    crooked = 0
+    crooked, first = 0, 0
     while not state.full:
         if len(pool) < POOL:
             pool = pool.joined(ask.draw(POOL - len(pool), state.steps.margin))
@@ -59,7 +60,8 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
             # The more is known, the less the rest bends, and longer steps are less noisy.
             state = replace(state, steps=steps.times(1.5))
         score = np.where(straight, slope, 0.0)
-        best = int(score.argmax())
+        across_counts = (score[:first] > AS_STRONG * score.max()).any()
+        best, first = int(score[:first].argmax() if across_counts else score.argmax()), 0
         if score[best] <= threshold:
             crooked += 1
             if crooked % 3 == 0:  # no straight line in three pools: the regions are smaller than thought
@@ -76,7 +78,8 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         rest = pool[np.delete(np.arange(len(pool)), best)]
         # With fewer directions than outputs, the neurons active at the place have all shown: others rest there, and are
         # often active across the middle from it.
-        pool = rest.joined(ask.across(pool[best : best + 1])) if state.rank - before < ask.oracle.m else rest
+        across = ask.across(pool[best : best + 1]) if state.rank - before < ask.oracle.m else pool[:0]
+        pool, first = across.joined(rest), len(across)
     return state
 
 
