@@ -222,3 +222,22 @@ def test_a_layer_grows_line_by_line_and_measured_again_is_sharper(dtype: type, r
         assert (near[1] <= near[0]).all()
         sharper.append(bool(np.median(off[1]) <= np.median(off[0]) + 1e-15))
     assert_rate(sharper, 0.6, "sharper")
+
+
+def test_a_parallel_hyperplane_of_a_deeper_neuron_moves_no_row_that_is_measured_again() -> None:
+    """f = relu(z) + 2 relu(relu(z) - 0.05): the pieces on both sides of the two meet between them."""
+    rng = np.random.default_rng(0)
+    row = rng.standard_normal((1, 6))
+    row /= np.linalg.norm(row)
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        z = np.maximum(x @ row.T, 0)
+        return np.asarray(z + 2 * np.maximum(z - 0.05, 0))
+
+    frame = Frame.of_input(6, None)
+    probe = Probe(answer, rounding(answer, rng.standard_normal((4, 6)), 2e-16, rng), rng)
+    at = rng.standard_normal((1, 6))
+    at -= (at @ row.T) * row
+    vague = Hyperplanes.through(frame, at, row, np.ones((1, 1)), np.full(1, 1e-6))
+    again = sharpened(probe, frame, LayerFound.nothing(frame, 1).with_straight(vague), [0])
+    assert abs(again.straight.bias[0]) < 1e-6

@@ -206,6 +206,7 @@ def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, see
     if np.linalg.norm(new - here.rows[0]) > allowed:
         return None
     # Where a deeper neuron switches beside it, and back again, the two pieces meet elsewhere than on the hyperplane.
-    if abs(again.sums(frame, here.at)[0, 0]) > allowed * (1 + np.linalg.norm(frame.values(here.at - seen.at))):
+    between = np.linalg.norm(frame.values(here.at) - frame.values(seen.at[None]))
+    if abs(again.sums(frame, here.at)[0, 0]) > allowed * (1 + between):
         return None
     return None if _far_off(frame, again) > _far_off(frame, here) else again
