@@ -16,6 +16,7 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.polish import polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
 from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.subspace import random_directions, subspace
@@ -142,6 +143,48 @@ def test_hyperplanes_and_labels_make_a_whole_model(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_rays_inside_a_class_tell_what_few_points_leave_open(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = model_of(seed)
+    pool = asked(truth, rng)
+    pool.draw(400)
+    every = foretold_crossings(truth, pool, pool.chart, 300, rng)
+    rare = np.flatnonzero((every.before == 2) | (every.after == 2))
+    others = np.setdiff1d(np.arange(len(every)), rare)
+    at = every[np.concatenate([others, rare[:2]])]
+    assert open_numbers(truth, at, (0, 1)) == len(truth.bias) + 1 - 2
+    for _ in range(4):
+        asked_before = pool.chart.ledger.asked
+        more = rare_crossings(truth, pool, at, (0, 1), 1e-9, rng)
+        if not len(more):
+            assert pool.chart.ledger.asked == asked_before
+            break
+        # They lie on the class's own boundaries.
+        assert ((more.before == 2) | (more.after == 2)).all()
+        assert np.abs(truth.distances(more)).max() < 1e-8
+        at = Crossings.joined([at, more])
+    assert open_numbers(truth, at, (0, 1)) == 0
+    # Of points known those are picked that tell what the others do not.
+    few = every[np.concatenate([others, rare[:2]])]
+    picked = telling_rare(truth, few, at, (0, 1))
+    assert open_numbers(truth, Crossings.joined([few, picked]), (0, 1)) == 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_single_point_that_tells_a_number_is_no_outlier(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = model_of(seed)
+    pool = asked(truth, rng)
+    every = foretold_crossings(truth, pool, pool.chart, 400, rng)
+    rare = np.flatnonzero((every.before == 2) | (every.after == 2))
+    at = every[np.concatenate([np.setdiff1d(np.arange(len(every)), rare), rare[: len(truth.bias) + 1]])]
+    off = truth.moved(np.zeros(truth.inner.size + truth.bias.size + truth.outer.size + truth.offset.size))
+    off.outer[2] += 1e-6 * rng.standard_normal(len(truth.bias))
+    fitted = polish(off, at)
+    assert np.abs(fitted.model.distances(at)).max() < 1e-12
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = model_of(seed, d=12, c=2)
@@ -229,7 +272,9 @@ def test_rows_read_are_told_in_inputs() -> None:
     rows, biases = stats["rows_read"]
     y = np.random.default_rng(1).standard_normal((9, 4))
     np.testing.assert_allclose(chart.inputs(y) @ rows.T + biases, y @ truth.inner.T + truth.bias)
-    assert why == ["4 neurons of the first layer were read, up to sign and scale."]
+    assert why[0].startswith(
+        "4 neurons of the first layer were read, up to sign and scale, along the 4 directions of 6"
+    )
     search.behind_first = True
     assert "2 neurons were told apart" in rows_read(search, chart, planes, 2)[1][1]
     assert rows_read(None, chart, planes, 0) == ({}, [])

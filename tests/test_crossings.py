@@ -7,6 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
+from unveil.blackbox.defences import SinglePrecision
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
@@ -134,6 +135,25 @@ def test_a_crossing_near_a_place_is_met_by_growing_brackets_and_only_between_its
     np.testing.assert_array_equal(rows, [0, 1])
     np.testing.assert_allclose(found.x[:, 0], 0.3, atol=1e-9)
     assert not len(cross_near(side, at, along, one, zero, half, 1e-9)[1])
+
+
+def test_normals_of_a_float32_model_come_from_moves_as_long_as_faces_allow() -> None:
+    ratios, errors = [], []
+    for seed in SEEDS:
+        truth = Truth(seed)
+        single = SinglePrecision(truth.chart.oracle)
+        truth.chart = Chart(single, np.zeros(truth.chart.n), 1.0, None)
+        truth.side, truth.precision = Side(truth.chart), Precision.of(truth.chart.digits)
+        faces = truth.faces(12)
+        normal = -truth.gradient(faces.x)
+        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+        normal *= np.sign(np.sum(normal * faces.normal, axis=1, keepdims=True))
+        off = np.linalg.norm(faces.normal - normal, axis=1) / np.sqrt(truth.chart.n)
+        ratios.append(off / faces.error)
+        errors.append(off)
+    # Far below what short moves tell, and known as well as is said.
+    assert np.median(np.concatenate(errors)) < truth.precision.normal / 10
+    assert np.quantile(np.concatenate(ratios), 0.8) < 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)

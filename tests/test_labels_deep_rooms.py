@@ -162,3 +162,6 @@ def test_a_class_that_was_met_but_not_read_is_told() -> None:
     assert lacks
     assert "7, at 2 of 4 questions" in said[1]
     assert not seen.told((0, 1, 7))[1]
+    # Questions that got it are where to look for it.
+    np.testing.assert_array_equal(seen.lacking((0, 1))[:, 0], [10.0])
+    assert not len(seen.lacking((0, 1, 7)))

@@ -39,7 +39,10 @@ def rows_read(
     else:
         planes = search.likely() if first is None else first
         normals, offsets = planes.normals, planes.offsets
-        why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale."]
+        part = (
+            "" if chart.basis is None else f", along the {chart.n} directions of {chart.oracle.n} looked at so far only"
+        )
+        why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale{part}."]
         if search.deeper or search.behind_first:
             told = f"{second} neurons were told apart, too few for a network" if second else "none was told apart"
             why.append(f"Other hyperplanes bend, as those of deeper neurons do: of the second layer {told}.")
