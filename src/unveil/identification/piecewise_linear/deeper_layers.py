@@ -137,7 +137,8 @@ def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, 
     x = setting.points.usual(1)[0]
     h, J = local(before, x)
     normal, z = W[j] @ J, float(W[j] @ h + b[j])
-    size = max(float(np.linalg.norm(normal)), 1e-300)
+    # Where nothing it sums up is active nothing moves it, and any line is as good.
+    size = max(float(np.linalg.norm(normal)), 1e-100)
     least = np.exp(rng.uniform(np.log(LEAST), 0)) * float(np.linalg.norm(W[j]))
     v = rng.standard_normal(len(x))
     return x + normal * (least - z) / size**2, v - normal * (normal @ v) / size**2
