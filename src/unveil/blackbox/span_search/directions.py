@@ -195,11 +195,11 @@ def slopes(
         points, answers = ask.step(x, ask.oracle.nearest(points), sigma)
         seen = answers - fx
         bad = np.empty(len(groups), dtype=bool)
-        for i, group in enumerate(parts):
-            amounts = frame.amounts(points[i] - x, group)
-            error = np.sqrt(2 * (1 + np.sum((amounts / taken[group]) ** 2)))
+        for i, part in enumerate(parts):
+            amounts = frame.amounts(points[i] - x, part)
+            error = np.sqrt(2 * (1 + np.sum((amounts / taken[part]) ** 2)))
             # Where an answer is missing nothing can be said: that is not straight.
-            bad[i] = not bool((np.abs(seen[i] - amounts @ slope[group]) <= STRAIGHT * error).all())
+            bad[i] = not bool((np.abs(seen[i] - amounts @ slope[part]) <= STRAIGHT * error).all())
         return bad
 
     def coarser() -> float:
