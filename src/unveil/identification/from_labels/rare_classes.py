@@ -104,7 +104,7 @@ def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int
 
     Queries: `0`
     """
-    return _open(_numbers(model, at, pair), NOTHING).shape[1]
+    return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
 
 
 def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarray, "p q"]:
