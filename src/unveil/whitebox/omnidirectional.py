@@ -184,8 +184,8 @@ def _with_rows(gram: np.ndarray, rows: np.ndarray, held: np.ndarray, wanted: np.
     # Products of the wanted rows, from those of the rows held.
     come, gone = rows[wanted & ~held], rows[held & ~wanted]
     if len(come) + len(gone) >= wanted.sum():
-        return rows[wanted].T @ rows[wanted]
-    return gram + come.T @ come - gone.T @ gone
+        return np.asarray(rows[wanted].T @ rows[wanted])
+    return np.asarray(gram + come.T @ come - gone.T @ gone)
 
 
 def _least_squares_step(part: np.ndarray, gap: np.ndarray, products: np.ndarray | None = None) -> np.ndarray | None:

@@ -34,7 +34,7 @@ _UNFELT = 1e-6
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 # Inputs and slopes of every layer at some points, and the weights of the answers there.
-Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray | None]
+Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)

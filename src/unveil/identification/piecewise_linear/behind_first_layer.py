@@ -81,7 +81,9 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     given: list[Neuron] = []
     stations: list[Station] = []
     few = len(found) <= state.frame.d
-    free = ~dependent(found.rows).any(axis=1) if few else np.zeros(len(found), dtype=bool)
+    free = np.zeros(len(found), dtype=bool)
+    if few:
+        free = np.asarray(~dependent(found.rows).any(axis=1))
     if free.sum() >= MANY_NEURONS and free.all():
         state, given, stations = _where_all_are_active(setup, state, layer)
         yield state

@@ -237,7 +237,9 @@ class _Attempt:
 
     def _kept(self, network: Network) -> None:
         """Tell what lies before the last hidden layer of a network of which some neuron is missing or wrong."""
-        *hidden, last = [(layer.dense(), layer.bias) for layer in network.layers[:-1]] or [None]
+        if len(network.layers) < 2:
+            return
+        *hidden, last = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
         parts = affine_part(network)
         layers = [each for each, part in zip(hidden, np.cumsum(parts[:-1]), strict=True) if not part]
         if layers and "layers_read" not in self.stats:
