@@ -188,20 +188,20 @@ class Search:
 
     def _standing_out(self) -> bool:
         assert self.found is not None
-        self.outcome = Outcome.approximate
-        self.why = (
+        return self._approximately(
             f"{self.found.rank} directions stand out from a remainder {self.found.noise / self.rounding:.3g} times the "
             f"rounding of the answers, the weakest of them {self.found.drop:.2g}-fold; weaker directions may hide in it"
         )
-        return True
 
     def _falling(self) -> bool:
         assert self.found is not None
-        self.outcome = Outcome.approximate
-        self.why = (
+        return self._approximately(
             f"{self.found.rank} directions stand out, but their singular values fall {self.found.fall:.2g}-fold "
             f"each, and the weakest is {self.found.drop:.2g} times what is left: weaker ones may hide in the rounding"
         )
+
+    def _approximately(self, why: str) -> bool:
+        self.outcome, self.why = Outcome.approximate, why
         return True
 
     def _rare(self) -> bool:

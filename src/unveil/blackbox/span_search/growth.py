@@ -140,12 +140,10 @@ def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
         here = ask.draw(count, state.steps.margin)
         slope, new, far, excess = _hidden_slope(ask, state, here, LONGER * state.steps.probe)
         again = np.flatnonzero(new)
-        if len(
-            again
-        ):  # rounding varies from point to point: a finding must show twice, and above the noise it has there
-            slope[again], new[again], far, _ = _hidden_slope(
-                ask, state, ask.heard(here[again]), 2 * LONGER * state.steps.probe
-            )
+        if len(again):
+            # Rounding varies from point to point: a finding must show twice, and above the noise it has there.
+            twice = ask.heard(here[again])
+            slope[again], new[again], far, _ = _hidden_slope(ask, state, twice, 2 * LONGER * state.steps.probe)
         if new.any():
             found = np.flatnonzero(new)[:POOL]
             ends = np.flatnonzero(new[again])[:POOL]

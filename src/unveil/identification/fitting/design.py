@@ -67,9 +67,8 @@ def settle(
     """
     clear = _clear(network, x)
     if not clear.any():
-        return (
-            network  # a row of zeros is everywhere on its hyperplane: the check will say what such a network is worth
-        )
+        # A row of zeros is everywhere on its hyperplane: the check will say what such a network is worth.
+        return network
     x, y = x[clear], y[clear]
     chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
     x, y = x[chosen], y[chosen]

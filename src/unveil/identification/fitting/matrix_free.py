@@ -92,9 +92,9 @@ def fit(
         better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:
             break
-        weights, before, robust = better[0], robust, Robust.at(_squares(better[0], kinds, x, y))
+        weights, before, robust = better[0], robust, Robust.at(better[1])
         # Where few answers are far off most of the cost is theirs.
-        if before.cost < _GAIN * better[1] and before.bound < _GAIN * robust.bound:
+        if before.cost < _GAIN * before.costs(better[1]) and before.bound < _GAIN * robust.bound:
             break
     return _put_together(weights, kinds, network), robust.rms
 
@@ -137,8 +137,8 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
         if better is None:
             damping *= _REFUSED
             continue
-        weights, _cost, part = better
-        robust = Robust.at(_squares(weights, kinds, x, y))
+        weights, squares, part = better
+        robust = Robust.at(squares)
         damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
     return Damped(_put_together(weights, kinds, network), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
@@ -155,15 +155,14 @@ def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) ->
 
 def _shortened(
     weights: Pairs, kinds: Sequence[Activation], step: Pairs, x: np.ndarray, y: np.ndarray, robust: Robust
-) -> tuple[Pairs, float, float] | None:
-    """The longest of four parts of a step that costs less, its cost, and how much of the step it is; None if none
-    does."""
+) -> tuple[Pairs, Float[np.ndarray, " N"], float] | None:
+    """The longest of four parts of a step that costs less, square errors there, and which part; None if none does."""
     part = 1.0
     for _ in range(4):
         trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
-        after = robust.costs(_squares(trial, kinds, x, y))
-        if after < robust.cost:
-            return trial, after, part
+        squares = _squares(trial, kinds, x, y)
+        if robust.costs(squares) < robust.cost:
+            return trial, squares, part
         part /= 4
     return None
 

@@ -137,15 +137,7 @@ class DeepCompletion:
             half = 64 * max(fitted.rms, self.coarse)
             count = int(SPARE * fitted.model.parameters)
             expected = telling_crossings(fitted.model, self.pool, count, self.rng, on)
-            found, rows = cross_near(
-                self.side,
-                expected.x,
-                expected.along,
-                expected.before,
-                expected.after,
-                np.full(len(expected), half),
-                np.inf,
-            )
+            found, rows = cross_near(self.side, *expected.expected, np.full(len(expected), half), np.inf)
             missed = 1 - len(rows) / max(len(expected), 1)
             if not len(rows):
                 break

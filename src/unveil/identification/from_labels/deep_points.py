@@ -92,11 +92,11 @@ class DeepPoints:
 
         Queries: 2 a point, and about 45 for each that is located
         """
-        ask = expected.x, expected.along, expected.before, expected.after
-        rows = cross_near(self.pool.side, *ask, np.full(len(expected), ON), np.inf, grow=0)[1]
+        rows = cross_near(self.pool.side, *expected.expected, np.full(len(expected), ON), np.inf, grow=0)[1]
         wrong = np.setdiff1d(np.arange(len(expected)), rows)[:most]
-        ask = tuple(each[wrong] for each in ask)
-        found, _ = cross_near(self.pool.side, *ask, np.full(len(wrong), ON), self.coarse, grow=GROW)
+        found, _ = cross_near(
+            self.pool.side, *expected[wrong].expected, np.full(len(wrong), ON), self.coarse, grow=GROW
+        )
         self.add(found)
         return len(found)
 

@@ -41,7 +41,7 @@ def fitted(lift: Lift, lifted: Lifted, rng: np.random.Generator) -> Lifted:
     pool = Pool(Side(chart), chart, lift.everywhere.size / lift.stretch, lift.everywhere.given / lift.stretch, rng)
     at = foretold_crossings(model, pool, chart, POINTS * model.parameters, rng)
     half = np.full(len(at), 4 * max(lifted.error, chart.digits))
-    found, rows = cross_near(lift.side, at.x, at.along, at.before, at.after, half, chart.digits, grow=1)
+    found, rows = cross_near(lift.side, *at.expected, half, chart.digits, grow=1)
     if len(found) < model.parameters or len(rows) < (1 - MISSED) * len(at):
         return lifted
     fit = polish(model, found)

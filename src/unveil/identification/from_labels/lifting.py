@@ -215,7 +215,7 @@ class Lift:
         tried = _most_telling(telling, 4 * unknown)
         some = at[tried]
         half = np.full(len(tried), max(THERE, 64 * self.inside.digits))
-        _, there = cross_near(self.pool.side, some.x, some.along, some.before, some.after, half, np.inf, grow=0)
+        _, there = cross_near(self.pool.side, *some.expected, half, np.inf, grow=0)
         tried = tried[there]
         best = tried[_most_telling(telling[tried], 2 * unknown)]
         return at[best], step[best]
@@ -311,7 +311,7 @@ class Lift:
         if not len(at):
             return Lifted(lifted, np.inf, unconfirmed, 1.0)
         expected = max(4 * self.accuracy, 16 * self.all.digits) * np.linalg.norm(at.x, axis=1)
-        found, rows = cross_near(self.side, at.x, at.along, at.before, at.after, expected, expected / 64)
+        found, rows = cross_near(self.side, *at.expected, expected, expected / 64)
         off = np.sum((found.x - at.x[rows]) * at.along[rows], axis=1)
         error = float(np.sqrt(np.mean(off**2))) if len(off) else np.inf
         return Lifted(lifted, error, unconfirmed, 1 - len(rows) / len(at))

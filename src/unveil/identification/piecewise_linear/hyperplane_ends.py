@@ -55,29 +55,35 @@ def told_by_ends(
         middle -= ((planes.rows * frame.values(middle)).sum(axis=1) + planes.bias)[:, None] * across
         sigma = probe.noise.at(middle).max(axis=1)
         half = np.clip(3e4 * sigma / strength, 1e-9, 0.01)
-        y = probe.ask(np.concatenate([middle + s * half[:, None] * across for s in (-1, 0, 1)])).reshape(
-            3, len(met), -1
-        )
+        step = half[:, None] * across
+        y = probe.ask(np.concatenate([middle - step, middle, middle + step])).reshape(3, len(met), -1)
         second = np.abs(y[0] - 2 * y[1] + y[2]).max(axis=1)
         here = second > np.maximum(5 * AGREE * sigma, 0.01 * strength * half)
         met, gone = np.where(here[:, None], middle, met), np.where(here[:, None], gone, middle)
-    return np.array([_around(probe, planes, i, met[i], across[i]) for i in range(len(planes))], dtype=int)
+    y = probe.ask(np.concatenate(_circles(planes, met, across))).reshape(len(met), ANGLES + 1, -1)
+    return np.array([_around(jump, each) for jump, each in zip(planes.jump, y, strict=True)], dtype=int)
 
 
-def _around(probe: Probe, planes: Hyperplanes, i: int, end: Float[np.ndarray, " n"], across: np.ndarray) -> int:
-    """What the hyperplanes that meet around an end say of the one that ends there."""
-    away = end - planes.at[i]
-    away /= max(float(np.linalg.norm(away)), 1e-300)
-    radius = RADIUS * (1 + float(np.linalg.norm(end)) / np.sqrt(len(end)))
-    # The hyperplane itself is met in the middle of the angles, opposite to `away`.
-    angle = 2 * np.pi * np.arange(ANGLES) / ANGLES
-    circle = radius * (np.cos(angle)[:, None] * away + np.sin(angle)[:, None] * across / np.linalg.norm(across))
-    y = probe.ask(np.concatenate([end[None], end + circle]))
+def _circles(
+    planes: Hyperplanes, ends: Float[np.ndarray, "K n"], across: Float[np.ndarray, "K n"]
+) -> Float[np.ndarray, "K angles n"]:
+    """Each end, and points on a circle around it: the hyperplane itself is met in the middle of the angles."""
+    away = ends - planes.at
+    away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-300)
+    radius = RADIUS * (1 + np.linalg.norm(ends, axis=1, keepdims=True) / np.sqrt(ends.shape[1]))
+    up = radius * across / np.linalg.norm(across, axis=1, keepdims=True)
+    angle = 2 * np.pi * np.arange(ANGLES)[:, None] / ANGLES
+    points = ends[:, None] + np.cos(angle) * (radius * away)[:, None] + np.sin(angle) * up[:, None]
+    return np.concatenate([ends[:, None], points], axis=1)
+
+
+def _around(jump: Float[np.ndarray, " m"], y: Float[np.ndarray, "angles m"]) -> int:
+    """What the hyperplanes that meet at an end, by answers there and around it, say of the one that ends."""
     # Zero where the answers are linear over three neighbours.
     step = 2 * np.pi / ANGLES
     value = y[1:] - y[0]
     second = np.roll(value, 1, axis=0) + np.roll(value, -1, axis=0) - 2 * np.cos(step) * value
-    along = planes.jump[i] / max(float(np.linalg.norm(planes.jump[i])), 1e-300)
+    along = jump / max(float(np.linalg.norm(jump)), 1e-300)
     size = np.linalg.norm(second, axis=1)
     there = size > CLEAR * size.max()
     if there.all() or not there[ANGLES // 2 - 1 : ANGLES // 2 + 2].any():

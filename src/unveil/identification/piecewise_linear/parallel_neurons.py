@@ -28,7 +28,7 @@ TRIES = 3
 # How far such a line looks on either side, in units of what the neuron's known weights would make of the parallel ones.
 REACH = 4.0
 # Lines agree to this part of that.
-AGREE = 1e-5
+EQUALLY_FAR = 1e-5
 # Rows that differ less are one.
 ALIKE = 1e-3
 # Values that tell a weight worse, relative to the best told, do not.
@@ -212,4 +212,4 @@ def _common(lines: list[Line], far: float) -> list[np.ndarray]:
         return []
     off = np.abs(a.t[:, None] - b.t)
     i, j = np.unravel_index(int(off.argmin()), off.shape)
-    return [a.points[i], b.points[j]] if off[i, j] <= AGREE * far + a.width[i] + b.width[j] else []
+    return [a.points[i], b.points[j]] if off[i, j] <= EQUALLY_FAR * far + a.width[i] + b.width[j] else []

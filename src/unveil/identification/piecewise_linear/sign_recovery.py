@@ -8,12 +8,11 @@ from math import comb
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.identification.piecewise_linear.frame import DEPENDENT
 from unveil.whitebox.network import Network
 
 # Sets of neurons that are tried out as the active ones, at most.
 MOST_SETS = 400_000
-# Unit rows with a smaller singular value are as good as dependent.
-DEPENDENT = 1e-6
 # A share in a derivative that is smaller than this part of the largest is none.
 NONE = 1e-6
 
