@@ -7,7 +7,7 @@ import numpy as np
 import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.design import settle
-from unveil.identification.fitting.pruning import without_idle, without_spare, without_twins
+from unveil.identification.fitting.pruning import without_idle, without_silent, without_spare, without_twins
 from unveil.whitebox.network import Network
 
 
@@ -151,3 +151,27 @@ def test_neurons_read_twice_with_errors_are_joined_where_the_settled_one_explain
     assert error(joined) < 1e-9
     spoiled = uv.Network.from_weights([(w, b), (v, c), (out, end + 1)])
     assert without_twins(network, x, error, 1e-7, lambda trial: spoiled) is network
+
+
+def test_a_first_layer_neuron_that_sends_nothing_on_is_left_out(rng: np.random.Generator) -> None:
+    weights = random_weights((5, 4, 3, 1), rng)
+    x = rng.standard_normal((200, 5))
+    y = uv.Network.from_weights(weights)(x)
+    (a, b), (w, c), last = weights
+    more = uv.Network.from_weights(
+        [
+            (np.vstack([a, rng.standard_normal(5)]), np.append(b, 0.3)),
+            (np.column_stack([w, 7e-15 * rng.standard_normal(3)]), c),
+            last,
+        ]
+    )
+
+    def error(f: uv.Network) -> float:
+        return float(np.abs(f(x) - y).max())
+
+    found = without_silent(more, error, 1e-12)
+    assert found.widths == (4, 3, 1)
+    assert error(found) < 1e-13
+    # One that sends on little, but something, stays.
+    little = uv.Network.from_weights([*weights[:1], (w * [1, 1, 1, 1e-6], c), last])
+    assert without_silent(little, lambda f: float(np.abs(f(x) - little(x)).max()), 1e-12).widths == (4, 3, 1)

@@ -23,6 +23,8 @@ WORTH_A_LOOK = 1e-3
 WEAK, SEEN, FAINT = 1e-3, 5, 1e-7
 # A network further than this from the answers will not settle to their last digits.
 ROUGHLY = 1e-5
+# A neuron that sends on less than this share of what the most heard one of its layer does sends nothing.
+SILENT = 1e-12
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
 
@@ -122,6 +124,31 @@ def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
         both = onwards[output, neuron] * np.exp(1j * mine) + onwards[output, twin] * np.exp(1j * shifts[twin])
         shifts[twin] = np.angle(both)
     return np.asarray(shifts)
+
+
+def without_silent(network: Network, error: Callable[[Network], float], fine: float) -> Network:
+    """Leave out neurons before the last hidden layer that send nothing on: no answer tells of them.
+
+    Args:
+        network: ReLU layers, the last one affine.
+        error: How far a network is from what was asked.
+        fine: A distance that rounding explains.
+
+    Returns:
+        The smaller network, if it is as near to what was asked; otherwise the network itself.
+    """
+    layers = list(network.layers)
+    for depth in range(len(layers) - 2):
+        here, after = layers[depth], layers[depth + 1]
+        size = np.linalg.norm(np.concatenate([here.dense(), here.bias[:, None]], axis=1), axis=1)
+        sent = np.abs(after.dense()).max(axis=0) * size
+        keep = sent > SILENT * sent.max()
+        if keep.all() or not keep.any():
+            continue
+        layers[depth] = Layer(here.dense()[keep], here.bias[keep], here.activation)
+        layers[depth + 1] = Layer(after.dense()[:, keep], after.bias, after.activation)
+    found = Network(tuple(layers), network.shape, network.softmax)
+    return found if error(found) <= max(fine, AS_WELL * error(network)) else network
 
 
 def without_twins(

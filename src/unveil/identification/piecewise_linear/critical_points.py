@@ -14,7 +14,7 @@ from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
-from unveil.identification.fitting.pruning import without_spare, without_twins
+from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
@@ -268,6 +268,7 @@ class _Attempt:
         def error(trial: Network) -> float:
             return self.ask.error(trial, noise.size)
 
+        network = without_silent(network, error, FLOOR * noise.relative)
         network = without_twins(network, self.ask.all()[0], error, FLOOR * noise.relative)
         # Of a network that was read along few directions most answers say nothing about its weights along the others.
         if noise.exact and not (self.reading and self.reading.directions):
