@@ -17,7 +17,7 @@ from unveil.blackbox.span_search.growth import confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
-from unveil.blackbox.span_search.probe import refusal, undecided
+from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen, slope_weights
 from unveil.blackbox.span_search.search import _best, _worth
 from unveil.blackbox.span_search.state import Goal, State, first_steps
@@ -221,10 +221,34 @@ def test_steps_and_constants_are_told_from_slopes(rng: np.random.Generator) -> N
     ask, _ = begun(lambda x: np.maximum(x @ w, 0), 10, rng)
     assert refusal(ask) is None
     ask, _ = begun(lambda x: np.floor(4 * np.tanh(x @ w)) + x @ w, 10, rng)
-    assert refusal(ask) is uv.Outcome.answers_in_steps
+    assert refusal(ask) is None
+    assert jumps(ask)
+    assert slopes_between(ask)
+    lost = np.random.default_rng(5)
+    ask, _ = begun(lambda x: np.floor(x @ w) + 1e-9 * lost.standard_normal((len(x), 2)), 10, rng, noisy=True)
+    assert jumps(ask)
+    assert not slopes_between(ask)
     ask, _ = begun(lambda x: np.full((len(x), 1), 2.5), 10, rng)
     ask.draw(4)
     assert undecided(ask) is uv.Outcome.nothing_to_find
+
+
+def test_what_a_rule_depends_on_shows_in_no_slope_and_is_not_called_complete(rng: np.random.Generator) -> None:
+    """Two networks of the same three directions, and a threshold on a fourth that decides which of them answers."""
+
+    def right() -> bool:
+        rows, rule = rng.standard_normal((3, 16)), rng.standard_normal(16)
+        w, v = rng.standard_normal((2, 8, 3)), rng.standard_normal((2, 2, 8))
+
+        def model(x: np.ndarray) -> np.ndarray:
+            both = [np.maximum(x @ rows.T @ w[i].T, 0) @ v[i].T for i in (0, 1)]
+            return np.where((x @ rule > 0.3)[:, None], *both)
+
+        span = uv.row_span(uv.as_oracle(model, 16), rng=rng)
+        assert span.outcome is uv.Outcome.approximate
+        return span.rank == 3 and span.distance(rows) < 1e-6 and span.left_out > 1e-3
+
+    assert_rate([right() for _ in range(10)], 0.8)
 
 
 def test_the_noise_heard_beside_a_place_is_what_the_model_loses_there(rng: np.random.Generator) -> None:

@@ -46,8 +46,8 @@ class Outcome(Enum):
         "The result failed its own check on fresh points: do not rely on it. Try another method or more queries."
     )
     answers_in_steps = (
-        "Answers in steps: they jump and have no slope (trees, thresholds, tokens, coarse rounding), so derivatives do "
-        "not exist. Ask for the scores before the steps, or for labels (answers='labels')."
+        "Answers in steps: they jump (trees, thresholds, tokens, coarse rounding), and derivatives do not show what a "
+        "jump depends on. Ask for the scores before the steps, or for labels (answers='labels')."
     )
     not_resolved = (
         "Not resolved: noise or rounding hides how the answers depend on the input, which says nothing about whether "

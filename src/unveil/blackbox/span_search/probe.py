@@ -16,15 +16,14 @@ NOTHING, RANGE = 24, 12.0  # fresh answers, and their range in standard deviatio
 FINE = 1e-6  # relative rounding of answers that would show a dependence, if there were one
 COARSE = 0.01  # of the range of the answers: what a step other than a decimal is, if it is no float's
 EXACT = 1e-3  # of a power of ten or two, in its logarithm: a decimal or binary rounding
+SLOPED, SHORT = 16, 1e-3  # places at which slopes are looked for, and moves there as part of a line
+EVEN = 0.1  # of a change, by which one twice as long may differ from twice as much
 PAIRS, DEEPEST, FADED = 4, 30, 8  # of points between which a jump is sought, halvings, and those it must outlast
 LEAP = 30.0  # roundings that a jump must exceed
 
 
 def refusal(ask: Asker) -> Outcome | None:
-    """Why no span can be found, or None if there is no reason.
-
-    Queries: `LINES * ALONG` where the model is not smooth, and up to `HALVINGS` for each jump
-    """
+    """Why no span can be found, or None if there is no reason."""
     noise = ask.noise
     if ask.oracle.in_steps:
         return Outcome.answers_in_steps
@@ -32,21 +31,23 @@ def refusal(ask: Asker) -> Outcome | None:
         return None
     if noise.unchanged >= UNCHANGED and noise.places >= PLACES:
         return Outcome.answers_in_steps
-    if ask.oracle.grid is None and noise.rounding in ("float", "noise") and _jumps(ask):
-        return Outcome.answers_in_steps
     if noise.kind != "linear" and bool((noise.level > DROWNED * noise.size).all()):
         return Outcome.not_resolved
     return None
 
 
-def _jumps(ask: Asker) -> bool:
-    """On a line, a change larger than its neighbours is followed inwards: a jump stays as large, a slope fades."""
-    oracle, noise, rng = ask.oracle, ask.noise, ask.rng
+def jumps(ask: Asker) -> bool:
+    """Whether the answers jump: on a line, a large change is followed inwards; a jump stays as large, a slope fades.
+
+    Queries: `LINES * ALONG`, and up to `HALVINGS` for each jump; none where the rounding or the kind leaves no question
+    """
+    oracle, noise = ask.oracle, ask.noise
+    if oracle.grid is not None or noise.kind == "constant" or noise.rounding not in ("float", "noise"):
+        return False
     x = ask.draw(LINES).x
-    scale = float(np.sqrt(np.mean(x**2))) or 1.0
-    reach = scale if oracle.within is None else (oracle.high - oracle.low) / 32
+    reach = _reach(ask, x)
     for i in range(LINES):
-        direction = rng.choice([-1.0, 1.0], size=oracle.n) * reach
+        direction = ask.rng.choice([-1.0, 1.0], size=oracle.n) * reach
         line = oracle.nearest(x[i] + np.linspace(-1, 1, ALONG)[:, None] * direction)
         y = ask(line, noise.level)
         line, y = line[np.isfinite(y).all(axis=1)], y[np.isfinite(y).all(axis=1)]
@@ -58,6 +59,25 @@ def _jumps(ask: Asker) -> bool:
         if ratio[at] > 1 and _stays(ask, line[at], line[at + 1], y[at], y[at + 1]):
             return True
     return False
+
+
+def slopes_between(ask: Asker) -> bool:
+    """Whether answers that jump have slopes between the jumps: short moves change them, twice as long ones twice so.
+
+    Queries: `3 * SLOPED`
+    """
+    here = ask.draw(SLOPED)
+    step = SHORT * ask.rng.choice([-1.0, 1.0], size=here.x.shape) * _reach(ask, here.x)
+    once, twice = (ask(ask.oracle.nearest(here.x + times * step), here.sigma) - here.fx for times in (1, 2))
+    sloped = (np.abs(once) > 1 / EVEN) & (np.abs(twice - 2 * once) < EVEN * np.abs(once))
+    return bool(sloped.any(axis=1).mean() >= 0.5)
+
+
+def _reach(ask: Asker, x: np.ndarray) -> float | np.ndarray:
+    """How far a line leads in each coordinate: as far as usual inputs, or a part of the box."""
+    if ask.oracle.within is not None:
+        return np.asarray((ask.oracle.high - ask.oracle.low) / 32)
+    return float(np.sqrt(np.mean(x**2))) or 1.0
 
 
 def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, at_low: np.ndarray, at_high: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ from unveil.blackbox.span_search.accuracy import SAFETY, falls, judge, measure, 
 from unveil.blackbox.span_search.growth import BATCH, POOL, confirm, grow, left_out
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
-from unveil.blackbox.span_search.probe import refusal, undecided
+from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, replenish, sharpen
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
 from unveil.outcome import BudgetExceeded, Outcome
@@ -40,10 +40,13 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
     """
     ledger, start = ask.oracle.ledger, ask.oracle.ledger.asked
     state = State(Known.nothing(ask.oracle.n), first_steps(ask), _no_places(ask))
-    ended, vouched = None, None
+    ended, vouched, jumping = None, None, False
     try:
         with Booked(ledger, stages, "probe"):
             outcome = refusal(ask)
+            jumping = outcome is None and jumps(ask)
+            if jumping and not slopes_between(ask):
+                outcome = Outcome.answers_in_steps
             if outcome is not None:
                 return replace(state, outcome=outcome)
         looks = _looks if ask.oracle.grid is None else lattice.looks
@@ -65,7 +68,9 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
                 state = _best([vouched, state])
             if ask.oracle.unchanged() is False:
                 return replace(state, accuracy=1.0, outcome=Outcome.model_changed)
-        state = replace(state, unsettled=state.unsettled or ended is not None)
+        # What a jump depends on shows in no slope.
+        hidden = jumping and not state.full
+        state = replace(state, unsettled=state.unsettled or ended is not None or hidden)
         return _conclude(ask, state, goal, stages, ended)
     except BudgetExceeded:
         return replace(state, accuracy=state.accuracy if state.measured else 1.0, outcome=Outcome.budget_ended)
@@ -148,8 +153,8 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             if state.blurred:
                 with Booked(ledger, stages, "refinement"):
                     state = yield from refine(ask, state, goal.accuracy)
-            if state.full:
-                return state
+        if state.full:  # by what a refinement found, perhaps
+            return state
         if state.rank > most or state.row_error < least / 1.25:
             stalls, most, least = 0, max(most, state.rank), state.row_error
         else:
