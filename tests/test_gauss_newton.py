@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identification.fitting.gauss_newton import refine, telling_points
+from unveil.identification.fitting.both_sides import side_by_side
+from unveil.identification.fitting.gauss_newton import most_telling, refine, sharpen, telling_points
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -49,3 +50,55 @@ def test_points_are_added_until_every_neuron_is_active_often_enough() -> None:
             return (second.affine(first.activation.value(first.affine(x))) > 0).sum(axis=0)
 
         assert (active(chosen) >= np.minimum(int(1.5 * 7), active(pool))).all()
+
+
+def _off_by_one_weight(rng: np.random.Generator) -> tuple[Network, Network, np.ndarray, tuple[int, int]]:
+    """A network, the same with one smaller weight in its second layer, and points at none of which that one matters."""
+    truth = _network(rng, (5, 6, 4, 1))
+    x = rng.standard_normal((3000, 5))
+    below, z = truth.preactivations(x, 1)
+    together = (z > 0).T.astype(float) @ (below > 0)
+    together[(z > 0).sum(axis=0) < 100] = np.inf
+    i, j = np.unravel_index(int(together.argmin()), together.shape)
+    x = x[~((z[:, i] > 0) & (below[:, j] > 0))]
+    second = truth.layers[1]
+    weights = second.weights.copy()
+    weights[i, j] -= 0.1 * abs(weights[i, j])
+    layers = (truth.layers[0], Layer(weights, second.bias, second.activation), truth.layers[2])
+    return truth, Network(layers), x, (int(i), int(j))
+
+
+def test_pairs_that_are_hardly_ever_active_together_are_made_so() -> None:
+    for seed in range(4):
+        _, start, x, (i, j) = _off_by_one_weight(np.random.default_rng(seed))
+        more = side_by_side(start, x)
+        below, z = start.preactivations(more, 1)
+        assert ((z[:, i] > 0) & (below[:, j] > 0)).sum() >= 3
+
+
+def test_a_weight_that_no_answer_tells_is_settled_by_answers_of_the_pool() -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        truth, start, x, (i, j) = _off_by_one_weight(rng)
+        asked: list[np.ndarray] = []
+
+        def ask(points: np.ndarray, truth: Network = truth, asked: list[np.ndarray] = asked) -> np.ndarray:
+            asked.append(points)
+            return truth(points)
+
+        x = x[:200]
+        found = sharpen(start, x, truth(x), np.concatenate([x, side_by_side(start, x)]), ask)
+        row, true = found.layers[1].weights[i], truth.layers[1].weights[i]
+        assert abs(row[j] / np.linalg.norm(row) - true[j] / np.linalg.norm(true)) < 1e-9
+        assert 0 < sum(map(len, asked)) <= 180
+        # The others were right from the start, and stay so.
+        np.testing.assert_allclose(found(x), truth(x), atol=1e-11)
+
+
+def test_the_most_telling_answers_leave_every_other_one_known(rng: np.random.Generator) -> None:
+    G = rng.standard_normal((300, 12)) * 100
+    chosen = most_telling(G, 40, 30.0)
+    assert 12 <= len(chosen) < 40
+    known = np.eye(12) + G[chosen].T @ G[chosen]
+    left = np.sqrt(np.einsum("ij,jk,ik->i", G, np.linalg.inv(known), G))
+    assert left[np.setdiff1d(np.arange(300), chosen)].max() < 30.0

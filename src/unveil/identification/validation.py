@@ -107,7 +107,7 @@ def validate(
 
     Queries: `count`
     """
-    groups = _groups(network, oracle, count, rng)
+    groups = check_points(network, oracle, count, rng)
     y = (ask or oracle)(np.concatenate(groups))
     errors, tails, wrong = [0.0], [0.0], [np.empty((0, oracle.n))]
     start = 0
@@ -233,7 +233,7 @@ def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarr
     return np.asarray(back @ network.layers[0].dense())
 
 
-def _groups(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Legal points, the usual ones first; `count` in all."""
     hidden = len(network.layers) - 1
     usual, far, switched = (int(share * count) for share in (SHARES if hidden < 2 else SHARES_DEEP))

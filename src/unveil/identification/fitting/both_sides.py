@@ -1,4 +1,4 @@
-"""both_sides: points for a fit, moved so that every neuron is met on either side of its hyperplane often enough."""
+"""Points for a fit, moved so that every neuron is met on either side of its hyperplane often enough, and every pair."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from unveil.whitebox.network import Network
 # Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
 # the way.
 OFTEN, PUSHES = 1.5, 6
+# Pairs of neurons that are both active at fewer points are sought elsewhere, from so many points and in so many steps,
+# no further out than this many usual ones; how much of a neuron a value of the layer before may take away there, if it
+# weighs no more than others.
+SELDOM, STARTS, CLIMB, REACH, SMALL = 4, 4, 40, 4.0, 0.3
 
 
 def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
@@ -45,6 +49,58 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
     return x
 
 
+def side_by_side(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "K n"]:
+    """Points where a neuron is active and one of the layer before is so by little, for pairs that hardly ever are both.
+
+    Nothing else tells the weight between the two. Where it is wrong the neuron is active all the same: the value that
+    it weighs is small.
+
+    Args:
+        network: Nearly right.
+        x: Points to start from; none goes further out than `REACH` times the usual one.
+    """
+    found, most = [x[:0]], REACH * float(np.median(np.linalg.norm(x, axis=1)))
+    x = x[np.linalg.norm(x, axis=1) <= most]
+    for depth in range(1, len(network.layers) - 1):
+        *_, below, z = network.preactivations(x, depth)
+        i, j = np.nonzero((z > 0).T.astype(float) @ (below > 0) < SELDOM)
+        unit = np.abs(network.layers[depth].dense()).max(axis=1) / SMALL
+        least = [np.minimum(z[:, a], unit[a] * below[:, b]) for a, b in zip(i, j, strict=True)]
+        start = np.array([np.argsort(-each)[:STARTS] for each in least], dtype=int).reshape(-1)
+        there = _climbed(network, depth, (np.repeat(i, STARTS), np.repeat(j, STARTS)), x[start], most)
+        found.append(there)
+    return np.concatenate(found)
+
+
+def _climbed(
+    network: Network, depth: int, pair: tuple[np.ndarray, np.ndarray], x: Float[np.ndarray, "K n"], most: float
+) -> Float[np.ndarray, "C n"]:
+    """Those of the points that come to where both neurons of a pair are active, one of the layer before and one."""
+    if not len(x):
+        return x
+    (i, j), step = pair, np.full(len(x), most / 10)
+    unit = np.abs(network.layers[depth].dense()[i]).max(axis=1) / SMALL
+
+    def both(x: Float[np.ndarray, "K n"]) -> tuple[list[np.ndarray], Float[np.ndarray, " K"]]:
+        sums, at = network.preactivations(x, depth), np.arange(len(x))
+        return sums, np.minimum(sums[-1][at, i], unit * sums[-2][at, j])
+
+    sums, least = both(x)
+    for _ in range(CLIMB):
+        a, b = _slope(network, depth, i, sums), unit[:, None] * _slope(network, depth - 1, j, sums[:-1])
+        # The shortest way on which both grow alike.
+        aa, ab, bb = (a * a).sum(axis=1), (a * b).sum(axis=1), (b * b).sum(axis=1)
+        way = a * (bb - ab)[:, None] + b * (aa - ab)[:, None]
+        y = x + way * (step / np.maximum(np.linalg.norm(way, axis=1), 1e-300))[:, None]
+        y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None]
+        sums_, reached = both(y)
+        better = reached > least
+        x, least = np.where(better[:, None], y, x), np.where(better, reached, least)
+        sums = [np.where(better[:, None], new, old) for new, old in zip(sums_, sums, strict=True)]
+        step *= np.where(better, 1.2, 0.5)
+    return x[least > 0]
+
+
 def _pushed(
     network: Network,
     depth: int,
@@ -53,12 +109,20 @@ def _pushed(
     goal: Float[np.ndarray, " K"],
 ) -> Float[np.ndarray, "K n"]:
     """The points moved along this neuron's gradients until its preactivations are these."""
-    weights = network.layers[depth].dense()[neuron]
     for _ in range(PUSHES if depth else 1):
         sums = network.preactivations(x, depth)
-        slope = np.broadcast_to(weights, (len(x), len(weights)))
-        for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
-            slope = (slope * below.activation.slope(z)) @ below.dense()
+        slope = _slope(network, depth, neuron, sums)
         off = goal - sums[depth][:, neuron]
         x = x + off[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-300)[:, None]
     return x
+
+
+def _slope(
+    network: Network, depth: int, neuron: int | Int[np.ndarray, " K"], sums: list[np.ndarray]
+) -> Float[np.ndarray, "K n"]:
+    """Gradients of a neuron's preactivation where the layers up to it have these."""
+    weights = network.layers[depth].dense()[neuron]
+    slope = np.broadcast_to(weights, (len(sums[0]), weights.shape[-1]))
+    for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
+        slope = (slope * below.activation.slope(z)) @ below.dense()
+    return np.array(slope)

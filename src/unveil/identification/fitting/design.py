@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from scipy import linalg
 
 from unveil.blackbox.rounding import Ask
-from unveil.identification.fitting.gauss_newton import refine, telling_points
+from unveil.identification.fitting.gauss_newton import most_telling, refine, telling_points
 from unveil.identification.fitting.least_squares import jacobian, parameters
 from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.network import Layer, Network
@@ -98,19 +98,7 @@ def telling(
     s = np.append(s, np.zeros(len(vt) - len(s)))
     # Directions that no answer depends on (the scale of a neuron) stay out through the floor of rounding.
     G = (pool / scale) @ (vt.T / np.maximum(s, 1e-12 * s[0]))
-    left = (G**2).sum(axis=1)
-    chosen: list[int] = []
-    for _ in range(count):
-        best = int(left.argmax())
-        if left[best] < enough**2:
-            break
-        chosen.append(best)
-        g = G[best].copy()
-        size = float(g @ g)
-        G -= np.outer(G @ g, g) * ((1 - 1 / np.sqrt(1 + size)) / size)
-        left = (G**2).sum(axis=1)
-        left[chosen] = 0
-    return np.array(chosen, dtype=int)
+    return most_telling(G, count, enough)
 
 
 def _clear(network: Network, x: np.ndarray) -> np.ndarray:

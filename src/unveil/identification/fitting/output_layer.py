@@ -40,6 +40,8 @@ class Asked:
     kept: int = 0
     full: bool = False
     """Whether a small batch was not kept any more: what is, is of the first lines alone."""
+    joined: tuple[np.ndarray, np.ndarray] | None = None
+    """All batches as one, of which `x` and `y` hold the last and what came before, until more is kept."""
 
     @property
     def most_at_once(self) -> int:
@@ -76,8 +78,12 @@ class Asked:
         self._hold(x, self.oracle(x))
 
     def all(self) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-        """Questions and answers."""
-        return np.concatenate(self.x), np.concatenate(self.y)
+        """Questions and answers, not to be written to."""
+        if self.joined is None or len(self.x) > 2:
+            last = len(self.x[-1])
+            x, y = self.joined = np.concatenate(self.x), np.concatenate(self.y)
+            self.x[:], self.y[:] = np.split(x, [len(x) - last]), np.split(y, [len(y) - last])
+        return self.joined
 
     def near(self, reach: float) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Those within reach of the origin."""

@@ -66,7 +66,7 @@ def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
 
 
 def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
-    if setup.inputs and not fit_is_cheap(setup, state, state.found.rows.size):
+    if setup.inputs and not _fitted_later(setup, state):
         # No fit of all weights will make up for what the next layers are read through.
         state = close_on_paid(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
     found, layer = state.found, state.layer
@@ -77,7 +77,7 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         spent = too_many(len(found), state.frame.d)
         yield replace(state.ended(), spent=spent, network=None, error=np.inf)
         return
-    setting = Setting.of(setup.probe, setup.log, state.frame, setup.far, setup.fine)
+    setting = _setting(setup, state, state.frame)
     given: list[Neuron] = []
     stations: list[Station] = []
     few = len(found) <= state.frame.d
@@ -114,8 +114,20 @@ def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
     Queries: those of `read_deeper`
     """
     assert state.deeper is not None
-    setting = Setting.of(setup.probe, setup.log, frame, setup.far, setup.fine)
+    setting = _setting(setup, state, frame)
     yield from _deeper_states(setup, setting, replace(state, error=np.inf), state.deeper.contradicted(state.wrong))
+
+
+def _fitted_later(setup: Setup, state: Reading) -> bool:
+    """Whether a fit of all weights along a few directions will make up for errors of what was read."""
+    first = state.first
+    return bool(setup.inputs) and first is not None and fit_is_cheap(setup, state, first.rows.size)
+
+
+def _setting(setup: Setup, state: Reading, frame: Frame) -> Setting:
+    """What all steps share; errors that a fit of all weights takes away later need not be read away."""
+    fine = ROUGH if _fitted_later(setup, state) else setup.fine
+    return Setting.of(setup.probe, setup.log, frame, setup.far, fine)
 
 
 def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper) -> Iterator[Reading]:

@@ -113,6 +113,7 @@ class Deeper:
         patience: How often a network that is right nearby is still held against answers from far out.
         work: How often a critical point was held against a neuron of the layer being read.
         network: The best so far.
+        explained: Largest share of the answers that neurons met so far explained.
         residual: Its largest error on what was asked; infinite where it fails on fresh points.
     """
 
@@ -132,6 +133,7 @@ class Deeper:
     patience: int = PATIENCE
     work: int = 0
     network: Network | None = None
+    explained: float = 0.0
     residual: float = np.inf
 
     @classmethod
@@ -169,7 +171,9 @@ class Deeper:
     def contradicted(self, wrong: Float[np.ndarray, "W n"]) -> Deeper:
         """After answers at these points have shown that the network is not whole."""
         candidates = replace(self.candidates, fitted=None)
-        return replace(self, candidates=candidates, wrong=wrong, network=None, residual=np.inf, patience=PATIENCE)
+        return replace(
+            self, candidates=candidates, wrong=wrong, network=None, explained=0.0, residual=np.inf, patience=PATIENCE
+        )
 
     @property
     def spent(self) -> bool:
@@ -218,6 +222,7 @@ class Deeper:
             candidates=Candidates(),
             wrong=self.wrong[:0],
             barren=0,
+            explained=0.0,
             work=0,
             last=False,
             parallel=False,

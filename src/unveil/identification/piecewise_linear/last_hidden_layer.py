@@ -81,6 +81,11 @@ def _fitted(
         proven = {n.key for n, ok in zip(neurons, strong > ROUGH * strong.max(), strict=True) if ok}
         candidates = replace(candidates, proven=candidates.proven | proven)
         state = replace(state, last=True)
+    share = float(fits.mean())
+    if share <= state.explained < 1:
+        # What explains no more of the answers than other neurons did before is no better network.
+        return replace(state, candidates=candidates), state.network, fits
+    state = replace(state, explained=share)
     network, error = ending(unsigned, solution, fits, log, size)
     # What only matters far out need not be known.
     if error < rough or log.off(network, size)[_near(setting, INNER)].max() < rough:

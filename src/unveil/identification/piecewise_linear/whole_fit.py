@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
-from unveil.identification.fitting.both_sides import both_sides
-from unveil.identification.fitting.design import finish
+from unveil.identification.fitting.both_sides import both_sides, side_by_side
+from unveil.identification.fitting.design import LARGE, finish
+from unveil.identification.fitting.gauss_newton import refine, sharpen
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.validation import check_points
 from unveil.whitebox.network import Network
 
-# Answers per parameter for fitting all of them along a few directions, how far out they are, and steps; how many such
-# answers are too many, and what they may cost beside the first layer's weights along all inputs.
-ANSWERS, SCALES, FITS = 1.6, (1.0, 1.0, 2.0), 16
+# Answers per parameter for fitting all of them along a few directions, how far out they are, steps, and last ones in
+# full; how many such answers are too many, and what they may cost beside the first layer's weights along all inputs.
+ANSWERS, SCALES, FITS, LAST = 1.6, (1.0, 1.0, 2.0), 16, 4
 MANY_ANSWERS, CHEAP = 6000, 1.0
 # The same for the layers behind the first alone, where there are too many weights for a fit of all, and a network that
 # leaves a smaller share of what rounding explains needs none.
@@ -42,22 +45,55 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         return state
     first = _first_that_moves(setup, state, network)
     if first is not None:
-        count = ANSWERS * parameters(Network(network.layers[first:])) / network.m
-        x = setup.oracle.sample(int(count), setup.probe.rng)
-        x = both_sides(network, x * setup.probe.rng.choice(SCALES, size=(len(x), 1)))
-        y, noise = setup.probe.ask(x), float(setup.probe.noise.floor.max())
+        x, y = _spread_answers(setup, network, first)
+        noise, least = float(setup.probe.noise.floor.max()), ROUGH * np.abs(y).max()
         # What is wrong at a few answers, as where a rare neuron is missing, must not be spread over all weights.
-        right = np.abs(network(x) - y).max(axis=1) < ROUGH * np.abs(y).max()
-        if right.mean() > MOSTLY:
-            state = replace(state, wrong=x[~right])
-            x, y = x[right], y[right]
-        network = fit(network, x, y, noise=noise, first=first, steps=FITS)[0]
-        return replace(state, network=network, fitted=not first)
+        right = np.abs(network(x) - y).max(axis=1) < least
+        if right.mean() <= MOSTLY:
+            right[:] = True
+        network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
+        if not first:
+            network = refine(network, x[right], y[right], first=first, steps=LAST, each=True)
+            if not right.all():
+                # Unless it is a weight that hardly any answer tells.
+                trial = refine(network, x, y, first=first, steps=LAST, each=True)
+                network = trial if np.abs(trial(x) - y).max() < least else network
+        wrong = x[np.abs(network(x) - y).max(axis=1) >= least]
+        return replace(
+            state, network=network, fitted=not first, wrong=wrong if len(wrong) < (1 - MOSTLY) * len(x) else x[:0]
+        )
     if state.over:
         # Behind the first layer weights were fitted as they were read.
         return state
     pool = setup.oracle.sample(POOL, setup.probe.rng)
     return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
+
+
+def sharper_behind(setup: Setup, network: Network) -> Network:
+    """The layers behind the first to the last digits, if they are small: along all inputs rare neurons are met as well.
+
+    Queries: `ANSWERS` per parameter behind the first layer, and those of `sharpen`
+    """
+    if len(network.layers) < 3 or parameters(Network(network.layers[1:])) > LARGE:
+        return network
+    x, y = _spread_answers(setup, network, 1)
+    right = np.abs(network(x) - y).max(axis=1) < ROUGH * np.abs(y).max()
+    pool = np.concatenate(check_points(network, setup.oracle, POOL, setup.probe.rng))
+    pool = np.concatenate([pool, side_by_side(network, np.concatenate([x, pool]))])
+    return sharpen(network, x[right], y[right], pool, setup.probe.ask) if right.mean() > MOSTLY else network
+
+
+def _spread_answers(
+    setup: Setup, network: Network, first: int
+) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
+    """Fresh answers on both sides of every neuron, for a fit of the layers from the `first` on.
+
+    Queries: `ANSWERS` per parameter
+    """
+    count, rng = ANSWERS * parameters(Network(network.layers[first:])) / network.m, setup.probe.rng
+    x = setup.oracle.sample(int(count), rng)
+    x = both_sides(network, x * rng.choice(SCALES, size=(len(x), 1)))
+    return x, setup.probe.ask(x)
 
 
 def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | None:

@@ -20,6 +20,7 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import THROUGH
+from unveil.identification.piecewise_linear.whole_fit import sharper_behind
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.whitebox.network import Network
 
@@ -43,7 +44,7 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     Yields:
         What was read after every step.
 
-    Queries: those of `read_network`, along few directions or all; of `widen` in the first case
+    Queries: those of `read_network`, along few directions or all; of `widen` and `sharper_behind` in the first case
     """
     start: Line | None = None
     if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
@@ -80,6 +81,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
     if not wide:
         return ended if along.spent else None
+    wide = sharper_behind(setup, wide)
     return replace(
         Reading.begun(setup, frame),
         directions=p,
