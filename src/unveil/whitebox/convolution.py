@@ -90,16 +90,16 @@ class Convolution:
 
     def matrix(self) -> sparse.csr_array:
         """The operator (outputs, inputs): `matrix() @ picture.ravel()` is the convolved picture, raveled."""
-        sources = self.sources()
         per_group = self.kernel.shape[0] // self.groups
-        positions = sources.shape[1]
-        weights = self.kernel.reshape(self.groups, per_group, 1, self.taps)
-        shape = (self.groups, per_group, positions, self.taps)
-        columns = np.broadcast_to(sources[:, None], shape).reshape(-1, self.taps)
-        values = np.broadcast_to(weights, shape).reshape(-1, self.taps)
-        inside = columns >= 0
-        pointers = np.concatenate([[0], np.cumsum(inside.sum(axis=1))])
+        kernels = self.kernel.reshape(self.groups, per_group, self.taps)
+        values, columns, counts = [], [], []
+        for kernel, sources in zip(kernels, self.sources(), strict=True):
+            inside = sources >= 0
+            values.append(np.take(kernel, np.nonzero(inside)[1], axis=1).ravel())
+            columns.append(np.tile(sources[inside].astype(np.int32), per_group))
+            counts.append(np.tile(inside.sum(axis=1), per_group))
+        pointers = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
         return sparse.csr_array(
-            (values[inside], columns[inside].astype(np.int32), pointers.astype(np.int32)),
+            (np.concatenate(values), np.concatenate(columns), pointers.astype(np.int32)),
             shape=(self.output_size, int(np.prod(self.input_shape))),
         )

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, eigsh, lobpcg
 
 from unveil.outcome import BadInput
@@ -70,16 +69,15 @@ def extreme_singular_values(
         raise BadInput(f"pass one input and 0 < count < {n}/5; got {len(points)} inputs and count {count}")
     seen = network.preactivations(points)
     chain = [
-        (each.weights, each.activation.slope(s[0])[:, None])
-        for each, s in zip(network.layers[: last + 1], seen, strict=False)
+        (each, each.activation.slope(s[0])[:, None]) for each, s in zip(network.layers[: last + 1], seen, strict=False)
     ]
 
     def normal(block: np.ndarray) -> np.ndarray:
         flat = block.reshape(n, -1)
-        for weights, slope in chain:
-            flat = slope * (weights @ flat)
-        for weights, slope in reversed(chain):
-            flat = weights.T @ (slope * flat)
+        for each, slope in chain:
+            flat = slope * each.times(flat)
+        for each, slope in reversed(chain):
+            flat = each.transposed_times(slope * flat)
         return np.asarray(flat).reshape(block.shape)
 
     operator = LinearOperator((n, n), matvec=normal, matmat=normal, dtype=np.float64)
@@ -89,9 +87,8 @@ def extreme_singular_values(
         return Extremes(np.sqrt(top), np.zeros(count), np.zeros(count))
     start = rng.standard_normal((n, 2 * count))
     # The diagonal of the first layer's Gram matrix preconditions what pixels at the border see less of.
-    weights, slope = chain[0]
-    squares = weights.multiply(weights) if sparse.issparse(weights) else weights**2
-    diagonal = np.asarray(squares.T @ slope**2).ravel() + 1e-3 * top[0]
+    first, slope = chain[0]
+    diagonal = first.squares_transposed_times(slope**2).ravel() + 1e-3 * top[0]
     scale = LinearOperator(
         (n, n), matvec=lambda v: v.ravel() / diagonal, matmat=lambda v: v / diagonal[:, None], dtype=float
     )

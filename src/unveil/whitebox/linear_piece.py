@@ -14,25 +14,11 @@ from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from scipy.linalg import qr
 
+from unveil.whitebox.blocks import Block, Repeated, groups_of
 from unveil.whitebox.network import Layer
 
 # Measured: seconds per entry added or fetched through an index, and per product of two numbers inside a matrix product.
 SCATTER, MULTIPLY = 5e-9, 2e-11
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """Some rows of a matrix: zero outside `columns`.
-
-    Attributes:
-        rows: Which rows.
-        columns: Which columns, ascending.
-        values: (rows, columns).
-    """
-
-    rows: Int[np.ndarray, " r"]
-    columns: Int[np.ndarray, " c"]
-    values: Float[np.ndarray, "r c"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,30 +135,11 @@ class Piece:
 
 def blocks_of(layer: Layer) -> tuple[Block, ...]:
     """A layer's weights as blocks of rows with the same support."""
+    if layer.repeated is not None:
+        return layer.repeated.blocks
     if not sparse.issparse(layer.weights):
         return (Block(np.arange(layer.neurons), np.arange(layer.inputs), layer.dense()),)
-    weights = sparse.csr_array(layer.weights, copy=True)
-    weights.sort_indices()
-    counts = np.diff(weights.indptr)
-    # Rows with the same support have the same sum of random numbers; whether they truly have is checked below.
-    marks = np.random.default_rng(0).random(layer.inputs)
-    pattern = sparse.csr_array((np.ones(weights.nnz), weights.indices, weights.indptr), shape=weights.shape)
-    sums = pattern @ marks
-    order = np.lexsort((sums, counts))
-    breaks = np.flatnonzero((np.diff(sums[order]) != 0) | (np.diff(counts[order]) != 0)) + 1
-    made = []
-    for rows in np.split(order, breaks):
-        size = counts[rows[0]]
-        if not size:
-            continue
-        entries = weights.indptr[rows][:, None] + np.arange(size)
-        columns = weights.indices[entries]
-        same = (columns == columns[0]).all(axis=1)
-        values = weights.data[entries]
-        for group in (rows[same], *(np.array([row]) for row in rows[~same])):
-            inside = np.isin(rows, group)
-            made.append(Block(np.sort(group), columns[inside][0].astype(np.int64), values[inside][np.argsort(group)]))
-    return tuple(made)
+    return Repeated(layer.weights.shape, groups_of(layer.weights)).blocks
 
 
 def first_piece(layer: tuple[Block, ...], height: int, window: Int[np.ndarray, " w"], inputs: int) -> Piece:

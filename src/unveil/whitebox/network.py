@@ -16,6 +16,7 @@ from unveil.one_line import one_line
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
+from unveil.whitebox.blocks import Repeated, repeated
 from unveil.whitebox.convolution import Convolution
 
 Matrix = Any  # (out, in): an ndarray or a scipy.sparse.csr_array; scipy has no types to say it with
@@ -28,6 +29,7 @@ class Layer:
 
     Attributes:
         weights: (out, in), float64; one row per neuron. Dense, or `scipy.sparse.csr_array` where most entries are zero.
+            Given as `Repeated`, they are written out when they are first asked for, and not to compute answers.
         bias: (out,).
         activation: Applied elementwise.
         convolution: Where `weights` came from, if from one convolution; kept so that files stay small.
@@ -43,11 +45,14 @@ class Layer:
     bias: Float[np.ndarray, " out"]
     activation: Activation
     convolution: Convolution | None = None
+    repeated: Repeated | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         weights: Any = self.weights
         try:
-            if sparse.issparse(weights):
+            if isinstance(weights, Repeated):
+                values = np.concatenate([np.zeros(1), *(group.values.ravel() for group in weights.groups)])
+            elif sparse.issparse(weights):
                 weights = sparse.csr_array(weights, dtype=np.float64)
                 values = weights.data
             else:
@@ -55,28 +60,38 @@ class Layer:
             bias = np.asarray(self.bias, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise BadInput(f"a layer needs numbers: W (out, in) and b (out,); {error}") from error
-        if weights.ndim != 2 or bias.shape != weights.shape[:1] or 0 in weights.shape:
+        if len(weights.shape) != 2 or bias.shape != weights.shape[:1] or 0 in weights.shape:
             raise BadInput(
                 f"a layer needs W (out, in) and b (out,), neither empty; got {weights.shape} and {bias.shape}"
             )
         if not (np.isfinite(values).all() and np.isfinite(bias).all()):
             raise BadInput("a layer has weights that are NaN or infinite; pass finite weights")
-        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "repeated", weights if isinstance(weights, Repeated) else None)
         object.__setattr__(self, "bias", bias)
+        if self.repeated is None:
+            object.__setattr__(self, "weights", weights)
+        else:
+            object.__delattr__(self, "weights")
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "weights" or self.__dict__.get("repeated") is None:
+            raise AttributeError(f"a Layer has no {name!r}")
+        object.__setattr__(self, "weights", self.__dict__["repeated"].csr())
+        return self.__dict__["weights"]
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         """A convolution travels as its kernel, which is a thousand times smaller than its matrix."""
         if self.convolution is None:
-            return Layer, (self.weights, self.bias, self.activation)
+            return Layer, (self.repeated or self.weights, self.bias, self.activation)
         return _convolved, (self.convolution, self.bias, self.activation)
 
     @property
     def inputs(self) -> int:
-        return int(self.weights.shape[1])
+        return int((self.repeated or self.weights).shape[1])
 
     @property
     def neurons(self) -> int:
-        return int(self.weights.shape[0])
+        return int(self.bias.size)
 
     def dense(self) -> Float[np.ndarray, "out in"]:
         """The weights as an ndarray, whatever they are stored as."""
@@ -84,9 +99,24 @@ class Layer:
 
     def affine(self, x: Float[np.ndarray, "N in"]) -> Float[np.ndarray, "N out"]:
         """`x @ weights.T + bias`: what the neurons see before the activation."""
-        if sparse.issparse(self.weights):
-            return np.asarray((self.weights @ x.T).T + self.bias)
+        if self.repeated is not None or sparse.issparse(self.weights):
+            return np.asarray(self.times(x.T).T + self.bias)
         return np.asarray(x @ self.weights.T + self.bias)
+
+    def times(self, x: Float[np.ndarray, "in k"]) -> Float[np.ndarray, "out k"]:
+        """`weights @ x`."""
+        return np.asarray(self.weights @ x) if self.repeated is None else self.repeated.times(x)
+
+    def transposed_times(self, y: Float[np.ndarray, "out k"]) -> Float[np.ndarray, "in k"]:
+        """`weights.T @ y`."""
+        return np.asarray(self.weights.T @ y) if self.repeated is None else self.repeated.transposed_times(y)
+
+    def squares_transposed_times(self, y: Float[np.ndarray, "out k"]) -> Float[np.ndarray, "in k"]:
+        """`(weights**2).T @ y`."""
+        if self.repeated is not None:
+            return self.repeated.squares().transposed_times(y)
+        squares = self.weights.multiply(self.weights) if sparse.issparse(self.weights) else self.weights**2
+        return np.asarray(squares.T @ y)
 
     def __call__(self, x: Float[np.ndarray, "N in"]) -> Float[np.ndarray, "N out"]:
         return self.activation.value(self.affine(x))
@@ -297,7 +327,7 @@ class Network:
 
 
 def _convolved(convolution: Convolution, bias: np.ndarray, activation: Activation) -> Layer:
-    return Layer(convolution.matrix(), bias, activation, convolution)
+    return Layer(repeated(convolution.matrix()), bias, activation, convolution)
 
 
 def must_be_known(*networks: object) -> None:

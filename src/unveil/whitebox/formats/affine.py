@@ -11,6 +11,7 @@ from scipy import sparse
 
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation, activation, by_rows
+from unveil.whitebox.blocks import repeated
 from unveil.whitebox.convolution import LARGEST_OPERATOR, Convolution
 from unveil.whitebox.network import Layer, Network
 
@@ -48,7 +49,7 @@ class Value:
         else:
             if not (sparse.issparse(operator) and sparse.issparse(self.matrix)):
                 _allow(operator.shape[0] * self.matrix.shape[1])
-            matrix = operator @ self.matrix
+            matrix = _chosen(operator, self.matrix)
         return Value(matrix, np.asarray(operator @ self.bias), shape)
 
     def convolve(self, convolution: Convolution, shape: tuple[int, ...]) -> Value:
@@ -223,7 +224,7 @@ class Trail:
             if matrix.nnz > 0.25 * size or size <= 4096:
                 _allow(size)
                 matrix = matrix.toarray()
-        self.layers.append(Layer(matrix, bias, phi, convolution))
+        self.layers.append(Layer(repeated(matrix), bias, phi, convolution))
         self.width = self.layers[-1].neurons
 
     def _needed(self, alive: Iterable[Value]) -> np.ndarray:
@@ -243,6 +244,16 @@ def mean_over(value: Value, axes: tuple[int, ...], keep: bool) -> Value:
     operator = sparse.csr_array((weight, (target, np.arange(value.size))), shape=(size, value.size))
     shape = kept if keep else tuple(d for i, d in enumerate(kept) if i not in axes)
     return value.map(operator, shape)
+
+
+def _chosen(operator: Any, matrix: Any) -> Any:
+    """`operator @ matrix`, by new column numbers where each row of `matrix` holds one entry of 1."""
+    if sparse.issparse(operator) and sparse.issparse(matrix) and (matrix.nnz == matrix.shape[0]):
+        operator, chosen = sparse.csr_array(operator), sparse.csr_array(matrix)
+        if (np.diff(chosen.indptr) == 1).all() and (chosen.data == 1).all():
+            places = (operator.data, chosen.indices[operator.indices], operator.indptr)
+            return sparse.csr_array(places, shape=(operator.shape[0], matrix.shape[1]))
+    return operator @ matrix
 
 
 def _per_channel(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

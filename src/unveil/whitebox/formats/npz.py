@@ -10,6 +10,7 @@ from scipy import sparse
 
 from unveil.outcome import BadInput, SourceError
 from unveil.whitebox.activation import activation
+from unveil.whitebox.blocks import repeated
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.network import Layer, Network
 from unveil.writing import written
@@ -70,7 +71,7 @@ def _layer(arrays: np.lib.npyio.NpzFile, i: int, name: str) -> Layer:
         g = [int(v) for v in arrays[f"geometry_{i}"]]
         shape, stride, padding, dilation = tuple(g[:3]), tuple(g[3:5]), tuple(g[5:9]), tuple(g[9:11])
         convolution = Convolution(arrays[f"kernel_{i}"], shape, stride, padding, dilation, g[11])  # type: ignore[arg-type]
-        return Layer(convolution.matrix(), bias, phi, convolution)
+        return Layer(repeated(convolution.matrix()), bias, phi, convolution)
     if f"data_{i}" in arrays:
         parts = (arrays[f"data_{i}"], arrays[f"indices_{i}"], arrays[f"pointers_{i}"])
         matrix = sparse.csr_array(parts, shape=tuple(int(d) for d in arrays[f"size_{i}"]))
