@@ -21,11 +21,12 @@ from unveil.whitebox import fewer_rows as fewer
 from unveil.whitebox import singular_values as module
 from unveil.whitebox import stability as stability_module
 from unveil.whitebox.activation import activation
+from unveil.whitebox.blocks import Block
 from unveil.whitebox.convolution import Convolution
 from unveil.whitebox.extremes import extreme_singular_values
 from unveil.whitebox.fewer_rows import fewer_rows
 from unveil.whitebox.formats import load
-from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
+from unveil.whitebox.linear_piece import Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Layer, Network
 from unveil.whitebox.region import linearise
 from unveil.whitebox.removal import removal

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import qr
 
-from unveil.whitebox.linear_piece import Block, Piece
+from unveil.whitebox.blocks import Block
+from unveil.whitebox.linear_piece import Piece
 
 STRIP = 512
 """Rows merged at once."""

@@ -42,7 +42,7 @@ class Rounding:
     def behind(self, layer: Layer, previous: Piece, piece: Piece) -> Rounding:
         """Of `piece`, which is `layer @ previous`."""
         vectors = _vectors(previous.width)
-        return Rounding(layer.weights @ self.error + piece.image(vectors) - layer.weights @ previous.image(vectors))
+        return Rounding(layer.times(self.error) + piece.image(vectors) - layer.times(previous.image(vectors)))
 
     def kept(self, slope: Float[np.ndarray, " m"], kept: Piece, folded: bool) -> Rounding:
         """Behind the activation; a rotation of the inputs rounds every row by its own size."""

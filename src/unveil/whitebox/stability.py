@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from unveil.executor import spread
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
+from unveil.whitebox.blocks import Block
 from unveil.whitebox.fewer_rows import fewer_rows
-from unveil.whitebox.linear_piece import Block, Piece, blocks_of, first_piece, next_piece
+from unveil.whitebox.linear_piece import Piece, blocks_of, first_piece, next_piece
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.piece_rounding import Rounding
 from unveil.whitebox.removal import Removal, removal
