@@ -71,7 +71,7 @@ def _off_by_one_weight(rng: np.random.Generator) -> tuple[Network, Network, np.n
 def test_pairs_that_are_hardly_ever_active_together_are_made_so() -> None:
     for seed in range(4):
         _, start, x, (i, j) = _off_by_one_weight(np.random.default_rng(seed))
-        more = side_by_side(start, x)
+        more = side_by_side(start, x, x)
         below, z = start.preactivations(more, 1)
         assert ((z[:, i] > 0) & (below[:, j] > 0)).sum() >= 3
 
@@ -87,7 +87,7 @@ def test_a_weight_that_no_answer_tells_is_settled_by_answers_of_the_pool() -> No
             return truth(points)
 
         x = x[:200]
-        found = sharpen(start, x, truth(x), np.concatenate([x, side_by_side(start, x)]), ask)
+        found = sharpen(start, x, truth(x), np.concatenate([x, side_by_side(start, x, x)]), ask)
         row, true = found.layers[1].weights[i], truth.layers[1].weights[i]
         assert abs(row[j] / np.linalg.norm(row) - true[j] / np.linalg.norm(true)) < 1e-9
         assert 0 < sum(map(len, asked)) <= 180

@@ -49,7 +49,9 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
     return x
 
 
-def side_by_side(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "K n"]:
+def side_by_side(
+    network: Network, x: Float[np.ndarray, "N n"], pool: Float[np.ndarray, "M n"]
+) -> Float[np.ndarray, "K n"]:
     """Points where a neuron is active and one of the layer before is so by little, for pairs that hardly ever are both.
 
     Nothing else tells the weight between the two. Where it is wrong the neuron is active all the same: the value that
@@ -57,17 +59,20 @@ def side_by_side(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndar
 
     Args:
         network: Nearly right.
-        x: Points to start from; none goes further out than `REACH` times the usual one.
+        x: Points at which pairs are counted.
+        pool: Points to start from; none goes further out than `REACH` times the usual one.
     """
-    found, most = [x[:0]], REACH * float(np.median(np.linalg.norm(x, axis=1)))
-    x = x[np.linalg.norm(x, axis=1) <= most]
+    found, most = [x[:0]], REACH * float(np.median(np.linalg.norm(pool, axis=1)))
+    pool = pool[np.linalg.norm(pool, axis=1) <= most]
     for depth in range(1, len(network.layers) - 1):
         *_, below, z = network.preactivations(x, depth)
         i, j = np.nonzero((z > 0).T.astype(float) @ (below > 0) < SELDOM)
+        *_, below, z = network.preactivations(pool, depth)
         unit = np.abs(network.layers[depth].dense()).max(axis=1) / SMALL
         least = [np.minimum(z[:, a], unit[a] * below[:, b]) for a, b in zip(i, j, strict=True)]
-        start = np.array([np.argsort(-each)[:STARTS] for each in least], dtype=int).reshape(-1)
-        there = _climbed(network, depth, (np.repeat(i, STARTS), np.repeat(j, STARTS)), x[start], most)
+        start = [np.argsort(-each)[:STARTS] for each in least]
+        pair, start = np.repeat([i, j], min(STARTS, len(pool)), axis=1), np.concatenate([np.zeros(0, int), *start])
+        there = _climbed(network, depth, (pair[0], pair[1]), pool[start], most)
         found.append(there)
     return np.concatenate(found)
 

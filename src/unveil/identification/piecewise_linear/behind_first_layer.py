@@ -30,6 +30,7 @@ from unveil.identification.piecewise_linear.sign_recovery import dependent, too_
 from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
+from unveil.identification.piecewise_linear.wide_first_layer import settle_wide
 from unveil.whitebox.network import Network
 
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one
@@ -71,6 +72,10 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         state = close_on_paid(setup, state.with_found(worst_sharpened(setup.probe, state.frame, state.found, few=True)))
     found, layer = state.found, state.layer
     assert layer is not None
+    given: list[Neuron] = []
+    if not state.settled and len(found) > state.frame.d:
+        state, given = settle_wide(setup, state)
+        layer = state.layer or layer
     if not state.settled:
         # Half of its neurons are on the wrong side: nothing behind is what it seems, and a network that ends behind it
         # would be no start for a fit. Where that is a matter of numbers other lines are no help.
@@ -78,7 +83,6 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         yield replace(state.ended(), spent=spent, network=None, error=np.inf)
         return
     setting = _setting(setup, state, state.frame)
-    given: list[Neuron] = []
     stations: list[Station] = []
     few = len(found) <= state.frame.d
     free = np.zeros(len(found), dtype=bool)

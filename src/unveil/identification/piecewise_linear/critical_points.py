@@ -157,7 +157,7 @@ class _Attempt:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
-        outcome = self._open(network, self._judged(seen, noise), beyond)
+        outcome = self._open(network, self._contradicted(self._judged(seen, noise)), beyond)
         if outcome is Outcome.check_failed:
             self._kept(network)
         self._looked_again(frame, noise, network, outcome)
@@ -197,6 +197,14 @@ class _Attempt:
             )
             return Outcome.approximate
         return Outcome.check_failed
+
+    def _contradicted(self, outcome: Outcome) -> Outcome:
+        """The outcome, or `approximate` where the last answers of a reading along few directions were not explained."""
+        wrong = len(self.reading.wrong) if self.reading is not None and self.reading.directions else 0
+        if outcome is not Outcome.complete or not wrong:
+            return outcome
+        self.why.append(f"At {wrong} fresh points that were to settle the last digits the network is wrong.")
+        return Outcome.approximate
 
     def _open(self, network: Network, outcome: Outcome, beyond: bool) -> Outcome:
         """The outcome, or `approximate` where an affine part behind the first layer hides numbers that answers tell.

@@ -15,6 +15,7 @@ from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.candidates import ANYWAY, merge_points
 from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
+from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.last_hidden_layer import close
 from unveil.identification.piecewise_linear.late_neurons import Late, late
 from unveil.identification.piecewise_linear.neuron import AGREES, expected
@@ -71,7 +72,7 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 
 def _looked_closer(setting: Setting, state: Deeper) -> tuple[Deeper, bool]:
     """With cheap unknown weights looked for, else with a neuron put into a layer read before; whether any of that."""
-    more = _completed(setting, state, CHEAP)
+    more = _completed(setting, state, CHEAP) or _followed(setting, state)
     if more is not None or not state.last or len(state.layers) < 2:
         return more or state, more is not None
     for i in reversed(state.unexplained):
@@ -84,6 +85,30 @@ def _looked_closer(setting: Setting, state: Deeper) -> tuple[Deeper, bool]:
         if found is not None:
             return _inserted(state, found), True
     return state, False
+
+
+def _followed(setting: Setting, state: Deeper) -> Deeper | None:
+    """With a neuron behind a first layer wider than the input, from a critical point that none explains; None if none.
+
+    There no critical point tells a neuron's weights.
+    """
+    layer, examined = state.layers[0], state.examined
+    if len(state.layers) > 1 or len(layer[1]) <= setting.frame.d:
+        return None
+    for i in state.unexplained:
+        seen = state.seen[i]
+        met_on = None if seen in examined else _line_of(state, seen.x)
+        examined |= {seen}
+        if met_on is None:
+            continue
+        (line, p), normal = met_on, seen.span @ seen.normal
+        one = follow(setting.probe, layer, seen.x, normal, line.jump[p] / float(normal @ line.direction))
+        key = min((n.key for n in state.candidates.merged), default=0)
+        neuron = one and one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
+        if neuron is not None:
+            candidates = replace(state.candidates, merged=(*state.candidates.merged, neuron))
+            return replace(state, candidates=candidates, examined=examined)
+    return replace(state, examined=examined) if examined != state.examined else None
 
 
 def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:

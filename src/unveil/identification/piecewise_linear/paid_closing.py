@@ -18,6 +18,7 @@ BETTER = 0.1
 SAME = 1e-7
 # What the signs of a one-layer network's rows, and those of a deeper layer's, may leave of a derivative.
 BALANCED, SPARSE = 1e-7, 1e-8
+OPEN = "Which sides of {} neurons on {} coordinates are active could not be settled."
 
 
 class _Closed(NamedTuple):
@@ -51,10 +52,7 @@ def close_on_paid(setup: Setup, state: Reading) -> Reading:
         z = frame.values(found.at) @ rows.T + bias
         side = _signs(rows, jump, z, found.slope, len(found.bent) == 0)
         if side is None:
-            why = (
-                *why,
-                f"Which sides of {len(rows)} neurons on {frame.d} coordinates are active could not be settled.",
-            )
+            why = (*why, OPEN.format(len(rows), frame.d))
         settled, side = side is not None, np.ones(len(rows)) if side is None else side
         layer = (rows * side[:, None], bias * side)
         active = (z * side > 0).astype(np.float64)

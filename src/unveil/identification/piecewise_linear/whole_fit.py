@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.both_sides import both_sides, side_by_side
 from unveil.identification.fitting.design import LARGE, finish
@@ -27,8 +27,8 @@ MANY_BEHIND, SETTLED = 20_000, 0.1
 ROUGH, MOSTLY = 1e-5, 0.9
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
 USELESS = 0.02
-# Points whose answers sharpen a network that is read along all inputs.
-POOL = 2000
+# Points whose answers sharpen a network that is read along all inputs, and how many are asked at once.
+POOL, AT_ONCE = 2000, 200
 
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:
@@ -69,18 +69,35 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
 
 
-def sharper_behind(setup: Setup, network: Network) -> Network:
+def sharper_behind(setup: Setup, network: Network) -> tuple[Network, Float[np.ndarray, "W n"]]:
     """The layers behind the first to the last digits, if they are small: along all inputs rare neurons are met as well.
 
-    Queries: `ANSWERS` per parameter behind the first layer, and those of `sharpen`
+    Returns:
+        The network, and fresh points at which it is wrong.
+
+    Queries: `ANSWERS` per parameter behind the first layer, those of `sharpen`, and one for every point of
+        `side_by_side`, at most `AT_ONCE`
     """
     if len(network.layers) < 3 or parameters(Network(network.layers[1:])) > LARGE:
-        return network
+        return network, np.empty((0, network.n))
+    rng, ask = setup.probe.rng, setup.probe.ask
     x, y = _spread_answers(setup, network, 1)
-    right = np.abs(network(x) - y).max(axis=1) < ROUGH * np.abs(y).max()
-    pool = np.concatenate(check_points(network, setup.oracle, POOL, setup.probe.rng))
-    pool = np.concatenate([pool, side_by_side(network, np.concatenate([x, pool]))])
-    return sharpen(network, x[right], y[right], pool, setup.probe.ask) if right.mean() > MOSTLY else network
+    least = ROUGH * float(np.abs(y).max())
+
+    def right(network: Network) -> Bool[np.ndarray, " N"]:
+        return np.asarray(np.abs(network(x) - y).max(axis=1) < least)
+
+    pool = np.concatenate(check_points(network, setup.oracle, POOL, rng))
+    good = right(network)
+    if good.mean() > MOSTLY:
+        # A weight that none of the right answers tells may be the reason why others are wrong.
+        rare = rng.permutation(side_by_side(network, x[good], np.concatenate([x, pool])))[:AT_ONCE]
+        x, y = np.concatenate([x, rare]), np.concatenate([y, ask(rare)]) if len(rare) else y
+        good = np.append(good, np.ones(len(rare), dtype=bool))
+        network = refine(network, x[good], y[good], steps=LAST, each=True)
+        good = right(network)
+        network = sharpen(network, x[good], y[good], np.concatenate([pool, rare]), ask)
+    return network, x[~right(network)]
 
 
 def _spread_answers(

@@ -81,11 +81,12 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
     if not wide:
         return ended if along.spent else None
-    wide = sharper_behind(setup, wide)
+    wide, wrong = sharper_behind(setup, wide)
     return replace(
         Reading.begun(setup, frame),
         directions=p,
         network=wide,
+        wrong=wrong,
         whole=True,
         spent=along.spent,
         told=along.told,

@@ -1,0 +1,295 @@
+"""follow: a neuron of the second layer, its hyperplane followed across those of a first layer wider than the input.
+
+Where more neurons of the first layer are active than the input has coordinates, no normal tells the weights of a neuron
+behind them. How its hyperplane bends where it meets that of a first-layer neuron tells the weight between the two, and
+whichever side of that one is active: `relu(z) = (z + |z|) / 2` and `relu(-z) = (|z| - z) / 2` bend alike. What is left
+of the normal once all bends are known is linear in the input, and tells the sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.probe import Probe
+
+# How far out a hyperplane is followed, in typical inputs; ways to a hyperplane that are tried, and crossings on each.
+REACH, WAYS, CROSSINGS = 3.0, 3, 60
+# Where so many more crossings tell nothing than do it is no neuron of the second layer, and left.
+MISSED = 10
+# Share of a random direction in the way to a hyperplane.
+ASIDE = 0.3
+# Where two hyperplanes cross answers are compared this far around, as a share of the way to the next one, nearer where
+# another hyperplane comes between; no nearer than this, in typical inputs.
+AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-5
+# Directions in which they are, and how far from the hyperplane of the first layer these stay, in radians.
+ANGLES, BESIDE = 12, 0.15
+# Deviations of the noise that what no two linear functions explain may be, and that a jump of the slopes must be.
+STRAIGHT, JUMP = 20.0, 300.0
+# A jump differs from what it should be by no more than this share.
+SAME = 1e-3
+# Neurons followed are those of the points at which they are zero to this part.
+ZERO = 1e-6
+# A side is told if a fit of all comes so close to it.
+TOLD = 0.1
+
+
+@dataclass(frozen=True)
+class FollowedNeuron:
+    """What it sums up, up to sign: `weights . |z| / 2 + slope . x + bias`, for z of the first layer.
+
+    Attributes:
+        weights: (k,) zero where its hyperplane did not meet that of the first layer's neuron.
+        known: (k,) where it did.
+        side: (k,) of the others, on which side it was followed.
+        slope: (n,)
+        bias: The normal has unit length where the neuron was met first.
+        error: Expected error of the weights.
+    """
+
+    weights: Float[np.ndarray, " k"]
+    known: Bool[np.ndarray, " k"]
+    side: Float[np.ndarray, " k"]
+    slope: Float[np.ndarray, " n"]
+    bias: float
+    error: float
+
+    def zero(self, layer: Layer, x: Float[np.ndarray, " n"]) -> bool:
+        """Whether this point is on its hyperplane."""
+        z = layer[0] @ x + layer[1]
+        if (np.sign(z) != self.side)[~self.known].any():
+            return False
+        off = self.weights @ np.abs(z) / 2 + self.slope @ x + self.bias
+        return bool(abs(off) < ZERO * (1 + np.abs(self.weights) @ np.abs(z)))
+
+    def behind(self, layer: Layer, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
+        """The same behind the first layer with its sides settled; None where too few bends tell its weights.
+
+        Args:
+            layer: As it was when this neuron was followed.
+            turned: -1 where the other side is active.
+            key: Of the neuron.
+        """
+        rows, bias = layer
+        on = ~self.known & (self.side == turned)
+        # Where those that were not met are active their normals are in the slope, and so are their biases.
+        rest = self.slope - (self.weights * turned) @ rows / 2
+        weights = self.weights.copy()
+        if on.sum() >= len(rest):
+            return None
+        if on.any():
+            weights[on] = np.linalg.lstsq((turned[:, None] * rows)[on].T, rest, rcond=None)[0]
+        known = self.known | on
+        offset = self.bias - float((self.weights * turned) @ bias / 2) - float((weights * turned)[on] @ bias[on])
+        size = float(np.linalg.norm(weights))
+        return Neuron.given(weights[known] / size, offset / size, self.error, key).among(known)
+
+
+class _Bend(NamedTuple):
+    """How a hyperplane bends where it meets another: the weight, a point behind it, and the weight's error."""
+
+    weight: float
+    x: Float[np.ndarray, " n"]
+    error: float
+
+
+class _Crossing(NamedTuple):
+    """Where a hyperplane meets that of a neuron of the first layer.
+
+    Attributes:
+        y: (n,) where.
+        neuron: Which neuron.
+        up: 1 where the way leads to its positive side, -1 to the other.
+        normal: (n,) of the hyperplane before.
+        jump: (m,) of the answers' slope across it, for a step by which its neuron gains one.
+    """
+
+    y: Float[np.ndarray, " n"]
+    neuron: int
+    up: float
+    normal: Float[np.ndarray, " n"]
+    jump: Float[np.ndarray, " m"]
+
+
+def follow(
+    probe: Probe,
+    layer: Layer,
+    x: Float[np.ndarray, " n"],
+    normal: Float[np.ndarray, " n"],
+    jump: Float[np.ndarray, " m"],
+) -> FollowedNeuron | None:
+    """Follow a hyperplane across those of the first layer.
+
+    Args:
+        probe: Asks.
+        layer: The first layer, rows of unit norm, sides open.
+        x: A point on the hyperplane.
+        normal: Its unit normal there.
+        jump: Of the slope of the answers across it.
+
+    Returns:
+        None where it meets hardly any of them.
+
+    Queries: `2 ANGLES` for each neuron of the first layer that is met, some times more where others are near
+    """
+    rows, bias = layer
+    k = len(bias)
+    weights, known, errors = np.zeros(k), np.zeros(k, dtype=bool), [0.0]
+    start, begun = x, normal
+    where = np.sign(rows @ x + bias)
+    first, failed = where.copy(), 0
+    for j in probe.rng.permutation(k):
+        for way in range(WAYS):
+            if known[j] or failed > MISSED + known.sum():
+                break
+            if way:
+                # From where all is known to be as it was.
+                x, normal, where = start, begun, first.copy()
+            for _ in range(CROSSINGS):
+                met = _next(probe, layer, x, normal, int(j))
+                if met is None or np.linalg.norm(met[0]) > REACH * probe.noise.size:
+                    break
+                y, i = met
+                up = -where[i]
+                if not known[i]:
+                    bend = _bend(probe, layer, _Crossing(y, i, up, normal, jump))
+                    if bend is None:
+                        failed += 1
+                        break
+                    weights[i], known[i] = bend.weight, True
+                    errors.append(bend.error)
+                    y = bend.x
+                normal = normal + up * weights[i] * rows[i]
+                where[i] = up
+                x = _onward(layer, y, i, up, normal)
+                if i == j:
+                    break
+    if known.sum() < k / 2:
+        return None
+    slope = begun - (weights * first) @ rows / 2
+    offset = -float(weights @ np.abs(rows @ start + bias) / 2 + slope @ start)
+    return FollowedNeuron(weights, known, first, slope, offset, float(np.median(errors)))
+
+
+def _next(
+    probe: Probe, layer: Layer, x: Float[np.ndarray, " n"], normal: Float[np.ndarray, " n"], j: int
+) -> tuple[Float[np.ndarray, " n"], int] | None:
+    """Where a way within a hyperplane to that of neuron `j` first meets one of the first layer's, and which."""
+    rows, bias = layer
+    z = rows @ x + bias
+    toward = -np.sign(z[j]) * rows[j]
+    aside = probe.rng.standard_normal(len(x))
+    v = toward + ASIDE * aside / np.linalg.norm(aside)
+    v -= normal * (normal @ v) / (normal @ normal)
+    rate = rows @ v
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = -z / rate
+    t[~(t > 0)] = np.inf
+    i = int(t.argmin())
+    return (x + t[i] * v, i) if np.isfinite(t[i]) else None
+
+
+def _onward(
+    layer: Layer, y: Float[np.ndarray, " n"], i: int, up: float, normal: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """A point of the hyperplane behind that of neuron `i`, half as far as the next one."""
+    rows, bias = layer
+    v = up * rows[i] - normal * (normal @ rows[i]) * up / (normal @ normal)
+    z, rate = rows @ y + bias, rows @ v
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = -z / rate
+    t[i] = np.inf
+    return np.asarray(y + min(float(t[t > 0].min(initial=1.0)), 1.0) / 2 * v)
+
+
+def _bend(probe: Probe, layer: Layer, here: _Crossing) -> _Bend | None:
+    """How a hyperplane bends at a crossing, from answers around it on the side ahead.
+
+    There they are two linear functions, equal on the hyperplane. Where they are not, another one passes close by.
+    """
+    (rows, bias), (y, i, up, normal, strength) = layer, here
+    size = float(np.linalg.norm(normal))
+    across = normal / size
+    b = float(rows[i] @ across)
+    ahead = up * (rows[i] - b * across)
+    length = float(np.linalg.norm(ahead))
+    z = np.abs(rows @ y + bias)
+    z[i] = np.inf
+    room = AROUND * min(float(z.min()), probe.noise.size)
+    if length < 1e-3:
+        return None
+    ahead = ahead / length
+    a = up * length
+    centre = np.arctan2(up * b, up * a)
+    angle = centre + np.linspace(-np.pi / 2 + BESIDE, np.pi / 2 - BESIDE, ANGLES)
+    circle = np.column_stack([np.cos(angle), np.sin(angle)])
+    plane = np.concatenate([circle, circle / 2])
+    for nearer in NEARER:
+        radius = nearer * room
+        if radius < NEAREST * probe.noise.size:
+            return None
+        points = y + radius * (plane @ np.array([ahead, across]))
+        answers, sigma = probe.ask(points), float(probe.noise.at(points).max())
+        split = _two_pieces(plane, answers, sigma)
+        if split is None:
+            continue
+        jump, share = split
+        side = np.linalg.svd(jump[:2])[0][:, 0]
+        gap = float(np.linalg.norm(side @ jump[:2]))
+        # Along the hyperplane behind the other one, and how far from the point it passes.
+        told = size * side[0] / (side[1] * a - side[0] * b)
+        along = np.array([-side[1], side[0]]) * np.sign(up * (-a * side[1] + b * side[0]))
+        beside = -(jump[2] @ (side @ jump[:2])) / gap**2
+        x = y + radius * ((along / 2 + beside * side) @ np.array([ahead, across]))
+        # Of another hyperplane that passes there the slopes jump by something else.
+        should = radius * np.outer([told * a, size + told * b], strength)
+        off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
+        if off > SAME * np.linalg.norm(should):
+            continue
+        return _Bend(float(up * told), x, share * size / abs(a))
+    return None
+
+
+def _two_pieces(
+    plane: Float[np.ndarray, "N two"], answers: Float[np.ndarray, "N m"], sigma: float
+) -> tuple[Float[np.ndarray, "three m"], float] | None:
+    """Two affine functions that explain answers around a point: their difference, and its relative error."""
+    F = np.column_stack([plane, np.ones(len(plane))])
+    order, best = np.tile(np.arange(ANGLES), 2), None
+    for cut in range(2, ANGLES - 1):
+        parts, left = [], 0.0
+        for some in (order < cut, order >= cut):
+            solution = np.linalg.lstsq(F[some], answers[some], rcond=None)[0]
+            left = max(left, float(np.abs(F[some] @ solution - answers[some]).max()))
+            parts.append(solution)
+        if best is None or left < best[0]:
+            best = left, parts[1] - parts[0]
+    assert best is not None
+    left, jump = best
+    size = float(np.linalg.norm(jump[:2]))
+    return (jump, sigma / size) if left < STRAIGHT * sigma and size > JUMP * sigma else None
+
+
+def sides(layer: Layer, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray, " k"] | None:
+    """Which sides of the first layer's neurons are active, -1 where the other one; None where that is not told.
+
+    Each neuron's slope is half the sum of its weights times the normals, each on the active side; a neuron that was not
+    met on the way may add any multiple of its own.
+    """
+    rows = layer[0]
+    equations, right = [], []
+    for one in followed:
+        q = np.linalg.qr(rows[~one.known].T)[0]
+        apart = np.eye(rows.shape[1]) - q @ q.T if (~one.known).any() else np.eye(rows.shape[1])
+        equations.append(apart @ (one.weights[:, None] * rows).T / 2)
+        right.append(apart @ one.slope)
+    solution, _, rank, _ = np.linalg.lstsq(np.concatenate(equations), np.concatenate(right), rcond=1e-6)
+    if rank < len(rows) or np.abs(np.abs(solution) - 1).max() > TOLD:
+        return None
+    return np.sign(solution)

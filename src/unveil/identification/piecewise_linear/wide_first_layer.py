@@ -1,0 +1,82 @@
+"""settle_wide: the sides of a first layer wider than the input, and the second layer, from hyperplanes followed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from unveil.identification.piecewise_linear.critical_point import Layer, measure_normals, met, search, zeros
+from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.paid_closing import OPEN
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+
+# Fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's.
+CALM, MOST = 6, 4
+# Hyperplanes that cannot be followed, where none could, after which it is given up.
+HOPELESS = 20
+# Normals with larger errors begin nothing.
+VAGUE = 1e-5
+
+
+def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
+    """With the sides of the first layer settled, and neurons of the second; unchanged where that fails.
+
+    Args:
+        setup: What all steps share; answers are exact.
+        state: With the first layer's rows, more of them than inputs.
+
+    Queries: those of `follow` for each neuron of the second layer and for some hyperplanes of deeper ones, and of
+        `search` and `measure_normals` for lines until `CALM` in a row show nothing new.
+    """
+    found, frame, probe = state.found, state.frame, setup.probe
+    rows, bias = found.rows, found.bias
+    if not frame.free or not len(found.bent):
+        return state, []
+    layer, followed = (rows, bias), list[FollowedNeuron]()
+    bent = found.bent
+    waiting = list(zip(bent.at, bent.rows, bent.jump, bent.error.tolist(), strict=True))
+    barren = failed = 0
+    while barren < CALM and len(followed) < MOST * len(rows):
+        had = len(followed)
+        for x, normal, jump, error in waiting:
+            if error > VAGUE or any(one.zero(layer, x) for one in followed):
+                continue
+            one = follow(probe, layer, x, normal, jump)
+            if one is None:
+                failed += 1
+                if failed > HOPELESS and not followed:
+                    return state, []
+                continue
+            followed.append(one)
+        waiting = _on_another_line(setup, state, layer, followed)
+        barren = 0 if len(followed) > had else barren + 1
+    turned = sides(layer, followed) if followed else None
+    if turned is None:
+        return state, []
+    behind = [one.behind(layer, turned, -1 - i) for i, one in enumerate(followed)]
+    given = [neuron for neuron in behind if neuron is not None]
+    settled = (turned[:, None] * rows, turned * bias)
+    why = tuple(each for each in state.why if each != OPEN.format(len(rows), frame.d))
+    return replace(state, layer=settled, settled=True, why=why), given
+
+
+def _on_another_line(
+    setup: Setup, state: Reading, layer: Layer, followed: list[FollowedNeuron]
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
+    """Points on hyperplanes that no neuron explains, normals, jumps of the slope and errors."""
+    probe = setup.probe
+    line = search(probe.ask, state.frame, probe.noise, probe.rng, 2 * np.sqrt(state.frame.d))
+    if line is None:
+        return []
+    ends = np.array([line.low, line.high])
+    own = zeros(ends, line.inputs(ends) @ layer[0].T + layer[1])[0]
+    wanted = ~met(line, own).any(axis=1)
+    wanted &= np.array([not any(one.zero(layer, x) for one in followed) for x in line.points], dtype=bool)
+    out = []
+    for seen in measure_normals(probe, [], line, np.flatnonzero(wanted)):
+        p = int(np.abs(line.points - seen.x).max(axis=1).argmin())
+        normal = seen.span @ seen.normal
+        out.append((seen.x, normal, line.jump[p] / float(normal @ line.direction), seen.error))
+    return out

@@ -1,0 +1,105 @@
+"""Neurons behind a first layer wider than the input, whose hyperplanes are followed across that layer's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from unveil.blackbox.rounding import rounding
+from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.probe import Probe
+
+N, K, Q = 4, 10, 6
+
+
+class _Case(NamedTuple):
+    """A network, its first layer of unit rows with some sides turned, and which neurons were followed to what."""
+
+    truth: uv.Network
+    layer: tuple[np.ndarray, np.ndarray]
+    turned: np.ndarray
+    followed: dict[int, FollowedNeuron]
+
+
+def _case(seed: int) -> _Case:
+    rng = np.random.default_rng(seed)
+    widths = (N, K, Q, 2)
+    weights = [(rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)]
+    truth = uv.Network.from_weights(weights)
+    probe = Probe(truth, rounding(truth, rng.standard_normal((4, N)), 2e-16, rng), rng)
+    (W, b), (second, _), (outer, _) = weights
+    size, turned = np.linalg.norm(W, axis=1), rng.choice([-1.0, 1.0], K)
+    layer = turned[:, None] * W / size[:, None], turned * b / size
+    followed = {}
+    for i in range(Q):
+        there = truth.preactivations(x := rng.standard_normal((200, N)), 1)[1][:, i]
+        if not (there > 0).any() or not (there < 0).any():
+            continue
+        low, high = x[there < 0][0], x[there > 0][0]
+        for _ in range(60):
+            middle = (low + high) / 2
+            up = truth.preactivations(middle[None], 1)[1][0, i] > 0
+            low, high = (low, middle) if up else (middle, high)
+        normal = second[i] @ ((W @ high + b > 0)[:, None] * W)
+        length = float(np.linalg.norm(normal))
+        one = follow(probe, layer, high, normal / length, outer[:, i] * length)
+        if one is not None:
+            followed[i] = one
+    return _Case(truth, layer, turned, followed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_bends_tell_weights_whichever_side_is_active(seed: int) -> None:
+    truth, (rows, _), _, followed = _case(seed)
+    assert len(followed) >= Q - 2
+    size = np.linalg.norm(truth.layers[0].dense(), axis=1)
+    for i, one in followed.items():
+        true = truth.layers[1].dense()[i] * size
+        scale = one.weights[one.known] @ true[one.known] / (true[one.known] @ true[one.known])
+        np.testing.assert_allclose(one.weights[one.known], scale * true[one.known], atol=1e-7 * abs(scale))
+        assert one.known.sum() >= K / 2
+        assert rows.shape == (K, N)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_no_bend_explains_tells_the_sides(seed: int) -> None:
+    _, layer, turned, followed = _case(seed)
+    np.testing.assert_array_equal(sides(layer, list(followed.values())), turned)
+    # One neuron has fewer equations than there are sides.
+    assert sides(layer, list(followed.values())[:1]) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_behind_settled_sides_it_is_the_neuron_and_zero_where_that_is(seed: int) -> None:
+    truth, layer, turned, followed = _case(seed)
+    size = np.linalg.norm(truth.layers[0].dense(), axis=1)
+    rng = np.random.default_rng(seed)
+    for i, one in followed.items():
+        neuron = one.behind(layer, turned, -1)
+        if neuron is None:
+            assert (~one.known).sum() >= N
+            continue
+        true = np.append(truth.layers[1].dense()[i] * size, truth.layers[1].bias[i])
+        known = np.append(neuron.known, True)
+        mine = np.append(neuron.weights, neuron.bias)[known]
+        scale = mine @ true[known] / (true[known] @ true[known])
+        np.testing.assert_allclose(mine, scale * true[known], atol=1e-6 * abs(scale))
+        x = rng.standard_normal((50, N))
+        assert not any(one.zero(layer, each) for each in x)
+
+
+def test_a_network_wider_than_its_input_is_read_whole(rng: np.random.Generator) -> None:
+    widths = (8, 30, 6, 1)
+    truth = uv.Network.from_weights(
+        [(rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)]
+    )
+    found = uv.identify(uv.as_oracle(truth, truth.n), uv.CriticalPoints(), rng=rng)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    match = uv.compare(found.network, truth)
+    assert not match.missing
+    assert not match.false
