@@ -172,18 +172,21 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
     weak = np.flatnonzero(values < WEAK * floor)[-MOST_WEAK:]
     weak = weak if len(weak) else np.array([len(values) - 1])
     directions = state.known.basis[weak]
-    found = np.zeros(len(weak))
+    found, some = np.zeros(len(weak)), max(1, ask.block // len(weak))
     for factor in AGAIN:
         seen, told = np.zeros(len(weak)), np.zeros(len(weak))
-        for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
-            sign = ask.rng.choice([-1.0, 1.0], size=(len(weak), 1))
-            asked = ask.oracle.nearest(point + sign * factor * state.basis_step * directions)
-            asked, seen_there = ask.step(point, asked, sigma)
-            change = np.where(np.isfinite(seen_there), seen_there - answer, 0.0)
-            predicted = ((asked - point) @ state.known.basis.T) @ c[i * m : (i + 1) * m].T
-            change, predicted = change / places.coarser[i], predicted / places.coarser[i]
-            seen += np.sum(change * predicted, axis=1)
-            told += np.sum(predicted**2, axis=1)
+        for start in range(0, len(places), some):
+            here, gradients = places[start : start + some], c[start * m : (start + some) * m].reshape(-1, m, state.rank)
+            x, sigma = (np.repeat(values, len(weak), axis=0) for values in (here.x, here.sigma))
+            sign = ask.rng.choice([-1.0, 1.0], size=(len(here), len(weak), 1))
+            asked = x + (sign * factor * state.basis_step * directions).reshape(x.shape)
+            asked, answers = ask.step(x, ask.oracle.nearest(asked), sigma)
+            change = answers.reshape(len(here), len(weak), m) - here.fx[:, None]
+            inside = ((asked - x) @ state.known.basis.T).reshape(len(here), len(weak), -1)
+            predicted = inside @ gradients.swapaxes(1, 2) / here.coarser[:, None, None]
+            change = np.where(np.isfinite(change), change, 0.0) / here.coarser[:, None, None]
+            seen += np.sum(change * predicted, axis=(0, 2))
+            told += np.sum(predicted**2, axis=(0, 2))
         found = np.maximum(found, seen / np.maximum(told, 1e-300))
         if (found > 0.7).all():
             break

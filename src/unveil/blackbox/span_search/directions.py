@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy import fft
 
 from unveil.blackbox.oracle import Oracle
@@ -73,12 +73,14 @@ class SparseFrame:
         """Coefficients of the directions in `which` in one combined step."""
         return np.asarray(step[self.free[which]])
 
-    def along(self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray) -> np.ndarray:
-        """`(asked - x) @ vectors.T`, from the coordinates that the steps touch."""
-        moved = asked[:, self.pivots] - x[self.pivots]
-        return np.asarray(
-            moved @ vectors[:, self.pivots].T + self.taken(asked, x, which)[:, None] * vectors[:, self.free[which]].T
-        )
+    def along(
+        self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray
+    ) -> tuple[Float[np.ndarray, "N k"], Float[np.ndarray, " N"]]:
+        """`(asked - x) @ vectors.T`, from the coordinates that the steps touch, and `taken`."""
+        moved, amount = asked[:, self.pivots] - x[self.pivots], self.taken(asked, x, which)
+        inside = moved @ vectors[:, self.pivots].T
+        inside += amount[:, None] * vectors[:, self.free[which]].T
+        return inside, amount
 
     def spread(self, slopes: np.ndarray) -> np.ndarray:
         """Vectors (rows) whose products with the unscaled directions are `slopes`, up to what is known."""
@@ -151,75 +153,116 @@ class DenseFrame:
 
 
 def slopes(
-    ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float, central: bool = False
-) -> tuple[Float[np.ndarray, "count m"], bool, float]:
-    """Derivatives at one place along a frame by forward differences; breakpoints found by one combined step.
+    ask: Asker, frame: SparseFrame | BasisFrame, places: Places, length: float, central: bool = False
+) -> tuple[Float[np.ndarray, "N count m"], Bool[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Derivatives at places along a frame by forward differences; breakpoints found by one combined step at each.
 
     With `central`, which is for smooth models, both sides are asked.
 
-    One more query tests all differences at once: the answer to a random combination of the steps must be the same
-    combination of the answers. Where it is not, groups of directions are tested, and only bad groups are asked again,
-    with steps eight times shorter.
+    One more query tests all differences of a place at once: the answer to a random combination of the steps must be the
+    same combination of the answers. Where it is not, groups of directions are tested, and only bad groups are asked
+    again, with steps eight times shorter.
 
     Returns:
         Slopes along the unscaled directions, whether the last test passed, and how much noisier they are than along a
         unit vector over `length` (root mean square): unscaled ones are longer, and some steps had to be shorter.
 
-    Queries: `frame.count + 1`, and about `4 * sqrt(count)` more at a breakpoint; `2 * frame.count` with `central`
+    Queries: `N (count + 1)`, and about `4 * sqrt(count)` more at a breakpoint; `2 N count` with `central`
     """
-    x, fx, sigma, rng = place.x[0], place.fx[0], place.sigma[0], ask.rng
     everything = np.arange(frame.count)
-    slope = np.empty((frame.count, len(fx)))
-    taken, shorter = np.empty(frame.count), np.ones(frame.count)
-    signs = rng.choice([-1.0, 1.0], size=frame.count)
+    slope = np.empty((len(places), frame.count, ask.oracle.m))
+    taken, coarser = np.empty(slope.shape[:2]), np.full(len(places), _longer(frame, 1.0))
+    _difference(ask, frame, places, everything, length, (slope, taken), central)
+    if ask.smooth:
+        return slope, np.isfinite(slope).all(axis=(1, 2)), coarser
+    bad = _bends(ask, frame, places, [(i, everything) for i in range(len(places))], length, (slope, taken))
+    fine: np.ndarray = np.asarray(~bad)
+    for i in np.flatnonzero(bad):
+        part = slice(i, i + 1)
+        fine[i], coarser[i] = _shortened(ask, frame, places[part], length, (slope[part], taken[part]))
+    return slope, fine, coarser
 
-    def difference(which: np.ndarray, length: float) -> None:
-        for start in range(0, len(which), ask.block):
-            part = run(which[start : start + ask.block])
-            # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
-            points, answers = ask.step(x, _roomier(ask, frame, x, part, length * signs[part]), sigma)
-            step, before = frame.taken(points, x, part), fx
-            if central:
-                behind, before = ask.step(x, ask.oracle.nearest(frame.points(x, part, -length * signs[part])), sigma)
-                step = step - frame.taken(behind, x, part)
-            step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
-            slope[part] = (answers - before) / step[:, None]
-            taken[part] = step
 
-    def bends(groups: list[np.ndarray]) -> np.ndarray:
-        points = np.empty((len(groups), frame.n))
-        parts = [run(group) for group in groups]
-        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
-            amounts = rng.choice([-1.0, 1.0], size=len(group)) * frame.scale[part] * 4 * length / np.sqrt(len(group))
-            points[i] = frame.combination(x, part, amounts)
-        points, answers = ask.step(x, ask.oracle.nearest(points), sigma)
-        seen = answers - fx
-        bad = np.empty(len(groups), dtype=bool)
-        for i, part in enumerate(parts):
-            amounts = frame.amounts(points[i] - x, part)
-            error = np.sqrt(2 * (1 + np.sum((amounts / taken[part]) ** 2)))
-            # Where an answer is missing nothing can be said: that is not straight.
-            bad[i] = not bool((np.abs(seen[i] - amounts @ slope[part]) <= STRAIGHT * error).all())
-        return bad
+Found = tuple[Float[np.ndarray, "N count m"], Float[np.ndarray, "N count"]]
+"""Slopes at places along the directions of a frame, and the steps that were really taken; filled in place."""
 
-    def coarser() -> float:
-        return float(np.sqrt(np.mean((shorter / frame.scale) ** 2)))
 
-    difference(everything, length)
-    if ask.smooth or not bends([everything])[0]:
-        return slope, bool(np.isfinite(slope).all()), coarser()
-    groups = np.array_split(rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
-    bad = bends(groups)
+def _difference(  # noqa: PLR0913 - what was found is filled in
+    ask: Asker,
+    frame: SparseFrame | BasisFrame,
+    places: Places,
+    which: Int[np.ndarray, " K"],
+    length: float,
+    found: Found,
+    central: bool = False,
+) -> None:
+    """Ask all places along the directions in `which`, in batches that may hold several places."""
+    count, one = len(which), len(places) == 1
+    # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
+    signed = length * ask.rng.choice([-1.0, 1.0], size=len(places) * count)
+    for start in range(0, len(signed), ask.block):
+        at, order = divmod(np.arange(start, min(start + ask.block, len(signed))), count)
+        part, steps = run(which[order]), signed[start : start + ask.block]
+        x, sigma, before = (v[0] if one else v[at] for v in (places.x, places.sigma, places.fx))
+        points, answers = ask.step(x, _roomier(ask, frame, x, part, steps), sigma)
+        step = frame.taken(points, x, part)
+        if central:
+            points, before = ask.step(x, ask.oracle.nearest(frame.points(x, part, -steps)), sigma)
+            step = step - frame.taken(points, x, part)
+        step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
+        found[0][at, which[order]] = (answers - before) / step[:, None]
+        found[1][at, which[order]] = step
+
+
+def _bends(
+    ask: Asker,
+    frame: SparseFrame | BasisFrame,
+    places: Places,
+    tests: list[tuple[int, np.ndarray]],
+    length: float,
+    found: Found,
+) -> Bool[np.ndarray, " G"]:
+    """Whether directions met a breakpoint, for pairs of a place and some directions: one combined step for each."""
+    at = np.array([i for i, _ in tests])
+    parts = [run(which) for _, which in tests]
+    points = np.empty((len(tests), frame.n))
+    for row, (i, which), part in zip(points, tests, parts, strict=True):
+        mixed = ask.rng.choice([-1.0, 1.0], size=len(which)) * frame.scale[part] * 4 * length / np.sqrt(len(which))
+        row[:] = frame.combination(places.x[i], part, mixed)
+    points, answers = ask.step(places.x[at], ask.oracle.nearest(points), places.sigma[at])
+    moved, seen = points - places.x[at], answers - places.fx[at]
+    bad = np.empty(len(tests), dtype=bool)
+    for k, (i, part) in enumerate(zip(at, parts, strict=True)):
+        slope, taken = (values[i, part] for values in found)
+        amounts = frame.amounts(moved[k], part)
+        error = np.sqrt(2 * (1 + np.sum((amounts / taken) ** 2)))
+        # Where an answer is missing nothing can be said: that is not straight.
+        bad[k] = not bool((np.abs(seen[k] - amounts @ slope) <= STRAIGHT * error).all())
+    return bad
+
+
+def _shortened(
+    ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float, found: Found
+) -> tuple[bool, float]:
+    """Ask those groups of directions again that met a breakpoint at a place; whether none does now, and the noise."""
+    everything, shorter = np.arange(frame.count), np.ones(frame.count)
+    groups = np.array_split(ask.rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
+    bad = _bends(ask, frame, place, [(0, group) for group in groups], length, found)
     for _ in range(ROUNDS):
         if not bad.any():
             break
         length /= SHORTER
         groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
         again = np.concatenate(groups)
-        difference(again, length)
+        _difference(ask, frame, place, again, length, found)
         shorter[again] *= SHORTER
-        bad = bends(groups)
-    return slope, not bad.any(), coarser()
+        bad = _bends(ask, frame, place, [(0, group) for group in groups], length, found)
+    return not bad.any(), _longer(frame, shorter)
+
+
+def _longer(frame: SparseFrame | BasisFrame, shorter: np.ndarray | float) -> float:
+    """How much noisier slopes are along the unscaled directions, over steps so many times shorter."""
+    return float(np.sqrt(np.mean((shorter / frame.scale) ** 2)))
 
 
 def legal_ends(
@@ -270,12 +313,12 @@ def coordinates(
     Queries: `N (r + 1)`, more at breakpoints
     """
     frame = BasisFrame(basis)
-    rows, fine, coarser = [], np.zeros(len(places), dtype=bool), np.ones(len(places))
-    for i in range(len(places)):
-        slope, fine[i], coarser[i] = slopes(ask, frame, places[i : i + 1], length, central)
-        if not fine[i] and shorter:
-            slope, fine[i], coarser[i] = slopes(ask, frame, places[i : i + 1], shorter)
-            coarser[i] *= length / shorter
-        if fine[i]:
-            rows.append(slope.T)
-    return replace(places, coarser=coarser)[fine], np.vstack(rows or [np.empty((0, len(basis)))])
+    some = max(1, ask.block // max(1, frame.count))
+    asked = [slopes(ask, frame, places[i : i + some], length, central) for i in range(0, len(places), some)]
+    if not asked:
+        return places, np.empty((0, len(basis)))
+    slope, fine, coarser = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+    for i in np.flatnonzero(~fine) if shorter else ():
+        slope[i], fine[i], again = (v[0] for v in slopes(ask, frame, places[i : i + 1], shorter))
+        coarser[i] = again * length / shorter
+    return replace(places, coarser=coarser)[fine], slope[fine].swapaxes(1, 2).reshape(-1, len(basis))

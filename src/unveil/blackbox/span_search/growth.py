@@ -97,7 +97,7 @@ def screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarr
 def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:
     """Ask for the gradients at a place and keep what is new; False if nothing in them stands out of their noise."""
     frame = SparseFrame(state.known)
-    slope, fine, coarser = slopes(ask, frame, place, state.steps.step)
+    slope, fine, coarser = (values[0] for values in slopes(ask, frame, place, state.steps.step))
     if not fine:
         return state, True
     known, noise = state.known, coarser * state.steps.slope_noise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -21,22 +22,37 @@ class Known:
     along them leaves out what is known, at n - k queries a point.
 
     Attributes:
-        pivots: (r,).
-        rows: (r, n).
         basis: (r, n), orthonormal.
         mixing: (r, r), what the noise of each gradient adds to the error of `rows`.
         sizes: Length of each new component when it was found.
+        grown: `pivots`, (r,), and `rows`, (r, n), where gradients gave them and not a basis.
     """
 
-    pivots: Int[np.ndarray, " r"]
-    rows: Float[np.ndarray, "r n"]
     basis: Float[np.ndarray, "r n"]
     mixing: Float[np.ndarray, "r r"]
     sizes: tuple[float, ...] = ()
+    grown: tuple[Int[np.ndarray, " r"], Float[np.ndarray, "r n"]] | None = None
+
+    @cached_property
+    def _echelon(self) -> tuple[Int[np.ndarray, " r"], Float[np.ndarray, "r n"]]:
+        if self.grown is not None:
+            return self.grown
+        if not self.rank:
+            return np.empty(0, dtype=np.intp), self.basis
+        pivots = linalg.qr(self.basis, mode="r", pivoting=True)[1][: self.rank].astype(np.intp)
+        return pivots, np.linalg.solve(self.basis[:, pivots], self.basis)
+
+    @property
+    def pivots(self) -> Int[np.ndarray, " r"]:
+        return self._echelon[0]
+
+    @property
+    def rows(self) -> Float[np.ndarray, "r n"]:
+        return self._echelon[1]
 
     @property
     def rank(self) -> int:
-        return len(self.pivots)
+        return len(self.basis)
 
     @property
     def n(self) -> int:
@@ -44,16 +60,12 @@ class Known:
 
     @classmethod
     def nothing(cls, n: int) -> Known:
-        return cls(np.empty(0, dtype=np.intp), np.empty((0, n)), np.empty((0, n)), np.empty((0, 0)))
+        return cls(np.empty((0, n)), np.empty((0, 0)))
 
     @classmethod
     def of(cls, basis: Float[np.ndarray, "r n"], error: float, sizes: tuple[float, ...] = ()) -> Known:
         """The same from an orthonormal basis whose rows err by `error` in all; pivots by QR with column pivoting."""
-        if not len(basis):
-            return replace(cls.nothing(basis.shape[1]), sizes=sizes)
-        pivots = linalg.qr(basis, mode="r", pivoting=True)[1][: len(basis)].astype(np.intp)
-        rows = np.linalg.solve(basis[:, pivots], basis)
-        return cls(pivots, rows, basis, np.eye(len(basis)) * error / np.sqrt(len(basis)), sizes)
+        return cls(basis, np.eye(len(basis)) * error / np.sqrt(max(len(basis), 1)), sizes)
 
     def with_gradients(self, gradients: Float[np.ndarray, "m n"], noise: float, certain: float) -> Known:
         """With all directions that gradients of one place add, the largest first; the same where they add none.
@@ -80,13 +92,11 @@ class Known:
         mixing = np.zeros((rank, rank))
         mixing[: self.rank, : self.rank] = self.mixing
         mixing[:, self.rank :] = np.vstack([-factors, turn]) * (noise / new.entries)
-        return Known(
-            np.append(self.pivots, new.pivots),
-            np.vstack([self.rows - factors @ new.rows, reduced]),
-            np.vstack([self.basis, basis]),
-            mixing,
-            (*self.sizes, *new.sizes.tolist()),
-        )
+        rows = np.empty((rank, self.n))
+        np.subtract(self.rows, factors @ new.rows, out=rows[: self.rank])
+        rows[self.rank :] = reduced
+        pivots = np.append(self.pivots, new.pivots)
+        return Known(np.vstack([self.basis, basis]), mixing, (*self.sizes, *new.sizes.tolist()), (pivots, rows))
 
     def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
         """Unit vectors orthogonal to what is known."""

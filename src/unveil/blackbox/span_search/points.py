@@ -12,12 +12,13 @@ from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded
 
-# Of questions per batch: what a cache holds; fixed, so that the same seed gives the same bits on every machine.
-BLOCK_BYTES = 2**20
+# Of questions per batch; fixed, so that the same seed gives the same bits on every machine. In a box every number of
+# every step is looked at some ten times, which wants what the nearest cache holds.
+BLOCK_BYTES, BOXED_BYTES = 2**22, 2**20
 LEAST_ROWS = 64
 MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12
-TINY = float(np.finfo(float).tiny)
+TINY = 1e-30  # room to a wall, below which there is none
 CLEAN_DIGITS = 1e10  # signal over noise from which rounding is far below what a breakpoint leaves
 HEARD, LAST_BITS = 5, 64  # answers beside a place from which its noise is told, and their spacing in last bits of it
 LOUDER = 2.0  # times the usual noise, that so few answers hardly show by chance
@@ -100,7 +101,8 @@ class Asker:
         units: Float[np.ndarray, " n"] | float = 1.0,
     ) -> None:
         self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
-        self.block = max(1, min(MOST_BYTES // (8 * oracle.n), max(LEAST_ROWS, BLOCK_BYTES // (8 * oracle.n))))
+        size = BLOCK_BYTES if oracle.within is None else BOXED_BYTES
+        self.block = max(1, min(MOST_BYTES // (8 * oracle.n), max(LEAST_ROWS, size // (8 * oracle.n))))
         self.limit = np.inf
         self.least, self.most = np.full(oracle.m, np.inf), np.full(oracle.m, -np.inf)
 
@@ -221,11 +223,15 @@ def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarr
         return np.ones(len(direction))
     low, high = oracle.within
     # In units of the room to either wall: next to none from a point on it, and without end along no direction.
-    with np.errstate(over="ignore", divide="ignore"):
-        above = direction * (1 / np.maximum(high - x, TINY))
-        below = direction * (1 / np.minimum(low - x, -TINY))
-        ahead = np.maximum(above.max(axis=1), below.max(axis=1))
-        behind = -np.minimum(above.min(axis=1), below.min(axis=1))
+    direction, above, below = (
+        v.astype(np.float32) for v in (direction, 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY))
+    )
+    shares = direction * above
+    ahead, behind = shares.max(axis=1), -shares.min(axis=1)
+    np.multiply(direction, below, out=shares)
+    ahead = np.maximum(ahead, shares.max(axis=1)).astype(np.float64)
+    behind = np.maximum(behind, -shares.min(axis=1)).astype(np.float64)
+    with np.errstate(divide="ignore"):
         # A hair less than all the room, so that rounding cannot leave the box.
         return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.abs(np.minimum(ahead, behind))))
 

@@ -349,8 +349,8 @@ def _touching_few(  # noqa: PLR0913 - what both ways of refining share
             sign, part = ask.rng.choice([-1.0, 1.0], size=len(which)), run(which)
             asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, part, longest * sign), sigma)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            inside = frame.along(asked, point, part, told)
-            yield i, block, answers - answer - inside, frame.taken(asked, point, part)
+            inside, amount = frame.along(asked, point, part, told)
+            yield i, block, answers - answer - inside, amount
 
 
 def _across_box(  # noqa: PLR0913 - what both ways of refining share
