@@ -70,8 +70,8 @@ def side_by_side(
         *_, below, z = network.preactivations(pool, depth)
         unit = np.abs(network.layers[depth].dense()).max(axis=1) / SMALL
         least = [np.minimum(z[:, a], unit[a] * below[:, b]) for a, b in zip(i, j, strict=True)]
-        start = [np.argsort(-each)[:STARTS] for each in least]
-        pair, start = np.repeat([i, j], min(STARTS, len(pool)), axis=1), np.concatenate([np.zeros(0, int), *start])
+        start = np.concatenate([np.zeros(0, dtype=int), *(np.argsort(-each)[:STARTS] for each in least)])
+        pair = np.repeat([i, j], min(STARTS, len(pool)), axis=1)
         there = _climbed(network, depth, (pair[0], pair[1]), pool[start], most)
         found.append(there)
     return np.concatenate(found)

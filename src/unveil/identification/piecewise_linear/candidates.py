@@ -113,15 +113,17 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Lay
         # A line from where they are all to where one is missing meets it.
         right, wrong = judged(layers, [*sure, *perhaps], state.stations)
         return replace(state, right=right, wrong=wrong), None
-    keys = frozenset(n.key for n in chosen)
+    # Neurons met at twice as many critical points are known better, and worth another look.
+    keys = frozenset((n.key, len(n.members).bit_length()) for n in chosen)
     if state.candidates.refuted[keys] >= TRIES:
         return state, None
     rows, bias = np.array([n.weights for n in chosen]), np.array([n.bias for n in chosen])
-    layer, stations = signs(setting.probe, layers, (rows, bias), pool)
+    doubt = max(float(np.sqrt(np.trace(n.spread[:-1, :-1]))) for n in chosen)
+    layer, stations = signs(setting.probe, layers, (rows, bias), pool, doubt)
     state, refuted = replace(state, stations=(*state.stations, *stations)), 1
     if layer is not None:
         x = setting.probe.rng.permutation(np.concatenate([points.out(LOOKS, scale) for scale in SCALES]))
-        right, wrong = leaks(setting.probe, layers, layer, x, LOOKS)
+        right, wrong = leaks(setting.probe, layers, layer, x, LOOKS, doubt)
         state, refuted = replace(state, right=right, wrong=wrong), TRIES
         if not len(wrong):
             return replace(state, error=max(state.error, *(_doubt(layers, points, n) for n in chosen))), layer

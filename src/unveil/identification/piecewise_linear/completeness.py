@@ -17,6 +17,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 EXACT = 1e-6
 # Besides so many times the error of the derivative itself; one that allows more than this part of it tells nothing.
 SIGMAS, VAGUE = 10.0, 1e-5
+# What one neuron's error lends to the others where they are told apart badly, and a share that is none of this.
+LEAK, LOUD = 100.0, 3e-3
 # Derivatives that must have been able to contradict.
 TELLING = 3
 
@@ -114,6 +116,7 @@ def signs(
     layers: list[Layer],
     layer: Layer,
     pool: Float[np.ndarray, "N n"],
+    doubt: float = 0.0,
 ) -> tuple[Layer | None, list[Station]]:
     """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
 
@@ -122,6 +125,7 @@ def signs(
         layers: Read before.
         layer: All neurons of this layer, up to sign.
         pool: Where derivatives may be measured.
+        doubt: The largest error of these neurons' weights.
 
     Returns:
         The layer, None if these are not all of it after all, or some neuron's sign cannot be told; and where
@@ -150,7 +154,7 @@ def signs(
         share = np.abs(np.linalg.lstsq(parts.T, slope.T, rcond=None)[0]).max(axis=1)
         seen[up, k] += 1
         largest[up, k] = np.maximum(largest[up, k], share)
-    quiet = largest < 10 * EXACT * largest.max()
+    quiet = largest < max(10 * EXACT, min(LEAK * doubt, LOUD)) * largest.max()
     if not (seen.sum(axis=0) > 0).all() or not quiet.any(axis=0).all():
         return None, stations
     side = np.where(largest[1] >= largest[0], 1.0, -1.0)
@@ -160,7 +164,7 @@ def signs(
 
 
 def leaks(
-    probe: Probe, layers: list[Layer], layer: Layer, pool: Float[np.ndarray, "N n"], count: int
+    probe: Probe, layers: list[Layer], layer: Layer, pool: Float[np.ndarray, "N n"], count: int, doubt: float = 0.0
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
 
@@ -170,6 +174,7 @@ def leaks(
         layer: The one in question, signs settled.
         pool: Where to look; skipped where its active neurons move along every direction in which those before do.
         count: How many of them.
+        doubt: The largest error of the layer's weights.
 
     Returns:
         Points where moving along none of the active neurons changes nothing, and points where it does.
@@ -202,7 +207,7 @@ def leaks(
     end = x + np.array(step)
     y = probe.ask(np.concatenate([x, end]))
     change = np.abs(y[: len(x)] - y[len(x) :])
-    slack = EXACT * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
+    slack = max(EXACT, min(LEAK * doubt, LOUD)) * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
     allowed = AGREE * (probe.noise.at(x) + probe.noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
     quiet = (change <= allowed).all(axis=1)
     return x[quiet], np.concatenate([x[~quiet], end[~quiet]])

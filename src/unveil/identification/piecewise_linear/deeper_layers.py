@@ -104,9 +104,10 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         (line, p), normal = met_on, seen.span @ seen.normal
         one = follow(setting.probe, layer, seen.x, normal, line.jump[p] / float(normal @ line.direction))
         key = min((n.key for n in state.candidates.merged), default=0)
-        neuron = one and one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
+        neuron = None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
         if neuron is not None:
-            candidates = replace(state.candidates, merged=(*state.candidates.merged, neuron))
+            old = state.candidates
+            candidates = replace(old, merged=(*old.merged, neuron), proven=old.proven | {neuron.key})
             return replace(state, candidates=candidates, examined=examined)
     return replace(state, examined=examined) if examined != state.examined else None
 

@@ -75,7 +75,8 @@ class Candidates:
         open: How many critical points none of `neurons` explains.
         tried: How often each unknown weight, of the neuron with this key and so many known ones, was looked for.
         proven: Keys of neurons that a nearly right network calls for.
-        refuted: How often a set of them (keys) was taken for the whole layer, but is not, or its signs were not told.
+        refuted: How often a set of them (keys, and bits of how many critical points each was met at) was taken for the
+            whole layer, but is not, or its signs were not told.
         fitted: The network fitted to the last digits, and which neurons it has (keys) with how many known weights.
     """
 
@@ -87,7 +88,7 @@ class Candidates:
     open: int = 0
     tried: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     proven: frozenset[int] = frozenset()
-    refuted: Counter[frozenset[int]] = field(default_factory=Counter)
+    refuted: Counter[frozenset[tuple[int, int]]] = field(default_factory=Counter)
     fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
 
 
@@ -149,6 +150,9 @@ class Deeper:
             given: Neurons of the second layer read in another way.
             stations: Derivatives measured then.
         """
+        given = [replace(n, key=-1 - i) for i, n in enumerate(given)]
+        # Each was followed across most of the layer before.
+        proven = frozenset(n.key for n in given) if len(layer[0]) > frame.d else frozenset[int]()
         seen = []
         for x, row, error in zip(found.bent.at, found.bent.rows, found.bent.error, strict=True):
             span = row_space(local([layer], x)[1])
@@ -165,7 +169,7 @@ class Deeper:
             right=found.at[:0],
             wrong=found.at[:0],
             parallel=len(layer[0]) <= frame.d and bool(dependent(layer[0]).any()),
-            candidates=Candidates(merged=tuple(replace(n, key=-1 - i) for i, n in enumerate(given))),
+            candidates=Candidates(merged=tuple(given), proven=proven),
         )
 
     def contradicted(self, wrong: Float[np.ndarray, "W n"]) -> Deeper:

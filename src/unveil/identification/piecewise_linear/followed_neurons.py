@@ -292,4 +292,4 @@ def sides(layer: Layer, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray,
     solution, _, rank, _ = np.linalg.lstsq(np.concatenate(equations), np.concatenate(right), rcond=1e-6)
     if rank < len(rows) or np.abs(np.abs(solution) - 1).max() > TOLD:
         return None
-    return np.sign(solution)
+    return np.asarray(np.sign(solution))
