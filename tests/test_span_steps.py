@@ -12,8 +12,8 @@ import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
 from unveil.blackbox.span_search.accuracy import measure, price, truncate
-from unveil.blackbox.span_search.directions import coordinates
-from unveil.blackbox.span_search.growth import confirm, grow, left_out, screen
+from unveil.blackbox.span_search.directions import SparseFrame, coordinates
+from unveil.blackbox.span_search.growth import CHOOSING, _most_telling, confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
@@ -341,3 +341,39 @@ def test_two_gradients_show_all_neurons_of_a_layer_without_bias(rng: np.random.G
         taken.append(state.taken)
     # From places drawn at random it takes about four; across one from another, all rest of it is active.
     assert np.median(taken) <= 3
+
+
+def test_places_are_chosen_by_how_many_directions_they_show(rng: np.random.Generator) -> None:
+    n, k = 6000, 12
+    w = rng.standard_normal((k, n)) / math.sqrt(n)
+    b = 0.1 * rng.standard_normal(k)
+    ask, state = begun(lambda x: np.maximum(x @ w.T + b, 0), n, rng)
+    active = lambda place: int((place.x @ w.T + b > 0).sum())  # noqa: E731
+    chosen, first = [], []
+    for _ in range(20):
+        pool = ask.draw(8)
+        before = ask.oracle.ledger.asked
+        chosen.append(active(_most_telling(ask, state, pool, 0.0)))
+        first.append(active(pool[:1]))
+        assert ask.oracle.ledger.asked - before <= CHOOSING * n
+        # (a neuron that a step switches on counts as well)
+        assert chosen[-1] >= max(active(pool[i : i + 1]) for i in range(8)) - 1
+    # Of eight or nine places the best has about two standard deviations more than any one.
+    assert np.mean(chosen) > np.mean(first) + 1
+
+
+def test_rows_of_a_batch_are_written_once_but_never_under_who_keeps_them(rng: np.random.Generator) -> None:
+    known = Known.of(np.linalg.qr(rng.standard_normal((12, 3)))[0].T, 0.0)
+    x, kept = rng.standard_normal(12), []
+    for keep in (False, True):
+        frame = SparseFrame(known)
+        for which in (slice(0, 4), slice(4, 8), slice(8, 9), slice(2, 6)):
+            length = rng.standard_normal(which.stop - which.start)
+            asked = frame.points(x, which, length)
+            expected = SparseFrame(known).points(x, which, length)
+            np.testing.assert_array_equal(asked, expected)
+            if keep:
+                kept.append((asked, expected))
+            del asked
+    for asked, expected in kept:
+        np.testing.assert_array_equal(asked, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,10 +34,24 @@ class SparseFrame:
         rows = known.rows[:, self.free]
         self.columns = np.ascontiguousarray(rows.T)
         self.scale = 1 / np.sqrt(1 + np.sum(rows**2, axis=0))
+        self._held, self._x, self._changed = np.empty((0, 0)), np.empty(0), np.empty(0, dtype=np.intp)
 
     @property
     def count(self) -> int:
         return len(self.free)
+
+    def _copies(self, x: np.ndarray, count: int) -> np.ndarray:
+        """So many rows equal to x but at the pivots: those of the batch before, if it was at x and nobody keeps it.
+
+        With many inputs, writing all of them for every question takes as long as a small model does.
+        """
+        # (one reference is the frame's, one the call's)
+        if self._x is x and len(self._held) >= count and sys.getrefcount(self._held) == 2:
+            self._held[np.arange(len(self._changed)), self._changed] = x[self._changed]
+        else:
+            self._held, self._x = np.empty((count, self.n)), x
+            self._held[:] = x
+        return self._held[:count]
 
     def points(self, x: np.ndarray, which: Which, length: float | np.ndarray, exact: Exact = np.asarray) -> np.ndarray:
         """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`.
@@ -48,8 +63,7 @@ class SparseFrame:
             exact: Applied to the numbers that differ from those of x.
         """
         columns = self.free[which]
-        y = np.empty((len(columns), self.n))
-        y[:] = x
+        y, self._changed = self._copies(x, len(columns)), columns
         amount = length * self.scale[which]
         y[np.arange(len(columns)), columns] = exact(x[columns] + amount)
         if len(self.pivots):
@@ -174,7 +188,7 @@ def slopes(
     taken, coarser = np.empty(slope.shape[:2]), np.full(len(places), _longer(frame, 1.0))
     _difference(ask, frame, places, everything, length, (slope, taken), central)
     if ask.smooth:
-        return slope, np.isfinite(slope).all(axis=(1, 2)), coarser
+        return slope, np.asarray(np.isfinite(slope).all(axis=(1, 2))), coarser
     bad = _bends(ask, frame, places, [(i, everything) for i in range(len(places))], length, (slope, taken))
     fine: np.ndarray = np.asarray(~bad)
     for i in np.flatnonzero(bad):
@@ -197,13 +211,14 @@ def _difference(  # noqa: PLR0913 - what was found is filled in
     central: bool = False,
 ) -> None:
     """Ask all places along the directions in `which`, in batches that may hold several places."""
-    count, one = len(which), len(places) == 1
+    count, one, first = len(which), len(places) == 1, places.x[0]
+    told = places.x, places.sigma, places.fx
     # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
     signed = length * ask.rng.choice([-1.0, 1.0], size=len(places) * count)
     for start in range(0, len(signed), ask.block):
         at, order = divmod(np.arange(start, min(start + ask.block, len(signed))), count)
         part, steps = run(which[order]), signed[start : start + ask.block]
-        x, sigma, before = (v[0] if one else v[at] for v in (places.x, places.sigma, places.fx))
+        x, sigma, before = (first, places.sigma[0], places.fx[0]) if one else (v[at] for v in told)
         points, answers = ask.step(x, _roomier(ask, frame, x, part, steps), sigma)
         step = frame.taken(points, x, part)
         if central:
@@ -212,6 +227,7 @@ def _difference(  # noqa: PLR0913 - what was found is filled in
         step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
         found[0][at, which[order]] = (answers - before) / step[:, None]
         found[1][at, which[order]] = step
+        del points  # so that the next batch may lie where this one lay
 
 
 def _bends(

@@ -19,6 +19,7 @@ UNKNOWN = 4.0  # times the reach that a probe may go while nothing is known
 AS_STRONG = 0.5  # of the strongest slope, from which a place across the middle is taken before others
 MOST_CROOKED = 30  # pools in a row in which no candidate's line was straight
 BATCH = 64
+CHOOSING = 0.04  # share of a gradient's questions that may go into choosing where to take it
 REST = 48  # fresh points at which what was left out is measured
 LONGER = 4.0  # probes than those that chose where to take a gradient: they lie in the complement, where little bends
 HIDES = math.sqrt(8 / REST)  # mean square change, in units of the noise, that may hide below it: its standard deviation
@@ -71,14 +72,16 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
             pool = pool[:0]
             continue
         before = state.rank
-        state, useful = _take(ask, state, ask.heard(pool[best : best + 1]))
+        promising = np.flatnonzero(score > threshold)
+        place = _most_telling(ask, state, pool[np.append(best, promising[promising != best])], threshold)
+        state, useful = _take(ask, state, ask.heard(place))
         if not useful:
             return state
         yield state
         rest = pool[np.delete(np.arange(len(pool)), best)]
         # With fewer directions than outputs, the neurons active at the place have all shown: others rest there, and are
         # often active across the middle from it.
-        across = ask.across(pool[best : best + 1]) if state.rank - before < ask.oracle.m else pool[:0]
+        across = ask.across(place) if state.rank - before < ask.oracle.m else pool[:0]
         pool, first = across.joined(rest), len(across)
     return state
 
@@ -92,6 +95,46 @@ def screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarr
     slope = np.nan_to_num(np.abs(ahead - behind).max(axis=1) / (2 * length))  # where an answer is missing none is seen
     straight = np.abs(ahead + behind - 2 * pool.fx).max(axis=1) <= 16
     return slope, np.asarray(straight | ask.smooth)
+
+
+def _most_telling(ask: Asker, state: State, pool: Places, threshold: float) -> Places:
+    """The place whose gradients show most directions that are new, of as many as a share of their questions allows.
+
+    A gradient takes as many questions whether one of its outputs shows something new or all of them do. Changes along a
+    few directions of the complement have the rank that the gradients have there: along one more than the best place so
+    far shows, it tells whether another one shows more.
+
+    Args:
+        ask: The oracle.
+        state: What is known.
+        pool: Places at which something new shows, the one that shows most first.
+        threshold: Slope above which something new shows.
+
+    Queries: at most `CHOOSING * (n - r)`; none for one output, or where these are few
+    """
+    m, left = ask.oracle.m, state.known.n - state.rank
+    sides, budget = min(m, left) + 1, int(CHOOSING * left)
+    if m == 1:
+        return pool[:1]
+    length = state.steps.step
+    steps = length * state.known.complement(ask.rng.standard_normal((sides, state.known.n)))
+    chosen, most = pool[:1], 0
+    while budget >= sides + 3 * POOL and most + 1 < sides:
+        if not len(pool):
+            pool = ask.draw(POOL, state.steps.margin)
+            slope, straight = screen(ask, state, pool)
+            pool, budget = pool[straight & (slope > threshold)], budget - 3 * POOL
+            continue
+        here, pool, change = pool[:1], pool[1:], np.empty((0, m))
+        for part in (steps[: most + 1], steps[most + 1 :]):
+            change = np.vstack([change, ask(ask.oracle.nearest(here.x + part), here.sigma) - here.fx])
+            noise = SIGNIFICANT * math.sqrt(2) * (math.sqrt(len(change)) + math.sqrt(m))
+            values = np.linalg.svd(np.nan_to_num(change), compute_uv=False)
+            shown, budget = int(np.sum(values > max(noise, length * state.doubt()))), budget - len(part)
+            if shown <= most:
+                break
+            chosen, most = here, shown
+    return chosen
 
 
 def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:

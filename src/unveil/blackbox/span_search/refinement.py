@@ -350,6 +350,7 @@ def _touching_few(  # noqa: PLR0913 - what both ways of refining share
             asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, part, longest * sign), sigma)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
             inside, amount = frame.along(asked, point, part, told)
+            del asked  # so that the next batch may lie where this one lay
             yield i, block, answers - answer - inside, amount
 
 
