@@ -6,7 +6,7 @@ import numpy as np
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights
-from unveil.identification.box_units import in_box_units, in_units, of_inputs
+from unveil.identification.box_units import in_own_units, in_units, of_inputs
 from unveil.identification.method import Identification
 
 
@@ -46,9 +46,41 @@ def test_a_network_in_raw_units_is_read_in_its_box() -> None:
     assert_rate(whole, 0.75)
 
 
+def test_a_network_in_raw_units_is_read_around_examples() -> None:
+    whole = []
+    for seed in range(5):
+        net, low, high = raw(seed)
+        examples = np.random.default_rng(seed + 50).normal((low + high) / 2, (high - low) / 6, (40, 6))
+        found = uv.identify(uv.as_oracle(net.logits, shape=6), rng=np.random.default_rng(seed), x=examples)
+        whole.append(found.outcome is uv.Outcome.complete)
+        if whole[-1]:
+            assert found.network is not None
+            said, told = net.logits(examples), found.network.logits(examples)
+            assert np.abs(told - said).max() < 1e-8 * np.ptp(said)
+            assert uv.compare(found.network, net, examples).missing == 0
+    assert_rate(whole, 0.8)
+
+
+def test_examples_tell_units_where_these_are_not_those_of_the_questions() -> None:
+    oracle, rng = uv.as_oracle(lambda x: x, shape=3), np.random.default_rng(0)
+    like = rng.standard_normal((50, 3))
+    assert in_own_units(oracle, like) is None
+    assert in_own_units(oracle, 1e3 * like[:9]) is None  # too few
+    assert in_own_units(uv.as_oracle(lambda x: x, shape=3, within=(-9, 9)), like * 1e-3) is None  # the box tells
+    for examples in (1e3 * like, 1e-3 * like, like + 100, like * [1, 1, 50]):
+        unit = in_own_units(oracle, examples)
+        assert unit is not None
+        inside = in_units(examples, unit)
+        assert inside is not None
+        assert np.allclose(inside.mean(axis=0), 0, atol=1e-9)
+        assert np.allclose(inside.std(axis=0), 1)
+        assert in_own_units(unit, inside) is None
+        assert np.allclose(unit(inside), examples)
+
+
 def test_rows_and_networks_of_the_unit_box_become_those_of_the_inputs() -> None:
     net, low, high = raw(0)
-    unit = in_box_units(uv.as_oracle(net.logits, shape=6, within=(low, high)))
+    unit = in_own_units(uv.as_oracle(net.logits, shape=6, within=(low, high)), None)
     assert unit is not None
     y = np.random.default_rng(0).uniform(-1, 1, (20, 6))
     x = (low + high) / 2 + y * (high - low) / 2
@@ -70,6 +102,6 @@ def test_rows_and_networks_of_the_unit_box_become_those_of_the_inputs() -> None:
 
 
 def test_a_box_of_like_widths_is_left_as_it_is() -> None:
-    assert in_box_units(uv.as_oracle(lambda x: x, shape=2, within=(np.zeros(2), np.array([1.0, 50.0])))) is None
-    assert in_box_units(uv.as_oracle(lambda x: x, shape=2)) is None
-    assert in_box_units(uv.as_oracle(lambda x: x, shape=2, within=(0, 1), grid=1 / 255)) is None
+    assert in_own_units(uv.as_oracle(lambda x: x, shape=2, within=(np.zeros(2), np.array([1.0, 50.0]))), None) is None
+    assert in_own_units(uv.as_oracle(lambda x: x, shape=2), None) is None
+    assert in_own_units(uv.as_oracle(lambda x: x, shape=2, within=(0, 1), grid=1 / 255), None) is None

@@ -19,7 +19,7 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
-from unveil.identification.validation import switching, unusual, validate
+from unveil.identification.validation import contradicted, switching, unusual, validate
 
 
 def rare(weights: Weights, count: int) -> Weights:
@@ -216,3 +216,48 @@ def test_preactivations_up_to_a_layer_are_the_first_of_all(rng: np.random.Genera
         some = network.preactivations(x, layer)
         assert len(some) == layer % 3 + 1
         assert all((one == other).all() for one, other in zip(some, every, strict=False))
+
+
+def test_log_ratios_without_digits_must_be_large_in_the_network_too() -> None:
+    answers, widest = np.array([[30.0, 1.0], [-30.0, 1.0], [0.5, -30.0]]), 9.0
+    assert (contradicted(answers / 3, answers, widest) == 0).all()
+    assert (contradicted(answers * 20, answers, widest) == 0).all()
+    wrong = contradicted(answers * 0.1, answers, widest)
+    assert ((wrong > 0.5) & (wrong < 1)).all()
+    assert (contradicted(-answers, answers, widest) > 1).all()
+
+
+def test_a_network_is_not_checked_by_answers_that_have_no_digits(rng: np.random.Generator) -> None:
+    """A classifier of inputs in raw units, asked where one class is all but certain, tells of no weight."""
+    (w, b), (v, c) = random_weights((6, 8, 1), rng, bias=0.3)
+    net = relu_net([(w / 1e-3, b - w @ np.full(6, 3.0)), (v, c)])
+
+    def model(x: np.ndarray) -> np.ndarray:
+        p = 1 / (1 + np.exp(-np.clip(net(x), -700, 700)))
+        return np.hstack([1 - p, p])
+
+    oracle = uv.as_oracle(model, shape=6, answers="probabilities", budget=20_000)
+    linear = uv.Network.from_weights([(rng.standard_normal((1, 6)), np.zeros(1))])
+    seen = validate(linear, oracle, 200, rng)
+    assert seen.points < 100
+    assert seen.residual > 0.5
+    found = uv.identify(oracle, rng=rng)
+    if found.outcome is uv.Outcome.complete:
+        assert found.network is not None
+        x = rng.normal(3e-3, 1e-3, (200, 6))
+        assert np.abs(found.network.logits(x) - oracle(x)).max() < 1e-6
+
+
+def test_answers_that_never_change_are_nothing_to_find(rng: np.random.Generator) -> None:
+    """As of a kernel machine asked far from its data, or of any model where it is asked."""
+    centres = rng.standard_normal((20, 4)) * 1e-2
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        apart = np.sum((x[:, None] - centres) ** 2, axis=2)
+        return 140 + np.exp(-apart / 2e-4).sum(axis=1, keepdims=True)
+
+    for model in (kernel, lambda x: np.full((len(x), 2), 3.0)):
+        found = uv.identify(uv.as_oracle(model, shape=4, budget=20_000), rng=rng)
+        assert found.outcome is uv.Outcome.nothing_to_find
+    affine = uv.identify(uv.as_oracle(lambda x: 1e3 + 1e-3 * x[:, :1], shape=4), rng=rng)
+    assert affine.outcome is uv.Outcome.complete

@@ -1,4 +1,4 @@
-"""A box whose inputs have very different widths, in units in which all are alike."""
+"""A model in units in which its inputs are alike: those of a box of very different widths, or of given examples."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.row_span import EXAMPLES, SPREAD
 from unveil.blackbox.wrappers import Affine
 from unveil.identification.method import Identification
 
@@ -16,21 +17,39 @@ UNEQUAL = 100.0
 """The widest input over the narrowest one from which on a box is unequal; from about 1e5 on nothing is read in it."""
 
 
-def in_box_units(oracle: Oracle) -> Affine | None:
-    """The same oracle with every input between -1 and 1; None where there is no such box, or widths are alike.
+def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
+    """The same oracle with every input between -1 and 1, or about as 0 and 1 are where examples lie; None if it is so.
+
+    Args:
+        oracle: The model.
+        x: Examples, (N, n), from which units are read where there is no box; too few of them, or None, tell nothing.
 
     Queries: `0`
     """
-    if oracle.within is None or oracle.grid is not None:
+    if oracle.grid is not None:
         return None
-    half = (oracle.high - oracle.low) / 2
-    if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
-        return None
-    return Affine(oracle, (-oracle.middle / half).reshape(oracle.shape), (1 / half).reshape(oracle.shape))
+    if oracle.within is not None:
+        half = (oracle.high - oracle.low) / 2
+        if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
+            return None
+        middle = oracle.middle
+    else:
+        if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < EXAMPLES:
+            return None
+        middle, half = np.mean(x, axis=0), np.std(x, axis=0)
+        varies = half > 0
+        if not varies.any():
+            return None
+        usual = float(np.median(half[varies]))
+        alike = half[varies].max() < SPREAD * half[varies].min() and 1 / SPREAD < usual < SPREAD
+        if alike and bool((np.abs(middle) < SPREAD * usual).all()):
+            return None
+        half = np.where(varies, half, usual)
+    return Affine(oracle, (-middle / half).reshape(oracle.shape), (1 / half).reshape(oracle.shape))
 
 
 def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
-    """Given inputs, (N, n), in units of the box; what has no such shape as it is, for others to refuse.
+    """Given inputs, (N, n), in these units; what has no such shape as it is, for others to refuse.
 
     Queries: `0`
     """
@@ -39,7 +58,7 @@ def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
 
 
 def of_inputs(found: Identification, unit: Affine) -> Identification:
-    """What was found in units of the box, in those of the inputs.
+    """What was found in units of its own, in those of the inputs.
 
     Queries: `0`
     """
@@ -56,15 +75,16 @@ def of_inputs(found: Identification, unit: Affine) -> Identification:
         weights, bias = _rows(first_layer.dense(), first_layer.bias, unit)
         first_layer = dataclasses.replace(first_layer, weights=weights, bias=bias)
         network = dataclasses.replace(network, layers=(first_layer, *rest))
-    why = ("Inputs were asked in units of their own widths: those of the box differ by far.", *found.why)
-    # Kernels that are shared in the box's units are not in those of the inputs.
+    whose = "of the examples given" if unit.within is None else "of their own widths: those of the box differ by far"
+    why = (f"Inputs were asked in units {whose}.", *found.why)
+    # Kernels that are shared in these units are not in those of the inputs.
     return dataclasses.replace(found, network=network, stats=stats, why=why, kernels=None)
 
 
 def _rows(
     rows: Float[np.ndarray, "k n"], bias: Float[np.ndarray, " k"], unit: Affine
 ) -> tuple[Any, Float[np.ndarray, " k"]]:
-    """Weight vectors and biases of questions in the unit box as those of the inputs."""
+    """Weight vectors and biases of questions in units of their own as those of the inputs."""
     rows = np.asarray(rows)
-    # A question y of the unit box is asked as x = (y - mean) / deviation, so y = deviation x + mean.
+    # A question y in these units is asked as x = (y - mean) / deviation, so y = deviation x + mean.
     return rows * unit.deviation, np.asarray(bias) + rows @ unit.mean

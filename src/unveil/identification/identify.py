@@ -8,7 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.answers_noise import answers_noise
-from unveil.identification.box_units import in_box_units, in_units, of_inputs
+from unveil.identification.box_units import in_own_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
@@ -27,6 +27,7 @@ from unveil.identification.smooth.spectrum import looks_periodic
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
+from unveil.whitebox.network import Network
 
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
@@ -35,6 +36,7 @@ HELD_BACK, WORTH_A_FIT = 0.1, 4000
 # Questions that the reading of a piecewise-linear network takes at most where no budget is set, and so many more for
 # each input.
 READING, EACH_INPUT = 1_000_000, 5_000
+LOOKED_AT, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
 
 
 def identify(
@@ -62,7 +64,8 @@ def identify(
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
         widths: Neurons of the hidden layers, first to last; None: found.
         x: Inputs of the model's use: of an oracle of labels, to start from besides random ones, e.g. some of each
-            class; where a network has to be fitted (`Surrogate`), to ask about and to tell its errors for.
+            class; where a network has to be fitted (`Surrogate`), to ask about and to tell its errors for. From ten on
+            they also tell where inputs lie and in which units, where that is far from 0 and 1 and there is no box.
 
     Returns:
         The network, how it ended, the largest error on fresh points, and what was chosen and why.
@@ -89,10 +92,31 @@ def identify(
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     start = oracle.ledger.asked
-    unit = in_box_units(oracle) if method is None else None
-    if unit is not None:
-        found = identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit))
-        return of_inputs(found, unit)
+    unit = in_own_units(oracle, x) if method is None else None
+    if unit is None:
+        return _identified(oracle, method, rng, names, widths, x)
+    found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
+    if found.outcome is not Outcome.check_failed or oracle.within is not None:
+        return found
+    # Where answers have no digits among the examples, they may have some where inputs are 0 and 1.
+    plain = _identified(oracle, method, rng, names, widths, x)
+    better = plain if plain.outcome is Outcome.complete else found
+    return dataclasses.replace(better, queries=oracle.ledger.asked - start)
+
+
+def _identified(
+    oracle: Oracle,
+    method: Method | None,
+    rng: np.random.Generator,
+    names: tuple[str, ...],
+    widths: tuple[int, ...] | None,
+    x: np.ndarray | None,
+) -> Identification:
+    """`identify` in the units of the questions.
+
+    Queries: see `identify`
+    """
+    start = oracle.ledger.asked
     if method is not None:
         return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start)
     if oracle.answers == "labels":
@@ -130,11 +154,24 @@ def _concluded(found: Identification, oracle: Oracle, start: int) -> Identificat
     stats = dict(found.stats)
     if "stages" in stats:
         stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
+    if not changed and found.outcome is Outcome.complete and found.network and _constant(found.network, oracle):
+        found = dataclasses.replace(found, outcome=Outcome.nothing_to_find)
     found = dataclasses.replace(found, queries=oracle.ledger.asked - start, stats=stats)
     if not changed:
         return found
     text = "Questions asked at first were asked again at the end and got other answers."
     return Identification(None, Outcome.model_changed, found.queries, np.inf, found.method, (*found.why, text))
+
+
+def _constant(network: Network, oracle: Oracle) -> bool:
+    """Whether what was found has no neuron because the answers are the same at all usual inputs: it tells of none.
+
+    Queries: `LOOKED_AT` where no neuron was found
+    """
+    if oracle.answers == "labels" or len(network.layers) > 1 or oracle.ledger.left < LOOKED_AT:
+        return False
+    y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
+    return bool((np.ptp(y, axis=0) <= EQUAL * oracle.resolution * np.abs(y).max(axis=0)).all())
 
 
 def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:

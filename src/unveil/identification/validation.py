@@ -35,6 +35,8 @@ POOL, CLIMB = 1000, 30
 LIGHTEST = 0.05
 # Errors so many times the median one are not like the others.
 TAIL = 30.0
+# Of the points, whose answers must have digits for anything to be known.
+LEAST = 0.05
 # Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
 ACROSS = 0.5
 
@@ -48,7 +50,7 @@ class Validation:
         further: Largest error at the other points, relative to the spread of the answers at points like them.
         tail: The largest error of all in units of the median error among points like it. Rounding makes ten of it; a
             neuron that is missing thousands.
-        points: How many answers it rests on.
+        points: How many answers with digits it rests on.
         wrong: Points whose error is neither rounding nor like that of the others, usual ones first.
     """
 
@@ -95,7 +97,8 @@ def validate(
     side shows itself, and where one neuron of a layer is active and the others are not (`mixtures`). Of two hidden
     layers and more a third are such points: a neuron behind the first may show nowhere else.
 
-    Answers of log-ratios that have run out of digits (`Oracle.widest`) are left out.
+    Of log-ratios that have run out of digits (`Oracle.widest`) only that is held against the network: its own must be
+    large there, too. If hardly any others are left, nothing is known, and the errors are infinite.
 
     Args:
         network: What was found.
@@ -110,23 +113,49 @@ def validate(
     groups = check_points(network, oracle, count, rng)
     y = (ask or oracle)(np.concatenate(groups))
     errors, tails, wrong = [0.0], [0.0], [np.empty((0, oracle.n))]
-    start = 0
+    start, rests = 0, 0
     for x in groups:
         answers, start = y[start : start + len(x)], start + len(x)
         whole = intact(answers, oracle.widest)
-        x, answers = x[whole], answers[whole]
+        errors.append(0.0)
+        if not whole.all():
+            lost = contradicted(network(x[~whole]), answers[~whole], oracle.widest)
+            errors[-1] = float(lost.max())
+            wrong.append(x[~whole][lost > 0])
+        x, answers, rests = x[whole], answers[whole], rests + int(whole.sum())
         if not len(x):
-            errors.append(0.0)
             continue
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
         off = np.abs(network(x) - answers).max(axis=1)
-        errors.append(_finite(float(off.max()) / spread))
+        errors[-1] = max(errors[-1], _finite(float(off.max()) / spread))
         typical = max(float(np.median(off)), 1e-300)
         tails.append(_finite(float(off.max()) / typical))
         # A network that is wrong at most points has no typical error to hold others against.
         many = np.flatnonzero(~(off <= fine * spread) & ((off > TAIL * typical) | (typical > fine * spread)))
         wrong.append(x[many[np.argsort(-off[many], kind="stable")]])
-    return Validation(errors[1], max(errors[2:], default=0.0), max(tails), len(y), np.concatenate(wrong))
+    if rests < LEAST * len(y):
+        errors[1] = np.inf
+    return Validation(errors[1], max(errors[2:], default=0.0), max(tails), rests, np.concatenate(wrong))
+
+
+def contradicted(
+    said: Float[np.ndarray, "N c"], answers: Float[np.ndarray, "N c"], widest: float
+) -> Float[np.ndarray, " N"]:
+    """By how much of `widest` a network falls short of log-ratios that exceed it; 0 where by less than half.
+
+    How far they exceed it says nothing: 1 - p is 0 for many an odds, and a probability at its floor may be smaller.
+
+    Args:
+        said: Log-ratios that the network gives.
+        answers: Those of the oracle, some of which differ by `widest` or more.
+        widest: See `Oracle.widest`.
+    """
+    ours, theirs = (np.column_stack([each, np.zeros(len(each))]) for each in (said, answers))
+    top = theirs.argmax(axis=1)[:, None]
+    ours, theirs = (each - np.take_along_axis(each, top, axis=1) for each in (ours, theirs))
+    floored = theirs < -0.9 * widest
+    short = np.where(floored, 1 + ours / widest, 0.0).max(axis=1)
+    return np.where(short > 0.5, short, 0.0)
 
 
 def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:

@@ -94,12 +94,14 @@ class Asked:
     def off(self, network: Network, size: float) -> Float[np.ndarray, " N"]:
         """Errors on all answers, in units of the largest answer, both in proportion to the input's length."""
         x, y = self.all()
+        if not len(x):
+            return np.empty(0)
         weight = in_proportion(x, size)
         return np.asarray(np.abs((network(x) - y) * weight).max(axis=1) / max(np.abs(y * weight).max(), 1e-300))
 
     def error(self, network: Network, size: float) -> float:
-        """The largest of these."""
-        return float(self.off(network, size).max())
+        """The largest of these; infinite where no answer has digits."""
+        return float(self.off(network, size).max(initial=0.0)) if len(self.all()[0]) else np.inf
 
 
 def in_proportion(x: Float[np.ndarray, "N n"], size: float) -> Float[np.ndarray, "N 1"]:
