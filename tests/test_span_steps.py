@@ -12,13 +12,13 @@ import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
 from unveil.blackbox.span_search.accuracy import measure, price, truncate
-from unveil.blackbox.span_search.directions import SparseFrame, coordinates
+from unveil.blackbox.span_search.directions import SparseFrame, coordinates, gather
 from unveil.blackbox.span_search.growth import CHOOSING, _most_telling, confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
-from unveil.blackbox.span_search.refinement import gather, rank_above, sharpen, slope_weights
+from unveil.blackbox.span_search.refinement import rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
@@ -294,7 +294,7 @@ def test_a_gradient_of_shorter_steps_counts_for_as_little_as_it_is_exact(rng: np
     true = (places.x @ w > 0) / places.sigma
     error = np.sqrt(np.mean((c - true) ** 2, axis=1))
     assert np.mean(error <= 4 * state.coarse * places.coarser) > 0.95
-    weights = slope_weights(replace(state, gradients=(places, c)), 10.0)[:, 0]
+    weights = replace(state, gradients=(places, c)).slope_weights(10.0)[:, 0]
     assert weights[near].max() < 1.001 * weights[~near].min() + 1e-12 or (places.coarser[near] == 1).any()
     assert np.median(weights[near]) < np.median(weights[~near])
 

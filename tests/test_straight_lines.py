@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.blackbox.canary import CHANGED, Canary
 from unveil.blackbox.line_search.fit import straight, straight_pieces
+from unveil.blackbox.source_oracle import CHANGED, Canary
 
 
 def test_lines_are_the_weighted_least_squares_of_numpy() -> None:

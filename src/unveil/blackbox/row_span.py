@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -128,19 +129,16 @@ def _result(
         floor = state.steps.slope_noise * math.sqrt(oracle.n) / sizes[0]
     if state.rank and (units != 1).any():
         basis = np.linalg.svd(basis / units, full_matrices=False)[2]
-    seen = state.confirmed
     assert state.outcome is not None
-    return RowSpan(
+    seen = state.confirmed
+    return replace(
+        _empty(oracle, state.outcome, before, stages, goal.confidence),
         basis=basis,
         singular_values=values,
         noise_floor=floor,
         accuracy=state.accuracy if state.rank else 1.0,
-        confidence=goal.confidence,
         unseen=1 - (1 - goal.confidence) ** (1 / seen) if seen else 1.0,
         left_out=state.left_out,
-        queries=oracle.ledger.asked - before,
-        outcome=state.outcome,
-        stages=stages,
     )
 
 

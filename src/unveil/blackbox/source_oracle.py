@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from unveil.blackbox.answers import NAMES, labels, raw_answers, values
-from unveil.blackbox.canary import Canary
 from unveil.blackbox.domain import DOUBLE, SINGLE, Within
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
@@ -20,6 +20,38 @@ from unveil.outcome import SourceError
 CHUNK_NUMBERS = 2**23
 CHUNK_ROWS = 2**12
 KEPT_BYTES = 2**25 - 2**16
+# How many standard deviations of an answer another answer to the same question may be away.
+CHANGED = 100.0
+
+
+@dataclass(frozen=True)
+class Canary:
+    """Questions whose first answers were kept.
+
+    Attributes:
+        questions: (N, n), legal, asked as one batch.
+        answers: (N, m), what they got first.
+        deviation: Standard deviation of one answer, absolute: its rounding, or its noise; 0 for labels.
+        noisy: Whether answers to one question differ anyway; labels are then compared by the majority.
+    """
+
+    questions: Questions
+    answers: Answers
+    deviation: float
+    noisy: bool = False
+
+    def same(self, answers: Answers) -> bool:
+        """Whether these answers to the same questions can come from the same model."""
+        if answers.shape != self.answers.shape:
+            return False
+        if self.answers.dtype.kind in "iub":
+            differing = float((answers != self.answers).any(axis=1).mean())
+            return differing <= (0.5 if self.noisy else 0.0)
+        gap = np.abs(answers - self.answers)
+        # A question without an answer has to stay without one.
+        either = np.isnan(answers) | np.isnan(self.answers)
+        both = np.isnan(answers) & np.isnan(self.answers)
+        return bool(np.where(either, both, gap <= CHANGED * self.deviation).all())
 
 
 @final

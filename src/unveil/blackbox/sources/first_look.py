@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from unveil.blackbox.answers import NAMES, label_of, labels, values
-from unveil.blackbox.canary import Canary
 from unveil.blackbox.digits import Digits, bits_of, digits_of
 from unveil.blackbox.domain import DOUBLE, SINGLE, Within
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Source, float_dtype
+from unveil.blackbox.source_oracle import Canary
 from unveil.blackbox.sources import remarks
 from unveil.blackbox.sources.known_questions import POINTS, Asking, KnownQuestions
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers

@@ -9,19 +9,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.blackbox.span_search.directions import coordinates
+from unveil.blackbox.span_search.directions import coordinates, gather
 from unveil.blackbox.span_search.points import Asker, clipped_step
-from unveil.blackbox.span_search.refinement import (
-    drop_spurious,
-    farthest,
-    gather,
-    noise_floor,
-    sharpen,
-    slope_weights,
-    walled,
-    weighted_inverse,
-)
-from unveil.blackbox.span_search.state import Goal, State
+from unveil.blackbox.span_search.refinement import drop_spurious, sharpen
+from unveil.blackbox.span_search.state import Goal, State, walled, weighted_inverse
 
 SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
@@ -107,7 +98,7 @@ def measure(ask: Asker, state: State) -> State:
     if blur.max() >= 1 or not np.isfinite(slopes).all():
         return replace(state, accuracy=1.0, measured=True)
     trust = np.clip(share, 0.02, 1.0) * np.sqrt(np.maximum(1 - blur**2, 0.05))
-    plain = weighted_inverse(c, slope_weights(state, usual))
+    plain = weighted_inverse(c, state.slope_weights(usual))
     misfit = _misfit(ask, state, directions, weights, (slopes, usual), plain)
     inverse = np.linalg.solve(mixing, plain / trust[:, None])
     error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
@@ -117,7 +108,7 @@ def measure(ask: Asker, state: State) -> State:
     stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0
-    least = SAFETY * hidden if walled(usual, SHARE * farthest(state)) else 0.0
+    least = SAFETY * hidden if walled(usual, SHARE * state.farthest()) else 0.0
     return replace(state, accuracy=stated, least=least, measured=True, leak=float(np.abs(slopes).max()))
 
 
@@ -133,14 +124,14 @@ def _misfit(
     c = state.gradients[1]  # type: ignore[index]
     slopes, usual = sketched
     error = inverse @ slopes
-    squares = float(np.sum((slope_weights(state, usual) * (slopes - c @ error) * weights) ** 2))
+    squares = float(np.sum((state.slope_weights(usual) * (slopes - c @ error) * weights) ** 2))
     count = max(0, len(c) - state.rank)
     fresh = ask.heard(ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin))
     places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
         there = replace(state, gradients=(places, rows))
         beside, usual = _sketch(ask, there, directions)
-        squares += float(np.sum((slope_weights(there, usual) * (beside - rows @ error) * weights) ** 2))
+        squares += float(np.sum((there.slope_weights(usual) * (beside - rows @ error) * weights) ** 2))
         count += len(rows)
     return math.sqrt(squares / (max(count, 1) * len(directions)))
 
@@ -153,7 +144,7 @@ def _aligned(state: State) -> State:
         right @ state.known.basis,
         gradients=(places, c @ right.T),
         values=values / values[0],
-        floor=noise_floor(state, c) / float(values[0]),
+        floor=state.noise_floor(c) / float(values[0]),
     )
 
 
@@ -168,7 +159,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
     state = _aligned(state)
     places, c = state.gradients  # type: ignore[misc]
     values, m = np.linalg.norm(c / places.noise, axis=0), ask.oracle.m
-    floor = noise_floor(state, c)
+    floor = state.noise_floor(c)
     weak = np.flatnonzero(values < WEAK * floor)[-MOST_WEAK:]
     weak = weak if len(weak) else np.array([len(values) - 1])
     directions = state.known.basis[weak]
@@ -227,7 +218,7 @@ def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> t
     """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
     places, c = state.gradients  # type: ignore[misc]
     m = ask.oracle.m
-    longest = SHARE * farthest(state)
+    longest = SHARE * state.farthest()
     count = len(directions)
     sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
     if ask.oracle.within is None:
@@ -306,7 +297,7 @@ def truncate(ask: Asker, state: State, goal: Goal) -> State:
         right[:keep] @ state.known.basis,
         gradients=(places, c @ right[:keep].T),
         values=values / values[0],
-        floor=noise_floor(state, c) / float(values[0]),
+        floor=state.noise_floor(c) / float(values[0]),
         row_error=max(turned, 1e-12) / math.sqrt(state.known.n),
         accuracy=turned,
         left_out=float(rest[keep - 1]),

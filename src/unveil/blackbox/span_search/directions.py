@@ -13,9 +13,11 @@ from scipy import fft
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, Places
+from unveil.blackbox.span_search.state import CLEAR, State
 
 STRAIGHT = 7.0  # standard deviations by which a combined step may differ from the sum of its parts
 SHORTER = 8.0
+GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 ROUNDS = 3  # of shorter steps for groups of directions that met a breakpoint
 
 Exact = Callable[[np.ndarray], np.ndarray]
@@ -338,3 +340,27 @@ def coordinates(
         slope[i], fine[i], again = (v[0] for v in slopes(ask, frame, places[i : i + 1], shorter))
         coarser[i] = again * length / shorter
     return replace(places, coarser=coarser)[fine], slope[fine].swapaxes(1, 2).reshape(-1, len(basis))
+
+
+def gather(ask: Asker, state: State) -> State:
+    """Gradients in coordinates of the basis, at the places where they were taken and as many more as are needed.
+
+    Places that met a breakpoint are left out, and directions that only they showed with them: others take their place.
+    If none can be had, the state comes back without gradients.
+
+    Queries: `(r + 1) r / m` or more
+    """
+    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, state.shorter, state.steps.central)
+
+    def weak(c: np.ndarray) -> bool:
+        least = np.linalg.svd(c / places.noise, compute_uv=False)[-1]
+        return bool(least <= (CLEAR if state.steps.clean else 1.0) * state.noise_floor(c))
+
+    for _ in range(GATHERINGS):
+        missing = max(0, state.rank - len(c))
+        if not missing and (len(places) == len(state.places) or not weak(c)):
+            break
+        fresh = ask.heard(ask.draw(2 + missing // ask.oracle.m, state.steps.margin))
+        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
+        places, c = places.joined(more), np.vstack([c, rows])
+    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)

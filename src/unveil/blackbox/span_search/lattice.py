@@ -13,8 +13,8 @@ from scipy import linalg
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.span_search.directions import STRAIGHT
 from unveil.blackbox.span_search.points import Asker, Places
-from unveil.blackbox.span_search.refinement import CLEAR, rank_above
-from unveil.blackbox.span_search.state import Goal, State
+from unveil.blackbox.span_search.refinement import rank_above
+from unveil.blackbox.span_search.state import CLEAR, Goal, State
 
 BATCH = 4  # places in the first batch; each further one is as large as all before
 ROUNDS = 12

@@ -11,55 +11,22 @@ from jaxtyping import Bool, Float
 from scipy import linalg
 
 from unveil.blackbox.answers import complete
-from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, legal_ends, run
+from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, gather, legal_ends, run
 from unveil.blackbox.span_search.growth import screen
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
-from unveil.blackbox.span_search.state import State
+from unveil.blackbox.span_search.state import CLEAR, LONGEST, State, walled, weighted_inverse
 
-FAR = 100.0  # longest step, in multiples of the typical coordinate of a point
 STILL_BENT = 1e-4  # error beyond which steps leave the linear region here and there
 SLOWEST = 0.06  # what is left of the error by a pass while they do
 MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
-CLEAR = 100.0  # floors above which a singular value is no matter of noise
 SPOILED = 4.0  # times the usual residual, from which a place is left out of a correction
 ENOUGH = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
-GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 PROGRESS = 0.8
-WALLED = 0.5  # of the steps allowed, below which usual ones are ended by walls
 ROUNDED = 2.0  # times what rounding makes of the error, down to which a pass takes more off than it puts back
 LEADING = 0.2  # of the largest, from which others are taken with it
 BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
 FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
-
-
-def gather(ask: Asker, state: State) -> State:
-    """Gradients in coordinates of the basis, at the places where they were taken and as many more as are needed.
-
-    Places that met a breakpoint are left out, and directions that only they showed with them: others take their place.
-    If none can be had, the state comes back without gradients.
-
-    Queries: `(r + 1) r / m` or more
-    """
-    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, state.shorter, state.steps.central)
-    for _ in range(GATHERINGS):
-        missing = max(0, state.rank - len(c))
-        if not missing and (len(places) == len(state.places) or not _weak(state, places, c)):
-            break
-        fresh = ask.heard(ask.draw(2 + missing // ask.oracle.m, state.steps.margin))
-        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
-        places, c = places.joined(more), np.vstack([c, rows])
-    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
-
-
-def noise_floor(state: State, c: np.ndarray) -> float:
-    """The largest singular value that noise alone gives gradients, each divided by `Places.noise`."""
-    return state.coarse * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
-
-
-def _weak(state: State, places: Places, c: np.ndarray) -> bool:
-    least = np.linalg.svd(c / places.noise, compute_uv=False)[-1]
-    return bool(least <= (CLEAR if state.steps.clean else 1.0) * noise_floor(state, c))
 
 
 def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
@@ -117,7 +84,7 @@ def widen(ask: Asker, state: State) -> State:
     # Along longer steps a missing direction is no longer one: its answers bend.
     frame, longest = _complement(ask, state, 1.0)
     slopes, usual = _along(ask, frame, state, longest)
-    weights = slope_weights(state, usual)
+    weights = state.slope_weights(usual)
     rest = frame.spread(weights * (slopes - c @ (weighted_inverse(c, weights) @ slopes)))
     rest -= (rest @ basis.T) @ basis
     floor = math.sqrt(2) / usual * (math.sqrt(len(rest)) + math.sqrt(known.n - known.rank))
@@ -163,7 +130,7 @@ def choose_rank(state: State) -> State:
     """Drop directions that only noise had made, by the largest gap among singular values near the noise floor."""
     places, c = state.gradients  # type: ignore[misc]
     _, values, right = np.linalg.svd(c / places.noise, full_matrices=False)
-    floor = noise_floor(state, c)
+    floor = state.noise_floor(c)
     keep = rank_above(values, floor)
     # In coordinates of the right singular vectors the gradients' own error does not grow with that of the basis.
     c = c @ right[:keep].T
@@ -224,11 +191,11 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     basis, n, r = state.known.basis, state.known.n, state.rank
     frame, longest = _complement(ask, state)
     slopes, usual = _along(ask, frame, state, longest)
-    keep = _unspoiled(c, slopes, slope_weights(state, usual), len(places))
+    keep = _unspoiled(c, slopes, state.slope_weights(usual), len(places))
     rows = np.repeat(keep, ask.oracle.m)
     places, c, slopes = places[keep], c[rows], slopes[rows]
     state = replace(state, gradients=(places, c))
-    weights = slope_weights(state, usual)
+    weights = state.slope_weights(usual)
     inverse = weighted_inverse(c, weights)
     correction = frame.spread(inverse @ slopes)
     correction -= (correction @ basis.T) @ basis
@@ -254,39 +221,12 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     ), before
 
 
-def farthest(state: State, far: float = FAR) -> float:
-    """How far a step along the complement may lead for the error of the span, and in units of a typical coordinate."""
-    typical = float(np.sqrt(np.mean(state.gradients[0].x ** 2))) or 1.0  # type: ignore[index]
-    return min(state.harmless / max(state.row_error, 1e-300), far * typical)
-
-
-def walled(usual: float, longest: float) -> bool:
-    """Whether walls of a box end steps, so that a sharper span makes them no longer and rounding stays what it is."""
-    return usual < WALLED * longest
-
-
-def _complement(ask: Asker, state: State, far: float = FAR) -> tuple[DenseFrame | SparseFrame, float]:
+def _complement(ask: Asker, state: State, far: float = LONGEST) -> tuple[DenseFrame | SparseFrame, float]:
     """A frame of the complement, and how long steps along it may be for the error of the span."""
-    longest = farthest(state, far)
+    longest = state.farthest(far)
     if ask.oracle.within is not None:
         return DenseFrame(state.known, ask.rng), longest
     return SparseFrame(state.known), longest
-
-
-def slope_weights(state: State, usual: float) -> Float[np.ndarray, "Nm 1"]:
-    """What the slopes of each gradient count for: they err by their noise, and by that of the gradient times the error.
-
-    Args:
-        state: Its `row_error` is the error of the span that the slopes show.
-        usual: Length of the steps along which they were taken.
-    """
-    coarse = state.coarse * state.gradients[0].noise  # type: ignore[index]
-    return np.asarray(1 / np.hypot(1.0, coarse * state.row_error * usual / math.sqrt(2)))
-
-
-def weighted_inverse(c: Float[np.ndarray, "Nm r"], weights: Float[np.ndarray, "Nm 1"]) -> Float[np.ndarray, "r Nm"]:
-    """What turns slopes into the error of the rows, by weighted least squares."""
-    return np.asarray(np.linalg.pinv(weights * c) * weights.T)
 
 
 def _unspoiled(

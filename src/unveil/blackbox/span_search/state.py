@@ -17,6 +17,9 @@ CLEAN = 24  # first steps are this part of the reach where answers are clean
 NOISY = 10  # and this part where rounding matters more than a breakpoint here and there
 COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a breakpoint can be asked again
 FAR = 100.0  # longest step of a probe, in multiples of the reach
+LONGEST = 100.0  # step along the complement, in multiples of the typical coordinate of a point
+WALLED = 0.5  # of the steps allowed, below which usual ones are ended by walls
+CLEAR = 100.0  # floors above which a singular value is no matter of noise
 HARMLESS = 0.015  # of the reach: so short that one direction in a hundred meets a breakpoint
 OVERLOOKED = 40.0  # a breakpoint too small for the combined test can err by this many times the noise
 
@@ -185,6 +188,24 @@ class State:
         # Where rounding blurs the weakest directions, rather grow too far: the singular values decide afterwards.
         return float(min(doubt, 4 * self.steps.slope_noise + 1e-4 * self.typical))
 
+    def noise_floor(self, c: Float[np.ndarray, "Nm r"]) -> float:
+        """The largest singular value that noise alone gives gradients, each divided by `Places.noise`."""
+        return self.coarse * (math.sqrt(c.shape[0]) + math.sqrt(c.shape[1]))
+
+    def farthest(self, far: float = LONGEST) -> float:
+        """How far a step along the complement may lead for the span's error, and in units of a typical coordinate."""
+        typical = float(np.sqrt(np.mean(self.gradients[0].x ** 2))) or 1.0  # type: ignore[index]
+        return min(self.harmless / max(self.row_error, 1e-300), far * typical)
+
+    def slope_weights(self, usual: float) -> Float[np.ndarray, "Nm 1"]:
+        """What the slopes of each gradient count for: they err by noise, and by that of the gradient times the error.
+
+        Args:
+            usual: Length of the steps along which they were taken.
+        """
+        coarse = self.coarse * self.gradients[0].noise  # type: ignore[index]
+        return np.asarray(1 / np.hypot(1.0, coarse * self.row_error * usual / math.sqrt(2)))
+
     def with_span(self, basis: Float[np.ndarray, "r n"], **changed: object) -> State:
         """The same with another basis; sizes of the components stay."""
         state = replace(self, **changed)  # type: ignore[arg-type]
@@ -218,6 +239,16 @@ def first_steps(ask: Asker) -> Steps:
         margin = np.minimum(widest, max(4 * step, 6 * probe / root))
     slope_noise = math.sqrt(2) / step + bend * step / 2
     return Steps(noise.reach, bend, clean, step, step, probe, slope_noise, margin)
+
+
+def walled(usual: float, longest: float) -> bool:
+    """Whether walls of a box end steps, so that a sharper span makes them no longer and rounding stays what it is."""
+    return usual < WALLED * longest
+
+
+def weighted_inverse(c: Float[np.ndarray, "Nm r"], weights: Float[np.ndarray, "Nm 1"]) -> Float[np.ndarray, "r Nm"]:
+    """What turns slopes into the error of the rows, by weighted least squares."""
+    return np.asarray(np.linalg.pinv(weights * c) * weights.T)
 
 
 def longest_probe(ask: Asker, steps: Steps) -> float:
