@@ -85,7 +85,6 @@ def measure(ask: Asker, state: State) -> State:
         state = gather(ask, state)
         if state.gradients is None:
             return replace(state, accuracy=1.0, measured=True)
-        state = _aligned(state)
     state, share = _verify(ask, state)
     if state.full:
         return replace(state, accuracy=0.0, measured=True)
@@ -103,8 +102,9 @@ def measure(ask: Asker, state: State) -> State:
     inverse = np.linalg.solve(mixing, plain / trust[:, None])
     error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
     # Rounded answers may happen not to differ at all: then what their rounding can hide is the error.
-    hidden = float(np.linalg.norm(inverse, 2)) * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
-    spread = float(np.linalg.norm(inverse, 2)) * math.sqrt(n - r) * misfit
+    largest = float(np.linalg.norm(inverse, 2))
+    hidden = largest * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
+    spread = largest * math.sqrt(n - r) * misfit
     stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0

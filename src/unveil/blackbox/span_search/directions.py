@@ -33,9 +33,8 @@ class SparseFrame:
         rest[known.pivots] = False
         self.pivots, self.free, self.n = known.pivots, np.flatnonzero(rest), known.n
         # Of every direction its entries at the pivots lie together.
-        rows = known.rows[:, self.free]
-        self.columns = np.ascontiguousarray(rows.T)
-        self.scale = 1 / np.sqrt(1 + np.sum(rows**2, axis=0))
+        self.columns = np.ascontiguousarray(known.rows.T[self.free])
+        self.scale = 1 / np.sqrt(1 + np.einsum("ij,ij->i", self.columns, self.columns))
         self._held, self._x, self._changed = np.empty((0, 0)), np.empty(0), np.empty(0, dtype=np.intp)
 
     @property
@@ -72,12 +71,11 @@ class SparseFrame:
             y[:, self.pivots] = exact(x[self.pivots] - amount[:, None] * self.columns[which])
         return y
 
-    def combination(self, x: np.ndarray, which: Which, amounts: np.ndarray) -> np.ndarray:
-        """x plus a combination of the (unscaled) directions in `which`."""
-        y = x.copy()
-        y[self.free[which]] += amounts
-        if len(self.pivots):
-            y[self.pivots] -= amounts @ self.columns[which]
+    def combination(self, x: Float[np.ndarray, "N n"], amounts: Float[np.ndarray, "N count"]) -> np.ndarray:
+        """x plus combinations of all (unscaled) directions."""
+        y = np.array(x)
+        y[:, self.free] += amounts
+        y[:, self.pivots] -= amounts @ self.columns
         return y
 
     def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
@@ -85,9 +83,9 @@ class SparseFrame:
         columns = self.free[which]
         return np.asarray(asked[np.arange(len(columns)), columns] - x[columns])
 
-    def amounts(self, step: np.ndarray, which: Which) -> np.ndarray:
-        """Coefficients of the directions in `which` in one combined step."""
-        return np.asarray(step[self.free[which]])
+    def amounts(self, steps: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N count"]:
+        """Coefficients of the directions in combined steps."""
+        return np.asarray(steps[:, self.free])
 
     def along(
         self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray
@@ -128,14 +126,14 @@ class BasisFrame:
         y += x
         return exact(y)
 
-    def combination(self, x: np.ndarray, which: Which, amounts: np.ndarray) -> np.ndarray:
-        return np.asarray(x + amounts @ self.basis[which])
+    def combination(self, x: Float[np.ndarray, "N n"], amounts: Float[np.ndarray, "N count"]) -> np.ndarray:
+        return np.asarray(x + amounts @ self.basis)
 
     def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
         return np.asarray(np.einsum("ij,ij->i", asked - x, self.basis[which]))
 
-    def amounts(self, step: np.ndarray, which: Which) -> np.ndarray:
-        return np.asarray(self.basis[which] @ step)
+    def amounts(self, steps: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N count"]:
+        return np.asarray(steps @ self.basis.T)
 
 
 class DenseFrame:
@@ -185,13 +183,12 @@ def slopes(
 
     Queries: `N (count + 1)`, and about `4 * sqrt(count)` more at a breakpoint; `2 N count` with `central`
     """
-    everything = np.arange(frame.count)
     slope = np.empty((len(places), frame.count, ask.oracle.m))
     taken, coarser = np.empty(slope.shape[:2]), np.full(len(places), _longer(frame, 1.0))
-    _difference(ask, frame, places, everything, length, (slope, taken), central)
+    _difference(ask, frame, places, np.arange(frame.count), length, (slope, taken), central)
     if ask.smooth:
         return slope, np.asarray(np.isfinite(slope).all(axis=(1, 2))), coarser
-    bad = _bends(ask, frame, places, [(i, everything) for i in range(len(places))], length, (slope, taken))
+    bad = _bends(ask, frame, places, np.ones(taken.shape, dtype=bool), length, (slope, taken))
     fine: np.ndarray = np.asarray(~bad)
     for i in np.flatnonzero(bad):
         part = slice(i, i + 1)
@@ -236,46 +233,47 @@ def _bends(
     ask: Asker,
     frame: SparseFrame | BasisFrame,
     places: Places,
-    tests: list[tuple[int, np.ndarray]],
+    chosen: Bool[np.ndarray, "G count"],
     length: float,
     found: Found,
 ) -> Bool[np.ndarray, " G"]:
-    """Whether directions met a breakpoint, for pairs of a place and some directions: one combined step for each."""
-    at = np.array([i for i, _ in tests])
-    parts = [run(which) for _, which in tests]
-    points = np.empty((len(tests), frame.n))
-    for row, (i, which), part in zip(points, tests, parts, strict=True):
-        mixed = ask.rng.choice([-1.0, 1.0], size=len(which)) * frame.scale[part] * 4 * length / np.sqrt(len(which))
-        row[:] = frame.combination(places.x[i], part, mixed)
-    points, answers = ask.step(places.x[at], ask.oracle.nearest(points), places.sigma[at])
-    moved, seen = points - places.x[at], answers - places.fx[at]
-    bad = np.empty(len(tests), dtype=bool)
-    for k, (i, part) in enumerate(zip(at, parts, strict=True)):
-        slope, taken = (values[i, part] for values in found)
-        amounts = frame.amounts(moved[k], part)
-        error = np.sqrt(2 * (1 + np.sum((amounts / taken) ** 2)))
-        # Where an answer is missing nothing can be said: that is not straight.
-        bad[k] = not bool((np.abs(seen[k] - amounts @ slope) <= STRAIGHT * error).all())
-    return bad
+    """Whether the chosen directions met a breakpoint, by one combined step each: at each place, or all at one place."""
+    slope, taken = found
+    signed = ask.rng.choice([-1.0, 1.0], size=taken.shape) * frame.scale * 4 * length
+    mixed = np.where(chosen, signed, 0.0) / np.sqrt(chosen.sum(axis=1, keepdims=True))
+    x = np.broadcast_to(places.x, (len(chosen), frame.n))
+    points = ask.oracle.nearest(frame.combination(x, mixed))
+    points, answers = ask.step(x, points, np.broadcast_to(places.sigma, (len(chosen), slope.shape[2])))
+    amounts = np.where(chosen, frame.amounts(points - x), 0.0)
+    error = np.sqrt(2 * (1 + np.sum((amounts / taken) ** 2, axis=1, keepdims=True)))
+    gone = ~np.isfinite(slope).all(axis=2)
+    told = np.matmul(amounts[:, None], np.nan_to_num(slope) if gone.any() else slope)[:, 0]
+    straight = (np.abs(answers - places.fx - told) <= STRAIGHT * error).all(axis=1)
+    # Where an answer is missing nothing can be said: that is not straight.
+    return np.asarray(~straight | (chosen & gone).any(axis=1))
 
 
 def _shortened(
     ask: Asker, frame: SparseFrame | BasisFrame, place: Places, length: float, found: Found
 ) -> tuple[bool, float]:
     """Ask those groups of directions again that met a breakpoint at a place; whether none does now, and the noise."""
-    everything, shorter = np.arange(frame.count), np.ones(frame.count)
-    groups = np.array_split(ask.rng.permutation(everything), max(1, int(np.sqrt(frame.count))))
-    bad = _bends(ask, frame, place, [(0, group) for group in groups], length, found)
+    shorter = np.ones(frame.count)
+    groups = np.zeros((max(1, int(np.sqrt(frame.count))), frame.count), dtype=bool)
+    groups[np.arange(frame.count) % len(groups), ask.rng.permutation(frame.count)] = True
+
+    def bad() -> Bool[np.ndarray, " G"]:
+        blocks = (groups[i : i + ask.block] for i in range(0, len(groups), ask.block))
+        return np.concatenate([_bends(ask, frame, place, block, length, found) for block in blocks])
+
     for _ in range(ROUNDS):
-        if not bad.any():
-            break
+        groups = groups[bad()]
+        if not len(groups):
+            return True, _longer(frame, shorter)
         length /= SHORTER
-        groups = [group for group, is_bad in zip(groups, bad, strict=True) if is_bad]
-        again = np.concatenate(groups)
+        again = np.flatnonzero(groups.any(axis=0))
         _difference(ask, frame, place, again, length, found)
         shorter[again] *= SHORTER
-        bad = _bends(ask, frame, place, [(0, group) for group in groups], length, found)
-    return not bad.any(), _longer(frame, shorter)
+    return not bad().any(), _longer(frame, shorter)
 
 
 def _longer(frame: SparseFrame | BasisFrame, shorter: np.ndarray | float) -> float:

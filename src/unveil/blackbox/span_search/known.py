@@ -100,8 +100,7 @@ class Known:
 
     def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
         """Unit vectors orthogonal to what is known."""
-        for _ in range(2):
-            vectors = vectors - (vectors @ self.basis.T) @ self.basis
+        vectors = _outside(vectors, self.basis)
         return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300))
 
 
@@ -182,9 +181,9 @@ def eliminate(rest: Float[np.ndarray, "m n"], known: Float[np.ndarray, "r n"], c
 def _closed_up(rest: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """The rows that are not among the chosen, moved to the front; in place."""
     kept = len(rest) - len(chosen)
-    gaps = chosen[chosen < kept]
-    behind = np.setdiff1d(np.arange(kept, len(rest)), chosen)
-    rest[gaps] = rest[behind]
+    others = np.ones(len(rest), dtype=bool)
+    others[chosen] = False
+    rest[chosen[chosen < kept]] = rest[kept + np.flatnonzero(others[kept:])]
     return rest[:kept]
 
 
