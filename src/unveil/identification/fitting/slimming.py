@@ -60,21 +60,22 @@ def slimmed(
         trial = _fitted_well(_shallower(network, depth, x), x, y, enough, fit)
         network, depth = network if trial is None else trial, depth - 1
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
+    # Which neurons of the network as it is now each layer has; those that were missed are not tried again.
+    stay, needed = [np.arange(layer.neurons) for layer in network.layers[:-1]], set[tuple[int, int]]()
     while True:
         order = _order(network, x)
-        trial = _fitted_well(_without(network, order[:count], x), x, y, enough, fit)
+        free = [(depth, neuron) for depth, neuron in order if (depth, int(stay[depth][neuron])) not in needed]
+        if not set(free) & set(order[:TRIES]):
+            return network
+        gone = free[:count]
+        trial = _fitted_well(_without(network, gone, x), x, y, enough, fit)
         if trial is not None:
             network, count = trial, max(1, min(2 * count, len(order) // 2))
+            stay = [np.delete(each, [n for d, n in gone if d == depth]) for depth, each in enumerate(stay)]
         elif count > 1:
             count = max(1, count // 4)
         else:
-            for one in order[1:TRIES]:
-                trial = _fitted_well(_without(network, [one], x), x, y, enough, fit)
-                if trial is not None:
-                    network = trial
-                    break
-            else:
-                return network
+            needed |= {(depth, int(stay[depth][neuron])) for depth, neuron in gone}
 
 
 def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> bool:

@@ -80,7 +80,6 @@ class Reading:
         over: Whether nothing more can be read.
         spent: Whether critical points of too many neurons behind a layer stood against each other: other lines are no
             help then.
-        fitted: Whether all weights were fitted to fresh answers in the end.
         lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
         wrong: Where it does not explain them.
         confirmed: How many rows of the first layer were met again at fresh places; these come first.
@@ -103,7 +102,6 @@ class Reading:
     whole: bool = False
     over: bool = False
     spent: bool = False
-    fitted: bool = False
     lacking: bool = False
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0

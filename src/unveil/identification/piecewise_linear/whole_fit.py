@@ -17,12 +17,13 @@ from unveil.identification.validation import check_points
 from unveil.whitebox.network import Network
 
 # Answers per parameter for fitting all of them along a few directions, how far out they are, steps, and last ones in
-# full; how many such answers are too many, and what they may cost beside the first layer's weights along all inputs.
+# full; what they may cost beside the first layer's weights along all inputs, and up to how many products of an answer
+# and a parameter; up to how many multiplications a step in full takes.
 ANSWERS, SCALES, FITS, LAST = 1.6, (1.0, 1.0, 2.0), 16, 4
-MANY_ANSWERS, CHEAP = 6000, 1.0
+CHEAP, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
 # The same for the layers behind the first alone, where there are too many weights for a fit of all, and a network that
 # leaves a smaller share of what rounding explains needs none.
-MANY_BEHIND, SETTLED = 20_000, 0.1
+PRODUCTS_BEHIND, SETTLED = 1e9, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
 ROUGH, MOSTLY = 1e-5, 0.9
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
@@ -52,16 +53,14 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         if right.mean() <= MOSTLY:
             right[:] = True
         network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
-        if not first:
+        if not first and y[right].size * parameters(network) ** 2 <= IN_FULL:
             network = refine(network, x[right], y[right], first=first, steps=LAST, each=True)
             if not right.all():
                 # Unless it is a weight that hardly any answer tells.
                 trial = refine(network, x, y, first=first, steps=LAST, each=True)
                 network = trial if np.abs(trial(x) - y).max() < least else network
         wrong = x[np.abs(network(x) - y).max(axis=1) >= least]
-        return replace(
-            state, network=network, fitted=not first, wrong=wrong if len(wrong) < (1 - MOSTLY) * len(x) else x[:0]
-        )
+        return replace(state, network=network, wrong=wrong if len(wrong) < (1 - MOSTLY) * len(x) else x[:0])
     if state.over:
         # Behind the first layer weights were fitted as they were read.
         return state
@@ -126,22 +125,23 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
     if fit_is_cheap(setup, state, parameters(network)):
         return 0
     behind = parameters(Network(network.layers[1:]))
-    worth = state.error > SETTLED * setup.fine and fit_is_cheap(setup, state, behind, MANY_BEHIND)
+    worth = state.error > SETTLED * setup.fine and fit_is_cheap(setup, state, behind, PRODUCTS_BEHIND)
     return 1 if worth else None
 
 
-def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: int = MANY_ANSWERS) -> bool:
+def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PRODUCTS) -> bool:
     """Whether answers for that are few beside what the first layer's weights along all other inputs take.
 
     Args:
         setup: What the reading is made along.
         state: What was read.
         unknowns: Numbers to be fitted.
-        most: Answers at most.
+        most: Products of an answer and such a number at most.
     """
     first, m = state.first, setup.probe.m
     count = int(ANSWERS * unknowns / m)
-    return first is not None and count <= min(most, CHEAP * setup.inputs * len(first.rows) / m)
+    few = first is not None and count <= CHEAP * setup.inputs * len(first.rows) / m
+    return few and count * unknowns <= most
 
 
 def _affine(setup: Setup) -> Network:

@@ -34,7 +34,6 @@ class Station:
         active: (g,) which neurons.
         away: (g,) what they see there.
         back: (p, g) steps that add as much again to one of them, and nothing to all others.
-        share: (m, g) how the answers change with what they see.
         radius: How far random steps along other directions may go.
     """
 
@@ -42,7 +41,6 @@ class Station:
     active: Int[np.ndarray, " g"]
     away: Float[np.ndarray, " g"]
     back: Float[np.ndarray, "p g"]
-    share: Float[np.ndarray, "m g"]
     radius: float
 
 
@@ -77,21 +75,19 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
             sign = np.full((tries, k), -1.0)
             np.put_along_axis(sign, active, 1.0, axis=1)
             z = sign * np.array([far for _, far in drawn]) * size
-            share, room, clear = _tell(network, z, active, size)
+            room, clear = _tell(network, z, active, size)
             best, told = int(clear.argmax()), float(clear.max())
         on, sees = active[best], z[best]
         away = sees[on]
-        out.append(
-            Station(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, share[best], STEADY * room[best])
-        )
+        out.append(Station(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, STEADY * room[best]))
         left = np.setdiff1d(left, on)
     return out
 
 
 def _tell(
     network: Network, z: Float[np.ndarray, "T k"], active: Int[np.ndarray, "T g"], size: Float[np.ndarray, " k"]
-) -> tuple[Float[np.ndarray, "T m g"], Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """How the answers change with what the active neurons see, how far nothing switches, and how well they are told.
+) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
+    """How far nothing switches, and how well answers tell what the active neurons see.
 
     Args:
         network: As it is known.
@@ -114,7 +110,7 @@ def _tell(
     if len(network.layers) > 2:
         # Where later layers switch soon, or pass little of a neuron on, another place is better.
         clear = clear * np.minimum(room, 1.0) * norms.min(axis=1) / np.abs(network.layers[-1].dense()).max()
-    return share, room, clear
+    return room, clear
 
 
 def _onward(
@@ -124,15 +120,13 @@ def _onward(
     return np.asarray(layer.dense()[:, active].swapaxes(0, 1) if J is None else layer.dense() @ J)
 
 
-def widen(  # noqa: PLR0913 - what is known, and lines to look along
+def widen(
     probe: Probe,
     network: Network,
     directions: Directions,
     where: list[Station],
     again: Bool[np.ndarray, " k"],
     seen: Float[np.ndarray, "k p"],
-    *,
-    exact: bool = False,
 ) -> Network | None:
     """The network on all inputs.
 
@@ -143,20 +137,20 @@ def widen(  # noqa: PLR0913 - what is known, and lines to look along
         where: Where to differentiate.
         again: Rows that are measured again along the few directions, too.
         seen: A point of each of their hyperplanes, in coordinates.
-        exact: The network is known to the last digits, also how its answers change with what the neurons see.
 
     Returns:
         None where derivatives could not be measured.
 
-    Queries: `n - p + 5` per station, p more where a row is measured again; unless exact one more per neuron, two behind
-        one hidden layer with several outputs.
+    Queries: `n - p + 5` per station, p more where a row is measured again; one more per neuron, two behind one hidden
+        layer with several outputs.
     """
     layer, p = network.layers[0], directions.few.shape[1]
     lift = directions.longer * directions.few.T
     x = np.array([each.s for each in where]) @ lift
     value = probe.ask(x)
     last = len(network.layers) == 2
-    shares = [each.share for each in where] if exact else _shares(probe, where, x, value, lift, last)
+    # A fit tells them less well here, where all other neurons are off, than where inputs usually are.
+    shares = _shares(probe, where, x, value, lift, last)
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     full = np.array([again[each.active].any() for each in where])

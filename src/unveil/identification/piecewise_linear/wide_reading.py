@@ -78,7 +78,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     few = _none_twice(inner, few)
     again, seen = _doubtful(few, first.straight, setup.oracle.n)
     where = stations(few, again, setup.probe.rng)
-    wide = where and widen(setup.probe, few, directions, where, again, seen, exact=along.fitted)
+    wide = where and widen(setup.probe, few, directions, where, again, seen)
     if not wide:
         return ended if along.spent else None
     wide, wrong = sharper_behind(setup, wide)

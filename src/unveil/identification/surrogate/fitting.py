@@ -20,7 +20,6 @@ from unveil.identification.surrogate.agreement import values_told
 from unveil.identification.surrogate.known import widened, with_free
 from unveil.identification.surrogate.students import (
     AMONG,
-    ENOUGH,
     FEW,
     Student,
     answers_per_step,
@@ -60,8 +59,10 @@ LEAST = 1e-12
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
-# By what factor errors may grow when it loses neurons before all its weights are fitted.
+# By what factor errors may grow when it loses spare neurons before all its weights are fitted.
 NOTHING_LOST = 1.1
+# Answers by which it is told whether all neurons are needed, for each of a layer and each input to it.
+TO_TELL = 8
 # Damping of a network that was fitted and lost neurons.
 NEARLY = 1e-5
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
@@ -128,7 +129,7 @@ class Fitting:
                 students = self._worth(students)
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
-                    smaller = [self._slim(each.best, NOTHING_LOST) for each in students]
+                    smaller = [self._slim(each.best, spare=True) for each in students]
                     students = [replace(Student.begin(each, *self.held), damping=NEARLY) for each in smaller]
             # A few layers take few answers: more are asked once these are used up.
             needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
@@ -141,7 +142,8 @@ class Fitting:
         assert self.best is not None
         if self._well(self.best):
             self.best = self._slim(self.best)
-            self.stats["all_needed"] = all_needed(self.best, self.x[:ENOUGH], self.y[:ENOUGH])
+            some = slice(TO_TELL * max(layer.inputs + layer.neurons for layer in self.best.layers))
+            self.stats["all_needed"] = all_needed(self.best, self.x[some], self.y[some])
 
     def _after_a_round(self, student: Student, first: int) -> Student:
         """A student after a few steps on the layers from `first` on; what they took is counted."""
@@ -161,12 +163,12 @@ class Fitting:
         """Parameters behind the layers that were read."""
         return parameters(Network(network.layers[min(len(self.method.known.layers), len(network.layers) - 1) :]))
 
-    def _slim(self, network: Network, as_well: float = AS_WELL) -> Network:
+    def _slim(self, network: Network, *, spare: bool = False) -> Network:
         """Without the neurons that it does not need, as far as the work allows; the same where that makes it worse.
 
         Args:
             network: Nearly right.
-            as_well: By what factor errors may grow.
+            spare: Only those whose work the others can do as they are.
 
         Queries: `0`
         """
@@ -176,14 +178,14 @@ class Fitting:
         x, y = self.x[some], self.y[some]
 
         def fit(trial: Network) -> Network:
-            if self.work > self.method.work:
+            if spare or self.work > self.method.work:
                 return trial
             student, moves = Student(trial, NEARLY, trial, np.inf), min(first, len(trial.layers) - 1)
             trial, _, work = fitted(student, x, y, self.noise, self.rng, moves, brief=True)
             self.work += work
             return trial
 
-        smaller = slimmed(network, x, y, self.noise, fit, as_well)
+        smaller = slimmed(network, x, y, self.noise, fit, NOTHING_LOST if spare else AS_WELL)
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
         return smaller if trimmed_rms(smaller, *self.held) <= 2 * max(before, self.noise) else network

@@ -16,10 +16,11 @@ from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
 FEW = 1500
-# Steps of least squares per round; answers per parameter in each, and their limits.
-STEPS, PER_PARAMETER, FEWEST, ENOUGH = 4, 12.0, 5000, 40_000
-# Conjugate gradients per step, for up to so many parameters and for more: steps that are solved badly get nowhere.
-CONJUGATE, CONJUGATE_OF_MANY, MANY = 200, 50, 20_000
+# Answers per parameter in each step of least squares, and their limits.
+PER_PARAMETER, FEWEST, ENOUGH = 12.0, 5000, 40_000
+# Steps of least squares per round and conjugate gradients in each, for up to so many parameters and for more: steps
+# that are solved badly get nowhere.
+USUAL, OF_MANY, MANY = (4, 200), (3, 60), 20_000
 # Steps and conjugate gradients of a network that has lost neurons.
 BRIEF = (2, 60)
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
@@ -82,11 +83,6 @@ def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     return int(min(max(each * size / network.m, least), ENOUGH, there))
 
 
-def conjugate_gradients(size: int) -> int:
-    """How many a step for so many parameters takes at most."""
-    return CONJUGATE if size <= MANY else CONJUGATE_OF_MANY
-
-
 def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
     student: Student,
     x: Float[np.ndarray, "N n"],
@@ -119,7 +115,7 @@ def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
         polished = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW)
         tail, work = polished.network, polished.steps * float(size) ** 2 * y[rows].size
     else:
-        steps, most = BRIEF if brief else (STEPS, conjugate_gradients(size))
+        steps, most = BRIEF if brief else USUAL if size <= MANY else OF_MANY
         got = damped_fit(tail, h, y[rows], noise=noise, steps=steps, most=most, damping=damping)
         tail, damping, work = got.network, got.damping, 4.0 * size * got.products * len(rows)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
