@@ -113,7 +113,9 @@ def _spread_answers(
 
 
 def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | None:
-    """The first layer of a network read along few directions that a fit moves; None where none is worth its answers.
+    """The first layer that a fit moves, of a network read along few directions or one that begins wider than its input.
+
+    None where no fit is worth its answers.
 
     Args:
         setup: What the reading is made along.
@@ -122,6 +124,10 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
     """
     if len(network.layers) < 3:
         return None
+    if network.layers[0].neurons > network.n:
+        # Weights behind it were read one by one, each as well as its own bends told it.
+        few = ANSWERS * parameters(network) ** 2 / network.m <= PRODUCTS_BEHIND
+        return 0 if few and state.error > SETTLED * setup.fine else None
     if fit_is_cheap(setup, state, parameters(network)):
         return 0
     behind = parameters(Network(network.layers[1:]))

@@ -8,8 +8,10 @@ import numpy as np
 
 from unveil.identification.piecewise_linear.critical_point import Layer, measure_normals, met, search, zeros
 from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import OPEN
+from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 
 # Fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's.
@@ -30,7 +32,9 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     Queries: those of `follow` for each neuron of the second layer and for some hyperplanes of deeper ones, and of
         `search` and `measure_normals` for lines until `CALM` in a row show nothing new.
     """
-    found, frame, probe = state.found, state.frame, setup.probe
+    found, frame, oracle = state.found, state.frame, setup.oracle
+    # Answers in such numbers around crossings would be a burden to fits, and tell these nothing.
+    probe = Probe(lambda x: oracle(oracle.nearest(x)), setup.probe.noise, setup.probe.rng)
     rows, bias = found.rows, found.bias
     if not frame.free or not len(found.bent):
         return state, []
@@ -50,7 +54,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
                     return state, []
                 continue
             followed.append(one)
-        waiting = _on_another_line(setup, state, layer, followed)
+        waiting = _on_another_line(probe, frame, layer, followed)
         barren = 0 if len(followed) > had else barren + 1
     turned = sides(layer, followed) if followed else None
     if turned is None:
@@ -63,11 +67,10 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
 
 
 def _on_another_line(
-    setup: Setup, state: Reading, layer: Layer, followed: list[FollowedNeuron]
+    probe: Probe, frame: Frame, layer: Layer, followed: list[FollowedNeuron]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
     """Points on hyperplanes that no neuron explains, normals, jumps of the slope and errors."""
-    probe = setup.probe
-    line = search(probe.ask, state.frame, probe.noise, probe.rng, 2 * np.sqrt(state.frame.d))
+    line = search(probe.ask, frame, probe.noise, probe.rng, 2 * np.sqrt(frame.d))
     if line is None:
         return []
     ends = np.array([line.low, line.high])
