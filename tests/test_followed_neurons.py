@@ -92,8 +92,36 @@ def test_behind_settled_sides_it_is_the_neuron_and_zero_where_that_is(seed: int)
         assert not any(one.zero(layer, each) for each in x)
 
 
+def test_nothing_bends_at_a_hyperplane_of_no_neuron(rng: np.random.Generator) -> None:
+    truth, (rows, bias), turned, followed = _case(0)
+    i, one = next(iter(followed.items()))
+    # A point on the same hyperplane, from what was read of it.
+    x = rng.standard_normal((4000, N))
+    up = truth.preactivations(x, 1)[1][:, i] > 0
+    low, high = x[~up][0], x[up][0]
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = truth.preactivations(middle[None], 1)[1][0, i] > 0
+        low, high = (low, middle) if above else (middle, high)
+    active = (rows @ high + bias) * turned > 0
+    normal = (turned * one.behind((rows, bias), turned, -1).weights * active) @ rows
+    length = float(np.linalg.norm(normal))
+    step = 1e-7 * normal / length
+    bent = truth(np.stack([high - step, high, high + step]))
+    jump = (bent[0] - 2 * bent[1] + bent[2]) / 1e-7
+    false = rng.standard_normal(N)
+    false /= np.linalg.norm(false)
+    layer = np.vstack([rows, false]), np.append(bias, -float(false @ high) + 0.1)
+    probe = Probe(truth, rounding(truth, rng.standard_normal((4, N)), 2e-16, rng), rng)
+    found = follow(probe, layer, high, normal / length, jump)
+    assert found is not None
+    assert found.known[-1]
+    assert abs(found.weights[-1]) < 1e-6 * np.abs(found.weights).max()
+    assert len(found.among(np.arange(K + 1) < K).weights) == K
+
+
 def test_a_network_wider_than_its_input_is_read_whole(rng: np.random.Generator) -> None:
-    widths = (8, 30, 6, 1)
+    widths = (8, 25, 5, 1)
     truth = uv.Network.from_weights(
         [(rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)]
     )

@@ -9,7 +9,7 @@ of the normal once all bends are known is linear in the input, and tells the sid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -67,6 +67,10 @@ class FollowedNeuron:
             return False
         off = self.weights @ np.abs(z) / 2 + self.slope @ x + self.bias
         return bool(abs(off) < ZERO * (1 + np.abs(self.weights) @ np.abs(z)))
+
+    def among(self, there: Bool[np.ndarray, " k"]) -> FollowedNeuron:
+        """The same for some of the first layer's neurons; at the hyperplanes of the others it does not bend."""
+        return replace(self, weights=self.weights[there], known=self.known[there], side=self.side[there])
 
     def behind(self, layer: Layer, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
         """The same behind the first layer with its sides settled; None where too few bends tell its weights.

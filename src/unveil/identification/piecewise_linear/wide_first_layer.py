@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from unveil.identification.piecewise_linear.critical_point import Layer, measure_normals, met, search, zeros
-from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.followed_neurons import REACH, FollowedNeuron, follow, sides
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import OPEN
@@ -17,7 +17,9 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 # Fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's.
 CALM, MOST = 6, 4
 # Hyperplanes that cannot be followed, where none could, after which it is given up.
-HOPELESS = 20
+HOPELESS = 60
+# A weight so small beside the largest is none; how many neurons must have crossed a hyperplane for that to be told.
+NOTHING, OFTEN = 1e-5, 3
 # Normals with larger errors begin nothing.
 VAGUE = 1e-5
 
@@ -45,7 +47,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     while barren < CALM and len(followed) < MOST * len(rows):
         had = len(followed)
         for x, normal, jump, error in waiting:
-            if error > VAGUE or any(one.zero(layer, x) for one in followed):
+            if error > VAGUE or np.linalg.norm(x) > REACH * probe.noise.size or any(n.zero(layer, x) for n in followed):
                 continue
             one = follow(probe, layer, x, normal, jump)
             if one is None:
@@ -56,14 +58,20 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
             followed.append(one)
         waiting = _on_another_line(probe, frame, layer, followed)
         barren = 0 if len(followed) > had else barren + 1
-    turned = sides(layer, followed) if followed else None
+    if not followed:
+        return state, []
+    # A hyperplane at which none of these bends, though they cross it, is no neuron's of the first layer.
+    weights, known = (np.array([getattr(one, name) for one in followed]) for name in ("weights", "known"))
+    there = (np.abs(weights).max(axis=0) > NOTHING * np.abs(weights).max()) | (known.sum(axis=0) < OFTEN)
+    followed, layer = [one.among(there) for one in followed], (rows[there], bias[there])
+    turned = sides(layer, followed)
     if turned is None:
         return state, []
     behind = [one.behind(layer, turned, -1 - i) for i, one in enumerate(followed)]
     given = [neuron for neuron in behind if neuron is not None]
-    settled = (turned[:, None] * rows, turned * bias)
+    settled = (turned[:, None] * layer[0], turned * layer[1])
     why = tuple(each for each in state.why if each != OPEN.format(len(rows), frame.d))
-    return replace(state, layer=settled, settled=True, why=why), given
+    return replace(state.with_found(found.keep(there)), layer=settled, settled=True, why=why), given
 
 
 def _on_another_line(
