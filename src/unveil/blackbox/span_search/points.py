@@ -14,7 +14,7 @@ from unveil.outcome import BudgetExceeded
 
 # Of questions per batch; fixed, so that the same seed gives the same bits on every machine. In a box every number of
 # every step is looked at some ten times, which wants what the nearest cache holds.
-BLOCK_BYTES, BOXED_BYTES = 2**22, 2**20
+BLOCK_BYTES, BOXED_BYTES = 2**22, 2**19
 LEAST_ROWS = 64
 MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12

@@ -263,7 +263,7 @@ def _along(
     for i, block, change, amount in walk(ask, frame, places, gradients, state.known.basis, blocks, longest):  # type: ignore[arg-type]
         slope = change / np.where(amount == 0, np.inf, amount)[:, None]
         # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
-        slopes[i][:, blocks[block]] = (slope if complete(slope) else np.nan_to_num(slope)).T
+        slopes[i][:, run(blocks[block])] = (slope if complete(slope) else np.nan_to_num(slope)).T
         lengths[i, block] = _middle(np.abs(amount))
     return slopes.reshape(len(c), -1), max(float(np.mean(lengths)), 1e-300)
 
@@ -306,6 +306,7 @@ def _across_box(  # noqa: PLR0913 - what both ways of refining share
     """Steps along vectors that touch every coordinate, block by block, since these take long to make."""
     few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
     told = [each @ basis for each in gradients] if few else None
+    moved = np.empty((ask.block, frame.n))
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
         squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -315,10 +316,10 @@ def _across_box(  # noqa: PLR0913 - what both ways of refining share
             asked += point
             wanted = ask.oracle.nearest(asked)
             asked, answers = ask.step(point, wanted, sigma)
-            moved = asked - point
+            np.subtract(asked, point, out=moved[: len(which)])
             if asked is not wanted:
-                amount = np.einsum("ij,ij->i", moved, vectors) / squares
-            inside = moved @ (gradients[i] @ basis if told is None else told[i]).T
+                amount = np.einsum("ij,ij->i", moved[: len(which)], vectors) / squares
+            inside = moved[: len(which)] @ (gradients[i] @ basis if told is None else told[i]).T
             yield i, block, answers - answer - inside, amount
 
 
