@@ -180,3 +180,19 @@ def test_a_layer_of_which_nothing_was_read_is_not_known() -> None:
     assert len(Known.of(found).layers) == 1
     none = uv.Identification(None, uv.Outcome.check_failed, 0, np.inf, "critical points", (), {"layers_read": [empty]})
     assert Known.of(none).layers == ()
+
+
+@pytest.mark.parametrize("sizes", [(4, 1, 1), (4, 6, 1), (4, 5, 3, 1), (4, 1, 1, 1)])
+def test_of_neurons_that_nothing_needs_one_a_layer_stays_and_it_ends(
+    sizes: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    *hidden, (w, b) = random_weights(sizes, rng, bias=0.3)
+    network = uv.Network.from_weights([*hidden, (0 * w, 0 * b)])
+    x, asked = rng.standard_normal((300, 4)), []
+
+    def fit(one: uv.Network) -> uv.Network:
+        asked.append(one)
+        assert len(asked) < 100
+        return one
+
+    assert slimmed(network, x, np.zeros((300, 1)), 1e-9, fit).widths == (1, 1)
