@@ -20,6 +20,7 @@ from unveil.cli.inputs import read_for, read_inputs
 from unveil.cli.option_texts import integers, interval, number
 from unveil.cli.options import Asking, Common, load
 from unveil.whitebox.activation import activation
+from unveil.whitebox.formats.npz import read_npz
 from unveil.whitebox.network import Layer
 
 
@@ -229,3 +230,24 @@ def test_the_stability_command_takes_pictures_and_windows(tmp_path):
         np.testing.assert_allclose(json.loads(result.stdout)["layers"][0]["after"], expected)
     for wrong in ("0,2", "2,0,0,2", "0,2,0,5"):
         assert CliRunner().invoke(app, [*given, "--window", wrong]).exit_code == 2
+
+
+def test_identify_takes_examples_in_raw_units(tmp_path):
+    """Four inputs of about 1 +- 0.01: far off the questions that are asked without examples."""
+    rng = np.random.default_rng(4)
+    w, v = rng.standard_normal((5, 4)), rng.standard_normal((2, 5))
+    np.savez(tmp_path / "weights.npz", w=w, v=v)
+    examples = rng.normal(1, 0.01, (50, 4))
+    np.save(tmp_path / "examples.npy", examples)
+    (tmp_path / "model.py").write_text(
+        f"import numpy as np\nkept = np.load({str(tmp_path / 'weights.npz')!r})\n"
+        "def answer(x):\n    return np.maximum((x - 1) / 0.01 @ kept['w'].T + 0.3, 0) @ kept['v'].T\n"
+    )
+    given = ["identify", f"{tmp_path / 'model.py'}:answer", "--shape", "4", "--inputs", str(tmp_path / "examples.npy")]
+    result = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "found.npz"), "--quiet"])
+    assert result.exit_code == 0, result.output
+    found = read_npz(tmp_path / "found.npz")(examples)
+    assert np.abs(found - np.maximum((examples - 1) / 0.01 @ w.T + 0.3, 0) @ v.T).max() < 1e-6
+    wrong = CliRunner().invoke(app, [*given, "--method", "surrogate"])
+    assert wrong.exit_code == 2
+    assert "--inputs" in wrong.output

@@ -9,7 +9,7 @@ import typer
 
 from unveil.cli.command import command
 from unveil.cli.files import Force, keep, require_fresh
-from unveil.cli.options import Asking, Common, Source, require_gradient
+from unveil.cli.options import Asking, Common, InputsFile, Scale, Source, require_gradient
 from unveil.cli.stopping import stopping
 from unveil.identification.methods import METHODS, method_named
 
@@ -19,6 +19,8 @@ def identify(
     source: Source,
     asking: Asking,
     common: Common,
+    inputs: InputsFile = None,
+    scale: Scale = None,
     activation: Annotated[
         str | None,
         typer.Option(
@@ -46,10 +48,12 @@ def identify(
 ) -> None:
     """Read the weights of a model off its answers.
 
-    Ctrl-C ends the reading, and tells what was found by then.
+    Ctrl-C ends the reading, and tells what was found by then. Examples of what the model is used on (--inputs) tell in
+    which units inputs lie, give labels to start from, and what a fitted network is off by for them.
 
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """
+    from unveil.cli.inputs import read_inputs
     from unveil.cli.option_texts import integers
     from unveil.identification.from_labels.rationed import allowance
     from unveil.identification.identify import identify as find
@@ -65,6 +69,9 @@ def identify(
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
     chosen = None if method == "auto" else method_named(method, names, sizes)
+    if inputs is not None and chosen is not None:
+        raise BadInput("--inputs tell the automatic choice where to ask; leave out --method, or --inputs")
+    points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     expected = None
     if oracle.answers == "labels" and method in ("auto", "hard-labels"):
         expected = allowance(oracle) or oracle.ledger.budget
@@ -78,7 +85,7 @@ def identify(
             "20 more for each number of one that is fitted (--budget)."
         )
     with common.watching(oracle, "Reading the weights", expected), stopping(oracle.ledger, seconds, common.note):
-        found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes)
+        found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes, x=points)
     lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
     if found.network is not None:
         lines.append(
