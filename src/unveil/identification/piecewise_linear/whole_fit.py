@@ -22,8 +22,8 @@ from unveil.whitebox.network import Network
 ANSWERS, SCALES, FITS, LAST = 1.6, (1.0, 1.0, 2.0), 16, 4
 CHEAP, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
 # The same for the layers behind the first alone, where there are too many weights for a fit of all, and a network that
-# leaves a smaller share of what rounding explains needs none.
-PRODUCTS_BEHIND, SETTLED = 1e9, 0.1
+# leaves a smaller share of what rounding explains needs none; such a fit ends where answers are off by a tenth of that.
+PRODUCTS_BEHIND, SETTLED, NO_MORE = 2.5e9, 0.1, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
 ROUGH, MOSTLY = 1e-5, 0.9
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
@@ -48,6 +48,9 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
     if first is not None:
         x, y = _spread_answers(setup, network, first)
         noise, least = float(setup.probe.noise.floor.max()), ROUGH * np.abs(y).max()
+        if first:
+            # What the first layer's errors leave is no matter of the others.
+            noise = max(noise, NO_MORE * SETTLED * setup.fine * float(np.abs(y).max()))
         # What is wrong at a few answers, as where a rare neuron is missing, must not be spread over all weights.
         right = np.abs(network(x) - y).max(axis=1) < least
         if right.mean() <= MOSTLY:
