@@ -213,10 +213,14 @@ def _row_error(state: State) -> float:
 
 
 def _hiding(state: State) -> bool:
-    """Whether slopes far above the span's measured error were put down to it when the last look was taken."""
+    """Whether slopes far above the span's measured error were put down to it when the last look was taken.
+
+    Where answers changed along the complement by no more than noise, only large ones could have been.
+    """
     if not state.typical:
         return False
-    return state.doubted / state.typical > max(HIDING, 4 * OVERLOOKED * _row_error(state))
+    floor = 0.0 if state.excess > EXCESS else HIDING
+    return state.doubted / state.typical > max(floor, 4 * OVERLOOKED * _row_error(state))
 
 
 def _unexplained(state: State) -> bool:
