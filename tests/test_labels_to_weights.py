@@ -408,3 +408,14 @@ def test_shifts_that_are_normal_cost_no_more_labels_than_they_hold_bits() -> Non
     far = located(Side(oracle), start[:1], np.array([1.0, 0.0]), 0, truth[:1] - 300.0, 2.0, cell)
     assert abs(far[0] - truth[0]) <= cell
     assert np.isnan(located(Side(oracle), start[:1], np.array([0.0, 1e-9]), 0, np.zeros(1), 2.0, cell)).all()
+
+
+def test_nothing_is_judged_by_no_questions(rng: np.random.Generator) -> None:
+    oracle = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), shape=2, answers="labels")
+    with pytest.raises(uv.BadInput, match="checks"):
+        uv.HardLabels(checks=0)(oracle, rng=rng)
+    network = uv.Network.from_weights([(np.eye(2), np.zeros(2))])
+    found = uv.Identification(network, uv.Outcome.complete, 0, 0.0, "", (), labels=(0, 1))
+    with pytest.raises(uv.BadInput, match="points"):
+        found.check(oracle, rng=rng, points=0)
+    assert found.check(oracle, rng=rng, points=1) in (0.0, 1.0)

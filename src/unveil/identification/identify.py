@@ -74,7 +74,7 @@ def identify(
         BadInput: The activation is not known, or no method reads it from labels.
 
     Queries: at most 2,000 to look, then those of the method (of `CriticalPoints` without a budget `reading_allowance`
-        at most), then 4 to see whether the model is still the same.
+        at most), then 4 to see whether the model is still the same, and 20 where no neuron was found.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -147,7 +147,7 @@ def _identified(
 def _concluded(found: Identification, oracle: Oracle, start: int) -> Identification:
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
 
-    Queries: `4`, those of `Oracle.unchanged`
+    Queries: `4`, those of `Oracle.unchanged`, and those of `_constant`
     """
     before = oracle.ledger.asked
     changed = oracle.unchanged() is False

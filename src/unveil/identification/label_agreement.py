@@ -44,8 +44,6 @@ def disagreement(
     Queries: `points`, fewer where the network knows a single label
     """
     x = fresh_points(network, labels, oracle, points, rng)
-    if not len(x):
-        return 0.0
     return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
 
 

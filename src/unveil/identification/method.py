@@ -62,10 +62,12 @@ class Identification:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
 
         Raises:
-            BadInput: The oracle has another number of outputs.
+            BadInput: The oracle has another number of outputs, or there are no points.
 
         Queries: `points`
         """
+        if points < 1:
+            raise BadInput(f"points must be at least 1, or nothing is checked; got {points}")
         if self.network is None:
             return np.inf
         if oracle.answers == "labels" and self.labels is not None:

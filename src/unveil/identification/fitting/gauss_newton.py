@@ -84,7 +84,11 @@ def sharpen(
         network = refine(network, x, y, steps=STEPS, each=True)
         J, there = (jacobian(network, points, range(1, len(network.layers))) for points in (x, pool))
         _, scale, normal = _scaled(J.reshape(-1, J.shape[2]), True)
-        G = linalg.solve_triangular(linalg.cholesky(normal, lower=True), (there.sum(axis=1) / scale).T, lower=True).T
+        try:
+            root = linalg.cholesky(normal, lower=True)
+        except linalg.LinAlgError:
+            return network  # as where `refine` ends
+        G = linalg.solve_triangular(root, (there.sum(axis=1) / scale).T, lower=True).T
         more = pool[most_telling(G, AT_ONCE, ENOUGH)]
         if not len(more):
             return network

@@ -69,5 +69,7 @@ class HardLabels(Method):
             raise BadInput(f"{oracle.name} answers {oracle.answers}; wrap it in LabelsOnly, or read its values")
         if self.activation not in (None, *READ):
             raise BadInput(f"from labels a layer of {', '.join(READ)} can be read; got activation {self.activation!r}")
+        if self.checks < 1:
+            raise BadInput(f"checks must be at least 1, or nothing judges the result; got {self.checks}")
         most = allowance(oracle, self.most)
         return LabelReading(self, oracle if most is None else Rationed(oracle, most), rng).run()

@@ -72,7 +72,7 @@ def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None
             kept.append(int(i))
     if len(kept) > CORNERS + 1:
         return None
-    pieces = faces[np.array(kept)]
+    pieces = faces[np.array(kept, dtype=int)]
     points, sides = [], []
     for i, j in combinations(range(len(pieces)), 2):
         corner = _met(side, pieces, i, j, precision)
