@@ -215,11 +215,11 @@ def _row_error(state: State) -> float:
 def _hiding(state: State) -> bool:
     """Whether slopes far above the span's measured error were put down to it when the last look was taken.
 
-    Where answers changed along the complement by no more than noise, only large ones could have been.
+    Of answers with few digits any will do that changed them by more than noise; of others a large one.
     """
     if not state.typical:
         return False
-    floor = 0.0 if state.excess > EXCESS else HIDING
+    floor = 0.0 if state.excess > EXCESS and not state.steps.clean else HIDING
     return state.doubted / state.typical > max(floor, 4 * OVERLOOKED * _row_error(state))
 
 
