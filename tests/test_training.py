@@ -12,7 +12,6 @@ from unveil.identification.fitting.training import (
     free_network,
     one_hot,
     train,
-    widths_between,
     with_output,
 )
 from unveil.whitebox.activation import activation
@@ -87,8 +86,3 @@ def test_training_comes_nearer_and_leaves_the_first_layers_alone(rng: np.random.
 
 def test_labels_become_columns_and_unknown_ones_none() -> None:
     np.testing.assert_array_equal(one_hot(np.array([5, 2, 9]), np.array([2, 5])), [[0, 1], [1, 0], [0, 0]])
-
-
-def test_weights_and_biases_are_counted(rng: np.random.Generator) -> None:
-    layers = random_weights([7, 5, 3, 2], rng)
-    assert widths_between(7, 2, (5, 3)) == sum(w.size + b.size for w, b in layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +66,10 @@ class Places:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Each point with its answer and the noise there."""
+        return zip(self.x, self.fx, self.sigma, strict=True)
 
     def __getitem__(self, which: np.ndarray | slice) -> Places:
         return Places(self.x[which], self.fx[which], self.sigma[which], self.coarser[which])

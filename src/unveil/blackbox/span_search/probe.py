@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
+
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.noise_model import multiples
 from unveil.blackbox.span_search.points import Asker, Places
@@ -59,7 +63,7 @@ def jumps(ask: Asker) -> bool:
         change = np.abs(np.diff(y, axis=0))
         ratio = (change / np.maximum(4 * np.median(change, axis=0), 1000.0)).max(axis=1)
         at = int(ratio.argmax())
-        if ratio[at] > 1 and _stays(ask, line[at], line[at + 1], y[at], y[at + 1]):
+        if ratio[at] > 1 and _stays(ask, line[at], line[at + 1], y[at : at + 2]):
             return True
     return False
 
@@ -85,26 +89,39 @@ def _reach(ask: Asker, x: np.ndarray) -> float | np.ndarray:
     return float(np.sqrt(np.mean(x**2))) or 1.0
 
 
-def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, at_low: np.ndarray, at_high: np.ndarray) -> bool:
-    """Whether a change between two points stays as large when they are brought together."""
-    whole, width = np.abs(at_high - at_low), float(np.linalg.norm(high - low))
-    gap = width
-    for _ in range(HALVINGS):
+def _closing(
+    ask: Asker, low: np.ndarray, high: np.ndarray, answers: np.ndarray, unit: np.ndarray
+) -> Iterator[tuple[float, Float[np.ndarray, "2 m"]]]:
+    """Two points brought together by halves, always the one over which more of the change happens.
+
+    Yields:
+        How far they are apart now, and their answers in this unit, until an answer is missing.
+
+    Queries: 1 for each
+    """
+    at_low, at_high = answers
+    while True:
         middle = ask.oracle.nearest(((low + high) / 2)[None])
-        between = ask(middle, ask.noise.level)[0]
+        between = ask(middle, unit)[0]
         if not np.isfinite(between).all():
-            return False
+            return
         if np.max(np.abs(between - at_low)) > np.max(np.abs(at_high - between)):
             high, at_high = middle[0], between
         else:
             low, at_low = middle[0], between
-        gap = float(np.linalg.norm(high - low))
-        if gap <= 1e-6 * width or (np.abs(at_high - at_low) < 0.05 * whole).all():
+        yield float(np.linalg.norm(high - low)), np.array([at_low, at_high])
+
+
+def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, answers: Float[np.ndarray, "2 m"]) -> bool:
+    """Whether a change between two points stays as large when they are brought together."""
+    whole, width = np.abs(answers[1] - answers[0]), float(np.linalg.norm(high - low))
+    gap, last = width, answers
+    for gap, last in islice(_closing(ask, low, high, answers, ask.noise.level), HALVINGS):
+        if gap <= 1e-6 * width or (np.abs(last[1] - last[0]) < 0.05 * whole).all():
             break
-    left = np.abs(at_high - at_low)
-    widest = ask.oracle.widest
-    if float(np.max(np.abs([at_low, at_high]) * ask.noise.level)) > 0.9 * widest:  # a log-ratio out of digits
+    if float(np.max(np.abs(last) * ask.noise.level)) > 0.9 * ask.oracle.widest:  # a log-ratio out of digits
         return False
+    left = np.abs(last[1] - last[0])
     return gap <= 1e-4 * width and bool((left > np.maximum(0.2 * whole, 300.0)).any())
 
 
@@ -143,19 +160,15 @@ def _leaps(ask: Asker, here: Places) -> bool:
     oracle, y = ask.oracle, here.fx * here.sigma
     rounding = np.maximum(ask.noise.level, oracle.resolution * np.abs(y).max(axis=0))
     eps = float(np.finfo(oracle.dtype).eps)
-    for pair in range(PAIRS):
-        low, high, at_low, at_high = here.x[2 * pair], here.x[2 * pair + 1], y[2 * pair], y[2 * pair + 1]
-        sizes = [np.abs(at_high - at_low)]
-        for _ in range(DEEPEST):
-            middle = oracle.nearest(((low + high) / 2)[None])
-            between = ask(middle, np.ones(oracle.m))[0]
-            if not np.isfinite(between).all() or np.abs(high - low).max() <= 64 * eps * np.abs(middle).max():
+    for pair in range(0, 2 * PAIRS, 2):
+        low, high = here.x[pair : pair + 2]
+        sizes = [np.abs(y[pair + 1] - y[pair])]
+        # As far apart as neighbouring numbers, they differ by rounding.
+        least = 64 * eps * float(np.abs(here.x[pair : pair + 2]).max())
+        for gap, answers in islice(_closing(ask, low, high, y[pair : pair + 2], np.ones(oracle.m)), DEEPEST):
+            sizes.append(np.abs(answers[1] - answers[0]))
+            if gap <= least:
                 break
-            if np.max(np.abs(between - at_low)) > np.max(np.abs(at_high - between)):
-                high, at_high = middle[0], between
-            else:
-                low, at_low = middle[0], between
-            sizes.append(np.abs(at_high - at_low))
         if len(sizes) > 2 * FADED and bool(((sizes[-1] > 0.5 * sizes[-FADED]) & (sizes[-1] > LEAP * rounding)).any()):
             return True
     return False

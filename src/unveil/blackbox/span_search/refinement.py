@@ -260,7 +260,7 @@ def _along(
     blocks = [np.arange(start, min(start + ask.block, frame.count)) for start in range(0, frame.count, ask.block)]
     lengths = np.empty((len(places), len(blocks)))
     walk = _across_box if isinstance(frame, DenseFrame) else _touching_few
-    for i, block, change, amount in walk(ask, frame, places, gradients, state.known.basis, blocks, longest):  # type: ignore[arg-type]
+    for i, block, change, amount in walk(ask, frame, state, gradients, blocks, longest):  # type: ignore[arg-type]
         slope = change / np.where(amount == 0, np.inf, amount)[:, None]
         # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
         slopes[i][:, run(blocks[block])] = (slope if complete(slope) else np.nan_to_num(slope)).T
@@ -272,18 +272,21 @@ Walk = Iterator[tuple[int, int, Float[np.ndarray, "B m"], Float[np.ndarray, " B"
 """Number of the place and of the block of directions; changes less what the step's part in the span explains; steps."""
 
 
-def _touching_few(  # noqa: PLR0913 - what both ways of refining share
-    ask: Asker,
-    frame: SparseFrame,
-    places: Places,
-    gradients: Float[np.ndarray, "N m r"],
-    basis: Float[np.ndarray, "r n"],
-    blocks: list[np.ndarray],
-    longest: float,
+def _touching_few(
+    ask: Asker, frame: SparseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
 ) -> Walk:
-    """Steps along vectors of which each touches few coordinates, at one place after the other."""
-    for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
-        told = gradients[i] @ basis
+    """Steps along vectors of which each touches few coordinates, at one place after the other.
+
+    Args:
+        ask: Answers.
+        frame: The vectors.
+        state: The span, and the places.
+        gradients: (N, m, r) in coordinates of the span.
+        blocks: Numbers of the vectors that are asked along at a time.
+        longest: A step.
+    """
+    for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
+        told = gradients[i] @ state.known.basis
         for block, which in enumerate(blocks):
             # With one sign for all, the rounding of the answer at the point would be a common error.
             sign, part = ask.rng.choice([-1.0, 1.0], size=len(which)), run(which)
@@ -294,23 +297,21 @@ def _touching_few(  # noqa: PLR0913 - what both ways of refining share
             yield i, block, answers - answer - inside, amount
 
 
-def _across_box(  # noqa: PLR0913 - what both ways of refining share
-    ask: Asker,
-    frame: DenseFrame,
-    places: Places,
-    gradients: Float[np.ndarray, "N m r"],
-    basis: Float[np.ndarray, "r n"],
-    blocks: list[np.ndarray],
-    longest: float,
+def _across_box(
+    ask: Asker, frame: DenseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
 ) -> Walk:
-    """Steps along vectors that touch every coordinate, block by block, since these take long to make."""
+    """Steps along vectors that touch every coordinate, block by block, since these take long to make.
+
+    Args as for `_touching_few`.
+    """
+    basis = state.known.basis
     few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
     told = [each @ basis for each in gradients] if few else None
     moved = np.empty((ask.block, frame.n))
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
         squares = np.einsum("ij,ij->i", vectors, vectors)
-        for i, (point, answer, sigma) in enumerate(zip(places.x, places.fx, places.sigma, strict=True)):
+        for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
             amount = clipped_step(ask.oracle, point, vectors, longest)
             asked = amount[:, None] * vectors
             asked += point

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -169,8 +168,3 @@ def _gradient(
         if i:
             back = (back @ tail[i][0]) * slopes[i - 1]
     return out
-
-
-def widths_between(inputs: int, outputs: int, widths: Sequence[int]) -> int:
-    """How many weights and biases a network of these hidden widths has."""
-    return sum((a + 1) * b for a, b in pairwise([inputs, *widths, outputs]))

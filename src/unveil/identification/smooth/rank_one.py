@@ -1,4 +1,4 @@
-"""Rank-one matrices in a space of symmetric matrices: subspace power method and projected gradient ascent."""
+"""Rank-one matrices in a space of symmetric matrices: the subspace power method."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+
+# A start has ended when its unit vector moves less: the error of the certificate is about as large.
+MOVED = 1e-14
+# Certificate from which an end counts as found.
+FOUND = 1 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,6 @@ def subspace_power(
     rng: np.random.Generator,
     starts: int | None = None,
     iterations: int = 2000,
-    least: float = 0.0,
-    tolerance: float = 1e-14,
 ) -> RankOne:
     """Maximise `F(u) = ||P_W(u u^T)||^2` over unit vectors from many random starts at once.
 
@@ -71,9 +74,6 @@ def subspace_power(
         rng: Draws the starts.
         starts: Default `8 k + 32`.
         iterations: At most, per start.
-        least: Ends with a smaller certificate are dropped.
-        tolerance: A start has ended when u moves less than its square root, which makes the error of F about
-            `tolerance`.
 
     Returns:
         Different ends, best first.
@@ -92,8 +92,8 @@ def subspace_power(
         image = np.einsum("cij,cj->ci", (c @ flat).reshape(len(v), n, n), v)
         moved = _unit(image + np.sqrt(f * (1 - f))[:, None] * v)
         u[running] = moved
-        running = running[((moved - v) ** 2).sum(axis=1) > tolerance**2]
-    return _distinct(space, u, least, taken)
+        running = running[((moved - v) ** 2).sum(axis=1) > MOVED**2]
+    return _distinct(space, u, taken)
 
 
 def rank_one_elements(
@@ -102,7 +102,6 @@ def rank_one_elements(
     rng: np.random.Generator,
     count: int | None = None,
     rounds: int = 30,
-    least: float = 1 - 1e-9,
 ) -> RankOne:
     """Subspace power method, started again until `count` independent elements are found.
 
@@ -111,7 +110,6 @@ def rank_one_elements(
         rng: Draws the starts.
         count: How many there should be; default the dimension of W.
         rounds: Of `count + 16` starts each, at most.
-        least: Certificate from which an end counts as found.
 
     Returns:
         Different ends, best first, also those with smaller certificates.
@@ -123,54 +121,13 @@ def rank_one_elements(
         found = subspace_power(space, rng=rng, starts=count + 16)
         taken = max(taken, found.iterations)
         ends = np.concatenate([ends, np.repeat(found.vectors, np.minimum(found.hits, 3), axis=0)])
-        result = _distinct(space, ends, 0.0, taken)
-        good = int((result.certificates >= least).sum())
+        result = _distinct(space, ends, taken)
+        good = int((result.certificates >= FOUND).sum())
         if good >= count and len(independent(result, space, count)) == count:
             break
         # Only what was found is kept: the poor ends of thousands of starts would fill the memory.
         ends = np.concatenate([result.vectors[:good], result.vectors[good:][:count]])
     return result
-
-
-def gradient_ascent(  # noqa: PLR0913 - tolerances of a search, by name
-    space: Float[np.ndarray, "k n n"],
-    *,
-    rng: np.random.Generator,
-    starts: int | None = None,
-    rate: float = 2.0,
-    iterations: int = 2000,
-    least: float = 0.0,
-    tolerance: float = 1e-14,
-) -> RankOne:
-    """Maximise the spectral norm over matrices of W with Frobenius norm one, by projected gradient ascent.
-
-    Args:
-        space: Orthonormal basis of W.
-        rng: Draws the starts.
-        starts: Default `8 k + 32`.
-        rate: Step of the ascent before normalisation.
-        iterations: At most, per start.
-        least: Ends with a smaller certificate are dropped.
-        tolerance: A start has ended when its coordinates move less.
-
-    Source: Fornasier, Klock, Rauchensteiner, arXiv:1907.00485 (the robust nonlinear program).
-    """
-    k, n, _ = space.shape
-    c = _unit(rng.standard_normal((8 * k + 32 if starts is None else starts, k)))
-    u = np.zeros((len(c), n))
-    flat = space.reshape(k, n * n)
-    running, taken = np.arange(len(c)), 0
-    while len(running) and taken < iterations:
-        taken += 1
-        values, vectors = np.linalg.eigh((c[running] @ flat).reshape(-1, n, n))
-        first = np.abs(values[:, 0]) > np.abs(values[:, -1])
-        top = np.where(first[:, None], vectors[:, :, 0], vectors[:, :, -1])
-        sign = np.where(first, np.sign(values[:, 0]), np.sign(values[:, -1]))
-        moved = _unit(c[running] + rate * sign[:, None] * _coordinates(space, top))
-        step = ((moved - c[running]) ** 2).sum(axis=1)
-        u[running], c[running] = top, moved
-        running = running[step > tolerance**2]
-    return _distinct(space, u, least, taken)
 
 
 def joint_directions(
@@ -210,7 +167,8 @@ def _coordinates(space: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.asarray((vectors[:, :, None] * vectors[:, None, :]).reshape(len(vectors), -1) @ space.reshape(k, n * n).T)
 
 
-def _distinct(space: np.ndarray, u: np.ndarray, least: float, iterations: int) -> RankOne:
+def _distinct(space: Float[np.ndarray, "k n n"], u: Float[np.ndarray, "s n"], iterations: int) -> RankOne:
+    """Ends of a search without those that are the same, the one with the largest certificate first."""
     f = certificate(space, u)
     order = np.argsort(-f, kind="stable")
     u, f = u[order], f[order]
@@ -218,8 +176,6 @@ def _distinct(space: np.ndarray, u: np.ndarray, least: float, iterations: int) -
     kept: list[int] = []
     hits: list[int] = []
     for i in range(len(u)):
-        if f[i] < least:
-            break
         near = [place for place, j in enumerate(kept) if closeness[i, j] > 1 - 1e-5]
         if near:
             hits[near[0]] += 1
