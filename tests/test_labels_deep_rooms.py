@@ -14,11 +14,10 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
-from unveil.identification.from_labels.first_look import two_labels
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
-from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.outcome import UnsteadyAnswers

@@ -20,7 +20,6 @@ from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import pair_output, with_classes
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.rationed import allowance
 from unveil.identification.from_labels.straight import straight
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.outcome import BadInput, UnsteadyAnswers
@@ -111,10 +110,10 @@ def test_a_budget_is_never_crossed_and_what_was_found_is_told(budget: int) -> No
 def test_without_a_budget_a_reading_ends_at_the_labels_told_beforehand() -> None:
     labels = labels_of(made((7, 5, 3), 900))
     free = uv.as_oracle(labels, shape=7, answers="labels")
-    most = allowance(free)
+    most = uv.HardLabels().allowance(free)
     assert most is not None
     assert most > 1_000_000
-    assert allowance(uv.as_oracle(labels, shape=7, answers="labels", budget=50)) is None
+    assert uv.HardLabels().allowance(uv.as_oracle(labels, shape=7, answers="labels", budget=50)) is None
     first = free.ledger.asked
     found = uv.identify(free, uv.HardLabels(most=3_000), rng=np.random.default_rng(0))
     assert found.outcome is uv.Outcome.budget_ended

@@ -55,7 +55,7 @@ def identify(
     """
     from unveil.cli.inputs import read_inputs
     from unveil.cli.option_texts import integers
-    from unveil.identification.from_labels.rationed import allowance
+    from unveil.identification.from_labels.hard_labels import HardLabels
     from unveil.identification.identify import identify as find
     from unveil.identification.identify import reading_allowance
     from unveil.outcome import BadInput
@@ -74,7 +74,7 @@ def identify(
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     expected = None
     if oracle.answers == "labels" and method in ("auto", "hard-labels"):
-        expected = allowance(oracle) or oracle.ledger.budget
+        expected = HardLabels().allowance(oracle) or oracle.ledger.budget
         common.note(
             f"Note: at most {expected:,} labels are asked (--budget); with --store a reading that is cut short goes on "
             "from where it was."

@@ -7,6 +7,9 @@ import contextlib
 import numpy as np
 from jaxtyping import Float
 
+# By how much a reduced vector may be shorter than the one before it.
+LOVASZ = 0.99
+
 
 def by_balance(
     rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "k m"], twice: Float[np.ndarray, "m d"], tolerance: float
@@ -63,7 +66,7 @@ def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _reduce(rows: np.ndarray, delta: float = 0.99) -> np.ndarray:
+def _reduce(rows: np.ndarray) -> np.ndarray:
     """Lenstra, Lenstra, Lovasz reduction in floating point; returns the integer change of basis."""
     b = rows.copy()
     count = len(b)
@@ -91,7 +94,7 @@ def _reduce(rows: np.ndarray, delta: float = 0.99) -> np.ndarray:
                 change[i] -= r * change[j]
                 mu[i, :j] -= r * mu[j, :j]
                 mu[i, j] -= r
-        if norm[i] >= (delta - mu[i, i - 1] ** 2) * norm[i - 1]:
+        if norm[i] >= (LOVASZ - mu[i, i - 1] ** 2) * norm[i - 1]:
             i += 1
         else:
             b[[i - 1, i]], change[[i - 1, i]] = b[[i, i - 1]], change[[i, i - 1]]

@@ -120,22 +120,21 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
     return np.array(chosen, dtype=int)
 
 
-def telling_points(
-    network: Network, pool: Float[np.ndarray, "N n"], count: int, *, first: int = 1
-) -> Float[np.ndarray, "chosen n"]:
+def telling_points(network: Network, pool: Float[np.ndarray, "N n"], count: int) -> Float[np.ndarray, "chosen n"]:
     """The first `count` points of a pool, and more where a neuron is active in too few of them to settle its weights.
+
+    The first layer's weights are known from elsewhere.
 
     Args:
         network: Nearly right.
         pool: Points to choose from.
         count: How many are taken whatever they show.
-        first: The first layer whose weights are to be settled.
     """
     chosen = np.arange(len(pool)) < count
     h = pool
     for depth, layer in enumerate(network.layers[:-1]):
         z = layer.affine(h)
-        if depth >= first:
+        if depth:
             for on in (z > 0).T[np.argsort((z > 0).sum(axis=0))]:
                 missing = int(1.5 * (h.shape[1] + 1)) - int((on & chosen).sum())
                 chosen[np.flatnonzero(on & ~chosen)[: max(0, missing)]] = True

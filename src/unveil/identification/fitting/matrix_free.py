@@ -105,7 +105,6 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     y: Float[np.ndarray, "N m"],
     *,
     noise: float = 0.0,
-    first: int = 0,
     steps: int = 3,
     most: int = _MOST,
     damping: float = DAMPING,
@@ -117,7 +116,6 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
         x: Where the oracle was asked.
         y: What it answered.
         noise: Deviation of the answers' errors, absolute; it stops there.
-        first: The first layer that moves.
         steps: Steps tried at most.
         most: Conjugate gradients per step at most.
         damping: Relative to the diagonal of J^T J.
@@ -131,7 +129,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     for _ in range(steps):
         if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
-        step, taken = _step(weights, kinds, x, y, first, robust.weight, damping, most)
+        step, taken = _step(weights, kinds, x, y, 0, robust.weight, damping, most)
         products += taken
         better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:

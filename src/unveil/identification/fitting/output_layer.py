@@ -22,9 +22,10 @@ EVERYTHING = 1 << 40
 FAINT = 1e-7
 # How well the sides must explain the affine part of a fit, relative to its largest share.
 BALANCE = 1e-5
-# Share of the squares that stabilizes normal equations, a gain of a round so small that it is the last one, and rounds
-# then to all digits.
-RIDGE, SETTLED, LAST = 1e-15, 1e-5, 3
+# Share of the squares that stabilizes normal equations; rounds at most, a gain of one so small that it is the last, and
+# rounds then to all digits.
+RIDGE = 1e-15
+ROUNDS, SETTLED, LAST = 40, 1e-5, 3
 # A fit that explains fewer of the answers says nothing about the others.
 MOST = 0.6
 
@@ -152,7 +153,7 @@ def output_layer(
 
 
 def agreement(
-    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], rounds: int = 40
+    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"]
 ) -> tuple[Float[np.ndarray, "q m"], Float[np.ndarray, " N"]]:
     """Least sum of absolute errors: exact on most points even where some obey another law.
 
@@ -165,7 +166,7 @@ def agreement(
     scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
     A, weight, least = F / scale, np.ones((len(y), 1)), np.inf
     ridge = RIDGE * np.eye(F.shape[1])
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         # Which points agree needs half the digits: normal equations have these, at a tenth of the time.
         G = A * weight
         solution = np.linalg.solve(G.T @ G + ridge * float((G**2).sum()), G.T @ (y * weight))

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import final
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.source import Questions
 from unveil.identification.from_labels.label_reading import LabelReading
-from unveil.identification.from_labels.rationed import Rationed, allowance
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
 
 READ = ("relu", "tanh", "sigmoid")
 """Activations of a hidden layer that can be read."""
+
+LABELS = 1_000_000
+"""Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it."""
+
+EACH_INPUT = 5_000
+"""So many more for each input."""
 
 
 @one_line
@@ -71,5 +80,25 @@ class HardLabels(Method):
             raise BadInput(f"from labels a layer of {', '.join(READ)} can be read; got activation {self.activation!r}")
         if self.checks < 1:
             raise BadInput(f"checks must be at least 1, or nothing judges the result; got {self.checks}")
-        most = allowance(oracle, self.most)
-        return LabelReading(self, oracle if most is None else Rationed(oracle, most), rng).run()
+        most = self.allowance(oracle)
+        return LabelReading(self, oracle if most is None else _Rationed(oracle, most), rng).run()
+
+    def allowance(self, oracle: Oracle) -> int | None:
+        """Labels that are asked at most; None where the oracle's own budget is the limit.
+
+        Queries: `0`
+        """
+        if self.most is not None or oracle.ledger.budget is not None:
+            return self.most
+        return LABELS + EACH_INPUT * oracle.n
+
+
+@final
+class _Rationed(OracleWrapper):
+    """The same oracle, of which at most so many questions are asked from here on; its own ledger is charged, too."""
+
+    def __init__(self, oracle: Oracle, most: int) -> None:
+        super().__init__(oracle, ledger=Allowance(most, outer=oracle.ledger))
+
+    def nearest(self, x: Questions) -> Questions:
+        return self.oracle.nearest(x)

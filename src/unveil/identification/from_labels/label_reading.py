@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.completion import MISSED, Completed, Completion
@@ -15,13 +16,11 @@ from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
-from unveil.identification.from_labels.first_look import two_labels
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifted_fit import fitted
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
-from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.rationed import Rationed
+from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.reservations import reservations
 from unveil.identification.from_labels.rows_read import rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -106,9 +105,10 @@ class LabelReading:
                 pool.put(self.chart.coordinates(wrong))
             return self._end(outcome, error)
         except BudgetExceeded:
-            if isinstance(self.oracle, Rationed) and self.oracle.ledger.left < self.oracle.oracle.ledger.left:
+            ledger = self.oracle.ledger
+            if isinstance(ledger, Allowance) and ledger.left < ledger.outer.left:
                 self.why.append(
-                    f"The {self.oracle.ledger.budget:,} labels ended that are asked without a budget: budget= allows "
+                    f"The {ledger.budget:,} labels ended that are asked without a budget: budget= allows "
                     "more, and a store keeps those that were paid for."
                 )
             return self._end(Outcome.budget_ended)

@@ -125,7 +125,7 @@ class Frame:
             return False
         return True
 
-    def sample(self, count: int, rng: np.random.Generator, scale: float = 1.0) -> Float[np.ndarray, "count n"]:
+    def sample(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "count n"]:
         """Points of the region, spread over its corners as well as its middle.
 
         Raises:
@@ -133,7 +133,7 @@ class Frame:
         """
         n = self.M.shape[1]
         if self.free:
-            return scale * rng.standard_normal((count, n))
+            return rng.standard_normal((count, n))
         if self.within is not None and len(self.g) == 2 * n:
             low, high = self.within
             # Points with few coordinates near their upper ends, with many, and with half of them: a sum of inputs that
@@ -145,22 +145,22 @@ class Frame:
         if len(self.g) == self.lift.shape[1]:
             # An orthant of the first layer's values.
             tail = rng.choice([0.5, 1.2, 2.5], size=(count, 1))
-            h = scale * np.exp(tail * rng.standard_normal((count, len(self.g))))
-            h /= np.maximum(1, np.linalg.norm(h, axis=1, keepdims=True) / (10 * scale * np.sqrt(len(self.g))))
+            h = np.exp(tail * rng.standard_normal((count, len(self.g))))
+            h /= np.maximum(1, np.linalg.norm(h, axis=1, keepdims=True) / (10 * np.sqrt(len(self.g))))
             return np.asarray(h @ self.lift.T + self.shift)
-        return self._walk(count, rng, scale)
+        return self._walk(count, rng)
 
-    def _walk(self, count: int, rng: np.random.Generator, scale: float) -> np.ndarray:
+    def _walk(self, count: int, rng: np.random.Generator) -> np.ndarray:
         G, g = self.G @ self.lift, self.G @ self.shift + self.g
         # A point well inside: as far as possible from every wall, in a ball about the size of the biases.
         norms = np.linalg.norm(G, axis=1)
-        size = 3 * scale * (1 + np.abs(g / norms).max())
+        size = 3 * (1 + np.abs(g / norms).max())
         s = G.shape[1]
         found = optimize.linprog(
             np.r_[np.zeros(s), -1.0],
             A_ub=np.c_[-G, norms],
             b_ub=g,
-            bounds=[(-size * 3, size * 3)] * s + [(None, scale)],
+            bounds=[(-size * 3, size * 3)] * s + [(None, 1.0)],
         )
         if found.status != 0 or found.x[-1] <= 1e-9:
             raise ValueError("no input makes all the neurons read so far active")

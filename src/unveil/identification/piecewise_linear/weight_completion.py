@@ -28,6 +28,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 LARGEST = 1.5
 # Of so many places with the same unknown, that with the fewest other breakpoints is taken.
 CHOICE = 8
+# How far lines on which these are looked for reach.
+FAR = 5.0
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,13 @@ class Place:
     value: float
 
 
-def places(  # noqa: PLR0913 - what is known, and lines to look along
+def places(
     layers: list[Layer],
     neurons: list[Neuron],
     base: Float[np.ndarray, "L n"],
     direction: Float[np.ndarray, "L n"],
     tried: Counter[tuple[int, int]],
     most: int,
-    far: float = 5.0,
 ) -> list[Place]:
     """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
 
@@ -70,12 +71,11 @@ def places(  # noqa: PLR0913 - what is known, and lines to look along
         direction: Where they go.
         tried: How often each neuron's weight was looked for in vain.
         most: Places with more other breakpoints near them are left.
-        far: How far the lines reach.
     """
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
     found: dict[tuple[int, int], list[Place]] = {}
     for b, d in zip(base, direction, strict=True):
-        t, h = along(layers, b, d, -far, far)
+        t, h = along(layers, b, d, -FAR, FAR)
         at, piece, which = zeros(t, h @ rows.T + bias)
         blind = (np.maximum(h[piece], h[piece + 1]) > 0) & ~known[which]
         for q in np.flatnonzero(blind.sum(axis=1) == 1):

@@ -22,6 +22,7 @@ _REST = 1e3  # pre-activation at which a neuron is one of its two straight halve
 _FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
 _NEAR = 1e-3  # angle over which a gradient is differenced, at most
 _GRID = 96
+_CIRCLES = 40  # half circles at most
 _QUIET = 4  # half circles without a new neuron after which all are taken to be found
 SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
 
@@ -43,7 +44,7 @@ def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
 
 
 def breakpoint_directions(
-    oracle: Oracle, *, rng: np.random.Generator, count: int | None = None, most_circles: int = 40
+    oracle: Oracle, *, rng: np.random.Generator, count: int | None = None
 ) -> Float[np.ndarray, "k n"]:
     """Unit weights of the first layer, up to sign: gradient jumps that are met on two half circles.
 
@@ -51,14 +52,13 @@ def breakpoint_directions(
         oracle: Without a box.
         rng: Draws the circles.
         count: How many there are; found if None, no more than inputs.
-        most_circles: Half circles at most.
 
     Queries: about `200 + j (30 + n)` for each circle with j jumps.
     """
     known = np.empty((0, oracle.n))
     seen = np.empty(0, dtype=int)
     quiet = confirmed = 0
-    for _ in range(most_circles):
+    for _ in range(_CIRCLES):
         for jump in jumps(oracle, rng):
             likeness = np.abs(known @ jump)
             if len(known) and likeness.max() > 1 - SAME**2 / 2 - 1e-15:

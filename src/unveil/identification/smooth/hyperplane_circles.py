@@ -12,6 +12,7 @@ from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.whitebox.activation import ACTIVATIONS
 
 _LARGEST_DECADE = 8
+_CIRCLES = 24  # circles at most
 NOISY = 1e-12  # standard deviation of the answers' errors from which directions are found by least squares
 
 
@@ -76,7 +77,7 @@ def noisy(oracle: Oracle, noise: float) -> bool:
     return noise > NOISY or oracle.dtype == np.float32
 
 
-def hyperplanes(  # noqa: PLR0913 - options of a search, by name
+def hyperplanes(
     oracle: Oracle,
     radius: float,
     noise: float,
@@ -84,7 +85,6 @@ def hyperplanes(  # noqa: PLR0913 - options of a search, by name
     rng: np.random.Generator,
     drift: float = 0.0,
     count: int | None = None,
-    most_circles: int = 24,
 ) -> Hyperplanes:
     """Find the first layer's hyperplanes by walking half circles.
 
@@ -99,7 +99,6 @@ def hyperplanes(  # noqa: PLR0913 - options of a search, by name
         rng: Draws the circles.
         drift: How much saturated answers still move, see `saturation_radius`.
         count: How many hyperplanes there are; found if None.
-        most_circles: Circles at most.
 
     Queries: about `256 + k (15 + 2 n)` for the first circle and `256 + 15 k` for each of the others.
     """
@@ -107,7 +106,7 @@ def hyperplanes(  # noqa: PLR0913 - options of a search, by name
     directions, offsets, widths, errors = np.empty((0, n)), np.empty(0), np.empty(0), np.empty(0)
     seen = np.empty(0, dtype=int)
     most, complete, circles, quiet, before = 0, False, 0, 0, 0
-    while circles < most_circles and not complete:
+    while circles < _CIRCLES and not complete:
         circles += 1
         frame = np.linalg.qr(rng.standard_normal((n, 2)))[0].T
         points, jumps, lengths = _walk(oracle, frame, radius, noise, drift, 256 if most == 0 else 8 * most)

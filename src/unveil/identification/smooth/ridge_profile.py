@@ -18,6 +18,7 @@ from unveil.whitebox.activation import Activation
 EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
 _DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
 _POINTS = 24
+_PLACES = 8  # beside each hyperplane, of which the loudest is taken
 
 
 def profiles(
@@ -144,20 +145,20 @@ def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator, count
 
 
 def loudest(
-    oracle: Oracle, planes: Hyperplanes, *, margin: float, rng: np.random.Generator, count: int = 8
+    oracle: Oracle, planes: Hyperplanes, *, margin: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "k n"]:
-    """Of `count` points for each hyperplane, see `vantages`, the one where its neuron moves the answers most.
+    """Of `_PLACES` points for each hyperplane, see `vantages`, the one where its neuron moves the answers most.
 
     How much it does depends on the others' states: the second layer may be at rest itself.
 
-    Queries: `2 count k`
+    Queries: `2 _PLACES k`
     """
     k, n = planes.directions.shape
-    points = vantages(planes, margin, rng, count)
+    points = vantages(planes, margin, rng, _PLACES)
     half = planes.slack + 3 * planes.widths
     ends = (-planes.offsets[:, None] + half[:, None] * np.array([-1.0, 1.0]))[:, None, :, None]
     x = points[:, :, None] + ends * planes.directions[:, None, None]
-    answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, count, 2, -1)
+    answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, _PLACES, 2, -1)
     best = np.abs(answers[:, :, 1] - answers[:, :, 0]).max(axis=2).argmax(axis=1)
     return np.asarray(points[np.arange(k), best])
 

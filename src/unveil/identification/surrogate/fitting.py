@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
-from unveil.identification.surrogate.agreement import values_told
 from unveil.identification.surrogate.known import widened, with_free
+from unveil.identification.surrogate.run import Run, values_told
 from unveil.identification.surrogate.students import (
     AMONG,
     FEW,
@@ -33,8 +33,8 @@ from unveil.whitebox.network import Network
 if TYPE_CHECKING:
     from unveil.identification.surrogate.surrogate import Surrogate
 
-# Answers that no student is fitted to, of which the best is told; answers that the result is judged by, given inputs.
-HELD, JUDGED, GIVEN = 1000, 1000, 10_000
+# Answers that no student is fitted to, of which the best is told; answers that the result is judged by.
+HELD, JUDGED = 1000, 1000
 # Left for a further check of a network in which every neuron is needed, and the largest share of what is left.
 RESERVE, SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
@@ -71,19 +71,16 @@ RIGHT, MOSTLY = 1e-6, 0.9
 STANDS = 0.1
 
 
-class Fitting:
-    """One run."""
+class Fitting(Run):
+    """One run on values."""
+
+    judged = JUDGED
 
     def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
-        self.method, self.oracle, self.rng = method, oracle, rng
-        self.start = oracle.ledger.asked
-        self.why: list[str] = []
-        self.stats: dict[str, Any] = {}
-        examples = method.x
-        self.examples = None if examples is None else oracle.nearest(np.asarray(examples).reshape(-1, oracle.n))
+        super().__init__(method, oracle, rng)
         self.x, self.y = np.empty((0, oracle.n)), np.empty((0, oracle.m))
         self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)
-        self.best: Network | None = method.known.network
+        self.best = method.known.network
         self.noise, self.work = 0.0, 0.0
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
 
@@ -237,11 +234,7 @@ class Fitting:
 
     def _left(self) -> float:
         """Questions that may still be asked before the result is judged."""
-        judged = JUDGED + (0 if self.examples is None else min(GIVEN, len(self.examples)))
-        left = self.oracle.ledger.left - judged
-        left -= self.reserve
-        if self.method.queries is not None:
-            left = min(left, self.method.queries - (self.oracle.ledger.asked - self.start) - judged)
+        left = self.left(self.reserve)
         if self.best is not None:
             left = min(left, max(MOST * parameters(self.best) / self.oracle.m, 10 * FEWEST) - len(self.x))
         return max(0.0, left)
@@ -285,15 +278,14 @@ class Fitting:
         Queries: `JUDGED`, and the examples, `GIVEN` at most
         """
         if self.best is None:
-            return self._end(None, Outcome.budget_ended, np.inf)
+            return self.end(Outcome.budget_ended)
         network, outcome, error = self.best, Outcome.approximate, np.inf
         try:
             fresh = self.oracle.sample(JUDGED, self.rng)
             self.stats["fresh"] = values_told(network, self.oracle, fresh)
             error = self.stats["fresh"]["largest"]
             if self.examples is not None:
-                some = self.rng.permutation(len(self.examples))[:GIVEN]
-                self.stats["given"] = values_told(network, self.oracle, self.examples[some])
+                self.stats["given"] = values_told(network, self.oracle, self.some_examples())
             if not self.stats["fresh"]["rms"] <= STANDS:
                 outcome = Outcome.check_failed
         except BudgetExceeded:
@@ -304,8 +296,4 @@ class Fitting:
             f"A network was fitted to {len(self.x):,} answers ({told}). How far off it is was measured; its "
             "weights say nothing where they were not read."
         )
-        return self._end(network, outcome, error)
-
-    def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
-        asked = self.oracle.ledger.asked - self.start
-        return Identification(network, outcome, asked, error, "surrogate", tuple(self.why), self.stats)
+        return self.end(outcome, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.training import free_network, one_hot, train
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification
-from unveil.identification.surrogate.agreement import label_agreement
+from unveil.identification.surrogate.run import Run, label_agreement
 from unveil.identification.surrogate.students import candidates
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unveil.identification.surrogate.surrogate import Surrogate
 
 # Labels that no student is trained on, of which the best is told, and those that the result is judged by.
-HELD, JUDGED, GIVEN = 2000, 2000, 10_000
+HELD, JUDGED = 2000, 2000
 # Labels to begin with, those that a round adds, and of these the share close to where a student's labels change.
 BEGIN, MORE, CLOSE = 4000, 4000, 0.6
 # Hidden neurons where no widths are told: a share of the inputs between these, and half as many behind them.
@@ -34,20 +34,15 @@ BATCHES, BATCH = 1500, 256
 STANDS = 0.5
 
 
-class LabelFitting:
-    """One run."""
+class LabelFitting(Run):
+    """One run on labels."""
+
+    judged = JUDGED
 
     def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
-        self.method, self.oracle, self.rng = method, oracle, rng
-        self.start = oracle.ledger.asked
-        self.why: list[str] = []
-        self.stats: dict[str, Any] = {}
-        examples = method.x
-        self.examples = None if examples is None else oracle.nearest(np.asarray(examples).reshape(-1, oracle.n))
+        super().__init__(method, oracle, rng)
         self.size = 1.0
         self.x, self.labels = np.empty((0, oracle.n)), np.empty(0, dtype=np.int64)
-        self.best: Network | None = None
-        self.known: tuple[int, ...] = ()
         self.right = 0.0
 
     def run(self) -> Identification:
@@ -61,7 +56,7 @@ class LabelFitting:
                 held_labels = self._asked(held)
             if len(np.unique(held_labels)) < 2:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
-                return self._end(None, Outcome.nothing_to_find, np.inf)
+                return self.end(Outcome.nothing_to_find)
             self._add(self._points(BEGIN))
             self._train(held, held_labels)
         except BudgetExceeded:
@@ -73,23 +68,23 @@ class LabelFitting:
         done = 0.0
         for _ in range(self.method.rounds):
             classes = np.unique(self.labels)
-            if tuple(classes) != self.known or not students:
-                self.known = tuple(int(each) for each in classes)
+            if tuple(classes) != self.classes or not students:
+                self.classes = tuple(int(each) for each in classes)
                 self.best, self.right = None, 0.0
                 students = [self._begun() for _ in range(self.method.students)]
             goal = one_hot(self.labels, classes)
             for i, student in enumerate(students):
                 students[i] = train(student, self.x, goal, self.rng, steps=BATCHES, classes=True)
-                right = float(np.mean(network_labels(students[i], self.known, held) == held_labels))
+                right = float(np.mean(network_labels(students[i], self.classes, held) == held_labels))
                 if self.best is None or right > self.right:
                     self.best, self.right = students[i], right
                 done += PASSES * BATCHES * BATCH * parameters(student)
-            more = int(min(MORE, self._left()))
+            more = int(min(MORE, self.left()))
             if done > self.method.work or more < len(students):
                 return
             close = int(CLOSE * more / len(students))
             # Labels say most where they change: close to where each student believes that they do.
-            near = [near_boundaries(each, self.known, self.oracle, close, self.rng) for each in students]
+            near = [near_boundaries(each, self.classes, self.oracle, close, self.rng) for each in students]
             many = np.concatenate([*near, self._points(max(0, more - sum(map(len, near))))])
             self._add(many[:more])
 
@@ -100,19 +95,12 @@ class LabelFitting:
             wide: tuple[int, ...] = (2 * hidden, hidden)
         else:
             wide = tuple(max(1, int(np.ceil(self.method.factor * each))) for each in widths)
-        network = free_network((), None, wide, self.x, len(self.known), self.rng, self.method.activation)
+        network = free_network((), None, wide, self.x, len(self.classes), self.rng, self.method.activation)
         return Network(network.layers, self.oracle.shape)
 
     def _points(self, count: int) -> np.ndarray:
         x = candidates(self.oracle, count, self.rng, self.examples)
         return self.oracle.nearest(self.size * x) if self.oracle.within is None and self.examples is None else x
-
-    def _left(self) -> float:
-        judged = JUDGED + (0 if self.examples is None else min(GIVEN, len(self.examples)))
-        left = self.oracle.ledger.left - judged
-        if self.method.queries is not None:
-            left = min(left, self.method.queries - (self.oracle.ledger.asked - self.start) - judged)
-        return max(0.0, left)
 
     def _asked(self, x: np.ndarray) -> np.ndarray:
         return self.oracle.predictions(self.oracle(x))
@@ -127,16 +115,16 @@ class LabelFitting:
         Queries: `JUDGED`, and the examples, `GIVEN` at most
         """
         if self.best is None:
-            return self._end(None, Outcome.budget_ended, np.inf)
+            return self.end(Outcome.budget_ended)
         outcome, error = Outcome.approximate, np.inf
         try:
             x = self.oracle.nearest(self.size * self.oracle.sample(JUDGED, self.rng))
             labels = self._asked(x)
-            self.stats["fresh"] = label_agreement(network_labels(self.best, self.known, x), labels)
+            self.stats["fresh"] = label_agreement(network_labels(self.best, self.classes, x), labels)
             error = 1 - self.stats["fresh"]["labels"]
             if self.examples is not None:
-                given = self.examples[self.rng.permutation(len(self.examples))[:GIVEN]]
-                told = network_labels(self.best, self.known, given)
+                given = self.some_examples()
+                told = network_labels(self.best, self.classes, given)
                 self.stats["given"] = label_agreement(told, self._asked(given))
             commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
             if error > STANDS * (1 - commonest):
@@ -144,9 +132,4 @@ class LabelFitting:
         except BudgetExceeded:
             outcome = Outcome.budget_ended
         self.why.append(f"A network was trained on {len(self.x):,} labels: how often it is right is known, no weight.")
-        return self._end(self.best, outcome, error)
-
-    def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
-        asked = self.oracle.ledger.asked - self.start
-        labels = self.known or None
-        return Identification(network, outcome, asked, error, "surrogate", tuple(self.why), self.stats, labels=labels)
+        return self.end(outcome, error)

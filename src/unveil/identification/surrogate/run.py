@@ -1,0 +1,97 @@
+"""Run: one run of `Surrogate`, what it may still ask and what comes out; how well that stands for the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.method import Identification
+from unveil.outcome import Outcome
+from unveil.whitebox.network import Network
+
+if TYPE_CHECKING:
+    from unveil.identification.surrogate.surrogate import Surrogate
+
+# Quantiles of the errors that are told.
+QUANTILES = {"median": 0.5, "q90": 0.9, "q99": 0.99, "largest": 1.0}
+# Examples that the result is judged by, at most.
+GIVEN = 10_000
+
+
+class Run:
+    """One run, on values or on labels.
+
+    Attributes:
+        method: What was asked for.
+        oracle: What is asked.
+        rng: Draws questions and students.
+        examples: (E, n) legal inputs of the model's use, if there are any.
+        best: The best network so far.
+        classes: Labels that its outputs stand for; none of a network that answers with values.
+    """
+
+    judged: int
+    """Fresh answers that the result is judged by."""
+
+    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+        self.method, self.oracle, self.rng = method, oracle, rng
+        self.start = oracle.ledger.asked
+        self.why: list[str] = []
+        self.stats: dict[str, Any] = {}
+        examples = method.x
+        self.examples = None if examples is None else oracle.nearest(np.asarray(examples).reshape(-1, oracle.n))
+        self.best: Network | None = None
+        self.classes: tuple[int, ...] = ()
+
+    def left(self, reserve: float = 0.0) -> float:
+        """Questions that may still be asked before the result is judged, and `reserve` besides."""
+        judged = self.judged + (0 if self.examples is None else min(GIVEN, len(self.examples)))
+        left = self.oracle.ledger.left - judged - reserve
+        if self.method.queries is not None:
+            left = min(left, self.method.queries - (self.oracle.ledger.asked - self.start) - judged)
+        return max(0.0, left)
+
+    def some_examples(self) -> np.ndarray:
+        """Those that the result is judged by, (GIVEN, n) at most."""
+        assert self.examples is not None
+        return self.examples[self.rng.permutation(len(self.examples))[:GIVEN]]
+
+    def end(self, outcome: Outcome, error: float = np.inf) -> Identification:
+        """The best network, with what is known about it."""
+        asked = self.oracle.ledger.asked - self.start
+        why, labels = tuple(self.why), self.classes or None
+        return Identification(self.best, outcome, asked, error, "surrogate", why, self.stats, labels=labels)
+
+
+def errors(told: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> dict[str, Any]:
+    """Errors of a network, the largest over its outputs at each input, relative to the deviation of the answers.
+
+    Args:
+        told: What the network says.
+        y: What the model answers.
+    """
+    spread = float((y - y.mean(axis=0)).std()) or 1.0
+    off = np.abs(told - y).max(axis=1) / spread
+    out = {name: float(np.quantile(off, q)) for name, q in QUANTILES.items()}
+    return {"inputs": len(y), "rms": float(np.sqrt(((told - y) ** 2).mean())) / spread, **out}
+
+
+def label_agreement(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """Share of inputs with the same label: of all, and of those of each label that the model gives."""
+    each = {int(label): float((mine[theirs == label] == label).mean()) for label in np.unique(theirs)}
+    return {"labels": float((mine == theirs).mean()), "per_label": each}
+
+
+def values_told(network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"]) -> dict[str, Any]:
+    """Errors and labels at these inputs.
+
+    Queries: `len(x)`
+    """
+    y, told = oracle(x), network(x)
+    out = errors(told, y)
+    if not oracle.ordered:
+        out |= label_agreement(oracle.predictions(told), oracle.predictions(y))
+    return out
