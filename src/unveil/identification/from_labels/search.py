@@ -13,7 +13,7 @@ from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, fac
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.sections import corner, section
+from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, sharpened
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
@@ -337,18 +337,18 @@ class HyperplaneSearch:
     def _look_along(self, edge: Edge) -> None:
         """Follow an edge until its neuron's hyperplane is found, first to known hyperplanes, then to whatever bends."""
         labels = int(self.faces.before[edge.face]), int(self.faces.after[edge.face])
-        ask = (self.side, self.chart, edge, labels)
         votes: list[tuple[float, float]] = []
         # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
         for attempt in range(CORNERS + (SECTIONS if not self.deeper else 1)):
             if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges) or self.hopeless:
                 return
+            sections = Sections(self.side, self.chart, self.planes, self.precision, self.rng)
             if attempt < CORNERS:
-                vote = corner(*ask, self.planes, self.precision, self.rng)
+                vote = sections.corner(edge, labels)
                 self.book("corners")
                 votes += [] if vote is None else [vote]
                 continue
-            for found in section(*ask, self.planes, self.precision, self.rng):
+            for found in sections.dual_points(edge, labels):
                 self._add(found, seen=True)
                 if self._resolve([edge], tuple(votes)):
                     break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +25,14 @@ STARTS = (0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)  # scales, in widths of the points, a
 MISSED, HELPS = 2, 0.3  # neurons that the Hessians may have missed; what is left of the misfit by one that they had
 _SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
 SMOOTH = ("tanh", "softplus", "erf", "arctan", "sin", "gelu")  # sigmoid is tanh in other units
+
+
+class Sampled(NamedTuple):
+    """Hessians of every output, where they were taken, and the directions that matter, in which they are given."""
+
+    points: Float[np.ndarray, "N n"]
+    matrices: Float[np.ndarray, "N m r r"]
+    basis: Float[np.ndarray, "r n"]
 
 
 @dataclass(frozen=True)
@@ -111,24 +120,16 @@ class OneHiddenLayer(Method):
         widths = (
             [self.width] if self.width else _widths(values[:full], width, r if r < n else 1, int(min(isolated, full)))
         )
-        return self._fitted(reading, points, matrices, basis, width, widths)
+        return self._fitted(reading, Sampled(points, matrices, basis), width, widths)
 
-    def _fitted(
-        self,
-        reading: Reading,
-        points: Float[np.ndarray, "N n"],
-        matrices: Float[np.ndarray, "N m r r"],
-        basis: Float[np.ndarray, "r n"],
-        width: int,
-        widths: list[int],
-    ) -> Polished | None:
+    def _fitted(self, reading: Reading, sampled: Sampled, width: int, widths: list[int]) -> Polished | None:
         """The network of the number of neurons that explains the answers best; the largest gap says `width`."""
         noise, stages = reading.noise, reading.stages
         best: Polished | None = None
         told = reading
         for count in widths:
             trial = replace(reading, stats={}, why=[])
-            fit = self._fit(trial, points, matrices, basis, count)
+            fit = self._fit(trial, sampled, count)
             if best is None or fit.rms < best.rms:
                 best, told = fit, trial
                 if count != width:
@@ -141,7 +142,7 @@ class OneHiddenLayer(Method):
             assert best is not None
             if best.rms <= 3 * noise or best.rms <= 1e-11:
                 break
-            more = self._one_more(reading, best, points, matrices, basis)
+            more = self._one_more(reading, best, sampled)
             if more.rms > HELPS * best.rms:
                 break
             best = more
@@ -151,16 +152,10 @@ class OneHiddenLayer(Method):
         stages.end("all: fit")
         return best
 
-    def _fit(
-        self,
-        reading: Reading,
-        points: Float[np.ndarray, "N n"],
-        matrices: Float[np.ndarray, "N m r r"],
-        basis: Float[np.ndarray, "r n"],
-        width: int,
-    ) -> Polished:
+    def _fit(self, reading: Reading, sampled: Sampled, width: int) -> Polished:
         """The network of so many neurons that the Hessians show, fitted to answers."""
         oracle, rng = reading.oracle, reading.rng
+        points, matrices, basis = sampled
         flat = matrices.reshape(-1, *matrices.shape[2:])
         space, _ = matrix_space(flat, width)
         found = rank_one_elements(space, rng=rng)
@@ -186,16 +181,10 @@ class OneHiddenLayer(Method):
         start = _outer(oracle, rows * scales[:, None], shifts, activation, rng)
         return final_fit(oracle, start, reading.noise, rng)
 
-    def _one_more(
-        self,
-        reading: Reading,
-        fit: Polished,
-        points: Float[np.ndarray, "N n"],
-        matrices: Float[np.ndarray, "N m r r"],
-        basis: Float[np.ndarray, "r n"],
-    ) -> Polished:
+    def _one_more(self, reading: Reading, fit: Polished, sampled: Sampled) -> Polished:
         """The network with one neuron more, whose weights lie along what the others leave of the Hessians."""
         oracle, noise, rng = reading.oracle, reading.noise, reading.rng
+        points, matrices, basis = sampled
         hidden, last = fit.network.layers
         w, kind = hidden.dense(), hidden.activation
         inside, curvature = w @ basis.T, kind.curvature(points @ w.T + hidden.bias)
