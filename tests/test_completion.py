@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -206,6 +208,11 @@ def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
     assert lifted.error < 1e-4
     # A label for each bit of each weight outside, once and a half at most, and the check.
     assert asked_for < 1.5 * 5 * 7 * np.log2(1e6) + 1500
+    # All numbers at once are then fitted to the last digit of the labels.
+    fitted = Lift(inside, (pool, everywhere), 1e-6, rng).fitted(lifted)
+    assert fitted.reached < 1e-12
+    found, true = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (fitted.model.inner, truth.inner))
+    np.testing.assert_allclose(found, true, atol=1e-12)
     # A model that is wrong inside foretells the wrong shifts.
     wrong = LabelModel(
         inside.inner,

@@ -17,7 +17,6 @@ from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.lifted_fit import fitted
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool, two_labels
@@ -292,7 +291,7 @@ class LabelReading:
         lifted = lift.run()
         self._book("other directions")
         if lifted.reached > self.method.accuracy and lifted.missed <= MISSED:
-            lifted = fitted(lift, lifted, self.rng)
+            lifted = lift.fitted(lifted)
             self._book("fit in all inputs")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
         self.stats |= {

@@ -10,10 +10,12 @@ from scipy import linalg
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.completion import MISSED
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.polish import polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 
 STEPS = 6
@@ -30,6 +32,9 @@ THERE = 1e-6
 
 CONFIRMED = 8
 """Directions confirmed together, by a move that is a sum of all."""
+
+MANY, POINTS, OFF = 3_000, 2, 8
+"""Numbers fitted at once, at most; boundary points for each; digits that points may lie off the boundaries then."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,26 @@ class Lift:
             open_ = open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]
         reached = self.accuracy * float((cell / self.wanted).max())
         return replace(self._judged(weights, len(open_)), reached=reached)
+
+    def fitted(self, lifted: Lifted) -> Lifted:
+        """All numbers fitted at once to boundary points all over the inputs; unchanged where that makes nothing better.
+
+        Queries: about 10 for each of twice as many points as there are numbers
+        """
+        model, chart = lifted.model, self.all
+        if model.parameters > MANY or not np.isfinite(lifted.error):
+            return lifted
+        at = foretold_crossings(model, self._fresh_pool(), chart, POINTS * model.parameters, self.rng)
+        half = np.full(len(at), 4 * max(lifted.error, chart.digits))
+        found, rows = cross_near(self.side, *at.expected, half, chart.digits, grow=1)
+        if len(found) < model.parameters or len(rows) < (1 - MISSED) * len(at):
+            return lifted
+        fit = polish(model, found)
+        long = float(np.median(np.linalg.norm(found.x, axis=1)))
+        if not fit.rms < OFF * chart.digits * max(long, 1.0):
+            return lifted
+        reached = uncertainty(fit.model, found, fit.rms, Crossings.none(chart.n), 1.0)
+        return replace(lifted, model=fit.model, error=fit.rms, reached=reached) if reached < lifted.reached else lifted
 
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
@@ -296,6 +321,11 @@ class Lift:
                 break
         return found
 
+    def _fresh_pool(self) -> Pool:
+        """Points in all inputs, none of them asked yet."""
+        size, given = self.everywhere.size / self.stretch, self.everywhere.given / self.stretch
+        return Pool(self.side, self.all, size, given, self.rng)
+
     def _judged(self, weights: np.ndarray, unconfirmed: int) -> Lifted:
         model, k = self.model, len(self.model.inner)
         inner = model.inner @ self.basis + weights[:k] @ self.outward
@@ -305,9 +335,7 @@ class Lift:
             affine = model.affine @ self.basis
             affine[1:] += weights[k:] @ self.outward
         lifted = replace(model, inner=inner, affine=affine)
-        size, given = self.everywhere.size / self.stretch, self.everywhere.given / self.stretch
-        pool = Pool(self.side, self.all, size, given, self.rng)
-        at = foretold_crossings(lifted, pool, self.all, TRIED, self.rng)
+        at = foretold_crossings(lifted, self._fresh_pool(), self.all, TRIED, self.rng)
         if not len(at):
             return Lifted(lifted, np.inf, unconfirmed, 1.0)
         expected = max(4 * self.accuracy, 16 * self.all.digits) * np.linalg.norm(at.x, axis=1)
