@@ -162,6 +162,32 @@ def test_a_falling_spectrum_never_claims_more_than_it_knows() -> None:
         assert sine(span, w) <= span.accuracy
 
 
+def test_a_complete_span_leaves_no_more_out_than_the_accuracy_it_states() -> None:
+    complete, above = 0, 0
+    for seed in range(22):
+        rng = np.random.default_rng([seed, 10])
+        n, k = int(rng.integers(20, 80)), int(rng.integers(6, 16))
+        sizes = 10.0 ** -np.sort(rng.uniform(0, 16, k))
+        w = (np.linalg.qr(rng.standard_normal((k, k)))[0] * sizes) @ np.linalg.qr(rng.standard_normal((n, k)))[0].T
+        u, b, v = rng.standard_normal((3 * k, k)), 0.3 * rng.standard_normal(3 * k), rng.standard_normal((3, 3 * k))
+        single = [matrix.astype(np.float32) for matrix in (w, u, b, v)]
+
+        def model(x: np.ndarray, single: list = single) -> np.ndarray:
+            w, u, b, v = single
+            return np.tanh(np.float32(x) @ w.T @ u.T + b) @ v.T
+
+        span = uv.row_span(uv.as_oracle(model, n), rng=rng)
+        if span.outcome is not uv.Outcome.complete:
+            continue
+        slopes = 1 - np.tanh(rng.standard_normal((300, n)) @ w.T @ u.T + b) ** 2
+        gradients = np.einsum("oh,ph,hn->pon", v, slopes, u @ w)
+        outside = gradients - (gradients @ span.basis.T) @ span.basis
+        share = np.sum(outside**2, axis=(0, 2)) / np.sum(gradients**2, axis=(0, 2))
+        complete, above = complete + 1, above + (np.sqrt(share.mean()) > span.accuracy)
+    assert complete >= 3
+    assert above <= 0.15 * complete
+
+
 def missing_here_and_there(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The same answers, but none for about 2 in 100 of the questions."""
     chance = np.abs(np.sin(1e5 * (x @ np.linspace(1, 2, x.shape[1])))) * 1e4 % 1

@@ -98,13 +98,13 @@ def measure(ask: Asker, state: State) -> State:
         return replace(state, accuracy=1.0, measured=True)
     trust = np.clip(share, 0.02, 1.0) * np.sqrt(np.maximum(1 - blur**2, 0.05))
     plain = weighted_inverse(c, state.slope_weights(usual))
-    misfit = _misfit(ask, state, directions, weights, (slopes, usual), plain)
+    misfit, missed = _misfit(ask, state, directions, weights, (slopes, usual), plain)
     inverse = np.linalg.solve(mixing, plain / trust[:, None])
     error = float(np.linalg.norm(inverse @ (slopes * weights), 2)) * math.sqrt((n - r) / len(directions))
     # Rounded answers may happen not to differ at all: then what their rounding can hide is the error.
     largest = float(np.linalg.norm(inverse, 2))
     hidden = largest * math.sqrt(2 * (n - r) * np.mean(weights**2)) / usual
-    spread = largest * math.sqrt(n - r) * misfit
+    spread = math.sqrt(n - r) * max(largest * misfit, missed)
     stated = min(1.0, SAFETY * max(error, HIDDEN * hidden, HIDDEN * spread) + 4 * n * np.finfo(float).eps)
     if not math.isfinite(stated):
         stated = 1.0
@@ -119,21 +119,34 @@ def _misfit(
     weights: Float[np.ndarray, " s"],
     sketched: tuple[Float[np.ndarray, "Nm s"], float],
     inverse: Float[np.ndarray, "r Nm"],
-) -> float:
-    """Root mean square slope along the directions that no error of the span explains, at old and fresh places."""
+) -> tuple[float, float]:
+    """Root mean square slope along the directions that no error of the span explains, at old and fresh places.
+
+    Returns:
+        It, and as a share of the gradient, outputs weighing alike: what a direction that is left out has there, which
+        more places do not make less.
+    """
     c = state.gradients[1]  # type: ignore[index]
     slopes, usual = sketched
     error = inverse @ slopes
-    squares = float(np.sum((state.slope_weights(usual) * (slopes - c @ error) * weights) ** 2))
+    left = [state.slope_weights(usual) * (slopes - c @ error) * weights]
+    inside = [state.slope_weights(usual) * c]
     count = max(0, len(c) - state.rank)
     fresh = ask.heard(ask.draw(math.ceil(SPARE / ask.oracle.m), state.steps.margin))
     places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
         there = replace(state, gradients=(places, rows))
         beside, usual = _sketch(ask, there, directions)
-        squares += float(np.sum((there.slope_weights(usual) * (beside - rows @ error) * weights) ** 2))
+        left.append(there.slope_weights(usual) * (beside - rows @ error) * weights)
+        inside.append(there.slope_weights(usual) * rows)
         count += len(rows)
-    return math.sqrt(squares / (max(count, 1) * len(directions)))
+    squares, size = (
+        np.sum(np.square(np.vstack(parts)).reshape(-1, ask.oracle.m, parts[0].shape[1]), axis=(0, 2))
+        for parts in (left, inside)
+    )
+    alive = size > 1e-6 * size.max()
+    share = squares[alive] / size[alive] / len(directions) if alive.any() else np.zeros(1)
+    return math.sqrt(float(squares.sum()) / (max(count, 1) * len(directions))), math.sqrt(float(share.mean()))
 
 
 def _aligned(state: State) -> State:

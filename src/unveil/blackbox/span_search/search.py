@@ -223,6 +223,12 @@ def _hiding(state: State) -> bool:
     return state.doubted / state.typical > max(floor, 4 * OVERLOOKED * _row_error(state))
 
 
+def _share(state: State) -> float:
+    """Share of the gradient along the complement at the points that confirmed the span; 0 where it is noise."""
+    n = state.known.n
+    return state.outside / state.typical * math.sqrt((n - state.rank) / n) if state.excess > EXCESS else 0.0
+
+
 def _unexplained(state: State) -> bool:
     """Whether answers changed along the complement by more than noise and more than the stated accuracy explains."""
     error = state.typical * math.sqrt(state.known.n) * state.accuracy
@@ -252,12 +258,15 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
     if state.full and not state.unsettled and state.measured and state.accuracy == 0:
         return replace(state, outcome=Outcome.full_rank)
     if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state):
-        if _unexplained(state):  # by the span as it was before it was refined for the last time, perhaps
+        if _share(state) > state.accuracy:  # of the span as it was before it was refined for the last time, perhaps
             with Booked(ledger, stages, "confirmation"):
                 state, more = confirm(ask, replace(state, confirmed=0, excess=0.0), BATCH)
             if len(more):
                 state = replace(state, unsettled=True)
-        if not state.unsettled and not _unexplained(state):
+        settled = not state.unsettled and not _unexplained(state)
+        # A direction that is left out turns the span by the share of the gradient that it holds.
+        state = replace(state, accuracy=max(state.accuracy, SAFETY * _share(state)))
+        if settled and state.accuracy <= goal.accuracy:
             return replace(state, outcome=Outcome.complete)
     if ask.oracle.grid is None:
         with Booked(ledger, stages, "measuring"):
