@@ -53,6 +53,16 @@ class Factored:
         """Of the rows of `left` with each other, where these are few enough."""
         return None if self.left is None or len(self.left) > MOST_PRODUCTS else self.left @ self.left.T
 
+    @cached_property
+    def left_single(self) -> Float[np.ndarray, "m g"] | None:
+        """`left` in single precision."""
+        return None if self.left is None else self.left.astype(np.float32)
+
+    @cached_property
+    def left_products_single(self) -> Float[np.ndarray, "m m"] | None:
+        """`left_products` in single precision."""
+        return None if self.left_products is None else self.left_products.astype(np.float32)
+
     def solve(self, v: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N n"]:
         """For each row v in the range of `scaled`, the u (in the layer's own units) with `weights @ u = v / row`."""
         u = np.empty((len(v), len(self.column)))

@@ -22,13 +22,14 @@ from scipy.optimize import nnls
 from unveil.whitebox.null_space import Factored, null_space
 
 _NEWTON = 60
+_REFINEMENTS = 6
 # Multipliers all above this are believed in single precision, and once projected again above half of it.
 BOUNDED = 1e-3
 # A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
 # boundedness with |w| below 1e12 |w_Z| exists, i.e. none that float64 could tell from rounding.
 _OUTSIDE = 1e-12
-# Largest |w| / min w_Z believed of normal equations, and of Householder QR.
-_NORMAL, _HOUSEHOLDER = 1e6, 1e13
+# Largest |w| / min w_Z believed of normal equations, in single precision and in double, and of Householder QR.
+_SINGLE, _NORMAL, _HOUSEHOLDER = 1e4, 1e6, 1e13
 
 
 @dataclass(frozen=True)
@@ -139,45 +140,101 @@ def _newton_steps(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.ndar
     # f^2 / 2 is piecewise quadratic: Newton's method with an exact line search ends after finitely many steps.
     start, v[i] = v[i].copy(), 0.0
     basis = layer.left
-    if basis is None:
+    if basis is None or layer.left_single is None:
         return False
-    rows = basis[silent]
-    t = start @ basis
+    # In single precision, where what ends it is believed once it holds in double; else in double from there.
+    single = _Descent.of(layer.left_single, layer.left_products_single, silent)
+    t, left = single.descended(start.astype(np.float32) @ layer.left_single, 1e-4)
+    rows, t = basis[silent], t.astype(float)
+    if _ended(basis, rows, single, t, left, w, v, i):
+        return True
+    double = _Descent.of(basis, layer.left_products, silent)
+    t, left = double.descended(t, 1e-9)
+    return _ended(basis, rows, double, t, left, w, v, i)
+
+
+def _ended(  # noqa: PLR0913 - the state of one search
+    basis: np.ndarray,
+    rows: np.ndarray,
+    descent: _Descent,
+    t: np.ndarray,
+    left: np.ndarray | None,
+    w: np.ndarray,
+    v: np.ndarray,
+    i: int,
+) -> bool:
+    """Whether Newton's method came to a direction to infinity, or to multipliers that prove that there is none."""
+    if left is not None:
+        return _accept_direction(descent, rows[descent.short], left.astype(float), v, i)
     here = rows @ t
-    among, held_products = np.flatnonzero(silent), layer.left_products
-
-    def products(short: np.ndarray) -> np.ndarray | None:
-        some = among[short]
-        return None if held_products is None else held_products[some[:, None], some]
-
-    gram, held = np.zeros((rows.shape[1],) * 2), np.zeros(len(rows), bool)
-    for _ in range(_NEWTON):
-        short = here < 1
-        if not short.any():
-            break
-        part, gap = rows[short], 1 - here[short]
-        if part.shape[0] >= part.shape[1]:
-            # From one step to the next few rows come and go.
-            gram, held = _with_rows(gram, rows, held, short), short
-            step = _solved(gram, part.T @ gap)
-        else:
-            step = _least_squares_step(part, gap, products(short))
-        if step is None:
-            return False
-        along = rows @ step
-        left = gap - along[short]
-        if left.max() > 0.5 and left.min() >= -1e-9 * left.max():
-            return _accept_direction(layer, silent, short, np.maximum(left, 0), part, v, i)
-        length = _exact_line_search(1 - here, along)
-        if length <= 0:
-            return False
-        t, here = t + length * step, here + length * along
-        if here.min() > 1e-3:
-            break
-    if here.min(initial=np.inf) * _NORMAL > np.linalg.norm(t):
+    if here.min(initial=np.inf) * (_NORMAL if descent.rows.dtype == np.float64 else _SINGLE) > np.linalg.norm(t):
         w[i] = (basis @ t) / here.min()
         return True
     return False
+
+
+@dataclass(eq=False)
+class _Descent:
+    """Newton's method for one pattern, in the precision of the basis.
+
+    Attributes:
+        rows: The basis's rows of silent neurons.
+        among: Which neurons these are.
+        products: Of all rows with each other; None where these are too many.
+        short: Of the last step, which rows were short of 1.
+        gram: `rows[short].T @ rows[short]`, where as many rows as columns are short.
+        factor: Its Cholesky factor.
+    """
+
+    rows: np.ndarray
+    among: np.ndarray
+    products: np.ndarray | None
+    short: np.ndarray
+    gram: np.ndarray
+    factor: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, basis: np.ndarray, products: np.ndarray | None, silent: np.ndarray) -> _Descent:
+        g = basis.shape[1]
+        return cls(
+            basis[silent], np.flatnonzero(silent), products, np.zeros(silent.sum(), bool), np.zeros((g, g), basis.dtype)
+        )
+
+    def descended(self, t: np.ndarray, negative: float) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where it ends, and, if that is at a direction to infinity, the gaps of `short` rows, none below zero by more
+        than the share `negative` of the largest."""
+        rows = self.rows
+        here = rows @ t
+        for _ in range(_NEWTON):
+            short = here < 1
+            if not short.any():
+                break
+            part, gap = rows[short], 1 - here[short]
+            step = self._step(short, part, gap)
+            if step is None:
+                break
+            along = rows @ step
+            left = gap - along[short]
+            if left.max() > 0.5 and left.min() >= -negative * left.max():
+                return t + step, np.maximum(left, 0) if len(left) >= len(t) else None
+            length = _exact_line_search(1 - here, along)
+            if length <= 0:
+                break
+            t, here = t + length * step, here + length * along
+            if here.min() > 1e-3:
+                break
+        return t, None
+
+    def _step(self, short: np.ndarray, part: np.ndarray, gap: np.ndarray) -> np.ndarray | None:
+        if part.shape[0] < part.shape[1]:
+            some = self.among[short]
+            products = part @ part.T if self.products is None else self.products[some[:, None], some]
+            _, step = _solved(products, gap)
+            return None if step is None else np.asarray(step @ part)
+        # From one step to the next few rows come and go.
+        self.gram, self.short = _with_rows(self.gram, self.rows, self.short, short), short
+        self.factor, step = _solved(self.gram, gap @ part)
+        return step
 
 
 def _with_rows(gram: np.ndarray, rows: np.ndarray, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -188,35 +245,32 @@ def _with_rows(gram: np.ndarray, rows: np.ndarray, held: np.ndarray, wanted: np.
     return np.asarray(gram + come.T @ come - gone.T @ gone)
 
 
-def _least_squares_step(part: np.ndarray, gap: np.ndarray, products: np.ndarray | None = None) -> np.ndarray | None:
-    if part.shape[0] >= part.shape[1]:
-        return _solved(part.T @ part, part.T @ gap)
-    step = _solved(part @ part.T if products is None else products, gap)
-    return None if step is None else np.asarray(part.T @ step)
-
-
-def _solved(gram: np.ndarray, right: np.ndarray) -> np.ndarray | None:
+def _solved(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     # A ridge at rounding level: with it a nearly singular system gives a poor step, not a failure.
     gram = gram.copy()
-    gram.ravel()[:: len(gram) + 1] += 1e-14 * max(1.0, float(np.trace(gram)))
+    ridge = 1e-14 if gram.dtype == np.float64 else 1e-6
+    gram.ravel()[:: len(gram) + 1] += ridge * max(1.0, float(np.trace(gram)))
     # Its transpose, as it is symmetric: LAPACK wants columns, and would be given a copy.
-    _, solution, info = linalg.lapack.dposv(gram.T, right, lower=1, overwrite_a=1)
-    return None if info else np.asarray(solution)
+    solve = linalg.lapack.dposv if gram.dtype == np.float64 else linalg.lapack.sposv
+    factor, solution, info = solve(gram.T, right, lower=1, overwrite_a=1)
+    return (None, None) if info else (factor, np.asarray(solution))
 
 
-def _accept_direction(  # noqa: PLR0913 - the state of one search
-    layer: Factored, silent: np.ndarray, short: np.ndarray, left: np.ndarray, part: np.ndarray, v: np.ndarray, i: int
-) -> bool:
-    # One refinement removes what the normal equations lost; then the residual decides.
-    left = left / np.linalg.norm(left)
-    step = _least_squares_step(part, left) if part.shape[0] >= part.shape[1] else None
-    if step is None:
+def _accept_direction(descent: _Descent, part: np.ndarray, left: np.ndarray, v: np.ndarray, i: int) -> bool:
+    # A few refinements remove what the normal equations lost; then the residual decides.
+    if descent.factor is None:
         return False
-    left = left - part @ step
+    solve = linalg.lapack.dpotrs if descent.factor.dtype == np.float64 else linalg.lapack.spotrs
+    for _ in range(_REFINEMENTS):
+        left = left / np.linalg.norm(left)
+        outside = left @ part
+        if np.linalg.norm(outside) <= 2 * np.finfo(float).eps:
+            break
+        left = left - part @ solve(descent.factor, outside, lower=1)[0]
     if left.min() < -_OUTSIDE or np.linalg.norm(left @ part) > _OUTSIDE * np.linalg.norm(left):
         return False
-    full = np.zeros(len(silent))
-    full[np.flatnonzero(silent)[short]] = np.maximum(left, 0)
+    full = np.zeros(v.shape[1])
+    full[descent.among[descent.short]] = np.maximum(left, 0)
     v[i] = full
     return True
 
