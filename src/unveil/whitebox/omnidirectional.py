@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from unveil.whitebox.null_space import Factored, null_space
 
 _NEWTON = 60
-_REFINEMENTS = 6
+_REFINEMENTS = 12
 # Multipliers all above this are believed in single precision, and once projected again above half of it.
 BOUNDED = 1e-3
 # A direction is accepted if the part of it outside the range of Q is this small: then no certificate of
@@ -248,7 +248,7 @@ def _with_rows(gram: np.ndarray, rows: np.ndarray, held: np.ndarray, wanted: np.
 def _solved(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
     # A ridge at rounding level: with it a nearly singular system gives a poor step, not a failure.
     gram = gram.copy()
-    ridge = 1e-14 if gram.dtype == np.float64 else 1e-6
+    ridge = 1e-14 if gram.dtype == np.float64 else 1e-8
     gram.ravel()[:: len(gram) + 1] += ridge * max(1.0, float(np.trace(gram)))
     # Its transpose, as it is symmetric: LAPACK wants columns, and would be given a copy.
     solve = linalg.lapack.dposv if gram.dtype == np.float64 else linalg.lapack.sposv
