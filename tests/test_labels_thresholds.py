@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import unveil as uv
+from unveil.identification.from_labels.standing import none_stands
 
 
 def test_a_forest_is_told_from_a_network_within_a_thousand_labels() -> None:
@@ -53,3 +54,25 @@ def test_a_boundary_without_a_flat_piece_ends_early() -> None:
     assert found.network is None
     assert found.queries < 20_000
     assert any("flat" in reason or "bends" in reason for reason in found.why)
+
+
+def test_hyperplanes_of_a_first_layer_stand_and_those_of_a_tessellation_do_not() -> None:
+    """Of a network every face ends at a first layer's hyperplane; of neighbours those that bends agree on go on."""
+    assert none_stands(np.full(10, 6), np.full(10, 12))
+    assert not none_stands(np.array([9, *[1] * 9]), np.array([0, *[8] * 9]))
+    assert not none_stands(np.array([3, 3]), np.array([4, 4]))  # too few looks to tell
+    assert none_stands(np.array([4, *[1] * 9]), np.array([1, *[8] * 9]))
+
+
+def test_neighbours_end_long_before_the_labels_do() -> None:
+    """Twelve points of each of two classes in four dimensions: the nearest one's class."""
+    rng = np.random.default_rng(0)
+    points, classes = rng.standard_normal((24, 4)), np.arange(24) % 2
+    oracle = uv.as_oracle(
+        lambda x: classes[np.linalg.norm(x[:, None] - points, axis=2).argmin(axis=1)], shape=4, answers="labels"
+    )
+    found = uv.identify(oracle, uv.HardLabels(most=400_000), rng=rng)
+    assert found.network is None
+    assert found.outcome is uv.Outcome.check_failed
+    assert found.queries < 200_000
+    assert len(found.stats["rows_read"][0]) == 0

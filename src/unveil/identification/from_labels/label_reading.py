@@ -194,7 +194,8 @@ class LabelReading:
                         f"At none of {search.lost} places where the label changes is the boundary flat, however close "
                         "one looks: no network of ReLU."
                         if search.barren
-                        else "The boundary bends, but not at hyperplanes: no network of ReLU."
+                        else "The boundary bends, but at no hyperplanes that hold elsewhere: no network of ReLU, or a "
+                        "very deep one. Where neighbours vote (kNN) it is like that."
                     )
                     return Outcome.check_failed
                 search.suppose()

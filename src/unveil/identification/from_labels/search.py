@@ -14,7 +14,8 @@ from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agr
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import Sections
-from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, sharpened
+from unveil.identification.from_labels.standing import AGAIN, bends_allowed, none_stands
+from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, looks, sharpened
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 AT_ONCE = 2
@@ -31,9 +32,6 @@ ROUNDS = 60
 
 BENDING = 0.3
 """Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance."""
-
-HOPELESS, EACH_COORDINATE = 5_000, 2_000
-"""Labels, and so many more for each coordinate, spent on bends of the boundary before one must be a hyperplane's."""
 
 BARREN = 48
 """Boundary points without a flat piece, before there is taken to be none."""
@@ -84,6 +82,8 @@ class HyperplaneSearch:
         self.gap = np.empty(0)
         self.opened = np.empty(0, dtype=bool)
         self.ended, self.passed = nothing.copy(), nothing.copy()
+        # Ends and passes from faces all over the boundary, when last asked.
+        self.looked, self.due, self.refuted = np.zeros((2, 0), dtype=int), 0.0, False
         self.supposed = 0
         self.behind_first = False
         self.stages: dict[str, int] = {}
@@ -127,6 +127,7 @@ class HyperplaneSearch:
         self.edges, self.through, self.behind_first = self.bends(first), [], True
         self.planes = first
         self.ended, self.passed = np.zeros(len(first), dtype=int), np.zeros(len(first), dtype=int)
+        self.looked = np.zeros((2, len(first)), dtype=int)
         end = self.chart.ledger.asked + labels
         while self.chart.ledger.asked < end:
             fresh = self._new_faces()
@@ -145,11 +146,25 @@ class HyperplaneSearch:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the boundary bends again and again and no hyperplane was met: no rectifiers do that."""
+        """Whether the boundary bends again and again, and at no hyperplane that holds elsewhere, too."""
+        return self.refuted or (not len(self.planes) and not self.behind_first and self._bends > 1)
+
+    @property
+    def _bends(self) -> float:
+        """What was spent on bends, in units of what it takes at most until some agree."""
         spent = sum(self.stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-        # Where normals are coarse it takes many more bends before some are seen to agree.
-        least = (HOPELESS + EACH_COORDINATE * self.chart.n) * (1 if self.precision.normal < ROUGH else 8)
-        return not len(self.planes) and not self.behind_first and spent > least
+        return spent / bends_allowed(self.chart.n, coarse=self.precision.normal >= ROUGH)
+
+    def _doubt(self) -> None:
+        """Now and then look from faces all over whether the hyperplanes met are any."""
+        if self.behind_first or not self._bends > max(1.0, self.due):
+            return
+        self.due = AGAIN * self._bends
+        # Of its own draws, so that a search that nothing is wrong with goes on as it would.
+        rng = self.rng.spawn(1)[0]
+        self.looked = looks(self.side, self.chart, self.faces, self.planes, self.precision, rng)
+        self.book("doubt")
+        self.refuted = none_stands(*self.looked)
 
     @property
     def barren(self) -> bool:
@@ -164,12 +179,17 @@ class HyperplaneSearch:
     @property
     def deeper(self) -> bool:
         """Whether hyperplanes are bent, which those of a first layer are not."""
-        return int(bent(self.ended, self.passed).sum()) >= max(5, int(BENDING * len(self.planes)))
+        many = max(5, int(BENDING * len(self.planes)))
+        return not self.refuted and int(bent(*self._met()).sum()) >= many
 
     def likely(self) -> Hyperplanes:
         """Hyperplanes that walks speak for."""
-        good = (self.ended >= ENOUGH) & (self.passed <= SHARE * self.ended)
-        return self.planes[np.flatnonzero(good)].distinct()
+        ended, passed = self._met() * (not self.refuted)
+        return self.planes[np.flatnonzero((ended >= ENOUGH) & (passed <= SHARE * ended))].distinct()
+
+    def _met(self) -> Int[np.ndarray, "2 k"]:
+        """How often each hyperplane was met as an end, and how often the boundary went on behind it."""
+        return np.stack([self.ended, self.passed]) + self.looked
 
     def book(self, stage: str) -> None:
         """Book what was asked since the last call."""
@@ -257,6 +277,7 @@ class HyperplaneSearch:
         self.planes = self.planes.added(normal, edge.z, error)
         self.through.append(edge)
         self.ended, self.passed = np.append(self.ended, 0), np.append(self.passed, 0)
+        self.looked = np.pad(self.looked, ((0, 0), (0, 1)))
         self.edges = [other for other in self.edges if other is not edge]
         self._drop()
 
@@ -292,7 +313,7 @@ class HyperplaneSearch:
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]
         self.through = [self.through[i] for i in keep]
-        self.ended, self.passed = self.ended[keep], self.passed[keep]
+        self.ended, self.passed, self.looked = self.ended[keep], self.passed[keep], self.looked[:, keep]
 
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""
@@ -324,6 +345,7 @@ class HyperplaneSearch:
             self.opened[i] = True
             if any(edge.shares(self.z[i : i + 1], self.error[i : i + 1])[0] for edge in self.edges):
                 continue
+            self._doubt()
             new, edge = self._edge(i)
             self.book("edges")
             fresh.append(new)

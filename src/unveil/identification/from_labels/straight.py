@@ -43,11 +43,22 @@ def straight(
 
     Queries: at most 4 for each hyperplane and each of `FACES` faces
     """
-    good = np.zeros(len(planes), dtype=bool)
+    ended, passed = looks(side, chart, faces, planes, precision, rng)
+    return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
+
+
+def looks(
+    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+) -> Int[np.ndarray, "2 k"]:
+    """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
+
+    Queries: as of `straight`
+    """
+    told = np.zeros((2, len(planes)), dtype=int)
     for i in range(len(planes)):
         ended, passed = _looked_at(side, chart, faces, planes, i, precision, rng)
-        good[i] = len(ended) >= ENOUGH and passed <= SHARE * len(ended)
-    return good
+        told[:, i] = len(ended), passed
+    return told
 
 
 def sharpened(

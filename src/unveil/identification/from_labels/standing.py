@@ -1,0 +1,44 @@
+"""Whether hyperplanes met hold anywhere else: a boundary can bend for ever at none, as where neighbours vote (kNN)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Int
+
+FEW, EACH_COORDINATE, COARSE = 5_000, 2_000, 8
+"""Labels spent on bends, and so many more for each coordinate, before one must be a hyperplane's. Where normals are
+coarse it is so many times as many: it takes more bends before some are seen to agree."""
+
+AGAIN = 1.25
+"""So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over."""
+
+CLEAN, ALLOWED = 4, 8
+"""A hyperplane stands that so many faces end at, while at most one in so many goes on behind it."""
+
+LOOKS, LEAST = 64, 0.1
+"""So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer."""
+
+
+def bends_allowed(coordinates: int, *, coarse: bool) -> int:
+    """Labels that may be spent on bends before hyperplanes met must hold.
+
+    Queries: `0`
+    """
+    return (FEW + EACH_COORDINATE * coordinates) * (COARSE if coarse else 1)
+
+
+def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> bool:
+    """Whether hardly any of the hyperplanes met, looked at from faces all over the boundary, is a first-layer neuron's.
+
+    The boundary bends wherever it meets a first layer's hyperplane. One that a few bends agree on by chance, or where
+    several cells of a tessellation meet, goes on straight nowhere else.
+
+    Args:
+        ended: Faces that end at each hyperplane.
+        passed: Faces that go on behind each.
+
+    Queries: `0`
+    """
+    stands = (ended >= CLEAN) & (ALLOWED * passed <= ended)
+    looks = int(ended.sum() + passed.sum())
+    return looks >= LOOKS and float(ended[stands].sum()) < LEAST * looks
