@@ -122,11 +122,15 @@ class DeepReading:
             return Outcome.approximate
         network, labels = deep.model.network(chart), tuple(int(c) for c in deep.model.classes)
         x = fresh_points(network, labels, self.oracle, CHECKS, self.rng)
+        if not len(x):
+            self.why.append("Two hidden layers were fitted, but there was no fresh point to judge them by.")
+            self.deep = None
+            return Outcome.approximate
         wrong = self.oracle.predictions(self.oracle(x)) != network_labels(network, labels, x)
         self.search.book("check")
         self.error = float(wrong.mean())
         self.figures |= {"rms": deep.rms, "missed": deep.missed, "error": deep.error, "open": deep.open}
-        if self.error > self.accept:
+        if not self.error <= self.accept:
             self.why.append(f"Two hidden layers were fitted, but {self.error:.1%} of fresh labels differ.")
             self.deep = None
             return Outcome.approximate

@@ -333,7 +333,7 @@ class LabelReading:
         told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")
-        share = float(wrong.mean()) if len(x) else 0.0
+        share = float(wrong.mean()) if len(x) else np.inf
         lacking = self.seen.lacking(labels)
         return share, np.concatenate([x[wrong], lacking]) if share > self.method.accept or len(lacking) else x[:0]
 

@@ -100,9 +100,9 @@ def _in_all_inputs(model: DeepLabelModel, pool: Pool, everywhere: Pool) -> tuple
         side, replace(at, x=at.x @ inside.basis, along=at.along @ inside.basis, width=width), precision.cell
     )
     faces, rows = faces_at(side, found, precision, precision.step, pool.rng)
-    by_sums = _sensitivity(model, at[rows])
     if len(rows) < len(model.inner):
         return None
+    by_sums = _sensitivity(model, at[rows])
     # In the subspace the normal's length is known.
     expected = by_sums @ model.inner
     seen = faces.normal @ inside.basis.T

@@ -16,7 +16,8 @@ def parallel(edge: Edge, faces: Faces) -> tuple[Float[np.ndarray, " d"], float] 
     else tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face.
 
     Returns:
-        The unit normal and its error; None where no face or more than one is parallel to such a hyperplane.
+        The unit normal and its error, per coordinate as those of the faces; None where no face or more than one is
+        parallel to such a hyperplane.
 
     Queries: `0`
     """
@@ -30,6 +31,11 @@ def parallel(edge: Edge, faces: Faces) -> tuple[Float[np.ndarray, " d"], float] 
     rows = np.flatnonzero(inside)
     if not len(rows) or apart(angle[rows], angle[rows[0]]).max() > fuzz[rows].max():
         return None
-    normal = edge.at(float(angle[rows[0]]))
-    toward = np.sign(normal @ (faces.x[rows[0]] - edge.z)) or 1.0
-    return toward * normal, float(fuzz[rows[0]]) / 20
+    best = rows[faces.error[rows].argmin()]
+    t = float(angle[best])
+    normal = edge.at(t)
+    toward = np.sign(normal @ (faces.x[best] - edge.z)) or 1.0
+    # With w the angle between the edge's normals u and v it is (sin(w - t) u + sin(t) v) / sin w: what errors of u and
+    # v, `rough sin w` each, turn it by out of the plane that they span. Within that plane the face's own error does.
+    out_of_plane = edge.rough * np.hypot(np.sin(edge.angle - t), np.sin(t))
+    return toward * normal, float(np.hypot(out_of_plane, faces.error[best]))

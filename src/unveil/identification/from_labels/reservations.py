@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from unveil.identification.from_labels.completion import Completed
 from unveil.identification.from_labels.deep_reading import LOOSE
 
@@ -12,9 +14,12 @@ def reservations(found: Completed) -> list[str] | None:
     Queries: `0`
     """
     said = []
-    loose = len(found.model.inner) > 0 and not found.figures.get("error", 0.0) <= LOOSE
+    # An error that nothing measured vouches for nothing.
+    error = found.figures.get("error", np.inf)
+    loose = len(found.model.inner) > 0 and not error <= LOOSE
     if loose:
-        said.append(f"Some numbers are known to {found.figures['error']:.0e} only.")
+        known = f"to {error:.0e} only" if np.isfinite(error) else "to no accuracy that was measured"
+        said.append(f"Some numbers are known {known}.")
     strayed = found.figures.get("strayed", 0)
     if strayed:
         said.append(f"{strayed} boundary points met on the way lie off the network's boundaries.")

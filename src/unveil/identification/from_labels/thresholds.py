@@ -64,6 +64,8 @@ def _single(
 ) -> tuple[np.ndarray, Int[np.ndarray, " N"]]:
     """Whether each boundary is a single input's, and which one's."""
     count, n = at.x.shape
+    if not count:
+        return np.empty(0, dtype=bool), np.empty(0, dtype=int)
     move = precision.step / AWAY * at.along
     before, behind = at.x - move, at.x + move
     rows = np.arange(count)

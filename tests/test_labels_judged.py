@@ -1,0 +1,147 @@
+"""What a network from labels is held to: fresh points, how exactly its numbers are known, and single inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from tests.helpers import Weights, random_weights, relu_net
+from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.from_labels import deep_reading, label_reading
+from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.completion import Completed
+from unveil.identification.from_labels.deep_completion import Deep
+from unveil.identification.from_labels.deep_model import DeepLabelModel
+from unveil.identification.from_labels.deep_reading import DeepReading
+from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.label_reading import LabelReading
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.reservations import reservations
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.thresholds import thresholds
+from unveil.whitebox.activation import activation
+
+
+def labels_of(weights: Weights) -> Oracle:
+    net = relu_net(weights)
+    return uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=weights[0][0].shape[1], answers="labels")
+
+
+def deep_of(weights: Weights) -> Deep:
+    (a, b), (w, c), (v, d) = weights
+    classes = np.arange(len(d))
+    behind = LabelModel(w, c, v, np.zeros((len(d), len(b))), d, classes, activation("relu"))
+    return Deep(DeepLabelModel(a, b, behind, classes), 1e-12, 0.0, 1e-9, 0, 0)
+
+
+def reading(oracle: Oracle, deep: Deep) -> tuple[DeepReading, Chart]:
+    chart = Chart(oracle, np.zeros(oracle.n), 1.0, None)
+    side, rng = Side(chart), np.random.default_rng(0)
+    pool = Pool(side, chart, 1.0, np.empty((0, oracle.n)), rng)
+    search = HyperplaneSearch(side, chart, pool, Precision.of(chart.digits), rng)
+    first = Hyperplanes(deep.model.inner, deep.model.bias, np.zeros(len(deep.model.bias)))
+    return DeepReading(search, first, 1e-8, 0.01, oracle, rng), chart
+
+
+WEIGHTS = random_weights((6, 5, 4, 3), np.random.default_rng(3), bias=0.3)
+
+
+def test_two_hidden_layers_are_complete_where_fresh_labels_agree_and_nothing_is_open() -> None:
+    true = deep_of(WEIGHTS)
+    judge, chart = reading(labels_of(WEIGHTS), true)
+    assert judge.judge(true, chart) is uv.Outcome.complete
+    assert judge.error == 0
+    for doubtful in (replace(true, open=1), replace(true, strayed=1), replace(true, error=np.nan)):
+        judge, chart = reading(labels_of(WEIGHTS), true)
+        assert judge.judge(doubtful, chart) is uv.Outcome.approximate
+        assert judge.deep is not None
+
+
+def test_two_hidden_layers_with_other_labels_are_not_handed_out() -> None:
+    true = deep_of(WEIGHTS)
+    other = random_weights((6, 5, 4, 3), np.random.default_rng(4), bias=0.3)
+    judge, chart = reading(labels_of(other), true)
+    assert judge.judge(true, chart) is uv.Outcome.approximate
+    assert judge.deep is None
+    assert judge.error > 0.01
+
+
+def test_what_no_fresh_point_judged_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    true = deep_of(WEIGHTS)
+    monkeypatch.setattr(deep_reading, "fresh_points", lambda *_: np.empty((0, 6)))
+    judge, chart = reading(labels_of(WEIGHTS), true)
+    assert judge.judge(true, chart) is uv.Outcome.approximate
+    assert judge.deep is None
+    assert judge.error == np.inf
+    assert any("no fresh point" in reason for reason in judge.why)
+
+
+def test_one_hidden_layer_that_no_fresh_point_judged_is_not_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
+    oracle = labels_of(weights)
+    monkeypatch.setattr(label_reading, "fresh_points", lambda *_: np.empty((0, 4)))
+    read = LabelReading(uv.HardLabels(), oracle, np.random.default_rng(0))
+    read.chart = Chart(oracle, np.zeros(4), 1.0, None)
+    model = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))
+    read.best = Completed(model, 1e-12, True, (), {"error": 1e-9})
+    error, wrong = read._check()
+    assert error == np.inf
+    assert not len(wrong)
+    assert read._end(uv.Outcome.complete, error).outcome is uv.Outcome.check_failed
+
+
+def test_numbers_that_are_vague_or_open_or_of_no_measured_error_are_told() -> None:
+    weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
+    model = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))
+    known = Completed(model, 1e-12, True, (), {"error": 1e-9})
+    assert reservations(known) is None
+    for figures, word in (({"error": 1e-3}, "1e-03"), ({}, "measured"), ({"error": np.nan}, "measured")):
+        said = reservations(replace(known, figures=figures))
+        assert said is not None
+        assert any(word in each for each in said)
+    assert reservations(replace(known, figures={"error": 1e-9, "open": 2})) == []
+    strayed = reservations(replace(known, figures={"error": 1e-9, "strayed": 3}))
+    assert strayed is not None
+    assert "3 boundary points" in strayed[0]
+    carried = replace(model, affine=np.eye(3, 4))
+    assert reservations(replace(known, model=carried)) == []
+
+
+def pool_of(label: object, n: int) -> tuple[Pool, Precision, np.random.Generator]:
+    rng = np.random.default_rng(0)
+    chart = Chart(uv.as_oracle(label, shape=n, answers="labels"), np.zeros(n), 1.0, None)  # type: ignore[arg-type]
+    pool = Pool(Side(chart), chart, 1.0, np.empty((0, n)), rng)
+    pool.draw()
+    return pool, Precision.of(chart.digits), rng
+
+
+def test_thresholds_met_are_those_of_the_rule_and_an_oblique_boundary_has_none() -> None:
+    values = np.array([-0.8, -0.4, 0.1, 0.5, -0.6, -0.1, 0.3, 0.7])
+
+    def rule(x: np.ndarray) -> np.ndarray:
+        return ((x[:, :1] > values[:4]).sum(axis=1) + (x[:, 2:3] > values[4:]).sum(axis=1)) % 2
+
+    met = thresholds(*pool_of(rule, 3))
+    assert met is not None
+    which, at = met
+    assert set(which.tolist()) == {0, 2}
+    for i, value in zip(which, at, strict=True):
+        assert np.abs((values[:4] if i == 0 else values[4:]) - value).min() < 1e-8
+    assert thresholds(*pool_of(lambda x: (x.sum(axis=1) > 0.1).astype(int), 3)) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_boundary_point_no_thresholds() -> None:
+    """Nothing is asked, and nothing averaged, where there is no boundary point."""
+    pool, precision, rng = pool_of(lambda x: (x[:, 0] > 0).astype(int), 3)
+    asked = pool.chart.ledger.asked
+    empty = SimpleNamespace(chart=pool.chart, side=pool.side, crossings=lambda *_: Crossings.none(3))
+    assert thresholds(empty, precision, rng) is None  # type: ignore[arg-type]
+    assert pool.chart.ledger.asked == asked
