@@ -18,6 +18,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
+from unveil.identification.piecewise_linear.many_layers_reading import behind_crowded, crowded
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.parallel_neurons import behind_parallel
@@ -82,9 +83,15 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         spent = too_many(len(found), state.frame.d)
         yield replace(state.ended(), spent=spent, network=None, error=np.inf)
         return
+    few = len(found) <= state.frame.d
+    if few and state.frame.free and crowded(found):
+        for now in behind_crowded(setup, state):
+            yield now
+        if len(now.layers) > 1 or now.network is not None:
+            return
+        # Nothing behind the first layer came out: there may be one wide layer rather than many.
     setting = _setting(setup, state, state.frame)
     stations: list[Station] = []
-    few = len(found) <= state.frame.d
     free = np.zeros(len(found), dtype=bool)
     if few:
         free = np.asarray(~dependent(found.rows).any(axis=1))

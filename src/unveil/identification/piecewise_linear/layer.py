@@ -27,6 +27,9 @@ BUNDLE = 3
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
+# So many times more of them where critical points of deeper layers are so many times as many as neurons: many layers
+# hide what moves before them.
+MANY, OFTEN = 5, 8
 # Part of a hyperplane's error that is expected at each of many places.
 PART = 0.5
 # Places among which a line that only missing neurons bend is laid.
@@ -148,6 +151,8 @@ def _moved(probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarr
     """The same where the directions that no row sees are known."""
     noise, rng = probe.noise, probe.rng
     tests = TESTS_IN_BOX if noise.exact and frame.within is not None else TESTS
+    if len(found.bent) > MANY * len(found):
+        tests *= OFTEN
     x = frame.sample(tests, rng) if frame.free else (frame.sample(tests, rng) + frame.sample(tests, rng)) / 2
     step = rng.standard_normal((tests, beyond.shape[1])) @ beyond.T @ frame.V.T
     y = x + np.minimum(0.9 * frame.room(x, step)[1], 1.0)[:, None] * step

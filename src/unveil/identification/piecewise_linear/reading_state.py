@@ -13,6 +13,7 @@ from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Layer,
 from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
+from unveil.identification.piecewise_linear.many_layers import ManyLayers
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.whitebox.network import Network
 
@@ -84,6 +85,7 @@ class Reading:
         wrong: Where it does not explain them.
         confirmed: How many rows of the first layer were met again at fresh places; these come first.
         deeper: What was read behind the first layer of exact answers, from where it can be read on.
+        many: The same where lines meet far more deeper neurons than such of the first layer.
         partial: Rows and biases of the next layer, of which not all neurons were read; up to sign.
         directions: Along how many directions of the inputs the network is being read first; 0 where along all.
         told: Of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met.
@@ -106,6 +108,7 @@ class Reading:
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0
     deeper: Deeper | None = None
+    many: ManyLayers | None = None
     partial: Layer | None = None
     directions: int = 0
     told: tuple[dict[str, int], ...] = ()

@@ -16,6 +16,7 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.many_layers_reading import along_all
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -73,6 +74,10 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         along = state
     few, first = along.network, along.first
     ended = replace(Reading.begun(setup, frame), directions=p, told=along.told, over=True, spent=True, why=along.why)
+    if few is None and along.many is not None:
+        lift = along.frame.after(*along.layers[0]).V
+        whole = along_all(setup.probe, directions, along.layers[0], along.many, lift)
+        return ended if whole is None else replace(ended, layers=(whole, *along.layers[1:]), partial=along.partial)
     if few is None or first is None or len(few.layers) < 2:
         return ended if along.spent else None
     few = _none_twice(inner, few)

@@ -1,0 +1,347 @@
+"""candidates: what may be neurons of the next layer, grown from single critical points without further questions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from unveil.blackbox.line import Line
+from unveil.identification.piecewise_linear.critical_point import Layer, along
+from unveil.identification.piecewise_linear.sightings import Sightings
+
+# Equations of a critical point hold to this besides so many times its error.
+AGREES, SIGMAS = 1e-6, 30.0
+# A critical point begins a neuron if its normal is known so well, and the active ones' normals are so independent.
+SHARP, APART = 1e-7, 1e-5
+# Most critical points that solve for a neuron's weights; most unknown ones that another one may bring in at a time.
+MOST, UNKNOWN = 60, 2
+# Critical points that begin a neuron at most, the most telling first, and so many in a row that begin none; a weight
+# larger than this is none.
+STARTS, BARREN, LARGEST = 2000, 700, 20.0
+# Values of a layer this much closer to zero than its inputs' size are zero, and neurons whose breakpoints explain it.
+ZERO = 1e-6
+# A neuron must be met so often, on so many lines, and at this share of the places where it should be.
+FEWEST, LINES, SHARE = 3, 3, 0.6
+# Two that differ by less, in one minus the cosine, are one.
+SAME = 1e-10
+# How near a breakpoint must be to where a neuron switches, relative to 1 + |t|; slopes that are none.
+NEAR, FLAT = 1e-5, 1e-7
+
+
+class Moves(NamedTuple):
+    """Values of the last of some layers at points, how they move with the point, and what of that is left."""
+
+    h: Float[np.ndarray, "N k"]
+    move: Float[np.ndarray, "N k d"]
+    rank: Int[np.ndarray, " N"]
+
+    @property
+    def on(self) -> Bool[np.ndarray, "N k"]:
+        """Which values are positive."""
+        return self.h > 0
+
+    @classmethod
+    def of(cls, layers: list[Layer], x: Float[np.ndarray, "N d"]) -> Moves:
+        """Behind these layers, every move in units of the largest one of its point."""
+        h, move = x, np.broadcast_to(np.eye(x.shape[1]), (len(x), x.shape[1], x.shape[1]))
+        for W, b in layers:
+            z = h @ W.T + b
+            move = (W @ move) * (z > 0)[:, :, None]
+            h = np.maximum(z, 0)
+        s = np.linalg.svd(move, compute_uv=False)
+        top = np.maximum(s[:, 0], 1e-300) if len(x) else np.ones(0)
+        return cls(h, move / top[:, None, None], (s > 1e-7 * top[:, None]).sum(axis=1))
+
+
+class Views(NamedTuple):
+    """Critical points behind the layers read that none of their neurons explains.
+
+    Attributes:
+        which: Of all sightings.
+        seen: What the layers make of them.
+        normal: Of the hyperplanes there.
+        error: Of these normals.
+        line: Where each was met.
+        along: (V, k) how much each value moves along the normal.
+        equations: (V, d + 1, k + 1) what is zero for weights and bias of a neuron that is zero there.
+    """
+
+    which: Int[np.ndarray, " V"]
+    seen: Moves
+    normal: Float[np.ndarray, "V d"]
+    error: Float[np.ndarray, " V"]
+    line: Int[np.ndarray, " V"]
+    along: Float[np.ndarray, "V k"]
+    equations: Float[np.ndarray, "V q p"]
+
+    @classmethod
+    def of(cls, sightings: Sightings, layers: list[Layer]) -> Views:
+        """Of all sightings."""
+        x, explained = sightings.x, np.zeros(len(sightings.x), dtype=bool)
+        h = x
+        for W, b in layers:
+            z = h @ W.T + b
+            size = (1 + np.linalg.norm(h, axis=1))[:, None] * np.linalg.norm(W, axis=1)
+            explained |= (np.abs(z) < ZERO * size).any(axis=1)
+            h = np.maximum(z, 0)
+        which = np.flatnonzero(~explained & (h > 0).any(axis=1))
+        seen, normal = Moves.of(layers, x[which]), sightings.normal[which]
+        D = seen.move.transpose(0, 2, 1)
+        along = np.einsum("vd,vdk->vk", normal, D)
+        D = D - normal[:, :, None] * along[:, None, :]
+        (count, d, k), far = D.shape, 1 + np.linalg.norm(seen.h, axis=1)
+        equations = np.zeros((count, d + 1, k + 1))
+        equations[:, :d, :k], equations[:, d, :k], equations[:, d, k] = D, seen.h / far[:, None], 1 / far
+        return cls(which, seen, normal, sightings.error[which], sightings.line[which], along, equations)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What may be a neuron `weights . h + bias`, up to sign, as far as it is known.
+
+    Attributes:
+        weights: (k,) of unit norm, zero where unknown.
+        bias: Its bias.
+        known: (k,) which weights are known.
+        members: (V,) critical points at which it is zero.
+        should: At how many places of the lines it should have been met, as far as all it sees there is known.
+        were: At how many of these it was.
+        lines: On how many lines.
+    """
+
+    weights: Float[np.ndarray, " k"]
+    bias: float
+    known: Bool[np.ndarray, " k"]
+    members: Bool[np.ndarray, " V"]
+    should: int = 0
+    were: int = 0
+    lines: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its weights are known."""
+        return bool(self.known.all())
+
+    @property
+    def theta(self) -> Float[np.ndarray, " p"]:
+        """Weights and bias."""
+        return np.append(self.weights, self.bias)
+
+
+def candidates(
+    sightings: Sightings, views: Views, layers: list[Layer], before: list[Candidate], old: int
+) -> list[Candidate]:
+    """What may be neurons of the next layer, the best known first.
+
+    A critical point at which no more values are active than move independently tells the weights for these. Others
+    that bring in few unknown ones, and agree, tell more of them.
+
+    Args:
+        sightings: All of them.
+        views: Those behind the layers.
+        layers: Read whole.
+        before: What came out for the first `old` views.
+        old: How many these were: what they could begin they have begun.
+    """
+    ways = Ways.of(layers, sightings.lines)
+    seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Candidate]()
+
+    def grow(begun: Candidate) -> None:
+        grown = _grown(begun, views)
+        if grown.members.sum() < FEWEST or len(set(views.line[grown.members].tolist())) < 2:
+            return
+        grown = ways.confirmed(grown)
+        if grown.should >= FEWEST and grown.lines >= LINES and grown.were >= SHARE * grown.should:
+            taken[grown.members] = True
+            out.append(grown)
+
+    for one in before:
+        grow(replace(one, members=np.append(one.members, np.zeros(len(taken) - len(one.members), dtype=bool))))
+    active = seen.on.sum(axis=1)
+    ready = np.flatnonzero(
+        (active <= seen.rank) & (active >= 2) & (views.error < SHARP) & (np.arange(len(active)) >= old)
+    )
+    barren = 0
+    for i in ready[np.argsort(-np.minimum(active[ready], 6) + np.log10(views.error[ready]) / 20)][:STARTS]:
+        begun = None if taken[i] else _start(views, int(i))
+        if begun is None:
+            continue
+        had = len(out)
+        grow(begun)
+        barren = 0 if len(out) > had else barren + 1
+        if barren > BARREN:
+            break
+    out.sort(key=lambda one: (-int(one.known.sum()), -one.were))
+    kept: list[Candidate] = []
+    for one in out:
+        if not any(_alike(one, other) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    both = np.append(one.known & other.known, True)
+    a, b = one.theta[both], other.theta[both]
+    return bool(both.sum() > 2 and abs(a @ b) > (1 - SAME) * np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def _start(views: Views, i: int) -> Candidate | None:
+    """The weights that one critical point tells alone."""
+    on, normal = views.seen.on[i], views.normal[i]
+    active = views.seen.move[i][on]
+    s = np.linalg.svd(active, compute_uv=False)
+    if s[-1] < APART * s[0]:
+        return None
+    part = np.linalg.lstsq(active.T, normal, rcond=None)[0]
+    if np.linalg.norm(active.T @ part - normal) > 10 * AGREES + 100 * views.error[i]:
+        return None
+    weights = np.zeros(len(on))
+    weights[on] = part / np.linalg.norm(part)
+    members = np.arange(len(views.which)) == i
+    return Candidate(weights, -float(weights @ views.seen.h[i]), on.copy(), members)
+
+
+def _grown(one: Candidate, views: Views) -> Candidate:
+    """With all critical points that agree."""
+    on = views.seen.on
+    while True:
+        unknown = on & ~one.known
+        counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
+        open_ = ~one.members & (shared >= 2)
+        left = -(views.equations @ one.theta)
+        for count in range(UNKNOWN + 1):
+            which = np.flatnonzero(open_ & (counts == count) & (views.seen.rank - count >= 2))
+            agree, told = _agree(one, views, which, left[which], unknown)
+            if agree.any():
+                break
+        else:
+            return one
+        if count:
+            # One at a time: the best known.
+            best = int(np.flatnonzero(agree)[views.error[which[agree]].argmin()])
+            weights = one.weights.copy()
+            weights[unknown[which[best]]] = told[best]
+            one = replace(one, weights=weights, known=one.known | unknown[which[best]])
+            which, agree = which[best : best + 1], agree[best : best + 1]
+        members = one.members.copy()
+        members[which[agree]] = True
+        one = _solved(replace(one, members=members), views)
+
+
+def _agree(
+    one: Candidate,
+    views: Views,
+    which: Int[np.ndarray, " C"],
+    left: Float[np.ndarray, "C q"],
+    unknown: Bool[np.ndarray, "V k"],
+) -> tuple[Bool[np.ndarray, " C"], Float[np.ndarray, "C u"]]:
+    """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these.
+
+    Args:
+        one: The candidate.
+        views: All critical points.
+        which: Those asked about.
+        left: What its weights leave of their equations.
+        unknown: Values active at each that it has no weights for.
+    """
+    if not len(which):
+        return np.zeros(0, dtype=bool), np.zeros((0, 0))
+    size, firm = views.along[which] @ one.weights, np.ones(len(which), dtype=bool)
+    j = np.nonzero(unknown[which])[1].reshape(len(which), -1)
+    told = np.zeros(j.shape)
+    if told.size:
+        A = np.take_along_axis(views.equations[which], j[:, None, :], axis=2)
+        # Half the digits are enough to tell whether they agree: normal equations, at a tenth of the time.
+        gram = np.einsum("cij,cik->cjk", A, A)
+        own = np.maximum(np.einsum("cjj->cj", gram), 1e-300)
+        firm = (np.linalg.det(gram) > 1e-8 * own.prod(axis=1)) & (own.min(axis=1) > 1e-8)
+        gram[~firm] = np.eye(j.shape[1])
+        told = np.linalg.solve(gram, np.einsum("cij,ci->cj", A, left)[:, :, None])[:, :, 0]
+        left = left - np.einsum("cij,cj->ci", A, told)
+        size = size + (np.take_along_axis(views.along[which], j, axis=1) * told).sum(axis=1)
+        firm &= np.abs(told).max(axis=1) < LARGEST
+    size, allowed = np.abs(size), AGREES + SIGMAS * views.error[which]
+    across = np.linalg.norm(left[:, :-1], axis=1) < allowed * np.maximum(size, 1e-6)
+    return firm & across & (np.abs(left[:, -1]) < allowed) & (size > 1e-7), told
+
+
+def equations_of(one: Candidate, views: Views) -> Float[np.ndarray, "Q p"]:
+    """Of its best known critical points, some for every known weight, in units of their errors."""
+    members = np.flatnonzero(one.members)
+    if len(members) > MOST:
+        best = members[np.argsort(views.error[members])[:MOST]]
+        cover = [members[views.seen.on[members, j]][:3] for j in np.flatnonzero(one.known)]
+        members = np.unique(np.concatenate([best, *cover]))
+    E = views.equations[members] / np.maximum(views.error[members], 1e-12)[:, None, None]
+    return np.asarray(E.reshape(-1, E.shape[2]))
+
+
+def _solved(one: Candidate, views: Views) -> Candidate:
+    which = np.append(np.flatnonzero(one.known), len(one.known))
+    E = equations_of(one, views)[:, which]
+    scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
+    theta = np.linalg.svd(np.linalg.qr(E / scale, mode="r"))[2][-1] / scale
+    theta /= np.linalg.norm(theta[:-1])
+    weights = np.zeros(len(one.known))
+    weights[which[:-1]] = theta[:-1]
+    turn = 1.0 if weights @ one.weights >= 0 else -1.0
+    return replace(one, weights=turn * weights, bias=turn * float(theta[-1]))
+
+
+class Ways(NamedTuple):
+    """What the layers read make of the lines: their values at both ends of every piece, on which they are linear.
+
+    Attributes:
+        start: Where each piece begins.
+        end: Where it ends.
+        before: The values at its beginning.
+        after: The values at its end.
+        line: On which line it lies.
+        breakpoints: Of each line.
+        flat: Of each piece of a line's answers, whether they stand still there: then no neuron shows.
+    """
+
+    start: Float[np.ndarray, " E"]
+    end: Float[np.ndarray, " E"]
+    before: Float[np.ndarray, "E k"]
+    after: Float[np.ndarray, "E k"]
+    line: Int[np.ndarray, " E"]
+    breakpoints: list[np.ndarray]
+    flat: list[np.ndarray]
+
+    @classmethod
+    def of(cls, layers: list[Layer], lines: tuple[Line, ...]) -> Ways:
+        """Of these lines."""
+        parts = [along(layers, each.base, each.direction, each.low, each.high) for each in lines]
+        slopes = [np.abs(each.slope).max(axis=1) / np.linalg.norm(each.direction) for each in lines]
+        still = FLAT * max(float(slope.max(initial=0)) for slope in slopes)
+        return cls(
+            np.concatenate([t[:-1] for t, _ in parts]),
+            np.concatenate([t[1:] for t, _ in parts]),
+            np.concatenate([h[:-1] for _, h in parts]),
+            np.concatenate([h[1:] for _, h in parts]),
+            np.repeat(np.arange(len(parts)), [len(t) - 1 for t, _ in parts]),
+            [each.t for each in lines],
+            [slope <= still for slope in slopes],
+        )
+
+    def confirmed(self, one: Candidate) -> Candidate:
+        """With how often it was met where it should have been."""
+        z = [h @ one.weights + one.bias for h in (self.before, self.after)]
+        which = np.flatnonzero((z[0] > 0) != (z[1] > 0))
+        seen = np.maximum(self.before[which], self.after[which]) > 0
+        which = which[~(seen & ~one.known).any(axis=1)]
+        part = z[0][which] / (z[0][which] - z[1][which])
+        at = self.start[which] + part * (self.end[which] - self.start[which])
+        should, were, on = 0, 0, set[int]()
+        for line, t in zip(self.line[which].tolist(), at.tolist(), strict=True):
+            there = self.breakpoints[line]
+            met = bool(np.abs(there - t).min(initial=np.inf) < NEAR * (1 + abs(t)))
+            if not met and self.flat[line][np.searchsorted(there, t)]:
+                continue
+            should, were = should + 1, were + met
+            on |= {line} if met else set()
+        return replace(one, should=should, were=were, lines=len(on))

@@ -1,0 +1,280 @@
+"""read_many_layers: one layer after the other from sightings measured once, where a line meets deeper neurons most."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Unsigned, ending, explain
+from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.layer_candidates import (
+    Candidate,
+    Views,
+    candidates,
+    equations_of,
+)
+from unveil.identification.piecewise_linear.layer_choice import MET, Chosen, choose
+from unveil.identification.piecewise_linear.merging import solved
+from unveil.identification.piecewise_linear.neuron import Neuron
+from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
+from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
+from unveil.whitebox.network import Network
+
+# Lines before any layer is read, rounds for each layer, and lines of each kind in a round.
+LINES, ROUNDS, MORE = 30, 5, 4
+# Rounds in a row without another neuron after which a layer is as whole as it will be.
+BARREN = 2
+# Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
+AT_ONCE, OTHERS, TIMES = 24, 20, 3
+# Points and directions among which these places are chosen, near and around the critical points of each neuron.
+ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
+# Places where a layer is asked whether a neuron is missing.
+LOOKS = 300
+# Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
+TELLING, CONTRADICT = 30, 0.05
+# A layer that explains more of the answers is the last one; errors of answers that are explained.
+LAST, ROUGH = 0.9, 1e-6
+# Fresh answers per unknown of a fit, and besides.
+PER_UNKNOWN, BESIDES = 6, 200
+# A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
+NEAREST = 6
+
+
+@dataclass(frozen=True)
+class ManyLayers:
+    """What was read.
+
+    Attributes:
+        sightings: What all lines showed.
+        layers: Behind the first one, signs settled; the first of the list is that one in its own values.
+        partial: Rows and biases of the next one, of which some may be missing, up to sign.
+        network: From the first layer's values on, if the answers end behind what was read; else None.
+        explained: Share of fresh answers that it explains.
+    """
+
+    sightings: Sightings
+    layers: list[Layer]
+    partial: Layer | None = None
+    network: Network | None = None
+    explained: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether the network does not explain all answers."""
+        return self.explained < 1.0
+
+
+def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> Iterator[ManyLayers]:
+    """Layers behind the first one, as long as derivatives show that they are whole.
+
+    Args:
+        sightings: None yet; its probe asks in the coordinates of what the first layer's neurons see.
+        asked: Keeps fresh answers; nothing yet.
+        most_layers: Hidden layers at most.
+
+    Yields:
+        What was read, after every layer.
+
+    Queries: those of `LINES` lines, and of `ROUNDS` times twice `MORE` for each layer at most
+    """
+    state = ManyLayers(sightings.with_random(LINES), [(np.eye(sightings.d), np.zeros(sightings.d))])
+    while len(state.layers) < most_layers:
+        step, most, barren = _Step.of(state), -1, 0
+        for number in range(ROUNDS):
+            step = step.with_candidates().completed()
+            state = replace(step.state, partial=step.partial)
+            if not step.found:
+                step = step.looked(None)
+                continue
+            ended, bad = _ended(state, step.found, asked)
+            if ended.explained > LAST:
+                state = ended
+                yield state
+                if not len(bad):
+                    return
+                step = step.towards(bad)
+                continue
+            chosen = choose(step.state.sightings, step.views, state.layers, step.found)
+            layer, right, wrong = step.judged(chosen)
+            share = len(chosen.wrong) / max(len(chosen.right) + len(chosen.wrong), 1)
+            told, count = len(chosen.right) >= TELLING, int(chosen.use.sum())
+            barren = 0 if count > most else barren + 1
+            most = max(most, count)
+            done = number == ROUNDS - 1 or barren >= BARREN
+            if told and (not len(wrong) or (done and share <= CONTRADICT)):
+                layer = step.completed_by_sums(chosen)
+                state = replace(step.state, layers=[*state.layers, layer], partial=None)
+                yield state
+                break
+            if done:
+                yield replace(step.state, partial=step.partial, network=state.network, explained=state.explained)
+                return
+            step = step.looked((right, wrong))
+        else:
+            return
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One layer being read.
+
+    Attributes:
+        state: What was read before.
+        views: Critical points behind it.
+        found: Candidates.
+        old: How many views these come from.
+        tried: How often each unknown weight was looked for, by what was known of its neuron.
+    """
+
+    state: ManyLayers
+    views: Views
+    found: list[Candidate]
+    old: int
+    tried: Counter[tuple[int, int]]
+
+    @classmethod
+    def of(cls, state: ManyLayers) -> _Step:
+        """Before any candidate."""
+        return cls(state, Views.of(state.sightings, state.layers), [], 0, Counter())
+
+    @property
+    def trusted(self) -> list[Candidate]:
+        """Candidates met nearly wherever they should be."""
+        return [one for one in self.found if one.should >= 6 and one.were >= MET * one.should]
+
+    @property
+    def partial(self) -> Layer | None:
+        """Rows and biases of these."""
+        some = [one for one in self.trusted if one.whole]
+        return (np.array([one.weights for one in some]), np.array([one.bias for one in some])) if some else None
+
+    def with_candidates(self) -> _Step:
+        """From all that was seen so far."""
+        sightings, layers = self.state.sightings, self.state.layers
+        views = Views.of(sightings, layers)
+        found = candidates(sightings, views, layers, self.found, self.old)
+        return replace(self, views=views, found=found, old=len(views.which))
+
+    def completed(self) -> _Step:
+        """With unknown weights looked for where they have just begun to matter.
+
+        Queries: those of `complete_weights` at `TIMES` times `AT_ONCE` places at most
+        """
+        step = self
+        for _ in range(TIMES):
+            some = [one for one in step.trusted if not one.whole]
+            seen = step._met_at(some) if some else []
+            if not seen:
+                break
+            state = replace(step.state, sightings=step.state.sightings.with_points(seen))
+            step = replace(step, state=state).with_candidates()
+        return step
+
+    def _met_at(self, some: list[Candidate]) -> list:  # type: ignore[type-arg]
+        sightings, layers = self.state.sightings, self.state.layers
+        rng, d = sightings.probe.rng, sightings.d
+        neurons = [_neuron(one, self.views, i) for i, one in enumerate(some)]
+        base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
+        near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
+        beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
+        direction = np.concatenate([rng.standard_normal(base.shape), self.views.normal[near]])
+        there = places(layers, neurons, np.concatenate([base, beside]), direction, self.tried, OTHERS)[:AT_ONCE]
+        if not there:
+            return []
+        self.tried.update((place.neuron, place.unknown) for place in there)
+        return complete_weights(sightings.probe, layers, neurons, there)[0]
+
+    def judged(self, chosen: Chosen) -> tuple[Layer, np.ndarray, np.ndarray]:
+        """The layer, and where it explains how answers change and where not.
+
+        Queries: `2 LOOKS`
+        """
+        sightings, side, use = self.state.sightings, chosen.side, chosen.use
+        W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
+        layer = (W * side[:, None])[use], (b * side)[use]
+        if not use.any():
+            return layer, chosen.right, chosen.wrong
+        x = np.concatenate([sightings.unusual(LOOKS), sightings.usual(LOOKS)])
+        x = sightings.probe.rng.permutation(x)
+        right, wrong = leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
+        return layer, np.concatenate([right, chosen.right]), np.concatenate([wrong, chosen.wrong])
+
+    def completed_by_sums(self, chosen: Chosen) -> Layer:
+        """The layer with unknown weights that derivatives tell.
+
+        Queries: those of `weights_from_sums`
+        """
+        side, use = chosen.side, chosen.use
+        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
+        W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
+        return (W * side[:, None])[use], (b * side)[use]
+
+    def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> _Step:
+        """With lines from where the layer is wrong to where it is right, and others.
+
+        Queries: those of `MORE` lines each
+        """
+        step = self
+        if told is not None and len(told[0]) and len(told[1]):
+            step = step.towards(told[1], told[0])
+        return replace(step, state=replace(step.state, sightings=step.state.sightings.with_random(MORE)))
+
+    def towards(self, wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"] | None = None) -> _Step:
+        """With lines from some of these points to explained ones at which much the same neurons are active."""
+        sightings, layers = self.state.sightings, self.state.layers
+        rng = sightings.probe.rng
+        right = sightings.usual(LOOKS) if right is None else right
+        start = wrong[rng.integers(len(wrong), size=MORE)]
+        there = _pattern(layers, right)
+        nearest = [np.argsort((_pattern(layers, x[None]) != there).sum(axis=1))[:NEAREST] for x in start]
+        end = right[[rng.choice(each) for each in nearest]]
+        return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))
+
+
+def _pattern(layers: list[Layer], x: Float[np.ndarray, "N d"]) -> np.ndarray:
+    """Which neurons of these layers are active."""
+    out = []
+    for W, b in layers:
+        z = x @ W.T + b
+        out.append(z > 0)
+        x = np.maximum(z, 0)
+    return np.concatenate(out, axis=1)
+
+
+def _neuron(one: Candidate, views: Views, key: int) -> Neuron:
+    """A candidate with the errors of its weights."""
+    neuron = solved(equations_of(one, views), one.known)
+    turn = 1.0 if neuron.weights @ one.weights >= 0 else -1.0
+    members = tuple(np.flatnonzero(one.members).tolist())
+    return replace(neuron, weights=turn * neuron.weights, bias=turn * neuron.bias, members=members, key=key)
+
+
+def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:
+    """With the network whose last hidden layer these are, as far as they explain fresh answers, and where they do not.
+
+    Queries: `PER_UNKNOWN` per unknown of the fit, and `BESIDES`
+    """
+    rows, bias, known = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias", "known"))
+    rng, d = state.sightings.probe.rng, state.sightings.d
+    need = PER_UNKNOWN * (sum(rows.shape) + 1 + int((~known).sum())) + BESIDES - sum(map(len, asked.x))
+    if need > 0:
+        x = rng.standard_normal((need, d)) * rng.choice([1.0, 1.0, 3.0], size=(need, 1))
+        asked.keep(x, state.sightings.probe.ask(x))
+    size = float(np.sqrt(d))
+    unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), asked, size, ROUGH)
+    share = float(fits.mean())
+    if share <= max(LAST, state.explained):
+        return replace(state, explained=max(share, state.explained)), asked.all()[0][~fits]
+    network = ending(unsigned, solution, fits, asked, size)[0]
+    return replace(state, network=network, explained=share), asked.all()[0][~fits]
+
+
+def fresh_answers(asked: Asked) -> Asked:
+    """Where answers in these coordinates are kept, apart from others."""
+    return Asked(asked.oracle, most=EVERYTHING)

@@ -1,0 +1,214 @@
+"""Sightings: what lines among the values of a first layer show of all layers behind it, measured once for all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint, Layer
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.probe import Probe
+
+# Normals known worse than this are left out.
+VAGUE = 1e-5
+# How far lines through usual values reach, and beyond both points those between unusual ones.
+FAR, BEYOND = 3.0, 1.0
+# How unequal values at unusual points are.
+UNEQUAL = 0.7
+# Places where rounding is measured, how far apart its answers are, and the quantile that is taken, so many times.
+PLACES, CLOSE, QUANTILE, TIMES = 60, 1e-6, 0.95, 3.0
+
+
+@dataclass(frozen=True)
+class Sightings:
+    """Critical points and derivatives along lines in the coordinates z of what a first layer's neurons see.
+
+    Attributes:
+        probe: Asks in these coordinates.
+        lines: Searched.
+        x: (S, d) critical points.
+        normal: (S, d) unit normals of the hyperplanes there.
+        error: (S,) expected errors of these.
+        line: (S,) on which line each was met; of those met in another way all different, and negative.
+        at: (P, d) places between breakpoints.
+        slope: (P, m, d) derivatives there.
+        doubt: (P,) expected errors of their entries.
+        room: (P,) how far random steps stay in the region there.
+    """
+
+    probe: Probe
+    lines: tuple[Line, ...]
+    x: Float[np.ndarray, "S d"]
+    normal: Float[np.ndarray, "S d"]
+    error: Float[np.ndarray, " S"]
+    line: Int[np.ndarray, " S"]
+    at: Float[np.ndarray, "P d"]
+    slope: Float[np.ndarray, "P m d"]
+    doubt: Float[np.ndarray, " P"]
+    room: Float[np.ndarray, " P"]
+
+    @classmethod
+    def none(cls, probe: Probe, d: int) -> Sightings:
+        """Before any line was searched."""
+        empty, nothing = np.zeros((0, d)), np.zeros(0)
+        slope = np.zeros((0, probe.m, d))
+        return cls(probe, (), empty, empty, nothing, np.zeros(0, dtype=int), empty, slope, nothing, nothing)
+
+    @property
+    def d(self) -> int:
+        """Neurons of the first layer."""
+        return self.x.shape[1]
+
+    def usual(self, count: int) -> Float[np.ndarray, "count d"]:
+        """What the neurons see at usual inputs: rows have unit norm."""
+        return self.probe.rng.standard_normal((count, self.d))
+
+    def unusual(self, count: int) -> Float[np.ndarray, "count d"]:
+        """Values of mixed sizes of which few or many are positive: there neurons switch that hardly do elsewhere."""
+        rng = self.probe.rng
+        sign = np.where(rng.random((count, self.d)) < rng.uniform(0.1, 0.9, (count, 1)), 1.0, -1.0)
+        size = np.abs(rng.standard_normal((count, self.d)))
+        return np.asarray(sign * size * np.exp(UNEQUAL * rng.standard_normal((count, self.d))))
+
+    def with_random(self, count: int) -> Sightings:
+        """Half of the lines through usual values, half between unusual ones.
+
+        Queries: see `searched`
+        """
+        few = count // 2
+        more = count - few
+        start, end = self.unusual(more), self.unusual(more)
+        base, direction = np.concatenate([self.usual(few), start]), np.concatenate([self.usual(few), end - start])
+        low = np.repeat([-FAR, -BEYOND], [few, more])
+        return self.searched(base, direction, low, np.repeat([FAR, 1 + BEYOND], [few, more]))
+
+    def between(self, start: Float[np.ndarray, "L d"], end: Float[np.ndarray, "L d"]) -> Sightings:
+        """With lines that lead from one point to another, and a little further.
+
+        Queries: see `searched`
+        """
+        if not len(start):
+            return self
+        return self.searched(start, end - start, np.full(len(start), -0.3), np.full(len(start), 1.3))
+
+    def searched(
+        self,
+        base: Float[np.ndarray, "L d"],
+        direction: Float[np.ndarray, "L d"],
+        low: Float[np.ndarray, " L"],
+        high: Float[np.ndarray, " L"],
+    ) -> Sightings:
+        """With everything these lines show.
+
+        Queries: those of `line_search`, and `d + 4` per piece between two breakpoints
+        """
+        probe, found = self.probe, self
+        new = line_search(probe.ask, base, direction, low, high, probe.noise, probe.rng)
+        own, x, radius, value = [], [], [], []
+        for i, line in enumerate(new):
+            if not len(line.t):
+                continue
+            middle, inner = _middles(line)
+            pieces = np.flatnonzero(inner > SHORT * (1 + np.abs(middle)))
+            own += [(i, int(p)) for p in pieces]
+            x.append(line.inputs(middle[pieces]))
+            radius.append(inner[pieces] / 4 * np.linalg.norm(line.direction) / np.sqrt(self.d))
+            value.append(line.at(middle[pieces]))
+        found = replace(self, lines=(*self.lines, *new))
+        if not own:
+            return found
+        every = tuple(map(np.concatenate, (x, radius, value)))
+        slope, doubt = derivatives(probe, Frame.of_input(self.d, None), *every)
+        sure = np.isfinite(doubt)
+        found = replace(
+            found,
+            at=np.concatenate([found.at, every[0][sure]]),
+            slope=np.concatenate([found.slope, slope[sure]]),
+            doubt=np.concatenate([found.doubt, doubt[sure]]),
+            room=np.concatenate([found.room, every[1][sure]]),
+        )
+        where = {place: k for k, place in enumerate(own) if sure[k]}
+        met = []
+        for (i, p), k in where.items():
+            after = where.get((i, p + 1))
+            one = None if after is None else _critical_point(new[i], p, slope[[k, after]], doubt[[k, after]])
+            if one is not None:
+                met.append((*one, len(self.lines) + i))
+        return found._met(met)
+
+    def with_points(self, points: list[CriticalPoint]) -> Sightings:
+        """With critical points that were met one by one."""
+        first = min(int(self.line.min(initial=0)), 0) - 1
+        return self._met([(one.x, one.span @ one.normal, one.error, first - i) for i, one in enumerate(points)])
+
+    def _met(self, met: list[tuple[np.ndarray, np.ndarray, float, int]]) -> Sightings:
+        if not met:
+            return self
+        x, normal, error, line = zip(*met, strict=True)
+        return replace(
+            self,
+            x=np.concatenate([self.x, x]),
+            normal=np.concatenate([self.normal, normal]),
+            error=np.append(self.error, error),
+            line=np.append(self.line, line),
+        )
+
+
+def _middles(line: Line) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray, " pieces"]]:
+    """Places within the pieces of a line, and how long these are; the outermost ones only near their inner ends."""
+    edges = line.edges
+    inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
+    middle = (edges[1:] + edges[:-1]) / 2
+    middle[0], middle[-1] = edges[1] - inner[0] / 2, edges[-2] + inner[-1] / 2
+    return middle, inner
+
+
+def _critical_point(
+    line: Line, p: int, slope: Float[np.ndarray, "2 m d"], doubt: Float[np.ndarray, " 2"]
+) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Where a line bends, the normal there from derivatives on either side, and its error; None if that is vague."""
+    jump = line.jump[p]
+    change = jump @ (slope[1] - slope[0]) / (jump @ jump)
+    size = float(np.linalg.norm(change))
+    if size == 0:
+        return None
+    drift = abs(float(change @ line.direction) - 1) / (float(np.linalg.norm(line.direction)) * size)
+    rounded = float(np.hypot(*doubt)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
+    error = max(drift, rounded, 1e-15)
+    return None if error > VAGUE else (line.points[p], change / size, error)
+
+
+def among_values(probe: Probe, frame: Frame, layer: Layer) -> Probe:
+    """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see.
+
+    Rounding is taken at its largest: in many layers it differs from place to place.
+
+    Queries: `6 PLACES`
+    """
+    after = frame.after(*layer)
+    d = after.d
+
+    def ask(z: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N m"]:
+        return probe.ask((z - after.c) @ after.V.T)
+
+    x = probe.rng.standard_normal((PLACES, d))
+    noise = replace(probe.noise, size=float(np.median(np.linalg.norm(x, axis=1))))
+    return Probe(ask, _by_place(ask, x, noise, probe.rng), probe.rng)
+
+
+def _by_place(ask, x: Float[np.ndarray, "N d"], noise: Rounding, rng: np.random.Generator) -> Rounding:  # type: ignore[no-untyped-def]
+    """Rounding as it is at nearly all of these places, by second differences of answers close to each other."""
+    step = rng.standard_normal(x.shape)
+    step *= CLOSE * noise.size / np.linalg.norm(step, axis=1, keepdims=True)
+    rows = x[:, None] + np.arange(-2.5, 3)[:, None] * step[:, None]
+    y = ask(rows.reshape(-1, x.shape[1])).reshape(*rows.shape[:2], -1)
+    quiet = np.median(np.abs(np.diff(y, n=2, axis=1)), axis=1) / np.sqrt(6)
+    quiet /= (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
+    floor = np.maximum(noise.floor, TIMES * np.quantile(quiet, QUANTILE, axis=0))
+    return replace(noise, floor=floor, relative=noise.relative * float((floor / noise.floor).max()))

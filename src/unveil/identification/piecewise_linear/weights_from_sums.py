@@ -1,0 +1,105 @@
+"""Unknown weights of neurons of a layer that is whole otherwise: derivatives are sums of normals, theirs among them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.derivatives import derivatives
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves
+from unveil.identification.piecewise_linear.sightings import Sightings
+
+# Points among which places are chosen, how many are looked at for each weight, and how many must agree.
+POOL, LOOKED_AT, PLACES, AGREE = 8000, 60, 6, 2
+# How independent the normals at a place must be; a derivative is their sum up to this part of it; how far weights from
+# two places may be apart, and the least share that tells one.
+APART, LEFT, SAME, SHARE = 1e-3, 1e-6, 1e-5, 1e-6
+
+
+def weights_from_sums(
+    sightings: Sightings,
+    layers: list[Layer],
+    found: list[Candidate],
+    side: Float[np.ndarray, " K"],
+    use: Bool[np.ndarray, " K"],
+) -> list[Candidate]:
+    """The candidates of a layer with unknown weights told by derivatives where one of them matters.
+
+    At a place where all that is active is known but one weight of one neuron, the derivative is a sum of the active
+    normals and of how that neuron's input moves: the ratio of both shares is the weight.
+
+    Args:
+        sightings: Where to ask.
+        layers: Before this one.
+        found: Candidates.
+        side: Their sides.
+        use: Which of them make up the layer.
+
+    Queries: `d + 4` at `PLACES` places for each unknown weight
+    """
+    some = [int(i) for i in np.flatnonzero(use) if not found[i].whole]
+    if not some:
+        return found
+    rng, out = sightings.probe.rng, list(found)
+    x = np.concatenate([sightings.unusual(POOL // 2), sightings.usual(POOL // 2) * rng.choice([1, 3], (POOL // 2, 1))])
+    seen = Moves.of(layers, x)
+    W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
+    z = (seen.h @ W.T + b) * side
+    veiled = np.array([(seen.on & ~one.known).sum(axis=1) for one in found]).T
+    for i in some:
+        others = use & (np.arange(len(found)) != i)
+        clear = (veiled[:, others] == 0).all(axis=1) & (veiled[:, i] == 1) & (z[:, i] > 0)
+        weights, known = found[i].weights.copy(), found[i].known.copy()
+        for j in np.flatnonzero(~known):
+            where = np.flatnonzero(clear & seen.on[:, j])
+            where = where[np.argsort(-z[where, i] / seen.h[where, j])][:LOOKED_AT]
+            parts = [_normals(seen.move[p], W, (z[p] > 0) & others, i, int(j)) for p in where]
+            good = [k for k, each in enumerate(parts) if _apart(each)][:PLACES]
+            told = _told(sightings, x[where[good]], [parts[k] for k in good])
+            if told is not None:
+                weights[j], known[j] = told, True
+        size = float(np.linalg.norm(weights))
+        out[i] = replace(found[i], weights=weights / size, bias=found[i].bias / size, known=known)
+    return out
+
+
+def _normals(
+    move: Float[np.ndarray, "k d"], W: Float[np.ndarray, "K k"], active: Bool[np.ndarray, " K"], i: int, j: int
+) -> Float[np.ndarray, "q d"]:
+    """How the active neurons move, then this one as far as it is known, then what its unknown weight multiplies."""
+    return np.concatenate([W[active] @ move, W[i : i + 1] @ move, move[j : j + 1]])
+
+
+def _apart(parts: Float[np.ndarray, "q d"]) -> bool:
+    size = np.linalg.norm(parts, axis=1, keepdims=True)
+    if len(parts) > parts.shape[1] - 1 or size.min() < 1e-9:
+        return False
+    return bool(np.linalg.svd(parts / size, compute_uv=False)[-1] > APART)
+
+
+def _told(sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[np.ndarray]) -> float | None:
+    """The weight that derivatives at these places agree on."""
+    if len(x) < AGREE:
+        return None
+    d = sightings.d
+    step = 0.02 * np.linalg.norm(x, axis=1) / np.sqrt(d)
+    slope, doubt = derivatives(sightings.probe, Frame.of_input(d, None), x, step)
+    found = []
+    for g, off, each in zip(slope, doubt, parts, strict=True):
+        size = float(np.linalg.norm(g))
+        if not np.isfinite(off) or size == 0:
+            continue
+        share = np.linalg.lstsq(each.T, g.T, rcond=None)[0]
+        left = float(np.linalg.norm(each.T @ share - g.T))
+        own, unknown = share[-2], share[-1]
+        strong = np.linalg.norm(own) * np.linalg.norm(each[-2]) > SHARE * size
+        if left < LEFT * size + 10 * off and strong:
+            found.append(float(own @ unknown / (own @ own)))
+    if len(found) < AGREE:
+        return None
+    middle = float(np.median(found))
+    return middle if (np.abs(np.array(found) - middle) < SAME * (1 + abs(middle))).sum() >= AGREE else None

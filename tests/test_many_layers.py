@@ -1,0 +1,141 @@
+"""Many layers from sightings measured once: normals, candidates, signs and weights are the network's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import unveil as uv
+from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates
+from unveil.identification.piecewise_linear.layer_choice import Sums
+from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_shifted
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading
+from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
+
+from .helpers import Weights, random_weights, relu_net
+
+SEEDS = range(3)
+D = 6
+
+
+def network(seed: int, depth: int = 4) -> tuple[list, Probe]:
+    """Layers in the coordinates of what the first one's neurons see, and a probe that asks there."""
+    rng = np.random.default_rng(seed)
+    weights: Weights = random_weights((D, *[D] * depth, 1), rng, bias=0.3)
+    layers = [(np.eye(D), np.zeros(D)), *weights[1:]]
+    net = relu_net(layers)
+    noise = rounding(net, rng.standard_normal((8, D)), 1e-16, rng)
+    return layers, Probe(net, noise, rng)
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two directions, up to sign."""
+    return float(1 - abs(one @ other) / (np.linalg.norm(one) * np.linalg.norm(other)))
+
+
+def known(layer: tuple[np.ndarray, np.ndarray], rng: np.random.Generator) -> tuple[list[Candidate], np.ndarray]:
+    """The neurons of a layer as candidates, each turned at random, and the sides that are right."""
+    W, b = layer
+    side = rng.choice([-1.0, 1.0], len(W))
+    size = np.linalg.norm(W, axis=1)
+    some = np.zeros(0, dtype=bool)
+    found = [
+        Candidate(s * row / n, s * c / n, np.ones(len(row), dtype=bool), some)
+        for row, c, s, n in zip(W, b, side, size, strict=True)
+    ]
+    return found, side
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sightings_are_critical_points_with_the_network_s_own_normals(seed: int) -> None:
+    layers, probe = network(seed)
+    seen = Sightings.none(probe, D).with_random(4)
+    assert len(seen.x) > 20
+    off = np.full(len(seen.x), np.inf)
+    for depth in range(len(layers) - 1):
+        W, b = layers[depth]
+        before = Moves.of(layers[:depth], seen.x)
+        h = before.h
+        z = (h @ W.T + b) / np.linalg.norm(W, axis=1) / (1 + np.linalg.norm(h, axis=1))[:, None]
+        for i, j in zip(*np.nonzero(np.abs(z) < 1e-8), strict=True):
+            normal = W[j] @ before.move[i]
+            if np.linalg.norm(normal) > 1e-9:
+                off[i] = min(off[i], apart(normal, seen.normal[i]))
+    assert (off < 1e-10).mean() > 0.98  # of a few two neurons are zero at once
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_candidates_met_wherever_they_should_be_are_neurons_of_the_layer(seed: int) -> None:
+    layers, probe = network(seed)
+    seen = Sightings.none(probe, D).with_random(12)
+    views = Views.of(seen, layers[:1])
+    found = candidates(seen, views, layers[:1], [], 0)
+    W, b = layers[1]
+    trusted = [one for one in found if one.whole and one.should >= 8 and one.were == one.should]
+    assert trusted
+    for one in trusted:
+        truth = np.column_stack([W, b])
+        assert min(apart(each, one.theta) for each in truth) < 1e-12
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sums_tell_the_sides_of_a_layer_that_is_whole(seed: int) -> None:
+    layers, probe = network(seed)
+    rng = np.random.default_rng(seed)
+    found, side = known(layers[1], rng)
+    seen = Sightings.none(probe, D).with_random(8)
+    sums = Sums.of(layers[:1], found, seen.at, seen.slope, seen.doubt * np.sqrt(D))
+    use = np.ones(D, dtype=bool)
+    tells, wrong = sums.judged(side, use)
+    assert tells.sum() > 20
+    assert not wrong.any()
+    assert (sums.turned(use, rng) == side).all()
+    # Without one of its neurons the layer is contradicted.
+    use[0] = False
+    assert sums.judged(side, use)[1].any()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_an_unknown_weight_follows_from_derivatives(seed: int) -> None:
+    layers, probe = network(seed)
+    rng = np.random.default_rng(seed)
+    found, side = known(layers[1], rng)
+    whole = found[2]
+    without = np.arange(D) != 1
+    weights = np.where(without, whole.weights, 0)
+    size = np.linalg.norm(weights)
+    found[2] = Candidate(weights / size, whole.bias / size, without, whole.members)
+    seen = Sightings.none(probe, D)
+    told = weights_from_sums(seen, layers[:1], found, side, np.ones(D, dtype=bool))
+    assert told[2].whole
+    assert np.allclose(told[2].theta, whole.theta, atol=1e-7)
+
+
+def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of_the_layer() -> None:
+    rng = np.random.default_rng(0)
+    frame = Frame.of_input(3, None)
+    rows = np.eye(3)[[0, 1, 0]]
+    bias = np.array([0.0, 0.1, -0.7])  # the third: a deeper neuron where the first one alone is active
+    at = rng.standard_normal((200, 3))
+    first, second = at[:, 0] > 0, at[:, 1] + 0.1 > 0
+    slope = np.zeros((200, 1, 3))
+    slope[:, 0, 0] = first * (1 + (at[:, 0] > 0.7))
+    slope[:, 0, 1] = second
+    planes = Hyperplanes(rows, bias, np.ones((3, 1)), np.full(3, 1e-9), np.zeros((3, 3)))
+    found = LayerFound.nothing(frame, 1).with_straight(planes)
+    found = replace(found, at=at, slope=slope, blur=np.zeros(200))
+    oracle = uv.as_oracle(lambda x: x[:, 0], shape=3)
+    state = Reading(frame, found, Asked(oracle), layer=(rows, bias))
+    kept = without_shifted(state)
+    assert kept.layer is not None
+    assert np.allclose(kept.layer[1], [0.0, 0.1])
+    assert len(kept.found) == 2
+    assert not crowded(kept.found)
