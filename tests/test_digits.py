@@ -13,7 +13,7 @@ from scipy import special
 import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.blackbox import domain
-from unveil.blackbox.digits import Digits, bits_of, digits_of
+from unveil.blackbox.digits import Digits, bits_of, decimal_step, digits_of
 
 
 def network(rng: np.random.Generator, sizes: tuple[int, ...] = (6, 9, 4)) -> Any:
@@ -179,3 +179,16 @@ def test_onnx_trees_and_quantised_models(tmp_path: Path, rng: np.random.Generato
     levels = y / small.step
     assert np.abs(levels - np.round(levels)).max() < 0.51
     assert "multiples" in small.notes[0]
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e3, 1e6])
+def test_a_decimal_step_is_told_of_answers_of_any_size_and_of_none_that_have_all_their_digits(
+    size: float, rng: np.random.Generator
+) -> None:
+    y = size * rng.standard_normal((20, 3))
+    assert decimal_step(y) == 0
+    for decimals in (-2, 0, 3):
+        if size > 10.0**-decimals:
+            assert decimal_step(np.round(y, decimals)) == pytest.approx(10.0**-decimals)
+    # Of 8 bits every number has few decimals, too.
+    assert decimal_step(brain(y / size, 8)) == 0

@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import random_weights, relu_gradients, relu_net
-from unveil.blackbox.noise_model import estimate_noise
+from unveil.blackbox.noise_model import answers_noise, errors_variance, estimate_noise
 
 SMOOTH = {"tanh": np.tanh, "softplus": lambda s: np.logaddexp(0, s)}
 
@@ -22,6 +22,31 @@ def test_the_level_of_noise_that_was_put_in(level: float, rng: np.random.Generat
     t = np.linspace(0, 1e-6, 9)[:, None]
     found = estimate_noise(np.sin(3 + t) + level * rng.standard_normal((9, 200)))
     assert np.median(found) == pytest.approx(level, rel=0.5)
+
+
+@pytest.mark.parametrize("order", [1, 2, 6])
+def test_differences_tell_the_variance_of_errors_and_nothing_of_a_polynomial(
+    order: int, rng: np.random.Generator
+) -> None:
+    t = np.arange(8.0)[:, None, None]
+    found = errors_variance(0.3 * rng.standard_normal((8, 4000, 2)), order)
+    assert found.shape == (4000, 2)
+    np.testing.assert_allclose(found.mean(axis=0), 0.09, rtol=0.15)
+    assert np.abs(errors_variance(t ** (order - 1), order)).max() < 1e-20
+
+
+@pytest.mark.parametrize("within", [None, (0.0, 1.0)])
+@pytest.mark.parametrize("level", [1e-9, 1e-4])
+def test_errors_of_a_smooth_model_are_those_of_its_noisiest_output(level, within, rng: np.random.Generator) -> None:
+    net = smooth_net([30, 12, 2], rng)
+    oracle = uv.as_oracle(
+        lambda x: net(x) + [level, level / 9] * rng.standard_normal((len(x), 2)), 30, within=within, noisy=True
+    )
+    before = oracle.ledger.asked
+    assert answers_noise(oracle, rng) == pytest.approx(level, rel=0.6)
+    assert oracle.ledger.asked - before == 128
+    exact = uv.as_oracle(net, 30, within=within)
+    assert answers_noise(exact, rng) < 1e-14
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])

@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 import unveil as uv
-from unveil.blackbox.output_reading import mantissa_bits, read_as
+from unveil.blackbox.digits import mantissa_bits
+from unveil.blackbox.output_reading import read_as
 from unveil.cli import app
 from unveil.outcome import BadInput, Outcome
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from tests.test_identify import random_network, worst
 from unveil import Peeling, as_oracle
-from unveil.identification.answers_noise import answers_noise
+from unveil.blackbox.noise_model import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoints_behind import layers_behind

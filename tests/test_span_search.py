@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, flipped, random_weights, relu_net
-from unveil.blackbox.noise_model import mantissa_bits, multiples
+from unveil.blackbox.digits import mantissa_bits, multiples
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import most_queries
 from unveil.blackbox.span_search.refinement import _unspoiled

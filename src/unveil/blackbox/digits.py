@@ -14,6 +14,9 @@ from unveil.blackbox.domain import DOUBLE, HALF, SINGLE
 BY_CHANCE = 1e-4
 # A mantissa of more bits, or more steps than that in the largest answer, is the rounding of float32 or finer.
 MOST_BITS = 20
+# Decimals that answers may have been rounded to; how near to such a number they must be, as a share of the largest one,
+# for their own rounding, and of the step.
+POWERS, NEAR, SURELY = range(-6, 8), 1e-9, 0.01
 
 
 @dataclass(frozen=True)
@@ -140,3 +143,46 @@ def _common_step(y: np.ndarray, mantissa: int) -> float:
     # How likely as many differences are all that near to multiples of one of the steps that there are.
     accident = len(apart) * math.log(min(1.0, 2 * missed / step)) + math.log(counts.max())
     return step if accident < math.log(BY_CHANCE) else 0.0
+
+
+def mantissa_bits(y: np.ndarray, fewest: int = 1) -> int:
+    """How many bits of their mantissa these numbers use: 8 of bfloat16, 24 of float32, whatever type holds them.
+
+    Args:
+        y: Answers, of any shape.
+        fewest: With fewer different ones it is not told: 53.
+    """
+    seen = np.unique(np.abs(y[y != 0].astype(np.float64)))
+    if len(seen) < fewest:
+        return DOUBLE
+    mantissa = np.ldexp(np.frexp(seen)[0], DOUBLE).astype(np.int64)
+    lowest = mantissa & -mantissa  # of numbers drawn at random half end in each place: a few decide
+    return int(max(1, DOUBLE - np.log2(lowest.min())))
+
+
+def decimal_step(y: np.ndarray) -> float:
+    """The step of answers rounded to a power of ten, at most 7 decimals; 0 if they are not."""
+    if not np.ptp(y) > 0:
+        return 0.0
+    for decimals in POWERS:
+        scaled = y * 10.0**decimals if decimals >= 0 else y / 10.0**-decimals
+        if np.abs(scaled - np.round(scaled)).max() <= min(SURELY, NEAR * max(1.0, float(np.abs(scaled).max()))):
+            # Short binary numbers are decimals, too; these say nothing about rounding to decimals.
+            return 10.0**-decimals if mantissa_bits(y) > SINGLE or decimals <= 0 else 0.0
+    return 0.0
+
+
+def multiples(values: Float[np.ndarray, " K"]) -> float:
+    """The step of answers that are all multiples of one, if at least two of them are neighbours; else 0."""
+    seen = np.unique(values)
+    if not 3 <= len(seen) < 0.9 * len(values):
+        return 0.0
+    gaps = np.diff(seen)
+    rounding = 8 * np.finfo(float).eps * float(np.abs(seen).max())
+    gaps = gaps[gaps > 4 * rounding]
+    if len(gaps) < 2:
+        return 0.0
+    step = float(gaps.min())
+    count = (seen - seen[0]) / step
+    off = np.abs(count - np.round(count))
+    return step if count[-1] < 1e6 and bool((off <= 1e-3 + count * rounding / step).all()) else 0.0

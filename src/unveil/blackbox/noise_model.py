@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.answers import missing
+from unveil.blackbox.digits import decimal_step, mantissa_bits, multiples
 from unveil.blackbox.oracle import Oracle
 from unveil.one_line import one_line
 from unveil.outcome import MissingAnswers
@@ -19,6 +20,8 @@ TRIPLES = 12
 SCALES = 9
 RATIO = 4.0  # between the steps of one scale and the next
 OTHERS = 3  # times other points are looked at, if an answer is missing beside each
+LINES = 16  # along which the errors of a smooth model's answers are measured
+FEWEST = 8  # different answers that tell how short the mantissa is
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
@@ -77,25 +80,29 @@ class _Scales:
     everything: Float[np.ndarray, "K m"]
 
 
+def errors_variance(values: Float[np.ndarray, "K *rest"], order: int) -> Float[np.ndarray, "*rest"]:
+    """Variance of independent errors of K neighbouring values, from their differences of this order.
+
+    Those of a smooth function vanish quickly with the order, while those of errors grow like binomials.
+    """
+    gamma = math.factorial(order) ** 2 / math.factorial(2 * order)
+    return np.asarray(gamma * np.mean(np.diff(values, order, axis=0) ** 2, axis=0))
+
+
 def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
     """Noise level of K values of a function at equally spaced, very close arguments.
 
-    The k-th differences of a smooth function vanish quickly while those of noise grow like binomials; the level is read
-    where three successive orders agree within a factor of four.
+    The level is read where the differences of three successive orders agree within a factor of four.
 
     Returns:
         Standard deviation per column; 0 where the values do not differ at all.
 
     Source: Moré and Wild, Estimating computational noise, SIAM J. Sci. Comput. 33 (2011), algorithm ECnoise.
     """
-    table = np.asarray(values, dtype=np.float64)
-    levels, mixed = [], []
-    for order in range(1, len(values)):
-        table = np.diff(table, axis=0)
-        gamma = math.factorial(order) ** 2 / math.factorial(2 * order)
-        levels.append(np.sqrt(gamma * np.mean(table**2, axis=0)))
-        mixed.append((table.min(axis=0) < 0) & (table.max(axis=0) > 0))
-    sigma, signs = np.array(levels), np.array(mixed)
+    orders = range(1, len(values))
+    sigma = np.sqrt([errors_variance(values, order) for order in orders])
+    tables = [np.diff(values, order, axis=0) for order in orders]
+    signs = np.array([(table.min(axis=0) < 0) & (table.max(axis=0) > 0) for table in tables])
     # High orders have few differences: where no three orders agree, the smallest level is the safe reading.
     level = sigma[1:].min(axis=0)
     for first in range(len(sigma) - 3, -1, -1):
@@ -103,6 +110,27 @@ def estimate_noise(values: Float[np.ndarray, "K m"]) -> Float[np.ndarray, " m"]:
         agree = (three.max(axis=0) <= 4 * three.min(axis=0)) & signs[first]
         level = np.where(agree, three[0], level)
     return np.asarray(level)
+
+
+def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
+    """Standard deviation of the errors of the answers, absolute, at points as a user would draw them.
+
+    Sixth differences over steps of a few thousandths of the usual size: what is left of a smooth function is below
+    1e-15. Their mean square: errors along one line are much the same, so that few lines can all be too good. That of
+    the noisiest output.
+
+    Queries: 128
+    """
+    x = oracle.sample(LINES, rng)
+    if oracle.within is not None:
+        x = (x + oracle.middle) / 2
+    away = rng.standard_normal(x.shape)
+    away *= (
+        2e-3 * (np.sqrt(np.mean(x**2)) or 1.0) / np.sqrt(np.mean(away**2, axis=1, keepdims=True)) / np.sqrt(oracle.n)
+    )
+    line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
+    y = oracle(line).reshape(LINES, 8, -1).swapaxes(0, 1)
+    return float(np.sqrt(errors_variance(y, 6).mean(axis=0).max()))
 
 
 def measure_noise(
@@ -237,7 +265,7 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     else:
         level = levels.max(axis=0)
     eps = max(float(np.finfo(oracle.dtype).eps), 0.0 if oracle.noise else oracle.resolution)
-    bits = mantissa_bits(seen.everything)
+    bits = mantissa_bits(seen.everything, FEWEST)
     if bits <= SHORT_MANTISSA:
         eps = max(eps, 2.0 ** (1 - bits))
     decimal = decimal_step(centre)
@@ -326,38 +354,3 @@ def _kind(straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, varies: boo
     if gone.sum() >= 2:
         return "piecewise linear"
     return "smooth"
-
-
-def decimal_step(values: np.ndarray) -> float:
-    """The decimal step of answers that were rounded to at most 7 decimals, else 0."""
-    for decimals in range(8):
-        scaled = values * 10.0**decimals
-        if np.abs(scaled - np.round(scaled)).max() <= 1e-6 * 10.0 ** (decimals - 7) and np.ptp(values) > 0:
-            return float(10.0**-decimals)
-    return 0.0
-
-
-def multiples(values: Float[np.ndarray, " K"]) -> float:
-    """The step of answers that are all multiples of one, if at least two of them are neighbours; else 0."""
-    seen = np.unique(values)
-    if not 3 <= len(seen) < 0.9 * len(values):
-        return 0.0
-    gaps = np.diff(seen)
-    rounding = 8 * np.finfo(float).eps * float(np.abs(seen).max())
-    gaps = gaps[gaps > 4 * rounding]
-    if len(gaps) < 2:
-        return 0.0
-    step = float(gaps.min())
-    count = (seen - seen[0]) / step
-    off = np.abs(count - np.round(count))
-    return step if count[-1] < 1e6 and bool((off <= 1e-3 + count * rounding / step).all()) else 0.0
-
-
-def mantissa_bits(y: np.ndarray) -> int:
-    """Bits that the mantissas of the answers use, 53 if too few differ to tell: 11 for float16, 8 for bfloat16."""
-    seen = np.unique(np.abs(y[y != 0].astype(np.float64)))
-    if len(seen) < 8:
-        return 53
-    mantissa = (np.frexp(seen)[0] * 2.0**53).astype(np.int64)
-    low = mantissa & -mantissa
-    return 53 - int(np.log2(low.min()))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.digits import decimal_step, mantissa_bits
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput
 
@@ -57,7 +58,7 @@ class Reading:
         """The same reading, with the rounding that more answers show."""
         if self.kind == LOG_RATIOS:
             return self
-        step = _decimal_step(y)
+        step = decimal_step(y)
         return replace(self, step=step, bits=53 if step else mantissa_bits(y))
 
     def rounding(self, y: Float[np.ndarray, "N a"]) -> Float[np.ndarray, " N"]:
@@ -82,7 +83,7 @@ def read_as(oracle: Oracle, y: Float[np.ndarray, "N a"]) -> Reading:
         oracle: Gave them.
         y: At least two answers.
     """
-    step = _decimal_step(y)
+    step = decimal_step(y)
     if oracle.reference is not None:
         precision = np.finfo(oracle.dtype)
         decimals = oracle.resolution if oracle.resolution > 4 * precision.eps else 0.0
@@ -94,25 +95,3 @@ def read_as(oracle: Oracle, y: Float[np.ndarray, "N a"]) -> Reading:
     if y.shape[1] > 2 and y.max() <= rounded and np.abs(total).max() <= 1e-6 + 2 * rounded:
         return Reading(LOG_PROBABILITIES, None, y.shape[1], bits, step)
     return Reading(VALUES, None, y.shape[1], bits, step)
-
-
-def mantissa_bits(y: np.ndarray) -> int:
-    """How many bits of their mantissa these numbers use: 8 of bfloat16, 24 of float32, whatever type holds them."""
-    mantissa = np.ldexp(np.abs(np.frexp(y)[0]).ravel(), 53).astype(np.int64)
-    mantissa = mantissa[mantissa > 0]
-    if not len(mantissa):
-        return 53
-    lowest = mantissa & -mantissa  # of numbers drawn at random half end in each place: a few decide
-    return int(max(1, 53 - np.log2(lowest.min())))
-
-
-def _decimal_step(y: np.ndarray) -> float:
-    """The step of answers rounded to a power of ten, at most 7 decimals; 0 if they are not."""
-    if not np.ptp(y) > 0:
-        return 0.0
-    for decimals in range(-6, 8):
-        scaled = y * 10.0**decimals if decimals >= 0 else y / 10.0**-decimals
-        if np.abs(scaled - np.round(scaled)).max() <= 1e-9 * max(1.0, float(np.abs(scaled).max())):
-            # Short binary numbers are decimals, too; these say nothing about rounding to decimals.
-            return 10.0**-decimals if mantissa_bits(y) > 24 or decimals <= 0 else 0.0
-    return 0.0

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.blackbox.noise_model import errors_variance
+
 Ask = Callable[[np.ndarray], np.ndarray]
 
 # Lengths of short steps, in units of a typical input: the least and the largest.
@@ -91,8 +93,8 @@ def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Ge
     # The numbers added up inside are as large as the answer, or as the input times the slope where these cancel.
     typical = np.abs(y).max(axis=(0, 1)) + np.median(np.abs(np.diff(y, axis=1)).max(axis=1), axis=0) / step
     typical = np.where(typical > 0, typical, max(float(typical.max()), 1.0))
-    # Second differences of independent errors have sqrt(6) times their deviation; the quieter half saw no breakpoint.
-    quiet = np.sqrt(np.median((second**2).mean(axis=1), axis=0) / 6)
+    # The quieter half saw no breakpoint.
+    quiet = np.sqrt(np.median(errors_variance(y.swapaxes(0, 1), 2), axis=0))
     floor = np.maximum(quiet, resolution * typical / 2)
     slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
     bent = (second.max(axis=1) > 1e-6 * slope + 40 * resolution * typical).any(axis=1)

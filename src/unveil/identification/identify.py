@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.answers_noise import answers_noise
 from unveil.identification.box_units import in_own_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.noise_model import multiples
+from unveil.blackbox.digits import multiples
 from unveil.blackbox.span_search.points import Asker, Places
 from unveil.outcome import Outcome
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.pruning import REDUNDANT
 from unveil.identification.method import Identification, Method

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
-from unveil.identification.answers_noise import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
