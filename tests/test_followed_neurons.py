@@ -10,8 +10,11 @@ import pytest
 
 import unveil as uv
 from unveil.blackbox.rounding import rounding
+from unveil.identification.piecewise_linear import behind_first_layer, wide_first_layer
 from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading
 
 N, K, Q = 4, 10, 6
 
@@ -131,3 +134,41 @@ def test_a_network_wider_than_its_input_is_read_whole(rng: np.random.Generator) 
     match = uv.compare(found.network, truth)
     assert not match.missing
     assert not match.false
+
+
+def test_sides_of_a_first_layer_wider_than_the_input_are_settled_right_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[Reading, list[Neuron]]] = []
+
+    def settle(*args: Reading) -> tuple[Reading, list[Neuron]]:
+        told.append(wide_first_layer.settle_wide(*args))  # type: ignore[arg-type]
+        return told[-1]
+
+    monkeypatch.setattr(behind_first_layer, "settle_wide", settle)
+    settled = 0
+    for seed in range(8):
+        rng = np.random.default_rng([41, seed])
+        widths = (3, 9, 4, 1)
+        weights = [
+            (rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)
+        ]
+        truth = uv.Network.from_weights(weights)
+        told.clear()
+        uv.CriticalPoints()(uv.as_oracle(truth, 3, budget=8000), rng=rng)
+        size = np.linalg.norm(weights[0][0], axis=1)
+        true, second = weights[0][0] / size[:, None], weights[1][0] * size
+        for state, behind in told:
+            assert state.settled or not behind
+            if not state.settled or state.layer is None:
+                continue
+            settled += 1
+            rows = state.layer[0] / np.linalg.norm(state.layer[0], axis=1, keepdims=True)
+            likeness = rows @ true.T
+            assert likeness.max(axis=1).min() > 1 - 1e-8  # with its sign
+            for neuron in behind:
+                known = second[:, likeness.argmax(axis=1)][:, neuron.known]
+                w = neuron.weights[neuron.known]
+                cosines = known @ w / np.linalg.norm(known, axis=1) / np.linalg.norm(w)
+                assert np.abs(cosines).max() > 1 - 1e-8
+    assert settled

@@ -10,6 +10,7 @@ from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
+from unveil.identification.surrogate.from_labels import LabelFitting
 from unveil.identification.surrogate.known import Known, with_free
 from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions
 
@@ -70,6 +71,21 @@ def test_labels_are_learnt_as_far_as_it_goes() -> None:
     assert found.stats["fresh"]["labels"] == pytest.approx(same.mean(), abs=0.03)
     assert same.mean() > 0.9
     assert found.residual == pytest.approx(1 - found.stats["fresh"]["labels"])
+
+
+def test_labels_are_looked_for_further_out_until_there_are_two_and_no_more_are_asked_than_may_be() -> None:
+    far = uv.as_oracle(lambda x: (np.linalg.norm(x, axis=1) > 9).astype(int), 5, answers="labels")
+    before = far.ledger.asked
+    run = LabelFitting(uv.Surrogate(students=1, rounds=2, queries=9000), far, np.random.default_rng(1))
+    found = run.run()
+    assert run.size == 4  # a typical length is 2.2 before
+    assert set(run.labels) == {0, 1}
+    assert far.ledger.asked - before <= 9000
+    assert found.labels == (0, 1)
+    short = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), 5, answers="labels", budget=6500)
+    assert uv.Surrogate(students=1, rounds=1)(short, rng=np.random.default_rng(3)).stats["fresh"]["labels"] > 0.9
+    one = uv.as_oracle(lambda x: np.full(len(x), 7), 5, answers="labels")
+    assert uv.Surrogate()(one, rng=np.random.default_rng(2)).outcome is uv.Outcome.nothing_to_find
 
 
 def test_neurons_that_a_network_does_not_need_leave_it() -> None:

@@ -57,8 +57,11 @@ class LabelFitting(Run):
             if len(np.unique(held_labels)) < 2:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
                 return self.end(Outcome.nothing_to_find)
-            self._add(self._points(BEGIN))
-            self._train(held, held_labels)
+            self._add(self._points(int(min(BEGIN, self.left()))))
+            if len(self.x):
+                self._train(held, held_labels)
+            else:
+                self.why.append("The budget left no questions to fit to.")
         except BudgetExceeded:
             self.why.append("The budget ended before the training did.")
         return self._judged()
