@@ -51,7 +51,7 @@ def test_first_steps_stay_straight_and_in_the_box(rng: np.random.Generator) -> N
     ask, state = begun(lambda x: np.maximum(x @ w.T, 0), 10, rng, within=(-1.0, 1.0))
     steps = state.steps
     assert 0 < steps.step <= steps.probe
-    assert steps.bend == 0
+    assert steps.curvature == 0
     assert steps.slope_noise == pytest.approx(math.sqrt(2) / steps.step)
     assert 4 * steps.step <= np.max(steps.margin) * (1 + 1e-12) or np.max(steps.margin) == 2 / 32
     here = ask.draw(200, steps.margin)
@@ -63,7 +63,7 @@ def test_first_steps_stay_straight_and_in_the_box(rng: np.random.Generator) -> N
 def test_central_steps_of_a_smooth_model_are_less_noisy(rng: np.random.Generator) -> None:
     w = rng.standard_normal((4, 10))
     _, state = begun(lambda x: np.tanh(x @ w.T).astype(np.float32), 10, rng)
-    assert state.steps.bend > 0
+    assert state.steps.curvature > 0
     centred = state.steps.centred()
     assert centred.central
     assert centred.step > state.steps.step

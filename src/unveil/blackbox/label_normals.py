@@ -19,27 +19,27 @@ class Scale:
     """Lengths at which this boundary may be asked.
 
     Attributes:
-        flat: The longest move over which the boundary bends by less than `bend` of its shift.
-        bend: The share of a shift that is curvature, at `flat`.
+        flat: The longest move over which the boundary bends by less than `curvature` of its shift.
+        curvature: The share of a shift that is curvature, at `flat`.
         noise: How finely the boundary can be located along its normal.
         longest: The longest move that stays legal.
     """
 
     flat: float
-    bend: float
+    curvature: float
     noise: float
     longest: float
 
     @property
     def sharp(self) -> float:
         """The move at which curvature and noise disturb a normal least; shorter where nothing bends."""
-        best = np.sqrt(self.noise * self.flat / max(self.bend, 1e-12))
+        best = np.sqrt(self.noise * self.flat / max(self.curvature, 1e-12))
         return float(min(best, max(1e-3 * self.flat, 1e5 * self.noise), self.flat))
 
     @property
     def sharpness(self) -> float:
         """The relative error of a normal measured with `sharp` moves."""
-        return self.noise / self.sharp + self.bend * self.sharp / self.flat
+        return self.noise / self.sharp + self.curvature * self.sharp / self.flat
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def measure(
     keep = np.flatnonzero(np.isnan(moved).mean(axis=1) < 0.05)
     normals = inner[keep] + np.nan_to_num(-moved[keep] / step[keep, None]) @ known.complement
     length = np.linalg.norm(normals, axis=1)
-    error = (cell[keep] / step[keep] / np.sqrt(12) + scale.bend * spread[keep]) / length
+    error = (cell[keep] / step[keep] / np.sqrt(12) + scale.curvature * spread[keep]) / length
     return known.added(points[keep], normals, error)
 
 
@@ -248,8 +248,8 @@ def _foretells(side: Side, scale: Scale, found: Normals, precision: float) -> Bo
         half=64 * precision * full,
         cell=8 * precision * full,
     )
-    # Moves within the span bend sqrt(n) / r times as much as the random ones by which `bend` was measured.
-    bent = 10 * scale.bend * step / scale.flat * np.sqrt(found.basis.shape[1]) / found.r
+    # Moves within the span bend sqrt(n) / r times as much as the random ones by which `curvature` was measured.
+    bent = 10 * scale.curvature * step / scale.flat * np.sqrt(found.basis.shape[1]) / found.r
     straight = (np.abs(moved - expected) <= max(40 * precision, bent) * step).all(axis=1)
     # Where most fail, it is the measure that fails.
     return np.asarray(straight if straight.mean() > 0.5 else np.ones(found.r, dtype=bool))

@@ -183,10 +183,10 @@ def find_scale(side: Side, points: BoundaryPoints, rng: np.random.Generator) -> 
         typical = max(_median(np.abs(plus - minus) / 2), cell)
         # Noise was seen along the segments. Along the normal it is less, by the cosine of the angle between them.
         steep = min(0.67 * length / (np.sqrt(oracle.n) * typical), 1.0)
-        bend = np.abs(plus + minus) / 2 / typical
+        share = np.abs(plus + minus) / 2 / typical
         # What the bisection itself leaves open is no curvature.
         grain = cell / typical
-        rungs.append((float(np.mean(~(bend < 0.02 + 2 * grain))), length, max(_median(bend) - grain, 0.0)))
+        rungs.append((float(np.mean(~(share < 0.02 + 2 * grain))), length, max(_median(share) - grain, 0.0)))
         if rungs[-1][0] < 0.1:
             break
         length /= 8
@@ -194,7 +194,7 @@ def find_scale(side: Side, points: BoundaryPoints, rng: np.random.Generator) -> 
     noise *= steep
     # Where noise allows, shorter still: fewer breakpoints, less bending.
     shorter = min(max(1e6 * noise, length / 32), length)
-    return Scale(flat=shorter, bend=bent * shorter / length + 1e-6, noise=noise, longest=longest)
+    return Scale(flat=shorter, curvature=bent * shorter / length + 1e-6, noise=noise, longest=longest)
 
 
 def smooth_points(

@@ -73,7 +73,7 @@ class _Scales:
 
     centre: Float[np.ndarray, "T m"]
     first: Float[np.ndarray, "S T m"]
-    bends: Float[np.ndarray, "S T m"]
+    second: Float[np.ndarray, "S T m"]
     still: Bool[np.ndarray, "S T m"]
     lengths: Float[np.ndarray, " S"]
     moved: Bool[np.ndarray, " S"]
@@ -149,7 +149,7 @@ def measure_noise(
         triples: Lines of three points looked at on each scale, with few, a rare breakpoint is missed.
 
     Returns:
-        Level, kind and reach. A network of which no triple of points shows a bend is called linear (constant if nothing
+        Level, kind and reach. A network of which no triple of points is curved is called linear (constant if nothing
         changes at all).
 
     Queries: `min(TABLES, triples) * TABLE + triples * (1 + 2 * SCALES)`: 264 by default
@@ -279,19 +279,19 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     level = _as_others(level, np.abs(seen.everything).max(axis=0), still)
     # In units of the noise at each place.
     unit = np.maximum(level, amplified * oracle.rounding(centre))
-    bends = seen.bends / unit
-    size = np.maximum(centre.std(axis=0), seen.bends.max(axis=(0, 1)))
-    # The noise of a second difference is 2.4 levels; a smooth bend rarely spreads over both thresholds.
-    straight = (bends <= 8).all(axis=2)  # (SCALES, TRIPLES)
-    bent = (bends >= 300).any(axis=2)
+    second = seen.second / unit
+    size = np.maximum(centre.std(axis=0), seen.second.max(axis=(0, 1)))
+    # The noise of a second difference is 2.4 levels; a smooth function's rarely spreads over both thresholds.
+    straight = (second <= 8).all(axis=2)  # (SCALES, TRIPLES)
+    bent = (second >= 300).any(axis=2)
     varies = bool((np.ptp(centre, axis=0) > 16 * level).any())
-    kind = _kind(straight, bent, bends, varies)
+    kind = _kind(straight, bent, second, varies)
     curvature = 0.0
     if kind == "smooth":
-        visible = np.median(bends, axis=1) > 16  # (SCALES, m)
-        rates = np.median(seen.bends, axis=1) / lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
+        visible = np.median(second, axis=1) > 16  # (SCALES, m)
+        rates = np.median(seen.second, axis=1) / lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
         curvature = float(np.where(visible, rates, 0.0).max())
-        if curvature == 0:  # a bend here and there, but nowhere one that most lines show
+        if curvature == 0:  # curved here and there, but nowhere so that most lines show
             kind = "piecewise linear"
     signs = {"noise": noisy, "decimal": bool(decimal), "multiples": steps.any(), "mantissa": bits <= SHORT_MANTISSA}
     rounding = next((name for name, there in signs.items() if there), "float")
@@ -325,7 +325,7 @@ def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Flo
 def _reach(seen: _Scales, straight: np.ndarray, unit: np.ndarray) -> float:
     """The longest step at which a third of the lines are straight, of those on which anything changes at all."""
     alive = (np.abs(seen.first) > 100 * unit).any(axis=2) | ~straight
-    if not alive.any():  # noise hides the slopes at every scale, the bends too: the longest steps show most
+    if not alive.any():  # noise hides the slopes at every scale, and the curvature: the longest steps show most
         alive = np.ones_like(alive)
     share = (straight & alive).sum(axis=1) / np.maximum(1, alive.sum(axis=1))
     good = np.flatnonzero(share >= 0.3)
@@ -342,15 +342,15 @@ def _unchanged(seen: _Scales, rounding: np.ndarray) -> float:
     return float(seen.still[fair[-2] : fair[-1] + 1].all(axis=2).mean())
 
 
-def _kind(straight: np.ndarray, bent: np.ndarray, bends: np.ndarray, varies: bool) -> str:
-    if (bends <= 32).all():
+def _kind(straight: np.ndarray, bent: np.ndarray, second: np.ndarray, varies: bool) -> str:
+    if (second <= 32).all():
         return "linear" if varies else "constant"
-    # A breakpoint is inside a triple or not: at some scale both happen. A smooth bend fades everywhere at once.
+    # A breakpoint is inside a triple or not: at some scale both happen. Curvature fades everywhere at once.
     for scale in range(len(straight)):
         if straight[scale].mean() >= 0.2 and bent[scale].mean() >= 0.08:
             return "piecewise linear"
-    # Two scales shorter a smooth bend is 256 times smaller; a breakpoint that has left the triple is gone.
-    gone = straight[2:] & (bends[:-2] >= RATIO**4 * 25).any(axis=2)
+    # Two scales shorter a smooth second difference is 256 times smaller; a breakpoint that has left the triple is gone.
+    gone = straight[2:] & (second[:-2] >= RATIO**4 * 25).any(axis=2)
     if gone.sum() >= 2:
         return "piecewise linear"
     return "smooth"

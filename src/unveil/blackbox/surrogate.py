@@ -169,9 +169,9 @@ def _products(x: np.ndarray) -> np.ndarray:
 def _slopes(x: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Gradients of the quadratic with these coefficients."""
     n = x.shape[1]
-    bend = np.zeros((n, n))
-    bend[np.triu_indices(n)] = coefficients[n:]
-    return np.asarray(coefficients[:n] + x @ (bend + bend.T))
+    upper = np.zeros((n, n))
+    upper[np.triu_indices(n)] = coefficients[n:]
+    return np.asarray(coefficients[:n] + x @ (upper + upper.T))
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def local_breakpoints(
     y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m) / noise.at(centre)[:, None]
     most = limit(m)
     none = _worst(y - _line(t, y)[2]) <= most
-    best, where, bend, width = np.full(count, np.inf), np.zeros(count), np.zeros((count, m)), np.zeros(count)
+    best, where, jumps, width = np.full(count, np.inf), np.zeros(count), np.zeros((count, m)), np.zeros(count)
     for k in range(2, POINTS - 1):
         a, p, _ = _line(t[:k], y[:, :k])
         b, q, _ = _line(t[k:], y[:, k:])
@@ -79,10 +79,10 @@ def local_breakpoints(
         e = np.sqrt(_doubt(t[:k], at) + _doubt(t[k:], at)) / np.sqrt(strength)
         better = worst < best
         best, where, width = np.where(better, worst, best), np.where(better, at, where), np.where(better, e, width)
-        bend[better] = jump[better]
-    strong = np.sqrt((bend**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
+        jumps[better] = jump[better]
+    strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
     good = ~none & (best <= most) & strong
-    return LocalBreakpoints(np.where(good, where, np.nan), width, bend * noise.at(centre), none)
+    return LocalBreakpoints(np.where(good, where, np.nan), width, jumps * noise.at(centre), none)
 
 
 def _line(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

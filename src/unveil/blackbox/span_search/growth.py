@@ -57,7 +57,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
                 return state
             state = replace(state, steps=steps.times(min(2.0, longest / steps.probe)))
             continue
-        if straight.mean() > 0.7 and not steps.bend and steps.probe < longest:
+        if straight.mean() > 0.7 and not steps.curvature and steps.probe < longest:
             # The more is known, the less the rest bends, and longer steps are less noisy.
             state = replace(state, steps=steps.times(1.5))
         score = np.where(straight, slope, 0.0)

@@ -136,7 +136,7 @@ def choose_rank(state: State) -> State:
     c = c @ right[:keep].T
     # Dropped directions took true parts of the others with them: while the noise is coarse, expect some times more.
     margin = 8.0 if state.blurred else 1.0
-    noise = state.steps.slope_noise if state.steps.bend else math.sqrt(2) / state.steps.first
+    noise = state.steps.slope_noise if state.steps.curvature else math.sqrt(2) / state.steps.first
     row_error = margin * noise * float(np.linalg.norm(np.linalg.pinv(c)))
     return state.with_span(
         right[:keep] @ state.known.basis,

@@ -45,7 +45,7 @@ class Steps:
 
     Attributes:
         reach: Within which lines look straight.
-        bend: Second derivative of a smooth model, in units of the noise; 0 for a piecewise-linear one.
+        curvature: Second derivative of a smooth model, in units of the noise; 0 for a piecewise-linear one.
         clean: Whether answers have more than ten digits to spare.
         step: Of a difference along the complement.
         first: The same at the beginning.
@@ -56,7 +56,7 @@ class Steps:
     """
 
     reach: float
-    bend: float
+    curvature: float
     clean: bool
     step: float
     first: float
@@ -67,8 +67,10 @@ class Steps:
 
     def centred(self) -> Steps:
         """The same with central differences of a smooth model: longer steps, with less noise and less bending."""
-        step = max(self.step, (3 / self.bend) ** (1 / 3))
-        return replace(self, step=step, slope_noise=1 / (math.sqrt(2) * step) + self.bend * step**2 / 6, central=True)
+        step = max(self.step, (3 / self.curvature) ** (1 / 3))
+        return replace(
+            self, step=step, slope_noise=1 / (math.sqrt(2) * step) + self.curvature * step**2 / 6, central=True
+        )
 
     def times(self, factor: float) -> Steps:
         return replace(self, probe=self.probe * factor, step=self.step * factor, slope_noise=self.slope_noise / factor)
@@ -149,7 +151,7 @@ class State:
     @property
     def basis_step(self) -> float:
         """Steps along the basis lie wholly in the span, those along coordinates only with a share of sqrt(r / n)."""
-        if self.steps.bend:
+        if self.steps.curvature:
             return self.steps.step
         return COARSE_BASIS * self.steps.first * math.sqrt(max(self.rank, 1) / self.known.n)
 
@@ -161,13 +163,13 @@ class State:
     @property
     def coarse(self) -> float:
         """Noise of one coordinate of a gradient in the basis."""
-        return self.steps.slope_noise if self.steps.bend else math.sqrt(2) / self.basis_step
+        return self.steps.slope_noise if self.steps.curvature else math.sqrt(2) / self.basis_step
 
     @property
     def harmless(self) -> float:
         """How far a step may lead inside the true span without bending."""
-        if self.steps.bend:
-            return math.sqrt(2 / self.steps.bend)
+        if self.steps.curvature:
+            return math.sqrt(2 / self.steps.curvature)
         return HARMLESS * self.steps.reach * math.sqrt(max(self.rank, 1) / self.known.n)
 
     @property
@@ -213,13 +215,13 @@ class State:
 
 
 def first_steps(ask: Asker) -> Steps:
-    """Steps from the measured noise: long enough to stand out of it, short enough not to bend, inside the box."""
+    """Steps from the measured noise: long enough to stand out of it, short enough not to curve, inside the box."""
     noise, oracle, root = ask.noise, ask.oracle, math.sqrt(ask.oracle.n)
     signal = float((noise.size / noise.level).max())
-    bend, clean = 0.0, signal > CLEAN_DIGITS
+    curvature, clean = 0.0, signal > CLEAN_DIGITS
     if noise.kind == "smooth":
-        bend = max(noise.curvature * signal, 1e-300)
-        step, probe = math.sqrt(2 * math.sqrt(2) / bend), bend ** (-1 / 3)
+        curvature = max(noise.curvature * signal, 1e-300)
+        step, probe = math.sqrt(2 * math.sqrt(2) / curvature), curvature ** (-1 / 3)
     else:
         probe, step = noise.reach, noise.reach / (CLEAN if clean else NOISY)
     # Steps of which the precision of the input leaves nothing are none.
@@ -237,8 +239,8 @@ def first_steps(ask: Asker) -> Steps:
         probe = min(probe, float(widest.min()) * root / 6)
         step = min(step, float(widest.min()) / 4)
         margin = np.minimum(widest, max(4 * step, 6 * probe / root))
-    slope_noise = math.sqrt(2) / step + bend * step / 2
-    return Steps(noise.reach, bend, clean, step, step, probe, slope_noise, margin)
+    slope_noise = math.sqrt(2) / step + curvature * step / 2
+    return Steps(noise.reach, curvature, clean, step, step, probe, slope_noise, margin)
 
 
 def walled(usual: float, longest: float) -> bool:

@@ -44,9 +44,9 @@ class Directions:
     def along(cls, line: Line, rng: np.random.Generator) -> Directions | None:
         """Random ones among which a searched line runs; None where so many are needed that nothing is gained, or it
         shows nothing."""
-        n, bends = len(line.base), len(line.t)
-        p = min(int(PLENTY * bends) + MORE, int(SHARE * n))
-        if not bends or p < LEAST * bends:
+        n, met = len(line.base), len(line.t)
+        p = min(int(PLENTY * met) + MORE, int(SHARE * n))
+        if not met or p < LEAST * met:
             return None
         free = rng.standard_normal((n, p - 2))
         every = _all_columns(np.column_stack([line.base, line.direction, free]))

@@ -95,7 +95,7 @@ class FollowedNeuron:
         return Neuron.given(weights[known] / size, offset / size, self.error, key).among(known)
 
 
-class _Bend(NamedTuple):
+class _Change(NamedTuple):
     """How a hyperplane bends where it meets another: the weight, a point behind it, and the weight's error."""
 
     weight: float
@@ -162,13 +162,13 @@ def follow(
                 y, i = met
                 up = -where[i]
                 if not known[i]:
-                    bend = _bend(probe, layer, _Crossing(y, i, up, normal, jump))
-                    if bend is None:
+                    change = _change(probe, layer, _Crossing(y, i, up, normal, jump))
+                    if change is None:
                         failed += 1
                         break
-                    weights[i], known[i] = bend.weight, True
-                    errors.append(bend.error)
-                    y = bend.x
+                    weights[i], known[i] = change.weight, True
+                    errors.append(change.error)
+                    y = change.x
                 normal = normal + up * weights[i] * rows[i]
                 where[i] = up
                 x = _onward(layer, y, i, up, normal)
@@ -212,7 +212,7 @@ def _onward(
     return np.asarray(y + min(float(t[t > 0].min(initial=1.0)), 1.0) / 2 * v)
 
 
-def _bend(probe: Probe, layer: Layer, here: _Crossing) -> _Bend | None:
+def _change(probe: Probe, layer: Layer, here: _Crossing) -> _Change | None:
     """How a hyperplane bends at a crossing, from answers around it on the side ahead.
 
     There they are two linear functions, equal on the hyperplane. Where they are not, another one passes close by.
@@ -256,7 +256,7 @@ def _bend(probe: Probe, layer: Layer, here: _Crossing) -> _Bend | None:
         off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
         if off > SAME * np.linalg.norm(should):
             continue
-        return _Bend(float(up * told), x, share * size / abs(a))
+        return _Change(float(up * told), x, share * size / abs(a))
     return None
 
 

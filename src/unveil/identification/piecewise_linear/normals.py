@@ -119,10 +119,10 @@ def grouped(line: Line, wanted: Bool[np.ndarray, " B"], crossed: Bool[np.ndarray
         line: The breakpoints.
         wanted: Which are to be measured.
         crossed: Which are hyperplanes known.
-        apart: Least singular value of the directions in which the outputs bend in one group.
+        apart: Least singular value of the directions in which the outputs change in one group.
     """
     length = np.diff(line.edges)
-    bend = line.jump / np.maximum(np.linalg.norm(line.jump, axis=1, keepdims=True), 1e-300)
+    jumps = line.jump / np.maximum(np.linalg.norm(line.jump, axis=1, keepdims=True), 1e-300)
     spoiled = np.flatnonzero(~wanted & ~crossed)
     groups: list[Group] = []
     for first, last in pairwise([-1, *spoiled.tolist(), len(wanted)]):
@@ -131,19 +131,19 @@ def grouped(line: Line, wanted: Bool[np.ndarray, " B"], crossed: Bool[np.ndarray
             # The longest piece before, between and after the wanted breakpoints of this run.
             ends = [first, *run.tolist(), last]
             best = [a + 1 + int(np.argmax(length[a + 1 : b + 1])) for a, b in pairwise(ends)]
-            groups += _cheapest(run, best, bend, length, apart)
+            groups += _cheapest(run, best, jumps, length, apart)
     return groups
 
 
 def _cheapest(
     run: Int[np.ndarray, " q"],
     best: list[int],
-    bend: Float[np.ndarray, "B m"],
+    jumps: Float[np.ndarray, "B m"],
     length: Float[np.ndarray, " E"],
     apart: float,
 ) -> list[Group]:
     """The fewest groups of one run; among these, in long pieces."""
-    usual, most = float(np.median(length)), _told_apart(bend[run], apart)
+    usual, most = float(np.median(length)), _told_apart(jumps[run], apart)
     cost, back = np.zeros(len(run) + 1), np.zeros(len(run) + 1, dtype=int)
     for i in range(1, len(run) + 1):
         cost[i] = np.inf
@@ -158,13 +158,13 @@ def _cheapest(
     return [Group(run[i:j], best[i], best[j]) for i, j in pairwise(cuts)]
 
 
-def _told_apart(bend: Float[np.ndarray, "q m"], apart: float) -> Int[np.ndarray, " q"]:
+def _told_apart(jumps: Float[np.ndarray, "q m"], apart: float) -> Int[np.ndarray, " q"]:
     """For each breakpoint, how many that end with it the outputs tell apart."""
-    most = np.ones(len(bend), dtype=int)
-    for q in range(2, min(bend.shape) + 1):
+    most = np.ones(len(jumps), dtype=int)
+    for q in range(2, min(jumps.shape) + 1):
         ends = np.flatnonzero(most[q - 1 :] == q - 1) + q - 1
         if len(ends):
-            windows = bend[ends[:, None] + np.arange(1 - q, 1)]
+            windows = jumps[ends[:, None] + np.arange(1 - q, 1)]
             most[ends[np.linalg.svd(windows, compute_uv=False)[:, -1] >= apart]] = q
     return most
 

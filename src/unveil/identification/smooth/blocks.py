@@ -72,14 +72,14 @@ class Block:
     Attributes:
         members: Neurons of the first layer.
         directions: Unit vectors (r, members), `phi'(z) b_l` up to scale and sign.
-        bends: `phi''(z) / phi'(z)` of each member.
+        curvatures: `phi''(z) / phi'(z)` of each member.
         spectrum: Singular values of the stacked gradients.
         certificate: How well the Hessians agree with the directions, one (worst) value: 1 is perfect.
     """
 
     members: np.ndarray
     directions: Float[np.ndarray, "r s"]
-    bends: Float[np.ndarray, " s"]
+    curvatures: Float[np.ndarray, " s"]
     spectrum: np.ndarray
     certificate: float
 
@@ -120,12 +120,12 @@ def look_through(
         # Truncation and noise at their worst; the small end of the spectrum shows them as they are.
         worst = max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0])
         rank = gap(spectrum, min(worst, spectrum[3 * size // 4] / spectrum[0]))
-    # At least one direction must be left across: it is what shows the bends.
+    # At least one direction must be left across: it is what shows the curvatures.
     rank = min(rank, size - 1)
     span, across = basis[:, :rank], basis[:, rank:]
     # e from H q = e q g, by differences of gradients along q, at the patterns with the largest gradients.
     strong = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[:2]
-    bends_top, bends_bottom = np.zeros(size), np.full(size, np.finfo(np.float64).tiny)
+    top, bottom = np.zeros(size), np.full(size, np.finfo(np.float64).tiny)
     k = float(np.clip(disturbance**0.25, 1e-3, 0.3))
     for p in strong:
         q = across @ rng.standard_normal(across.shape[1])
@@ -134,18 +134,20 @@ def look_through(
         both = gradients(oracle, patterns[p] + np.array([[1.0], [-1.0]]) * move, dual, max(h, k / 4))
         product = (both[0] - both[1]) / (2 * k)  # (s, m)
         lever = q[:, None] * slopes[p]
-        bends_top += (product * lever).sum(axis=1)
-        bends_bottom += (lever**2).sum(axis=1)
-    bends = bends_top / bends_bottom
+        top += (product * lever).sum(axis=1)
+        bottom += (lever**2).sum(axis=1)
+    curvatures = top / bottom
     chosen = np.argsort(-np.abs(slopes).sum(axis=(1, 2)), kind="stable")[: rank + 5]
     hessians = second_differences(oracle, patterns[chosen], span.T @ dual, k)  # (Q, m, r, r)
     for i, p in enumerate(chosen):
         for output in range(oracle.m):
-            hessians[i, output] -= span.T @ ((bends * slopes[p, :, output])[:, None] * span)
+            hessians[i, output] -= span.T @ ((curvatures * slopes[p, :, output])[:, None] * span)
     small = hessians.reshape(-1, rank, rank)
     reduced, certificate = joint_directions(small, rank, rng=rng)
     directions = reduced @ span.T
-    return Block(members, directions / np.linalg.norm(directions, axis=1, keepdims=True), bends, spectrum, certificate)
+    return Block(
+        members, directions / np.linalg.norm(directions, axis=1, keepdims=True), curvatures, spectrum, certificate
+    )
 
 
 def _signs(count: int, k: int, rng: np.random.Generator) -> np.ndarray:

@@ -191,14 +191,14 @@ def _linear(
     span, across = left[:, :rank], right[rank:].T  # (T m, r), (k, k - r)
     sums = by_sum.transpose(0, 2, 1).reshape(-1, k)
     divided = unit * size / np.where(sums == 0, 1.0, sums)  # 1 / phi', for each column
-    bend = -unit * np.repeat(ratio, outputs, axis=0)
+    turned = -unit * np.repeat(ratio, outputs, axis=0)
     far = np.repeat(along, outputs, axis=0)
     # E_ij adds -S_i / phi'_j to column j, and j's sum times what column i bends to column i.
     first = -(sums[:, :, None] * (divided / size)[:, None, :])  # (T m, i, j): in column j
-    second = bend[:, :, None] * far[:, None, :]  # (T m, i, j): in column i
+    second = turned[:, :, None] * far[:, None, :]  # (T m, i, j): in column i
     first -= np.tensordot(span, np.tensordot(span.T, first, axes=1), axes=1)
     second -= np.tensordot(span, np.tensordot(span.T, second, axes=1), axes=1)
-    shifted = bend - span @ (span.T @ bend)
+    shifted = turned - span @ (span.T @ turned)
     moves = first[..., None] * across[None, None, :, :] + second[..., None] * across[None, :, None, :]
     turning = moves.transpose(0, 3, 1, 2).reshape(-1, k * k)
     shifting = (shifted[..., None] * across[None]).transpose(0, 2, 1).reshape(-1, k)

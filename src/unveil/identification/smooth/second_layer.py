@@ -48,7 +48,7 @@ def cover(
         known |= set(members.tolist())
     places: list[list[float]] = [[] for _ in range(k)]
     for block in blocks:
-        for i, z in zip(block.members, base_points(block.bends, layer.activation), strict=True):
+        for i, z in zip(block.members, base_points(block.curvatures, layer.activation), strict=True):
             places[i].append(float(z))
     base = np.array([np.median(z) for z in places])
     shifted = FirstLayer(layer.weights, layer.shifts + base, layer.activation, layer.margin)
@@ -78,7 +78,7 @@ def block_size(k: int, n: int, rank: int | None) -> int:
     return max(1, min(n - spare + 1, k - spare))
 
 
-def base_points(bends: Float[np.ndarray, " s"], activation: Activation) -> Float[np.ndarray, " s"]:
+def base_points(curvatures: Float[np.ndarray, " s"], activation: Activation) -> Float[np.ndarray, " s"]:
     """Where `phi'' / phi'` has the given values, near 0; 0 where that says nothing."""
     z = np.linspace(-3, 3, 6001)
     ratio = activation.curvature(z) / activation.slope(z)
@@ -89,8 +89,8 @@ def base_points(bends: Float[np.ndarray, " s"], activation: Activation) -> Float
     high = turns[turns >= centre].min(initial=len(z) - 2)
     part = slice(low, high + 1)
     points, values = z[part], falling * ratio[part]
-    inside = (falling * bends >= values[0]) & (falling * bends <= values[-1])
-    return np.where(inside, np.interp(falling * bends, values, points), 0.0)
+    inside = (falling * curvatures >= values[0]) & (falling * curvatures <= values[-1])
+    return np.where(inside, np.interp(falling * curvatures, values, points), 0.0)
 
 
 def glue(blocks: Sequence[Block], slopes: Float[np.ndarray, " k"]) -> Float[np.ndarray, "r k"]:
