@@ -190,5 +190,6 @@ def test_a_decimal_step_is_told_of_answers_of_any_size_and_of_none_that_have_all
     for decimals in (-2, 0, 3):
         if size > 10.0**-decimals:
             assert decimal_step(np.round(y, decimals)) == pytest.approx(10.0**-decimals)
+            assert decimal_step(np.round(y, decimals) + 1e-9 * size * rng.standard_normal(y.shape)) == 0
     # Of 8 bits every number has few decimals, too.
     assert decimal_step(brain(y / size, 8)) == 0

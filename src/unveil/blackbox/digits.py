@@ -16,7 +16,7 @@ BY_CHANCE = 1e-4
 MOST_BITS = 20
 # Decimals that answers may have been rounded to; how near to such a number they must be, as a share of the largest one,
 # for their own rounding, and of the step.
-POWERS, NEAR, SURELY = range(-6, 8), 1e-9, 0.01
+POWERS, NEAR, SURELY = range(-6, 8), 1e-13, 0.01
 
 
 @dataclass(frozen=True)
