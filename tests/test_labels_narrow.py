@@ -10,6 +10,7 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces, Precision, faces_at
+from unveil.identification.from_labels.foretold import crossings_beside
 from unveil.identification.from_labels.hyperplanes import Edge
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.narrow import corners_of, in_a_plane, two_layers
@@ -43,8 +44,8 @@ def searched(weights: Weights, faces: int) -> HyperplaneSearch:
 def test_normals_behind_two_neurons_lie_in_a_plane_and_behind_three_they_do_not() -> None:
     assert in_a_plane(searched(NARROW, 40).faces)
     rng = np.random.default_rng(0)
-    for rank in (1, 2, 3):
-        normals = rng.standard_normal((20, rank)) @ rng.standard_normal((rank, 6))
+    for rank, d in ((1, 6), (2, 6), (3, 6), (2, 2)):
+        normals = rng.standard_normal((20, rank)) @ rng.standard_normal((rank, d))
         normals /= np.linalg.norm(normals, axis=1)[:, None]
         faces = Faces(normals, normals, np.zeros(20, int), np.ones(20, int), np.full(20, 1e-8))
         assert in_a_plane(faces) == (rank == 2)
@@ -148,3 +149,25 @@ def test_no_face_parallel_to_a_hyperplane_of_the_edge_or_two_that_differ_tell_no
     assert parallel(edge, both[:1]) is not None
     assert parallel(edge, both) is None
     assert parallel(other, faces) is None
+
+
+def test_points_beside_a_piece_that_was_met_lie_on_it() -> None:
+    """A triangle cut out of a half space, too small for random points: from one point on its tip others come."""
+    tip = LabelModel(
+        np.array([[1.0, 1.0], [-1.0, 1.0]]),
+        np.array([0.01, 0.01]),
+        np.array([[0.0, 0.0], [1.0, 1.0]]),
+        np.zeros((2, 2)),
+        np.array([0.0, -0.02]),
+        np.arange(2),
+        activation("relu"),
+    )
+    search = searched(NARROW, 1)
+    chart = Chart(search.chart.oracle, np.zeros(4), 1.0, np.eye(2, 4))
+    met = Crossings(np.zeros((1, 2)), np.zeros(1, int), np.ones(1, int), np.array([[0.0, 1.0]]), np.zeros(1))
+    assert abs(tip.gaps(met)[0][0]) < 1e-12
+    found = crossings_beside(tip, chart, met, 200, np.random.default_rng(0))
+    assert np.abs(tip.distances(found)).max() < 1e-12
+    near = np.abs(found.x[:, 0]) < 0.01
+    assert near.sum() > 20
+    assert np.ptp(found.x[near, 0]) > 5e-3

@@ -6,7 +6,7 @@ import numpy as np
 
 from unveil.identification.from_labels.hyperplanes import Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.straight import sharpened, straight
+from unveil.identification.from_labels.straight import looks, sharpened, straight
 from unveil.identification.from_labels.unseen_rows import unseen_rows
 
 CHUNK = 4
@@ -25,11 +25,10 @@ QUIET = 2
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
     """Hyperplanes met that go on straight, as those of a first layer do.
 
-    Queries: those of `straight`
+    Queries: those of `looks`
     """
-    good = straight(search.side, search.chart, search.faces, search.planes, search.precision, rng)
-    search.book("straightness")
-    return search.planes[np.flatnonzero(good)].distinct()
+    good = search.look(rng)
+    return search.planes[np.flatnonzero(good & (not search.hopeless))].distinct()
 
 
 def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -41,7 +40,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     for _ in range(CHUNKS):
         quiet = 0 if len(first) > known else quiet + 1
         known = max(known, len(first))
-        if quiet >= QUIET:
+        if quiet >= QUIET or search.hopeless:
             break
         search.stale = 0
         search.run(10**9, rounds=CHUNK)
@@ -54,12 +53,12 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
 def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
     """The first layer with hyperplanes that were met only on the way behind it: that go on straight, or by normals.
 
-    Queries: those of `straight` for at most 16 hyperplanes, and of `sharpened` for those found
+    Queries: those of `looks` for at most 16 hyperplanes, and of `sharpened` for those found
     """
     # Rare neurons, at which too few faces end to see that they do.
     unseen = unseen_rows(first, search.bends(first))
     more = shared(search, first, rng)
-    good = straight(search.side, search.chart, search.faces, more, search.precision, rng)
+    good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
     more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
     if not len(more):

@@ -8,8 +8,12 @@ import numpy as np
 from scipy import linalg
 
 from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.faces import tangents
 from unveil.identification.from_labels.model import Boundaries
 from unveil.identification.from_labels.pool import Pool
+
+BESIDE = (-3.0, 0.5)
+"""Decimal orders of the distances beside crossings that were met."""
 
 
 def telling_crossings(
@@ -22,12 +26,13 @@ def telling_crossings(
         pool: Whose random points are told apart.
         count: How many.
         rng: Draws them.
-        met: Crossings met before, taken into the choice: some pieces of a boundary are too small to be foretold.
+        met: Crossings met before, taken into the choice with others beside them: some pieces of a boundary are too
+            small to be foretold by random points, and one point on a piece does not tell where it lies.
 
     Queries: `0`
     """
     at = foretold_crossings(model, pool, pool.chart, 3 * count, rng)
-    at = at if met is None else Crossings.joined([at, met])
+    at = at if met is None else Crossings.joined([at, met, crossings_beside(model, pool.chart, met, count, rng)])
     jacobian = model.linearised(at)[1]
     scale = np.linalg.norm(jacobian, axis=0)
     jacobian = jacobian[:, scale > 1e-12 * scale.max()] / scale[scale > 1e-12 * scale.max()]
@@ -55,24 +60,44 @@ def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, 
         start, end = start[differ], end[differ]
         if not len(start):
             continue
-        low, high = y[start], y[end]
-        before, after = label[start], label[end]
-        for _ in range(52):
-            middle = (low + high) / 2
-            here = model.labels(middle)
-            inside = here == before
-            low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
-            after = np.where(inside, after, here)
-        found = Crossings((low + high) / 2, before, after, low, np.zeros(len(low)))
-        gradient = model.gaps(found)[1]
-        steep = np.linalg.norm(gradient, axis=1)
-        found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
-        good = (steep > 0) & (chart.margin(found.x) > 1e-3)
-        parts.append(found[np.flatnonzero(good)])
-        have += int(good.sum())
+        parts.append(_crossed(model, chart, y[start], y[end]))
+        have += len(parts[-1])
         if have >= count:
             break
     return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def crossings_beside(
+    model: Boundaries, chart: Chart, met: Crossings, count: int, rng: np.random.Generator
+) -> Crossings:
+    """Where a model has its boundary beside crossings that were met, at distances of all orders. Costs nothing.
+
+    Queries: `0`
+    """
+    if not len(met):
+        return met
+    at = met[rng.integers(len(met), size=count)]
+    length = 10.0 ** rng.uniform(*BESIDE, size=(count, 1))
+    aside, up = at.x + length * tangents(at.along, rng), length * at.along
+    start, end = aside - up, aside + up
+    differ = np.flatnonzero(model.labels(start) != model.labels(end))
+    return _crossed(model, chart, start[differ], end[differ])
+
+
+def _crossed(model: Boundaries, chart: Chart, low: np.ndarray, high: np.ndarray) -> Crossings:
+    """Where a model's label changes first on segments, those of them that are legal."""
+    before, after = model.labels(low), model.labels(high)
+    for _ in range(52):
+        middle = (low + high) / 2
+        here = model.labels(middle)
+        inside = here == before
+        low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
+        after = np.where(inside, after, here)
+    found = Crossings((low + high) / 2, before, after, low, np.zeros(len(low)))
+    gradient = model.gaps(found)[1]
+    steep = np.linalg.norm(gradient, axis=1)
+    found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
+    return found[np.flatnonzero((steep > 0) & (chart.margin(found.x) > 1e-3))]
 
 
 def on_model_boundary(model: Boundaries, at: Crossings) -> Crossings:

@@ -21,7 +21,7 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.reservations import reservations
-from unveil.identification.from_labels.rows_read import rows_read
+from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
@@ -190,13 +190,7 @@ class LabelReading:
                 if search.deeper:
                     return self._first_layer(search)
                 if search.barren or search.hopeless:
-                    self.why.append(
-                        f"At none of {search.lost} places where the label changes is the boundary flat, however close "
-                        "one looks: no network of ReLU."
-                        if search.barren
-                        else "The boundary bends, but at no hyperplanes that hold elsewhere: no network of ReLU, or a "
-                        "very deep one. Where neighbours vote (kNN) it is like that."
-                    )
+                    self.why.append(no_first_layer(search))
                     return Outcome.check_failed
                 search.suppose()
                 search.sharpen()
@@ -267,6 +261,8 @@ class LabelReading:
         self.first = first_layer(search, self.rng)
         self.stats["stages"] |= search.stages
         self.booked = self.oracle.ledger.asked
+        if search.hopeless:
+            self.why.append(no_first_layer(search))
         if not len(self.first):
             return Outcome.check_failed
         accept = self.method.accept

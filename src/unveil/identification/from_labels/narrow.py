@@ -52,7 +52,7 @@ def in_a_plane(faces: Faces) -> bool:
     Queries: `0`
     """
     values = np.linalg.svd(faces.normal, compute_uv=False) if len(faces) > 2 else np.zeros(0)
-    return len(values) > 2 and bool(values[2] < FLAT * values[0]) and bool(values[1] > 1e-2 * values[0])
+    return len(values) > 1 and bool((values[2:] < FLAT * values[0]).all()) and bool(values[1] > 1e-2 * values[0])
 
 
 def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None:

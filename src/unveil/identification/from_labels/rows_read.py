@@ -43,9 +43,25 @@ def rows_read(
             "" if chart.basis is None else f", along the {chart.n} directions of {chart.oracle.n} looked at so far only"
         )
         why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale{part}."]
-        if search.deeper or search.behind_first:
+        if (search.deeper and not search.hopeless) or search.behind_first:
             told = f"{second} neurons were told apart, too few for a network" if second else "none was told apart"
             why.append(f"Other hyperplanes bend, as those of deeper neurons do: of the second layer {told}.")
     rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size
     stats["rows_read"] = (rows, offsets - rows @ chart.origin)
     return stats, why
+
+
+def no_first_layer(search: HyperplaneSearch) -> str:
+    """Why there is none.
+
+    Queries: `0`
+    """
+    if search.barren:
+        return (
+            f"At none of {search.lost} places where the label changes is the boundary flat, however close one looks: "
+            "no network of ReLU."
+        )
+    return (
+        "The boundary bends, but at no hyperplanes that hold elsewhere: no network of ReLU, or a very deep one. Where "
+        "neighbours vote (kNN) it is like that."
+    )

@@ -14,8 +14,8 @@ from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agr
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import Sections
-from unveil.identification.from_labels.standing import AGAIN, bends_allowed, none_stands
-from unveil.identification.from_labels.straight import ENOUGH, SHARE, bent, looks, sharpened
+from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_stands
+from unveil.identification.from_labels.straight import SHARE, bent, looks, sharpened, straight
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 AT_ONCE = 2
@@ -72,25 +72,20 @@ class HyperplaneSearch:
     def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
         self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
         d = chart.n
-        nothing = np.empty(0, dtype=int)
         self.faces = Faces.none(d)
         self.planes = Hyperplanes.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
         self.z, self.face, self.error = np.empty((0, d)), np.empty(0, dtype=int), np.empty(0)
         self.behind = Crossings.none(d)
-        self.gap = np.empty(0)
-        self.opened = np.empty(0, dtype=bool)
-        self.ended, self.passed = nothing.copy(), nothing.copy()
+        self.gap, self.opened = np.empty(0), np.empty(0, dtype=bool)
+        self.ended, self.passed = np.zeros((2, 0), dtype=int)
         # Ends and passes from faces all over the boundary, when last asked.
         self.looked, self.due, self.refuted = np.zeros((2, 0), dtype=int), 0.0, False
-        self.supposed = 0
-        self.behind_first = False
+        self.supposed, self.behind_first = 0, False
         self.stages: dict[str, int] = {}
         self.booked = chart.ledger.asked
-        self.stale = 0
-        self.lost = 0
-        self.walks = 0
+        self.stale = self.lost = self.walks = 0
         # Where normals are coarse a face costs as much as many walks.
         self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
 
@@ -151,20 +146,24 @@ class HyperplaneSearch:
 
     @property
     def _bends(self) -> float:
-        """What was spent on bends, in units of what it takes at most until some agree."""
-        spent = sum(self.stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-        return spent / bends_allowed(self.chart.n, coarse=self.precision.normal >= ROUGH)
+        return bends_spent(self.stages, self.chart.n, coarse=self.precision.normal >= ROUGH)
 
     def _doubt(self) -> None:
-        """Now and then look from faces all over whether the hyperplanes met are any."""
-        if self.behind_first or not self._bends > max(1.0, self.due):
-            return
-        self.due = AGAIN * self._bends
-        # Of its own draws, so that a search that nothing is wrong with goes on as it would.
-        rng = self.rng.spawn(1)[0]
+        """Now and then look whether the hyperplanes met are any, until a first layer is looked for in any case."""
+        if not self.behind_first and not self.deeper and self._bends > max(1.0, self.due):
+            self.due = AGAIN * self._bends
+            # Of its own draws, so that a search that nothing is wrong with goes on as it would.
+            self.look(self.rng.spawn(1)[0])
+
+    def look(self, rng: np.random.Generator) -> Bool[np.ndarray, " k"]:
+        """Look from faces all over the boundary which hyperplanes go on straight.
+
+        Queries: those of `looks`
+        """
         self.looked = looks(self.side, self.chart, self.faces, self.planes, self.precision, rng)
-        self.book("doubt")
+        self.book("straightness")
         self.refuted = none_stands(*self.looked)
+        return straight(*self.looked)
 
     @property
     def barren(self) -> bool:
@@ -183,9 +182,10 @@ class HyperplaneSearch:
         return not self.refuted and int(bent(*self._met()).sum()) >= many
 
     def likely(self) -> Hyperplanes:
-        """Hyperplanes that walks speak for."""
-        ended, passed = self._met() * (not self.refuted)
-        return self.planes[np.flatnonzero((ended >= ENOUGH) & (passed <= SHARE * ended))].distinct()
+        """Hyperplanes that walks speak for, and that faces all over the boundary do not speak against."""
+        ended, passed = self.looked
+        good = straight(*self._met()) & (passed <= SHARE * ended) & (not self.refuted)
+        return self.planes[np.flatnonzero(good)].distinct()
 
     def _met(self) -> Int[np.ndarray, "2 k"]:
         """How often each hyperplane was met as an end, and how often the boundary went on behind it."""

@@ -19,12 +19,18 @@ LOOKS, LEAST = 64, 0.1
 """So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer."""
 
 
-def bends_allowed(coordinates: int, *, coarse: bool) -> int:
-    """Labels that may be spent on bends before hyperplanes met must hold.
+def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> float:
+    """Labels spent on bends, in units of what may be spent before hyperplanes met must hold.
+
+    Args:
+        stages: Labels by what they were asked for.
+        coordinates: Coordinates in which they are asked.
+        coarse: Whether normals are.
 
     Queries: `0`
     """
-    return (FEW + EACH_COORDINATE * coordinates) * (COARSE if coarse else 1)
+    spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
+    return spent / (FEW + EACH_COORDINATE * coordinates) / (COARSE if coarse else 1)
 
 
 def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> bool:

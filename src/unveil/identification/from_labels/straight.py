@@ -25,13 +25,24 @@ BENT = 8
 """Walks that pass a hyperplane before it counts as bent."""
 
 
-def straight(
-    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
-) -> Bool[np.ndarray, " k"]:
+def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
     """Whether faces end where they meet each hyperplane, wherever that is.
 
     A neuron of a first layer bends the boundary along its whole hyperplane. The hyperplane of a deeper neuron bends at
     every hyperplane of the layers before it, so that most faces go on where its continuation would be.
+
+    Args:
+        ended, passed: As from `looks`.
+
+    Queries: `0`
+    """
+    return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
+
+
+def looks(
+    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+) -> Int[np.ndarray, "2 k"]:
+    """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
 
     Args:
         side: Answers.
@@ -42,17 +53,6 @@ def straight(
         rng: Picks the faces.
 
     Queries: at most 4 for each hyperplane and each of `FACES` faces
-    """
-    ended, passed = looks(side, chart, faces, planes, precision, rng)
-    return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
-
-
-def looks(
-    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
-) -> Int[np.ndarray, "2 k"]:
-    """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
-
-    Queries: as of `straight`
     """
     told = np.zeros((2, len(planes)), dtype=int)
     for i in range(len(planes)):
