@@ -15,7 +15,7 @@ from unveil.identification.fitting.output_layer import Asked, Unsigned, after, e
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_points import Points, holds
+from unveil.identification.piecewise_linear.fresh_points import Points, refuting
 from unveil.identification.piecewise_linear.late_neurons import late
 from unveil.identification.piecewise_linear.probe import Probe
 
@@ -132,10 +132,10 @@ def test_a_rare_neuron_missing_is_seen_further_out() -> None:
     before = ask.oracle.ledger.asked
     points = Points(Frame.of_input(10, None), 300.0, rng)
     whole = uv.Network.from_weights(weights)
-    assert holds(ask, whole, points, 1e-9, outside=True)
+    assert refuting(ask, whole, points, 1e-9, outside=True) is None
     assert ask.oracle.ledger.asked - before <= 221
     partial = uv.Network.from_weights(
         [weights[0], without(weights[1], i), (np.delete(weights[2][0], i, axis=1), weights[2][1])]
     )
     print("active on", active[i])
-    assert not all(holds(ask, partial, points, 1e-9, outside=True) for _ in range(3))
+    assert any(refuting(ask, partial, points, 1e-9, outside=True) is not None for _ in range(3))

@@ -60,11 +60,12 @@ class Asked:
         if x.size > self.most_at_once:
             return
         if self.kept + x.size <= self.most:
-            self._hold(x, y)
+            self.hold(x, y)
         else:
             self.full = True
 
-    def _hold(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
+    def hold(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
+        """These answers too, however many they are."""
         whole = intact(y, self.oracle.widest)
         self.x.append(x[whole])
         self.y.append(y[whole])
@@ -76,7 +77,7 @@ class Asked:
         Queries: `count`
         """
         x = self.oracle.sample(count, rng)
-        self._hold(x, self.oracle(x))
+        self.hold(x, self.oracle(x))
 
     def all(self) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Questions and answers, not to be written to."""

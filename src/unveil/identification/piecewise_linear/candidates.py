@@ -14,7 +14,7 @@ from unveil.identification.piecewise_linear.critical_point import Layer, passed_
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
 from unveil.identification.piecewise_linear.merging import merge
-from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, distinct
+from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, deviations, distinct
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
@@ -28,6 +28,8 @@ HALF = 0.5
 ROUGH = 1e-5
 # Share of points at which a neuron is as exact as is said.
 USUAL = 0.8
+# So many times the largest deviation met is what a neuron may be off.
+SAFE = 3.0
 # So many critical points whose normals a layer passes on show that another one lies behind it.
 BEHIND = 3
 # How often the signs of the same neurons are looked for.
@@ -126,7 +128,7 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Lay
         right, wrong = leaks(setting.probe, layers, layer, x, LOOKS, doubt)
         state, refuted = replace(state, right=right, wrong=wrong), TRIES
         if not len(wrong):
-            return replace(state, error=max(state.error, *(_doubt(layers, points, n) for n in chosen))), layer
+            return replace(state, error=max(state.error, _doubt(state, points, chosen))), layer
     candidates = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
     return replace(state, candidates=candidates), None
 
@@ -139,8 +141,18 @@ def _pool(setting: Setting, state: Deeper) -> Float[np.ndarray, "N n"]:
     return np.concatenate(pool)
 
 
-def _doubt(layers: list[Layer], points: Points, neuron: Neuron) -> float:
-    """How far off a neuron usually is: one weight that rarely matters may be vague."""
-    h = np.insert(after(layers, points.usual(200)), len(neuron.weights), 1, axis=1)
-    spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))
-    return float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL))
+def _doubt(state: Deeper, points: Points, neurons: list[Neuron]) -> float:
+    """How far off the worst of these neurons usually is: one weight that rarely matters may be vague.
+
+    No more than where they were met says: errors that add up from layer to layer are overstated, and behind a layer
+    that is thought vague nothing is told.
+    """
+    h = after(state.layers, points.usual(200))
+    h = np.insert(h, h.shape[1], 1, axis=1)
+    met = deviations(state.layers, state.error, neurons, state.lines)
+    out = 0.0
+    for neuron, off in zip(neurons, met, strict=True):
+        spread = np.sqrt(np.maximum(np.einsum("pi,ij,pj->p", h, neuron.spread, h), 0))
+        stated = float(np.quantile(spread / np.linalg.norm(h, axis=1), USUAL))
+        out = max(out, stated * (min(1.0, SAFE * float(off.max())) if len(off) >= OFTEN else 1.0))
+    return out

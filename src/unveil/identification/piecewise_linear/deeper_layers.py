@@ -19,7 +19,7 @@ from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.last_hidden_layer import close
 from unveil.identification.piecewise_linear.late_neurons import Late, late
 from unveil.identification.piecewise_linear.neuron import AGREES, expected
-from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
+from unveil.identification.piecewise_linear.weight_completion import TRIES, complete_weights, places, roomy_places
 
 # Most lines, in units of those for the first layer: many are short.
 EFFORT = 4
@@ -40,6 +40,9 @@ BARELY, LEAST = 8, 1e-4
 BAD, GOOD, MORE = 30, 3, 10
 # Where a neuron missing from a layer before is looked for.
 POOL = 400
+# So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
+# across its hyperplane next to them look, in units of the input there.
+SEVERAL, NEXT = 3, 0.1
 
 
 def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[Deeper]:
@@ -134,6 +137,13 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     there = places(layers, neurons, base, direction, tried, most)
     missing = sum(int((~n.known).sum()) for n in neurons)
     there = there[: max(AT_ONCE, int(SHARE * missing))]
+    if not there and setting.frame.free and not state.parallel:
+        size = setting.probe.noise.size / np.sqrt(setting.frame.d)
+        there, nowhere = roomy_places(layers, neurons, tried, size, AT_ONCE)
+        never = Counter({(*so_far[i], j): TRIES for i, j in nowhere})
+        candidates = replace(candidates, tried=candidates.tried + never)
+        if not there and nowhere:
+            return replace(state, candidates=candidates)
     # Behind parallel neurons much is unknown, and few of it are no step forward: another line may make more of it.
     if not there or (state.parallel and 2 * len(there) < min(AT_ONCE, missing)):
         return None
@@ -194,7 +204,12 @@ def _inserted(state: Deeper, found: Late) -> Deeper:
 def _another_line(setting: Setting, state: Deeper) -> Deeper:
     """A line through a point that is not explained yet, if there is one; else a random one."""
     state, (probe, frame, rng) = replace(state, turn=state.turn + 1), (setting.probe, setting.frame, setting.probe.rng)
-    if len(state.wrong) and len(state.right) and state.barren % 3 < 2 and state.turn % ANYWAY:
+    if state.last and len(state.unexplained) >= SEVERAL and state.turn % 2:
+        # What was met here again and again begins no neuron: pieces next to these say more of it.
+        x, normal = _beside(setting, state, int(rng.choice(state.unexplained)))
+        reach = np.array([NEXT * float(np.linalg.norm(x) + setting.probe.noise.size)])
+        base, direction, low, high = x[None], normal[None], -reach, reach
+    elif len(state.wrong) and len(state.right) and state.barren % 3 < 2 and state.turn % ANYWAY:
         # Not always the nearest: a fit that is wrong somewhere goes through some of the points there by chance.
         bad = rng.choice(state.wrong[np.argsort(np.linalg.norm(state.wrong, axis=1))[:BAD]])
         switched = (_pattern(state, state.right) != _pattern(state, bad[None])).sum(axis=1)

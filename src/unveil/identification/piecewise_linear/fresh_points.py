@@ -68,11 +68,13 @@ class Points:
         return np.concatenate([pool[:0], *parts])
 
 
-def holds(asked: Asked, network: Network, points: Points, fine: float, outside: bool) -> bool:
-    """Whether fresh points agree: a few first, as a network that fails there is not finished.
+def refuting(
+    asked: Asked, network: Network, points: Points, fine: float, outside: bool
+) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]] | None:
+    """Fresh points and answers some of which disagree, None where all agree: a few first, as many do not tell more.
 
     Args:
-        asked: Answers questions; the last ones it keeps are those that disagreed.
+        asked: Answers questions, and keeps these however many there are.
         network: What is held against them.
         points: Draws them.
         fine: Errors allowed, in units of the largest answer.
@@ -86,8 +88,9 @@ def holds(asked: Asked, network: Network, points: Points, fine: float, outside: 
             part = 3 * count // 8
             far = points.out(part if outside else 0, SCALES[-1])
             odd = points.unusual(network, part)
-            x = np.concatenate([odd, far, points.usual(count - len(odd) - len(far))])
-            y = asked(x)
+            x = asked.oracle.nearest(np.concatenate([odd, far, points.usual(count - len(odd) - len(far))]))
+            y = asked.oracle(x)
+            asked.hold(x, y)
             if np.abs(network(x) - y).max() >= fine * np.abs(y).max():
-                return False
-    return True
+                return x, y
+    return None

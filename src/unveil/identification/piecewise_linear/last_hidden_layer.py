@@ -12,7 +12,7 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Unsigned, ending, explain
 from unveil.identification.piecewise_linear.candidates import HALF, ROUGH
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
-from unveil.identification.piecewise_linear.fresh_points import holds
+from unveil.identification.piecewise_linear.fresh_points import refuting
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.whitebox.network import Network
 
@@ -33,7 +33,7 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
         With the network, if it is the best so far, and where it is right and wrong; and its largest error on what was
         asked, infinite where it fails on fresh points or there is none.
 
-    Queries: those of `finish`, and of `holds` where everything asked is explained.
+    Queries: those of `finish`, and of `refuting` where everything asked is explained.
     """
     if not state.candidates.neurons and not state.seen and len(state.layers) > 1:
         # Nothing lies behind the layer read last.
@@ -50,8 +50,11 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
     state, fits, error = _judged(setting, state, network, fits)
     x, y = setting.log.all()
     near = _near(setting)
-    if error < setting.fine and not holds(setting.log, network, setting.points, setting.fine, state.patience > 0):
-        x, y = setting.log.x[-1], setting.log.y[-1]
+    against = None
+    if error < setting.fine:
+        against = refuting(setting.log, network, setting.points, setting.fine, state.patience > 0)
+    if against is not None:
+        x, y = against
         fits = np.abs(network(x) - y).max(axis=1) < setting.fine * np.abs(y).max()
         near, error = np.ones(len(x), dtype=bool), np.inf
     # Further out lines are long, and their ends vague.

@@ -48,6 +48,10 @@ def merge(views: list[View], before: list[Neuron], old: int = 0) -> list[Neuron]
         if begun is not None:
             out.append(grow(begun))
             taken.update(out[-1].members)
+    # Of a neuron that only switches where fewer directions than values are left, only all of them together tell.
+    left = tuple(i for i in order if views[i].error < VAGUE and i not in taken and i not in perhaps)
+    if len(left) > 2 and max(left) >= old and (begun := _start_from(views, left)) is not None:
+        out.append(grow(begun))
     # A neuron that another one has taken in.
     out.sort(key=lambda neuron: -len(neuron.members))
     whole: list[Neuron] = []

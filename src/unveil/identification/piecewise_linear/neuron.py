@@ -195,3 +195,20 @@ def confirmed(layers: list[Layer], error: float, neurons: list[Neuron], lines: S
             for i, others in zip(which[seen], on[seen], strict=True):
                 settings[i].add(np.packbits(others).tobytes())
     return Confirmed(should, were, np.array([len(each) for each in settings], dtype=int))
+
+
+def deviations(
+    layers: list[Layer], error: float, neurons: list[Neuron], lines: Sequence[Line]
+) -> list[Float[np.ndarray, " M"]]:
+    """How far from where it was expected each neuron was met on these lines, in units of what it might be off.
+
+    Of an error that is overstated they are a small part of one.
+    """
+    out: list[list[float]] = [[] for _ in neurons]
+    for line in lines if neurons else ():
+        at, doubt, which = expected(layers, error, neurons, line)
+        seen = met(line, at, doubt).any(axis=0)
+        off = np.abs(line.t[:, None] - at[seen]).min(axis=0, initial=np.inf)
+        for i, each in zip(which[seen], AGREES * off / doubt[seen], strict=True):
+            out[i].append(float(each))
+    return [np.array(each) for each in out]

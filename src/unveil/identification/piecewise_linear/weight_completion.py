@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -23,11 +23,16 @@ from unveil.identification.piecewise_linear.critical_point import (
 from unveil.identification.piecewise_linear.merging import VAGUE
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.roomy_places import roomiest
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
 LARGEST = 1.5
-# Of so many places with the same unknown, that with the fewest other breakpoints is taken.
-CHOICE = 8
+# Of so many places with the same unknown, out of more, that with the fewest other breakpoints is taken.
+CHOICE, PLENTY = 8, 32
+# In units of how far off a hyperplane may be, how far on either side of it answers must show its bend.
+BESIDE = 6.0
+# How often it is looked for in vain.
+TRIES = 3
 # How far lines on which these are looked for reach.
 FAR = 5.0
 
@@ -80,8 +85,10 @@ def places(
         blind = (np.maximum(h[piece], h[piece + 1]) > 0) & ~known[which]
         for q in np.flatnonzero(blind.sum(axis=1) == 1):
             i, j = int(which[q]), int(blind[q].argmax())
+            if len(found.get((i, j), ())) >= PLENTY:
+                continue
             place = _place(layers, rows[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
-            if place is not None and tried[i, j] < 3:
+            if place is not None and tried[i, j] < TRIES:
                 found.setdefault((i, j), []).append(place)
     out = []
     for some in found.values():
@@ -91,6 +98,39 @@ def places(
         best = int(np.argmin(others))
         out.append((others[best], some[best]))
     return [place for count, place in sorted(out, key=lambda p: p[0]) if count <= most]
+
+
+def roomy_places(
+    layers: list[Layer],
+    neurons: list[Neuron],
+    tried: Counter[tuple[int, int]],
+    size: float,
+    most: int,
+) -> tuple[list[Place], list[tuple[int, int]]]:
+    """Such places for weights that matter hardly anywhere, found by a search of their own.
+
+    Args:
+        layers: Read before.
+        neurons: Of the next layer.
+        tried: How often each neuron's weight was looked for in vain.
+        size: Length of a typical input, per coordinate.
+        most: Weights that are looked for at most, those of the best known neurons first.
+
+    Returns:
+        The places, and weights (neuron, unknown) that have none within reach.
+    """
+    out: list[Place] = []
+    nowhere: list[tuple[int, int]] = []
+    few = sorted(range(len(neurons)), key=lambda i: int((~neurons[i].known).sum()))
+    wanted = [(i, int(j)) for i in few for j in np.flatnonzero(~neurons[i].known) if tried[i, int(j)] < TRIES]
+    for i, j in wanted[:most]:
+        x = roomiest(layers, neurons[i], j, size)
+        place = None if x is None else _place(layers, neurons[i].weights, x, i, j, LARGEST * 2 ** tried[i, j])
+        if place is None:
+            nowhere.append((i, j))
+        else:
+            out.append(place)
+    return out, nowhere
 
 
 def _place(layers: list[Layer], row: np.ndarray, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
@@ -135,7 +175,7 @@ def complete_weights(
                 continue  # another piece: the weight does not follow from the place
             weights = neuron.weights.copy()
             weights[place.unknown] = -place.rate * t / place.value
-            if _goes_on(probe, layers, weights, place.unknown, line, int(p)):
+            if _goes_on(probe, layers, replace(neuron, weights=weights), place, line, int(p)):
                 point = _critical_point(layers, neuron, weights, place, line, int(p))
                 out += [point] if point.error < VAGUE else []
                 break
@@ -157,13 +197,11 @@ def _critical_point(
     return CriticalPoint(x, span, normal / size, error)
 
 
-def _goes_on(
-    probe: Probe, layers: list[Layer], weights: Float[np.ndarray, " k"], unknown: int, line: Line, p: int
-) -> bool:
-    """Whether the hyperplane goes on at another place as this weight says."""
-    x = line.points[p]
-    J = local(layers, x)[1]
-    normal = J.T @ weights
+def _goes_on(probe: Probe, layers: list[Layer], neuron: Neuron, place: Place, line: Line, p: int) -> bool:
+    """Whether the hyperplane goes on at another place as the weights say, the new one among them."""
+    x, unknown = line.points[p], place.unknown
+    h, J = local(layers, x)
+    normal = J.T @ neuron.weights
     size = float(np.linalg.norm(normal))
     if size < 1e-9:
         return False
@@ -176,8 +214,10 @@ def _goes_on(
     away = -aside / length
     room = float(along(layers, x, away, 0.0, 1.0)[0][1])
     other = x + room / 2 * away
+    # It may be as far beside that as the weights are off, and must be seen there nevertheless.
+    doubt = neuron.doubt(h) + neuron.doubt(local(layers, other)[0]) + float(line.width[p]) * abs(place.rate)
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
     sigma = float(probe.noise.at(other[None]).max())
-    off = np.clip(3e4 * sigma / strength, 1e-7, 0.01 * room)
+    off = min(max(3e4 * sigma / strength, 1e-7, BESIDE * doubt / size), 0.01 * room)
     y = probe.ask(np.stack([other - off * normal, other, other + off * normal]))
     return bool(np.abs(y[0] - 2 * y[1] + y[2]).max() > 0.5 * strength * off)

@@ -1,0 +1,155 @@
+"""roomiest: where one unknown weight of a neuron begins to matter and nothing else switches near, however rare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from scipy import optimize
+
+from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.piecewise_linear.neuron import Neuron
+
+# How far out the first layer's neurons may be, in typical inputs: what matters only further out is looked for no more.
+REACH = 6.0
+# The value that the unknown weight belongs to, as a share of the room around: its hyperplane moves within that room.
+BEGINS = 0.1, 0.3
+# A place with a sixth of the room of the best one will do; nodes of the search after which there is taken to be none.
+GAP, NODES = 5.0, 2000
+# Most neurons in all layers before, each of which is a yes or no of the search.
+MOST = 80
+
+
+def roomiest(layers: list[Layer], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:
+    """A point on a neuron's hyperplane, if its unknown weights are zero, where only one of these begins to matter.
+
+    What each layer sees and passes on are linear constraints once it is a yes or no whether a neuron is active, and
+    the room until any of them switches is to be as large as it can be: a mixed-integer linear program. Lines at random
+    meet hardly any such place of a neuron that one in a thousand inputs switches.
+
+    Args:
+        layers: Before the neuron's, read whole; inputs are free.
+        neuron: As far as it is known.
+        j: Which weight.
+        size: Length of a typical input, per coordinate.
+
+    Returns:
+        None where there is none within reach.
+
+    Queries: `0`
+
+    Source: the encoding of ReLUs: Tjeng, Xiao, Tedrake, ICLR 2019.
+    """
+    (W, b), k = layers[0], len(neuron.known)
+    if sum(len(bias) for _, bias in layers) > MOST:
+        return None
+    program = _Program.begun(layers, REACH * size)
+    size_of_last = program.encode(layers, j)
+    values = program.count - 1 - 2 * k
+    off = values + np.flatnonzero(~neuron.known & (np.arange(k) != j))
+    program.high[off] = program.high[off + k] = 0
+    program.low[values + k + j] = 1
+    begins = np.zeros((3, program.count))
+    begins[0, values : values + k] = neuron.weights
+    begins[1:, values + j] = 1
+    begins[1:, -1] = -size_of_last[j] * np.array(BEGINS)
+    program.add(begins, np.array([-neuron.bias, 0, -np.inf]), np.array([-neuron.bias, np.inf, 0]))
+    found = program.solved()
+    if found is None or found[-1] <= 0:
+        return None
+    return np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=None)[0])
+
+
+@dataclass
+class _Program:
+    """Linear constraints on what the first layer sees, on each layer's values, then its switches, and on the room.
+
+    Attributes:
+        most: How far out.
+        low: Least of each variable.
+        high: Greatest.
+        whole: Whether it is a yes or no.
+        rows: Sums of variables, and least and greatest of these.
+    """
+
+    most: float
+    low: Float[np.ndarray, " v"]
+    high: Float[np.ndarray, " v"]
+    whole: Float[np.ndarray, " v"]
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    @classmethod
+    def begun(cls, layers: list[Layer], most: float) -> _Program:
+        """With the first layer's sums, and the room."""
+        W, b = layers[0]
+        count = len(b) + 2 * sum(len(bias) for _, bias in layers) + 1
+        size = np.linalg.norm(W, axis=1)
+        out = cls(most, np.zeros(count), np.ones(count), np.zeros(count))
+        out.low[: len(b)], out.high[: len(b)], out.high[-1] = b - most * size, b + most * size, most
+        # Rows that depend on each other do not see what they like.
+        u, s, _ = np.linalg.svd(W)
+        tied = u[:, int((s > 1e-9 * s[0]).sum()) :].T
+        out.add(np.pad(tied, ((0, 0), (0, count - len(b)))), tied @ b, tied @ b)
+        return out
+
+    @property
+    def count(self) -> int:
+        """How many variables."""
+        return len(self.low)
+
+    def add(
+        self, rows: Float[np.ndarray, "c v"], least: Float[np.ndarray, " c"], greatest: Float[np.ndarray, " c"]
+    ) -> None:
+        """More constraints."""
+        self.rows.append((rows, least, greatest))
+
+    def encode(self, layers: list[Layer], begins: int) -> Float[np.ndarray, " k"]:
+        """What the layers make of the first one's sums; the room ends where a neuron switches, but for one of the last.
+
+        Returns:
+            How much the last layer's neurons see of a step of length one, about.
+        """
+        at = len(layers[0][1])
+        low, high, size = self.low[:at], self.high[:at], np.linalg.norm(layers[0][0], axis=1)
+        sums, given = np.eye(at, self.count), np.zeros(at)
+        for depth, (W, b) in enumerate(layers):
+            if depth:
+                up = np.maximum(high, 0)
+                low, high = np.minimum(W, 0) @ up + b, np.maximum(W, 0) @ up + b
+                size = np.sqrt(W**2 @ size**2 / 2)
+                sums, given = np.zeros((len(b), self.count)), b
+                sums[:, at - 2 * W.shape[1] : at - W.shape[1]] = W
+            room = size * ((depth < len(layers) - 1) | (np.arange(len(b)) != begins))
+            self._switched(sums, given, (np.minimum(low, 0), np.maximum(high, 0)), room, at)
+            at += 2 * len(b)
+        return size
+
+    def _switched(
+        self, sums: np.ndarray, given: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], room: np.ndarray, at: int
+    ) -> None:
+        """A layer that sees these sums of variables, and what is given besides, within bounds."""
+        (low, high), k = bounds, len(given)
+        value, switch, clear = np.zeros((3, k, self.count))
+        value[:, at : at + k], switch[:, at + k : at + 2 * k], clear[:, -1] = np.eye(k), np.eye(k), room
+        self.high[at : at + k] = high
+        self.whole[at + k : at + 2 * k] = 1
+        wide, never = self.most * room, np.full(k, -np.inf)
+        self.add(sums - value, never, -given)
+        self.add(value - sums - low[:, None] * switch, never, given - low)
+        self.add(value - high[:, None] * switch, never, np.zeros(k))
+        self.add(clear - sums + (wide - low)[:, None] * switch, never, given + wide - low)
+        self.add(clear + sums - (wide + high)[:, None] * switch, never, -given)
+
+    def solved(self) -> Float[np.ndarray, " v"] | None:
+        """All variables, with as much room as there is; None where nothing was found."""
+        rows, least, greatest = (np.concatenate(each) for each in zip(*self.rows, strict=True))
+        room = np.zeros(self.count)
+        room[-1] = -1
+        return optimize.milp(
+            room,
+            integrality=self.whole,
+            bounds=optimize.Bounds(self.low, self.high),
+            constraints=optimize.LinearConstraint(rows, least, greatest),
+            options={"mip_rel_gap": GAP, "node_limit": NODES},
+        ).x
