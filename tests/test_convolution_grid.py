@@ -7,7 +7,6 @@ import pytest
 
 from unveil.identification.convolution.geometry import Grid, grid_of
 from unveil.identification.convolution.kernel import Kernel, Matched, cut
-from unveil.identification.convolution.padding import on_grid
 
 
 def kernel(rows: int, columns: int, rng: np.random.Generator) -> Kernel:
@@ -47,10 +46,10 @@ def test_a_kernel_with_an_empty_edge_is_put_where_its_windows_lie(rng: np.random
 
 def test_a_window_is_on_the_grid_where_both_its_remainders_are() -> None:
     grid = Grid((3, 3), (2, 3), (1, 2), np.zeros((1, 2), dtype=int))
-    assert on_grid(np.array([3, 5]), grid)
-    assert on_grid(np.array([-1, -1]), grid)
-    assert not on_grid(np.array([2, 5]), grid)
-    assert not on_grid(np.array([3, 4]), grid)
+    assert grid.holds(np.array([3, 5]))
+    assert grid.holds(np.array([-1, -1]))
+    assert not grid.holds(np.array([2, 5]))
+    assert not grid.holds(np.array([3, 4]))
 
 
 def test_edges_in_which_nothing_stands_out_are_cut_off(rng: np.random.Generator) -> None:

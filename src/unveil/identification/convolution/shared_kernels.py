@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.convolution.geometry import Grid, grid_of
+from unveil.identification.convolution.geometry import Grid, grid_of, padding_of
 from unveil.identification.convolution.kernel import Kernel, match, windows
 from unveil.identification.convolution.output import unknowns, with_outputs
-from unveil.identification.convolution.padding import on_grid, padding_of
 from unveil.identification.convolution.search import KernelSearch
 from unveil.identification.kernels import Kernels
 from unveil.identification.method import Identification, Method
@@ -209,5 +208,5 @@ def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: np.ndarra
     for seen in search.lines:
         where = windows(kernel, seen)
         inside = (where.t > seen.line.low) & (where.t < seen.line.high)
-        total += sum(on_grid(place, grid) for place in where.corner[inside] - shift)
+        total += sum(grid.holds(place) for place in where.corner[inside] - shift)
     return total
