@@ -133,6 +133,7 @@ def _fresh(
             centre=-scale.sharp * coarse,
             half=half,
             cell=np.maximum(precision, 1e-9) * step,
+            spread=half / 6,
         )
         fine = -moved / scale.sharp
         straight = np.linalg.norm(fine - coarse, axis=1) < 0.1  # NaN is not

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.linalg import blas
+from scipy.special import ndtr, ndtri
 
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BadInput, BudgetExceeded
 
 ROWS = 1024
 """Questions in one batch, fixed here: the same bits whatever the workers, the budget or the store."""
+
+ROUNDING = 1e-9
+"""Share of a cell by which a bracket of one cell may be wider."""
 
 REACH = 9
 """How often a bracket that missed its crossing grows (about eightfold) before the boundary is taken to end."""
@@ -121,6 +126,7 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
     centre: Float[np.ndarray, "N J"],
     half: Float[np.ndarray, " N"],
     cell: Float[np.ndarray, " N"],
+    spread: Float[np.ndarray, " N"] | None = None,
 ) -> Float[np.ndarray, "N J"]:
     """How far along `points.along` the boundary lies after each of J moves.
 
@@ -135,11 +141,13 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
         centre: Where the crossing is expected.
         half: Half-width of the first bracket.
         cell: Wanted width of the last one.
+        spread: Standard deviation of the crossings about `centre`, where they are expected to be normally distributed:
+            brackets are then parted where both sides are equally likely, which saves most of a question for each.
 
     Returns:
         Shifts; NaN where no crossing was found.
 
-    Queries: about `votes * N * J * log2(2 * half / cell)`
+    Queries: about `votes * N * J * log2(2 * half / cell)`, with `spread` `votes * N * J * log2(4.1 * spread / cell)`
     """
     found = np.full(centre.shape, np.nan)
     flat = [(i, j) for i in range(len(points)) for j in range(0, len(moves), ROWS)]
@@ -154,7 +162,8 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
         moved = (points.x[rows][:, None] + step[rows][:, None, None] * moves[columns]).reshape(len(which), -1)
         line = _Line(side, moved, points.along, points.label, which)
         middle = centre[np.ix_(rows, columns)].ravel()
-        found[np.ix_(rows, columns)] = line.crossings(middle, half[which], cell[which]).reshape(len(rows), -1)
+        crossed = line.crossings(middle, half[which], cell[which], None if spread is None else spread[which])
+        found[np.ix_(rows, columns)] = crossed.reshape(len(rows), -1)
     return found
 
 
@@ -181,8 +190,12 @@ class _Line:
     def inside(self, rows: Int[np.ndarray, " S"], at: Float[np.ndarray, " S"]) -> Bool[np.ndarray, " S"]:
         which = self.which[rows]
         first = which[0]
-        x = at[:, None] * self.along[first] if (which == first).all() else at[:, None] * self.along[which]
-        x += self.start if len(rows) == len(self.start) else self.start[rows]
+        x = self.start[rows]
+        if (which == first).all():
+            # In place: its transpose has the columns in a row, as BLAS wants them.
+            blas.dger(1.0, self.along[first], at, a=x.T, overwrite_a=1, overwrite_x=0, overwrite_y=0)
+        else:
+            x += at[:, None] * self.along[which]
         return self.side.inside(x, self.label[which])
 
     def bisect(
@@ -191,13 +204,18 @@ class _Line:
         low: Float[np.ndarray, " S"],
         high: Float[np.ndarray, " S"],
         cell: Float[np.ndarray, " S"],
+        likely: tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]] | None = None,
     ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
+        """Brackets no wider than `cell`; `likely` are mean and standard deviation of where they are crossed."""
         low, high = low.copy(), high.copy()
         while True:
-            open_ = np.flatnonzero(high - low > cell)
+            open_ = np.flatnonzero(high - low > cell * (1 + ROUNDING))
             if not len(open_):
                 return low, high
-            middle = (low[open_] + high[open_]) / 2
+            if likely is None:
+                middle = (low[open_] + high[open_]) / 2
+            else:
+                middle = _median(low[open_], high[open_], cell[open_], likely[0][open_], likely[1][open_])
             stuck = (middle <= low[open_]) | (middle >= high[open_])
             if stuck.any():
                 cell[open_[stuck]] = np.inf
@@ -207,11 +225,15 @@ class _Line:
             high[open_[~inside]] = middle[~inside]
 
     def crossings(
-        self, centre: Float[np.ndarray, " R"], half: Float[np.ndarray, " R"], cell: Float[np.ndarray, " R"]
+        self,
+        centre: Float[np.ndarray, " R"],
+        half: Float[np.ndarray, " R"],
+        cell: Float[np.ndarray, " R"],
+        spread: Float[np.ndarray, " R"] | None = None,
     ) -> Float[np.ndarray, " R"]:
         rows = np.arange(len(centre))
         first, last = centre - half, centre + half
-        low, high = self.bisect(rows, first, last, cell.copy())
+        low, high = self.bisect(rows, first, last, cell.copy(), None if spread is None else (centre, spread))
         result = (low + high) / 2
         width = 2 * half
         # -1: the crossing may lie below the bracket, +1: above it.
@@ -235,3 +257,21 @@ class _Line:
             edge[ask] += beyond[ask] * width[ask]
         result[ask] = np.nan
         return np.asarray(result)
+
+
+def _median(
+    low: Float[np.ndarray, " S"],
+    high: Float[np.ndarray, " S"],
+    cell: Float[np.ndarray, " S"],
+    mean: Float[np.ndarray, " S"],
+    deviation: Float[np.ndarray, " S"],
+) -> Float[np.ndarray, " S"]:
+    """Where a normal distribution has as much in the bracket to the left as to the right, a whole number of cells off.
+
+    Whole numbers, as a bracket a little wider than a cell would cost one more question.
+    """
+    likely = mean + deviation * ndtri((ndtr((low - mean) / deviation) + ndtr((high - mean) / deviation)) / 2)
+    cells = np.maximum(np.ceil((high - low) / cell - ROUNDING), 2)
+    middle = low + np.clip(np.round((likely - low) / cell), 1, cells - 1) * cell
+    # (a bracket far out, where nothing is likely, is halved)
+    return np.asarray(np.where((low < middle) & (middle < high), middle, (low + high) / 2))

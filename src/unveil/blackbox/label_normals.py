@@ -175,6 +175,7 @@ def measure(
         centre=np.zeros((len(points), len(known.complement))),
         half=4 * spread * step,
         cell=cell,
+        spread=spread * step,
     )
     keep = np.flatnonzero(np.isnan(moved).mean(axis=1) < 0.05)
     normals = inner[keep] + np.nan_to_num(-moved[keep] / step[keep, None]) @ known.complement
@@ -213,6 +214,7 @@ def settle(side: Side, scale: Scale, found: Normals) -> tuple[Normals, float]:
             centre=-scale.sharp * before,
             half=half * np.ones_like(full),
             cell=precision * full,
+            spread=half / 4 * np.ones_like(full),
         )
         coordinates[rows, columns] = np.where(np.isnan(moved), before, -moved / scale.sharp)
     turned = np.linalg.norm(coordinates - found.coordinates, axis=1)
@@ -307,13 +309,21 @@ def sharpen(  # noqa: PLR0913 - where, along what, how finely
     wanted = accuracy / 3 * np.sqrt(12) / (np.sqrt(c * found.r) * weight)
     before = found.error[rows]
     cell = np.maximum(np.maximum(wanted, before * gain) * step, scale.noise / 2)
-    half = 3.5 * np.maximum(before * step, scale.noise)
+    deviation = np.maximum(before * step, scale.noise)
+    half = 3.5 * deviation
     due = np.flatnonzero((cell < half / 2) & (before > wanted / np.sqrt(12)))
     if not len(due):
         return found
     rows, step, half, cell = rows[due], step[due], half[due], cell[due]
     moved = shifts(
-        side, found.points[rows], found.complement, step, centre=np.zeros((len(rows), c)), half=half, cell=cell
+        side,
+        found.points[rows],
+        found.complement,
+        step,
+        centre=np.zeros((len(rows), c)),
+        half=half,
+        cell=cell,
+        spread=deviation[due],
     )
     left = np.zeros((found.r, c))
     left[rows] = np.nan_to_num(-moved / step[:, None])

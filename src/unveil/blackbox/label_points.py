@@ -210,7 +210,7 @@ def smooth_points(
 
     Moves forth and back must shift the boundary by opposite amounts, further out than normals are measured.
 
-    Queries: about `votes * N * 16 * 8`
+    Queries: about `votes * N * 16 * 6`
     """
     n = side.oracle.n
     # Next to a wall a move is cut off, and tells the wall's direction as if it were the boundary's.
@@ -224,16 +224,10 @@ def smooth_points(
         moves = unit_combinations(directions, 4, rng)
         step = np.full(len(points), min(times * scale.flat, scale.longest))
         expected = 3 * steep * step / np.sqrt(len(directions) if len(directions) < n else n)
-        found = shifts(
-            side,
-            points,
-            np.concatenate([moves, -moves]),
-            step,
-            centre=np.zeros((len(points), 8)),
-            half=expected,
-            cell=np.maximum(expected / 96, noise),
-        )
-        plus, minus = found[:, :4], found[:, 4:]
+        here = {"half": expected, "cell": np.maximum(expected / 96, noise)}
+        plus = shifts(side, points, moves, step, centre=np.zeros((len(points), 4)), spread=expected / 3, **here)
+        here["half"] = expected / 12
+        minus = shifts(side, points, -moves, step, centre=-np.nan_to_num(plus), **here)
         typical = np.nan_to_num(np.sqrt(np.mean((plus - minus) ** 2, axis=1, keepdims=True)) / 2)
         kept &= (np.abs(plus + minus) / 2 <= 0.2 * typical + 4 * noise[:, None]).all(axis=1)
     return np.flatnonzero(kept)
