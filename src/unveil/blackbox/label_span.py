@@ -41,9 +41,6 @@ ROUNDS = 12
 MARGIN = 4.0
 """The normals are made so much sharper than the accuracy that is wanted: what is stated has a margin too."""
 
-SMALLER = 0.8
-"""Measured errors that are above this share of what was guessed hide no less than was seen already."""
-
 STALLS = 4
 """Looks in a row that add no direction after which growth ends."""
 
@@ -196,11 +193,8 @@ class _Search:
                     self.book("normals")
                 fresh = True
             elif fresh:
-                # The error was a guess so far. Measured it may be smaller, and part of what was seen be no error.
-                before = self.found
-                self.found = judge(self.side, self.scale, before, self.scale.flat, self.rng)
-                if self.found.r == before.r and self.found.distance > SMALLER * before.distance:
-                    return
+                # The error was a guess so far. Measured it is smaller, and part of what was seen may be no error.
+                self.found = judge(self.side, self.scale, self.found, self.scale.flat, self.rng)
                 fresh = False
             else:
                 return

@@ -13,7 +13,7 @@ from unveil.outcome import BadInput
 from unveil.whitebox.network import Network
 
 AT_A_TIME = 80
-"""Steps of LOBPCG between two looks at whether those that are asked for have settled; it alone waits for all it holds."""
+"""Steps of LOBPCG between two looks at whether those asked for have settled; it alone waits for all it holds."""
 SETTLED = 1e-11
 """Residual, in units of the largest singular value squared, at which they have."""
 
