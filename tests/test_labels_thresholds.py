@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 import unveil as uv
+from unveil.identification.from_labels import first_layer as layer
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.standing import none_stands
 
 
@@ -62,6 +67,37 @@ def test_hyperplanes_of_a_first_layer_stand_and_those_of_a_tessellation_do_not()
     assert not none_stands(np.array([9, *[1] * 9]), np.array([0, *[8] * 9]))
     assert not none_stands(np.array([3, 3]), np.array([4, 4]))  # too few looks to tell
     assert none_stands(np.array([4, *[1] * 9]), np.array([1, *[8] * 9]))
+
+
+def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten that go on straight, first among twenty hyperplanes and then among three hundred."""
+    rng = np.random.default_rng(0)
+    every = Hyperplanes(rng.standard_normal((300, 5)), rng.standard_normal(300), np.full(300, 1e-9))
+    straight, few = np.arange(300) < 10, np.arange(20)
+
+    class Search:
+        side = faces = precision = None
+        chart, hopeless, refuted, stale, planes = SimpleNamespace(n=5), False, False, 0, every[:20]
+
+        def run(self, *_: object, **__: object) -> None:
+            self.planes = every
+
+        def look(self, _: object) -> np.ndarray:
+            k = len(self.planes)
+            self.looked = np.where(straight[:k], 12, 3), np.where(straight[:k], 0, 20)
+            return straight[:k]
+
+        def book(self, _: str) -> None:
+            pass
+
+    monkeypatch.setattr(layer, "sharpened", lambda side, chart, faces, planes, *_: planes)
+    search = Search()
+    assert len(layer.first_layer(search, rng)) == 10  # type: ignore[arg-type]
+    assert not search.refuted
+    search = Search()
+    monkeypatch.setattr(Search, "look", lambda self, _: setattr(self, "looked", (0 * few, 9 + 0 * few)) or few < 0)
+    assert not len(layer.first_layer(search, rng))  # type: ignore[arg-type]
+    assert search.refuted
 
 
 def test_neighbours_end_long_before_the_labels_do() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from unveil.identification.from_labels.hyperplanes import Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.standing import none_stands
 from unveil.identification.from_labels.straight import looks, sharpened, straight
 from unveil.identification.from_labels.unseen_rows import unseen_rows
 
@@ -27,8 +28,7 @@ def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperpl
 
     Queries: those of `looks`
     """
-    good = search.look(rng)
-    return search.planes[np.flatnonzero(good & (not search.hopeless))].distinct()
+    return search.planes[np.flatnonzero(search.look(rng))].distinct()
 
 
 def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -37,6 +37,8 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     Queries: some 500,000 for ten neurons of ten inputs
     """
     first, known, quiet = straight_ones(search, rng), 0, 0
+    # Only now: the longer one searches, the more hyperplanes of deeper neurons stand beside those of a first layer.
+    search.refuted = none_stands(*search.looked)
     for _ in range(CHUNKS):
         quiet = 0 if len(first) > known else quiet + 1
         known = max(known, len(first))
@@ -45,6 +47,9 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
         search.stale = 0
         search.run(10**9, rounds=CHUNK)
         first = straight_ones(search, rng)
+    search.refuted |= not len(first)
+    if search.refuted:
+        return Hyperplanes.none(search.chart.n)
     first = sharpened(search.side, search.chart, search.faces, first, search.precision, rng)
     search.book("sharpening")
     return first

@@ -154,6 +154,7 @@ class HyperplaneSearch:
             self.due = AGAIN * self._bends
             # Of its own draws, so that a search that nothing is wrong with goes on as it would.
             self.look(self.rng.spawn(1)[0])
+            self.refuted = none_stands(*self.looked)
 
     def look(self, rng: np.random.Generator) -> Bool[np.ndarray, " k"]:
         """Look from faces all over the boundary which hyperplanes go on straight.
@@ -162,7 +163,6 @@ class HyperplaneSearch:
         """
         self.looked = looks(self.side, self.chart, self.faces, self.planes, self.precision, rng)
         self.book("straightness")
-        self.refuted = none_stands(*self.looked)
         return straight(*self.looked)
 
     @property
