@@ -18,6 +18,7 @@ from unveil.identification.piecewise_linear.many_layers_reading import crowded, 
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.sign_recovery import by_sparsity
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
 
 from .helpers import Weights, random_weights, relu_net
@@ -139,3 +140,19 @@ def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of
     assert np.allclose(kept.layer[1], [0.0, 0.1])
     assert len(kept.found) == 2
     assert not crowded(kept.found)
+
+
+def test_signs_of_more_neurons_than_coordinates_are_not_told_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    k, d = 14, 4
+    rows = rng.standard_normal((k, d))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    sides = rng.choice([-1.0, 1.0], k)
+    z = -sides * np.abs(rng.standard_normal((1, k)))
+    z[0, :3] *= -1
+    slope = rng.standard_normal((1, 2, 3)) @ rows[:3]
+    told = by_sparsity(rows, z, slope, 1e-8)
+    assert told is not None
+    assert (told == sides).all()
+    # Of 364 sets one comes as close as 1e-4 to any derivative of one output once in some thirty times.
+    assert by_sparsity(rows, z, slope[:, :1], 1e-4) is None

@@ -83,7 +83,7 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         spent = too_many(len(found), state.frame.d)
         yield replace(state.ended(), spent=spent, network=None, error=np.inf)
         return
-    few = len(found) <= state.frame.d
+    few, first = len(found) <= state.frame.d, state
     if few and state.frame.free and crowded(found):
         for now in behind_crowded(setup, state):
             yield now
@@ -108,7 +108,11 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
-    yield from _deeper_states(setup, setting, state, Deeper.begun(setting.frame, layer, found, given, stations))
+    begun = Deeper.begun(setting.frame, layer, found, given, stations)
+    for now in _deeper_states(setup, setting, state, begun):
+        yield now
+    if now.spent and now.network is None and few and state.frame.free:
+        yield from behind_crowded(setup, replace(first, why=()))
 
 
 def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:

@@ -46,8 +46,12 @@ class Directions:
         shows nothing."""
         n, met = len(line.base), len(line.t)
         p = min(int(PLENTY * met) + MORE, int(SHARE * n))
-        if not met or p < LEAST * met:
-            return None
+        return None if not met or p < LEAST * met else cls.so_many(line, p, rng)
+
+    @classmethod
+    def so_many(cls, line: Line, p: int, rng: np.random.Generator) -> Directions:
+        """So many random ones among which a line runs."""
+        n = len(line.base)
         free = rng.standard_normal((n, p - 2))
         every = _all_columns(np.column_stack([line.base, line.direction, free]))
         # A random turn, so that the line is nothing special among them.

@@ -26,8 +26,9 @@ from unveil.identification.piecewise_linear.weight_completion import complete_we
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
 from unveil.whitebox.network import Network
 
-# Lines before any layer is read, rounds for each layer, and lines of each kind in a round.
-LINES, ROUNDS, MORE = 30, 5, 4
+# Lines before any layer is read, and for each neuron of the first one more; rounds for each layer; lines of each kind
+# in a round for each neuron of the first.
+LINES, ROUNDS, MORE = 20, 5, 0.5
 # Rounds in a row without another neuron after which a layer is as whole as it will be.
 BARREN = 2
 # Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
@@ -37,7 +38,7 @@ ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
 # Places where a layer is asked whether a neuron is missing.
 LOOKS = 300
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
-TELLING, CONTRADICT = 30, 0.05
+TELLING, CONTRADICT = 30, 0.1
 # A layer that explains more of the answers is the last one; errors of answers that are explained.
 LAST, ROUGH = 0.9, 1e-6
 # Fresh answers per unknown of a fit, and besides.
@@ -79,11 +80,12 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
         most_layers: Hidden layers at most.
 
     Yields:
-        What was read, after every layer.
+        What was read, before the first layer and after every one.
 
-    Queries: those of `LINES` lines, and of `ROUNDS` times twice `MORE` for each layer at most
+    Queries: those of `LINES + d` lines, and of `ROUNDS` times twice `MORE d` for each layer at most
     """
-    state = ManyLayers(sightings.with_random(LINES), [(np.eye(sightings.d), np.zeros(sightings.d))])
+    state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
+    yield state
     while len(state.layers) < most_layers:
         step, most, barren = _Step.of(state), -1, 0
         for number in range(ROUNDS):
@@ -142,6 +144,11 @@ class _Step:
     def of(cls, state: ManyLayers) -> _Step:
         """Before any candidate."""
         return cls(state, Views.of(state.sightings, state.layers), [], 0, Counter())
+
+    @property
+    def lines(self) -> int:
+        """Lines of each kind in a round."""
+        return max(2, int(MORE * self.state.sightings.d))
 
     @property
     def trusted(self) -> list[Candidate]:
@@ -218,19 +225,19 @@ class _Step:
     def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> _Step:
         """With lines from where the layer is wrong to where it is right, and others.
 
-        Queries: those of `MORE` lines each
+        Queries: those of `lines` lines each
         """
         step = self
         if told is not None and len(told[0]) and len(told[1]):
             step = step.towards(told[1], told[0])
-        return replace(step, state=replace(step.state, sightings=step.state.sightings.with_random(MORE)))
+        return replace(step, state=replace(step.state, sightings=step.state.sightings.with_random(step.lines)))
 
     def towards(self, wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"] | None = None) -> _Step:
         """With lines from some of these points to explained ones at which much the same neurons are active."""
         sightings, layers = self.state.sightings, self.state.layers
         rng = sightings.probe.rng
         right = sightings.usual(LOOKS) if right is None else right
-        start = wrong[rng.integers(len(wrong), size=MORE)]
+        start = wrong[rng.integers(len(wrong), size=self.lines)]
         there = _pattern(layers, right)
         nearest = [np.argsort((_pattern(layers, x[None]) != there).sum(axis=1))[:NEAREST] for x in start]
         end = right[[rng.choice(each) for each in nearest]]

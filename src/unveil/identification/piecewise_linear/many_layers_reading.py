@@ -18,14 +18,17 @@ from unveil.identification.piecewise_linear.many_layers import ManyLayers, fresh
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sightings import Sightings, among_values
+from unveil.identification.piecewise_linear.sign_recovery import by_vanishing
 from unveil.whitebox.network import Network
 
 # Breakpoints per line and neuron of the first layer from which on deeper ones are many.
-CROWDED = 6.0
+CROWDED = 4.5
 # One minus the cosine of rows that are parallel, and a share in a derivative that is none.
 PARALLEL, NONE = 1e-7, 1e-6
 # Times that places are looked for, and singular values from which on derivatives tell rows apart.
-TRIES, TOLD = 4, 1e-6
+TRIES, TOLD = 4, 1e-4
+# Derivatives so many times as large as their errors are good enough for that.
+CLEAR = 1e7
 
 
 def crowded(found: LayerFound) -> bool:
@@ -91,7 +94,10 @@ def without_shifted(state: Reading) -> Reading:
     keep = (parallel.sum(axis=1) == 1) | quiet[0] | quiet[1]
     if keep.all() or not (parallel[:, keep].any(axis=1)).all():
         return state
-    state = replace(state, layer=(rows[keep], bias[keep]))
+    # Signs of rows that depend on each other were guesses.
+    z = state.frame.values(found.at) @ rows[keep].T + bias[keep]
+    side = by_vanishing(rows[keep], z, found.slope)[0]
+    state = replace(state, layer=(rows[keep] * side[:, None], bias[keep] * side))
     return state.with_found(found.keep(keep)).counted()
 
 
@@ -121,7 +127,7 @@ def along_all(
     size = np.linalg.norm(seen.slope.reshape(count, -1), axis=1)
     unit = (seen.slope / np.maximum(size, 1e-300)[:, None, None]).reshape(-1, d)
     x = ((seen.at - bias) @ frame_lift.T) @ (directions.longer * directions.few.T)
-    open_ = size > 0
+    open_ = size > CLEAR * seen.doubt
     shares, others = np.empty((0, d)), np.empty((0, directions.others.shape[1]))
     for _ in range(TRIES):
         # Places whose derivatives say most about what those before left open.

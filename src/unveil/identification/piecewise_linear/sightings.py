@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import Rounding
+from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint, Layer
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
@@ -199,16 +199,28 @@ def among_values(probe: Probe, frame: Frame, layer: Layer) -> Probe:
 
     x = probe.rng.standard_normal((PLACES, d))
     noise = replace(probe.noise, size=float(np.median(np.linalg.norm(x, axis=1))))
-    return Probe(ask, _by_place(ask, x, noise, probe.rng), probe.rng)
+    return Probe(ask, by_place(ask, x, noise, probe.rng), probe.rng)
 
 
-def _by_place(ask, x: Float[np.ndarray, "N d"], noise: Rounding, rng: np.random.Generator) -> Rounding:  # type: ignore[no-untyped-def]
-    """Rounding as it is at nearly all of these places, by second differences of answers close to each other."""
+def by_place(
+    ask: Ask, x: Float[np.ndarray, "N d"], noise: Rounding, rng: np.random.Generator, less: float = 1.0
+) -> Rounding:
+    """Rounding as it is at nearly all of these places, by second differences of answers close to each other.
+
+    Args:
+        ask: Answers questions.
+        x: Places.
+        noise: As it was measured at a few.
+        rng: Draws directions.
+        less: By what factor too small is no matter, as for a search that looks for itself.
+
+    Queries: `6 N`
+    """
     step = rng.standard_normal(x.shape)
     step *= CLOSE * noise.size / np.linalg.norm(step, axis=1, keepdims=True)
     rows = x[:, None] + np.arange(-2.5, 3)[:, None] * step[:, None]
     y = ask(rows.reshape(-1, x.shape[1])).reshape(*rows.shape[:2], -1)
     quiet = np.median(np.abs(np.diff(y, n=2, axis=1)), axis=1) / np.sqrt(6)
     quiet /= (1 + np.linalg.norm(x, axis=1) / noise.size)[:, None]
-    floor = np.maximum(noise.floor, TIMES * np.quantile(quiet, QUANTILE, axis=0))
+    floor = np.maximum(noise.floor, TIMES / less * np.quantile(quiet, QUANTILE, axis=0))
     return replace(noise, floor=floor, relative=noise.relative * float((floor / noise.floor).max()))

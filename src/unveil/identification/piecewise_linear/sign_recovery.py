@@ -15,6 +15,9 @@ from unveil.whitebox.network import Network
 MOST_SETS = 400_000
 # A share in a derivative that is smaller than this part of the largest is none.
 NONE = 1e-6
+# Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
+# neurons may be expected to hold a derivative by chance where a single one tells all signs.
+SHARED, BY_CHANCE = 1e-6, 0.01
 
 
 def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
@@ -117,7 +120,7 @@ def by_sparsity(
     of the set is active on its side of that point, all others on the other.
 
     Returns:
-        Sides that two points agree on (one, if only one could be solved), or None.
+        Sides that two points agree on (one, if only one could be solved, and not by chance), or None.
     """
     k, d = rows.shape
     votes: list[np.ndarray] = []
@@ -129,8 +132,11 @@ def by_sparsity(
     for start in range(0, len(subsets), 20_000):
         part = rows[subsets[start : start + 20_000]]
         left_out[start : start + len(part)] = np.linalg.svd(part, full_matrices=True)[2][:, -1]
+    chance = 0.0
     for p in range(len(z)):
         g = slope[p] / max(np.abs(slope[p]).max(), 1e-300)
+        # Of so many sets one holds any derivative by chance, the sooner the fewer outputs move independently.
+        chance += len(subsets) * tolerance ** int(np.linalg.matrix_rank(g, tol=SHARED))
         miss = np.abs(left_out @ g.T).max(axis=1)
         best = int(miss.argmin())
         if miss[best] > tolerance:
@@ -144,7 +150,7 @@ def by_sparsity(
             if (side == other).all():
                 return side
         votes.append(side)
-    return votes[0] if len(votes) == 1 else None
+    return votes[0] if len(votes) == 1 and chance < BY_CHANCE else None
 
 
 def weakest_turned(network: Network) -> Network:

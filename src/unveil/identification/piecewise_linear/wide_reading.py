@@ -9,18 +9,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.line import Line
+from unveil.blackbox.line_search.search import HOPEFUL
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.fitting.pruning import without_twins
 from unveil.identification.piecewise_linear.critical_point import search
-from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
+from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.many_layers_reading import along_all
+from unveil.identification.piecewise_linear.layer import finished, layer_steps
+from unveil.identification.piecewise_linear.many_layers_reading import along_all, crowded
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_network
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import THROUGH
+from unveil.identification.piecewise_linear.sightings import by_place
 from unveil.identification.piecewise_linear.whole_fit import sharper_behind
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.whitebox.network import Network
@@ -30,6 +33,10 @@ from unveil.whitebox.network import Network
 AGAIN = (0.015, 0.1)
 # Points that the last digits must suit.
 POOL = 2000
+# So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
+BENDS, NARROWEST = 96, 32
+# Places where rounding is measured.
+PLACES = 12
 
 
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
@@ -49,8 +56,9 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     """
     start: Line | None = None
     if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
+        setup = _by_place(setup, frame)
         start = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
-        directions = None if start is None else Directions.along(start, setup.probe.rng)
+        directions = None if start is None else _fewest(setup, start)
         if start is not None and directions is not None:
             yield replace(Reading.begun(setup, frame), directions=directions.few.shape[1])
             widened = _widened(setup, frame, directions, start)
@@ -61,15 +69,45 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     yield from read_network(setup, frame, start)
 
 
-def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) -> Reading | None:
-    """The network along a few directions, then along all; None if that fails."""
+def _by_place(setup: Setup, frame: Frame) -> Setup:
+    """With rounding as large as line searches do not find for themselves: it differs from place to place.
+
+    Queries: `6 PLACES`
+    """
+    probe = setup.probe
+    noise = by_place(probe.ask, frame.sample(PLACES, probe.rng), probe.noise, probe.rng, HOPEFUL)
+    return setup._replace(probe=replace(probe, noise=noise))
+
+
+def _fewest(setup: Setup, start: Line) -> Directions | None:
+    """Directions for a first reading: hardly any where most breakpoints of a line are none of the first layer's.
+
+    Queries: those of `layer_steps` with one line along `NARROWEST` directions, where it shows `BENDS` breakpoints
+    """
+    rng = setup.probe.rng
+    if len(start.t) >= BENDS and setup.oracle.n > NARROWEST:
+        directions = Directions.so_many(start, NARROWEST, rng)
+        inner, seen = _along(setup, directions), directions.seen(start)
+        steps = layer_steps(inner.probe, Frame.of_input(NARROWEST, None), far=setup.far, most_lines=1, given=[seen])
+        found = finished(steps)
+        if crowded(found) and PLENTY * len(found) <= NARROWEST:
+            return directions
+    return Directions.along(start, rng)
+
+
+def _along(setup: Setup, directions: Directions) -> Setup:
+    """What steps along these directions share."""
     narrow = Narrow(setup.oracle, directions)
     log = Asked(narrow)
     probe = Probe(
         log, directions.rounding(setup.probe.noise), setup.probe.rng, (setup.oracle, narrow.lift), log.most_at_once
     )
-    inner = setup._replace(probe=probe, log=log, inputs=setup.oracle.n)
-    p = directions.few.shape[1]
+    return setup._replace(probe=probe, log=log, inputs=setup.oracle.n)
+
+
+def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) -> Reading | None:
+    """The network along a few directions, then along all; None if that fails."""
+    inner, p = _along(setup, directions), directions.few.shape[1]
     for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
         along = state
     few, first = along.network, along.first
