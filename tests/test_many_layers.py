@@ -14,7 +14,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates
 from unveil.identification.piecewise_linear.layer_choice import Sums
-from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_shifted
+from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -135,7 +135,7 @@ def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of
     found = replace(found, at=at, slope=slope, blur=np.zeros(200))
     oracle = uv.as_oracle(lambda x: x[:, 0], shape=3)
     state = Reading(frame, found, Asked(oracle), layer=(rows, bias))
-    kept = without_shifted(state)
+    kept = without_dependent(state)
     assert kept.layer is not None
     assert np.allclose(kept.layer[1], [0.0, 0.1])
     assert len(kept.found) == 2

@@ -81,12 +81,13 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         else:
             first = fresh and number == 0
             beyond = None if first else _complement(frame, found)
-            changes = beyond is not None and (sure or _moved(probe, frame, found, beyond))
+            where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond)
+            changes = len(where) > 0 or (beyond is not None and sure)
             if beyond is not None and not changes and (frame.free or quiet >= QUIET[exact, True] or not exact):
                 break
             everywhere = sure or (exact and frame.free)
             along = beyond if changes and (everywhere or found.lines % 2) else None
-            line = _searched(probe, frame, far, found, along)
+            line = _searched(probe, frame, far, found, along, where if _many(found) else where[:0])
             crowded = line is not None and len(line.t) > CROWDED * frame.d
             if crowded and not exact and frame.free and not found.lines:
                 yield from read_planes(probe, frame, far=far, most_lines=BUNDLE * most_lines, found=found)
@@ -99,7 +100,8 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         quiet = 0 if len(found) > had else quiet + 1
         free = frame.free and (exact or len(found.bent) < CROWDED * frame.d)
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
-        if number + 1 >= len(given) and quiet >= QUIET[exact, free] and not (exact and changes and not frame.free):
+        known = exact and changes and (not frame.free or _many(found))
+        if number + 1 >= len(given) and quiet >= QUIET[exact, free] and not known:
             break
 
 
@@ -109,15 +111,29 @@ def finished(steps: Iterator[LayerFound]) -> LayerFound:
 
 
 def _searched(
-    probe: Probe, frame: Frame, far: float, found: LayerFound, beyond: Float[np.ndarray, "d free"] | None
+    probe: Probe,
+    frame: Frame,
+    far: float,
+    found: LayerFound,
+    beyond: Float[np.ndarray, "d free"] | None,
+    where: Float[np.ndarray, "P n"],
 ) -> Line | None:
-    """A random line, or one along columns that no row read so far sees; None where the region has no room for it."""
+    """A random line, or one along columns that no row read so far sees; None where the region has no room for it.
+
+    Args:
+        probe: Asks.
+        frame: The coordinates.
+        far: How far it reaches.
+        found: What was read so far.
+        beyond: The columns.
+        where: Where answers are known to change along them; none where that is no matter.
+    """
     base, direction, low, high = frame.lines(1, far, probe.rng)
     if beyond is not None:
         if frame.free:
             # The neurons read so far stay as they are all along the line: choose a place where none is about to switch,
             # so that steps can be long.
-            pool = frame.sample(ROOMY, probe.rng)
+            pool = where if len(where) else frame.sample(ROOMY, probe.rng)
             base = pool[[np.abs(found.straight.sums(frame, pool)).min(axis=1).argmax()]]
         direction = probe.rng.standard_normal((1, beyond.shape[1])) @ beyond.T @ frame.V.T
         low, high = frame.room(base, direction)
@@ -144,14 +160,21 @@ def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     Queries: `2 TESTS`, of exact answers in a box `2 TESTS_IN_BOX`
     """
     beyond = _complement(frame, found)
-    return not len(found) if beyond is None else _moved(probe, frame, found, beyond)
+    return not len(found) if beyond is None else len(_moved(probe, frame, found, beyond)) > 0
 
 
-def _moved(probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"]) -> bool:
-    """The same where the directions that no row sees are known."""
+def _many(found: LayerFound) -> bool:
+    """Whether critical points of deeper layers are so many that what moves before them often stays hidden."""
+    return len(found.bent) > MANY * len(found)
+
+
+def _moved(
+    probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"]
+) -> Float[np.ndarray, "P n"]:
+    """Where answers change along directions that no row sees."""
     noise, rng = probe.noise, probe.rng
     tests = TESTS_IN_BOX if noise.exact and frame.within is not None else TESTS
-    if len(found.bent) > MANY * len(found):
+    if _many(found):
         tests *= OFTEN
     x = frame.sample(tests, rng) if frame.free else (frame.sample(tests, rng) + frame.sample(tests, rng)) / 2
     step = rng.standard_normal((tests, beyond.shape[1])) @ beyond.T @ frame.V.T
@@ -162,7 +185,7 @@ def _moved(probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarr
     drift = np.sqrt(((np.linalg.norm(straight.jump / noise.floor, axis=1) * straight.error) ** 2).sum())
     off = np.linalg.norm(frame.values(y) - frame.values(x), axis=1) / np.sqrt(frame.d)
     allowed = limit(probe.m) * (1 + PART * drift * off / np.sqrt(probe.m))
-    return bool((np.sqrt((moved**2).mean(axis=1)) > allowed).any())
+    return x[np.sqrt((moved**2).mean(axis=1)) > allowed]
 
 
 def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> LayerFound:
