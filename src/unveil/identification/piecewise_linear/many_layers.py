@@ -28,9 +28,9 @@ from unveil.whitebox.network import Network
 
 # Lines before any layer is read, and for each neuron of the first one more; rounds for each layer; lines of each kind
 # in a round for each neuron of the first.
-LINES, ROUNDS, MORE = 20, 5, 0.5
+LINES, ROUNDS, MORE = 20, 6, 0.5
 # Rounds in a row without another neuron after which a layer is as whole as it will be.
-BARREN = 2
+BARREN = 3
 # Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
 AT_ONCE, OTHERS, TIMES = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
@@ -39,6 +39,8 @@ ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
 LOOKS = 300
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
 TELLING, CONTRADICT = 30, 0.1
+# A smaller share is that of a neuron which hardly any input switches: it is not looked for any longer.
+FEW = 0.02
 # A layer that explains more of the answers is the last one; errors of answers that are explained.
 LAST, ROUGH = 0.9, 1e-6
 # Fresh answers per unknown of a fit, and besides.
@@ -87,7 +89,7 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
     state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
     yield state
     while len(state.layers) < most_layers:
-        step, most, barren = _Step.of(state), -1, 0
+        step, best, barren = _Step.of(state), None, 0
         for number in range(ROUNDS):
             step = step.with_candidates().completed()
             state = replace(step.state, partial=step.partial)
@@ -102,24 +104,65 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
                     return
                 step = step.towards(bad)
                 continue
-            chosen = choose(step.state.sightings, step.views, state.layers, step.found)
-            layer, right, wrong = step.judged(chosen)
-            share = len(chosen.wrong) / max(len(chosen.right) + len(chosen.wrong), 1)
-            told, count = len(chosen.right) >= TELLING, int(chosen.use.sum())
-            barren = 0 if count > most else barren + 1
-            most = max(most, count)
+            trial = _Trial.of(step)
+            barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
+            best = trial if best is None or trial.rank > best.rank else best
             done = number == ROUNDS - 1 or barren >= BARREN
-            if told and (not len(wrong) or (done and share <= CONTRADICT)):
-                layer = step.completed_by_sums(chosen)
-                state = replace(step.state, layers=[*state.layers, layer], partial=None)
+            if best.told and (not best.contradicted or (barren and best.contradicted <= FEW)):
+                done = True
+            if done and best.told and best.contradicted <= CONTRADICT:
+                layers = [*state.layers, best.step.completed_by_sums(best.chosen)]
+                state = replace(step.state, layers=layers, partial=None)
                 yield state
                 break
             if done:
                 yield replace(step.state, partial=step.partial, network=state.network, explained=state.explained)
                 return
-            step = step.looked((right, wrong))
+            step = step.looked((trial.right, trial.wrong))
         else:
             return
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a round made of a layer.
+
+    Attributes:
+        step: The round.
+        chosen: Its candidates taken for the layer.
+        layer: These, signs settled.
+        right: Where the layer could have been contradicted, and was not.
+        wrong: Where it was.
+        told: Whether enough could have contradicted it.
+    """
+
+    step: _Step
+    chosen: Chosen
+    layer: Layer
+    right: Float[np.ndarray, "R d"]
+    wrong: Float[np.ndarray, "W d"]
+    told: bool
+
+    @classmethod
+    def of(cls, step: _Step) -> _Trial:
+        """By derivatives and deeper normals, and by how answers change where the layer does not.
+
+        Queries: those of `choose` and `leaking`
+        """
+        chosen = choose(step.state.sightings, step.views, step.state.layers, step.found)
+        layer, right, wrong = step.leaking(chosen)
+        right, wrong = np.concatenate([right, chosen.right]), np.concatenate([wrong, chosen.wrong])
+        return cls(step, chosen, layer, right, wrong, len(chosen.right) >= TELLING)
+
+    @property
+    def contradicted(self) -> float:
+        """The share of what could have contradicted it that does."""
+        return len(self.wrong) / max(len(self.right) + len(self.wrong), 1)
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """The better the larger."""
+        return self.told, -self.contradicted
 
 
 @dataclass(frozen=True)
@@ -197,7 +240,7 @@ class _Step:
         self.tried.update((place.neuron, place.unknown) for place in there)
         return complete_weights(sightings.probe, layers, neurons, there)[0]
 
-    def judged(self, chosen: Chosen) -> tuple[Layer, np.ndarray, np.ndarray]:
+    def leaking(self, chosen: Chosen) -> tuple[Layer, np.ndarray, np.ndarray]:
         """The layer, and where it explains how answers change and where not.
 
         Queries: `2 LOOKS`
@@ -205,12 +248,12 @@ class _Step:
         sightings, side, use = self.state.sightings, chosen.side, chosen.use
         W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
         layer = (W * side[:, None])[use], (b * side)[use]
+        x = np.empty((0, sightings.d))
         if not use.any():
-            return layer, chosen.right, chosen.wrong
+            return layer, x, x
         x = np.concatenate([sightings.unusual(LOOKS), sightings.usual(LOOKS)])
         x = sightings.probe.rng.permutation(x)
-        right, wrong = leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
-        return layer, np.concatenate([right, chosen.right]), np.concatenate([wrong, chosen.wrong])
+        return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
     def completed_by_sums(self, chosen: Chosen) -> Layer:
         """The layer with unknown weights that derivatives tell.
