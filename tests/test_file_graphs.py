@@ -109,13 +109,13 @@ def evaluated(graph: Graph, name: str, x: np.ndarray) -> np.ndarray:
 def test_a_convolution_of_keras_is_a_correlation_with_channels_last(
     padding: str, steps: int, rng: np.random.Generator
 ) -> None:
-    x, kernel, bias = rng.standard_normal((1, 7, 6, 2)), rng.standard_normal((3, 2, 2, 4)), rng.standard_normal(4)
-    graph = Graph(np.dtype(np.float64), shapes={"in": (7, 6, 2)})
+    x, kernel, bias = rng.standard_normal((1, 8, 7, 2)), rng.standard_normal((3, 2, 2, 4)), rng.standard_normal(4)
+    graph = Graph(np.dtype(np.float64), shapes={"in": (8, 7, 2)})
     told = {"padding": padding, "strides": steps, "use_bias": True}
     found = evaluated(graph, LAYERS["Conv2D"](graph, ["in"], told, [kernel, bias]), x)
     if padding == "same":
         # TensorFlow pads as much as the last window needs, the odd one below and to the right.
-        need = [max(0, (-(-n // steps) - 1) * steps + k - n) for n, k in zip((7, 6), (3, 2), strict=True)]
+        need = [max(0, (-(-n // steps) - 1) * steps + k - n) for n, k in zip((8, 7), (3, 2), strict=True)]
         x = np.pad(x, ((0, 0), *((each // 2, each - each // 2) for each in need), (0, 0)))
     for f in range(4):
         true = sum(signal.correlate(x[0, :, :, c], kernel[:, :, c, f], "valid") for c in range(2)) + bias[f]
