@@ -109,9 +109,9 @@ class Certificate:
     Attributes:
         kind: "point", "compact" or "infinite".
         ground: The layer's weights.
-        active: (m,) neurons whose pre-activation is fixed.
-        silent: (m,) neurons whose pre-activation may only fall (none if the activation is injective).
-        tight: (m,) silent neurons with pre-activation zero at the given input.
+        active: (m,) neurons whose preactivation is fixed.
+        silent: (m,) neurons whose preactivation may only fall (none if the activation is injective).
+        tight: (m,) silent neurons with preactivation zero at the given input.
         multipliers: (m,) w with `A^T w = 0` and `w >= 1` on the silent neurons (a compact preimage) or on the tight
             ones (a point, although the active neurons alone do not determine the input); None if not needed.
         direction: (n,) a unit vector. Infinite: the whole ray stays in the preimage. Compact: a step stays in it.

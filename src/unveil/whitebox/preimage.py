@@ -46,7 +46,7 @@ class Preimage:
             everything bounded, see `extent`.
         layer: Which layer, 0 for the first.
         point: (n,) the layer's own input.
-        active: (m,) neurons whose pre-activation the features determine (for ReLU: the positive ones).
+        active: (m,) neurons whose preactivation the features determine (for ReLU: the positive ones).
         certificate: Proves the kind; `check()` verifies it.
         certified: Whether the proof held when the answer was found. False is rare and means: best guess, the weights
             are too close to a case of the other kind for float64.

@@ -42,7 +42,7 @@ class SparseFrame:
         return len(self.free)
 
     def _copies(self, x: np.ndarray, count: int) -> np.ndarray:
-        """So many rows equal to x but at the pivots: those of the batch before, if it was at x and nobody keeps it.
+        """So many rows equal to x but at the pivots: those of the batch before, if it was at x and is kept nowhere.
 
         With many inputs, writing all of them for every question takes as long as a small model does.
         """

@@ -213,7 +213,7 @@ def _along(
         Points, coordinates, and the answers.
     """
     n, d = frame.V.shape
-    # Parts of one point's coordinates are alike in size, and as large as nobody keeps.
+    # Parts of one point's coordinates are alike in size, and too large to be kept.
     group, part = max(1, BATCH // (n * d)), -(-d // max(1, -(-n * d // BATCH)))
     steps = np.ascontiguousarray(frame.V.T)
     usual = whole = probe.ask, x, steps

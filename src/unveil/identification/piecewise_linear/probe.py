@@ -20,7 +20,7 @@ class Probe:
         rng: Draws everything.
         lifted: Where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and
             those of each coordinate, (p, n).
-        kept: Batches of more numbers than this are kept by nobody.
+        kept: Batches of more numbers than this are not kept.
         again: Whether a reading before failed its check: what looked certain is looked at more closely.
     """
 

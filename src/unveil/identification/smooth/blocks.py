@@ -1,6 +1,6 @@
 """Blocks: some first-layer neurons active, the others at rest; the second layer's weights seen through each block.
 
-With the neurons of a block S at fixed pre-activations and the others at rest with signs p, the network is a
+With the neurons of a block S at fixed preactivations and the others at rest with signs p, the network is a
 one-hidden-layer network in the block's coordinates z: gradients `g(p) = D B_S t(p)` with `D = diag(phi'(z))` span only
 as many dimensions as there are second-layer neurons, and `H(p) = D B_S T(p) B_S^T D + diag(e g(p))` with `e = phi''(z)
 / phi'(z)`, the same e for every p. So q^T H = e q g for q orthogonal to all gradients, which gives e, hence z itself:
@@ -27,7 +27,7 @@ class FirstLayer:
         weights: Estimated rows (k, n).
         shifts: Estimated shifts.
         activation: Its activation.
-        margin: Pre-activation beyond which a neuron counts as at rest.
+        margin: Preactivation beyond which a neuron counts as at rest.
     """
 
     weights: Float[np.ndarray, "k n"]
@@ -39,7 +39,7 @@ class FirstLayer:
         return self.activation.value(x @ self.weights.T + self.shifts)
 
     def at_rest(self, count: int, rng: np.random.Generator, *, active: np.ndarray | None = None) -> np.ndarray:
-        """Points (count, n) at which all neurons are at rest, except those of `active`, which are at pre-activation 0.
+        """Points (count, n) at which all neurons are at rest, except those of `active`, which are at preactivation 0.
 
         With as many inputs as neurons the signs are drawn freely; otherwise far points have the signs they happen to
         have.
@@ -108,7 +108,7 @@ def look_through(
     size = len(members)
     dual = np.linalg.pinv(
         layer.weights[members]
-    ).T  # rows: moving one member's pre-activation by one, the others' not at all
+    ).T  # rows: moving one member's preactivation by one, the others' not at all
     patterns = layer.at_rest(size + 2 if rank is None else min(size, rank + 4), rng, active=members)
     scale = float(np.abs(patterns).max())
     disturbance = max(noise, 4 * float(np.finfo(oracle.dtype).eps) * scale)

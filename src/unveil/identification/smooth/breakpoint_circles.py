@@ -18,7 +18,7 @@ from unveil.whitebox.activation import Activation
 RADIUS = 1e8
 NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint
 _PLACES = 6
-_REST = 1e3  # pre-activation at which a neuron is one of its two straight halves
+_REST = 1e3  # preactivation at which a neuron is one of its two straight halves
 _FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
 _NEAR = 1e-3  # angle over which a gradient is differenced, at most
 _GRID = 96
@@ -206,7 +206,7 @@ def profile(
     def ask(s: np.ndarray) -> np.ndarray:
         return oracle(oracle.nearest(base + s[:, None] * direction))
 
-    # The asymptotes meet where the pre-activation is zero, if the activation is even beside its linear half.
+    # The asymptotes meet where the preactivation is zero, if the activation is even beside its linear half.
     far = np.array([-400.0, -300.0, 300.0, 400.0])
     y = ask(far)
     low, high = (y[1] - y[0]) / 100, (y[3] - y[2]) / 100
@@ -240,12 +240,12 @@ def profile(
 
 
 def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.ndarray:
-    """Which way round each neuron is: at rest, moving its pre-activation alone moves nothing.
+    """Which way round each neuron is: at rest, moving its preactivation alone moves nothing.
 
     Queries: 48 for each neuron.
     """
     k = len(layer.shifts)
-    back = np.linalg.pinv(layer.weights)  # column i moves pre-activation i alone
+    back = np.linalg.pinv(layer.weights)  # column i moves preactivation i alone
     signs = np.ones(k)
     for i in range(k):
         z = _REST * rng.uniform(1, 2, (12, k)) * rng.choice([-1.0, 1.0], (12, k))

@@ -64,7 +64,7 @@ class Reading:
 
 
 def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points at which the first layer's neurons are neither at rest nor linear: pre-activations of size 1.5."""
+    """Points at which the first layer's neurons are neither at rest nor linear: preactivations of size 1.5."""
     if oracle.within is not None:
         return oracle.sample(count, rng)
     typical = float(np.median(np.linalg.norm(network.layers[0].weights, axis=1))) or 1.0

@@ -92,7 +92,7 @@ def first_directions(
 def _lively(
     oracle: Oracle, basis: np.ndarray, radius: float, count: int, noise: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Points of the given pre-activation spread at which the function bends, spread over the directions in which it
+    """Points of the given preactivation spread at which the function bends, spread over the directions in which it
     does.
 
     Queries: `36 count`

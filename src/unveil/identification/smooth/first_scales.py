@@ -72,7 +72,7 @@ def first_layer(reading: Reading, planes: Hyperplanes, names: str | tuple[str, .
 
 
 def resting_point(activation: Activation, noise: float = 0.0) -> float:
-    """A pre-activation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
+    """A preactivation beyond which the activation no longer changes by more than the noise (at most 1e4)."""
     for s in (5.0, 7.0, 10.0, 14.0, 20.0, 40.0, 100.0, 1e3):
         if float(activation.slope(np.array([s]))[0]) < max(1e-15, 0.1 * noise):
             return s

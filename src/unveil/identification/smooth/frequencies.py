@@ -17,7 +17,7 @@ from unveil.identification.smooth.spectrum import Waves, agreed, generators, typ
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS
 
-_INNER = 0.7  # pre-activations at the points of the first fits: where a sine is curved, but has no second valley
+_INNER = 0.7  # preactivations at the points of the first fits: where a sine is curved, but has no second valley
 
 
 @dataclass(frozen=True)

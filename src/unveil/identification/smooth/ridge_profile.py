@@ -33,7 +33,7 @@ def profiles(
 
     Returns:
         Positions along the normals, measured from the foot of the perpendicular from the origin's side (so that the
-        pre-activation is `scale * position + shift`), and answers.
+        preactivation is `scale * position + shift`), and answers.
 
     Queries: `24 k`
     """

@@ -1,4 +1,4 @@
-"""One neuron alone: where all others are at rest, answers depend on its pre-activation only; least squares for it."""
+"""One neuron alone: where all others are at rest, answers depend on its preactivation only; least squares for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Alone(NamedTuple):
 
     Attributes:
         weights: Of the neuron, with their scale.
-        shift: Its pre-activation at the origin of the coordinates in which it was fitted.
+        shift: Its preactivation at the origin of the coordinates in which it was fitted.
         misfit: Root mean square of what the fit leaves of the answers, absolute.
         start: The same before the fit.
         error: Standard error of the direction of the weights, in radians.
