@@ -33,6 +33,32 @@ def test_first_look_costs_eight_queries_of_four_points(rng: np.random.Generator)
     assert oracle.ledger.asked == oracle.ledger.sent == 8
 
 
+def test_inputs_that_a_model_rounds_to_float32_are_found_out(rng: np.random.Generator) -> None:
+    found = []
+    for within in [None, (0.0, 1.0)] * 10:
+        n = int(rng.integers(2, 40))
+        net = relu_net(random_weights([n, 8, 2], rng))
+        rounded = lambda x, net=net: net(x.astype(np.float32).astype(np.float64))  # noqa: E731
+        assert uv.as_oracle(net, n, within=within).dtype == np.float64
+        oracle = uv.as_oracle(rounded, n, within=within)
+        assert oracle.ledger.asked == 8
+        found.append(oracle.dtype == np.float32)
+    assert sum(found) >= 17  # where no neuron is active at the one point nothing shows
+
+
+def test_the_span_of_a_model_that_rounds_its_inputs_is_complete(rng: np.random.Generator) -> None:
+    complete = 0
+    for _ in range(6):
+        weights = random_weights([20, 5, 2], rng)
+        net = relu_net(weights)
+        span = uv.row_span(uv.as_oracle(lambda x, net=net: net(x.astype(np.float32).astype(float)), 20), rng=rng)
+        complete += span.outcome is uv.Outcome.complete
+        if span.outcome is uv.Outcome.complete:
+            assert span.rank == 5
+            assert span.distance(weights[0][0]) <= span.accuracy
+    assert complete >= 4
+
+
 @pytest.mark.parametrize(
     ("f", "m", "answers", "dtype", "low", "high"),
     [

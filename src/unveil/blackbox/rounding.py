@@ -103,7 +103,7 @@ def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Ge
     return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still)
 
 
-def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator) -> bool:
+def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator, widest: float = np.inf) -> bool:
     """Whether answers jump from one value to another: no slope says anything about what is inside.
 
     Between points with different answers the place where they change is halved until doubles end. Of a function
@@ -113,11 +113,12 @@ def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generato
         ask: Answers questions.
         points: From where to go outwards.
         rng: Draws the directions.
+        widest: `Oracle.widest`: where a log-ratio has run out of digits it jumps, whatever the softmax was given.
 
     Queries: `2 N`, and `HALVINGS` for each pair of different answers, fewer where they do not jump
     """
     low, high = points, points + rng.standard_normal(points.shape) * np.abs(points).max(axis=1, keepdims=True)
-    below, above = np.split(ask(np.concatenate([low, high])), 2)
+    below, above = np.split(np.clip(ask(np.concatenate([low, high])), -widest, widest), 2)
     first = np.abs(above - below).max(axis=1)
     for halving in range(HALVINGS):
         open_ = np.abs(above - below).max(axis=1) > JUMP * first
@@ -127,7 +128,7 @@ def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generato
         if halving == HALVINGS - 1:
             break
         middle = (low + high) / 2
-        y = ask(middle)
+        y = np.clip(ask(middle), -widest, widest)
         # The half over which more happens.
         left = (np.abs(y - below).max(axis=1) >= np.abs(above - y).max(axis=1))[:, None]
         low, high = np.where(left, low, middle), np.where(left, middle, high)

@@ -34,7 +34,8 @@ class FirstLook:
         m: Outputs per question.
         kind: "values", "probabilities" (rows of at least two non-negative numbers that sum to 1) or "labels".
         resolution: Relative rounding of the answers, or their relative spread if that is larger.
-        dtype: The precision in which questions are safely asked: float32 if the answers come in it.
+        dtype: The precision in which questions are safely asked: float32 if the answers come in it, or inputs are
+            rounded to it.
         canary: The questions and their answers, to be asked again.
         digits: How the answers are rounded.
         classes: Names of the labels seen, by their number; None if they are numbers already.
@@ -105,6 +106,8 @@ def first_look(
         _require_probabilities(first, a, b, name)
     size = float(np.abs(a).max())
     dtype, digits = _digits(a, first.dtype, source)
+    if known.single:
+        dtype = np.dtype(np.float32)
     eps = float(np.finfo(dtype).eps)
     spread = float(np.abs(a - b).max())
     usual = max(COMPANY[dtype.name] * eps * size, 16 * math.ldexp(size, -digits.mantissa), 1.01 * digits.step)

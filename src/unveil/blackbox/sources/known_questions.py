@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unveil.blackbox.answers import NAMES, SourceRaised, missing, raw_answers, values
-from unveil.blackbox.domain import Within, legal
+from unveil.blackbox.digits import bits_of, digits_of
+from unveil.blackbox.domain import DOUBLE, SINGLE, Within, legal
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Questions, Source, float_dtype
 from unveil.outcome import MissingAnswers, SourceError, UnsteadyAnswers
@@ -17,6 +18,8 @@ POINTS = 4
 QUERIES = 2 * POINTS
 # How often points without an answer are replaced.
 REPLACED = 3
+# Shares of the answers' size: up to which two are the same, and that of them by which another one differs for sure.
+SAME, EVIDENT = 64 * float(np.finfo(np.float64).eps), 1e-3
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class KnownQuestions:
     Attributes:
         x: (4, n), the questions.
         first: (4, m) of any type, the answers to all four together.
-        second: The same, where the first question was asked alone and the others in another order.
+        second: The same, where the first question was asked alone and the others in another order. Of answers in
+            float64 two are those of `first`: their questions went into `single`.
+        single: Whether the model rounds its inputs to float32 though it answers in float64.
     """
 
     x: Questions
     first: np.ndarray
     second: np.ndarray
+    single: bool = False
 
 
 class Asking:
@@ -68,6 +74,9 @@ class Asking:
     def twice(self) -> KnownQuestions:
         """Four points, twice: together, then the first alone and the rest in reverse. Missing answers are replaced.
 
+        Of a model that answers in float64 two of the rest are one point as float32 holds it, and that beside it: where
+        the first answers as the point itself does and the other one does not, the model rounds its inputs.
+
         Raises:
             BudgetExceeded: The budget is too small.
             MissingAnswers: More than half of what was asked got NaN or infinity.
@@ -82,7 +91,7 @@ class Asking:
         first = raw_answers(self.source, x, self.ledger)
         try:
             alone = raw_answers(self.source, x[:1], self.ledger)
-            rest = raw_answers(self.source, x[:0:-1], self.ledger)
+            rest = raw_answers(self.source, self._second(x, first), self.ledger)
         except SourceRaised as error:
             raise UnsteadyAnswers(
                 f"{name} answered {POINTS} questions together, but failed when one was asked alone: {error}"
@@ -95,8 +104,29 @@ class Asking:
                 )
         if first.shape[1] == 0:
             raise SourceError(f"{name} answered with no outputs at all; expected at least one number per question")
-        second = np.concatenate([alone, rest[::-1]])
-        return KnownQuestions(*self._without_missing(x, first, second))
+        second, single = np.concatenate([alone, rest[::-1]]), False
+        if self._may_be_single(first) and second.dtype.kind == "f":
+            size = float(np.abs(np.where(np.isfinite(first), first, 0.0)).max())
+            with np.errstate(invalid="ignore"):  # two infinite answers
+                at, beside = np.abs(second[1:3] - first[1]).max(axis=1)
+            single = bool(at <= SAME * size and beside > SAME / EVIDENT * size)
+            second[1:3] = first[1:3]
+        return KnownQuestions(*self._without_missing(x, first, second), single)
+
+    def _may_be_single(self, first: np.ndarray) -> bool:
+        """Whether inputs in float32 would show: where answers have more digits than it has."""
+        if self.grid is not None or first.dtype != np.float64 or float_dtype(self.source.dtype) != np.float64:
+            return False
+        finite = np.where(np.isfinite(first), first, 0.0)
+        return bits_of(first.dtype, finite) > SINGLE and digits_of(finite, DOUBLE).mantissa > SINGLE
+
+    def _second(self, x: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """The rest in reverse, or two of them where they show how exact the inputs are."""
+        rest = x[:0:-1].copy()
+        if self._may_be_single(first):
+            held = x[1].astype(np.float32)
+            rest[2], rest[1] = self.legal(np.stack([held, np.nextafter(held, np.float32(0))]).astype(np.float64))
+        return rest
 
     def _without_missing(
         self, x: Questions, first: np.ndarray, second: np.ndarray

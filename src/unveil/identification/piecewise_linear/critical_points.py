@@ -143,7 +143,8 @@ class _Attempt:
             if not noise.straight:
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf), False
-            if noise.still and in_steps(self.ask, frame.sample(CHORDS, self.rng), self.rng):
+            chords = frame.sample(CHORDS, self.rng) if noise.still else None
+            if chords is not None and in_steps(self.ask, chords, self.rng, self.oracle.widest):
                 self.why.append("The answers jump and stay the same in between: no slope tells of weights.")
                 return self._end(None, Outcome.answers_in_steps, np.inf), False
             network, whole = self._read(frame, noise)
