@@ -63,7 +63,7 @@ class Sightings:
     @property
     def d(self) -> int:
         """Neurons of the first layer."""
-        return self.x.shape[1]
+        return int(self.x.shape[1])
 
     def usual(self, count: int) -> Float[np.ndarray, "count d"]:
         """What the neurons see at usual inputs: rows have unit norm."""
