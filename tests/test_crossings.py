@@ -17,7 +17,7 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.sections import corner, section
+from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
@@ -64,6 +64,9 @@ class Truth:
         """How far from x along each ray the next hyperplane is, and which."""
         ahead = self.planes.ahead(x, along)
         return ahead.min(axis=1), ahead.argmin(axis=1)
+
+    def sections(self, planes: Hyperplanes) -> Sections:
+        return Sections(self.side, self.chart, planes, self.precision, self.rng)
 
     def edge(self, neuron: int) -> Edge | None:
         """A bend of the boundary at a neuron's hyperplane, all other neurons at rest on one side."""
@@ -232,7 +235,7 @@ def test_dual_points_in_a_section_lie_on_hyperplanes_and_tell_the_neuron() -> No
             continue
         normal = truth.planes.normals[neuron]
         for _ in range(3):
-            for met in section(truth.side, truth.chart, edge, (0, 1), Hyperplanes.none(5), truth.precision, truth.rng):
+            for met in truth.sections(Hyperplanes.none(5)).dual_points(edge, (0, 1)):
                 off = np.abs(met.z @ truth.planes.normals.T + truth.planes.offsets)[0]
                 assert off.min() < 10 * met.error[0] + 1e-9
                 assert abs(truth.gap(met.z)[0]) < 1e-5 * (1 + np.linalg.norm(met.z))
@@ -256,8 +259,8 @@ def test_where_an_edge_meets_a_known_hyperplane_four_normals_tell_the_neuron() -
         if edge is None:
             continue
         rest = truth.planes[np.delete(np.arange(4), neuron)]
-        assert corner(truth.side, truth.chart, edge, (0, 1), rest[np.arange(0)], truth.precision, truth.rng) is None
-        found = corner(truth.side, truth.chart, edge, (0, 1), rest, truth.precision, truth.rng)
+        assert truth.sections(rest[np.arange(0)]).corner(edge, (0, 1)) is None
+        found = truth.sections(rest).corner(edge, (0, 1))
         if found is None:
             continue
         told += 1
