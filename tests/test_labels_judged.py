@@ -97,6 +97,23 @@ def test_one_hidden_layer_that_no_fresh_point_judged_is_not_complete(monkeypatch
     assert read._end(uv.Outcome.complete, error).outcome is uv.Outcome.check_failed
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_fit_with_doubts_is_not_handed_out_when_the_labels_end(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
+    oracle = labels_of(weights)
+    model = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))
+
+    def ends(self: LabelReading) -> None:
+        self.chart = Chart(oracle, np.zeros(4), 1.0, None)
+        self.best = Completed(model, 1e-12, whole, () if whole else ("a neuron is missing",), {"error": 1e-9})
+        raise uv.BudgetExceeded("no label is left")
+
+    monkeypatch.setattr(LabelReading, "_look", ends)
+    found = LabelReading(uv.HardLabels(), oracle, np.random.default_rng(0)).run()
+    assert found.outcome is uv.Outcome.budget_ended
+    assert (found.network is not None) == whole
+
+
 def test_numbers_that_are_vague_or_open_or_of_no_measured_error_are_told() -> None:
     weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
     model = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))

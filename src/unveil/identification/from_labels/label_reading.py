@@ -104,6 +104,9 @@ class LabelReading:
                 pool.put(self.chart.coordinates(wrong))
             return self._end(outcome, error)
         except BudgetExceeded:
+            if self.best is not None and not self.best.whole:
+                # A fit with doubts that no fresh point judged may be of another depth.
+                self.best = None
             ledger = self.oracle.ledger
             if isinstance(ledger, Allowance) and ledger.left < ledger.outer.left:
                 self.why.append(
