@@ -285,11 +285,11 @@ def test_hyperplanes_of_a_first_layer_are_told_from_others_and_met_again() -> No
         pool = Pool(truth.side, truth.chart, 1.0, np.empty((0, 4)), truth.rng)
         pool.draw()
         search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
-        search.faces = truth.faces(24)
+        search.keep(truth.faces(24))
         normal = truth.rng.standard_normal(4)
         bogus = truth.planes.added(normal / np.linalg.norm(normal), 0.1 * normal, 1e-9)
         search.planes = bogus
-        search.ended, search.passed = np.zeros((2, len(bogus)), dtype=int)
+        search.ended, search.passed = search.looked = np.zeros((2, len(bogus)), dtype=int)
         kept = straight_ones(search, truth.rng)
         likeness = np.abs(kept.normals @ truth.planes.normals.T)
         # No face ends at a hyperplane that is none, and no true one is listed twice.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
+from unveil.identification.from_labels.crossings import cross_near, sharpen
 from unveil.identification.from_labels.faces import ROUGH, Precision
 from unveil.identification.from_labels.foretold import foretold_crossings, on_model_boundary, telling_crossings
 from unveil.identification.from_labels.model import LabelModel
@@ -21,7 +21,7 @@ from unveil.identification.from_labels.output import (
     with_classes,
     with_others,
 )
-from unveil.identification.from_labels.polish import Polished, needed, polish, uncertainty
+from unveil.identification.from_labels.polish import Completed, Polished, needed, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -41,6 +41,9 @@ SHARE = 0.03
 CLEAR = 1e3
 """By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
 
+COARSE = 1e-7
+"""How finely points are located before: hyperplanes are known to a millionth or so then."""
+
 EARLY = 1.02
 """So many points per number, with those known before, are located first; the others then lie where foretold."""
 
@@ -48,32 +51,17 @@ LOOK = 96
 """So many are asked for first."""
 
 PAIRS = 5
-"""Pairs of classes tried for the last layer of a sigmoidal network."""
+"""Pairs of classes tried for the last layer."""
 
-RARE = 4
-"""Rounds in which boundaries of rare classes are looked for."""
+SILENT = 0.25
+"""Share of the neurons that may be on one side at all boundaries of a pair before another one is tried."""
 
-ROUNDS = 12
-"""Rounds in which a model learns from boundary points that are not where it foretold them."""
+RARE, IN_VAIN = 16, 3
+"""Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none."""
 
-
-@dataclass(frozen=True)
-class Completed:
-    """A model fitted to boundary points.
-
-    Attributes:
-        model: The model.
-        rms: Root mean square distance of the points it was fitted to from its boundaries.
-        whole: Whether nothing says that a neuron is missing.
-        doubts: What does.
-        figures: Null-vector gap, flips, points and the like.
-    """
-
-    model: LabelModel
-    rms: float
-    whole: bool
-    doubts: tuple[str, ...]
-    figures: dict[str, Any]
+ROUNDS, FRUITLESS = 24, 8
+"""Rounds in which a model learns from boundary points that are not where it foretold them, and those in a row that may
+leave no fewer of them."""
 
 
 class Completion:
@@ -96,11 +84,11 @@ class Completion:
         seen: SeenLabels | None = None,
     ) -> None:
         self.seen = seen
-        self.pair = (0, 1)
+        self.pair, self.settled = (0, 1), False
         self.sharp = Crossings.none(pool.chart.n)
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
-        self.coarse = max(1e-9, 4 * precision.digits)
+        self.coarse = max(COARSE, 4 * precision.digits)
         self.accuracy = accuracy
         self.clear = CLEAR if precision.normal < ROUGH else CLEAR / 100
         self.fine = max(2 * precision.digits, SHARE * accuracy)
@@ -134,10 +122,9 @@ class Completion:
         Returns:
             The fit, those fresh points, and the share of them that is not there.
         """
-        fresh, missed = Crossings.none(self.chart.n), 1.0
+        fresh, missed, fewest, fruitless = Crossings.none(self.chart.n), 1.0, 1.0, 0
         self._admit()
         for _ in range(ROUNDS):
-            # The fit may be as good as points are located, and hyperplanes as they were measured.
             fitted = self._of_all(first, figures)
             at = self.points[np.flatnonzero(self.points.between(*figures["pair"]))]
             turned = turned_again(fitted.model, at, figures["pair"], self.coarse) if first.model.affine.any() else None
@@ -150,11 +137,13 @@ class Completion:
             if self._admit():
                 continue
             fresh, missed = self._foretold(fitted.model, max(fitted.rms, self.coarse))
-            if missed <= MISSED:
+            fewest, fruitless = min(fewest, missed), fruitless + 1 if missed >= fewest else 0
+            if missed <= MISSED or fruitless >= FRUITLESS:
                 break
         return fitted, fresh, missed
 
     def _of_all(self, first: PairOutput, figures: dict[str, Any]) -> Polished[LabelModel]:
+        # The fit may be as good as points are located, and hyperplanes as they were measured.
         whole = self._all_classes(first, figures)
         return polish(whole, self.points[np.flatnonzero(whole.knows(self.points))])
 
@@ -169,24 +158,27 @@ class Completion:
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
         fitted = needed(fitted, fresh, self.fine)
+        fitted = replace(fitted, model=fitted.model.pruned())
         error = self._uncertainty(fitted, fresh, self.fine / 4)
-        if error > self.accuracy and self.fine > 2 * self.precision.digits:
+        if self.accuracy < error < np.inf and self.fine > 2 * self.precision.digits:
             # Numbers that boundaries hardly tell need them as much more finely.
             finer = max(self.fine * self.accuracy / (4 * error), 2 * self.precision.digits)
             fresh = sharpen(self.side, fresh, finer)
             fitted = polish(fitted.model, fresh)
             error = self._uncertainty(fitted, fresh, finer / 4)
         # Hyperplanes are known better now than when their active sides were told.
-        model, rms = fitted.model.pruned().turned(), fitted.rms
+        model, rms = fitted.model.turned(), fitted.rms
         if missed > MISSED:
             doubts.append(f"{missed:.0%} of the boundary points foretold are not there")
         if fitted.outside > 0.02:
             doubts.append(f"{fitted.outside:.0%} of the boundary points lie off the model's boundaries")
-        limit = max(10 * self.accuracy, 4 * self.precision.digits)
-        if rms > limit:
+        if rms > (limit := max(10 * self.accuracy, 4 * self.precision.digits)):
             doubts.append(f"boundary points lie {rms:.1e} off the model's boundaries, they are known to {limit:.0e}")
         # All points met before lie on the boundary, too, as exactly as they were located.
         other = self.points[np.flatnonzero(model.knows(self.points))]
+        if self.settled:
+            # Of neurons that were none nothing is open.
+            figures["open"] = open_numbers(model, Crossings.joined([other, fresh]), self.pair)
         far = np.maximum(np.linalg.norm(other.x, axis=1), 1.0)
         strayed = int((np.abs(model.distances(other)) > 30 * (self.coarse + rms) * far).sum())
         figures |= {
@@ -205,8 +197,7 @@ class Completion:
         Queries: at most 8 for each class that the pool lacks
         """
         before = self.pool.classes
-        x = np.empty((0, self.chart.n)) if self.seen is None else self.seen.lacking(before)
-        if len(x):
+        if self.seen is not None and len(x := self.seen.lacking(before)):
             self.pool.put(self.chart.coordinates(x))
         return len(self.pool.classes) > len(before)
 
@@ -214,17 +205,22 @@ class Completion:
         self, fitted: Polished[LabelModel], first: PairOutput, figures: dict[str, Any]
     ) -> Polished[LabelModel]:
         """The same with weights of rare classes from boundaries that tell what is open about them."""
+        in_vain = 0
         for _ in range(RARE if fitted.model.phi.piecewise_linear else 0):
+            if in_vain == IN_VAIN:
+                break
             model = fitted.model
             known = self.points[np.flatnonzero(model.knows(self.points))]
             more = rare_crossings(model, self.pool, known, figures["pair"], self.coarse, self.rng)
+            in_vain = 0 if len(more) else in_vain + 1
             if not len(more):
-                break
+                continue
             self.points = Crossings.joined([self.points, more])
             known = self.points[np.flatnonzero(model.knows(self.points))]
             model, figures["open"] = with_others(model, figures["pair"], known, first.free)
             fitted = polish(model, known)
-        if first.free is None or not first.free.any():
+        self.settled = first.free is None or not first.free.any()
+        if self.settled:
             known = self.points[np.flatnonzero(fitted.model.knows(self.points))]
             figures["open"] = open_numbers(fitted.model, known, self.pair)
         return fitted
@@ -236,19 +232,38 @@ class Completion:
     def behind_hyperplanes(self, search: HyperplaneSearch) -> PairOutput | None:
         """The last layer of the commonest pair of classes, of rectifiers whose hyperplanes were met.
 
-        Queries: about 35 a number
+        Where many of them are on one side at all boundaries of the two, other pairs are tried.
+
+        Queries: about 35 a number, for each pair that is tried
         """
-        planes, faces = search.planes, search.faces
-        k, d = planes.normals.shape
-        one, two = self._touching(int(0.3 * equations_needed(k, d))) or tuple(int(c) for c in self.pool.classes[:2])
-        ours = faces[np.flatnonzero(np.isin(faces.before, (one, two)) & np.isin(faces.after, (one, two)))]
+        k, d = search.planes.normals.shape
+        best: PairOutput | None = None
+        tried: list[tuple[int, int]] = []
+        for _ in range(PAIRS):
+            pair = self._touching(int(0.3 * equations_needed(k, d)), tuple(tried))
+            if pair is None:
+                break
+            tried.append(pair)
+            found = self._between(search, pair)
+            if found is not None and (best is None or self._rank(found) > self._rank(best)):
+                best = found
+            if found is not None and found.one_sided.sum() <= SILENT * k:
+                break
+        return best
+
+    def _rank(self, found: PairOutput) -> tuple[bool, int]:
+        return found.gap > 10 * self.clear, -int(found.one_sided.sum())
+
+    def _between(self, search: HyperplaneSearch, pair: tuple[int, int]) -> PairOutput | None:
+        planes, faces, k, d = search.planes, search.faces, *search.planes.normals.shape
+        ours = faces[np.flatnonzero(np.isin(faces.before, pair) & np.isin(faces.after, pair))]
         best = None
         # Errors of hyperplanes known coarsely even out over more points.
         for share in (0.3, 1.0) if self.precision.normal < ROUGH else (1.0, 4.0):
-            at = self._of_pair(int(share * equations_needed(k, d)), (one, two))
-            best = pair_output(planes, at, ours, (one, two))
+            at = self._of_pair(int(share * equations_needed(k, d)), pair)
+            best = pair_output(planes, at, ours, pair)
             if (best is None or best.gap < 10 * self.clear) and search.supposed == k > 0:
-                best = pair_output(planes, at, ours, (one, two), oriented=True)
+                best = pair_output(planes, at, ours, pair, oriented=True)
             if best is not None and best.gap > 10 * self.clear:
                 break
         return best
@@ -377,21 +392,5 @@ class Completion:
         return found[np.flatnonzero(found.after == some.after[which])]
 
     def _learn(self, wrong: Crossings) -> None:
-        """Boundary points around places where a boundary was foretold and is not.
-
-        Queries: about 35 each
-        """
-        self.pool.put(wrong.x)
-        label = self.pool.label[len(self.pool.label) - len(wrong) :]
-        other = np.where(label == wrong.before, wrong.after, wrong.before)
-        start, end = [], []
-        for i, c in enumerate(other):
-            # The nearest point of the class that was expected.
-            with_label = np.flatnonzero(self.pool.label == c)
-            if len(with_label):
-                away = np.sum((self.pool.y[with_label] - wrong.x[i]) ** 2, axis=1)
-                start.append(i)
-                end.append(with_label[away.argmin()])
-        if start:
-            found = cross(self.side, wrong.x[start], self.pool.y[end], label[start], other[start], self.coarse)
-            self.points = Crossings.joined([self.points, found])
+        """Boundary points around places where a boundary was foretold and is not."""
+        self.points = Crossings.joined([self.points, self.pool.around(wrong, self.coarse)])

@@ -24,6 +24,7 @@ class DualPoints:
         behind: Crossings on the next face, close by.
         gap: How far behind.
         error: How exactly `z` is known.
+        onward: Unit vectors from there on along the next face.
         index: Which of the walks each ended.
     """
 
@@ -32,7 +33,19 @@ class DualPoints:
     behind: Crossings
     gap: Float[np.ndarray, " N"]
     error: Float[np.ndarray, " N"]
+    onward: Float[np.ndarray, "N d"]
     index: Int[np.ndarray, " N"]
+
+    def __getitem__(self, rows: np.ndarray) -> DualPoints:
+        return DualPoints(
+            self.z[rows],
+            self.face[rows],
+            self.behind[rows],
+            self.gap[rows],
+            self.error[rows],
+            self.onward[rows],
+            self.index[rows],
+        )
 
 
 def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:
@@ -67,7 +80,7 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         fits &= error < 0.1 * eta[both]
         rows = both[fits]
         z = on.x[rows] + s[fits, None] * t[rows] + before[fits, None] * on.normal[rows]
-        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], todo[rows]))
+        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], _unit(second.x - first.x)[fits], todo[rows]))
         behind.append(first[fits])
         todo = np.setdiff1d(todo, todo[rows])
     if len(todo):
@@ -75,9 +88,13 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         parts.append(tuple(sharp))
         behind.append(crossed)
     if not parts:
-        return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), todo)
-    z, face, gap, error, index = (np.concatenate([part[i] for part in parts]) for i in range(5))
-    return DualPoints(z, face, Crossings.joined(behind), gap, error, index)
+        return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), np.empty((0, d)), todo)
+    z, face, gap, error, onward, index = (np.concatenate([part[i] for part in parts]) for i in range(6))
+    return DualPoints(z, face, Crossings.joined(behind), gap, error, onward, index)
+
+
+def _unit(along: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N d"]:
+    return np.asarray(along / np.linalg.norm(along, axis=1, keepdims=True))
 
 
 def _just_before(  # noqa: PLR0913 - what all dual points share, and where these are
@@ -93,7 +110,7 @@ def _just_before(  # noqa: PLR0913 - what all dual points share, and where these
 
     Queries: none where normals are fine; else about 10 each
     """
-    off, blur = np.zeros(len(on)), tolerance_at(precision, on, low)
+    off, blur = np.zeros(len(on)), tolerance_at(precision, on, low) - 4 * on.error * low
     if precision.normal < ROUGH or not len(on):
         return off, blur
     place = on.x + (low - eta)[:, None] * t
@@ -105,13 +122,13 @@ def _just_before(  # noqa: PLR0913 - what all dual points share, and where these
 
 def _turned_back(
     side: Side, faces: Faces, walks: Walks, todo: Int[np.ndarray, " M"], precision: Precision
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Crossings]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Crossings]:
     """The same where the boundary turns by a right angle or more, so that nothing of it lies further along the tangent.
 
     It is met above or below the face instead, on the side of the label that has ended there.
 
     Returns:
-        z, face, gap, error, index and behind, as in `DualPoints`.
+        z, face, gap, error, onward, index and behind, as in `DualPoints`.
 
     Queries: about 60 each
     """
@@ -134,4 +151,6 @@ def _turned_back(
     fits = (s > low - 3 * error - 1e-3 * eta) & (s < high + 3 * error + 1e-3 * eta) & (error < 0.1 * eta)
     rows = np.flatnonzero(fits)
     z = on.x[rows] + s[rows, None] * t[rows]
-    return z, walks.face[todo][both][rows], eta[rows], error[rows], todo[both][rows], first[rows]
+    # The one further away was met first or last as the boundary turns up or down: away from the point is onward.
+    onward = _unit(second.x - first.x)[rows]
+    return z, walks.face[todo][both][rows], eta[rows], error[rows], onward, todo[both][rows], first[rows]

@@ -80,12 +80,12 @@ def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generato
     """
     found = Hyperplanes.none(search.chart.n)
     support: list[int] = []
-    rows = np.sort(rng.permutation(len(search.z))[:AMONG])
-    rows = rows[first.holding(search.z[rows], search.error[rows]) < 0]
+    rows = np.sort(rng.permutation(len(search.met))[:AMONG])
+    rows = rows[first.holding(search.met.z[rows], search.met.error[rows]) < 0]
     for edge in search.bends(first):
         if found.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
             continue
-        seen = agreed(edge, search.z[rows], search.error[rows], search.face[rows])
+        seen = agreed(edge, search.met.z[rows], search.met.error[rows], search.met.face[rows])
         if seen is not None:
             found = found.added(seen.normal, edge.z, seen.error)
             support.append(len(seen.support))

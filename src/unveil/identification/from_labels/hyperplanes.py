@@ -15,6 +15,10 @@ DOUBT = 1e-4
 """How probable a hyperplane may be by chance."""
 
 
+CLEARLY = 1e-3
+"""Error of a shared normal below which edges are seen to share it."""
+
+
 @dataclass(frozen=True)
 class Hyperplanes:
     """Hyperplanes `normals @ y + offsets = 0`, unit normals, signs arbitrary.
@@ -162,6 +166,12 @@ class Edge:
             fuzz = (error + self.error) / r + self.rough * np.linalg.norm(away, axis=1) / r
         return np.arctan2(-p, q) % np.pi, fuzz
 
+    def ahead_on(self, face: int, x: Float[np.ndarray, " d"], along: Float[np.ndarray, " d"]) -> float:
+        """At what length a walk on one of the edge's own faces meets it; infinite where it does not."""
+        away = self.across if face == self.face else np.cos(self.angle) * self.across - np.sin(self.angle) * self.normal
+        steep = float(along @ away)
+        return float((self.z - x) @ away) / steep if steep else np.inf
+
     def at(self, angle: float) -> Float[np.ndarray, " d"]:
         """The unit vector at an angle from `normal` towards `across`."""
         return np.asarray(np.cos(angle) * self.normal + np.sin(angle) * self.across)
@@ -223,13 +233,15 @@ def agreed(
     # Many dual points at every edge: of angles within half a turn this takes no remainder of each two.
     between = np.abs(np.subtract.outer(angle, angle))
     np.minimum(between, np.pi - between, out=between)
-    near = between < 2 * (fuzz[:, None] + fuzz[None, :])
+    # Each with those that are sharper: next to one that is sharp a vague one says little, whatever its angle.
+    within = 2 * (fuzz[:, None] + fuzz[None, :])
+    near = (between < within) & (fuzz <= fuzz[:, None])
     count = near.sum(axis=1)
     # What chance gives, or, where angles crowd, as many as there are in a window twenty times as wide.
-    window = 2 * (fuzz + np.median(fuzz))
-    crowd = (between < 20 * window[:, None]).sum(axis=1) - count
-    expected = np.maximum(len(rows) * 2 * window / np.pi, crowd / 20)
-    chance = special.gammainc(count - 1, expected) * len(rows)
+    sharper = fuzz <= fuzz[:, None]
+    crowd = ((between < 20 * within) & sharper).sum(axis=1) - count
+    expected = np.maximum((sharper * within).sum(axis=1) * 2 / np.pi, crowd / 20)
+    chance = special.gammainc(np.maximum(count - 1, 1), expected) * len(rows)
     chance[count < least] = np.inf
     best = int(chance.argmin())
     if not chance[best] < DOUBT:
@@ -239,6 +251,40 @@ def agreed(
     return Sighted(
         edge.at(float(angle[sharpest])), float(fuzz[sharpest]) + edge.rough, rows[members][rows[members] >= 0]
     )
+
+
+def shared(one: Edge, two: Edge) -> tuple[float, float] | None:
+    """The angle of the normal that two edges share, as in `agreed`, and its error; None where they share none.
+
+    Each normal lies in the span of its edge's two, and in more than three dimensions two such planes meet in a line
+    only if both edges are the same neuron's, or if they have a face's normal in common.
+    """
+    system = np.stack([one.normal, one.across, -two.normal, -two.across], axis=1)
+    if len(system) < 4:
+        return None
+    _, values, right = np.linalg.svd(system, full_matrices=False)
+    rough = one.rough + two.rough
+    error = float(4 * (rough + values[3]) / values[2]) if values[2] > 0 else np.inf
+    if not (values[3] < 5 * rough and error < CLEARLY):
+        return None
+    angle = float(np.arctan2(right[-1][1], right[-1][0]) % np.pi)
+    other = float(np.arctan2(right[-1][3], right[-1][2]) % np.pi)
+    own = [(angle, 0.0), (angle, one.angle), (other, 0.0), (other, two.angle)]
+    if min(float(apart(a, b)) for a, b in own) <= 20 * error + 1e-6:
+        return None
+    # Both edges must lie on it.
+    away = two.z - one.z
+    off = abs(float(one.at(angle) @ away))
+    return (angle, error) if off < 5 * (one.error + two.error + error * np.linalg.norm(away)) else None
+
+
+def shared_by(edge: Edge, others: list[Edge]) -> Sighted | None:
+    """The hyperplane that an edge shares with one of others; None where it shares none."""
+    for other in others:
+        both = None if other is edge else shared(edge, other)
+        if both is not None:
+            return Sighted(edge.at(both[0]), both[1] + edge.rough, np.empty(0, dtype=int))
+    return None
 
 
 def apart(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:

@@ -74,6 +74,7 @@ class LabelReading:
         self.first: Hyperplanes | None = None
         self.deep: Deep | None = None
         self.error = np.inf
+        self.lift: Lift | None = None
 
     def run(self) -> Identification:
         if self.oracle.grid is not None:
@@ -288,7 +289,9 @@ class LabelReading:
         if self.everywhere is None or self.best is None or pool.chart.basis is None:
             return Outcome.complete
         lift = Lift(self.best.model, (pool, self.everywhere), self.method.accuracy, self.rng)
-        lifted = lift.run()
+        # Refuted by a class met last: the neurons are those that they were.
+        lifted = (None if self.lift is None else lift.as_before(self.lift)) or lift.run()
+        self.lift = lift
         self._book("other directions")
         if lifted.reached > self.method.accuracy and lifted.missed <= MISSED:
             lifted = lift.fitted(lifted)

@@ -30,6 +30,12 @@ FIRST, AT_ONCE = 64, 1024
 THERE = 1e-6
 """So close to where they are foretold points must lie before others are read off them."""
 
+AIM = 0.7
+"""Share of the accuracy wanted at which it is aimed: the largest of many errors counts."""
+
+SAME = 1e-6
+"""Sine of the angle between weight vectors inside that are one neuron's."""
+
 CONFIRMED = 8
 """Directions confirmed together, by a move that is a sum of all."""
 
@@ -80,8 +86,9 @@ class Lift:
         # The same unit of length in both, so that a weight means the same.
         self.all = Chart(whole.oracle, whole.origin, inside.size, None)
         self.side = Side(self.all)
-        self.accuracy = accuracy
+        self.accuracy = AIM * accuracy
         self.wanted = np.inf
+        self.told: Lifted | None = None
         self.stretch = inside.size / self.whole.size
         # Of so many dimensions each has the same part of a weight vector as one outside.
         self.wide = self.whole.n / self.stretch**2
@@ -115,7 +122,28 @@ class Lift:
                     expected = weights[:, part] @ weights[:, part].T / len(part)
             open_ = open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]
         reached = self.accuracy * float((cell / self.wanted).max())
-        return replace(self._judged(weights, len(open_)), reached=reached)
+        self.told = replace(self._judged(weights, len(open_)), reached=reached)
+        return self.told
+
+    def as_before(self, before: Lift) -> Lifted | None:
+        """With weights outside that were read before: the same neurons inside have the same ones outside, whatever has
+        become of the last layer. None where some neuron is another one, or something was not right before.
+
+        Queries: 2 for each of `TRIED` fresh boundary points, and 6 more
+        """
+        old, lifted = before.model.inner, before.told
+        if lifted is None or lifted.unconfirmed or self.model.affine.any() or lifted.model.affine.any():
+            return None
+        long, size = (np.linalg.norm(rows, axis=1) for rows in (old, self.model.inner))
+        alike = (self.model.inner / size[:, None]) @ (old / long[:, None]).T
+        which = np.abs(alike).argmax(axis=1)
+        nearest = alike[np.arange(len(which)), which]
+        if not (1 - np.abs(nearest) < SAME**2).all():
+            return None
+        ratio = np.sign(nearest) * size / long[which]
+        judged = self._judged(ratio[:, None] * lifted.model.inner[which] @ self.outward.T, 0)
+        self.told = replace(judged, reached=lifted.reached)
+        return self.told if judged.missed == 0.0 else None
 
     def fitted(self, lifted: Lifted) -> Lifted:
         """All numbers fitted at once to boundary points all over the inputs; unchanged where that makes nothing better.

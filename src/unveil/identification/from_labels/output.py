@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,12 +36,14 @@ class PairOutput:
         gap: By how much the equations' null vector stands out: large only if all hyperplanes are known.
         flips: How far the orientations of neurons are from yes or no; infinite where an affine part was kept instead.
         free: Neurons that are inactive wherever the pair meets: other classes tell how their weights to the two differ.
+        one_sided: These, and those that are active wherever it meets.
     """
 
     model: LabelModel
     gap: float
     flips: float
     free: Bool[np.ndarray, " k"] | None = None
+    one_sided: Bool[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 
 def equations_needed(k: int, d: int) -> int:
@@ -78,12 +80,14 @@ def pair_output(
     back = one_sided & ~met.any(axis=0)
     A, b, sums = np.where(back[:, None], -A, A), np.where(back, -b, b), np.where(back, -sums, sums)
     rows = [np.concatenate([np.maximum(sums, 0), at.x, np.ones((len(at), 1))], axis=1)]
-    for x, normal in zip(faces.x, faces.normal, strict=True):
+    # Normals that were not measured but follow from others are vague, and must not blur the rest.
+    sure = faces.error.min(initial=np.inf) / faces.error
+    for x, normal, weight in zip(faces.x, faces.normal, sure, strict=True):
         tangent = (
             np.linalg.qr(np.column_stack([normal, np.eye(d)[:, : d - 1]]))[0][:, 1:].T if d > 1 else np.empty((0, 1))
         )
         active = A @ x + b > 0
-        rows.append(np.concatenate([(tangent @ A.T) * active, tangent, np.zeros((len(tangent), 1))], axis=1))
+        rows.append(weight * np.concatenate([(tangent @ A.T) * active, tangent, np.zeros((len(tangent), 1))], axis=1))
     matrix = np.concatenate(rows)
     if oriented:
         matrix = np.delete(matrix, np.arange(k, k + d), axis=1)
@@ -120,7 +124,7 @@ def pair_output(
         np.array([low, high]),
         activation("relu"),
     )
-    return PairOutput(model, gap, flips, silent)
+    return PairOutput(model, gap, flips, silent, one_sided)
 
 
 def pair_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from scipy import linalg
@@ -44,6 +44,25 @@ class Polished(Generic[M]):
     model: M
     rms: float
     outside: float
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A model fitted to boundary points.
+
+    Attributes:
+        model: The model.
+        rms: Root mean square distance of the points it was fitted to from its boundaries.
+        whole: Whether nothing says that a neuron is missing.
+        doubts: What does.
+        figures: Null-vector gap, flips, points and the like.
+    """
+
+    model: LabelModel
+    rms: float
+    whole: bool
+    doubts: tuple[str, ...]
+    figures: dict[str, Any]
 
 
 @np.errstate(over="ignore", invalid="ignore")

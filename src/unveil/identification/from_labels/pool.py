@@ -101,6 +101,26 @@ class Pool:
             start, end = self.rng.choice(one, count), self.rng.choice(two, count)
         return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
 
+    def around(self, wrong: Crossings, cell: float) -> Crossings:
+        """Points on the boundary around places where one was expected and is not; the labels there are asked.
+
+        Queries: about 35 each
+        """
+        self.put(wrong.x)
+        label = self.label[len(self.label) - len(wrong) :]
+        other = np.where(label == wrong.before, wrong.after, wrong.before)
+        start, end = [], []
+        for i, c in enumerate(other):
+            # The nearest point of the class that was expected.
+            with_label = np.flatnonzero(self.label == c)
+            if len(with_label):
+                away = np.sum((self.y[with_label] - wrong.x[i]) ** 2, axis=1)
+                start.append(i)
+                end.append(with_label[away.argmin()])
+        if not start:
+            return Crossings.none(self.chart.n)
+        return cross(self.side, wrong.x[start], self.y[end], label[start], other[start], cell)
+
     def _other(self, label: int) -> int:
         return int(self.rng.choice(np.flatnonzero(self.label != label)))
 

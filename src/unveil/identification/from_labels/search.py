@@ -6,16 +6,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
-from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.crossings import sharpen
+from unveil.identification.from_labels.candidates import confirmed, edge_behind
+from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
+from unveil.identification.from_labels.met_points import MetPoints
+from unveil.identification.from_labels.opened_edges import explained, opened
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_stands
-from unveil.identification.from_labels.straight import SHARE, bent, looks, sharpened, straight
+from unveil.identification.from_labels.straight import SHARE, bent, looks, met_again, sharpened, straight
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 AT_ONCE = 2
@@ -42,14 +44,15 @@ WALKS = 8
 COARSE = 2
 """So many times as many, where normals are coarse."""
 
-CORNERS = 4
-"""Known hyperplanes to which an edge is followed, at most."""
+CORNERS, FIRST_CORNERS = 4, 2
+"""Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met."""
 
 DOUBTED = 3
 """Walks that pass a hyperplane before it is taken back, where normals are coarse."""
 
-LOOSE = 5e-4
-"""Error of a hyperplane from which on it is measured once more before the last layer."""
+LOOSE, VAGUE = 5e-4, 1e-4
+"""Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
+where they are fine."""
 
 OWN = 1e-4
 """Edges nearer than this to a known hyperplane are its own."""
@@ -76,9 +79,8 @@ class HyperplaneSearch:
         self.planes = Hyperplanes.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
-        self.z, self.face, self.error = np.empty((0, d)), np.empty(0, dtype=int), np.empty(0)
-        self.behind = Crossings.none(d)
-        self.gap, self.opened = np.empty(0), np.empty(0, dtype=bool)
+        self.away = np.empty((0, d))
+        self.met = MetPoints.none(d)
         self.ended, self.passed = np.zeros((2, 0), dtype=int)
         # Ends and passes from faces all over the boundary, when last asked.
         self.looked, self.due, self.refuted = np.zeros((2, 0), dtype=int), 0.0, False
@@ -103,10 +105,11 @@ class HyperplaneSearch:
             for _ in range(DEPTH):
                 if not len(fresh) or self.stale >= patience or self.hopeless or self.barren:
                     break
-                known = self._walk(np.repeat(fresh, self.each))
                 # Faces behind edges are walked on, too: they have cost their normals already.
-                behind = self._open_edges()
+                known, behind = self._walk(np.repeat(fresh, self.each))
                 fresh = np.concatenate([behind, self._hop(known)])
+            if self.stale >= patience:
+                self._settle()
             if self.stale >= patience or self.hopeless or self.barren:
                 return
 
@@ -129,8 +132,8 @@ class HyperplaneSearch:
             for _ in range(DEPTH):
                 if not len(fresh) or self.chart.ledger.asked >= end:
                     break
-                known = self._walk(np.repeat(fresh, self.each))
-                fresh = np.concatenate([self._open_edges(), self._hop(known)])
+                known, behind = self._walk(np.repeat(fresh, self.each))
+                fresh = np.concatenate([behind, self._hop(known)])
 
     def bends(self, first: Hyperplanes) -> list[Edge]:
         """Edges met that are on none of these hyperplanes."""
@@ -204,20 +207,20 @@ class HyperplaneSearch:
         faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
         self.lost += len(found) - len(faces)
         self.book("faces")
-        return self._keep(faces)
+        return self.keep(faces)
 
-    def _keep(self, faces: Faces) -> Int[np.ndarray, " N"]:
+    def keep(self, faces: Faces, away: Float[np.ndarray, "N d"] | None = None) -> Int[np.ndarray, " N"]:
+        """Keep faces; `away`: from the edge across which each was reached."""
         first = len(self.faces)
         self.faces = Faces.joined([self.faces, faces])
+        self.away = np.concatenate([self.away, np.zeros(faces.x.shape) if away is None else away])
         return np.arange(first, len(self.faces))
 
-    def _walk(self, face: Int[np.ndarray, " N"]) -> Walks:
-        """Walk once from each face given; dual points of unknown neurons are kept.
-
-        Returns:
-            Walks that ended at known hyperplanes.
-        """
+    def _walk(self, face: Int[np.ndarray, " N"]) -> tuple[Walks, Int[np.ndarray, " M"]]:
+        """Walk once from each face given; walks that ended at known hyperplanes, and faces behind edges of others."""
         along = tangents(self.faces.normal[face], self.rng)
+        # Back across the edge where a face begins there is nothing new.
+        along *= np.where(np.sum(along * self.away[face], axis=1) < 0, -1.0, 1.0)[:, None]
         passed = np.zeros(len(self.planes), dtype=int)
         walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes, passed)
         self.book("walks")
@@ -226,34 +229,45 @@ class HyperplaneSearch:
         known = walks[np.flatnonzero(walks.plane >= 0)]
         np.add.at(self.ended, known.plane, 1)
         self.stale += len(known) + int((walks.plane == -2).sum())
-        new = closer(self.side, self.faces, walks[np.flatnonzero(walks.plane == -1)], self.precision, 1e-4)
-        if len(new):
-            found = dual_points(self.side, self.faces, new, self.precision)
+        fresh = [np.empty(0, dtype=int)]
+        for i in np.flatnonzero(walks.plane == -1):
+            one = walks[i : i + 1]
+            if explained(one, self.faces, self.planes, [*self.edges, *self.through]):
+                self.stale += 1
+                continue
+            one = closer(self.side, self.faces, one, self.precision, 1e-4)
+            found = dual_points(self.side, self.faces, one, self.precision)
+            self.book("dual points")
             # Where an edge of an unknown neuron was met before, there is nothing new either.
-            for edge in self.edges:
-                self.stale += int(edge.shares(found.z, found.error).sum())
-            self._add(found)
-        self.book("dual points")
-        return known
+            self.stale += sum(int(edge.shares(found.z, found.error).sum()) for edge in self.edges)
+            if not self._seen_again(found):
+                self._add(found)
+            self.book("candidates")
+            fresh.append(self._open_edges())
+        return known, np.concatenate(fresh)
+
+    def _seen_again(self, found: DualPoints) -> bool:
+        """Whether a dual point is of a neuron of which an edge is known already: that settles its hyperplane."""
+        known = [edge for edge in self.edges if found.face[:1] not in (edge.face, edge.other)] if len(found.z) else []
+        if not known or self.behind_first or not self._unknown(found.z, found.error)[0]:
+            return False
+        seen = edge_behind(self.side, self.faces[found.face], known, found, self.precision, self.rng)
+        return seen is not None and self._accept(known[seen[0]], seen[1].normal, seen[1].error)
 
     def _hop(self, known: Walks) -> Int[np.ndarray, " N"]:
         """Faces behind some of the walks that ended at known hyperplanes."""
         if not len(known):
             return np.empty(0, dtype=int)
         chosen = self.rng.choice(len(known), min(len(known), HOPS), replace=False)
-        made, _ = faces_behind(self.side, self.faces, known[np.sort(chosen)], self.planes, self.precision)
+        known = known[np.sort(chosen)]
+        made, rows = faces_behind(self.side, self.faces, known, self.planes, self.precision)
         self.book("hops")
-        return self._keep(made)
+        a, b = self.planes.normals[known.plane[rows]], self.planes.offsets[known.plane[rows]]
+        return self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
 
     def _add(self, found: DualPoints, seen: bool = False) -> None:
         """Dual points of unknown neurons; `seen`: in a section, so that their face has no index."""
-        keep = np.flatnonzero(self._unknown(found.z, found.error))
-        self.z = np.concatenate([self.z, found.z[keep]])
-        self.face = np.concatenate([self.face, found.face[keep] if not seen else np.full(len(keep), -1)])
-        self.error = np.concatenate([self.error, found.error[keep]])
-        self.behind = Crossings.joined([self.behind, found.behind[keep]])
-        self.gap = np.concatenate([self.gap, found.gap[keep]])
-        self.opened = np.concatenate([self.opened, np.full(len(keep), seen)])
+        self.met = self.met.with_more(found[np.flatnonzero(self._unknown(found.z, found.error))], seen)
         if not seen and not self.behind_first:
             self._resolve(self.edges)
 
@@ -266,28 +280,31 @@ class HyperplaneSearch:
             if self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
                 self.edges = [other for other in self.edges if other is not edge]
                 continue
-            seen = agreed(edge, self.z, self.error, self.face, votes)
-            if seen is None:
-                continue
-            self._accept(edge, seen.normal, seen.error)
-            self.stale, found = 0, True
+            seen = shared_by(edge, self.edges) or agreed(edge, self.met.z, self.met.error, self.met.face, votes)
+            found |= seen is not None and self._accept(edge, seen.normal, seen.error)
         return found
 
-    def _accept(self, edge: Edge, normal: Float[np.ndarray, " d"], error: float) -> None:
+    def _tried(self, edge: Edge, vote: tuple[float, float]) -> bool:
+        """Whether faces end at the hyperplane through an edge at an angle: then it is one."""
+        seen = confirmed(self.side, self.chart, self.faces, edge, (vote,), self.precision)
+        self.book("candidates")
+        return seen is not None and self._accept(edge, seen.normal, seen.error)
+
+    def _accept(self, edge: Edge, normal: Float[np.ndarray, " d"], error: float) -> bool:
+        self.stale = 0
         self.planes = self.planes.added(normal, edge.z, error)
         self.through.append(edge)
         self.ended, self.passed = np.append(self.ended, 0), np.append(self.passed, 0)
         self.looked = np.pad(self.looked, ((0, 0), (0, 1)))
         self.edges = [other for other in self.edges if other is not edge]
-        self._drop()
+        self.met = self.met[np.flatnonzero(self._unknown(self.met.z, self.met.error))]
+        return True
 
     def suppose(self) -> None:
         """Take hyperplanes of edges that nothing else tells from faces parallel to them."""
         for edge in list(self.edges):
             seen = parallel(edge, self.faces)
-            if seen is not None:
-                self._accept(edge, *seen)
-                self.supposed += 1
+            self.supposed += int(seen is not None and self._accept(edge, *seen))
 
     def retract(self) -> None:
         """Take out hyperplanes that walks pass rather than end at, and those met twice: some come out wrong."""
@@ -296,19 +313,20 @@ class HyperplaneSearch:
         self._only(self.planes.different())
 
     def sharpen(self) -> None:
-        """Where normals are coarse, measure vague hyperplanes again, by dual points from many faces.
+        """Measure vague hyperplanes again; where normals are coarse by dual points from many faces.
 
-        Queries: about 3,000 for each of them
+        Queries: about 500 for each of them, or 3,000
         """
-        loose = np.flatnonzero(self.planes.error > LOOSE)
-        if self.precision.normal < ROUGH or not len(loose):
-            return
-        sharp = sharpened(self.side, self.chart, self.faces, self.planes[loose], self.precision, self.rng)
+        ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
+        loose = np.flatnonzero(self.planes.error > (VAGUE if fine else LOOSE))
+        for row in loose if fine else ():
+            found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
+            self._unknown(found.z, found.error)
+        loose = loose[:0] if fine else loose
+        sharp = sharpened(*ask, self.planes[loose], self.precision, self.rng)
         self.book("sharpening")
-        for i, row in enumerate(loose):
-            self.planes = self.planes.measured(
-                int(row), sharp.normals[i], -sharp.offsets[i] * sharp.normals[i], float(sharp.error[i])
-            )
+        for row, a, b, error in zip(loose, sharp.normals, sharp.offsets, sharp.error, strict=True):
+            self.planes = self.planes.measured(int(row), a, -b * a, float(error))
 
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]
@@ -327,11 +345,6 @@ class HyperplaneSearch:
                 self.planes = self.planes.measured(int(which), edge.at(float(angle[best])), edge.z, sharper)
         return np.asarray(on < 0)
 
-    def _drop(self) -> None:
-        keep = np.flatnonzero(self._unknown(self.z, self.error))
-        self.z, self.face, self.error = self.z[keep], self.face[keep], self.error[keep]
-        self.behind, self.gap, self.opened = self.behind[keep], self.gap[keep], self.opened[keep]
-
     def _open_edges(self) -> Int[np.ndarray, " N"]:
         """Normals behind dual points whose neuron is not known, one after the other, and sections of those edges.
 
@@ -339,62 +352,49 @@ class HyperplaneSearch:
             The faces behind.
         """
         fresh: list[np.ndarray] = [np.empty(0, dtype=int)]
-        while not self.opened.all() and not self.hopeless:
-            closed = np.flatnonzero(~self.opened)
-            i = int(closed[self.error[closed].argmin()])
-            self.opened[i] = True
-            if any(edge.shares(self.z[i : i + 1], self.error[i : i + 1])[0] for edge in self.edges):
+        while not self.met.opened.all() and not self.hopeless:
+            closed = np.flatnonzero(~self.met.opened)
+            i = int(closed[self.met.error[closed].argmin()])
+            self.met.opened[i] = True
+            point = self.met[np.array([i])]
+            if any(edge.shares(point.z, point.error)[0] for edge in self.edges):
                 continue
             self._doubt()
-            new, edge = self._edge(i)
+            made, edge = opened(self.side, self.faces, point, self.precision, self.rng)
+            self.lost += 0 if len(made) else 1
             self.book("edges")
-            fresh.append(new)
+            fresh.append(self.keep(made, made.x - point.z))
             if edge is None:
                 continue
             self.edges.append(edge)
             if not self.behind_first:
-                self._look_along(edge)
+                self._look_along(edge, FIRST_CORNERS, FIRST_CORNERS)
         return np.concatenate(fresh)
 
-    def _look_along(self, edge: Edge) -> None:
-        """Follow an edge until its neuron's hyperplane is found, first to known hyperplanes, then to whatever bends."""
+    def _look_along(self, edge: Edge, tries: int, corners: int) -> None:
+        """Follow an edge until its neuron's hyperplane is found, first to known ones, then to whatever bends."""
         labels = int(self.faces.before[edge.face]), int(self.faces.after[edge.face])
         votes: list[tuple[float, float]] = []
-        # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
-        for attempt in range(CORNERS + (SECTIONS if not self.deeper else 1)):
+        for attempt in range(tries):
             if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges) or self.hopeless:
                 return
             sections = Sections(self.side, self.chart, self.planes, self.precision, self.rng)
-            if attempt < CORNERS:
+            if attempt < corners:
                 vote = sections.corner(edge, labels)
                 self.book("corners")
+                if vote is not None and self._tried(edge, vote):
+                    return
                 votes += [] if vote is None else [vote]
                 continue
             for found in sections.dual_points(edge, labels):
                 self._add(found, seen=True)
-                if self._resolve([edge], tuple(votes)):
+                angle, fuzz = edge.votes(found.z, found.error)
+                if self._resolve([edge], tuple(votes)) or self._tried(edge, (float(angle[0]), float(fuzz[0]))):
                     break
             self.book("sections")
         self._resolve([edge], tuple(votes))
 
-    def _edge(self, i: int) -> tuple[Int[np.ndarray, " N"], Edge | None]:
-        """The face behind a dual point, and the edge between."""
-        z, face, gap, error = self.z[i], int(self.face[i]), float(self.gap[i]), float(self.error[i])
-        step = min(self.precision.step, gap / 8)
-        cell = max(self.precision.normal * step, 2 * self.precision.digits)
-        behind = sharpen(self.side, self.behind[i : i + 1], cell)
-        across = self.faces.normal[face] * np.sign(self.faces.normal[face] @ (behind.x[0] - z))
-        made, _ = faces_at(self.side, behind, self.precision, step, self.rng, across[None])
-        if not len(made):
-            self.lost += 1
-            return np.empty(0, dtype=int), None
-        rough = max(self.precision.normal, 2 * self.precision.digits / step)
-        if self.precision.normal >= ROUGH:
-            # Longer moves have measured them better than this step could.
-            rough = max(float(made.error[0]), float(self.faces.error[face]))
-        new = self._keep(made)
-        normals = self.faces.normal[face], made.normal[0]
-        # The dual point must lie on both faces.
-        if abs(made.normal[0] @ (z - made.x[0])) > 100 * (error + rough * gap):
-            return new, None
-        return new, Edge.between(z, made.x[0], normals, (face, int(new[0])), error, rough)
+    def _settle(self) -> None:
+        for edge in list(self.edges):
+            # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
+            self._look_along(edge, CORNERS + (SECTIONS if not self.deeper else 1), CORNERS)

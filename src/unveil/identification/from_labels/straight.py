@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.dual_points import dual_points
+from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.walks import Walks, closer
@@ -20,6 +20,9 @@ ENOUGH = 8
 
 SHARE = 0.25
 """At most so many go on behind it, for each that ends: where deeper layers cover what the neuron does."""
+
+AGAIN = 4
+"""Points at which a vague hyperplane is measured again."""
 
 BENT = 8
 """Walks that pass a hyperplane before it counts as bent."""
@@ -93,6 +96,24 @@ def sharpened(
             normals[i], error[i] = sign * right[-1], rough
             offsets[i] = -normals[i] @ centre
     return Hyperplanes(normals, offsets, error)
+
+
+def met_again(  # noqa: PLR0913 - what all looks share, and which this is
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    planes: Hyperplanes,
+    which: int,
+    precision: Precision,
+    rng: np.random.Generator,
+) -> DualPoints:
+    """A few dual points on a hyperplane, from faces far apart that end there.
+
+    Queries: at most 4 for each of `FACES` faces, and about 100 a point
+    """
+    ended = _looked_at(side, chart, faces, planes, which, precision, rng)[0]
+    some = ended[rng.permutation(len(ended))[:AGAIN]]
+    return dual_points(side, faces, closer(side, faces, some, precision, 1e-4), precision)
 
 
 def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:

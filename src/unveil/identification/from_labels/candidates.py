@@ -1,0 +1,212 @@
+"""Hyperplanes that an edge may make, tried where known faces would end at them or behind another dual point."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.crossings import sharpen
+from unveil.identification.from_labels.dual_points import DualPoints
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tangents, tolerance_at
+from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Edge, Hyperplanes, Sighted, apart
+from unveil.identification.from_labels.opened_edges import finely
+
+VAGUE = 0.01
+"""Angles known no better than this make no candidate."""
+
+ASIDE, COARSE_ASIDE = 1e-4, 1e-2
+"""So close before and behind a candidate it is asked, as a share of the way to it; where normals are coarse."""
+
+WIDEST = 0.03
+"""Faces at which a candidate is vaguer than this share of the way are not asked."""
+
+LOOKS = 12
+"""Faces from which a candidate is looked at, at most: the nearest."""
+
+CROWD = 3.0
+"""Ends of faces by other neurons, for each factor e of the way, as far as is known beforehand."""
+
+FARTHEST = 30.0
+"""Faces further away than this, in sizes of a typical input, are not asked."""
+
+
+DIRECTIONS = 12
+"""Directions in which the boundary behind a dual point must be where one of several edges foretells it, at most."""
+
+ON_A_LINE = 4e-7
+"""Error of the direction in which the boundary goes on behind a dual point."""
+
+SLACK, UNSURE = 3.0, 0.5
+"""In errors, how far off the boundary may be there; and how probable that may be by chance, for each direction."""
+
+
+def confirmed(
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    edge: Edge,
+    votes: tuple[tuple[float, float], ...],
+    precision: Precision,
+) -> Sighted | None:
+    """The hyperplane through an edge at which known faces end, out of those at a few angles.
+
+    Faces go straight on across a hyperplane that is none, and two labels tell that; by chance they end just there once
+    in a thousand times.
+
+    Args:
+        side: Answers.
+        chart: The coordinates.
+        faces: Faces from all over the boundary.
+        edge: Where the boundary bends.
+        votes: Angles, as in `Edge.votes`, each with its error.
+        precision: Lengths to ask at.
+
+    Queries: 2 for a hyperplane that is none, some 10 for one that is
+    """
+    angle, fuzz = np.array(votes).reshape(-1, 2).T
+    good = fuzz < VAGUE
+    for normal in (0.0, edge.angle):
+        good &= apart(angle, normal) > 20 * fuzz + 1e-6
+    if not good.any():
+        return None
+    normals = np.stack([edge.at(float(t)) for t in angle[good]])
+    tried = Hyperplanes(normals, -normals @ edge.z, fuzz[good] + edge.rough)
+    # A face of the same flat piece as the edge's own ends at the edge, which every candidate contains.
+    both = np.stack([edge.normal, edge.across])
+    faces = faces[np.flatnonzero(np.linalg.norm(faces.normal - faces.normal @ both.T @ both, axis=1) > ALIKE)]
+    best = _tried(side, chart, faces, tried, precision)
+    return None if best < 0 else Sighted(normals[best], float(tried.error[best]), np.empty(0, dtype=int))
+
+
+def edge_behind(
+    side: Side,
+    on: Faces,
+    edges: list[Edge],
+    found: DualPoints,
+    precision: Precision,
+    rng: np.random.Generator,
+) -> tuple[int, Sighted] | None:
+    """Which of several edges is the same neuron's as a dual point.
+
+    If it is, both settle the neuron's hyperplane, and how steeply the boundary turns behind the point settles the
+    normal there: it is asked whether the boundary is where that foretells it, in other directions.
+
+    Args:
+        side: Answers.
+        on: The face of the dual point.
+        edges: Edges of other faces.
+        found: One dual point.
+        precision: Lengths to ask at.
+        rng: Draws the directions.
+
+    Returns:
+        Which, and the hyperplane.
+
+    Queries: 2 for each edge, some more for the right one, and 10 to locate the crossing behind the point
+    """
+    step = min(precision.step, float(found.gap[0]) / 8)
+    x = sharpen(side, found.behind, finely(precision, step)).x[0]
+    told, behind, by_chance = _foretold(on, edges, found, x, precision)
+    onward = told.normals * np.sign(told.normals @ (x - found.z[0]))[:, None]
+    chance = len(edges) * by_chance
+    alive = by_chance < UNSURE
+    for _ in range(DIRECTIONS):
+        rows = np.flatnonzero(alive)
+        if not len(rows):
+            break
+        away = tangents(behind.normal[rows], rng)
+        # Not back across the hyperplane.
+        away *= found.gap[0] * np.where(np.sum(away * onward[rows], axis=1) < 0, -1.0, 1.0)[:, None]
+        slack = SLACK * found.gap[0] * behind.error[rows] + 2 * precision.cell
+        alive[rows[~on_face(side, behind[rows], behind.x[rows] + away, slack)[0]]] = False
+        sure = np.flatnonzero(alive & (chance < DOUBT))
+        if len(sure):
+            i = int(sure[chance[sure].argmin()])
+            return i, Sighted(told.normals[i], float(told.error[i]), np.empty(0, dtype=int))
+        chance = chance * by_chance
+    return None
+
+
+def _foretold(
+    on: Faces, edges: list[Edge], found: DualPoints, x: Float[np.ndarray, " d"], precision: Precision
+) -> tuple[Hyperplanes, Faces, Float[np.ndarray, " e"]]:
+    """The hyperplanes that a dual point makes with each edge, the faces at x behind them, and how probably the boundary
+    is where one of these foretells it by chance, infinite where that tells nothing."""
+    u, onward, count = on.normal[0], found.onward[0], len(edges)
+    votes = [edge.votes(found.z, found.error) for edge in edges]
+    angle, fuzz = np.array([each[0][0] for each in votes]), np.array([each[1][0] for each in votes])
+    a = np.stack([edge.at(float(t)) for edge, t in zip(edges, angle, strict=True)])
+    fuzz = fuzz + np.array([edge.rough for edge in edges])
+    good = fuzz < VAGUE
+    for own in (np.zeros(count), np.array([edge.angle for edge in edges])):
+        good &= apart(angle, own) > 20 * fuzz + 1e-6
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # The normal behind, u + c a, is orthogonal to the line on which the boundary goes on there.
+        c = -(u @ onward) / (a @ onward)
+        normal = u + c[:, None] * a
+        long = np.linalg.norm(normal, axis=1)
+        blur = (np.abs(c) * fuzz + ON_A_LINE / np.abs(a @ onward) + precision.normal + on.error[0]) / long
+        # By how much another normal would most likely be off.
+        bend = np.linalg.norm(c[:, None] * (a - (a @ u)[:, None] * u), axis=1) / long
+        by_chance = np.where(good & np.isfinite(blur), 2 * SLACK * blur / bend, np.inf)
+    behind = Faces(
+        np.repeat(x[None], count, 0),
+        normal / long[:, None],
+        np.repeat(on.before, count),
+        np.repeat(on.after, count),
+        blur,
+    )
+    return Hyperplanes(a, -np.sum(a * found.z[0], axis=1), fuzz), behind, by_chance
+
+
+def _tried(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision) -> int:
+    """The first hyperplane at which faces end more often than chance allows; -1 if there is none."""
+    share = ASIDE if precision.normal < ROUGH else COARSE_ASIDE
+    ways = [_ways(chart, faces, tried[np.array([i])], precision, share) for i in range(len(tried))]
+    chance, alive = np.full(len(tried), float(len(tried))), np.array([len(way[0]) > 0 for way in ways])
+    for look in range(LOOKS):
+        rows = np.array([i for i in np.flatnonzero(alive) if look < len(ways[i][0])], dtype=int)
+        if not len(rows):
+            break
+        which, along, s, aside = (np.stack([ways[i][part][look] for i in rows]) for part in range(4))
+        on = faces[which]
+        far = s + aside
+        passes = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
+        alive[rows[passes]] = False
+        ends = np.flatnonzero(~passes)
+        on, near = on[ends], (s - aside)[ends]
+        there = on_face(side, on, on.x + near[:, None] * along[ends], tolerance_at(precision, on, near))[0]
+        seen = ends[there]
+        chance[rows[seen]] *= 2 * CROWD * (aside / s)[seen]
+        sure = np.flatnonzero(alive & (chance < DOUBT))
+        if len(sure):
+            return int(sure[chance[sure].argmin()])
+    return -1
+
+
+def _ways(
+    chart: Chart,
+    faces: Faces,
+    tried: Hyperplanes,
+    precision: Precision,
+    share: float,
+) -> tuple[Int[np.ndarray, " L"], Float[np.ndarray, "L d"], Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+    """The nearest faces, the steepest way to a hyperplane on each, how far it is, and how far beside it to ask."""
+    a, b = tried.normals[0], tried.offsets[0]
+    along = a - (faces.normal @ a)[:, None] * faces.normal
+    steep = np.linalg.norm(along, axis=1)
+    off = faces.x @ a + b
+    with np.errstate(divide="ignore", invalid="ignore"):
+        s = np.abs(off) / steep
+        along = -np.sign(off)[:, None] * along / steep[:, None]
+        vague = 5 * tried.error[0] * (1 + s + np.linalg.norm(faces.x, axis=1)) / steep
+    aside = np.maximum(share * s, vague)
+    # Just behind the boundary must have bent by more than the face is known.
+    fine = faces.error < max(share / 100, 2 * precision.normal)
+    good = (steep > 1e-3) & (s > 4 * precision.step) & (s < FARTHEST) & (aside < max(WIDEST, share) * s) & fine
+    good[good] &= (s + aside)[good] < 0.98 * chart.room(faces.x[good], along[good])
+    rows = np.flatnonzero(good)
+    rows = rows[np.argsort(s[rows], kind="stable")][:LOOKS]
+    return rows, along[rows], s[rows], aside[rows]

@@ -1,0 +1,138 @@
+"""Edges of a boundary between two labels: which of them are one neuron's, against exact small networks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tests.test_crossings import Truth
+from unveil.identification.from_labels.candidates import confirmed, edge_behind
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.dual_points import dual_points
+from unveil.identification.from_labels.faces import Faces, tangents
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
+from unveil.identification.from_labels.opened_edges import explained
+from unveil.identification.from_labels.output import pair_output
+from unveil.identification.from_labels.walks import Walks, closer, walk
+
+
+def edges_of(truth: Truth, first: int) -> dict[int, Edge]:
+    """An edge of each neuron that has one, each on two faces of its own."""
+    found = {i: truth.edge(i) for i in range(len(truth.planes))}
+    return {
+        i: replace(edge, face=first + 2 * i, other=first + 2 * i + 1) for i, edge in found.items() if edge is not None
+    }
+
+
+def test_two_edges_of_one_neuron_share_its_normal_and_those_of_two_share_none() -> None:
+    told = 0
+    for seed in range(6):
+        truth = Truth(seed)
+        some, more = edges_of(truth, 0), edges_of(truth, 100)
+        for i, edge in some.items():
+            others = [other for j, other in more.items() if j != i]
+            assert shared_by(edge, [edge, *others]) is None
+            # What is called another edge may be the same one: then both have their faces' normals in common.
+            if i not in more or more[i].shares(edge.z[None], np.array([1e-6]))[0]:
+                continue
+            seen = shared_by(edge, [*others, more[i]])
+            if seen is None:
+                continue
+            told += 1
+            assert abs(seen.normal @ truth.planes.normals[i]) > 1 - 1e-9
+    assert told >= 3
+
+
+def test_behind_a_dual_point_the_boundary_tells_which_edge_is_its_neurons() -> None:
+    right = 0
+    for seed in range(6):
+        truth = Truth(seed)
+        faces = truth.faces(4)
+        edges = edges_of(truth, len(faces))
+        which, known = list(edges), list(edges.values())
+        face = np.repeat(np.arange(len(faces)), 2)
+        ends = walk(truth.side, truth.chart, faces, face, tangents(faces.normal[face], truth.rng), truth.precision)
+        met = dual_points(
+            truth.side, faces, closer(truth.side, faces, ends.ended(), truth.precision, 1e-4), truth.precision
+        )
+        for i in range(len(met.z)):
+            one = met[np.array([i])]
+            own = int(np.abs(truth.planes.normals @ one.z[0] + truth.planes.offsets).argmin())
+            seen = edge_behind(truth.side, faces[one.face], known, one, truth.precision, truth.rng) if known else None
+            if seen is not None:
+                assert which[seen[0]] == own
+                assert abs(seen[1].normal @ truth.planes.normals[own]) > 1 - 1e-6
+                right += 1
+            # Without its own edge there is none.
+            others = [edge for j, edge in edges.items() if j != own]
+            assert (
+                not others or edge_behind(truth.side, faces[one.face], others, one, truth.precision, truth.rng) is None
+            )
+    assert right >= 8
+
+
+def test_faces_end_at_a_hyperplane_that_is_one_and_go_on_across_others() -> None:
+    told = 0
+    for seed in range(4):
+        truth = Truth(seed)
+        faces = truth.faces(16)
+        for i, edge in edges_of(truth, len(faces)).items():
+            normal = truth.planes.normals[i]
+            right = float(np.arctan2(normal @ edge.across, normal @ edge.normal) % np.pi)
+            wrong = tuple(((right + turn) % np.pi, 1e-9) for turn in (0.1, 0.5, 1.1, 2.0))
+            assert confirmed(truth.side, truth.chart, faces, edge, wrong, truth.precision) is None
+            seen = confirmed(truth.side, truth.chart, faces, edge, (*wrong, (right, 1e-9)), truth.precision)
+            if seen is not None:
+                assert abs(seen.normal @ normal) > 1 - 1e-12
+                told += 1
+    assert told >= 4
+
+
+def test_a_vague_angle_beside_a_sharp_one_makes_no_hyperplane() -> None:
+    d = 6
+    normal, across = np.eye(d)[:2]
+    edge = Edge.between(np.zeros(d), across, (normal, (normal + across) / np.sqrt(2)), (0, 1), 1e-12, 1e-12)
+    assert edge is not None
+    sharp, vague = (2.0, 1e-9), (2.004, 5e-3)
+    nothing = np.empty((0, d)), np.empty(0), np.empty(0, dtype=int)
+    assert agreed(edge, *nothing, (sharp, vague)) is None
+    both = agreed(edge, *nothing, (sharp, (2.0 + 1e-9, 1e-9), vague))
+    assert both is not None
+    assert abs(both.normal @ edge.at(2.0)) > 1 - 1e-15
+
+
+def test_a_walk_that_ended_at_what_was_found_meanwhile_is_explained() -> None:
+    truth = Truth(1)
+    faces = truth.faces(4)
+    face = np.repeat(np.arange(len(faces)), 3)
+    ends = walk(truth.side, truth.chart, faces, face, tangents(faces.normal[face], truth.rng), truth.precision).ended()
+    assert len(ends) >= 6
+    for i in range(len(ends)):
+        one = ends[np.array([i])]
+        assert not explained(one, faces, Hyperplanes.none(5), [])
+        assert explained(one, faces, truth.planes, [])
+        short = Walks(one.face, one.along, one.low / 3, one.low / 2, one.plane)
+        own = truth.planes[np.array([int(truth.planes.ahead(faces.x[one.face], one.along)[0].argmin())])]
+        assert not explained(short, faces, own, [])
+
+
+def test_vague_normals_do_not_blur_the_last_layer() -> None:
+    for seed in range(3):
+        truth = Truth(seed)
+        sharp = truth.faces(30)
+        at = Crossings(sharp.x, sharp.before, sharp.after, sharp.normal, np.full(len(sharp), truth.precision.cell))
+        moved = sharp.normal + 1e-4 * truth.rng.standard_normal(sharp.normal.shape)
+        vague = Faces(
+            sharp.x,
+            moved / np.linalg.norm(moved, axis=1, keepdims=True),
+            sharp.before,
+            sharp.after,
+            np.full(len(sharp), 1e-4),
+        )
+        few = sharp[slice(0, 4)]
+        alone = pair_output(truth.planes, at, few, (0, 1))
+        both = pair_output(truth.planes, at, Faces.joined([few, vague]), (0, 1))
+        assert alone is not None
+        assert both is not None
+        assert both.gap > 0.1 * min(alone.gap, 1e6)
