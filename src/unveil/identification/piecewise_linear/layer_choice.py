@@ -27,7 +27,7 @@ MOST_SETS, VOTES = 20_000, 150
 # Rounds of turning one neuron after the other; what a contradiction weighs beside an agreement.
 ROUNDS, WORSE = 6, 2.0
 # A candidate is trusted that was met so often, at this share of the places where it should be, on so many lines.
-OFTEN, MET, LINES = 8, 0.97, 5
+OFTEN, MET, LINES = 8, 0.9, 5
 # Contradictions that one trusted less must explain.
 EXPLAINS = 4
 # Vectors that must tell before a neuron that none calls for is left out.

@@ -88,6 +88,7 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
     """
     state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
     yield state
+    kept, opened = state, dict[int, int]()
     while len(state.layers) < most_layers:
         step, best, barren = _Step.of(state), None, 0
         for number in range(ROUNDS):
@@ -113,11 +114,22 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
             if done and best.told and best.contradicted <= CONTRADICT:
                 layers = [*state.layers, best.step.completed_by_sums(best.chosen)]
                 state = replace(step.state, layers=layers, partial=None)
+                if opened.get(len(layers)) == len(best.layer[1]):
+                    # Nothing had been missing from it.
+                    yield replace(kept, sightings=state.sightings)
+                    return
                 yield state
                 break
             if done:
-                yield replace(step.state, partial=step.partial, network=state.network, explained=state.explained)
-                return
+                depth = len(state.layers)
+                kept = kept if len(kept.layers) > depth else replace(step.state, partial=step.partial)
+                if depth == 1 or depth in opened:
+                    yield kept
+                    return
+                # The lines searched since may have met a neuron that is missing from the layer before.
+                opened[depth] = len(state.layers[-1][1])
+                state = replace(step.state, layers=state.layers[:-1])
+                break
             step = step.looked((trial.right, trial.wrong))
         else:
             return
