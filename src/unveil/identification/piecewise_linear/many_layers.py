@@ -107,7 +107,7 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
                 continue
             trial = _Trial.of(step)
             barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
-            best = trial if best is None or trial.rank > best.rank else best
+            best = trial if best is None or trial.rank >= best.rank else best
             done = number == ROUNDS - 1 or barren >= BARREN
             if best.told and (not best.contradicted or (barren and best.contradicted <= FEW)):
                 done = True
@@ -172,9 +172,9 @@ class _Trial:
         return len(self.wrong) / max(len(self.right) + len(self.wrong), 1)
 
     @property
-    def rank(self) -> tuple[bool, float]:
-        """The better the larger."""
-        return self.told, -self.contradicted
+    def rank(self) -> tuple[bool, bool, int]:
+        """The better the larger; of equals the later one was asked more."""
+        return self.told, self.contradicted <= CONTRADICT, len(self.layer[1])
 
 
 @dataclass(frozen=True)
