@@ -85,6 +85,7 @@ class Completion:
     ) -> None:
         self.seen = seen
         self.pair, self.settled = (0, 1), False
+        self.proven: tuple[int, int] | None = None
         self.sharp = Crossings.none(pool.chart.n)
         self.side, self.chart, self.pool, self.precision, self.rng = pool.side, pool.chart, pool, precision, rng
         self.points = Crossings.none(pool.chart.n)
@@ -240,7 +241,8 @@ class Completion:
         best: PairOutput | None = None
         tried: list[tuple[int, int]] = []
         for _ in range(PAIRS):
-            pair = self._touching(int(0.3 * equations_needed(k, d)), tuple(tried))
+            pair = None if tried else self.proven
+            pair = pair or self._touching(int(0.3 * equations_needed(k, d)), tuple(tried))
             if pair is None:
                 break
             tried.append(pair)
@@ -249,6 +251,8 @@ class Completion:
                 best = found
             if found is not None and found.one_sided.sum() <= SILENT * k:
                 break
+        if best is not None and self._rank(best)[0]:
+            self.proven = (int(best.model.classes[0]), int(best.model.classes[1]))
         return best
 
     def _rank(self, found: PairOutput) -> tuple[bool, int]:
@@ -389,7 +393,7 @@ class Completion:
         # A bracket around each, a little wider than it was located.
         half = np.full(len(some), 2 * self.coarse)
         found, which = cross_near(self.side, *some.expected, half, self.fine)
-        return found[np.flatnonzero(found.after == some.after[which])]
+        return found[found.after == some.after[which]]
 
     def _learn(self, wrong: Crossings) -> None:
         """Boundary points around places where a boundary was foretold and is not."""
