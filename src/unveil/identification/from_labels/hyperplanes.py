@@ -287,6 +287,6 @@ def shared_by(edge: Edge, others: list[Edge]) -> Sighted | None:
     return None
 
 
-def apart(a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
+def apart(a: np.ndarray | float, b: np.ndarray | float) -> np.ndarray:
     """Distance of angles that repeat after half a turn."""
     return np.asarray(np.abs((a - b + np.pi / 2) % np.pi - np.pi / 2))

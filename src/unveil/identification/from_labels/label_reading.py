@@ -11,7 +11,7 @@ from jaxtyping import Float
 from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.completion import MISSED, Completed, Completion
+from unveil.identification.from_labels.completion import MISSED, Completion
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
@@ -19,6 +19,7 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
+from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.reservations import reservations
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identification.from_labels.completion import Completed
+from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.deep_reading import LOOSE
 
 

@@ -231,7 +231,7 @@ class HyperplaneSearch:
         self.stale += len(known) + int((walks.plane == -2).sum())
         fresh = [np.empty(0, dtype=int)]
         for i in np.flatnonzero(walks.plane == -1):
-            one = walks[i : i + 1]
+            one = walks[np.array([i])]
             if explained(one, self.faces, self.planes, [*self.edges, *self.through]):
                 self.stale += 1
                 continue

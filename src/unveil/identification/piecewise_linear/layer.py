@@ -186,7 +186,7 @@ def _moved(
     off = np.linalg.norm(frame.values(y) - frame.values(x), axis=1) / np.sqrt(frame.d)
     allowed = limit(probe.m) * (1 + PART * drift * off / np.sqrt(probe.m))
     # Behind many layers rounding differs from place to place; what a neuron moves is far more.
-    return x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN if _many(found) else 1.0)]
+    return np.asarray(x[np.sqrt((moved**2).mean(axis=1)) > allowed * (UNEVEN if _many(found) else 1.0)])
 
 
 def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> LayerFound:

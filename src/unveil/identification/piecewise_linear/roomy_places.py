@@ -123,7 +123,7 @@ class _Program:
             room = size * ((depth < len(layers) - 1) | (np.arange(len(b)) != begins))
             self._switched(sums, given, (np.minimum(low, 0), np.maximum(high, 0)), room, at)
             at += 2 * len(b)
-        return size
+        return np.asarray(size)
 
     def _switched(
         self, sums: np.ndarray, given: np.ndarray, bounds: tuple[np.ndarray, np.ndarray], room: np.ndarray, at: int
@@ -146,10 +146,11 @@ class _Program:
         rows, least, greatest = (np.concatenate(each) for each in zip(*self.rows, strict=True))
         room = np.zeros(self.count)
         room[-1] = -1
-        return optimize.milp(
+        found: np.ndarray | None = optimize.milp(
             room,
             integrality=self.whole,
             bounds=optimize.Bounds(self.low, self.high),
             constraints=optimize.LinearConstraint(rows, least, greatest),
             options={"mip_rel_gap": GAP, "node_limit": NODES},
         ).x
+        return found
