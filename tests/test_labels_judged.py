@@ -162,3 +162,22 @@ def test_no_boundary_point_no_thresholds() -> None:
     empty = SimpleNamespace(chart=pool.chart, side=pool.side, crossings=lambda *_: Crossings.none(3))
     assert thresholds(empty, precision, rng) is None  # type: ignore[arg-type]
     assert pool.chart.ledger.asked == asked
+
+
+def test_a_network_refuted_to_the_last_is_one_in_all_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Points that never stop to call for more, as of a class that is met now and then and never read.
+    monkeypatch.setattr(LabelReading, "_check", lambda self: (0.0, self.rng.standard_normal((2, 40))))
+    lifted = 0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        weights = random_weights([40, 5, 2], rng)
+        found = uv.HardLabels()(labels_of(weights), rng=rng)
+        if found.network is None or "lifted" not in found.stats:
+            continue
+        lifted += 1
+        rows = found.network.layers[0].dense()
+        assert rows.shape[1] == 40
+        outside = rows - rows @ np.linalg.pinv(weights[0][0]) @ weights[0][0]
+        if found.outcome is uv.Outcome.complete:
+            assert np.linalg.norm(outside) < 1e-6 * np.linalg.norm(rows)
+    assert lifted

@@ -90,6 +90,7 @@ class LabelReading:
                 return self._end(Outcome.check_failed)
             error = np.inf
             for _ in range(ROUNDS):
+                self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
                 outcome = self._read(pool)
                 if outcome is not Outcome.complete or self.deep is not None:
                     error = self.error
@@ -102,8 +103,7 @@ class LabelReading:
                 if not len(wrong):
                     break
                 # A class that had not been seen, or a neuron that is missing: the search goes on from there.
-                self.chart = pool.chart
-                pool.put(self.chart.coordinates(wrong))
+                pool.put(pool.chart.coordinates(wrong))
             return self._end(outcome, error)
         except BudgetExceeded:
             if self.best is not None and not self.best.whole:

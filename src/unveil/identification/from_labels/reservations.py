@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.deep_reading import LOOSE
+from unveil.identification.from_labels.polish import Completed
 
 
 def reservations(found: Completed) -> list[str] | None:
