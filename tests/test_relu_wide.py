@@ -113,7 +113,8 @@ def test_networks_on_many_inputs_to_the_last_digits(sizes: tuple[int, ...], per_
         assert off < 1e-8, (sizes, seed)
         asked.append(oracle.ledger.asked)
     parameters = sum(w.size + b.size for w, b in weights)
-    assert np.mean(asked) <= per_parameter * parameters + 2 * FEWEST, (sizes, asked)
+    # Besides: the check's points, and what is asked to see how rounding differs from place to place.
+    assert np.mean(asked) <= per_parameter * parameters + 3 * FEWEST, (sizes, asked)
 
 
 def test_a_linear_part_beside_the_neurons() -> None:
