@@ -46,6 +46,12 @@ def test_inputs_that_a_model_rounds_to_float32_are_found_out(rng: np.random.Gene
     assert sum(found) >= 17  # where no neuron is active at the one point nothing shows
 
 
+def test_the_first_look_measures_noise_from_all_four_points(rng: np.random.Generator) -> None:
+    model = lambda x: x.sum(axis=1) + 0.1 * rng.standard_normal(len(x))  # noqa: E731
+    noise = [uv.as_oracle(model, 3, noisy=True).noise for _ in range(400)]
+    assert np.mean(np.square(noise)) == pytest.approx(0.01, rel=0.2)
+
+
 def test_the_span_of_a_model_that_rounds_its_inputs_is_complete(rng: np.random.Generator) -> None:
     complete = 0
     for _ in range(6):

@@ -96,7 +96,7 @@ def first_look(
         counts, 4 to tell why answers are unsteady
     """
     asking = Asking(source, ledger, within, grid)
-    known = asking.twice()
+    known = asking.twice(noisy)
     first, name = known.first, source.name
     kind, assumed = _told_or_seen(answers, first, asking)
     if kind == "labels":
@@ -109,7 +109,8 @@ def first_look(
     if known.single:
         dtype = np.dtype(np.float32)
     eps = float(np.finfo(dtype).eps)
-    spread = float(np.abs(a - b).max())
+    apart = (a - b)[known.again]
+    spread = float(np.abs(apart).max())
     usual = max(COMPANY[dtype.name] * eps * size, 16 * math.ldexp(size, -digits.mantissa), 1.01 * digits.step)
     if not noisy and spread > usual:
         raise UnsteadyAnswers(
@@ -120,7 +121,7 @@ def first_look(
     noise = 0.0
     if spread > 16 * resolution * size:  # more than the last digit, which differs with the order of summation
         resolution = spread / size
-        noise = float(np.sqrt(np.mean((a - b) ** 2, axis=0) / 2).max())
+        noise = float(np.sqrt(np.mean(apart**2, axis=0) / 2).max())
     signal = float(np.sqrt(np.maximum(((a + b) / 2).var(axis=0) - noise**2 / 2, 0)).max())
     unit = bool(a.min() >= 0 and a.max() <= 1)
     notes = [assumed] if assumed else []

@@ -32,12 +32,19 @@ class KnownQuestions:
         second: The same, where the first question was asked alone and the others in another order. Of answers in
             float64 two are those of `first`: their questions went into `single`.
         single: Whether the model rounds its inputs to float32 though it answers in float64.
+        moved: Whether two were not asked again.
     """
 
     x: Questions
     first: np.ndarray
     second: np.ndarray
     single: bool = False
+    moved: bool = False
+
+    @property
+    def again(self) -> list[int]:
+        """Which questions were asked twice."""
+        return [0, 3] if self.moved else [0, 1, 2, 3]
 
 
 class Asking:
@@ -71,11 +78,12 @@ class Asking:
         self.ledger.charge(len(x))
         return raw_answers(self.source, x, self.ledger)
 
-    def twice(self) -> KnownQuestions:
+    def twice(self, noisy: bool = False) -> KnownQuestions:
         """Four points, twice: together, then the first alone and the rest in reverse. Missing answers are replaced.
 
-        Of a model that answers in float64 two of the rest are one point as float32 holds it, and that beside it: where
-        the first answers as the point itself does and the other one does not, the model rounds its inputs.
+        Of a model that answers in float64, and always the same, two of the rest are one point as float32 holds it, and
+        that beside it: where the first answers as the point itself does and the other one does not, the model rounds
+        its inputs.
 
         Raises:
             BudgetExceeded: The budget is too small.
@@ -91,7 +99,8 @@ class Asking:
         first = raw_answers(self.source, x, self.ledger)
         try:
             alone = raw_answers(self.source, x[:1], self.ledger)
-            rest = raw_answers(self.source, self._second(x, first), self.ledger)
+            exact = not noisy and self._may_be_single(first)
+            rest = raw_answers(self.source, self._moved(x) if exact else x[:0:-1], self.ledger)
         except SourceRaised as error:
             raise UnsteadyAnswers(
                 f"{name} answered {POINTS} questions together, but failed when one was asked alone: {error}"
@@ -105,13 +114,13 @@ class Asking:
         if first.shape[1] == 0:
             raise SourceError(f"{name} answered with no outputs at all; expected at least one number per question")
         second, single = np.concatenate([alone, rest[::-1]]), False
-        if self._may_be_single(first) and second.dtype.kind == "f":
+        if exact and second.dtype.kind == "f":
             size = float(np.abs(np.where(np.isfinite(first), first, 0.0)).max())
             with np.errstate(invalid="ignore"):  # two infinite answers
                 at, beside = np.abs(second[1:3] - first[1]).max(axis=1)
             single = bool(at <= SAME * size and beside > SAME / EVIDENT * size)
             second[1:3] = first[1:3]
-        return KnownQuestions(*self._without_missing(x, first, second), single)
+        return KnownQuestions(*self._without_missing(x, first, second), single, exact)
 
     def _may_be_single(self, first: np.ndarray) -> bool:
         """Whether inputs in float32 would show: where answers have more digits than it has."""
@@ -120,13 +129,11 @@ class Asking:
         finite = np.where(np.isfinite(first), first, 0.0)
         return bits_of(first.dtype, finite) > SINGLE and digits_of(finite, DOUBLE).mantissa > SINGLE
 
-    def _second(self, x: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """The rest in reverse, or two of them where they show how exact the inputs are."""
-        rest = x[:0:-1].copy()
-        if self._may_be_single(first):
-            held = x[1].astype(np.float32)
-            rest[2], rest[1] = self.legal(np.stack([held, np.nextafter(held, np.float32(0))]).astype(np.float64))
-        return rest
+    def _moved(self, x: Questions) -> np.ndarray:
+        """The rest in reverse, but for two that show how exact the inputs are."""
+        held = x[1].astype(np.float32)
+        pair = np.stack([np.nextafter(held, np.float32(0)), held]).astype(np.float64)
+        return np.concatenate([x[3:], self.legal(pair)])
 
     def _without_missing(
         self, x: Questions, first: np.ndarray, second: np.ndarray
