@@ -73,3 +73,8 @@ class Line:
         before, after = np.maximum(piece - 1, 0), np.minimum(piece, len(self.t) - 1)
         near = np.where(np.abs(t - self.t[before]) < np.abs(t - self.t[after]), before, after)
         return np.asarray(self.value[near] + (t - self.t[near])[:, None] * self.slope[piece])
+
+
+def unit_rows(rows: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
+    """The rows with length one; rows of zeros stay."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300))

@@ -14,6 +14,7 @@ from unveil.audit.sections.forgetting import known_network
 from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count
+from unveil.blackbox.line import unit_rows
 from unveil.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def section(found: Identification, audit: Audit, truth: Network | None) -> Secti
     best, cos = None, None
     if truth is not None and getattr(truth.layers[0], "weights", np.empty(0)).shape[1:] == rows.shape[1:]:
         best = np.asarray(truth.layers[0].weights)
-        cos = np.abs(_unit(best) @ _unit(rows).T)
+        cos = np.abs(unit_rows(best) @ unit_rows(rows).T)
         figures["share_of_first_layer"] = float((cos.max(axis=1) > ALIKE).mean())
         if network is not None:
             x = audit.examples(2000)
@@ -136,10 +137,6 @@ def _verdict(found: Identification, layers: list[np.ndarray], size: int, same: o
             ending += f"; a network trained behind them gives the same label on {same:.1%} of the examples"
         return f"Neurons were read off in {asked}: {told}; {ending}."
     return f"What was put together from {asked} does not answer as the model does: parts of it may still be right."
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300))
 
 
 EXTRACTION = Stage(

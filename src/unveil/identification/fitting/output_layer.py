@@ -12,8 +12,9 @@ from unveil.blackbox.rounding import intact
 from unveil.identification.fitting.balance import by_balance
 from unveil.whitebox.network import Network
 
-Layer = tuple[np.ndarray, np.ndarray]
-Weights = list[Layer]
+# Weights and bias of one layer.
+AffineMap = tuple[np.ndarray, np.ndarray]
+Weights = list[AffineMap]
 # Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
 FEW = 2000
 # Numbers of questions of which answers are kept that a fit is made to.
@@ -119,7 +120,7 @@ def after(layers: Weights, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N 
 
 
 def output_layer(
-    asked: Asked, layers: Weights, layer: Layer, over: Float[np.ndarray, "m d"] | None, size: float
+    asked: Asked, layers: Weights, layer: AffineMap, over: Float[np.ndarray, "m d"] | None, size: float
 ) -> tuple[Weights, float]:
     """The rest of a network whose last hidden layer is `layer`, and its largest error on what was asked.
 

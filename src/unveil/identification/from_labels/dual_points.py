@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.line import unit_rows
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, tolerance_at
@@ -80,7 +81,9 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         fits &= error < 0.1 * eta[both]
         rows = both[fits]
         z = on.x[rows] + s[fits, None] * t[rows] + before[fits, None] * on.normal[rows]
-        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], _unit(second.x - first.x)[fits], todo[rows]))
+        parts.append(
+            (z, walks.face[todo][rows], eta[rows], error[fits], unit_rows(second.x - first.x)[fits], todo[rows])
+        )
         behind.append(first[fits])
         todo = np.setdiff1d(todo, todo[rows])
     if len(todo):
@@ -91,10 +94,6 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), np.empty((0, d)), todo)
     z, face, gap, error, onward, index = (np.concatenate([part[i] for part in parts]) for i in range(6))
     return DualPoints(z, face, Crossings.joined(behind), gap, error, onward, index)
-
-
-def _unit(along: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N d"]:
-    return np.asarray(along / np.linalg.norm(along, axis=1, keepdims=True))
 
 
 def _just_before(  # noqa: PLR0913 - what all dual points share, and where these are
@@ -152,5 +151,5 @@ def _turned_back(
     rows = np.flatnonzero(fits)
     z = on.x[rows] + s[rows, None] * t[rows]
     # The one further away was met first or last as the boundary turns up or down: away from the point is onward.
-    onward = _unit(second.x - first.x)[rows]
+    onward = unit_rows(second.x - first.x)[rows]
     return z, walks.face[todo][both][rows], eta[rows], error[rows], onward, todo[both][rows], first[rows]

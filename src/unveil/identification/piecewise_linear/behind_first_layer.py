@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import Layer, after
+from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
@@ -160,7 +160,9 @@ def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper
         yield now if deeper.network is None else now.with_network(deeper.network, deeper.residual)
 
 
-def _where_all_are_active(setup: Setup, state: Reading, layer: Layer) -> tuple[Reading, list[Neuron], list[Station]]:
+def _where_all_are_active(
+    setup: Setup, state: Reading, layer: AffineMap
+) -> tuple[Reading, list[Neuron], list[Station]]:
     """The second layer as it is seen where the whole first one is active, and derivatives from there."""
     outside, first = state.frame, state.found
     state = state.left_behind(layer)
@@ -252,7 +254,7 @@ def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np
     return x, y
 
 
-def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: Layer) -> tuple[LayerFound, Layer, bool]:
+def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
 
     Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.output_layer import Unsigned, after, explain
+from unveil.identification.fitting.output_layer import AffineMap, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import judged, leaks, signs, told, whole
-from unveil.identification.piecewise_linear.critical_point import Layer, passed_on
+from unveil.identification.piecewise_linear.critical_point import passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
 from unveil.identification.piecewise_linear.merging import merge
@@ -59,7 +59,7 @@ def merge_points(setting: Setting, state: Deeper) -> Deeper:
         state = state.behind(layer)
 
 
-def _more_behind(state: Deeper, layer: Layer) -> bool:
+def _more_behind(state: Deeper, layer: AffineMap) -> bool:
     """Whether critical points that this layer does not explain are mostly of a deeper one, by what it passes on."""
     seen = state.behind(layer).seen
     told = [passed for each in seen if (passed := passed_on([*state.layers, layer], each)) is not None]
@@ -97,7 +97,7 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     return replace(state, candidates=candidates, work=state.work + len(state.seen) * len(merged)), counts
 
 
-def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Layer | None]:
+def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
     sure: list[Neuron] = []
     perhaps: list[Neuron] = []

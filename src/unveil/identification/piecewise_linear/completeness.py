@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.rounding import AGREE
-from unveil.identification.piecewise_linear.critical_point import Layer, across, along, local, row_space
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import across, along, local, row_space
 from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
@@ -24,7 +25,7 @@ TELLING = 3
 
 
 def whole(
-    layers: list[Layer], sure: list[Neuron], perhaps: list[Neuron], stations: Sequence[Station]
+    layers: list[AffineMap], sure: list[Neuron], perhaps: list[Neuron], stations: Sequence[Station]
 ) -> list[Neuron] | None:
     """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
 
@@ -55,7 +56,7 @@ def whole(
 
 
 def judged(
-    layers: list[Layer], neurons: list[Neuron], stations: Sequence[Station]
+    layers: list[AffineMap], neurons: list[Neuron], stations: Sequence[Station]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
     rows = np.array([n.weights for n in neurons])
@@ -73,7 +74,7 @@ def judged(
 
 def told(
     probe: Probe,
-    layers: list[Layer],
+    layers: list[AffineMap],
     neurons: list[Neuron],
     stations: Sequence[Station],
     pool: Float[np.ndarray, "N n"],
@@ -113,11 +114,11 @@ def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, 
 
 def signs(
     probe: Probe,
-    layers: list[Layer],
-    layer: Layer,
+    layers: list[AffineMap],
+    layer: AffineMap,
     pool: Float[np.ndarray, "N n"],
     doubt: float = 0.0,
-) -> tuple[Layer | None, list[Station]]:
+) -> tuple[AffineMap | None, list[Station]]:
     """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
 
     Args:
@@ -164,7 +165,12 @@ def signs(
 
 
 def leaks(
-    probe: Probe, layers: list[Layer], layer: Layer, pool: Float[np.ndarray, "N n"], count: int, doubt: float = 0.0
+    probe: Probe,
+    layers: list[AffineMap],
+    layer: AffineMap,
+    pool: Float[np.ndarray, "N n"],
+    count: int,
+    doubt: float = 0.0,
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
 
@@ -219,7 +225,7 @@ def _explains(normals: Float[np.ndarray, "n r"], slope: Float[np.ndarray, "m n"]
     return bool(np.abs(left).max() <= EXACT * np.abs(slope).max() + error)
 
 
-def _clearest(layers: list[Layer], rows: np.ndarray, pool: np.ndarray) -> list[np.ndarray]:
+def _clearest(layers: list[AffineMap], rows: np.ndarray, pool: np.ndarray) -> list[np.ndarray]:
     """Points where the shares of all these neurons in a derivative can be told apart, the clearest first."""
     clear = []
     for x in pool:

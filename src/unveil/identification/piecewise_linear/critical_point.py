@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
-Layer = tuple[np.ndarray, np.ndarray]
 # A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.
 SAME_PLACE = 1e-7
 # A normal is one that a layer passes on if no more than this of it is not.
@@ -41,7 +41,7 @@ class CriticalPoint:
     error: float
 
 
-def local(layers: list[Layer], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+def local(layers: list[AffineMap], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     """What these layers make of an input: their values (k,) and how they move with the input, (k, n)."""
     h, J = x, np.eye(len(x))
     for W, b in layers:
@@ -51,7 +51,7 @@ def local(layers: list[Layer], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, 
     return h, J
 
 
-def passed_on(layers: list[Layer], seen: CriticalPoint) -> bool | None:
+def passed_on(layers: list[AffineMap], seen: CriticalPoint) -> bool | None:
     """Whether the last of these layers passes on this normal, as it does those of all layers behind it.
 
     Returns:
@@ -65,7 +65,7 @@ def passed_on(layers: list[Layer], seen: CriticalPoint) -> bool | None:
 
 
 def along(
-    layers: list[Layer], base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], low: float, high: float
+    layers: list[AffineMap], base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], low: float, high: float
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, "E k"]]:
     """Where these layers bend on a line, its ends included, and their values there: linear in between."""
     t = np.array([low, high])
@@ -89,7 +89,7 @@ def zeros(t: Float[np.ndarray, " E"], z: Float[np.ndarray, "E q"]) -> tuple[np.n
 
 
 def measure_normals(
-    probe: Probe, layers: list[Layer], line: Line, wanted: Int[np.ndarray, " W"]
+    probe: Probe, layers: list[AffineMap], line: Line, wanted: Int[np.ndarray, " W"]
 ) -> list[CriticalPoint]:
     """The critical points at these breakpoints of a line, with normals from the derivatives on either side.
 
@@ -133,7 +133,7 @@ def measure_normals(
 
 
 def _slope(
-    probe: Probe, layers: list[Layer], line: Line, t: float, step: float
+    probe: Probe, layers: list[AffineMap], line: Line, t: float, step: float
 ) -> tuple[Float[np.ndarray, "n r"], Float[np.ndarray, "m r"], float]:
     """Directions in which the layers move at a place of a line, derivatives along them, and their error."""
     at = np.array([t])
@@ -154,7 +154,7 @@ def met(
     return np.asarray(off <= near + 3 * line.width[:, None])
 
 
-def along_line(layers: list[Layer], line: Line) -> tuple[np.ndarray, np.ndarray]:
+def along_line(layers: list[AffineMap], line: Line) -> tuple[np.ndarray, np.ndarray]:
     """Where these layers bend on a line; see `along`."""
     return along(layers, line.base, line.direction, line.low, line.high)
 

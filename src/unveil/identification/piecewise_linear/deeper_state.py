@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import Asked, after
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, Layer, local, row_space
+from unveil.identification.fitting.output_layer import AffineMap, Asked, after
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, local, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
@@ -118,7 +118,7 @@ class Deeper:
         residual: Its largest error on what was asked; infinite where it fails on fresh points.
     """
 
-    layers: list[Layer]
+    layers: list[AffineMap]
     error: float
     lines: tuple[Line, ...]
     seen: tuple[CriticalPoint, ...]
@@ -139,7 +139,7 @@ class Deeper:
 
     @classmethod
     def begun(
-        cls, frame: Frame, layer: Layer, found: LayerFound, given: list[Neuron], stations: list[Station]
+        cls, frame: Frame, layer: AffineMap, found: LayerFound, given: list[Neuron], stations: list[Station]
     ) -> Deeper:
         """Behind a first layer.
 
@@ -203,17 +203,17 @@ class Deeper:
         explained = {i for n in self.candidates.neurons for i in n.members}
         return [i for i in range(len(self.seen)) if i not in explained]
 
-    def given(self, layer: Layer) -> tuple[Neuron, ...]:
+    def given(self, layer: AffineMap) -> tuple[Neuron, ...]:
         """The neurons of a layer, as ones read in another way."""
         return tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in enumerate(zip(*layer, strict=True)))
 
-    def ending(self, layer: Layer) -> Deeper:
+    def ending(self, layer: AffineMap) -> Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""
         neurons, old = self.given(layer), self.candidates
         candidates = Candidates(views=old.views, merged=neurons, neurons=neurons, tried=old.tried)
         return replace(self, candidates=candidates, last=True)
 
-    def behind(self, layer: Layer) -> Deeper:
+    def behind(self, layer: AffineMap) -> Deeper:
         """Behind one more layer; what it explains of the critical points is left out."""
         h = after(self.layers, np.array([each.x for each in self.seen]))
         off = np.abs(h @ layer[0].T + layer[1]).min(axis=1) / (1 + np.linalg.norm(h, axis=1))

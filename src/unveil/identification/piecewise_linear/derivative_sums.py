@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.piecewise_linear.critical_point import Layer, row_space
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.partial_network import Behind
@@ -64,7 +65,7 @@ class _Mixed:
 
 def active_sums(
     behind: Behind, stations: Sequence[Station], found: Sequence[Followed], least: float
-) -> tuple[Bool[np.ndarray, " k"], Layer] | None:
+) -> tuple[Bool[np.ndarray, " k"], AffineMap] | None:
     """Which of these neurons make up the layer, and their rows and biases, signs settled.
 
     Args:

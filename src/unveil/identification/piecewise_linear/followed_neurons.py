@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 
@@ -60,7 +60,7 @@ class FollowedNeuron:
     bias: float
     error: float
 
-    def zero(self, layer: Layer, x: Float[np.ndarray, " n"]) -> bool:
+    def zero(self, layer: AffineMap, x: Float[np.ndarray, " n"]) -> bool:
         """Whether this point is on its hyperplane."""
         z = layer[0] @ x + layer[1]
         if (np.sign(z) != self.side)[~self.known].any():
@@ -72,7 +72,7 @@ class FollowedNeuron:
         """The same for some of the first layer's neurons; at the hyperplanes of the others it does not bend."""
         return replace(self, weights=self.weights[there], known=self.known[there], side=self.side[there])
 
-    def behind(self, layer: Layer, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
+    def behind(self, layer: AffineMap, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
         """The same behind the first layer with its sides settled; None where too few bends tell its weights.
 
         Args:
@@ -123,7 +123,7 @@ class _Crossing(NamedTuple):
 
 def follow(
     probe: Probe,
-    layer: Layer,
+    layer: AffineMap,
     x: Float[np.ndarray, " n"],
     normal: Float[np.ndarray, " n"],
     jump: Float[np.ndarray, " m"],
@@ -182,7 +182,7 @@ def follow(
 
 
 def _next(
-    probe: Probe, layer: Layer, x: Float[np.ndarray, " n"], normal: Float[np.ndarray, " n"], j: int
+    probe: Probe, layer: AffineMap, x: Float[np.ndarray, " n"], normal: Float[np.ndarray, " n"], j: int
 ) -> tuple[Float[np.ndarray, " n"], int] | None:
     """Where a way within a hyperplane to that of neuron `j` first meets one of the first layer's, and which."""
     rows, bias = layer
@@ -200,7 +200,7 @@ def _next(
 
 
 def _onward(
-    layer: Layer, y: Float[np.ndarray, " n"], i: int, up: float, normal: Float[np.ndarray, " n"]
+    layer: AffineMap, y: Float[np.ndarray, " n"], i: int, up: float, normal: Float[np.ndarray, " n"]
 ) -> Float[np.ndarray, " n"]:
     """A point of the hyperplane behind that of neuron `i`, half as far as the next one."""
     rows, bias = layer
@@ -212,7 +212,7 @@ def _onward(
     return np.asarray(y + min(float(t[t > 0].min(initial=1.0)), 1.0) / 2 * v)
 
 
-def _change(probe: Probe, layer: Layer, here: _Crossing) -> _Change | None:
+def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
     """How a hyperplane bends at a crossing, from answers around it on the side ahead.
 
     There they are two linear functions, equal on the hyperplane. Where they are not, another one passes close by.
@@ -280,7 +280,7 @@ def _two_pieces(
     return (jump, sigma / size) if left < STRAIGHT * sigma and size > JUMP * sigma else None
 
 
-def sides(layer: Layer, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray, " k"] | None:
+def sides(layer: AffineMap, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray, " k"] | None:
     """Which sides of the first layer's neurons are active, -1 where the other one; None where that is not told.
 
     Each neuron's slope is half the sum of its weights times the normals, each on the active side; a neuron that was not

@@ -12,7 +12,7 @@ from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import Layer, Weights, after
+from unveil.identification.fitting.output_layer import AffineMap, Weights, after
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -145,7 +145,7 @@ def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> L
 
 
 def fresh(
-    setup: Setup, state: Reading, count: int, layer: Layer | None = None, need: int = 0
+    setup: Setup, state: Reading, count: int, layer: AffineMap | None = None, need: int = 0
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """This many points and answers; those asked before serve again.
 
@@ -212,7 +212,7 @@ def on_rare_sides(
     return np.concatenate(out)
 
 
-def turned(frame: Frame, found: LayerFound) -> Layer:
+def turned(frame: Frame, found: LayerFound) -> AffineMap:
     """Rows and biases with positive sides active, as far as derivatives tell."""
     rows, bias = found.rows, found.bias
     if len(rows) > frame.d:

@@ -12,8 +12,8 @@ from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.critical_point import (
     FOREIGN,
+    AffineMap,
     CriticalPoint,
-    Layer,
     along,
     local,
     measure_normals,
@@ -50,7 +50,7 @@ class Late:
 
 
 def late(
-    probe: Probe, layers: list[Layer], line: Line, which: int, error: float, pool: Float[np.ndarray, "N n"]
+    probe: Probe, layers: list[AffineMap], line: Line, which: int, error: float, pool: Float[np.ndarray, "N n"]
 ) -> Late | None:
     """Whether a breakpoint that no neuron explains is one of a layer read before; if so, that neuron.
 
@@ -85,7 +85,7 @@ def late(
 
 def _completed(
     probe: Probe,
-    before: list[Layer],
+    before: list[AffineMap],
     neuron: Neuron,
     seen: tuple[CriticalPoint, View],
     given: tuple[float, Float[np.ndarray, "N n"]],
@@ -121,7 +121,7 @@ def _completed(
     return neuron, lines
 
 
-def _depth(layers: list[Layer], seen: CriticalPoint) -> int | None:
+def _depth(layers: list[AffineMap], seen: CriticalPoint) -> int | None:
     """From which layer a neuron with this normal is missing; None if all pass it on."""
     normal = seen.span @ seen.normal
     for depth in range(len(layers) - 1, 0, -1):
@@ -133,7 +133,9 @@ def _depth(layers: list[Layer], seen: CriticalPoint) -> int | None:
     return None
 
 
-def _straight(probe: Probe, layers: list[Layer], neuron: Neuron, seen: CriticalPoint, line: Line, which: int) -> bool:
+def _straight(
+    probe: Probe, layers: list[AffineMap], neuron: Neuron, seen: CriticalPoint, line: Line, which: int
+) -> bool:
     """Whether the answers bend on this hyperplane also where others of its layer, the last of these, have switched."""
     *before, (W, b) = layers
     J = local(before, seen.x)[1]

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
-from unveil.identification.piecewise_linear.critical_point import Layer, along
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import along
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Equations of a critical point hold to this besides so many times its error.
@@ -44,7 +45,7 @@ class Moves(NamedTuple):
         return self.h > 0
 
     @classmethod
-    def of(cls, layers: list[Layer], x: Float[np.ndarray, "N d"]) -> Moves:
+    def of(cls, layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> Moves:
         """Behind these layers, every move in units of the largest one of its point."""
         h, move = x, np.broadcast_to(np.eye(x.shape[1]), (len(x), x.shape[1], x.shape[1]))
         for W, b in layers:
@@ -78,7 +79,7 @@ class Views(NamedTuple):
     equations: Float[np.ndarray, "V q p"]
 
     @classmethod
-    def of(cls, sightings: Sightings, layers: list[Layer]) -> Views:
+    def of(cls, sightings: Sightings, layers: list[AffineMap]) -> Views:
         """Of all sightings."""
         x, explained = sightings.x, np.zeros(len(sightings.x), dtype=bool)
         h = x
@@ -132,7 +133,7 @@ class Candidate:
 
 
 def candidates(
-    sightings: Sightings, views: Views, layers: list[Layer], before: list[Candidate], old: int
+    sightings: Sightings, views: Views, layers: list[AffineMap], before: list[Candidate], old: int
 ) -> list[Candidate]:
     """What may be neurons of the next layer, the best known first.
 
@@ -313,7 +314,7 @@ class Ways(NamedTuple):
     flat: list[np.ndarray]
 
     @classmethod
-    def of(cls, layers: list[Layer], lines: tuple[Line, ...]) -> Ways:
+    def of(cls, layers: list[AffineMap], lines: tuple[Line, ...]) -> Ways:
         """Of these lines."""
         parts = [along(layers, each.base, each.direction, each.low, each.high) for each in lines]
         slopes = [np.abs(each.slope).max(axis=1) / np.linalg.norm(each.direction) for each in lines]

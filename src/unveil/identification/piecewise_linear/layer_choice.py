@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views
@@ -77,7 +77,7 @@ class Sums:
     @classmethod
     def of(
         cls,
-        layers: list[Layer],
+        layers: list[AffineMap],
         found: list[Candidate],
         x: Float[np.ndarray, "N d"],
         vectors: Float[np.ndarray, "N m d"],
@@ -197,7 +197,7 @@ def _smallest(
     return None
 
 
-def choose(sightings: Sightings, views: Views, layers: list[Layer], found: list[Candidate]) -> Chosen:
+def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: list[Candidate]) -> Chosen:
     """The candidates that make up the layer, and their sides.
 
     Those that are met wherever they should be come first, then those that explain what is left; what nothing calls for
@@ -243,7 +243,7 @@ def choose(sightings: Sightings, views: Views, layers: list[Layer], found: list[
     return Chosen(side, use, sums.x[tells & ~wrong], sums.x[wrong])
 
 
-def _gathered(sightings: Sightings, views: Views, layers: list[Layer], found: list[Candidate]) -> Sums:
+def _gathered(sightings: Sightings, views: Views, layers: list[AffineMap], found: list[Candidate]) -> Sums:
     """Some of the derivatives and deeper normals, and fresh derivatives where what was read moves most freely."""
     rng, probe, d = sightings.probe.rng, sightings.probe, sightings.d
     pool = np.concatenate(

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Unsigned, ending, explain
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, ending, explain
 from unveil.identification.piecewise_linear.completeness import leaks
-from unveil.identification.piecewise_linear.critical_point import Layer
 from unveil.identification.piecewise_linear.layer_candidates import (
     Candidate,
     Views,
@@ -62,8 +61,8 @@ class ManyLayers:
     """
 
     sightings: Sightings
-    layers: list[Layer]
-    partial: Layer | None = None
+    layers: list[AffineMap]
+    partial: AffineMap | None = None
     network: Network | None = None
     explained: float = 0.0
 
@@ -150,7 +149,7 @@ class _Trial:
 
     step: _Step
     chosen: Chosen
-    layer: Layer
+    layer: AffineMap
     right: Float[np.ndarray, "R d"]
     wrong: Float[np.ndarray, "W d"]
     told: bool
@@ -211,7 +210,7 @@ class _Step:
         return [one for one in self.found if one.should >= 6 and one.were >= MET * one.should]
 
     @property
-    def partial(self) -> Layer | None:
+    def partial(self) -> AffineMap | None:
         """Rows and biases of these."""
         some = [one for one in self.trusted if one.whole]
         return (np.array([one.weights for one in some]), np.array([one.bias for one in some])) if some else None
@@ -252,7 +251,7 @@ class _Step:
         self.tried.update((place.neuron, place.unknown) for place in there)
         return complete_weights(sightings.probe, layers, neurons, there)[0]
 
-    def leaking(self, chosen: Chosen) -> tuple[Layer, np.ndarray, np.ndarray]:
+    def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
         """The layer, and where it explains how answers change and where not.
 
         Queries: `2 LOOKS`
@@ -267,7 +266,7 @@ class _Step:
         x = sightings.probe.rng.permutation(x)
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
-    def completed_by_sums(self, chosen: Chosen) -> Layer:
+    def completed_by_sums(self, chosen: Chosen) -> AffineMap:
         """The layer with unknown weights that derivatives tell.
 
         Queries: those of `weights_from_sums`
@@ -299,7 +298,7 @@ class _Step:
         return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))
 
 
-def _pattern(layers: list[Layer], x: Float[np.ndarray, "N d"]) -> np.ndarray:
+def _pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray:
     """Which neurons of these layers are active."""
     out = []
     for W, b in layers:

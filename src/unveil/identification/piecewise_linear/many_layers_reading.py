@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.identification.fitting.output_layer import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
@@ -144,8 +144,8 @@ def with_nearest_to_zero(state: Reading) -> Reading:
 
 
 def along_all(
-    probe: Probe, directions: Directions, layer: Layer, many: ManyLayers, frame_lift: Float[np.ndarray, "p d"]
-) -> Layer | None:
+    probe: Probe, directions: Directions, layer: AffineMap, many: ManyLayers, frame_lift: Float[np.ndarray, "p d"]
+) -> AffineMap | None:
     """The first layer's rows along all inputs, from those along a few directions and derivatives along the others.
 
     A derivative along the coordinates of what the neurons see is known at many places: it says how much of each row is

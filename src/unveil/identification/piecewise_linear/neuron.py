@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import after
 from unveil.identification.piecewise_linear.critical_point import (
+    AffineMap,
     CriticalPoint,
-    Layer,
     along_line,
     local,
     met,
@@ -98,7 +98,7 @@ class View:
     through_origin: bool
 
     @classmethod
-    def of(cls, layers: list[Layer], seen: CriticalPoint, error: float) -> View:
+    def of(cls, layers: list[AffineMap], seen: CriticalPoint, error: float) -> View:
         """Through these layers, whose rows have this error."""
         h, J = local(layers, seen.x)
         move = J @ seen.span
@@ -141,7 +141,7 @@ def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
 
 
 def expected(
-    layers: list[Layer], error: float, neurons: list[Neuron], line: Line
+    layers: list[AffineMap], error: float, neurons: list[Neuron], line: Line
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
     """Where on a line these neurons must bend the answers: only where all they see is known.
 
@@ -178,7 +178,7 @@ class Confirmed(NamedTuple):
     settings: Int[np.ndarray, " N"]
 
 
-def confirmed(layers: list[Layer], error: float, neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
+def confirmed(layers: list[AffineMap], error: float, neurons: list[Neuron], lines: Sequence[Line]) -> Confirmed:
     """How often each of these neurons was met on these lines, of all times that it should have been."""
     should, were = np.zeros(len(neurons), dtype=int), np.zeros(len(neurons), dtype=int)
     settings: list[set[bytes]] = [set() for _ in neurons]
@@ -198,7 +198,7 @@ def confirmed(layers: list[Layer], error: float, neurons: list[Neuron], lines: S
 
 
 def deviations(
-    layers: list[Layer], error: float, neurons: list[Neuron], lines: Sequence[Line]
+    layers: list[AffineMap], error: float, neurons: list[Neuron], lines: Sequence[Line]
 ) -> list[Float[np.ndarray, " M"]]:
     """How far from where it was expected each neuron was met on these lines, in units of what it might be off.
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.balance import by_balance
-from unveil.identification.fitting.output_layer import Layer, Weights, output_layer
+from unveil.identification.fitting.output_layer import AffineMap, Weights, output_layer
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import by_fold, by_sparsity, by_vanishing
 
@@ -24,7 +24,7 @@ OPEN = "Which sides of {} neurons on {} coordinates are active could not be sett
 class _Closed(NamedTuple):
     """A layer, signs settled, the rest of a network that ends behind it, and its largest error on what was asked."""
 
-    layer: Layer
+    layer: AffineMap
     settled: bool
     ending: Weights
     error: float

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.frame import Frame
 
 # Deviations beyond which a place is on no plane.
@@ -26,7 +26,7 @@ class Seen:
         on: (N, q) which of its neurons are active.
     """
 
-    layers: list[Layer]
+    layers: list[AffineMap]
     sums: list[np.ndarray]
     h: Float[np.ndarray, "N q"]
     on: Bool[np.ndarray, "N q"]
@@ -67,7 +67,7 @@ class Behind:
 
     ask: Ask
     frame: Frame
-    layers: list[Layer]
+    layers: list[AffineMap]
     spreads: list[np.ndarray]
     noise: Rounding
     spacing: float

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.matrix_free import damped_fit
-from unveil.identification.fitting.output_layer import Layer, after
+from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.whitebox.network import Network
 
 # Points that are asked, legal ones, and what was answered.
@@ -31,8 +31,12 @@ SHARPER = 20
 
 
 def with_rare(
-    layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], ask: Ask, rng: np.random.Generator
-) -> list[Layer]:
+    layers: list[AffineMap],
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    ask: Ask,
+    rng: np.random.Generator,
+) -> list[AffineMap]:
     """Put into the last layer what is missing there.
 
     A network that lacks a rare neuron is right at most inputs: an output layer that most answers suit leaves over what
@@ -78,13 +82,13 @@ def with_rare(
 
 
 def last_layer(
-    before: list[Layer],
-    rows: Layer,
+    before: list[AffineMap],
+    rows: AffineMap,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     ask: Ask,
     rng: np.random.Generator,
-) -> Layer | None:
+) -> AffineMap | None:
     """The last hidden layer from most of its neurons, up to sign: with those that few inputs switch, on their sides.
 
     At most inputs a neuron that is missing is off, or always on: then it is a linear part in the values of the layer
@@ -129,7 +133,7 @@ def last_layer(
     return layer if suits_most(left_of_most([*before, layer], x, y), y, SHARP) else None
 
 
-def output_suiting_most(layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Layer:
+def output_suiting_most(layers: list[AffineMap], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> AffineMap:
     """An output layer behind these hidden ones, by least absolute deviations."""
     out = suiting_most(np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1), y)
     return out[:-1].T, out[-1]
@@ -151,8 +155,8 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
 
 
 def sides_suiting_most(
-    layers: list[Layer], rows: Layer, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
-) -> Layer:
+    layers: list[AffineMap], rows: AffineMap, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+) -> AffineMap:
     """Rows and biases of neurons behind these layers, turned to the sides on which most answers need them.
 
     What both sides of all of them send on is unique as long as there are no more of them than inputs to them.
@@ -165,7 +169,7 @@ def sides_suiting_most(
 
 
 def left_of_most(
-    layers: list[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+    layers: list[AffineMap], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
 ) -> Float[np.ndarray, "N m"]:
     """What the output layer that suits most answers leaves of them."""
     weights, bias = output_suiting_most(layers, x, y)

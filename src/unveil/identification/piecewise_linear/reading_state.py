@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Layer, Weights
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Weights
 from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
@@ -95,9 +95,9 @@ class Reading:
     frame: Frame
     found: LayerFound
     fresh: Asked
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[AffineMap, ...] = ()
     first: LayerFound | None = None
-    layer: Layer | None = None
+    layer: AffineMap | None = None
     settled: bool = False
     network: Network | None = None
     error: float = np.inf
@@ -109,7 +109,7 @@ class Reading:
     confirmed: int = 0
     deeper: Deeper | None = None
     many: ManyLayers | None = None
-    partial: Layer | None = None
+    partial: AffineMap | None = None
     directions: int = 0
     told: tuple[dict[str, int], ...] = ()
     why: tuple[str, ...] = ()
@@ -120,7 +120,7 @@ class Reading:
         return cls(frame, LayerFound.nothing(frame, setup.probe.m), Asked(setup.oracle, most=EVERYTHING))
 
     @property
-    def first_layer(self) -> Layer | None:
+    def first_layer(self) -> AffineMap | None:
         """Rows and biases of the first layer as far as they were read, up to sign."""
         if self.layers:
             return self.layers[0]
@@ -134,7 +134,7 @@ class Reading:
         """With this network, if it is better than the best so far."""
         return replace(self, network=network, error=error) if error < self.error else self
 
-    def closed(self, layer: Layer, settled: bool, error: float, weights: Weights, why: tuple[str, ...]) -> Reading:
+    def closed(self, layer: AffineMap, settled: bool, error: float, weights: Weights, why: tuple[str, ...]) -> Reading:
         """With the layer being read as it came out of a network with these weights that ends behind it."""
         state = replace(self, layer=layer, settled=settled, why=why)
         return state.with_network(Network.from_weights(weights), error) if error < self.error else state
@@ -145,7 +145,7 @@ class Reading:
         now = {"neurons": len(found), "lines": found.lines, "bent": len(found.bent)}
         return replace(self, told=(*self.told[: len(self.layers)], now))
 
-    def left_behind(self, layer: Layer) -> Reading:
+    def left_behind(self, layer: AffineMap) -> Reading:
         """With this layer read whole, in the coordinates of its values where all of its neurons are active."""
         frame = self.frame.after(*layer)
         nothing = LayerFound.nothing(frame, self.found.straight.jump.shape[1])

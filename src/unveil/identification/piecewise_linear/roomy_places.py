@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.neuron import Neuron
 
 # How far out the first layer's neurons may be, in typical inputs: what matters only further out is looked for no more.
@@ -21,7 +21,7 @@ GAP, NODES = 5.0, 2000
 MOST = 80
 
 
-def roomiest(layers: list[Layer], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:
+def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:
     """A point on a neuron's hyperplane, if its unknown weights are zero, where only one of these begins to matter.
 
     What each layer sees and passes on are linear constraints once it is a yes or no whether a neuron is active, and
@@ -80,7 +80,7 @@ class _Program:
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod
-    def begun(cls, layers: list[Layer], most: float) -> _Program:
+    def begun(cls, layers: list[AffineMap], most: float) -> _Program:
         """With the first layer's sums, and the room."""
         W, b = layers[0]
         count = len(b) + 2 * sum(len(bias) for _, bias in layers) + 1
@@ -104,7 +104,7 @@ class _Program:
         """More constraints."""
         self.rows.append((rows, least, greatest))
 
-    def encode(self, layers: list[Layer], begins: int) -> Float[np.ndarray, " k"]:
+    def encode(self, layers: list[AffineMap], begins: int) -> Float[np.ndarray, " k"]:
         """What the layers make of the first one's sums; the room ends where a neuron switches, but for one of the last.
 
         Returns:

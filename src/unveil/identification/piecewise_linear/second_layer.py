@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Unsigned, ending, explain
 from unveil.identification.piecewise_linear.critical_point import (
+    AffineMap,
     CriticalPoint,
-    Layer,
     along_line,
     local,
     measure_normals,
@@ -78,7 +78,7 @@ class SecondLayer:
     log: Asked
     fresh: Asked
     frame: Frame
-    layer: Layer
+    layer: AffineMap
     found: LayerFound
     seen: tuple[CriticalPoint, ...]
     network: Network | None = None
@@ -86,7 +86,7 @@ class SecondLayer:
 
     @classmethod
     def begun(
-        cls, probe: Probe, log: Asked, outside: Frame, layer: Layer, first: LayerFound, found: LayerFound
+        cls, probe: Probe, log: Asked, outside: Frame, layer: AffineMap, first: LayerFound, found: LayerFound
     ) -> SecondLayer:
         """From what was met in the frame `outside` while the first layer was read, and where all of it is active."""
         every = zip(first.bent.at, first.bent.rows, first.bent.error, strict=True)

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint, Layer
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -184,7 +185,7 @@ def _critical_point(
     return None if error > VAGUE else (line.points[p], change / size, error)
 
 
-def among_values(probe: Probe, frame: Frame, layer: Layer) -> Probe:
+def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:
     """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see.
 
     Rounding is taken at its largest: in many layers it differs from place to place.

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding
-from unveil.identification.piecewise_linear.critical_point import Layer, across, along, row_space, zeros
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import across, along, row_space, zeros
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
 from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
@@ -56,10 +57,10 @@ class Traced:
         ends: Whether nothing lies behind the last of `layers`.
     """
 
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[AffineMap, ...] = ()
     spreads: tuple[np.ndarray, ...] = ()
     partial: tuple[Followed, ...] = ()
-    whole: Layer | None = None
+    whole: AffineMap | None = None
     looked: frozenset[int] = frozenset()
     lines: tuple[Line, ...] = ()
     stations: tuple[Station, ...] = ()
@@ -67,13 +68,13 @@ class Traced:
     ends: bool = False
 
     @property
-    def unknown(self) -> Layer | None:
+    def unknown(self) -> AffineMap | None:
         """Rows and biases of the next layer's neurons, up to sign; None if there are none."""
         if not self.partial:
             return None
         return np.array([one.weights for one in self.partial]), np.array([one.bias for one in self.partial])
 
-    def left_behind(self, layer: Layer) -> Traced:
+    def left_behind(self, layer: AffineMap) -> Traced:
         """With this layer read whole."""
         spreads = (*self.spreads, np.array([one.spread for one in self.partial]))
         layers = (*self.layers, layer)

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.piecewise_linear.critical_point import (
+    AffineMap,
     CriticalPoint,
-    Layer,
     along,
     along_line,
     local,
@@ -60,7 +60,7 @@ class Place:
 
 
 def places(
-    layers: list[Layer],
+    layers: list[AffineMap],
     neurons: list[Neuron],
     base: Float[np.ndarray, "L n"],
     direction: Float[np.ndarray, "L n"],
@@ -101,7 +101,7 @@ def places(
 
 
 def roomy_places(
-    layers: list[Layer],
+    layers: list[AffineMap],
     neurons: list[Neuron],
     tried: Counter[tuple[int, int]],
     size: float,
@@ -133,7 +133,7 @@ def roomy_places(
     return out, nowhere
 
 
-def _place(layers: list[Layer], row: np.ndarray, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
+def _place(layers: list[AffineMap], row: np.ndarray, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
     values, J = local(layers, x)
     normal = J.T @ row
     across = normal - J[j] * (J[j] @ normal) / max(J[j] @ J[j], 1e-300)
@@ -147,14 +147,14 @@ def _place(layers: list[Layer], row: np.ndarray, x: np.ndarray, i: int, j: int, 
     return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]))
 
 
-def _others(layers: list[Layer], rows: np.ndarray, bias: np.ndarray, place: Place) -> int:
+def _others(layers: list[AffineMap], rows: np.ndarray, bias: np.ndarray, place: Place) -> int:
     """How many other breakpoints are to be expected near a place."""
     t, h = along(layers, place.x, place.step, -1.0, 1.0)
     return len(t) - 2 + len(zeros(t, h @ rows.T + bias)[0])
 
 
 def complete_weights(
-    probe: Probe, layers: list[Layer], neurons: list[Neuron], there: list[Place]
+    probe: Probe, layers: list[AffineMap], neurons: list[Neuron], there: list[Place]
 ) -> tuple[list[CriticalPoint], list[Line]]:
     """Find these hyperplanes, and with them the unknown weights.
 
@@ -183,7 +183,7 @@ def complete_weights(
 
 
 def _critical_point(
-    layers: list[Layer], neuron: Neuron, weights: Float[np.ndarray, " k"], place: Place, line: Line, p: int
+    layers: list[AffineMap], neuron: Neuron, weights: Float[np.ndarray, " k"], place: Place, line: Line, p: int
 ) -> CriticalPoint:
     """Where a line met a neuron with these weights: its normal follows from them, with their errors."""
     x = line.points[p]
@@ -197,7 +197,7 @@ def _critical_point(
     return CriticalPoint(x, span, normal / size, error)
 
 
-def _goes_on(probe: Probe, layers: list[Layer], neuron: Neuron, place: Place, line: Line, p: int) -> bool:
+def _goes_on(probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place, line: Line, p: int) -> bool:
     """Whether the hyperplane goes on at another place as the weights say, the new one among them."""
     x, unknown = line.points[p], place.unknown
     h, J = local(layers, x)

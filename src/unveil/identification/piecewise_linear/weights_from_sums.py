@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.piecewise_linear.critical_point import Layer
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves
@@ -22,7 +22,7 @@ APART, LEFT, SAME, SHARE = 1e-3, 1e-6, 1e-5, 1e-6
 
 def weights_from_sums(
     sightings: Sightings,
-    layers: list[Layer],
+    layers: list[AffineMap],
     found: list[Candidate],
     side: Float[np.ndarray, " K"],
     use: Bool[np.ndarray, " K"],

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.identification.piecewise_linear.critical_point import Layer, measure_normals, met, search, zeros
+from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.critical_point import measure_normals, met, search, zeros
 from unveil.identification.piecewise_linear.followed_neurons import REACH, FollowedNeuron, follow, sides
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.neuron import Neuron
@@ -75,7 +76,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
 
 
 def _on_another_line(
-    probe: Probe, frame: Frame, layer: Layer, followed: list[FollowedNeuron]
+    probe: Probe, frame: Frame, layer: AffineMap, followed: list[FollowedNeuron]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
     """Points on hyperplanes that no neuron explains, normals, jumps of the slope and errors."""
     line = search(probe.ask, frame, probe.noise, probe.rng, 2 * np.sqrt(frame.d))

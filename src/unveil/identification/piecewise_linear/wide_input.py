@@ -26,7 +26,7 @@ APART = 1e-3
 
 
 @dataclass(frozen=True)
-class Station:
+class SparsePlace:
     """A place where only a few neurons of the first layer are active.
 
     Attributes:
@@ -44,7 +44,7 @@ class Station:
     radius: float
 
 
-def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Generator) -> list[Station] | None:
+def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Generator) -> list[SparsePlace] | None:
     """Places at which, taken together, every neuron of the first layer is active once, no more of them than outputs.
 
     Args:
@@ -64,7 +64,7 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     # With one output and one hidden layer all places with the same neurons active are as good.
     tries = 1 if m == 1 and len(network.layers) == 2 else TRIES
     left, count = np.arange(k), -(-k // m)
-    out: list[Station] = []
+    out: list[SparsePlace] = []
     while len(left):
         most = min(m, -(-len(left) // max(1, count - len(out))))
         told = -1.0
@@ -79,7 +79,7 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
             best, told = int(clear.argmax()), float(clear.max())
         on, sees = active[best], z[best]
         away = sees[on]
-        out.append(Station(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, STEADY * room[best]))
+        out.append(SparsePlace(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, STEADY * room[best]))
         left = np.setdiff1d(left, on)
     return out
 
@@ -124,7 +124,7 @@ def widen(
     probe: Probe,
     network: Network,
     directions: Directions,
-    where: list[Station],
+    where: list[SparsePlace],
     again: Bool[np.ndarray, " k"],
     seen: Float[np.ndarray, "k p"],
 ) -> Network | None:
@@ -181,7 +181,7 @@ def widen(
 
 
 def _shares(
-    probe: Probe, where: list[Station], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
+    probe: Probe, where: list[SparsePlace], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
 ) -> list[np.ndarray]:
     """How the answers change with what each active neuron sees, measured."""
     place = np.repeat(np.arange(len(where)), [len(each.active) for each in where])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.whitebox.activation import ACTIVATIONS
@@ -55,7 +56,7 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
     """
     if oracle.n < 2 or oracle.within is not None or oracle.answers == "labels":
         return None
-    rays = _unit(rng.standard_normal((64, oracle.n)))
+    rays = unit_rows(rng.standard_normal((64, oracle.n)))
     spread = float(np.ptp(oracle(oracle.nearest(rays)), axis=0).max())
     furthest = _LARGEST_DECADE if oracle.dtype == np.float64 else 4
     inner = oracle(oracle.nearest(100.0 * rays))
@@ -277,7 +278,3 @@ def _sharpened(  # noqa: PLR0913 - measurements that belong together
         expected = 2e-3 * jumps[i] + 4 * max(noise, float(np.finfo(oracle.dtype).eps) * radius / width * jumps[i])
         alone[i] = fit.misfit <= expected and errors[i] <= 0.02
     return better, errors, alone
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))

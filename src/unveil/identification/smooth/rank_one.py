@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import unit_rows
+
 # A start has ended when its unit vector moves less: the error of the certificate is about as large.
 MOVED = 1e-14
 # Certificate from which an end counts as found.
@@ -81,7 +83,7 @@ def subspace_power(
     Source: Kileel, Pereira, arXiv:1912.04007, with the shift `sqrt(F (1 - F))`.
     """
     k, n, _ = space.shape
-    u = _unit(rng.standard_normal((8 * k + 32 if starts is None else starts, n)))
+    u = unit_rows(rng.standard_normal((8 * k + 32 if starts is None else starts, n)))
     flat = space.reshape(k, n * n)
     running, taken = np.arange(len(u)), 0
     while len(running) and taken < iterations:
@@ -90,7 +92,7 @@ def subspace_power(
         c = (v[:, :, None] * v[:, None, :]).reshape(len(v), -1) @ flat.T
         f = np.minimum((c**2).sum(axis=1), 1.0)
         image = np.einsum("cij,cj->ci", (c @ flat).reshape(len(v), n, n), v)
-        moved = _unit(image + np.sqrt(f * (1 - f))[:, None] * v)
+        moved = unit_rows(image + np.sqrt(f * (1 - f))[:, None] * v)
         u[running] = moved
         running = running[((moved - v) ** 2).sum(axis=1) > MOVED**2]
     return _distinct(space, u, taken)
@@ -156,7 +158,7 @@ def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -
         rest = c - span.T @ (span @ c)
         if np.linalg.norm(rest) > 1e-3 * np.linalg.norm(c):
             kept.append(u)
-            span = np.concatenate([span, _unit(rest[None])])
+            span = np.concatenate([span, unit_rows(rest[None])])
         if len(kept) == count:
             break
     return np.array(kept)
@@ -183,7 +185,3 @@ def _distinct(space: Float[np.ndarray, "k n n"], u: Float[np.ndarray, "s n"], it
             kept.append(i)
             hits.append(1)
     return RankOne(u[kept], f[kept], np.array(hits, dtype=int), iterations)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny))

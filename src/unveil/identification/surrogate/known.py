@@ -8,6 +8,7 @@ from itertools import takewhile
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import unit_rows
 from unveil.identification.method import Identification
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
@@ -59,7 +60,7 @@ class Known:
                 rows = self.rows[0]
             read = 0
             if rows is not None and rows.shape[1] == layer.inputs:
-                read = int((np.abs(_unit(layer.dense()) @ _unit(rows).T).max(axis=0) > SAME).sum())
+                read = int((np.abs(unit_rows(layer.dense()) @ unit_rows(rows).T).max(axis=0) > SAME).sum())
             read = min(read, layer.neurons)
             out.append({"read": read, "fitted": layer.neurons - read})
         return out
@@ -102,7 +103,3 @@ def with_free(network: Network, extra: int, x: Float[np.ndarray, "N n"], rng: np
     last = network.layers[-1]
     out = Layer(np.pad(last.dense(), ((0, 0), (0, extra))), last.bias, last.activation)
     return Network((*layers, out), network.shape)
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300))
