@@ -148,7 +148,7 @@ def smooth_step(noise: NoiseModel, order: int) -> float:
 
     The scale on which the function changes is read off its measured curvature.
     """
-    relative = float((noise.level / np.maximum(noise.size, np.finfo(float).tiny)).min())
+    relative = 1 / max(float(noise.signal.max()), 1e-300)
     length = 1 / math.sqrt(max(noise.curvature, 1e-12))
     return float(length * relative ** (1 / 3 if order == 1 else 1 / 4))
 

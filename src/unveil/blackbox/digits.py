@@ -166,7 +166,9 @@ def decimal_step(y: np.ndarray) -> float:
         return 0.0
     for decimals in POWERS:
         scaled = y * 10.0**decimals if decimals >= 0 else y / 10.0**-decimals
-        if np.abs(scaled - np.round(scaled)).max() <= min(SURELY, NEAR * max(1.0, float(np.abs(scaled).max()))):
+        whole = np.round(scaled)
+        # Answers far below a step are all near to 0 of it, and say nothing about it.
+        if np.ptp(whole) > 0 and np.abs(scaled - whole).max() <= min(SURELY, NEAR * float(np.abs(scaled).max())):
             # Short binary numbers are decimals, too; these say nothing about rounding to decimals.
             return 10.0**-decimals if mantissa_bits(y) > SINGLE or decimals <= 0 else 0.0
     return 0.0

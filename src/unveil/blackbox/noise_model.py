@@ -22,6 +22,8 @@ RATIO = 4.0  # between the steps of one scale and the next
 OTHERS = 3  # times other points are looked at, if an answer is missing beside each
 LINES = 16  # along which the errors of a smooth model's answers are measured
 FEWEST = 8  # different answers that tell how short the mantissa is
+SHOWN = 16.0  # standard deviations that an answer must change by, for a line on which it does to say how far it is straight
+COARSE = 1e-5  # of the differences between answers, above which the rounding of probabilities is none of float32
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
@@ -42,6 +44,7 @@ class NoiseModel:
         amplified: Noise of log-ratios over their rounding, (m,): what the model loses before it; 1 for other answers.
         unchanged: Share of the shortest moves that should have changed an answer and left it exactly as it was.
         places: Different answers at the TRIPLES places asked.
+        usual: Standard deviation of an answer at the median place, (m,): `level` is that where it is least.
 
     Examples:
         >>> oracle = uv.as_oracle(lambda x: np.sin(x.sum(axis=1)).astype(np.float32), shape=3)
@@ -61,6 +64,12 @@ class NoiseModel:
     amplified: Float[np.ndarray, " m"] | float = 1.0
     unchanged: float = 0.0
     places: int = TRIPLES
+    usual: Float[np.ndarray, " m"] | None = None
+
+    @property
+    def signal(self) -> Float[np.ndarray, " m"]:
+        """How much answers differ from place to place, over their noise at the median place: at most `size / level`."""
+        return np.asarray(self.size / (self.level if self.usual is None else self.usual))
 
     def sigma(self, oracle: Oracle, y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, "N m"]:
         """Standard deviation of each of the answers y: it grows with their size and where probabilities are small."""
@@ -278,7 +287,8 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     still = (np.ptp(close, axis=1) == 0).all(axis=0)
     level = _as_others(level, np.abs(seen.everything).max(axis=0), still)
     # In units of the noise at each place.
-    unit = np.maximum(level, amplified * oracle.rounding(centre))
+    rounded = amplified * oracle.rounding(centre)
+    unit = np.maximum(level, rounded)
     second = seen.second / unit
     size = np.maximum(centre.std(axis=0), seen.second.max(axis=(0, 1)))
     # The noise of a second difference is 2.4 levels; a smooth function's rarely spreads over both thresholds.
@@ -293,7 +303,9 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         curvature = float(np.where(visible, rates, 0.0).max())
         if curvature == 0:  # curved here and there, but nowhere so that most lines show
             kind = "piecewise linear"
-    signs = {"noise": noisy, "decimal": bool(decimal), "multiples": steps.any(), "mantissa": bits <= SHORT_MANTISSA}
+    # Log-ratios of rounded probabilities are multiples of nothing, yet as coarse as those are.
+    coarse = bool(np.isfinite(oracle.widest) and (np.median(rounded, axis=0) > COARSE * size).any())
+    signs = {"noise": noisy, "decimal": bool(decimal) or coarse, "multiples": steps.any(), "mantissa": bits <= SHORT_MANTISSA}
     rounding = next((name for name, there in signs.items() if there), "float")
     return NoiseModel(
         level=level,
@@ -305,8 +317,9 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         queries=queries,
         rounding=rounding,
         amplified=amplified,
-        unchanged=0.0 if steps.all() else _unchanged(seen, eps * largest),
+        unchanged=0.0 if steps.all() else _unchanged(seen, np.maximum(eps * largest, math.sqrt(12) * np.median(rounded, axis=0))),
         places=len(np.unique(centre, axis=0)),
+        usual=np.median(unit, axis=0),
     )
 
 
@@ -324,7 +337,7 @@ def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Flo
 
 def _reach(seen: _Scales, straight: np.ndarray, unit: np.ndarray) -> float:
     """The longest step at which a third of the lines are straight, of those on which anything changes at all."""
-    alive = (np.abs(seen.first) > 100 * unit).any(axis=2) | ~straight
+    alive = (np.abs(seen.first) > SHOWN * unit).any(axis=2) | ~straight
     if not alive.any():  # noise hides the slopes at every scale, and the curvature: the longest steps show most
         alive = np.ones_like(alive)
     share = (straight & alive).sum(axis=1) / np.maximum(1, alive.sum(axis=1))

@@ -172,7 +172,7 @@ def _lengths(ask: Asker, state: State) -> tuple[float, int]:
     if not ask.smooth or levels < 2:
         return max(1.0, round(state.steps.step / grid)) * grid, 0
     # The longest difference balances rounding against the extrapolation's error, and fits into the box.
-    signal = float((ask.noise.size / ask.noise.level).max())
+    signal = float(ask.noise.signal.max())
     length = signal**-0.125 / math.sqrt(max(ask.noise.curvature, 1e-12)) / levels
     return min(max(1.0, length // grid), max(1.0, room / NEAR_WALLS // (levels * grid))) * grid, levels
 

@@ -173,7 +173,7 @@ class Asker:
         Queries: `HEARD` for each place, none where answers have digits to spare
         """
         oracle, count = self.oracle, len(places)
-        if not count or (self.noise.size / self.noise.level).max() > CLEAN_DIGITS:
+        if not count or self.noise.signal.max() > CLEAN_DIGITS:
             return places
         # A power of two times the input's own last bit: the points asked are equally spaced, exactly.
         typical = np.sqrt(np.mean(places.x**2, axis=1, keepdims=True))

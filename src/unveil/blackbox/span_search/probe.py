@@ -38,7 +38,7 @@ def refusal(ask: Asker) -> Outcome | None:
         return None
     if noise.unchanged >= UNCHANGED and noise.places >= PLACES and not slopes_between(ask):
         return Outcome.answers_in_steps
-    if noise.kind != "linear" and bool((noise.level > DROWNED * noise.size).all()):
+    if noise.kind != "linear" and bool((noise.signal * DROWNED < 1).all()):
         return Outcome.not_resolved
     return None
 

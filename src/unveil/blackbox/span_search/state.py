@@ -15,6 +15,7 @@ from unveil.outcome import Outcome
 EXACT_DIGITS = 1e4  # below which noise is coarse
 CLEAN = 24  # first steps are this part of the reach where answers are clean
 NOISY = 10  # and this part where rounding matters more than a breakpoint here and there
+TOLD = 300.0  # standard deviations that answers differ by, below which a first step goes as far as lines are straight
 COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a breakpoint can be asked again
 FAR = 100.0  # longest step of a probe, in multiples of the reach
 LONGEST = 100.0  # step along the complement, in multiples of the typical coordinate of a point
@@ -217,13 +218,13 @@ class State:
 def first_steps(ask: Asker) -> Steps:
     """Steps from the measured noise: long enough to stand out of it, short enough not to curve, inside the box."""
     noise, oracle, root = ask.noise, ask.oracle, math.sqrt(ask.oracle.n)
-    signal = float((noise.size / noise.level).max())
+    signal = float(noise.signal.max())
     curvature, clean = 0.0, signal > CLEAN_DIGITS
     if noise.kind == "smooth":
         curvature = max(noise.curvature * signal, 1e-300)
         step, probe = math.sqrt(2 * math.sqrt(2) / curvature), curvature ** (-1 / 3)
     else:
-        probe, step = noise.reach, noise.reach / (CLEAN if clean else NOISY)
+        probe, step = noise.reach, noise.reach * max(1 / (CLEAN if clean else NOISY), TOLD / max(signal, TOLD))
     # Steps of which the precision of the input leaves nothing are none.
     where = oracle.sample(4, np.random.default_rng(0)) if ask.given is None else ask.given[:100]
     shortest = 32 * float(np.finfo(oracle.dtype).eps) * float(np.sqrt(np.mean(where**2))) * root
