@@ -181,7 +181,7 @@ def test_onnx_trees_and_quantised_models(tmp_path: Path, rng: np.random.Generato
     assert "multiples" in small.notes[0]
 
 
-@pytest.mark.parametrize("size", [1.0, 30.0, 1e3, 1e6])
+@pytest.mark.parametrize("size", [1e-200, 1e-9, 1.0, 30.0, 1e3, 1e6])
 def test_a_decimal_step_is_told_of_answers_of_any_size_and_of_none_that_have_all_their_digits(
     size: float, rng: np.random.Generator
 ) -> None:

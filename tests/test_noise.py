@@ -79,6 +79,23 @@ def test_rounded_answers_are_recognised(rng: np.random.Generator) -> None:
     assert noise.level.max() >= 1e-5 * noise.size.min()
 
 
+@pytest.mark.parametrize("decimals", [3, 4])
+def test_log_ratios_of_rounded_probabilities_are_as_coarse_as_those(decimals: int, rng: np.random.Generator) -> None:
+    net = relu_net(random_weights([10, 12, 4], rng, bias=0.3))
+
+    def probabilities(x: np.ndarray) -> np.ndarray:
+        p = np.exp(net(x) / 4)
+        return p / p.sum(axis=1, keepdims=True)
+
+    oracle = uv.as_oracle(lambda x: np.round(probabilities(x), decimals), shape=10)
+    whole = uv.LogRatios(uv.as_oracle(probabilities, shape=10, answers="values"), oracle.reference)
+    noise = uv.measure_noise(oracle, rng=rng)
+    x = rng.standard_normal((500, 10))
+    error = np.sqrt(np.mean((oracle(x) - whole(x)) ** 2, axis=0))
+    assert (error / 3 < noise.usual).all() and (noise.usual < 3 * error).all()
+    assert noise.rounding == "decimal" and noise.unchanged == 0
+
+
 def test_jacobians_of_a_relu_network_are_exact(rng: np.random.Generator) -> None:
     weights = random_weights([40, 20, 10, 3], rng, bias=0.3)
     oracle = uv.as_oracle(relu_net(weights), shape=40)

@@ -147,3 +147,18 @@ def test_obfuscation_hides_from_the_network_and_stays_in_the_box(rng: np.random.
     # The truth, by the chain rule: the noise is orthogonal to the gradients at the hidden inputs.
     along = np.einsum("pmn,pn->pm", relu_gradients(weights, legal.inputs), legal.inputs - x)
     assert np.abs(along).max() <= 1e-6
+
+
+def test_probabilities_rounded_to_four_decimals_give_their_span_away(rng: np.random.Generator) -> None:
+    def found() -> bool:
+        first = rng.standard_normal((3, 12)) / 3
+        net = relu_net(random_weights([3, 12, 4], rng, bias=0.5))
+
+        def model(x: np.ndarray) -> np.ndarray:
+            p = np.exp(net(x @ first.T) / 2)
+            return np.round(p / p.sum(axis=1, keepdims=True), 4)
+
+        span = uv.row_span(uv.as_oracle(model, shape=12, budget=60_000), rng=rng)
+        return span.rank == 3 and span.distance(first) <= span.accuracy < 0.1
+
+    assert_rate([found() for _ in range(8)], 0.9)

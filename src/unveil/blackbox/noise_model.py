@@ -22,7 +22,9 @@ RATIO = 4.0  # between the steps of one scale and the next
 OTHERS = 3  # times other points are looked at, if an answer is missing beside each
 LINES = 16  # along which the errors of a smooth model's answers are measured
 FEWEST = 8  # different answers that tell how short the mantissa is
-SHOWN = 16.0  # standard deviations that an answer must change by, for a line on which it does to say how far it is straight
+SHOWN = (
+    16.0  # standard deviations that an answer must change by, for a line on which it does to say how far it is straight
+)
 COARSE = 1e-5  # of the differences between answers, above which the rounding of probabilities is none of float32
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
@@ -305,7 +307,12 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
             kind = "piecewise linear"
     # Log-ratios of rounded probabilities are multiples of nothing, yet as coarse as those are.
     coarse = bool(np.isfinite(oracle.widest) and (np.median(rounded, axis=0) > COARSE * size).any())
-    signs = {"noise": noisy, "decimal": bool(decimal) or coarse, "multiples": steps.any(), "mantissa": bits <= SHORT_MANTISSA}
+    signs = {
+        "noise": noisy,
+        "decimal": bool(decimal) or coarse,
+        "multiples": steps.any(),
+        "mantissa": bits <= SHORT_MANTISSA,
+    }
     rounding = next((name for name, there in signs.items() if there), "float")
     return NoiseModel(
         level=level,
@@ -317,7 +324,9 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         queries=queries,
         rounding=rounding,
         amplified=amplified,
-        unchanged=0.0 if steps.all() else _unchanged(seen, np.maximum(eps * largest, math.sqrt(12) * np.median(rounded, axis=0))),
+        unchanged=0.0
+        if steps.all()
+        else _unchanged(seen, np.maximum(eps * largest, math.sqrt(12) * np.median(rounded, axis=0))),
         places=len(np.unique(centre, axis=0)),
         usual=np.median(unit, axis=0),
     )
