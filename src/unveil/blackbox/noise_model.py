@@ -25,7 +25,7 @@ FEWEST = 8  # different answers that tell how short the mantissa is
 SHOWN = (
     16.0  # standard deviations that an answer must change by, for a line on which it does to say how far it is straight
 )
-COARSE = 1e-5  # of the differences between answers, above which the rounding of probabilities is none of float32
+COARSE = 1e-6  # relative rounding of probabilities, above which it is none of float32
 SHORT_MANTISSA = 20  # bits; a model that calculates in float32 or float64 gives longer ones
 
 
@@ -263,18 +263,11 @@ def _draw(oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarra
 
 
 def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) -> NoiseModel:
-    centre, lengths = seen.centre, seen.lengths
+    centre = seen.centre
     levels = np.array([estimate_noise(values) for values in close])
     last = np.array([oracle.rounding(values[len(values) // 2 :][:1])[0] for values in close])
-    amplified: float | np.ndarray = 1.0
     largest = np.abs(centre).max(axis=0)
-    if np.isfinite(oracle.widest):  # the noise of log-ratios differs from place to place, as their rounding does
-        amplified = np.maximum(1.0, np.median(levels / np.maximum(last, np.finfo(float).tiny), axis=0))
-        level = levels.min(axis=0)
-    elif oracle.grid is not None:  # a row of points on a coarse grid may meet a breakpoint: the quieter rows count
-        level = np.sort(levels, axis=0)[min(1, len(levels) - 1)]
-    else:
-        level = levels.max(axis=0)
+    level, amplified = _nearby(oracle, levels, last)
     eps = max(float(np.finfo(oracle.dtype).eps), 0.0 if oracle.noise else oracle.resolution)
     bits = mantissa_bits(seen.everything, FEWEST)
     if bits <= SHORT_MANTISSA:
@@ -300,16 +293,13 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
     kind = _kind(straight, bent, second, varies)
     curvature = 0.0
     if kind == "smooth":
-        visible = np.median(second, axis=1) > 16  # (SCALES, m)
-        rates = np.median(seen.second, axis=1) / lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
-        curvature = float(np.where(visible, rates, 0.0).max())
+        curvature = _curvature(seen, second, size)
         if curvature == 0:  # curved here and there, but nowhere so that most lines show
             kind = "piecewise linear"
-    # Log-ratios of rounded probabilities are multiples of nothing, yet as coarse as those are.
-    coarse = bool(np.isfinite(oracle.widest) and (np.median(rounded, axis=0) > COARSE * size).any())
     signs = {
         "noise": noisy,
-        "decimal": bool(decimal) or coarse,
+        # Log-ratios of rounded probabilities are multiples of nothing, yet as coarse as those are.
+        "decimal": bool(decimal) or (np.isfinite(oracle.widest) and oracle.resolution > COARSE),
         "multiples": steps.any(),
         "mantissa": bits <= SHORT_MANTISSA,
     }
@@ -330,6 +320,31 @@ def _read(oracle: Oracle, seen: _Scales, close: list[np.ndarray], queries: int) 
         places=len(np.unique(centre, axis=0)),
         usual=np.median(unit, axis=0),
     )
+
+
+def _nearby(
+    oracle: Oracle, levels: Float[np.ndarray, "K m"], last: Float[np.ndarray, "K m"]
+) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"] | float]:
+    """One level of the noise that rows of very close points show, and how many times their last rounding it is.
+
+    Args:
+        oracle: Answers.
+        levels: Of each row.
+        last: Standard deviation of the last rounding of an answer in each row.
+    """
+    if np.isfinite(oracle.widest):  # the noise of log-ratios differs from place to place, as their rounding does
+        amplified = np.maximum(1.0, np.median(levels / np.maximum(last, np.finfo(float).tiny), axis=0))
+        return levels.min(axis=0), np.asarray(amplified)
+    if oracle.grid is not None:  # a row of points on a coarse grid may meet a breakpoint: the quieter rows count
+        return np.sort(levels, axis=0)[min(1, len(levels) - 1)], 1.0
+    return levels.max(axis=0), 1.0
+
+
+def _curvature(seen: _Scales, second: np.ndarray, size: Float[np.ndarray, " m"]) -> float:
+    """Second derivative in units of `size`, where most lines show it above the noise; else 0."""
+    visible = np.median(second, axis=1) > 16  # (SCALES, m)
+    rates = np.median(seen.second, axis=1) / seen.lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
+    return float(np.where(visible, rates, 0.0).max())
 
 
 def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Float[np.ndarray, " m"]:
