@@ -194,13 +194,8 @@ def _ways(
     share: float,
 ) -> tuple[Int[np.ndarray, " L"], Float[np.ndarray, "L d"], Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
     """The nearest faces, the steepest way to a hyperplane on each, how far it is, and how far beside it to ask."""
-    a, b = tried.normals[0], tried.offsets[0]
-    along = a - (faces.normal @ a)[:, None] * faces.normal
-    steep = np.linalg.norm(along, axis=1)
-    off = faces.x @ a + b
+    along, s, steep = faces.ways_to(tried.normals[0], float(tried.offsets[0]))
     with np.errstate(divide="ignore", invalid="ignore"):
-        s = np.abs(off) / steep
-        along = -np.sign(off)[:, None] * along / steep[:, None]
         vague = 5 * tried.error[0] * (1 + s + np.linalg.norm(faces.x, axis=1)) / steep
     aside = np.maximum(share * s, vague)
     # Just behind the boundary must have bent by more than the face is known.

@@ -90,6 +90,19 @@ class Faces:
         names = ("x", "normal", "before", "after", "error")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
+    def ways_to(
+        self, a: Float[np.ndarray, " d"], b: float
+    ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+        """The steepest way on each face to the hyperplane `a x + b = 0`: direction, length, and steepness of a unit a.
+
+        Direction and length are not finite on faces parallel to it.
+        """
+        along = a - (self.normal @ a)[:, None] * self.normal
+        steep = np.linalg.norm(along, axis=1)
+        off = self.x @ a + b
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return -np.sign(off)[:, None] * along / steep[:, None], np.abs(off) / steep, steep
+
 
 def faces_at(
     side: Side,

@@ -131,13 +131,7 @@ def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     rng: np.random.Generator,
 ) -> tuple[Walks, int]:
     """Walks that end at a hyperplane, and how many go on behind it."""
-    a, b = planes.normals[which], planes.offsets[which]
-    along = a - (faces.normal @ a)[:, None] * faces.normal
-    steep = np.linalg.norm(along, axis=1)
-    off = faces.x @ a + b
-    with np.errstate(divide="ignore", invalid="ignore"):
-        s = np.abs(off) / steep
-        along = -np.sign(off)[:, None] * along / steep[:, None]
+    along, s, steep = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
     this = planes[np.array([which])]
     aside = this.aside(faces.x, along, precision.aside)[:, 0]
     meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
