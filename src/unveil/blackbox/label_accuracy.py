@@ -138,7 +138,7 @@ def _fresh(
         fine = -moved / scale.sharp
         straight = np.linalg.norm(fine - coarse, axis=1) < 0.1  # NaN is not
         points, coordinates = (
-            points.joined(new[np.flatnonzero(straight)]),
+            BoundaryPoints.joined([points, new[np.flatnonzero(straight)]]),
             np.concatenate([coordinates, fine[straight]]),
         )
     return points[: fresh_points(r)], coordinates[: fresh_points(r)]

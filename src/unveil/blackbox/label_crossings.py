@@ -10,6 +10,7 @@ from scipy.linalg import blas
 from scipy.special import ndtr, ndtri
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rows import Rows
 from unveil.outcome import BadInput, BudgetExceeded
 
 ROWS = 1024
@@ -61,7 +62,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class BoundaryPoints:
+class BoundaryPoints(Rows):
     """Points at which a label gives way to another.
 
     Attributes:
@@ -74,23 +75,9 @@ class BoundaryPoints:
     label: Int[np.ndarray, " N"]
     along: Float[np.ndarray, "N n"]
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: Int[np.ndarray, " M"] | slice) -> BoundaryPoints:
-        return BoundaryPoints(self.x[rows], self.label[rows], self.along[rows])
-
     def turned(self, along: Float[np.ndarray, "N n"]) -> BoundaryPoints:
         """The same points, to be crossed in other directions."""
         return BoundaryPoints(self.x, self.label, along / np.linalg.norm(along, axis=1, keepdims=True))
-
-    def joined(self, other: BoundaryPoints) -> BoundaryPoints:
-        """These points followed by others."""
-        return BoundaryPoints(
-            np.concatenate([self.x, other.x]),
-            np.concatenate([self.label, other.label]),
-            np.concatenate([self.along, other.along]),
-        )
 
 
 def bisect_segments(

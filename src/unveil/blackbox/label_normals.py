@@ -95,7 +95,7 @@ class Normals:
     def added(self, points: BoundaryPoints, normals: np.ndarray, error: np.ndarray) -> Normals:
         """With more points and their normals."""
         return self.with_normals(
-            self.points.joined(points),
+            BoundaryPoints.joined([self.points, points]),
             np.concatenate([self.normals, normals]),
             np.concatenate([self.error, error]),
         )

@@ -7,11 +7,13 @@ begins anew with each.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
+
+from unveil.blackbox.rows import Rows
 
 MOST_STEPS = 60
 TOGETHER = 2**22  # numbers of the scaled equations held at once: 32 MB
@@ -51,7 +53,7 @@ def extreme_steps(
 
 
 @dataclass(frozen=True, eq=False)
-class _Running:
+class _Running(Rows):
     """Programmes that go on; every array has a row for each.
 
     Attributes:
@@ -73,9 +75,6 @@ class _Running:
     prices: np.ndarray
     under: np.ndarray
     over: np.ndarray
-
-    def __getitem__(self, some: np.ndarray) -> _Running:
-        return _Running(*(getattr(self, each.name)[some] for each in fields(self)))
 
 
 def _ending(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.domain import DOUBLE
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
+from unveil.blackbox.rows import Rows
 from unveil.blackbox.source import Answers, Questions
 
 Vectors = Float[np.ndarray, "N d"]
@@ -74,7 +75,7 @@ class Chart(OracleWrapper):
 
 
 @dataclass(frozen=True)
-class Crossings:
+class Crossings(Rows):
     """Points at which one label gives way to another.
 
     Attributes:
@@ -91,12 +92,6 @@ class Crossings:
     along: Float[np.ndarray, "N d"]
     width: Float[np.ndarray, " N"]
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: np.ndarray | slice) -> Crossings:
-        return Crossings(self.x[rows], self.before[rows], self.after[rows], self.along[rows], self.width[rows])
-
     @property
     def expected(self) -> tuple[Vectors, Vectors, Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
         """Where each is, along what it is crossed, and both labels."""
@@ -110,9 +105,3 @@ class Crossings:
     @classmethod
     def none(cls, d: int) -> Crossings:
         return cls(np.empty((0, d)), np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, d)), np.empty(0))
-
-    @classmethod
-    def joined(cls, parts: list[Crossings]) -> Crossings:
-        """One after the other."""
-        names = ("x", "before", "after", "along", "width")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.line import unit_rows
+from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, tolerance_at
@@ -16,7 +17,7 @@ from unveil.identification.from_labels.walks import Walks
 
 
 @dataclass(frozen=True)
-class DualPoints:
+class DualPoints(Rows):
     """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it.
 
     Attributes:
@@ -36,17 +37,6 @@ class DualPoints:
     error: Float[np.ndarray, " N"]
     onward: Float[np.ndarray, "N d"]
     index: Int[np.ndarray, " N"]
-
-    def __getitem__(self, rows: np.ndarray) -> DualPoints:
-        return DualPoints(
-            self.z[rows],
-            self.face[rows],
-            self.behind[rows],
-            self.gap[rows],
-            self.error[rows],
-            self.onward[rows],
-            self.index[rows],
-        )
 
 
 def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:

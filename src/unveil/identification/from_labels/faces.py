@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
 
@@ -56,7 +57,7 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Faces:
+class Faces(Rows):
     """Flat pieces of the boundary.
 
     Attributes:
@@ -73,22 +74,10 @@ class Faces:
     after: Int[np.ndarray, " N"]
     error: Float[np.ndarray, " N"]
 
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: np.ndarray | slice) -> Faces:
-        return Faces(self.x[rows], self.normal[rows], self.before[rows], self.after[rows], self.error[rows])
-
     @classmethod
     def none(cls, d: int) -> Faces:
         nothing = np.empty(0, dtype=int)
         return cls(np.empty((0, d)), np.empty((0, d)), nothing, nothing, np.empty(0))
-
-    @classmethod
-    def joined(cls, parts: list[Faces]) -> Faces:
-        """One after the other."""
-        names = ("x", "normal", "before", "after", "error")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     def ways_to(
         self, a: Float[np.ndarray, " d"], b: float

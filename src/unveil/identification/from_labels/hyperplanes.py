@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+from unveil.blackbox.rows import Rows
+
 ALIKE = 1e-3
 """Hyperplanes nearer to each other than this are one."""
 
@@ -20,7 +22,7 @@ CLEARLY = 1e-3
 
 
 @dataclass(frozen=True)
-class Hyperplanes:
+class Hyperplanes(Rows):
     """Hyperplanes `normals @ y + offsets = 0`, unit normals, signs arbitrary.
 
     Attributes:
@@ -37,27 +39,9 @@ class Hyperplanes:
     def none(cls, d: int) -> Hyperplanes:
         return cls(np.empty((0, d)), np.empty(0), np.empty(0))
 
-    @classmethod
-    def joined(cls, parts: list[Hyperplanes]) -> Hyperplanes:
-        return cls(
-            np.concatenate([each.normals for each in parts]),
-            np.concatenate([each.offsets for each in parts]),
-            np.concatenate([each.error for each in parts]),
-        )
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, rows: np.ndarray) -> Hyperplanes:
-        return Hyperplanes(self.normals[rows], self.offsets[rows], self.error[rows])
-
     def added(self, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float) -> Hyperplanes:
         """With one more, through z."""
-        return Hyperplanes(
-            np.concatenate([self.normals, normal[None]]),
-            np.append(self.offsets, -normal @ z),
-            np.append(self.error, error),
-        )
+        return Hyperplanes.joined([self, Hyperplanes(normal[None], np.array([-normal @ z]), np.array([error]))])
 
     def ahead(self, x: Float[np.ndarray, "N d"], along: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
         """At what length each ray meets each hyperplane; infinite where it does not."""

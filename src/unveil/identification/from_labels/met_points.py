@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.dual_points import DualPoints
 
 
 @dataclass(frozen=True)
-class MetPoints:
+class MetPoints(Rows):
     """Dual points, and whether the edge at each was looked at.
 
     Attributes:
@@ -31,14 +32,6 @@ class MetPoints:
     gap: Float[np.ndarray, " N"]
     opened: Bool[np.ndarray, " N"]
 
-    def __len__(self) -> int:
-        return len(self.z)
-
-    def __getitem__(self, rows: np.ndarray) -> MetPoints:
-        return MetPoints(
-            self.z[rows], self.face[rows], self.error[rows], self.behind[rows], self.gap[rows], self.opened[rows]
-        )
-
     @classmethod
     def none(cls, d: int) -> MetPoints:
         nothing = np.empty(0)
@@ -46,11 +39,7 @@ class MetPoints:
 
     def with_more(self, found: DualPoints, seen: bool) -> MetPoints:
         """With these; `seen`: their edges are none to be looked at, and their face has no index."""
-        return MetPoints(
-            np.concatenate([self.z, found.z]),
-            np.concatenate([self.face, np.full(len(found.z), -1) if seen else found.face]),
-            np.concatenate([self.error, found.error]),
-            Crossings.joined([self.behind, found.behind]),
-            np.concatenate([self.gap, found.gap]),
-            np.concatenate([self.opened, np.full(len(found.z), seen)]),
-        )
+        count = len(found.z)
+        face = np.full(count, -1) if seen else found.face
+        more = MetPoints(found.z, face, found.error, found.behind, found.gap, np.full(count, seen))
+        return MetPoints.joined([self, more])

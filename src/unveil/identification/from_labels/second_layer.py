@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes
 
@@ -38,7 +39,7 @@ PLENTY = 6
 
 
 @dataclass(frozen=True)
-class Bends:
+class Bends(Rows):
     """Bends of the boundary in values of a known first layer.
 
     Attributes:
@@ -52,12 +53,6 @@ class Bends:
     active: Bool[np.ndarray, "N k"]
     near: Float[np.ndarray, "N k"]
     far: Float[np.ndarray, "N k"]
-
-    def __len__(self) -> int:
-        return len(self.hidden)
-
-    def __getitem__(self, rows: Int[np.ndarray, " M"]) -> Bends:
-        return Bends(self.hidden[rows], self.active[rows], self.near[rows], self.far[rows])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tolerance_at
@@ -21,7 +22,7 @@ FAR_BEHIND = 0.1
 
 
 @dataclass(frozen=True)
-class Walks:
+class Walks(Rows):
     """Ends of faces along tangents.
 
     Attributes:
@@ -38,21 +39,9 @@ class Walks:
     high: Float[np.ndarray, " N"]
     plane: Int[np.ndarray, " N"]
 
-    def __len__(self) -> int:
-        return len(self.face)
-
     def ended(self) -> Walks:
         """Those that met an end."""
         return self[np.flatnonzero(self.plane >= -1)]
-
-    def __getitem__(self, rows: np.ndarray) -> Walks:
-        return Walks(self.face[rows], self.along[rows], self.low[rows], self.high[rows], self.plane[rows])
-
-    @classmethod
-    def joined(cls, parts: list[Walks]) -> Walks:
-        """One after the other."""
-        names = ("face", "along", "low", "high", "plane")
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
