@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,6 +37,7 @@ class SparseFrame:
         self.columns = np.ascontiguousarray(known.rows.T[self.free])
         self.scale = 1 / np.sqrt(1 + np.einsum("ij,ij->i", self.columns, self.columns))
         self._held, self._x, self._changed = np.empty((0, 0)), np.empty(0), np.empty(0, dtype=np.intp)
+        self._at_pivots = np.empty((0, 0))
 
     @property
     def count(self) -> int:
@@ -54,7 +56,14 @@ class SparseFrame:
             self._held[:] = x
         return self._held[:count]
 
-    def points(self, x: np.ndarray, which: Which, length: float | np.ndarray, exact: Exact = np.asarray) -> np.ndarray:
+    def points(
+        self,
+        x: np.ndarray,
+        which: Which,
+        length: float | np.ndarray,
+        exact: Exact = np.asarray,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`.
 
         Args:
@@ -62,13 +71,19 @@ class SparseFrame:
             which: Directions.
             length: Signed.
             exact: Applied to the numbers that differ from those of x.
+            out: Where to write.
         """
         columns = self.free[which]
-        y, self._changed = self._copies(x, len(columns)), columns
+        if out is None:
+            y, self._changed = self._copies(x, len(columns)), columns
+        else:
+            y = out
+            y[:] = x
         amount = length * self.scale[which]
         y[np.arange(len(columns)), columns] = exact(x[columns] + amount)
         if len(self.pivots):
-            y[:, self.pivots] = exact(x[self.pivots] - amount[:, None] * self.columns[which])
+            self._at_pivots = exact(x[self.pivots] - amount[:, None] * self.columns[which])
+            y[:, self.pivots] = self._at_pivots
         return y
 
     def combination(self, x: Float[np.ndarray, "N n"], amounts: Float[np.ndarray, "N count"]) -> np.ndarray:
@@ -88,10 +103,19 @@ class SparseFrame:
         return np.asarray(steps[:, self.free])
 
     def along(
-        self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray
+        self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray, written: bool = False
     ) -> tuple[Float[np.ndarray, "N k"], Float[np.ndarray, " N"]]:
-        """`(asked - x) @ vectors.T`, from the coordinates that the steps touch, and `taken`."""
-        moved, amount = asked[:, self.pivots] - x[self.pivots], self.taken(asked, x, which)
+        """`(asked - x) @ vectors.T`, from the coordinates that the steps touch, and `taken`.
+
+        Args:
+            asked: Ends of steps.
+            x: Where they begin.
+            which: Directions.
+            vectors: (k, n).
+            written: Whether `asked` is what `points` wrote last, as it was.
+        """
+        at_pivots = self._at_pivots if written and len(self.pivots) else asked[:, self.pivots]
+        moved, amount = at_pivots - x[self.pivots], self.taken(asked, x, which)
         inside = moved @ vectors[:, self.pivots].T
         inside += amount[:, None] * vectors[:, self.free[which]].T
         return inside, amount
@@ -121,10 +145,20 @@ class BasisFrame:
     def count(self) -> int:
         return len(self.basis)
 
-    def points(self, x: np.ndarray, which: Which, length: float | np.ndarray, exact: Exact = np.asarray) -> np.ndarray:
-        y = np.reshape(length, (-1, 1)) * self.basis[which]
+    def points(
+        self,
+        x: np.ndarray,
+        which: Which,
+        length: float | np.ndarray,
+        exact: Exact = np.asarray,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        y = np.multiply(np.reshape(length, (-1, 1)), self.basis[which], out=out)
         y += x
-        return exact(y)
+        nearest = exact(y)
+        if out is not None and nearest is not y:
+            out[:] = nearest
+        return nearest
 
     def combination(self, x: Float[np.ndarray, "N n"], amounts: Float[np.ndarray, "N count"]) -> np.ndarray:
         return np.asarray(x + amounts @ self.basis)
@@ -210,19 +244,19 @@ def _difference(  # noqa: PLR0913 - what was found is filled in
     central: bool = False,
 ) -> None:
     """Ask all places along the directions in `which`, in batches that may hold several places."""
-    count, one, first = len(which), len(places) == 1, places.x[0]
-    told = places.x, places.sigma, places.fx
+    count, one, points_at = len(which), len(places) == 1, list(places.x)
     # With one sign for all, the rounding of f(x) itself would be an error common to all directions.
     signed = length * ask.rng.choice([-1.0, 1.0], size=len(places) * count)
     for start in range(0, len(signed), ask.block):
-        at, order = divmod(np.arange(start, min(start + ask.block, len(signed))), count)
-        part, steps = run(which[order]), signed[start : start + ask.block]
-        x, sigma, before = (first, places.sigma[0], places.fx[0]) if one else (v[at] for v in told)
-        points, answers = ask.step(x, _roomier(ask, frame, x, part, steps), sigma)
-        step = frame.taken(points, x, part)
+        steps = signed[start : start + ask.block]
+        at, order = divmod(np.arange(start, start + len(steps)), count)
+        parts = _parts(points_at, which, start, start + len(steps))
+        sigma, before = (places.sigma[0], places.fx[0]) if one else (places.sigma[at], places.fx[at])
+        points, answers = ask.step(places.x, _roomier(ask, frame, parts, steps), sigma, at)
+        step = _taken(frame, points, parts)
         if central:
-            points, before = ask.step(x, ask.oracle.nearest(frame.points(x, part, -steps)), sigma)
-            step = step - frame.taken(points, x, part)
+            points, before = ask.step(places.x, legal_ends(ask.oracle, frame, parts, -steps), sigma, at)
+            step = step - _taken(frame, points, parts)
         step = np.where(step == 0, np.inf, step)  # too short for the precision of the input: no slope
         found[0][at, which[order]] = (answers - before) / step[:, None]
         found[1][at, which[order]] = step
@@ -281,28 +315,58 @@ def _longer(frame: SparseFrame | BasisFrame, shorter: np.ndarray | float) -> flo
     return float(np.sqrt(np.mean((shorter / frame.scale) ** 2)))
 
 
+Part = tuple[np.ndarray, slice, Which]
+"""Rows of a batch that are steps from one point: it, which rows, and the directions."""
+
+
+def _parts(x: list[np.ndarray], which: Int[np.ndarray, " K"], start: int, stop: int) -> list[Part]:
+    """Those of the steps numbered `start` to `stop`, along the directions in `which` from one point after the other."""
+    count = len(which)
+    edges = [start, *range((start // count + 1) * count, stop, count), stop]
+    return [
+        (x[low // count], slice(low - start, high - start), run(which[low % count : low % count + high - low]))
+        for low, high in pairwise(edges)
+    ]
+
+
 def legal_ends(
-    oracle: Oracle, frame: SparseFrame | BasisFrame, x: np.ndarray, which: Which, length: np.ndarray
+    oracle: Oracle, frame: SparseFrame | BasisFrame, parts: list[Part], length: Float[np.ndarray, " N"]
 ) -> Float[np.ndarray, "N n"]:
-    """The legal questions nearest to the ends of steps of signed lengths from a legal one."""
+    """The legal questions nearest to the ends of steps of signed lengths from legal ones."""
     if oracle.entrywise:
-        return frame.points(x, which, length, oracle.nearest)
-    return oracle.nearest(frame.points(x, which, length))
+        return _ends(frame, parts, length, oracle.nearest)
+    return oracle.nearest(_ends(frame, parts, length))
+
+
+def _ends(
+    frame: SparseFrame | BasisFrame, parts: list[Part], length: np.ndarray, exact: Exact = np.asarray
+) -> Float[np.ndarray, "N n"]:
+    if len(parts) == 1:
+        return frame.points(parts[0][0], parts[0][2], length, exact)
+    ends = np.empty((len(length), frame.n))
+    for x, rows, which in parts:
+        frame.points(x, which, length[rows], exact, ends[rows])
+    return ends
+
+
+def _taken(frame: SparseFrame | BasisFrame, asked: np.ndarray, parts: list[Part]) -> Float[np.ndarray, " N"]:
+    """The coefficient of each step's direction in the step really taken."""
+    return np.concatenate([frame.taken(asked[rows], x, which) for x, rows, which in parts])
 
 
 def _roomier(
-    ask: Asker, frame: SparseFrame | BasisFrame, x: np.ndarray, which: Which, length: np.ndarray
+    ask: Asker, frame: SparseFrame | BasisFrame, parts: list[Part], length: np.ndarray
 ) -> Float[np.ndarray, "N n"]:
     """Ends of steps of signed lengths; on the other side where a wall of the box would cut them off.
 
     A step that a wall has made short has the noise of a full one, and would pass it off as a large slope.
     """
     if ask.oracle.within is None:
-        return legal_ends(ask.oracle, frame, x, which, length)
-    wanted = frame.points(x, which, length)
+        return legal_ends(ask.oracle, frame, parts, length)
+    wanted = _ends(frame, parts, length)
     points = ask.oracle.nearest(wanted)
     cut = np.abs(points - wanted).max(axis=1)
-    back = frame.points(x, which, -length)
+    back = _ends(frame, parts, -length)
     other = ask.oracle.nearest(back)
     turn = np.abs(other - back).max(axis=1) < cut
     return np.where(turn[:, None], other, points)

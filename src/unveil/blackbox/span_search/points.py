@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete, missing
 from unveil.blackbox.noise_model import NoiseModel
@@ -136,9 +136,19 @@ class Asker:
         return y
 
     def step(
-        self, x: Float[np.ndarray, "*N n"], asked: Float[np.ndarray, "N n"], sigma: np.ndarray
+        self,
+        x: Float[np.ndarray, "*P n"],
+        asked: Float[np.ndarray, "N n"],
+        sigma: np.ndarray,
+        at: Int[np.ndarray, " N"] | None = None,
     ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Answers at the ends of legal steps from x; a step without an answer at its end is made shorter.
+
+        Args:
+            x: One point for all, or one for each.
+            asked: The ends.
+            sigma: As when the asker is called.
+            at: From which of the points x each step leads, where these are neither one nor N.
 
         Returns:
             The ends as they were asked in the end, and the answers divided by sigma: NaN where there is none.
@@ -151,7 +161,7 @@ class Asker:
                 break
             gone = np.flatnonzero(missing(y))
             asked = asked.copy()
-            start = x if x.ndim == 1 else x[gone]
+            start = x if x.ndim == 1 else x[gone if at is None else at[gone]]
             asked[gone] = self.oracle.nearest(start + part * (asked[gone] - start))
             y[gone] = self(asked[gone], sigma if np.ndim(sigma) == 1 else sigma[gone])
         return asked, y

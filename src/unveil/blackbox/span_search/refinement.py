@@ -290,10 +290,11 @@ def _touching_few(
         for block, which in enumerate(blocks):
             # With one sign for all, the rounding of the answer at the point would be a common error.
             sign, part = ask.rng.choice([-1.0, 1.0], size=len(which)), run(which)
-            asked, answers = ask.step(point, legal_ends(ask.oracle, frame, point, part, longest * sign), sigma)
+            ends = legal_ends(ask.oracle, frame, [(point, slice(len(which)), part)], longest * sign)
+            asked, answers = ask.step(point, ends, sigma)
             # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            inside, amount = frame.along(asked, point, part, told)
-            del asked  # so that the next batch may lie where this one lay
+            inside, amount = frame.along(asked, point, part, told, asked is ends and ask.oracle.entrywise)
+            del asked, ends  # so that the next batch may lie where this one lay
             yield i, block, answers - answer - inside, amount
 
 
