@@ -12,13 +12,13 @@ import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
 from unveil.blackbox.span_search.accuracy import measure, price, truncate
-from unveil.blackbox.span_search.directions import SparseFrame, coordinates, gather
-from unveil.blackbox.span_search.growth import CHOOSING, _most_telling, confirm, grow, left_out, screen
+from unveil.blackbox.span_search.directions import SparseFrame, slopes
+from unveil.blackbox.span_search.growth import CHOOSING, _independent, _most_telling, confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
-from unveil.blackbox.span_search.refinement import rank_above, sharpen
+from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
@@ -377,3 +377,43 @@ def test_rows_of_a_batch_are_written_once_but_never_under_who_keeps_them(rng: np
             del asked
     for asked, expected in kept:
         np.testing.assert_array_equal(asked, expected)
+
+
+def test_gradients_taken_at_once_show_something_new_beside_each_other(rng: np.random.Generator) -> None:
+    n, k = 600, 40
+    w, b = rng.standard_normal((k, n)) / math.sqrt(n), 0.3 * rng.standard_normal(k)
+    out = rng.standard_normal(k)
+    ask, state = begun(lambda x: np.maximum(x @ w.T + b, 0) @ out, n, rng)
+    state = with_basis(state, w[:20], row_error=1e-12)
+    several = []
+    for _ in range(20):
+        pool = ask.draw(4)
+        pool = pool.joined(pool)  # each place twice
+        before = ask.oracle.ledger.asked
+        chosen = _independent(ask, state, pool)
+        several.append(len(chosen))
+        assert ask.oracle.ledger.asked - before <= 8 * 12
+        assert len({i % 4 for i in chosen}) == len(chosen)
+    assert np.mean(several) > 2
+    # Near the limit, of coarse answers and where little is known, one after the other.
+    pool = ask.draw(8)
+    ask.limit = ask.oracle.ledger.asked + 600
+    assert _independent(ask, state, pool).tolist() == [0]
+    ask.limit = np.inf
+    assert _independent(ask, replace(state, steps=replace(state.steps, clean=False)), pool).tolist() == [0]
+    assert _independent(ask, with_basis(state, w[:3]), pool).tolist() == [0]
+
+
+def test_slopes_of_several_places_are_those_of_each(rng: np.random.Generator) -> None:
+    n = 30
+    w = rng.standard_normal((3, n))
+    ask, _ = begun(lambda x: np.maximum(x @ w.T, 0), n, rng)
+    ask.block = 17  # batches end within a place
+    frame = SparseFrame(Known.of(np.linalg.qr(rng.standard_normal((n, 4)))[0].T, 0.0))
+    places = ask.draw(5)
+    found, fine, _ = slopes(ask, frame, places, 1e-6)
+    assert fine.all()
+    directions = frame.points(np.zeros(n), slice(0, frame.count), 1.0) / frame.scale[:, None]
+    active = (places.x @ w.T > 0)[:, :, None] * w
+    expected = np.einsum("pmn,cn->pcm", active, directions) / places.sigma[:, None]
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())

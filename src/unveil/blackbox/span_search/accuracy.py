@@ -9,9 +9,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from unveil.blackbox.span_search.directions import coordinates, gather
 from unveil.blackbox.span_search.points import Asker, clipped_step
-from unveil.blackbox.span_search.refinement import drop_spurious, sharpen
+from unveil.blackbox.span_search.refinement import coordinates, drop_spurious, gather, sharpen
 from unveil.blackbox.span_search.state import Goal, State, walled, weighted_inverse
 
 SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes

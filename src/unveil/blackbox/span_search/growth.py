@@ -7,8 +7,10 @@ from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Int
+from scipy import linalg
 
-from unveil.blackbox.span_search.directions import SparseFrame, slopes
+from unveil.blackbox.span_search.directions import SHORTER, SparseFrame, slopes
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State, longest_probe
 
@@ -20,6 +22,9 @@ AS_STRONG = 0.5  # of the strongest slope, from which a place across the middle 
 MOST_CROOKED = 30  # pools in a row in which no candidate's line was straight
 BATCH = 64
 CHOOSING = 0.04  # share of a gradient's questions that may go into choosing where to take it
+AT_ONCE = 8.0  # gradients that are taken at once
+BESIDES = 4  # directions more than places, along which these are compared
+AS_NEW = 0.3  # of what the first place shows, that another one must show beside it
 REST = 48  # fresh points at which what was left out is measured
 LONGER = 4.0  # probes than those that chose where to take a gradient: they lie in the complement, where little bends
 HIDES = math.sqrt(8 / REST)  # mean square change, in units of the noise, that may hide below it: its standard deviation
@@ -40,12 +45,13 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
     Yields:
         The state after each gradient that added something.
 
-    Queries: about `r (n - r / 2) / m`, and `3 * POOL` for each gradient
+    Queries: about `r (n - r / 2) / m`, and `3 * POOL` for each gradient or those taken at once
     """
     crooked, first = 0, 0
     while not state.full:
-        if len(pool) < POOL:
-            pool = pool.joined(ask.draw(POOL - len(pool), state.steps.margin))
+        wanted = POOL + _at_once(ask, state) - 1
+        if len(pool) < wanted:
+            pool = pool.joined(ask.draw(wanted - len(pool), state.steps.margin))
         steps = state.steps
         slope, straight = screen(ask, state, pool)
         threshold = max(SIGNIFICANT / (math.sqrt(2) * steps.probe), state.doubt())
@@ -73,12 +79,17 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
             continue
         before = state.rank
         promising = np.flatnonzero(score > threshold)
-        place = _most_telling(ask, state, pool[np.append(best, promising[promising != best])], threshold)
+        order = np.append(best, promising[promising != best])
+        if ask.oracle.m > 1:
+            place, used = _most_telling(ask, state, pool[order], threshold), order[:1]
+        else:
+            used = order[_independent(ask, state, pool[order])]
+            place = pool[used]
         state, useful = _take(ask, state, ask.heard(place))
         if not useful:
             return state
         yield state
-        rest = pool[np.delete(np.arange(len(pool)), best)]
+        rest = pool[np.delete(np.arange(len(pool)), used)]
         # With fewer directions than outputs, the neurons active at the place have all shown: others rest there, and are
         # often active across the middle from it.
         across = ask.across(place) if state.rank - before < ask.oracle.m else pool[:0]
@@ -97,6 +108,47 @@ def screen(ask: Asker, state: State, pool: Places) -> tuple[np.ndarray, np.ndarr
     return slope, np.asarray(straight | ask.smooth)
 
 
+def _at_once(ask: Asker, state: State) -> int:
+    """How many places gradients are taken at before the next are chosen.
+
+    Together they cost less than one after the other by all but the questions: one frame, one elimination, whole
+    batches. Each is asked along a few directions more than what the others leave, and the steps grow more slowly: so
+    only a part of what is known is added at once, where answers have digits to spare and the limit is not near. Of
+    several outputs one place shows as many directions.
+    """
+    left, ledger = state.known.n - state.rank, ask.oracle.ledger
+    if ask.oracle.m > 1 or not state.steps.clean:
+        return 1
+    room = min(min(ask.limit - ledger.asked, ledger.left) / (4 * left), AT_ONCE)
+    return max(1, int(min(room, state.rank / 2, CHOOSING * left / 2, left)))
+
+
+def _independent(ask: Asker, state: State, pool: Places) -> Int[np.ndarray, " K"]:
+    """Numbers of places of one output whose gradients show something new beside each other, the first among them.
+
+    Changes along a few more directions of the complement than places have the rank that the gradients have there.
+
+    Args:
+        ask: The oracle.
+        state: What is known.
+        pool: Places at which something new shows, the one that shows most first.
+
+    Queries: `k (k + BESIDES)` for k places, none for one
+    """
+    count = min(len(pool), _at_once(ask, state))
+    if count == 1:
+        return np.zeros(1, dtype=np.intp)
+    x, length = pool.x[:count], state.steps.step
+    steps = length * state.known.complement(ask.rng.standard_normal((count + BESIDES, state.known.n)))
+    ends = ask.oracle.nearest((x[:, None] + steps).reshape(-1, state.known.n))
+    change = ask(ends, np.repeat(pool.sigma[:count], len(steps), axis=0)).reshape(count, -1) - pool.fx[:count]
+    noise = SIGNIFICANT * math.sqrt(2) * (math.sqrt(len(steps)) + math.sqrt(count))
+    triangle, order = linalg.qr(np.nan_to_num(change).T, mode="r", pivoting=True)
+    own = np.abs(np.diag(triangle))
+    shown = own > max(noise, length * state.doubt() * math.sqrt(len(steps)), AS_NEW * own[0])
+    return np.asarray(order[: max(1, int(np.argmin(np.append(shown, False))))], dtype=np.intp)
+
+
 def _most_telling(ask: Asker, state: State, pool: Places, threshold: float) -> Places:
     """The place whose gradients show most directions that are new, of as many as a share of their questions allows.
 
@@ -110,12 +162,10 @@ def _most_telling(ask: Asker, state: State, pool: Places, threshold: float) -> P
         pool: Places at which something new shows, the one that shows most first.
         threshold: Slope above which something new shows.
 
-    Queries: at most `CHOOSING * (n - r)`; none for one output, or where these are few
+    Queries: at most `CHOOSING * (n - r)`; none where these are few
     """
     m, left = ask.oracle.m, state.known.n - state.rank
     sides, budget = min(m, left) + 1, int(CHOOSING * left)
-    if m == 1:
-        return pool[:1]
     length = state.steps.step
     steps = length * state.known.complement(ask.rng.standard_normal((sides, state.known.n)))
     chosen, most = pool[:1], 0
@@ -137,14 +187,18 @@ def _most_telling(ask: Asker, state: State, pool: Places, threshold: float) -> P
     return chosen
 
 
-def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:
-    """Ask for the gradients at a place and keep what is new; False if nothing in them stands out of their noise."""
+def _take(ask: Asker, state: State, places: Places) -> tuple[State, bool]:
+    """Ask for the gradients at places and keep what is new; False if nothing in them stands out of their noise."""
     frame = SparseFrame(state.known)
-    slope, fine, coarser = (values[0] for values in slopes(ask, frame, place, state.steps.step))
-    if not fine:
+    slope, fine, coarser = slopes(ask, frame, places, state.steps.step)
+    if not fine.any():
         return state, True
-    known, noise = state.known, coarser * state.steps.slope_noise
-    gradients = frame.spread(slope.T)
+    fine &= coarser <= SHORTER * coarser[fine].min()
+    places, slope, coarser = places[fine], slope[fine], coarser[fine]
+    # Of each as much as has the noise of the quietest.
+    slope /= (coarser / coarser.min())[:, None, None]
+    known, noise = state.known, float(coarser.min()) * state.steps.slope_noise
+    gradients = frame.spread(slope.swapaxes(1, 2).reshape(-1, frame.count))
     typical = state.typical or float(np.sqrt(np.mean(gradients**2, axis=1)).max())
     # Where rounding is far below the signal, what a breakpoint too small for the test has left is the larger error.
     error = max(noise, typical * state.row_error * (1.0 if state.steps.clean else 0.5))
@@ -157,8 +211,8 @@ def _take(ask: Asker, state: State, place: Places) -> tuple[State, bool]:
         state,
         known=known,
         typical=typical,
-        places=state.places.joined(place),
-        taken=state.taken + 1,
+        places=state.places.joined(places),
+        taken=state.taken + len(places),
         gradients=None,
         measured=False,
         confirmed=0,

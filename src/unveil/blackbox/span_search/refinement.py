@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from scipy import linalg
 
 from unveil.blackbox.answers import complete
-from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, coordinates, gather, legal_ends, run
+from unveil.blackbox.span_search.directions import BasisFrame, DenseFrame, SparseFrame, legal_ends, run, slopes
 from unveil.blackbox.span_search.growth import screen
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import CLEAR, LONGEST, State, walled, weighted_inverse
@@ -20,6 +20,7 @@ STILL_BENT = 1e-4  # error beyond which steps leave the linear region here and t
 SLOWEST = 0.06  # what is left of the error by a pass while they do
 MOST_PASSES = 8  # of refinement, between two looks for directions that are missing
 SPOILED = 4.0  # times the usual residual, from which a place is left out of a correction
+GATHERINGS = 8  # rounds of further points, until their gradients determine every direction
 ENOUGH = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
 PROGRESS = 0.8
@@ -50,6 +51,62 @@ def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, 
             state = replace(state, passes=MOST_PASSES)
         previous = before
     return state
+
+
+def coordinates(
+    ask: Asker,
+    basis: Float[np.ndarray, "r n"],
+    places: Places,
+    length: float,
+    shorter: float = 0.0,
+    central: bool = False,
+) -> tuple[Places, Float[np.ndarray, "Nm r"]]:
+    """Places at which gradients could be had in coordinates of a basis, and these gradients.
+
+    Args:
+        ask: The oracle.
+        basis: Orthonormal rows.
+        places: Where.
+        length: Of a step.
+        shorter: A second length, for places that met a breakpoint; 0 to leave them out.
+        central: Whether both sides are asked, which takes twice as many queries.
+
+    Queries: `N (r + 1)`, more at breakpoints
+    """
+    frame = BasisFrame(basis)
+    some = max(1, ask.block // max(1, frame.count))
+    asked = [slopes(ask, frame, places[i : i + some], length, central) for i in range(0, len(places), some)]
+    if not asked:
+        return places, np.empty((0, len(basis)))
+    slope, fine, coarser = (np.concatenate(parts) for parts in zip(*asked, strict=True))
+    for i in np.flatnonzero(~fine) if shorter else ():
+        slope[i], fine[i], again = (v[0] for v in slopes(ask, frame, places[i : i + 1], shorter))
+        coarser[i] = again * length / shorter
+    return replace(places, coarser=coarser)[fine], slope[fine].swapaxes(1, 2).reshape(-1, len(basis))
+
+
+def gather(ask: Asker, state: State) -> State:
+    """Gradients in coordinates of the basis, at the places where they were taken and as many more as are needed.
+
+    Places that met a breakpoint are left out, and directions that only they showed with them: others take their place.
+    If none can be had, the state comes back without gradients.
+
+    Queries: `(r + 1) r / m` or more
+    """
+    places, c = coordinates(ask, state.known.basis, state.places, state.basis_step, state.shorter, state.steps.central)
+
+    def weak(c: np.ndarray) -> bool:
+        least = np.linalg.svd(c / places.noise, compute_uv=False)[-1]
+        return bool(least <= (CLEAR if state.steps.clean else 1.0) * state.noise_floor(c))
+
+    for _ in range(GATHERINGS):
+        missing = max(0, state.rank - len(c))
+        if not missing and (len(places) == len(state.places) or not weak(c)):
+            break
+        fresh = ask.heard(ask.draw(2 + missing // ask.oracle.m, state.steps.margin))
+        more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
+        places, c = places.joined(more), np.vstack([c, rows])
+    return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
 
 def replenish(ask: Asker, state: State) -> State:
