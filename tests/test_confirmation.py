@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.confirmation import confirm, on_hyperplanes
 from unveil.identification.piecewise_linear.critical_points import _Attempt
 from unveil.identification.piecewise_linear.frame import Frame
@@ -147,19 +150,57 @@ def test_what_a_neuron_that_is_always_on_stands_for_is_told() -> None:
     assert_rate(told, 0.6, "copies of all answers")
 
 
-def test_numbers_that_an_affine_part_hides_are_open_where_answers_beyond_rounding_say_so() -> None:
+@pytest.mark.parametrize("m", [1, 3])
+def test_numbers_that_an_affine_part_hides_are_open_but_where_several_outputs_tell_them(m: int) -> None:
     rng = np.random.default_rng(1)
-    weights = random_weights((6, 5, 5, 1), rng, bias=0.5)
-    (v, c), pair = weights[1], rng.standard_normal(5)
+    weights = random_weights((6, 5, 5, m), rng, bias=0.5)
+    (v, c), pair, out = weights[1], rng.standard_normal(5), rng.standard_normal((m, 1))
     layer = (np.concatenate([v, pair[None], -pair[None]]), np.append(c, [0.3, -0.3]))
-    network = uv.Network.from_weights(
-        [weights[0], layer, (np.append(weights[2][0], [[1.0, -1.0]], axis=1), np.zeros(1))]
-    )
+    last = (np.concatenate([weights[2][0], out, -out], axis=1), np.zeros(m))
+    network = uv.Network.from_weights([weights[0], layer, last])
     complete, approximate = uv.Outcome.complete, uv.Outcome.approximate
-    for within, beyond, expected in ((None, True, approximate), (None, False, complete), ((0.0, 1.0), True, complete)):
+    told = complete if m > 1 else approximate
+    for within, beyond, expected in ((None, True, approximate), (None, False, told), ((0.0, 1.0), True, complete)):
         attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6, within=within), rng)
         assert attempt._open(network, complete, beyond) is expected
         assert attempt._open(uv.Network.from_weights(weights), complete, beyond) is complete
+
+
+def test_signs_are_told_but_for_a_neuron_that_is_always_active() -> None:
+    rng = np.random.default_rng(0)
+    rows, weight, sign = rng.standard_normal((9, 7)), rng.standard_normal((9, 3)), rng.choice([-1.0, 1.0], 9)
+    twice = (sign[:, None] * weight).T @ rows
+    one, other = (np.outer(rng.standard_normal(3), rng.standard_normal(7)) for _ in range(2))
+    assert by_balance(rows, weight, twice + one, 1e-5) is None
+    np.testing.assert_array_equal(but_for_one(rows, weight, twice + one, 1e-5), sign)
+    assert but_for_one(rows, weight, twice + one + other, 1e-5) is None
+    # Of one output every choice leaves one.
+    assert but_for_one(rows, weight[:, :1], twice[:1] + one[:1], 1e-5) is None
+
+
+@pytest.mark.parametrize("carried", ["by one row", "by two"])
+def test_a_neuron_that_is_always_active_gets_its_bias_where_it_switches(carried: str) -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights((8, 6, 5, 3), rng, bias=0.5)
+    (v, c), (out, end) = weights[1:]
+    x = rng.standard_normal((3000, 8))
+    seen = np.maximum(x @ weights[0][0].T + weights[0][1], 0) @ v[0]
+    c[0] = 1 - seen.min()
+    truth = uv.Network.from_weights(weights)
+    pair = np.append(c, -c[0]), np.concatenate([v, -v[:1]])
+    if carried == "by one row":
+        wrong = [weights[0], (v, np.append(c[0] + 2, c[1:])), (out, end - 2 * out[:, 0])]
+    else:
+        wrong = [weights[0], (pair[1], pair[0]), (np.append(out, -out[:, :1], axis=1), end)]
+    found, left = with_switches(uv.Network.from_weights(wrong), truth, x, np.sqrt(8), rng)
+    assert left == 0
+    assert found.widths == truth.widths
+    np.testing.assert_allclose(found.layers[1].bias, c, atol=1e-9)
+    np.testing.assert_allclose(found.layers[2].bias, end, atol=1e-9)
+    # With no weight below zero it never switches.
+    weights[1] = (np.concatenate([np.abs(v[:1]), v[1:]]), np.append(1.0, c[1:]))
+    told = uv.Network.from_weights(weights)
+    assert with_switches(told, told, x, np.sqrt(8), rng) == (told, 1)
 
 
 def swapped_after(count: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -27,7 +27,7 @@ def affine_part(network: Network) -> list[int]:
     Such rows are no neurons of the model. They stand for those that were active wherever it was asked.
     """
     return [
-        int(len(_opposite(layer, OPPOSITE)) * 2) if layer.activation.name == "relu" else 0
+        int(len(opposite_rows(layer, OPPOSITE)) * 2) if layer.activation.name == "relu" else 0
         for layer in network.layers[:-1]
     ]
 
@@ -60,7 +60,7 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network
     hidden, last = network.layers[-2:]
-    pairs = _opposite(hidden, NEARLY)
+    pairs = opposite_rows(hidden, NEARLY)
     if not len(pairs):
         return network
     w, b, c, end = hidden.dense(), hidden.bias, last.dense().copy(), last.bias.copy()
@@ -94,7 +94,7 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     return network
 
 
-def _opposite(layer: Layer, tolerance: float) -> np.ndarray:
+def opposite_rows(layer: Layer, tolerance: float) -> np.ndarray:
     """(P, 2) pairs of rows that are opposite, biases included, up to their lengths."""
     w = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
     w = w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)

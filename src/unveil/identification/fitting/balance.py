@@ -1,14 +1,17 @@
-"""by_balance: on which sides the neurons of a last hidden layer are active, from its smooth half."""
+"""by_balance, but_for_one: on which sides neurons of a last hidden layer are active, from its smooth half."""
 
 from __future__ import annotations
 
 import contextlib
+from math import log10
 
 import numpy as np
 from jaxtyping import Float
 
 # By how much a reduced vector may be shorter than the one before it.
 LOVASZ = 0.99
+# Neurons whose signs are all tried out at most; so many digits less than one choice in 10 is right by chance.
+MOST, CHANCE = 16, 6.0
 
 
 def by_balance(
@@ -41,6 +44,32 @@ def by_balance(
         if settled is not None and np.abs(A @ settled - p).max() <= tolerance * scale:
             return settled
     return None
+
+
+def but_for_one(
+    rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "k m"], twice: Float[np.ndarray, "m d"], tolerance: float
+) -> Float[np.ndarray, " k"] | None:
+    """Signs as in `by_balance` where one neuron is active everywhere: it leaves a matrix of rank one.
+
+    That is the case for one choice of the signs only, of several outputs; all are tried.
+
+    Returns:
+        The signs, or None where none leave rank one, several do, or one might by chance.
+    """
+    (k, d), m = rows.shape, len(twice)
+    if k > MOST or k * log10(2) + CHANCE > -log10(tolerance) * (m - 1) * (d - 1):
+        return None
+    scale = (np.abs(weight).max(axis=1) * np.abs(rows).max(axis=1)).max() * np.sqrt(k)
+    each = (weight[:, :, None] * rows[:, None, :]).reshape(k, -1)
+    sign = np.where((np.arange(1 << k)[:, None] >> np.arange(k)) % 2, 1.0, -1.0)
+    left = twice.reshape(-1) - sign @ each
+    left = left.reshape(-1, m, d)
+    # The second singular value from the squares of the entries and of the largest one: half the digits, then all.
+    gram = left @ left.transpose(0, 2, 1)
+    second = np.linalg.eigvalsh(gram)[:, :-1].sum(axis=1)
+    near = np.argsort(second)[:2]
+    fits = np.linalg.svd(left[near], compute_uv=False)[:, 1] <= tolerance * scale
+    return sign[near[0]] if fits[0] and not fits[1:].any() else None
 
 
 def _lattice(A: np.ndarray, p: np.ndarray) -> np.ndarray | None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
-from unveil.identification.fitting.balance import by_balance
+from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.whitebox.network import Network
 
 # Weights and bias of one layer.
@@ -256,7 +256,9 @@ class Unsigned:
         clean[j[free]] = False
         side = by_balance(rows[:, clean], w, 2 * linear[clean].T, BALANCE) if clean.any() else None
         if side is None:
-            return None
+            one_more = clean.any() and not free.any()
+            side = but_for_one(rows[:, clean], w, 2 * linear[clean].T, BALANCE) if one_more else None
+            return None if side is None else (rows, side)
         for q in np.flatnonzero(free & (np.bincount(j[free], minlength=d)[j] == 1)):
             a, c = i[q], j[q]
             column = F[:, k + 1 + d + q]

@@ -18,6 +18,7 @@ from unveil.identification.fitting.pruning import without_silent, without_spare,
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
+from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -210,10 +211,13 @@ class _Attempt:
     def _open(self, network: Network, outcome: Outcome, beyond: bool) -> Outcome:
         """The outcome, or `approximate` where an affine part behind the first layer hides numbers that answers tell.
 
-        A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, and weights
-        of its own that nothing told. Where errors are `beyond` the rounding's somewhere, further answers tell of it.
+        A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, but where
+        it is the only one and several outputs tell (`but_for_one`), and weights of its own that nothing told. Where
+        errors are `beyond` the rounding's somewhere, further answers tell of it.
         """
-        if outcome is Outcome.complete and beyond and self.oracle.within is None and any(affine_part(network)[1:]):
+        *others, last = affine_part(network)[1:] or [0]
+        settled = not any(others) and (not last or (last == 2 and network.m > 1 and not beyond))
+        if outcome is Outcome.complete and not settled and self.oracle.within is None:
             self.why.append("Signs and weights that this affine part stands for are open.")
             return Outcome.approximate
         return outcome
@@ -289,6 +293,7 @@ class _Attempt:
 
             weight = in_proportion(x, noise.size)
             network = without_spare(network, x, y, weight, error, settled, FLOOR * noise.relative)
+            network = self._switching(network, noise)
         found = with_slopes(network, error, FLOOR * noise.relative)
         if found is not network and (phi := found.layers[-2].activation).name != "relu":
             self.why.append(
@@ -296,6 +301,21 @@ class _Attempt:
                 f"that slope on both sides, {phi.name if not phi.rows else 'each by a factor of its own'}."
             )
         return found
+
+    def _switching(self, network: Network, noise: Rounding) -> Network:
+        """With the biases of neurons that are active wherever it was asked, or told that they are open.
+
+        Queries: those of `with_switches`
+        """
+        if self.oracle.within is not None or len(network.layers) < 3 or any(affine_part(network)[:-1]):
+            return network
+        network, left = with_switches(network, self.oracle, self.ask.all()[0], noise.size, self.rng)
+        if left:
+            self.why.append(
+                f"{left} neurons of the last hidden layer are active wherever it was asked, far out too: their biases "
+                "are not told apart from the output's."
+            )
+        return network
 
     def _looked_again(self, frame: Frame, noise: Rounding, network: Network | None, outcome: Outcome) -> None:
         """Tell which rows of the first layer are read, and leave out those that are not met at fresh places.

@@ -1,4 +1,4 @@
-"""roomiest: where one unknown weight of a neuron begins to matter and nothing else switches near, however rare."""
+"""roomiest, least: places that lines at random hardly meet, by mixed-integer programs: however rare they are."""
 
 from __future__ import annotations
 
@@ -55,10 +55,35 @@ def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Fl
     begins[1:, values + j] = 1
     begins[1:, -1] = -size_of_last[j] * np.array(BEGINS)
     program.add(begins, np.array([-neuron.bias, 0, -np.inf]), np.array([-neuron.bias, np.inf, 0]))
-    found = program.solved()
+    found = program.solved(np.append(np.zeros(program.count - 1), -1))
     if found is None or found[-1] <= 0:
         return None
     return np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=None)[0])
+
+
+def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -> Float[np.ndarray, " n"] | None:
+    """A point at which a neuron behind these layers sees the least.
+
+    Args:
+        layers: Before it.
+        row: Its weights.
+        reach: How far out the first layer's neurons may be, as their distance from the origin.
+
+    Returns:
+        None where there are too many neurons for a search.
+
+    Queries: `0`
+    """
+    (W, b), k = layers[0], len(row)
+    if sum(len(bias) for _, bias in layers) > MOST:
+        return None
+    program = _Program.begun(layers, reach)
+    program.high[-1] = 0
+    program.encode(layers, -1)
+    aim = np.zeros(program.count)
+    aim[-1 - 2 * k : -1 - k] = row
+    found = program.solved(aim)
+    return None if found is None else np.asarray(np.linalg.lstsq(W, found[: len(b)] - b, rcond=None)[0])
 
 
 @dataclass
@@ -141,13 +166,11 @@ class _Program:
         self.add(clear - sums + (wide - low)[:, None] * switch, never, given + wide - low)
         self.add(clear + sums - (wide + high)[:, None] * switch, never, -given)
 
-    def solved(self) -> Float[np.ndarray, " v"] | None:
-        """All variables, with as much room as there is; None where nothing was found."""
+    def solved(self, aim: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"] | None:
+        """All variables, where their sum with these weights is least; None where nothing was found."""
         rows, least, greatest = (np.concatenate(each) for each in zip(*self.rows, strict=True))
-        room = np.zeros(self.count)
-        room[-1] = -1
         found: np.ndarray | None = optimize.milp(
-            room,
+            aim,
             integrality=self.whole,
             bounds=optimize.Bounds(self.low, self.high),
             constraints=optimize.LinearConstraint(rows, least, greatest),

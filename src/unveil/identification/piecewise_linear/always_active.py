@@ -1,0 +1,94 @@
+"""with_switches: where neurons of a last hidden layer switch that were active wherever it was asked."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.rounding import Ask
+from unveil.identification.fitting.affine_part import OPPOSITE, opposite_rows
+from unveil.identification.piecewise_linear.roomy_places import least
+from unveil.whitebox.network import Layer, Network
+
+# How far out is looked, in typical inputs, and what shares of it are asked about and how far beside.
+REACH, SHARES, BESIDE = 100.0, (1.0, 0.8, 0.6, 0.4), (0.0, 1e-3, 1e-2)
+# Biases that answers tell may differ by this share of what the neuron sees there; so many must agree.
+AGREE, LEAST = 1e-6, 2
+
+
+def with_switches(
+    network: Network, ask: Ask, x: Float[np.ndarray, "N n"], size: float, rng: np.random.Generator
+) -> tuple[Network, int]:
+    """The network with the biases of neurons that are always active told where they switch after all.
+
+    Where such a neuron is active its bias adds to the output's alone. A mixed-integer program finds where it sees
+    least, for either side of its hyperplane, as both are the same where it was asked; once it is off, answers lack what
+    it adds.
+
+    Args:
+        network: Right where it was asked; ReLU layers, two hidden ones at least, the last one affine.
+        ask: Answers questions.
+        x: Where was asked.
+        size: Length of a typical input.
+        rng: Draws what lies beside.
+
+    Returns:
+        The network, and how many biases are open still; two opposite rows that carry what one neuron adds become that
+        neuron where it switches.
+
+    Queries: 24 for each neuron that is always active, at most
+    """
+    pair, left = opposite_rows(network.layers[-2], OPPOSITE), 0
+    if len(pair):
+        single = _single(network, *pair[0].tolist(), x) if len(pair) == 1 else None
+        one, open_ = with_switches(single, ask, x, size, rng) if single is not None else (network, 0)
+        return (network, 0) if single is None or open_ else (one, 0)
+    for i in np.flatnonzero((Network(network.layers[:-1])(x) > 0).all(axis=0)).tolist():
+        found = next((one for sign in (1.0, -1.0) if (one := _switched(network, i, sign, ask, size, rng))), None)
+        network, left = found or network, left + (found is None)
+    return network, left
+
+
+def _single(network: Network, i: int, j: int, x: Float[np.ndarray, "N n"]) -> Network | None:
+    """With one neuron, active at all these inputs, for two opposite ones; None where these bend between them."""
+    *before, hidden, last = network.layers
+    w, b, v = hidden.dense(), hidden.bias, last.dense()
+    longer = float(np.linalg.norm(w[j]) / np.linalg.norm(w[i]))
+    if np.abs(v[:, i] + longer * v[:, j]).max() > AGREE * np.abs(v[:, i]).max():
+        return None
+    keep = np.arange(len(b)) != j
+    seen = Network(tuple(before))(x) @ w[i]
+    bias = b.copy()
+    bias[i] = float(np.ptp(seen)) - seen.min()
+    layers = (
+        Layer(w[keep], bias[keep], hidden.activation),
+        Layer(v[:, keep], last.bias - v[:, i] * (bias[i] - b[i]), last.activation),
+    )
+    return Network((*before, *layers), network.shape, network.softmax)
+
+
+def _switched(network: Network, i: int, sign: float, ask: Ask, size: float, rng: np.random.Generator) -> Network | None:
+    """The network with another bias of neuron i, and its other side where `sign` is -1; None if it does not switch."""
+    *before, hidden, last = network.layers
+    row, bias, out = (sign * each for each in (hidden.dense()[i], hidden.bias[i], last.dense()[:, i]))
+    where = least([(layer.dense(), layer.bias) for layer in before], row, REACH * size)
+    if where is None:
+        return None
+    beside = rng.standard_normal((len(BESIDE), network.n)) * np.linalg.norm(where) / np.sqrt(network.n)
+    x = np.concatenate([share * (where + np.array(BESIDE)[:, None] * beside) for share in SHARES])
+    seen = Network(tuple(before))(x) @ row
+    # As if it were active here too.
+    y, told = ask(x), network(x) + np.minimum(sign * (seen + bias), 0)[:, None] * (sign * out)
+    off, allowed = y - told, AGREE * np.abs(out).max() * np.abs(seen)
+    # What it adds where it is off: -out (row h + its bias).
+    bent = np.abs(off).max(axis=1) > allowed
+    shift = -(off @ out) / (out @ out) - seen
+    middle = float(np.median(shift[bent])) if bent.any() else 0.0
+    suits = bent & (np.abs(shift - middle) < AGREE * np.abs(seen)) & (seen + middle < 0)
+    if suits.sum() < LEAST:
+        return None
+    w, b, v = hidden.dense().copy(), hidden.bias.copy(), last.dense().copy()
+    w[i], b[i], v[:, i] = row, middle, out
+    layers = Layer(w, b, hidden.activation), Layer(v, last.bias - out * (middle - bias), last.activation)
+    found = Network((*before, *layers), network.shape, network.softmax)
+    return found if (np.abs(found(x) - y).max(axis=1) <= allowed).all() else None
