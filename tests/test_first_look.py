@@ -455,3 +455,19 @@ def test_sorted_probabilities_make_no_predictions_but_their_span_is_found() -> N
     assert span.distance(rows) <= max(span.accuracy, 1e-9)
     with pytest.raises(uv.BadInput, match="sorted"):
         oracle.predictions(oracle(oracle.sample(3, rng)))
+
+
+@pytest.mark.parametrize(("share", "steady"), [(1e-9, True), (1e-6, False)])
+def test_sums_in_another_order_are_no_dependence_on_the_batch(
+    share: float, steady: bool, rng: np.random.Generator
+) -> None:
+    rows = rng.standard_normal((3, 8))
+
+    def model(x: np.ndarray) -> np.ndarray:
+        return np.tanh(x @ rows.T) * (1 + share * len(x))  # as of an ill-conditioned sum
+
+    if steady:
+        assert uv.as_oracle(model, shape=8).resolution > share / 10
+    else:
+        with pytest.raises(uv.UnsteadyAnswers, match="which others are asked with it"):
+            uv.as_oracle(model, shape=8)
