@@ -250,3 +250,20 @@ def test_a_reading_leaves_a_part_of_the_budget_for_a_fit() -> None:
         assert oracle.ledger.budget == budget
         assert left <= oracle.ledger.left < left + 100
         assert any("kept back" in why for why in found.why) == (left > 0)
+
+
+@pytest.mark.parametrize("value", [np.tanh, lambda z: np.maximum(z, 0)], ids=["tanh", "relu"])
+def test_a_network_without_answers_far_out_is_read_where_it_has_some(value, rng: np.random.Generator) -> None:
+    def found() -> bool:
+        first, bias, last = rng.standard_normal((4, 7)) / 2.6, rng.standard_normal(4) / 2, rng.standard_normal((2, 4))
+
+        def model(x: np.ndarray) -> np.ndarray:
+            far = np.abs(x).max(axis=1, keepdims=True) > 20  # as where an exponential overflows
+            return np.where(far, np.nan, value(x @ first.T + bias) @ last.T)
+
+        read = identify(as_oracle(model, shape=7, budget=60_000), rng=rng)
+        x = rng.uniform(-4, 4, (500, 7))
+        assert "NaN" in read.why[0]
+        return read.outcome is Outcome.complete and np.abs(read.network(x) - model(x)).max() < 1e-9
+
+    assert_rate([found() for _ in range(3)], 0.9)

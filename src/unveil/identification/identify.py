@@ -8,6 +8,7 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.wrappers import Restricted
 from unveil.identification.box_units import in_own_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
@@ -25,7 +26,7 @@ from unveil.identification.smooth.rectifiers import Rectifiers
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.smooth.spectrum import looks_periodic
 from unveil.identification.surrogate.surrogate import Surrogate
-from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
+from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
@@ -37,6 +38,7 @@ HELD_BACK, WORTH_A_FIT = 0.1, 4000
 # each input.
 READING, EACH_INPUT = 1_000_000, 5_000
 LOOKED_AT, EQUAL = 20, 4  # inputs whose answers are looked at for being equal, within so many roundings
+USUAL = 4.0  # size of inputs that a network is read among where those further out have no answer
 
 
 def identify(
@@ -94,7 +96,7 @@ def identify(
     start = oracle.ledger.asked
     unit = in_own_units(oracle, x) if method is None else None
     if unit is None:
-        return _identified(oracle, method, rng, names, widths, x)
+        return _where_defined(oracle, method, rng, names, widths, x)
     found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
     if found.outcome is not Outcome.check_failed or oracle.within is not None:
         return found
@@ -102,6 +104,32 @@ def identify(
     plain = _identified(oracle, method, rng, names, widths, x)
     better = plain if plain.outcome is Outcome.complete else found
     return dataclasses.replace(better, queries=oracle.ledger.asked - start)
+
+
+def _where_defined(
+    oracle: Oracle,
+    method: Method | None,
+    rng: np.random.Generator,
+    names: tuple[str, ...],
+    widths: tuple[int, ...] | None,
+    x: np.ndarray | None,
+) -> Identification:
+    """`_identified`; where inputs far out have no answer, again among inputs of usual size, which have one.
+
+    Raises:
+        MissingAnswers: Inputs of usual size have none, or the domain is bounded.
+
+    Queries: see `identify`
+    """
+    start = oracle.ledger.asked
+    try:
+        return _identified(oracle, method, rng, names, widths, x)
+    except MissingAnswers as error:
+        if oracle.within is not None or oracle.grid is not None:
+            raise
+        said = f"{error}. What follows was asked within that: inputs from -{USUAL:g} to {USUAL:g}."
+    found = _identified(Restricted(oracle, within=(-USUAL, USUAL)), method, rng, names, widths, None)
+    return dataclasses.replace(found, queries=oracle.ledger.asked - start, why=(said, *found.why))
 
 
 def _identified(
