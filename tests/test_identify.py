@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,9 @@ def test_a_reading_leaves_a_part_of_the_budget_for_a_fit() -> None:
 
 
 @pytest.mark.parametrize("value", [np.tanh, lambda z: np.maximum(z, 0)], ids=["tanh", "relu"])
-def test_a_network_without_answers_far_out_is_read_where_it_has_some(value, rng: np.random.Generator) -> None:
+def test_a_network_without_answers_far_out_is_read_where_it_has_some(
+    value: Callable[[np.ndarray], np.ndarray], rng: np.random.Generator
+) -> None:
     def found() -> bool:
         first, bias, last = rng.standard_normal((4, 7)) / 2.6, rng.standard_normal(4) / 2, rng.standard_normal((2, 4))
 
@@ -264,6 +267,8 @@ def test_a_network_without_answers_far_out_is_read_where_it_has_some(value, rng:
         read = identify(as_oracle(model, shape=7, budget=60_000), rng=rng)
         x = rng.uniform(-4, 4, (500, 7))
         assert "NaN" in read.why[0]
-        return read.outcome is Outcome.complete and np.abs(read.network(x) - model(x)).max() < 1e-9
+        if read.outcome is not Outcome.complete or read.network is None:
+            return False
+        return bool(np.abs(read.network(x) - model(x)).max() < 1e-9)
 
     assert_rate([found() for _ in range(3)], 0.9)

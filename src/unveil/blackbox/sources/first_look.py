@@ -19,8 +19,8 @@ from unveil.blackbox.sources.known_questions import POINTS, Asking, KnownQuestio
 from unveil.outcome import BadInput, SourceError, UnsteadyAnswers
 
 # How far answers to one question may be apart when it is asked in other company, in units of the last digit of the
-# largest answer: libraries add up a batch in another order than a single question, and deep networks and the ill-conditioned
-# sums of kernel methods make more of it (a Gaussian process in float64 3e6).
+# largest answer: libraries add up a batch in another order than a single question, and deep networks and the
+# ill-conditioned sums of kernel methods make more of it (a Gaussian process in float64 3e6).
 COMPANY = {"float64": 1e8, "float32": 1e4}
 
 # How far the sum of probabilities may be from 1, and one of them outside [0, 1], by rounding in float32.
