@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import unveil as uv
 from tests.helpers import random_weights
 from unveil.audit.run import run
+from unveil.audit.sections.span import span_cost
 from unveil.audit.stage import Audit, Stage, estimate
 from unveil.audit.stages import STAGES
 from unveil.cli import app
@@ -56,6 +57,24 @@ def test_the_bound_is_kept(name, budget):
     assert oracle.ledger.asked - before <= told.most
     assert told.likely <= told.most
     assert oracle.ledger.budget == budget
+
+
+@pytest.mark.parametrize(("outputs", "kind", "off"), [(1, np.float64, 1.5), (3, np.float64, 1.5), (1, np.float32, 3.0)])
+def test_what_a_span_asks_is_told_before(outputs, kind, off):
+    weights = random_weights([200, 20, 10, outputs], np.random.default_rng(outputs))
+    layers = [(w.astype(kind), b.astype(kind)) for w, b in weights]
+
+    def model(x):
+        h = x.astype(kind)
+        for w, b in layers[:-1]:
+            h = np.maximum(h @ w.T + b, 0)
+        return h @ layers[-1][0].T + layers[-1][1]
+
+    oracle = uv.as_oracle(model, shape=200)
+    told = span_cost(oracle, 20)
+    span = uv.row_span(oracle, rng=np.random.default_rng(0))
+    assert span.rank == 20
+    assert told / off < span.queries < told * off
 
 
 @pytest.mark.slow

@@ -246,7 +246,7 @@ def _cost(audit: Audit) -> tuple[float, float]:
     # Five spans; through labels each number of the span costs some 20 bits, and to begin with it is 130,000.
     bits = math.log2(1 / 0.03)
     usual = 5 * likely + 4 * (n / 10) * (9 * n / 10) * bits + 130_000
-    plain = span_cost(oracle, n) + 10_000
+    plain = span_cost(oracle, n, most=True) + 10_000
     most = plain + 3 * max(TIMES * plain, LEAST) + START + BITS * bits * max(n * n / 4, n) + 1
     # The outputs through three kinds of rounding: a span of theirs comes from fewer than 2 m answers and 64.
     outputs = min(oracle.m, 4500)
