@@ -9,6 +9,7 @@ import numpy as np
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.wrappers import Restricted
+from unveil.identification.along_few import along_few
 from unveil.identification.box_units import in_own_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
@@ -155,7 +156,7 @@ def _identified(
         return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
     best: Identification | None = None
     for each in methods:
-        found = _leaving_a_fit(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
+        found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
         if best is None or found.residual < best.residual or best.network is None:
             best = found
         # Who has the kernels of a convolution would pay for each of its thousands of neurons to go on.
@@ -164,12 +165,33 @@ def _identified(
             break
         why.append(f"{found.method} ended with a held-out error of {found.residual:.2g}")
     assert best is not None
-    unread = best.outcome is Outcome.check_failed or (
-        best.outcome is Outcome.budget_ended and oracle.ledger.left >= WORTH_A_FIT
-    )
-    if unread and best.kernels is None and best.method == "critical points":
-        best = _fitted(best, oracle, rng, x)
+    if best.kernels is None and best.method == "critical points":
+        best = _with_a_fit(best, oracle, rng, x)
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start)
+
+
+def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
+    """A piecewise-linear network along few directions of its inputs first where that pays, or along all at once.
+
+    Queries: those of `along_few`, and those of the method where nothing comes of that
+    """
+
+    found = along_few(
+        oracle,
+        lambda narrow: _leaving_a_fit(method, narrow, rng),
+        lambda few, narrow: _with_a_fit(few, narrow, rng, None),
+        rng,
+    )
+    return _leaving_a_fit(method, oracle, rng) if found is None else found
+
+
+def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
+    """What was read, and a fit where that is not all and the budget leaves something for it.
+
+    Queries: those of `_fitted`
+    """
+    ended = best.outcome is Outcome.budget_ended and oracle.ledger.left >= WORTH_A_FIT
+    return _fitted(best, oracle, rng, x) if best.outcome is Outcome.check_failed or ended else best
 
 
 def _concluded(found: Identification, oracle: Oracle, start: int) -> Identification:

@@ -31,10 +31,11 @@ class SparsePlace:
 
     Attributes:
         s: (p,) coordinates along the few directions.
-        active: (g,) which neurons.
+        active: (g,) which neurons, of those that no station before has told.
         away: (g,) what they see there.
         back: (p, g) steps that add as much again to one of them, and nothing to all others.
         radius: How far random steps along other directions may go.
+        beside: (b,) neurons told before that are active, too: without them the next layer passes nothing on.
     """
 
     s: Float[np.ndarray, " p"]
@@ -42,10 +43,14 @@ class SparsePlace:
     away: Float[np.ndarray, " g"]
     back: Float[np.ndarray, "p g"]
     radius: float
+    beside: Int[np.ndarray, " b"]
 
 
 def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Generator) -> list[SparsePlace] | None:
-    """Places at which, taken together, every neuron of the first layer is active once, no more of them than outputs.
+    """Places that tell every neuron of the first layer once, no more of them than outputs at each.
+
+    No other one is active there, but where what an active one sends on would not get through: then some that were told
+    before are.
 
     Args:
         network: Known along a few directions.
@@ -67,19 +72,25 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     out: list[SparsePlace] = []
     while len(left):
         most = min(m, -(-len(left) // max(1, count - len(out))))
-        told = -1.0
-        while told < APART and (told < 0 or most > 1):
-            most -= told >= 0
+        told, alone = -1.0, True
+        done = np.zeros(0, dtype=int) if again.any() else np.setdiff1d(np.arange(k), left)
+        while told < APART and (told < 0 or most > 1 or (alone and len(done))):
+            alone = told < 0 or most > 1
+            most -= told >= 0 and alone
             drawn = [(rng.permutation(left), rng.uniform(*AWAY, k)) for _ in range(tries)]
             active = np.sort([order[np.argsort(~again[order], kind="stable")][:most] for order, _ in drawn], axis=1)
             sign = np.full((tries, k), -1.0)
+            if not alone:
+                sign[:, done] = rng.choice([-1.0, 1.0], size=(tries, len(done)))
             np.put_along_axis(sign, active, 1.0, axis=1)
             z = sign * np.array([far for _, far in drawn]) * size
             room, clear = _tell(network, z, active, size)
             best, told = int(clear.argmax()), float(clear.max())
         on, sees = active[best], z[best]
         away = sees[on]
-        out.append(SparsePlace(inverse @ (sees - layer.bias), on, away, inverse[:, on] * away, STEADY * room[best]))
+        beside = np.setdiff1d(np.flatnonzero(sees > 0), on)
+        back = inverse[:, on] * away
+        out.append(SparsePlace(inverse @ (sees - layer.bias), on, away, back, STEADY * room[best], beside))
         left = np.setdiff1d(left, on)
     return out
 
@@ -118,6 +129,15 @@ def _onward(
 ) -> Float[np.ndarray, "T q g"]:
     """How what a layer's neurons see changes with the active ones of the first; None: they are what it sees."""
     return np.asarray(layer.dense()[:, active].swapaxes(0, 1) if J is None else layer.dense() @ J)
+
+
+def _passed_on(network: Network, s: Float[np.ndarray, " p"], which: Int[np.ndarray, " b"]) -> Float[np.ndarray, "m b"]:
+    """How the answers at a place change with what these active neurons of the first layer see."""
+    h, J = np.maximum(network.layers[0].affine(s[None]), 0), None
+    for each in network.layers[1:-1]:
+        z, J = each.affine(h), _onward(each, J, which[None])
+        J, h = np.where(z[..., None] > 0, J, 0), np.maximum(z, 0)
+    return _onward(network.layers[-1], J, which[None])[0]
 
 
 def widen(
@@ -164,7 +184,10 @@ def widen(
         if not np.isfinite(error).all():
             return None
         for i, J in zip(these.tolist(), slope, strict=True):
-            active, found = where[i].active, np.linalg.lstsq(shares[i], J, rcond=None)[0]
+            active = where[i].active
+            if len(beside := where[i].beside):
+                J = J - _passed_on(network, where[i].s, beside) @ beyond[beside]
+            found = np.linalg.lstsq(shares[i], J, rcond=None)[0]
             beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
             if every:
                 rows[active] = found[:, :p] * directions.longer

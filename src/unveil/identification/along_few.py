@@ -1,0 +1,195 @@
+"""along_few: a network of many inputs whose answers have few digits, read along a few directions, then along all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
+from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.output_layer import AffineMap, Asked
+from unveil.identification.method import Identification
+from unveil.identification.piecewise_linear.critical_point import search
+from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
+from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.identification.validation import how_many, validate
+from unveil.outcome import BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
+
+Reader = Callable[[Oracle], Identification]
+Settler = Callable[[Identification, Oracle], Identification]
+
+# Share of what the budget leaves that readings along few directions may use, and how many of them are made at most.
+PART, READINGS = 0.5, 3
+# Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, steps of the
+# fit, and the error in standard deviations of an answer that ends it.
+RATIO, FURTHER, STEPS, STEADY = 2.0, 3.0, 6, 0.1
+# Rows of a larger cosine along the few directions are one neuron's.
+SAME = 0.999
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was read along a few directions.
+
+    Attributes:
+        directions: These.
+        narrow: The network along them.
+        noise: How exact answers are.
+        few: What was read.
+    """
+
+    directions: Directions
+    narrow: Narrow
+    noise: Rounding
+    few: Identification
+
+    @property
+    def much(self) -> tuple[bool, int]:
+        """Whether there is a network, and how many neurons were read."""
+        stats = self.few.stats
+        rows = stats.get("rows_partial") or (() if stats.get("layers_read") else stats.get("rows_read")) or ((), ())
+        read = [len(bias) for _, bias in (*stats.get("layers_read", ()), rows)]
+        return self.few.network is not None, sum(read)
+
+
+def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Generator) -> Identification | None:
+    """A network of many inputs, first as a function of a few directions of them.
+
+    There its layers are as they are, but that the first one has a few weights for each neuron: lines and derivatives
+    are cheap, and so are fits. Derivatives then tell the other weights roughly, and a fit of all to fresh answers tells
+    them well. Answers with all their digits are read so by `CriticalPoints` itself.
+
+    Args:
+        oracle: Answers with few digits, free of a box.
+        read: Reads what is asked along the directions.
+        settle: Fits what was not read there.
+        rng: Draws directions and points.
+
+    Returns:
+        A complete network, or one that failed its check and is where a fit may begin; None where there are too few
+        inputs or too many neurons for this to pay, or nothing came of it.
+
+    Queries: those of `rounding`, of a line and of `read` along `READINGS` sets of directions at most, of `settle` and
+        `widen`, `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
+    """
+    if oracle.within is not None or oracle.grid is not None or oracle.n < MANY or oracle.resolution < COARSE:
+        return None
+    start, ledger = oracle.ledger.asked, oracle.ledger
+    budget = ledger.budget
+    ledger.budget = ledger.asked + int(PART * ledger.left) if np.isfinite(ledger.left) else budget
+    try:
+        seen = _along_some(oracle, read, rng)
+        if seen is not None and seen.few.outcome is not Outcome.complete:
+            seen = replace(seen, few=settle(seen.few, seen.narrow))
+    except BudgetExceeded:
+        return None
+    finally:
+        ledger.budget = budget
+    if seen is None or seen.few.network is None or seen.few.outcome not in (Outcome.complete, Outcome.approximate):
+        return None
+    try:
+        found = _along_all(oracle, seen, rng)
+    except BudgetExceeded:
+        return None
+    if found is None:
+        return None
+    count = seen.narrow.n
+    why = f"It was read along {count} directions of the inputs first, and then along all {oracle.n}."
+    stats = {**found.stats, "directions": count}
+    return replace(found, queries=ledger.asked - start, why=(*seen.few.why, why, *found.why), stats=stats)
+
+
+def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen | None:
+    """What was read along a few directions; along others where that was not all, as long as it is cheap.
+
+    Queries: those of `_directions` and of `read`, `READINGS` times at most
+    """
+    best, ledger = None, oracle.ledger
+    for _ in range(READINGS):
+        before = ledger.asked
+        directions, noise = _directions(oracle, rng)
+        if directions is None:
+            break
+        narrow = Narrow(oracle, directions)
+        seen = _Seen(directions, narrow, noise, read(narrow))
+        best = seen if best is None else max(best, seen, key=lambda each: each.much)
+        # A network that is nearly right is settled by a fit.
+        if seen.few.network is not None or ledger.left < ENOUGH_LEFT * (ledger.asked - before):
+            break
+    return best
+
+
+def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | None, Rounding]:
+    """As many as a line shows neurons, if that is few, and how exact answers are.
+
+    Queries: those of `rounding` and of a line
+    """
+    frame, ask = Frame.of_input(oracle.n, None), Asked(oracle)
+    noise = rounding(ask, frame.sample(4, rng), oracle.resolution, rng)
+    if not noise.straight:
+        return None, noise
+    far = FAR_WHEN_NOISY
+    if np.isfinite(oracle.widest):
+        far = reach(ask, frame.sample(4, rng), oracle.widest, far)
+    line = search(ask, frame, noise, rng, far)
+    return None if line is None else Directions.along(line, rng), noise
+
+
+def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identification | None:
+    """The network along all inputs, from what came out along few; None where derivatives tell nothing of it.
+
+    Queries: those of `widen`, `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
+    """
+    few, noise = seen.few, seen.noise
+    assert few.network is not None
+    nothing = np.zeros(few.network.layers[0].neurons, dtype=bool)
+    where = stations(few.network, nothing, rng)
+    if where is None:
+        return None
+    ask = Asked(oracle)
+    origin = np.zeros((len(nothing), few.network.n))
+    network = widen(Probe(ask, noise, rng), few.network, seen.directions, where, nothing, origin)
+    if network is None:
+        return None
+    x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
+    x[::4] *= FURTHER
+    x = oracle.nearest(both_sides(network, x))
+    y = ask(x)
+    sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
+    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS)
+    outcome, error, why = Outcome.check_failed, np.inf, ""
+    if few.outcome is Outcome.complete:
+        outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
+        error = judged.residual
+    else:
+        error = validate(network, oracle, how_many(oracle, network), rng).residual
+    stats = {**few.stats, **_read(network, few, seen.directions, whole=few.outcome is Outcome.complete)}
+    if outcome is not Outcome.complete:
+        outcome = Outcome.check_failed
+    return Identification(network, outcome, 0, error, few.method, (why,) if why else (), stats)
+
+
+def _read(network: Network, few: Identification, directions: Directions, *, whole: bool) -> dict[str, object]:
+    """What was read of the network, neuron by neuron: all of it, or the rows that were read along few directions."""
+    hidden = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
+    if whole:
+        return {"layers_read": hidden[:-1], "rows_partial": hidden[-1], "rows_read": hidden[0]}
+    layers = few.stats.get("layers_read") or ()
+    rows: AffineMap | None = layers[0] if len(layers) else few.stats.get("rows_read")
+    out: dict[str, object] = {"layers_read": [], "rows_partial": None}
+    weights, bias = hidden[0]
+    if rows is None or not len(rows[0]):
+        return {**out, "rows_read": (weights[:0], bias[:0])}
+    seen = weights @ directions.few
+    size = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(rows[0], axis=1)
+    same = (np.abs(seen @ rows[0].T) > SAME * np.maximum(size, 1e-300)).any(axis=1)
+    return {**out, "rows_read": (weights[same], bias[same])}

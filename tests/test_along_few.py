@@ -1,0 +1,111 @@
+"""along_few: networks of many inputs in float32, read along a few directions of them first."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+import unveil as uv
+from tests.helpers import assert_rate, random_weights, relu_elsewhere, single
+from unveil.identification.along_few import along_few
+from unveil.identification.identify import identify
+from unveil.identification.method import Identification
+from unveil.identification.piecewise_linear.few_directions import Narrow
+
+SIZES = (120, 8, 5, 2)
+
+
+def oracle(
+    seed: int, dtype: type = np.float32, sizes: tuple[int, ...] = SIZES, **more: object
+) -> tuple[uv.Oracle, uv.Network]:
+    rng = np.random.default_rng(seed)
+    weights = single(random_weights(sizes, rng, bias=0.5))
+    return uv.as_oracle(relu_elsewhere(weights, rng, dtype), sizes[0], **more), uv.Network.from_weights(weights)
+
+
+def along(network: uv.Network, narrow: uv.Oracle) -> uv.Network:
+    """What a network does along the directions."""
+    assert isinstance(narrow, Narrow)
+    (first, bias), *rest = [(layer.dense(), layer.bias) for layer in network.layers]
+    return uv.Network.from_weights([(first @ narrow.lift.T, bias), *rest])
+
+
+def unsettled(few: Identification, narrow: uv.Oracle) -> Identification:
+    """No fit."""
+    assert narrow.n < SIZES[0]
+    return few
+
+
+def test_a_network_of_many_inputs_is_read_whole(seed: int) -> None:
+    whole: list[bool] = []
+    for each in range(3):
+        model, truth = oracle(seed + each, sizes=(120, 8, 2))
+        before = model.ledger.asked
+        found = identify(model, rng=np.random.default_rng(seed + each))
+        whole.append(found.outcome is uv.Outcome.complete)
+        if whole[-1]:
+            assert found.network is not None
+            match = uv.compare(found.network, truth)
+            assert not match.missing
+            assert not match.false
+            x = np.random.default_rng(99).standard_normal((2000, SIZES[0]))
+            assert np.abs(found.network(x) - truth(x)).max() < 1e-3 * truth(x).std()
+            assert found.queries == model.ledger.asked - before
+    assert_rate(whole, 0.8)
+
+
+def test_weights_along_all_other_inputs_follow_from_those_along_a_few(seed: int) -> None:
+    right: list[bool] = []
+    for each in range(6):
+        model, truth = oracle(seed + each)
+
+        def known(narrow: uv.Oracle, truth: uv.Network = truth) -> Identification:
+            return Identification(along(truth, narrow), uv.Outcome.complete, 0, 0.0, "critical points")
+
+        found = along_few(model, known, unsettled, np.random.default_rng(seed))
+        assert found is not None
+        assert found.network is not None
+        assert found.stats["directions"] < SIZES[0]
+        x = np.random.default_rng(99).standard_normal((2000, SIZES[0]))
+        # The weights along the others were in nothing that it was told.
+        right.append(bool(np.sqrt(((found.network(x) - truth(x)) ** 2).mean()) < 1e-4 * truth(x).std()))
+    assert_rate(right, 0.9, SIZES)
+
+
+def test_what_is_rough_along_a_few_is_rough_along_all_and_never_complete(seed: int) -> None:
+    model, truth = oracle(seed)
+
+    def rough(narrow: uv.Oracle) -> Identification:
+        first, *rest = along(truth, narrow).layers
+        w, b = first.dense()[1:], first.bias[1:]
+        lacking = [(w, b), (rest[0].dense()[:, 1:], rest[0].bias), *[(each.dense(), each.bias) for each in rest[1:]]]
+        network = uv.Network.from_weights(lacking)
+        read = Identification(network, uv.Outcome.approximate, 0, 0.1, "critical points")
+        return dataclasses.replace(read, stats={"layers_read": [(w[:3], b[:3])]})
+
+    found = along_few(model, rough, unsettled, np.random.default_rng(seed))
+    assert found is not None
+    assert found.outcome is uv.Outcome.check_failed
+    # Rows that were read along the few are told along all, and no others.
+    rows, _ = found.stats["rows_read"]
+    assert 0 < len(rows) <= 3
+
+
+def test_nothing_is_asked_where_answers_have_all_digits_or_lie_in_a_box_and_a_budget_stays_as_it_was() -> None:
+    def never(narrow: uv.Oracle) -> Identification:
+        raise AssertionError(narrow)
+
+    for model, _ in (oracle(3, np.float64), oracle(3, within=(-1.0, 1.0))):
+        before = model.ledger.asked
+        assert along_few(model, never, unsettled, np.random.default_rng(0)) is None
+        assert model.ledger.asked == before
+
+    def spends(narrow: uv.Oracle) -> Identification:
+        narrow(np.zeros((1500, narrow.n)))
+        raise AssertionError("it was to be stopped before")
+
+    model, _ = oracle(3, budget=2000)
+    assert along_few(model, spends, unsettled, np.random.default_rng(0)) is None
+    assert model.ledger.budget == 2000
+    assert model.ledger.asked <= 1000
