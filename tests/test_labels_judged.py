@@ -181,3 +181,15 @@ def test_a_network_refuted_to_the_last_is_one_in_all_inputs(monkeypatch: pytest.
         if found.outcome is uv.Outcome.complete:
             assert np.linalg.norm(outside) < 1e-6 * np.linalg.norm(rows)
     assert lifted
+
+
+def test_a_later_attempt_that_lacks_nothing_is_kept_whichever_lies_nearer_to_its_points() -> None:
+    model = deep_of(WEIGHTS).model.behind
+    early, late = Completed(model, 5e-13, True, (), {}), Completed(model, 1e-12, True, (), {})
+    doubtful, worse = Completed(model, 1e-15, False, ("",), {}), Completed(model, 1e-3, False, ("",), {})
+    assert late.beats(early)
+    assert late.beats(doubtful)
+    assert not doubtful.beats(late)
+    assert doubtful.beats(worse)
+    assert not worse.beats(doubtful)
+    assert worse.beats(None)

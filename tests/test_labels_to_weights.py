@@ -128,7 +128,9 @@ def test_lines_tell_progress_where_there_is_no_terminal() -> None:
 
     def say(text: str) -> None:
         said.append(text)
-        heard.set()
+        # The first line may come before anything was asked.
+        if "s more" in text:
+            heard.set()
 
     ledger = uv.Ledger()
     with ledger_lines(ledger, "Reading", 100, "questions", say, every=0.01):
@@ -136,7 +138,6 @@ def test_lines_tell_progress_where_there_is_no_terminal() -> None:
         assert heard.wait(5)
     assert said[-1].startswith("Reading: ")
     assert "of at most 100 questions" in said[-1]
-    assert "s more" in said[-1]
 
 
 def test_a_run_is_taken_up_again_from_its_store(tmp_path: Path) -> None:

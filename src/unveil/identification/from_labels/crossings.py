@@ -98,3 +98,24 @@ def cross_near(  # noqa: PLR0913 - where, along what, how finely
     found = sharpen(side, wide, np.broadcast_to(cell, len(x))[rows])
     kept = found.after == after[rows]
     return found[kept], rows[kept]
+
+
+def cross_near_each(  # noqa: PLR0913 - where, along what, how finely
+    side: Side,
+    places: list[Float[np.ndarray, "N d"]],
+    along: Float[np.ndarray, "N d"],
+    before: Int[np.ndarray, " N"],
+    after: Int[np.ndarray, " N"],
+    half: Float[np.ndarray, " N"],
+    cell: Float[np.ndarray, " N"],
+) -> list[tuple[Crossings, Int[np.ndarray, " M"]]]:
+    """`cross_near`, the brackets growing once at most, for several places of each boundary in the same batches.
+
+    Queries: those of `cross_near` for each
+    """
+    count, times = len(along), len(places)
+    labels = np.tile(before, times), np.tile(after, times)
+    wide = np.tile(half, times), np.tile(cell, times)
+    found, rows = cross_near(side, np.concatenate(places), np.tile(along, (times, 1)), *labels, *wide, grow=1)
+    each = [np.flatnonzero(rows // max(count, 1) == i) for i in range(times)]
+    return [(found[some], rows[some] - i * count) for i, some in enumerate(each)]

@@ -197,6 +197,7 @@ class LabelReading:
                 if search.barren or search.hopeless:
                     self.why.append(no_first_layer(search))
                     return Outcome.check_failed
+                search.retract()
                 search.suppose()
                 search.sharpen()
             self.stats["stages"] |= search.stages
@@ -207,7 +208,7 @@ class LabelReading:
                 else completion.behind_neurons(search)
             )
             self._book("last layer and fit")
-            if done is not None and (self.best is None or done.rms < self.best.rms):
+            if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
             if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
@@ -217,7 +218,6 @@ class LabelReading:
                 self._book("corners in a plane")
                 if narrow is not None:
                     return self._narrow(search, *narrow)
-                search.retract()
             fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
             met = search.neurons
             patience *= 2

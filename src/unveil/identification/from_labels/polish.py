@@ -64,6 +64,13 @@ class Completed:
     doubts: tuple[str, ...]
     figures: dict[str, Any]
 
+    def beats(self, other: Completed | None) -> bool:
+        """Whether this is to be kept instead of an earlier one.
+
+        Of two that lack nothing the later one knows more, whichever lies nearer to its own points.
+        """
+        return other is None or self.whole or (not other.whole and self.rms < other.rms)
+
 
 @np.errstate(over="ignore", invalid="ignore")
 def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) -> Polished[M]:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.crossings import cross_near_each
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 
@@ -167,7 +167,7 @@ def faces_behind(
     eta = np.maximum(share * np.minimum(s, 1.0), 30 * precision.cell)
     cell = np.maximum(1e-8 * eta, 2 * precision.digits * (1 + s))
     place = [on.x + (s + times * eta)[:, None] * t for times in (0.5, 1.5)]
-    near = [cross_near(side, p, on.normal, on.before, on.after, 2 * eta, cell, grow=1) for p in place]
+    near = cross_near_each(side, place, on.normal, on.before, on.after, 2 * eta, cell)
     both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
     first, second = near[0][0].x[one], near[1][0].x[two]
     on, t, a, s, eta, cell = on[both], t[both], a[both], s[both], eta[both], cell[both]
