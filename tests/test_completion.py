@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -283,3 +285,18 @@ def test_rows_read_are_told_in_inputs() -> None:
     search.behind_first = True
     assert "2 neurons were told apart" in rows_read(search, chart, planes, 2)[1][1]
     assert rows_read(None, chart, planes, 0) == ({}, [])
+
+
+def test_the_classes_told_apart_first_are_the_commonest_that_touch() -> None:
+    label = np.repeat([[0, 1], [1, 2], [0, 2]], (10, 4, 2), axis=0)
+    at = Crossings(np.zeros((16, 3)), label[:, 0], label[:, 1], np.ones((16, 3)), np.zeros(16))
+    begun = SimpleNamespace(pool=SimpleNamespace(classes=np.array([1, 0, 2])), points=at)
+    assert Completion._touching(begun, 0) == (0, 1)
+    assert Completion._touching(begun, 0, ((0, 1),)) == (1, 2)
+    assert Completion._touching(begun, 0, ((0, 1), (1, 2))) == (0, 2)
+    assert Completion._touching(begun, 0, ((0, 1), (1, 2), (0, 2))) is None
+    # The two commonest classes hardly touch: another lies between them.
+    begun.pool.classes = np.array([2, 0, 1])
+    assert Completion._touching(begun, 0) == (0, 1)
+    begun.pool.classes = np.array([1, 0])
+    assert Completion._touching(begun, 0) == (0, 1)

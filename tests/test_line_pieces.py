@@ -86,3 +86,9 @@ def test_the_line_tells_slopes_jumps_and_values() -> None:
     np.testing.assert_allclose(line.value[:, 0], [0.3, -0.1], atol=1e-5)
     assert np.isfinite(line.hidden[:2]).all()
     assert np.isinf(line.hidden[2]).all()
+
+
+def test_three_answers_are_straight_where_no_breakpoint_lies_between_them() -> None:
+    kept = answers_to(bent, T)
+    rows = np.array([[2, 4, 6], [11, 12, 13], [14, 17, 20], [27, 28, 29], [30, 35, 40]])
+    assert kept.are_straight(rows).tolist() == [True, False, True, False, True]

@@ -15,7 +15,7 @@ from unveil.blackbox.span_search.accuracy import measure, price, truncate
 from unveil.blackbox.span_search.directions import SparseFrame, slopes
 from unveil.blackbox.span_search.growth import CHOOSING, _independent, _most_telling, confirm, grow, left_out, screen
 from unveil.blackbox.span_search.known import Known
-from unveil.blackbox.span_search.lattice import _extrapolate
+from unveil.blackbox.span_search.lattice import _extrapolate, _lengths
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
@@ -417,3 +417,15 @@ def test_slopes_of_several_places_are_those_of_each(rng: np.random.Generator) ->
     active = (places.x @ w.T > 0)[:, :, None] * w
     expected = np.einsum("pmn,cn->pcm", active, directions) / places.sigma[:, None]
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_steps_on_a_grid_are_as_long_wherever_the_box_lies() -> None:
+    w, found = np.random.default_rng(0).standard_normal((2, 6)), []
+    for low in (0.0, -0.5, 2.0):
+        model = lambda x, low=low: np.tanh((x - low - 0.5) @ w.T)  # noqa: E731
+        ask, state = begun(model, 6, np.random.default_rng(1), within=(low, low + 1), grid=1 / 256)
+        found.append(_lengths(ask, state))
+    step, levels = found[0]
+    assert levels >= 2
+    assert (levels + 1) * step <= 0.5
+    assert found == [found[0]] * 3
