@@ -82,7 +82,7 @@ def test_what_is_rough_along_a_few_is_rough_along_all_and_never_complete(seed: i
         lacking = [(w, b), (rest[0].dense()[:, 1:], rest[0].bias), *[(each.dense(), each.bias) for each in rest[1:]]]
         network = uv.Network.from_weights(lacking)
         read = Identification(network, uv.Outcome.approximate, 0, 0.1, "critical points")
-        return dataclasses.replace(read, stats={"layers_read": [(w[:3], b[:3])]})
+        return dataclasses.replace(read, stats={"layers_read": [(w[:3], b[:3])], "surrogate": {}})
 
     found = along_few(model, rough, unsettled, np.random.default_rng(seed))
     assert found is not None

@@ -12,7 +12,7 @@ from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, Asked
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.method import Identification
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
@@ -20,7 +20,6 @@ from unveil.identification.piecewise_linear.few_directions import MANY, Directio
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.wide_input import stations, widen
-from unveil.identification.validation import how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -166,30 +165,28 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     y = ask(x)
     sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
     network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS)
-    outcome, error, why = Outcome.check_failed, np.inf, ""
-    if few.outcome is Outcome.complete:
-        outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
-        error = judged.residual
-    else:
-        error = validate(network, oracle, how_many(oracle, network), rng).residual
-    stats = {**few.stats, **_read(network, few, seen.directions, whole=few.outcome is Outcome.complete)}
-    if outcome is not Outcome.complete:
+    outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
+    told = _read(network, few, seen.directions)
+    if outcome is not Outcome.complete or not _all_read(few):
+        # Of a network with neurons that are only fitted a fit tells whether all of them are needed.
         outcome = Outcome.check_failed
-    return Identification(network, outcome, 0, error, few.method, (why,) if why else (), stats)
+    return Identification(network, outcome, 0, judged.residual, few.method, (why,) if why else (), few.stats | told)
 
 
-def _read(network: Network, few: Identification, directions: Directions, *, whole: bool) -> dict[str, object]:
+def _read(network: Network, few: Identification, directions: Directions) -> dict[str, object]:
     """What was read of the network, neuron by neuron: all of it, or the rows that were read along few directions."""
     hidden = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
-    if whole:
+    if _all_read(few):
         return {"layers_read": hidden[:-1], "rows_partial": hidden[-1], "rows_read": hidden[0]}
+    seen = hidden[0][0] @ directions.few
     layers = few.stats.get("layers_read") or ()
-    rows: AffineMap | None = layers[0] if len(layers) else few.stats.get("rows_read")
-    out: dict[str, object] = {"layers_read": [], "rows_partial": None}
+    rows, _ = layers[0] if len(layers) else few.stats.get("rows_read", (seen[:0], ()))
     weights, bias = hidden[0]
-    if rows is None or not len(rows[0]):
-        return {**out, "rows_read": (weights[:0], bias[:0])}
-    seen = weights @ directions.few
-    size = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(rows[0], axis=1)
-    same = (np.abs(seen @ rows[0].T) > SAME * np.maximum(size, 1e-300)).any(axis=1)
-    return {**out, "rows_read": (weights[same], bias[same])}
+    size = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
+    same = (np.abs(seen @ rows.T) > SAME * np.maximum(size, 1e-300)).any(axis=1)
+    return {"layers_read": [], "rows_partial": None, "rows_read": (weights[same], bias[same])}
+
+
+def _all_read(few: Identification) -> bool:
+    """Whether no neuron along few directions is only fitted."""
+    return few.outcome is Outcome.complete or "surrogate" not in few.stats
