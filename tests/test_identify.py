@@ -272,3 +272,22 @@ def test_a_network_without_answers_far_out_is_read_where_it_has_some(
         return bool(np.abs(read.network(x) - model(x)).max() < 1e-9)
 
     assert_rate([found() for _ in range(3)], 0.9)
+
+
+def test_a_classifier_behind_four_decimals_is_read_to_their_rounding(rng: np.random.Generator) -> None:
+    def found() -> bool:
+        first, bias = rng.standard_normal((5, 8)) / 2.8, rng.standard_normal(5) / 2
+        last, shift = 0.7 * rng.standard_normal((3, 5)), 0.3 * rng.standard_normal(3)
+
+        def probabilities(x: np.ndarray) -> np.ndarray:
+            p = np.exp(np.tanh(x @ first.T + bias) @ last.T + shift)
+            return p / p.sum(axis=1, keepdims=True)
+
+        oracle = as_oracle(lambda x: np.round(probabilities(x), 4), shape=8, budget=60_000)
+        read = identify(oracle, rng=rng)
+        x = rng.standard_normal((1000, 8))
+        if read.outcome is not Outcome.complete or read.network is None:
+            return False
+        return bool(np.abs(oracle.softmax(read.network(x)) - probabilities(x)).max() < 5e-4)
+
+    assert_rate([found() for _ in range(4)], 0.9)

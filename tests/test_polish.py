@@ -89,3 +89,16 @@ def test_the_largest_error_is_foretold_within_three_times() -> None:
         off = max(max(np.abs(a.weights - b.weights).max(), np.abs(a.bias - b.bias).max()) for a, b in pairs)
         outside += not 1 / 3 < off / fit.largest < 3
     assert outside <= 1
+
+
+def test_answers_that_count_for_nothing_change_nothing(rng: np.random.Generator) -> None:
+    truth = random_network(5, (6,), "tanh", rng, outputs=2)
+    x = rng.standard_normal((200, 5))
+    y, counts = truth(x), np.ones((200, 2))
+    y[::4, 0] += rng.standard_normal(50)
+    counts[::4, 0] = 0
+    start = Network(tuple(Layer(1.01 * layer.weights, layer.bias + 0.01, layer.activation) for layer in truth.layers))
+    assert polish(start, x, y).rms > 0.1
+    fit = polish(start, x, y, weight=counts)
+    assert fit.rms < 1e-12
+    assert np.abs(fit.network(x) - truth(x)).max() < 1e-11

@@ -51,9 +51,10 @@ def polish(  # noqa: PLR0913 - tolerances of a fit, by name
     steps: int = 200,
     free: Sequence[int] | None = None,
     patience: int = 8,
+    weight: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> Polished:
     """Fit all parameters to answers, starting from a network that is nearly right: `polish_all` for one start."""
-    return polish_all([network], x, y, noise=noise, steps=steps, free=free, patience=patience)[0]
+    return polish_all([network], x, y, noise=noise, steps=steps, free=free, patience=patience, weight=weight)[0]
 
 
 def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
@@ -66,6 +67,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     free: Sequence[int] | None = None,
     patience: int = 8,
     until: float = 0.0,
+    weight: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> list[Polished]:
     """Fit all parameters to answers, from several networks of one shape at once.
 
@@ -82,6 +84,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
         free: Layers whose parameters move; default all.
         patience: Steps without a gain of one part in a hundred before the fit is called ended.
         until: All end where one of them has come so near.
+        weight: What each answer counts for; `rms` is that of the weighted errors, so let the usual one be 1.
 
     Returns:
         For each start the best network met, and how sure its parameters are.
@@ -91,11 +94,12 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     Source: Marquardt (1963), with the damping update of Nielsen (1999).
     """
     x, y = networks[0].points(x), np.asarray(y, dtype=np.float64)
+    weights = np.broadcast_to(weight, y.shape)
     kinds = [layer.activation for layer in networks[0].layers]
     moving = sorted(range(len(kinds)) if free is None else free)
     floor = max(noise, 0.25 * np.finfo(np.float64).eps * (float(np.abs(y).max()) or 1.0))
     blocks, count = _stacked(networks), len(networks)
-    normal, slope, cost = _normal_equations(blocks, kinds, x, y, moving)
+    normal, slope, cost = _normal_equations(blocks, kinds, x, y, weights, moving)
     rms = np.sqrt(cost / y.size)
     start, reference = rms.copy(), rms.copy()
     damping, growth = np.full(count, 1e-3), np.full(count, 2.0)
@@ -108,7 +112,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
         taken[at] += 1
         step = np.array([_damped_step(normal[i], slope[i], damping[i]) for i in at])
         trial = _moved([block[at] for block in blocks], moving, step)
-        after = _cost(trial, kinds, x, y)
+        after = _cost(trial, kinds, x, y, weights)
         expected = np.array([2 * d @ (slope[i] - 0.5 * normal[i] @ d) for i, d in zip(at, step, strict=True)])
         better = np.isfinite(after) & (after < cost[at]) & (expected > 0)
         won, lost = at[better], at[~better]
@@ -118,7 +122,8 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
             growth[won] = 2.0
             for block, moved in zip(blocks, trial, strict=True):
                 block[won] = moved[better]
-            normal[won], slope[won], cost[won] = _normal_equations([b[won] for b in blocks], kinds, x, y, moving)
+            left = [block[won] for block in blocks]
+            normal[won], slope[won], cost[won] = _normal_equations(left, kinds, x, y, weights, moving)
             rms[won] = np.sqrt(cost[won] / y.size)
         damping[lost] *= growth[lost]
         growth[lost] *= 2
@@ -199,16 +204,23 @@ def _slopes(
     return np.concatenate([parts[depth] for depth in sorted(parts)], axis=3)
 
 
-def _cost(blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _cost(
+    blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite and it is refused
-        return np.asarray(((_forward(blocks, kinds, x)[0][-1] - y) ** 2).sum(axis=(1, 2)))
+        return np.asarray(((weights * (_forward(blocks, kinds, x)[0][-1] - y)) ** 2).sum(axis=(1, 2)))
 
 
 def _normal_equations(
-    blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray, free: Sequence[int]
+    blocks: _Blocks,
+    kinds: Sequence[Activation],
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray,
+    free: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`J^T J`, `J^T (y - f)` and the sum of squares of each network, a block of rows at a time."""
-    count, size = len(blocks[0]), sum(blocks[depth][0].size for depth in free)
+    count, size, uneven = len(blocks[0]), sum(blocks[depth][0].size for depth in free), bool((weights != 1).any())
     normal, slope, cost = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros(count)
     rows = min(len(x), max(1, _ROWS // y.shape[1]))
     some = max(1, _ENTRIES // (rows * y.shape[1] * size))
@@ -217,8 +229,12 @@ def _normal_equations(
         part = [block[first : first + some] for block in blocks]
         for begin in range(0, len(x), rows):
             inputs, sums = _forward(part, kinds, x[begin : begin + rows])
-            j = _slopes(part, kinds, inputs, sums, free).reshape(len(these), -1, size)
-            error = (y[begin : begin + rows] - inputs[-1]).reshape(len(these), -1)
+            weight = weights[begin : begin + rows]
+            j = _slopes(part, kinds, inputs, sums, free)
+            if uneven:
+                j *= weight[..., None]
+            j = j.reshape(len(these), -1, size)
+            error = (weight * (y[begin : begin + rows] - inputs[-1])).reshape(len(these), -1)
             for here, i in enumerate(these):
                 normal[i] += j[here].T @ j[here]
                 slope[i] += j[here].T @ error[here]

@@ -28,7 +28,13 @@ SILENT = 1e-12
 _TRIES = 4  # neurons taken out on trial, those that are missed least
 
 
-def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], noise: float) -> Polished:
+def without_surplus(
+    fit: Polished,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    noise: float,
+    weight: Float[np.ndarray, "N m"] | float = 1.0,
+) -> Polished:
     """Take out hidden neurons as long as the rest explains the answers as well.
 
     Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
@@ -39,6 +45,7 @@ def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndar
         x: Where the oracle was asked.
         y: What it answered.
         noise: Standard deviation of the answers' errors, absolute.
+        weight: What each answer counts for, as in the fit.
 
     Returns:
         The fit of the smallest network met whose `rms` is not larger, up to a fifth, or below noise and rounding.
@@ -50,7 +57,7 @@ def without_surplus(fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndar
     while fit.condition >= REDUNDANT or fit.uncertainty > UNCERTAIN:
         trials = sorted(_smaller(fit.network, x, y), key=lambda trial: trial[0])[:_TRIES]
         for _, trial in trials:
-            smaller = polish(trial, x, y, noise=0.3 * noise, steps=60)
+            smaller = polish(trial, x, y, noise=0.3 * noise, steps=60, weight=weight)
             if smaller.rms <= enough:
                 fit = smaller
                 break

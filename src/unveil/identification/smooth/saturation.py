@@ -21,6 +21,7 @@ from unveil.identification.smooth.conclusion import (
     final_fit,
     fit_points,
     unfinished,
+    weights,
 )
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
@@ -192,9 +193,17 @@ class Saturation(Method):
         points = oracle.nearest(layer.at_rest(2 * k + 12, rng))
         answers = ask(oracle, points)
         design = np.concatenate([layer(points), np.ones((len(points), 1))], axis=1)
-        outer = np.linalg.lstsq(design, answers, rcond=None)[0]
+        # Far out probabilities are small, and their log-ratios as rough as these are rounded.
+        counts = weights(oracle, answers, noise)
+        outer = np.stack(
+            [
+                np.linalg.lstsq(w[:, None] * design, w * a, rcond=None)[0]
+                for w, a in zip(counts.T, answers.T, strict=True)
+            ],
+            axis=1,
+        )
         spread = float(np.ptp(answers, axis=0).max()) or 1.0
-        if np.abs(design @ outer - answers).max() > max(20 * noise, 1e-6 * spread):
+        if np.abs(counts * (design @ outer - answers)).max() > max(20 * noise, 1e-6 * spread):
             return None
         first = Layer(layer.weights, layer.shifts, layer.activation)
         return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
