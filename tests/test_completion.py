@@ -91,6 +91,7 @@ def test_a_fit_recovers_a_moved_model_and_knows_its_errors(seed: int, phi: str) 
     pool = asked(truth, rng)
     at = telling_crossings(truth, pool, 100, rng)
     start = moved(truth, 1e-4, rng)
+    assert len(at) == 100
     found = polish(start, at)
     assert found.rms < 1e-13 < 1e-6 < np.sqrt(np.mean(start.distances(at) ** 2))
     if phi == "relu":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unveil.identification.convolution.geometry import Grid, grid_of
+from unveil.identification.convolution import geometry
+from unveil.identification.convolution.geometry import Grid, grid_of, padding_of
 from unveil.identification.convolution.kernel import Kernel, Matched, cut
 
 
@@ -64,3 +65,18 @@ def test_edges_in_which_nothing_stands_out_are_cut_off(rng: np.random.Generator)
     scale = np.abs(weights).max() / np.abs(small.weights).max()
     assert abs(small.bias) == pytest.approx(0.3 / scale, rel=1e-4)
     assert small.error[0, 0, 0] == pytest.approx(1e-6 / scale, rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_padding_reaches_as_far_as_windows_were_met_and_is_open_where_none_could_be(stride: int, monkeypatch) -> None:
+    grid = Grid((3, 3), (stride, stride), (-1 % stride, -1 % stride), np.zeros((1, 2), dtype=int))
+    last = max(i for i in range(-1, 5, stride))  # of windows that begin at -1
+    seen = {"first": ({-1}, {-1 - stride}), "last": ({last}, {last + stride})}
+    monkeypatch.setattr(geometry, "_rows", lambda kernels, grid, lines, axis: seen[lines])
+    zeros = max(0, last + 3 - 6)
+    assert padding_of([], grid, ("first", "last"), (1, 6, 6)) == (1, 1, zeros, zeros)
+    # Had a window further out been there, no line would have met it.
+    seen["first"] = ({-1}, set())
+    assert (padding_of([], grid, ("first", "last"), (1, 6, 6)) is None) == (-1 - stride > -3)
+    seen["first"], seen["last"] = ({-1}, {-1 - stride}), ({last}, set())
+    assert (padding_of([], grid, ("first", "last"), (1, 6, 6)) is None) == (last + stride < 6)

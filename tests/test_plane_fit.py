@@ -21,7 +21,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.last_hidden_layer import close
-from unveil.identification.piecewise_linear.plane_fit import _Planes, read_planes
+from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, read_planes
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _with, positive_values, trace_layers
@@ -278,3 +278,15 @@ def test_many_inputs_are_read_along_a_few_directions_first() -> None:
     assert last.directions == states[0].directions < 66
     few = Begun(1, (6, 5, 1))
     assert all(state.directions == 0 for state in read_inputs(few.setup, few.frame))
+
+
+def test_a_plane_found_before_passes_where_it_was_met_and_not_beside() -> None:
+    rng = np.random.default_rng(0)
+    frame, row, bias = Frame.of_input(3, None), np.array([0.6, 0.0, 0.8]), 0.7
+    jump, error = np.ones((1, 1)), np.full(1, 1e-4)
+    on = rng.standard_normal((1, 3))
+    on -= (on @ row + bias)[:, None] * row
+    found = LayerFound.nothing(frame, 1).with_straight(Hyperplanes(row[None], np.array([bias]), jump, error, on))
+    for normal, at, passes in ((row, on, True), (-row, on, True), (row, on + 0.1 * row, False), (row[::-1], on, False)):
+        met = Hyperplanes(normal[None], np.zeros(1), jump, error, at)
+        assert _passes(found, met) is passes
