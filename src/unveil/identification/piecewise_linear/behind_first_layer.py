@@ -115,24 +115,6 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         yield from behind_crowded(setup, replace(first, why=()))
 
 
-def read_on(setup: Setup, frame: Frame, state: Reading) -> Iterator[Reading]:
-    """Read the layers behind the first on from where fresh exact answers contradict what was read of them.
-
-    Args:
-        setup: What all steps share; the answers are among those it keeps.
-        frame: The inputs.
-        state: With `deeper`, and the points that are `wrong`.
-
-    Yields:
-        What was read, after every step; the network stays as it is until there is a better one.
-
-    Queries: those of `read_deeper`
-    """
-    assert state.deeper is not None
-    setting = _setting(setup, state, frame)
-    yield from _deeper_states(setup, setting, replace(state, error=np.inf), state.deeper.contradicted(state.wrong))
-
-
 def _fitted_later(setup: Setup, state: Reading) -> bool:
     """Whether a fit of all weights along a few directions will make up for errors of what was read."""
     first = state.first
@@ -156,7 +138,6 @@ def _deeper_states(setup: Setup, setting: Setting, state: Reading, begun: Deeper
         )
         why = (*state.why, text) if deeper.spent else state.why
         now = replace(state, layers=layers, told=(state.told[0], *told), over=True, spent=deeper.spent, why=why)
-        now = replace(now, deeper=deeper)
         yield now if deeper.network is None else now.with_network(deeper.network, deeper.residual)
 
 

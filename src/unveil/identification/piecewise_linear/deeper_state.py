@@ -172,13 +172,6 @@ class Deeper:
             candidates=Candidates(merged=tuple(given), proven=proven),
         )
 
-    def contradicted(self, wrong: Float[np.ndarray, "W n"]) -> Deeper:
-        """After answers at these points have shown that the network is not whole."""
-        candidates = replace(self.candidates, fitted=None)
-        return replace(
-            self, candidates=candidates, wrong=wrong, network=None, explained=0.0, residual=np.inf, patience=PATIENCE
-        )
-
     @property
     def spent(self) -> bool:
         """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer.

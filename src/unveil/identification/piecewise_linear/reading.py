@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
-from unveil.identification.piecewise_linear.behind_first_layer import read_behind, read_on
+from unveil.identification.piecewise_linear.behind_first_layer import read_behind
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import FURTHER, close_on_fresh
@@ -46,8 +46,6 @@ ROUNDS = {
     (False, True): Rounds(8, 4, 1, 2),
     (False, False): Rounds(8, 4, 1, 2),
 }
-# Times that layers behind the first are read on where a fit of all weights meets answers that contradict them.
-REPAIRS = 3
 # Bent hyperplanes per straight one, and besides, from which on another layer lies behind.
 BENT, FEW_BENT = 0.2, 2
 # Answers all over the inputs for each neuron, where those kept are of the first lines alone.
@@ -87,13 +85,7 @@ def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Itera
     if not setup.exact:
         yield state
         return
-    for number in range(REPAIRS + 1):
-        yield (state := finish_exact(setup, state))
-        if number == REPAIRS or not len(state.wrong) or state.deeper is None:
-            return
-        for now in read_on(setup, frame, state):
-            yield now
-        state = now
+    yield finish_exact(setup, state)
 
 
 def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Reading]:

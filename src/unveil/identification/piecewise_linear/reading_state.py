@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Weights
-from unveil.identification.piecewise_linear.deeper_state import Deeper
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.many_layers import ManyLayers
@@ -84,8 +83,8 @@ class Reading:
         lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
         wrong: Where it does not explain them.
         confirmed: How many rows of the first layer were met again at fresh places; these come first.
-        deeper: What was read behind the first layer of exact answers, from where it can be read on.
-        many: The same where lines meet far more deeper neurons than such of the first layer.
+        many: What was read behind the first layer of exact answers where lines meet far more deeper neurons than such
+            of the first.
         partial: Rows and biases of the next layer, of which not all neurons were read; up to sign.
         directions: Along how many directions of the inputs the network is being read first; 0 where along all.
         told: Of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met.
@@ -107,7 +106,6 @@ class Reading:
     lacking: bool = False
     wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
     confirmed: int = 0
-    deeper: Deeper | None = None
     many: ManyLayers | None = None
     partial: AffineMap | None = None
     directions: int = 0
