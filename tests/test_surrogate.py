@@ -212,3 +212,19 @@ def test_of_neurons_that_nothing_needs_one_a_layer_stays_and_it_ends(
         return one
 
     assert slimmed(network, x, np.zeros((300, 1)), 1e-9, fit).widths == (1, 1)
+
+
+def test_a_first_layer_behind_which_several_were_read_stays_as_it_is() -> None:
+    rng = np.random.default_rng(4)
+    weights = random_weights((6, 5, 5, 4, 4, 2), rng, bias=0.5)
+    stats = {"layers_read": weights[:3], "rows_partial": tuple(each[:3] for each in weights[3])}
+    read = uv.Identification(None, uv.Outcome.check_failed, 0, np.inf, "critical points", (), stats)
+    method = uv.Surrogate.behind(read, rounds=2, queries=3000)
+    found = uv.identify(uv.as_oracle(relu_net(weights), 6), method, rng=rng)
+    assert found.network is not None
+    np.testing.assert_array_equal(found.network.layers[0].dense(), weights[0][0])
+    # What was read has no free neurons besides.
+    assert found.network.widths[:3] == (5, 5, 4)
+    assert [each["read"] for each in found.stats["neurons"]][:3] == [5, 5, 4]
+    assert found.outcome is uv.Outcome.approximate
+    assert found.stats["fresh"]["rms"] < 0.02

@@ -46,10 +46,16 @@ MORE = 0.4
 BEHIND, MANY = 3.0, 5000
 # Rounds in a row that gain less than this factor before it ends.
 PATIENCE, GAIN = 2, 1.15
+# The same behind several layers, where a round is a small one.
+PATIENCE_BEHIND = 4
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 SHAPES = ((1.5,), (3.0, 1.5))
 UNKNOWN, FREE = (24, 64), 8
+# The same behind so many layers and more that were read from exact answers, relative to their deviation: how many more
+# there are is not known, and what was read lacks neurons at most that hardly any input switches.
+SEVERAL, EXACT = 3, 1e-9
+DEEP = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
 # From so many neurons on students are no wider than this share of them.
 WIDE, NARROW = 128, 0.5
 # Batches of stochastic gradients at the start, and where least squares do not cost more.
@@ -81,7 +87,7 @@ class Fitting(Run):
         self.x, self.y = np.empty((0, oracle.n)), np.empty((0, oracle.m))
         self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)
         self.best = method.known.network
-        self.noise, self.work = 0.0, 0.0
+        self.noise, self.work, self.deep = 0.0, 0.0, False
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
 
     def run(self) -> Identification:
@@ -90,6 +96,8 @@ class Fitting(Run):
             self.noise = max(answers_noise(self.oracle, self.rng), 1e-300)
             self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
             self.noise = max(self.noise, float(self.oracle.rounding(self.held[1]).mean()), LEAST * self._spread())
+            exact = self.noise < EXACT * self._spread()
+            self.deep = exact and len(self.method.known.layers) >= SEVERAL and self.method.known.network is None
             if not self._right():
                 self._fit()
         except BudgetExceeded:
@@ -110,7 +118,8 @@ class Fitting(Run):
         # What was read is nearly right: what lies behind it is fitted first, then everything.
         known = self.method.known
         first = len(known.layers) if known.network is None or not self._well(known.network) else 1
-        waited = 0
+        # A first layer behind which several were read is exact, and most of the parameters.
+        least, waited, patience = int(self.deep), 0, PATIENCE_BEHIND if self.deep else PATIENCE
         for turn in range(self.method.rounds):
             had = min(each.error for each in students)
             students = [self._after_a_round(each, first) for each in students]
@@ -118,11 +127,13 @@ class Fitting(Run):
             self.stats["rounds"] = turn + 1
             best = min(each.error for each in students)
             waited = waited + 1 if best * GAIN > had else 0
-            if best <= 1.2 * self.noise or (waited >= PATIENCE and not first) or self.work > self.method.work:
+            if best <= 1.2 * self.noise or self.work > self.method.work:
                 break
-            if waited >= PATIENCE:
+            if waited >= patience and first == least:
+                break
+            if waited >= patience:
                 # Layers move from the last to the first: the deeper ones are few parameters, and soon fitted.
-                first, waited = first // 2, 0
+                first, waited = max(first // 2, least), 0
                 students = self._worth(students)
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
@@ -137,7 +148,7 @@ class Fitting(Run):
                 elif not first:
                     break
         assert self.best is not None
-        if self._well(self.best):
+        if self._well(self.best) and not self.deep:
             self.best = self._slim(self.best)
             some = slice(TO_TELL * max(layer.inputs + layer.neurons for layer in self.best.layers))
             self.stats["all_needed"] = all_needed(self.best, self.x[some], self.y[some])
@@ -154,7 +165,8 @@ class Fitting(Run):
         near = [each for each in students if each.error <= BEHIND * best]
         near.sort(key=lambda each: each.error * float(np.sqrt(self._behind_known(each.network))))
         # Where all parameters are many, a second student costs more than the better questions are worth.
-        return near[: None if parameters(near[0].network) <= MANY else 1]
+        size = self._behind_known(near[0].network) if self.deep else parameters(near[0].network)
+        return near[: None if size <= MANY else 1]
 
     def _behind_known(self, network: Network) -> int:
         """Parameters behind the layers that were read."""
@@ -194,7 +206,7 @@ class Fitting(Run):
             # Neurons that it lacks need not disturb those that it has: the others begin with some that send nothing on.
             more = [with_free(known.network, FREE, self.x, self.rng) for _ in range(self.method.students - 1)]
             return [known.network, *more]
-        layers, rows = widened(known, FREE, self.x, self.rng)
+        layers, rows = widened(known, 0 if self.deep else FREE, self.x, self.rng)
         for layer in layers:
             h = layer(h)
         # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
@@ -207,7 +219,7 @@ class Fitting(Run):
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held)))
         begun.sort(key=lambda network: rms(network, *self.held))
-        return begun[: self.method.students]
+        return begun[: max(self.method.students, len(DEEP) * self.deep)]
 
     def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:
         """Hidden widths behind the layers that are known, one per student or more."""
@@ -219,7 +231,7 @@ class Fitting(Run):
         size = last if known else int(np.clip(last, *UNKNOWN))
         share = 1.0 if size < WIDE else NARROW
         # Most of a layer of which rows were read is known: what lies behind it is the output.
-        shapes = SHAPES[: 1 if rows else None]
+        shapes = DEEP if self.deep else SHAPES[: 1 if rows else None]
         return [
             (max(int(share * shape[0] * size) + FREE, rows), *(int(share * each * size) + FREE for each in shape[1:]))
             for shape in shapes
