@@ -215,7 +215,7 @@ def _along(
     n, d = frame.V.shape
     # Parts of one point's coordinates are alike in size, and too large to be kept.
     group, part = max(1, BATCH // (n * d)), -(-d // max(1, -(-n * d // BATCH)))
-    steps = np.ascontiguousarray(frame.V.T)
+    steps = frame.M if frame.M is frame.V else np.ascontiguousarray(frame.V.T)  # of the input itself they are one
     usual = whole = probe.ask, x, steps
     if probe.lifted is not None:
         ask, lift = probe.lifted

@@ -86,7 +86,8 @@ def _all_columns(a: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n n"]:
     v[np.arange(p), np.arange(p)] = 1.0
     v[:, tau == 0] = 0.0
     factor = np.triu(v.T @ v, 1) + np.diag(1 / np.where(tau == 0, 1.0, tau))
-    out = v @ linalg.solve_triangular(factor, -v.T)
+    # Columns lie together, as steps along them are rows of questions.
+    out = (linalg.solve_triangular(factor, -v.T).T @ v.T).T
     out[np.arange(n), np.arange(n)] += 1.0
     return np.asarray(out)
 

@@ -178,7 +178,7 @@ def widen(
         these = np.flatnonzero(full == every)
         if not len(these):
             continue
-        span = np.concatenate([directions.few, directions.others], axis=1) if every else directions.others
+        span = np.concatenate([directions.few.T, directions.others.T]).T if every else directions.others
         radius = np.array([where[i].radius for i in these])
         slope, error = derivatives(probe, across(span), x[these], radius, value[these])
         if not np.isfinite(error).all():
