@@ -13,7 +13,7 @@ from unveil.identification.identify import identify
 from unveil.identification.method import Identification
 from unveil.identification.piecewise_linear.few_directions import Narrow
 
-SIZES = (120, 8, 5, 2)
+SIZES = (200, 8, 5, 2)
 
 
 def oracle(
@@ -40,7 +40,7 @@ def unsettled(few: Identification, narrow: uv.Oracle) -> Identification:
 def test_a_network_of_many_inputs_is_read_whole(seed: int) -> None:
     whole: list[bool] = []
     for each in range(3):
-        model, truth = oracle(seed + each, sizes=(120, 8, 2))
+        model, truth = oracle(seed + each, sizes=(200, 8, 2))
         before = model.ledger.asked
         found = identify(model, rng=np.random.default_rng(seed + each))
         whole.append(found.outcome is uv.Outcome.complete)
@@ -73,23 +73,21 @@ def test_weights_along_all_other_inputs_follow_from_those_along_a_few(seed: int)
     assert_rate(right, 0.9, SIZES)
 
 
-def test_what_is_rough_along_a_few_is_rough_along_all_and_never_complete(seed: int) -> None:
+def test_neurons_that_were_fitted_along_a_few_are_not_told_as_read(seed: int) -> None:
     model, truth = oracle(seed)
 
-    def rough(narrow: uv.Oracle) -> Identification:
-        first, *rest = along(truth, narrow).layers
-        w, b = first.dense()[1:], first.bias[1:]
-        lacking = [(w, b), (rest[0].dense()[:, 1:], rest[0].bias), *[(each.dense(), each.bias) for each in rest[1:]]]
-        network = uv.Network.from_weights(lacking)
+    def fitted(narrow: uv.Oracle) -> Identification:
+        network = along(truth, narrow)
+        first = network.layers[0]
         read = Identification(network, uv.Outcome.approximate, 0, 0.1, "critical points")
-        return dataclasses.replace(read, stats={"layers_read": [(w[:3], b[:3])], "surrogate": {}})
+        return dataclasses.replace(read, stats={"layers_read": [(first.dense()[:3], first.bias[:3])], "surrogate": {}})
 
-    found = along_few(model, rough, unsettled, np.random.default_rng(seed))
+    found = along_few(model, fitted, unsettled, np.random.default_rng(seed))
     assert found is not None
+    # Whether all of its neurons are needed is not known, however well it answers.
     assert found.outcome is uv.Outcome.check_failed
-    # Rows that were read along the few are told along all, and no others.
     rows, _ = found.stats["rows_read"]
-    assert 0 < len(rows) <= 3
+    assert len(rows) == 3
 
 
 def test_nothing_is_asked_where_answers_have_all_digits_or_lie_in_a_box_and_a_budget_stays_as_it_was() -> None:

@@ -26,6 +26,8 @@ from unveil.whitebox.network import Network
 Reader = Callable[[Oracle], Identification]
 Settler = Callable[[Identification, Oracle], Identification]
 
+# Along more than this share of the inputs what is saved does not pay for what is lost where the reading is not whole.
+FEW = 0.25
 # Share of what the budget leaves that readings along few directions may use, and how many of them are made at most.
 PART, READINGS = 0.5, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, steps of the
@@ -140,7 +142,8 @@ def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | 
     if np.isfinite(oracle.widest):
         far = reach(ask, frame.sample(4, rng), oracle.widest, far)
     line = search(ask, frame, noise, rng, far)
-    return None if line is None else Directions.along(line, rng), noise
+    directions = None if line is None else Directions.along(line, rng)
+    return (directions if directions is not None and directions.few.shape[1] <= FEW * oracle.n else None), noise
 
 
 def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identification | None:
