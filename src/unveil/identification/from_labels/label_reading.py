@@ -21,13 +21,13 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.reservations import reservations
+from unveil.identification.from_labels.reservations import reservations, with_one_more
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
-from unveil.identification.from_labels.thresholds import thresholds
+from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -52,6 +52,9 @@ CURVED = 48
 
 FRUITLESS = 2
 """Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further."""
+
+AFFORDABLE = 3.0
+"""So many times what a search along a few directions took must be left for all inputs, to begin again there."""
 
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
@@ -92,13 +95,16 @@ class LabelReading:
             for _ in range(ROUNDS):
                 self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
                 outcome = self._read(pool)
-                if outcome is not Outcome.complete or self.deep is not None:
+                if outcome is not Outcome.complete or self.deep is not None or self.completion is None:
                     error = self.error
                     break
+                pool = self.completion.pool  # in all inputs, if it was begun again there
                 outcome = self._lift(pool)
                 if outcome is not Outcome.complete:
                     break
-                self._carry()
+                if self.best is not None and (carried := with_one_more(self.best)) is not None:
+                    self.best, self.stats["active at the whole boundary"] = carried[0], 1
+                    self.why.append(carried[1])
                 error, wrong = self._check()
                 if not len(wrong):
                     break
@@ -162,12 +168,7 @@ class LabelReading:
         if met is None:
             return False
         self.stats["thresholds"] = met
-        some = ", ".join(f"input {i} at {value:.4g}" for i, value in list(zip(*met, strict=True))[:4])
-        self.why.append(
-            f"The label changes where single inputs cross thresholds ({some}), as trees and rules do: there is no "
-            f"network behind it. {len(met[0])} thresholds of {len(set(met[0].tolist()))} inputs were met, each for "
-            'about 40 labels (`stats["thresholds"]`).'
-        )
+        self.why.append(told(*met))
         return True
 
     def _is_curved(self, pool: Pool) -> bool:
@@ -193,7 +194,8 @@ class LabelReading:
             search.run(patience + search.neurons)
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
-                    return self._first_layer(search)
+                    outward = self._outward(search)
+                    return self._first_layer(search) if outward is None else self._read(outward)
                 if search.barren or search.hopeless:
                     self.why.append(no_first_layer(search))
                     return Outcome.check_failed
@@ -246,6 +248,18 @@ class LabelReading:
         self.completion = Completion(pool, precision, inside, self.rng, self.seen)
         return self.search, self.completion
 
+    def _outward(self, search: HyperplaneSearch) -> Pool | None:
+        """Begin again in all inputs, if what is left allows it: of a deeper network no row is whole in fewer."""
+        again = sum(search.stages.values()) * self.oracle.n / search.chart.n
+        if self.everywhere is None or self.oracle.ledger.left < AFFORDABLE * again:
+            return None
+        pool, self.everywhere, self.search, self.completion = self.everywhere, None, None, None
+        self.chart, before = pool.chart, self.stats["stages"]
+        self.stats["stages"] = {name: count for name, count in before.items() if name not in search.stages}
+        self.stats["stages"]["a few directions"] = sum(search.stages.values())
+        self.why.append("Hyperplanes bend there, as those of deeper layers do: the first layer was read in all inputs.")
+        return pool
+
     def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
         """Two hidden layers of which the boundary shows corners only."""
         first = Hyperplanes(deep.model.inner, deep.model.bias, np.zeros(len(deep.model.bias)))
@@ -262,8 +276,7 @@ class LabelReading:
 
     def _first_layer(self, search: HyperplaneSearch) -> Outcome:
         """Hyperplanes of a deeper network that go on straight, until there are no more, and what is behind them."""
-        self.best = None
-        self.first = first_layer(search, self.rng)
+        self.best, self.first = None, first_layer(search, self.rng)
         self.stats["stages"] |= search.stages
         self.booked = self.oracle.ledger.asked
         if search.hopeless:
@@ -315,19 +328,6 @@ class LabelReading:
             return Outcome.approximate
         return Outcome.complete
 
-    def _carry(self) -> None:
-        """Write an affine part as one neuron more, where every network with these labels has one like it."""
-        carried = None if self.best is None else self.best.model.carried_by_one()
-        if self.best is None or carried is None:
-            return
-        many = 2 ** len(self.best.model.inner)
-        self.best = replace(self.best, model=carried)
-        self.stats["active at the whole boundary"] = 1
-        self.why.append(
-            "One neuron is active at the whole boundary, so that no label tells its bias, nor which side of the other "
-            f"hyperplanes is the active one: {many:,} networks have the same label at every input. This is one of them."
-        )
-
     def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
@@ -372,12 +372,12 @@ class LabelReading:
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
         if network is None:
-            rows, told = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
+            rows, said = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
             self.stats |= rows
-            self.why += told
+            self.why += said
         if network is not None:
-            told, others = self.seen.told(labels)
-            self.why += told
+            said, others = self.seen.told(labels)
+            self.why += said
             outcome = Outcome.approximate if outcome is Outcome.complete and others else outcome
         if self.deep is not None:
             self.why.append("A second-layer neuron that is active nowhere on the boundary shows in no label.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from unveil.identification.from_labels.deep_reading import LOOSE
@@ -26,3 +28,21 @@ def reservations(found: Completed) -> list[str] | None:
     # Of what is left of an affine part it is not proved that labels leave open which neurons it stands for.
     carried = bool(found.model.affine.any()) and len(found.model.inner) > 0
     return said if loose or strayed or carried or found.figures.get("open") else None
+
+
+def with_one_more(found: Completed) -> tuple[Completed, str] | None:
+    """With an affine part written as one neuron more, where every network with these labels has one like it.
+
+    Returns:
+        The same, and what is said of it; None where there is no affine part or that is not proved.
+
+    Queries: `0`
+    """
+    carried = found.model.carried_by_one()
+    if carried is None:
+        return None
+    return replace(found, model=carried), (
+        "One neuron is active at the whole boundary, so that no label tells its bias, nor which side of the other "
+        f"hyperplanes is the active one: {2 ** len(found.model.inner):,} networks have the same label at every input. "
+        "This is one of them."
+    )

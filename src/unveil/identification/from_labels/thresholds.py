@@ -59,6 +59,19 @@ def thresholds(
     return which[new], value[new]
 
 
+def told(which: Int[np.ndarray, " N"], value: Float[np.ndarray, " N"]) -> str:
+    """What is said of the thresholds met, inputs and their values.
+
+    Queries: `0`
+    """
+    some = ", ".join(f"input {i} at {at:.4g}" for i, at in list(zip(which, value, strict=True))[:4])
+    return (
+        f"The label changes where single inputs cross thresholds ({some}), as trees and rules do: there is no "
+        f"network behind it. {len(which)} thresholds of {len(set(which.tolist()))} inputs were met, each for "
+        'about 40 labels (`stats["thresholds"]`).'
+    )
+
+
 def _single(
     pool: Pool, at: Crossings, precision: Precision, rng: np.random.Generator
 ) -> tuple[np.ndarray, Int[np.ndarray, " N"]]:
