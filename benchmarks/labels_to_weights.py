@@ -126,9 +126,11 @@ def read(name: str, truth: uv.Network, seed: int, single: bool = False) -> bool:
     )
     if found.network is None or found.labels is None or len(truth.layers) > 2:
         rows, bias = found.stats.get("rows_read", (np.empty((0, truth.n)), np.empty(0)))
-        error = apart(rows, bias, truth)
+        some = any("looked at so far only" in each for each in found.why)
+        error = apart(rows, bias, truth, some=some)
         if found.network is not None and found.labels is not None:
             return deep(line, found, truth, seed, seconds)
+        line += ", along a few directions" if some else ""
         right = error.min(axis=0, initial=np.inf) < 1e-3
         worst = error.min(axis=0, initial=np.inf)[right].max(initial=0.0)
         which = len(set(error[:, right].argmin(axis=0))) if right.any() else 0
@@ -236,10 +238,16 @@ def second(found: uv.Identification, truth: uv.Network) -> str:
     )
 
 
-def apart(rows: np.ndarray, bias: np.ndarray, truth: uv.Network) -> np.ndarray:
-    """Distance of hyperplanes read from those of the first layer, signs and lengths apart."""
+def apart(rows: np.ndarray, bias: np.ndarray, truth: uv.Network, *, some: bool = False) -> np.ndarray:
+    """Distance of hyperplanes read from those of the first layer, signs and lengths apart; of `some` directions only,
+    those of which the rows are made."""
     first = truth.layers[0]
-    right = np.column_stack([first.weights, first.bias]) / np.linalg.norm(first.weights, axis=1)[:, None]
+    weights = first.weights
+    if some and len(rows):
+        _, size, span = np.linalg.svd(rows, full_matrices=False)
+        span = span[size > 1e-9 * size[0]]
+        weights = weights @ span.T @ span
+    right = np.column_stack([weights, first.bias]) / np.linalg.norm(weights, axis=1)[:, None]
     found = np.column_stack([rows, bias]) / np.linalg.norm(rows, axis=1)[:, None]
     ways = [np.linalg.norm(right[:, None] - sign * found[None], axis=2) for sign in (1, -1)]
     return np.minimum(*ways)

@@ -195,27 +195,6 @@ def test_a_later_attempt_that_lacks_nothing_is_kept_whichever_lies_nearer_to_its
     assert worse.beats(None)
 
 
-@pytest.mark.parametrize(("budget", "again"), [(10_000, True), (500, False)])
-def test_a_deeper_network_met_along_a_few_directions_is_begun_again_in_all_inputs(budget: int, again: bool) -> None:
-    net = relu_net(WEIGHTS)
-    oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=6, answers="labels", budget=budget)
-    read = LabelReading(uv.HardLabels(), oracle, np.random.default_rng(0))
-    whole, inside = Chart(oracle, np.zeros(6), 1.0, None), Chart(oracle, np.zeros(6), 1.0, np.eye(6)[:3])
-    pools = [Pool(Side(chart), chart, 1.0, np.empty((0, 6)), read.rng) for chart in (whole, inside)]
-    search = HyperplaneSearch(pools[1].side, inside, pools[1], Precision.of(inside.digits), read.rng)
-    # What twice as many coordinates take, three times over, is 720.
-    search.stages = {"faces": 100, "walks": 20}
-    read.chart, read.everywhere, read.search = inside, pools[0], search
-    read.stats["stages"] = {"first look": 64, "walks": 20}
-    pool = read._outward(search)
-    assert (pool is pools[0]) == again
-    assert (read.chart is whole) == again
-    if again:
-        assert read.search is None
-        assert read.stats["stages"] == {"first look": 64, "a few directions": 120}
-        assert read._outward(search) is None
-
-
 def test_thresholds_met_are_told_with_their_inputs() -> None:
     said = told(np.array([2, 2, 5]), np.array([0.5, 1.25, -3.0]))
     assert "input 2 at 0.5" in said

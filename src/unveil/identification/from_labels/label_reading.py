@@ -16,6 +16,7 @@ from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
+from unveil.identification.from_labels.further_classes import with_classes_met
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
@@ -52,9 +53,6 @@ CURVED = 48
 
 FRUITLESS = 2
 """Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further."""
-
-AFFORDABLE = 3.0
-"""So many times what a search along a few directions took must be left for all inputs, to begin again there."""
 
 CERTAIN = 96
 """Walks in a row that end at known neurons before an affine part counts as one."""
@@ -95,10 +93,9 @@ class LabelReading:
             for _ in range(ROUNDS):
                 self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
                 outcome = self._read(pool)
-                if outcome is not Outcome.complete or self.deep is not None or self.completion is None:
+                if outcome is not Outcome.complete or self.deep is not None:
                     error = self.error
                     break
-                pool = self.completion.pool  # in all inputs, if it was begun again there
                 outcome = self._lift(pool)
                 if outcome is not Outcome.complete:
                     break
@@ -106,6 +103,11 @@ class LabelReading:
                     self.best, self.stats["active at the whole boundary"] = carried[0], 1
                     self.why.append(carried[1])
                 error, wrong = self._check()
+                if len(wrong) and self.lift is not None and self.best is not None:
+                    grown = with_classes_met(self.best, self.lift, wrong, self.rng)
+                    if grown is not None:
+                        self.best = grown
+                        error, wrong = self._check()
                 if not len(wrong):
                     break
                 # A class that had not been seen, or a neuron that is missing: the search goes on from there.
@@ -194,8 +196,7 @@ class LabelReading:
             search.run(patience + search.neurons)
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
-                    outward = self._outward(search)
-                    return self._first_layer(search) if outward is None else self._read(outward)
+                    return self._first_layer(search)
                 if search.barren or search.hopeless:
                     self.why.append(no_first_layer(search))
                     return Outcome.check_failed
@@ -247,18 +248,6 @@ class LabelReading:
         inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
         self.completion = Completion(pool, precision, inside, self.rng, self.seen)
         return self.search, self.completion
-
-    def _outward(self, search: HyperplaneSearch) -> Pool | None:
-        """Begin again in all inputs, if what is left allows it: of a deeper network no row is whole in fewer."""
-        again = sum(search.stages.values()) * self.oracle.n / search.chart.n
-        if self.everywhere is None or self.oracle.ledger.left < AFFORDABLE * again:
-            return None
-        pool, self.everywhere, self.search, self.completion = self.everywhere, None, None, None
-        self.chart, before = pool.chart, self.stats["stages"]
-        self.stats["stages"] = {name: count for name, count in before.items() if name not in search.stages}
-        self.stats["stages"]["a few directions"] = sum(search.stages.values())
-        self.why.append("Hyperplanes bend there, as those of deeper layers do: the first layer was read in all inputs.")
-        return pool
 
     def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
         """Two hidden layers of which the boundary shows corners only."""
@@ -388,13 +377,5 @@ class LabelReading:
             if self.best.figures.get("open"):
                 self.why.append(f"{self.best.figures['open']} numbers of rare classes were left open by their points.")
         queries = self.oracle.ledger.asked - self.start
-        return Identification(
-            network,
-            outcome,
-            queries,
-            error,
-            "hard labels",
-            tuple(self.why),
-            self.stats,
-            labels=labels or None,
-        )
+        why, method = tuple(self.why), "hard labels"
+        return Identification(network, outcome, queries, error, method, why, self.stats, labels=labels or None)

@@ -153,7 +153,7 @@ class Lift:
         model, chart = lifted.model, self.all
         if model.parameters > MANY or not np.isfinite(lifted.error):
             return lifted
-        at = foretold_crossings(model, self._fresh_pool(), chart, POINTS * model.parameters, self.rng)
+        at = foretold_crossings(model, self.fresh_pool(), chart, POINTS * model.parameters, self.rng)
         half = np.full(len(at), 4 * max(lifted.error, chart.digits))
         found, rows = cross_near(self.side, *at.expected, half, chart.digits, grow=1)
         if len(found) < model.parameters or len(rows) < (1 - MISSED) * len(at):
@@ -349,7 +349,7 @@ class Lift:
                 break
         return found
 
-    def _fresh_pool(self) -> Pool:
+    def fresh_pool(self) -> Pool:
         """Points in all inputs, none of them asked yet."""
         size, given = self.everywhere.size / self.stretch, self.everywhere.given / self.stretch
         return Pool(self.side, self.all, size, given, self.rng)
@@ -363,7 +363,7 @@ class Lift:
             affine = model.affine @ self.basis
             affine[1:] += weights[k:] @ self.outward
         lifted = replace(model, inner=inner, affine=affine)
-        at = foretold_crossings(lifted, self._fresh_pool(), self.all, TRIED, self.rng)
+        at = foretold_crossings(lifted, self.fresh_pool(), self.all, TRIED, self.rng)
         if not len(at):
             return Lifted(lifted, np.inf, unconfirmed, 1.0)
         expected = max(4 * self.accuracy, 16 * self.all.digits) * np.linalg.norm(at.x, axis=1)

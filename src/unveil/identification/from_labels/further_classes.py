@@ -1,0 +1,90 @@
+"""Classes met only outside the directions in which a network was read: its neurons are known, their weights are not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.from_labels.chart import Crossings
+from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.output import with_classes
+from unveil.identification.from_labels.polish import Completed
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings
+
+SPARE = 4
+"""Boundary points for each number of a class, before rays are looked for that tell what is open."""
+
+ROUNDS, FRUITLESS = 16, 3
+"""Rounds of such rays at most, and those in a row that may meet nothing."""
+
+FLAT = 1e-3
+"""Of this share of the usual steepness, at least, logits are taken to be: what is not known yet may seem flat."""
+
+OFF = 100.0
+"""So many times further off than they were located points lie on no boundary of the network."""
+
+
+# Of two classes that nothing tells apart yet no gradient is known: what is divided by it counts nowhere.
+@np.errstate(over="ignore", invalid="ignore")
+def with_classes_met(
+    found: Completed, lift: Lift, x: Float[np.ndarray, "N n"], rng: np.random.Generator
+) -> Completed | None:
+    """The same network with classes that it lacks, from boundary points in all inputs.
+
+    Args:
+        found: In coordinates of all inputs.
+        lift: How it was read there.
+        x: Inputs with other labels than the network's.
+        rng: Draws everything.
+
+    Returns:
+        The network, with how many numbers are left open; None where there is an affine part, of which each class would
+        have its own, or where the points do not fit it.
+
+    Queries: about 120 for each number of each class
+    """
+    known, pool = found.model.classes, lift.fresh_pool()
+    accuracy = np.inf if lift.told is None else lift.told.reached
+    pool.put(pool.chart.coordinates(x))
+    pool.draw()
+    others = [int(c) for c in pool.classes if c not in known]
+    if not others or found.model.affine.any() or not np.isfinite(accuracy):
+        return None
+    cell = max(2 * pool.chart.digits, accuracy / 10)
+    at = _begun(pool, others, SPARE * (len(found.model.inner) + 1), cell, rng)
+    model, in_vain, pair = _told(found.model, others, at), 0, tuple(int(c) for c in known)
+    for _ in range(ROUNDS):
+        more = rare_crossings(model, pool, at[np.flatnonzero(model.knows(at))], pair, cell, rng)
+        in_vain = 0 if len(more) else in_vain + 1
+        if in_vain == FRUITLESS:
+            break
+        at = Crossings.joined([at, more])
+        model = _told(found.model, others, at)
+    ours = at[np.flatnonzero(model.knows(at))]
+    far = np.maximum(np.linalg.norm(ours.x, axis=1), 1.0)
+    strayed = np.abs(model.distances(ours)) > OFF * (cell + accuracy) * far
+    left_open = found.figures.get("open", 0) + open_numbers(model, ours, pair)
+    return None if strayed.any() else replace(found, model=model, figures={**found.figures, "open": left_open})
+
+
+def _begun(pool: Pool, others: list[int], need: int, cell: float, rng: np.random.Generator) -> Crossings:
+    """Boundary points of each class, on segments to points of any other."""
+    parts = [Crossings.none(pool.chart.n)]
+    for label in others:
+        for one in rng.permutation([c for c in pool.classes if c != label])[:3]:
+            parts.append(pool.crossings(need // 3 + 1, cell, (label, int(one))))
+    return Crossings.joined(parts)
+
+
+def _told(model: LabelModel, others: list[int], at: Crossings) -> LabelModel:
+    """The network with these classes, by least squares on distances: twice, as the first tells how steep logits are."""
+    every = np.concatenate([model.classes, others])
+    new = np.isin(at.before, others) | np.isin(at.after, others)
+    at = at[np.flatnonzero(new & np.isin(at.before, every) & np.isin(at.after, every))]
+    grown, _ = with_classes(model, others, at)
+    steep = np.linalg.norm(grown.gaps(at)[1], axis=1) * (1 + np.linalg.norm(at.x, axis=1))
+    return with_classes(model, others, at, weight=1 / np.maximum(steep, FLAT * np.median(steep)))[0]
