@@ -7,11 +7,10 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.output_layer import Weights
 from unveil.whitebox.activation import Activation, by_rows, leaky_relu
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
-
-Weights = list[tuple[np.ndarray, np.ndarray]]
 
 # Cosine of rows that are opposite, up to this: exactly so, or after a fit.
 OPPOSITE, NEARLY = 1e-12, 1e-7

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rows import Rows
 
 SAMPLES = 2048  # on every line
 _OVERTONES = 5.5  # the band read, in typical frequencies: rows of all lengths, and most sums of two
@@ -24,7 +25,7 @@ _LINEAR = 0.05  # more for every row in a combination
 
 
 @dataclass(frozen=True)
-class Waves:
+class Waves(Rows):
     """Waves seen on lines, those least in doubt first.
 
     Attributes:
@@ -132,11 +133,9 @@ def agreed(lines: list[Waves], length: float) -> Waves:
     Returns:
         Waves in little doubt or seen on two lines, the strongest first.
     """
-    frequencies = np.concatenate([w.frequencies for w in lines])
-    phases, amplitudes, doubts = (
-        np.concatenate([getattr(w, name) for w in lines]) for name in ("phases", "amplitudes", "doubts")
-    )
-    free = np.ones(len(phases), dtype=bool)
+    every = Waves.joined(lines)
+    frequencies, amplitudes, doubts = every.frequencies, every.amplitudes, every.doubts
+    free = np.ones(len(every), dtype=bool)
     found = []
     for i in np.argsort(doubts, kind="stable"):
         if not free[i]:
@@ -147,7 +146,7 @@ def agreed(lines: list[Waves], length: float) -> Waves:
         free[alike] = False
         weights = 1 / (doubts[alike] + 1e-3) ** 2
         mean = weights @ (signs[alike, None] * frequencies[alike]) / weights.sum()
-        found.append((mean, phases[i], amplitudes[i], doubts[i], float(alike.sum())))
+        found.append((mean, every.phases[i], amplitudes[i], doubts[i], float(alike.sum())))
     found = sorted((w for w in found if w[3] < _DOUBT or w[4] > 1), key=lambda wave: -wave[2])
     return Waves(
         np.array([wave[0] for wave in found]).reshape(-1, frequencies.shape[1]),
