@@ -283,6 +283,10 @@ def test_rows_read_are_told_in_inputs() -> None:
     assert why[0].startswith(
         "4 neurons of the first layer were read, up to sign and scale, along the 4 directions of 6"
     )
+    vague = Hyperplanes(truth.inner, truth.bias, np.array([1e-9, 2e-3, 1e-9, np.inf]))
+    stats, why = rows_read(search, chart, vague, 0)
+    np.testing.assert_array_equal(stats["rows_read"][0], rows[[0, 2]])
+    assert why[1].startswith("2 more were met too vaguely")
     search.behind_first = True
     assert "2 neurons were told apart" in rows_read(search, chart, planes, 2)[1][1]
     assert rows_read(None, chart, planes, 0) == ({}, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
 
@@ -38,11 +38,16 @@ def rows_read(
         ]
     else:
         planes = search.likely() if first is None else first
+        # What is known no better than hyperplanes are told apart may be any: of coarse answers walks seem to end there.
+        vague = int((planes.error >= ALIKE).sum())
+        planes = planes[planes.error < ALIKE]
         normals, offsets = planes.normals, planes.offsets
         part = (
             "" if chart.basis is None else f", along the {chart.n} directions of {chart.oracle.n} looked at so far only"
         )
         why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale{part}."]
+        if vague:
+            why.append(f"{vague} more were met too vaguely to be told from others.")
         if (search.deeper and not search.hopeless) or search.behind_first:
             told = f"{second} neurons were told apart, too few for a network" if second else "none was told apart"
             why.append(f"Other hyperplanes bend, as those of deeper neurons do: of the second layer {told}.")
