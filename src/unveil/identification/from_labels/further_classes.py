@@ -13,7 +13,7 @@ from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import with_classes
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings
+from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, vaguest_number
 
 SPARE = 4
 """Boundary points for each number of a class, before rays are looked for that tell what is open."""
@@ -42,8 +42,8 @@ def with_classes_met(
         rng: Draws everything.
 
     Returns:
-        The network, with how many numbers are left open; None where there is an affine part, of which each class would
-        have its own, or where the points do not fit it.
+        The network; None where there is an affine part, of which each class would have its own, or where the points
+        do not fit it or leave numbers open.
 
     Queries: about 120 for each number of each class
     """
@@ -67,8 +67,10 @@ def with_classes_met(
     ours = at[np.flatnonzero(model.knows(at))]
     far = np.maximum(np.linalg.norm(ours.x, axis=1), 1.0)
     strayed = np.abs(model.distances(ours)) > OFF * (cell + accuracy) * far
-    left_open = found.figures.get("open", 0) + open_numbers(model, ours, pair)
-    return None if strayed.any() else replace(found, model=model, figures={**found.figures, "open": left_open})
+    if strayed.any() or open_numbers(model, ours, pair):
+        return None
+    error = max(found.figures.get("error", np.inf), vaguest_number(model, ours, pair, cell + accuracy))
+    return replace(found, model=model, figures={**found.figures, "error": error})
 
 
 def _begun(pool: Pool, others: list[int], need: int, cell: float, rng: np.random.Generator) -> Crossings:

@@ -107,6 +107,19 @@ def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int
     return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
 
 
+def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], error: float) -> float:
+    """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect.
+
+    Args:
+        model, at, pair: As in `rare_crossings`.
+        error: How exactly the points are known.
+
+    Queries: `0`
+    """
+    values = np.linalg.svd(_numbers(model, at, pair), compute_uv=False)
+    return float(error / values.min()) if len(values) and values.min() > 0 else np.inf
+
+
 def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarray, "p q"]:
     """Directions among the numbers that points tell nothing of, or next to nothing."""
     count = told.shape[1]
