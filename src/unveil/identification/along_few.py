@@ -169,11 +169,11 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
     network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS)
     outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
-    told = _read(network, few, seen.directions)
     if outcome is not Outcome.complete or not _all_read(few):
         # Of a network with neurons that are only fitted a fit tells whether all of them are needed.
         outcome = Outcome.check_failed
-    return Identification(network, outcome, 0, judged.residual, few.method, (why,) if why else (), few.stats | told)
+    stats = {**few.stats, **_read(network, few, seen.directions)}
+    return Identification(network, outcome, 0, judged.residual, few.method, (why,) if why else (), stats)
 
 
 def _read(network: Network, few: Identification, directions: Directions) -> dict[str, object]:
@@ -182,8 +182,8 @@ def _read(network: Network, few: Identification, directions: Directions) -> dict
     if _all_read(few):
         return {"layers_read": hidden[:-1], "rows_partial": hidden[-1], "rows_read": hidden[0]}
     seen = hidden[0][0] @ directions.few
-    layers = few.stats.get("layers_read") or ()
-    rows, _ = layers[0] if len(layers) else few.stats.get("rows_read", (seen[:0], ()))
+    layers = few.stats.get("layers_read") or [few.stats.get("rows_read", (seen[:0],))]
+    rows = layers[0][0]
     weights, bias = hidden[0]
     size = np.linalg.norm(seen, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
     same = (np.abs(seen @ rows.T) > SAME * np.maximum(size, 1e-300)).any(axis=1)

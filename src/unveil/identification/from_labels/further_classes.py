@@ -56,7 +56,7 @@ def with_classes_met(
         return None
     cell = max(2 * pool.chart.digits, accuracy / 10)
     at = _begun(pool, others, SPARE * (len(found.model.inner) + 1), cell, rng)
-    model, in_vain, pair = _told(found.model, others, at), 0, tuple(int(c) for c in known)
+    model, in_vain, pair = _told(found.model, others, at), 0, (int(known[0]), int(known[1]))
     for _ in range(ROUNDS):
         more = rare_crossings(model, pool, at[np.flatnonzero(model.knows(at))], pair, cell, rng)
         in_vain = 0 if len(more) else in_vain + 1

@@ -40,11 +40,14 @@ def with_switches(
     """
     pair, left = opposite_rows(network.layers[-2], OPPOSITE), 0
     if len(pair):
-        single = _single(network, *pair[0].tolist(), x) if len(pair) == 1 else None
-        one, open_ = with_switches(single, ask, x, size, rng) if single is not None else (network, 0)
-        return (network, 0) if single is None or open_ else (one, 0)
+        single = _single(network, int(pair[0][0]), int(pair[0][1]), x) if len(pair) == 1 else None
+        if single is None:
+            return network, 0
+        one, open_ = with_switches(single, ask, x, size, rng)
+        return (network if open_ else one), 0
     for i in np.flatnonzero((Network(network.layers[:-1])(x) > 0).all(axis=0)).tolist():
-        found = next((one for sign in (1.0, -1.0) if (one := _switched(network, i, sign, ask, size, rng))), None)
+        either = (_switched(network, i, sign, ask, size, rng) for sign in (1.0, -1.0))
+        found = next((one for one in either if one is not None), None)
         network, left = found or network, left + (found is None)
     return network, left
 

@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import after
+from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.critical_point import (
     FOREIGN,
-    AffineMap,
     CriticalPoint,
     along,
     local,

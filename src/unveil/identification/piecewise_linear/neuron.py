@@ -10,15 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import after
-from unveil.identification.piecewise_linear.critical_point import (
-    AffineMap,
-    CriticalPoint,
-    along_line,
-    local,
-    met,
-    zeros,
-)
+from unveil.identification.fitting.output_layer import AffineMap, after
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, met, zeros
 
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0

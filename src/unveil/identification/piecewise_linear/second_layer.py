@@ -9,15 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.fitting.output_layer import EVERYTHING, Asked, Unsigned, ending, explain
-from unveil.identification.piecewise_linear.critical_point import (
-    AffineMap,
-    CriticalPoint,
-    along_line,
-    local,
-    measure_normals,
-    met,
-)
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, ending, explain
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps

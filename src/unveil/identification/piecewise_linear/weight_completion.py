@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import (
-    AffineMap,
     CriticalPoint,
     along,
     along_line,

@@ -137,7 +137,7 @@ def _passed_on(network: Network, s: Float[np.ndarray, " p"], which: Int[np.ndarr
     for each in network.layers[1:-1]:
         z, J = each.affine(h), _onward(each, J, which[None])
         J, h = np.where(z[..., None] > 0, J, 0), np.maximum(z, 0)
-    return _onward(network.layers[-1], J, which[None])[0]
+    return np.asarray(_onward(network.layers[-1], J, which[None])[0])
 
 
 def widen(
