@@ -159,7 +159,7 @@ class _Attempt:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
-        outcome = self._open(network, self._contradicted(self._judged(seen, noise)), beyond)
+        outcome = self._open(network, self._contradicted(self._judged(seen, noise)))
         if outcome is Outcome.check_failed:
             self._kept(network)
         self._looked_again(frame, noise, network, outcome)
@@ -208,16 +208,13 @@ class _Attempt:
         self.why.append(f"At {wrong} fresh points that were to settle the last digits the network is wrong.")
         return Outcome.approximate
 
-    def _open(self, network: Network, outcome: Outcome, beyond: bool) -> Outcome:
+    def _open(self, network: Network, outcome: Outcome) -> Outcome:
         """The outcome, or `approximate` where an affine part behind the first layer hides numbers that answers tell.
 
         A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, but where
-        it is the only one and several outputs tell (`but_for_one`), and weights of its own that nothing told. Where
-        errors are `beyond` the rounding's somewhere, further answers tell of it.
+        it is the only one and several outputs tell (`but_for_one`), and where it switches: answers further out differ.
         """
-        *others, last = affine_part(network)[1:] or [0]
-        settled = not any(others) and (not last or (last == 2 and network.m > 1 and not beyond))
-        if outcome is Outcome.complete and not settled and self.oracle.within is None:
+        if outcome is Outcome.complete and any(affine_part(network)[1:]) and self.oracle.within is None:
             self.why.append("Signs and weights that this affine part stands for are open.")
             return Outcome.approximate
         return outcome
