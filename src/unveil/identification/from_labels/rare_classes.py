@@ -107,7 +107,7 @@ def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int
     return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
 
 
-def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], error: float) -> float:
+def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> float:
     """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect.
 
     Args:
