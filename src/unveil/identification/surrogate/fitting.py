@@ -100,6 +100,10 @@ class Fitting(Run):
             self.deep = exact and len(self.method.known.layers) >= SEVERAL and self.method.known.network is None
             if not self._right():
                 self._fit()
+                if self.deep and self.best is not None and not self._well(self.best):
+                    # What was read lacks a neuron: the others cannot do its work, but free ones beside them may.
+                    self.deep = False
+                    self._fit()
         except BudgetExceeded:
             self.why.append("The budget ended before the fit did.")
         return self._judged()
