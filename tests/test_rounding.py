@@ -29,6 +29,23 @@ def test_relative_rounding_follows_the_precision(
         assert low < noise.relative < high
 
 
+def test_rows_that_meet_breakpoints_are_not_taken_for_curves_before_more_are_asked() -> None:
+    rng = np.random.default_rng(2)
+    first, asked = True, []
+
+    def model(x: np.ndarray) -> np.ndarray:
+        nonlocal first
+        asked.append(len(x))
+        bent, first = first, False  # as if breakpoints lay on all of the first rows
+        y = x.sum(axis=1, keepdims=True) + (np.abs(x[:, :1] - x[2::6, :1].repeat(6, axis=0)) if bent else 0)
+        return y.astype(np.float32).astype(float)
+
+    assert rounding(model, rng.standard_normal((4, 3)), 1.2e-7, rng).straight
+    assert asked == [24, 96]
+    curved = lambda x: np.exp(3 * x).sum(axis=1, keepdims=True).astype(np.float16).astype(float)  # noqa: E731
+    assert rounding(curved, np.full((4, 3), 0.7), 1e-6, rng).straight is False
+
+
 def test_short_steps_weigh_rounding_against_breakpoints() -> None:
     double, single_ = (Rounding(np.ones(1), 1.0, relative, True) for relative in (1e-16, 1e-7))
     assert (double.step, double.exact) == (1e-4, True)

@@ -22,6 +22,8 @@ COARSE = EXACT_SLOPE ** (4 / 3)
 AGREE = 8.0
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
 HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
+# Times as many rows of points, where of few most met a breakpoint.
+MORE = 4
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,15 @@ def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng:
         resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
         rng: Draws the directions.
 
-    Queries: `6 * N`; twice that where rows of points meet too many breakpoints and are tried again, thirty times as
-    short.
+    Queries: `6 * N`; where rows of points meet too many breakpoints and are tried again, twice that, thirty times as
+        short, or where answers have few digits `6 * N * (1 + MORE)`
     """
     found = _rounding(ask, points, resolution, rng, 1e-3)
-    if found.straight or resolution > 1e-12:
+    if found.straight:
         return found
+    if resolution > 1e-12:
+        # Shorter ones would show nothing. Of a few rows most may meet a breakpoint by chance; of many they do not.
+        return _rounding(ask, np.repeat(points, MORE, axis=0), resolution, rng, 1e-3)
     return _rounding(ask, points, resolution, rng, 3e-5)
 
 
