@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -95,27 +97,21 @@ def identify(
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     start = oracle.ledger.asked
+    read = partial(_identified, method=method, rng=rng, names=names, widths=widths)
     unit = in_own_units(oracle, x) if method is None else None
     if unit is None:
-        return _where_defined(oracle, method, rng, names, widths, x)
+        return _where_defined(oracle, x, read)
     found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
     if found.outcome is not Outcome.check_failed or oracle.within is not None:
         return found
     # Where answers have no digits among the examples, they may have some where inputs are 0 and 1.
-    plain = _identified(oracle, method, rng, names, widths, x)
+    plain = read(oracle, x=x)
     better = plain if plain.outcome is Outcome.complete else found
     return dataclasses.replace(better, queries=oracle.ledger.asked - start)
 
 
-def _where_defined(
-    oracle: Oracle,
-    method: Method | None,
-    rng: np.random.Generator,
-    names: tuple[str, ...],
-    widths: tuple[int, ...] | None,
-    x: np.ndarray | None,
-) -> Identification:
-    """`_identified`; where inputs far out have no answer, again among inputs of usual size, which have one.
+def _where_defined(oracle: Oracle, x: np.ndarray | None, read: Callable[..., Identification]) -> Identification:
+    """What `read(oracle, x=x)` finds; where inputs far out have no answer, again among inputs of usual size, which do.
 
     Raises:
         MissingAnswers: Inputs of usual size have none, or the domain is bounded.
@@ -124,12 +120,12 @@ def _where_defined(
     """
     start = oracle.ledger.asked
     try:
-        return _identified(oracle, method, rng, names, widths, x)
+        return read(oracle, x=x)
     except MissingAnswers as error:
         if oracle.within is not None or oracle.grid is not None:
             raise
         said = f"{error}. What follows was asked within that: inputs from -{USUAL:g} to {USUAL:g}."
-    found = _identified(Restricted(oracle, within=(-USUAL, USUAL)), method, rng, names, widths, None)
+    found = read(Restricted(oracle, within=(-USUAL, USUAL)), x=None)
     return dataclasses.replace(found, queries=oracle.ledger.asked - start, why=(said, *found.why))
 
 
