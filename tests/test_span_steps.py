@@ -11,15 +11,17 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
-from unveil.blackbox.span_search.accuracy import measure, price, truncate
+from unveil.blackbox.span_search.accuracy import measure, price
+from unveil.blackbox.span_search.candidates import CHOOSING, independent, most_telling, screen
 from unveil.blackbox.span_search.directions import SparseFrame, slopes
-from unveil.blackbox.span_search.growth import CHOOSING, _independent, _most_telling, confirm, grow, left_out, screen
+from unveil.blackbox.span_search.growth import confirm, grow
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate, _lengths
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
+from unveil.blackbox.span_search.spectrum import left_out, truncate
 from unveil.blackbox.span_search.state import Goal, State, first_steps
 
 GOAL = Goal(1e-4, 0.95, 0.01, 1e-3)
@@ -353,7 +355,7 @@ def test_places_are_chosen_by_how_many_directions_they_show(rng: np.random.Gener
     for _ in range(20):
         pool = ask.draw(8)
         before = ask.oracle.ledger.asked
-        chosen.append(active(_most_telling(ask, state, pool, 0.0)))
+        chosen.append(active(most_telling(ask, state, pool, 0.0)))
         first.append(active(pool[:1]))
         assert ask.oracle.ledger.asked - before <= CHOOSING * n
         # (a neuron that a step switches on counts as well)
@@ -390,7 +392,7 @@ def test_gradients_taken_at_once_show_something_new_beside_each_other(rng: np.ra
         pool = ask.draw(4)
         pool = pool.joined(pool)  # each place twice
         before = ask.oracle.ledger.asked
-        chosen = _independent(ask, state, pool)
+        chosen = independent(ask, state, pool)
         several.append(len(chosen))
         assert ask.oracle.ledger.asked - before <= 8 * 12
         assert len({i % 4 for i in chosen}) == len(chosen)
@@ -398,10 +400,10 @@ def test_gradients_taken_at_once_show_something_new_beside_each_other(rng: np.ra
     # Near the limit, of coarse answers and where little is known, one after the other.
     pool = ask.draw(8)
     ask.limit = ask.oracle.ledger.asked + 600
-    assert _independent(ask, state, pool).tolist() == [0]
+    assert independent(ask, state, pool).tolist() == [0]
     ask.limit = np.inf
-    assert _independent(ask, replace(state, steps=replace(state.steps, clean=False)), pool).tolist() == [0]
-    assert _independent(ask, with_basis(state, w[:3]), pool).tolist() == [0]
+    assert independent(ask, replace(state, steps=replace(state.steps, clean=False)), pool).tolist() == [0]
+    assert independent(ask, with_basis(state, w[:3]), pool).tolist() == [0]
 
 
 def test_slopes_of_several_places_are_those_of_each(rng: np.random.Generator) -> None:

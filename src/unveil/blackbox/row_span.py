@@ -104,7 +104,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
             noise = measure_noise(asked, rng=rng, x=x) if noise is None else noise
     except BudgetExceeded:
         return _empty(oracle, Outcome.budget_ended, before, stages, confidence)
-    state = search(Asker(asked, noise, rng, x, units), goal, stages)
+    state = search(Asker(asked, noise, rng, x, units, stages), goal)
     return _result(state, oracle, goal, units, before, stages)
 
 

@@ -7,25 +7,20 @@ from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from unveil.blackbox.span_search.points import Asker, clipped_step
+from unveil.blackbox.span_search.complement import SHARE, SKETCH, fresh_directions, sketch, walled, weighted_inverse
+from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.refinement import coordinates, drop_spurious, gather, sharpen
-from unveil.blackbox.span_search.state import Goal, State, walled, weighted_inverse
+from unveil.blackbox.span_search.state import State
 
-SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
-SKETCH = 8  # fresh directions of the complement along which the span's error is measured
 SAFETY = 3.0  # the norm of a matrix is below this many times that of its product with SKETCH random directions, 99.9 %
 HIDDEN = 0.6  # of what rounding alone would make of the error, at the least
 JUDGED = 8  # measurements of the error at most, with a pass of refinement between them while it halves
-WITH_BREAKPOINTS = 10.0  # standard deviations of a change above which the other side is asked too
 WEAK = 1000.0  # floors below which a direction must show again when it is asked with other steps
 MOST_WEAK = 8
 AGAIN = (0.6, 0.2)  # of the usual step, for those
 SPARE = 2  # gradients at fresh places, at least, that the measured error must explain
-POINTS = 64  # gradients from which a falling spectrum is judged
-FALLING = 1e-4  # the smallest new component over the largest, from which a full rank is doubted
-UNSETTLED = 1e-3  # accuracy at which clean answers should have settled
 
 
 def price(n: int, m: int, rank: int, smooth: bool = False) -> int:
@@ -89,8 +84,8 @@ def measure(ask: Asker, state: State) -> State:
         return replace(state, accuracy=0.0, measured=True)
     places, c = state.gradients  # type: ignore[misc]
     n, r = state.known.n, state.rank
-    directions, weights, mixing = _fresh_directions(ask, state)
-    slopes, usual = _sketch(ask, state, directions)
+    directions, weights, mixing = fresh_directions(ask, state)
+    slopes, usual = sketch(ask, state, directions)
     # The columns of c are in the order of the singular values; a column lost in noise tells nothing.
     blur = state.coarse * math.sqrt(len(c)) / np.maximum(np.linalg.norm(c / places.noise, axis=0), 1e-300)
     if blur.max() >= 1 or not np.isfinite(slopes).all():
@@ -108,7 +103,7 @@ def measure(ask: Asker, state: State) -> State:
     if not math.isfinite(stated):
         stated = 1.0
     least = SAFETY * hidden if walled(usual, SHARE * state.farthest()) else 0.0
-    return replace(state, accuracy=stated, least=least, measured=True, leak=float(np.abs(slopes).max()))
+    return replace(state, accuracy=stated, least=least, measured=True)
 
 
 def _misfit(
@@ -135,7 +130,7 @@ def _misfit(
     places, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
     if len(places):
         there = replace(state, gradients=(places, rows))
-        beside, usual = _sketch(ask, there, directions)
+        beside, usual = sketch(ask, there, directions)
         left.append(there.slope_weights(usual) * (beside - rows @ error) * weights)
         inside.append(there.slope_weights(usual) * rows)
         count += len(rows)
@@ -204,114 +199,4 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
             state.known.basis[keep], gradients=(places, c[:, keep]), values=state.values[: int(keep.sum())]
         ),
         share[keep],
-    )
-
-
-def _fresh_directions(
-    ask: Asker, state: State
-) -> tuple[Float[np.ndarray, "s n"], Float[np.ndarray, " s"], Float[np.ndarray, "r r"]]:
-    """Unit directions of the complement, orthogonal in the inputs' own units.
-
-    Returns:
-        The directions, the length of each in those units over that in the units asked, and the triangular factor that
-        carries errors of the basis over.
-    """
-    count = min(SKETCH, state.known.n - state.rank)
-    own, mixing = np.linalg.qr((state.known.basis / ask.units).T)
-    raw = ask.rng.standard_normal((count, state.known.n))
-    raw -= (raw @ own) @ own.T
-    raw = np.linalg.qr(raw.T)[0].T / ask.units
-    weights = np.linalg.norm(raw, axis=1)
-    directions = raw / weights[:, None]
-    return directions - (directions @ state.known.basis.T) @ state.known.basis, weights, mixing.T
-
-
-def _sketch(ask: Asker, state: State, directions: Float[np.ndarray, "s n"]) -> tuple[Float[np.ndarray, "Nm s"], float]:
-    """Slopes of all gradients along the directions, and the usual length of a step: half that of a refinement."""
-    places, c = state.gradients  # type: ignore[misc]
-    m = ask.oracle.m
-    longest = SHARE * state.farthest()
-    count = len(directions)
-    sign = ask.rng.choice([-1.0, 1.0], size=(len(places), count))
-    if ask.oracle.within is None:
-        amount = longest * sign
-    else:
-        amount = np.array([clipped_step(ask.oracle, x[None], directions, longest) for x in places.x])
-    pairs = np.repeat(np.arange(len(places)), count), np.tile(np.arange(count), len(places))
-    slope = _slopes(ask, state, directions, pairs, amount.ravel())
-    # The error shows on the other side too; a breakpoint that the step has met does not.
-    again = np.flatnonzero((np.abs(slope * amount.reshape(-1, 1)) > WITH_BREAKPOINTS).any(axis=1))
-    if len(again):
-        back = (-0.4 if ask.oracle.within is None else 0.4) * amount.ravel()[again]  # in a box only one side has room
-        second = _slopes(ask, state, directions, (pairs[0][again], pairs[1][again]), back)
-        slope[again] = np.where(np.abs(second) < np.abs(slope[again]), second, slope[again])
-    slopes = slope.reshape(len(places), count, m).swapaxes(1, 2).reshape(len(c), count)
-    return slopes, float(np.median(np.median(np.abs(amount), axis=1)))
-
-
-def _slopes(
-    ask: Asker,
-    state: State,
-    directions: Float[np.ndarray, "s n"],
-    pairs: tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]],
-    amount: Float[np.ndarray, " N"],
-) -> Float[np.ndarray, "N m"]:
-    """Slopes along directions of the complement, less what the step's part in the span explains; inf if no step.
-
-    Args:
-        ask: The oracle.
-        state: Its gradients are those of the places.
-        directions: Unit directions of the complement.
-        pairs: For each step the number of its place and that of its direction.
-        amount: Signed lengths.
-    """
-    places, c = state.gradients  # type: ignore[misc]
-    gradients = c.reshape(len(places), ask.oracle.m, -1)
-    slope = np.empty((len(amount), ask.oracle.m))
-    for start in range(0, len(amount), ask.block):
-        some = slice(start, start + ask.block)
-        place, which = pairs[0][some], pairs[1][some]
-        x, along = places.x[place], directions[which]
-        asked, answers = ask.step(x, ask.oracle.nearest(x + amount[some, None] * along), places.sigma[place])
-        step = asked - x
-        moved = np.einsum("ij,ij->i", step, along)
-        inside = np.einsum("ir,imr->im", step @ state.known.basis.T, gradients[place])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope[some] = (answers - places.fx[place] - inside) / moved[:, None]
-    return np.where(np.isfinite(slope), slope, np.inf)
-
-
-def falls(state: State, goal: Goal) -> bool:
-    """Whether new components shrink step by step with no gap: not by rounding, yet refinement does not settle."""
-    if not state.steps.clean or len(state.known.sizes) < 2:
-        return False
-    if state.full:
-        return min(state.known.sizes) < FALLING * max(state.known.sizes)
-    return state.accuracy > max(goal.accuracy, UNSETTLED)
-
-
-def truncate(ask: Asker, state: State, goal: Goal) -> State:
-    """The smallest span whose complement holds at most a share of the gradient, as active subspaces are chosen.
-
-    Queries: `POINTS * (r + 2)`, more at breakpoints
-    """
-    places, c = coordinates(ask, state.known.basis, ask.draw(POINTS, state.steps.margin), state.basis_step)
-    if len(c) < 2 or not c.any():
-        return replace(state, accuracy=1.0, measured=True)
-    _, values, right = np.linalg.svd(c, full_matrices=False)
-    outside = len(places) * (state.known.n - state.rank) * state.outside**2
-    energy = np.cumsum(values[::-1] ** 2)[::-1] + outside
-    rest = np.sqrt(np.append(energy[1:], outside) / energy[0])
-    keep = 1 + int(np.argmax(rest <= max(goal.leave_out, rest[-1])))
-    # What is left out turns the weakest direction kept by at most its own size over that one's.
-    turned = min(1.0, float(rest[keep - 1] * math.sqrt(energy[0]) / values[keep - 1]))
-    return state.with_span(
-        right[:keep] @ state.known.basis,
-        gradients=(places, c @ right[:keep].T),
-        values=values / values[0],
-        floor=state.noise_floor(c) / float(values[0]),
-        row_error=max(turned, 1e-12) / math.sqrt(state.known.n),
-        accuracy=turned,
-        left_out=float(rest[keep - 1]),
-        measured=False,
     )

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.blackbox.ledger import Booked
 from unveil.blackbox.span_search.directions import STRAIGHT
 from unveil.blackbox.span_search.points import Asker, Places
 from unveil.blackbox.span_search.refinement import rank_above
@@ -61,7 +60,7 @@ class Gradients:
         return max(noise, float(np.linalg.norm(self.truncation, 2)) if self.truncation.any() else 0.0)
 
 
-def looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, None]:
+def looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]:
     """Gradients at ever more places, until fresh ones lie in the span of those before.
 
     What is left out is measured at the fresh places, the accuracy by asking again one step beside the places that
@@ -75,7 +74,7 @@ def looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
     """
     ledger, n = ask.oracle.ledger, ask.oracle.n
     before = ledger.asked
-    with Booked(ledger, stages, "first pass"):
+    with ask.stage("first pass"):
         found = gradients(ask, state, ask.draw(BATCH, _margin(ask, state)))
     wanted = min(goal.fresh, max(LEAST, WORTH * BATCH // max(ledger.asked - before, 1)))
     state = replace(state, taken=len(found.x))
@@ -85,7 +84,7 @@ def looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
         # Once the rank has settled, no more than what is still to be confirmed.
         settled = bool(rank) and state.rank == rank
         count = wanted - state.confirmed if settled else max(len(found.x), BATCH)
-        with Booked(ledger, stages, "confirmation"):
+        with ask.stage("confirmation"):
             fresh = gradients(ask, state, ask.draw(max(count, BATCH), _margin(ask, state)))
         found = found.joined(fresh)
         basis, values, grown = _span(found, n)
@@ -104,7 +103,7 @@ def looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
         if state.full or not len(fresh.x) or state.confirmed >= wanted:
             break
     if state.rank and not state.full:
-        with Booked(ledger, stages, "measuring"):
+        with ask.stage("measuring"):
             state = measure(ask, state, found, goal.accuracy)
     # A full rank may be noise: then it is one only if every singular value stands far above it.
     sure = state.values[-1] > CLEAR * state.floor if state.full else state.confirmed >= wanted

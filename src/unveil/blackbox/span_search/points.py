@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete, missing
+from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
 from unveil.outcome import BudgetExceeded
@@ -93,6 +94,7 @@ class Asker:
 
     Attributes:
         limit: What the ledger may show before the search has to end; the caller sets it from state to state.
+        stages: Queries of each stage.
         least: Of all answers so far, for each output.
         most: The same.
     """
@@ -104,8 +106,10 @@ class Asker:
         rng: np.random.Generator,
         given: Float[np.ndarray, "N n"] | None = None,
         units: Float[np.ndarray, " n"] | float = 1.0,
+        stages: dict[str, int] | None = None,
     ) -> None:
         self.oracle, self.noise, self.rng, self.given, self.units = oracle, noise, rng, given, units
+        self.stages = {} if stages is None else stages
         size = BLOCK_BYTES if oracle.within is None else BOXED_BYTES
         self.block = max(1, min(MOST_BYTES // (8 * oracle.n), max(LEAST_ROWS, size // (8 * oracle.n))))
         self.limit = np.inf
@@ -114,6 +118,10 @@ class Asker:
     @property
     def smooth(self) -> bool:
         return self.noise.kind == "smooth"
+
+    def stage(self, name: str) -> Booked:
+        """Where what is asked is booked as a stage of this name."""
+        return Booked(self.oracle.ledger, self.stages, name)
 
     def __call__(self, x: Float[np.ndarray, "N n"], sigma: np.ndarray, legal: bool = False) -> Float[np.ndarray, "N m"]:
         """Answers divided by sigma, (m,) or (N, m): that of the places they will be compared with."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
 
-from unveil.blackbox.answers import complete
-from unveil.blackbox.span_search.directions import BasisFrame, DenseFrame, SparseFrame, legal_ends, run, slopes
-from unveil.blackbox.span_search.growth import screen
+from unveil.blackbox.span_search.candidates import screen
+from unveil.blackbox.span_search.complement import complement_frame, slopes_along, walled, weighted_inverse
+from unveil.blackbox.span_search.directions import BasisFrame, slopes
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
-from unveil.blackbox.span_search.state import CLEAR, LONGEST, State, walled, weighted_inverse
+from unveil.blackbox.span_search.state import CLEAR, State
 
 STILL_BENT = 1e-4  # error beyond which steps leave the linear region here and there
 SLOWEST = 0.06  # what is left of the error by a pass while they do
@@ -27,7 +27,6 @@ PROGRESS = 0.8
 ROUNDED = 2.0  # times what rounding makes of the error, down to which a pass takes more off than it puts back
 LEADING = 0.2  # of the largest, from which others are taken with it
 BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
-FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
 
 
 def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, State]:
@@ -139,8 +138,8 @@ def widen(ask: Asker, state: State) -> State:
     places, c = state.gradients  # type: ignore[misc]
     known, basis = state.known, state.known.basis
     # Along longer steps a missing direction is no longer one: its answers bend.
-    frame, longest = _complement(ask, state, 1.0)
-    slopes, usual = _along(ask, frame, state, longest)
+    frame, longest = complement_frame(ask, state, 1.0)
+    slopes, usual = slopes_along(ask, frame, state, longest)
     weights = state.slope_weights(usual)
     rest = frame.spread(weights * (slopes - c @ (weighted_inverse(c, weights) @ slopes)))
     rest -= (rest @ basis.T) @ basis
@@ -246,8 +245,8 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     """
     places, c = state.gradients  # type: ignore[misc]
     basis, n, r = state.known.basis, state.known.n, state.rank
-    frame, longest = _complement(ask, state)
-    slopes, usual = _along(ask, frame, state, longest)
+    frame, longest = complement_frame(ask, state)
+    slopes, usual = slopes_along(ask, frame, state, longest)
     keep = _unspoiled(c, slopes, state.slope_weights(usual), len(places))
     rows = np.repeat(keep, ask.oracle.m)
     places, c, slopes = places[keep], c[rows], slopes[rows]
@@ -278,14 +277,6 @@ def sharpen(ask: Asker, state: State) -> tuple[State, float]:
     ), before
 
 
-def _complement(ask: Asker, state: State, far: float = LONGEST) -> tuple[DenseFrame | SparseFrame, float]:
-    """A frame of the complement, and how long steps along it may be for the error of the span."""
-    longest = state.farthest(far)
-    if ask.oracle.within is not None:
-        return DenseFrame(state.known, ask.rng), longest
-    return SparseFrame(state.known), longest
-
-
 def _unspoiled(
     c: Float[np.ndarray, "Nm r"], slopes: Float[np.ndarray, "Nm s"], weights: Float[np.ndarray, "Nm 1"], count: int
 ) -> Bool[np.ndarray, " N"]:
@@ -305,84 +296,3 @@ def _unspoiled(
         return every
     least, left = (np.linalg.svd(part, compute_uv=False)[-1] for part in (weights * c, (weights * c)[rows]))
     return keep if left > NEARLY * least else every
-
-
-def _along(
-    ask: Asker, frame: DenseFrame | SparseFrame, state: State, longest: float
-) -> tuple[Float[np.ndarray, "Nm count"], float]:
-    """Slopes of all gradients along a frame of the complement, and the usual length of a step."""
-    places, c = state.gradients  # type: ignore[misc]
-    gradients = c.reshape(len(places), ask.oracle.m, -1)
-    slopes = np.empty((len(places), ask.oracle.m, frame.count))
-    blocks = [np.arange(start, min(start + ask.block, frame.count)) for start in range(0, frame.count, ask.block)]
-    lengths = np.empty((len(places), len(blocks)))
-    walk = _across_box if isinstance(frame, DenseFrame) else _touching_few
-    for i, block, change, amount in walk(ask, frame, state, gradients, blocks, longest):  # type: ignore[arg-type]
-        slope = change / np.where(amount == 0, np.inf, amount)[:, None]
-        # A step without an answer corrects nothing; the measurement afterwards shows what that costs.
-        slopes[i][:, run(blocks[block])] = (slope if complete(slope) else np.nan_to_num(slope)).T
-        lengths[i, block] = _middle(np.abs(amount))
-    return slopes.reshape(len(c), -1), max(float(np.mean(lengths)), 1e-300)
-
-
-Walk = Iterator[tuple[int, int, Float[np.ndarray, "B m"], Float[np.ndarray, " B"]]]
-"""Number of the place and of the block of directions; changes less what the step's part in the span explains; steps."""
-
-
-def _touching_few(
-    ask: Asker, frame: SparseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
-) -> Walk:
-    """Steps along vectors of which each touches few coordinates, at one place after the other.
-
-    Args:
-        ask: Answers.
-        frame: The vectors.
-        state: The span, and the places.
-        gradients: (N, m, r) in coordinates of the span.
-        blocks: Numbers of the vectors that are asked along at a time.
-        longest: A step.
-    """
-    for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
-        told = gradients[i] @ state.known.basis
-        for block, which in enumerate(blocks):
-            # With one sign for all, the rounding of the answer at the point would be a common error.
-            sign, part = ask.rng.choice([-1.0, 1.0], size=len(which)), run(which)
-            ends = legal_ends(ask.oracle, frame, [(point, slice(len(which)), part)], longest * sign)
-            asked, answers = ask.step(point, ends, sigma)
-            # Rounded to what the model takes, the step is not quite in the complement: take off what that explains.
-            inside, amount = frame.along(asked, point, part, told, asked is ends and ask.oracle.entrywise)
-            del asked, ends  # so that the next batch may lie where this one lay
-            yield i, block, answers - answer - inside, amount
-
-
-def _across_box(
-    ask: Asker, frame: DenseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
-) -> Walk:
-    """Steps along vectors that touch every coordinate, block by block, since these take long to make.
-
-    Args as for `_touching_few`.
-    """
-    basis = state.known.basis
-    few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
-    told = [each @ basis for each in gradients] if few else None
-    moved = np.empty((ask.block, frame.n))
-    for block, which in enumerate(blocks):
-        vectors = frame.vectors(which)
-        squares = np.einsum("ij,ij->i", vectors, vectors)
-        for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
-            amount = clipped_step(ask.oracle, point, vectors, longest)
-            asked = amount[:, None] * vectors
-            asked += point
-            wanted = ask.oracle.nearest(asked)
-            asked, answers = ask.step(point, wanted, sigma)
-            np.subtract(asked, point, out=moved[: len(which)])
-            if asked is not wanted:
-                amount = np.einsum("ij,ij->i", moved[: len(which)], vectors) / squares
-            inside = moved[: len(which)] @ (gradients[i] @ basis if told is None else told[i]).T
-            yield i, block, answers - answer - inside, amount
-
-
-def _middle(x: Float[np.ndarray, " N"]) -> float:
-    """The median, without the care that `np.median` takes of axes and of NaN."""
-    ordered = np.sort(x)
-    return float((ordered[(len(x) - 1) // 2] + ordered[len(x) // 2]) / 2)

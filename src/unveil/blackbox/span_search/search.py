@@ -8,14 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.blackbox.ledger import Booked
 from unveil.blackbox.span_search import lattice
-from unveil.blackbox.span_search.accuracy import SAFETY, falls, judge, measure, price, truncate
-from unveil.blackbox.span_search.growth import BATCH, POOL, confirm, grow, left_out
+from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
+from unveil.blackbox.span_search.candidates import POOL
+from unveil.blackbox.span_search.growth import BATCH, confirm, grow
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import MOST_PASSES, drop_spurious, refine, replenish, sharpen
+from unveil.blackbox.span_search.spectrum import falls, left_out, truncate
 from unveil.blackbox.span_search.state import OVERLOOKED, Goal, State, first_steps
 from unveil.outcome import BudgetExceeded, Outcome
 
@@ -28,13 +29,12 @@ EXCESS = 4.0  # mean square change along the complement, in units of the noise, 
 HIDING = 1e-3  # share of the gradient that a confirmation may put down to the span's own error without asking again
 
 
-def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
+def search(ask: Asker, goal: Goal) -> State:
     """Find the span; what was found is measured also where the search was cut short.
 
     Args:
         ask: The oracle.
         goal: What is wanted.
-        stages: Filled with the queries of each stage.
 
     Queries: at most `points.most_queries` and then one measurement; never beyond the budget
     """
@@ -42,7 +42,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
     state = State(Known.nothing(ask.oracle.n), first_steps(ask), _no_places(ask))
     ended, vouched, jumping = None, None, False
     try:
-        with Booked(ledger, stages, "probe"):
+        with ask.stage("probe"):
             outcome = refusal(ask)
             jumping = outcome is None and jumps(ask)
             if jumping and not slopes_between(ask):
@@ -50,7 +50,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
             if outcome is not None:
                 return replace(state, outcome=outcome)
         looks = _looks if ask.oracle.grid is None else lattice.looks
-        for found in looks(ask, state, goal, stages):
+        for found in looks(ask, state, goal):
             state, vouched = found, found if found.measured and found.rank else vouched
             _set_limit(ask, state, goal, start)
     except LimitReached:
@@ -61,7 +61,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
         ended = Outcome.budget_ended
     ask.limit = np.inf
     try:
-        with Booked(ledger, stages, "measuring"):
+        with ask.stage("measuring"):
             if state.rank and not state.measured and ask.oracle.grid is None:
                 state = measure(ask, state)
             if ended and vouched:  # it ended on the way to something better
@@ -71,7 +71,7 @@ def search(ask: Asker, goal: Goal, stages: dict[str, int]) -> State:
         # What a jump depends on shows in no slope.
         hidden = jumping and not state.full
         state = replace(state, unsettled=state.unsettled or ended is not None or hidden)
-        return _conclude(ask, state, goal, stages, ended)
+        return _conclude(ask, state, goal, ended)
     except BudgetExceeded:
         return replace(state, accuracy=state.accuracy if state.measured else 1.0, outcome=Outcome.budget_ended)
 
@@ -93,22 +93,21 @@ def _set_limit(ask: Asker, state: State, goal: Goal, start: int) -> None:
     ask.limit = min(own, ledger.asked + ledger.left - kept)
 
 
-def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, None]:
+def _looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]:
     """Look for directions, measure the error, and look again where more might hide than that error."""
-    ledger = ask.oracle.ledger
     tried: list[State] = []
     yield state
     for look in range(LOOKS + 1):
-        state = yield from _look(ask, state, goal, stages)
+        state = yield from _look(ask, state, goal)
         if not state.rank or (state.full and state.measured):
             yield state
             return
         if state.gradients is not None and not state.steps.clean and not state.full:
-            with Booked(ledger, stages, "refinement"):
+            with ask.stage("refinement"):
                 state = drop_spurious(ask, state)
                 if state.passes < MOST_PASSES:
                     state = yield from refine(ask, state, goal.accuracy)
-        with Booked(ledger, stages, "measuring"):
+        with ask.stage("measuring"):
             # What was kept back for a measurement may now be spent on one.
             ask.limit += 0 if state.measured else price(ask.oracle.n, ask.oracle.m, state.rank, ask.smooth)
             state = yield from judge(ask, state, goal.accuracy)
@@ -117,32 +116,31 @@ def _looks(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gene
         if state.accuracy > goal.accuracy and not state.steps.clean and state.gradients is not None:
             tried.append(state)
             if ended or look + 1 >= LOOKS or not _worth(tried, goal, LOOKS - 1 - look):
-                with Booked(ledger, stages, "measuring"):
+                with ask.stage("measuring"):
                     yield _again(ask, tried)
                 return
-            with Booked(ledger, stages, "refinement"):
+            with ask.stage("refinement"):
                 state = replenish(ask, replace(state, row_error=_row_error(state)))
         elif ended or look == LOOKS:  # one more look than for the error: at what was put down to it before
             return
         elif _hiding(state):
             state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
         elif _unexplained(state) and state.gradients is not None:
-            with Booked(ledger, stages, "refinement"):
+            with ask.stage("refinement"):
                 state, _ = sharpen(ask, replace(state, confirmed=0, excess=0.0))
         else:
             return
         yield state
 
 
-def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Generator[State, None, State]:
+def _look(ask: Asker, state: State, goal: Goal) -> Generator[State, None, State]:
     """Grow, refine and confirm in turn until fresh points show nothing new."""
-    ledger = ask.oracle.ledger
-    with Booked(ledger, stages, "first pass"):
+    with ask.stage("first pass"):
         pool = ask.draw(0 if state.rank else POOL, state.steps.margin)
     stalls, most, least = 0, -1, np.inf
     while stalls < STALLS:
         if len(pool):
-            with Booked(ledger, stages, "first pass"):
+            with ask.stage("first pass"):
                 before = state.rank
                 state = yield from grow(ask, state, pool)
                 if state.rank == before and state.rank:
@@ -151,7 +149,7 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             if state.surely_full:
                 return replace(state, measured=True, accuracy=0.0)
             if state.blurred:
-                with Booked(ledger, stages, "refinement"):
+                with ask.stage("refinement"):
                     state = yield from refine(ask, state, goal.accuracy)
         if state.full:  # by what a refinement found, perhaps
             return state
@@ -159,12 +157,12 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             stalls, most, least = 0, max(most, state.rank), state.row_error
         else:
             stalls += 1
-        with Booked(ledger, stages, "confirmation"):
+        with ask.stage("confirmation"):
             state, pool = confirm(ask, state, goal.fresh)
         if len(pool) and state.gradients is not None and state.passes < MOST_PASSES:
             # First suspect the span's own error, which one more pass removes, then a direction that was missed.
             suspected = state.outside / state.typical / OVERLOOKED
-            with Booked(ledger, stages, "refinement"):
+            with ask.stage("refinement"):
                 state, _ = sharpen(ask, replace(state, row_error=max(state.row_error, suspected)))
             pool = pool[:0]
             yield state
@@ -174,7 +172,7 @@ def _look(ask: Asker, state: State, goal: Goal, stages: dict[str, int]) -> Gener
             continue
         if not state.rank or state.predicted <= goal.accuracy or state.passes >= MOST_PASSES:
             return state
-        with Booked(ledger, stages, "refinement"):
+        with ask.stage("refinement"):
             state = yield from refine(ask, state, goal.accuracy)
         state = replace(state, confirmed=0)
     return replace(state, unsettled=True)
@@ -235,19 +233,18 @@ def _unexplained(state: State) -> bool:
     return state.excess > EXCESS and state.outside > error
 
 
-def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ended: Outcome | None) -> State:
+def _conclude(ask: Asker, state: State, goal: Goal, ended: Outcome | None) -> State:
     """The outcome: complete only if the measured accuracy is what was asked for and nothing may hide above it."""
-    ledger = ask.oracle.ledger
     if ended is Outcome.budget_ended:
         return replace(state, outcome=ended)
-    with Booked(ledger, stages, "measuring"):
+    with ask.stage("measuring"):
         if not state.rank:
             outcome = undecided(ask)
             if state.unsettled and outcome is Outcome.nothing_to_find:
                 outcome = Outcome.not_resolved
             return replace(state, outcome=outcome)
     if ask.oracle.grid is None and falls(state, goal):
-        with Booked(ledger, stages, "spectrum"):
+        with ask.stage("spectrum"):
             state = truncate(ask, state, goal)
             if not state.full and not state.measured:
                 turned, rest = state.accuracy, state.left_out
@@ -259,7 +256,7 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
         return replace(state, outcome=Outcome.full_rank)
     if state.accuracy <= goal.accuracy and not state.unsettled and not _hiding(state):
         if _share(state) > state.accuracy:  # of the span as it was before it was refined for the last time, perhaps
-            with Booked(ledger, stages, "confirmation"):
+            with ask.stage("confirmation"):
                 state, more = confirm(ask, replace(state, confirmed=0, excess=0.0), BATCH)
             if len(more):
                 state = replace(state, unsettled=True)
@@ -269,6 +266,6 @@ def _conclude(ask: Asker, state: State, goal: Goal, stages: dict[str, int], ende
         if settled and state.accuracy <= goal.accuracy:
             return replace(state, outcome=Outcome.complete)
     if ask.oracle.grid is None:
-        with Booked(ledger, stages, "measuring"):
+        with ask.stage("measuring"):
             state = replace(state, left_out=left_out(ask, state))
     return replace(state, outcome=Outcome.approximate)

@@ -19,7 +19,6 @@ TOLD = 300.0  # standard deviations that answers differ by, below which a first 
 COARSE_BASIS = 3.0  # steps along the basis are few, so that groups with a breakpoint can be asked again
 FAR = 100.0  # longest step of a probe, in multiples of the reach
 LONGEST = 100.0  # step along the complement, in multiples of the typical coordinate of a point
-WALLED = 0.5  # of the steps allowed, below which usual ones are ended by walls
 CLEAR = 100.0  # floors above which a singular value is no matter of noise
 HARMLESS = 0.015  # of the reach: so short that one direction in a hundred meets a breakpoint
 OVERLOOKED = 40.0  # a breakpoint too small for the combined test can err by this many times the noise
@@ -97,7 +96,6 @@ class State:
         accuracy: Measured bound on the sine of the largest angle; 1 before it is measured.
         measured: Whether it was.
         least: What rounding alone would have made of it, where walls end the steps; else 0.
-        leak: Largest slope along the complement at the places where it was measured: the span's own error.
         confirmed: Fresh points in a row that showed nothing new.
         outside: Root mean square slope along the complement at these.
         excess: Mean square change along the complement at these, in units of the noise; noise alone gives 1.
@@ -122,7 +120,6 @@ class State:
     accuracy: float = 1.0
     measured: bool = False
     least: float = 0.0
-    leak: float = 0.0
     confirmed: int = 0
     outside: float = 0.0
     excess: float = 0.0
@@ -242,16 +239,6 @@ def first_steps(ask: Asker) -> Steps:
         margin = np.minimum(widest, max(4 * step, 6 * probe / root))
     slope_noise = math.sqrt(2) / step + curvature * step / 2
     return Steps(noise.reach, curvature, clean, step, step, probe, slope_noise, margin)
-
-
-def walled(usual: float, longest: float) -> bool:
-    """Whether walls of a box end steps, so that a sharper span makes them no longer and rounding stays what it is."""
-    return usual < WALLED * longest
-
-
-def weighted_inverse(c: Float[np.ndarray, "Nm r"], weights: Float[np.ndarray, "Nm 1"]) -> Float[np.ndarray, "r Nm"]:
-    """What turns slopes into the error of the rows, by weighted least squares."""
-    return np.asarray(np.linalg.pinv(weights * c) * weights.T)
 
 
 def longest_probe(ask: Asker, steps: Steps) -> float:
