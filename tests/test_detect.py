@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.identification.detect import piecewise_linear
+from tests.helpers import random_weights
+from unveil.blackbox.rounding import Rounding
+from unveil.identification.detect import curved, piecewise_linear
 from unveil.testing import known_model
 
 
@@ -62,3 +64,16 @@ def test_breakpoints_before_curves_are_no_straight_pieces_in_coarse_answers() ->
         assert oracle.ledger.asked <= 32 * 25 + 12 * 33 + 24 * 33
     assert told["relu"] == 20
     assert told["tanh"] <= 7
+
+
+@pytest.mark.parametrize(("activation", "curve"), [("relu", False), ("tanh", True)])
+def test_rows_that_bend_are_those_of_curves_only_where_bends_grow_as_those_of_curves(
+    activation: str, curve: bool, rng: np.random.Generator
+) -> None:
+    weights = random_weights((12, 30, 3), rng, bias=0.5)
+    oracle = uv.as_oracle(uv.Network.from_weights(weights, activation=activation).logits, shape=12)
+    bent, straight = (Rounding(np.ones(3), 1.0, 1e-7, straight) for straight in (False, True))
+    assert curved(oracle, bent, rng) == curve
+    asked = oracle.ledger.asked
+    assert not curved(oracle, straight, rng)
+    assert oracle.ledger.asked == asked

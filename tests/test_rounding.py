@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import random_weights, relu_elsewhere, single
-from unveil.blackbox.rounding import Rounding, in_steps, rounding
+from unveil.blackbox.rounding import Rounding, in_steps, rounding, rows_for
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -29,21 +29,22 @@ def test_relative_rounding_follows_the_precision(
         assert low < noise.relative < high
 
 
-def test_rows_that_meet_breakpoints_are_not_taken_for_curves_before_more_are_asked() -> None:
+def test_few_rows_that_meet_breakpoints_do_not_raise_the_rounding_of_answers_with_few_digits() -> None:
     rng = np.random.default_rng(2)
-    first, asked = True, []
+    count = rows_for(2.0**-23)
+    x = rng.standard_normal((count, 3))
 
     def model(x: np.ndarray) -> np.ndarray:
-        nonlocal first
-        asked.append(len(x))
-        bent, first = first, False  # as if breakpoints lay on all of the first rows
-        y = x.sum(axis=1, keepdims=True) + (np.abs(x[:, :1] - x[2::6, :1].repeat(6, axis=0)) if bent else 0)
-        return y.astype(np.float32).astype(float)
+        row = np.arange(len(x)) // 6
+        # As if breakpoints lay on the first four rows, in their middle.
+        bent = np.where(row < 4, np.abs(x[:, 0] - x.reshape(-1, 6, 3)[row, 2:4, 0].mean(axis=1)), 0)
+        return (x.sum(axis=1) + bent).astype(np.float32).astype(float)[:, None]
 
-    assert rounding(model, rng.standard_normal((4, 3)), 1.2e-7, rng).straight
-    assert asked == [24, 96]
-    curved = lambda x: np.exp(3 * x).sum(axis=1, keepdims=True).astype(np.float16).astype(float)  # noqa: E731
-    assert rounding(curved, np.full((4, 3), 0.7), 1e-6, rng).straight is False
+    few, many = (rounding(model, x[:some], 2.0**-23, np.random.default_rng(3)) for some in (4, count))
+    assert not few.straight
+    assert many.straight
+    assert many.relative < few.relative / 5
+    assert rows_for(2.0**-52) == 4
 
 
 def test_short_steps_weigh_rounding_against_breakpoints() -> None:

@@ -20,10 +20,13 @@ EXACT_SLOPE = 6e-9
 COARSE = EXACT_SLOPE ** (4 / 3)
 # A value agrees with a prediction when it is within this many times the standard deviations that both carry.
 AGREE = 8.0
+# Relative rounding from which on answers have few digits.
+FEW_DIGITS = 1e-12
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
 HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
-# Times as many rows of points, where of few most met a breakpoint.
-MORE = 4
+# Rows of points that rounding is measured by; where answers have few digits rows are longer next to the rounding, so
+# that more of them meet a breakpoint.
+ROWS, ROWS_OF_FEW = 4, 16
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Rounding:
         floor: (m,) standard deviation of an answer near the reference points.
         size: Norm of the reference points.
         relative: The largest floor relative to the size of the answers there.
-        straight: Whether most of the reference points saw no curvature beyond rounding: what a piecewise-linear model
-            shows.
+        straight: Whether most of the rows of points saw no bend beyond rounding. Where they did, answers curve, or rows
+            met breakpoints: `detect.curved` tells.
         still: Whether answers stayed exactly the same over all of the short rows, as those that jump in steps do.
     """
 
@@ -65,6 +68,11 @@ class Rounding:
         return np.asarray(self.floor * (1 + np.linalg.norm(x, axis=1) / self.size)[:, None])
 
 
+def rows_for(resolution: float) -> int:
+    """Rows of points that tell the rounding of answers with this resolution."""
+    return ROWS_OF_FEW if resolution > FEW_DIGITS else ROWS
+
+
 def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng: np.random.Generator) -> Rounding:
     """Measure how exact answers are, from short straight rows of points.
 
@@ -74,15 +82,11 @@ def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng:
         resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
         rng: Draws the directions.
 
-    Queries: `6 * N`; where rows of points meet too many breakpoints and are tried again, twice that, thirty times as
-        short, or where answers have few digits `6 * N * (1 + MORE)`
+    Queries: `6 * N`; where rows of points bend and answers have many digits twice that: again, thirty times as short
     """
     found = _rounding(ask, points, resolution, rng, 1e-3)
-    if found.straight:
-        return found
-    if resolution > 1e-12:
-        # Shorter ones would show nothing. Of a few rows most may meet a breakpoint by chance; of many they do not.
-        return _rounding(ask, np.repeat(points, MORE, axis=0), resolution, rng, 1e-3)
+    if found.straight or resolution > FEW_DIGITS:
+        return found  # of few digits shorter rows would show nothing
     return _rounding(ask, points, resolution, rng, 3e-5)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding
+from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding, rows_for
+from unveil.identification.detect import curved
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
@@ -135,8 +136,8 @@ def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | 
     Queries: those of `rounding` and of a line
     """
     frame, ask = Frame.of_input(oracle.n, None), Asked(oracle)
-    noise = rounding(ask, frame.sample(4, rng), oracle.resolution, rng)
-    if not noise.straight:
+    noise = rounding(ask, frame.sample(rows_for(oracle.resolution), rng), oracle.resolution, rng)
+    if curved(oracle, noise, rng):
         return None, noise
     far = FAR_WHEN_NOISY
     if np.isfinite(oracle.widest):

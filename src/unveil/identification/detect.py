@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Rounding
 
 # Places looked at, and the step at first, in typical inputs; each further one is `RATIO` times as long or as short.
 PLACES, FIRST, RATIO = 24, 1e-3, 4.0
@@ -55,6 +56,14 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
     if not told and not many:
         told = all(_looked(_Look(oracle, rng))[0] for _ in range(AGAIN))
     return told and not _chords_bend(look, rng)
+
+
+def curved(oracle: Oracle, noise: Rounding, rng: np.random.Generator) -> bool:
+    """Whether answers curve. Short rows of points bend where answers do, but also where they meet breakpoints.
+
+    Queries: 0 where most of the rows were straight, else those of `piecewise_linear`
+    """
+    return not noise.straight and not piecewise_linear(oracle, rng)
 
 
 def _looked(look: _Look) -> tuple[bool, bool]:

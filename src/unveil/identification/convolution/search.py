@@ -15,6 +15,7 @@ from unveil.identification.convolution.pooling import difference, differences_of
 from unveil.identification.convolution.reading import Reader
 from unveil.identification.convolution.refinement import measured, refined
 from unveil.identification.convolution.tracing import traced
+from unveil.identification.detect import curved
 from unveil.identification.picture import Picture
 
 # How far lines reach without a box, in typical inputs.
@@ -56,6 +57,7 @@ class KernelSearch:
         lines: All lines.
         read: Breakpoints read so far, as (line, index).
         wide: Those among them whose normal reaches over more than a kernel.
+        curved: Whether nothing was looked for because the answers curve.
     """
 
     def __init__(  # noqa: PLR0913 - a constructor: fields by name
@@ -93,6 +95,7 @@ class KernelSearch:
         self.looked_for: list[Kernel] = []
         self.thorough = False
         self.noise: Rounding | None = None
+        self.curved = False
 
     def ask(self, x: np.ndarray) -> np.ndarray:
         """Answers to the nearest legal questions."""
@@ -105,7 +108,8 @@ class KernelSearch:
             BudgetExceeded: Before that; what was found by then is settled all the same.
         """
         self.noise = self._rounding()
-        if not self.piecewise_linear:
+        self.curved = curved(self.oracle, self.noise, self.rng)
+        if self.curved:
             return
         try:
             self._look()
@@ -135,11 +139,6 @@ class KernelSearch:
                 return
             if not self.kernels and not self.candidates and self.wide >= HOPELESS:
                 return
-
-    @property
-    def piecewise_linear(self) -> bool:
-        """Whether the answers curve nowhere; of single precision that is not told by what rounding leaves."""
-        return self.noise is None or self.noise.straight or not self.noise.exact
 
     def _rounding(self) -> Rounding:
         """How exact answers are, measured where few inputs move: other steps cross neurons all over the picture."""

@@ -111,7 +111,7 @@ class _Reading:
 
     def _nothing(self) -> Identification:
         search = self.search
-        if not search.piecewise_linear:
+        if search.curved:
             self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
         else:
             self.why.append(

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding
+from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
+from unveil.identification.detect import curved
 from unveil.identification.fitting.affine_part import affine_part, with_slopes
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
@@ -113,7 +114,7 @@ class CriticalPoints(Method):
         """
         attempt = _Attempt(self, oracle, rng)
         frame = Frame.of_input(oracle.n, oracle.within)
-        noise = rounding(attempt.ask, frame.sample(4, rng), oracle.resolution, rng)
+        noise = rounding(attempt.ask, frame.sample(rows_for(oracle.resolution), rng), oracle.resolution, rng)
         seen = validate(network, oracle, how_many(oracle, network), rng)
         return attempt._judged(seen, noise), seen, " ".join(attempt.why)
 
@@ -139,9 +140,10 @@ class _Attempt:
         """The reading, and whether another one is worth its queries."""
         try:
             frame = Frame.of_input(self.oracle.n, self.oracle.within)
-            noise = rounding(self.ask, frame.sample(4, self.rng), self.oracle.resolution, self.rng)
+            rows = rows_for(self.oracle.resolution)
+            noise = rounding(self.ask, frame.sample(rows, self.rng), self.oracle.resolution, self.rng)
             self.stats["relative_rounding"] = noise.relative
-            if not noise.straight:
+            if curved(self.oracle, noise, self.rng):
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
                 return self._end(None, Outcome.check_failed, np.inf), False
             chords = frame.sample(CHORDS, self.rng) if noise.still else None
