@@ -183,7 +183,7 @@ def test_of_a_smooth_model_no_kernel_is_looked_for() -> None:
     smooth = uv.as_oracle(lambda x: np.tanh(3 * truth.network(x.reshape(len(x), -1))), shape=(1, 10, 10))
     search = KernelSearch(smooth, PICTURE, truth.rng)
     search.run()
-    assert not search.piecewise_linear
+    assert search.curved
     assert not search.lines
     assert not search.kernels
 
