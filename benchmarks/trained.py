@@ -219,8 +219,9 @@ def cifar() -> np.ndarray | None:
     return np.loadtxt(path, delimiter=",")[:, 1:] / 255.0 if path.is_file() else None
 
 
-def logits(data: str, widths: tuple[int, ...], box: bool) -> Victim | None:
-    """A ReLU network trained here (MNIST: on its test images), without its softmax, and these inputs."""
+def logits(data: str, widths: tuple[int, ...], box: bool, only: str = "") -> Victim | None:
+    """A ReLU network trained here (MNIST: on its test images), without its softmax, and these inputs; one at least
+    whose name contains `only`, with the type of its answers behind it."""
     if data == "mnist":
         images, labels = mnist(), idx("t10k-labels-idx1-ubyte.gz", 8)
         if images is None or labels is None:
@@ -231,12 +232,16 @@ def logits(data: str, widths: tuple[int, ...], box: bool) -> Victim | None:
         scaler = MinMaxScaler() if box else StandardScaler()
         x = scaler.fit_transform(x)
     kind = MLPRegressor if data == "wine" else MLPClassifier
+    classes = 1 if data == "wine" else len(np.unique(y))
+    name = f"{data} {'-'.join(map(str, (x.shape[1], *widths, classes if classes > 2 else 1)))}"
+    name += " in [0, 1]" if box else ""
+    if not any(only in f"{name} {dtype}" for dtype in RIGHT):
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = kind(hidden_layer_sizes=widths, max_iter=30 if data == "mnist" else 300, random_state=0)
         model.fit(x, y.astype(float) if data == "wine" else y)
     truth = uv.Network.from_weights([(w.T, b) for w, b in zip(model.coefs_, model.intercepts_, strict=True)])
-    name = f"{data} {'-'.join(map(str, (truth.n, *truth.widths)))}{' in [0, 1]' if box else ''}"
     return Victim(name, truth, np.asarray(x), (0.0, 1.0) if box else None)
 
 
@@ -245,11 +250,6 @@ def from_file(path: Path) -> Victim:
     truth = uv.load(path)
     name = f"{path.stem} {'-'.join(map(str, (truth.n, *truth.widths)))}"
     return Victim(name, truth, mnist() if truth.n == 784 else None, least=path.stem.startswith("ACASXU"))
-
-
-def asked_for(data: str, widths: tuple[int, ...], only: str) -> bool:
-    """Whether `--only` may mean this network: others need not be trained."""
-    return only in data or (data in only and ("-" not in only or "-".join(map(str, widths)) in only))
 
 
 HEAD = (
@@ -375,8 +375,8 @@ def main() -> None:
     if options.files:
         table([from_file(path) for path in options.files], options)
     elif options.logits:
-        wanted = [pair for pair in LOGITS if asked_for(*pair, options.only)]
-        networks = [each for pair in wanted if (each := logits(*pair, options.box))]
+        every = (logits(data, widths, options.box, options.only) for data, widths in LOGITS)
+        networks = [each for each in every if each]
         if not options.defences:
             table(networks, options)
         for each in networks if options.defences else []:
