@@ -8,7 +8,7 @@ import pytest
 import unveil as uv
 from tests.test_identify import random_network
 from unveil.identification.smooth.blocks import Block, FirstLayer
-from unveil.identification.smooth.first_directions import _elect, _lively, first_directions
+from unveil.identification.smooth.entangled_weights import _elect, _lively, first_directions
 from unveil.identification.smooth.frequencies import Frequencies, _filled
 from unveil.identification.smooth.inner_network import _firsts, _starts, inner_network
 from unveil.identification.smooth.peeling import Peeling

@@ -9,8 +9,8 @@ import unveil as uv
 from tests.helpers import flipped, relu_net
 from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplane_ends import told_by_ends
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.layer_membership import told_by_ends
 from unveil.identification.piecewise_linear.probe import Probe
 
 

@@ -15,18 +15,18 @@ from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
 from unveil.identification.piecewise_linear.candidates import merge_points
+from unveil.identification.piecewise_linear.deeper_layers import close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.last_hidden_layer import close
 from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, read_planes
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _with, positive_values, trace_layers
 from unveil.identification.piecewise_linear.whole_fit import ANSWERS, finish_exact, fit_is_cheap
-from unveil.identification.piecewise_linear.wide_reading import read_inputs
 from unveil.whitebox.network import Network
 
 SEEDS = range(5)

@@ -23,8 +23,8 @@ from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.wide_reading import read_inputs
 from unveil.identification.validation import TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
