@@ -89,12 +89,17 @@ def legal(
         y = held(x, bits)
         return y if within is None else np.clip(y, *_inner_box(within, bits))
     if dtype == np.float32:
-        single = x.astype(np.float32)
-        if within is not None:
-            low, high = (end.astype(np.float32) for end in _inner_box(within, SINGLE))
-            np.clip(single, low, high, out=single)
-        return single.astype(np.float64)
+        return singles(x, within).astype(np.float64)
     return x if within is None else np.clip(x, *within)
+
+
+def singles(x: np.ndarray, within: Within | None) -> np.ndarray:
+    """The float32 numbers nearest to x that lie in the box, as an array of these."""
+    single = x.astype(np.float32)
+    if within is not None:
+        low, high = (end.astype(np.float32) for end in _inner_box(within, SINGLE))
+        np.clip(single, low, high, out=single)
+    return single
 
 
 def held(x: np.ndarray, bits: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete, first_line, missing, require_finite
-from unveil.blackbox.domain import DOUBLE, Within, described, legal
+from unveil.blackbox.domain import DOUBLE, Within, described, legal, singles
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
@@ -103,6 +103,11 @@ class Oracle(ABC):
         return self.within is None and self.grid is None and type(self).nearest is Oracle.nearest
 
     @property
+    def takes_singles(self) -> bool:
+        """Whether legal questions may come as arrays of float32: all are such numbers, and the model takes them."""
+        return False
+
+    @property
     def low(self) -> Float[np.ndarray, " n"]:
         """The lower bound of each input; -inf without a box."""
         return np.full(self.n, -np.inf if self.within is None else self.within[0])
@@ -150,7 +155,7 @@ class Oracle(ABC):
 
         Args:
             x: Legal questions, one per row.
-            legal: Whether they are known to be legal, so that they need not be looked at again.
+            legal: Whether they are known to be legal, so that they need not be looked at again; see `written`.
 
         Raises:
             BadInput: As when the oracle is called.
@@ -210,7 +215,8 @@ class Oracle(ABC):
     def _ask(self, x: np.ndarray, legal: bool = False) -> tuple[Questions, Answers]:
         """Check, charge and ask; missing answers are counted."""
         try:
-            x = np.ascontiguousarray(x, dtype=np.float64)
+            kept = legal and self.takes_singles and x.dtype == np.float32
+            x = np.ascontiguousarray(x, dtype=np.float32 if kept else np.float64)
         except (TypeError, ValueError) as error:
             raise BadInput(f"questions must be an (N, {self.n}) array of numbers: {first_line(error)}") from None
         if x.ndim != 2 or x.shape[1] != self.n:
@@ -243,6 +249,10 @@ class Oracle(ABC):
         A difference quotient must be divided by the step between *these*.
         """
         return legal(np.asarray(x, dtype=np.float64), self.within, self.grid, self.dtype, self.input_bits)
+
+    def written(self, x: np.ndarray) -> np.ndarray:
+        """The same as an array of float32 where the model takes it: half as much to write, and nothing to convert."""
+        return singles(x, self.within) if self.takes_singles else self.nearest(x)
 
     def sample(self, count: int, rng: np.random.Generator) -> Questions:
         """Legal points as a user of the model would draw them: uniform in the box, standard normal without one."""

@@ -13,7 +13,11 @@ Questions = Float[np.ndarray, "N n"]
 
 
 class Source(Protocol):
-    """One way of asking a model: no checks, no counting, no memory."""
+    """One way of asking a model: no checks, no counting, no memory.
+
+    One that hands float32 on as it comes may say `takes_singles = True`: questions then come as float32, too, in an
+    array that is asked with again and that it must leave as it is.
+    """
 
     name: str
     shape: tuple[int, ...]

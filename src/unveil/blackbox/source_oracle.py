@@ -115,6 +115,11 @@ class SourceOracle(Oracle):
         self.seen = seen
         _keep_freed_memory()
 
+    @property
+    def takes_singles(self) -> bool:
+        single = self.dtype == self.source.dtype == np.float32 and self.input_bits == SINGLE and self.grid is None
+        return single and bool(getattr(self.source, "takes_singles", False))
+
     def answer(self, x: Questions) -> Answers:
         rows = max(1, min(CHUNK_ROWS, CHUNK_NUMBERS // max(self.n, self.m)))
         if len(x) <= rows:

@@ -10,19 +10,14 @@ import numpy as np
 from unveil.blackbox.answers import shown
 from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.held_inputs import HeldInputs
+from unveil.blackbox.sources.lent import Lent
 from unveil.blackbox.sources.structured import part_of
-from unveil.outcome import SourceError
-
-# Copying so little costs nothing; copying every batch would cost as much as a small network.
-FEW_ROWS, FEW_NUMBERS = 64, 2**16
-FIRST = 16  # small batches are copied whatever their size
-CHECKED = 8  # rows of a large batch that are looked at, fewer if they are long
 
 
 class CallableSource:
     """A function `f((N, *shape)) -> (N, m)` or `(N,)`.
 
-    A function that writes into its input is given copies: small batches, and so the first look, show whether it does.
+    A function that writes into its input is given copies; see `Lent`.
     Of a dictionary, a dataclass or a tuple of arrays one part is looked at, and it is said which.
 
     Args:
@@ -50,18 +45,12 @@ class CallableSource:
         self._output = output
         self._held = HeldInputs(inputs, function, self.name) if inputs else None
         self._sent = 0
-        self._writes = False
-        self._batches = 0
+        self._lent = Lent(self.name)
 
     def answer(self, x: Questions) -> np.ndarray:
         self._sent += len(x)
         question = x.reshape(len(x), *self.shape)
-        few = len(x) <= FEW_ROWS and (x.size <= FEW_NUMBERS or self._batches < FIRST)
-        self._batches += 1
-        checked = min(CHECKED, max(1, len(x) * FEW_NUMBERS // max(x.size, 1)))
-        some = slice(None) if few else slice(None, None, -(-len(x) // checked))
-        before = question[some].copy()
-        given = question.copy() if few or self._writes else question
+        given = self._lent.lend(question)
         said = self.function(given) if self._held is None else self._held.call(self.function, given, len(x))
         if isinstance(said, np.ndarray) and self._output is None:
             part = said
@@ -71,13 +60,7 @@ class CallableSource:
                 self.notes = (note,) if note else ()
         # The function may return the same buffer every time.
         y = np.array(part)
-        if few:
-            self._writes |= not (given == before).all()
-        elif not (question[some] == before).all():
-            raise SourceError(
-                f"{self.name} wrote into its input, which it did not do when it was first asked; "
-                "pass lambda x: f(x.copy())"
-            )
+        self._lent.returned(question, given)
         return y[:, None] if y.ndim == 1 else y
 
     def attempts(self) -> int:

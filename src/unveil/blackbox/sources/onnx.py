@@ -110,6 +110,7 @@ class OnnxSource:
         if whole:
             between = f" from {self.within[0]:.0f} to {self.within[1]:.0f}" if self.within else ""
             self.notes = (*self.notes, f"its inputs are whole numbers ({self.kind}), asked in steps of 1{between}")
+        self.takes_singles = self.kind == np.float32  # a session reads its inputs and no more
         self.input_bits = HALF if self.kind == np.float16 else DOUBLE
         trees = sorted({node.op_type for node in model.graph.node if node.op_type.startswith("TreeEnsemble")})
         self.in_steps = "decision trees" if trees else ""
@@ -127,7 +128,7 @@ class OnnxSource:
             raise SourceError(
                 f"{self.name} takes {self.kind} inputs; ask it whole numbers only: pass grid=1 and e.g. within=(0, 255)"
             )
-        question = question.astype(self.kind)
+        question = question.astype(self.kind, copy=False)
         if self.looped:
             return _one_by_one(self.session, self.signature, question)
         parts = [question[i : i + self._rows] for i in range(0, len(question), self._rows)]

@@ -14,6 +14,7 @@ from unveil.blackbox.answers import first_line, shown
 from unveil.blackbox.domain import DOUBLE, HALF
 from unveil.blackbox.source import Questions
 from unveil.blackbox.sources.held_inputs import HeldInputs
+from unveil.blackbox.sources.lent import Lent
 from unveil.blackbox.sources.structured import part_of
 from unveil.outcome import BadInput, SourceError
 from unveil.torch_weights import with_weights
@@ -74,6 +75,8 @@ class TorchSource:
             self.notes = (f"its inputs are asked as the numbers of {tokens:,} tokens, in steps of 1",)
         self.shape = shape if shape is not None else self._linear_inputs()
         self._sent = 0
+        self._lent = Lent(self.name)
+        self.takes_singles = self.kind == torch.float32
 
     @classmethod
     def from_file(
@@ -126,13 +129,16 @@ class TorchSource:
         import torch
 
         self._sent += len(x)
-        question = torch.from_numpy(x.reshape(len(x), *self.shape).astype(self.dtype))
+        converted = x.reshape(len(x), *self.shape).astype(self.dtype, copy=False)
+        given = self._lent.lend(converted)
+        question = torch.from_numpy(given)
 
         def made(value: Any) -> Any:
             return torch.from_numpy(value).to(self.device) if isinstance(value, np.ndarray) else value
 
         with torch.no_grad(), _evaluating(self.module):
             said = self._held.call(self.module, question.to(self.device, self.kind), len(x), made)
+        self._lent.returned(converted, given)
         y, note = part_of(said, len(x), self.name, self._output)
         if note and len(x) > 1 and note not in self.notes:  # a single question fits whatever has one row
             self.notes = (*self.notes, note)

@@ -178,7 +178,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
             x, sigma = (np.repeat(values, len(weak), axis=0) for values in (here.x, here.sigma))
             sign = ask.rng.choice([-1.0, 1.0], size=(len(here), len(weak), 1))
             asked = x + (sign * factor * state.basis_step * directions).reshape(x.shape)
-            asked, answers = ask.step(x, ask.oracle.nearest(asked), sigma)
+            asked, answers = ask.step(x, ask.oracle.written(asked), sigma)
             change = answers.reshape(len(here), len(weak), m) - here.fx[:, None]
             inside = ((asked - x) @ state.known.basis.T).reshape(len(here), len(weak), -1)
             predicted = inside @ gradients.swapaxes(1, 2) / here.coarser[:, None, None]

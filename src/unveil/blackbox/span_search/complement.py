@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete
 from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, legal_ends, run
-from unveil.blackbox.span_search.points import Asker, clipped_step
+from unveil.blackbox.span_search.points import Asker, clipped_step, longest_step, walls
 from unveil.blackbox.span_search.state import LONGEST, State
 
 FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
@@ -86,14 +86,15 @@ def _across_box(
     few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
     told = [each @ basis for each in gradients] if few else None
     moved = np.empty((ask.block, frame.n))
+    room = [walls(ask.oracle.within, x) for x in state.gradients[0].x]  # type: ignore[arg-type, index]
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
-        squares = np.einsum("ij,ij->i", vectors, vectors)
+        squares, single = np.einsum("ij,ij->i", vectors, vectors), vectors.astype(np.float32)
         for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
-            amount = clipped_step(ask.oracle, point, vectors, longest)
+            amount = np.clip(longest_step(single, *room[i]), -longest, longest)
             asked = amount[:, None] * vectors
             asked += point
-            wanted = ask.oracle.nearest(asked)
+            wanted = ask.oracle.written(asked)
             asked, answers = ask.step(point, wanted, sigma)
             np.subtract(asked, point, out=moved[: len(which)])
             if asked is not wanted:
@@ -173,7 +174,7 @@ def _slopes(
         some = slice(start, start + ask.block)
         place, which = pairs[0][some], pairs[1][some]
         x, along = places.x[place], directions[which]
-        asked, answers = ask.step(x, ask.oracle.nearest(x + amount[some, None] * along), places.sigma[place])
+        asked, answers = ask.step(x, ask.oracle.written(x + amount[some, None] * along), places.sigma[place])
         step = asked - x
         moved = np.einsum("ij,ij->i", step, along)
         inside = np.einsum("ir,imr->im", step @ state.known.basis.T, gradients[place])

@@ -40,17 +40,18 @@ class SparseFrame:
     def count(self) -> int:
         return len(self.free)
 
-    def _copies(self, x: np.ndarray, count: int) -> np.ndarray:
+    def _copies(self, x: np.ndarray, count: int, dtype: np.dtype[np.floating]) -> np.ndarray:
         """So many rows equal to x but at the pivots: those of the batch before, if it was at x and is kept nowhere.
 
         With many inputs, writing all of them for every question takes as long as a small model does.
         """
         # (one reference is the frame's, one the call's)
-        if self._x is x and len(self._held) >= count and sys.getrefcount(self._held) == 2:
+        held = self._held.dtype == dtype and len(self._held) >= count
+        if self._x is x and held and sys.getrefcount(self._held) == 2:
             self._held[np.arange(len(self._changed)), self._changed] = x[self._changed]
         else:
-            self._held, self._x = np.empty((count, self.n)), x
-            self._held[:] = x
+            self._held, self._x = np.empty((count, self.n), dtype), x
+            self._held[:] = x.astype(dtype)
         return self._held[:count]
 
     def points(
@@ -71,13 +72,14 @@ class SparseFrame:
             out: Where to write.
         """
         columns = self.free[which]
+        amount = length * self.scale[which]
+        moved = exact(x[columns] + amount)
         if out is None:
-            y, self._changed = self._copies(x, len(columns)), columns
+            y, self._changed = self._copies(x, len(columns), moved.dtype), columns
         else:
             y = out
             y[:] = x
-        amount = length * self.scale[which]
-        y[np.arange(len(columns)), columns] = exact(x[columns] + amount)
+        y[np.arange(len(columns)), columns] = moved
         if len(self.pivots):
             self._at_pivots = exact(x[self.pivots] - amount[:, None] * self.columns[which])
             y[:, self.pivots] = self._at_pivots
@@ -150,10 +152,11 @@ class BasisFrame:
         exact: Exact = np.asarray,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        y = np.multiply(np.reshape(length, (-1, 1)), self.basis[which], out=out)
+        same = out is not None and out.dtype == self.basis.dtype
+        y = np.multiply(np.reshape(length, (-1, 1)), self.basis[which], out=out if same else None)
         y += x
         nearest = exact(y)
-        if out is not None and nearest is not y:
+        if out is not None and nearest is not out:
             out[:] = nearest
         return nearest
 
@@ -273,7 +276,7 @@ def _bends(
     signed = ask.rng.choice([-1.0, 1.0], size=taken.shape) * frame.scale * 4 * length
     mixed = np.where(chosen, signed, 0.0) / np.sqrt(chosen.sum(axis=1, keepdims=True))
     x = np.broadcast_to(places.x, (len(chosen), frame.n))
-    points = ask.oracle.nearest(frame.combination(x, mixed))
+    points = ask.oracle.written(frame.combination(x, mixed))
     points, answers = ask.step(x, points, np.broadcast_to(places.sigma, (len(chosen), slope.shape[2])))
     amounts = np.where(chosen, frame.amounts(points - x), 0.0)
     error = np.sqrt(2 * (1 + np.sum((amounts / taken) ** 2, axis=1, keepdims=True)))
@@ -331,8 +334,8 @@ def legal_ends(
 ) -> Float[np.ndarray, "N n"]:
     """The legal questions nearest to the ends of steps of signed lengths from legal ones."""
     if oracle.entrywise:
-        return _ends(frame, parts, length, oracle.nearest)
-    return oracle.nearest(_ends(frame, parts, length))
+        return _ends(frame, parts, length, oracle.written)
+    return oracle.written(_ends(frame, parts, length))
 
 
 def _ends(
@@ -340,7 +343,7 @@ def _ends(
 ) -> Float[np.ndarray, "N n"]:
     if len(parts) == 1:
         return frame.points(parts[0][0], parts[0][2], length, exact)
-    ends = np.empty((len(length), frame.n))
+    ends = np.empty((len(length), frame.n), exact(np.empty(0)).dtype)
     for x, rows, which in parts:
         frame.points(x, which, length[rows], exact, ends[rows])
     return ends
@@ -361,9 +364,9 @@ def _roomier(
     if ask.oracle.within is None:
         return legal_ends(ask.oracle, frame, parts, length)
     wanted = _ends(frame, parts, length)
-    points = ask.oracle.nearest(wanted)
+    points = ask.oracle.written(wanted)
     cut = np.abs(points - wanted).max(axis=1)
     back = _ends(frame, parts, -length)
-    other = ask.oracle.nearest(back)
+    other = ask.oracle.written(back)
     turn = np.abs(other - back).max(axis=1) < cut
     return np.where(turn[:, None], other, points)

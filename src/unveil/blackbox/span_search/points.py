@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete, missing
+from unveil.blackbox.domain import Within
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
@@ -244,17 +245,24 @@ def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarr
     """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
     if oracle.within is None:
         return np.ones(len(direction))
-    low, high = oracle.within
-    # In units of the room to either wall: next to none from a point on it, and without end along no direction.
-    direction, above, below = (
-        v.astype(np.float32) for v in (direction, 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY))
-    )
+    return longest_step(direction.astype(np.float32), *walls(oracle.within, x))
+
+
+def walls(within: Within, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The room to either wall, one over it, in single precision: next to none from a point on it."""
+    low, high = within
+    above, below = 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY)
+    return above.astype(np.float32), below.astype(np.float32)
+
+
+def longest_step(direction: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """`legal_step` in a box from what `walls` tells, along directions in single precision."""
     shares = direction * above
     ahead, behind = shares.max(axis=1), -shares.min(axis=1)
     np.multiply(direction, below, out=shares)
     ahead = np.maximum(ahead, shares.max(axis=1)).astype(np.float64)
     behind = np.maximum(behind, -shares.min(axis=1)).astype(np.float64)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore"):  # without end along no direction
         # A hair less than all the room, so that rounding cannot leave the box.
         return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.abs(np.minimum(ahead, behind))))
 
