@@ -172,8 +172,12 @@ def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
     walks = walk(truth.side, truth.chart, faces, which, along, truth.precision).ended()
     assert len(walks) > len(faces)
     exact, neuron = truth.end(faces.x[walks.face], walks.along)
-    assert (walks.low <= exact * (1 + 1e-9)).all()
+    assert np.mean(walks.low <= exact * (1 + 1e-9)) > 0.9
     # How much later a weak bend shows than it is there is bounded by the tolerance of the face.
+    steepest = np.prod([np.linalg.norm(w, 2) for w, _ in truth.weights])
+    reached = faces.x[walks.face] + walks.low[:, None] * walks.along
+    slack = tolerance_at(truth.precision, faces[walks.face], walks.low)
+    assert (np.abs(truth.gap(reached)) < steepest * slack).all()
     assert np.mean(walks.high >= exact) == 1
     before = truth.chart.ledger.asked
     met = dual_points(truth.side, faces, walks, truth.precision)
@@ -182,7 +186,6 @@ def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
     plane = truth.planes[neuron[met.index]]
     off = np.abs(np.sum(met.z * plane.normals, axis=1) + plane.offsets)
     assert np.mean(off <= met.error) > 0.9
-    steepest = np.prod([np.linalg.norm(w, 2) for w, _ in truth.weights])
     vague = tolerance_at(truth.precision, faces[met.face], exact[met.index])
     # Not where two hyperplanes lie close to each other: the line behind is bent, too.
     assert np.mean(np.abs(truth.gap(met.z)) < steepest * (vague + met.error)) > 0.9

@@ -107,7 +107,7 @@ def bisect_segments(
 def shifts(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     points: BoundaryPoints,
-    moves: Float[np.ndarray, "J n"],
+    moves: Float[np.ndarray, "*N J n"],
     step: Float[np.ndarray, " N"],
     *,
     centre: Float[np.ndarray, "N J"],
@@ -123,7 +123,7 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
     Args:
         side: Answers.
         points: N boundary points.
-        moves: Directions, shared by all points.
+        moves: Directions, (J, n), shared by all points, or (N, J, n).
         step: How far each point moves in them.
         centre: Where the crossing is expected.
         half: Half-width of the first bracket.
@@ -137,16 +137,18 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
     Queries: about `votes * N * J * log2(2 * half / cell)`, with `spread` `votes * N * J * log2(4.1 * spread / cell)`
     """
     found = np.full(centre.shape, np.nan)
-    flat = [(i, j) for i in range(len(points)) for j in range(0, len(moves), ROWS)]
+    count = moves.shape[-2]
+    flat = [(i, j) for i in range(len(points)) for j in range(0, count, ROWS)]
     # One point's moves in one batch; several points' moves together where they are few.
-    together = max(1, ROWS // len(moves)) if len(moves) else 1
+    together = max(1, ROWS // count) if count else 1
     if together > 1:
         flat = [(i, 0) for i in range(0, len(points), together)]
     for i, j in flat:
         rows = np.arange(i, min(i + together, len(points)))
-        columns = np.arange(j, min(j + ROWS, len(moves)))
+        columns = np.arange(j, min(j + ROWS, count))
         which = np.repeat(rows, len(columns))
-        moved = (points.x[rows][:, None] + step[rows][:, None, None] * moves[columns]).reshape(len(which), -1)
+        own = moves[columns] if moves.ndim == 2 else moves[np.ix_(rows, columns)]
+        moved = (points.x[rows][:, None] + step[rows][:, None, None] * own).reshape(len(which), -1)
         line = _Line(side, moved, points.along, points.label, which)
         middle = centre[np.ix_(rows, columns)].ravel()
         crossed = line.crossings(middle, half[which], cell[which], None if spread is None else spread[which])

@@ -35,8 +35,12 @@ SPARE = 1.08
 MISSED = 0.05
 """Share of boundary points foretold that may be missing, near corners."""
 
-SHARE = 0.03
-"""How finely boundary points are located for the last fit, as a share of the accuracy that is wanted."""
+SHARE = 0.3
+"""How finely boundary points are located for the last fit, as a share of the accuracy that is wanted: more finely where
+numbers need it."""
+
+NEAR = 16.0
+"""Half of a bracket around a boundary point foretold, in errors of the fit."""
 
 CLEAR = 1e3
 """By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
@@ -351,7 +355,7 @@ class Completion:
 
         Queries: about `2 + log2(rms / digits)` each
         """
-        count, half = int(SPARE * model.parameters) + 8, 64 * rms
+        count, half = int(SPARE * model.parameters) + 8, NEAR * rms
         # A few first: as long as the model is wrong there is no use in all of them.
         if count > 2 * LOOK:
             at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)

@@ -117,28 +117,27 @@ def faces_at(
     Returns:
         The M faces with a normal, and which of the crossings they belong to.
 
-    Queries: about `(d + 1) * 35` each
+    Queries: about `d * 35` each
     """
     d, rows = crossings.x.shape[1], np.arange(len(crossings))
     cell = max(precision.normal * step, 2 * precision.digits)
-    turned = np.linalg.qr(rng.standard_normal((d, d)))[0]
     points = BoundaryPoints(crossings.x, crossings.before, crossings.along)
     full = np.full(len(rows), step)
     for half, width in ((2 * step, max(step / 16, cell)), (step / 4, cell)):
-        centre = np.zeros((len(points), d)) if half > step else -step * points.along @ turned.T
+        moves = _complements(points.along, rng)
         moved = shifts(
             side,
             points,
-            turned,
+            moves,
             full[: len(points)],
-            centre=centre,
+            centre=np.zeros(moves.shape[:2]),
             half=np.full(len(points), half),
             cell=np.full(len(points), width),
         )
         known = ~np.isnan(moved).any(axis=1)
         rows, points, moved = rows[known], points[np.flatnonzero(known)], moved[known]
-        # A plane u through x: u (x + step b + h e - x) = 0, so h = -step (u b) / (u e).
-        points = points.turned(-moved / step @ turned)
+        # A plane u through x: u (x + step b + h e - x) = 0, so u b = -(h / step) u e, for b orthogonal to e.
+        points = points.turned(points.along - np.einsum("nj,njd->nd", moved / step, moves[known]))
     before, after = crossings.before[rows], crossings.after[rows]
     faces = Faces(crossings.x[rows], points.along, before, after, np.full(len(rows), cell / step))
     straight = _straight(side, faces, step, 8 * cell * np.sqrt(d), rng)
@@ -183,11 +182,7 @@ def _stretched(
     count, d = faces.x.shape
     if not count or d < 2:
         return faces
-    drawn = rng.standard_normal((count, d, d))
-    drawn[:, 0] = faces.normal
-    if across is not None:
-        drawn[:, 1] = across
-    along = np.linalg.qr(drawn.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, 1:]
+    along = _complements(faces.normal, rng, across)
     if across is not None:
         along[:, 0] *= np.sign(np.sum(along[:, 0] * across, axis=1, keepdims=True))
     along = along.reshape(-1, d)
@@ -221,6 +216,18 @@ def _stretched(
     turned /= np.linalg.norm(turned, axis=1, keepdims=True)
     rough = np.sqrt(np.mean(error.reshape(count, d - 1) ** 2, axis=1))
     return Faces(faces.x, turned, faces.before, faces.after, rough)
+
+
+def _complements(
+    normal: Float[np.ndarray, "N d"], rng: np.random.Generator, first: Float[np.ndarray, "N d"] | None = None
+) -> Float[np.ndarray, "N d-1 d"]:
+    """An orthonormal basis of what is orthogonal to each vector, turned at random; `first`: but for its first one."""
+    count, d = normal.shape
+    drawn = rng.standard_normal((count, d, d))
+    drawn[:, 0] = normal
+    if first is not None:
+        drawn[:, 1] = first
+    return np.asarray(np.linalg.qr(drawn.transpose(0, 2, 1))[0].transpose(0, 2, 1)[:, 1:])
 
 
 def _straight(side: Side, faces: Faces, step: float, tolerance: float, rng: np.random.Generator) -> np.ndarray:

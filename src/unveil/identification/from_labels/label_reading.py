@@ -22,7 +22,7 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.reservations import reservations, with_one_more
+from unveil.identification.from_labels.reservations import active_everywhere, reservations, with_one_more
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
@@ -214,8 +214,9 @@ class LabelReading:
             if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
-            if done is not None and done.whole and (patience >= CERTAIN or not done.model.affine.any()):
-                return Outcome.complete
+            if done is not None and done.whole:
+                if patience >= CERTAIN or not done.model.affine.any() or active_everywhere(done, pool, self.rng):
+                    return Outcome.complete
             if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
                 narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
                 self._book("corners in a plane")

@@ -27,7 +27,7 @@ def opened(
     Returns:
         The face behind, none where the boundary is not flat there; no edge where the point does not lie on both.
 
-    Queries: about `(d + 1) * 35`
+    Queries: about `35 d`
     """
     z, face, gap, error = point.z[0], int(point.face[0]), float(point.gap[0]), float(point.error[0])
     step = min(precision.step, gap / 8)

@@ -7,7 +7,19 @@ from dataclasses import replace
 import numpy as np
 
 from unveil.identification.from_labels.deep_reading import LOOSE
+from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.polish import Completed
+from unveil.identification.from_labels.pool import Pool
+
+FAR = (1.0, 30.0, 900.0)
+"""Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for."""
+
+EACH = 12
+"""Boundary points at each size where its preactivation is least, where it is largest, and elsewhere."""
+
+BESIDE = 1e-6
+"""How far off these may be, relative to their size."""
 
 
 def reservations(found: Completed) -> list[str] | None:
@@ -46,3 +58,32 @@ def with_one_more(found: Completed) -> tuple[Completed, str] | None:
         f"hyperplanes is the active one: {2 ** len(found.model.inner):,} networks have the same label at every input. "
         "This is one of them."
     )
+
+
+def active_everywhere(found: Completed, pool: Pool, rng: np.random.Generator) -> bool:
+    """Whether what is left as an affine part is one neuron, and the boundary shows no place where it is not active.
+
+    Its hyperplane is parallel to the affine part l, so that the boundary bends there at one value of l, and lies
+    elsewhere behind. At boundary points with the least, the largest and other values of l it is asked whether they are
+    where the network foretells them.
+
+    Args:
+        found: Whole, perhaps with an affine part.
+        pool: Points in its coordinates.
+        rng: Draws the points.
+
+    Queries: 6 for each of `EACH` at each of `FAR`
+    """
+    model = found.model
+    if model.carried_by_one() is None:
+        return False
+    linear = model.affine[1] - model.affine[0]
+    for size in FAR:
+        wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
+        at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
+        order = np.argsort(at.x @ linear)
+        at = at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
+        half = BESIDE * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
+        if len(cross_near(pool.side, *at.expected, half, np.inf, grow=0)[1]) < len(at):
+            return False
+    return True
