@@ -23,7 +23,7 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.label_reading import LabelReading
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.reservations import reservations
+from unveil.identification.from_labels.reservations import FAR, active_everywhere, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.whitebox.activation import activation
@@ -71,6 +71,36 @@ def test_two_hidden_layers_with_other_labels_are_not_handed_out() -> None:
     assert judge.judge(true, chart) is uv.Outcome.approximate
     assert judge.deep is None
     assert judge.error > 0.01
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_neuron_is_active_everywhere_only_if_the_boundary_does_not_bend_at_its_hyperplane(sign: float) -> None:
+    """Of `relu(z0) + relu(z1) + relu(z2) + w relu(z) + c` with w < 0 < c the boundary has z > 0 everywhere. With c < 0 it
+    has both sides of z = 0, where the three add up to -c: less (w > 0) or more is what a look at one side shows."""
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((3, 6)), 0.3 * rng.standard_normal(3)
+    own = rng.standard_normal(6)
+    for w, c, only in ((-1.0, 0.5, True), (1.0, -0.4, False), (-1.0, -0.4, False)):
+
+        def label(x: np.ndarray, w: float = w, c: float = c) -> np.ndarray:
+            gap = np.maximum(x @ a.T + b, 0).sum(axis=1) + w * np.maximum(x @ own + 0.2, 0) + c
+            return (sign * gap > 0).astype(int)
+
+        oracle = uv.as_oracle(label, shape=6, answers="labels")
+        chart = Chart(oracle, np.zeros(6), 1.0, None)
+        pool = Pool(Side(chart), chart, 1.5, np.empty((0, 6)), np.random.default_rng(0))
+        outer, affine = np.stack([np.zeros(3), sign * np.ones(3)]), np.stack([np.zeros(6), sign * w * own])
+        offset = np.array([0.0, sign * (0.2 * w + c)])
+        seen = LabelModel(a, b, outer, affine, offset, np.arange(2), activation("relu"))
+        found = Completed(seen, 1e-12, True, (), {})
+        before = oracle.ledger.asked
+        assert active_everywhere(found, pool, np.random.default_rng(1)) is only
+        assert oracle.ledger.asked - before <= 72 * len(FAR)
+    # Where a weight has the other sign, labels do tell more, and nothing is asked.
+    mixed = replace(seen, outer=outer * np.array([1.0, 1.0, -1.0]))
+    before = oracle.ledger.asked
+    assert not active_everywhere(replace(found, model=mixed), pool, np.random.default_rng(1))
+    assert oracle.ledger.asked == before
 
 
 def test_what_no_fresh_point_judged_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
