@@ -75,8 +75,8 @@ def test_two_hidden_layers_with_other_labels_are_not_handed_out() -> None:
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_neuron_is_active_everywhere_only_if_the_boundary_does_not_bend_at_its_hyperplane(sign: float) -> None:
-    """Of `relu(z0) + relu(z1) + relu(z2) + w relu(z) + c` with w < 0 < c the boundary has z > 0 everywhere. With c < 0 it
-    has both sides of z = 0, where the three add up to -c: less (w > 0) or more is what a look at one side shows."""
+    """Of `relu(z0) + relu(z1) + relu(z2) + w relu(z) + c` with w < 0 < c the boundary has z > 0 everywhere. With c < 0
+    it has both sides of z = 0, where the three add up to -c: one side shows less (w > 0) or more."""
     rng = np.random.default_rng(7)
     a, b = rng.standard_normal((3, 6)), 0.3 * rng.standard_normal(3)
     own = rng.standard_normal(6)

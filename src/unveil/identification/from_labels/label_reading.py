@@ -214,9 +214,8 @@ class LabelReading:
             if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
-            if done is not None and done.whole:
-                if patience >= CERTAIN or not done.model.affine.any() or active_everywhere(done, pool, self.rng):
-                    return Outcome.complete
+            if done is not None and done.whole and (patience >= CERTAIN or self._is_all(done, pool)):
+                return Outcome.complete
             if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
                 narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
                 self._book("corners in a plane")
@@ -233,6 +232,14 @@ class LabelReading:
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
+
+    def _is_all(self, done: Completed, pool: Pool) -> bool:
+        """Whether nothing is left as an affine part but a neuron that is active at the whole boundary."""
+        if not done.model.affine.any():
+            return True
+        always = active_everywhere(done, pool, self.rng)
+        self._book("last layer and fit")
+        return always
 
     def _begun(self, pool: Pool) -> tuple[HyperplaneSearch | SigmoidalSearch, Completion]:
         """The search and what completes it, begun or as they were left."""

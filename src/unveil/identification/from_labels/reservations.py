@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.identification.from_labels.deep_reading import LOOSE
 from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.deep_reading import LOOSE
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
