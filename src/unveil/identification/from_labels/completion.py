@@ -35,12 +35,9 @@ SPARE = 1.08
 MISSED = 0.05
 """Share of boundary points foretold that may be missing, near corners."""
 
-SHARE = 0.3
-"""How finely boundary points are located for the last fit, as a share of the accuracy that is wanted: more finely where
-numbers need it."""
-
-NEAR = 16.0
-"""Half of a bracket around a boundary point foretold, in errors of the fit."""
+SHARE, NEAR = 0.3, 16.0
+"""How finely boundary points are located for the last fit before any needs it more finely, as a share of the accuracy
+that is wanted, and half of a bracket around one foretold, in errors of the fit before."""
 
 CLEAR = 1e3
 """By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
@@ -356,8 +353,7 @@ class Completion:
         Queries: about `2 + log2(rms / digits)` each
         """
         count, half = int(SPARE * model.parameters) + 8, NEAR * rms
-        # A few first: as long as the model is wrong there is no use in all of them.
-        if count > 2 * LOOK:
+        if count > 2 * LOOK:  # as long as the model is wrong there is no use in all of them
             at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)
             seen, rows = cross_near(self.side, *at.expected, np.full(len(at), half), np.inf)
             missed = 1 - len(rows) / max(len(at), 1)
