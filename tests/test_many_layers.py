@@ -104,6 +104,19 @@ def test_sums_tell_the_sides_of_a_layer_that_is_whole(seed: int) -> None:
     assert sums.judged(side, use)[1].any()
 
 
+def test_a_sum_tells_which_candidates_are_active_beside_what_unknown_weights_add() -> None:
+    # Four values that are all positive, four candidates along one each; of the last its own weight is not known.
+    eye, known, blind = np.eye(4), np.ones((4, 4), dtype=bool), np.zeros((2, 4), dtype=bool)
+    known[3, 3], blind[:, 3] = False, True
+    seen = Moves(np.ones((2, 4)), np.stack([eye, eye]), np.full(2, 4))
+    vectors = np.array([[eye[0] + eye[3]], [eye[3]]]) / np.sqrt([2, 1])[:, None, None]
+    sums = Sums(eye[:2], seen, vectors, np.full(2, 1e-12), np.ones((2, 4)), np.stack([eye, eye]), blind, known)
+    use = np.ones(4, dtype=bool)
+    assert sums.active_set(0, use) is not None
+    assert sums.active_set(0, use).tolist() == [True, False, False, False]  # type: ignore[union-attr]
+    assert sums.active_set(1, use) is None  # of what unknown weights can make up alone nothing follows
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_unknown_weight_follows_from_derivatives(seed: int) -> None:
     layers, probe = network(seed)

@@ -9,7 +9,7 @@ import unveil as uv
 from tests.helpers import assert_rate
 from unveil.identification.smooth.first_scales import resting_point, sigmoidal
 from unveil.identification.smooth.hessians import first_step, gradient_span, hessians, inner_points, second_step
-from unveil.identification.smooth.hyperplane_circles import Hyperplanes
+from unveil.identification.smooth.hyperplane_circles import Hyperplanes, _walk
 from unveil.identification.smooth.ridge_profile import fit_profile, profiles, vantages
 from unveil.whitebox.activation import ACTIVATIONS, activation
 
@@ -51,6 +51,23 @@ def test_from_a_vantage_all_other_neurons_are_at_rest(rng: np.random.Generator) 
         distance = np.abs(points[i] @ found.directions[others].T + found.offsets[others])
         assert (distance >= 9.0 * found.widths[others] - 1e-9).all()
         assert (np.diff(np.linalg.norm(points[i], axis=1)) >= 0).all()
+
+
+@pytest.mark.parametrize(("radius", "count"), [(1e4, 2), (1e5, 1)])
+def test_steps_on_a_circle_part_where_they_are_further_apart_than_it_is_split(
+    radius: float, count: int
+) -> None:
+    grid = int(np.pi * radius / 50)
+    width = np.pi * radius / grid  # of an interval: more than 24, which is split, and less than 64, which is not
+    steps = (grid // 3 + np.array([0.2, 0.8])) * width
+    oracle = uv.as_oracle(
+        lambda x: np.tanh(np.arctan2(x[:, 1], x[:, 0])[:, None] * radius - steps).sum(axis=1, keepdims=True), 2
+    )
+    points, jumps, _ = _walk(oracle, np.eye(2), radius, 1e-9, 0.0, grid)
+    assert len(points) == count
+    met = np.arctan2(points[:, 1], points[:, 0]) * radius
+    assert np.abs(met[:, None] - steps).min(axis=1).max() < 3
+    assert (jumps > 1).all()
 
 
 def test_profiles_are_answers_along_the_normals(rng: np.random.Generator) -> None:
