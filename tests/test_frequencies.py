@@ -10,7 +10,7 @@ from unveil import BadInput, Frequencies, as_oracle, identify
 from unveil.identification.fitting.least_squares import polish
 from unveil.identification.fitting.pruning import without_surplus
 from unveil.identification.methods import method_named
-from unveil.identification.smooth.spectrum import (
+from unveil.identification.smooth.frequencies import (
     SAMPLES,
     Waves,
     agreed,

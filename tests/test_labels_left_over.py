@@ -10,7 +10,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.left_over import completed, further_neuron, merged
+from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged
 from unveil.identification.from_labels.model import LabelModel
 from unveil.whitebox.activation import activation
 

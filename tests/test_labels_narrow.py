@@ -13,8 +13,13 @@ from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.foretold import crossings_beside
 from unveil.identification.from_labels.hyperplanes import Edge
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.narrow import corners_of, in_a_plane, two_layers
-from unveil.identification.from_labels.narrow_reading import _in_all_inputs, narrow_network
+from unveil.identification.from_labels.narrow_reading import (
+    _in_all_inputs,
+    corners_of,
+    in_a_plane,
+    narrow_network,
+    two_layers,
+)
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch

@@ -9,12 +9,12 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.first_layer import unseen_rows
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.second_output import second_output
-from unveil.identification.from_labels.unseen_rows import unseen_rows
 from unveil.whitebox.activation import activation
 
 SIZES = (8, 7, 5, 3)

@@ -54,9 +54,7 @@ def test_from_a_vantage_all_other_neurons_are_at_rest(rng: np.random.Generator) 
 
 
 @pytest.mark.parametrize(("radius", "count"), [(1e4, 2), (1e5, 1)])
-def test_steps_on_a_circle_part_where_they_are_further_apart_than_it_is_split(
-    radius: float, count: int
-) -> None:
+def test_steps_on_a_circle_part_where_they_are_further_apart_than_it_is_split(radius: float, count: int) -> None:
     grid = int(np.pi * radius / 50)
     width = np.pi * radius / grid  # of an interval: more than 24, which is split, and less than 64, which is not
     steps = (grid // 3 + np.array([0.2, 0.8])) * width

@@ -10,9 +10,9 @@ from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
-from unveil.identification.surrogate.from_labels import LabelFitting
 from unveil.identification.surrogate.known import Known, with_free
 from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions
+from unveil.identification.surrogate.surrogate import LabelFitting
 
 
 def test_over_wide_students_of_small_teachers_end_as_the_teachers() -> None:

@@ -1,11 +1,18 @@
-"""A narrow network from labels: two hidden layers from the corners of a boundary in a plane, in all inputs."""
+"""A narrow network from labels: two hidden layers from the corners of a boundary in a plane, in all inputs.
+
+Of a narrow network all there is to see is a few corners. They repeat nothing, so that no bends agree. What tells the
+hyperplanes then is that a face on which a single neuron is active is parallel to that neuron's hyperplane. Which corner
+belongs to which face is tried, and judged by all faces at once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations, product
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import linalg
 
 from unveil.blackbox.label_crossings import Side
@@ -13,12 +20,12 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
 from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.faces import Precision, faces_at
+from unveil.identification.from_labels.faces import Faces, Precision, faces_at, on_face, tolerance_at
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.narrow import corners_of, in_a_plane, two_layers
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.second_output import plain_output
 
 EACH = 2
 """Faces measured in all inputs, for each neuron of the first layer."""
@@ -115,3 +122,173 @@ def _sensitivity(model: DeepLabelModel, at: Crossings) -> Float[np.ndarray, "N k
     """Derivatives of the gap by the first layer's preactivations."""
     inside, on = model.inside(at)
     return np.asarray(model.behind.gaps(inside)[1] * on)
+
+
+FLAT = 1e-5
+"""Share of the normals that may lie outside a plane, and how far two normals of one face differ."""
+
+CORNERS = 8
+"""Corners at most: what is tried grows fast with their number."""
+
+FITS = 1e-4
+"""Distance from the boundary that is believed before the fit of all numbers."""
+
+
+@dataclass(frozen=True)
+class Corners:
+    """A boundary in a plane.
+
+    Attributes:
+        faces: One of each flat piece.
+        points: (c, d), a point on each corner.
+        sides: (c, 2), the faces that meet there.
+    """
+
+    faces: Faces
+    points: Float[np.ndarray, "c d"]
+    sides: Int[np.ndarray, "c 2"]
+
+
+def in_a_plane(faces: Faces) -> bool:
+    """Whether the normals of a boundary span no more than a plane.
+
+    Queries: `0`
+    """
+    values = np.linalg.svd(faces.normal, compute_uv=False) if len(faces) > 2 else np.zeros(0)
+    return len(values) > 1 and bool((values[2:] < FLAT * values[0]).all()) and bool(values[1] > 1e-2 * values[0])
+
+
+def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None:
+    """The flat pieces and where they meet; None where there are too many.
+
+    Queries: at most 8 for each pair of flat pieces
+    """
+    kept: list[int] = []
+    for i in np.argsort(faces.error, kind="stable"):
+        one = faces.normal[i]
+        same = [
+            j
+            for j in kept
+            if abs(faces.normal[j] @ one) > 1 - FLAT and abs(one @ (faces.x[j] - faces.x[i])) < FLAT * 10
+        ]
+        if not same:
+            kept.append(int(i))
+    if len(kept) > CORNERS + 1:
+        return None
+    pieces = faces[np.array(kept, dtype=int)]
+    points, sides = [], []
+    for i, j in combinations(range(len(pieces)), 2):
+        corner = _met(side, pieces, i, j, precision)
+        if corner is not None:
+            points.append(corner)
+            sides.append((i, j))
+    if not points:
+        return None
+    return Corners(pieces, np.stack(points), np.array(sides))
+
+
+def _met(side: Side, pieces: Faces, i: int, j: int, precision: Precision) -> np.ndarray | None:
+    """Where two flat pieces meet, if both reach so far and none goes on."""
+    normals = pieces.normal[[i, j]]
+    if abs(normals[0] @ normals[1]) > 1 - FLAT:
+        return None
+    two = pieces[np.array([i, j])]
+    # Each piece's own way to the line that both planes share.
+    gaps = np.array([normals[1] @ (two.x[1] - two.x[0]), normals[0] @ (two.x[0] - two.x[1])])
+    along = normals[::-1] - (normals[0] @ normals[1]) * normals
+    way = (gaps / np.sum(along * normals[::-1], axis=1))[:, None] * along
+    length = np.linalg.norm(way, axis=1)
+    near = on_face(side, two, two.x + 0.999 * way, tolerance_at(precision, two, length))[0]
+    if not near.all():
+        return None
+    beyond = on_face(side, two, two.x + 1.001 * way, tolerance_at(precision, two, length))[0]
+    return None if beyond.any() else np.asarray(two.x[0] + way[0])
+
+
+def two_layers(corners: Corners, at: Crossings, count: int | None = None) -> list[DeepLabelModel]:
+    """Networks with two neurons in the first layer and the corners left in the second that have this boundary.
+
+    Args:
+        corners: The boundary.
+        at: Crossings all over it.
+        count: Neurons of the second layer, if known.
+
+    Returns:
+        Those whose boundaries all points lie on; several if the boundary does not tell which.
+
+    Queries: `0`
+    """
+    found: list[DeepLabelModel] = []
+    for first, used in _first_layers(corners):
+        left = [i for i in range(len(corners.points)) if i not in used]
+        if not left or (count is not None and len(left) != count):
+            continue
+        for second in _second_layers(corners, first, left):
+            model = _behind(first, second, at)
+            if model is not None and not any(_alike(model, other) for other in found):
+                found.append(model)
+    return found
+
+
+def _first_layers(corners: Corners) -> Iterator[tuple[Hyperplanes, tuple[int, ...]]]:
+    """Two corners, each with a face that its hyperplane is parallel to, for which no face sees an inactive neuron."""
+    faces, count = corners.faces, len(corners.points)
+    for pair in combinations(range(count), 2):
+        free = [[f for f in range(len(faces)) if f not in corners.sides[c]] for c in pair]
+        for chosen in product(*free):
+            normals = faces.normal[list(chosen)]
+            if abs(normals[0] @ normals[1]) > 1 - FLAT:
+                continue
+            for signs in product((1.0, -1.0), repeat=2):
+                rows = normals * np.array(signs)[:, None]
+                offsets = -np.sum(rows * corners.points[list(pair)], axis=1)
+                planes = Hyperplanes(rows, offsets, np.full(2, FLAT))
+                if _sees(planes, faces):
+                    yield planes, pair
+
+
+def _sees(planes: Hyperplanes, faces: Faces) -> bool:
+    """Whether each face's normal is made of the weight vectors that are active there, and all of these are needed."""
+    on = faces.x @ planes.normals.T + planes.offsets > 0
+    parts = np.linalg.lstsq(planes.normals.T, faces.normal.T, rcond=None)[0].T
+    return bool((np.abs(parts[~on]) < FLAT * 10).all()) and bool(on.any(axis=1).all()) and bool(on.all(axis=1).any())
+
+
+def _second_layers(corners: Corners, first: Hyperplanes, left: list[int]) -> Iterator[Hyperplanes]:
+    """The corners left, each with a face that its neuron's hyperplane is parallel to, by the first layer's values."""
+    faces = corners.faces
+    sums = faces.x @ first.normals.T + first.offsets
+    both = [f for f in range(len(faces)) if (sums[f] > 0).all()]
+    hidden = np.maximum(corners.points[left] @ first.normals.T + first.offsets, 0.0)
+    parts = np.linalg.lstsq(first.normals.T, faces.normal.T, rcond=None)[0].T
+    parts /= np.linalg.norm(parts, axis=1)[:, None]
+    for chosen in permutations(both, len(left)):
+        if any(f in corners.sides[c] for f, c in zip(chosen, left, strict=True)):
+            continue
+        rows = parts[list(chosen)]
+        yield Hyperplanes(rows, -np.sum(rows * hidden, axis=1), np.full(len(left), FLAT))
+
+
+def _behind(first: Hyperplanes, second: Hyperplanes, at: Crossings) -> DeepLabelModel | None:
+    """The network, if there are last weights with which all points lie on its boundary, whichever sides are active."""
+    for signs in product((1.0, -1.0), repeat=len(second)):
+        sign = np.array(signs)
+        turned = Hyperplanes(second.normals * sign[:, None], second.offsets * sign, second.error)
+        sums = at.x @ first.normals.T + first.offsets
+        inside = Crossings(
+            np.maximum(sums, 0.0), at.before, at.after, (sums > 0) * (at.along @ first.normals.T), at.width
+        )
+        behind = plain_output(turned, inside)
+        if behind is None:
+            continue
+        model = DeepLabelModel(first.normals, first.offsets, behind, behind.classes)
+        if np.abs(model.distances(at)).max() < FITS and (np.abs(behind.outer[1]) > 1e-6).all():
+            return model
+    return None
+
+
+def _alike(one: DeepLabelModel, other: DeepLabelModel) -> bool:
+    """Whether two models have the same rows, in any order, and so are one."""
+    rows = [np.column_stack([each.inner, each.bias]) for each in (one, other)]
+    apart = np.linalg.norm(rows[0][:, None] - rows[1][None], axis=2)
+    return bool((apart.min(axis=1) < FITS).all())

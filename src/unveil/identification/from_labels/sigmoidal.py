@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
 from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.crossings import cross
 from unveil.identification.from_labels.faces import Precision, tangents
-from unveil.identification.from_labels.far_faces import RADIUS, FarFaces
+from unveil.identification.from_labels.far_faces import ALIKE, RADIUS, FarFaces
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.shifted_faces import shifted_normal
-from unveil.identification.from_labels.transitions import transition
+from unveil.identification.from_labels.transitions import AT_REST, WIDTH, transition
 
 LOOKED_AT = 3
 """Boundary points looked at first for whether the boundary is flat there."""
@@ -162,3 +164,149 @@ class SigmoidalSearch:
         asked = self.chart.ledger.asked
         self.stages[stage] = self.stages.get(stage, 0) + asked - self.booked
         self.booked = asked
+
+
+PLACES = 48
+"""Places on faces of each neuron that are looked at."""
+
+RAYS = 24
+"""Other places on the same face, as far as known neurons keep their side, that are compared with each."""
+
+LONG = 3.0
+"""How far these are at most, as a share of the radius."""
+
+SHIFT = 1e-3
+"""By how much a face must be shifted, in sizes of a typical input."""
+
+STRAIGHT = 1e-6
+"""How flat points of equal shift must lie, relative to how far they are apart."""
+
+ASIDE = 0.05
+"""How far apart these points are, as a share of the radius."""
+
+
+def shifted_normal(
+    side: Side, chart: Chart, normals: Float[np.ndarray, "k d"], rng: np.random.Generator
+) -> Float[np.ndarray, " d"] | None:
+    """The unit normal of a neuron that is not known, from shifts of the faces of two that are; None if none is met.
+
+    On the face of a known neuron, points of equal shift lie on one plane parallel to the unknown hyperplane. That
+    leaves one angle open, which the face of another known neuron settles.
+
+    Queries: about `40 + 3 RAYS` a place, and `45 d` for each plane
+    """
+    planes: list[np.ndarray] = []
+    for j in rng.permutation(len(normals)):
+        found = _Face(side, chart, normals, int(j), rng).plane()
+        if found is None:
+            continue
+        for other in planes:
+            left, cosines, _ = np.linalg.svd(other @ found.T)
+            if cosines[0] < 1 - STRAIGHT**2:
+                continue
+            normal = left[:, 0] @ other
+            near = np.minimum(np.linalg.norm(normals - normal, axis=1), np.linalg.norm(normals + normal, axis=1))
+            if near.min() > ALIKE:
+                return np.asarray(normal / np.linalg.norm(normal))
+        planes.append(found)
+    return None
+
+
+@dataclass
+class _Face:
+    """Faces parallel to one neuron's hyperplane."""
+
+    side: Side
+    chart: Chart
+    normals: Float[np.ndarray, "k d"]
+    which: int
+    rng: np.random.Generator
+
+    def plane(self) -> Float[np.ndarray, "2 d"] | None:
+        """Two orthonormal vectors that span the neuron's normal and one that shifts its face."""
+        for _ in range(PLACES):
+            v = self._tangent(1)
+            v /= np.linalg.norm(v)
+            if np.abs(v @ self.others.T).min(initial=1.0) < AT_REST:
+                continue
+            ends = self._labels(np.repeat(v, 2, axis=0), np.array([-WIDTH, WIDTH]))
+            if ends[0] == ends[1]:
+                continue
+            p = self._position(v, ends)
+            rays = self._rays(v)
+            if p is None or not len(rays):
+                continue
+            there = self._labels(np.repeat(rays, 2, axis=0), np.tile([p - SHIFT, p + SHIFT], len(rays))).reshape(-1, 2)
+            for ray in rays[(there != ends).any(axis=1)]:
+                found = self._across(v[0], ray, p, ends)
+                if found is not None:
+                    return found
+        return None
+
+    @property
+    def own(self) -> Float[np.ndarray, " d"]:
+        return np.asarray(self.normals[self.which])
+
+    @property
+    def others(self) -> Float[np.ndarray, "l d"]:
+        return np.delete(self.normals, self.which, axis=0)
+
+    def _tangent(self, count: int) -> Float[np.ndarray, "N d"]:
+        v = self.rng.standard_normal((count, self.chart.n))
+        return np.asarray(v - np.outer(v @ self.own, self.own))
+
+    def _at(self, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return np.asarray(RADIUS * v + p[:, None] * self.own)
+
+    def _labels(self, v: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return self.side.labels(self._at(v, p))
+
+    def _position(self, v: np.ndarray, ends: np.ndarray) -> float | None:
+        """Where along the normal the face lies; None where a third label lies in between."""
+        low, high = (self._at(v, np.array([p])) for p in (-WIDTH, WIDTH))
+        found = cross(self.side, low, high, ends[:1], ends[1:], SHIFT / 64)
+        return float(found.x[0] @ self.own) if found.after[0] == ends[1] else None
+
+    def _rays(self, v: np.ndarray) -> Float[np.ndarray, "N d"]:
+        """Other directions along the face in which every known neuron rests on the same side."""
+        way = self._tangent(RAYS)
+        way /= np.linalg.norm(way, axis=1, keepdims=True)
+        now, change = v @ self.others.T, way @ self.others.T
+        sign = np.sign(now)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            far = np.where(sign * change < 0, (np.abs(now) - AT_REST) / np.abs(change), np.inf)
+        return np.asarray(v + np.minimum(far.min(axis=1, initial=LONG), LONG)[:, None] * way)
+
+    def _across(self, v: np.ndarray, ray: np.ndarray, p: float, ends: np.ndarray) -> Float[np.ndarray, "2 d"] | None:
+        """The plane of points at which the face is half shifted, between two directions."""
+        far = ray[None]
+        if (self._labels(np.repeat(far, 2, axis=0), np.array([-WIDTH, WIDTH])) != ends).any():
+            return None
+        other = self._position(far, ends)
+        if other is None or abs(other - p) < SHIFT:
+            return None
+        count = self.chart.n + 1
+        aside = ASIDE * self._tangent(2 * count) / np.sqrt(self.chart.n)
+        start, end = v + aside, ray + aside
+        sides = np.sign(v @ self.others.T)
+        rest = (np.minimum(start @ self.others.T * sides, end @ self.others.T * sides) > AT_REST / 2).all(axis=1)
+        start, end = start[rest][:count], end[rest][:count]
+        half = np.full(len(start), (p + other) / 2)
+        before, after = self._labels(start, half), self._labels(end, half)
+        differ = np.flatnonzero((before != after) & np.isin(before, ends) & np.isin(after, ends))
+        if len(differ) < self.chart.n:
+            return None
+        start, end, half = self._at(start[differ], half[differ]), self._at(end[differ], half[differ]), half[differ]
+        cell = 4 * self.chart.digits * RADIUS
+        z = cross(self.side, start, end, before[differ], after[differ], cell).x
+        # Within the face: its own normal is the direction in which they do not differ.
+        z = z - z.mean(axis=0)
+        z -= np.outer(z @ self.own, self.own)
+        _, values, right = np.linalg.svd(z, full_matrices=False)
+        # The last of d is the face's normal, the one before it that of the plane.
+        if not values[-2] < STRAIGHT * values[-3]:
+            return None
+        last = np.stack([right[-2], right[-1]])
+        along = last - np.outer(last @ self.own, self.own)
+        way = along[np.linalg.norm(along, axis=1).argmax()]
+        return np.stack([self.own, way / np.linalg.norm(way)])

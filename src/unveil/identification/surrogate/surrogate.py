@@ -9,12 +9,17 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.training import free_network, one_hot, train
+from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification, Method
 from unveil.identification.surrogate.fitting import Fitting
-from unveil.identification.surrogate.from_labels import LabelFitting
 from unveil.identification.surrogate.known import Known
+from unveil.identification.surrogate.run import Run, label_agreement
+from unveil.identification.surrogate.students import candidates
 from unveil.one_line import one_line
-from unveil.outcome import BadInput
+from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.whitebox.network import Network
 
 
 @one_line
@@ -87,3 +92,122 @@ class Surrogate(Method):
         if oracle.answers == "labels":
             return LabelFitting(self, oracle, rng).run()
         return Fitting(self, oracle, rng).run()
+
+
+# Labels that no student is trained on, of which the best is told, and those that the result is judged by.
+HELD, JUDGED = 2000, 2000
+# Labels to begin with, those that a round adds, and of these the share close to where a student's labels change.
+BEGIN, MORE, CLOSE = 4000, 4000, 0.6
+# Hidden neurons where no widths are told: a share of the inputs between these, and half as many behind them.
+HIDDEN = (24, 64)
+# Sizes of random points, in units of a typical input, that are tried until two labels have been seen.
+SIZES = (1.0, 4.0, 16.0, 64.0)
+# Numbers multiplied per label and parameter in a batch of stochastic gradients, forwards and back.
+PASSES = 3.0
+BATCHES, BATCH = 1500, 256
+# Share of what the commonest label leaves that may stay wrong of something that stands for the model.
+STANDS = 0.5
+
+
+class LabelFitting(Run):
+    """One run on labels."""
+
+    judged = JUDGED
+
+    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+        super().__init__(method, oracle, rng)
+        self.size = 1.0
+        self.x, self.labels = np.empty((0, oracle.n)), np.empty(0, dtype=np.int64)
+        self.right = 0.0
+
+    def run(self) -> Identification:
+        """Train, and judge."""
+        try:
+            held = self._points(HELD)
+            held_labels = self._asked(held)
+            while len(np.unique(held_labels)) < 2 and self.size < SIZES[-1] and self.oracle.within is None:
+                self.size = SIZES[SIZES.index(self.size) + 1]
+                held = self._points(HELD)
+                held_labels = self._asked(held)
+            if len(np.unique(held_labels)) < 2:
+                self.why.append("One label only was seen. Give inputs of different classes (x=).")
+                return self.end(Outcome.nothing_to_find)
+            self._add(self._points(int(min(BEGIN, self.left()))))
+            if len(self.x):
+                self._train(held, held_labels)
+            else:
+                self.why.append("The budget left no questions to fit to.")
+        except BudgetExceeded:
+            self.why.append("The budget ended before the training did.")
+        return self._judged()
+
+    def _train(self, held: np.ndarray, held_labels: np.ndarray) -> None:
+        students: list[Network] = []
+        done = 0.0
+        for _ in range(self.method.rounds):
+            classes = np.unique(self.labels)
+            if tuple(classes) != self.classes or not students:
+                self.classes = tuple(int(each) for each in classes)
+                self.best, self.right = None, 0.0
+                students = [self._begun() for _ in range(self.method.students)]
+            goal = one_hot(self.labels, classes)
+            for i, student in enumerate(students):
+                students[i] = train(student, self.x, goal, self.rng, steps=BATCHES, classes=True)
+                right = float(np.mean(network_labels(students[i], self.classes, held) == held_labels))
+                if self.best is None or right > self.right:
+                    self.best, self.right = students[i], right
+                done += PASSES * BATCHES * BATCH * parameters(student)
+            more = int(min(MORE, self.left()))
+            if done > self.method.work or more < len(students):
+                return
+            close = int(CLOSE * more / len(students))
+            # Labels say most where they change: close to where each student believes that they do.
+            near = [near_boundaries(each, self.classes, self.oracle, close, self.rng) for each in students]
+            many = np.concatenate([*near, self._points(max(0, more - sum(map(len, near))))])
+            self._add(many[:more])
+
+    def _begun(self) -> Network:
+        hidden = int(np.clip(self.oracle.n, *HIDDEN))
+        widths = self.method.widths
+        if widths is None:
+            wide: tuple[int, ...] = (2 * hidden, hidden)
+        else:
+            wide = tuple(max(1, int(np.ceil(self.method.factor * each))) for each in widths)
+        network = free_network((), None, wide, self.x, len(self.classes), self.rng, self.method.activation)
+        return Network(network.layers, self.oracle.shape)
+
+    def _points(self, count: int) -> np.ndarray:
+        x = candidates(self.oracle, count, self.rng, self.examples)
+        return self.oracle.nearest(self.size * x) if self.oracle.within is None and self.examples is None else x
+
+    def _asked(self, x: np.ndarray) -> np.ndarray:
+        return self.oracle.predictions(self.oracle(x))
+
+    def _add(self, x: np.ndarray) -> None:
+        labels = self._asked(x)
+        self.x, self.labels = np.concatenate([self.x, x]), np.concatenate([self.labels, labels])
+
+    def _judged(self) -> Identification:
+        """Held against labels that nothing was chosen by.
+
+        Queries: `JUDGED`, and the examples, `GIVEN` at most
+        """
+        if self.best is None:
+            return self.end(Outcome.budget_ended)
+        outcome, error = Outcome.approximate, np.inf
+        try:
+            x = self.oracle.nearest(self.size * self.oracle.sample(JUDGED, self.rng))
+            labels = self._asked(x)
+            self.stats["fresh"] = label_agreement(network_labels(self.best, self.classes, x), labels)
+            error = 1 - self.stats["fresh"]["labels"]
+            if self.examples is not None:
+                given = self.some_examples()
+                told = network_labels(self.best, self.classes, given)
+                self.stats["given"] = label_agreement(told, self._asked(given))
+            commonest = float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+            if error > STANDS * (1 - commonest):
+                outcome = Outcome.check_failed
+        except BudgetExceeded:
+            outcome = Outcome.budget_ended
+        self.why.append(f"A network was trained on {len(self.x):,} labels: how often it is right is known, no weight.")
+        return self.end(outcome, error)
