@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
-from unveil.identification.from_labels.chart import Crossings
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.first_layer import unseen_rows
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.second_output import second_output
+from unveil.identification.from_labels.straight import straight
+from unveil.identification.from_labels.straight_behind import looks_behind
 from unveil.whitebox.activation import activation
 
 SIZES = (8, 7, 5, 3)
@@ -132,8 +138,17 @@ def test_normals_of_the_boundary_tell_which_side_of_a_first_layer_is_active() ->
     found = active_sides(turned, faces)
     assert found is not None
     assert (found == sign).all()
-    noise = np.random.default_rng(2).standard_normal(at.x.shape)
-    other = Faces(at.x, noise / np.linalg.norm(noise, axis=1)[:, None], at.before, at.after, faces.error)
+    # From whichever sides one begins: nearly all normals lie outside until the last of them are right.
+    for seed in range(5, 10):
+        weights, first = made(seed)
+        at = boundary(weights, 150, np.random.default_rng(0))
+        every = Faces(at.x, at.along, at.before, at.after, np.full(len(at), 1e-9))
+        sign = np.where(np.random.default_rng(seed).random(len(first)) < 0.5, -1.0, 1.0)
+        found = active_sides(Hyperplanes(first.normals * sign[:, None], first.offsets * sign, first.error), every)
+        assert found is not None
+        assert (found == sign).all()
+    noise = np.random.default_rng(2).standard_normal(faces.x.shape)
+    other = Faces(faces.x, noise / np.linalg.norm(noise, axis=1)[:, None], faces.before, faces.after, faces.error)
     assert active_sides(turned, other) is None
 
 
@@ -193,6 +208,60 @@ def test_what_neurons_active_everywhere_add_up_to_completes_those_known_in_part(
     # Neuron 1 is active at no point: nothing tells of it, and it is left out.
     assert np.allclose(found.inner, np.stack([*rows[2:], 3 * rows[0]]))
     assert oriented(read, at, []) is None
+
+
+def test_a_side_seen_between_two_classes_only_does_not_hide_which_one_is_active() -> None:
+    """Neuron 2 was read the wrong way round, and its resting side is met between classes 1 and 2 only: what both have
+    in common there nothing told."""
+    rng = np.random.default_rng(3)
+    (rows, bias), outer = random_weights((7, 5), rng, bias=0.3)[0], rng.standard_normal((3, 5))
+    hidden = np.maximum(rng.standard_normal((3000, 7)), 0)
+    active = (hidden @ rows.T + bias)[:, 2] > 0
+    before, after = np.where(active, rng.integers(0, 2, 3000), 1), np.full(3000, 2)
+    at = Crossings(hidden, before, after, hidden, np.zeros(3000))
+    turned = np.array([1.0, 1.0, -1.0, 1.0, 1.0])
+    # w relu(s) = w relu(-s) + w s
+    affine, offset = outer[:, 2:3] * rows[2:3], outer[:, 2] * bias[2]
+    wrong = outer.copy()
+    wrong[1:, 2] += 0.7
+    model = LabelModel(rows, bias, outer, np.zeros((3, 7)), np.zeros(3), np.arange(3), activation("relu"))
+    read = replace(model, inner=rows * turned[:, None], bias=bias * turned, outer=wrong, affine=affine, offset=offset)
+    gap = read.logits(hidden) - model.logits(hidden)
+    assert np.abs(gap[np.arange(3000), before] - gap[:, 2]).max() < 1e-9
+    assert np.abs(gap[:, 0] - gap[:, 2]).max() > 0.1
+    found = oriented(read, at, [])
+    assert found is not None
+    assert not found.affine.any()
+    apart = found.logits(hidden) - model.logits(hidden)
+    assert np.abs(apart - apart[:, :1]).max() < 1e-9
+    # An affine part that no choice of sides explains stays.
+    assert oriented(replace(read, affine=affine + [[0], [0.3], [0]] * rows[:1]), at, []) is None
+
+
+def test_a_third_layers_neurons_do_not_go_on_straight_behind_a_first_layer() -> None:
+    rng, kept = np.random.default_rng(5), []
+    for _ in range(2):
+        weights = random_weights((6, 6, 6, 5, 3), rng, bias=0.3)
+        net = relu_net(weights)
+        oracle = uv.as_oracle(lambda x, net=net: net(x).argmax(axis=1), shape=6, answers="labels")
+        chart = Chart(oracle, np.zeros(6), 1.0, None)
+        side, precision = Side(chart), Precision.of(chart.digits)
+        pool = Pool(side, chart, 1.5, np.empty((0, 6)), rng)
+        pool.draw(400)
+        faces = faces_at(side, pool.crossings(150, precision.cell), precision, precision.step, rng)[0]
+        (a, b), (w, c), (u, e), _ = weights
+        second = [HiddenNeuron(row, float(bias), np.arange(4), 1e-9) for row, bias in zip(w, c, strict=True)]
+        third = []
+        for x in faces.x[:6]:
+            on = w @ np.maximum(a @ x + b, 0) + c > 0
+            local, shift = (u * on) @ w, (u * on) @ c + e
+            third += [HiddenNeuron(row, float(s), np.arange(4), 1e-9) for row, s in zip(local, shift, strict=True)]
+        ended, passed = looks_behind((side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), second, rng)
+        assert (4 * passed <= ended).all()
+        kept += list(straight(ended, passed))
+        ended, passed = looks_behind((side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), third, rng)
+        assert np.mean(straight(ended, passed)) < 0.1
+    assert_rate(kept, 0.5)
 
 
 def test_derivatives_of_two_hidden_layers() -> None:

@@ -26,6 +26,8 @@ from unveil.identification.from_labels.second_layer import (
     distinct,
     hidden_neurons,
 )
+from unveil.identification.from_labels.straight import SHARE, straight
+from unveil.identification.from_labels.straight_behind import looks_behind
 
 STRAYED = 100.0
 """So many times further off than they were located points lie on no boundary of the model."""
@@ -87,6 +89,8 @@ class DeepCompletion:
         self.precision, self.rng = precision, rng
         self.first = first
         self.neurons: list[HiddenNeuron] = []
+        self.straight: list[HiddenNeuron] = []
+        """Those of them that are seen to go on straight in the first layer's values, as no third layer's does."""
         self.oriented: Hyperplanes | None = None
         self.coarse = max(1e-9, 4 * precision.digits)
         self.fine = max(2 * precision.digits, 1e-3 * accuracy)
@@ -108,6 +112,10 @@ class DeepCompletion:
             return None
         self.oriented = Hyperplanes(self.first.normals * sign[:, None], self.first.offsets * sign, self.first.error)
         self.neurons = distinct(hidden_neurons(bends_behind(self.oriented, edges)))
+        looked = (self.side, self.chart, faces, self.precision)
+        ended, passed = looks_behind(looked, self.oriented, self.neurons, self.rng)
+        self.straight = [self.neurons[i] for i in np.flatnonzero(straight(ended, passed))]
+        self.neurons = [self.neurons[i] for i in np.flatnonzero(passed <= SHARE * ended)]
         self.figures["second layer"] = len(self.neurons)
         if not self.neurons:
             return None

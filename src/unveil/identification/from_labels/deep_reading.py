@@ -91,11 +91,11 @@ class DeepReading:
             return Outcome.budget_ended
 
     def _neurons_read(self) -> dict[str, Any]:
-        """The first layer towards its active sides, and weights and biases of the second-layer neurons told apart."""
+        """The first layer towards its active sides, and second-layer neurons seen to be of no third one."""
         if self.behind.oriented is None:
             return {}
         self.first = self.behind.oriented
-        neurons = self.behind.neurons
+        neurons = self.behind.straight
         weights = np.array([each.weight for each in neurons]).reshape(-1, len(self.first))
         return {"second_layer_read": (weights, np.array([each.bias for each in neurons]))}
 

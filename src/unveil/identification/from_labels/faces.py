@@ -80,15 +80,17 @@ class Faces(Rows):
         return cls(np.empty((0, d)), np.empty((0, d)), nothing, nothing, np.empty(0))
 
     def ways_to(
-        self, a: Float[np.ndarray, " d"], b: float
+        self, a: Float[np.ndarray, "*N d"], b: float | Float[np.ndarray, " N"]
     ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """The steepest way on each face to the hyperplane `a x + b = 0`: direction, length, and steepness of a unit a.
+        """The steepest way on each face to the hyperplane `a x + b = 0`, one for all or each its own.
+
+        Direction, length, and steepness of a unit a.
 
         Direction and length are not finite on faces parallel to it.
         """
-        along = a - (self.normal @ a)[:, None] * self.normal
+        along = a - np.sum(self.normal * a, axis=1)[:, None] * self.normal
         steep = np.linalg.norm(along, axis=1)
-        off = self.x @ a + b
+        off = np.sum(self.x * a, axis=1) + b
         with np.errstate(divide="ignore", invalid="ignore"):
             return -np.sign(off)[:, None] * along / steep[:, None], np.abs(off) / steep, steep
 

@@ -25,6 +25,9 @@ LEFT = 1e-3
 WHOLE = 0.01
 """How far what must be 0 or 1 may be from it."""
 
+FEW = 1e-9
+"""Singular values less than this share of the largest row make rows dependent."""
+
 NONE = 1e-12
 """Share of the largest effect that is none."""
 
@@ -51,7 +54,7 @@ def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> La
     model, always = _turned_on(model, at)
     seen = (at.x > 0).sum(axis=0) >= BOTH
     for some in _subsets(partly, seen):
-        found = _explained(model, always, seen, some)
+        found = _explained(model, always, seen, some, at)
         if found is not None:
             return _without(model, always, found, some, at)
     return None
@@ -94,77 +97,123 @@ class _Shares:
 
     Attributes:
         flip: (k,), neurons whose other side is the active one.
-        weight: (c, a), each class's weight of the neurons that are always active, then of those known in part.
+        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of rows known in part.
         rows: (p, d), the weights of the latter, all of them.
     """
 
     flip: Bool[np.ndarray, " k"]
-    weight: Float[np.ndarray, "c a"]
+    share: Float[np.ndarray, "c kp"]
     rows: Float[np.ndarray, "p d"]
 
 
 def _explained(
-    model: LabelModel, always: Bool[np.ndarray, " k"], seen: Bool[np.ndarray, " d"], partly: list[HiddenNeuron]
+    model: LabelModel,
+    always: Bool[np.ndarray, " k"],
+    seen: Bool[np.ndarray, " d"],
+    partly: list[HiddenNeuron],
+    at: Crossings,
 ) -> _Shares | None:
     """Flips and weights that add up to the affine part, where there are such."""
-    d, others = model.inner.shape[1], len(model.classes) - 1
+    k, d = model.inner.shape
     rows = np.array([each.weight for each in partly]).reshape(-1, d)
     known = seen & ~np.isnan(rows).any(axis=0)
-    target = model.affine[1:, known]
-    split = np.flatnonzero(~always)
-    by_flip = -(model.outer[1:, split, None] * model.inner[None, split][:, :, known]).transpose(0, 2, 1)
-    fixed = np.concatenate([model.inner[always], rows])
-    by_weight = np.kron(np.eye(others), fixed[:, known].T)
-    matrix = np.concatenate([by_flip.reshape(-1, len(split)), by_weight], axis=1)
-    scale = np.linalg.norm(matrix, axis=0)
-    # What no class depends on may be either way.
-    counts = scale > NONE * scale.max(initial=0.0)
-    scale[~counts] = np.inf
-    share, _, rank, _ = np.linalg.lstsq(matrix / scale, target.ravel(), rcond=1e-9)
-    share = share / scale
-    yes = share[: len(split)] > 0.5
-    if rank < counts.sum() or np.abs(share[: len(split)] - yes).max(initial=0.0) > WHOLE:
+    every = np.concatenate([model.inner, rows])[:, known]
+    free = np.append(always, np.ones(len(rows), dtype=bool))
+    alone = np.linalg.matrix_rank(every, tol=FEW * np.linalg.norm(every, axis=1).max(initial=0.0)) == len(every)
+    found = (_one_by_one if alone else _together)(model, every, free, model.affine[:, known], at)
+    if found is None:
         return None
-    off = np.linalg.norm(target.ravel() - matrix @ share)
-    if off > LEFT * max(float(np.linalg.norm(target)), 1e-300):
+    flip, share = found
+    off = np.linalg.norm(model.affine[:, known] - share @ every)
+    if off > LEFT * max(float(np.linalg.norm(model.affine[:, known])), 1e-300):
         return None
-    flip = np.zeros(len(model.inner), dtype=bool)
-    flip[split] = yes
-    weight = np.zeros((others + 1, len(fixed)))
-    weight[1:] = share[len(split) :].reshape(others, len(fixed))
-    ours = weight[:, len(fixed) - len(rows) :]
     if len(rows):
+        ours = share[:, k:]
         if np.linalg.matrix_rank(ours, tol=NOTHING * np.abs(model.outer).max(initial=0.0)) < len(rows):
             return None
         # What flips and the neurons always active leave is those neurons' own.
-        left = model.affine + (model.outer * flip) @ model.inner
-        left -= weight[:, : len(fixed) - len(rows)] @ model.inner[always]
-        full = np.linalg.lstsq(ours, left, rcond=None)[0]
+        full = np.linalg.lstsq(ours, model.affine - share[:, :k] @ model.inner, rcond=None)[0]
         rows = np.where(np.isnan(rows), full, rows)
-    return _Shares(flip, weight, rows)
+    return _Shares(flip, share, rows)
+
+
+def _one_by_one(
+    model: LabelModel,
+    every: Float[np.ndarray, "r s"],
+    free: Bool[np.ndarray, " r"],
+    affine: Float[np.ndarray, "c s"],
+    at: Crossings,
+) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "c r"]] | None:
+    """Flips where rows are independent, so that each has its own share of the affine part.
+
+    On its resting side a neuron has no effect: there its share is the same for any two classes that meet, and on the
+    other one its share and its weight together are. What classes that meet on neither side do not tell is left open.
+    """
+    share = np.linalg.lstsq(every.T, affine.T, rcond=None)[0].T
+    k = len(model.inner)
+    ours, outer = share[:, :k], model.outer
+    size = np.maximum(np.abs(np.stack([ours, outer, ours + outer])).max(axis=(0, 1)), 1e-300)
+    on = at.x @ model.inner.T + model.bias > 0
+    pairs = np.sort(np.stack([model.rows(at.before), model.rows(at.after)], axis=1), axis=1)
+    rests, turned = np.ones((2, k), dtype=bool)
+    for one, two in np.unique(pairs, axis=0):
+        met = on[(pairs == (one, two)).all(axis=1)]
+        for good, side, slope in ((rests, ~met, ours), (turned, met, ours + outer)):
+            good &= (side.sum(axis=0) < BOTH) | (np.abs(slope[one] - slope[two]) <= WHOLE * size)
+    # What no class depends on may be either way.
+    none = size <= NOTHING * np.abs(outer).max(initial=0.0)
+    if ((rests == turned) & ~none & ~free[:k]).any():
+        return None
+    return turned & ~none & ~free[:k], share
+
+
+def _together(
+    model: LabelModel,
+    every: Float[np.ndarray, "r s"],
+    free: Bool[np.ndarray, " r"],
+    affine: Float[np.ndarray, "c s"],
+    at: Crossings,
+) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "c r"]] | None:
+    """Flips by least squares on all classes, where rows depend on each other."""
+    k, others = len(model.inner), len(model.classes) - 1
+    split = np.flatnonzero(~free[:k])
+    by_flip = -(model.outer[1:, split, None] * every[None, split]).transpose(0, 2, 1)
+    by_weight = np.kron(np.eye(others), every[free].T)
+    matrix = np.concatenate([by_flip.reshape(-1, len(split)), by_weight], axis=1)
+    scale = np.linalg.norm(matrix, axis=0)
+    counts = scale > NONE * scale.max(initial=0.0)
+    scale[~counts] = np.inf
+    solved, _, rank, _ = np.linalg.lstsq(matrix / scale, affine[1:].ravel(), rcond=1e-9)
+    solved = solved / scale
+    yes = solved[: len(split)] > 0.5
+    if rank < counts.sum() or np.abs(solved[: len(split)] - yes).max(initial=0.0) > WHOLE:
+        return None
+    flip = np.zeros(k, dtype=bool)
+    flip[split] = yes
+    share = np.zeros((others + 1, len(every)))
+    share[:, :k] = -flip * model.outer
+    share[1:, free] = solved[len(split) :].reshape(others, -1)
+    return flip, share
 
 
 def _without(
     model: LabelModel, always: Bool[np.ndarray, " k"], found: _Shares, partly: list[HiddenNeuron], at: Crossings
 ) -> LabelModel:
     """The model with sides as found and no affine part."""
-    # w relu(s) = w relu(-s) + w s: what was turned leaves the affine part and the offset.
-    offset = model.offset + (model.outer * found.flip) @ model.bias
+    k = len(model.inner)
+    ours = found.share[:, :k]
     sign = np.where(found.flip, -1.0, 1.0)
-    outer = model.outer.copy()
-    outer[:, always] = found.weight[:, : always.sum()]
+    outer = np.where(always, ours, np.where(found.flip, -ours, ours + model.outer))
     bias = np.array([each.bias for each in partly])
     # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
-    inner = np.concatenate([model.inner * sign[:, None], found.rows * side[:, None]])
-    fixed = np.concatenate([model.bias[always], bias])
-    outer = np.concatenate([outer, found.weight[:, always.sum() :] * side], axis=1)
     whole = replace(
         model,
-        inner=inner,
+        inner=np.concatenate([model.inner * sign[:, None], found.rows * side[:, None]]),
         bias=np.concatenate([model.bias * sign, bias * side]),
-        outer=outer,
+        outer=np.concatenate([outer, found.share[:, k:] * side], axis=1),
         affine=np.zeros_like(model.affine),
-        offset=offset - found.weight @ fixed,
+        # Each share of a row is one of its preactivation, less that of its bias.
+        offset=model.offset - found.share @ np.concatenate([model.bias, bias]),
     )
     return whole.pruned(NOTHING)

@@ -86,30 +86,31 @@ def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] |
     """
     side = np.where(faces.x @ planes.normals.T + planes.offsets > 0, 1.0, -1.0)
     sign = np.ones(len(planes))
-    best = _outside(planes, faces, side, sign)
-    # Each turn that helps most, until none does: of as many inputs as neurons every one is judged by itself.
+    left = _left(planes, faces, side, sign)
+    # Each turn that helps most, until none does. How far normals lie outside tells more than how many do, which may be
+    # all of them until the last sides are right.
     for _ in range(4 * len(planes)):
         tried = []
         for i in range(len(planes)):
             turned = sign.copy()
             turned[i] *= -1
-            tried.append(_outside(planes, faces, side, turned))
-        if not min(tried) < best:
+            tried.append(_left(planes, faces, side, turned))
+        best = int(np.argmin([each.mean() for each in tried]))
+        if not tried[best].mean() < left.mean():
             break
-        best = min(tried)
-        sign[int(np.argmin(tried))] *= -1
-    return sign if best < 0.05 else None
+        left = tried[best]
+        sign[best] *= -1
+    return sign if (left > INACTIVE).mean() < 0.05 else None
 
 
-def _outside(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray) -> float:
-    """Share of the faces whose normals lie outside the span of the weight vectors that are active there."""
-    active = side * sign > 0
-    wrong = 0
-    for normal, on in zip(faces.normal, active, strict=True):
+def _left(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray) -> Float[np.ndarray, " N"]:
+    """How far each face's normal lies outside the span of the weight vectors that are active there."""
+    left = np.empty(len(faces))
+    for row, (normal, on) in enumerate(zip(faces.normal, side * sign > 0, strict=True)):
         rows = planes.normals[on]
-        left = normal - rows.T @ np.linalg.lstsq(rows.T, normal, rcond=None)[0] if len(rows) else normal
-        wrong += bool(np.linalg.norm(left) > INACTIVE)
-    return wrong / max(len(faces), 1)
+        off = normal - rows.T @ np.linalg.lstsq(rows.T, normal, rcond=None)[0] if len(rows) else normal
+        left[row] = np.linalg.norm(off)
+    return left
 
 
 def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
@@ -136,20 +136,40 @@ def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     aside = this.aside(faces.x, along, precision.aside)[:, 0]
     meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
     meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(faces.x[meets], along[meets])
+    return reached(side, faces, np.flatnonzero(meets), (along, s, aside), precision, rng)
+
+
+def reached(
+    side: Side,
+    faces: Faces,
+    rows: Int[np.ndarray, " M"],
+    ways: tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]],
+    precision: Precision,
+    rng: np.random.Generator,
+) -> tuple[Walks, int]:
+    """Of faces and ways on them to a hyperplane, those that end there as walks, and how many go on behind it.
+
+    Args:
+        rows: Which of the faces may be looked at.
+        ways: Directions, lengths, and how far before and behind it is asked.
+        side, faces, precision, rng: As in `looks`.
+
+    Queries: at most 4 for each of `FACES` faces
+    """
+    along, s, aside = ways
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
-    rows = np.flatnonzero(meets)
     rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
     rows = rng.permutation(rows)[:FACES]
     if not len(rows):
-        return _no_walks(chart.n), 0
+        return _no_walks(faces.x.shape[1]), 0
     on, s, along, aside = faces[rows], s[rows], along[rows], aside[rows]
     near = s - aside
     there = np.flatnonzero(on_face(side, on, on.x + near[:, None] * along, tolerance_at(precision, on, near))[0])
     if not len(there):
-        return _no_walks(chart.n), 0
+        return _no_walks(faces.x.shape[1]), 0
     on, far, along, near, rows = on[there], (s + aside)[there], along[there], near[there], rows[there]
     still = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
-    ended = Walks(rows, along, near, far, np.full(len(rows), which))
+    ended = Walks(rows, along, near, far, np.full(len(rows), -1))
     return ended[np.flatnonzero(~still)], int(still.sum())
 
 
