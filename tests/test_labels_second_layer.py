@@ -19,8 +19,7 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.second_output import second_output
-from unveil.identification.from_labels.straight import straight
-from unveil.identification.from_labels.straight_behind import looks_behind
+from unveil.identification.from_labels.straight import looks_behind, straight
 from unveil.whitebox.activation import activation
 
 SIZES = (8, 7, 5, 3)

@@ -26,8 +26,7 @@ from unveil.identification.from_labels.second_layer import (
     distinct,
     hidden_neurons,
 )
-from unveil.identification.from_labels.straight import SHARE, straight
-from unveil.identification.from_labels.straight_behind import looks_behind
+from unveil.identification.from_labels.straight import SHARE, looks_behind, straight
 
 STRAYED = 100.0
 """So many times further off than they were located points lie on no boundary of the model."""
