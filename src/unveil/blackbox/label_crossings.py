@@ -19,6 +19,9 @@ ROWS = 1024
 ROUNDING = 1e-9
 """Share of a cell by which a bracket of one cell may be wider."""
 
+CACHED_BYTES = 2**18
+"""Of questions that are written at a time: as long as they lie in the cache, what is added to them costs little."""
+
 REACH = 9
 """How often a bracket that missed its crossing grows (about eightfold) before the boundary is taken to end."""
 
@@ -50,8 +53,8 @@ class Side:
             raise BudgetExceeded(f"{self.votes * self.kept_back:,} queries are kept back to measure what was found")
         x = self.oracle.nearest(x)
         if self.votes == 1:
-            return np.asarray(np.rint(self.oracle(x)[:, 0]), dtype=np.int64)
-        asked = np.rint(self.oracle(np.repeat(x, self.votes, axis=0))[:, 0]).astype(np.int64)
+            return np.asarray(self.oracle.answered(x, legal=True)[:, 0], dtype=np.int64)
+        asked = self.oracle.answered(np.repeat(x, self.votes, axis=0), legal=True)[:, 0].astype(np.int64)
         polls = np.sort(asked.reshape(len(x), self.votes), axis=1)
         # With the votes sorted, a label that holds the majority holds the middle.
         return np.asarray(polls[:, self.votes // 2])
@@ -136,7 +139,7 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
 
     Queries: about `votes * N * J * log2(2 * half / cell)`, with `spread` `votes * N * J * log2(4.1 * spread / cell)`
     """
-    found = np.full(centre.shape, np.nan)
+    found, moves = np.full(centre.shape, np.nan), np.ascontiguousarray(moves)
     count = moves.shape[-2]
     flat = [(i, j) for i in range(len(points)) for j in range(0, count, ROWS)]
     # One point's moves in one batch; several points' moves together where they are few.
@@ -144,15 +147,14 @@ def shifts(  # noqa: PLR0913 - where, along what, how finely
     if together > 1:
         flat = [(i, 0) for i in range(0, len(points), together)]
     for i, j in flat:
-        rows = np.arange(i, min(i + together, len(points)))
-        columns = np.arange(j, min(j + ROWS, count))
-        which = np.repeat(rows, len(columns))
-        own = moves[columns] if moves.ndim == 2 else moves[np.ix_(rows, columns)]
-        moved = (points.x[rows][:, None] + step[rows][:, None, None] * own).reshape(len(which), -1)
-        line = _Line(side, moved, points.along, points.label, which)
-        middle = centre[np.ix_(rows, columns)].ravel()
-        crossed = line.crossings(middle, half[which], cell[which], None if spread is None else spread[which])
-        found[np.ix_(rows, columns)] = crossed.reshape(len(rows), -1)
+        rows, columns = slice(i, i + together), slice(j, j + ROWS)
+        middle = centre[rows, columns]
+        which = np.repeat(np.arange(i, i + len(middle)), middle.shape[1])
+        moved = step[rows][:, None, None] * (moves[columns] if moves.ndim == 2 else moves[rows, columns])
+        moved += points.x[rows][:, None]
+        line = _Line(side, moved.reshape(len(which), -1), points.along, points.label, which)
+        wide = None if spread is None else spread[which]
+        found[rows, columns] = line.crossings(middle.ravel(), half[which], cell[which], wide).reshape(middle.shape)
     return found
 
 
@@ -178,13 +180,16 @@ class _Line:
 
     def inside(self, rows: Int[np.ndarray, " S"], at: Float[np.ndarray, " S"]) -> Bool[np.ndarray, " S"]:
         which = self.which[rows]
-        first = which[0]
-        x = self.start[rows]
-        if (which == first).all():
-            # In place: its transpose has the columns in a row, as BLAS wants them.
-            blas.dger(1.0, self.along[first], at, a=x.T, overwrite_a=1, overwrite_x=0, overwrite_y=0)
-        else:
-            x += at[:, None] * self.along[which]
+        first, x = which[0], np.empty((len(rows), self.start.shape[1]))
+        together, few = bool((which == first).all()), max(1, CACHED_BYTES // (8 * x.shape[1]))
+        for some in (slice(i, i + few) for i in range(0, len(x), few)):
+            part = x[some]
+            np.take(self.start, rows[some], axis=0, out=part, mode="clip")  # (any other mode writes it twice)
+            if together:
+                # In place: its transpose has the columns in a row, as BLAS wants them.
+                blas.dger(1.0, self.along[first], at[some], a=part.T, overwrite_a=1, overwrite_x=0, overwrite_y=0)
+            else:
+                part += at[some, None] * self.along[which[some]]
         return self.side.inside(x, self.label[which])
 
     def bisect(
