@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,14 +10,15 @@ import pytest
 
 import unveil as uv
 from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels import completion as completions
 from unveil.identification.from_labels.chart import Chart, Crossings
-from unveil.identification.from_labels.completion import Completion
+from unveil.identification.from_labels.completion import IN_VAIN, RARE, Completion
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.foretold import foretold_crossings, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.lifting import Lift
+from unveil.identification.from_labels.lifting import TRIED, Lift
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.polish import polish, uncertainty
+from unveil.identification.from_labels.polish import Polished, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
 from unveil.identification.from_labels.rows_read import rows_read
@@ -139,6 +141,16 @@ def test_hyperplanes_and_labels_make_a_whole_model(seed: int) -> None:
         truth.inner / long[:, None],
         atol=1e-8,
     )
+    # The pair of classes that told all comes first the next time, and no other is looked for.
+    assert pair is not None
+    assert completion.proven == tuple(int(c) for c in pair.model.classes)
+    before = pool.chart.ledger.asked
+    completion._touching = None  # type: ignore[method-assign, assignment]
+    once_more = completion.behind_hyperplanes(search)
+    assert once_more is not None
+    assert tuple(int(c) for c in once_more.model.classes) == completion.proven
+    assert pool.chart.ledger.asked == before
+    del completion._touching
     # Without one of its hyperplanes the same points make no model that is called whole and exact.
     search.planes = search.planes[np.arange(len(long) - 1)]
     other = completion.attempt(completion.behind_hyperplanes(search))
@@ -171,6 +183,28 @@ def test_rays_inside_a_class_tell_what_few_points_leave_open(seed: int) -> None:
     few = every[np.concatenate([others, rare[:2]])]
     picked = telling_rare(truth, few, at, (0, 1))
     assert open_numbers(truth, Crossings.joined([few, picked]), (0, 1)) == 0
+
+
+def test_rare_classes_are_looked_for_until_three_rounds_in_a_row_meet_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    truth = model_of(0)
+    pool = asked(truth, rng)
+    at = foretold_crossings(truth, pool, pool.chart, 200, rng)
+    for rounds, answers in ((IN_VAIN, ""), (2 + 1 + IN_VAIN, "001"), (RARE, "1" * 99), (RARE, "01" * 99)):
+        completion = Completion(pool, Precision.of(pool.chart.digits), 1e-8, rng)
+        completion.points, calls = at, []
+
+        def some(*_: object, calls: list[int] = calls, answers: str = answers) -> Crossings:
+            calls.append(1)
+            return at[slice(0, 1 if answers[len(calls) - 1 : len(calls)] == "1" else 0)]
+
+        monkeypatch.setattr(completions, "rare_crossings", some)
+        figures: dict[str, object] = {"pair": (0, 1)}
+        first = SimpleNamespace(free=None)
+        found = completion._rare_told(Polished(truth, 0.0, 0.0), first, figures)  # type: ignore[arg-type]
+        assert len(calls) == rounds
+        assert len(completion.points) == len(at) + answers[:rounds].count("1")
+        np.testing.assert_allclose(found.model.distances(at), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -214,6 +248,18 @@ def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
     assert fitted.reached < 1e-12
     found, true = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (fitted.model.inner, truth.inner))
     np.testing.assert_allclose(found, true, atol=1e-12)
+    # With its neurons of other lengths and in another order, the weights outside are those read before.
+    first, order = Lift(inside, (pool, everywhere), 1e-6, rng), rng.permutation(len(truth.bias))
+    first.run()
+    size = rng.uniform(0.5, 2, (len(truth.bias), 1))
+    scaled = replace(inside, inner=size * inside.inner, bias=size[:, 0] * inside.bias, outer=inside.outer / size[:, 0])
+    before = chart.ledger.asked
+    again = Lift(scaled.kept(order), (pool, everywhere), 1e-6, rng).as_before(first)
+    assert chart.ledger.asked - before <= 10 * TRIED
+    assert again is not None
+    np.testing.assert_allclose(again.model.inner, (size * truth.inner)[order], atol=1e-4)
+    other = replace(inside, inner=inside.inner + 0.01 * rng.standard_normal(inside.inner.shape))
+    assert Lift(other, (pool, everywhere), 1e-6, rng).as_before(first) is None
     # A model that is wrong inside foretells the wrong shifts.
     wrong = LabelModel(
         inside.inner,

@@ -18,6 +18,7 @@ from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sections import Sections
+from unveil.identification.from_labels.straight import AGAIN, met_again
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
@@ -202,6 +203,22 @@ def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
     gradient /= np.linalg.norm(gradient, axis=1, keepdims=True)
     # Where a neuron bends the boundary little, too, the error said is the error made.
     assert (np.linalg.norm(gradient - behind.normal, axis=1) < 2 * behind.error).all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_hyperplane_is_met_again_at_a_few_points_far_apart(seed: int) -> None:
+    truth, on = Truth(seed), [True]
+    faces = truth.faces(40)
+    for which in range(len(truth.planes)):
+        before = truth.chart.ledger.asked
+        found = met_again(truth.side, truth.chart, faces, truth.planes, which, truth.precision, truth.rng)
+        assert truth.chart.ledger.asked - before <= 4 * len(faces) + AGAIN * 120
+        assert len(found) <= AGAIN
+        off = np.abs(found.z @ truth.planes.normals[which] + truth.planes.offsets[which])
+        on += (off <= found.error + 1e-9).tolist()
+        assert len(set(found.face.tolist())) == len(found)
+    # Now and then another neuron ends a face just beside.
+    assert np.mean(on) > 0.8
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from unveil.blackbox.label_accuracy import measure_accuracy
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, _median, shifts
 from unveil.blackbox.label_normals import Normals
 from unveil.blackbox.label_points import boundary_points, find_ground, find_scale
 from unveil.blackbox.label_span import label_span
@@ -206,6 +207,35 @@ def test_shifts_are_those_of_a_plane_even_where_the_bracket_was_wrong() -> None:
         cell=np.array([1e-9]),
     )
     assert np.allclose(found[0], -0.5 * (moves @ normal) / (points.along[0] @ normal), atol=1e-9)
+
+
+def test_brackets_of_a_normal_variable_are_parted_where_both_sides_are_as_likely() -> None:
+    rng = np.random.default_rng(0)
+    mean, deviation, cell = rng.standard_normal(200), rng.uniform(0.5, 2, 200), rng.uniform(1e-3, 1e-2, 200)
+    low = mean - deviation * rng.uniform(0.2, 3, 200)
+    high = mean + deviation * rng.uniform(0.2, 3, 200)
+    middle = _median(low, high, cell, mean, deviation)
+    np.testing.assert_allclose((middle - low) / cell, np.round((middle - low) / cell), atol=1e-6)
+    left, right = (np.diff(ndtr((pair - mean) / deviation), axis=0)[0] for pair in ([low, middle], [middle, high]))
+    # But for a cell, of a density of 0.4 / deviation at most.
+    assert (np.abs(left - right) <= 0.8 * cell / deviation).all()
+    # Where nothing is likely, a bracket is halved; a bracket of two cells is always.
+    for side in (-1, 1):
+        far = np.sort([mean + 50 * side * deviation, mean + 51 * side * deviation], axis=0)
+        np.testing.assert_allclose(_median(*far, cell, mean, deviation), far.mean(axis=0), atol=cell.max())
+    two = _median(low, low + 2 * cell, cell, mean, deviation)
+    np.testing.assert_allclose(two, low + cell)
+    # Moves of each point's own are those that all share, where these are the same.
+    normal = rng.standard_normal(N)
+    asked = Side(label_oracle(lambda x: (x @ normal > 1).astype(int)))
+    along = rng.standard_normal((3, N))
+    along *= np.sign(along @ normal)[:, None] / np.linalg.norm(along, axis=1)[:, None]
+    points = BoundaryPoints(np.tile(normal / (normal @ normal), (3, 1)), np.zeros(3, dtype=int), along)
+    own, full = rng.standard_normal((3, 7, N)), np.full(3, 0.5)
+    given = {"centre": np.zeros((3, 7)), "half": full, "cell": np.full(3, 1e-9)}
+    found = shifts(asked, points, own, full, **given)
+    for i in range(3):
+        np.testing.assert_array_equal(found[i], shifts(asked, points, own[i], full, **given)[i])
 
 
 def test_a_grid_too_coarse_for_normals_is_said() -> None:

@@ -265,7 +265,8 @@ def _median(
     Whole numbers, as a bracket a little wider than a cell would cost one more question.
     """
     likely = mean + deviation * ndtri((ndtr((low - mean) / deviation) + ndtr((high - mean) / deviation)) / 2)
+    # A bracket far out, where nothing is likely, is halved.
+    likely = np.where(np.isfinite(likely), likely, (low + high) / 2)
     cells = np.maximum(np.ceil((high - low) / cell - ROUNDING), 2)
     middle = low + np.clip(np.round((likely - low) / cell), 1, cells - 1) * cell
-    # (a bracket far out, where nothing is likely, is halved)
     return np.asarray(np.where((low < middle) & (middle < high), middle, (low + high) / 2))

@@ -129,7 +129,7 @@ class Lift:
         """With weights outside that were read before: the same neurons inside have the same ones outside, whatever has
         become of the last layer. None where some neuron is another one, or something was not right before.
 
-        Queries: 2 for each of `TRIED` fresh boundary points, and 6 more
+        Queries: 9 for each of `TRIED` fresh boundary points, some more for each that is not where it is foretold
         """
         old, lifted = before.model.inner, before.told
         if lifted is None or lifted.unconfirmed or self.model.affine.any() or lifted.model.affine.any():
