@@ -8,6 +8,7 @@ import pytest
 import unveil as uv
 from tests.helpers import random_weights, relu_elsewhere, single
 from unveil.blackbox.rounding import Rounding, in_steps, rounding, rows_for
+from unveil.blackbox.rounding import weights as weights_of
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -52,6 +53,56 @@ def test_short_steps_weigh_rounding_against_breakpoints() -> None:
     assert (double.step, double.exact) == (1e-4, True)
     assert 0.01 < single_.step < 0.05
     assert not single_.exact
+
+
+def test_log_ratios_of_rounded_probabilities_are_as_exact_as_their_smallest_one() -> None:
+    rng = np.random.default_rng(3)
+    weights = random_weights((8, 6, 3), rng, bias=0.5)
+    logits = uv.Network.from_weights(weights)
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        z = np.exp(2 * logits(x))
+        return np.round(z / z.sum(axis=1, keepdims=True), 6)
+
+    oracle = uv.as_oracle(rounded, shape=8)
+    noise = rounding(oracle, rng.standard_normal((4, 8)), oracle.resolution, rng, oracle.uneven)
+    x = rng.standard_normal((2000, 8))
+    y, z = oracle(x), 2 * logits(x)
+    reference = int(oracle.reference or 0)
+    error = np.abs(y - np.delete(z - z[:, [reference]], reference, axis=1))
+    sigma = noise.at(x, y)
+    told = (rounded(x) > 1e-5).all(axis=1)
+    # Half a step of a probability: sqrt(3) deviations of it, and as much of the reference's.
+    assert (error <= 3.6 * sigma)[told].all()
+    assert np.median(error[told] / sigma[told]) > 0.05
+    assert np.ptp(np.log10(sigma[told]).max(axis=1)) > 1
+    # Where a probability is small its log-ratio counts as little as it says.
+    counts = weights_of(oracle, y, np.median(oracle.rounding(y), axis=0))
+    assert counts.max() == 1
+    assert (counts * oracle.rounding(y) <= np.median(oracle.rounding(y), axis=0) * (1 + 1e-12)).all()
+    # Where all digits are there, they are all as good.
+    exact = uv.as_oracle(lambda x: np.exp(logits(x)) / np.exp(logits(x)).sum(axis=1, keepdims=True), shape=8)
+    assert exact.uneven is None
+
+
+def test_relu_classifiers_are_read_behind_rounded_probabilities() -> None:
+    complete = 0
+    for seed in range(3):
+        rng = np.random.default_rng([41, seed])
+        truth = uv.Network.from_weights(random_weights((8, 5, 3), rng, bias=0.5))
+
+        def rounded(x: np.ndarray, truth: uv.Network = truth) -> np.ndarray:
+            z = np.exp(truth(x) - truth(x).max(axis=1, keepdims=True))
+            return np.round(z / z.sum(axis=1, keepdims=True), 6)
+
+        oracle = uv.as_oracle(rounded, shape=8, budget=20_000)
+        found = uv.identify(oracle, rng=rng)
+        complete += found.outcome is uv.Outcome.complete
+        x = rng.standard_normal((500, 8))
+        if found.outcome is uv.Outcome.complete:
+            assert found.network is not None
+            assert np.abs(oracle.softmax(found.network(x)) - rounded(x)).max() < 1e-4
+    assert complete >= 2
 
 
 def test_answers_that_jump_are_told_from_steep_and_from_flat_ones() -> None:

@@ -97,7 +97,8 @@ def breakpoints(
 
     line = rng.integers(len(base), size=POINTS)
     t = np.clip(rng.standard_normal(POINTS), low[line], high[line])
-    noise = rounding(ask, oracle.off_walls(base[line] + t[:, None] * direction[line], 0.02), oracle.resolution, rng)
+    points = oracle.off_walls(base[line] + t[:, None] * direction[line], 0.02)
+    noise = rounding(ask, points, oracle.resolution, rng, oracle.uneven)
     return line_search(ask, base, direction, low, high, noise, rng)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -285,6 +286,11 @@ class Oracle(ABC):
         """
         unit = np.ldexp(1.0, np.frexp(np.asarray(y, dtype=np.float64))[1] - self.mantissa)
         return np.asarray(np.maximum(unit, self.step) / np.sqrt(12))
+
+    @property
+    def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
+        """`rounding`, where answers of one size differ in it: of logarithms of probabilities that are rounded."""
+        return None
 
     @final
     def predictions(self, y: Answers) -> Int[np.ndarray, " N"]:

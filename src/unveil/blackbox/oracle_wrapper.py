@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -36,6 +38,10 @@ class OracleWrapper(Oracle):
 
     def fingerprint(self) -> str:
         return self.oracle.fingerprint()
+
+    @property
+    def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
+        return None if self.oracle.uneven is None else self.rounding
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
         return self.oracle.rounding(y)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.noise_model import errors_variance
+
+if TYPE_CHECKING:
+    from unveil.blackbox.oracle import Oracle
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
@@ -42,6 +46,8 @@ class Rounding:
         straight: Whether most of the rows of points saw no bend beyond rounding. Where they did, answers curve, or rows
             met breakpoints: `detect.curved` tells.
         still: Whether answers stayed exactly the same over all of the short rows, as those that jump in steps do.
+        own: Standard deviation of the last rounding of answers, (N, m) of (N, m), where it is not alike for all, as of
+            log-ratios of probabilities with few digits.
     """
 
     floor: Float[np.ndarray, " m"]
@@ -49,6 +55,7 @@ class Rounding:
     relative: float
     straight: bool
     still: bool = False
+    own: Ask | None = None
 
     @property
     def step(self) -> float:
@@ -63,9 +70,17 @@ class Rounding:
         """Whether slopes over short steps are known to `EXACT_SLOPE`."""
         return bool(self.relative < COARSE)
 
-    def at(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
-        """Standard deviation of the answers at x."""
-        return np.asarray(self.floor * (1 + np.linalg.norm(x, axis=1) / self.size)[:, None])
+    def at(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"] | None) -> Float[np.ndarray, "N m"]:
+        """Standard deviation of the answers y at x; these are needed where not all are rounded alike."""
+        grown = np.asarray(self.floor * (1 + np.linalg.norm(x, axis=1) / self.size)[:, None])
+        if self.own is None:
+            return grown
+        assert y is not None
+        return np.asarray(np.maximum(grown, self.own(y)))
+
+    def before(self, ask: Ask, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
+        """`at`, where nothing was asked yet. Queries: `0`, or `N` where not all are rounded alike"""
+        return self.at(x, None if self.own is None else ask(x))
 
 
 def rows_for(resolution: float) -> int:
@@ -73,7 +88,13 @@ def rows_for(resolution: float) -> int:
     return ROWS_OF_FEW if resolution > FEW_DIGITS else ROWS
 
 
-def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng: np.random.Generator) -> Rounding:
+def rounding(
+    ask: Ask,
+    points: Float[np.ndarray, "N n"],
+    resolution: float,
+    rng: np.random.Generator,
+    own: Ask | None = None,
+) -> Rounding:
     """Measure how exact answers are, from short straight rows of points.
 
     Args:
@@ -81,16 +102,19 @@ def rounding(ask: Ask, points: Float[np.ndarray, "N n"], resolution: float, rng:
         points: Where to look; most of them must be further from a breakpoint than a thousandth of their size.
         resolution: Relative rounding of the answers, as a lower limit (`Oracle.resolution`).
         rng: Draws the directions.
+        own: How answers are rounded, where not all are alike (`Oracle.uneven`).
 
     Queries: `6 * N`; where rows of points bend and answers have many digits twice that: again, thirty times as short
     """
-    found = _rounding(ask, points, resolution, rng, 1e-3)
+    found = _rounding(ask, points, resolution, rng, 1e-3, own)
     if found.straight or resolution > FEW_DIGITS:
         return found  # of few digits shorter rows would show nothing
-    return _rounding(ask, points, resolution, rng, 3e-5)
+    return _rounding(ask, points, resolution, rng, 3e-5, own)
 
 
-def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Generator, step: float) -> Rounding:
+def _rounding(
+    ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Generator, step: float, own: Ask | None
+) -> Rounding:
     """From rows of points that are this share of their size apart."""
     count, n = points.shape
     size = max(float(np.median(np.linalg.norm(points, axis=1))), 1e-300)
@@ -106,10 +130,11 @@ def _rounding(ask: Ask, points: np.ndarray, resolution: float, rng: np.random.Ge
     quiet = np.sqrt(np.median(errors_variance(y.swapaxes(0, 1), 2), axis=0))
     floor = np.maximum(quiet, resolution * typical / 2)
     slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
-    bent = (second.max(axis=1) > 1e-6 * slope + 40 * resolution * typical).any(axis=1)
+    blurred = resolution * typical if own is None else np.maximum(resolution * typical, own(y.mean(axis=1)))
+    bent = (second.max(axis=1) > 1e-6 * slope + 40 * blurred).any(axis=1)
     floor = np.minimum(floor, 40 * resolution * typical)
     still = not np.diff(y, axis=1).any()
-    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still)
+    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still, own)
 
 
 def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator, widest: float = np.inf) -> bool:
@@ -166,6 +191,18 @@ def reach(ask: Ask, points: Float[np.ndarray, "N n"], widest: float, far: float)
     y = ask((scales[:, None, None] * points).reshape(-1, points.shape[1]))
     bearable = scales[intact(y, widest).reshape(len(scales), -1).all(axis=1)].max(initial=0.0)
     return far if bearable == far else float(np.clip(bearable / 3, 0.1, far))
+
+
+def weights(oracle: Oracle, y: Float[np.ndarray, "N m"], usual: Float[np.ndarray, " m"]) -> Float[np.ndarray, "N m"]:
+    """What each answer counts for where not all are rounded alike (`Oracle.uneven`): less where by more than usual.
+
+    Args:
+        oracle: Whose answers.
+        y: They.
+        usual: Standard deviation of the usual answer's rounding, as of the median one.
+    """
+    own = oracle.uneven
+    return np.ones_like(y) if own is None else np.asarray(usual / np.maximum(usual, own(y)))
 
 
 def intact(y: Float[np.ndarray, "N m"], widest: float) -> Bool[np.ndarray, " N"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -158,6 +159,10 @@ class LogRatios(OracleWrapper):
             return np.asarray(np.log(p) - np.log1p(-p))
         logs = np.log(np.maximum(p, self.floor))
         return np.asarray(np.delete(logs, self.reference, axis=1) - logs[:, [self.reference]])
+
+    @property
+    def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
+        return self.rounding if max(self.oracle.step, self.oracle.noise) > 0 else None
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
         """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1."""

@@ -136,7 +136,8 @@ def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | 
     Queries: those of `rounding` and of a line
     """
     frame, ask = Frame.of_input(oracle.n, None), Asked(oracle)
-    noise = rounding(ask, frame.sample(rows_for(oracle.resolution), rng), oracle.resolution, rng)
+    rows = frame.sample(rows_for(oracle.resolution), rng)
+    noise = rounding(ask, rows, oracle.resolution, rng, oracle.uneven)
     if curved(oracle, noise, rng):
         return None, noise
     far = FAR_WHEN_NOISY
@@ -167,7 +168,7 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     x[::4] *= FURTHER
     x = oracle.nearest(both_sides(network, x))
     y = ask(x)
-    sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
+    sigma = float(np.sqrt((noise.at(x, y) ** 2).mean()))
     network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS)
     outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
     if outcome is not Outcome.complete or not _all_read(few):

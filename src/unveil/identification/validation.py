@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import intact
+from unveil.blackbox.rounding import intact, weights
 from unveil.identification.fitting.affine_part import affine_part
 from unveil.whitebox.network import Network
 
@@ -97,6 +97,7 @@ def validate(
     side shows itself, and where one neuron of a layer is active and the others are not (`mixtures`). Of two hidden
     layers and more a third are such points: a neuron behind the first may show nowhere else.
 
+    Where answers are not all rounded alike (`Oracle.uneven`) errors count for as much as that leaves of them.
     Of log-ratios that have run out of digits (`Oracle.widest`) only that is held against the network: its own must be
     large there, too. If hardly any others are left, nothing is known, and the errors are infinite.
 
@@ -113,6 +114,7 @@ def validate(
     groups = check_points(network, oracle, count, rng)
     y = (ask or oracle)(np.concatenate(groups))
     errors, tails, wrong = [0.0], [0.0], [np.empty((0, oracle.n))]
+    usual = np.median(oracle.rounding(y[: len(groups[0])]), axis=0)
     start, rests = 0, 0
     for x in groups:
         answers, start = y[start : start + len(x)], start + len(x)
@@ -126,7 +128,7 @@ def validate(
         if not len(x):
             continue
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
-        off = np.abs(network(x) - answers).max(axis=1)
+        off = (np.abs(network(x) - answers) * weights(oracle, answers, usual)).max(axis=1)
         errors[-1] = max(errors[-1], _finite(float(off.max()) / spread))
         typical = max(float(np.median(off)), 1e-300)
         tails.append(_finite(float(off.max()) / typical))

@@ -58,7 +58,9 @@ def local_breakpoints(
         return LocalBreakpoints(np.zeros(0), np.zeros(0), np.zeros((0, m)), np.zeros(0, dtype=bool))
     t = np.linspace(-1, 1, POINTS)
     x = centre[:, None] + t[:, None] * step[:, None]
-    y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m) / noise.at(centre)[:, None]
+    y = ask(x.reshape(-1, x.shape[2])).reshape(count, POINTS, m)
+    sigma = noise.at(centre, y[:, POINTS // 2])
+    y = y / sigma[:, None]
     most = limit(m)
     none = _worst(y - _line(t, y)[2]) <= most
     best, where, jumps, width = np.full(count, np.inf), np.zeros(count), np.zeros((count, m)), np.zeros(count)
@@ -82,7 +84,7 @@ def local_breakpoints(
         jumps[better] = jump[better]
     strong = np.sqrt((jumps**2).mean(axis=1)) * np.minimum(1 - where, 1 + where) > CLEAR
     good = ~none & (best <= most) & strong
-    return LocalBreakpoints(np.where(good, where, np.nan), width, jumps * noise.at(centre), none)
+    return LocalBreakpoints(np.where(good, where, np.nan), width, jumps * sigma, none)
 
 
 def _line(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

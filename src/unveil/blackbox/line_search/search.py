@@ -44,7 +44,7 @@ class Answers:
         base: A point per line.
         direction: A direction per line.
         ask: Answers questions.
-        sigma_of: Standard deviations of answers as they were measured before the search, at a few points.
+        sigma_of: Standard deviations of answers, from the points asked and the answers there.
         line: Which line.
         t: Which place on it.
         y: The answers.
@@ -56,7 +56,7 @@ class Answers:
     base: Float[np.ndarray, "L n"]
     direction: Float[np.ndarray, "L n"]
     ask: Ask
-    sigma_of: Callable[[np.ndarray], np.ndarray]
+    sigma_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
     line: Int[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
     t: Float[np.ndarray, " A"] = field(default_factory=lambda: np.zeros(0))
     y: Float[np.ndarray, "A m"] | None = None
@@ -68,7 +68,8 @@ class Answers:
         """Ask; the rows of the new answers. Queries: `N`"""
         first = len(self.t)
         x = self.base[line] + t[:, None] * self.direction[line]
-        y, sigma = self.ask(x), self.sigma_of(x)
+        y = self.ask(x)
+        sigma = self.sigma_of(x, y)
         self.line, self.t = np.append(self.line, line), np.append(self.t, t)
         self.unit = np.append(self.unit, np.ones(len(line)))
         self.y = y if self.y is None else np.concatenate([self.y, y])

@@ -135,7 +135,7 @@ class _Point:
         self.most = 0.8 * aside / self.step
         centre = line.base + t * unit
         self.sides = np.stack([centre - aside * unit, centre + aside * unit])
-        self.sigma = reader.noise.at(centre[None])[0]
+        self.sigma = reader.noise.at(centre[None], line.value[index][None])[0]
         self.jump = line.jump[index] / self.sigma
         self.here = reader.ask(self.sides)
 

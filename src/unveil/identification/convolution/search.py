@@ -149,7 +149,7 @@ class KernelSearch:
         def ask(c: np.ndarray) -> np.ndarray:
             return self.ask(self.oracle.off_walls(base, 0.1) + c @ units)
 
-        found = rounding(ask, points / 2, self.oracle.resolution, self.rng)
+        found = rounding(ask, points / 2, self.oracle.resolution, self.rng, self.oracle.uneven)
         return dataclasses.replace(found, size=float(np.linalg.norm(base)))
 
     def line(self, pixel: tuple[int, int, int]) -> PixelLine:

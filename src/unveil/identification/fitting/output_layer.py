@@ -27,6 +27,8 @@ BALANCE = 1e-5
 # rounds then to all digits.
 RIDGE = 1e-15
 ROUNDS, SETTLED, LAST = 40, 1e-5, 3
+# Answers whose rounding is so many times that of the usual one are not fitted.
+UNEVEN = 10.0
 # A fit that explains fewer of the answers says nothing about the others.
 MOST = 0.6
 
@@ -42,6 +44,8 @@ class Asked:
     kept: int = 0
     full: bool = False
     """Whether a small batch was not kept any more: what is, is of the first lines alone."""
+    usual: float | None = None
+    """Standard deviation of the rounding of the usual answer, where not all are rounded alike."""
     joined: tuple[np.ndarray, np.ndarray] | None = None
     """All batches as one, of which `x` and `y` hold the last and what came before, until more is kept."""
 
@@ -67,10 +71,18 @@ class Asked:
 
     def hold(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
         """These answers too, however many they are."""
-        whole = intact(y, self.oracle.widest)
+        whole = intact(y, self.oracle.widest) & self._told(y)
         self.x.append(x[whole])
         self.y.append(y[whole])
         self.kept += x.size
+
+    def _told(self, y: np.ndarray) -> Bool[np.ndarray, " N"]:
+        """Which answers are rounded about as the usual one: one fit to all would follow the others' rounding."""
+        if self.oracle.uneven is None:
+            return np.ones(len(y), dtype=bool)
+        sigma = self.oracle.uneven(y).max(axis=1)
+        self.usual = float(np.median(sigma)) if self.usual is None else self.usual
+        return np.asarray(sigma <= UNEVEN * self.usual)
 
     def ask_all_over(self, count: int, rng: np.random.Generator) -> None:
         """Ask so many typical inputs, and keep their answers however much was kept before.

@@ -277,10 +277,10 @@ def _ended(setup: Setup, state: Reading) -> Reading:
         x, y = state.fresh.all()
         state = replace(state, layers=tuple(lacked))
         network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
-    sigma = float(np.sqrt((probe.noise.at(x) ** 2).mean()))
+    sigma = float(np.sqrt((probe.noise.at(x, y) ** 2).mean()))
     network, rms = fit(network, x, y, noise=STEADY * sigma)
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
-    smaller = without_idle(network, x, probe.noise.at(x))
+    smaller = without_idle(network, x, probe.noise.at(x, y))
     if smaller.widths != network.widths:
         network, rms = fit(smaller, x, y, noise=STEADY * sigma)
     told = tuple({**each, "neurons": layer.neurons} for each, layer in zip(state.told, network.layers, strict=False))

@@ -214,7 +214,8 @@ def leaks(
     y = probe.ask(np.concatenate([x, end]))
     change = np.abs(y[: len(x)] - y[len(x) :])
     slack = max(EXACT, min(LEAK * doubt, LOUD)) * np.linalg.norm(step, axis=1) / np.linalg.norm(x, axis=1)
-    allowed = AGREE * (probe.noise.at(x) + probe.noise.at(end)) + slack[:, None] * np.abs(y).max(axis=0)
+    sigma = probe.noise.at(x, y[: len(x)]) + probe.noise.at(end, y[len(x) :])
+    allowed = AGREE * sigma + slack[:, None] * np.abs(y).max(axis=0)
     quiet = (change <= allowed).all(axis=1)
     return x[quiet], np.concatenate([x[~quiet], end[~quiet]])
 

@@ -88,7 +88,7 @@ def _shares(hits: np.ndarray, beside: np.ndarray, places: np.ndarray) -> tuple[n
 
 def _bends(probe: Probe, frame: Frame, x: np.ndarray, planes: Hyperplanes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """At which of these places answers bend across the hyperplane, at which in a window beside it, and which tell."""
-    sigma = probe.noise.at(x)
+    sigma = probe.sigma(x)
     far = np.linalg.norm(x - planes.at, axis=1)
     away = far / np.sqrt(frame.d)
     strength = np.maximum(np.sqrt(((planes.jump / sigma) ** 2).mean(axis=1)), 1e-300)

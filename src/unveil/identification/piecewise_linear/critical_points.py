@@ -38,6 +38,9 @@ CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
 FLOOR = 100.0
+# With fewer than some four digits that is a share of the answers' spread that anyone would notice: there, ten times this
+# one, or their rounding.
+NOTICED = 1e-3
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # readings with other lines are made, and the one with the smallest errors is taken.
 STRANGE = 1e5
@@ -62,7 +65,7 @@ class CriticalPoints(Method):
         most_layers: Hidden layers after which it gives up.
         most_lines: Lines per layer.
         accept: Largest error on fresh points of a complete result, in units of the square root of the answers'
-            relative rounding; of a hundred times it where answers are noisy.
+            relative rounding; of a hundred times it where answers are noisy, of a thousandth where these are coarse.
         attempts: Readings at most.
 
     Source: the idea of following breakpoints: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
@@ -114,7 +117,8 @@ class CriticalPoints(Method):
         """
         attempt = _Attempt(self, oracle, rng)
         frame = Frame.of_input(oracle.n, oracle.within)
-        noise = rounding(attempt.ask, frame.sample(rows_for(oracle.resolution), rng), oracle.resolution, rng)
+        rows = frame.sample(rows_for(oracle.resolution), rng)
+        noise = rounding(attempt.ask, rows, oracle.resolution, rng, oracle.uneven)
         seen = validate(network, oracle, how_many(oracle, network), rng)
         return attempt._judged(seen, noise), seen, " ".join(attempt.why)
 
@@ -140,8 +144,9 @@ class _Attempt:
         """The reading, and whether another one is worth its queries."""
         try:
             frame = Frame.of_input(self.oracle.n, self.oracle.within)
-            rows = rows_for(self.oracle.resolution)
-            noise = rounding(self.ask, frame.sample(rows, self.rng), self.oracle.resolution, self.rng)
+            oracle = self.oracle
+            rows = frame.sample(rows_for(oracle.resolution), self.rng)
+            noise = rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven)
             self.stats["relative_rounding"] = noise.relative
             if curved(self.oracle, noise, self.rng):
                 self.why.append("The answers curve everywhere: this is no piecewise-linear network.")
@@ -190,7 +195,7 @@ class _Attempt:
         steady = True
         if not noise.exact:
             relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
-            allowed = self.method.accept * min(np.sqrt(relative), 100 * relative)
+            allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))
             steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
         if seen.residual <= allowed and steady:
             return Outcome.complete
@@ -267,7 +272,7 @@ class _Attempt:
         if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
             return network
         x, y = self.reading.fresh.all()
-        sigma = float(np.sqrt((noise.at(x) ** 2).mean()))
+        sigma = float(np.sqrt((noise.at(x, y) ** 2).mean()))
         if trimmed_rms(network, x, y) > SLACK * sigma:
             return network  # what it lacks is not known yet, and each fit of a smaller one would be as far off
         if (network.layers[-2:-1] and network.layers[-2].activation.name != "relu") or all_needed(network, x, y):

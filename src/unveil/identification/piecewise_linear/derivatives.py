@@ -120,7 +120,7 @@ def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radi
     out = _Straight(
         x,
         value,
-        probe.noise.at(x),
+        probe.noise.at(x, value),
         radius.astype(np.float64),
         probe.rng.standard_normal((count, d)),
         np.zeros(value.shape),

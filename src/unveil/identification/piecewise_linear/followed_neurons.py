@@ -239,7 +239,8 @@ def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
         if radius < NEAREST * probe.noise.size:
             return None
         points = y + radius * (plane @ np.array([ahead, across]))
-        answers, sigma = probe.ask(points), float(probe.noise.at(points).max())
+        answers = probe.ask(points)
+        sigma = float(probe.noise.at(points, answers).max())
         split = _two_pieces(plane, answers, sigma)
         if split is None:
             continue

@@ -79,7 +79,7 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
         x, y = fresh_on_both_sides(setup, state, network)
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
-    sigma = float(np.sqrt((setup.probe.noise.at(x) ** 2).mean()))
+    sigma = float(np.sqrt((setup.probe.noise.at(x, y) ** 2).mean()))
     network, rms = fit(network, x, y, noise=STEADY * sigma)
     if state.layers:
         return _fitted(state, found, network, lacking=False)

@@ -330,7 +330,9 @@ class _One:
         e = e / rate[:, None]
         g = np.concatenate([there.h, np.ones((len(x), 1))], axis=1)
         doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, self.spread, g) + self.behind.doubt(x) @ self.weights**2) / rate
-        strength = np.sqrt(((self.seen.strength / self.behind.noise.at(x)) ** 2).mean(axis=1)) * rate
+        strength = (
+            np.sqrt(((self.seen.strength / self.behind.noise.before(self.behind.ask, x)) ** 2).mean(axis=1)) * rate
+        )
         longest = (LONGEST if entered is None else SHORT) * self.behind.spacing
         half = np.maximum(WINDOW * doubt, np.minimum(BARELY / np.maximum(strength, 1e-300), longest / 3))
         good = (rate > 0.03) & (half < longest)

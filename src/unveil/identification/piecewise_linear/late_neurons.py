@@ -153,7 +153,7 @@ def _straight(
         return False
     strength = np.abs(line.jump[which]).max() / abs(float(line.direction @ normal))
     x = np.array([each[1] for each in found[:PLACES]])
-    sigma = probe.noise.at(x).max(axis=1)
+    sigma = probe.sigma(x).max(axis=1)
     off = np.clip(3e4 * sigma / strength, 1e-7, 1e-3)[:, None] * normal
     y = probe.ask(np.concatenate([x - off, x, x + off])).reshape(3, len(x), -1)
     bend = np.abs(y[0] - 2 * y[1] + y[2]).max(axis=1)

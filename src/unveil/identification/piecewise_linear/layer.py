@@ -180,7 +180,7 @@ def _moved(
     step = rng.standard_normal((tests, beyond.shape[1])) @ beyond.T @ frame.V.T
     y = x + np.minimum(0.9 * frame.room(x, step)[1], 1.0)[:, None] * step
     answers = probe.ask(np.concatenate([x, y]))
-    moved = (answers[:tests] - answers[tests:]) / np.hypot(noise.at(x), noise.at(y))
+    moved = (answers[:tests] - answers[tests:]) / np.hypot(noise.at(x, answers[:tests]), noise.at(y, answers[tests:]))
     straight = found.straight
     drift = np.sqrt(((np.linalg.norm(straight.jump / noise.floor, axis=1) * straight.error) ** 2).sum())
     off = np.linalg.norm(frame.values(y) - frame.values(x), axis=1) / np.sqrt(frame.d)

@@ -65,7 +65,7 @@ def _by_what_lies_between(
             break
         some = planes.take(todo)
         x = on_plane(frame, some, probe.rng)
-        sigma = probe.noise.at(x)
+        sigma = probe.sigma(x)
         strength = np.abs(some.jump).max(axis=1)
         away = np.linalg.norm(frame.values(x) - frame.values(some.at), axis=1)
         off = some.error * (1 + away / np.sqrt(frame.d))
@@ -128,7 +128,7 @@ def _bends(
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     each = planes.repeated(places)
     x = on_plane(frame, each, probe.rng) if frame.free else between_points(frame, each, probe.rng)
-    sigma = probe.noise.at(x)
+    sigma = probe.sigma(x)
     away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
     strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
     half = WINDOW * each.error * away + ROUNDINGS / strength
@@ -228,7 +228,7 @@ def told_by_ends(
     for _ in range(HALVINGS):
         middle = (met + gone) / 2
         middle -= ((planes.rows * frame.values(middle)).sum(axis=1) + planes.bias)[:, None] * across
-        sigma = probe.noise.at(middle).max(axis=1)
+        sigma = probe.sigma(middle).max(axis=1)
         half = np.clip(3e4 * sigma / strength, 1e-9, 0.01)
         step = half[:, None] * across
         y = probe.ask(np.concatenate([middle - step, middle, middle + step])).reshape(3, len(met), -1)

@@ -184,7 +184,7 @@ def inside(line: Line, pieces: Int[np.ndarray, " P"]) -> tuple[Float[np.ndarray,
 def expected_error(frame: Frame, line: Line, noise: Rounding) -> Float[np.ndarray, " B"]:
     """Relative error of the normal that derivatives on both sides of each breakpoint would give."""
     x = line.points
-    strength = np.sqrt(((line.jump / noise.at(x)) ** 2).sum(axis=1))
+    strength = np.sqrt(((line.jump / noise.at(x, line.value)) ** 2).sum(axis=1))
     length = np.diff(line.edges)
     room = np.minimum(np.minimum(length[:-1], length[1:]) / 4, 1 + np.abs(line.t))
     # Steps along coordinates are as much longer; the normal is about jump / |dh| times a unit vector.

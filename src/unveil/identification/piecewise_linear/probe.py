@@ -31,6 +31,10 @@ class Probe:
     kept: int = 0
     again: bool = False
 
+    def sigma(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
+        """Standard deviation of the answers at x. Queries: `0`, or `N` where not all are rounded alike"""
+        return self.noise.before(self.ask, x)
+
     @property
     def m(self) -> int:
         """Outputs."""

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
-from unveil.blackbox.rounding import Rounding
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import across, along, row_space, zeros
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
@@ -91,7 +90,7 @@ def positive_values(probe: Probe, frame: Frame) -> tuple[Probe, Frame]:
     d = frame.d
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
     noise = probe.noise
-    noise = Rounding(noise.floor, noise.size / stretch, noise.relative, noise.straight, noise.still)
+    noise = replace(noise, size=noise.size / stretch)
     eye = np.eye(d)
     inner = Frame(eye, np.zeros(d), eye, eye, np.zeros(d), eye, np.zeros(d))
     return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), inner

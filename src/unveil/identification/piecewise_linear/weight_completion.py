@@ -217,7 +217,7 @@ def _goes_on(probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place
     # It may be as far beside that as the weights are off, and must be seen there nevertheless.
     doubt = neuron.doubt(h) + neuron.doubt(local(layers, other)[0]) + float(line.width[p]) * abs(place.rate)
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
-    sigma = float(probe.noise.at(other[None]).max())
+    sigma = float(probe.sigma(other[None]).max())
     off = min(max(3e4 * sigma / strength, 1e-7, BESIDE * doubt / size), 0.01 * room)
     y = probe.ask(np.stack([other - off * normal, other, other + off * normal]))
     return bool(np.abs(y[0] - 2 * y[1] + y[2]).max() > 0.5 * strength * off)
