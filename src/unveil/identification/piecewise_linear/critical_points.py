@@ -38,8 +38,8 @@ CROWDED = 8.0
 # Where answers are noisy, the largest error may be `TAIL` times the median one, or this many times their rounding: what
 # is more comes from a neuron that is missing.
 FLOOR = 100.0
-# With fewer than some four digits that is a share of the answers' spread that anyone would notice: there, ten times this
-# one, or their rounding.
+# With fewer than some five digits that is a share of the answers' spread that anyone would notice: there, ten times
+# this one, or their rounding.
 NOTICED = 1e-3
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # readings with other lines are made, and the one with the smallest errors is taken.
