@@ -14,7 +14,7 @@ SIGMA = 1e-6
 
 def answers_to(f, t: np.ndarray) -> Answers:
     kept = Answers(
-        np.zeros((1, 1)), np.ones((1, 1)), lambda x: f(x[:, 0])[:, None], lambda x: np.full((len(x), 1), SIGMA)
+        np.zeros((1, 1)), np.ones((1, 1)), lambda x: f(x[:, 0])[:, None], lambda x, _: np.full((len(x), 1), SIGMA)
     )
     kept.add(np.zeros(len(t), dtype=int), t)
     return kept
