@@ -13,8 +13,9 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates
-from unveil.identification.piecewise_linear.layer_choice import Sums
+from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
+from unveil.identification.piecewise_linear.normal_sums import Sums
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -131,6 +132,62 @@ def test_an_unknown_weight_follows_from_derivatives(seed: int) -> None:
     told = weights_from_sums(seen, layers[:1], found, side, np.ones(D, dtype=bool))
     assert told[2].whole
     assert np.allclose(told[2].theta, whole.theta, atol=1e-7)
+
+
+def test_a_weight_that_shuts_a_neuron_off_is_replaced_by_one_that_does() -> None:
+    layers, _ = network(0)
+    layers[1][0][2, 1] = -100.0
+    rng = np.random.default_rng(0)
+    net = relu_net(layers)
+    probe = Probe(net, rounding(net, rng.standard_normal((8, D)), 1e-16, rng), rng)
+    found, side = known(layers[1], rng)
+    without = np.arange(D) != 1
+    weights = np.where(without, found[2].weights, 0)
+    size = np.linalg.norm(weights)
+    found[2] = Candidate(weights / size, found[2].bias / size, without, found[2].members)
+    told = weights_from_sums(Sightings.none(probe, D), layers[:1], found, side, np.ones(D, dtype=bool))[2]
+    assert told.whole
+    x = np.abs(rng.standard_normal((1000, D)))
+    assert (side[2] * (x @ told.weights + told.bias) < 0).mean() > 0.98
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_normals_of_a_neuron_tell_its_side_and_those_of_deeper_ones_that_they_are_sums(seed: int) -> None:
+    layers, probe = network(seed)
+    rng = np.random.default_rng(seed)
+    seen = Sightings.none(probe, D).with_random(8)
+    views = Views.of(seen, layers[:1])
+    found, side = known(layers[1], rng)
+    zero = np.abs(views.seen.h @ np.array([one.weights for one in found]).T + [one.bias for one in found]) < 1e-9
+    found = [replace(one, members=each) for one, each in zip(found, zero.T, strict=True)]
+    # What none of the layer's neurons explains is a deeper one's.
+    found, side = [*found, replace(found[0], members=~zero.any(axis=1))], np.append(side, 1.0)
+    here, layer = Here(seen, views, layers[:1], found), np.arange(D + 1) < D
+    tells, own = here.at_own(D, side, layer)
+    assert tells.sum() > 5
+    assert not own.any()
+    sums = here.gathered()
+    assert here.own_side(D, sums, side, layer) == 0
+    told = [here.own_side(i, sums, side, layer & (np.arange(D + 1) != i)) for i in range(D)]
+    assert any(told)
+    assert all(up in (0, right) for up, right in zip(told, side[:D], strict=True))
+
+
+def test_the_sides_are_told_where_hardly_any_place_tells_them() -> None:
+    # Two of four values move: a place tells only where one of the six neurons behind is active alone.
+    rng = np.random.default_rng(1)
+    layers = [(np.eye(D), np.zeros(D)), (rng.standard_normal((2, D)), np.ones(2)), *random_weights((2, D, 1), rng)]
+    layers[2] = (layers[2][0], 0.3 * rng.standard_normal(D))
+    net = relu_net(layers)
+    probe = Probe(net, rounding(net, rng.standard_normal((8, D)), 1e-16, rng), rng)
+    found, side = known(layers[2], rng)
+    seen = Sightings.none(probe, D).with_random(4)
+    here = Here(seen, Views.of(seen, layers[:2]), layers[:2], found)
+    few = here.gathered()
+    sums, _ = here.told_apart(np.ones(D, dtype=bool))
+    every = np.ones(D, dtype=bool)
+    assert sums.judged(side, every)[0].sum() >= few.judged(side, every)[0].sum()
+    assert not sums.judged(side, every)[1].any()
 
 
 def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of_the_layer() -> None:

@@ -113,10 +113,14 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
             if done and best.told and best.contradicted <= CONTRADICT:
                 layers = [*state.layers, best.step.completed_by_sums(best.chosen)]
                 state = replace(step.state, layers=layers, partial=None)
-                if opened.get(len(layers)) == len(best.layer[1]):
+                had = opened.get(len(layers))
+                if had is not None and had >= len(best.layer[1]):
                     # Nothing had been missing from it.
                     yield replace(kept, sightings=state.sightings)
                     return
+                if had is not None:
+                    # What lies behind it was read without that neuron.
+                    opened = {depth: count for depth, count in opened.items() if depth < len(layers)}
                 yield state
                 break
             if done:
@@ -171,9 +175,9 @@ class _Trial:
         return len(self.wrong) / max(len(self.right) + len(self.wrong), 1)
 
     @property
-    def rank(self) -> tuple[bool, bool, int]:
+    def rank(self) -> tuple[bool, bool, bool, int]:
         """The better the larger; of equals the later one was asked more."""
-        return self.told, self.contradicted <= CONTRADICT, len(self.layer[1])
+        return self.told, self.contradicted <= CONTRADICT, self.contradicted <= FEW, len(self.layer[1])
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from unveil.identification.piecewise_linear.layer_candidates import Candidate, M
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Points among which places are chosen, how many are looked at for each weight, and how many must agree.
-POOL, LOOKED_AT, PLACES, AGREE = 8000, 60, 6, 2
+POOL, LOOKED_AT, PLACES, AGREE = 60_000, 200, 12, 2
 # How independent the normals at a place must be; a derivative is their sum up to this part of it; how far weights from
 # two places may be apart, and the least share that tells one.
-APART, LEFT, SAME, SHARE = 1e-3, 1e-6, 1e-5, 1e-6
+APART, LEFT, SAME, SHARE = 1e-3, 1e-6, 1e-5, 1e-3
+# A neuron with no share at so many places is not active there; how much more than enough keeps it so.
+NONE, BEYOND = 6, 1.5
 
 
 def weights_from_sums(
@@ -52,16 +54,25 @@ def weights_from_sums(
     veiled = np.array([(seen.on & ~one.known).sum(axis=1) for one in found]).T
     for i in some:
         others = use & (np.arange(len(found)) != i)
-        clear = (veiled[:, others] == 0).all(axis=1) & (veiled[:, i] == 1) & (z[:, i] > 0)
-        weights, known = found[i].weights.copy(), found[i].known.copy()
-        for j in np.flatnonzero(~known):
-            where = np.flatnonzero(clear & seen.on[:, j])
-            where = where[np.argsort(-z[where, i] / seen.h[where, j])][:LOOKED_AT]
-            parts = [_normals(seen.move[p], W, (z[p] > 0) & others, i, int(j)) for p in where]
-            good = [k for k, each in enumerate(parts) if _apart(each)][:PLACES]
-            told = _told(sightings, x[where[good]], [parts[k] for k in good])
-            if told is not None:
-                weights[j], known[j] = told, True
+        # As many normals and two more must be independent.
+        clear = (veiled[:, others] == 0).all(axis=1) & (((z > 0) & others).sum(axis=1) + 2 <= seen.rank)
+        weights, known, before = found[i].weights.copy(), found[i].known.copy(), -1
+        while known.sum() > before:
+            # What is told first leaves more places where only another one is unknown.
+            before = int(known.sum())
+            for j in np.flatnonzero(~known):
+                where = np.flatnonzero(clear & seen.on[:, j] & ((seen.on & ~known).sum(axis=1) == 1))
+                ahead = (seen.h[where] @ weights + b[i]) * side[i] / seen.h[where, j]
+                order = np.argsort(-ahead)[:LOOKED_AT]
+                where, ahead, W[i] = where[order], ahead[order], weights
+                parts = [_normals(seen.move[p], W, (z[p] > 0) & others, i, int(j)) for p in where]
+                good = [k for k, each in enumerate(parts) if _apart(each)][:PLACES]
+                told, shut = _told(sightings, x[where[good]], [parts[k] for k in good])
+                if shut and (ahead[good] > 0).sum() >= NONE:
+                    # It is not active where this value is positive: any weight that keeps it so does.
+                    told = -side[i] * BEYOND * float(ahead[0])
+                if told is not None:
+                    weights[j], known[j] = told, True
         size = float(np.linalg.norm(weights))
         out[i] = replace(found[i], weights=weights / size, bias=found[i].bias / size, known=known)
     return out
@@ -81,14 +92,14 @@ def _apart(parts: Float[np.ndarray, "q d"]) -> bool:
     return bool(np.linalg.svd(parts / size, compute_uv=False)[-1] > APART)
 
 
-def _told(sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[np.ndarray]) -> float | None:
-    """The weight that derivatives at these places agree on."""
+def _told(sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[np.ndarray]) -> tuple[float | None, bool]:
+    """The weight that derivatives at these places agree on; whether the neuron has no share in any of them."""
     if len(x) < AGREE:
-        return None
+        return None, False
     d = sightings.d
     step = 0.02 * np.linalg.norm(x, axis=1) / np.sqrt(d)
     slope, doubt = derivatives(sightings.probe, Frame.of_input(d, None), x, step)
-    found = []
+    found, none = [], 0
     for g, off, each in zip(slope, doubt, parts, strict=True):
         size = float(np.linalg.norm(g))
         if not np.isfinite(off) or size == 0:
@@ -97,9 +108,11 @@ def _told(sightings: Sightings, x: Float[np.ndarray, "P d"], parts: list[np.ndar
         left = float(np.linalg.norm(each.T @ share - g.T))
         own, unknown = share[-2], share[-1]
         strong = np.linalg.norm(own) * np.linalg.norm(each[-2]) > SHARE * size
-        if left < LEFT * size + 10 * off and strong:
-            found.append(float(own @ unknown / (own @ own)))
+        if left < LEFT * size + 10 * off:
+            none += not strong
+            found += [float(own @ unknown / (own @ own))] if strong else []
     if len(found) < AGREE:
-        return None
+        return None, not found and none >= NONE
     middle = float(np.median(found))
-    return middle if (np.abs(np.array(found) - middle) < SAME * (1 + abs(middle))).sum() >= AGREE else None
+    agree = np.abs(np.array(found) - middle) < SAME * (1 + abs(middle))
+    return (middle, False) if agree.sum() >= AGREE else (None, False)
