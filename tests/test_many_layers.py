@@ -12,7 +12,7 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates, told_twice
 from unveil.identification.piecewise_linear.layer_choice import Here
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
 from unveil.identification.piecewise_linear.normal_sums import Sums
@@ -188,6 +188,15 @@ def test_the_sides_are_told_where_hardly_any_place_tells_them() -> None:
     every = np.ones(D, dtype=bool)
     assert sums.judged(side, every)[0].sum() >= few.judged(side, every)[0].sum()
     assert not sums.judged(side, every)[1].any()
+
+
+def test_a_weight_counts_where_critical_points_of_two_lines_tell_the_same() -> None:
+    weight = np.array([[0.3], [0.3 + 1e-9], [0.3], [0.3], [0.7], [0.9]])
+    unknown, line = np.array([1, 1, 2, 1, 1, 1]), np.array([4, 5, 6, 4, 7, 8])
+    agree = np.array([True, True, True, True, True, False])
+    # The third is another weight; the fourth lies on the first one's line, and agrees with the second.
+    assert told_twice(unknown, weight, line, agree).tolist() == [True, True, False, True, False, False]
+    assert not told_twice(unknown, weight, np.full(6, 4), agree).any()
 
 
 def test_a_hyperplane_parallel_to_a_neuron_s_that_bends_on_both_sides_is_none_of_the_layer() -> None:

@@ -22,6 +22,8 @@ MOST, UNKNOWN = 60, 2
 # Critical points that begin a neuron at most, the most telling first, and so many in a row that begin none; a weight
 # larger than this is none.
 STARTS, BARREN, LARGEST = 2000, 700, 20.0
+# How near an unknown weight must be to itself where it is told twice.
+TWICE = 1e-5
 # Values of a layer this much closer to zero than its inputs' size are zero, and neurons whose breakpoints explain it.
 ZERO = 1e-6
 # A neuron must be met so often, on so many lines, and at this share of the places where it should be.
@@ -219,7 +221,14 @@ def _grown(one: Candidate, views: Views) -> Candidate:
             if agree.any():
                 break
         else:
-            return one
+            which = np.flatnonzero(open_ & (counts == 1) & (views.seen.rank == 2))
+            if not len(which):
+                return one
+            agree, told = _agree(one, views, which, left[which], unknown)
+            agree = told_twice(unknown[which].argmax(axis=1), told, views.line[which], agree)
+            if not agree.any():
+                return one
+            count = 1
         if count:
             # One at a time: the best known.
             best = int(np.flatnonzero(agree)[views.error[which[agree]].argmin()])
@@ -230,6 +239,22 @@ def _grown(one: Candidate, views: Views) -> Candidate:
         members = one.members.copy()
         members[which[agree]] = True
         one = _solved(replace(one, members=members), views)
+
+
+def told_twice(
+    unknown: Int[np.ndarray, " C"], told: Float[np.ndarray, "C 1"], line: Int[np.ndarray, " C"], agree: np.ndarray
+) -> Bool[np.ndarray, " C"]:
+    """Which of the critical points that agree tell much the same of an unknown weight as one of another line does.
+
+    Where values move along two directions a critical point has one equation more than an unknown weight: chance may
+    agree with that, but not twice.
+    """
+    twice = np.zeros(len(agree), dtype=bool)
+    for j in np.unique(unknown[agree]):
+        some = np.flatnonzero(agree & (unknown == j))
+        near = np.abs(told[some] - told[some].T) < TWICE * (1 + np.abs(told[some]))
+        twice[some] = (near & (line[some][:, None] != line[some])).any(axis=1)
+    return twice
 
 
 def _agree(

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, ending, explain
+from unveil.identification.fitting.output_layer import (
+    EVERYTHING,
+    AffineMap,
+    Asked,
+    Unsigned,
+    after,
+    ending,
+    explain,
+)
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.layer_candidates import (
     Candidate,
@@ -34,8 +42,8 @@ BARREN = 3
 AT_ONCE, OTHERS, TIMES = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
 ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
-# Places where a layer is asked whether a neuron is missing.
-LOOKS = 300
+# Places where a layer is asked whether a neuron is missing, of so many times as many where no unknown weight matters.
+LOOKS, AMONG = 300, 4
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
 TELLING, CONTRADICT = 30, 0.1
 # A smaller share is that of a neuron which hardly any input switches: it is not looked for any longer.
@@ -266,7 +274,9 @@ class _Step:
         x = np.empty((0, sightings.d))
         if not use.any():
             return layer, x, x
-        x = np.concatenate([sightings.unusual(LOOKS), sightings.usual(LOOKS)])
+        x = np.concatenate([sightings.unusual(AMONG * LOOKS), sightings.usual(AMONG * LOOKS)])
+        unknown = np.array([~one.known for one in self.found])[use].any(axis=0)
+        x = x[~(after(self.state.layers, x)[:, unknown] > 0).any(axis=1)]
         x = sightings.probe.rng.permutation(x)
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
