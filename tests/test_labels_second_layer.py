@@ -234,7 +234,42 @@ def test_a_side_seen_between_two_classes_only_does_not_hide_which_one_is_active(
     apart = found.logits(hidden) - model.logits(hidden)
     assert np.abs(apart - apart[:, :1]).max() < 1e-9
     # An affine part that no choice of sides explains stays.
-    assert oriented(replace(read, affine=affine + [[0], [0.3], [0]] * rows[:1]), at, []) is None
+    assert oriented(replace(read, affine=affine + 0.3 * rng.standard_normal((3, 7))), at, []) is None
+
+
+def test_one_neuron_active_at_all_points_comes_out_of_what_three_classes_have_of_it() -> None:
+    """Rows in as many dimensions as there are, so that nothing of the neuron's row stands beside them."""
+    for seed, k in ((4, 8), (5, 6), (6, 8), (7, 6)):
+        rng = np.random.default_rng(seed)
+        rows, outer = rng.standard_normal((k, 7)), rng.standard_normal((3, k))
+        hidden = np.maximum(rng.standard_normal((4000, 7)), 0)
+        rows[0] = np.abs(rows[0])
+        # Every other neuron is active at half of the points.
+        bias = -np.median(hidden @ rows.T, axis=0)
+        bias[0] = 1.0
+        before = rng.integers(0, 3, 4000)
+        at = Crossings(hidden, before, (before + 1) % 3, hidden, np.zeros(4000))
+        model = LabelModel(rows, bias, outer, np.zeros((3, 7)), np.zeros(3), np.arange(3), activation("relu"))
+        turned = np.where(rng.random(k) < 0.5, -1.0, 1.0)
+        back = (turned < 0) & (np.arange(k) > 0)
+        affine = outer[:, back] @ rows[back] + outer[:, :1] * rows[:1]
+        offset = outer[:, back] @ bias[back] + outer[:, 0] * bias[0]
+        read = replace(model, inner=rows * turned[:, None], bias=bias * turned, affine=affine, offset=offset)
+        read = read.kept(np.arange(1, k))
+        gap = read.logits(hidden) - model.logits(hidden)
+        assert np.abs(gap - gap[:, :1]).max() < 1e-9
+        found = oriented(read, at, [])
+        assert found is not None
+        assert not found.affine.any()
+        assert len(found.inner) == k
+        apart = found.logits(hidden) - model.logits(hidden)
+        assert np.abs(apart - apart[:, :1]).max() < 1e-8
+        cosine = np.abs(found.inner[-1] @ rows[0]) / np.linalg.norm(found.inner[-1]) / np.linalg.norm(rows[0])
+        assert cosine > 1 - 1e-9
+        # Two classes have any one vector of it.
+        two = np.flatnonzero((at.before < 2) & (at.after < 2))
+        pair = replace(read, outer=read.outer[:2], affine=affine[:2], offset=offset[:2], classes=np.arange(2))
+        assert oriented(pair, at[two], []) is None
 
 
 def test_a_third_layers_neurons_do_not_go_on_straight_behind_a_first_layer() -> None:

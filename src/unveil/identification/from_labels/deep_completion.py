@@ -55,6 +55,7 @@ class Deep:
         error: Standard error of the least certain number.
         open: Numbers that the points leave open.
         strayed: Boundary points met on the way that lie off the model's boundaries.
+        always: Second-layer neurons that are active at the whole boundary, whose biases no label tells.
     """
 
     model: DeepLabelModel
@@ -63,6 +64,7 @@ class Deep:
     error: float
     open: int
     strayed: int
+    always: int = 0
 
     @property
     def whole(self) -> bool:
@@ -157,9 +159,12 @@ class DeepCompletion:
             fitted = again
             if last and fitted.rms < 4 * self.fine and missed <= MISSED:
                 break
+        inside = fitted.model.inside(at)[0].x
+        always = int((inside @ fitted.model.behind.inner.T + fitted.model.behind.bias > 0).all(axis=0).sum())
         error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))
         strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
-        return Deep(fitted.model, fitted.rms, missed, error, open_, strayed)
+        # A bias of theirs and the offsets of all classes are one number.
+        return Deep(fitted.model, fitted.rms, missed, error, max(open_ - always, 0), strayed, always)
 
 
 def _uncertain(model: DeepLabelModel, at: Crossings, rms: float) -> tuple[float, int]:

@@ -134,6 +134,10 @@ class DeepReading:
             self.why.append(f"Two hidden layers were fitted, but {self.error:.1%} of fresh labels differ.")
             self.deep = None
             return Outcome.approximate
+        if deep.always:
+            self.why.append(
+                f"Of {deep.always} second-layer neurons, active at the whole boundary, labels tell no bias."
+            )
         doubts = []
         if not deep.whole:
             doubts.append("some neurons of the second layer are missing or in an affine part")

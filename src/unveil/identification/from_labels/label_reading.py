@@ -42,7 +42,7 @@ ROUNDS = 3
 SHORT = 100.0
 """Weights known so many times less exactly than was wanted make a result approximate."""
 
-INSIDE = 0.03
+INSIDE = 0.003
 """How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all."""
 
 MANY = 64

@@ -25,6 +25,9 @@ LEFT = 1e-3
 WHOLE = 0.01
 """How far what must be 0 or 1 may be from it."""
 
+SURE = 3
+"""Neurons of which classes tell that a side rests, before that shows the weights of one more neuron."""
+
 FEW = 1e-9
 """Singular values less than this share of the largest row make rows dependent."""
 
@@ -97,8 +100,8 @@ class _Shares:
 
     Attributes:
         flip: (k,), neurons whose other side is the active one.
-        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of rows known in part.
-        rows: (p, d), the weights of the latter, all of them.
+        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of other rows.
+        rows: (p, d), the latter: of neurons known in part, all their weights, and perhaps of one that was not known.
     """
 
     flip: Bool[np.ndarray, " k"]
@@ -123,7 +126,11 @@ def _explained(
     found = (_one_by_one if alone else _together)(model, every, free, model.affine[:, known], at)
     if found is None:
         return None
-    flip, share = found
+    flip, share, row = found
+    if row is not None:
+        more = np.full((1, d), np.nan)
+        more[:, known] = row
+        rows, every = np.concatenate([rows, more]), np.concatenate([every, row[None]])
     off = np.linalg.norm(model.affine[:, known] - share @ every)
     if off > LEFT * max(float(np.linalg.norm(model.affine[:, known])), 1e-300):
         return None
@@ -143,28 +150,108 @@ def _one_by_one(
     free: Bool[np.ndarray, " r"],
     affine: Float[np.ndarray, "c s"],
     at: Crossings,
-) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "c r"]] | None:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
     """Flips where rows are independent, so that each has its own share of the affine part.
 
     On its resting side a neuron has no effect: there its share is the same for any two classes that meet, and on the
     other one its share and its weight together are. What classes that meet on neither side do not tell is left open.
+    If one more neuron is active at all points, all its row's parts have its weights as the classes have them: of three
+    classes these are parallel vectors.
+
+    Returns:
+        Flips, shares, and the row of one more neuron, with its weights as the last share; None where there is none.
     """
     share = np.linalg.lstsq(every.T, affine.T, rcond=None)[0].T
-    k = len(model.inner)
-    ours, outer = share[:, :k], model.outer
-    size = np.maximum(np.abs(np.stack([ours, outer, ours + outer])).max(axis=(0, 1)), 1e-300)
-    on = at.x @ model.inner.T + model.bias > 0
-    pairs = np.sort(np.stack([model.rows(at.before), model.rows(at.after)], axis=1), axis=1)
-    rests, turned = np.ones((2, k), dtype=bool)
-    for one, two in np.unique(pairs, axis=0):
-        met = on[(pairs == (one, two)).all(axis=1)]
-        for good, side, slope in ((rests, ~met, ours), (turned, met, ours + outer)):
-            good &= (side.sum(axis=0) < BOTH) | (np.abs(slope[one] - slope[two]) <= WHOLE * size)
-    # What no class depends on may be either way.
-    none = size <= NOTHING * np.abs(outer).max(initial=0.0)
-    if ((rests == turned) & ~none & ~free[:k]).any():
+    sides = _Sides(model, share, free, at)
+    left = affine - share @ every
+    beside = float(np.linalg.norm(left)) > LEFT * float(np.linalg.norm(affine))
+    flip = None if beside else sides.flips()
+    if flip is not None:
+        return flip, share, None
+    strong, values, _ = np.linalg.svd(left)
+    if beside and values[1:].max(initial=0.0) > LEFT * values[0]:
         return None
-    return turned & ~none & ~free[:k], share
+    for way in [strong[:, 0]] if beside else sides.ways():
+        flip = sides.flips(way)
+        if flip is not None:
+            part = np.append(sides.parts(flip, way), np.zeros(len(every) - len(flip)))
+            row = part @ every + way @ left / (way @ way)
+            return flip, np.column_stack([share - np.outer(way, part), way]), row
+    return None
+
+
+class _Sides:
+    """Which sides of neurons are active, as far as the classes that meet there tell.
+
+    Args:
+        model: With neurons of both sides, or with one that are free.
+        share: Each class's affine part as a sum of rows, those of the neurons first.
+        free: Rows of neurons that are active at all points.
+        at: The points.
+    """
+
+    def __init__(self, model: LabelModel, share: np.ndarray, free: np.ndarray, at: Crossings) -> None:
+        k = len(model.inner)
+        ours, outer = share[:, :k], model.outer
+        self.slopes = ours, ours + outer
+        self.size = np.maximum(np.abs(np.stack([ours, outer, ours + outer])).max(axis=(0, 1)), 1e-300)
+        # What no class depends on may be either way.
+        self.any_side = free[:k] | (self.size <= NOTHING * np.abs(outer).max(initial=0.0))
+        on = at.x @ model.inner.T + model.bias > 0
+        each = np.sort(np.stack([model.rows(at.before), model.rows(at.after)], axis=1), axis=1)
+        self.pairs = np.unique(each, axis=0)
+        met = np.stack([on[(each == pair).all(axis=1)].sum(axis=0) for pair in self.pairs])
+        count = np.array([(each == pair).all(axis=1).sum() for pair in self.pairs])
+        self.met = count[:, None] - met >= BOTH, met >= BOTH
+
+    def flips(self, way: Float[np.ndarray, " c"] | None = None) -> Bool[np.ndarray, " k"] | None:
+        """Neurons whose other side is the active one; None where that is open for some.
+
+        Args:
+            way: How much each class has of one more neuron, of which every neuron's row may have some.
+        """
+        rests, turned = self._resting(way)
+        flip = ((turned > 0) & (rests <= 0)) | ((rests < 0) & (turned == 0))
+        kept = ((rests > 0) & (turned <= 0)) | ((turned < 0) & (rests == 0))
+        sure = ~self.any_side & (np.maximum(turned, rests) > 0)
+        if not (flip | kept | self.any_side).all() or (way is not None and sure.sum() < SURE):
+            return None
+        return np.asarray(flip & ~self.any_side)
+
+    def ways(self) -> Iterator[Float[np.ndarray, " c"]]:
+        """What one more neuron's weights may be: what the slopes of some neuron have on a side that rests."""
+        for i in np.flatnonzero(~self.any_side):
+            for slope in self.slopes:
+                if np.abs(slope[:, i]).max() > NOTHING * self.size[i]:
+                    yield slope[:, i] / np.abs(slope[:, i]).max()
+
+    def parts(self, flip: Bool[np.ndarray, " k"], way: Float[np.ndarray, " c"]) -> Float[np.ndarray, " k"]:
+        """How much of its row each neuron gives to the one more."""
+        both = [self._fitted(side, way)[0] for side in (0, 1)]
+        return np.where(self.any_side, 0.0, np.where(flip, both[1], both[0]))
+
+    def _fitted(self, side: int, way: Float[np.ndarray, " c"] | None) -> tuple[np.ndarray, np.ndarray]:
+        """What one more neuron explains of the slopes on a side, and what is left between classes that meet there."""
+        one, two = self.pairs.T
+        slope, seen = self.slopes[side], self.met[side]
+        left = np.where(seen, slope[one] - slope[two], 0.0)
+        if way is None:
+            return np.zeros(left.shape[1]), left
+        apart = np.where(seen, (way[one] - way[two])[:, None], 0.0)
+        part = np.sum(left * apart, axis=0) / np.maximum(np.sum(apart**2, axis=0), 1e-300)
+        return part, left - part * apart
+
+    def _resting(self, way: Float[np.ndarray, " c"] | None) -> list[np.ndarray]:
+        """Of each side whether it rests: 1 or -1, or 0 where too few classes meet there to tell."""
+        between = np.zeros((len(self.pairs), len(self.slopes[0])))
+        for row, (one, two) in enumerate(self.pairs):
+            between[row, one], between[row, two] = 1.0, -1.0
+        judged = []
+        for side in (0, 1):
+            tells = np.array([np.linalg.matrix_rank(between[seen]) for seen in self.met[side].T]) - (way is not None)
+            good = np.abs(self._fitted(side, way)[1]).max(axis=0, initial=0.0) <= WHOLE * self.size
+            judged.append(np.where(tells <= 0, 0, np.where(good, 1, -1)))
+        return judged
 
 
 def _together(
@@ -173,7 +260,7 @@ def _together(
     free: Bool[np.ndarray, " r"],
     affine: Float[np.ndarray, "c s"],
     at: Crossings,
-) -> tuple[Bool[np.ndarray, " k"], Float[np.ndarray, "c r"]] | None:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
     """Flips by least squares on all classes, where rows depend on each other."""
     k, others = len(model.inner), len(model.classes) - 1
     split = np.flatnonzero(~free[:k])
@@ -193,7 +280,7 @@ def _together(
     share = np.zeros((others + 1, len(every)))
     share[:, :k] = -flip * model.outer
     share[1:, free] = solved[len(split) :].reshape(others, -1)
-    return flip, share
+    return flip, share, None
 
 
 def _without(
@@ -205,6 +292,10 @@ def _without(
     sign = np.where(found.flip, -1.0, 1.0)
     outer = np.where(always, ours, np.where(found.flip, -ours, ours + model.outer))
     bias = np.array([each.bias for each in partly])
+    for row in found.rows[len(bias) :]:
+        # Active at all points, and no less than half as much beyond: nothing tells its bias.
+        value = at.x @ row
+        bias = np.append(bias, (value.max() - value.min()) / 2 - value.min())
     # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
     whole = replace(
