@@ -136,3 +136,15 @@ def test_vague_normals_do_not_blur_the_last_layer() -> None:
         assert alone is not None
         assert both is not None
         assert both.gap > 0.1 * min(alone.gap, 1e6)
+
+
+def test_of_two_measurements_of_a_hyperplane_walks_pass_the_wrong_one() -> None:
+    true = Truth(1).planes
+    off = true.measured(1, np.append(true.normals[1, :1] + 3e-4, true.normals[1, 1:]), np.zeros(5), 1e-9)[np.array([1])]
+    off = replace(off, offsets=true.offsets[1:2])
+    both = Hyperplanes.joined([replace(true, error=np.full(len(true), 1e-5)), off])
+    last = len(true)
+    np.testing.assert_array_equal(both.different(np.zeros(last + 1, dtype=bool)), np.delete(np.arange(last + 1), 1))
+    np.testing.assert_array_equal(both.different(np.arange(last + 1) == last), np.arange(last))
+    # One that is doubted is kept where it is the only one.
+    np.testing.assert_array_equal(both.different(np.arange(last + 1) == 0), np.delete(np.arange(last + 1), 1))

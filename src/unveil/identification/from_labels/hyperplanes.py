@@ -69,13 +69,13 @@ class Hyperplanes(Rows):
 
     def distinct(self) -> Hyperplanes:
         """Those that are told apart; of several measurements of one, the sharpest."""
-        return self[self.different()]
+        return self[self.different(np.zeros(len(self), dtype=bool))]
 
-    def different(self) -> Int[np.ndarray, " s"]:
-        """Which these are."""
+    def different(self, doubted: Bool[np.ndarray, " k"]) -> Int[np.ndarray, " s"]:
+        """Which these are, `doubted` ones only where there is no other measurement: one may be off that says it is sharp."""
         kept: list[int] = []
         told = np.concatenate([self.normals, self.offsets[:, None]], axis=1)
-        for i in np.argsort(self.error, kind="stable"):
+        for i in np.lexsort((self.error, doubted)):
             same = np.minimum(
                 np.linalg.norm(told[kept] - told[i], axis=1), np.linalg.norm(told[kept] + told[i], axis=1)
             )

@@ -310,7 +310,7 @@ class HyperplaneSearch:
         """Take out hyperplanes that walks pass rather than end at, and those met twice: some come out wrong."""
         most = self.ended if self.precision.normal < ROUGH else self.ended / 2
         self._only(np.flatnonzero((self.passed < DOUBTED) | (self.passed <= most)))
-        self._only(self.planes.different())
+        self._only(self.planes.different(self.passed > SHARE * self.ended))
 
     def sharpen(self) -> None:
         """Measure vague hyperplanes again; where normals are coarse by dual points from many faces.
