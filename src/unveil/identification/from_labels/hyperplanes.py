@@ -72,7 +72,7 @@ class Hyperplanes(Rows):
         return self[self.different(np.zeros(len(self), dtype=bool))]
 
     def different(self, doubted: Bool[np.ndarray, " k"]) -> Int[np.ndarray, " s"]:
-        """Which these are, `doubted` ones only where there is no other measurement: one may be off that says it is sharp."""
+        """Which these are; `doubted` ones, however sharp they say they are, where there is no other measurement."""
         kept: list[int] = []
         told = np.concatenate([self.normals, self.offsets[:, None]], axis=1)
         for i in np.lexsort((self.error, doubted)):
