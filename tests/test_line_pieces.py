@@ -64,6 +64,8 @@ def test_a_piece_with_a_breakpoint_inside_is_given_back() -> None:
 def test_of_the_same_breakpoint_found_twice_the_sharper_is_kept() -> None:
     assert _apart([(0.3, 1e-3), (0.3005, 1e-5), (0.7, 1e-3)]) == [(0.3, 1e-3), (0.3005, 1e-5), (0.7, 1e-3)]
     assert _apart([(0.3, 1e-3), (0.30003, 1e-5), (0.7, 1e-3)]) == [(0.30003, 1e-5), (0.7, 1e-3)]
+    # Of exact answers what differs by the last bits is the same.
+    assert _apart([(1.0, 0.0), (1.0 + 2.0**-52, 0.0), (1.0 + 1e-9, 0.0)]) == [(1.0, 0.0), (1.0 + 1e-9, 0.0)]
 
 
 @pytest.mark.parametrize("count", [5, 40])

@@ -72,7 +72,7 @@ def consolidated(
     edges = np.concatenate([[places[0]], _columns(sharper)[0], [places[-1]]])
     bad = [i for i in range(len(parts)) if worst[i] > most or _empty(places[parts[i]], edges[i], edges[i + 1])]
     if bad and reopen:
-        return _given_back(answers, line, rows, sharper, parts, bad)
+        return _given_back(line, rows, sharper, parts, bad)
     # Beside a piece that is not straight a breakpoint stays where its own stretch saw it.
     sharper = [old if {i, i + 1} & set(bad) else new for i, (old, new) in enumerate(zip(found, sharper, strict=True))]
     # With the answers just outside: the piece's ends are no better known than it is.
@@ -116,7 +116,6 @@ def _columns(found: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _given_back(
-    answers: Answers,
     line: int,
     rows: np.ndarray,
     found: list[tuple[float, float]],
