@@ -17,7 +17,7 @@ from unveil.blackbox.span_search.directions import SparseFrame, slopes
 from unveil.blackbox.span_search.growth import confirm, grow
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate, _lengths
-from unveil.blackbox.span_search.points import Asker
+from unveil.blackbox.span_search.points import Asker, Places
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
@@ -390,7 +390,7 @@ def test_gradients_taken_at_once_show_something_new_beside_each_other(rng: np.ra
     several = []
     for _ in range(20):
         pool = ask.draw(4)
-        pool = pool.joined(pool)  # each place twice
+        pool = Places.joined([pool, pool])  # each place twice
         before = ask.oracle.ledger.asked
         chosen = independent(ask, state, pool)
         several.append(len(chosen))

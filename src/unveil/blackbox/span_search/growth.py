@@ -40,7 +40,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
     while not state.full:
         wanted = POOL + at_once(ask, state) - 1
         if len(pool) < wanted:
-            pool = pool.joined(ask.draw(wanted - len(pool), state.steps.margin))
+            pool = Places.joined([pool, ask.draw(wanted - len(pool), state.steps.margin)])
         steps = state.steps
         slope, straight = screen(ask, state, pool)
         threshold = max(SIGNIFICANT / (math.sqrt(2) * steps.probe), state.doubt())
@@ -82,7 +82,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         # With fewer directions than outputs, the neurons active at the place have all shown: others rest there, and are
         # often active across the middle from it.
         across = ask.across(place) if state.rank - before < ask.oracle.m else pool[:0]
-        pool, first = across.joined(rest), len(across)
+        pool, first = Places.joined([across, rest]), len(across)
     return state
 
 
@@ -110,7 +110,7 @@ def _take(ask: Asker, state: State, places: Places) -> tuple[State, bool]:
         state,
         known=known,
         typical=typical,
-        places=state.places.joined(places),
+        places=Places.joined([state.places, places]),
         taken=state.taken + len(places),
         gradients=None,
         measured=False,
@@ -144,7 +144,7 @@ def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
             found = np.flatnonzero(new)[:POOL]
             ends = np.flatnonzero(new[again])[:POOL]
             seen = float(slope[new].max())
-            return replace(state, confirmed=0, outside=seen), here[found].joined(far[ends])
+            return replace(state, confirmed=0, outside=seen), Places.joined([here[found], far[ends]])
         answered = np.isfinite(slope)
         if not answered.any():
             continue  # ends: too many missing answers are an error

@@ -13,6 +13,7 @@ from unveil.blackbox.domain import Within
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rows import Rows
 from unveil.outcome import BudgetExceeded
 
 # Of questions per batch; fixed, so that the same seed gives the same bits on every machine. In a box every number of
@@ -44,7 +45,7 @@ class LimitReached(BudgetExceeded):
 
 
 @dataclass(frozen=True)
-class Places:
+class Places(Rows):
     """Base points with their answers; all answers that are compared with one are in units of the noise there.
 
     Attributes:
@@ -66,23 +67,9 @@ class Places:
         """From the answers y."""
         return cls(x, y / sigma, sigma, np.ones(len(x)))
 
-    def __len__(self) -> int:
-        return len(self.x)
-
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Each point with its answer and the noise there."""
         return zip(self.x, self.fx, self.sigma, strict=True)
-
-    def __getitem__(self, which: np.ndarray | slice) -> Places:
-        return Places(self.x[which], self.fx[which], self.sigma[which], self.coarser[which])
-
-    def joined(self, other: Places) -> Places:
-        return Places(
-            np.vstack([self.x, other.x]),
-            np.vstack([self.fx, other.fx]),
-            np.vstack([self.sigma, other.sigma]),
-            np.append(self.coarser, other.coarser),
-        )
 
     @property
     def noise(self) -> Float[np.ndarray, "Nm 1"]:

@@ -104,7 +104,7 @@ def gather(ask: Asker, state: State) -> State:
             break
         fresh = ask.heard(ask.draw(2 + missing // ask.oracle.m, state.steps.margin))
         more, rows = coordinates(ask, state.known.basis, fresh, state.basis_step, state.shorter, state.steps.central)
-        places, c = places.joined(more), np.vstack([c, rows])
+        places, c = Places.joined([places, more]), np.vstack([c, rows])
     return replace(state, gradients=(places, c) if len(c) >= max(state.rank, 1) and c.any() else None)
 
 
@@ -179,7 +179,7 @@ def _with_places(ask: Asker, state: State, more: Places) -> State:
     places, c = state.gradients  # type: ignore[misc]
     more = ask.heard(more)
     more, rows = coordinates(ask, state.known.basis, more, state.basis_step, central=state.steps.central)
-    return replace(state, gradients=(places.joined(more), np.vstack([c, rows])))
+    return replace(state, gradients=(Places.joined([places, more]), np.vstack([c, rows])))
 
 
 def choose_rank(state: State) -> State:
