@@ -130,8 +130,10 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     1e-15. Their mean square: errors along one line are much the same, so that few lines can all be too good. That of
     the noisiest output.
 
-    Queries: 128
+    Queries: 128, once for an oracle
     """
+    if oracle.deviation_measured >= 0:
+        return oracle.deviation_measured
     x = oracle.sample(LINES, rng)
     if oracle.within is not None:
         x = (x + oracle.middle) / 2
@@ -141,7 +143,8 @@ def answers_noise(oracle: Oracle, rng: np.random.Generator) -> float:
     )
     line = oracle.nearest((x[:, None] + np.arange(8)[:, None] * away[:, None]).reshape(-1, oracle.n))
     y = oracle(line).reshape(LINES, 8, -1).swapaxes(0, 1)
-    return float(np.sqrt(errors_variance(y, 6).mean(axis=0).max()))
+    oracle.deviation_measured = float(np.sqrt(errors_variance(y, 6).mean(axis=0).max()))
+    return oracle.deviation_measured
 
 
 def measure_noise(
@@ -198,7 +201,7 @@ def measure_noise(
 
 
 def _tables(
-    oracle: Oracle, x: np.ndarray, signs: np.ndarray, scale: float, rng: np.random.Generator
+    oracle: Oracle, x: Float[np.ndarray, "N n"], signs: Float[np.ndarray, "T n"], scale: float, rng: np.random.Generator
 ) -> list[Float[np.ndarray, "K m"]]:
     """Answers at equally spaced, very close points; on a grid along one coordinate, so that few breakpoints are met."""
     spacing = 64 * max(float(np.finfo(oracle.dtype).eps), min(oracle.resolution, 1e-6)) * scale
@@ -214,11 +217,11 @@ def _tables(
 
 def _ask_scales(
     oracle: Oracle,
-    x: np.ndarray,
-    centre: np.ndarray,
-    signs: np.ndarray,
-    longest: float | np.ndarray,
-    close: list[np.ndarray],
+    x: Float[np.ndarray, "N n"],
+    centre: Float[np.ndarray, "N m"],
+    signs: Float[np.ndarray, "N n"],
+    longest: float | Float[np.ndarray, " n"],
+    close: list[Float[np.ndarray, "_ m"]],
 ) -> _Scales:
     first, second, still, lengths, moved, asked = [], [], [], [], [], [centre, *close]
     for power in range(SCALES):
@@ -247,7 +250,7 @@ def _ask_scales(
 
 
 def _answered(
-    oracle: Oracle, x: np.ndarray, rng: np.random.Generator, given: np.ndarray | None
+    oracle: Oracle, x: Float[np.ndarray, "N n"], rng: np.random.Generator, given: Float[np.ndarray, "M n"] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The points with room for a step on either side, and their answers; others for those without an answer."""
     x = oracle.nearest(oracle.off_walls(x, 1 / 32))
@@ -258,7 +261,9 @@ def _answered(
     return x, y
 
 
-def _draw(oracle: Oracle, count: int, rng: np.random.Generator, given: np.ndarray | None) -> np.ndarray:
+def _draw(
+    oracle: Oracle, count: int, rng: np.random.Generator, given: Float[np.ndarray, "M n"] | None
+) -> Float[np.ndarray, "count n"]:
     return oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
 
 
@@ -340,14 +345,16 @@ def _nearby(
     return levels.max(axis=0), 1.0
 
 
-def _curvature(seen: _Scales, second: np.ndarray, size: Float[np.ndarray, " m"]) -> float:
+def _curvature(seen: _Scales, second: Float[np.ndarray, "s t m"], size: Float[np.ndarray, " m"]) -> float:
     """Second derivative in units of `size`, where most lines show it above the noise; else 0."""
     visible = np.median(second, axis=1) > 16  # (SCALES, m)
     rates = np.median(seen.second, axis=1) / seen.lengths[:, None] ** 2 / np.maximum(size, np.finfo(float).tiny)
     return float(np.where(visible, rates, 0.0).max())
 
 
-def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Float[np.ndarray, " m"]:
+def _as_others(
+    level: Float[np.ndarray, " m"], largest: Float[np.ndarray, " m"], still: Bool[np.ndarray, " m"]
+) -> Float[np.ndarray, " m"]:
     """Levels in which an output that stood still wherever it was looked at is taken to be as noisy as the usual other.
 
     A rectified output rests at half of all places; where it does not, it is rounded as the others are.
@@ -359,7 +366,7 @@ def _as_others(level: np.ndarray, largest: np.ndarray, still: np.ndarray) -> Flo
     return np.asarray(np.where(still, np.maximum(level, usual), level))
 
 
-def _reach(seen: _Scales, straight: np.ndarray, unit: np.ndarray) -> float:
+def _reach(seen: _Scales, straight: Bool[np.ndarray, "s t"], unit: np.ndarray) -> float:
     """The longest step at which a third of the lines are straight, of those on which anything changes at all."""
     alive = (np.abs(seen.first) > SHOWN * unit).any(axis=2) | ~straight
     if not alive.any():  # noise hides the slopes at every scale, and the curvature: the longest steps show most
@@ -379,7 +386,9 @@ def _unchanged(seen: _Scales, rounding: np.ndarray) -> float:
     return float(seen.still[fair[-2] : fair[-1] + 1].all(axis=2).mean())
 
 
-def _kind(straight: np.ndarray, bent: np.ndarray, second: np.ndarray, varies: bool) -> str:
+def _kind(
+    straight: Bool[np.ndarray, "s t"], bent: Bool[np.ndarray, "s t"], second: Float[np.ndarray, "s t m"], varies: bool
+) -> str:
     if (second <= 32).all():
         return "linear" if varies else "constant"
     # A breakpoint is inside a triple or not: at some scale both happen. Curvature fades everywhere at once.

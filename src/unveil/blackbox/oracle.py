@@ -86,6 +86,8 @@ class Oracle(ABC):
     ordered: str = ""
     in_steps: str = ""
     notes: tuple[str, ...] = ()
+    # Of the answers' errors, once measured; no annotation: wrappers, which change answers, do not take it over.
+    deviation_measured = -1.0
 
     def __repr__(self) -> str:
         gives = "labels" if self.answers == "labels" else f"{self.m} outputs"

@@ -50,7 +50,12 @@ Walk = Iterator[tuple[int, int, Float[np.ndarray, "B m"], Float[np.ndarray, " B"
 
 
 def _touching_few(
-    ask: Asker, frame: SparseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
+    ask: Asker,
+    frame: SparseFrame,
+    state: State,
+    gradients: Float[np.ndarray, "N m r"],
+    blocks: list[Int[np.ndarray, " B"]],
+    longest: float,
 ) -> Walk:
     """Steps along vectors of which each touches few coordinates, at one place after the other.
 
@@ -76,7 +81,12 @@ def _touching_few(
 
 
 def _across_box(
-    ask: Asker, frame: DenseFrame, state: State, gradients: np.ndarray, blocks: list[np.ndarray], longest: float
+    ask: Asker,
+    frame: DenseFrame,
+    state: State,
+    gradients: Float[np.ndarray, "N m r"],
+    blocks: list[Int[np.ndarray, " B"]],
+    longest: float,
 ) -> Walk:
     """Steps along vectors that touch every coordinate, block by block, since these take long to make.
 

@@ -40,7 +40,7 @@ class SparseFrame:
     def count(self) -> int:
         return len(self.free)
 
-    def _copies(self, x: np.ndarray, count: int, dtype: np.dtype[np.floating]) -> np.ndarray:
+    def _copies(self, x: Float[np.ndarray, " n"], count: int, dtype: np.dtype[np.floating]) -> np.ndarray:
         """So many rows equal to x but at the pivots: those of the batch before, if it was at x and is kept nowhere.
 
         With many inputs, writing all of them for every question takes as long as a small model does.
@@ -56,11 +56,11 @@ class SparseFrame:
 
     def points(
         self,
-        x: np.ndarray,
+        x: Float[np.ndarray, " n"],
         which: Which,
-        length: float | np.ndarray,
+        length: float | Float[np.ndarray, " K"],
         exact: Exact = np.asarray,
-        out: np.ndarray | None = None,
+        out: Float[np.ndarray, "K n"] | None = None,
     ) -> np.ndarray:
         """x plus `length` (one for all, or one each) times the unit vector of each direction in `which`.
 
@@ -92,7 +92,7 @@ class SparseFrame:
         y[:, self.pivots] -= amounts @ self.columns
         return y
 
-    def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
+    def taken(self, asked: Float[np.ndarray, "K n"], x: Float[np.ndarray, " n"], which: Which) -> np.ndarray:
         """The coefficient of each direction in the step really taken from x to the row of `asked` that is its own."""
         columns = self.free[which]
         return np.asarray(asked[np.arange(len(columns)), columns] - x[columns])
@@ -102,7 +102,12 @@ class SparseFrame:
         return np.asarray(steps[:, self.free])
 
     def along(
-        self, asked: np.ndarray, x: np.ndarray, which: Which, vectors: np.ndarray, written: bool = False
+        self,
+        asked: Float[np.ndarray, "N n"],
+        x: Float[np.ndarray, " n"],
+        which: Which,
+        vectors: Float[np.ndarray, "k n"],
+        written: bool = False,
     ) -> tuple[Float[np.ndarray, "N k"], Float[np.ndarray, " N"]]:
         """`(asked - x) @ vectors.T`, from the coordinates that the steps touch, and `taken`.
 
@@ -119,14 +124,14 @@ class SparseFrame:
         inside += amount[:, None] * vectors[:, self.free[which]].T
         return inside, amount
 
-    def spread(self, slopes: np.ndarray) -> np.ndarray:
+    def spread(self, slopes: Float[np.ndarray, "M count"]) -> Float[np.ndarray, "M n"]:
         """Vectors (rows) whose products with the unscaled directions are `slopes`, up to what is known."""
         out = np.zeros((len(slopes), self.n))
         out[:, self.free] = slopes
         return out
 
 
-def run(which: np.ndarray) -> Which:
+def run(which: Int[np.ndarray, " K"]) -> Which:
     """Numbers in a row as a slice, which takes no copy."""
     if len(which) and which[-1] - which[0] == len(which) - 1 and (which[1:] > which[:-1]).all():
         return slice(int(which[0]), int(which[-1]) + 1)
@@ -136,7 +141,7 @@ def run(which: np.ndarray) -> Which:
 class BasisFrame:
     """The rows of a basis themselves, for coordinates of a gradient in the known span."""
 
-    def __init__(self, basis: np.ndarray) -> None:
+    def __init__(self, basis: Float[np.ndarray, "r n"]) -> None:
         self.basis, self.n = basis, basis.shape[1]
         self.scale = np.ones(len(basis))
 
@@ -146,11 +151,11 @@ class BasisFrame:
 
     def points(
         self,
-        x: np.ndarray,
+        x: Float[np.ndarray, " n"],
         which: Which,
-        length: float | np.ndarray,
+        length: float | Float[np.ndarray, " K"],
         exact: Exact = np.asarray,
-        out: np.ndarray | None = None,
+        out: Float[np.ndarray, "K n"] | None = None,
     ) -> np.ndarray:
         same = out is not None and out.dtype == self.basis.dtype
         y = np.multiply(np.reshape(length, (-1, 1)), self.basis[which], out=out if same else None)
@@ -163,7 +168,7 @@ class BasisFrame:
     def combination(self, x: Float[np.ndarray, "N n"], amounts: Float[np.ndarray, "N count"]) -> np.ndarray:
         return np.asarray(x + amounts @ self.basis)
 
-    def taken(self, asked: np.ndarray, x: np.ndarray, which: Which) -> np.ndarray:
+    def taken(self, asked: Float[np.ndarray, "K n"], x: Float[np.ndarray, " n"], which: Which) -> np.ndarray:
         return np.asarray(np.einsum("ij,ij->i", asked - x, self.basis[which]))
 
     def amounts(self, steps: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N count"]:
@@ -187,7 +192,7 @@ class DenseFrame:
     def count(self) -> int:
         return self.n
 
-    def vectors(self, which: np.ndarray) -> np.ndarray:
+    def vectors(self, which: Int[np.ndarray, " K"]) -> Float[np.ndarray, "K n"]:
         unit = np.zeros((len(which), self.n))
         unit[np.arange(len(which)), which] = 1.0
         rows = fft.idct(unit, norm="ortho", axis=1, overwrite_x=True)
@@ -195,7 +200,7 @@ class DenseFrame:
         rows -= self._explained[which] @ self.basis
         return np.asarray(rows)
 
-    def spread(self, slopes: np.ndarray) -> np.ndarray:
+    def spread(self, slopes: Float[np.ndarray, "M count"]) -> Float[np.ndarray, "M n"]:
         rows = fft.idct(slopes, norm="ortho", axis=1) * self.signs
         return np.asarray(rows - (rows @ self.basis.T) @ self.basis)
 
@@ -310,7 +315,7 @@ def _shortened(
     return not bad().any(), _longer(frame, shorter)
 
 
-def _longer(frame: SparseFrame | BasisFrame, shorter: np.ndarray | float) -> float:
+def _longer(frame: SparseFrame | BasisFrame, shorter: Float[np.ndarray, " count"] | float) -> float:
     """How much noisier slopes are along the unscaled directions, over steps so many times shorter."""
     return float(np.sqrt(np.mean((shorter / frame.scale) ** 2)))
 
@@ -319,7 +324,7 @@ Part = tuple[np.ndarray, slice, Which]
 """Rows of a batch that are steps from one point: it, which rows, and the directions."""
 
 
-def _parts(x: list[np.ndarray], which: Int[np.ndarray, " K"], start: int, stop: int) -> list[Part]:
+def _parts(x: list[Float[np.ndarray, " n"]], which: Int[np.ndarray, " K"], start: int, stop: int) -> list[Part]:
     """Those of the steps numbered `start` to `stop`, along the directions in `which` from one point after the other."""
     count = len(which)
     edges = [start, *range((start // count + 1) * count, stop, count), stop]
@@ -339,7 +344,7 @@ def legal_ends(
 
 
 def _ends(
-    frame: SparseFrame | BasisFrame, parts: list[Part], length: np.ndarray, exact: Exact = np.asarray
+    frame: SparseFrame | BasisFrame, parts: list[Part], length: Float[np.ndarray, " N"], exact: Exact = np.asarray
 ) -> Float[np.ndarray, "N n"]:
     if len(parts) == 1:
         return frame.points(parts[0][0], parts[0][2], length, exact)
@@ -349,13 +354,15 @@ def _ends(
     return ends
 
 
-def _taken(frame: SparseFrame | BasisFrame, asked: np.ndarray, parts: list[Part]) -> Float[np.ndarray, " N"]:
+def _taken(
+    frame: SparseFrame | BasisFrame, asked: Float[np.ndarray, "N n"], parts: list[Part]
+) -> Float[np.ndarray, " N"]:
     """The coefficient of each step's direction in the step really taken."""
     return np.concatenate([frame.taken(asked[rows], x, which) for x, rows, which in parts])
 
 
 def _roomier(
-    ask: Asker, frame: SparseFrame | BasisFrame, parts: list[Part], length: np.ndarray
+    ask: Asker, frame: SparseFrame | BasisFrame, parts: list[Part], length: Float[np.ndarray, " N"]
 ) -> Float[np.ndarray, "N n"]:
     """Ends of steps of signed lengths; on the other side where a wall of the box would cut them off.
 

@@ -178,7 +178,7 @@ def eliminate(rest: Float[np.ndarray, "m n"], known: Float[np.ndarray, "r n"], c
     return Eliminated(rows[:count], pivots[:count], entries[:count], basis[:count], sizes[:count])
 
 
-def _closed_up(rest: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _closed_up(rest: Float[np.ndarray, "N n"], chosen: Int[np.ndarray, " c"]) -> np.ndarray:
     """The rows that are not among the chosen, moved to the front; in place."""
     kept = len(rest) - len(chosen)
     others = np.ones(len(rest), dtype=bool)
@@ -187,7 +187,7 @@ def _closed_up(rest: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return rest[:kept]
 
 
-def _outside(rows: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def _outside(rows: Float[np.ndarray, "N n"], basis: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "N n"]:
     """The rows without their parts in a basis; where little is left of them, what rounding left is taken off too."""
     if not len(basis):
         return rows

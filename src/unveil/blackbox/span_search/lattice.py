@@ -226,7 +226,9 @@ def _straight(ask: Asker, here: Places, step: float, state: State) -> tuple[np.n
     return None
 
 
-def _inward(ask: Asker, x: np.ndarray, step: float, sign: np.ndarray) -> np.ndarray:
+def _inward(
+    ask: Asker, x: Float[np.ndarray, " n"], step: float, sign: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
     """Signs of steps that stay in the box."""
     low, high = ask.oracle.low, ask.oracle.high
     slack = 1e-6 * step
@@ -246,7 +248,7 @@ def _smooth(ask: Asker, here: Places, step: float, levels: int) -> tuple[np.ndar
     return last, best - last
 
 
-def _extrapolate(quotients: list[np.ndarray]) -> np.ndarray:
+def _extrapolate(quotients: list[Float[np.ndarray, "... n"]]) -> Float[np.ndarray, "... n"]:
     """The limit of central differences over 1, 2, ... steps, by Lagrange interpolation in the square of the length."""
     squares = np.arange(1, len(quotients) + 1, dtype=np.float64) ** 2
     weights = [np.prod([b / (b - a) for b in squares if b != a]) for a in squares]
@@ -262,7 +264,7 @@ def _span(found: Gradients, n: int) -> tuple[np.ndarray, np.ndarray, int]:
     return right[:rank], values, rank
 
 
-def _accuracy(basis: np.ndarray, found: Gradients, fresh: Gradients) -> float:
+def _accuracy(basis: Float[np.ndarray, "r n"], found: Gradients, fresh: Gradients) -> float:
     """How far the span is from where fresh gradients put it, and how far truncation may have moved both."""
     if len(basis) >= basis.shape[1]:
         return 0.0
@@ -286,7 +288,7 @@ def _accuracy(basis: np.ndarray, found: Gradients, fresh: Gradients) -> float:
     return min(1.0, error + 4 * n * float(np.finfo(float).eps)) if math.isfinite(error) else 1.0
 
 
-def _left_out(basis: np.ndarray, fresh: Gradients) -> float:
+def _left_out(basis: Float[np.ndarray, "r n"], fresh: Gradients) -> float:
     """Root mean square share of the fresh gradients outside the span, less what noise makes of it."""
     n = basis.shape[1]
     outside = np.sum((fresh.rows - (fresh.rows @ basis.T) @ basis) ** 2, axis=1)

@@ -111,11 +111,13 @@ class Asker:
         """Where what is asked is booked as a stage of this name."""
         return Booked(self.oracle.ledger, self.stages, name)
 
-    def __call__(self, x: Float[np.ndarray, "N n"], sigma: np.ndarray, legal: bool = False) -> Float[np.ndarray, "N m"]:
+    def __call__(
+        self, x: Float[np.ndarray, "N n"], sigma: Float[np.ndarray, "... m"], legal: bool = False
+    ) -> Float[np.ndarray, "N m"]:
         """Answers divided by sigma, (m,) or (N, m): that of the places they will be compared with."""
         return np.asarray(self._raw(x, legal) / sigma)
 
-    def _raw(self, x: np.ndarray, legal: bool = False) -> np.ndarray:
+    def _raw(self, x: Float[np.ndarray, "N n"], legal: bool = False) -> Float[np.ndarray, "N m"]:
         if self.oracle.ledger.asked + len(x) > self.limit:
             raise LimitReached("the search has reached its own limit of queries")
         if not len(x):
@@ -135,7 +137,7 @@ class Asker:
         self,
         x: Float[np.ndarray, "*P n"],
         asked: Float[np.ndarray, "N n"],
-        sigma: np.ndarray,
+        sigma: Float[np.ndarray, "... m"],
         at: Int[np.ndarray, " N"] | None = None,
     ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
         """Answers at the ends of legal steps from x; a step without an answer at its end is made shorter.
@@ -201,7 +203,7 @@ class Asker:
             return places[:0]
         return self.places(self.oracle.nearest(2 * self.oracle.middle - places.x))
 
-    def draw(self, count: int, margin: float | np.ndarray = 0.0) -> Places:
+    def draw(self, count: int, margin: float | Float[np.ndarray, " n"] = 0.0) -> Places:
         """Fresh base points: the examples given, or as the oracle samples; others for those without an answer.
 
         Queries: `count`, and one for each missing answer
@@ -218,9 +220,9 @@ def base_points(
     oracle: Oracle,
     count: int,
     rng: np.random.Generator,
-    given: np.ndarray | None = None,
-    margin: float | np.ndarray = 0.0,
-) -> np.ndarray:
+    given: Float[np.ndarray, "M n"] | None = None,
+    margin: float | Float[np.ndarray, " n"] = 0.0,
+) -> Float[np.ndarray, "count n"]:
     """Legal points, at least `margin` off the walls of a box."""
     x = oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
     if oracle.within is not None:
@@ -228,21 +230,25 @@ def base_points(
     return oracle.nearest(x)
 
 
-def legal_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def legal_step(
+    oracle: Oracle, x: Float[np.ndarray, "#N n"], direction: Float[np.ndarray, "N n"]
+) -> Float[np.ndarray, " N"]:
     """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
     if oracle.within is None:
         return np.ones(len(direction))
     return longest_step(direction.astype(np.float32), *walls(oracle.within, x))
 
 
-def walls(within: Within, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def walls(within: Within, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray]:
     """The room to either wall, one over it, in single precision: next to none from a point on it."""
     low, high = within
     above, below = 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY)
     return above.astype(np.float32), below.astype(np.float32)
 
 
-def longest_step(direction: np.ndarray, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def longest_step(
+    direction: Float[np.ndarray, "N n"], above: Float[np.ndarray, "#N n"], below: Float[np.ndarray, "#N n"]
+) -> Float[np.ndarray, " N"]:
     """`legal_step` in a box from what `walls` tells, along directions in single precision."""
     shares = direction * above
     ahead, behind = shares.max(axis=1), -shares.min(axis=1)
@@ -254,7 +260,9 @@ def longest_step(direction: np.ndarray, above: np.ndarray, below: np.ndarray) ->
         return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.abs(np.minimum(ahead, behind))))
 
 
-def clipped_step(oracle: Oracle, x: np.ndarray, direction: np.ndarray, longest: float) -> np.ndarray:
+def clipped_step(
+    oracle: Oracle, x: Float[np.ndarray, "#N n"], direction: Float[np.ndarray, "N n"], longest: float
+) -> Float[np.ndarray, " N"]:
     """Signed lengths of at most `longest` that stay in the box."""
     if oracle.within is None:
         return np.full(len(direction), longest)

@@ -82,7 +82,7 @@ def slopes_between(ask: Asker) -> bool:
     return bool(sloped.sum() > 1 and sloped.sum() >= 0.5 * moved.any(axis=1).sum())
 
 
-def _reach(ask: Asker, x: np.ndarray) -> float | np.ndarray:
+def _reach(ask: Asker, x: Float[np.ndarray, "N n"]) -> float | Float[np.ndarray, " n"]:
     """How far a line leads in each coordinate: as far as usual inputs, or a part of the box."""
     if ask.oracle.within is not None:
         return np.asarray((ask.oracle.high - ask.oracle.low) / 32)
@@ -90,7 +90,11 @@ def _reach(ask: Asker, x: np.ndarray) -> float | np.ndarray:
 
 
 def _closing(
-    ask: Asker, low: np.ndarray, high: np.ndarray, answers: np.ndarray, unit: np.ndarray
+    ask: Asker,
+    low: Float[np.ndarray, " n"],
+    high: Float[np.ndarray, " n"],
+    answers: Float[np.ndarray, "2 m"],
+    unit: Float[np.ndarray, " m"],
 ) -> Iterator[tuple[float, Float[np.ndarray, "2 m"]]]:
     """Two points brought together by halves, always the one over which more of the change happens.
 
@@ -112,7 +116,9 @@ def _closing(
         yield float(np.linalg.norm(high - low)), np.array([at_low, at_high])
 
 
-def _stays(ask: Asker, low: np.ndarray, high: np.ndarray, answers: Float[np.ndarray, "2 m"]) -> bool:
+def _stays(
+    ask: Asker, low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"], answers: Float[np.ndarray, "2 m"]
+) -> bool:
     """Whether a change between two points stays as large when they are brought together."""
     whole, width = np.abs(answers[1] - answers[0]), float(np.linalg.norm(high - low))
     gap, last = width, answers

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.refinement import coordinates
@@ -81,8 +82,8 @@ def left_out(ask: Asker, state: State) -> float:
 
 
 def _mean_square(
-    ask: Asker, state: State, here: Places, basis: np.ndarray | None, length: float, least: float = 0.0
-) -> np.ndarray:
+    ask: Asker, state: State, here: Places, basis: Float[np.ndarray, "r n"] | None, length: float, least: float = 0.0
+) -> Float[np.ndarray, " m"]:
     """Mean square slope of each output along random directions of the span (or of its complement), without noise.
 
     At least that of a mean square change of `least` in units of the noise: rounded answers may not differ at all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
 from unveil.blackbox.rounding import Ask
@@ -101,7 +101,7 @@ def telling(
     return most_telling(G, count, enough)
 
 
-def _clear(network: Network, x: np.ndarray) -> np.ndarray:
+def _clear(network: Network, x: Float[np.ndarray, "N n"]) -> Bool[np.ndarray, " N"]:
     """Points with a linear piece around them: on a hyperplane, where many lie, it is open which weights count."""
     h, clear = x, np.ones(len(x), dtype=bool)
     for layer in network.layers[:-1]:
@@ -112,7 +112,9 @@ def _clear(network: Network, x: np.ndarray) -> np.ndarray:
     return clear
 
 
-def _spread(network: Network, x: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+def _spread(
+    network: Network, x: Float[np.ndarray, "N n"], most: int, rng: np.random.Generator
+) -> Int[np.ndarray, " chosen"]:
     """Points from all linear pieces: in each, no more than settle an affine function."""
     patterns, h = [], x
     for layer in network.layers[:-1]:
@@ -131,12 +133,12 @@ def _spread(network: Network, x: np.ndarray, most: int, rng: np.random.Generator
     return np.asarray(order[first[:most]])
 
 
-def _slopes(network: Network, x: np.ndarray) -> np.ndarray:
+def _slopes(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "Nm P"]:
     J = jacobian(network, x)
     return J.reshape(-1, J.shape[2])
 
 
-def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 12) -> Network:
+def _fitted(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], steps: int = 12) -> Network:
     error = (y - network(x)).ravel()
     floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)
     factors, fresh = None, False
@@ -169,7 +171,7 @@ def _fitted(network: Network, x: np.ndarray, y: np.ndarray, steps: int = 12) -> 
 Factors = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _factors(J: np.ndarray) -> Factors:
+def _factors(J: Float[np.ndarray, "q P"]) -> Factors:
     """Scale, two orthogonal factors, R and order of the columns, by pivoting."""
     size = np.linalg.norm(J, axis=0)
     scale = np.maximum(size, 1e-12 * size.max())
@@ -179,7 +181,7 @@ def _factors(J: np.ndarray) -> Factors:
     return scale, outer, inner, R, order
 
 
-def _solution(factors: Factors, error: np.ndarray, share: float) -> np.ndarray:
+def _solution(factors: Factors, error: Float[np.ndarray, " q"], share: float) -> Float[np.ndarray, " P"]:
     """Least squares in the leading columns; the others hardly add anything to these."""
     scale, outer, inner, R, order = factors
     diagonal = np.abs(R.diagonal())
@@ -189,7 +191,7 @@ def _solution(factors: Factors, error: np.ndarray, share: float) -> np.ndarray:
     return np.asarray(step / scale)
 
 
-def _moved(network: Network, step: np.ndarray) -> Network:
+def _moved(network: Network, step: Float[np.ndarray, " P"]) -> Network:
     layers, begin = [], 0
     for layer in network.layers:
         rows, columns = layer.weights.shape

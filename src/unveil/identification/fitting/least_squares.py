@@ -169,11 +169,13 @@ def _stacked(networks: Sequence[Network]) -> _Blocks:
     ]
 
 
-def _applied(function: Callable[[np.ndarray], np.ndarray], z: np.ndarray) -> np.ndarray:
+def _applied(function: Callable[[np.ndarray], np.ndarray], z: Float[np.ndarray, "S N k"]) -> Float[np.ndarray, "S N k"]:
     return np.asarray(function(z.reshape(-1, z.shape[-1])).reshape(z.shape))
 
 
-def _forward(blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _forward(
+    blocks: _Blocks, kinds: Sequence[Activation], x: Float[np.ndarray, "N n"]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """What every layer takes, the answers last, and what its neurons see before the activation: (S, N, ...) each."""
     inputs, sums = [x[None]], []
     for block, kind in zip(blocks, kinds, strict=True):
@@ -185,10 +187,10 @@ def _forward(blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray) -> tup
 def _slopes(
     blocks: _Blocks,
     kinds: Sequence[Activation],
-    inputs: list[np.ndarray],
-    sums: list[np.ndarray],
+    inputs: list[Float[np.ndarray, "_ N _"]],
+    sums: list[Float[np.ndarray, "S N _"]],
     free: Sequence[int],
-) -> np.ndarray:
+) -> Float[np.ndarray, "S N m P"]:
     """Derivatives (S, N, m, P) by the parameters of the layers `free`, at what `_forward` found."""
     # Backwards: `back[..., k, j]` is the derivative of output k by the sum in neuron j of the present layer.
     S, N, m = sums[-1].shape
@@ -205,8 +207,12 @@ def _slopes(
 
 
 def _cost(
-    blocks: _Blocks, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
+    blocks: _Blocks,
+    kinds: Sequence[Activation],
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    weights: Float[np.ndarray, "N m"],
+) -> Float[np.ndarray, " S"]:
     with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite and it is refused
         return np.asarray(((weights * (_forward(blocks, kinds, x)[0][-1] - y)) ** 2).sum(axis=(1, 2)))
 
@@ -214,9 +220,9 @@ def _cost(
 def _normal_equations(
     blocks: _Blocks,
     kinds: Sequence[Activation],
-    x: np.ndarray,
-    y: np.ndarray,
-    weights: np.ndarray,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    weights: Float[np.ndarray, "N m"],
     free: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`J^T J`, `J^T (y - f)` and the sum of squares of each network, a block of rows at a time."""
@@ -242,7 +248,9 @@ def _normal_equations(
     return normal, slope, cost
 
 
-def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.ndarray:
+def _damped_step(
+    normal: Float[np.ndarray, "P P"], slope: Float[np.ndarray, " P"], damping: float
+) -> Float[np.ndarray, " P"]:
     """Solve `(N + damping diag N) step = slope` in units in which the diagonal of N is one."""
     scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(np.float64).tiny))
     scaled = normal / np.outer(scale, scale)
@@ -256,7 +264,7 @@ def _damped_step(normal: np.ndarray, slope: np.ndarray, damping: float) -> np.nd
     return np.zeros_like(slope)
 
 
-def _confidence(normal: np.ndarray) -> tuple[float, float, float]:
+def _confidence(normal: Float[np.ndarray, "P P"]) -> tuple[float, float, float]:
     """Condition number of the scaled Jacobian; per unit of noise the largest standard error of a parameter, and the
     median of the largest error of all parameters, over draws from their joint distribution."""
     scale = np.sqrt(np.maximum(np.diag(normal), np.finfo(np.float64).tiny))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import linalg
 
 from unveil.identification.fitting.robust import Robust
@@ -152,7 +152,12 @@ def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) ->
 
 
 def _shortened(
-    weights: Pairs, kinds: Sequence[Activation], step: Pairs, x: np.ndarray, y: np.ndarray, robust: Robust
+    weights: Pairs,
+    kinds: Sequence[Activation],
+    step: Pairs,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    robust: Robust,
 ) -> tuple[Pairs, Float[np.ndarray, " N"], float] | None:
     """The longest of four parts of a step that costs less, square errors there, and which part; None if none does."""
     part = 1.0
@@ -165,7 +170,9 @@ def _shortened(
     return None
 
 
-def _squares(weights: Pairs, kinds: Sequence[Activation], x: np.ndarray, y: np.ndarray) -> Float[np.ndarray, " N"]:
+def _squares(
+    weights: Pairs, kinds: Sequence[Activation], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+) -> Float[np.ndarray, " N"]:
     """Mean square error of each answer."""
     out = np.empty(len(x))
     for part in _parts(len(x)):
@@ -180,7 +187,7 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def _forward(
-    weights: Pairs, kinds: Sequence[Activation], x: np.ndarray
+    weights: Pairs, kinds: Sequence[Activation], x: Float[np.ndarray, "N n"]
 ) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
     """Inputs of all layers and the answers; slopes of the activations of all layers, None of one that is linear."""
     values, slopes = [x], list[np.ndarray | None]()
@@ -198,11 +205,15 @@ def _forward(
     return values, slopes
 
 
-def _felt(back: np.ndarray, slope: np.ndarray | None) -> np.ndarray:
+def _felt(
+    back: Float[np.ndarray, "N k"], slope: Float[np.ndarray, "N k"] | Bool[np.ndarray, "N k"] | None
+) -> Float[np.ndarray, "N k"]:
     return back if slope is None else back * slope
 
 
-def _back(weights: Pairs, slopes: Sequence[np.ndarray | None], r: np.ndarray, first: int) -> list[np.ndarray]:
+def _back(
+    weights: Pairs, slopes: Sequence[np.ndarray | None], r: Float[np.ndarray, "N m"], first: int
+) -> list[np.ndarray]:
     """What comes back to the sums of every layer from `first` on, last layer first."""
     out = [_felt(r, slopes[-1])]
     for i in range(len(weights) - 1, first, -1):
@@ -213,10 +224,10 @@ def _back(weights: Pairs, slopes: Sequence[np.ndarray | None], r: np.ndarray, fi
 def _step(  # noqa: PLR0913 - one step with the state of the fit
     weights: Pairs,
     kinds: Sequence[Activation],
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
     first: int,
-    weight: np.ndarray,
+    weight: Float[np.ndarray, " N"],
     damping: float = 0.0,
     most: int = _MOST,
 ) -> tuple[Pairs, int]:
@@ -307,7 +318,7 @@ def _add_gradient(
     weights: Pairs,
     values: list[np.ndarray],
     slopes: Sequence[np.ndarray | None],
-    r: np.ndarray,
+    r: Float[np.ndarray, "N m"],
     first: int,
 ) -> None:
     for i, g in zip(range(len(weights) - 1, first - 1, -1), _back(weights, slopes, r, first), strict=True):
@@ -315,11 +326,11 @@ def _add_gradient(
         out[i - first][:, -1] += g.sum(axis=0)
 
 
-def _with_one(h: np.ndarray) -> np.ndarray:
+def _with_one(h: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N k1"]:
     return np.concatenate([h, np.ones((len(h), 1))], axis=1)
 
 
-def _factor(a: np.ndarray, damping: float = 0.0) -> tuple[np.ndarray, bool]:
+def _factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> tuple[np.ndarray, bool]:
     a = a.copy()
     at = np.diag_indices_from(a)
     # The product of both factors' damping is that of the normal equations, up to what is mixed.

@@ -188,7 +188,7 @@ def repeated(
         method: What the identification says it was.
         rng: Draws everything.
 
-    Queries: 128 for the noise, those of the attempts, and 200 for the check.
+    Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """
     stages = Stages(oracle)
     stats, why = dict[str, Any](), list[str]()
