@@ -14,13 +14,14 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.candidates import merge_points
+from unveil.identification.piecewise_linear.candidates import by_evidence, merge_points
 from unveil.identification.piecewise_linear.deeper_layers import close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron
 from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, read_planes
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
@@ -104,6 +105,25 @@ def test_a_first_guess_becomes_the_plane_that_many_lines_meet(seed: int) -> None
     # A plane beside all breakpoints is met by chance alone.
     across = np.linalg.svd(one.layer[0])[2][-1]
     assert planes.through(across, at + 0.7 * across, 0.001) is None
+
+
+def test_neurons_are_sure_by_the_settings_that_they_were_met_in() -> None:
+    given = Neuron.given(np.array([0.6, 0.8]), 0.1, 1e-9)
+    merged = replace(given, before=None, members=(0, 1))
+    cases = [  # the neuron, how often it should have been met and was, in how many settings
+        (given, 10, 10, 1, "perhaps"),
+        (given, 10, 10, 2, "sure"),
+        (merged, 10, 10, 1, "perhaps"),
+        (merged, 10, 10, 3, "perhaps"),
+        (merged, 10, 10, 4, "sure"),
+        (merged, 10, 8, 9, ""),
+        (replace(merged, members=(0,)), 10, 10, 9, ""),
+        (replace(merged, known=np.array([True, False])), 10, 10, 9, ""),
+    ]
+    for neuron, should, were, settings, expected in cases:
+        met = Confirmed(*(np.array([count]) for count in (should, were, settings)))
+        told = dict(zip(("sure", "perhaps"), by_evidence([neuron], met), strict=True))
+        assert "".join(name for name, those in told.items() if those) == expected
 
 
 @pytest.mark.parametrize("seed", SEEDS)

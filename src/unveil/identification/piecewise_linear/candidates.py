@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -99,12 +100,8 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
 
 def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
-    sure: list[Neuron] = []
-    perhaps: list[Neuron] = []
     layers, points = state.layers, setting.points
-    for n, should, were, settings in zip(state.candidates.merged, *met, strict=True):
-        if n.known.all() and were >= MET * should and (len(n.members) > 1 or n.before is not None):
-            (sure if settings >= OFTEN or (n.before is not None and settings >= 2) else perhaps).append(n)
+    sure, perhaps = by_evidence(state.candidates.merged, met)
     if not sure and not perhaps:
         return state, None
     pool = _pool(setting, state)
@@ -131,6 +128,19 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Aff
             return replace(state, error=max(state.error, _doubt(state, points, chosen))), layer
     candidates = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
     return replace(state, candidates=candidates), None
+
+
+def by_evidence(merged: Sequence[Neuron], met: Confirmed) -> tuple[list[Neuron], list[Neuron]]:
+    """Whole neurons met wherever they should be: those that are of the layer being read, and those that may be.
+
+    One of a deeper layer goes on straight in a single setting; one read in another way too needs but a second.
+    """
+    sure: list[Neuron] = []
+    perhaps: list[Neuron] = []
+    for n, should, were, settings in zip(merged, *met, strict=True):
+        if n.known.all() and were >= MET * should and (len(n.members) > 1 or n.before is not None):
+            (sure if settings >= OFTEN or (n.before is not None and settings >= 2) else perhaps).append(n)
+    return sure, perhaps
 
 
 def _pool(setting: Setting, state: Deeper) -> Float[np.ndarray, "N n"]:
