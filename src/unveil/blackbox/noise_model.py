@@ -261,9 +261,7 @@ def _answered(
     return x, y
 
 
-def _draw(
-    oracle: Oracle, count: int, rng: np.random.Generator, given: Float[np.ndarray, "M n"] | None
-) -> Float[np.ndarray, "count n"]:
+def _draw(oracle: Oracle, count: int, rng: np.random.Generator, given: Float[np.ndarray, "M n"] | None) -> np.ndarray:
     return oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
 
 

@@ -231,7 +231,7 @@ def base_points(
 
 
 def legal_step(
-    oracle: Oracle, x: Float[np.ndarray, "#N n"], direction: Float[np.ndarray, "N n"]
+    oracle: Oracle, x: Float[np.ndarray, "... n"], direction: Float[np.ndarray, "N n"]
 ) -> Float[np.ndarray, " N"]:
     """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
     if oracle.within is None:
@@ -239,7 +239,7 @@ def legal_step(
     return longest_step(direction.astype(np.float32), *walls(oracle.within, x))
 
 
-def walls(within: Within, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.ndarray]:
+def walls(within: Within, x: Float[np.ndarray, "... n"]) -> tuple[np.ndarray, np.ndarray]:
     """The room to either wall, one over it, in single precision: next to none from a point on it."""
     low, high = within
     above, below = 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY)
@@ -247,7 +247,7 @@ def walls(within: Within, x: Float[np.ndarray, "N n"]) -> tuple[np.ndarray, np.n
 
 
 def longest_step(
-    direction: Float[np.ndarray, "N n"], above: Float[np.ndarray, "#N n"], below: Float[np.ndarray, "#N n"]
+    direction: Float[np.ndarray, "N n"], above: Float[np.ndarray, "... n"], below: Float[np.ndarray, "... n"]
 ) -> Float[np.ndarray, " N"]:
     """`legal_step` in a box from what `walls` tells, along directions in single precision."""
     shares = direction * above
@@ -261,7 +261,7 @@ def longest_step(
 
 
 def clipped_step(
-    oracle: Oracle, x: Float[np.ndarray, "#N n"], direction: Float[np.ndarray, "N n"], longest: float
+    oracle: Oracle, x: Float[np.ndarray, "... n"], direction: Float[np.ndarray, "N n"], longest: float
 ) -> Float[np.ndarray, " N"]:
     """Signed lengths of at most `longest` that stay in the box."""
     if oracle.within is None:
