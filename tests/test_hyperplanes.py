@@ -117,7 +117,7 @@ def test_hyperplanes_of_the_first_layer_are_straight_and_those_of_the_second_are
         frame = Frame.of_input(20, None)
         found = finished(layer_steps(probe, frame, far=20.0, most_lines=1))
         rows = weights[0][0] / np.linalg.norm(weights[0][0], axis=1, keepdims=True)
-        both = found.straight.with_(found.bent)
+        both = Hyperplanes.joined([found.straight, found.bent])
         first = np.abs(both.rows @ rows.T).max(axis=1) > 0.9999
         again, _ = straight_ones(probe, frame, found, both)
         straight += list(again[first])

@@ -65,7 +65,7 @@ def confirm(probe: Probe, frame: Frame, planes: Hyperplanes) -> Confirmed:
     for _ in range(ROUNDS):
         if not len(open_):
             break
-        here = planes.take(np.repeat(open_, PLACES))
+        here = planes[np.repeat(open_, PLACES)]
         x = on_hyperplanes(frame, here.rows, here.bias, probe.rng)
         met, other, telling = _bends(probe, frame, x, here)
         hits[open_] += (met & telling).reshape(-1, PLACES).sum(axis=1)

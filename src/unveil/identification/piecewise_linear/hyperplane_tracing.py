@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
+from unveil.blackbox.rows import Rows
 from unveil.identification.piecewise_linear.partial_network import Behind, covariance, plane
 
 # Half of a step, in standard deviations of where the breakpoint is expected, and of what it does to answers.
@@ -108,7 +109,7 @@ def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Fol
 
 
 @dataclass(frozen=True)
-class _Places:
+class _Places(Rows):
     """Steps across the hyperplane: `x - half e` to `x + half e`, where what it sees changes by `rate` per unit.
 
     Where a breakpoint as strong as the first one would be `clear`, nothing is a contradiction; `entered` is the neuron
@@ -121,9 +122,6 @@ class _Places:
     rate: np.ndarray
     clear: np.ndarray
     entered: np.ndarray
-
-    def take(self, rows: np.ndarray) -> _Places:
-        return _Places(*(getattr(self, name)[rows] for name in vars(self)))
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ class _One:
             # Where least is known most is learnt.
             order = np.argsort(-there.half, kind="stable")
             chosen = np.concatenate([order[: most // 2], self.rng.permutation(order[most // 2 :])[: most - most // 2]])
-            one, right = one.measured(there.take(chosen))
+            one, right = one.measured(there[chosen])
             if not right:
                 return one, False
             if attempt > 3 and len(one.g) == last:
@@ -340,7 +338,7 @@ class _One:
             y = x + end * half[:, None] * e
             good &= self.behind.inside(y) & (self.behind.see(y).pattern == there.pattern).all(axis=1)
         clear = strength * half > BARELY / 2
-        return _Places(x, e, half, rate, clear, j).take(np.flatnonzero(good))
+        return _Places(x, e, half, rate, clear, j)[np.flatnonzero(good)]
 
     def local_breakpoints(self, there: _Places) -> LocalBreakpoints:
         """What these steps show."""
@@ -385,4 +383,4 @@ def _first(there: _Places, count: int, order: np.ndarray) -> _Places:
     """The first few of every neuron that has begun to matter."""
     ranked = np.argsort(order, kind="stable")
     chosen = [ranked[there.entered[ranked] == j][:count] for j in np.unique(there.entered)]
-    return there.take(np.concatenate([np.zeros(0, dtype=int), *chosen]))
+    return there[np.concatenate([np.zeros(0, dtype=int), *chosen])]

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
+from unveil.blackbox.rows import Rows
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 
@@ -22,7 +23,7 @@ ARITHMETIC = 1e-9
 
 
 @dataclass(frozen=True)
-class Hyperplanes:
+class Hyperplanes(Rows):
     """Hyperplanes `rows @ h + bias = 0` in a frame's coordinates h, each as it was met at one place.
 
     Attributes:
@@ -57,27 +58,11 @@ class Hyperplanes:
         """Those with these normals through these places."""
         return cls(rows, -np.einsum("kd,kd->k", rows, frame.values(at)), jump, error, at)
 
-    def __len__(self) -> int:
-        return len(self.bias)
-
-    def take(self, which: Bool[np.ndarray, " K"] | Int[np.ndarray, " P"]) -> Hyperplanes:
-        """Some of them."""
-        return Hyperplanes(*(each[which] for each in vars(self).values()))
-
-    def repeated(self, times: int) -> Hyperplanes:
-        """Each so many times in a row."""
-        return self.take(np.repeat(np.arange(len(self)), times))
-
-    def with_(self, other: Hyperplanes) -> Hyperplanes:
-        """These, then the others."""
-        return Hyperplanes(*map(np.concatenate, zip(vars(self).values(), vars(other).values(), strict=True)))
-
     def replaced(self, by: dict[int, Hyperplanes]) -> Hyperplanes:
         """With some of them as they are known now."""
         order = np.arange(len(self))
         order[list(by)] = len(self) + np.arange(len(by))
-        every = zip(*(vars(each).values() for each in (self, *by.values())), strict=True)
-        return Hyperplanes(*map(np.concatenate, every)).take(order)
+        return Hyperplanes.joined([self, *by.values()])[order]
 
     def sums(self, frame: Frame, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
         """`rows @ h + bias` at some inputs."""
@@ -167,7 +152,7 @@ class LayerFound:
 
     def with_straight(self, more: Hyperplanes) -> LayerFound:
         """With more hyperplanes of the layer."""
-        return replace(self, straight=self.straight.with_(more))
+        return replace(self, straight=Hyperplanes.joined([self.straight, more]))
 
     def with_rows(self, rows: Hyperplanes) -> LayerFound:
         """With the layer's hyperplanes as they are known now."""
@@ -175,7 +160,7 @@ class LayerFound:
 
     def with_bent(self, more: Hyperplanes, maybe: Bool[np.ndarray, " K"]) -> LayerFound:
         """With more hyperplanes of deeper layers."""
-        return replace(self, bent=self.bent.with_(more), bent_maybe=np.append(self.bent_maybe, maybe))
+        return replace(self, bent=Hyperplanes.joined([self.bent, more]), bent_maybe=np.append(self.bent_maybe, maybe))
 
     def with_derivatives(
         self, at: Float[np.ndarray, "Q n"], slope: Float[np.ndarray, "Q m d"], blur: Float[np.ndarray, " Q"]
@@ -195,4 +180,4 @@ class LayerFound:
 
     def keep(self, which: Bool[np.ndarray, " k"] | Int[np.ndarray, " K"]) -> LayerFound:
         """Without the layer's other hyperplanes."""
-        return replace(self, straight=self.straight.take(which))
+        return replace(self, straight=self.straight[which])

@@ -207,7 +207,7 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     for i in order:
         known[i] |= alike[i, kept].any()
         kept[i] = straight[i] and not known[i]
-    found = found.with_straight(planes.take(order[kept[order]]))
+    found = found.with_straight(planes[order[kept[order]]])
     # Of answers with few digits a known hyperplane may be one of a deeper layer that runs beside it.
     bent = ~straight & ~known if probe.noise.exact else ~straight
-    return found.with_bent(planes.take(bent), maybe[bent])
+    return found.with_bent(planes[bent], maybe[bent])

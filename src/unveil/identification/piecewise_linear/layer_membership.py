@@ -57,13 +57,13 @@ def _by_what_lies_between(
 ) -> tuple[np.ndarray, np.ndarray]:
     count, unmet = len(planes), planes.at.copy()
     points, yes, no = np.zeros(count), np.zeros(count, dtype=int), np.zeros(count, dtype=int)
-    others = found.straight.with_(planes)
+    others = Hyperplanes.joined([found.straight, planes])
     before = others.sums(frame, planes.at) > 0
     for _ in range(ROUNDS):
         todo = np.flatnonzero((points < PROOF) & ~((no >= 3) & (yes == 0)))
         if not len(todo):
             break
-        some = planes.take(todo)
+        some = planes[todo]
         x = on_plane(frame, some, probe.rng)
         sigma = probe.sigma(x)
         strength = np.abs(some.jump).max(axis=1)
@@ -82,7 +82,7 @@ def _by_what_lies_between(
     few = len(others) < 4
     straight = (yes >= no) & ((points >= PROOF) | (few & (yes >= 2)))
     ends = np.flatnonzero((yes > 0) & (no > 0) & (probe.again and len(others) <= NARROW))
-    told = told_by_ends(probe, frame, planes.take(ends), unmet[ends])
+    told = told_by_ends(probe, frame, planes[ends], unmet[ends])
     straight[ends] = (told > 0) | ((told == 0) & straight[ends])
     maybe = ~straight & (yes > no)
     maybe[ends] &= told >= 0
@@ -110,7 +110,7 @@ def _more_than_beside(probe: Probe, frame: Frame, planes: Hyperplanes) -> np.nda
     for chance in range(1, CHANCES + 1):
         if not len(open_):
             break
-        hit, control = _bends(probe, frame, planes.take(open_), PLACES)
+        hit, control = _bends(probe, frame, planes[open_], PLACES)
         hits[open_] += hit
         beside[open_] += control
         more = hits - beside
@@ -126,7 +126,7 @@ def _bends(
     count = len(planes)
     if not count:
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    each = planes.repeated(places)
+    each = planes[np.repeat(np.arange(len(planes)), places)]
     x = on_plane(frame, each, probe.rng) if frame.free else between_points(frame, each, probe.rng)
     sigma = probe.sigma(x)
     away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
@@ -186,7 +186,7 @@ def between_points(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) 
             out[i] = (1 - part) * pool[a] + part * pool[b]
     lonely = np.flatnonzero((out == planes.at).all(axis=1))
     if len(lonely):
-        out[lonely] = on_plane(frame, planes.take(lonely), rng)
+        out[lonely] = on_plane(frame, planes[lonely], rng)
     return out
 
 

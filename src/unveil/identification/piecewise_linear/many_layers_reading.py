@@ -136,7 +136,7 @@ def with_nearest_to_zero(state: Reading) -> Reading:
         best = int(np.argmin([each[0] for each in told]))
         if not best or told[best][0] > MUCH_LESS * told[0][0]:
             continue
-        one = bent.take(parallel[best - 1 : best])
+        one = bent[parallel[best - 1 : best]]
         bias[i] = -float(there[parallel[best - 1]] @ rows[i])
         rows[i], bias[i] = told[best][1] * rows[i], told[best][1] * bias[i]
         planes = planes.replaced({i: replace(one, rows=rows[i : i + 1], bias=bias[i : i + 1])})

@@ -60,12 +60,12 @@ def read_planes(probe: Probe, frame: Frame, *, far: float, most_lines: int, foun
         for line in lines:
             if number < MEASURED:
                 found, more = normals(probe, frame, line, np.full(len(line.t), -1), found)
-                candidates = candidates.with_(more)
+                candidates = Hyperplanes.joined([candidates, more])
             found = found.with_line(line)
         had = len(found)
         bent: list[int] = []
         for i in np.argsort(candidates.error, kind="stable"):
-            each = candidates.take(np.array([i]))
+            each = candidates[np.array([i])]
             if each.error[0] > CLEAR or _passes(found, each):
                 continue
             plane = planes.through(each.rows[0], each.at[0], float(each.error[0]))
@@ -75,7 +75,7 @@ def read_planes(probe: Probe, frame: Frame, *, far: float, most_lines: int, foun
                 row, bias, error = plane
                 jump = each.jump * np.sign(row @ each.rows[0])
                 found = found.with_straight(Hyperplanes(row[None], np.array([bias]), jump, np.array([error]), each.at))
-        found = replace(found, bent=candidates.take(np.array(bent, dtype=int)), bent_maybe=np.zeros(len(bent), bool))
+        found = replace(found, bent=candidates[np.array(bent, dtype=int)], bent_maybe=np.zeros(len(bent), bool))
         yield found
         if number + 1 >= MEASURED and len(found) == had:
             break

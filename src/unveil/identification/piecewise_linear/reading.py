@@ -153,7 +153,7 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
         return state.with_found(worst_sharpened(probe, frame, state.found))
     if not frame.free and not state.layers:
         # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
-        there = confirm(probe, frame, found.straight.take(np.arange(state.confirmed, len(found)))).there
+        there = confirm(probe, frame, found.straight[np.arange(state.confirmed, len(found))]).there
         found = found.keep(np.append(np.ones(state.confirmed, dtype=bool), there))
         state = replace(state.with_found(found), confirmed=len(found))
     return state

@@ -219,7 +219,7 @@ def _taken_in(state: SecondLayer) -> SecondLayer:
     bent = state.found.bent
     for i in np.argsort(bent.error, kind="stable"):
         if not state.zero(bent.at[i]):
-            one = bent.take(np.array([i]))
+            one = bent[np.array([i])]
             again = Hyperplanes.through(state.frame, one.at, one.rows, one.jump, one.error)
             state = replace(state, found=state.found.with_straight(again))
     return state

@@ -138,7 +138,7 @@ class _Room:
             z, cosines = self.sums[:, i], self.planes.rows @ row
             sums = self.sums - np.outer(z, cosines)
         else:
-            x = on_plane(self.frame, self.planes.take(np.full(POOL // 2, i)), self.rng)
+            x = on_plane(self.frame, self.planes[np.full(POOL // 2, i)], self.rng)
             sums = self.planes.sums(self.frame, x)
         room = np.delete(np.abs(sums), i, axis=1).min(axis=1, initial=np.inf)
         best = int(np.argsort(-room)[turn])
@@ -200,7 +200,7 @@ def _two_sides(
 
 def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides) -> Hyperplanes | None:
     """One with this normal; None where it is far from what it was, or no better near the origin."""
-    frame, here = room.frame, room.planes.take(np.array([i]))
+    frame, here = room.frame, room.planes[np.array([i])]
     again = Hyperplanes.through(frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
     allowed = 10 * here.error[0] + 1e-6
     if np.linalg.norm(new - here.rows[0]) > allowed:
