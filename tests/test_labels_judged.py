@@ -19,11 +19,12 @@ from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.foretold import FAR
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.label_reading import LabelReading
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.reservations import FAR, active_everywhere, reservations
+from unveil.identification.from_labels.reservations import active_everywhere, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.whitebox.activation import activation

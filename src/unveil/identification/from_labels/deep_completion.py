@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from unveil.identification.from_labels.crossings import cross_near, sharpen
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
 from unveil.identification.from_labels.faces import Faces, Precision
-from unveil.identification.from_labels.foretold import telling_crossings
+from unveil.identification.from_labels.foretold import as_foretold, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
@@ -159,12 +160,25 @@ class DeepCompletion:
             fitted = again
             if last and fitted.rms < 4 * self.fine and missed <= MISSED:
                 break
-        inside = fitted.model.inside(at)[0].x
-        always = int((inside @ fitted.model.behind.inner.T + fitted.model.behind.bias > 0).all(axis=0).sum())
+        always = self._always(fitted.model, at)
         error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))
         strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
         # A bias of theirs and the offsets of all classes are one number.
         return Deep(fitted.model, fitted.rms, missed, error, max(open_ - always, 0), strayed, always)
+
+    def _always(self, model: DeepLabelModel, at: Crossings) -> int:
+        """Second-layer neurons that are active at all points, if the boundary is where it is foretold far out, too.
+
+        Queries: none where there are none; else those of `as_foretold` for each
+        """
+        rows, bias = model.behind.inner, model.behind.bias
+        always = rows[(model.inside(at)[0].x @ rows.T + bias > 0).all(axis=0)]
+
+        def value(row: np.ndarray, at: Crossings) -> np.ndarray:
+            return np.asarray(model.inside(at)[0].x @ row)
+
+        there = all(as_foretold(model, self.pool, partial(value, row), self.rng) for row in always)
+        return len(always) if there else 0
 
 
 def _uncertain(model: DeepLabelModel, at: Crossings, rms: float) -> tuple[float, int]:

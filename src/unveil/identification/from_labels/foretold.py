@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 from scipy import linalg
 
 from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.faces import tangents
 from unveil.identification.from_labels.model import Boundaries
 from unveil.identification.from_labels.pool import Pool
 
 BESIDE = (-3.0, 0.5)
 """Decimal orders of the distances beside crossings that were met."""
+
+FAR = (1.0, 30.0, 900.0)
+"""Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for."""
+
+EACH = 12
+"""Boundary points at each size with the least, the largest and other values."""
+
+OFF = 1e-6
+"""How far off these may be, relative to their size."""
 
 
 def telling_crossings(
@@ -65,6 +77,33 @@ def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, 
         if have >= count:
             break
     return Crossings.joined(parts)[slice(0, count)] if parts else Crossings.none(chart.n)
+
+
+def as_foretold(
+    model: Boundaries,
+    pool: Pool,
+    value: Callable[[Crossings], Float[np.ndarray, " N"]],
+    rng: np.random.Generator,
+) -> bool:
+    """Whether all of some boundary points, near and far, with the least, the largest and other values are there.
+
+    Args:
+        model: The model.
+        pool: Points in its coordinates.
+        value: By which points are picked.
+        rng: Draws them.
+
+    Queries: 6 for each of `EACH` at each of `FAR`
+    """
+    for size in FAR:
+        wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
+        at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
+        order = np.argsort(value(at))
+        at = at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
+        half = OFF * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
+        if len(cross_near(pool.side, *at.expected, half, np.inf, grow=0)[1]) < len(at):
+            return False
+    return True
 
 
 def crossings_beside(

@@ -28,6 +28,9 @@ WHOLE = 0.01
 SURE = 3
 """Neurons of which classes tell that a side rests, before that shows the weights of one more neuron."""
 
+BEYOND = 1e3
+"""So many times as much as at any point a neuron may change before it rests that is active at all of them."""
+
 FEW = 1e-9
 """Singular values less than this share of the largest row make rows dependent."""
 
@@ -293,9 +296,8 @@ def _without(
     outer = np.where(always, ours, np.where(found.flip, -ours, ours + model.outer))
     bias = np.array([each.bias for each in partly])
     for row in found.rows[len(bias) :]:
-        # Active at all points, and no less than half as much beyond: nothing tells its bias.
-        value = at.x @ row
-        bias = np.append(bias, (value.max() - value.min()) / 2 - value.min())
+        # Active at all points, and far beyond: nothing tells its bias.
+        bias = np.append(bias, BEYOND * np.abs(at.x @ row).max())
     # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
     whole = replace(

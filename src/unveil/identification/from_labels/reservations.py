@@ -6,20 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.deep_reading import LOOSE
-from unveil.identification.from_labels.foretold import foretold_crossings
+from unveil.identification.from_labels.foretold import as_foretold
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
-
-FAR = (1.0, 30.0, 900.0)
-"""Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for."""
-
-EACH = 12
-"""Boundary points at each size where its preactivation is least, where it is largest, and elsewhere."""
-
-BESIDE = 1e-6
-"""How far off these may be, relative to their size."""
 
 
 def reservations(found: Completed) -> list[str] | None:
@@ -72,18 +62,10 @@ def active_everywhere(found: Completed, pool: Pool, rng: np.random.Generator) ->
         pool: Points in its coordinates.
         rng: Draws the points.
 
-    Queries: 6 for each of `EACH` at each of `FAR`
+    Queries: those of `as_foretold`
     """
     model = found.model
     if model.carried_by_one() is None:
         return False
     linear = model.affine[1] - model.affine[0]
-    for size in FAR:
-        wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
-        at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
-        order = np.argsort(at.x @ linear)
-        at = at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
-        half = BESIDE * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
-        if len(cross_near(pool.side, *at.expected, half, np.inf, grow=0)[1]) < len(at):
-            return False
-    return True
+    return as_foretold(model, pool, lambda at: at.x @ linear, rng)
