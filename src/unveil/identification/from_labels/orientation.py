@@ -28,7 +28,7 @@ WHOLE = 0.01
 SURE = 3
 """Neurons of which classes tell that a side rests, before that shows the weights of one more neuron."""
 
-BEYOND = 1e3
+BEYOND = 10.0
 """So many times as much as at any point a neuron may change before it rests that is active at all of them."""
 
 FEW = 1e-9
@@ -296,8 +296,9 @@ def _without(
     outer = np.where(always, ours, np.where(found.flip, -ours, ours + model.outer))
     bias = np.array([each.bias for each in partly])
     for row in found.rows[len(bias) :]:
-        # Active at all points, and far beyond: nothing tells its bias.
-        bias = np.append(bias, BEYOND * np.abs(at.x @ row).max())
+        # Nothing tells its bias; what has mostly the one sign here has it far out, where the other side would rest.
+        value = at.x @ row
+        bias = np.append(bias, BEYOND * np.abs(value).max() * (np.sign(value.sum()) or 1.0))
     # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
     whole = replace(
