@@ -9,7 +9,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
-from unveil.identification.fitting.matrix_free import damped_fit, fit
+from unveil.identification.fitting.matrix_free import _Conjugate, _step, _taken_apart, damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.surrogate import fitting
@@ -270,3 +270,31 @@ def test_layers_move_one_after_another_and_all_at_once_where_little_is_left() ->
         assert fitting.further(begin, 0, well=True) == 0
         assert fitting.further(begin, 1, well=True) == 1
     assert fitting.further(3, 0, well=False) == 2
+
+
+def test_directions_stay_conjugate_to_all_before(rng: np.random.Generator) -> None:
+    a = rng.standard_normal((40, 40)) * np.logspace(0, -2, 40)
+    a = a.T @ a
+    kept, before = _Conjugate(40, 12), []
+    for _ in range(12):
+        p = kept.to_all([part.reshape(4, 5) for part in np.split(rng.standard_normal(40), 2)])
+        flat = np.concatenate([part.ravel() for part in p])
+        for other in before:
+            assert abs(other @ a @ flat) < 1e-4 * np.sqrt((other @ a @ other) * (flat @ a @ flat))
+        kept.keep(p, [part.reshape(4, 5) for part in np.split(a @ flat, 2)])
+        before.append(flat)
+
+
+def test_a_step_ends_where_the_noise_explains_what_is_left(rng: np.random.Generator) -> None:
+    truth = uv.Network.from_weights(
+        [(rng.standard_normal((6, 8)), rng.standard_normal(6)), (rng.standard_normal((3, 6)), np.zeros(3))]
+    )
+    x = rng.standard_normal((300, 8))
+    y = truth(x) + 1e-3 * rng.standard_normal((300, 3))
+    start = uv.Network.from_weights(
+        [(a.dense() * (1 + 0.01 * rng.standard_normal(a.dense().shape)), a.bias) for a in truth.layers]
+    )
+    weights, kinds = _taken_apart(start)
+    ones = np.ones(300)
+    assert _step(weights, kinds, x, y, 0, ones, noise=1e-2)[1] < _step(weights, kinds, x, y, 0, ones, noise=1e-3)[1]
+    assert _step(weights, kinds, x, y, 0, ones, noise=1.0)[1] == 0

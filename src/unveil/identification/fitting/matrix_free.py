@@ -19,7 +19,11 @@ _ROWS = 4096
 _LEFT = 0.03
 # A fit ends with a step that gains less than this.
 _GAIN = 1.02
-_MOST = 60
+_MOST, _MOST_DAMPED = 150, 60
+# Conjugate gradients that must together make what is left smaller by `_GAIN`.
+_PATIENCE = 10
+# Numbers of former directions that are kept, twice (128 MB each).
+_KEPT = 2**25
 # Points from which the preconditioner is made, at most.
 _ENOUGH = 8192
 # Damping of the preconditioner, relative to its mean diagonal.
@@ -88,7 +92,7 @@ def fit(
     for _ in range(steps):
         if robust.rms <= 1.2 * noise:
             break
-        step, _ = _step(weights, kinds, x, y, first, robust.weight)
+        step, _ = _step(weights, kinds, x, y, first, robust.weight, noise=noise)
         better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:
             break
@@ -106,7 +110,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     *,
     noise: float = 0.0,
     steps: int = 3,
-    most: int = _MOST,
+    most: int = _MOST_DAMPED,
     damping: float = DAMPING,
 ) -> Damped:
     """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
@@ -230,17 +234,24 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     weight: Float[np.ndarray, " N"],
     damping: float = 0.0,
     most: int = _MOST,
+    noise: float = 0.0,
 ) -> tuple[Pairs, int]:
-    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many."""
+    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many.
+
+    They end early where as much is explained as `noise` leaves, or, undamped, where further ones explain no more.
+    """
     moving = range(first, len(weights))
     gradient = [np.zeros((len(b), w.shape[1] + 1)) for w, b in (weights[i] for i in moving)]
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
     backs = [np.zeros((len(b), len(b))) for _, b in (weights[i] for i in moving)]
     diagonal = [np.zeros_like(g) for g in gradient]
     kept: list[Kept] = []
+    cost = 0.0
     for part in _parts(len(x)):
         values, slopes = _forward(weights, kinds, x[part])
-        _add_gradient(gradient, weights, values, slopes, weight[part, None] * (y[part] - values[-1]), first)
+        wrong = y[part] - values[-1]
+        cost += float(np.vdot(weight[part, None] * wrong, wrong))
+        _add_gradient(gradient, weights, values, slopes, weight[part, None] * wrong, first)
         # Half the digits are plenty for a step that is corrected by the next one.
         half = [v.astype(np.float32) for v in values[first:-1]]
         kept.append((half, [_single(s) for s in slopes[first:]], weight[part, None].astype(np.float32)))
@@ -255,6 +266,7 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
                 backs[i - first] += g.T @ g * max(1.0, len(x) / _ENOUGH)
                 if damping:
                     diagonal[i - first] += (g**2).T @ _with_one(values[i]) ** 2 * max(1.0, len(x) / _ENOUGH)
+    enough = noise**2 * y.size
     single = [w.astype(np.float32) for w, _ in weights]
     solvers = [(_factor(a, damping), _factor(b, damping)) for a, b in zip(inputs, backs, strict=True)]
     held = [damping * np.maximum(d, _UNFELT * max(float(d.mean()), 1e-300)) for d in diagonal]
@@ -265,23 +277,62 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     solution = [np.zeros_like(g) for g in gradient]
     r = gradient
     z = precondition(r)
+    conjugate = _Conjugate(sum(g.size for g in gradient), most)
     p, rz = z, _dot(r, z)
-    start, taken = rz, 0
+    start, taken, left = rz, 0, [cost]
     while taken < most:
-        if rz <= _LEFT**2 * start or rz <= 0:
+        if rz <= _LEFT**2 * start or rz <= 0 or left[-1] <= enough:
+            break
+        if not damping and taken >= _PATIENCE and left[-1 - _PATIENCE] < _GAIN * left[-1]:
             break
         taken += 1
         q = _normal_times(single[first:], kept, p)
         if damping:
             q = [a + d * each for a, d, each in zip(q, held, p, strict=True)]
-        alpha = rz / max(_dot(p, q), 1e-300)
+        conjugate.keep(p, q)
+        alpha = _dot(p, r) / max(_dot(p, q), 1e-300)
+        left.append(left[-1] - alpha * _dot(p, r))
         solution = [s + alpha * d for s, d in zip(solution, p, strict=True)]
         r = [a - alpha * b for a, b in zip(r, q, strict=True)]
         z = precondition(r)
-        rz, before = _dot(r, z), rz
-        p = [a + rz / before * b for a, b in zip(z, p, strict=True)]
+        rz = _dot(r, z)
+        p = conjugate.to_all(z)
     still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights[:first]]
     return still + [(s[:, :-1], s[:, -1]) for s in solution], taken
+
+
+class _Conjugate:
+    """Directions of one step and their products, in single precision, to which each further one is made conjugate.
+
+    By the last one alone, as in exact arithmetic would do, they come back to each other: of an ill-conditioned step in
+    single precision that takes twice as many products.
+
+    Args:
+        size: Parameters.
+        most: Directions that are kept, or as many as `_KEPT` numbers hold.
+    """
+
+    def __init__(self, size: int, most: int) -> None:
+        most = max(1, min(most, _KEPT // size))
+        self._directions, self._products = (np.empty((most, size), dtype=np.float32) for _ in range(2))
+        self._count = 0
+
+    def keep(self, p: Sequence[np.ndarray], q: Sequence[np.ndarray]) -> None:
+        curved, size = _dot(p, q), np.sqrt(_dot(p, p))
+        if curved <= 0 or size == 0:
+            return
+        at = self._count % len(self._directions)
+        for out, each, scale in ((self._directions[at], p, 1 / size), (self._products[at], q, size / curved)):
+            np.multiply(np.concatenate([a.ravel() for a in each]), scale, out=out, casting="same_kind")
+        self._count += 1
+
+    def to_all(self, z: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """z without what is not conjugate to the directions kept."""
+        kept = min(self._count, len(self._directions))
+        whole = np.concatenate([a.ravel() for a in z])
+        whole -= (self._products[:kept] @ whole.astype(np.float32)) @ self._directions[:kept]
+        parts = np.split(whole, np.cumsum([a.size for a in z])[:-1])
+        return [part.reshape(a.shape) for part, a in zip(parts, z, strict=True)]
 
 
 def _single(slope: np.ndarray | None) -> np.ndarray | None:
