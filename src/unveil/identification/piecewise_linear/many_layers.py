@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.fitting.ending_of_most import ending_of_most
 from unveil.identification.fitting.output_layer import (
     EVERYTHING,
     AffineMap,
     Asked,
     Unsigned,
     after,
-    ending,
     explain,
 )
 from unveil.identification.piecewise_linear.completeness import leaks
@@ -36,8 +36,8 @@ from unveil.whitebox.network import Network
 # Lines before any layer is read, and for each neuron of the first one more; rounds for each layer; lines of each kind
 # in a round for each neuron of the first.
 LINES, ROUNDS, MORE = 20, 6, 0.5
-# Rounds in a row without another neuron after which a layer is as whole as it will be.
-BARREN = 3
+# Rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be.
+BARREN = 2
 # Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
 AT_ONCE, OTHERS, TIMES = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
@@ -48,8 +48,9 @@ LOOKS, AMONG = 300, 4
 TELLING, CONTRADICT = 30, 0.1
 # A smaller share is that of a neuron which hardly any input switches: it is not looked for any longer.
 FEW = 0.02
-# A layer that explains more of the answers is the last one; errors of answers that are explained.
-LAST, ROUGH = 0.9, 1e-6
+# A layer that explains more of the answers is the last one; errors of answers that are explained; what a round that
+# gains something makes of the share that is not.
+LAST, ROUGH, LESS = 0.9, 1e-6, 0.8
 # Fresh answers per unknown of a fit, and besides.
 PER_UNKNOWN, BESIDES = 6, 200
 # A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
@@ -100,15 +101,16 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
         step, best, barren = _Step.of(state), None, 0
         for number in range(ROUNDS):
             step = step.with_candidates().completed()
-            state = replace(step.state, partial=step.partial)
+            state = replace(state, sightings=step.state.sightings, partial=step.partial)
             if not step.found:
                 step = step.looked(None)
                 continue
             ended, bad = _ended(state, step.found, asked)
             if ended.explained > LAST:
+                barren = 0 if 1 - ended.explained < LESS * (1 - state.explained) else barren + 1
                 state = ended
                 yield state
-                if not len(bad):
+                if not len(bad) or barren >= BARREN:
                     return
                 step = step.towards(bad)
                 continue
@@ -116,10 +118,11 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
             barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
             best = trial if best is None or trial.rank >= best.rank else best
             done = number == ROUNDS - 1 or barren >= BARREN
-            if best.told and (not best.contradicted or (barren and best.contradicted <= FEW)):
+            layer, whole = best.step.completed_by_sums(best.chosen) if best.told else (best.layer, False)
+            if whole and (not best.contradicted or (barren and best.contradicted <= FEW)):
                 done = True
             if done and best.told and best.contradicted <= CONTRADICT:
-                layers = [*state.layers, best.step.completed_by_sums(best.chosen)]
+                layers = [*state.layers, layer]
                 state = replace(step.state, layers=layers, partial=None)
                 had = opened.get(len(layers))
                 if had is not None and had >= len(best.layer[1]):
@@ -280,15 +283,16 @@ class _Step:
         x = sightings.probe.rng.permutation(x)
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
-    def completed_by_sums(self, chosen: Chosen) -> AffineMap:
-        """The layer with unknown weights that derivatives tell.
+    def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
+        """The layer with unknown weights that derivatives tell, and whether all are.
 
         Queries: those of `weights_from_sums`
         """
         side, use = chosen.side, chosen.use
         found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
         W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
-        return (W * side[:, None])[use], (b * side)[use]
+        whole = all(one.whole for one, used in zip(found, use, strict=True) if used)
+        return ((W * side[:, None])[use], (b * side)[use]), whole
 
     def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> _Step:
         """With lines from where the layer is wrong to where it is right, and others.
@@ -346,8 +350,12 @@ def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[Man
     share = float(fits.mean())
     if share <= max(LAST, state.explained):
         return replace(state, explained=max(share, state.explained)), asked.all()[0][~fits]
-    network = ending(unsigned, solution, fits, asked, size)[0]
-    return replace(state, network=network, explained=share), asked.all()[0][~fits]
+    x, y = asked.all()
+    # Where a rare neuron is missing answers obey another law, and would be spread over all weights.
+    right = fresh_answers(asked)
+    right.keep(x[fits], y[fits])
+    network = ending_of_most(unsigned, solution, right, size, ROUGH)
+    return replace(state, network=network, explained=share), x[~fits]
 
 
 def fresh_answers(asked: Asked) -> Asked:

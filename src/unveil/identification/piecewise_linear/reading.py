@@ -288,21 +288,29 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     inner, p = _along(setup, directions), directions.few.shape[1]
     for state in read_network(inner, Frame.of_input(p, None), directions.seen(start)):
         along = state
-    few, first = along.network, along.first
+    few, first, many = along.network, along.first, along.many
     ended = replace(Reading.begun(setup, frame), directions=p, told=along.told, over=True, spent=True, why=along.why)
-    if few is None and along.many is not None:
+    if few is None and many is not None:
         lift = along.frame.after(*along.layers[0]).V
-        whole = along_all(setup.probe, directions, along.layers[0], along.many, lift)
+        whole = along_all(setup.probe, directions, along.layers[0], many, lift)
         return ended if whole is None else replace(ended, layers=(whole, *along.layers[1:]), partial=along.partial)
     if few is None or first is None or len(few.layers) < 2:
         return ended if along.spent else None
     few = _none_twice(inner, few)
-    again, seen = _doubtful(few, first.straight, setup.oracle.n)
-    where = stations(few, again, setup.probe.rng)
-    wide = where and widen(setup.probe, few, directions, where, again, seen)
+    if many is not None:
+        # Where a single neuron of the first layer is active, hardly anything gets through many layers.
+        (rows, bias), *behind = ((each.dense(), each.bias) for each in few.layers)
+        lift = along.frame.after(*along.layers[0]).V
+        whole = along_all(setup.probe, directions, (rows, bias), many, lift)
+        wide = None if whole is None else Network.from_weights([whole, *behind])
+    else:
+        again, seen = _doubtful(few, first.straight, setup.oracle.n)
+        where = stations(few, again, setup.probe.rng)
+        wide = widen(setup.probe, few, directions, where, again, seen) if where else None
     if not wide:
         return ended if along.spent else None
-    wide, wrong = sharper_behind(setup, wide)
+    # A fit of many layers spreads what a missing neuron leaves over all weights.
+    wide, wrong = sharper_behind(setup, wide) if many is None else (wide, np.empty((0, wide.n)))
     return replace(
         Reading.begun(setup, frame),
         directions=p,
