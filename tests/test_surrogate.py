@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -12,7 +10,6 @@ from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import _Conjugate, _step, _taken_apart, damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
-from unveil.identification.surrogate import fitting
 from unveil.identification.surrogate.known import Known, with_free
 from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions
 from unveil.identification.surrogate.surrogate import LabelFitting
@@ -231,45 +228,6 @@ def test_a_first_layer_behind_which_several_were_read_stays_as_it_is() -> None:
     assert [each["read"] for each in found.stats["neurons"]][:3] == [5, 5, 4]
     assert found.outcome is uv.Outcome.approximate
     assert found.stats["fresh"]["rms"] < 0.02
-
-
-def test_all_weights_are_fitted_to_enough_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(8)
-    weights = random_weights((6, 6, 5, 4, 2), rng, bias=0.5)
-    # Rows as answers with few digits tell them.
-    stats = {"layers_read": [(w * (1 + 1e-4 * rng.standard_normal(w.shape)), b) for w, b in weights[:3]]}
-    read = uv.Identification(None, uv.Outcome.check_failed, 0, np.inf, "critical points", (), stats)
-    took: list[tuple[int, int]] = []
-
-    def fitted_(one: Student, x: np.ndarray, *rest: Any, **options: Any) -> tuple[uv.Network, float, float]:
-        took.append((rest[3] if len(rest) > 3 else 0, len(x)))
-        return fitted(one, x, *rest, **options)
-
-    monkeypatch.setattr(fitting, "fitted", fitted_)
-    monkeypatch.setattr(fitting, "FEWEST", 300)
-    monkeypatch.setattr(fitting, "MORE", 0.01)
-    # Nothing that a round gains is enough.
-    monkeypatch.setattr(fitting, "GAIN", np.inf)
-    monkeypatch.setattr(fitting, "PATIENCE", 1)
-    monkeypatch.setattr(fitting, "slimmed", lambda network, *_: network)
-    oracle = uv.as_oracle(lambda x: relu_net(weights)(x).astype(np.float32), 6)
-    found = uv.Surrogate.behind(read, rounds=5)(oracle, rng=rng)
-    assert found.network is not None
-    # A step on all weights takes 500.
-    assert {first == 0 for first, _ in took} == {True, False}
-    assert all((count >= 500) == (first == 0) for first, count in took)
-
-
-def test_layers_move_one_after_another_and_all_at_once_where_little_is_left() -> None:
-    for begin in range(1, 9):
-        layers = [begin]
-        while layers[-1]:
-            layers.append(fitting.further(layers[-1], 0, well=False))
-        assert layers == sorted(set(layers), reverse=True)
-        assert len(layers) <= np.log2(begin) + 3
-        assert fitting.further(begin, 0, well=True) == 0
-        assert fitting.further(begin, 1, well=True) == 1
-    assert fitting.further(3, 0, well=False) == 2
 
 
 def test_directions_stay_conjugate_to_all_before(rng: np.random.Generator) -> None:

@@ -136,17 +136,17 @@ class Fitting(Run):
             if waited >= patience and first == least:
                 break
             if waited >= patience:
-                students, waited = self._worth(students), 0
-                first = further(first, least, well=self._well(students[0].best))
+                # Layers move from the last to the first: the deeper ones are few parameters, and soon fitted.
+                first, waited = max(first // 2, least), 0
+                students = self._worth(students)
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
                     smaller = [self._slim(each.best, spare=True) for each in students]
                     students = [replace(Student.begin(each, *self.held), damping=NEARLY) for each in smaller]
-            # A few layers take few answers: more are asked once these are used up, for all weights enough at once.
+            # A few layers take few answers: more are asked once these are used up.
             needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
             if len(self.x) < AMONG * needed:
-                enough = 0 if first else (1 + MORE) * needed - len(self.x)
-                more = int(min(max(MORE * len(self.x), enough), self._left()))
+                more = int(min(MORE * len(self.x), self._left()))
                 if more >= 1:
                     self._ask_more(more, [each.network for each in students])
                 elif not first:
@@ -313,12 +313,3 @@ class Fitting(Run):
             "weights say nothing where they were not read."
         )
         return self.end(outcome, error)
-
-
-def further(first: int, least: int, *, well: bool) -> int:
-    """The first layer that moves once no more is gained by those from `first` on.
-
-    Layers move from the last to the first: the deeper ones are few parameters, and soon fitted. What is left of a
-    network that is nearly right (`well`) are errors of the first layer, which no other makes up for.
-    """
-    return least if well else max(first - max(first // 2, 1), least)
