@@ -66,6 +66,17 @@ def test_unrounded_answers_are_never_called_rounded(rng: np.random.Generator) ->
                 assert digits_of(y.astype(float), bits_of(y.dtype, y.astype(float))) == Digits(mantissa)
 
 
+def test_many_decimals_are_told_by_the_digits_that_small_numbers_lack(rng: np.random.Generator) -> None:
+    told = {decimals: 0 for decimals in (13, 14, 15, 16)}
+    for _ in range(100):
+        p = special.softmax(3 * rng.standard_normal((4, 3)), axis=1)
+        assert digits_of(p, domain.DOUBLE) == Digits(domain.DOUBLE)
+        for decimals in told:
+            told[decimals] += digits_of(np.round(p, decimals), domain.DOUBLE).step == 10.0**-decimals
+    assert min(told[13], told[14], told[15]) == 100
+    assert told[16] > 50  # numbers above a tenth have hardly more digits than that
+
+
 def test_few_or_saturated_answers_tell_no_step() -> None:
     for y in ([[1.0], [0.9999999], [5e-13], [4e-8]], [[1.0, 0.0]] * 4, [[0.0]] * 4, [[math.pi]] * 4):
         column = np.array(y)

@@ -99,9 +99,9 @@ def _decimal(seen: np.ndarray, mantissa: int) -> Digits | None:
     texts = [np.format_float_scientific(short(v), trim="-").split("e") for v in seen[:64]]
     count = np.array([len(text.replace(".", "")) for text, _ in texts])
     power = np.array([int(exponent) for _, exponent in texts])
-    if count.max() > few:
-        return None
     places = int((count - 1 - power).max())
+    if count.max() > few:
+        return _many_places(seen[:64], places, mantissa)
     if len(seen) * (count.max() - 1) < (power + places).sum():
         return Digits(min(mantissa, 1 + math.floor((int(count.max()) - 1) * math.log2(10))))
     step = 10.0**-places
@@ -109,6 +109,16 @@ def _decimal(seen: np.ndarray, mantissa: int) -> Digits | None:
     if multiples.max() < 2**DOUBLE:
         step *= float(np.gcd.reduce(multiples.astype(np.int64)))
     return Digits(mantissa, step)
+
+
+def _many_places(seen: np.ndarray, places: int, mantissa: int) -> Digits | None:
+    """Decimal places so many that numbers of this type have hardly more digits: what small ones lack tells.
+
+    A number ends there by chance as often as its type's own spacing is part of the step.
+    """
+    spacing = np.ldexp(1.0, np.frexp(seen)[1] - mantissa)
+    accident = np.log(np.minimum(1.0, spacing * 10.0**places)).sum()
+    return Digits(mantissa, 10.0**-places) if accident < math.log(BY_CHANCE) else None
 
 
 def _common_step(y: np.ndarray, mantissa: int) -> float:
