@@ -114,10 +114,14 @@ def _decimal(seen: np.ndarray, mantissa: int) -> Digits | None:
 def _many_places(seen: np.ndarray, places: int, mantissa: int) -> Digits | None:
     """Decimal places so many that numbers of this type have hardly more digits: what small ones lack tells.
 
-    A number ends there by chance as often as its type's own spacing is part of the step.
+    A number ends there by chance as often as its type's own spacing is part of the step. One alone, much smaller than all
+    others, tells nothing.
     """
+    if mantissa < DOUBLE:
+        return None
     spacing = np.ldexp(1.0, np.frexp(seen)[1] - mantissa)
-    accident = np.log(np.minimum(1.0, spacing * 10.0**places)).sum()
+    chances = np.log(np.minimum(1.0, spacing * 10.0**places))
+    accident = chances.sum() - chances.min()
     return Digits(mantissa, 10.0**-places) if accident < math.log(BY_CHANCE) else None
 
 
