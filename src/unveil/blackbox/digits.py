@@ -114,8 +114,8 @@ def _decimal(seen: np.ndarray, mantissa: int) -> Digits | None:
 def _many_places(seen: np.ndarray, places: int, mantissa: int) -> Digits | None:
     """Decimal places so many that numbers of this type have hardly more digits: what small ones lack tells.
 
-    A number ends there by chance as often as its type's own spacing is part of the step. One alone, much smaller than all
-    others, tells nothing.
+    A number ends there by chance as often as its type's own spacing is part of the step. One alone, much smaller than
+    all others, tells nothing.
     """
     if mantissa < DOUBLE:
         return None
