@@ -105,6 +105,32 @@ def test_relu_classifiers_are_read_behind_rounded_probabilities() -> None:
     assert complete >= 2
 
 
+def test_of_two_probabilities_one_may_be_1_minus_the_other() -> None:
+    complete = 0
+    for seed in range(3):
+        rng = np.random.default_rng([43, seed])
+        # Large logits: among usual inputs most answers have run out of digits.
+        first, (last, bias) = random_weights((10, 5, 1), rng, bias=0.5)
+        truth = uv.Network.from_weights([first, (12 * last, 12 * bias)])
+
+        def pair(x: np.ndarray, truth: uv.Network = truth) -> np.ndarray:
+            p = 1 / (1 + np.exp(-truth(x)))
+            return np.hstack([1 - p, p])
+
+        oracle = uv.as_oracle(pair, shape=10, budget=20_000)
+        assert oracle.uneven is not None
+        x = rng.standard_normal((2000, 10))
+        y, z = oracle(x), truth(x)
+        some = np.abs(z[:, 0]) < 0.9 * oracle.widest
+        sign = 1.0 if oracle.reference == 0 else -1.0
+        assert (np.abs(y - sign * z)[some] <= 8 * (oracle.rounding(y) + 1e-15 * np.abs(z))[some]).all()
+        found = uv.identify(oracle, rng=rng)
+        complete += found.outcome is uv.Outcome.complete and found.network is not None
+        if found.network is not None and found.outcome is uv.Outcome.complete:
+            assert np.abs(found.network(x) - sign * z).max() < 1e-8 * np.abs(z).max()
+    assert complete >= 2
+
+
 def test_answers_that_jump_are_told_from_steep_and_from_flat_ones() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((16, 6))

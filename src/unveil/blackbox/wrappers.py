@@ -162,15 +162,22 @@ class LogRatios(OracleWrapper):
 
     @property
     def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
-        return self.rounding if max(self.oracle.step, self.oracle.noise) > 0 else None
+        rounded = max(self.oracle.step, self.oracle.noise) > 0
+        return self.rounding if rounded or self.m == 1 else None
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
-        """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1."""
+        """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1.
+
+        Of two one is often made as 1 minus the other, and then has no more decimals than that.
+        """
         p = self.softmax(y)
         if self.reference is None:
             p = np.clip(p, self.floor, self.ceiling)
             return np.asarray(self.oracle.rounding(p) / (p * (1 - p)))
-        relative = self.oracle.rounding(p) / np.maximum(p, self.floor)
+        absolute = self.oracle.rounding(p)
+        if self.m == 1:
+            absolute = absolute.max(axis=1, keepdims=True)
+        relative = absolute / np.maximum(p, self.floor)
         return np.asarray(np.hypot(np.delete(relative, self.reference, axis=1), relative[:, [self.reference]]))
 
     def fingerprint(self) -> str:

@@ -102,7 +102,7 @@ def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Itera
 
 def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Reading]:
     """The layer at hand: lines, what ends behind it, and lines to where that is wrong, until nothing is."""
-    exact, free, probe = setup.exact, state.frame.free, setup.probe
+    exact, free, probe = setup.exact, setup.unbounded(state.frame), setup.probe
     rounds = ROUNDS[exact, free]
     usual = setup.most_lines if exact or free else BOUNDED * setup.most_lines
     barren, lacking = 0, False
@@ -164,7 +164,7 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
 
     Queries: `FEWEST` or `how_many`; 0 where it explains exact answers that were paid for, or fails to explain others
     """
-    free, rng = state.frame.free, setup.probe.rng
+    free, rng = setup.unbounded(state.frame), setup.probe.rng
     # In a box neurons are missed also where nothing lies behind the layer.
     last = not free and len(state.found.bent) <= BENT * len(state.found) + FEW_BENT
     if setup.exact:

@@ -19,6 +19,8 @@ from unveil.whitebox.network import Network
 # Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
 # rounding, but at least so much; of ones with few digits in units of it.
 FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
+# Lines of so many typical inputs cross most hyperplanes.
+LONG = 5.0
 
 
 class Setup(NamedTuple):
@@ -54,6 +56,10 @@ class Setup(NamedTuple):
     def size(self) -> float:
         """Length of a typical input."""
         return self.probe.noise.size
+
+    def unbounded(self, frame: Frame) -> bool:
+        """Whether lines go so far that each meets most neurons: in no box, and where a softmax keeps digits far out."""
+        return frame.free and self.far >= LONG
 
     @property
     def fine(self) -> float:
