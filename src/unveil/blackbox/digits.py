@@ -17,6 +17,8 @@ MOST_BITS = 20
 # Decimals that answers may have been rounded to; how near to such a number they must be, as a share of the largest one,
 # for their own rounding, and of the step.
 POWERS, NEAR, SURELY = range(-6, 8), 1e-13, 0.01
+# Decimal places that leave a float64 of size one all its digits.
+DOUBLE_PLACES = 17
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _many_places(seen: np.ndarray, places: int, mantissa: int) -> Digits | None:
     A number ends there by chance as often as its type's own spacing is part of the step. One alone, much smaller than
     all others, tells nothing.
     """
-    if mantissa < DOUBLE:
+    if mantissa < DOUBLE or places > DOUBLE_PLACES:
         return None
     spacing = np.ldexp(1.0, np.frexp(seen)[1] - mantissa)
     chances = np.log(np.minimum(1.0, spacing * 10.0**places))
