@@ -123,7 +123,7 @@ def test_of_two_probabilities_one_may_be_1_minus_the_other() -> None:
         y, z = oracle(x), truth(x)
         some = np.abs(z[:, 0]) < 0.9 * oracle.widest
         sign = 1.0 if oracle.reference == 0 else -1.0
-        assert (np.abs(y - sign * z)[some] <= 8 * (oracle.rounding(y) + 1e-15 * np.abs(z))[some]).all()
+        assert (np.abs(y - sign * z)[some] <= 8 * (oracle.uneven(y) + 1e-15 * np.abs(z))[some]).all()
         found = uv.identify(oracle, rng=rng)
         complete += found.outcome is uv.Outcome.complete and found.network is not None
         if found.network is not None and found.outcome is uv.Outcome.complete:

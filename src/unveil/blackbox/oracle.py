@@ -291,7 +291,7 @@ class Oracle(ABC):
 
     @property
     def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
-        """`rounding`, where answers of one size differ in it: of logarithms of few or rounded probabilities."""
+        """As `rounding`, where answers of one size differ in it: of logarithms of few or rounded probabilities."""
         return None
 
     @final

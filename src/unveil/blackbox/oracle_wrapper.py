@@ -41,7 +41,8 @@ class OracleWrapper(Oracle):
 
     @property
     def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
-        return None if self.oracle.uneven is None else self.rounding
+        inside = self.oracle.uneven
+        return None if inside is None else lambda y: np.maximum(inside(y), self.rounding(y))
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
         return self.oracle.rounding(y)

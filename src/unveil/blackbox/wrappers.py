@@ -163,21 +163,23 @@ class LogRatios(OracleWrapper):
     @property
     def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
         rounded = max(self.oracle.step, self.oracle.noise) > 0
-        return self.rounding if rounded or self.m == 1 else None
+        return self._lost if rounded or self.m == 1 else None
+
+    def _lost(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        """`rounding`; of two probabilities one is often made as 1 minus the other, with no more decimals than that."""
+        if self.reference is None or self.m > 1:
+            return self.rounding(y)
+        p = self.softmax(y)
+        relative = self.oracle.rounding(p).max(axis=1, keepdims=True) / np.maximum(p, self.floor)
+        return np.asarray(np.hypot(relative[:, :1], relative[:, 1:]))
 
     def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
-        """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1.
-
-        Of two one is often made as 1 minus the other, and then has no more decimals than that.
-        """
+        """That of the probabilities, carried over: it grows where a probability is small, or a single one near 1."""
         p = self.softmax(y)
         if self.reference is None:
             p = np.clip(p, self.floor, self.ceiling)
             return np.asarray(self.oracle.rounding(p) / (p * (1 - p)))
-        absolute = self.oracle.rounding(p)
-        if self.m == 1:
-            absolute = absolute.max(axis=1, keepdims=True)
-        relative = absolute / np.maximum(p, self.floor)
+        relative = self.oracle.rounding(p) / np.maximum(p, self.floor)
         return np.asarray(np.hypot(np.delete(relative, self.reference, axis=1), relative[:, [self.reference]]))
 
     def fingerprint(self) -> str:

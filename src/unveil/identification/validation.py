@@ -114,7 +114,7 @@ def validate(
     groups = check_points(network, oracle, count, rng)
     y = (ask or oracle)(np.concatenate(groups))
     errors, tails, wrong = [0.0], [0.0], [np.empty((0, oracle.n))]
-    usual = np.median(oracle.rounding(y[: len(groups[0])]), axis=0)
+    usual = np.median((oracle.uneven or oracle.rounding)(y[: len(groups[0])]), axis=0)
     start, rests = 0, 0
     for x in groups:
         answers, start = y[start : start + len(x)], start + len(x)
