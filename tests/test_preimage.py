@@ -11,7 +11,8 @@ import pytest
 
 from unveil.outcome import BadInput
 from unveil.whitebox.network import Network
-from unveil.whitebox.preimage import preimage, preimages
+from unveil.whitebox.preimage import preimage
+from unveil.whitebox.same_features import preimages
 
 
 def _rays(rows: np.ndarray) -> np.ndarray:

@@ -92,13 +92,13 @@ if TYPE_CHECKING:
     from unveil.whitebox.lookalike import lookalike as lookalike
     from unveil.whitebox.network import Layer as Layer
     from unveil.whitebox.network import Network as Network
-    from unveil.whitebox.preimage import Preimage as Preimage
     from unveil.whitebox.preimage import preimage as preimage
-    from unveil.whitebox.preimage import preimages as preimages
     from unveil.whitebox.region import Region as Region
     from unveil.whitebox.region import activation_pattern as activation_pattern
     from unveil.whitebox.region import linear_region as linear_region
     from unveil.whitebox.region import linearise as linearise
+    from unveil.whitebox.same_features import Preimage as Preimage
+    from unveil.whitebox.same_features import preimages as preimages
     from unveil.whitebox.stability import Stability as Stability
     from unveil.whitebox.stability import stability as stability
     from unveil.whitebox.stability import window_of as window_of
@@ -194,9 +194,9 @@ _PUBLIC = {
     "extreme_singular_values": "whitebox.extremes",
     "Layer": "whitebox.network",
     "Network": "whitebox.network",
-    "Preimage": "whitebox.preimage",
+    "Preimage": "whitebox.same_features",
     "preimage": "whitebox.preimage",
-    "preimages": "whitebox.preimage",
+    "preimages": "whitebox.same_features",
     "Inversion": "whitebox.inversion",
     "inputs_of": "whitebox.inputs_of",
 }

@@ -209,7 +209,8 @@ class ActiveSubspace:
         """Eigenvalues with their intervals, answers along the first direction and along the first two."""
         from unveil.blackbox.subspace_plot import draw
 
-        return draw(self)
+        along = self.coordinates(self.x, min(2, self.n))
+        return draw(self.eigenvalues, self.intervals, self.dimension, along, self.y)
 
 
 def active_subspace(  # noqa: PLR0913 - options of a public verb

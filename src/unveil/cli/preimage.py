@@ -19,7 +19,7 @@ from unveil.cli.options import Common, Fix, LayerNumber, OutputName, Parallel, S
 if TYPE_CHECKING:
     from unveil.whitebox.box import Box
     from unveil.whitebox.network import Network
-    from unveil.whitebox.preimage import Preimage
+    from unveil.whitebox.same_features import Preimage
 
 
 @command
@@ -66,7 +66,7 @@ def preimage(
     from unveil.cli.option_texts import interval
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
-    from unveil.whitebox.preimage import TASK, preimages
+    from unveil.whitebox.same_features import TASK, preimages
 
     known = load(network, output, held(fix))
     if (inputs is None) == (features is None):

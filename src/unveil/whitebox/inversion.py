@@ -18,7 +18,7 @@ from unveil.whitebox.kinds import KINDS, settle
 from unveil.whitebox.linear_programme import Constraints, minimise
 from unveil.whitebox.network import Network
 from unveil.whitebox.polytope import Polytope, nearest
-from unveil.whitebox.preimage import Preimage, features_of
+from unveil.whitebox.same_features import Preimage, features_of
 from unveil.whitebox.wanted import Wanted, range_of, wanted
 
 TOLERANCE = 1e-6  # features count as the same within this, relative to the largest of them, or to 1

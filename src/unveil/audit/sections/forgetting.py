@@ -21,7 +21,7 @@ from unveil.outcome import BadInput, Outcome, UnveilError
 if TYPE_CHECKING:
     from unveil.whitebox.lookalike import Comparison, Lookalike
     from unveil.whitebox.network import Network
-    from unveil.whitebox.preimage import Preimage
+    from unveil.whitebox.same_features import Preimage
 
 EXAMPLES = 500  # inputs whose preimages are decided
 PAIRS = 4  # lookalikes shown
@@ -107,7 +107,7 @@ def unknown(audit: Audit) -> Section:
 
 def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage, ...]]:
     """Kinds of preimages, of every layer that is neither too large nor of an unsuitable activation."""
-    from unveil.whitebox.preimage import decidable, preimages
+    from unveil.whitebox.same_features import decidable, preimages
 
     found: dict[int, tuple[Preimage, ...]] = {}
     for i, layer in enumerate(network.layers):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from jaxtyping import Float
 
 from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Questions
 from unveil.identification.from_labels.label_reading import LabelReading
+from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
@@ -29,7 +29,7 @@ EACH_INPUT = 5_000
 
 @one_line
 @dataclass(frozen=True)
-class HardLabels(Method):
+class HardLabels(Wanted, Method):
     """Read a network with one hidden layer from labels alone: two classes or many, or a threshold.
 
     The layer is one of ReLU, or, where the boundary is curved, of tanh or sigmoid: one is the other, rescaled.
@@ -58,15 +58,6 @@ class HardLabels(Method):
         >>> method.attempts, method.accuracy
         (3, 1e-06)
     """
-
-    x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)
-    attempts: int = 7
-    accuracy: float = 1e-8
-    accept: float = 0.01
-    checks: int = 200
-    activation: str | None = None
-    most: int | None = None
-    widths: tuple[int, ...] | None = None
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> HardLabels:

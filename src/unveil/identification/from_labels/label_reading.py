@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -29,12 +29,10 @@ from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
+from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-
-if TYPE_CHECKING:
-    from unveil.identification.from_labels.hard_labels import HardLabels
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
@@ -61,7 +59,7 @@ CERTAIN = 96
 class LabelReading:
     """One run of the method."""
 
-    def __init__(self, method: HardLabels, oracle: Oracle, rng: np.random.Generator) -> None:
+    def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
         self.seen = SeenLabels(oracle)
         self.start = oracle.ledger.asked

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, sli
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.known import widened, with_free
-from unveil.identification.surrogate.run import Run, values_told
+from unveil.identification.surrogate.run import Run, Wanted, values_told
 from unveil.identification.surrogate.students import (
     AMONG,
     FEW,
@@ -29,9 +28,6 @@ from unveil.identification.surrogate.students import (
 )
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
-
-if TYPE_CHECKING:
-    from unveil.identification.surrogate.surrogate import Surrogate
 
 # Answers that no student is fitted to, of which the best is told; answers that the result is judged by.
 HELD, JUDGED = 1000, 1000
@@ -82,7 +78,7 @@ class Fitting(Run):
 
     judged = JUDGED
 
-    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+    def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
         self.x, self.y = np.empty((0, oracle.n)), np.empty((0, oracle.m))
         self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)

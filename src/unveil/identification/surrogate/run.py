@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.method import Identification
+from unveil.identification.surrogate.known import Known
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Network
-
-if TYPE_CHECKING:
-    from unveil.identification.surrogate.surrogate import Surrogate
 
 # Quantiles of the errors that are told.
 QUANTILES = {"median": 0.5, "q90": 0.9, "q99": 0.99, "largest": 1.0}
 # Examples that the result is judged by, at most.
 GIVEN = 10_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a run; `Surrogate` says what each field is."""
+
+    widths: tuple[int, ...] | None = None
+    activation: str = "relu"
+    x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)
+    known: Known = field(default_factory=Known)
+    students: int = 2
+    factor: float = 3.0
+    rounds: int = 30
+    queries: int | None = None
+    work: float = 4e12
 
 
 class Run:
@@ -36,7 +50,7 @@ class Run:
     judged: int
     """Fresh answers that the result is judged by."""
 
-    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+    def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
         self.start = oracle.ledger.asked
         self.why: list[str] = []

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters
@@ -15,7 +14,7 @@ from unveil.identification.label_agreement import near_boundaries, network_label
 from unveil.identification.method import Identification, Method
 from unveil.identification.surrogate.fitting import Fitting
 from unveil.identification.surrogate.known import Known
-from unveil.identification.surrogate.run import Run, label_agreement
+from unveil.identification.surrogate.run import Run, Wanted, label_agreement
 from unveil.identification.surrogate.students import candidates
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -24,7 +23,7 @@ from unveil.whitebox.network import Network
 
 @one_line
 @dataclass(frozen=True)
-class Surrogate(Method):
+class Surrogate(Wanted, Method):
     """Fit a network to answers: a copy with a known error, where weights cannot be read.
 
     Students of different shapes begin with everything that was read. Questions are asked where they disagree, and each
@@ -60,16 +59,6 @@ class Surrogate(Method):
         >>> found.outcome.name, found.stats["fresh"]["largest"] < 1e-6
         ('approximate', True)
     """
-
-    widths: tuple[int, ...] | None = None
-    activation: str = "relu"
-    x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)
-    known: Known = field(default_factory=Known)
-    students: int = 2
-    factor: float = 3.0
-    rounds: int = 30
-    queries: int | None = None
-    work: float = 4e12
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
@@ -114,7 +103,7 @@ class LabelFitting(Run):
 
     judged = JUDGED
 
-    def __init__(self, method: Surrogate, oracle: Oracle, rng: np.random.Generator) -> None:
+    def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
         self.size = 1.0
         self.x, self.labels = np.empty((0, oracle.n)), np.empty(0, dtype=np.int64)
