@@ -15,6 +15,7 @@ from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import (
     PairOutput,
     equations_needed,
+    linked_classes,
     pair_output,
     pair_weights,
     turned_again,
@@ -325,22 +326,25 @@ class Completion:
         self.points = Crossings.joined([self.points, found])
 
     def _all_classes(self, first: PairOutput, figures: dict[str, Any]) -> LabelModel:
-        """The other classes seen, from their boundaries to any."""
+        """The other classes seen, from their boundaries to any, as far as a chain of them leads to the known ones."""
         model = first.model
         others = [int(c) for c in self.pool.classes if c not in model.classes]
         k, d = model.inner.shape
         need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
         for label in others:
             for _ in range(3):
+                linked = linked_classes(self.points, model.classes)
                 have = int((self.points.before == label).sum() + (self.points.after == label).sum())
+                have = have if label in linked else 0
                 if have >= need:
                     break
-                known = int(self.rng.choice([c for c in self.pool.classes if c != label]))
-                self._collect(need - have, (label, known))
+                self._collect(need - have, (label, int(self.rng.choice(linked[linked != label]))))
+        linked = linked_classes(self.points, model.classes)
+        # Of classes that meet only each other no point tells a scale: any network with both the same fits.
+        others = [label for label in others if label in linked]
         if not others:
             return model
-        every = np.concatenate([model.classes, others])
-        ours = np.isin(self.points.before, every) & np.isin(self.points.after, every)
+        ours = np.isin(self.points.before, linked) & np.isin(self.points.after, linked)
         model, figures["open"] = with_classes(model, others, self.points[np.flatnonzero(ours)], first.free)
         return model
 

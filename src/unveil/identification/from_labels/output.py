@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.from_labels.chart import Crossings
@@ -254,6 +254,20 @@ def with_classes(
     affine = everything[:, k + 1 :] if model.affine.any() else np.zeros((len(classes), d))
     grown = replace(model, outer=everything[:, :k], offset=everything[:, k], affine=affine, classes=classes)
     return grown, flat.shape[1] - int(rank)
+
+
+def linked_classes(at: Crossings, known: Int[np.ndarray, " c"]) -> Int[np.ndarray, " l"]:
+    """The known classes and all that a chain of boundary points leads to from them, ascending.
+
+    Queries: `0`
+    """
+    linked = np.unique(known)
+    while True:  # ends: each round but the last adds a class
+        one, two = np.isin(at.before, linked), np.isin(at.after, linked)
+        more = np.unique(np.concatenate([linked, at.after[one], at.before[two]]))
+        if len(more) == len(linked):
+            return linked
+        linked = more
 
 
 def with_others(

@@ -98,7 +98,9 @@ class Pool:
             if not len(one) or not len(two):
                 # Met between two others, and by no random point.
                 return Crossings.none(self.chart.n)
-            start, end = self.rng.choice(one, count), self.rng.choice(two, count)
+            # The same segment twice tells nothing new.
+            which = self.rng.choice(len(one) * len(two), min(count, len(one) * len(two)), replace=False)
+            start, end = one[which // len(two)], two[which % len(two)]
         return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
 
     def around(self, wrong: Crossings, cell: float) -> Crossings:
