@@ -18,6 +18,7 @@ from unveil.identification.from_labels.foretold import foretold_crossings, telli
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.lifting import TRIED, Lift
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.output import linked_classes
 from unveil.identification.from_labels.polish import Polished, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
@@ -351,3 +352,22 @@ def test_the_classes_told_apart_first_are_the_commonest_that_touch() -> None:
     assert Completion._touching(begun, 0) == (0, 1)
     begun.pool.classes = np.array([1, 0])
     assert Completion._touching(begun, 0) == (0, 1)
+
+
+def test_classes_that_meet_only_each_other_are_linked_to_no_others() -> None:
+    before, after = np.array([0, 2, 5, 7]), np.array([1, 1, 2, 8])
+    at = Crossings(np.zeros((4, 2)), before, after, np.zeros((4, 2)), np.zeros(4))
+    assert linked_classes(at, np.array([0, 1])).tolist() == [0, 1, 2, 5]
+    assert linked_classes(at, np.array([8])).tolist() == [7, 8]
+    assert linked_classes(at[slice(0, 0)], np.array([3, 4])).tolist() == [3, 4]
+
+
+def test_no_segment_between_two_classes_is_asked_twice() -> None:
+    model = model_of(1)
+    pool = asked(model, np.random.default_rng(0))
+    pool.draw(12)
+    one, two = (int(c) for c in pool.classes[:2])
+    segments = int((pool.label == one).sum() * (pool.label == two).sum())
+    found = pool.crossings(10 * segments, 1e-9, (one, two))
+    assert len(found) == segments
+    assert len(np.unique(found.along.round(12), axis=0)) == segments

@@ -145,6 +145,27 @@ def test_a_fit_with_doubts_is_not_handed_out_when_the_labels_end(whole: bool, mo
     assert (found.network is not None) == whole
 
 
+def test_a_network_that_failed_is_handed_out_only_if_it_tells_more_than_one_label(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
+    oracle = labels_of(weights)
+    right = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))
+    # The labels of two classes exchanged: worse than any constant.
+    wrong = replace(right, outer=right.outer[[1, 2, 0]], offset=right.offset[[1, 2, 0]])
+    for model, handed_out in ((right, True), (wrong, False)):
+
+        def fails(self: LabelReading, pool: Pool, model: LabelModel = model) -> uv.Outcome:
+            self.chart, self.best = pool.chart, Completed(model, 1e-12, False, ("a neuron is missing",), {})
+            return uv.Outcome.check_failed
+
+        monkeypatch.setattr(LabelReading, "_read", fails)
+        found = LabelReading(uv.HardLabels(), oracle, np.random.default_rng(0)).run()
+        assert found.outcome is uv.Outcome.check_failed
+        assert (found.network is not None) == handed_out
+        assert (found.residual == 0) == handed_out
+
+
 def test_numbers_that_are_vague_or_open_or_of_no_measured_error_are_told() -> None:
     weights = random_weights((4, 3, 3), np.random.default_rng(1), bias=0.3)
     model = LabelModel(*weights[0], weights[1][0], np.zeros((3, 4)), weights[1][1], np.arange(3), activation("relu"))

@@ -47,6 +47,19 @@ def disagreement(
     return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
 
 
+def at_random(
+    network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Share of random points with another label, and with another one than the commonest.
+
+    Queries: `points`
+    """
+    x = oracle.sample(points, rng)
+    told = oracle.predictions(oracle(x))
+    wrong = float(np.mean(told != network_labels(network, labels, x)))
+    return wrong, 1 - float(np.unique(told, return_counts=True)[1].max()) / points
+
+
 def near_boundaries(
     network: Network, labels: tuple[int, ...], oracle: Oracle, count: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "M n"]:

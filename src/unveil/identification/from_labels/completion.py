@@ -160,8 +160,7 @@ class Completion:
             again += 1
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
-        fitted = needed(fitted, fresh, self.fine)
-        fitted = replace(fitted, model=fitted.model.pruned())
+        fitted = replace(fit := needed(fitted, fresh, self.fine), model=fit.model.pruned())
         error = self._uncertainty(fitted, fresh, self.fine / 4)
         if self.accuracy < error < np.inf and self.fine > 2 * self.precision.digits:
             # Numbers that boundaries hardly tell need them as much more finely.
@@ -322,29 +321,26 @@ class Completion:
         return next((pair for pair in order if pair not in but), None)
 
     def _collect(self, count: int, pair: tuple[int, int]) -> None:
-        found = self.pool.crossings(count, self.coarse, pair)
-        self.points = Crossings.joined([self.points, found])
+        self.points = Crossings.joined([self.points, self.pool.crossings(count, self.coarse, pair)])
 
     def _all_classes(self, first: PairOutput, figures: dict[str, Any]) -> LabelModel:
         """The other classes seen, from their boundaries to any, as far as a chain of them leads to the known ones."""
-        model = first.model
+        model, (k, d) = first.model, first.model.inner.shape
         others = [int(c) for c in self.pool.classes if c not in model.classes]
-        k, d = model.inner.shape
         need = int(1.15 * (k + 1 + (d if model.affine.any() else 0))) + 4
         for label in others:
             for _ in range(3):
                 linked = linked_classes(self.points, model.classes)
                 have = int((self.points.before == label).sum() + (self.points.after == label).sum())
-                have = have if label in linked else 0
-                if have >= need:
+                if have >= need and label in linked:
                     break
-                self._collect(need - have, (label, int(self.rng.choice(linked[linked != label]))))
+                self._collect(max(need - have, 4), (label, int(self.rng.choice(linked[linked != label]))))
         linked = linked_classes(self.points, model.classes)
         # Of classes that meet only each other no point tells a scale: any network with both the same fits.
-        others = [label for label in others if label in linked]
-        if not others:
+        if not (others := [label for label in others if label in linked]):
             return model
-        ours = np.isin(self.points.before, linked) & np.isin(self.points.after, linked)
+        both = np.stack([self.points.before, self.points.after])
+        ours = np.isin(both, [*model.classes, *others]).all(axis=0)
         model, figures["open"] = with_classes(model, others, self.points[np.flatnonzero(ours)], first.free)
         return model
 

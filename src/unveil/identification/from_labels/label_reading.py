@@ -22,7 +22,7 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.reservations import active_everywhere, reservations, with_one_more
+from unveil.identification.from_labels.reservations import active_everywhere, left_open, reservations, with_one_more
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
@@ -30,15 +30,12 @@ from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curv
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
-from unveil.identification.label_agreement import fresh_points, network_labels
+from unveil.identification.label_agreement import at_random, fresh_points, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
-
-SHORT = 100.0
-"""Weights known so many times less exactly than was wanted make a result approximate."""
 
 INSIDE = 0.003
 """How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all."""
@@ -110,6 +107,8 @@ class LabelReading:
                     break
                 # A class that had not been seen, or a neuron that is missing: the search goes on from there.
                 pool.put(pool.chart.coordinates(wrong))
+            if outcome is Outcome.check_failed:
+                error = self._worth()
             return self._end(outcome, error)
         except BudgetExceeded:
             if self.best is not None and not self.best.whole:
@@ -313,15 +312,16 @@ class LabelReading:
             "reached": lifted.reached,
         }
         if lifted.missed > MISSED:
+            # Where a class begins that the directions inside never met, the boundaries foretold end.
+            grown = with_classes_met(self.best, lift, self.seen.lacking(self._labels()), self.rng)
+            self._book("check")
+            if grown is not None:
+                self.best = grown
+                return Outcome.complete
             self.why.append(f"In all inputs {lifted.missed:.0%} of the boundary points foretold are not there.")
             return Outcome.check_failed
-        if lifted.unconfirmed:
-            self.why.append(f"Weights along {lifted.unconfirmed} directions were not confirmed.")
-            return Outcome.approximate
-        if lifted.reached > SHORT * self.method.accuracy:
-            self.why.append(f"Inputs have too few digits: weights are known to {3 * lifted.reached:.0e} at best.")
-            return Outcome.approximate
-        return Outcome.complete
+        self.why += (doubts := lifted.doubts(self.method.accuracy))
+        return Outcome.approximate if doubts else Outcome.complete
 
     def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
@@ -334,6 +334,18 @@ class LabelReading:
         share = float(wrong.mean()) if len(x) else np.inf
         lacking = self.seen.lacking(labels)
         return share, np.concatenate([x[wrong], lacking]) if share > self.method.accept or len(lacking) else x[:0]
+
+    def _worth(self) -> float:
+        """Share of random points with another label; a network that is no better than one label is not handed out."""
+        network, labels = self._network(), self._labels()
+        if network is None:
+            return np.inf
+        wrong, constant = at_random(network, labels, self.oracle, self.method.checks, self.rng)
+        self._book("check")
+        if wrong >= constant:
+            self.why.append(f"The network it led to has another label at {wrong:.0%} of random points: left out.")
+            self.best = self.deep = None
+        return wrong
 
     def _network(self) -> Any:
         if self.deep is not None and self.chart is not None:
@@ -378,10 +390,7 @@ class LabelReading:
             self.why.append("A second-layer neuron that is active nowhere on the boundary shows in no label.")
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
-            if self.best.model.affine.any():
-                self.why.append("Neurons that are always active at the boundary are kept as an affine part.")
-            if self.best.figures.get("open"):
-                self.why.append(f"{self.best.figures['open']} numbers of rare classes were left open by their points.")
+            self.why += left_open(self.best)
         queries = self.oracle.ledger.asked - self.start
         why, method = tuple(self.why), "hard labels"
         return Identification(network, outcome, queries, error, method, why, self.stats, labels=labels or None)

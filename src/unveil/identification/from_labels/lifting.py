@@ -39,6 +39,9 @@ SAME = 1e-6
 CONFIRMED = 8
 """Directions confirmed together, by a move that is a sum of all."""
 
+SHORT = 100.0
+"""Weights known so many times less exactly than was wanted make a result approximate."""
+
 MANY, POINTS, OFF = 3_000, 2, 8
 """Numbers fitted at once, at most; boundary points for each; digits that points may lie off the boundaries then."""
 
@@ -60,6 +63,17 @@ class Lifted:
     unconfirmed: int
     missed: float
     reached: float = 0.0
+
+    def doubts(self, accuracy: float) -> list[str]:
+        """What is said of weights that are not as exact as was wanted.
+
+        Queries: `0`
+        """
+        if self.unconfirmed:
+            return [f"Weights along {self.unconfirmed} directions were not confirmed."]
+        if self.reached > SHORT * accuracy:
+            return [f"Inputs have too few digits: weights are known to {3 * self.reached:.0e} at best."]
+        return []
 
 
 class Lift:

@@ -32,6 +32,19 @@ def reservations(found: Completed) -> list[str] | None:
     return said if loose or strayed or carried or found.figures.get("open") else None
 
 
+def left_open(found: Completed) -> list[str]:
+    """What is said of numbers that belong to no neuron, and of those that no point told.
+
+    Queries: `0`
+    """
+    said = []
+    if found.model.affine.any():
+        said.append("Neurons that are always active at the boundary are kept as an affine part.")
+    if found.figures.get("open"):
+        said.append(f"{found.figures['open']} numbers of rare classes were left open by their points.")
+    return said
+
+
 def with_one_more(found: Completed) -> tuple[Completed, str] | None:
     """With an affine part written as one neuron more, where every network with these labels has one like it.
 
