@@ -14,6 +14,7 @@ from unveil.identification.from_labels.faces import Faces, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
 from unveil.identification.from_labels.opened_edges import explained
 from unveil.identification.from_labels.output import pair_output
+from unveil.identification.from_labels.straight import fitted
 from unveil.identification.from_labels.walks import Walks, closer, walk
 
 
@@ -148,3 +149,21 @@ def test_of_two_measurements_of_a_hyperplane_walks_pass_the_wrong_one() -> None:
     np.testing.assert_array_equal(both.different(np.arange(last + 1) == last), np.arange(last))
     # One that is doubted is kept where it is the only one.
     np.testing.assert_array_equal(both.different(np.arange(last + 1) == 0), np.delete(np.arange(last + 1), 1))
+
+
+def test_the_error_stated_of_a_hyperplane_through_points_bounds_its_own() -> None:
+    rng = np.random.default_rng(3)
+    apart = []
+    for i in range(200):
+        d = 5
+        count, normal = d + 2 + i % 30, np.eye(d)[0]
+        error = 10 ** rng.uniform(-9, -7, count)
+        z = rng.standard_normal((count, d))
+        # Stated a hundred times too large: what is left over says how large they are.
+        z[:, 0] = 0.3 + error / 100 * rng.standard_normal(count)
+        told = fitted(z, error)
+        sign = np.sign(told.normals[0] @ normal)
+        off = max(np.linalg.norm(told.normals[0] - sign * normal), abs(told.offsets[0] + sign * 0.3))
+        apart.append(off / told.error[0])
+    assert np.mean(np.array(apart) < 1) > 0.95
+    assert 0.1 < np.median(apart) < 0.5

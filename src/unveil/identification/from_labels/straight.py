@@ -126,22 +126,39 @@ def sharpened(
         near = np.flatnonzero(off < np.maximum(0.01, 5 * error[i] * (1 + np.linalg.norm(found.z, axis=1))))
         if len(near) < chart.n + 2:
             continue
-        z, weight = found.z[near], 1 / np.maximum(found.error[near], precision.digits)
-        centre = np.average(z, axis=0, weights=weight**2)
-        normal = np.linalg.svd(weight[:, None] * (z - centre))[2][-1]
-        off = np.abs((z - centre) @ normal)
-        kept = off <= 10 * np.median(off) + 10 * found.error[near]
+        least = np.maximum(found.error[near], precision.digits)
+        through = fitted(found.z[near], least)
+        kept = np.abs(through.normals @ found.z[near].T + through.offsets)[0]
+        kept = kept <= 10 * np.median(kept) + 10 * found.error[near]
         if kept.sum() < chart.n + 2:
             continue
-        z, weight = z[kept], weight[kept]
-        centre = np.average(z, axis=0, weights=weight**2)
-        _, values, right = np.linalg.svd(weight[:, None] * (z - centre), full_matrices=False)
-        rough = float(values[-1] / max(values[-2], 1e-300))
-        if rough < error[i]:
-            sign = np.sign(right[-1] @ normals[i]) or 1.0
-            normals[i], error[i] = sign * right[-1], rough
-            offsets[i] = -normals[i] @ centre
+        through = fitted(found.z[near][kept], least[kept])
+        if through.error[0] < error[i]:
+            sign = np.sign(through.normals[0] @ normals[i]) or 1.0
+            normals[i], offsets[i], error[i] = sign * through.normals[0], sign * through.offsets[0], through.error[0]
     return Hyperplanes(normals, offsets, error)
+
+
+def fitted(z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Hyperplanes:
+    """The hyperplane through points by least squares; its error is two standard ones, as leaving out each point tells.
+
+    Args:
+        z: At least `d + 2` points.
+        error: How exactly they are known, one relative to another.
+
+    Queries: `0`
+    """
+    weight = 1 / error
+    total = np.linalg.norm(weight)
+    centre = np.average(z, axis=0, weights=weight**2)
+    left, values, right = np.linalg.svd(weight[:, None] * (z - centre), full_matrices=False)
+    along, on = left[:, :-1], weight / total
+    # How far off each point lies from the hyperplane through the others: of few, most draw it to themselves.
+    share = np.sum(along**2, axis=1) + on**2
+    off = values[-1] * left[:, -1] / np.maximum(1 - share, 1e-9)
+    turned, moved = along / values[:-1], on / total
+    rough = 2 * np.sqrt(np.sum((off[:, None] * turned) ** 2) + np.sum((off * moved) ** 2))
+    return Hyperplanes(right[-1:], -right[-1:] @ centre, np.array([rough]))
 
 
 def met_again(  # noqa: PLR0913 - what all looks share, and which this is
