@@ -11,7 +11,7 @@ from unveil.identification.fitting.matrix_free import _Conjugate, _step, _taken_
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.surrogate.known import Known, with_free
-from unveil.identification.surrogate.students import Student, fitted, hard_ones, questions
+from unveil.identification.surrogate.students import Student, Told, fitted, hard_ones, questions
 from unveil.identification.surrogate.surrogate import LabelFitting
 
 
@@ -96,9 +96,10 @@ def test_neurons_that_a_network_does_not_need_leave_it() -> None:
     truth = uv.Network.from_weights([(w, b), (v, c)])
     x = rng.standard_normal((800, 5))
     y = truth(x)
+    told = Told(x, y, np.ones_like(y))
 
     def fit(network: uv.Network) -> uv.Network:
-        return fitted(Student.begin(network, x, y), x, y, 0.0, np.random.default_rng(0))[0]
+        return fitted(Student.begin(network, told), told, 0.0, np.random.default_rng(0))[0]
 
     got = slimmed(uv.Network.from_weights([twice, out]), x, y, 1e-12, fit)
     assert got.widths == (4, 2)
@@ -140,7 +141,7 @@ def test_students_ask_where_they_disagree_and_fit_what_is_hard() -> None:
     assert (x[100:, 0] > 1.5).mean() > 5 * usual
     many = oracle.sample(400, rng)
     off = np.abs(other(many) - one(many))[:, 0]
-    chosen = hard_ones(one, many, other(many), 100, rng)
+    chosen = hard_ones(one, Told(many, other(many), np.ones((400, 1))), 100, rng)
     assert set(np.argsort(-off)[:20]) <= set(chosen)
 
 
@@ -182,9 +183,10 @@ def test_a_layer_that_only_passes_on_leaves_a_network() -> None:
     y = truth(x)
     # What comes out of the first layer is positive: a layer of ones leaves it as it is.
     deeper = uv.Network.from_weights([(w, b), (np.eye(4), np.zeros(4)), (v, c)])
+    told = Told(x, y, np.ones_like(y))
 
     def fit(network: uv.Network) -> uv.Network:
-        return fitted(Student.begin(network, x, y), x, y, 0.0, np.random.default_rng(0))[0]
+        return fitted(Student.begin(network, told), told, 0.0, np.random.default_rng(0))[0]
 
     assert slimmed(deeper, x, y, 1e-12, fit).widths == (4, 2)
 
@@ -253,6 +255,40 @@ def test_a_step_ends_where_the_noise_explains_what_is_left(rng: np.random.Genera
         [(a.dense() * (1 + 0.01 * rng.standard_normal(a.dense().shape)), a.bias) for a in truth.layers]
     )
     weights, kinds = _taken_apart(start)
-    ones = np.ones(300)
+    ones = np.ones((300, 1))
     assert _step(weights, kinds, x, y, 0, ones, noise=1e-2)[1] < _step(weights, kinds, x, y, 0, ones, noise=1e-3)[1]
     assert _step(weights, kinds, x, y, 0, ones, noise=1.0)[1] == 0
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_answers_count_for_as_much_as_they_are_precise(activation: str) -> None:
+    rng = np.random.default_rng(23)
+    weights = [(w / np.sqrt(w.shape[1]), b) for w, b in random_weights((8, 6, 2), rng, bias=0.5)]
+    truth = uv.Network.from_weights(weights, activation)
+    start = uv.Network.from_weights([(w + 0.01 * rng.standard_normal(w.shape), b) for w, b in weights], activation)
+    x = rng.standard_normal((600, 8))
+    # Each output is precise at other inputs.
+    sigma = np.where(rng.random((600, 2)) < 0.5, 1e-6, 1e-1)
+    y = truth(x) + sigma * rng.standard_normal(sigma.shape)
+    alike, weighted = (damped_fit(start, x, y, steps=20, counts=counts).network for counts in (1.0, 1e-6 / sigma))
+    fresh = rng.standard_normal((600, 8))
+    assert rms(weighted, fresh, truth(fresh)) < 1e-4 < 1e-3 < rms(alike, fresh, truth(fresh))
+
+
+def test_a_copy_behind_rounded_probabilities_is_as_good_as_they_are() -> None:
+    def off(seed: int) -> float:
+        rng = np.random.default_rng([24, seed])
+        truth = uv.Network.from_weights([(1.5 * w, b) for w, b in random_weights((5, 3, 3), rng, bias=0.5)])
+
+        def probabilities(x: np.ndarray) -> np.ndarray:
+            z = np.exp(truth(x) - truth(x).max(axis=1, keepdims=True))
+            return np.asarray(z / z.sum(axis=1, keepdims=True))
+
+        oracle = uv.as_oracle(lambda x: np.round(probabilities(x), 4), 5, answers="probabilities")
+        found = uv.identify(oracle, uv.Surrogate(widths=(3,)), rng=rng)
+        assert found.network is not None
+        x = rng.standard_normal((1000, 5))
+        return float(np.abs(oracle.probabilities(found.network(x)) - probabilities(x)).max())
+
+    # Log-ratios of small probabilities are off by a thousand times what the others are.
+    assert_rate([off(seed) < 1e-3 for seed in range(5)], 0.8)

@@ -92,7 +92,7 @@ def fit(
     for _ in range(steps):
         if robust.rms <= 1.2 * noise:
             break
-        step, _ = _step(weights, kinds, x, y, first, robust.weight, noise=noise)
+        step, _ = _step(weights, kinds, x, y, first, robust.weight[:, None], noise=noise)
         better = _shortened(weights, kinds, step, x, y, robust)
         if better is None:
             break
@@ -112,6 +112,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     steps: int = 3,
     most: int = _MOST_DAMPED,
     damping: float = DAMPING,
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> Damped:
     """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
 
@@ -123,19 +124,22 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
         steps: Steps tried at most.
         most: Conjugate gradients per step at most.
         damping: Relative to the diagonal of J^T J.
+        counts: What the error of each answer is multiplied by.
 
     Queries: `0`; the answers are given.
 
     Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
-    robust, products = Robust.at(_squares(weights, kinds, x, y)), 0
+    counts = np.broadcast_to(counts, y.shape)
+    robust, products = Robust.at(_squares(weights, kinds, x, y, counts)), 0
     for _ in range(steps):
         if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
-        step, taken = _step(weights, kinds, x, y, 0, robust.weight, damping, most)
+        weight = robust.weight[:, None] * counts**2
+        step, taken = _step(weights, kinds, x, y, 0, weight, damping, most)
         products += taken
-        better = _shortened(weights, kinds, step, x, y, robust)
+        better = _shortened(weights, kinds, step, x, y, robust, counts)
         if better is None:
             damping *= _REFUSED
             continue
@@ -155,19 +159,20 @@ def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) ->
     return Network(tuple(layers), like.shape)
 
 
-def _shortened(
+def _shortened(  # noqa: PLR0913 - one step with the state of the fit
     weights: Pairs,
     kinds: Sequence[Activation],
     step: Pairs,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     robust: Robust,
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> tuple[Pairs, Float[np.ndarray, " N"], float] | None:
     """The longest of four parts of a step that costs less, square errors there, and which part; None if none does."""
     part = 1.0
     for _ in range(4):
         trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
-        squares = _squares(trial, kinds, x, y)
+        squares = _squares(trial, kinds, x, y, counts)
         if robust.costs(squares) < robust.cost:
             return trial, squares, part
         part /= 4
@@ -175,13 +180,18 @@ def _shortened(
 
 
 def _squares(
-    weights: Pairs, kinds: Sequence[Activation], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+    weights: Pairs,
+    kinds: Sequence[Activation],
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> Float[np.ndarray, " N"]:
     """Mean square error of each answer."""
-    out = np.empty(len(x))
+    out, counts = np.empty(len(x)), np.broadcast_to(counts, y.shape)
     for part in _parts(len(x)):
         with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
-            out[part] = ((_forward(weights, kinds, x[part])[0][-1] - y[part]) ** 2).mean(axis=1)
+            wrong = _forward(weights, kinds, x[part])[0][-1] - y[part]
+            out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
     return out
 
 
@@ -231,7 +241,7 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     first: int,
-    weight: Float[np.ndarray, " N"],
+    weight: Float[np.ndarray, "N _"],
     damping: float = 0.0,
     most: int = _MOST,
     noise: float = 0.0,
@@ -250,11 +260,11 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     for part in _parts(len(x)):
         values, slopes = _forward(weights, kinds, x[part])
         wrong = y[part] - values[-1]
-        cost += float(np.vdot(weight[part, None] * wrong, wrong))
-        _add_gradient(gradient, weights, values, slopes, weight[part, None] * wrong, first)
+        cost += float(np.vdot(weight[part] * wrong, wrong))
+        _add_gradient(gradient, weights, values, slopes, weight[part] * wrong, first)
         # Half the digits are plenty for a step that is corrected by the next one.
         half = [v.astype(np.float32) for v in values[first:-1]]
-        kept.append((half, [_single(s) for s in slopes[first:]], weight[part, None].astype(np.float32)))
+        kept.append((half, [_single(s) for s in slopes[first:]], weight[part].astype(np.float32)))
         if part.start >= _ENOUGH:
             continue
         for i in moving:

@@ -56,17 +56,33 @@ def _huber(squares: np.ndarray, bound: float) -> float:
     return float(np.sqrt(mean)) if np.isfinite(mean) else np.inf
 
 
-def trimmed_rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
+def trimmed_rms(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
+) -> float:
     """Root mean square of what a network leaves of answers, but for the worst `STRAYS` of them.
+
+    Args:
+        network: Explains them.
+        x: Where was asked.
+        y: What was answered.
+        counts: What each error is multiplied by: less where answers are less precise.
 
     Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
     """
-    each = np.sort(off(network, x, y))
+    each = np.sort(off(network, x, y, counts))
     error = float(np.sqrt(each[: len(each) - int(STRAYS * len(each))].mean()))
     return error if np.isfinite(error) else np.inf
 
 
-def off(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Float[np.ndarray, " N"]:
-    """Mean square error of each answer."""
+def off(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
+) -> Float[np.ndarray, " N"]:
+    """Mean square error of each answer; arguments as of `trimmed_rms`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(((network(x) - y) ** 2).mean(axis=1))
+        return np.asarray(((counts * (network(x) - y)) ** 2).mean(axis=1))

@@ -25,15 +25,17 @@ POINTS, SMALL = 512, 1e-13
 NEEDED, ALONE = 10.0, 1e6
 
 Fit = Callable[[Network], Network]
+Counts = Float[np.ndarray, "N m"] | float
 
 
-def slimmed(
+def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     floor: float,
     fit: Fit,
     as_well: float = AS_WELL,
+    counts: Counts = 1.0,
 ) -> Network:
     """Take neurons out as long as the others explain the answers as well.
 
@@ -48,16 +50,18 @@ def slimmed(
         floor: Deviation of the answers' errors, absolute.
         fit: A few steps of least squares on these answers.
         as_well: By what factor errors may grow.
+        counts: What each error is multiplied by: less where answers are less precise.
 
     Queries: `0`; the answers are given.
 
     Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
     (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
     """
-    enough = max(as_well * rms(network, x, y), SLACK * floor)
+    told = x, y, counts
+    enough = max(as_well * rms(network, *told), SLACK * floor)
     depth = len(network.layers) - 2
     while depth > 0:
-        trial = _fitted_well(_shallower(network, depth, x), x, y, enough, fit)
+        trial = _fitted_well(_shallower(network, depth, x), told, enough, fit)
         network, depth = network if trial is None else trial, depth - 1
     count = max(1, int(AT_ONCE * sum(network.widths[:-1])))
     # Which neurons of the network as it is now each layer has; those that were missed are not tried again.
@@ -68,7 +72,7 @@ def slimmed(
         if not set(free) & set(order[:TRIES]):
             return network
         gone = free[:count]
-        trial = _fitted_well(_without(network, gone, x), x, y, enough, fit)
+        trial = _fitted_well(_without(network, gone, x), told, enough, fit)
         if trial is not None:
             network, count = trial, max(1, min(2 * count, len(order) // 2))
             stay = [np.delete(each, [n for d, n in gone if d == depth]) for depth, each in enumerate(stay)]
@@ -78,7 +82,9 @@ def slimmed(
             needed |= {(depth, int(stay[depth][neuron])) for depth, neuron in gone}
 
 
-def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> bool:
+def all_needed(
+    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], counts: Counts = 1.0
+) -> bool:
     """Whether no hidden neuron could be another's work: each does more than the error left, and nothing else can do it.
 
     What a neuron passes on is compared with everything that the other neurons of its layer, and the layer's inputs, can
@@ -88,10 +94,11 @@ def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarra
         network: Explains the answers.
         x: Where was asked: several times as many as there are neurons in a layer and inputs to it.
         y: What was answered.
+        counts: As of `slimmed`.
 
     Queries: `0`; the answers are given.
     """
-    error = rms(network, x, y)
+    error = rms(network, x, y, counts)
     for depth in range(len(network.layers) - 1):
         before = Network(network.layers[:depth])(x) if depth else x
         h = network.layers[depth](before)
@@ -110,16 +117,18 @@ def all_needed(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarra
     return True
 
 
-def _fitted_well(network: Network, x: np.ndarray, y: np.ndarray, enough: float, fit: Fit) -> Network | None:
+def _fitted_well(
+    network: Network, told: tuple[np.ndarray, np.ndarray, Counts], enough: float, fit: Fit
+) -> Network | None:
     """The network after fitting, if it explains the answers well enough."""
     for _ in range(ROUNDS):
-        before = rms(network, x, y)
+        before = rms(network, *told)
         if before <= enough:
             return network
         network = fit(network)
-        if rms(network, x, y) > 0.7 * before:
+        if rms(network, *told) > 0.7 * before:
             break
-    return network if rms(network, x, y) <= enough else None
+    return network if rms(network, *told) <= enough else None
 
 
 def _order(network: Network, x: np.ndarray) -> list[tuple[int, int]]:
@@ -193,8 +202,8 @@ def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Ne
     return Network(tuple(layers), network.shape)
 
 
-def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
-    """Root mean square of what a network leaves of answers."""
+def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], counts: Counts = 1.0) -> float:
+    """Root mean square of what a network leaves of answers, each error multiplied by what it counts for."""
     with np.errstate(over="ignore", invalid="ignore"):
-        error = float(np.sqrt(((network(x) - y) ** 2).mean()))
+        error = float(np.sqrt(((counts * (network(x) - y)) ** 2).mean()))
     return error if np.isfinite(error) else np.inf

@@ -9,7 +9,7 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import intact
+from unveil.blackbox.rounding import intact, weights
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
@@ -21,6 +21,7 @@ from unveil.identification.surrogate.students import (
     AMONG,
     FEW,
     Student,
+    Told,
     answers_per_step,
     candidates,
     fitted,
@@ -80,8 +81,9 @@ class Fitting(Run):
 
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         super().__init__(method, oracle, rng)
-        self.x, self.y = np.empty((0, oracle.n)), np.empty((0, oracle.m))
-        self.held: tuple[np.ndarray, np.ndarray] = (self.x, self.y)
+        nothing = np.empty((0, oracle.m))
+        self.told = self.held = Told(np.empty((0, oracle.n)), nothing, nothing)
+        self.usual: np.ndarray | None = None
         self.best = method.known.network
         self.noise, self.work, self.deep = 0.0, 0.0, False
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
@@ -91,7 +93,9 @@ class Fitting(Run):
         try:
             self.noise = max(answers_noise(self.oracle, self.rng), 1e-300)
             self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
-            self.noise = max(self.noise, float(self.oracle.rounding(self.held[1]).mean()), LEAST * self._spread())
+            # Errors of log-ratios of rounded probabilities, each with its weight, are those of the usual ones.
+            rounding = self.oracle.rounding(self.held.y) if self.usual is None else self.usual
+            self.noise = max(self.noise if self.usual is None else 0.0, float(rounding.mean()), LEAST * self._spread())
             exact = self.noise < EXACT * self._spread()
             self.deep = exact and len(self.method.known.layers) >= SEVERAL and self.method.known.network is None
             if not self._right():
@@ -110,10 +114,10 @@ class Fitting(Run):
         Queries: those of `_left` at most
         """
         self._ask_more(self._first_count())
-        if not len(self.x):
+        if not len(self.told.x):
             self.why.append("The budget left no questions to fit to.")
             return
-        students = [Student.begin(network, *self.held) for network in self._begun()]
+        students = [Student.begin(network, self.held) for network in self._begun()]
         self._keep(students)
         # What was read is nearly right: what lies behind it is fitted first, then everything.
         known = self.method.known
@@ -138,11 +142,11 @@ class Fitting(Run):
                 if not first and self._well(students[0].best):
                     # With neurons that it does not need a fit of all weights is ill-conditioned.
                     smaller = [self._slim(each.best, spare=True) for each in students]
-                    students = [replace(Student.begin(each, *self.held), damping=NEARLY) for each in smaller]
+                    students = [replace(Student.begin(each, self.held), damping=NEARLY) for each in smaller]
             # A few layers take few answers: more are asked once these are used up.
             needed = max(answers_per_step(each.network, LARGEST, first) for each in students)
-            if len(self.x) < AMONG * needed:
-                more = int(min(MORE * len(self.x), self._left()))
+            if len(self.told.x) < AMONG * needed:
+                more = int(min(MORE * len(self.told.x), self._left()))
                 if more >= 1:
                     self._ask_more(more, [each.network for each in students])
                 elif not first:
@@ -150,14 +154,14 @@ class Fitting(Run):
         assert self.best is not None
         if self._well(self.best) and not self.deep:
             self.best = self._slim(self.best)
-            some = slice(TO_TELL * max(layer.inputs + layer.neurons for layer in self.best.layers))
-            self.stats["all_needed"] = all_needed(self.best, self.x[some], self.y[some])
+            some = np.arange(len(self.told.x))[: TO_TELL * max(each.inputs + each.neurons for each in self.best.layers)]
+            self.stats["all_needed"] = all_needed(self.best, *self.told.some(some))
 
     def _after_a_round(self, student: Student, first: int) -> Student:
         """A student after a few steps on the layers from `first` on; what they took is counted."""
-        network, damping, work = fitted(student, self.x, self.y, self.noise, self.rng, first)
+        network, damping, work = fitted(student, self.told, self.noise, self.rng, first)
         self.work += work
-        return student.after(network, damping, *self.held)
+        return student.after(network, damping, self.held)
 
     def _worth(self, students: list[Student]) -> list[Student]:
         """Those that are worth fitting in more layers, the best one first; a larger one must be better by more."""
@@ -183,39 +187,41 @@ class Fitting(Run):
         """
         # Of many parameters most are the first layer's, and these stay.
         first = int(parameters(network) > MANY and len(network.layers) > 2)
-        some = self.rng.permutation(len(self.x))[: max(FEWEST_TO_SLIM, answers_per_step(network, len(self.x), first))]
-        x, y = self.x[some], self.y[some]
+        there = len(self.told.x)
+        some = self.rng.permutation(there)[: max(FEWEST_TO_SLIM, answers_per_step(network, there, first))]
+        told = self.told.some(some)
 
         def fit(trial: Network) -> Network:
             if spare or self.work > self.method.work:
                 return trial
             student, moves = Student(trial, NEARLY, trial, np.inf), min(first, len(trial.layers) - 1)
-            trial, _, work = fitted(student, x, y, self.noise, self.rng, moves, brief=True)
+            trial, _, work = fitted(student, told, self.noise, self.rng, moves, brief=True)
             self.work += work
             return trial
 
-        smaller = slimmed(network, x, y, self.noise, fit, NOTHING_LOST if spare else AS_WELL)
+        smaller = slimmed(network, told.x, told.y, self.noise, fit, NOTHING_LOST if spare else AS_WELL, told.counts)
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
         return smaller if trimmed_rms(smaller, *self.held) <= 2 * max(before, self.noise) else network
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
-        known, h = self.method.known, self.x
+        known, x, y = self.method.known, self.told.x, self.told.y
+        h = x
         if known.network is not None and self._well(known.network):
             # Neurons that it lacks need not disturb those that it has: the others begin with some that send nothing on.
-            more = [with_free(known.network, FREE, self.x, self.rng) for _ in range(self.method.students - 1)]
+            more = [with_free(known.network, FREE, x, self.rng) for _ in range(self.method.students - 1)]
             return [known.network, *more]
-        layers, rows = widened(known, 0 if self.deep else FREE, self.x, self.rng)
+        layers, rows = widened(known, 0 if self.deep else FREE, x, self.rng)
         for layer in layers:
             h = layer(h)
         # One that is far off may lack a layer, and then no fit mends it: it is kept only as the best so far.
         begun = []
         for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
-            network = free_network(layers, rows, widths, self.x, self.oracle.m, self.rng, self.method.activation)
-            network = with_output(Network(network.layers, self.oracle.shape), self.x, self.y)
+            network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
+            network = with_output(Network(network.layers, self.oracle.shape), x, y)
             few = parameters(Network(network.layers[len(layers) :])) <= FEW
-            trial = train(network, self.x, self.y, self.rng, first=len(layers), steps=BATCHES[few])
+            trial = train(network, x, y, self.rng, first=len(layers), steps=BATCHES[few])
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held)))
         begun.sort(key=lambda network: rms(network, *self.held))
@@ -248,21 +254,23 @@ class Fitting(Run):
         """Questions that may still be asked before the result is judged."""
         left = self.left(self.reserve)
         if self.best is not None:
-            left = min(left, max(MOST * parameters(self.best) / self.oracle.m, 10 * FEWEST) - len(self.x))
+            left = min(left, max(MOST * parameters(self.best) / self.oracle.m, 10 * FEWEST) - len(self.told.x))
         return max(0.0, left)
 
     def _ask_more(self, count: int, networks: Sequence[Network] = ()) -> None:
-        x, y = self._asked(questions(self.oracle, networks, count, self.rng, self.examples))
-        self.x, self.y = np.concatenate([self.x, x]), np.concatenate([self.y, y])
+        self.told = self.told.and_(self._asked(questions(self.oracle, networks, count, self.rng, self.examples)))
 
-    def _asked(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _asked(self, x: np.ndarray) -> Told:
         """Answers; log-ratios that have run out of digits are left out."""
         y = self.oracle(x)
         whole = intact(y, self.oracle.widest)
-        return x[whole], y[whole]
+        x, y = x[whole], y[whole]
+        if self.usual is None and self.oracle.uneven is not None and len(y):
+            self.usual = np.median(self.oracle.uneven(y), axis=0)
+        return Told(x, y, np.ones_like(y) if self.usual is None else weights(self.oracle, y, self.usual))
 
     def _spread(self) -> float:
-        return float((self.held[1] - self.held[1].mean(axis=0)).std()) or 1.0
+        return float((self.held.y - self.held.y.mean(axis=0)).std()) or 1.0
 
     def _keep(self, students: Sequence[Student]) -> None:
         """Hold on to the best network so far."""
@@ -278,7 +286,7 @@ class Fitting(Run):
         """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""
         if self.best is None:
             return False
-        off = np.abs(self.best(self.held[0]) - self.held[1]).max(axis=1)
+        off = np.abs(self.best(self.held.x) - self.held.y).max(axis=1)
         right = bool((off <= RIGHT * self._spread()).mean() >= MOSTLY)
         if right:
             self.why.append("The network read is right at most inputs, and stays as it is.")
@@ -305,7 +313,7 @@ class Fitting(Run):
         self.stats["neurons"] = apart = self.method.known.told_apart(network)
         told = "; ".join(f"layer {i}: {one['read']} read, {one['fitted']} fitted" for i, one in enumerate(apart))
         self.why.append(
-            f"A network was fitted to {len(self.x):,} answers ({told}). How far off it is was measured; its "
+            f"A network was fitted to {len(self.told.x):,} answers ({told}). How far off it is was measured; its "
             "weights say nothing where they were not read."
         )
         return self.end(outcome, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -36,6 +37,28 @@ REACH = (0.3, 1.0, 1.0, 2.0)
 ABOUT = 0.1
 
 
+class Told(NamedTuple):
+    """What a model answered.
+
+    Attributes:
+        x: (N, n) where it was asked.
+        y: (N, m) what it answered.
+        counts: (N, m) what the error of each answer is multiplied by: less where it is less precise.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    counts: np.ndarray
+
+    def some(self, rows: Int[np.ndarray, " k"]) -> Told:
+        """These answers alone."""
+        return Told(*(each[rows] for each in self))
+
+    def and_(self, other: Told) -> Told:
+        """Both."""
+        return Told(*(np.concatenate(each) for each in zip(self, other, strict=True)))
+
+
 @dataclass(frozen=True)
 class Student:
     """A network on its way.
@@ -53,25 +76,23 @@ class Student:
     error: float
 
     @classmethod
-    def begin(cls, network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Student:
+    def begin(cls, network: Network, held: Told) -> Student:
         """A student as it starts, held against answers it was not fitted to."""
-        return cls(network, DAMPING, network, trimmed_rms(network, x, y))
+        return cls(network, DAMPING, network, trimmed_rms(network, *held))
 
-    def after(self, network: Network, damping: float, x: np.ndarray, y: np.ndarray) -> Student:
-        """The student as another network, the better one of both kept; x and y as in `begin`."""
-        error = trimmed_rms(network, x, y)
+    def after(self, network: Network, damping: float, held: Told) -> Student:
+        """The student as another network, the better one of both kept."""
+        error = trimmed_rms(network, *held)
         best = (network, error) if error < self.error else (self.best, self.error)
         return replace(self, network=network, damping=damping, best=best[0], error=best[1])
 
 
-def hard_ones(
-    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], count: int, rng: np.random.Generator
-) -> Int[np.ndarray, " count"]:
+def hard_ones(network: Network, told: Told, count: int, rng: np.random.Generator) -> Int[np.ndarray, " count"]:
     """Which answers to fit: the worst of some, and as many others at random as make up the count."""
-    if len(x) <= count:
-        return np.arange(len(x))
-    some = rng.permutation(len(x))[: AMONG * count]
-    order = some[np.argsort(-off(network, x[some], y[some]), kind="stable")]
+    if len(told.x) <= count:
+        return np.arange(len(told.x))
+    some = rng.permutation(len(told.x))[: AMONG * count]
+    order = some[np.argsort(-off(network, *told.some(some)), kind="stable")]
     hard = int(HARD * count)
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
@@ -83,10 +104,9 @@ def answers_per_step(network: Network, there: int, first: int = 0) -> int:
     return int(min(max(each * size / network.m, least), ENOUGH, there))
 
 
-def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
+def fitted(
     student: Student,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
+    told: Told,
     noise: float,
     rng: np.random.Generator,
     first: int = 0,
@@ -96,8 +116,7 @@ def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
 
     Args:
         student: Where to start.
-        x: Where was asked.
-        y: What was answered.
+        told: The answers.
         noise: Deviation of the answers' errors, absolute.
         rng: Draws the others.
         first: The first layer that moves.
@@ -106,18 +125,18 @@ def fitted(  # noqa: PLR0913 - what is fitted, to what, and how long
     Queries: `0`; the answers are given.
     """
     network = student.network
-    rows = hard_ones(network, x, y, answers_per_step(network, len(x), first), rng)
-    tail, h = Network(network.layers[first:]), x[rows]
+    h, y, counts = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
+    tail = Network(network.layers[first:])
     for layer in network.layers[:first]:
         h = layer(h)
     damping, size = student.damping, parameters(tail)
     if size <= FEW:
-        polished = polish(tail, h, y[rows], noise=noise, steps=STEPS_OF_FEW)
-        tail, work = polished.network, polished.steps * float(size) ** 2 * y[rows].size
+        polished = polish(tail, h, y, noise=noise, steps=STEPS_OF_FEW, weight=counts)
+        tail, work = polished.network, polished.steps * float(size) ** 2 * y.size
     else:
         steps, most = BRIEF if brief else USUAL if size <= MANY else OF_MANY
-        got = damped_fit(tail, h, y[rows], noise=noise, steps=steps, most=most, damping=damping)
-        tail, damping, work = got.network, got.damping, 4.0 * size * got.products * len(rows)
+        got = damped_fit(tail, h, y, noise=noise, steps=steps, most=most, damping=damping, counts=counts)
+        tail, damping, work = got.network, got.damping, 4.0 * size * got.products * len(y)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
 
 
