@@ -7,7 +7,8 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
-from unveil.identification.fitting.matrix_free import _Conjugate, _step, _taken_apart, damped_fit, fit
+from unveil.identification.fitting.conjugate_directions import Conjugate
+from unveil.identification.fitting.matrix_free import _step, _taken_apart, damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.surrogate.known import Known, with_free
@@ -235,7 +236,7 @@ def test_a_first_layer_behind_which_several_were_read_stays_as_it_is() -> None:
 def test_directions_stay_conjugate_to_all_before(rng: np.random.Generator) -> None:
     a = rng.standard_normal((40, 40)) * np.logspace(0, -2, 40)
     a = a.T @ a
-    kept, before = _Conjugate(40, 12), []
+    kept, before = Conjugate(40, 12), []
     for _ in range(12):
         p = kept.to_all([part.reshape(4, 5) for part in np.split(rng.standard_normal(40), 2)])
         flat = np.concatenate([part.ravel() for part in p])

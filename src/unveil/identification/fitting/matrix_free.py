@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
 
+from unveil.identification.fitting.conjugate_directions import Conjugate, dot
 from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
@@ -22,8 +23,6 @@ _GAIN = 1.02
 _MOST, _MOST_DAMPED = 150, 60
 # Conjugate gradients that must together make what is left smaller by `_GAIN`.
 _PATIENCE = 10
-# Numbers of former directions that are kept, twice (128 MB each).
-_KEPT = 2**25
 # Points from which the preconditioner is made, at most.
 _ENOUGH = 8192
 # Damping of the preconditioner, relative to its mean diagonal.
@@ -287,8 +286,8 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     solution = [np.zeros_like(g) for g in gradient]
     r = gradient
     z = precondition(r)
-    conjugate = _Conjugate(sum(g.size for g in gradient), most)
-    p, rz = z, _dot(r, z)
+    conjugate = Conjugate(sum(g.size for g in gradient), most)
+    p, rz = z, dot(r, z)
     start, taken, left = rz, 0, [cost]
     while taken < most:
         if rz <= _LEFT**2 * start or rz <= 0 or left[-1] <= enough:
@@ -300,49 +299,15 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
         if damping:
             q = [a + d * each for a, d, each in zip(q, held, p, strict=True)]
         conjugate.keep(p, q)
-        alpha = _dot(p, r) / max(_dot(p, q), 1e-300)
-        left.append(left[-1] - alpha * _dot(p, r))
+        alpha = dot(p, r) / max(dot(p, q), 1e-300)
+        left.append(left[-1] - alpha * dot(p, r))
         solution = [s + alpha * d for s, d in zip(solution, p, strict=True)]
         r = [a - alpha * b for a, b in zip(r, q, strict=True)]
         z = precondition(r)
-        rz = _dot(r, z)
+        rz = dot(r, z)
         p = conjugate.to_all(z)
     still = [(np.zeros_like(w), np.zeros_like(b)) for w, b in weights[:first]]
     return still + [(s[:, :-1], s[:, -1]) for s in solution], taken
-
-
-class _Conjugate:
-    """Directions of one step and their products, in single precision, to which each further one is made conjugate.
-
-    By the last one alone, as in exact arithmetic would do, they come back to each other: of an ill-conditioned step in
-    single precision that takes twice as many products.
-
-    Args:
-        size: Parameters.
-        most: Directions that are kept, or as many as `_KEPT` numbers hold.
-    """
-
-    def __init__(self, size: int, most: int) -> None:
-        most = max(1, min(most, _KEPT // size))
-        self._directions, self._products = (np.empty((most, size), dtype=np.float32) for _ in range(2))
-        self._count = 0
-
-    def keep(self, p: Sequence[np.ndarray], q: Sequence[np.ndarray]) -> None:
-        curved, size = _dot(p, q), np.sqrt(_dot(p, p))
-        if curved <= 0 or size == 0:
-            return
-        at = self._count % len(self._directions)
-        for out, each, scale in ((self._directions[at], p, 1 / size), (self._products[at], q, size / curved)):
-            np.multiply(np.concatenate([a.ravel() for a in each]), scale, out=out, casting="same_kind")
-        self._count += 1
-
-    def to_all(self, z: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """z without what is not conjugate to the directions kept."""
-        kept = min(self._count, len(self._directions))
-        whole = np.concatenate([a.ravel() for a in z])
-        whole -= (self._products[:kept] @ whole.astype(np.float32)) @ self._directions[:kept]
-        parts = np.split(whole, np.cumsum([a.size for a in z])[:-1])
-        return [part.reshape(a.shape) for part, a in zip(parts, z, strict=True)]
 
 
 def _single(slope: np.ndarray | None) -> np.ndarray | None:
@@ -398,7 +363,3 @@ def _factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> tuple[np.ndarr
     a[at] += _RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
     factor, lower = linalg.cho_factor(a)
     return np.asarray(factor), bool(lower)
-
-
-def _dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
-    return float(sum(np.vdot(u, v) for u, v in zip(a, b, strict=True)))
