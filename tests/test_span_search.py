@@ -414,3 +414,13 @@ def test_no_direction_is_noise_and_the_accuracy_holds_where_noise_differs_from_p
             right.append(np.linalg.norm(span.basis - span.basis @ true.T @ true, 2) <= span.accuracy)
     assert len(right) >= 3
     assert_rate(right, 0.99)
+
+
+def test_what_is_at_rest_at_one_place_and_steep_at_another_makes_no_full_rank() -> None:
+    ended = []
+    for seed in range(20):  # the first gradients are those of tails, millions of times smaller than those met later
+        rng = np.random.default_rng(seed)
+        w, b, v = 10 * rng.standard_normal((6, 8)), 10 * rng.standard_normal(6), rng.standard_normal((2, 6))
+        oracle = uv.as_oracle(lambda x, w=w, b=b, v=v: np.tanh(x @ w.T + b) @ v.T, 8)
+        ended.append(uv.row_span(oracle, rng=rng).outcome)
+    assert uv.Outcome.full_rank not in ended

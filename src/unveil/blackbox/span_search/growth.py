@@ -179,3 +179,21 @@ def _hidden_slope(
     seen = np.isfinite(slope)
     excess = float(np.mean((change[seen] / noise[seen]) ** 2)) if seen.any() else 0.0
     return slope, new, far, excess
+
+
+def steepness(ask: Asker, state: State) -> float:
+    """How many times as large as the first gradient the largest is of those at the places where gradients were taken.
+
+    Of each only the part outside what was known was asked; what was known may have been a small part of a small one,
+    and is off by its error times the whole gradient, as where a sigmoid is at rest at one place and steep at another.
+
+    Queries: one for each place
+    """
+    places = state.places
+    direction = ask.rng.standard_normal(places.x.shape)
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    length = clipped_step(ask.oracle, places.x, direction, state.steps.step)
+    ends = ask.oracle.nearest(places.x + length[:, None] * direction)
+    ends, answers = ask.step(places.x, ends, places.sigma)
+    slope = np.abs(answers - places.fx).max(axis=1) / np.linalg.norm(ends - places.x, axis=1)
+    return float(np.nanmax(slope, initial=0.0)) / state.typical

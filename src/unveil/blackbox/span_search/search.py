@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.span_search import lattice
 from unveil.blackbox.span_search.accuracy import SAFETY, judge, measure, price
 from unveil.blackbox.span_search.candidates import POOL
-from unveil.blackbox.span_search.growth import BATCH, confirm, grow
+from unveil.blackbox.span_search.growth import BATCH, confirm, grow, steepness
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.points import Asker, LimitReached, Places, most_queries
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
@@ -146,8 +146,11 @@ def _look(ask: Asker, state: State, goal: Goal) -> Generator[State, None, State]
                 if state.rank == before and state.rank:
                     # Seen twice, yet no gradient could be taken: it is booked as error of the span.
                     state = replace(state, row_error=2 * state.row_error)
-            if state.surely_full:
-                return replace(state, measured=True, accuracy=0.0)
+            if state.full and state.steps.clean:
+                with ask.stage("measuring"):
+                    surely = state.surely_full(steepness(ask, state))
+                if surely:
+                    return replace(state, measured=True, accuracy=0.0)
             if state.blurred:
                 with ask.stage("refinement"):
                     state = yield from refine(ask, state, goal.accuracy)

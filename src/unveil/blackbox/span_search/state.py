@@ -136,15 +136,17 @@ class State:
     def full(self) -> bool:
         return self.known.rank >= self.known.n
 
-    @property
-    def surely_full(self) -> bool:
+    def surely_full(self, steeper: float) -> bool:
         """Whether n directions stay independent under every error of their rows that the answers can have hidden.
 
         At full rank the reduced echelon form is the identity, plus an error of norm `row_error` from noise, or
         OVERLOOKED times as much where every gradient met breakpoints too small to be seen: below 1 it has an inverse.
         With few digits the error of the rows before is not small beside the last new component, and this says nothing.
+
+        Args:
+            steeper: How many times as large as `typical` gradients are where they were taken: rows err in proportion.
         """
-        return self.full and self.steps.clean and OVERLOOKED * self.row_error < 1
+        return self.full and self.steps.clean and OVERLOOKED * self.row_error * max(1.0, steeper) < 1
 
     @property
     def basis_step(self) -> float:
