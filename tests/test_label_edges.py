@@ -14,6 +14,8 @@ from unveil.identification.from_labels.faces import Faces, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
 from unveil.identification.from_labels.opened_edges import explained
 from unveil.identification.from_labels.output import pair_output
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.straight import fitted
 from unveil.identification.from_labels.walks import Walks, closer, walk
 
@@ -167,3 +169,28 @@ def test_the_error_stated_of_a_hyperplane_through_points_bounds_its_own() -> Non
         apart.append(off / told.error[0])
     assert np.mean(np.array(apart) < 1) > 0.95
     assert 0.1 < np.median(apart) < 0.5
+
+
+def test_a_vague_hyperplane_is_measured_again_by_its_own_points_and_by_no_others() -> None:
+    own = 0
+    for seed in range(6):
+        truth = Truth(seed)
+        pool = Pool(truth.side, truth.chart, 1.0, np.empty((0, 5)), truth.rng)
+        pool.draw()
+        search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
+        search.faces = truth.faces(24)
+        for i, edge in edges_of(truth, len(search.faces)).items():
+            normal = truth.planes.normals[i]
+            angle = float(np.arctan2(normal @ edge.across, normal @ edge.normal))
+            vague = edge.at(angle + 1e-3)
+            search.planes, search.through = Hyperplanes.none(5).added(vague, edge.z, 1e-3), [edge]
+            # Points of other neurons on what the vague one may be.
+            z = edge.z + 2 * truth.rng.standard_normal((20, 5))
+            beside = z - np.outer((z - edge.z) @ vague + 3e-3 * truth.rng.uniform(-1, 1, 20), vague)
+            for each in beside:
+                search._unknown(each[None], np.array([1e-12]))
+            # Not worse than it was: an angle of 1e-3.
+            assert abs(search.planes.normals[0] @ normal) > 1 - 0.51e-6
+            search._unknown(z - np.outer((z - edge.z) @ normal, normal), np.full(20, 1e-12))
+            own += bool(abs(search.planes.normals[0] @ normal) > 1 - 1e-14)
+    assert own >= 8

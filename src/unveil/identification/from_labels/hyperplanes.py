@@ -16,6 +16,8 @@ ALIKE = 1e-3
 DOUBT = 1e-4
 """How probable a hyperplane may be by chance."""
 
+HELD = 5.0
+"""So many errors off a hyperplane its points lie, and other measurements of it, at most."""
 
 CLEARLY = 1e-3
 """Error of a shared normal below which edges are seen to share it."""
@@ -65,7 +67,12 @@ class Hyperplanes(Rows):
         slack = self.error * (1 + np.linalg.norm(z, axis=1)[:, None]) + error[:, None]
         off = np.abs(z @ self.normals.T + self.offsets) / slack
         best = off.argmin(axis=1)
-        return np.where(off[np.arange(len(z)), best] < 5, best, -1)
+        return np.where(off[np.arange(len(z)), best] < HELD, best, -1)
+
+    def may_be(self, which: int, normal: Float[np.ndarray, " d"]) -> bool:
+        """Whether one of them may have this unit normal, up to sign, as exactly as it is known."""
+        apart_by = min(float(np.linalg.norm(self.normals[which] - sign * normal)) for sign in (1, -1))
+        return apart_by < HELD * float(self.error[which])
 
     def distinct(self) -> Hyperplanes:
         """Those that are told apart; of several measurements of one, the sharpest."""
@@ -149,6 +156,12 @@ class Edge:
         with np.errstate(divide="ignore", invalid="ignore"):
             fuzz = (error + self.error) / r + self.rough * np.linalg.norm(away, axis=1) / r
         return np.arctan2(-p, q) % np.pi, fuzz
+
+    def sharpest_vote(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> tuple[float, float]:
+        """Of `votes` the one that tells the angle most exactly."""
+        angle, fuzz = self.votes(z, error)
+        best = int(np.nan_to_num(fuzz, nan=np.inf).argmin())
+        return float(angle[best]), float(fuzz[best])
 
     def ahead_on(self, face: int, x: Float[np.ndarray, " d"], along: Float[np.ndarray, " d"]) -> float:
         """At what length a walk on one of the edge's own faces meets it; infinite where it does not."""

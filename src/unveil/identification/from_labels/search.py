@@ -87,7 +87,7 @@ class HyperplaneSearch:
         self.supposed, self.behind_first = 0, False
         self.stages: dict[str, int] = {}
         self.booked = chart.ledger.asked
-        self.stale = self.lost = self.walks = 0
+        self.stale = self.lost = 0
         # Where normals are coarse a face costs as much as many walks.
         self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
 
@@ -225,7 +225,6 @@ class HyperplaneSearch:
         walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes, passed)
         self.book("walks")
         self.passed[: len(passed)] += passed
-        self.walks += len(face)
         known = walks[np.flatnonzero(walks.plane >= 0)]
         np.add.at(self.ended, known.plane, 1)
         self.stale += len(known) + int((walks.plane == -2).sum())
@@ -334,15 +333,16 @@ class HyperplaneSearch:
         self.ended, self.passed, self.looked = self.ended[keep], self.passed[keep], self.looked[:, keep]
 
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-        """Which dual points lie on no known hyperplane; those that do measure theirs again, where they tell more."""
+        """Which dual points lie on no known hyperplane; those that do measure theirs again, by 10 labels."""
         on = self.planes.holding(z, error)
         for which in np.unique(on[on >= 0]) if not self.behind_first else ():
-            edge, rows = self.through[which], np.flatnonzero(on == which)
-            angle, fuzz = edge.votes(z[rows], error[rows])
-            best = int(np.nan_to_num(fuzz, nan=np.inf).argmin())
-            sharper = float(fuzz[best]) + edge.rough
-            if sharper < 0.5 * self.planes.error[which]:
-                self.planes = self.planes.measured(int(which), edge.at(float(angle[best])), edge.z, sharper)
+            edge, error_before = self.through[which], self.planes.error[which]
+            vote = edge.sharpest_vote(z[on == which], error[on == which])
+            # Beside a vague hyperplane lie points of other neurons, too: faces end at no hyperplane through them.
+            if vote[1] + edge.rough < 0.5 * error_before and self.planes.may_be(int(which), edge.at(vote[0])):
+                seen = confirmed(self.side, self.chart, self.faces, edge, (vote,), self.precision)
+                if seen is not None:
+                    self.planes = self.planes.measured(int(which), seen.normal, edge.z, seen.error)
         return np.asarray(on < 0)
 
     def _open_edges(self) -> Int[np.ndarray, " N"]:
@@ -388,8 +388,7 @@ class HyperplaneSearch:
                 continue
             for found in sections.dual_points(edge, labels):
                 self._add(found, seen=True)
-                angle, fuzz = edge.votes(found.z, found.error)
-                if self._resolve([edge], tuple(votes)) or self._tried(edge, (float(angle[0]), float(fuzz[0]))):
+                if self._resolve([edge], tuple(votes)) or self._tried(edge, edge.sharpest_vote(found.z, found.error)):
                     break
             self.book("sections")
         self._resolve([edge], tuple(votes))
