@@ -154,7 +154,12 @@ def smooth_step(noise: NoiseModel, order: int) -> float:
 
 
 def straight_step(
-    oracle: Oracle, x: np.ndarray, fx: np.ndarray, *, rng: np.random.Generator, noise: NoiseModel
+    oracle: Oracle,
+    x: Float[np.ndarray, "N n"],
+    fx: Float[np.ndarray, "N m"],
+    *,
+    rng: np.random.Generator,
+    noise: NoiseModel,
 ) -> Float[np.ndarray, " N"]:
     """For each point the largest tried step within which the oracle is linear along a random sign vector.
 

@@ -70,7 +70,7 @@ class GaussianProcess(Surrogate):
         """Of the process, in units of the answers' own variance."""
         return float(self.estimator.kernel_.k1.k1.constant_value)
 
-    def kernel(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def kernel(self, a: Float[np.ndarray, "A n"], b: Float[np.ndarray, "B n"]) -> tuple[np.ndarray, np.ndarray]:
         """The kernel between transformed inputs, and its slope h: the gradient in a is `-h (a - b)`."""
         square = np.maximum(np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2 * a @ b.T, 0.0)
         if not self.matern:

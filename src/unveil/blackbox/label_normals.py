@@ -81,7 +81,11 @@ class Normals:
         return np.asarray(self.coordinates @ self.basis)
 
     def with_normals(
-        self, points: BoundaryPoints, normals: np.ndarray, error: np.ndarray, settled: int | None = None
+        self,
+        points: BoundaryPoints,
+        normals: Float[np.ndarray, "N n"],
+        error: Float[np.ndarray, " N"],
+        settled: int | None = None,
     ) -> Normals:
         """The same with other normals."""
         normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
@@ -92,7 +96,9 @@ class Normals:
         distance = float(np.sqrt(len(q) - r) * np.linalg.norm(np.linalg.pinv(coordinates) * error))
         return Normals(points.turned(normals), coordinates, q[:, :r].T, q[:, r:].T, error, settled, distance)
 
-    def added(self, points: BoundaryPoints, normals: np.ndarray, error: np.ndarray) -> Normals:
+    def added(
+        self, points: BoundaryPoints, normals: Float[np.ndarray, "N n"], error: Float[np.ndarray, " N"]
+    ) -> Normals:
         """With more points and their normals."""
         return self.with_normals(
             BoundaryPoints.joined([self.points, points]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.kernels import Kernels
@@ -108,7 +109,7 @@ class Method(ABC):
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification: ...
 
 
-def residual(network: Network, oracle: Oracle, x: np.ndarray) -> float:
+def residual(network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"]) -> float:
     """Largest |network - oracle| over the rows of x, relative to the spread of the oracle's answers there.
 
     Queries: `len(x)`

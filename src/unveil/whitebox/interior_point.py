@@ -53,18 +53,18 @@ class _Walls:
         parts = [ceiling, high, -low] + ([] if target is None else [target, -target])
         self.level = np.concatenate(parts)
 
-    def times(self, z: np.ndarray, u: np.ndarray) -> np.ndarray:
+    def times(self, z: Float[np.ndarray, " n"], u: Float[np.ndarray, " u"]) -> np.ndarray:
         """What `level` limits; without u the walls of the polytope and the box alone."""
         return np.concatenate([self.below @ z, z, -z] + ([z - u, -z - u] if len(u) else []))
 
-    def back(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def back(self, values: Float[np.ndarray, " w"]) -> tuple[np.ndarray, np.ndarray]:
         part = np.split(values, self.ends)
         z = self.below.T @ part[0] + part[1] - part[2]
         if len(part) == 3:
             return z, np.zeros(0)
         return z + part[3] - part[4], -part[3] - part[4]
 
-    def curved(self, weight: np.ndarray, curvature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def curved(self, weight: Float[np.ndarray, " w"], curvature: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The Hessian on z once u is eliminated, and the diagonals that link z with u and u with itself."""
         part = np.split(weight, self.ends)
         gram = (self.below.T @ sparse.diags_array(part[0]) @ self.below).toarray()

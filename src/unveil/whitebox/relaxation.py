@@ -33,14 +33,18 @@ class Part:
     split: tuple[np.ndarray, ...]
 
 
-def whole(network: Network, floor: np.ndarray, ceiling: np.ndarray) -> Part | None:
+def whole(network: Network, floor: Float[np.ndarray, " n"], ceiling: Float[np.ndarray, " n"]) -> Part | None:
     """The whole box."""
     free = [(np.full(k, -np.inf), np.full(k, np.inf)) for k in network.widths]
     return propagated(network, floor, ceiling, free, [np.zeros(k, bool) for k in network.widths])
 
 
 def propagated(
-    network: Network, floor: np.ndarray, ceiling: np.ndarray, chosen: list[Interval], split: list[np.ndarray]
+    network: Network,
+    floor: Float[np.ndarray, " n"],
+    ceiling: Float[np.ndarray, " n"],
+    chosen: list[Interval],
+    split: list[np.ndarray],
 ) -> Part | None:
     """Bounds on every neuron, by interval arithmetic, cut down to the chosen ones; None if no input has them all."""
     low, high = floor, ceiling
@@ -61,7 +65,11 @@ def propagated(
 
 
 def halved(
-    network: Network, floor: np.ndarray, ceiling: np.ndarray, part: Part, breakpoint: tuple[int, int, float]
+    network: Network,
+    floor: Float[np.ndarray, " n"],
+    ceiling: Float[np.ndarray, " n"],
+    part: Part,
+    breakpoint: tuple[int, int, float],
 ) -> list[Part]:
     """The two parts in which one neuron is below and above a breakpoint."""
     layer, neuron, at = breakpoint
@@ -148,7 +156,7 @@ class Relaxation:
         """The cost that is t."""
         return np.asarray(np.eye(1, self.size, self.size - 1)[0])
 
-    def worst(self, v: np.ndarray, part: Part) -> tuple[int, int, float] | None:
+    def worst(self, v: Float[np.ndarray, " v"], part: Part) -> tuple[int, int, float] | None:
         """The breakpoint to split at: of the neuron farthest from its activation in the programme."""
         best, found = 1e-9, None
         for i, layer in enumerate(self.network.layers):
@@ -170,7 +178,7 @@ class Relaxation:
 
 
 def envelopes(
-    phi: Activation, low: np.ndarray, high: np.ndarray
+    phi: Activation, low: Float[np.ndarray, " k"], high: Float[np.ndarray, " k"]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, float]]:
     """Lines below (sign -1) and above (sign 1) a piecewise-linear function on intervals.
 

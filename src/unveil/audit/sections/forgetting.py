@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from unveil.audit.chart import Chart
 from unveil.audit.drawing import SPECIMENS, draw_input
@@ -105,7 +106,7 @@ def unknown(audit: Audit) -> Section:
     )
 
 
-def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage, ...]]:
+def decided(network: Network, examples: Float[np.ndarray, "N n"]) -> dict[int, tuple[Preimage, ...]]:
     """Kinds of preimages, of every layer that is neither too large nor of an unsuitable activation."""
     from unveil.whitebox.same_features import decidable, preimages
 
@@ -119,7 +120,9 @@ def decided(network: Network, examples: np.ndarray) -> dict[int, tuple[Preimage,
     return found
 
 
-def look_alike(audit: Audit, network: Network, examples: np.ndarray) -> list[tuple[Lookalike, Comparison]]:
+def look_alike(
+    audit: Audit, network: Network, examples: Float[np.ndarray, "N n"]
+) -> list[tuple[Lookalike, Comparison]]:
     """A few pairs in the legal range: examples with few active neurons in the first layer, towards another answer."""
     from unveil.whitebox.lookalike import lookalike
 

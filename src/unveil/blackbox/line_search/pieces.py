@@ -26,7 +26,7 @@ def rows_of(answers: Answers, line: int) -> Int[np.ndarray, " A"]:
     return np.asarray(rows[np.argsort(answers.t[rows], kind="stable")])
 
 
-def cut(t: Float[np.ndarray, " A"], at: np.ndarray, sigma: np.ndarray) -> list[np.ndarray]:
+def cut(t: Float[np.ndarray, " A"], at: Float[np.ndarray, " B"], sigma: Float[np.ndarray, " B"]) -> list[np.ndarray]:
     """Positions of the answers of each piece between breakpoints, leaving out those too close to one."""
     clear = np.ones(len(t), dtype=bool)
     # However vaguely a breakpoint is known, its neighbours and the answers around them count.

@@ -131,7 +131,9 @@ class Ended:
     unresolved: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def begin(answers: Answers, low: np.ndarray, high: np.ndarray, step: float, rng: np.random.Generator) -> list[Stretch]:
+def begin(
+    answers: Answers, low: Float[np.ndarray, " L"], high: Float[np.ndarray, " L"], step: float, rng: np.random.Generator
+) -> list[Stretch]:
     """Both ends of every line, and two more answers close to each. Queries: `6 L`"""
     lines = np.arange(len(low))
     length = high - low

@@ -249,13 +249,21 @@ class _Checked:
     reach: Float[np.ndarray, "P d"]
     out: Float[np.ndarray, "P m d"]
 
-    def _steps(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _steps(
+        self, rows: Int[np.ndarray, " s"], first: Int[np.ndarray, " s"], last: Int[np.ndarray, " s"]
+    ) -> Float[np.ndarray, "s d"]:
         """The part of the random step that runs along coordinates first..last."""
         j = np.arange(self.frame.d)
         part = (j >= first[:, None]) & (j < last[:, None])
         return np.where(part, self.straight.radius[rows, None] * self.straight.test[rows], 0)
 
-    def wrong(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray, change: np.ndarray) -> np.ndarray:
+    def wrong(
+        self,
+        rows: Int[np.ndarray, " s"],
+        first: Int[np.ndarray, " s"],
+        last: Int[np.ndarray, " s"],
+        change: Float[np.ndarray, "s m"],
+    ) -> Bool[np.ndarray, " s"]:
         """Whether `change`, by the random step over coordinates first..last, contradicts the derivatives."""
         step = self._steps(rows, first, last)
         expect = np.einsum("pmd,pd->pm", self.out[rows], step)
@@ -263,7 +271,7 @@ class _Checked:
         allowed = AGREE * self.straight.sigma[rows] * (2 + 1.5 * spread)
         return np.asarray((np.abs(expect - change) > allowed).any(axis=1))
 
-    def repair(self, rows: np.ndarray) -> np.ndarray:
+    def repair(self, rows: Int[np.ndarray, " s"]) -> Bool[np.ndarray, " P"]:
         """Halve the set of coordinates until the few that left their region are alone; step less far along these.
 
         Returns:

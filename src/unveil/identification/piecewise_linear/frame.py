@@ -106,7 +106,7 @@ class Frame:
         frame = replace(after, V=V, lift=V, shift=inverse @ np.r_[-after.c, found.x[:-1]])
         return Beside(frame, across, M @ frame.shift + c, M @ across)
 
-    def room(self, x: np.ndarray, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def room(self, x: Float[np.ndarray, "P n"], step: Float[np.ndarray, "P n"]) -> tuple[np.ndarray, np.ndarray]:
         """For each row, the interval of t with `x + t step` inside the region."""
         if self.free:
             return np.full(len(x), -np.inf), np.full(len(x), np.inf)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line_search.local_breakpoint import LocalBreakpoints, local_breakpoints
 from unveil.blackbox.rows import Rows
@@ -252,13 +252,13 @@ class _One:
         known = self.known & (np.arange(len(self.known)) != j)
         return replace(self, at=at, g=g, sigma=sigma, known=known, theta=theta, spread=spread)
 
-    def around(self) -> np.ndarray:
+    def around(self) -> Float[np.ndarray, "P d"]:
         """Places near those where it was seen; coordinates stay positive."""
         size = 10 ** self.rng.uniform(-2, 0, (POOL, 1))
         step = np.exp(size * self.rng.standard_normal((POOL, self.at.shape[1])))
         return self.at[self.rng.integers(len(self.at), size=POOL)] * step
 
-    def anywhere(self) -> np.ndarray:
+    def anywhere(self) -> Float[np.ndarray, "P d"]:
         """Places between points on different sides."""
         pool = self.behind.frame.sample(POOL, self.rng)
         z = self.sums(pool)
@@ -277,11 +277,11 @@ class _One:
         """Its weights, zero where unknown."""
         return np.where(self.known, self.theta[:-1], 0)
 
-    def sums(self, x: np.ndarray) -> np.ndarray:
+    def sums(self, x: Float[np.ndarray, "P d"]) -> Float[np.ndarray, " P"]:
         """What the neuron sums up, by what is known of it."""
         return np.asarray(self.behind.see(x).h @ self.weights + self.theta[-1])
 
-    def entered(self, unknown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def entered(self, unknown: Int[np.ndarray, " u"]) -> tuple[np.ndarray, np.ndarray]:
         """Points of the hyperplane where these neurons have just become active, and which."""
         which = np.repeat(unknown, STARTS)
         x = self.at[self.rng.integers(len(self.at), size=len(which))].copy()
@@ -300,7 +300,7 @@ class _One:
             x = x * np.clip(1 - part[:, :1] * a - part[:, 1:] * b, 0.5, 2.0)
         return x, which
 
-    def usable(self, x: np.ndarray, entered: np.ndarray | None = None) -> _Places:
+    def usable(self, x: Float[np.ndarray, "P d"], entered: np.ndarray | None = None) -> _Places:
         """Short steps across the hyperplane near these points, where it is known well enough and nothing else bends."""
         unit = np.eye(len(self.known))
         for turn in range(NEWTON):

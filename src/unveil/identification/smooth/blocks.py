@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.rank_one import joint_directions
@@ -87,7 +87,7 @@ class Block:
 def look_through(
     oracle: Oracle,
     layer: FirstLayer,
-    members: np.ndarray,
+    members: Int[np.ndarray, " s"],
     rank: int | None,
     noise: float,
     *,
@@ -158,7 +158,7 @@ def _signs(count: int, k: int, rng: np.random.Generator) -> np.ndarray:
     return np.where((numbers[:, None] >> np.arange(k)) & 1, 1.0, -1.0)
 
 
-def gap(spectrum: np.ndarray, floor: float) -> int:
+def gap(spectrum: Float[np.ndarray, " s"], floor: float) -> int:
     """Where the singular values fall most, above a relative floor: their number before the fall."""
     s = np.maximum(spectrum / (spectrum[0] or 1.0), floor)
     return int(np.argmax(s[:-1] / s[1:])) + 1 if len(s) > 1 and s[-1] < 0.1 else len(s)
@@ -189,7 +189,9 @@ def second_differences(
     return out
 
 
-def gradients(oracle: Oracle, points: np.ndarray, directions: np.ndarray, h: float) -> np.ndarray:
+def gradients(
+    oracle: Oracle, points: Float[np.ndarray, "P n"], directions: Float[np.ndarray, "s n"], h: float
+) -> Float[np.ndarray, "P s m"]:
     """Central differences (P, s, m) along the directions.
 
     Queries: `2 P s`
@@ -199,7 +201,9 @@ def gradients(oracle: Oracle, points: np.ndarray, directions: np.ndarray, h: flo
     return np.asarray((ahead - behind) / (2 * h))
 
 
-def _ask(oracle: Oracle, points: np.ndarray, moves: np.ndarray) -> np.ndarray:
+def _ask(
+    oracle: Oracle, points: Float[np.ndarray, "P n"], moves: Float[np.ndarray, "M n"]
+) -> Float[np.ndarray, "P M m"]:
     """Answers (P, M, m) at every point moved by every move, in batches of fixed borders."""
     x = (points[:, None] + moves).reshape(-1, points.shape[1])
     parts = [oracle(oracle.nearest(x[i : i + 4096])) for i in range(0, len(x), 4096)]

@@ -199,7 +199,7 @@ def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Gener
 
 
 def profile(
-    oracle: Oracle, base: np.ndarray, direction: np.ndarray, activation: Activation
+    oracle: Oracle, base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], activation: Activation
 ) -> tuple[float, float, float]:
     """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` across one breakpoint alone."""
 

@@ -72,7 +72,7 @@ def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Gene
     return oracle.nearest(1.5 / typical * rng.standard_normal((count, oracle.n)))
 
 
-def ask(oracle: Oracle, x: np.ndarray) -> np.ndarray:
+def ask(oracle: Oracle, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
     """Answers in batches of fixed borders."""
     return np.concatenate([oracle(x[i : i + _BATCH]) for i in range(0, len(x), _BATCH)])
 
@@ -228,7 +228,7 @@ def unfinished(
     )
 
 
-def held_out_error(network: Network, x: np.ndarray, y: np.ndarray) -> float:
+def held_out_error(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
     """Largest |network(x) - y| relative to the spread of y."""
     spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
     return float(np.abs(network(x) - y).max()) / spread

@@ -88,7 +88,12 @@ def meet_freely(
 
 
 def _lowest(
-    c: np.ndarray, g: np.ndarray, found: FreeCondition, ranks: Sequence[int], met: float, rng: np.random.Generator
+    c: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    found: FreeCondition,
+    ranks: Sequence[int],
+    met: float,
+    rng: np.random.Generator,
 ) -> FreeCondition:
     """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
 
@@ -118,7 +123,9 @@ def _lowest(
     return found
 
 
-def _refined(c: np.ndarray, g: np.ndarray, start: Layer, rank: int) -> FreeCondition | None:
+def _refined(
+    c: Float[np.ndarray, "T k"], g: Float[np.ndarray, "T k m"], start: Layer, rank: int
+) -> FreeCondition | None:
     """Levenberg-Marquardt on what lies behind the rank, the span itself projected out."""
     kind, k = start.activation, c.shape[1]
     weights, shifts = start.dense(), start.bias

@@ -135,7 +135,11 @@ def chained(z: Float[np.ndarray, "T k"], g: Float[np.ndarray, "T k m"], activati
 
 
 def _lowest(
-    z: np.ndarray, g: np.ndarray, activation: Activation, found: Condition, rng: np.random.Generator
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    activation: Activation,
+    found: Condition,
+    rng: np.random.Generator,
 ) -> Condition:
     """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
 
@@ -174,7 +178,12 @@ def odd_neuron(flat: Float[np.ndarray, "N k"], rank: int) -> tuple[int, float]:
 
 
 def _best(
-    z: np.ndarray, g: np.ndarray, activation: Activation, rank: int, starts: int, rng: np.random.Generator
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    activation: Activation,
+    rank: int,
+    starts: int,
+    rng: np.random.Generator,
 ) -> Condition | None:
     """From several starting values: shifts alone, then shifts and scales."""
     k, unit = z.shape[1], _unit(activation)
@@ -200,7 +209,11 @@ def _sound(found: Condition, unit: float) -> bool:
 
 
 def _divided(
-    z: np.ndarray, g: np.ndarray, activation: Activation, scales: np.ndarray, shifts: np.ndarray
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    activation: Activation,
+    scales: Float[np.ndarray, " k"],
+    shifts: Float[np.ndarray, " k"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Slopes by outputs (T m, k), and phi'' / phi'."""
     with np.errstate(all="ignore"):
@@ -212,12 +225,12 @@ def _divided(
 
 
 def _refined(  # noqa: PLR0913 - unknowns of one fit
-    z: np.ndarray,
-    g: np.ndarray,
+    z: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
     activation: Activation,
     rank: int,
-    scales: np.ndarray,
-    shifts: np.ndarray,
+    scales: Float[np.ndarray, " k"],
+    shifts: Float[np.ndarray, " k"],
     steps: int = _STEPS,
     scales_too: bool = True,
 ) -> Condition:

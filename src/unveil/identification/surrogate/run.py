@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.method import Identification
@@ -93,7 +93,7 @@ def errors(told: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> dict[
     return {"inputs": len(y), "rms": float(np.sqrt(((told - y) ** 2).mean())) / spread, **out}
 
 
-def label_agreement(mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def label_agreement(mine: Int[np.ndarray, " N"], theirs: Int[np.ndarray, " N"]) -> dict[str, Any]:
     """Share of inputs with the same label: of all, and of those of each label that the model gives."""
     each = {int(label): float((mine[theirs == label] == label).mean()) for label in np.unique(theirs)}
     return {"labels": float((mine == theirs).mean()), "per_label": each}
