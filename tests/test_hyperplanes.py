@@ -1,5 +1,7 @@
 """Hyperplanes met on lines, the derivatives beside them, and the layer they make up, in both precisions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.layer_membership import between_points, on_plane, straight_ones
 from unveil.identification.piecewise_linear.normals import grouped, normals
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.sharpening import sharpened, untangled
+from unveil.identification.piecewise_linear.sharpening import MANY, SHORTEST, sharpened, untangled
 
 PRECISIONS = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
@@ -241,3 +243,24 @@ def test_a_parallel_hyperplane_of_a_deeper_neuron_moves_no_row_that_is_measured_
     vague = Hyperplanes.through(frame, at, row, np.ones((1, 1)), np.full(1, 1e-6))
     again = sharpened(probe, frame, LayerFound.nothing(frame, 1).with_straight(vague), [0])
     assert abs(again.straight.bias[0]) < 1e-6
+
+
+@pytest.mark.parametrize("beside", [0.001, 0.2])
+def test_a_hyperplane_met_far_away_is_met_again_where_no_deeper_neuron_switches_beside_it(beside: float) -> None:
+    """f = relu(z) + 2 relu(relu(z) - beside): the outer pieces meet at 2/3 beside, not at zero."""
+    rng, n = np.random.default_rng(0), MANY + 50
+    row, *others = np.linalg.qr(rng.standard_normal((n, 4)))[0].T[:, None]
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        z = np.maximum(x @ row.T, 0)
+        return np.asarray(z + 2 * np.maximum(z - beside, 0))
+
+    frame = Frame.of_input(n, None)
+    probe = Probe(answer, rounding(answer, rng.standard_normal((4, n)), 2e-16, rng), rng)
+    at = 1e4 * rng.standard_normal((1, n))
+    at -= (at @ row.T) * row
+    far = Hyperplanes.through(frame, at, row, np.ones((1, 1)), np.full(1, 1e-9))
+    far = replace(far, bias=far.bias + 1e-6)
+    near = Hyperplanes.through(frame, np.zeros((3, n)), np.concatenate(others), np.ones((3, 1)), np.full(3, 1e-9))
+    again = untangled(probe, frame, LayerFound.nothing(frame, 1).with_straight(far).with_straight(near))
+    assert abs(again.straight.bias[0]) < (2e-6 if beside < SHORTEST else 1e-9)

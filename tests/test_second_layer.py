@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 import unveil as uv
@@ -59,3 +61,22 @@ def test_a_hyperplane_met_twice_is_one_neuron() -> None:
         second, truth = _begun(seed, list(range(SECOND)), [0, 3])
         good.append(_right(read_second_layer(second), truth))
     assert_rate(good, 0.9, "two of ten read twice")
+
+
+def test_a_neuron_known_to_a_few_digits_is_not_taken_in_again() -> None:
+    second, _ = _begun(0, list(range(SECOND)), [])
+    straight, rng = second.found.straight, np.random.default_rng(2)
+    h = rng.uniform(0.1, 10.0, (400, 1, FIRST))
+    h = h - (h @ straight.rows.T + straight.bias).swapaxes(1, 2) * straight.rows
+    which, i = np.nonzero((h > 0).all(axis=2))
+    frame = second.frame
+    met = Hyperplanes.through(
+        frame, (h[which, i] - frame.c) @ frame.V.T, straight.rows[i], straight.jump[i], np.full(len(i), 1e-12)
+    )
+    assert len(set(i)) > 3
+    vague = replace(straight, bias=straight.bias + 2e-5, error=np.full(SECOND, 1e-4))
+    found = second.found.with_rows(vague).with_bent(met, np.zeros(len(met), dtype=bool))
+    again = SecondLayer.begun(
+        second.probe, second.log, Frame.of_input(N, None), second.layer, LayerFound.nothing(frame, 1), found
+    )
+    assert len(again.found.rows) == SECOND

@@ -9,16 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, ending, explain
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, ending, explain
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.validation import FEWEST, validate
 from unveil.whitebox.network import Network
 
-# A critical point is one of a neuron that is zero there, up to this part of what it sums up.
+# A critical point is one of a neuron that is zero there, up to this part of what it sums up and its own error.
 ZERO = 1e-6
 # A normal is one of the second layer's if the active neurons' normals explain it up to this part.
 EXPLAINED = 1e-5
@@ -89,10 +89,11 @@ class SecondLayer:
         return _taken_in(state)
 
     def zero(self, x: Float[np.ndarray, " n"]) -> bool:
-        """Whether one of the neurons read is zero here."""
-        h = local([self.layer], x)[0]
+        """Whether one of the neurons read is zero here, as well as it is known: else it would be read twice."""
+        h = after([self.layer], x[None])[0]
         off = np.abs(self.found.rows @ h + self.found.bias)
-        return bool(off.min(initial=np.inf) < ZERO * (1 + np.linalg.norm(h)))
+        known = ZERO + SAME * self.found.straight.error / np.sqrt(len(h))
+        return bool((off < known * (1 + np.linalg.norm(h))).any())
 
     def fit(self, asked: Asked) -> Fit:
         """What these neurons, and a part linear in the first layer's values, explain of some answers."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.breakpoints import line_search
 from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
@@ -22,9 +24,9 @@ COSTLY, THROUGH = ((128, 1e-7), (32, 1e-7)), ((5, 1e-9), (5, 2e-10))
 # Where a jump was vague rows are wrong along those met beside them: it pays to measure along these alone where they are
 # at most this share of the coordinates, and along so many random directions that tell how wrong a row still is.
 TANGLED, CHECKS = 0.25, 6
-# How far on either side of a hyperplane, in units of the room there, slopes are measured: at first, and elsewhere if
-# that was no good.
-SHORTER = 0.5, 0.1, 0.02
+# Places where a hyperplane is looked at before it is left as it was; how far on either side, as a share of the way to
+# the next one of its layer and of that to a deeper one's; shorter ways than the last are no place.
+TRIES, ACROSS, BETWEEN, SHORTEST = 3, 0.5, 0.8, 0.02
 # So many times further off than most is worse than rounding.
 WORSE = 10.0
 # Places among which the roomiest is chosen.
@@ -79,41 +81,24 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     bad = max(COSTLY[probe.m > 1][1], WORSE * float(np.median(off)))
     room, again = _Room(probe.rng, frame, planes), {}
     for i in np.flatnonzero(off > bad).tolist():
-        row, error = planes.rows[i], float(planes.error[i])
-        good = error <= bad
         near = np.argsort(np.linalg.norm(planes.at - planes.at[i], axis=1), kind="stable")
         basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
         checks = probe.rng.standard_normal((frame.d, CHECKS))
         checks /= np.linalg.norm(checks, axis=0)
-        along = row[:, None] if good else np.column_stack([row, basis, checks])
-        seen = _two_sides(probe, room, i, along)
-        if seen is None:
-            continue
-        if not good:
-            row = row + basis @ (seen.normal[1:-CHECKS] - basis.T @ row)
-            row /= np.linalg.norm(row)
-            wrong = np.sqrt(frame.d * ((seen.normal[-CHECKS:] - checks.T @ row) ** 2).mean())
-            error = max(float(wrong), seen.error)
-        better = _better(room, i, row, error, seen)
-        if better is not None:
-            again[i] = better
+        good = planes.error[i] <= bad
+        normal = _as_known if good else partial(_untangled_normal, basis=basis, checks=checks)
+        again.update(_met_again(probe, room, i, normal))
     return found.with_rows(planes.replaced(again))
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
     """With these rows measured again, where their hyperplane is far from all others and steps can be long.
 
-    Queries: those of `derivatives` at two points per row, and two.
+    Queries: those of a line search, and of `derivatives` at two points, per row
     """
     room, again = _Room(probe.rng, frame, found.straight), {}
     for i in map(int, which):
-        # Where deeper neurons switch beside it another place, and a shorter step, may do.
-        for turn in range(len(SHORTER)):
-            seen = _two_sides(probe, room, i, None, turn)
-            better = None if seen is None else _better(room, i, seen.normal, seen.error, seen)
-            if better is not None:
-                again[i] = better
-                break
+        again.update(_met_again(probe, room, i, _whole_normal))
     return found.with_rows(found.straight.replaced(again))
 
 
@@ -143,70 +128,121 @@ class _Room:
         room = np.delete(np.abs(sums), i, axis=1).min(axis=1, initial=np.inf)
         best = int(np.argsort(-room)[turn])
         at = self.x[best] - z[best] * (self.frame.V @ row) if self.frame.free else x[best]
-        return at, SHORTER[turn] * min(float(room[best]), 1.0)
+        return at, ACROSS * min(float(room[best]), 1.0)
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """What slopes on two sides of one hyperplane tell.
+class _Crossing(NamedTuple):
+    """A stretch across a hyperplane on which answers bend there alone.
 
     Attributes:
-        normal: (q,) of it along each direction.
-        jump: (m,) change of the slope across it, per unit of the normal.
-        at: (n,) where the two pieces meet.
-        error: Expected error of the normal.
+        known: (1) the hyperplane as it was known.
+        at: (n,) where it is met.
+        step: (n,) along its normal, to either end.
+        reach: How long the step is.
     """
 
-    normal: Float[np.ndarray, " q"]
-    jump: Float[np.ndarray, " m"]
+    known: Hyperplanes
     at: Float[np.ndarray, " n"]
-    error: float
+    step: Float[np.ndarray, " n"]
+    reach: float
 
 
-def _two_sides(
-    probe: Probe, room: _Room, i: int, along: Float[np.ndarray, "d q"] | None, turn: int = 0
-) -> _Sides | None:
-    """Slopes beside a hyperplane where it is far from all others, along the columns or all coordinates.
+# A unit normal, how the slope changes across it, and the error expected of the normal.
+_Normal = tuple[Float[np.ndarray, " d"], Float[np.ndarray, " m"], float]
+
+
+def _met_again(
+    probe: Probe, room: _Room, i: int, normal: Callable[[Probe, Frame, _Crossing], _Normal | None]
+) -> dict[int, Hyperplanes]:
+    """A hyperplane as it is seen at a roomy place; nothing where no place shows it better than it is known."""
+    for turn in range(TRIES):
+        met = _crossing(probe, room, i, turn)
+        seen = None if met is None else normal(probe, room.frame, met)
+        better = None if met is None or seen is None else _better(room.frame, met, *seen)
+        if better is not None:
+            return {i: better}
+    return {}
+
+
+def _crossing(probe: Probe, room: _Room, i: int, turn: int) -> _Crossing | None:
+    """A stretch across a hyperplane, as far from all others as it is seen to be; None where deeper ones are close."""
+    x, reach = room.on(i, turn)
+    step = reach * (room.frame.V @ room.planes.rows[i])
+    (line,) = line_search(probe.ask, x[None], step[None], -1.0, 1.0, probe.noise, probe.rng)
+    if not len(line.t) or len(line.unresolved):
+        return None
+    here = np.abs(line.t).argmin()
+    others = np.abs(np.delete(line.t, here) - line.t[here])
+    share = min(BETWEEN * float(others.min(initial=np.inf)), 1.0 - abs(float(line.t[here])))
+    if share < SHORTEST:
+        return None
+    return _Crossing(room.planes[np.array([i])], line.points[here], share * step, share * reach)
+
+
+def _as_known(probe: Probe, frame: Frame, met: _Crossing) -> _Normal:
+    """Queries: `0`"""
+    return met.known.rows[0], met.known.jump[0], float(met.known.error[0])
+
+
+def _untangled_normal(
+    probe: Probe,
+    frame: Frame,
+    met: _Crossing,
+    *,
+    basis: Float[np.ndarray, "d b"],
+    checks: Float[np.ndarray, "d c"],
+) -> _Normal | None:
+    """With what the normal has of others' taken away, and what random directions say of the rest."""
+    row = met.known.rows[0]
+    seen = _two_sides(probe, frame, met, np.column_stack([row, basis, checks]))
+    if seen is None:
+        return None
+    along, jump, error = seen
+    row = row + basis @ (along[1 : -checks.shape[1]] - basis.T @ row)
+    row /= np.linalg.norm(row)
+    wrong = np.sqrt(frame.d * ((along[-checks.shape[1] :] - checks.T @ row) ** 2).mean())
+    return row, jump, max(float(wrong), error)
+
+
+def _whole_normal(probe: Probe, frame: Frame, met: _Crossing) -> _Normal | None:
+    """The normal measured along all coordinates."""
+    return _two_sides(probe, frame, met, None)
+
+
+def _two_sides(probe: Probe, frame: Frame, met: _Crossing, along: Float[np.ndarray, "d q"] | None) -> _Normal | None:
+    """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides.
 
     Args:
         probe: Asks.
-        room: Where.
-        i: Which.
-        along: The first column is its normal; None: all coordinates.
-        turn: How often that was no good so far.
+        frame: The coordinates.
+        met: Where.
+        along: The first column is the normal as it is known; None: all coordinates.
     """
-    frame, row = room.frame, room.planes.rows[i]
-    x, reach = room.on(i, turn)
-    step = reach * (frame.V @ row)
-    both = np.stack([x - step, x + step])
-    value = probe.ask(both)
+    both = np.stack([met.at - met.step, met.at + met.step])
     steps = frame if along is None else across(frame.V @ along)
-    slope, blur = derivatives(probe, steps, both, np.full(2, reach / 3), value)
+    slope, blur = derivatives(probe, steps, both, np.full(2, met.reach / 3))
     if not np.isfinite(blur).all():
         return None
     u, s, vt = np.linalg.svd(slope[1] - slope[0], full_matrices=False)
     # Along the row itself slopes change by one jump; else the normal is a unit vector.
-    strength = s[0] * (np.sign(vt[0] @ row) if along is None else vt[0, 0])
+    strength = float(s[0] * (np.sign(vt[0] @ met.known.rows[0]) if along is None else vt[0, 0]))
     if not abs(strength) > FAINT * s[0]:
         return None
-    normal, jump = vt[0] * (s[0] / strength), strength * u[:, 0]
-    # The two pieces meet on the hyperplane: how far along the step, in the output that bends most.
-    left, right = 2 * reach * (u[:, 0] @ slope @ row if along is None else u[:, 0] @ slope[:, :, 0].T)
-    part = (u[:, 0] @ (value[1] - value[0]) - right) / (left - right)
-    at = both[0] + part * (both[1] - both[0])
-    error = float(np.hypot(*blur)) * np.sqrt(frame.d) / abs(float(strength))
-    return _Sides(normal, jump, at, error)
+    error = float(np.hypot(*blur)) * np.sqrt(frame.d) / abs(strength)
+    return vt[0] * (s[0] / strength), strength * u[:, 0], error
 
 
-def _better(room: _Room, i: int, new: Float[np.ndarray, " d"], error: float, seen: _Sides) -> Hyperplanes | None:
+def _better(
+    frame: Frame, met: _Crossing, row: Float[np.ndarray, " d"], jump: Float[np.ndarray, " m"], error: float
+) -> Hyperplanes | None:
     """One with this normal; None where it is far from what it was, or no better near the origin."""
-    frame, here = room.frame, room.planes[np.array([i])]
-    again = Hyperplanes.through(frame, seen.at[None], new[None], seen.jump[None], np.array([error]))
-    allowed = 10 * here.error[0] + 1e-6
-    if np.linalg.norm(new - here.rows[0]) > allowed:
+    known = met.known
+    again = Hyperplanes.through(frame, met.at[None], row[None], jump[None], np.array([error]))
+    allowed = 10 * known.error[0] + 1e-6
+    if np.linalg.norm(row - known.rows[0]) > allowed:
         return None
-    # Where a deeper neuron switches beside it, and back again, the two pieces meet elsewhere than on the hyperplane.
-    between = np.linalg.norm(frame.values(here.at) - frame.values(seen.at[None]))
-    if abs(again.sums(frame, here.at)[0, 0]) > allowed * (1 + between):
+    # What was met may be a deeper neuron's breakpoint beside the hyperplane.
+    between = np.linalg.norm(frame.values(known.at) - frame.values(met.at[None]))
+    if abs(again.sums(frame, known.at)[0, 0]) > allowed * (1 + between):
         return None
-    return None if _far_off(frame, again) > _far_off(frame, here) else again
+    return None if _far_off(frame, again) > _far_off(frame, known) else again
