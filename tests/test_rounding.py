@@ -77,7 +77,7 @@ def test_log_ratios_of_rounded_probabilities_are_as_exact_as_their_smallest_one(
     assert np.median(error[told] / sigma[told]) > 0.05
     assert np.ptp(np.log10(sigma[told]).max(axis=1)) > 1
     # Where a probability is small its log-ratio counts as little as it says.
-    counts = weights_of(oracle, y, np.median(oracle.rounding(y), axis=0))
+    counts = weights_of(oracle.uneven, y, np.median(oracle.rounding(y), axis=0))
     assert counts.max() == 1
     assert (counts * oracle.rounding(y) <= np.median(oracle.rounding(y), axis=0) * (1 + 1e-12)).all()
     # Where all digits are there, they are all as good.

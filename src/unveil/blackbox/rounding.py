@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.noise_model import errors_variance
 
 if TYPE_CHECKING:
-    from unveil.blackbox.oracle import Oracle
+    pass
 
 Ask = Callable[[np.ndarray], np.ndarray]
 
@@ -193,16 +193,17 @@ def reach(ask: Ask, points: Float[np.ndarray, "N n"], widest: float, far: float)
     return far if bearable == far else float(np.clip(bearable / 3, 0.1, far))
 
 
-def weights(oracle: Oracle, y: Float[np.ndarray, "N m"], usual: Float[np.ndarray, " m"]) -> Float[np.ndarray, "N m"]:
-    """What each answer counts for where not all are rounded alike (`Oracle.uneven`): less where by more than usual.
+def weights(
+    own: Callable[[np.ndarray], np.ndarray] | None, y: Float[np.ndarray, "N m"], usual: float | Float[np.ndarray, " m"]
+) -> Float[np.ndarray, "N m"]:
+    """What each answer counts for: less where its own rounding is above the usual one.
 
     Args:
-        oracle: Whose answers.
-        y: They.
-        usual: Standard deviation of the usual answer's rounding, as of the median one.
+        own: The rounding of answers (`Oracle.uneven`, `Oracle.rounding`); None where all are rounded alike.
+        y: Answers.
+        usual: Standard deviation of the usual answer's rounding, as of the median one; 0 where it is not known.
     """
-    own = oracle.uneven
-    return np.ones_like(y) if own is None else np.asarray(usual / np.maximum(usual, own(y)))
+    return np.ones_like(y) if own is None or not np.any(usual) else np.asarray(usual / np.maximum(usual, own(y)))
 
 
 def intact(y: Float[np.ndarray, "N m"], widest: float) -> Bool[np.ndarray, " N"]:

@@ -128,7 +128,7 @@ def validate(
         if not len(x):
             continue
         spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
-        off = (np.abs(network(x) - answers) * weights(oracle, answers, usual)).max(axis=1)
+        off = (np.abs(network(x) - answers) * weights(oracle.uneven, answers, usual)).max(axis=1)
         errors[-1] = max(errors[-1], _finite(float(off.max()) / spread))
         typical = max(float(np.median(off)), 1e-300)
         tails.append(_finite(float(off.max()) / typical))

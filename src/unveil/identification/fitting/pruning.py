@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.whitebox.network import Layer, Network
@@ -110,11 +110,27 @@ def _without(network: Network, depth: int, neuron: int, level: float) -> Network
     layers = list(network.layers)
     here, after = layers[depth], layers[depth + 1]
     if here.activation.name == "sin":
-        here = Layer(here.weights, _one_phase(here, after.weights, neuron), here.activation)
-    layers[depth] = Layer(np.delete(here.weights, neuron, axis=0), np.delete(here.bias, neuron), here.activation)
-    bias = after.bias + level * after.weights[:, neuron]
-    layers[depth + 1] = Layer(np.delete(after.weights, neuron, axis=1), bias, after.activation)
-    return Network(tuple(layers))
+        layers[depth] = Layer(here.weights, _one_phase(here, after.weights, neuron), here.activation)
+    layers[depth + 1] = Layer(after.weights, after.bias + level * after.weights[:, neuron], after.activation)
+    return with_only(Network(tuple(layers)), depth, np.arange(here.neurons) != neuron)
+
+
+def with_only(
+    network: Network, depth: int, keep: Bool[np.ndarray, " k"] | Int[np.ndarray, " r"], after: Layer | None = None
+) -> Network:
+    """The network with these neurons alone in layer `depth`.
+
+    Args:
+        network: At least one layer deeper.
+        depth: Of the layer.
+        keep: (k,) for each neuron whether it stays, or (r,) which ones do.
+        after: The layer behind it as it is to be; by default what it is without the others.
+    """
+    layers = list(network.layers)
+    here, behind = layers[depth], layers[depth + 1]
+    layers[depth] = Layer(here.dense()[keep], here.bias[keep], here.activation)
+    layers[depth + 1] = Layer(behind.dense()[:, keep], behind.bias, behind.activation) if after is None else after
+    return Network(tuple(layers), network.shape, network.softmax)
 
 
 def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
@@ -144,17 +160,14 @@ def without_silent(network: Network, error: Callable[[Network], float], fine: fl
     Returns:
         The smaller network, if it is as near to what was asked; otherwise the network itself.
     """
-    layers = list(network.layers)
-    for depth in range(len(layers) - 2):
-        here, after = layers[depth], layers[depth + 1]
+    found = network
+    for depth in range(len(network.layers) - 2):
+        here, after = found.layers[depth], found.layers[depth + 1]
         size = np.linalg.norm(np.concatenate([here.dense(), here.bias[:, None]], axis=1), axis=1)
         sent = np.abs(after.dense()).max(axis=0) * size
         keep = sent > SILENT * sent.max()
-        if keep.all() or not keep.any():
-            continue
-        layers[depth] = Layer(here.dense()[keep], here.bias[keep], here.activation)
-        layers[depth + 1] = Layer(after.dense()[:, keep], after.bias, after.activation)
-    found = Network(tuple(layers), network.shape, network.softmax)
+        if keep.any() and not keep.all():
+            found = with_only(found, depth, keep)
     return found if error(found) <= max(fine, AS_WELL * error(network)) else network
 
 
@@ -259,11 +272,7 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
             keep = np.delete(np.arange(hidden.neurons), i)
             F = np.concatenate([values[:, keep], np.ones((len(x), 1))], axis=1)
             out = np.linalg.lstsq(F * weight, y * weight, rcond=None)[0]
-            layers = (
-                Layer(hidden.dense()[keep], hidden.bias[keep], hidden.activation),
-                Layer(out[:-1].T, out[-1], last.activation),
-            )
-            trial = Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+            trial = with_only(network, len(network.layers) - 2, keep, Layer(out[:-1].T, out[-1], last.activation))
             if error(trial) < ROUGHLY and error(trial := settled(trial)) <= max(fine, AS_WELL * best):
                 network = trial
                 break
@@ -276,13 +285,7 @@ def _without_effect(
     network: Network, x: Float[np.ndarray, "N n"], weight: Float[np.ndarray, "N 1"], least: float
 ) -> Network:
     """Without neurons of the last hidden layer that move no answer by more than its last bit: nothing tells of them."""
-    hidden, last = network.layers[-2:]
+    last = network.layers[-1]
     values = np.asarray(Network(network.layers[:-1])(x))
     keep = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0) > least
-    if keep.all() or not keep.any():
-        return network
-    layers = (
-        Layer(hidden.dense()[keep], hidden.bias[keep], hidden.activation),
-        Layer(last.dense()[:, keep], last.bias, last.activation),
-    )
-    return Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+    return network if keep.all() or not keep.any() else with_only(network, len(network.layers) - 2, keep)

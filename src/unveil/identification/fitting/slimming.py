@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.identification.fitting.pruning import with_only
 from unveil.whitebox.network import Layer, Network
 
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
@@ -186,20 +187,17 @@ def _shallower(network: Network, depth: int, x: np.ndarray) -> Network:
 
 def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Network:
     """Without these neurons; those that stay in a layer take over what they can of what it sends on."""
-    layers = list(network.layers)
     for depth in sorted({depth for depth, _ in gone}):
-        here, after = layers[depth : depth + 2]
+        here, after = network.layers[depth : depth + 2]
         out: Bool[np.ndarray, " k"] = np.zeros(here.neurons, dtype=bool)
         out[[neuron for level, neuron in gone if level == depth]] = True
-        h = Network(tuple(layers[: depth + 1]))(x)
+        h = Network(network.layers[: depth + 1])(x)
         design = np.concatenate([h[:, ~out], np.ones((len(h), 1))], axis=1)
         part = np.linalg.lstsq(design, h[:, out], rcond=1e-10)[0]
         w = after.dense()
-        layers[depth] = Layer(here.dense()[~out], here.bias[~out], here.activation)
-        layers[depth + 1] = Layer(
-            w[:, ~out] + w[:, out] @ part[:-1].T, after.bias + w[:, out] @ part[-1], after.activation
-        )
-    return Network(tuple(layers), network.shape)
+        behind = Layer(w[:, ~out] + w[:, out] @ part[:-1].T, after.bias + w[:, out] @ part[-1], after.activation)
+        network = with_only(network, depth, ~out, behind)
+    return network
 
 
 def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], counts: Counts = 1.0) -> float:

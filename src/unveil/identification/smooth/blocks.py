@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.conclusion import ask
 from unveil.identification.smooth.rank_one import joint_directions
 from unveil.whitebox.activation import Activation
 
@@ -206,5 +207,4 @@ def _ask(
 ) -> Float[np.ndarray, "P M m"]:
     """Answers (P, M, m) at every point moved by every move, in batches of fixed borders."""
     x = (points[:, None] + moves).reshape(-1, points.shape[1])
-    parts = [oracle(oracle.nearest(x[i : i + 4096])) for i in range(0, len(x), 4096)]
-    return np.concatenate(parts).reshape(len(points), len(moves), -1)
+    return ask(oracle, oracle.nearest(x)).reshape(len(points), len(moves), -1)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.shape_fit import fit_shape
 from unveil.whitebox.activation import Activation
 
 RADIUS = 1e8
@@ -228,14 +228,13 @@ def profile(
     answers = answers - answers.mean(axis=0)
     spread = float(np.sqrt((answers**2).mean())) or 1.0
 
-    def remainder(p: np.ndarray) -> np.ndarray:
-        bent = activation.value(p[0] * s + p[1])
-        basis = np.linalg.qr(np.stack([np.ones_like(s), s, bent], axis=1))[0]
-        return np.asarray(answers - basis @ (basis.T @ answers)).ravel() / spread
+    def columns(z: Float[np.ndarray, " s"]) -> Float[np.ndarray, "s 3"]:
+        return np.stack([np.ones_like(s), s, activation.value(z)], axis=1)
 
-    trials = [optimize.least_squares(remainder, [scale, 0.0], method="lm", max_nfev=200) for scale in (2.0, 4.0, 8.0)]
-    fit = min(trials, key=lambda trial: trial.cost)
-    scale, shift = fit.x if fit.x[0] > 0 else -fit.x
+    starts = [(scale, 0.0) for scale in (2.0, 4.0, 8.0)]
+    fit = fit_shape(s, answers / spread, columns, starts, steps=200)
+    turn = -1.0 if fit.scale < 0 else 1.0
+    scale, shift = turn * fit.scale, turn * fit.shift
     return scale / reach, shift - scale / reach * centre, float(np.sqrt(2 * fit.cost / len(s)))
 
 

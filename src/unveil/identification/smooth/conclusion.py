@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
@@ -86,14 +87,8 @@ def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Gen
     count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
     x = fit_points(oracle, network, count, rng)
     y = ask(oracle, x)
-    weight = weights(oracle, y, noise)
+    weight = weights(oracle.rounding, y, noise)
     return without_surplus(polish(network, x, y, noise=0.3 * noise, weight=weight), x, y, noise, weight)
-
-
-def weights(oracle: Oracle, y: Float[np.ndarray, "N m"], noise: float) -> Float[np.ndarray, "N m"]:
-    """What each answer counts for: less where its own rounding, as of log-ratios of small probabilities, is above the
-    noise at usual places."""
-    return np.asarray(noise / np.maximum(noise, oracle.rounding(y)) if noise else np.ones_like(y))
 
 
 def conclude(  # noqa: PLR0913 - the fields of a result
@@ -125,7 +120,7 @@ def conclude(  # noqa: PLR0913 - the fields of a result
         error = held_out_error(network, x, y)
         spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
         usual = float(np.sqrt(np.mean(y**2))) or 1.0
-        sigma = noise * np.maximum(1, np.abs(y) / usual) / weights(oracle, y, noise)
+        sigma = noise * np.maximum(1, np.abs(y) / usual) / weights(oracle.rounding, y, noise)
         if error <= 1e-8 or bool((np.abs(network(x) - y) <= 10 * sigma).all()):
             outcome = Outcome.complete
             if fit.uncertainty > UNCERTAIN or (fit.condition >= REDUNDANT and not _determined(oracle, network, rng)):

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
-from unveil.identification.smooth.rank_condition import odd_neuron
+from unveil.identification.smooth.rank_condition import at_lowest_rank
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
 
@@ -95,32 +95,21 @@ def _lowest(
     met: float,
     rng: np.random.Generator,
 ) -> FreeCondition:
-    """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
+    """See `at_lowest_rank`."""
 
-    Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
-    """
-    while found.rank - 1 in ranks:
-        layer = found.layer
-        state = _state(c, g, layer.dense(), layer.bias, layer.activation)
-        if state is None:
-            break
-        wrong, fall = odd_neuron(state[0], found.rank)
-        if fall > met:
-            break
-        lower = None
-        for _ in range(_ANEW):
-            weights, shifts = layer.dense().copy(), layer.bias.copy()
-            row = rng.standard_normal(c.shape[1])
-            weights[wrong] = row * np.linalg.norm(weights[wrong]) / np.linalg.norm(row)
-            shifts[wrong] = 0.5 * rng.standard_normal() - weights[wrong] @ c.mean(axis=0)
-            trial = _refined(c, g, Layer(weights, shifts, layer.activation), found.rank - 1)
-            if trial is not None and trial.certificate < met:
-                lower = trial
-                break
-        if lower is None:
-            break
-        found = lower
-    return found
+    def flat(now: FreeCondition) -> np.ndarray | None:
+        state = _state(c, g, now.layer.dense(), now.layer.bias, now.layer.activation)
+        return None if state is None else state[0]
+
+    def anew(now: FreeCondition, wrong: int) -> FreeCondition | None:
+        weights, shifts = now.layer.dense().copy(), now.layer.bias.copy()
+        row = rng.standard_normal(c.shape[1])
+        weights[wrong] = row * np.linalg.norm(weights[wrong]) / np.linalg.norm(row)
+        shifts[wrong] = 0.5 * rng.standard_normal() - weights[wrong] @ c.mean(axis=0)
+        trial = _refined(c, g, Layer(weights, shifts, now.layer.activation), now.rank - 1)
+        return trial if trial is not None and trial.certificate < met else None
+
+    return at_lowest_rank(found, flat, anew, least=min(ranks), fall=met, tries=_ANEW)
 
 
 def _refined(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.smooth.conclusion import ask
 from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.whitebox.activation import ACTIVATIONS
 
@@ -235,9 +236,7 @@ def _normals(
         oracle.nearest((points[:, None] + move).reshape(-1, n)),
         oracle.nearest((points[:, None] - move).reshape(-1, n)),
     )
-    rise = np.concatenate(
-        [oracle(ahead[i : i + 4096]) - oracle(behind[i : i + 4096]) for i in range(0, len(ahead), 4096)]
-    )
+    rise = ask(oracle, ahead) - ask(oracle, behind)
     run = np.abs(ahead - behind).max(axis=1)
     slopes = (rise / run[:, None]).reshape(count, n, oracle.m)
     left, size, _ = np.linalg.svd(slopes, full_matrices=False)

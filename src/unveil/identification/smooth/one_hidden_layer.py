@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish_all
@@ -17,6 +16,7 @@ from unveil.identification.smooth.blocks import gap
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
+from unveil.identification.smooth.shape_fit import fit_shape
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 
@@ -221,16 +221,9 @@ def _fit_curves(
     for i, curve in enumerate(curves):
         width = float(along[:, i].std()) or 1.0
         t, target = along[:, i] / width, curve / (np.linalg.norm(curve) or 1.0)
-
-        def remainder(p: np.ndarray, t: np.ndarray = t, target: np.ndarray = target) -> np.ndarray:
-            v = activation.curvature(p[0] * t + p[1])
-            v = v / (np.linalg.norm(v) or 1.0)
-            return np.asarray(target - np.outer(v, v @ target)).ravel()
-
-        for scale, shift in itertools.product(*STARTS):
-            trial = optimize.least_squares(remainder, [scale, shift], method="lm", max_nfev=100)
-            if np.isfinite(trial.cost) and trial.cost < misfits[i] and np.abs(trial.x).max() < 100:
-                misfits[i], scales[i], shifts[i] = trial.cost, trial.x[0] / width, trial.x[1]
+        found = fit_shape(t, target, lambda z: activation.curvature(z)[:, None], itertools.product(*STARTS), most=100)
+        if np.isfinite(found.cost):
+            misfits[i], scales[i], shifts[i] = found.cost, found.scale / width, found.shift
     return scales, shifts, float(np.sqrt(2 * np.median(misfits)))
 
 

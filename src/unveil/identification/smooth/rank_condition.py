@@ -7,13 +7,16 @@ and shifts leaves a matrix whose rank is the second layer's width, and wrong one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import ask
 from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
 
@@ -72,8 +75,7 @@ def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise
     steps = h * np.array([1.0, 2.0, 3.0, -1.0, -2.0, -3.0])
     moved = z[:, None, None, :] + steps[:, None, None] * np.eye(z.shape[1])
     x = oracle.nearest((moved - layer.shifts).reshape(-1, z.shape[1]) @ back)
-    y = np.concatenate([oracle(x[i : i + 4096]) for i in range(0, len(x), 4096)])
-    y = y.reshape(len(z), 6, z.shape[1], -1)
+    y = ask(oracle, x).reshape(len(z), 6, z.shape[1], -1)
     return np.asarray(np.einsum("s,tskm->tkm", STENCIL, y[:, :3] - y[:, 3:]) / h)
 
 
@@ -141,23 +143,54 @@ def _lowest(
     found: Condition,
     rng: np.random.Generator,
 ) -> Condition:
+    """See `at_lowest_rank`."""
+
+    def flat(now: Condition) -> np.ndarray:
+        return _divided(z, g, activation, now.scales, now.shifts)[0]
+
+    def anew(now: Condition, wrong: int) -> Condition | None:
+        scales, shifts = now.scales.copy(), now.shifts.copy()
+        scales[wrong], shifts[wrong] = 1.0, 1.5 * _unit(activation) * rng.uniform(-1, 1)
+        trial = _refined(z, g, activation, now.rank - 1, scales, shifts)
+        return trial if _sound(trial, _unit(activation)) else None
+
+    return at_lowest_rank(found, flat, anew, least=1, fall=CERTIFIED, tries=_ROUNDS[1])
+
+
+class _Ranked(Protocol):
+    @property
+    def rank(self) -> int: ...
+
+
+C = TypeVar("C", bound=_Ranked)
+
+
+def at_lowest_rank(
+    found: C,
+    flat: Callable[[C], Float[np.ndarray, "N k"] | None],
+    anew: Callable[[C, int], C | None],
+    *,
+    least: int,
+    fall: float,
+    tries: int,
+) -> C:
     """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
 
     Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
+
+    Args:
+        found: The condition where it is met.
+        flat: Slopes divided by phi', a column for each neuron; None where they are not finite.
+        anew: The condition at the next lower rank with this neuron begun anew, if it is met.
+        least: No lower rank is tried.
+        fall: By what factor singular values fall behind the lower rank without that neuron, at most.
+        tries: How often it is begun anew.
     """
-    while found.rank > 1:
-        flat = _divided(z, g, activation, found.scales, found.shifts)[0]
-        wrong, fall = odd_neuron(flat, found.rank)
-        if fall > CERTIFIED:
+    while found.rank > least and (slopes := flat(found)) is not None:
+        wrong, falls = odd_neuron(slopes, found.rank)
+        if falls > fall:
             break
-        lower = None
-        for _ in range(_ROUNDS[1]):
-            scales, shifts = found.scales.copy(), found.shifts.copy()
-            scales[wrong], shifts[wrong] = 1.0, 1.5 * _unit(activation) * rng.uniform(-1, 1)
-            trial = _refined(z, g, activation, found.rank - 1, scales, shifts)
-            if _sound(trial, _unit(activation)):
-                lower = trial
-                break
+        lower = next((each for _ in range(tries) if (each := anew(found, wrong)) is not None), None)
         if lower is None:
             break
         found = lower

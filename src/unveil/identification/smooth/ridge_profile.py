@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes
+from unveil.identification.smooth.shape_fit import fit_shape
 from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.whitebox.activation import Activation
 
@@ -188,31 +187,20 @@ def fit_profile(
     target = answer - answer.mean(axis=0)
     spread = float(np.sqrt((target**2).mean())) or 1.0
     target = target / spread
-
-    def remainder(p: np.ndarray, degree: int) -> np.ndarray:
-        z = activation.value(p[0] * s + p[1])
-        basis = np.linalg.qr(np.vander(z, degree + 1))[0]
-        return np.asarray(target - basis @ (basis.T @ target)).ravel()
-
     # Slope times width at the centre is the full swing: the scale in these units depends on the activation alone.
     swing = float(np.ptp(activation.value(np.array([-30.0, 30.0]))))
     scale = swing / float(activation.slope(np.zeros(1))[0])
+    starts = [(factor * scale, shift * scale) for factor in (1.0, 0.8, 1.3) for shift in (0.0, -0.25, 0.25)]
     for degree in (1, _DEGREE):
-        best: tuple[float, np.ndarray] | None = None
-        for factor, shift in itertools.product((1.0, 0.8, 1.3), (0.0, -0.25 * scale, 0.25 * scale)):
-            try:
-                trial = optimize.least_squares(
-                    remainder, [factor * scale, shift], method="lm", max_nfev=200, args=(degree,)
-                )
-            except (np.linalg.LinAlgError, ValueError):
-                continue
-            if np.isfinite(trial.cost) and (best is None or trial.cost < 0.99 * best[0]):
-                best = (float(trial.cost), trial.x)
-        if best is not None and math.sqrt(2 * best[0] / target.size) <= EXPLAINED * noise / spread:
+
+        def columns(z: Float[np.ndarray, " s"], degree: int = degree) -> Float[np.ndarray, "s q"]:
+            return np.vander(activation.value(z), degree + 1)
+
+        best = fit_shape(s, target, columns, starts, steps=200)
+        if math.sqrt(2 * best.cost / target.size) <= EXPLAINED * noise / spread:
             break
-    if best is None:
+    if not np.isfinite(best.cost):
         return scale / width, -scale / width * centre, np.inf
-    alpha, beta = best[1]
-    if alpha < 0:
-        alpha, beta = -alpha, -beta
-    return float(alpha / width), float(beta - alpha * centre / width), float(np.sqrt(2 * best[0] / s.size))
+    turn = -1.0 if best.scale < 0 else 1.0
+    alpha, beta = turn * best.scale, turn * best.shift
+    return float(alpha / width), float(beta - alpha * centre / width), float(np.sqrt(2 * best.cost / s.size))

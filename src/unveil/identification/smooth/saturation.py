@@ -9,6 +9,7 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.pruning import REDUNDANT
 from unveil.identification.method import Identification, Method
@@ -21,7 +22,6 @@ from unveil.identification.smooth.conclusion import (
     final_fit,
     fit_points,
     unfinished,
-    weights,
 )
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
@@ -194,7 +194,7 @@ class Saturation(Method):
         answers = ask(oracle, points)
         design = np.concatenate([layer(points), np.ones((len(points), 1))], axis=1)
         # Far out probabilities are small, and their log-ratios as rough as these are rounded.
-        counts = weights(oracle, answers, noise)
+        counts = weights(oracle.rounding, answers, noise)
         outer = np.stack(
             [
                 np.linalg.lstsq(w[:, None] * design, w * a, rcond=None)[0]

@@ -12,6 +12,7 @@ from scipy import optimize
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
 from unveil.identification.smooth.blocks import Block, FirstLayer, look_through
+from unveil.identification.smooth.shape_fit import fit_shape
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
@@ -219,18 +220,12 @@ def _shape(s: np.ndarray, curve: np.ndarray, activation: Activation) -> tuple[fl
     t, target = s[pick], curve[pick] - curve[pick].mean(axis=0)
     target = target / (np.abs(target).max() or 1.0)
 
-    def remainder(p: np.ndarray) -> np.ndarray:
-        v = activation.value(p[0] * t + p[1])
-        v = v - v.mean()
-        v = v / (np.linalg.norm(v) or 1.0)
-        return np.asarray(target - np.outer(v, v @ target)).ravel()
+    def columns(z: Float[np.ndarray, " s"]) -> Float[np.ndarray, "s 2"]:
+        return np.column_stack([np.ones(len(z)), activation.value(z)])
 
-    best, answer = np.inf, np.array([1.0, 0.0])
-    for scale, shift in itertools.product((0.5, 1.5, 4.0), (-1.0, 0.0, 1.0)):
-        trial = optimize.least_squares(remainder, [scale, shift], method="lm", max_nfev=100)
-        if np.isfinite(trial.cost) and trial.cost < best and np.abs(trial.x).max() < 50:
-            best, answer = float(trial.cost), trial.x
-    return float(answer[0]), float(answer[1])
+    starts = itertools.product((0.5, 1.5, 4.0), (-1.0, 0.0, 1.0))
+    found = fit_shape(t, target, columns, starts, most=50)
+    return (found.scale, found.shift) if np.isfinite(found.cost) else (1.0, 0.0)
 
 
 def assemble(layer: FirstLayer, outer: Network) -> Network:

@@ -267,7 +267,7 @@ class Fitting(Run):
         x, y = x[whole], y[whole]
         if self.usual is None and self.oracle.uneven is not None and len(y):
             self.usual = np.median(self.oracle.uneven(y), axis=0)
-        return Told(x, y, np.ones_like(y) if self.usual is None else weights(self.oracle, y, self.usual))
+        return Told(x, y, np.ones_like(y) if self.usual is None else weights(self.oracle.uneven, y, self.usual))
 
     def _spread(self) -> float:
         return float((self.held.y - self.held.y.mean(axis=0)).std()) or 1.0
