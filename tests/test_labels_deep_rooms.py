@@ -17,7 +17,9 @@ from unveil.identification.from_labels.deep_points import DeepPoints, on_boundar
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
+from unveil.identification.from_labels.rare_classes import open_crossings
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.outcome import UnsteadyAnswers
@@ -127,6 +129,33 @@ def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boun
         return bool(_agrees(less, case) < 0.99 and _agrees(found, case) > 0.999)
 
     assert_rate([holds(seed) for seed in range(60, 64)], 0.9)
+
+
+def test_a_weight_that_no_point_tells_is_told_by_points_that_are_looked_for() -> None:
+    def holds(seed: int) -> bool:
+        case, (w, c) = Case.of(seed, count=2500), made(seed)[0][1]
+        at, first = case.points.all, case.points.first
+        on = np.maximum(at.x @ first.normals.T + first.offsets, 0) @ w.T + c > 0
+        # Where some neuron acts at few points of some class, it is at none of them now.
+        ours = np.stack([(at.before == label) | (at.after == label) for label in range(3)])
+        counts = np.einsum("cn,nk->ck", ours.astype(float), on)
+        label, j = np.unravel_index(np.where(counts < 5, np.inf, counts).argmin(), counts.shape)
+        known = at[np.flatnonzero(~(ours[label] & on[:, j]))]
+        outer = case.truth.behind.outer.copy()
+        outer[label, j] = 0.0
+        model, rng = replace(case.truth, behind=replace(case.truth.behind, outer=outer)), np.random.default_rng(seed)
+        assert np.abs(model.distances(at)).max() > 1e-3
+        for _ in range(4):
+            if np.abs(model.distances(at)).max() < 1e-7:
+                return True
+            more, model = open_crossings(model, case.points.pool, known, 1e-10, rng)
+            assert np.abs(case.truth.distances(more)).max(initial=0.0) < 1e-8
+            known = Crossings.joined([known, more])
+            model = polish(model, known).model
+        return bool(np.abs(model.distances(at)).max() < 1e-7)
+
+    # Of those where little else is open.
+    assert_rate([holds(seed) for seed in (87, 97, 101, 102, 109)], 0.9)
 
 
 def test_the_first_look_finds_two_labels_at_whatever_size_and_refuses_labels_that_change() -> None:

@@ -18,8 +18,9 @@ from unveil.identification.from_labels.foretold import as_foretold, telling_cros
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
-from unveil.identification.from_labels.polish import polish
+from unveil.identification.from_labels.polish import Polished, polish
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rare_classes import open_crossings
 from unveil.identification.from_labels.second_layer import (
     HiddenNeuron,
     active_sides,
@@ -40,6 +41,9 @@ SIDES = 300
 
 SPARE = 1.3
 """Boundary points per number in the last fit."""
+
+OPEN = 3
+"""How often points are looked for that tell numbers left open, and how often in a row in vain."""
 
 ROUNDS = 3
 """Fits to fresh points, each more exact than the one before."""
@@ -142,6 +146,40 @@ class DeepCompletion:
         # Points of a neuron that is missing would draw all numbers after them.
         fitted = polish(model, on if len(on) > model.parameters else at)
         self.figures["rms of points met"] = fitted.rms
+        for left in range(OPEN, -1, -1):
+            fitted, fresh, missed = self._to_fresh(fitted, on)
+            always = self._always(fitted.model, at)
+            error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))
+            # A bias of theirs and the offsets of all classes are one number.
+            open_ = max(open_ - always, 0)
+            more = left and open_ and missed <= MISSED and not fitted.model.behind.affine.any()
+            grown = self._with_open(fitted.model, Crossings.joined([fresh, on])) if more else None
+            if grown is None:
+                break
+            fitted, on = grown
+        strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
+        return Deep(fitted.model, fitted.rms, missed, error, open_, strayed, always)
+
+    def _with_open(self, model: DeepLabelModel, met: Crossings) -> tuple[Polished[DeepLabelModel], Crossings] | None:
+        """The same fitted to these points and to some that tell numbers they leave open, and all of them.
+
+        None where there are none, or none that the others agree with.
+
+        Queries: those of `open_crossings`, `OPEN` times at most
+        """
+        for _ in range(OPEN):
+            more, told = open_crossings(model, self.pool, met, self.fine, self.rng)
+            if len(more):
+                self.points.add(more)
+                every = Crossings.joined([met, more])
+                fitted = polish(told, every)
+                return (fitted, every) if len(on_boundary(fitted.model, every)) >= KEPT * len(every) else None
+        return None
+
+    def _to_fresh(
+        self, fitted: Polished[DeepLabelModel], on: Crossings
+    ) -> tuple[Polished[DeepLabelModel], Crossings, float]:
+        """The same fitted to fresh points, those points, and the share of those foretold that is not there."""
         missed, fresh = 1.0, Crossings.none(self.chart.n)
         for last in range(ROUNDS):
             half = 64 * max(fitted.rms, self.coarse)
@@ -160,11 +198,7 @@ class DeepCompletion:
             fitted = again
             if last and fitted.rms < 4 * self.fine and missed <= MISSED:
                 break
-        always = self._always(fitted.model, at)
-        error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))
-        strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
-        # A bias of theirs and the offsets of all classes are one number.
-        return Deep(fitted.model, fitted.rms, missed, error, max(open_ - always, 0), strayed, always)
+        return fitted, fresh, missed
 
     def _always(self, model: DeepLabelModel, at: Crossings) -> int:
         """Second-layer neurons that are active at all points, if the boundary is where it is foretold far out, too.

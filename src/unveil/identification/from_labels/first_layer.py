@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.standing import none_stands
 from unveil.identification.from_labels.straight import looks, sharpened, straight
@@ -35,7 +35,8 @@ def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperpl
 
     Queries: those of `looks`
     """
-    return search.planes[np.flatnonzero(search.look(rng))].distinct()
+    # Around what is known no better than hyperplanes are told apart, faces end at others.
+    return search.planes[np.flatnonzero(search.look(rng) & (search.planes.error < ALIKE))].distinct()
 
 
 def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -72,7 +73,7 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
     more = shared(search, first, rng)
     good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
-    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
+    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good & (more.error < ALIKE))]]).distinct()
     if not len(more):
         return first
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)

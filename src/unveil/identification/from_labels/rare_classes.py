@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross
+from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
 
@@ -27,6 +28,9 @@ NOTHING = 1e-7
 
 RAYS = 48
 """Rays asked at a time, at most."""
+
+MORE = 2
+"""So many times more rays are asked than would tell what is open, where a model is wrong."""
 
 CONCERNED = 0.05
 """Share of an open direction that makes a class one of those it is about."""
@@ -59,7 +63,46 @@ def rare_crossings(
     rays = [_rays(model, pool, at, int(label), rng) for label in others[concerned]]
     foretold = Crossings.joined([each[1] for each in rays])
     chosen = _telling(told @ open_, _numbers(model, foretold, pair) @ open_)
-    start, end = np.concatenate([each[0] for each in rays])[chosen], foretold[chosen]
+    return _ended(pool, np.concatenate([each[0] for each in rays])[chosen], foretold[chosen], cell)
+
+
+def open_crossings(
+    model: DeepLabelModel, pool: Pool, at: Crossings, cell: float, rng: np.random.Generator
+) -> tuple[Crossings, DeepLabelModel]:
+    """Boundary points that tell numbers of any layer that others leave open altogether, and the model with these.
+
+    Args:
+        model: Right but for these numbers.
+        pool, at, cell, rng: As in `rare_crossings`.
+
+    Returns:
+        The points, none where no walk meets any; the model.
+
+    Queries: at most about 40 for each of `RAYS` rays
+    """
+    told = model.linearised(at)[1] * model.units()
+    values, right = np.linalg.svd(np.concatenate([told, np.zeros((told.shape[1],) * 2)]), full_matrices=False)[1:]
+    # Among them are lengths and signs that no point anywhere tells.
+    open_ = right[values < NOTHING * values[0]].T
+    rays = [_rays(model, pool, at, int(label), rng) for label in model.classes]
+    foretold = Crossings.joined([each[1] for each in rays])
+    offered = model.linearised(foretold)[1] * model.units() @ open_
+    chosen = _telling(told @ open_, offered)
+    for _ in range(MORE):
+        # Where the model is wrong, some regions end elsewhere or not at all.
+        rest = np.setdiff1d(np.arange(len(offered)), chosen)
+        chosen = np.append(chosen, rest[_telling(told @ open_, offered[rest])])
+    found = _ended(pool, np.concatenate([each[0] for each in rays])[chosen], foretold[chosen], cell)
+    for _ in range(STEPS if len(found) else 0):
+        # A fit of all numbers would leave these points out: they lie far off the model's boundaries.
+        gap, gradient = model.gaps(found)
+        by = model.linearised(found)[1] * np.linalg.norm(gradient, axis=1)[:, None] * model.units() @ open_
+        model = model.moved(model.units() * (open_ @ np.linalg.lstsq(by, -gap, rcond=NOTHING)[0]))
+    return found, model
+
+
+def _ended(pool: Pool, start: Float[np.ndarray, "N d"], end: Crossings, cell: float) -> Crossings:
+    """Where the classes end on rays, or further out than foretold; those that do not start in them are left out."""
     label, length = end.before, np.linalg.norm(end.x - start, axis=1)
     good = np.flatnonzero(pool.side.labels(start) == label) if len(start) else np.empty(0, dtype=int)
     start, along, label, length = start[good], end.along[good], label[good], length[good]
@@ -155,7 +198,7 @@ def _inside(pool: Pool, ours: Crossings, label: int) -> Float[np.ndarray, "N d"]
 
 
 def _rays(
-    model: LabelModel, pool: Pool, at: Crossings, label: int, rng: np.random.Generator
+    model: LabelModel | DeepLabelModel, pool: Pool, at: Crossings, label: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "M d"], Crossings]:
     """Rays inside a class's region, as the model has it: where they start, and the crossings foretold at their ends."""
     ours = at[np.flatnonzero((at.before == label) | (at.after == label))]
@@ -185,7 +228,11 @@ def _rays(
 
 
 def _stay(
-    model: LabelModel, pool: Pool, y: Float[np.ndarray, "N d"], along: Float[np.ndarray, "N d"], label: int
+    model: LabelModel | DeepLabelModel,
+    pool: Pool,
+    y: Float[np.ndarray, "N d"],
+    along: Float[np.ndarray, "N d"],
+    label: int,
 ) -> Float[np.ndarray, " N"]:
     """How far along each ray the model has the class; infinite where it does not end."""
     low, high = np.zeros(len(y)), np.full(len(y), np.inf)
