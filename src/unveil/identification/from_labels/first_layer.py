@@ -12,6 +12,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.from_labels.faces import ROUGH
 from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.standing import none_stands
@@ -33,10 +34,14 @@ QUIET = 2
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
     """Hyperplanes met that go on straight, as those of a first layer do.
 
-    Queries: those of `looks`
+    Queries: those of `looks`, and about 500 for each that is vague
     """
-    # Around what is known no better than hyperplanes are told apart, faces end at others.
-    return search.planes[np.flatnonzero(search.look(rng) & (search.planes.error < ALIKE))].distinct()
+    good = search.look(rng)
+    if search.precision.normal < ROUGH:  # else all of them are vague, up to the end
+        search.sharpen(good)
+        # Around what is known no better than hyperplanes are told apart, faces end at others.
+        good = good & (search.planes.error < ALIKE)
+    return search.planes[np.flatnonzero(good)].distinct()
 
 
 def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -73,12 +78,12 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
     more = shared(search, first, rng)
     good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
-    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good & (more.error < ALIKE))]]).distinct()
+    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
     if not len(more):
         return first
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
     search.book("sharpening")
-    return Hyperplanes.joined([first, more]).distinct()
+    return Hyperplanes.joined([first, more[np.flatnonzero(more.error < ALIKE)]]).distinct()
 
 
 def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
