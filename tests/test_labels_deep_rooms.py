@@ -16,7 +16,7 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
-from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.missing_neurons import with_missing, with_resting_side
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -156,6 +156,27 @@ def test_a_weight_that_no_point_tells_is_told_by_points_that_are_looked_for() ->
 
     # Of those where little else is open.
     assert_rate([holds(seed) for seed in (87, 97, 101, 102, 109)], 0.9)
+
+
+def test_a_neuron_active_at_all_points_met_has_its_bias_from_points_where_it_rests() -> None:
+    told = 0
+    for seed in range(90, 98):
+        case, (w, c) = Case.of(seed), made(seed)[0][1]
+        at, behind = case.points.all, case.truth.behind
+        on = case.truth.inside(at)[0].x @ w.T + c > 0
+        j = int(on.mean(axis=0).argmax())
+        case.points.all = at[np.flatnonzero(on[:, j])]
+        bias = np.where(np.arange(len(c)) == j, c + 50.0, c)
+        model = replace(case.truth, behind=replace(behind, bias=bias, offset=behind.offset - 50 * behind.outer[:, j]))
+        assert np.abs(model.distances(case.points.all)).max() < 1e-9
+        found = with_resting_side(model, case.points, j, np.random.default_rng(seed))
+        if found is None:
+            continue
+        told += 1
+        assert np.abs(found[0].behind.bias - c).max() < 1e-6
+        assert np.abs(found[0].distances(at)).max() < 1e-6
+        assert np.abs(case.truth.distances(found[1])).max() < 1e-8
+    assert told >= 6
 
 
 def test_the_first_look_finds_two_labels_at_whatever_size_and_refuses_labels_that_change() -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.completion import MISSED
@@ -17,7 +18,7 @@ from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.foretold import as_foretold, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
-from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.missing_neurons import with_missing, with_resting_side
 from unveil.identification.from_labels.polish import Polished, polish
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -148,33 +149,52 @@ class DeepCompletion:
         self.figures["rms of points met"] = fitted.rms
         for left in range(OPEN, -1, -1):
             fitted, fresh, missed = self._to_fresh(fitted, on)
-            always = self._always(fitted.model, at)
+            at = self.points.known(model)
+            everywhere, there = self._active_everywhere(fitted.model, at)
+            always = len(everywhere) if all(there) else 0
             error, open_ = _uncertain(fitted.model, fresh, max(fitted.rms, self.fine / 4))
             # A bias of theirs and the offsets of all classes are one number.
             open_ = max(open_ - always, 0)
-            more = left and open_ and missed <= MISSED and not fitted.model.behind.affine.any()
-            grown = self._with_open(fitted.model, Crossings.joined([fresh, on])) if more else None
+            if not (left and missed <= MISSED) or fitted.model.behind.affine.any():
+                break
+            resting = everywhere[~there]
+            grown = self._told_more(fitted.model, Crossings.joined([fresh, on]), open_, resting)
             if grown is None:
                 break
             fitted, on = grown
         strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
         return Deep(fitted.model, fitted.rms, missed, error, open_, strayed, always)
 
-    def _with_open(self, model: DeepLabelModel, met: Crossings) -> tuple[Polished[DeepLabelModel], Crossings] | None:
+    def _told_more(
+        self, model: DeepLabelModel, met: Crossings, open_: int, resting: Int[np.ndarray, " r"]
+    ) -> tuple[Polished[DeepLabelModel], Crossings] | None:
         """The same fitted to these points and to some that tell numbers they leave open, and all of them.
 
         None where there are none, or none that the others agree with.
 
-        Queries: those of `open_crossings`, `OPEN` times at most
+        Args:
+            model: Right but for these numbers.
+            met: Points on its boundaries.
+            open_: How many numbers these leave open.
+            resting: Neurons active at all of them, and not everywhere.
+
+        Queries: those of `with_resting_side` for each of these, and of `open_crossings`, `OPEN` times at most
         """
-        for _ in range(OPEN):
-            more, told = open_crossings(model, self.pool, met, self.fine, self.rng)
+        more = Crossings.none(self.chart.n)
+        for neuron in resting:
+            told = with_resting_side(model, self.points, int(neuron), self.rng)
+            if told is not None:
+                model, more = told[0], Crossings.joined([more, told[1]])
+        for _ in range(OPEN if open_ else 0):
             if len(more):
-                self.points.add(more)
-                every = Crossings.joined([met, more])
-                fitted = polish(told, every)
-                return (fitted, every) if len(on_boundary(fitted.model, every)) >= KEPT * len(every) else None
-        return None
+                break
+            more, model = open_crossings(model, self.pool, met, self.fine, self.rng)
+            self.points.add(more)
+        every = Crossings.joined([met, more])
+        fitted = polish(model, every) if len(more) else None
+        if fitted is None or len(on_boundary(fitted.model, every)) < KEPT * len(every):
+            return None
+        return fitted, every
 
     def _to_fresh(
         self, fitted: Polished[DeepLabelModel], on: Crossings
@@ -200,19 +220,21 @@ class DeepCompletion:
                 break
         return fitted, fresh, missed
 
-    def _always(self, model: DeepLabelModel, at: Crossings) -> int:
-        """Second-layer neurons that are active at all points, if the boundary is where it is foretold far out, too.
+    def _active_everywhere(
+        self, model: DeepLabelModel, at: Crossings
+    ) -> tuple[Int[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
+        """Second-layer neurons active at all points, and for which of them the boundary is as foretold far out, too.
 
         Queries: none where there are none; else those of `as_foretold` for each
         """
         rows, bias = model.behind.inner, model.behind.bias
-        always = rows[(model.inside(at)[0].x @ rows.T + bias > 0).all(axis=0)]
+        always = np.flatnonzero((model.inside(at)[0].x @ rows.T + bias > 0).all(axis=0))
 
         def value(row: np.ndarray, at: Crossings) -> np.ndarray:
             return np.asarray(model.inside(at)[0].x @ row)
 
-        there = all(as_foretold(model, self.pool, partial(value, row), self.rng) for row in always)
-        return len(always) if there else 0
+        there = [as_foretold(model, self.pool, partial(value, rows[i]), self.rng) for i in always]
+        return always, np.array(there, dtype=bool)
 
 
 def _uncertain(model: DeepLabelModel, at: Crossings, rms: float) -> tuple[float, int]:

@@ -96,14 +96,32 @@ def as_foretold(
     Queries: 6 for each of `EACH` at each of `FAR`
     """
     for size in FAR:
-        wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
-        at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
-        order = np.argsort(value(at))
-        at = at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
+        at = at_extremes(model, pool, value, size, rng)
         half = OFF * np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
         if len(cross_near(pool.side, *at.expected, half, np.inf, grow=0)[1]) < len(at):
             return False
     return True
+
+
+def at_extremes(
+    model: Boundaries,
+    pool: Pool,
+    value: Callable[[Crossings], Float[np.ndarray, " N"]],
+    size: float,
+    rng: np.random.Generator,
+) -> Crossings:
+    """Boundary points at a size with the least, the largest and other values, that a model foretells. Costs nothing.
+
+    Args:
+        model, pool, value, rng: As in `as_foretold`.
+        size: In those of a typical input.
+
+    Queries: `0`
+    """
+    wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
+    at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
+    order = np.argsort(value(at))
+    return at[np.concatenate([order[:EACH], order[-EACH:], rng.permutation(order[EACH:-EACH])[:EACH]])]
 
 
 def crossings_beside(
