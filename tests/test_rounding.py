@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ import unveil as uv
 from tests.helpers import random_weights, relu_elsewhere, single
 from unveil.blackbox.rounding import Rounding, in_steps, rounding, rows_for
 from unveil.blackbox.rounding import weights as weights_of
+from unveil.identification.fitting.output_layer import weighted_output
 
 
 def test_smooth_answers_are_not_called_straight() -> None:
@@ -80,6 +83,10 @@ def test_log_ratios_of_rounded_probabilities_are_as_exact_as_their_smallest_one(
     counts = weights_of(oracle.uneven, y, np.median(oracle.rounding(y), axis=0))
     assert counts.max() == 1
     assert (counts * oracle.rounding(y) <= np.median(oracle.rounding(y), axis=0) * (1 + 1e-12)).all()
+    # In a fit each error counts in units of its own deviation; where none differs they are all alike.
+    told_apart, usual = noise.counts(x, y)
+    assert np.allclose(told_apart * sigma, usual)
+    assert replace(noise, own=None).counts(x, y)[0] == 1.0
     # Where all digits are there, they are all as good.
     exact = uv.as_oracle(lambda x: np.exp(logits(x)) / np.exp(logits(x)).sum(axis=1, keepdims=True), shape=8)
     assert exact.uneven is None
@@ -103,6 +110,15 @@ def test_relu_classifiers_are_read_behind_rounded_probabilities() -> None:
             assert found.network is not None
             assert np.abs(oracle.softmax(found.network(x)) - rounded(x)).max() < 1e-4
     assert complete >= 2
+
+
+def test_an_output_layer_follows_the_answers_that_are_precise() -> None:
+    rng = np.random.default_rng(42)
+    F, out = rng.standard_normal((200, 6)), rng.standard_normal((6, 2))
+    sigma = np.where(rng.random((200, 2)) < 0.5, 1e-8, 1.0)
+    y = F @ out + sigma * rng.standard_normal((200, 2))
+    assert np.abs(weighted_output(F, y, 1e-8 / sigma) - out).max() < 1e-7
+    assert np.abs(weighted_output(F, y, 1.0) - out).max() > 1e-2
 
 
 def test_of_two_probabilities_one_may_be_1_minus_the_other() -> None:

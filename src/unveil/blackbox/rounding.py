@@ -78,6 +78,19 @@ class Rounding:
         assert y is not None
         return np.asarray(np.maximum(grown, self.own(y)))
 
+    def counts(
+        self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
+    ) -> tuple[Float[np.ndarray, "N m"] | float, float]:
+        """What the error of each of these answers counts for in a fit, and the deviation of the errors so weighted.
+
+        Queries: `0`
+        """
+        sigma = self.at(x, y)
+        if self.own is None:
+            return 1.0, float(np.sqrt((sigma**2).mean()))
+        usual = float(np.median(sigma))
+        return usual / sigma, usual
+
     def before(self, ask: Ask, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """`at`, where nothing was asked yet. Queries: `0`, or `N` where not all are rounded alike"""
         return self.at(x, None if self.own is None else ask(x))

@@ -168,8 +168,8 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     x[::4] *= FURTHER
     x = oracle.nearest(both_sides(network, x))
     y = ask(x)
-    sigma = float(np.sqrt((noise.at(x, y) ** 2).mean()))
-    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS)
+    counts, sigma = noise.counts(x, y)
+    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts)
     outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
     if outcome is not Outcome.complete or not _all_read(few):
         # Of a network with neurons that are only fitted a fit tells whether all of them are needed.

@@ -18,7 +18,7 @@ from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
-from unveil.identification.piecewise_linear.critical_points import CriticalPoints
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints, few_digits
 from unveil.identification.smooth.breakpoint_circles import looks_rectified
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies, looks_periodic
@@ -185,8 +185,12 @@ def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, 
 
     Queries: those of `_fitted`
     """
-    ended = best.outcome is Outcome.budget_ended and oracle.ledger.left >= WORTH_A_FIT
-    return _fitted(best, oracle, rng, x) if best.outcome is Outcome.check_failed or ended else best
+    worth = oracle.ledger.left >= WORTH_A_FIT
+    # Of answers with few digits a fit to many tells what each of them hides.
+    few = best.outcome is Outcome.approximate and few_digits(float(best.stats.get("relative_rounding", 0.0)))
+    if best.outcome is Outcome.check_failed or (worth and (few or best.outcome is Outcome.budget_ended)):
+        return _fitted(best, oracle, rng, x)
+    return best
 
 
 def _concluded(found: Identification, oracle: Oracle, start: int) -> Identification:
@@ -246,6 +250,8 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
                 "It passed the check of a network that is read, neuron by neuron.",
             )
         why = (*why, told) if told else why
+    if best.outcome is Outcome.approximate and outcome is not Outcome.complete:
+        return dataclasses.replace(best, stats=stats)  # what was read is as good
     return dataclasses.replace(best, network=copy.network, outcome=outcome, residual=error, why=why, stats=stats)
 
 

@@ -57,7 +57,7 @@ class Damped:
     products: int
 
 
-def fit(
+def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     network: Network,
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
@@ -65,6 +65,7 @@ def fit(
     noise: float = 0.0,
     first: int = 0,
     steps: int = 12,
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> tuple[Network, float]:
     """Gauss-Newton steps, each solved by conjugate gradients.
 
@@ -78,21 +79,24 @@ def fit(
         noise: Deviation of the answers' errors, absolute; it stops there.
         first: The first layer that moves.
         steps: Steps at most.
+        counts: What the error of each answer is multiplied by.
 
     Returns:
-        The best network met, and the root mean square of what is left.
+        The best network met, and the root mean square of what is left, so multiplied.
 
     Queries: `0`; the answers are given.
 
     Source: the preconditioner is the Kronecker factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
-    robust = Robust.at(_squares(weights, kinds, x, y))
+    counts = np.broadcast_to(counts, y.shape)
+    robust = Robust.at(_squares(weights, kinds, x, y, counts))
     for _ in range(steps):
         if robust.rms <= 1.2 * noise:
             break
-        step, _ = _step(weights, kinds, x, y, first, robust.weight[:, None], noise=noise)
-        better = _shortened(weights, kinds, step, x, y, robust)
+        weight = robust.weight[:, None] * counts**2
+        step, _ = _step(weights, kinds, x, y, first, weight, noise=noise)
+        better = _shortened(weights, kinds, step, x, y, robust, counts)
         if better is None:
             break
         weights, before, robust = better[0], robust, Robust.at(better[1])

@@ -119,6 +119,22 @@ class Asked:
         return float(self.off(network, size).max(initial=0.0)) if len(self.all()[0]) else np.inf
 
 
+def weighted_output(
+    F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], counts: Float[np.ndarray, "N m"] | float
+) -> Float[np.ndarray, "q m"]:
+    """The coefficients of sums of F that are nearest to answers, the error of each multiplied by what it counts for.
+
+    Args:
+        F: What is summed, and one.
+        y: Answers.
+        counts: See `Rounding.counts`.
+    """
+    if isinstance(counts, float):
+        return np.asarray(np.linalg.lstsq(F, y, rcond=None)[0])
+    columns = [np.linalg.lstsq(F * c[:, None], c * each, rcond=None)[0] for c, each in zip(counts.T, y.T, strict=True)]
+    return np.stack(columns, axis=1)
+
+
 def in_proportion(x: Float[np.ndarray, "N n"], size: float) -> Float[np.ndarray, "N 1"]:
     """Weights of answers whose rounding grows with the input."""
     return np.asarray(1 / (1 + np.linalg.norm(x, axis=1) / size)[:, None])

@@ -61,19 +61,21 @@ def trimmed_rms(
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     counts: Float[np.ndarray, "N m"] | float = 1.0,
+    strays: float = STRAYS,
 ) -> float:
-    """Root mean square of what a network leaves of answers, but for the worst `STRAYS` of them.
+    """Root mean square of what a network leaves of answers, but for the worst `strays` of them.
 
     Args:
         network: Explains them.
         x: Where was asked.
         y: What was answered.
         counts: What each error is multiplied by: less where answers are less precise.
+        strays: Share of the answers that are left out.
 
     Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
     """
     each = np.sort(off(network, x, y, counts))
-    error = float(np.sqrt(each[: len(each) - int(STRAYS * len(each))].mean()))
+    error = float(np.sqrt(each[: len(each) - int(strays * len(each))].mean()))
     return error if np.isfinite(error) else np.inf
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, after
+from unveil.identification.fitting.output_layer import AffineMap, after, weighted_output
 from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
@@ -269,7 +269,7 @@ def _ended(setup: Setup, state: Reading) -> Reading:
     k = len(layers[-1][1])
     x, y = fresh(setup, state, PER_NEURON * k + SPARE)
     F = np.concatenate([after(layers, x), np.ones((len(x), 1))], axis=1)
-    out = np.linalg.lstsq(F, y, rcond=None)[0]
+    out = weighted_output(F, y, probe.noise.counts(x, y)[0])
     network = Network.from_weights([*layers, (out[:k].T, out[k])], shape=setup.oracle.shape)
     x, y = fresh_on_both_sides(setup, state, network)
     lacked = with_rare(layers, x, y, lambda more: _kept(setup, state, more), probe.rng)
@@ -277,11 +277,11 @@ def _ended(setup: Setup, state: Reading) -> Reading:
         x, y = state.fresh.all()
         state = replace(state, layers=tuple(lacked))
         network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
-    sigma = float(np.sqrt((probe.noise.at(x, y) ** 2).mean()))
-    network, rms = fit(network, x, y, noise=STEADY * sigma)
+    counts, sigma = probe.noise.counts(x, y)
+    network, rms = fit(network, x, y, noise=STEADY * sigma, counts=counts)
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
     smaller = without_idle(network, x, probe.noise.at(x, y))
     if smaller.widths != network.widths:
-        network, rms = fit(smaller, x, y, noise=STEADY * sigma)
+        network, rms = fit(smaller, x, y, noise=STEADY * sigma, counts=counts)
     told = tuple({**each, "neurons": layer.neurons} for each, layer in zip(state.told, network.layers, strict=False))
     return replace(state, network=network, told=told, whole=rms < CONVINCING * float(y.std()))

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.validation import TAIL, Validation, how_many, validate
+from unveil.identification.validation import FEWEST_IN_BOX, TAIL, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -41,6 +41,9 @@ FLOOR = 100.0
 # With fewer than some five digits that is a share of the answers' spread that anyone would notice: there, ten times
 # this one, or their rounding.
 NOTICED = 1e-3
+# Of such answers all of a neuron that few inputs switch may be lost further out: usual points must tell, so many fresh
+# points in all, and the largest error at the usual ones is this many times the rounding at most.
+POINTS_OF_FEW, USUALLY = FEWEST_IN_BOX, 20.0
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # readings with other lines are made, and the one with the smallest errors is taken.
 STRANGE = 1e5
@@ -113,14 +116,19 @@ class CriticalPoints(Method):
         Returns:
             The outcome, what the check saw, and what there is to say; empty if nothing.
 
-        Queries: those of `rounding` and `how_many`
+        Queries: those of `rounding` and `_checked`
         """
         attempt = _Attempt(self, oracle, rng)
         frame = Frame.of_input(oracle.n, oracle.within)
         rows = frame.sample(rows_for(oracle.resolution), rng)
         noise = rounding(attempt.ask, rows, oracle.resolution, rng, oracle.uneven)
-        seen = validate(network, oracle, how_many(oracle, network), rng)
+        seen = attempt._checked(network, noise)
         return attempt._judged(seen, noise), seen, " ".join(attempt.why)
+
+
+def few_digits(relative: float) -> bool:
+    """Whether answers with this relative rounding have fewer than some five digits."""
+    return 100 * relative > NOTICED
 
 
 def _rank(found: Identification) -> tuple[bool, float]:
@@ -160,8 +168,7 @@ class _Attempt:
                 self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
             network = self._leaner(self._sloped(network, noise), noise)
-            count = how_many(self.oracle, network)
-            seen = validate(network, self.oracle, count, self.rng)
+            seen = self._checked(network, noise)
         except BudgetExceeded:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
@@ -189,6 +196,16 @@ class _Attempt:
             self._partial("It ended")
         return self.reading.network, whole
 
+    def _checked(self, network: Network, noise: Rounding) -> Validation:
+        """Errors at fresh points.
+
+        Queries: those of `how_many`; of answers with few digits `POINTS_OF_FEW` at least
+        """
+        count = how_many(self.oracle, network)
+        if few_digits(noise.relative):
+            count = max(count, int(min(POINTS_OF_FEW, self.oracle.ledger.left)))
+        return validate(network, self.oracle, count, self.rng)
+
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
         allowed = self.method.accept * np.sqrt(noise.relative)
@@ -197,6 +214,12 @@ class _Attempt:
             relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
             allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))
             steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
+        if few_digits(noise.relative) and USUALLY * noise.relative < seen.usual <= allowed:
+            self.why.append(
+                f"At one of {seen.points} fresh points it is wrong by {seen.usual / noise.relative:.0f} times the "
+                "rounding of the answers: a neuron that few inputs switch may be missing."
+            )
+            return Outcome.approximate
         if seen.residual <= allowed and steady:
             return Outcome.complete
         if seen.usual <= allowed and (steady or seen.usual <= FLOOR * noise.relative):
@@ -272,12 +295,17 @@ class _Attempt:
         if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
             return network
         x, y = self.reading.fresh.all()
-        sigma = float(np.sqrt((noise.at(x, y) ** 2).mean()))
-        if trimmed_rms(network, x, y) > SLACK * sigma:
+        counts, sigma = noise.counts(x, y)
+        if trimmed_rms(network, x, y, counts) > SLACK * sigma:
             return network  # what it lacks is not known yet, and each fit of a smaller one would be as far off
-        if (network.layers[-2:-1] and network.layers[-2].activation.name != "relu") or all_needed(network, x, y):
+        sloped = bool(network.layers[-2:-1]) and network.layers[-2].activation.name != "relu"
+        if sloped or all_needed(network, x, y, counts):
             return network
-        return slimmed(network, x, y, sigma, lambda trial: fit(trial, x, y, noise=0.1 * sigma, steps=4)[0])
+
+        def again(trial: Network) -> Network:
+            return fit(trial, x, y, noise=0.1 * sigma, steps=4, counts=counts)[0]
+
+        return slimmed(network, x, y, sigma, again, counts=counts)
 
     def _sloped(self, network: Network, noise: Rounding) -> Network:
         """With the affine part of the last hidden layer as its neurons' second slope, where it is that; none twice."""

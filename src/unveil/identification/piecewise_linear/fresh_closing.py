@@ -12,7 +12,7 @@ from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, Weights, after
+from unveil.identification.fitting.output_layer import AffineMap, Weights, after, weighted_output
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -79,13 +79,13 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
         x, y = fresh_on_both_sides(setup, state, network)
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
-    sigma = float(np.sqrt((setup.probe.noise.at(x, y) ** 2).mean()))
-    network, rms = fit(network, x, y, noise=STEADY * sigma)
+    counts, sigma = setup.probe.noise.counts(x, y)
+    network, rms = fit(network, x, y, noise=STEADY * sigma, counts=counts)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
     if not more and rms > FITS * sigma:
         # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
-        other, less = fit(weakest_turned(network), x, y, noise=STEADY * sigma)
+        other, less = fit(weakest_turned(network), x, y, noise=STEADY * sigma, counts=counts)
         if less < HALF * rms:
             network, rms = other, less
     fits = rms <= FITS * sigma
@@ -115,9 +115,10 @@ def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarr
     z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if linear else [])]
     F = np.concatenate(z, axis=1)
     fitting = np.arange(len(x)) % HELD_OUT > 0
-    out = np.linalg.lstsq(F[fitting], y[fitting], rcond=None)[0]
+    counts, _ = setup.probe.noise.counts(x, y)
+    out = weighted_output(F[fitting], y[fitting], counts if isinstance(counts, float) else counts[fitting])
     spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
-    off = F @ out - y
+    off = counts * (F @ out - y)
     return _Closed(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import intact, weights
+from unveil.blackbox.rounding import intact
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.robust import trimmed_rms
-from unveil.identification.fitting.slimming import AS_WELL, all_needed, rms, slimmed
+from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, rms, slimmed
 from unveil.identification.fitting.training import free_network, train, with_output
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.known import widened, with_free
@@ -64,6 +64,8 @@ LEAST = 1e-12
 WELL, FEWEST_TO_SLIM = 0.01, 5000
 # By what factor errors may grow when it loses spare neurons before all its weights are fitted.
 NOTHING_LOST = 1.1
+# The same on answers that it was not fitted to, or so many times their noise.
+WORSE = 2.0
 # Answers by which it is told whether all neurons are needed, for each of a layer and each input to it.
 TO_TELL = 8
 # Damping of a network that was fitted and lost neurons.
@@ -155,7 +157,7 @@ class Fitting(Run):
         if self._well(self.best) and not self.deep:
             self.best = self._slim(self.best)
             some = np.arange(len(self.told.x))[: TO_TELL * max(each.inputs + each.neurons for each in self.best.layers)]
-            self.stats["all_needed"] = all_needed(self.best, *self.told.some(some))
+            self.stats["all_needed"] = all_needed(self.best, *self.told.some(some)[:3])
 
     def _after_a_round(self, student: Student, first: int) -> Student:
         """A student after a few steps on the layers from `first` on; what they took is counted."""
@@ -199,10 +201,12 @@ class Fitting(Run):
             self.work += work
             return trial
 
-        smaller = slimmed(network, told.x, told.y, self.noise, fit, NOTHING_LOST if spare else AS_WELL, told.counts)
+        smaller = slimmed(
+            network, told.x, told.y, self.noise * WORSE / SLACK, fit, NOTHING_LOST if spare else AS_WELL, told.counts
+        )
         self.stats.setdefault("widths_fitted", network.widths)
         before = trimmed_rms(network, *self.held)
-        return smaller if trimmed_rms(smaller, *self.held) <= 2 * max(before, self.noise) else network
+        return smaller if trimmed_rms(smaller, *self.held) <= WORSE * max(before, self.noise) else network
 
     def _begun(self) -> list[Network]:
         """Students of several shapes after a short training, the best ones of them."""
@@ -223,8 +227,8 @@ class Fitting(Run):
             few = parameters(Network(network.layers[len(layers) :])) <= FEW
             trial = train(network, x, y, self.rng, first=len(layers), steps=BATCHES[few])
             # Where most of what lies behind was read too, a short training is a step back.
-            begun.append(min(network, trial, key=lambda each: rms(each, *self.held)))
-        begun.sort(key=lambda network: rms(network, *self.held))
+            begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
+        begun.sort(key=lambda network: rms(network, *self.held[:3]))
         return begun[: max(self.method.students, len(DEEP) * self.deep)]
 
     def _shapes(self, last: int, rows: int) -> list[tuple[int, ...]]:
@@ -265,9 +269,12 @@ class Fitting(Run):
         y = self.oracle(x)
         whole = intact(y, self.oracle.widest)
         x, y = x[whole], y[whole]
-        if self.usual is None and self.oracle.uneven is not None and len(y):
-            self.usual = np.median(self.oracle.uneven(y), axis=0)
-        return Told(x, y, np.ones_like(y) if self.usual is None else weights(self.oracle.uneven, y, self.usual))
+        if self.oracle.uneven is None:
+            return Told(x, y, np.ones_like(y))
+        sigma = self.oracle.uneven(y)
+        self.usual = np.median(sigma, axis=0) if self.usual is None and len(y) else self.usual
+        # Of such answers none is off for another reason than that a neuron is missing.
+        return Told(x, y, sigma if self.usual is None else self.usual / sigma, 0.0)
 
     def _spread(self) -> float:
         return float((self.held.y - self.held.y.mean(axis=0)).std()) or 1.0

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
 from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
-from unveil.identification.fitting.robust import off, trimmed_rms
+from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
 from unveil.whitebox.network import Network
 
 # Parameters up to which the normal equations are written down.
@@ -44,19 +44,22 @@ class Told(NamedTuple):
         x: (N, n) where it was asked.
         y: (N, m) what it answered.
         counts: (N, m) what the error of each answer is multiplied by: less where it is less precise.
+        strays: Share of the answers, the worst ones, that are left out where networks are compared.
     """
 
     x: np.ndarray
     y: np.ndarray
     counts: np.ndarray
+    strays: float = STRAYS
 
     def some(self, rows: Int[np.ndarray, " k"]) -> Told:
         """These answers alone."""
-        return Told(*(each[rows] for each in self))
+        return Told(self.x[rows], self.y[rows], self.counts[rows], self.strays)
 
     def and_(self, other: Told) -> Told:
         """Both."""
-        return Told(*(np.concatenate(each) for each in zip(self, other, strict=True)))
+        x, y, counts = (np.concatenate(each) for each in zip(self[:3], other[:3], strict=True))
+        return Told(x, y, counts, other.strays)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def hard_ones(network: Network, told: Told, count: int, rng: np.random.Generator
     if len(told.x) <= count:
         return np.arange(len(told.x))
     some = rng.permutation(len(told.x))[: AMONG * count]
-    order = some[np.argsort(-off(network, *told.some(some)), kind="stable")]
+    order = some[np.argsort(-off(network, *told.some(some)[:3]), kind="stable")]
     hard = int(HARD * count)
     return np.sort(np.concatenate([order[:hard], rng.permutation(order[hard:])[: count - hard]]))
 
@@ -125,7 +128,7 @@ def fitted(
     Queries: `0`; the answers are given.
     """
     network = student.network
-    h, y, counts = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
+    h, y, counts, _ = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
     tail = Network(network.layers[first:])
     for layer in network.layers[:first]:
         h = layer(h)
