@@ -214,12 +214,12 @@ class _Attempt:
             relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
             allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))
             steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
-        if few_digits(noise.relative) and USUALLY * noise.relative < seen.usual <= allowed:
-            self.why.append(
-                f"At one of {seen.points} fresh points it is wrong by {seen.usual / noise.relative:.0f} times the "
-                "rounding of the answers: a neuron that few inputs switch may be missing."
-            )
-            return Outcome.approximate
+            if few_digits(relative) and USUALLY * relative < seen.usual <= allowed:
+                self.why.append(
+                    f"At one of {seen.points} fresh points it is wrong by {seen.usual / relative:.0f} times the "
+                    "rounding of the answers: a neuron that few inputs switch may be missing."
+                )
+                return Outcome.approximate
         if seen.residual <= allowed and steady:
             return Outcome.complete
         if seen.usual <= allowed and (steady or seen.usual <= FLOOR * noise.relative):
