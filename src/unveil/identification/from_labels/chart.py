@@ -13,6 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rows import Rows
 from unveil.blackbox.source import Answers, Questions
+from unveil.outcome import BadInput
 
 Vectors = Float[np.ndarray, "N d"]
 
@@ -105,3 +106,22 @@ class Crossings(Rows):
     @classmethod
     def none(cls, d: int) -> Crossings:
         return cls(np.empty((0, d)), np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, d)), np.empty(0))
+
+
+def typical_inputs(
+    oracle: Oracle, x: Float[np.ndarray, "N n"] | None
+) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, " n"], float]:
+    """Inputs to start from, legal ones, and the middle and size of what is typical: of these, of the box, or 0 and 1.
+
+    Queries: `0`
+    """
+    given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
+    if given.ndim != 2 or given.shape[1] != oracle.n:
+        raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
+    origin, size = np.zeros(oracle.n), 1.0
+    if oracle.within is not None:
+        origin, size = oracle.middle, float((oracle.high - oracle.low).mean()) / np.sqrt(12)
+    if len(given) > 1:
+        origin, spread = given.mean(axis=0), float(given.std())
+        size = spread if spread > 0 else size
+    return given, origin, size

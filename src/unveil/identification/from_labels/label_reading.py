@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.chart import Chart, typical_inputs
 from unveil.identification.from_labels.completion import MISSED, Completion
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import DeepReading
@@ -25,14 +24,15 @@ from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.reservations import active_everywhere, left_open, reservations, with_one_more
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.seen_labels import SeenLabels
+from unveil.identification.from_labels.seen_labels import SeenLabels, ended
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
+from unveil.identification.from_labels.slices import few_directions
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.label_agreement import at_random, fresh_points, network_labels
 from unveil.identification.method import Identification
-from unveil.outcome import BadInput, BudgetExceeded, Outcome
+from unveil.outcome import BudgetExceeded, Outcome
 
 ROUNDS = 3
 """How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
@@ -108,32 +108,19 @@ class LabelReading:
                 # A class that had not been seen, or a neuron that is missing: the search goes on from there.
                 pool.put(pool.chart.coordinates(wrong))
             if outcome is Outcome.check_failed:
-                error = self._worth()
+                error, outcome = self._worth(), self._along_few(pool)
             return self._end(outcome, error)
         except BudgetExceeded:
             if self.best is not None and not self.best.whole:
                 # A fit with doubts that no fresh point judged may be of another depth.
                 self.best = None
-            ledger = self.oracle.ledger
-            if isinstance(ledger, Allowance) and ledger.left < ledger.outer.left:
-                self.why.append(
-                    f"The {ledger.budget:,} labels ended that are asked without a budget: budget= allows "
-                    "more, and a store keeps those that were paid for."
-                )
+            self.why += ended(self.oracle.ledger)
             return self._end(Outcome.budget_ended)
 
     def _look(self) -> Pool | None:
         """Points of two labels at least, in coordinates along all inputs or, of many, along the row span."""
-        oracle, x = self.seen, self.method.x
-        given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
-        if given.ndim != 2 or given.shape[1] != oracle.n:
-            raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")
-        origin, size = np.zeros(oracle.n), 1.0
-        if oracle.within is not None:
-            origin, size = oracle.middle, float((oracle.high - oracle.low).mean()) / np.sqrt(12)
-        if len(given) > 1:
-            origin, spread = given.mean(axis=0), float(given.std())
-            size = spread if spread > 0 else size
+        oracle = self.seen
+        given, origin, size = typical_inputs(oracle, self.method.x)
         self.chart = whole = Chart(oracle, origin, size, None)
         pool = two_labels(whole, whole.coordinates(given), self.rng)
         self._book("first look")
@@ -346,6 +333,19 @@ class LabelReading:
             self.why.append(f"The network it led to has another label at {wrong:.0%} of random points: left out.")
             self.best = self.deep = None
         return wrong
+
+    def _along_few(self, pool: Pool) -> Outcome:
+        """Hyperplanes of a first layer along a few directions, where many neurons and coarse answers hid them."""
+        search = self.search
+        if self._network() is not None or not isinstance(search, HyperplaneSearch):
+            return Outcome.check_failed
+        found = few_directions(search, self.everywhere or pool, self.oracle, self.rng)
+        self._book("few directions")
+        if found is None:
+            return Outcome.check_failed
+        self.chart, self.first = found.chart, found.planes
+        self.why = [*(said for said in self.why if said != no_first_layer(search)), found.told()]
+        return Outcome.approximate
 
     def _network(self) -> Any:
         if self.deep is not None and self.chart is not None:

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.defences import Allowance
+from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
@@ -70,3 +72,16 @@ class SeenLabels(OracleWrapper):
     def _names(self, labels: Iterable[int]) -> str:
         names = self.classes or {}
         return ", ".join(str(names.get(label, label)) for label in labels)
+
+
+def ended(ledger: Ledger) -> list[str]:
+    """What is said where the labels ended that are asked without a budget.
+
+    Queries: `0`
+    """
+    if not (isinstance(ledger, Allowance) and ledger.left < ledger.outer.left):
+        return []
+    return [
+        f"The {ledger.budget:,} labels ended that are asked without a budget: budget= allows more, and a store keeps "
+        "those that were paid for."
+    ]

@@ -29,8 +29,9 @@ def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> fl
 
     Queries: `0`
     """
+    factor = COARSE if coordinates <= 24 else 2
     spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-    return spent / (FEW + EACH_COORDINATE * coordinates) / (COARSE if coarse else 1)
+    return spent / (FEW + EACH_COORDINATE * coordinates) / (factor if coarse else 1)
 
 
 def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> bool:

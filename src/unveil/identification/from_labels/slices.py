@@ -1,0 +1,262 @@
+"""Hyperplanes of a wide first layer along a few directions: those on which bends from all over the boundary agree.
+
+A slice through the input space has the same neurons, and in few directions a bend is cheap. Two bends that lie on one
+hyperplane each tell its normal, and both tell the same: by chance two of eight directions do not. The hyperplane of a
+deeper neuron bends wherever it meets one of a layer before, so that bends far apart do not agree on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special
+
+from unveil.blackbox.oracle import Oracle
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.faces import ROUGH, Faces
+from unveil.identification.from_labels.hyperplanes import DOUBT, Hyperplanes, apart
+from unveil.identification.from_labels.pool import Pool, two_labels
+from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.sightings import Sightings, noise_of, precision_of, sightings
+from unveil.identification.from_labels.straight import looks, sharpened, straight
+from unveil.identification.from_labels.subspace import random_directions
+from unveil.outcome import BudgetExceeded
+
+DIRECTIONS = 8
+"""Of the slice."""
+
+WITHIN = 3.0
+"""Errors within which two bends agree."""
+
+LOOSEST = 0.2
+"""Bends tell nothing together where their errors allow more than this."""
+
+LEAST = 4
+"""Bends that must agree on a hyperplane."""
+
+ROUGHLY = 5e-3
+"""Error of a hyperplane with which it is told from others, and measured more exactly from many places at the end."""
+
+FAR = 0.5
+"""Median distance of the bends on one, in sizes of a typical input, from which on it counts as straight."""
+
+STEPS = 4
+"""Fits of a hyperplane to the bends on it."""
+
+GATHERING = 0.9
+"""Share of the labels left that are spent on bends; with the others hyperplanes are measured again and looked at."""
+
+MORE = 1.2
+"""So many times as many bends, and hyperplanes are looked for among them again."""
+
+QUIET = 2
+"""Looks in a row that show no further hyperplane, after which there is taken to be none."""
+
+NOTHING = 800
+"""So many bends without a hyperplane, and there is none."""
+
+
+@dataclass
+class Slice:
+    """Bends met along a few directions, and the hyperplanes they agree on.
+
+    Attributes:
+        chart: The directions.
+        seen: The bends.
+        faces: The flat pieces between.
+        planes: The hyperplanes, as exactly as the bends on each were seen to agree.
+        support: Which bends lie on each.
+    """
+
+    chart: Chart
+    seen: Sightings
+    faces: Faces
+    planes: Hyperplanes
+    support: list[Int[np.ndarray, " s"]]
+
+    def told(self) -> str:
+        """How many bends the hyperplanes explain."""
+        on = sum(map(len, self.support))
+        return (
+            f"Along {self.chart.n} random directions {on} of {len(self.seen)} bends of the boundary lie on these "
+            "neurons' hyperplanes; others belong to deeper layers, or were seen too seldom."
+        )
+
+
+def few_directions(search: HyperplaneSearch, pool: Pool, oracle: Oracle, rng: np.random.Generator) -> Slice | None:
+    """Hyperplanes along a few directions, where a search along many met none for coarse normals.
+
+    Args:
+        search: It.
+        pool: Points of all labels, in coordinates of all inputs.
+        oracle: Answers labels.
+        rng: Draws everything.
+
+    Returns:
+        What was met; None where normals are fine, inputs few, or nothing was met.
+
+    Queries: those of `read_slice`
+    """
+    if search.precision.normal < ROUGH or pool.chart.n <= 2 * DIRECTIONS:
+        return None
+    found = read_slice(oracle, pool, rng)
+    return found if found is not None and len(found.planes) else None
+
+
+def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | None:
+    """The hyperplanes along a few random directions through the middle of a pool's points.
+
+    Args:
+        oracle: Answers labels.
+        pool: Points of all labels, in coordinates of all inputs.
+        rng: Draws everything.
+
+    Returns:
+        What was met; None where there is one label only.
+
+    Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as the budget lasts
+    """
+    whole = pool.chart
+    basis = random_directions(DIRECTIONS, pool, rng)
+    chart = Chart(oracle, whole.origin, whole.size * float(np.sqrt(whole.n / DIRECTIONS)), basis)
+    inside = two_labels(chart, chart.coordinates(whole.inputs(pool.given)), rng)
+    if inside is None:
+        return None
+    found = Slice(chart, Sightings.none(chart.n), Faces.none(chart.n), Hyperplanes.none(chart.n), [])
+    precision = precision_of(noise_of(inside, rng))
+    ask = inside.side, chart
+    left, quiet, judged, ended = oracle.ledger.left, 0, 0, False
+    inside.side.kept_back = int((1 - GATHERING) * left) if np.isfinite(left) else 0
+    while quiet < QUIET and not ended and (judged < NOTHING or len(found.planes)):
+        try:
+            for more, faces in sightings(*ask, inside, precision, rng):
+                found.seen, found.faces = Sightings.joined([found.seen, more]), Faces.joined([found.faces, faces])
+        except BudgetExceeded:
+            ended = True
+        if len(found.seen) < MORE * judged and not ended:
+            continue
+        judged, known = len(found.seen), len(found.planes)
+        found.planes, found.support = hyperplanes_of(found.seen)
+        quiet = quiet + 1 if len(found.planes) <= known and judged >= NOTHING else 0
+    inside.side.kept_back = 0
+    try:
+        planes = sharpened(*ask, found.faces, found.planes, precision, rng)
+        # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
+        found.planes = planes[np.flatnonzero(straight(*looks(*ask, found.faces, planes, precision, rng)))].distinct()
+    except BudgetExceeded:
+        found.planes = Hyperplanes.none(chart.n)
+    return found
+
+
+def hyperplanes_of(seen: Sightings) -> tuple[Hyperplanes, list[Int[np.ndarray, " s"]]]:
+    """Hyperplanes on which bends far apart agree, and which bends lie on each.
+
+    Queries: `0`
+    """
+    planes = Hyperplanes.none(seen.z.shape[1])
+    support: list[Int[np.ndarray, " s"]] = []
+    free = np.ones(len(seen), dtype=bool)
+    for i, j, normal, error in _pairs(seen):
+        if not (free[i] and free[j]):
+            continue
+        fitted = _fitted(seen, free, np.array([i, j]), normal, error)
+        if fitted is None:
+            continue
+        plane, rows = fitted
+        free[rows] = False
+        planes, support = Hyperplanes.joined([planes, plane]), [*support, rows]
+    return planes, support
+
+
+def _pairs(seen: Sightings) -> list[tuple[int, int, Float[np.ndarray, " d"], float]]:
+    """Pairs of bends that tell the same normal, with the normal and its error, the sharpest first."""
+    found = []
+    for i in range(1, len(seen)):
+        one, others = seen[np.full(i, i)], seen[slice(0, i)]
+        away = others.z - seen.z[i]
+        both = one.error + others.error
+        a, blur_a = _told(one, away, both)
+        b, blur_b = _told(others, away, both)
+        gap = np.minimum(np.linalg.norm(a - b, axis=1), np.linalg.norm(a + b, axis=1))
+        allowed = WITHIN * (blur_a + blur_b + one.rough + others.rough)
+        for j in np.flatnonzero((gap < allowed) & (allowed < LOOSEST)):
+            sharper = a[j] if blur_a[j] + one.rough[j] < blur_b[j] + others.rough[j] else b[j]
+            found.append((i, int(j), sharper, float(allowed[j] / WITHIN)))
+    return sorted(found, key=lambda each: each[3])
+
+
+def _told(
+    seen: Sightings, away: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]
+) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"]]:
+    """The normal of each bend's neuron if its hyperplane goes on to a point so far away, and its error.
+
+    Infinite where that is the normal of a face: then the other point lies on the same face.
+    """
+    p, q = np.sum(away * seen.normal, axis=1), np.sum(away * seen.across, axis=1)
+    r = np.hypot(p, q)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        angle = np.arctan2(-p, q) % np.pi
+        blur = (error + seen.rough * np.linalg.norm(away, axis=1)) / r
+    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= WITHIN * blur
+    normal = np.cos(angle)[:, None] * seen.normal + np.sin(angle)[:, None] * seen.across
+    return normal, np.where(own, np.inf, blur)
+
+
+def _fitted(
+    seen: Sightings, free: Bool[np.ndarray, " N"], rows: Int[np.ndarray, " s"], normal: np.ndarray, error: float
+) -> tuple[Hyperplanes, Int[np.ndarray, " s"]] | None:
+    """The hyperplane that most bends agree on, from what two of them tell; None where chance might make so many."""
+    offset = -float(normal @ seen.z[rows].mean(axis=0))
+    plane, chance = Hyperplanes(normal[None], np.array([offset]), np.array([error])), np.zeros(len(seen))
+    for _ in range(STEPS):
+        on, chance = _holds(seen, plane)
+        rows = np.flatnonzero(free & on)
+        if len(rows) < LEAST:
+            return None
+        plane = _least_squares(seen[rows])
+    z = seen.z[rows]
+    far = np.linalg.norm(z[:, None] - z[None], axis=2)[np.triu_indices(len(z), 1)]
+    by_chance = float(special.gammainc(len(rows) - 2, max(chance.sum(), 1e-300))) * len(seen) ** 2
+    if not plane.error[0] < ROUGHLY or not np.median(far) > FAR or not by_chance < DOUBT:
+        return None
+    return plane, rows
+
+
+def _holds(seen: Sightings, plane: Hyperplanes) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Which bends lie on a hyperplane and span its normal, and not because a face of theirs is parallel to it.
+
+    Returns:
+        Which, and how probable that is by chance for each.
+    """
+    a, error, d = plane.normals[0], plane.error[0], seen.z.shape[1]
+    p, q = seen.normal @ a, seen.across @ a
+    outside = np.sqrt(np.maximum(1 - p**2 - q**2, 0.0))
+    angle = np.arctan2(q, p) % np.pi
+    own = np.minimum(apart(angle, 0.0), apart(angle, seen.angle)) <= WITHIN * seen.rough
+    near = WITHIN * (seen.error + error * (1 + np.linalg.norm(seen.z, axis=1)))
+    askew = np.minimum(WITHIN * (seen.rough + error), 1.0)
+    on = (np.abs(seen.z @ a + plane.offsets[0]) < near) & (outside < askew * np.sqrt(d - 2)) & ~own
+    # Of a plane of two dimensions in d the angle with a direction is less than t with a probability of t^(d - 2).
+    return on, np.minimum(near, 1.0) * np.minimum(askew * np.sqrt(d - 2), 1.0) ** (d - 2)
+
+
+def _least_squares(seen: Sightings) -> Hyperplanes:
+    """The hyperplane through bends, in the span of their normals, each as exactly as it is known; and its error.
+
+    Its error is that of the bends, as large as they are seen to scatter.
+    """
+    d = seen.z.shape[1]
+    weight = seen.error**-2
+    middle = weight @ seen.z / weight.sum()
+    away = seen.z - middle
+    spans = np.eye(d) - np.stack([seen.normal, seen.across], axis=2) @ np.stack([seen.normal, seen.across], axis=1)
+    matrix = (away * weight[:, None]).T @ away + np.einsum("n,nij->ij", seen.rough**-2, spans)
+    values, vectors = np.linalg.eigh(matrix)
+    # The least value is what all scatter by, in units of their errors.
+    freedom = max(len(seen) * (d - 1) - d, 1)
+    scatter = np.sqrt(max(values[0], 1e-300) / freedom)
+    error = scatter * np.sqrt(np.sum(1 / (values[1:] - values[0]))) if values[1] > values[0] else np.inf
+    normal = vectors[:, 0]
+    return Hyperplanes(normal[None], np.array([-float(normal @ middle)]), np.array([error]))

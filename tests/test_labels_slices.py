@@ -1,0 +1,122 @@
+"""First layers along a few directions: bends of the boundary, their noise, and the hyperplanes that they agree on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import unveil as uv
+from tests.helpers import random_weights, relu_net
+from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.pool import Pool, two_labels
+from unveil.identification.from_labels.sightings import Sightings, noise_of, precision_of, sightings
+from unveil.identification.from_labels.slices import DIRECTIONS, hyperplanes_of, read_slice
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def bends(normals: np.ndarray, offsets: np.ndarray, each: int, blur: float, rng: np.random.Generator) -> Sightings:
+    """Bends on hyperplanes, `each` on every one, both normals off by `blur` a coordinate and points by as much."""
+    a = np.repeat(normals, each, axis=0)
+    z = 2 * rng.standard_normal(a.shape)
+    z -= (np.sum(z * a, axis=1) + np.repeat(offsets, each))[:, None] * a
+    near = unit(rng.standard_normal(a.shape))
+    far = unit(near + rng.uniform(0.3, 0.6, len(a))[:, None] * a)
+    near, far = (unit(u + blur * rng.standard_normal(u.shape)) for u in (near, far))
+    cosine = np.sum(near * far, axis=1)
+    across = far - cosine[:, None] * near
+    long = np.linalg.norm(across, axis=1)
+    z += blur * rng.standard_normal(z.shape)
+    told = near, across / long[:, None], np.arctan2(long, cosine), np.full(len(a), blur), blur / long
+    return Sightings(z, *told)
+
+
+def test_bends_on_one_hyperplane_find_each_other_and_those_of_no_other_do() -> None:
+    rng, d = np.random.default_rng(0), 8
+    normals, offsets = unit(rng.standard_normal((12, d))), 0.3 * rng.standard_normal(12)
+    alone = unit(rng.standard_normal((150, d))), 0.3 * rng.standard_normal(150)
+    seen = Sightings.joined([bends(normals, offsets, 9, 1e-4, rng), bends(*alone, 1, 1e-4, rng)])
+    planes, support = hyperplanes_of(seen)
+    assert len(planes) == 12
+    which = np.abs(planes.normals @ normals.T).argmax(axis=1)
+    assert sorted(which) == list(range(12))
+    sign = np.sign(np.sum(planes.normals * normals[which], axis=1))
+    off = np.linalg.norm(planes.normals - sign[:, None] * normals[which], axis=1)
+    assert (off < 5 * planes.error).all()
+    for i, rows in zip(which, support, strict=True):
+        assert set(rows) <= set(range(9 * i, 9 * i + 9))
+
+
+def test_bends_of_a_hyperplane_that_holds_only_close_by_are_none_of_a_first_layer() -> None:
+    rng, d = np.random.default_rng(1), 8
+    normals = unit(rng.standard_normal((1, d)))
+    seen = bends(normals, np.zeros(1), 12, 1e-4, rng)
+    z = seen.z[0] + 0.05 * (seen.z - seen.z[0])
+    near = Sightings(z, seen.normal, seen.across, seen.angle, seen.error, seen.rough)
+    assert len(hyperplanes_of(seen)[0]) == 1
+    assert not len(hyperplanes_of(near)[0])
+
+
+def test_the_noise_of_a_boundary_is_what_the_answers_put_there() -> None:
+    w = unit(np.random.default_rng(2).standard_normal(6))
+
+    def label(x: np.ndarray) -> np.ndarray:
+        # As random as a rounding: told by the last digits of the input.
+        noise = np.sin(1e9 * (x @ np.arange(1.0, 7.0)))
+        return (x @ w + 1e-5 * np.sqrt(2) * noise > 0.1).astype(int)
+
+    for size, expected in ((0.0, None), (1.0, 1e-5)):
+        oracle = uv.as_oracle(label if size else lambda x: (x @ w > 0.1).astype(int), shape=6, answers="labels")
+        chart = Chart(oracle, np.zeros(6), 1.0, None)
+        chart.digits = 1e-7
+        pool = two_labels(chart, np.empty((0, 6)), np.random.default_rng(3))
+        assert pool is not None
+        noise = noise_of(pool, np.random.default_rng(4))
+        if expected is None:
+            assert noise == 1e-7
+        else:
+            assert 0.3 * expected < noise < 3 * expected
+
+
+def test_bends_lie_on_hyperplanes_and_span_their_normals() -> None:
+    weights = random_weights((6, 9, 3), np.random.default_rng(5), bias=0.3)
+    net, (a, b) = relu_net(weights), weights[0]
+    oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=6, answers="labels")
+    chart = Chart(oracle, np.zeros(6), 1.0, None)
+    pool = Pool(Side(chart), chart, 1.5, np.empty((0, 6)), np.random.default_rng(6))
+    parts = list(sightings(pool.side, chart, pool, precision_of(1e-9), np.random.default_rng(7)))
+    seen, faces = Sightings.joined([each[0] for each in parts]), Faces.joined([each[1] for each in parts])
+    long = np.linalg.norm(a, axis=1)
+    off = np.abs(seen.z @ a.T + b) / long
+    which = off.argmin(axis=1)
+    assert len(faces) > len(seen) > 20
+    near = off.min(axis=1) < 10 * seen.error
+    assert near.mean() > 0.9
+    normal = a[which] / long[which, None]
+    inside = np.sum(normal * seen.normal, axis=1) ** 2 + np.sum(normal * seen.across, axis=1) ** 2
+    assert (np.sqrt(np.maximum(1 - inside, 0)) < 10 * seen.rough)[near].mean() > 0.9
+
+
+def test_a_slice_shows_first_layer_neurons_and_no_deeper_ones_and_keeps_to_its_budget() -> None:
+    weights = random_weights((40, 6, 6, 3), np.random.default_rng(8), bias=0.3)
+    net, (a, b) = relu_net(weights), weights[0]
+    oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=40, answers="labels", budget=400_000)
+    whole = Chart(oracle, np.zeros(40), 1.0, None)
+    pool = two_labels(whole, np.empty((0, 40)), np.random.default_rng(9))
+    assert pool is not None
+    found = read_slice(oracle, pool, np.random.default_rng(10))
+    assert oracle.ledger.asked <= 400_000
+    assert found is not None
+    assert found.chart.n == DIRECTIONS
+    assert found.chart.basis is not None
+    inside = a @ found.chart.basis.T * found.chart.size
+    told = np.column_stack([inside, b]) / np.linalg.norm(inside, axis=1)[:, None]
+    read = np.column_stack([found.planes.normals, found.planes.offsets])
+    off = np.minimum(*(np.linalg.norm(told[:, None] - s * read, axis=2) for s in (1, -1)))
+    print(len(found.seen), len(read), oracle.ledger.asked, off.min(axis=0))
+    assert len(read) >= 3
+    assert (off.min(axis=0) < 1e-3).all()
+    assert len(set(off.argmin(axis=0))) == len(read)
