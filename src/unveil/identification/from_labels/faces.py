@@ -33,11 +33,13 @@ class Precision:
         digits: How exactly a point can be placed.
         step: The move by which a normal is measured.
         cell: How finely the boundary is located for it.
+        beside: See `aside`; so much at least.
     """
 
     digits: float
     step: float
     cell: float
+    beside: float = 0.0
 
     @classmethod
     def of(cls, digits: float) -> Precision:
@@ -53,7 +55,7 @@ class Precision:
     @property
     def aside(self) -> float:
         """So close before and behind a known hyperplane it is asked, as a share of its distance: bends must be seen."""
-        return NEXT if self.normal < ROUGH else COARSE_NEXT
+        return max(self.beside, NEXT if self.normal < ROUGH else COARSE_NEXT)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ MOVES = 4000
 SHORTEST, LONGEST = 1e-4, 3e-3
 """The least and the largest, in sizes of a typical input."""
 
+BESIDE = 0.2
+"""So far before and behind a hyperplane that is looked at, as a share of the way to it: weak bends must show, too."""
+
 BEHIND = 2.0
 """So many moves behind a bend the boundary is asked."""
 
@@ -104,7 +107,7 @@ def precision_of(noise: float) -> Precision:
     Queries: `0`
     """
     digits = NOISY * noise
-    return Precision(digits, float(np.clip(MOVES * digits, SHORTEST, LONGEST)), 2 * digits)
+    return Precision(digits, float(np.clip(MOVES * digits, SHORTEST, LONGEST)), 2 * digits, BESIDE)
 
 
 def sightings(

@@ -16,11 +16,12 @@ from scipy import special
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import ROUGH, Faces
-from unveil.identification.from_labels.hyperplanes import DOUBT, Hyperplanes, apart
+from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Hyperplanes, apart
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sightings import Sightings, noise_of, precision_of, sightings
-from unveil.identification.from_labels.straight import looks, sharpened, straight
+from unveil.identification.from_labels.standing import ALLOWED
+from unveil.identification.from_labels.straight import ENOUGH, looks, sharpened
 from unveil.identification.from_labels.subspace import random_directions
 from unveil.outcome import BudgetExceeded
 
@@ -144,7 +145,9 @@ def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | 
     try:
         planes = sharpened(*ask, found.faces, found.planes, precision, rng)
         # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
-        found.planes = planes[np.flatnonzero(straight(*looks(*ask, found.faces, planes, precision, rng)))].distinct()
+        ended, passed = looks(*ask, found.faces, planes, precision, rng)
+        good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)
+        found.planes = planes[np.flatnonzero(good)].distinct()
     except BudgetExceeded:
         found.planes = Hyperplanes.none(chart.n)
     return found

@@ -9,6 +9,9 @@ FEW, EACH_COORDINATE, COARSE = 5_000, 2_000, 8
 """Labels spent on bends, and so many more for each coordinate, before one must be a hyperplane's. Where normals are
 coarse it is so many times as many: it takes more bends before some are seen to agree."""
 
+MANY, EARLY = 24, 2
+"""In more coordinates than this it is so many times as many: what is not met there is looked for along a few."""
+
 AGAIN = 1.25
 """So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over."""
 
@@ -29,9 +32,9 @@ def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> fl
 
     Queries: `0`
     """
-    factor = COARSE if coordinates <= 24 else 2
+    times = (COARSE if coordinates <= MANY else EARLY) if coarse else 1
     spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
-    return spent / (FEW + EACH_COORDINATE * coordinates) / (factor if coarse else 1)
+    return spent / (FEW + EACH_COORDINATE * coordinates) / times
 
 
 def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> bool:
