@@ -54,21 +54,27 @@ def of_neuron(weights: Weights, i: int, count: int, rng: np.random.Generator) ->
     return out[:count]
 
 
+def of_third_layer(weights: Weights, count: int, rng: np.random.Generator) -> list[CriticalPoint]:
+    """The same of the third layer's first neuron, as they are seen behind the first layer."""
+    first, second, (rows, bias) = weights[:3]
+    out: list[CriticalPoint] = []
+    while len(out) < count:
+        base, direction = rng.standard_normal((2, first[0].shape[1]))
+        t, h = along([first, second], base, direction, -3.0, 3.0)
+        for at in zeros(t, h @ rows[:1].T + bias[:1])[0]:
+            x = base + at * direction
+            normal = local([first, second], x)[1].T @ rows[0]
+            span = row_space(local([first], x)[1])
+            out.append(CriticalPoint(x, span, span.T @ normal / np.linalg.norm(normal), 1e-12))
+    return out[:count]
+
+
 def test_a_layer_passes_on_the_normals_behind_it_and_no_others() -> None:
     rng = np.random.default_rng(5)
-    first, second, third, *_ = weights = random_weights((9, 8, 6, 5, 1), rng, bias=0.5)
+    first, second, *_ = weights = random_weights((9, 8, 6, 5, 1), rng, bias=0.5)
     rest = (second[0][1:], second[1][1:])
     missing = of_neuron(weights, 0, 60, rng)
-    behind = []
-    while len(behind) < 30:
-        base, direction = rng.standard_normal((2, 9))
-        t, h = along([first, second], base, direction, -3.0, 3.0)
-        for at in zeros(t, h @ third[0][:1].T + third[1][:1])[0]:
-            _, J = local([first, second], base + at * direction)
-            normal = J.T @ third[0][0]
-            span = row_space(local([first], base + at * direction)[1])
-            normal = span.T @ normal / np.linalg.norm(normal)
-            behind.append(CriticalPoint(base + at * direction, span, normal, 1e-12))
+    behind = of_third_layer(weights, 30, rng)
     assert {passed_on([first, second], each) for each in behind} == {True, None}
     # Without one of the second layer's neurons its normal is told from those of the third wherever anything is told.
     told = [passed_on([first, rest], each) for each in missing]

@@ -9,12 +9,12 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net, single
-from tests.test_deeper_neurons import of_neuron
+from tests.test_deeper_neurons import of_neuron, of_third_layer
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.behind_first_layer import read_behind
-from unveil.identification.piecewise_linear.candidates import by_evidence, merge_points
+from unveil.identification.piecewise_linear.candidates import _more_behind, by_evidence, merge_points
 from unveil.identification.piecewise_linear.deeper_layers import close
 from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
@@ -149,6 +149,34 @@ def test_critical_points_become_the_last_hidden_layer(seed: int) -> None:
     # No step changes what was handed to it; nothing met leaves nothing to merge.
     assert begun.candidates.neurons == ()
     assert merge_points(one.setting, one.deeper()).candidates.neurons == ()
+
+
+def test_a_layer_is_not_the_last_where_most_of_what_is_left_is_passed_on() -> None:
+    one = Begun(0, (9, 8, 6, 5, 1))
+    second = one.weights[1]
+    behind = of_third_layer(one.weights, 20, one.rng)
+    foreign = [replace(each, normal=one.rng.permutation(each.normal)) for each in behind]
+    begun = replace(one.deeper(), layers=[one.weights[0]])
+    explained = tuple(of_neuron(one.weights, 0, 20, one.rng))
+    for seen, more in ((behind, True), (foreign, False), ([*behind[:5], *foreign], False), ((), False)):
+        assert _more_behind(replace(begun, seen=(*explained, *seen)), second) == more
+
+
+def test_a_layer_that_explains_the_answers_is_the_last_one() -> None:
+    ended = []
+    for seed in SEEDS:
+        one = Begun(seed, (10, 6, 3, 2))
+        seen = [p for i in range(3) for p in of_neuron(one.weights, i, 14, one.rng)]
+        # Points that no neuron explains: it is not merely that nothing is left to look at.
+        foreign = [replace(each, normal=one.rng.permutation(each.normal)) for each in seen[:12]]
+        base, direction, low, high = one.frame.lines(12, 100.0, one.rng)
+        lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
+        one.log(one.frame.sample(300, one.rng))
+        begun = replace(one.deeper(), seen=(*seen, *foreign), lines=tuple(lines), stations=tuple(one.stations))
+        state = merge_points(one.setting, begun)
+        assert len(state.layers) == 1
+        ended.append(state.last)
+    assert any(ended)
 
 
 def test_neurons_close_into_the_network_or_are_found_wanting() -> None:
