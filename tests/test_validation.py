@@ -19,7 +19,7 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
-from unveil.identification.validation import contradicted, switching, unusual, validate
+from unveil.identification.validation import _ByInputs, _BySums, contradicted, switching, unusual, validate
 
 
 def rare(weights: Weights, count: int) -> Weights:
@@ -69,6 +69,23 @@ def test_points_beside_hyperplanes_and_points_where_mixtures_are_large() -> None
     most = 3 * float(np.median(np.linalg.norm(x, axis=1)))
     odd = unusual(network, 1, x, np.full(30, most), np.random.default_rng(2), None)
     assert np.linalg.norm(odd, axis=1).max() <= most * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_points_move_alike_by_inputs_and_by_what_the_first_layer_sees(depth: int, rng: np.random.Generator) -> None:
+    network = uv.Network.from_weights(random_weights((12, 5, 4, 1), rng, bias=0.5))
+    x, most = rng.standard_normal((30, 12)), np.linspace(2.0, 9.0, 30)
+    walks = _BySums(network, depth, x, most), _ByInputs(network, depth, x, most, None)
+    states: list[tuple[np.ndarray, ...]] = [walk.start for walk in walks]
+    for _ in range(4):
+        back, step = rng.standard_normal((30, 5)), rng.uniform(0, 4, 30)
+        back[0] = 0
+        states = [walk.moved(state, back, step) for walk, state in zip(walks, states, strict=True)]
+        for ours, theirs in zip(*(walk.sums(state) for walk, state in zip(walks, states, strict=True)), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    points = [walk.points(state) for walk, state in zip(walks, states, strict=True)]
+    np.testing.assert_allclose(*points, atol=1e-12)
+    assert (np.linalg.norm(points[0], axis=1) <= most * (1 + 1e-12)).all()
 
 
 def test_a_rare_neuron_behind_a_layer_shows_itself_where_features_are_active_alone() -> None:

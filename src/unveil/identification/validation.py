@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -213,24 +214,96 @@ def unusual(
     count = len(most)
     weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
     x = x[(network.features(x, depth) @ weights.T).argmax(axis=0)]
-    sums = network.preactivations(x, depth)
+    narrow = within is None and network.layers[0].neurons < network.n
+    walk = _BySums(network, depth, x, most) if narrow else _ByInputs(network, depth, x, most, within)
+    state, step = walk.start, most / 6
+    sums = walk.sums(state)
     best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
-    step = most / 6
     for _ in range(CLIMB):
-        up = _slopes(network, depth, sums, weights * activation.slope(sums[-1]))
-        y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
-        if within is not None:
-            y = np.clip(y, *within)
-        else:
-            y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None]
-        there = network.preactivations(y, depth)
+        on = walk.moved(state, _first_slopes(network, depth, sums, weights * activation.slope(sums[-1])), step)
+        there = walk.sums(on)
         reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
         better = reached > best
-        x[better], best[better] = y[better], reached[better]
-        for held, new in zip(sums, there, strict=True):
+        best[better] = reached[better]
+        for held, new in zip((*state, *sums), (*on, *there), strict=True):
             held[better] = new[better]
         step *= np.where(better, 1.2, 0.5)
-    return np.asarray(x)
+    return walk.points(state)
+
+
+@dataclass(frozen=True)
+class _ByInputs:
+    """Points that climb, as inputs: within a box, or through a first layer that is wider than they are long."""
+
+    network: Network
+    depth: int
+    x: Float[np.ndarray, "count n"]
+    most: Float[np.ndarray, " count"]
+    within: Within | None
+
+    @property
+    def start(self) -> tuple[np.ndarray, ...]:
+        return (self.x.copy(),)
+
+    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        return self.network.preactivations(state[0], self.depth)
+
+    def moved(
+        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
+    ) -> tuple[np.ndarray, ...]:
+        up = back @ self.network.layers[0].dense()
+        y = state[0] + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
+        if self.within is not None:
+            return (np.clip(y, *self.within),)
+        return (y * np.minimum(1, self.most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None],)
+
+    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
+        return state[0]
+
+
+@dataclass(frozen=True)
+class _BySums:
+    """The same by what the first layer sees of them, which is all that counts on the way: a point is a share of where
+    it began, and so much of every row."""
+
+    network: Network
+    depth: int
+    x: Float[np.ndarray, "count n"]
+    most: Float[np.ndarray, " count"]
+
+    @cached_property
+    def gram(self) -> Float[np.ndarray, "k k"]:
+        """Products of the rows."""
+        rows = self.network.layers[0].dense()
+        return np.asarray(rows @ rows.T)
+
+    @property
+    def start(self) -> tuple[np.ndarray, ...]:
+        """Sums without biases, squared lengths, shares of the beginning, and of the rows."""
+        seen = self.x @ self.network.layers[0].dense().T
+        return seen, (self.x**2).sum(axis=1), np.ones(len(self.x)), np.zeros_like(seen)
+
+    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        first = self.network.layers[0]
+        z = state[0] + first.bias
+        if not self.depth:
+            return [z]
+        return [z, *self.network.after(0).preactivations(first.activation.value(z), self.depth - 1)]
+
+    def moved(
+        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
+    ) -> tuple[np.ndarray, ...]:
+        (seen, square, share, rows), up = state, back @ self.gram
+        size = np.maximum(np.einsum("ck,ck->c", back, up), 0)
+        far = np.divide(step, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
+        square = square + 2 * far * np.einsum("ck,ck->c", back, seen) + far**2 * size
+        part = np.minimum(1, self.most / np.sqrt(np.maximum(square, 1e-300)))
+        seen, rows = (part[:, None] * (old + far[:, None] * new) for old, new in ((seen, up), (rows, back)))
+        return seen, part**2 * square, part * share, rows
+
+    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
+        _, _, share, rows = state
+        return np.asarray(share[:, None] * self.x + rows @ self.network.layers[0].dense())
 
 
 def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
@@ -258,10 +331,15 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
 
 def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
     """Gradients by the input of `back @ sums[depth]`, one mixture per point; `sums` are its preactivations."""
+    return np.asarray(_first_slopes(network, depth, sums, back) @ network.layers[0].dense())
+
+
+def _first_slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
+    """The same by what the first layer sees."""
     for level in range(depth, 0, -1):
         below = network.layers[level - 1]
         back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])
-    return np.asarray(back @ network.layers[0].dense())
+    return back
 
 
 def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:

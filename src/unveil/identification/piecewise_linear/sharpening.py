@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -79,16 +79,15 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     off = _far_off(frame, planes)
     # Measured again they come out as most did.
     bad = max(COSTLY[probe.m > 1][1], WORSE * float(np.median(off)))
-    room, again = _Room(probe.rng, frame, planes), {}
+    room, measures = _Room(probe.rng, frame, planes), dict[int, _Measure]()
     for i in np.flatnonzero(off > bad).tolist():
         near = np.argsort(np.linalg.norm(planes.at - planes.at[i], axis=1), kind="stable")
         basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
         checks = probe.rng.standard_normal((frame.d, CHECKS))
         checks /= np.linalg.norm(checks, axis=0)
         good = planes.error[i] <= bad
-        normal = _as_known if good else partial(_untangled_normal, basis=basis, checks=checks)
-        again.update(_met_again(probe, room, i, normal))
-    return found.with_rows(planes.replaced(again))
+        measures[i] = _as_known if good else partial(_untangled_normal, basis=basis, checks=checks)
+    return found.with_rows(planes.replaced(_met_again(probe, room, measures)))
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
@@ -96,9 +95,8 @@ def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int
 
     Queries: those of a line search, and of `derivatives` at two points, per row
     """
-    room, again = _Room(probe.rng, frame, found.straight), {}
-    for i in map(int, which):
-        again.update(_met_again(probe, room, i, _whole_normal))
+    measures: dict[int, _Measure] = dict.fromkeys(map(int, which), _whole_normal)
+    again = _met_again(probe, _Room(probe.rng, frame, found.straight), measures)
     return found.with_rows(found.straight.replaced(again))
 
 
@@ -151,32 +149,38 @@ class _Crossing(NamedTuple):
 _Normal = tuple[Float[np.ndarray, " d"], Float[np.ndarray, " m"], float]
 
 
-def _met_again(
-    probe: Probe, room: _Room, i: int, normal: Callable[[Probe, Frame, _Crossing], _Normal | None]
-) -> dict[int, Hyperplanes]:
-    """A hyperplane as it is seen at a roomy place; nothing where no place shows it better than it is known."""
+# What measures it on a stretch across the hyperplane.
+_Measure = Callable[[Probe, Frame, _Crossing], _Normal | None]
+
+
+def _met_again(probe: Probe, room: _Room, measures: dict[int, _Measure]) -> dict[int, Hyperplanes]:
+    """Hyperplanes as they are seen at roomy places, without those that no place shows better than they are known."""
+    left, again = dict(measures), dict[int, Hyperplanes]()
     for turn in range(TRIES):
-        met = _crossing(probe, room, i, turn)
-        seen = None if met is None else normal(probe, room.frame, met)
-        better = None if met is None or seen is None else _better(room.frame, met, *seen)
-        if better is not None:
-            return {i: better}
-    return {}
+        for i, met in _crossings(probe, room, list(left), turn):
+            seen = left[i](probe, room.frame, met)
+            better = None if seen is None else _better(room.frame, met, *seen)
+            if better is not None:
+                again[i] = better
+                del left[i]
+    return again
 
 
-def _crossing(probe: Probe, room: _Room, i: int, turn: int) -> _Crossing | None:
-    """A stretch across a hyperplane, as far from all others as it is seen to be; None where deeper ones are close."""
-    x, reach = room.on(i, turn)
-    step = reach * (room.frame.V @ room.planes.rows[i])
-    (line,) = line_search(probe.ask, x[None], step[None], -1.0, 1.0, probe.noise, probe.rng)
-    if not len(line.t) or len(line.unresolved):
-        return None
-    here = np.abs(line.t).argmin()
-    others = np.abs(np.delete(line.t, here) - line.t[here])
-    share = min(BETWEEN * float(others.min(initial=np.inf)), 1.0 - abs(float(line.t[here])))
-    if share < SHORTEST:
-        return None
-    return _Crossing(room.planes[np.array([i])], line.points[here], share * step, share * reach)
+def _crossings(probe: Probe, room: _Room, which: list[int], turn: int) -> Iterator[tuple[int, _Crossing]]:
+    """Stretches across hyperplanes, as far from all others as they are seen to be; none where deeper ones are close."""
+    if not which:
+        return
+    base, reach = (np.array(each) for each in zip(*(room.on(i, turn) for i in which), strict=True))
+    direction = reach[:, None] * (room.planes.rows[which] @ room.frame.V.T)
+    lines = line_search(probe.ask, base, direction, -1.0, 1.0, probe.noise, probe.rng)
+    for i, line, length in zip(which, lines, reach.tolist(), strict=True):
+        if not len(line.t) or len(line.unresolved):
+            continue
+        here = np.abs(line.t).argmin()
+        others = np.abs(np.delete(line.t, here) - line.t[here])
+        share = min(BETWEEN * float(others.min(initial=np.inf)), 1.0 - abs(float(line.t[here])))
+        if share >= SHORTEST:
+            yield i, _Crossing(room.planes[np.array([i])], line.points[here], share * line.direction, share * length)
 
 
 def _as_known(probe: Probe, frame: Frame, met: _Crossing) -> _Normal:
