@@ -264,3 +264,28 @@ def test_a_hyperplane_met_far_away_is_met_again_where_no_deeper_neuron_switches_
     near = Hyperplanes.through(frame, np.zeros((3, n)), np.concatenate(others), np.ones((3, 1)), np.full(3, 1e-9))
     again = untangled(probe, frame, LayerFound.nothing(frame, 1).with_straight(far).with_straight(near))
     assert abs(again.straight.bias[0]) < (2e-6 if beside < SHORTEST else 1e-9)
+
+
+def test_a_normal_read_beside_a_known_hyperplane_that_the_line_grazes_tells_its_error(rng: np.random.Generator) -> None:
+    """What the known one adds is known to its error over how fast the line crosses it."""
+    honest, d = [], 40
+    for _ in range(10):
+        direction, seen, grazed = np.linalg.qr(rng.standard_normal((d, 3)))[0].T
+        known = grazed + 0.002 * direction
+        known, new = known / np.linalg.norm(known), (seen + direction) / np.sqrt(2)
+
+        def answer(x: np.ndarray, known: np.ndarray = known, new: np.ndarray = new) -> np.ndarray:
+            return np.maximum(x @ known, 0)[:, None] + np.maximum(x @ new - 0.01, 0)[:, None]
+
+        frame = Frame.of_input(d, None)
+        probe = Probe(answer, rounding(answer, rng.standard_normal((4, d)), 2e-16, rng), rng)
+        (line,) = line_search(probe.ask, np.zeros((1, d)), direction[None], -1.0, 1.0, probe.noise, rng)
+        assert len(line.t) == 2
+        turned = known + 1e-6 * rng.standard_normal(d) / np.sqrt(d)
+        one = Hyperplanes(turned[None], np.zeros(1), np.ones((1, 1)), np.full(1, 1e-6), np.zeros((1, d)))
+        found = LayerFound.nothing(frame, 1).with_straight(one)
+        planes = normals(probe, frame, line, np.array([0, -1]), found)[1]
+        off = np.linalg.norm(planes.rows - new * np.sign(planes.rows @ new)[:, None], axis=1)
+        honest += (off <= 4 * planes.error).tolist()
+    assert honest
+    assert_rate(honest, 0.8, "errors told")

@@ -85,12 +85,15 @@ def normals(
         known = np.arange(group.before, group.after)
         known = known[crossing[known] >= 0]
         some = found.rows[crossing[known]]
-        across = some / (some @ dh)[:, None]
+        rate = some @ dh
+        across = some / rate[:, None]
         change = change - line.jump[known].T @ across
         pinv = np.linalg.pinv(line.jump[group.which].T)
         every = pinv @ change
         # Where a jump is vague, or a normal known before, its neuron comes into the normals of the others.
-        off = doubt[known] + (line.jump[known] * found.straight.error[crossing[known], None]) ** 2
+        # Where the line hardly crosses that one, what its error makes of the rate counts for more than its own.
+        turned = found.straight.error[crossing[known]] * np.hypot(1, np.linalg.norm(dh) / np.sqrt(frame.d) / rate)
+        off = doubt[known] + (line.jump[known] * turned[:, None]) ** 2
         vague = pinv**2 @ (off.T @ (across**2).sum(axis=1))
         vague += np.where(np.eye(len(pinv)), 0, pinv**2 @ doubt[group.which].T) @ (every**2).sum(axis=1)
         for k, p in enumerate(group.which):
