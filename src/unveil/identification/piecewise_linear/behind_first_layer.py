@@ -105,7 +105,7 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
             error, far, most = float(found.straight.error.max()), setup.far, setup.most_lines
             here = _within_their_span(setup, beside.frame)
             given, stations = behind_parallel(here, beside, free, error, far=far, most_lines=most)
-    if state.error < (ROUGH if setup.inputs else setup.fine):
+    if state.whole or state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return
     begun = Deeper.begun(setting.frame, layer, found, given, stations)
@@ -157,9 +157,10 @@ def _where_all_are_active(
             state = close_on_paid(setup, state.with_found(found)).counted()
         else:
             second = read_second_layer(SecondLayer.begun(here, setup.log, outside, layer, first, found))
-            if second.network is not None and second.residual < ROUGH:
+            if second.network is not None and second.residual < second.rough():
                 now = {"neurons": len(second.found.rows), "lines": len(second.found.searched), "bent": 0}
-                state = replace(state, network=second.network, error=second.residual, told=(state.told[0], now))
+                told = (state.told[0], now)
+                state = replace(state, network=second.network, error=second.residual, told=told, whole=True)
     return state, given, stations
 
 

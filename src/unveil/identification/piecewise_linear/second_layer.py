@@ -9,7 +9,16 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
-from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, ending, explain
+from unveil.identification.fitting.output_layer import (
+    EVERYTHING,
+    AffineMap,
+    Asked,
+    Unsigned,
+    after,
+    ending,
+    explain,
+    in_proportion,
+)
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import SAME, Hyperplanes, LayerFound
@@ -28,8 +37,9 @@ DOUBTS = 4.0, 20.0
 INSIDE = 0.8
 # How far the inactive neurons of the first layer are made active, in units of the active ones.
 ACTIVATED = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
-# Errors, in units of the largest answer, that nearly right weights may leave.
-ROUGH = 1e-5
+# Errors, in units of the largest answer, that nearly right weights may leave: the least, and the largest, which those
+# of the rows may account for. A neuron that is missing leaves more.
+ROUGH, ROUGHEST = 1e-5, 1e-3
 # A neuron with this share in the answers, relative to the others, is none.
 NOTHING = 1e-5
 # Hyperplanes closer than this may be one, met twice.
@@ -95,14 +105,23 @@ class SecondLayer:
         known = ZERO + SAME * self.found.straight.error / np.sqrt(len(h))
         return bool((off < known * (1 + np.linalg.norm(h))).any())
 
+    def rough(self) -> float:
+        """Errors, in units of the largest answer, that the neurons read may leave: as much as their rows are off."""
+        x, y = self.fresh.all()
+        weight, d = in_proportion(x, self.probe.noise.size), self.found.rows.shape[1]
+        apart = np.linalg.norm(after([self.layer], x), axis=1, keepdims=True) / np.sqrt(d)
+        each = np.linalg.norm(self.found.straight.jump, axis=1) * self.found.straight.error
+        off = float(np.linalg.norm(each) * (apart * weight).max() / max(np.abs(y * weight).max(), 1e-300))
+        return float(np.clip(off, ROUGH, ROUGHEST))
+
     def fit(self, asked: Asked) -> Fit:
         """What these neurons, and a part linear in the first layer's values, explain of some answers."""
         unsigned = Unsigned([self.layer], self.found.rows, self.found.bias, np.ones(self.found.rows.shape, dtype=bool))
-        return Fit(*explain(unsigned, asked, self.probe.noise.size, ROUGH))
+        return Fit(*explain(unsigned, asked, self.probe.noise.size, self.rough()))
 
     def ending(self, fit: Fit) -> tuple[SecondLayer, Network, Float[np.ndarray, " N"]]:
         """With the network of a fit, if it is the best so far; this network, and its errors on what was asked."""
-        network, _ = ending(*fit, self.fresh, self.probe.noise.size, ROUGH)
+        network, _ = ending(*fit, self.fresh, self.probe.noise.size, self.rough())
         off = self.log.off(network, self.probe.noise.size)
         if off.max() < self.residual or self.network is None:
             return replace(self, network=network, residual=float(off.max())), network, off
@@ -178,8 +197,9 @@ def _unmet(state: SecondLayer, network: Network, off: Float[np.ndarray, " N"]) -
 
     Queries: `FEWEST`
     """
-    wrong = validate(network, state.log.oracle, FEWEST, state.probe.rng, ROUGH, state.fresh).wrong
-    bad = np.flatnonzero(off >= ROUGH)
+    rough = state.rough()
+    wrong = validate(network, state.log.oracle, FEWEST, state.probe.rng, rough, state.fresh).wrong
+    bad = np.flatnonzero(off >= rough)
     if len(bad):
         x, y = state.log.all()
         some = state.probe.rng.permutation(bad)[:BESIDES]
