@@ -14,12 +14,15 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.faces import Faces, Precision
+from unveil.identification.from_labels.first_layer import completing
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing, with_resting_side
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.rare_classes import open_crossings
+from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.outcome import UnsteadyAnswers
@@ -177,6 +180,29 @@ def test_a_neuron_active_at_all_points_met_has_its_bias_from_points_where_it_res
         assert np.abs(found[0].distances(at)).max() < 1e-6
         assert np.abs(case.truth.distances(found[1])).max() < 1e-8
     assert told >= 6
+
+
+def test_a_first_layer_is_completed_by_the_hyperplanes_with_which_normals_lie_in_spans() -> None:
+    told = 0
+    for seed in range(4):
+        case, rng = Case.of(seed, count=600), np.random.default_rng(seed)
+        first, at = case.points.first, case.points.all
+        search = HyperplaneSearch(
+            case.points.pool.side, case.points.pool.chart, case.points.pool, Precision.of(1e-16), rng
+        )
+        search.faces = Faces(at.x, at.along, at.before, at.after, np.full(len(at), 1e-9))
+        decoys = rng.standard_normal((12, SIZES[0]))
+        decoys /= np.linalg.norm(decoys, axis=1, keepdims=True)
+        search.planes = Hyperplanes.joined([first, Hyperplanes(decoys, rng.standard_normal(12), np.full(12, 1e-9))])
+        search.ended, search.passed = search.looked = np.zeros((2, len(search.planes)), dtype=int)
+        # Nothing is missing of a whole layer.
+        assert not len(completing(search, first, rng))
+        lacking = rng.choice(SIZES[1], 2, replace=False)
+        found = completing(search, first[np.setdiff1d(np.arange(SIZES[1]), lacking)], rng)
+        likeness = np.abs(found.normals @ first.normals[lacking].T)
+        assert (likeness.max(axis=1, initial=0.0) > 1 - 1e-12).all()
+        told += len(found)
+    assert told >= 4
 
 
 def test_the_first_look_finds_two_labels_at_whatever_size_and_refuses_labels_that_change() -> None:

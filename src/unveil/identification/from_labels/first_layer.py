@@ -15,8 +15,9 @@ from jaxtyping import Float
 from unveil.identification.from_labels.faces import ROUGH
 from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.second_layer import active_sides, likely_sides
 from unveil.identification.from_labels.standing import none_stands
-from unveil.identification.from_labels.straight import looks, sharpened, straight
+from unveil.identification.from_labels.straight import SHARE, looks, sharpened, straight
 
 CHUNK = 4
 """Rounds of new faces between two looks at what goes on straight."""
@@ -63,6 +64,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     search.refuted |= not len(first)
     if search.refuted:
         return Hyperplanes.none(search.chart.n)
+    first = Hyperplanes.joined([first, completing(search, first, rng)])
     first = sharpened(search.side, search.chart, search.faces, first, search.precision, rng)
     search.book("sharpening")
     return first
@@ -78,7 +80,7 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
     more = shared(search, first, rng)
     good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
-    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)]]).distinct()
+    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)], completing(search, first, rng)]).distinct()
     if not len(more):
         return first
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
@@ -103,6 +105,46 @@ def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generato
             found = found.added(seen.normal, edge.z, seen.error)
             support.append(len(seen.support))
     return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:SHARED]]
+
+
+FEW, MET = 60, 300
+"""Faces from which hyperplanes are tried that may complete a first layer, and those that judge them."""
+
+LACKING = 3
+"""So many of them may be missing."""
+
+
+def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
+    """Hyperplanes met that too few faces reach to see whether they go on straight, and that complete a first layer.
+
+    With them the boundary's normals lie in the spans of what is active, and without them they do not.
+
+    Queries: `0`
+    """
+    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
+    if not len(judges) or active_sides(first, judges) is not None:
+        return first[slice(0, 0)]
+    ended, passed = np.stack([search.ended, search.passed]) + search.looked
+    good = np.flatnonzero((passed <= SHARE * ended) & (search.planes.error < ALIKE))
+    every, grown = Hyperplanes.joined([first, search.planes[good]]), np.arange(len(first))
+    offered = np.setdiff1d(every.different(np.arange(len(every)) >= len(first)), grown)
+    offered = offered[np.argsort(every.error[offered])[:TRIED]]
+    few = judges[slice(0, FEW)]
+    sign, left = likely_sides(first, few)
+    for _ in range(min(LACKING, len(offered))):
+        tried = [likely_sides(every[np.append(grown, i)], few, np.append(sign, 1.0)) for i in offered]
+        best = int(np.argmin([each[1].mean() for each in tried]))
+        if not tried[best][1].mean() < left.mean():
+            break
+        grown, (sign, left) = np.append(grown, offered[best]), tried[best]
+        whole, sides = every[grown], active_sides(every[grown], judges)
+        if sides is not None:
+            on = (judges.x @ whole.normals.T + whole.offsets) * sides > 0
+            # Where as many are active as there are inputs, any hyperplane would do.
+            tell = on[on.sum(axis=1) < first.normals.shape[1], len(first) :].sum(axis=0)
+            return whole[len(first) + np.flatnonzero(tell >= FEW / 2)]
+        offered = np.delete(offered, best)
+    return first[slice(0, 0)]
 
 
 OUTSIDE = 1e-3

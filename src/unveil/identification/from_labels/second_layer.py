@@ -84,8 +84,23 @@ def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] |
 
     Queries: `0`
     """
+    sign, left = likely_sides(planes, faces)
+    return sign if (left > INACTIVE).mean() < 0.05 else None
+
+
+def likely_sides(
+    planes: Hyperplanes, faces: Faces, start: Float[np.ndarray, " k"] | None = None
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " N"]]:
+    """The sides with which normals lie least outside the span of the active weight vectors, and how far each does.
+
+    Args:
+        planes, faces: As in `active_sides`.
+        start: Sides to begin with.
+
+    Queries: `0`
+    """
     side = np.where(faces.x @ planes.normals.T + planes.offsets > 0, 1.0, -1.0)
-    sign = np.ones(len(planes))
+    sign = np.ones(len(planes)) if start is None else start.copy()
     left = _left(planes, faces, side, sign)
     # Each turn that helps most, until none does. How far normals lie outside tells more than how many do, which may be
     # all of them until the last sides are right.
@@ -100,7 +115,7 @@ def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] |
             break
         left = tried[best]
         sign[best] *= -1
-    return sign if (left > INACTIVE).mean() < 0.05 else None
+    return sign, left
 
 
 def _left(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray) -> Float[np.ndarray, " N"]:
