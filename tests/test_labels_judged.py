@@ -27,6 +27,7 @@ from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.reservations import active_everywhere, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.thresholds import thresholds, told
+from unveil.identification.label_agreement import near_boundaries
 from unveil.whitebox.activation import activation
 
 
@@ -251,3 +252,15 @@ def test_thresholds_met_are_told_with_their_inputs() -> None:
     said = told(np.array([2, 2, 5]), np.array([0.5, 1.25, -3.0]))
     assert "input 2 at 0.5" in said
     assert "3 thresholds of 2 inputs" in said
+
+
+def test_points_close_to_a_boundary_are_as_far_as_weights_are_inexact() -> None:
+    """A plane boundary: points lie a hundred times the accuracy, of the segment they are on, before and behind it."""
+    net = uv.Network.from_weights([(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2))])
+    oracle = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=2, answers="labels")
+    off = []
+    for accuracy in (1e-8, 1e-6):
+        x = near_boundaries(net, (0, 1), oracle, 100, np.random.default_rng(0), accuracy)
+        off.append(np.abs(x[:, 0]))
+    assert (off[0] < 1e-5).all()
+    assert np.allclose(off[1], 100 * off[0], rtol=1e-3)

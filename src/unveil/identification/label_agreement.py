@@ -14,14 +14,23 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
     return np.asarray(np.array(labels, dtype=np.int64)[network(x).argmax(axis=1)])
 
 
+NEAR = 100.0
+"""So many times further from a boundary than weights are known to points are taken: a millionth by default."""
+
+
 def fresh_points(
-    network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
+    network: Network,
+    labels: tuple[int, ...],
+    oracle: Oracle,
+    points: int,
+    rng: np.random.Generator,
+    accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
     """Legal points to judge a network at, half of them random and half close to the network's boundaries.
 
     Labels of random points agree even for a rough network; close to a boundary they agree only where it is exact.
-    Points lie on both sides, at a distance of a millionth of the segment on which the boundary was crossed (of a few
-    thousand rounding steps in float32).
+    Points lie on both sides, at a distance of a hundred times the accuracy, of the segment on which the boundary was
+    crossed (of a few thousand rounding steps in float32).
 
     Args:
         network: One output per label.
@@ -29,11 +38,12 @@ def fresh_points(
         oracle: Answers labels.
         points: How many at most; fewer where the network knows a single label.
         rng: Draws the points.
+        accuracy: Of the weights, relative.
 
     Queries: `0`
     """
     x = oracle.sample(points - points // 2, rng)
-    return np.concatenate([x, near_boundaries(network, labels, oracle, points // 2, rng)])
+    return np.concatenate([x, near_boundaries(network, labels, oracle, points // 2, rng, accuracy)])
 
 
 def disagreement(
@@ -61,7 +71,12 @@ def at_random(
 
 
 def near_boundaries(
-    network: Network, labels: tuple[int, ...], oracle: Oracle, count: int, rng: np.random.Generator
+    network: Network,
+    labels: tuple[int, ...],
+    oracle: Oracle,
+    count: int,
+    rng: np.random.Generator,
+    accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
     """Legal points just before and just behind where the network's label changes on random segments.
 
@@ -80,6 +95,6 @@ def near_boundaries(
         middle = (low + high) / 2
         inside = network_labels(network, labels, start + middle[:, None] * (end - start)) == before
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    step = max(1e-6, 4e3 * float(np.finfo(oracle.dtype).eps))
+    step = max(NEAR * accuracy, 4e3 * float(np.finfo(oracle.dtype).eps))
     sides = [start + np.clip(low + s, 0, 1)[:, None] * (end - start) for s in (-step, step)]
     return oracle.nearest(np.concatenate(sides)[:count])

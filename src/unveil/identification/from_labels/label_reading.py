@@ -314,7 +314,7 @@ class LabelReading:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
         assert network is not None
-        x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng)
+        x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, self.method.accuracy)
         told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")
@@ -339,6 +339,8 @@ class LabelReading:
         search = self.search
         if self._network() is not None or not isinstance(search, HyperplaneSearch):
             return Outcome.check_failed
+        self.stats["stages"] |= search.stages
+        self.booked = self.oracle.ledger.asked
         found = few_directions(search, self.everywhere or pool, self.oracle, self.rng)
         self._book("few directions")
         if found is None:
