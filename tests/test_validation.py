@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_net
-from unveil.blackbox.rounding import Rounding
+from tests.helpers import Weights, assert_rate, random_weights, relu_net
+from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
@@ -19,7 +20,15 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
-from unveil.identification.validation import _ByInputs, _BySums, contradicted, switching, unusual, validate
+from unveil.identification.validation import (
+    UNEXPLAINED,
+    _ByInputs,
+    _BySums,
+    contradicted,
+    switching,
+    unusual,
+    validate,
+)
 
 
 def rare(weights: Weights, count: int) -> Weights:
@@ -54,6 +63,48 @@ def test_a_rare_neuron_that_is_missing_is_seen_further_out_or_at_corners(within:
         assert validate(uv.Network.from_weights(weights), oracle, 400, rng).residual < 1e-13
     assert usual <= 10  # usual points hardly ever meet it
     assert caught >= 19
+
+
+def faint(rng: np.random.Generator) -> Weights:
+    """Of which the first neuron has a hundredth of the others' weight in the output."""
+    (w, b), (v, c) = random_weights((8, 6, 2), rng, bias=0.5)
+    return [(w, b), (v * np.where(np.arange(6) == 0, 0.01, 1.0), c)]
+
+
+def soft(weights: Weights, decimals: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Rounded probabilities of three classes, the last of which has the logit 0."""
+
+    def answers(x: np.ndarray) -> np.ndarray:
+        y = np.exp(np.column_stack([relu_net(weights)(x), np.zeros(len(x))]))
+        return np.asarray(np.round(y / y.sum(axis=1, keepdims=True), decimals))
+
+    return answers
+
+
+def test_a_faint_neuron_that_is_missing_is_many_roundings_though_little_of_the_spread() -> None:
+    lacking, whole = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = faint(rng)
+        oracle = uv.as_oracle(lambda x, weights=weights: relu_net(weights)(x).round(5), 8)
+        noise = rounding(oracle, oracle.sample(16, rng), oracle.resolution, rng)
+        seen = validate(without(weights, 0), oracle, 400, rng, 1e-2, noise=noise)
+        assert seen.residual < 3e-2
+        lacking.append(seen.roundings > UNEXPLAINED and len(seen.wrong) > 0)
+        seen = validate(uv.Network.from_weights(weights), oracle, 400, rng, 1e-2, noise=noise)
+        whole.append(seen.roundings <= UNEXPLAINED and not len(seen.wrong))
+    assert all(whole)
+    assert_rate(lacking, 0.9)
+
+
+def test_no_network_that_lacks_a_faint_neuron_is_complete_behind_rounding() -> None:
+    ended = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        oracle = uv.as_oracle(soft(faint(rng), 5), 8, budget=8000)
+        found = uv.identify(oracle, uv.CriticalPoints(attempts=1), rng=rng)
+        ended.append(found.outcome is not uv.Outcome.complete or found.network.widths[0] == 6)  # type: ignore[union-attr]
+    assert all(ended)
 
 
 def test_points_beside_hyperplanes_and_points_where_mixtures_are_large() -> None:

@@ -25,7 +25,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.validation import FEWEST_IN_BOX, TAIL, Validation, how_many, validate
+from unveil.identification.validation import FEWEST_IN_BOX, TAIL, UNEXPLAINED, Validation, how_many, validate
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -42,8 +42,8 @@ FLOOR = 100.0
 # this one, or their rounding.
 NOTICED = 1e-3
 # Of such answers all of a neuron that few inputs switch may be lost further out: usual points must tell, so many fresh
-# points in all, and the largest error at the usual ones is this many times the rounding at most.
-POINTS_OF_FEW, USUALLY = FEWEST_IN_BOX, 20.0
+# points in all.
+POINTS_OF_FEW = FEWEST_IN_BOX
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # readings with other lines are made, and the one with the smallest errors is taken.
 STRANGE = 1e5
@@ -204,7 +204,7 @@ class _Attempt:
         count = how_many(self.oracle, network)
         if few_digits(noise.relative):
             count = max(count, int(min(POINTS_OF_FEW, self.oracle.ledger.left)))
-        return validate(network, self.oracle, count, self.rng)
+        return validate(network, self.oracle, count, self.rng, noise=noise)
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
@@ -214,14 +214,14 @@ class _Attempt:
             relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
             allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))
             steady = seen.tail <= TAIL or seen.residual <= FLOOR * relative
-            if few_digits(relative) and USUALLY * relative < seen.usual <= allowed:
-                self.why.append(
-                    f"At one of {seen.points} fresh points it is wrong by {seen.usual / relative:.0f} times the "
-                    "rounding of the answers: a neuron that few inputs switch may be missing."
-                )
-                return Outcome.approximate
-        if seen.residual <= allowed and steady:
+        if seen.residual <= allowed and steady and seen.roundings <= UNEXPLAINED:
             return Outcome.complete
+        if seen.residual <= allowed and steady:
+            self.why.append(
+                f"Errors at usual points are small, but up to {seen.roundings:.0f} times the answers' rounding: a neuron "
+                "of little weight is missing, or one is wrong."
+            )
+            return Outcome.approximate
         if seen.usual <= allowed and (steady or seen.usual <= FLOOR * noise.relative):
             self.why.append(
                 f"Checked at {seen.points} fresh points: right where a user would ask (to {seen.usual:.1g} of the "

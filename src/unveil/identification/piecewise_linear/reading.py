@@ -179,7 +179,7 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
         asked.append((x, setup.probe.ask(x)))
         return asked[-1][1]
 
-    wrong = validate(network, setup.oracle, count, rng, setup.fine, ask).wrong
+    wrong = validate(network, setup.oracle, count, rng, setup.fine, ask, setup.probe.noise).wrong
     if not len(wrong):
         return state
     if setup.exact:
