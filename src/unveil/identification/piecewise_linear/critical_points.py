@@ -218,8 +218,8 @@ class _Attempt:
             return Outcome.complete
         if seen.residual <= allowed and steady:
             self.why.append(
-                f"Errors at usual points are small, but up to {seen.roundings:.0f} times the answers' rounding: a neuron "
-                "of little weight is missing, or one is wrong."
+                f"Errors at usual points are small, but up to {seen.roundings:.0f} times the answers' rounding: a "
+                "neuron of little weight is missing, or one is wrong."
             )
             return Outcome.approximate
         if seen.usual <= allowed and (steady or seen.usual <= FLOOR * noise.relative):
