@@ -228,7 +228,7 @@ def test_a_first_layer_much_wider_than_the_input_is_read_or_its_rows_are_told() 
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_a_network_that_fails_its_check_keeps_what_was_read(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> Validation:
+    def fails(*_: object, **__: object) -> Validation:
         return Validation(1.0, 1.0, 1e9, 100, np.empty((0, 12)))
 
     monkeypatch.setattr("unveil.identification.piecewise_linear.critical_points.validate", fails)

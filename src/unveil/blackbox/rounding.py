@@ -26,6 +26,8 @@ COARSE = EXACT_SLOPE ** (4 / 3)
 AGREE = 8.0
 # Relative rounding from which on answers have few digits.
 FEW_DIGITS = 1e-12
+# Standard deviation of an answer that has no digits: it weighs nothing, and its square is a number.
+NO_DIGITS = 1e150
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
 HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
 # Rows of points that rounding is measured by; where answers have few digits rows are longer next to the rounding, so
@@ -76,7 +78,7 @@ class Rounding:
         if self.own is None:
             return grown
         assert y is not None
-        return np.asarray(np.maximum(grown, self.own(y)))
+        return np.asarray(np.clip(self.own(y), grown, NO_DIGITS))
 
     def counts(
         self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]

@@ -37,8 +37,8 @@ LIGHTEST = 0.05
 # Errors so many times the median one are not like the others.
 TAIL = 30.0
 # Errors at usual points and beside hyperplanes, in units of the answers' rounding there, that a fit to answers with few
-# digits leaves at most: its own error and the rounding made 8 of 4,000, where a neuron was missing 6 to 500.
-UNEXPLAINED = 10.0
+# digits leaves at most: its own error and the rounding made 5 at 100 points and 8 at 4,000; a missing neuron 4 to 500.
+UNEXPLAINED = 8.0
 # Of the points, whose answers must have digits for anything to be known.
 LEAST = 0.05
 # Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
