@@ -21,7 +21,6 @@ from unveil.identification.piecewise_linear.layer import finished, layer_steps, 
 from unveil.identification.piecewise_linear.many_layers_reading import behind_crowded, crowded
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
-from unveil.identification.piecewise_linear.parallel_neurons import behind_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -92,19 +91,9 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         # Nothing behind the first layer came out: there may be one wide layer rather than many.
     setting = _setting(setup, state, state.frame)
     stations: list[Station] = []
-    free = np.zeros(len(found), dtype=bool)
-    if few:
-        free = np.asarray(~dependent(found.rows).any(axis=1))
-    if free.sum() >= MANY_NEURONS and free.all():
+    if few and len(found) >= MANY_NEURONS and not dependent(found.rows).any():
         state, given, stations = _where_all_are_active(setup, state, layer)
         yield state
-    elif free.sum() >= MANY_NEURONS:
-        rows, bias = layer
-        beside = state.frame.beside((rows[free], bias[free]), (rows[~free], bias[~free]))
-        if beside is not None:
-            error, far, most = float(found.straight.error.max()), setup.far, setup.most_lines
-            here = _within_their_span(setup, beside.frame)
-            given, stations = behind_parallel(here, beside, free, error, far=far, most_lines=most)
     if state.whole or state.error < (ROUGH if setup.inputs else setup.fine):
         yield replace(state, whole=True)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -12,8 +12,6 @@ from unveil.blackbox.domain import Within
 
 # Mean of a coordinate of a point in a box, in units of the box; drawn for each point.
 SHARES = (0.03, 0.97)
-# Relative singular values below this are as good as none.
-DEPENDENT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -77,34 +75,6 @@ class Frame:
         first = self.lift.shape[1] == self.M.shape[1] and self.within is None and self.free
         lift, shift = (V, -V @ c) if first else (self.lift, self.shift)
         return Frame(M, c, V, G, g, lift, shift, self.within)
-
-    def beside(self, layer: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> Beside | None:
-        """The frame of the next layer where only these neurons of this one are active, and what the others see is kept.
-
-        Args:
-            layer: Independent rows and their biases.
-            others: The other neurons', whose rows depend on each other, but not on these.
-
-        Returns:
-            None where the others cannot be inactive all at once.
-        """
-        (rows, bias), (M, c) = layer, (others[0] @ self.M, others[0] @ self.c + others[1])
-        _, s, vt = np.linalg.svd(M, full_matrices=False)
-        span = vt[s > DEPENDENT * s.max(initial=1e-300)]
-        far = 1 + 2 * float(np.abs(c).max(initial=0))
-        found = optimize.linprog(
-            np.r_[np.zeros(len(span)), -1.0],
-            A_ub=np.c_[M @ span.T, np.linalg.norm(M, axis=1)],
-            b_ub=-c,
-            bounds=[(-far, far)] * len(span) + [(None, 1.0)],
-        )
-        if found.status != 0 or found.x[-1] <= DEPENDENT:
-            return None
-        after = self.after(rows, bias)
-        inverse = np.linalg.pinv(np.concatenate([after.M, span]))
-        V, across = np.split(inverse, [len(rows)], axis=1)
-        frame = replace(after, V=V, lift=V, shift=inverse @ np.r_[-after.c, found.x[:-1]])
-        return Beside(frame, across, M @ frame.shift + c, M @ across)
 
     def room(self, x: Float[np.ndarray, "P n"], step: Float[np.ndarray, "P n"]) -> tuple[np.ndarray, np.ndarray]:
         """For each row, the interval of t with `x + t step` inside the region."""
@@ -184,26 +154,3 @@ class Frame:
         low, high = self.room(base, direction)
         margin = 1e-3 * np.minimum(high - low, 1.0)
         return base, direction, np.maximum(low + margin, -far), np.minimum(high - margin, far)
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Where only some neurons of a layer are active, and the others can be set apart from them.
-
-    Attributes:
-        frame: These active, all others inactive, and as they are all over it.
-        across: (n, r) moves that change what the others see, and nothing else.
-        others: (q,) what they see in the frame.
-        rates: (q, r) how the moves change it.
-    """
-
-    frame: Frame
-    across: Float[np.ndarray, "n r"]
-    others: Float[np.ndarray, " q"]
-    rates: Float[np.ndarray, "q r"]
-
-    def moved(self, move: Float[np.ndarray, " n"]) -> Beside:
-        """The same where the others see something else."""
-        frame = replace(self.frame, shift=self.frame.shift + move)
-        rate = np.linalg.lstsq(self.across, move, rcond=None)[0]
-        return replace(self, frame=frame, others=self.others + self.rates @ rate)

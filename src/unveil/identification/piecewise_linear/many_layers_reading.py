@@ -15,7 +15,6 @@ from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
-from unveil.identification.piecewise_linear.frame import DEPENDENT
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.many_layers import ManyLayers, fresh_answers, read_many_layers
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
@@ -23,7 +22,7 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import worst_sharpened
 from unveil.identification.piecewise_linear.sightings import Sightings, among_values
-from unveil.identification.piecewise_linear.sign_recovery import by_vanishing, dependent
+from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT, by_vanishing, dependent
 from unveil.whitebox.network import Network
 
 # Breakpoints per line and neuron of the first layer from which on deeper ones are many.

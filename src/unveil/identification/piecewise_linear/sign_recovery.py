@@ -8,13 +8,14 @@ from math import comb
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unveil.identification.piecewise_linear.frame import DEPENDENT
 from unveil.whitebox.network import Network
 
 # Sets of neurons that are tried out as the active ones, at most.
 MOST_SETS = 400_000
 # A share in a derivative that is smaller than this part of the largest is none.
 NONE = 1e-6
+# Singular values of unit rows, and shares in a dependence, that are smaller are none.
+DEPENDENT = 1e-6
 # Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
 # neurons may be expected to hold a derivative by chance where a single one tells all signs.
 SHARED, BY_CHANCE = 1e-6, 0.01
