@@ -89,7 +89,7 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
     return network
 
 
-def _smaller(network: Network, x: np.ndarray, y: np.ndarray) -> list[tuple[float, Network]]:
+def _smaller(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> list[tuple[float, Network]]:
     """All networks with one hidden neuron less, output weights fitted anew, each with its sum of squares."""
     found = []
     inside = x

@@ -132,7 +132,7 @@ def _fitted_well(
     return network if rms(network, *told) <= enough else None
 
 
-def _order(network: Network, x: np.ndarray) -> list[tuple[int, int]]:
+def _order(network: Network, x: Float[np.ndarray, "N n"]) -> list[tuple[int, int]]:
     """All hidden neurons but one per layer, as (layer, neuron), those that are missed least first."""
     found: list[tuple[float, int, int]] = []
     for depth in range(len(network.layers) - 1):
@@ -167,7 +167,7 @@ def _missed(w: Float[np.ndarray, "o k"], h: Float[np.ndarray, "N k"]) -> list[tu
     return out
 
 
-def _felt(network: Network, depth: int, x: np.ndarray) -> Float[np.ndarray, " k"]:
+def _felt(network: Network, depth: int, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, " k"]:
     """Root mean square slope of the answers by the preactivations of a layer."""
     sums = network.preactivations(x)
     back = np.broadcast_to(np.eye(network.m), (len(x), network.m, network.m))
@@ -177,7 +177,7 @@ def _felt(network: Network, depth: int, x: np.ndarray) -> Float[np.ndarray, " k"
     return np.asarray(np.sqrt((back**2).sum(axis=1).mean(axis=0)))
 
 
-def _shallower(network: Network, depth: int, x: np.ndarray) -> Network:
+def _shallower(network: Network, depth: int, x: Float[np.ndarray, "N n"]) -> Network:
     """Without a hidden layer: the next one takes what it can from the layer before."""
     before, sums = Network(network.layers[:depth])(x), network.preactivations(x)[depth + 1]
     part = np.linalg.lstsq(np.concatenate([before, np.ones((len(x), 1))], axis=1), sums, rcond=1e-10)[0]
@@ -185,7 +185,7 @@ def _shallower(network: Network, depth: int, x: np.ndarray) -> Network:
     return Network((*network.layers[:depth], after, *network.layers[depth + 2 :]), network.shape)
 
 
-def _without(network: Network, gone: list[tuple[int, int]], x: np.ndarray) -> Network:
+def _without(network: Network, gone: list[tuple[int, int]], x: Float[np.ndarray, "N n"]) -> Network:
     """Without these neurons; those that stay in a layer take over what they can of what it sends on."""
     for depth in sorted({depth for depth, _ in gone}):
         here, after = network.layers[depth : depth + 2]

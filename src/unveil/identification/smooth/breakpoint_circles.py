@@ -179,7 +179,9 @@ def first_layer(
     return FirstLayer(layer.weights * signs[:, None], layer.shifts * signs, activation, _REST), misfits[real]
 
 
-def _places(oracle: Oracle, directions: np.ndarray, i: int, rng: np.random.Generator) -> np.ndarray:
+def _places(
+    oracle: Oracle, directions: Float[np.ndarray, "k n"], i: int, rng: np.random.Generator
+) -> Float[np.ndarray, "p n"]:
     """Points on breakpoint i, far from all others, at which it shows most: where the next layer rests, it does not at
     all.
 

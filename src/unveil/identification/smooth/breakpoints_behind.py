@@ -157,7 +157,12 @@ def _directions(oracle: Oracle, cone: _Cone, r: int, rng: np.random.Generator) -
 
 
 def _across(
-    oracle: Oracle, cone: _Cone, directions: np.ndarray, i: int, activation: Activation, rng: np.random.Generator
+    oracle: Oracle,
+    cone: _Cone,
+    directions: Float[np.ndarray, "k n"],
+    i: int,
+    activation: Activation,
+    rng: np.random.Generator,
 ) -> tuple[float, float, float]:
     """Scale, shift and misfit of a neuron by a profile across its breakpoint, all others far."""
     rays = cone.rays(4 * _BASES, rng)

@@ -239,8 +239,8 @@ def first_directions(
 
 
 def _lively(
-    oracle: Oracle, basis: np.ndarray, radius: float, count: int, noise: float, rng: np.random.Generator
-) -> np.ndarray:
+    oracle: Oracle, basis: Float[np.ndarray, "k n"], radius: float, count: int, noise: float, rng: np.random.Generator
+) -> Float[np.ndarray, "p n"]:
     """Points of the given preactivation spread at which the function bends, spread over the directions in which it
     does.
 

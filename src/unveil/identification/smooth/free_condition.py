@@ -163,7 +163,13 @@ def _refined(
 _State = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
-def _state(c: np.ndarray, g: np.ndarray, weights: np.ndarray, shifts: np.ndarray, kind: Activation) -> _State | None:
+def _state(
+    c: Float[np.ndarray, "T k"],
+    g: Float[np.ndarray, "T k m"],
+    weights: Float[np.ndarray, "k k"],
+    shifts: Float[np.ndarray, " k"],
+    kind: Activation,
+) -> _State | None:
     """Slopes by the layer's outputs (T m, k) and by its sums (T, k, m), phi'' / phi', sums without shifts (T, k)."""
     along = c @ weights.T
     by_sum = np.einsum("tdm,dk->tkm", g, np.linalg.inv(weights))
@@ -174,12 +180,17 @@ def _state(c: np.ndarray, g: np.ndarray, weights: np.ndarray, shifts: np.ndarray
     return (flat, by_sum, ratio, along) if np.isfinite(flat).all() and np.abs(flat).max() < 1e100 else None
 
 
-def _behind(unit: np.ndarray, rank: int) -> float:
+def _behind(unit: Float[np.ndarray, "N k"], rank: int) -> float:
     return float((np.linalg.svd(unit, compute_uv=False)[rank:] ** 2).sum())
 
 
 def _linear(
-    unit: np.ndarray, by_sum: np.ndarray, ratio: np.ndarray, along: np.ndarray, size: np.ndarray, rank: int
+    unit: Float[np.ndarray, "N k"],
+    by_sum: Float[np.ndarray, "T k m"],
+    ratio: Float[np.ndarray, "T k"],
+    along: Float[np.ndarray, "T k"],
+    size: Float[np.ndarray, " k"],
+    rank: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What lies behind the rank, and how it moves with (1 + E) W in place of W, row by row, and with the shifts."""
     k, outputs = unit.shape[1], by_sum.shape[2]

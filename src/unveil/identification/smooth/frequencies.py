@@ -116,7 +116,9 @@ class Frequencies(Method):
         return fit
 
 
-def _filled(rows: np.ndarray, shifts: np.ndarray, k: int, length: float, rng: np.random.Generator) -> FirstLayer:
+def _filled(
+    rows: Float[np.ndarray, "s n"], shifts: Float[np.ndarray, " s"], k: int, length: float, rng: np.random.Generator
+) -> FirstLayer:
     """A first layer of k neurons: those seen, and random ones for the others."""
     missing = rng.standard_normal((k - len(rows), rows.shape[1]))
     missing *= length / np.linalg.norm(missing, axis=1, keepdims=True)

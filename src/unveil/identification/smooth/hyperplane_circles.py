@@ -156,7 +156,11 @@ def hyperplanes(
 
 
 def _repeated(
-    directions: np.ndarray, offsets: np.ndarray, widths: np.ndarray, errors: np.ndarray, seen: np.ndarray
+    directions: Float[np.ndarray, "k n"],
+    offsets: Float[np.ndarray, " k"],
+    widths: Float[np.ndarray, " k"],
+    errors: Float[np.ndarray, " k"],
+    seen: np.ndarray,
 ) -> np.ndarray:
     """Which rows are a hyperplane that stands there a second time (found anew because its offset had been poor)."""
     cosine = directions @ directions.T
@@ -169,7 +173,7 @@ def _repeated(
 
 
 def _walk(
-    oracle: Oracle, frame: np.ndarray, radius: float, noise: float, drift: float, grid: int
+    oracle: Oracle, frame: Float[np.ndarray, "2 n"], radius: float, noise: float, drift: float, grid: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points in the steps along a half circle, their jumps and the length (in x) of the last interval around each."""
 
@@ -222,7 +226,12 @@ def _walk(
 
 
 def _normals(
-    oracle: Oracle, points: np.ndarray, lengths: np.ndarray, jumps: np.ndarray, noise: float, radius: float
+    oracle: Oracle,
+    points: Float[np.ndarray, "P n"],
+    lengths: Float[np.ndarray, " P"],
+    jumps: Float[np.ndarray, " P"],
+    noise: float,
+    radius: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit gradients at the points by central differences, their sizes, and the error to expect of the directions."""
     count, n = points.shape

@@ -228,7 +228,11 @@ def _fit_curves(
 
 
 def _outer(
-    oracle: Oracle, weights: np.ndarray, shifts: np.ndarray, activation: Activation, rng: np.random.Generator
+    oracle: Oracle,
+    weights: Float[np.ndarray, "k n"],
+    shifts: Float[np.ndarray, " k"],
+    activation: Activation,
+    rng: np.random.Generator,
 ) -> Network:
     """Output weights by linear least squares, and which way round neurons are whose mirror image is affinely theirs."""
     k = len(shifts)

@@ -267,7 +267,9 @@ class Peeling(Method):
                 break
         return best, tuple(first)
 
-    def _nothing_behind(self, known: Peeled, x: np.ndarray, y: np.ndarray, noise: float) -> Polished | None:
+    def _nothing_behind(
+        self, known: Peeled, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], noise: float
+    ) -> Polished | None:
         """The known layers and a linear one, if that explains the answers."""
         h = np.concatenate([Network(known.layers)(x), np.ones((len(x), 1))], axis=1)
         outer = np.linalg.lstsq(h, y, rcond=None)[0]

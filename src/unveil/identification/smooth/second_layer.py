@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
@@ -58,7 +58,12 @@ def cover(
 
 
 def _look(
-    oracle: Oracle, layer: FirstLayer, members: np.ndarray, rank: int | None, noise: float, rng: np.random.Generator
+    oracle: Oracle,
+    layer: FirstLayer,
+    members: Int[np.ndarray, " s"],
+    rank: int | None,
+    noise: float,
+    rng: np.random.Generator,
 ) -> Block:
     """Look through a block, again with other neurons at rest if the Hessians do not agree with the directions found."""
     block = look_through(oracle, layer, members, rank, noise, rng=rng)
@@ -204,7 +209,7 @@ def fit_outer(
     return polish(start, y, answers, noise=noise, steps=steps)
 
 
-def _outer_weights(hidden: np.ndarray, answers: np.ndarray) -> np.ndarray:
+def _outer_weights(hidden: Float[np.ndarray, "N k"], answers: Float[np.ndarray, "N m"]) -> np.ndarray:
     """Weights and, in the last row, the constant."""
     design = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1)
     return np.asarray(np.linalg.lstsq(design, answers, rcond=1e-10)[0])
@@ -214,7 +219,7 @@ def _chebyshev(s: np.ndarray, degree: int) -> np.ndarray:
     return np.asarray(np.polynomial.chebyshev.chebval(s, np.eye(degree + 1)[degree]))
 
 
-def _shape(s: np.ndarray, curve: np.ndarray, activation: Activation) -> tuple[float, float]:
+def _shape(s: Float[np.ndarray, " N"], curve: Float[np.ndarray, "N m"], activation: Activation) -> tuple[float, float]:
     """Scale and shift for which the activation, times and plus constants, comes nearest to the curve (N, m)."""
     pick = np.argsort(s, kind="stable")[:: max(1, len(s) // 200)]
     t, target = s[pick], curve[pick] - curve[pick].mean(axis=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters
@@ -130,7 +131,7 @@ class LabelFitting(Run):
             self.why.append("The budget ended before the training did.")
         return self._judged()
 
-    def _train(self, held: np.ndarray, held_labels: np.ndarray) -> None:
+    def _train(self, held: Float[np.ndarray, "H n"], held_labels: Int[np.ndarray, " H"]) -> None:
         students: list[Network] = []
         done = 0.0
         for _ in range(self.method.rounds):
@@ -169,10 +170,10 @@ class LabelFitting(Run):
         x = candidates(self.oracle, count, self.rng, self.examples)
         return self.oracle.nearest(self.size * x) if self.oracle.within is None and self.examples is None else x
 
-    def _asked(self, x: np.ndarray) -> np.ndarray:
+    def _asked(self, x: Float[np.ndarray, "N n"]) -> np.ndarray:
         return self.oracle.predictions(self.oracle(x))
 
-    def _add(self, x: np.ndarray) -> None:
+    def _add(self, x: Float[np.ndarray, "N n"]) -> None:
         labels = self._asked(x)
         self.x, self.labels = np.concatenate([self.x, x]), np.concatenate([self.labels, labels])
 
