@@ -80,3 +80,15 @@ def test_a_neuron_known_to_a_few_digits_is_not_taken_in_again() -> None:
         second.probe, second.log, Frame.of_input(N, None), second.layer, LayerFound.nothing(frame, 1), found
     )
     assert len(again.found.rows) == SECOND
+
+
+def test_a_vague_row_is_left_out_and_met_again() -> None:
+    second, _ = _begun(0, list(range(SECOND)), [])
+    straight, nothing = second.found.straight, LayerFound.nothing(second.frame, 1)
+    vague = np.arange(SECOND) < 2
+    found = second.found.with_rows(replace(straight, error=np.where(vague, 1e-2, 1e-9)))
+    again = SecondLayer.begun(second.probe, second.log, Frame.of_input(N, None), second.layer, nothing, found)
+    np.testing.assert_array_equal(again.found.rows, straight.rows[~vague])
+    for point, row in zip(again.seen, straight.rows[vague], strict=True):
+        along = point.normal @ second.frame.V
+        np.testing.assert_allclose(along / np.linalg.norm(along), row, atol=1e-9)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import unit_rows
 from unveil.identification.fitting.output_layer import (
     EVERYTHING,
     AffineMap,
@@ -40,6 +41,8 @@ ACTIVATED = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
 # Errors, in units of the largest answer, that nearly right weights may leave: the least, and the largest, which those
 # of the rows may account for. A neuron that is missing leaves more.
 ROUGH, ROUGHEST = 1e-5, 1e-3
+# A row with a larger error is no reading: too much would be taken for its own.
+VAGUE = 1e-4
 # A neuron with this share in the answers, relative to the others, is none.
 NOTHING = 1e-5
 # Hyperplanes closer than this may be one, met twice.
@@ -95,7 +98,10 @@ class SecondLayer:
         every = zip(first.bent.at, first.bent.rows, first.bent.error, strict=True)
         span = np.eye(outside.d)
         seen = tuple(CriticalPoint(x, span, normal, float(error)) for x, normal, error in every)
-        state = cls(probe, log, Asked(log.oracle, EVERYTHING), outside.after(*layer), layer, found, seen)
+        frame, vague = outside.after(*layer), found.straight[found.straight.error >= VAGUE]
+        for x, normal, error in zip(vague.at, unit_rows(vague.rows @ frame.M), vague.error, strict=True):
+            seen += (CriticalPoint(x, span, normal, float(error)),)
+        state = cls(probe, log, Asked(log.oracle, EVERYTHING), frame, layer, found, seen)
         return _taken_in(state)
 
     def zero(self, x: Float[np.ndarray, " n"]) -> bool:
@@ -236,10 +242,14 @@ def _towards(
 
 
 def _taken_in(state: SecondLayer) -> SecondLayer:
-    """Where all are active a normal is all there is to know, whether or not it was seen to go on far away."""
+    """Where all are active a normal is all there is to know, whether or not it was seen to go on far away.
+
+    Rows that are vague are left out: they are met again.
+    """
     bent = state.found.bent
+    state = replace(state, found=state.found.keep(state.found.straight.error < VAGUE))
     for i in np.argsort(bent.error, kind="stable"):
-        if not state.zero(bent.at[i]):
+        if bent.error[i] < VAGUE and not state.zero(bent.at[i]):
             one = bent[np.array([i])]
             again = Hyperplanes.through(state.frame, one.at, one.rows, one.jump, one.error)
             state = replace(state, found=state.found.with_straight(again))
