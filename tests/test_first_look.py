@@ -471,3 +471,11 @@ def test_sums_in_another_order_are_no_dependence_on_the_batch(
     else:
         with pytest.raises(uv.UnsteadyAnswers, match="which others are asked with it"):
             uv.as_oracle(model, shape=8)
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-150, 1e150, 1e308])
+def test_answers_whose_squares_are_no_numbers_are_refused(size: float, rng: np.random.Generator) -> None:
+    rows = rng.standard_normal((4, 6))
+    with pytest.raises(uv.SourceError, match="divide its answers"):
+        uv.as_oracle(lambda x: size * np.tanh(x @ rows.T), 6)
+    assert uv.row_span(uv.as_oracle(lambda x: 1e-100 * np.tanh(x @ rows.T), 6), rng=rng).rank == 4

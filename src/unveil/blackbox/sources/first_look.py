@@ -25,6 +25,8 @@ COMPANY = {"float64": 1e8, "float32": 1e4}
 
 # How far the sum of probabilities may be from 1, and one of them outside [0, 1], by rounding in float32.
 SUM_SLACK = 64 * float(np.finfo(np.float32).eps)
+# Sizes of answers beyond which their squares, or those of their rounding, are no numbers in double precision.
+SMALLEST, LARGEST = 1e-120, 1e120
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ def first_look(
     if kind == "probabilities":
         _require_probabilities(first, a, b, name)
     size = float(np.abs(a).max())
+    if size > LARGEST or 0 < size < SMALLEST:
+        raise SourceError(
+            f"{name} answered with numbers of size {size:.2g}, whose squares double precision does not hold: "
+            "divide its answers by a constant, so that they are of size one"
+        )
     dtype, digits = _digits(a, first.dtype, source)
     if known.single:
         dtype = np.dtype(np.float32)

@@ -117,6 +117,7 @@ def look_through(
     slopes = gradients(oracle, patterns, dual, h)  # (P, s, m)
     stacked = slopes.transpose(1, 0, 2).reshape(size, -1)
     basis, spectrum, _ = np.linalg.svd(stacked, full_matrices=True)
+    spectrum = np.maximum(spectrum, 1e-280)  # of a block at rest nothing changes
     if rank is None:
         # Truncation and noise at their worst; the small end of the spectrum shows them as they are.
         worst = max(h**2, 3 * disturbance / h * np.sqrt(size) / spectrum[0])

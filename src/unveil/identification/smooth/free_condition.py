@@ -123,7 +123,7 @@ def _refined(
     state = _state(c, g, weights, shifts, kind)
     if state is None:
         return None
-    size = np.linalg.norm(state[0], axis=0)
+    size = np.maximum(np.linalg.norm(state[0], axis=0), np.finfo(float).tiny)
     cost, damping = _behind(state[0] / size, rank), 1e-3
     for _ in range(_STEPS):
         flat, by_sum, ratio, along = state
