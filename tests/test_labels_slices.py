@@ -11,7 +11,7 @@ from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.sightings import Sightings, noise_of, precision_of, sightings
-from unveil.identification.from_labels.slices import DIRECTIONS, hyperplanes_of, read_slice
+from unveil.identification.from_labels.slices import DIRECTIONS, bends_at_none, hyperplanes_of, read_slice
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -58,6 +58,19 @@ def test_bends_of_a_hyperplane_that_holds_only_close_by_are_none_of_a_first_laye
     near = Sightings(z, seen.normal, seen.across, seen.angle, seen.error, seen.rough)
     assert len(hyperplanes_of(seen)[0]) == 1
     assert not len(hyperplanes_of(near)[0])
+
+
+def test_a_hyperplane_met_between_others_only_is_not_seen_to_bend_at_none() -> None:
+    rng, d = np.random.default_rng(2), 8
+    normals, offsets = unit(rng.standard_normal((8, d))), 0.3 * rng.standard_normal(8)
+    seen = bends(normals, offsets, 12, 1e-4, rng)
+    planes, support = hyperplanes_of(seen)
+    every = np.ones(8, dtype=bool)
+    assert bends_at_none(seen, support, planes, every).all()
+    # The bends on the first one all in one region of the others.
+    side = seen.z[support[0]] @ planes.normals[1:].T + planes.offsets[1:] > 0
+    support[0] = support[0][(side == side[0]).all(axis=1)]
+    assert bends_at_none(seen, support, planes, every).tolist() == [False] + 7 * [True]
 
 
 def test_the_noise_of_a_boundary_is_what_the_answers_put_there() -> None:
@@ -116,7 +129,6 @@ def test_a_slice_shows_first_layer_neurons_and_no_deeper_ones_and_keeps_to_its_b
     told = np.column_stack([inside, b]) / np.linalg.norm(inside, axis=1)[:, None]
     read = np.column_stack([found.planes.normals, found.planes.offsets])
     off = np.minimum(*(np.linalg.norm(told[:, None] - s * read, axis=2) for s in (1, -1)))
-    print(len(found.seen), len(read), oracle.ledger.asked, off.min(axis=0))
     assert len(read) >= 3
     assert (off.min(axis=0) < 1e-3).all()
     assert len(set(off.argmin(axis=0))) == len(read)

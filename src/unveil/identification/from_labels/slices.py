@@ -49,6 +49,9 @@ STEPS = 4
 GATHERING = 0.9
 """Share of the labels left that are spent on bends; with the others hyperplanes are measured again and looked at."""
 
+BOTH, BEYOND = 2, 0.25
+"""A hyperplane goes on beyond another that has so many of its bends on either side, and must beyond this share."""
+
 MORE = 1.2
 """So many times as many bends, and hyperplanes are looked for among them again."""
 
@@ -147,6 +150,7 @@ def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | 
         # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
         ended, passed = looks(*ask, found.faces, planes, precision, rng)
         good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)
+        good &= bends_at_none(found.seen, found.support, planes, good)
         found.planes = planes[np.flatnonzero(good)].distinct()
     except BudgetExceeded:
         found.planes = Hyperplanes.none(chart.n)
@@ -171,6 +175,27 @@ def hyperplanes_of(seen: Sightings) -> tuple[Hyperplanes, list[Int[np.ndarray, "
         free[rows] = False
         planes, support = Hyperplanes.joined([planes, plane]), [*support, rows]
     return planes, support
+
+
+def bends_at_none(
+    seen: Sightings, support: list[Int[np.ndarray, " s"]], planes: Hyperplanes, others: Bool[np.ndarray, " k"]
+) -> Bool[np.ndarray, " k"]:
+    """Which hyperplanes go on beyond many of the others: that of a deeper neuron bends where it meets a first layer's.
+
+    Args:
+        seen: Bends.
+        support: Which lie on each hyperplane.
+        planes: The hyperplanes.
+        others: Which of them to look at.
+
+    Queries: `0`
+    """
+    told = planes[np.flatnonzero(others)]
+    beyond = np.zeros(len(planes), dtype=int)
+    for i, rows in enumerate(support):
+        side = seen.z[rows] @ told.normals.T + told.offsets > 0
+        beyond[i] = int((np.minimum(side.sum(axis=0), (~side).sum(axis=0)) >= BOTH).sum())
+    return beyond >= max(1.0, BEYOND * (len(told) - 1))
 
 
 def _pairs(seen: Sightings) -> list[tuple[int, int, Float[np.ndarray, " d"], float]]:
