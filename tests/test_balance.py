@@ -109,7 +109,7 @@ def test_students_are_wider_than_what_is_expected_behind_what_is_known() -> None
     assert free._shapes(3, 0) == [(44,), (80, 44)]
     assert free._shapes(3, 100)[0] == (100,)
     held = oracle.sample(100, np.random.default_rng(5))
-    free.held = (held, oracle(held))
+    free.held = free._asked(held)
     truth = Network.from_weights(random_weights((3, 4, 2), np.random.default_rng(3)))
     assert free._well(truth)
     free.best = truth

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_gradients, relu_net, single
+from tests.helpers import Weights, assert_rate, random_weights, relu_gradients, relu_net, single
 from tests.test_deeper_neurons import of_neuron, of_third_layer
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import Rounding, rounding
@@ -26,7 +26,7 @@ from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, r
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _with, positive_values, trace_layers
+from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _own, _with, first_sums, trace_layers
 from unveil.identification.piecewise_linear.whole_fit import ANSWERS, finish_exact, fit_is_cheap
 from unveil.whitebox.network import Network
 
@@ -268,10 +268,14 @@ def test_behind_a_known_first_layer_the_rest_is_read(seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_values_of_the_first_layer_are_asked_where_all_of_it_is_active(seed: int) -> None:
     one = Begun(seed, (7, 5, 3, 1))
-    probe, values = positive_values(one.probe, one.frame.after(*one.layer))
-    z = values.sample(20, one.rng)
+    probe, positive, usual = first_sums(one.probe, one.frame.after(*one.layer))
+    z = positive.sample(20, one.rng)
     assert z.shape == (20, 5)
     assert (z > 0).all()
+    # Usual ones have the covariance that usual inputs give them.
+    sums = usual.sample(20_000, one.rng)
+    np.testing.assert_allclose(np.cov(sums.T), one.layer[0] @ one.layer[0].T, atol=0.1)
+    np.testing.assert_allclose(sums.mean(axis=0), one.layer[1], atol=0.1)
     size = np.linalg.norm(one.weights[0][0], axis=1)
     rest = relu_net([(one.weights[1][0] * size, one.weights[1][1]), one.weights[2]])
     np.testing.assert_allclose(probe.ask(z), rest(z), atol=1e-9)
@@ -281,24 +285,56 @@ def test_values_of_the_first_layer_are_asked_where_all_of_it_is_active(seed: int
 def test_layers_are_traced_from_single_precision(seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights = single(random_weights((7, 5, 3), rng, bias=0.5))
-    net = relu_net(weights, np.float32)
-    frame = Frame(*(np.eye(7), np.zeros(7), np.eye(7), np.eye(7), np.zeros(7), np.eye(7), np.zeros(7)))
-    z = frame.sample(50, rng)
-
-    def ask(x: np.ndarray) -> np.ndarray:
-        return net(x.astype(np.float32)).astype(float)
-
-    probe = Probe(ask, Rounding(np.full(3, 3e-7), float(np.median(np.linalg.norm(z, axis=1))), 3e-7, True), rng)
-    *_, traced = trace_layers(probe, frame, 3, lambda: False)
-    assert traced.unknown is not None or len(traced.layers) == 1
-    read = np.concatenate([part[:, None] if part.ndim == 1 else part for part in traced.unknown or traced.layers[0]], 1)
+    probe, frame, usual = few_digits(weights, rng)
+    *_, traced = trace_layers(probe, frame, usual, 3, lambda: False)
+    assert traced.unknown is not None or len(traced.layers) == 2
+    read = np.concatenate([part[:, None] if part.ndim == 1 else part for part in traced.unknown or traced.layers[1]], 1)
     rows = np.concatenate([weights[0][0], weights[0][1][:, None]], axis=1)
     assert len(read) >= 3
     assert turned(read, rows).max() < 1e-3
+    # Nothing is missing from a layer that counts as whole.
+    assert all(share <= 0.02 for share in traced.lacking)
+    assert len(traced.lacking) == len(traced.layers) - 1
     # A layer that is not the last leaves something behind.
-    other = Traced(layers=((weights[0][0][:2], weights[0][1][:2]),), spreads=(np.zeros((2, 8, 8)),))
+    begun = Traced.begun(7)
+    other = replace(
+        begun,
+        layers=(*begun.layers, (weights[0][0][:2], weights[0][1][:2])),
+        spreads=(*begun.spreads, np.zeros((2, 8, 8))),
+    )
     assert not _last(probe, frame, other)
-    assert list(trace_layers(probe, frame, 3, lambda: True))[-1].layers == ()
+    assert len(list(trace_layers(probe, frame, usual, 3, lambda: True))[-1].layers) == 1
+
+
+def few_digits(weights: Weights, rng: np.random.Generator) -> tuple[Probe, Frame, Frame]:
+    """A network of what some neurons sum up, in single precision; where all of these are positive, and anywhere."""
+    d = weights[0][0].shape[1]
+    net, eye, none = relu_net(weights, np.float32), np.eye(d), np.zeros(d)
+    frame = Frame(eye, none, eye, eye, none, eye, none)
+    usual = replace(frame, G=eye[:0], g=none[:0], usual=(eye, none))
+    size = float(np.median(np.linalg.norm(frame.sample(50, rng), axis=1)))
+
+    def ask(z: np.ndarray) -> np.ndarray:
+        return net(np.maximum(z, 0).astype(np.float32)).astype(float)
+
+    return Probe(ask, Rounding(np.full(weights[-1][0].shape[0], 3e-7), size, 3e-7, True), rng), frame, usual
+
+
+def test_a_neuron_that_is_off_where_all_before_it_are_on_is_found_at_usual_points() -> None:
+    found, elsewhere = [], []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        (w, b), last = random_weights((8, 4, 5), rng, bias=0.5)
+        # Active where few neurons are.
+        w[0], b[0] = -np.abs(w[0]) - 0.3, 1.5
+        probe, frame, usual = few_digits(single([(w, b), last]), rng)
+        z = frame.sample(4000, rng)
+        elsewhere.append((z @ w[0] + b[0] > 0).mean())
+        *_, traced = trace_layers(probe, frame, usual, 1, lambda: False)
+        rows = traced.unknown[0] if traced.unknown is not None else traced.layers[-1][0]
+        found.append(turned(w[:1], rows).max() < 0.01)
+    assert max(elsewhere) < 0.02
+    assert_rate(found, 0.6)
 
 
 def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
@@ -313,6 +349,23 @@ def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
     assert _with((part,), whole) == (whole,)
     assert _with((whole,), part) == (whole,)
     assert _with((whole,), other) == (whole, other)
+
+
+def test_of_two_neurons_met_at_the_same_places_the_one_that_explains_more_is_kept() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((6, 3, 2), rng, bias=0.5)
+    probe, frame, _ = few_digits(weights, rng)
+    lines = tuple(line_search(probe.ask, *frame.lines(40, 50.0, rng), probe.noise, rng))
+    right = [
+        Followed(w / np.linalg.norm(w), float(b / np.linalg.norm(w)), np.ones(6, bool), 1e-10 * np.eye(7))
+        for w, b in zip(*weights[0], strict=True)
+    ]
+    # One wrong weight, of a large stated error: its hyperplane is within that at most places of the right one.
+    wrong = replace(right[0], weights=right[0].weights + 0.03 * np.eye(6)[0], spread=1e-5 * np.eye(7))
+    for partial in ((wrong, *right), (*right, wrong)):
+        kept = _own(replace(Traced.begun(6), partial=partial, lines=lines))
+        assert len(kept) == 3
+        assert all(one is own for one, own in zip(kept, right, strict=True))
 
 
 def test_many_inputs_are_read_along_a_few_directions_first() -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_net
+from tests.helpers import Weights, random_weights, relu_net, single
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain
-from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.completeness import leaks, leaks_of_few
 from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points, refuting
@@ -46,6 +46,25 @@ def test_a_layer_leaks_where_a_neuron_is_missing() -> None:
         active = after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0
         assert len(wrong)
         assert active.any()
+
+
+def test_of_few_digits_coarse_rows_are_told_from_a_missing_neuron() -> None:
+    rng = np.random.default_rng(1)
+    weights = random_weights((24, 16, 10, 6, 4), rng, bias=0.5)
+    net = relu_net(single(weights), np.float32)
+    noise = Rounding(np.full(4, 1e-6), np.sqrt(24.0), 1e-6, True)
+    probe = Probe(lambda x: net(x.astype(np.float32)).astype(float), noise, rng)
+    pool = rng.standard_normal((400, 24))
+    # Errors like these put one of these points in thirty on the wrong side of some hyperplane.
+    coarse = [(w * (1 + 1e-3 * rng.standard_normal(w.shape)), b) for w, b in weights[:2]]
+    right, wrong = leaks_of_few(probe, coarse[:1], coarse[1], pool, 200)
+    assert len(right) > 100
+    assert len(wrong) <= 0.02 * len(right)
+    on = after(weights[:1], pool) @ weights[1][0].T + weights[1][1] > 0
+    for i in np.flatnonzero((on.mean(axis=0) > 0.1) & (on.mean(axis=0) < 0.9))[:4]:
+        right, wrong = leaks_of_few(probe, coarse[:1], without(coarse[1], i), pool, 200)
+        assert len(wrong) > 0.05 * len(right)
+        assert (after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0).mean() > 0.9
 
 
 def met(

@@ -27,7 +27,7 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
 from unveil.identification.piecewise_linear.sharpening import worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
-from unveil.identification.piecewise_linear.traced_layers import positive_values, trace_layers
+from unveil.identification.piecewise_linear.traced_layers import FEW, first_sums, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
 from unveil.identification.piecewise_linear.wide_first_layer import settle_wide
@@ -178,17 +178,24 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
         return
     if state.frame.d > FOLLOWED:
         return
-    probe, values = positive_values(setup.probe, state.frame)
+    probe, positive, usual = first_sums(setup.probe, state.frame)
     ledger, before = setup.oracle.ledger, state
     # Something must be left for a network to look at.
     last = ledger.asked + PATIENCE * ledger.left
     ends = False
-    for traced in trace_layers(probe, values, setup.most_layers - 1, lambda: ledger.asked > last):
-        told = [
-            {"neurons": len(w), "lines": len(traced.lines), "bent": len(traced.unexplained)} for w, _ in traced.layers
-        ]
-        layers, ends = (*before.layers, *traced.layers), traced.ends
-        state = replace(before, layers=layers, partial=traced.unknown, told=(*before.told, *told))
+    for traced in trace_layers(probe, positive, usual, setup.most_layers - 1, lambda: ledger.asked > last):
+        behind, ends = traced.layers[1:], traced.ends
+        lines = len(traced.lines) + len(traced.among)
+        told = [{"neurons": len(w), "lines": lines, "bent": len(traced.unexplained)} for w, _ in behind]
+        layers = (*before.layers, *behind)
+        why = tuple(
+            f"Layer {depth} lacks neurons: at {share:.0%} of usual inputs the answers change where it does not."
+            for depth, share in enumerate(traced.lacking, len(before.layers) + 1)
+            if share > FEW
+        )
+        state = replace(
+            before, layers=layers, partial=traced.unknown, told=(*before.told, *told), why=(*before.why, *why)
+        )
         yield state
     ending = state if ends else _ends_for_most(setup, state)
     if ending is None and state.partial is not None:

@@ -32,6 +32,7 @@ class Frame:
         lift: (n, s) the free coordinates in which the region is searched, `x = lift s + shift`.
         shift: (n,)
         within: The legal box, if any.
+        usual: (s, s) and (s,) what normal numbers are multiplied by and what is added for usual points; None: nothing.
     """
 
     M: Float[np.ndarray, "d n"]
@@ -42,6 +43,7 @@ class Frame:
     lift: Float[np.ndarray, "n s"]
     shift: Float[np.ndarray, " n"]
     within: Within | None = None
+    usual: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def of_input(cls, n: int, within: Within | None) -> Frame:
@@ -103,7 +105,8 @@ class Frame:
         """
         n = self.M.shape[1]
         if self.free:
-            return rng.standard_normal((count, n))
+            x = rng.standard_normal((count, n))
+            return x if self.usual is None else np.asarray(x @ self.usual[0].T + self.usual[1])
         if self.within is not None and len(self.g) == 2 * n:
             low, high = self.within
             # Points with few coordinates near their upper ends, with many, and with half of them: a sum of inputs that

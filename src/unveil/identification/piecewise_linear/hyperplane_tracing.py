@@ -288,6 +288,8 @@ class _One:
         unit = np.eye(len(self.known))[which]
         # As far in as a plausible weight keeps the step short.
         depth = SHORT * self.behind.spacing / (WINDOW * LIKELY * self.largest) * 10 ** self.rng.uniform(-1.5, 0, len(x))
+        # Where they need not stay positive, the neuron may be one of the first layer, and is negative yet.
+        least = -1.0 if self.behind.frame.free else 0.5
         for _ in range(NEWTON):
             there = self.behind.see(x)
             v, u = there.back(self.weights * there.on), there.back(unit)
@@ -297,7 +299,7 @@ class _One:
             gram = np.array([[(a * a).sum(1), (a * b).sum(1)], [(a * b).sum(1), (b * b).sum(1)]]).transpose(2, 0, 1)
             gram += (1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-300) * np.eye(2)
             part = np.linalg.solve(gram, miss[:, :, None])[:, :, 0]
-            x = x * np.clip(1 - part[:, :1] * a - part[:, 1:] * b, 0.5, 2.0)
+            x = x * np.clip(1 - part[:, :1] * a - part[:, 1:] * b, least, 2.0)
         return x, which
 
     def usable(self, x: Float[np.ndarray, "P d"], entered: np.ndarray | None = None) -> _Places:

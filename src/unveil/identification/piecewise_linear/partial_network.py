@@ -60,7 +60,8 @@ class Behind:
         ask: Answers questions.
         frame: Where may be asked; its coordinates are the inputs themselves.
         layers: Those known; with none of them neurons see the inputs.
-        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1).
+        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1); of none where
+            they are exact.
         noise: How exact answers are.
         spacing: Typical distance between breakpoints.
     """
@@ -89,7 +90,9 @@ class Behind:
         for (W, b), spread in zip(self.layers, self.spreads, strict=True):
             g = np.concatenate([h, np.ones((len(h), 1))], axis=1)
             a = h @ W.T + b
-            out = np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g) + out @ (W**2).T
+            out = out @ (W**2).T
+            if len(spread):
+                out += np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g)
             out, h = np.where(a > 0, out, 0), np.maximum(a, 0)
         return out
 

@@ -297,12 +297,13 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     if few is None or first is None or len(few.layers) < 2:
         return ended if along.spent else None
     few = _none_twice(inner, few)
+    read = 0
     if many is not None:
         # Where a single neuron of the first layer is active, hardly anything gets through many layers.
         (rows, bias), *behind = ((each.dense(), each.bias) for each in few.layers)
         lift = along.frame.after(*along.layers[0]).V
         whole = along_all(setup.probe, directions, (rows, bias), many, lift)
-        wide = None if whole is None else Network.from_weights([whole, *behind])
+        wide, read = None if whole is None else Network.from_weights([whole, *behind]), len(along.layers)
     else:
         again, seen = _doubtful(few, first.straight, setup.oracle.n)
         where = stations(few, again, setup.probe.rng)
@@ -314,6 +315,8 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
     return replace(
         Reading.begun(setup, frame),
         directions=p,
+        layers=tuple((each.dense(), each.bias) for each in wide.layers[:-1][:read]),
+        partial=along.partial if read else None,
         network=wide,
         wrong=wrong,
         whole=True,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.piecewise_linear.completeness import leaks_of_few, steady_of_few
 from unveil.identification.piecewise_linear.critical_point import across, along, row_space, zeros
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
 from unveil.identification.piecewise_linear.derivatives import Station, derivatives
@@ -32,28 +33,40 @@ WHOLE = 0.95
 # Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
 # are left; and the rounds after which it is given up.
 CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
-# Share of the places where a neuron must bend lines that were searched, and does.
-OFTEN = 0.7
+# Hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers.
+TRIED = 20
+# Share of the places where a neuron must bend lines that were searched, and does; share of these breakpoints that must
+# be no other one's.
+OFTEN, MINE = 0.7, 0.5
 # Neurons whose known weights differ less are one.
 ALIKE = 0.03
+# Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
+# share of them that may say so; how far beyond both points lines between such points reach. Halvings of a line from a
+# point where one is to a point where none is.
+LOOKS, AMONG, FEW, BEYOND, HALVINGS = 300, 2, 0.01, 0.3, 5
 # Share of the answers' spread that may be left behind the last layer; of most answers, where some lack a neuron.
 ENDS, MOSTLY_ENDS = 0.01, 1e-3
+
+# Lines as `line_search` takes them: base, direction, low, high.
+Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Traced:
-    """What was read behind the first layer, in the coordinates of its values, all of them positive.
+    """What was read behind the first layer, in the coordinates of what its neurons sum up.
 
     Attributes:
-        layers: Read whole, signs settled.
+        layers: Read whole, signs settled; the first one is that layer in these coordinates.
         spreads: Covariances of the errors of each layer's rows, biases at the end.
         partial: Neurons of the next one, signs unknown.
         whole: All of it, signs settled, once that is known.
         looked: Which of `unexplained` were followed for this layer.
-        lines: Searched.
+        lines: Searched where all values are positive.
+        among: Searched among usual ones.
         stations: Where derivatives were measured.
         unexplained: Hyperplanes met on lines that no layer explains.
         ends: Whether nothing lies behind the last of `layers`.
+        lacking: Of each layer read, the share of usual points at which one of its neurons is missing.
     """
 
     layers: tuple[AffineMap, ...] = ()
@@ -62,9 +75,16 @@ class Traced:
     whole: AffineMap | None = None
     looked: frozenset[int] = frozenset()
     lines: tuple[Line, ...] = ()
+    among: tuple[Line, ...] = ()
     stations: tuple[Station, ...] = ()
     unexplained: tuple[MetHyperplane, ...] = ()
     ends: bool = False
+    lacking: tuple[float, ...] = ()
+
+    @classmethod
+    def begun(cls, d: int) -> Traced:
+        """Behind so many neurons."""
+        return cls(((np.eye(d), np.zeros(d)),), (np.zeros((0, d + 1, d + 1)),))
 
     @property
     def unknown(self) -> AffineMap | None:
@@ -80,8 +100,8 @@ class Traced:
         return replace(self, layers=layers, spreads=spreads, partial=(), looked=frozenset(), whole=None)
 
 
-def positive_values(probe: Probe, frame: Frame) -> tuple[Probe, Frame]:
-    """The first layer's values as inputs: how they are asked, and where they may be.
+def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
+    """What the first layer's neurons sum up as inputs: how they are asked, where all are positive, and at usual inputs.
 
     Args:
         probe: Asks inputs.
@@ -91,17 +111,21 @@ def positive_values(probe: Probe, frame: Frame) -> tuple[Probe, Frame]:
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
     noise = probe.noise
     noise = replace(noise, size=noise.size / stretch)
-    eye = np.eye(d)
-    inner = Frame(eye, np.zeros(d), eye, eye, np.zeros(d), eye, np.zeros(d))
-    return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), inner
+    eye, none = np.eye(d), np.zeros(d)
+    positive = Frame(eye, none, eye, eye, none, eye, none)
+    usual = replace(positive, G=eye[:0], g=none[:0], usual=(np.linalg.qr(frame.M.T)[1].T, frame.c))
+    return Probe(lambda z: probe.ask(z @ frame.lift.T + frame.shift), noise, probe.rng), positive, usual
 
 
-def trace_layers(probe: Probe, frame: Frame, most_layers: int, enough: Callable[[], bool]) -> Iterator[Traced]:
+def trace_layers(
+    probe: Probe, frame: Frame, usual: Frame, most_layers: int, enough: Callable[[], bool]
+) -> Iterator[Traced]:
     """Layer after layer until one is the last, cannot be read whole, or enough was asked.
 
     Args:
-        probe: Asks values of the first layer.
-        frame: Where these may be.
+        probe: Asks what the first layer's neurons sum up.
+        frame: Where all of these are positive.
+        usual: Usual ones.
         most_layers: Layers at most.
         enough: Whether enough was asked.
 
@@ -109,12 +133,12 @@ def trace_layers(probe: Probe, frame: Frame, most_layers: int, enough: Callable[
         What was read, after every step.
 
     Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of `derivatives` beside breakpoints that
-        no neuron explains, and of `follow` for each of these.
+        no neuron explains, of `follow` for each of these, and those of `leaks_of_few`.
     """
-    state = Traced()
+    state = Traced.begun(frame.d)
     for _ in range(most_layers):
         now = state
-        for now in _next_layer(probe, frame, state, enough):
+        for now in _next_layer(probe, frame, usual, state, enough):
             yield now
         if now.whole is None:
             return
@@ -125,14 +149,20 @@ def trace_layers(probe: Probe, frame: Frame, most_layers: int, enough: Callable[
             return
 
 
-def _next_layer(probe: Probe, frame: Frame, state: Traced, enough: Callable[[], bool]) -> Iterator[Traced]:
-    """What was read of the next layer, until it is whole or nothing new is met."""
-    quiet = searched = 0
+def _next_layer(
+    probe: Probe, frame: Frame, usual: Frame, state: Traced, enough: Callable[[], bool]
+) -> Iterator[Traced]:
+    """What was read of the next layer, until it is whole or nothing new is met.
+
+    Neurons are looked for where all of the first layer are active: there one place shows all weights. What is missing
+    is active elsewhere: usual points tell, and lines lead there.
+    """
+    quiet = searched = aimed = 0
     while searched < MOST_LINES and quiet < LOST:
         had = len(state.partial)
-        behind = _behind(probe, frame, state)
+        behind = _behind(probe, usual if aimed else frame, state)
         fresh = [i for i in range(len(state.unexplained)) if i not in state.looked]
-        for i in sorted(fresh, key=lambda i: state.unexplained[i].error):
+        for i in sorted(fresh, key=lambda i: state.unexplained[i].error)[: TRIED if aimed else None]:
             if enough():
                 return
             state = replace(state, looked=state.looked | {i})
@@ -143,24 +173,58 @@ def _next_layer(probe: Probe, frame: Frame, state: Traced, enough: Callable[[], 
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
-        met = tuple(one for one in state.partial if _met(state, one) >= OFTEN)
-        state = replace(state, partial=met)
-        quiet = 0 if len(met) > had else quiet + 1
-        if quiet >= CALM:
+        state = replace(state, partial=_own(state))
+        quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
+        if quiet < CALM and not aimed:
+            state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
+        else:
             least = WHOLE if quiet < QUIET else NEARLY
-            if (summed := active_sums(behind, state.stations, state.partial, least)) is not None:
+            summed = active_sums(behind, state.stations, state.partial, least)
+            if summed is None:
+                among = aimed % 2 == 0
+                lines = _through(usual, probe.rng) if among else frame.lines(LINES, FAR, probe.rng)
+                state = _search(probe, usual if among else frame, state, lines)
+            else:
                 kept, layer = summed
                 of_layer = tuple(one for one, stays in zip(state.partial, kept, strict=True) if stays)
-                yield replace(state, partial=of_layer, whole=layer)
-                return
-        state = _search(probe, frame, state)
+                some = usual.sample(AMONG * LOOKS, probe.rng)
+                right, wrong = leaks_of_few(probe, list(state.layers), layer, some, LOOKS)
+                if aimed > CALM or len(wrong) <= FEW * len(right) or not len(right):
+                    share = len(wrong) / max(len(right) + len(wrong), 1)
+                    yield replace(state, partial=of_layer, whole=layer, lacking=(*state.lacking, share))
+                    return
+                # Lines that lead to where the layer is wrong say nothing of how often it is.
+                lines = _across(probe, behind, layer, wrong, right)
+                state = replace(_search(probe, usual, state, lines), stations=state.stations)
+            aimed += 1
         yield state
         searched += LINES
 
 
+def _through(usual: Frame, rng: np.random.Generator) -> Lines:
+    """Lines through usual points."""
+    start, end = np.split(usual.sample(2 * LINES, rng), 2)
+    return start, end - start, np.full(LINES, -BEYOND), np.full(LINES, 1 + BEYOND)
+
+
+def _across(probe: Probe, behind: Behind, layer: AffineMap, wrong: np.ndarray, right: np.ndarray) -> Lines:
+    """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
+
+    Queries: those of `steady_of_few` at `LINES` points, `HALVINGS` times
+    """
+    start, there = wrong[probe.rng.integers(len(wrong), size=LINES)], behind.see(right).pattern
+    end = right[[int((there != one).sum(axis=1).argmin()) for one in behind.see(start).pattern]]
+    for _ in range(HALVINGS):
+        middle = (start + end) / 2
+        changing = np.isin(np.arange(LINES), steady_of_few(probe, behind.layers, layer, middle, LINES)[1])[:, None]
+        start, end = np.where(changing, middle, start), np.where(changing, end, middle)
+    return start, end - start, np.full(LINES, -1.0), np.full(LINES, 2.0)
+
+
 def _behind(probe: Probe, frame: Frame, state: Traced) -> Behind:
-    length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in state.lines)
-    spacing = length / max(1, sum(len(each.t) for each in state.lines))
+    lines = state.among if frame.free and state.among else state.lines
+    length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in lines)
+    spacing = length / max(1, sum(len(each.t) for each in lines))
     return Behind(probe.ask, frame, list(state.layers), list(state.spreads), probe.noise, float(spacing))
 
 
@@ -188,29 +252,50 @@ def _explained(
     return out
 
 
-def _met(state: Traced, one: Followed) -> float:
-    """Share of the places where this neuron must bend lines and they were seen to bend."""
-    should = were = 0
-    for line in state.lines:
+def _own(state: Traced) -> tuple[Followed, ...]:
+    """The neurons that lines met nearly wherever they must have, by breakpoints that are no better one's.
+
+    One with a wrong weight is met at most of the places of the right one: a breakpoint is one neuron's, that of the one
+    which explains more. Lines among usual points are crowded, and miss more: they tell of neurons that no other meets.
+    """
+    should, were = _met(state, state.lines)
+    for i, others in enumerate(zip(*_met(state, state.among), strict=True)):
+        if not should[i]:
+            should[i], were[i] = others[0], {(-1 - number, at) for number, at in others[1]}
+    taken, kept = set[tuple[int, int]](), set[int]()
+    for i in np.argsort([each - 2 * len(met) for each, met in zip(should, were, strict=True)], kind="stable"):
+        met = were[i]
+        if len(met) >= OFTEN * should[i] and len(met - taken) >= MINE * len(met):
+            kept.add(int(i))
+            taken |= met
+    return tuple(one for i, one in enumerate(state.partial) if i in kept)
+
+
+def _met(state: Traced, lines: tuple[Line, ...]) -> tuple[list[int], list[set[tuple[int, int]]]]:
+    """At how many places each neuron must have bent these lines, and the breakpoints there, as line and number."""
+    should, were = [0] * len(state.partial), [set[tuple[int, int]]() for _ in state.partial]
+    for number, line in enumerate(lines):
         t, h = along(list(state.layers), line.base, line.direction, line.low, line.high)
-        at, piece, _ = zeros(t, (h @ one.weights + one.bias)[:, None])
-        active = np.maximum(h[piece], h[piece + 1]) > 0
-        blind = active @ ~one.known if state.layers else np.zeros(len(at), dtype=bool)
-        at, piece = at[~blind], piece[~blind]
-        g = np.concatenate([h[piece], np.ones((len(piece), 1))], axis=1)
-        rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
-        doubt = NEAR * np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g)) / np.maximum(rate, 1e-300)
-        off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
-        should += len(at)
-        were += int((off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10).sum())
-    return were / should if should else 1.0
+        every = np.concatenate([h, np.ones((len(h), 1))], axis=1)
+        for i, one in enumerate(state.partial):
+            at, piece, _ = zeros(t, (h @ one.weights + one.bias)[:, None])
+            active = np.maximum(h[piece], h[piece + 1]) > 0
+            blind = active @ ~one.known if state.layers else np.zeros(len(at), dtype=bool)
+            at, piece = at[~blind], piece[~blind]
+            g = every[piece]
+            rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
+            doubt = NEAR * np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g)) / np.maximum(rate, 1e-300)
+            off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
+            should[i] += len(at)
+            seen = off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10
+            were[i] |= {(number, int(np.abs(line.t - each).argmin())) for each in at[seen]}
+    return should, were
 
 
-def _search(probe: Probe, frame: Frame, state: Traced) -> Traced:
-    """With more lines, and derivatives beside breakpoints that no neuron explains."""
-    base, direction, low, high = frame.lines(LINES, FAR, probe.rng)
-    for line in line_search(probe.ask, base, direction, low, high, probe.noise, probe.rng):
-        state = replace(state, lines=(*state.lines, line))
+def _search(probe: Probe, frame: Frame, state: Traced, lines: Lines) -> Traced:
+    """With these lines, and derivatives beside breakpoints that no neuron explains."""
+    for line in line_search(probe.ask, *lines, probe.noise, probe.rng):
+        state = replace(state, among=(*state.among, line)) if frame.free else replace(state, lines=(*state.lines, line))
         behind = _behind(probe, frame, state)
         width = 3 * line.width * np.linalg.norm(line.direction)
         wanted = ~_explained(behind, line.points, width, state.partial)
