@@ -272,6 +272,33 @@ def test_one_neuron_active_at_all_points_comes_out_of_what_three_classes_have_of
         assert oriented(pair, at[two], []) is None
 
 
+def test_sides_of_more_neurons_than_values_are_told_by_all_classes_at_once() -> None:
+    """Rows that depend on each other have no share of an affine part of their own."""
+    told = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        rows, bias, outer = rng.standard_normal((6, 4)), 0.3 * rng.standard_normal(6), rng.standard_normal((3, 6))
+        hidden = np.maximum(rng.standard_normal((2000, 4)), 0)
+        before = rng.integers(0, 3, 2000)
+        at = Crossings(hidden, before, (before + 1) % 3, hidden, np.zeros(2000))
+        model = LabelModel(rows, bias, outer, np.zeros((3, 4)), np.zeros(3), np.arange(3), activation("relu"))
+        turned = np.where(rng.random(6) < 0.5, -1.0, 1.0)
+        back = turned < 0
+        affine, offset = outer[:, back] @ rows[back], outer[:, back] @ bias[back]
+        read = replace(model, inner=rows * turned[:, None], bias=bias * turned, affine=affine, offset=offset)
+        found = oriented(read, at, [])
+        # Nothing tells the sides of neurons that no point separates; all of them on one side leave nothing to turn.
+        few = oriented(read, at[np.zeros(3, dtype=int)], [])
+        assert few is None or not few.affine.any()
+        if found is None:
+            continue
+        assert not found.affine.any()
+        apart = found.logits(hidden) - model.logits(hidden)
+        assert np.abs(apart - apart[:, :1]).max() < 1e-8
+        told += 1
+    assert told >= 5
+
+
 def test_a_third_layers_neurons_do_not_go_on_straight_behind_a_first_layer() -> None:
     rng, kept = np.random.default_rng(5), []
     for _ in range(2):

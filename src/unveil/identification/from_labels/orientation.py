@@ -269,7 +269,7 @@ def _together(
     split = np.flatnonzero(~free[:k])
     by_flip = -(model.outer[1:, split, None] * every[None, split]).transpose(0, 2, 1)
     by_weight = np.kron(np.eye(others), every[free].T)
-    matrix = np.concatenate([by_flip.reshape(-1, len(split)), by_weight], axis=1)
+    matrix = np.concatenate([by_flip.reshape(others * every.shape[1], len(split)), by_weight], axis=1)
     scale = np.linalg.norm(matrix, axis=0)
     counts = scale > NONE * scale.max(initial=0.0)
     scale[~counts] = np.inf
@@ -281,7 +281,7 @@ def _together(
     flip = np.zeros(k, dtype=bool)
     flip[split] = yes
     share = np.zeros((others + 1, len(every)))
-    share[:, :k] = -flip * model.outer
+    share[:, :k] = np.where(flip, -model.outer, 0.0)
     share[1:, free] = solved[len(split) :].reshape(others, -1)
     return flip, share, None
 
