@@ -241,16 +241,14 @@ def test_a_network_that_fails_its_check_keeps_what_was_read(seed: int, monkeypat
     assert np.abs(rows @ unit.T).max(axis=1).min() > 1 - 1e-9
 
 
-@pytest.mark.parametrize(("usual", "outcome"), [(15, "complete"), (60, "approximate")])
-def test_behind_few_digits_no_usual_answer_may_be_wrong_by_many_roundings(usual: float, outcome: str) -> None:
+@pytest.mark.parametrize(("roundings", "outcome"), [(5, "complete"), (60, "approximate")])
+def test_behind_few_digits_no_usual_answer_may_be_wrong_by_many_roundings(roundings: float, outcome: str) -> None:
     relative = 5e-5
     noise = Rounding(np.full(1, relative), 1.0, relative, True)
-    seen = Validation(usual * relative, 0.0, 5.0, 500, np.empty((0, 2)))
+    seen = Validation(roundings * relative, 0.0, 5.0, 500, np.empty((0, 2)), roundings)
     attempt = _Attempt(
         uv.CriticalPoints(), uv.as_oracle(lambda x: np.round(x.sum(axis=1), 4), 2), np.random.default_rng(0)
     )
     # What 60 roundings are would pass as a share of the spread.
     assert 60 * relative < 1e-2
     assert attempt._judged(seen, noise).name == outcome
-    exact = Rounding(np.full(1, 1e-7), 1.0, 1e-7, True)
-    assert attempt._judged(Validation(usual * 1e-7, 0.0, 5.0, 500, np.empty((0, 2))), exact).name == "complete"

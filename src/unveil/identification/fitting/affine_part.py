@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import cKDTree
 
 from unveil.identification.fitting.output_layer import Weights
 from unveil.whitebox.activation import Activation, by_rows, leaky_relu
@@ -18,6 +19,9 @@ OPPOSITE, NEARLY = 1e-12, 1e-7
 AS_WELL = 3.0
 # Digits of a slope that all neurons share, and slopes smaller than this are none.
 DIGITS, NONE = 4, 1e-4
+# Of more neurons than an affine part has numbers those on the other side are looked for among so many, and
+# taken if the next best set of them leaves so many times as much.
+MOST_TURNED, ALONE = 24, 10.0
 
 
 def affine_part(network: Network) -> list[int]:
@@ -29,6 +33,14 @@ def affine_part(network: Network) -> list[int]:
         int(len(opposite_rows(layer, OPPOSITE)) * 2) if layer.activation.name == "relu" else 0
         for layer in network.layers[:-1]
     ]
+
+
+def sides_at_will(layers: Sequence[Layer]) -> bool:
+    """Whether a first layer has an affine part of fewer numbers than neurons: any side of each would leave another."""
+    if len(layers) < 2 or layers[0].activation.name != "relu":
+        return False
+    carry = 2 * len(opposite_rows(layers[0], NEARLY))
+    return carry > 0 and layers[0].neurons - carry > layers[0].inputs * layers[1].neurons
 
 
 def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
@@ -46,6 +58,7 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
 
     `b relu(z) + b s z` is a neuron of slopes `b (1 + s)` and `b s`: a leaky one, or an ordinary one seen from the other
     side. Equations for the s of all neurons that determine them and more, or slopes that are all alike, are evidence.
+    Of more neurons than equations those whose s is -1 and not 0 are told by the one set that leaves nothing.
 
     Args:
         network: ReLU layers, the last one affine.
@@ -75,9 +88,12 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     kept[first[~own]] = False
     w, b, c = w[kept], b[kept], c[:, kept]
     design = np.einsum("mk,kd->mdk", c, w).reshape(slope.size, -1)
-    if not 0 < len(w) <= slope.size or np.linalg.matrix_rank(design, tol=1e-6 * np.linalg.norm(design, 2)) < len(w):
+    if 0 < len(w) <= slope.size and np.linalg.matrix_rank(design, tol=1e-6 * np.linalg.norm(design, 2)) == len(w):
+        share = np.linalg.lstsq(design, slope.ravel(), rcond=None)[0]
+    elif (set_ := _on_the_other_side(design, slope.ravel())) is not None:
+        share = -set_
+    else:
         return network
-    share = np.linalg.lstsq(design, slope.ravel(), rcond=None)[0]
     end = end - c @ (share * b)
     # The steeper side is the positive one.
     turned = share < -0.5
@@ -104,6 +120,27 @@ def opposite_rows(layer: Layer, tolerance: float) -> np.ndarray:
             used[[i, j]] = True
             pairs.append((i, j))
     return np.array(pairs, dtype=int).reshape(-1, 2)
+
+
+def _on_the_other_side(
+    design: Float[np.ndarray, "q k"], slope: Float[np.ndarray, " q"]
+) -> Float[np.ndarray, " k"] | None:
+    """Ones for the neurons whose sum is minus the affine part, zeros for the others; None if no set alone does that.
+
+    Both halves of the neurons have few enough sets for the nearest pair of sums to be found.
+    """
+    k = design.shape[1]
+    if not 0 < k <= MOST_TURNED:
+        return None
+    half = k // 2
+    one, other = ((np.arange(2**count)[:, None] >> np.arange(count)) & 1 for count in (half, k - half))
+    miss, nearest = cKDTree(one @ design[:, :half].T).query(-slope - other @ design[:, half:].T, k=min(2, len(one)))
+    miss, nearest = miss.reshape(len(other), -1), nearest.reshape(len(other), -1)
+    least = np.sort(miss, axis=None)[:2]
+    if len(least) > 1 and least[1] < ALONE * least[0]:
+        return None
+    best = int(miss[:, 0].argmin())
+    return np.concatenate([one[nearest[best, 0]], other[best]]).astype(float)
 
 
 def _activations(slopes: Float[np.ndarray, " k"], more: bool) -> list[Activation]:

@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
-from unveil.identification.fitting.affine_part import affine_part, with_slopes
+from unveil.identification.fitting.affine_part import affine_part, sides_at_will, with_slopes
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
@@ -173,7 +173,7 @@ class _Attempt:
             return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
-        outcome = self._open(network, self._contradicted(self._judged(seen, noise)))
+        outcome = self._open(network, noise, self._contradicted(self._judged(seen, noise)))
         if outcome is Outcome.check_failed:
             self._kept(network)
         self._looked_again(frame, noise, network, outcome)
@@ -238,13 +238,15 @@ class _Attempt:
         self.why.append(f"At {wrong} fresh points that were to settle the last digits the network is wrong.")
         return Outcome.approximate
 
-    def _open(self, network: Network, outcome: Outcome) -> Outcome:
-        """The outcome, or `approximate` where an affine part behind the first layer hides numbers that answers tell.
+    def _open(self, network: Network, noise: Rounding, outcome: Outcome) -> Outcome:
+        """The outcome, or `approximate` where an affine part hides numbers that answers tell: behind the first layer.
 
         A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, but where
         it is the only one and several outputs tell (`but_for_one`), and where it switches: answers further out differ.
+        So does one of a first layer whose sides noisy answers have not told (`sides_at_will`).
         """
-        if outcome is Outcome.complete and any(affine_part(network)[1:]) and self.oracle.within is None:
+        at_will = not noise.exact and sides_at_will(network.layers)
+        if outcome is Outcome.complete and (at_will or any(affine_part(network)[1:])) and self.oracle.within is None:
             self.why.append("Signs and weights that this affine part stands for are open.")
             return Outcome.approximate
         return outcome
