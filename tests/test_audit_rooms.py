@@ -18,7 +18,6 @@ from unveil.audit.stages import STAGES
 from unveil.blackbox.source import float_dtype
 from unveil.blackbox.sources.apis import endpoint_of, huggingface, mlflow, openai, sagemaker, tfserving, torchserve
 from unveil.blackbox.store_claim import claim
-from unveil.blackbox.subspace_plot import draw
 from unveil.outcome import BadInput, StoreError
 
 
@@ -66,7 +65,7 @@ def test_sensitivity_figures_are_eigenvalues_and_scores_of_a_ridge(rng: np.rando
     scores = [each["score"] for each in sensitivity._scores(found)]
     assert scores == sorted(scores, reverse=True)
     assert json.dumps(told, default=lambda v: np.asarray(v).tolist())
-    spectrum, one, two = draw(found).axes[:3]
+    spectrum, one, two = found.plot().axes[:3]
     shown = spectrum.lines[0].get_ydata()
     np.testing.assert_allclose(shown, np.maximum(found.eigenvalues, found.eigenvalues[0] * 1e-8))
     np.testing.assert_allclose(one.lines[0].get_xdata(), found.coordinates(found.x, 1)[:, 0])

@@ -73,10 +73,11 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
     """Ten that go on straight, first among twenty hyperplanes and then among three hundred."""
     rng = np.random.default_rng(0)
     every = Hyperplanes(rng.standard_normal((300, 5)), rng.standard_normal(300), np.full(300, 1e-9))
-    straight, few = np.arange(300) < 10, np.arange(20)
+    straight = np.arange(300) < 10
 
     class Search:
-        side = faces = precision = None
+        side = faces = None
+        precision = SimpleNamespace(normal=1e-9)
         chart, hopeless, refuted, stale, planes = SimpleNamespace(n=5), False, False, 0, every[:20]
 
         def run(self, *_: object, **__: object) -> None:
@@ -90,12 +91,22 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
         def book(self, _: str) -> None:
             pass
 
+        def sharpen(self, _: object) -> None:
+            pass
+
     monkeypatch.setattr(layer, "sharpened", lambda side, chart, faces, planes, *_: planes)
+    monkeypatch.setattr(layer, "completing", lambda *_: Hyperplanes.none(5))
     search = Search()
     assert len(layer.first_layer(search, rng)) == 10  # type: ignore[arg-type]
     assert not search.refuted
     search = Search()
-    monkeypatch.setattr(Search, "look", lambda self, _: setattr(self, "looked", (0 * few, 9 + 0 * few)) or few < 0)
+
+    def bent(self: Search, _: object) -> np.ndarray:
+        k = len(self.planes)
+        self.looked = np.zeros(k, dtype=int), np.full(k, 9)
+        return np.zeros(k, dtype=bool)
+
+    monkeypatch.setattr(Search, "look", bent)
     assert not len(layer.first_layer(search, rng))  # type: ignore[arg-type]
     assert search.refuted
 
