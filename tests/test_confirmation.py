@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
-from unveil.blackbox.rounding import rounding
+from unveil.blackbox.rounding import Rounding, rounding
+from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.always_active import with_switches
@@ -159,10 +161,19 @@ def test_numbers_that_an_affine_part_behind_the_first_layer_hides_are_open(m: in
     last = (np.concatenate([weights[2][0], out, -out], axis=1), np.zeros(m))
     network = uv.Network.from_weights([weights[0], layer, last])
     complete, approximate = uv.Outcome.complete, uv.Outcome.approximate
+    noise = Rounding(np.full(m, 1e-16), 1.0, 1e-16, True)
     for within, expected in ((None, approximate), ((0.0, 1.0), complete)):
         attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6, within=within), rng)
-        assert attempt._open(network, complete) is expected
-        assert attempt._open(uv.Network.from_weights(weights), complete) is complete
+        assert attempt._open(network, noise, complete) is expected
+        assert attempt._open(uv.Network.from_weights(weights), noise, complete) is complete
+    # Of a first layer too where noisy answers have not told the sides: of more neurons than its affine part has numbers.
+    (w, b), (v, c) = random_weights((3, 9, 1), rng, bias=0.5)
+    wide = uv.Network.from_weights(with_linear_part([(w, b), (v, c)], rng.standard_normal((1, 3))))
+    few = uv.Network.from_weights(with_linear_part([(w[:2], b[:2]), (v[:, :2], c)], rng.standard_normal((1, 3))))
+    attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(wide, 3), rng)
+    coarse = replace(noise, relative=1e-7)
+    assert attempt._open(wide, coarse, complete) is approximate
+    assert attempt._open(wide, noise, complete) is attempt._open(few, coarse, complete) is complete
 
 
 def test_signs_are_told_but_for_a_neuron_that_is_always_active() -> None:
