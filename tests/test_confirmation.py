@@ -166,7 +166,7 @@ def test_numbers_that_an_affine_part_behind_the_first_layer_hides_are_open(m: in
         attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6, within=within), rng)
         assert attempt._open(network, noise, complete) is expected
         assert attempt._open(uv.Network.from_weights(weights), noise, complete) is complete
-    # Of a first layer too where noisy answers have not told the sides: of more neurons than its affine part has numbers.
+    # Of a first layer too, where noisy answers have not told its sides: more neurons than its affine part has numbers.
     (w, b), (v, c) = random_weights((3, 9, 1), rng, bias=0.5)
     wide = uv.Network.from_weights(with_linear_part([(w, b), (v, c)], rng.standard_normal((1, 3))))
     few = uv.Network.from_weights(with_linear_part([(w[:2], b[:2]), (v[:, :2], c)], rng.standard_normal((1, 3))))
