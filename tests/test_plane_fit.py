@@ -26,7 +26,16 @@ from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, r
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.traced_layers import Traced, _last, _own, _with, first_sums, trace_layers
+from unveil.identification.piecewise_linear.traced_layers import (
+    Traced,
+    _behind,
+    _explained,
+    _last,
+    _own,
+    _with,
+    first_sums,
+    trace_layers,
+)
 from unveil.identification.piecewise_linear.whole_fit import ANSWERS, finish_exact, fit_is_cheap
 from unveil.whitebox.network import Network
 
@@ -286,7 +295,7 @@ def test_layers_are_traced_from_single_precision(seed: int) -> None:
     rng = np.random.default_rng(seed)
     weights = single(random_weights((7, 5, 3), rng, bias=0.5))
     probe, frame, usual = few_digits(weights, rng)
-    *_, traced = trace_layers(probe, frame, usual, 3, lambda: False)
+    *_, traced = trace_layers(probe, frame, usual, np.zeros(7), 3, lambda: False)
     assert traced.unknown is not None or len(traced.layers) == 2
     read = np.concatenate([part[:, None] if part.ndim == 1 else part for part in traced.unknown or traced.layers[1]], 1)
     rows = np.concatenate([weights[0][0], weights[0][1][:, None]], axis=1)
@@ -296,14 +305,14 @@ def test_layers_are_traced_from_single_precision(seed: int) -> None:
     assert all(share <= 0.02 for share in traced.lacking)
     assert len(traced.lacking) == len(traced.layers) - 1
     # A layer that is not the last leaves something behind.
-    begun = Traced.begun(7)
+    begun = Traced.begun(np.zeros(7))
     other = replace(
         begun,
         layers=(*begun.layers, (weights[0][0][:2], weights[0][1][:2])),
         spreads=(*begun.spreads, np.zeros((2, 8, 8))),
     )
     assert not _last(probe, frame, other)
-    assert len(list(trace_layers(probe, frame, usual, 3, lambda: True))[-1].layers) == 1
+    assert len(list(trace_layers(probe, frame, usual, np.zeros(7), 3, lambda: True))[-1].layers) == 1
 
 
 def few_digits(weights: Weights, rng: np.random.Generator) -> tuple[Probe, Frame, Frame]:
@@ -320,6 +329,31 @@ def few_digits(weights: Weights, rng: np.random.Generator) -> tuple[Probe, Frame
     return Probe(ask, Rounding(np.full(weights[-1][0].shape[0], 3e-7), size, 3e-7, True), rng), frame, usual
 
 
+def test_where_first_rows_are_off_their_breakpoints_are_theirs_within_that() -> None:
+    rng = np.random.default_rng(3)
+    (w, b), last = random_weights((6, 3, 2), rng, bias=0.5)
+    probe, frame, usual = few_digits([(w, b), last], rng)
+    off = np.array([0.0, 1e-4, 1e-3, 1e-2, 1e-2, 1e-2])
+    at = rng.standard_normal((6, 6))
+    np.fill_diagonal(at, off)
+    # The neuron behind sees what its active neurons see, as far off as these are.
+    one = Followed(w[0] / np.linalg.norm(w[0]), float(b[0] / np.linalg.norm(w[0])), np.ones(6, bool), np.zeros((7, 7)))
+    plane = np.abs(rng.standard_normal((40, 6))) + 1
+    plane -= (plane @ one.weights + one.bias)[:, None] * one.weights
+    plane = plane[(plane > 0.1).all(axis=1)]
+    beside = plane + 0.01 * one.weights
+    assert len(plane) > 3
+    for error, theirs in ((off, True), (np.zeros(6), False)):
+        state = Traced.begun(error)
+        behind = _behind(probe, usual, state)
+        assert _explained(behind, at, np.zeros(6), ()).all() == theirs
+        assert not _explained(behind, plane, np.zeros(len(plane)), ()).any()
+        assert _explained(behind, plane, np.zeros(len(plane)), (one,)).all()
+        assert _explained(behind, beside, np.zeros(len(plane)), (one,)).all() == theirs
+        # Where all of them are active no error of theirs is felt.
+        assert not _explained(_behind(probe, frame, state), beside, np.zeros(len(plane)), (one,)).any()
+
+
 def test_a_neuron_that_is_off_where_all_before_it_are_on_is_found_at_usual_points() -> None:
     found, elsewhere = [], []
     for seed in range(3):
@@ -330,7 +364,7 @@ def test_a_neuron_that_is_off_where_all_before_it_are_on_is_found_at_usual_point
         probe, frame, usual = few_digits(single([(w, b), last]), rng)
         z = frame.sample(4000, rng)
         elsewhere.append((z @ w[0] + b[0] > 0).mean())
-        *_, traced = trace_layers(probe, frame, usual, 1, lambda: False)
+        *_, traced = trace_layers(probe, frame, usual, np.zeros(8), 1, lambda: False)
         rows = traced.unknown[0] if traced.unknown is not None else traced.layers[-1][0]
         found.append(turned(w[:1], rows).max() < 0.01)
     assert max(elsewhere) < 0.02
@@ -363,7 +397,7 @@ def test_of_two_neurons_met_at_the_same_places_the_one_that_explains_more_is_kep
     # One wrong weight, of a large stated error: its hyperplane is within that at most places of the right one.
     wrong = replace(right[0], weights=right[0].weights + 0.03 * np.eye(6)[0], spread=1e-5 * np.eye(7))
     for partial in ((wrong, *right), (*right, wrong)):
-        kept = _own(replace(Traced.begun(6), partial=partial, lines=lines))
+        kept = _own(replace(Traced.begun(np.zeros(6)), partial=partial, lines=lines))
         assert len(kept) == 3
         assert all(one is own for one, own in zip(kept, right, strict=True))
 

@@ -183,7 +183,8 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     # Something must be left for a network to look at.
     last = ledger.asked + PATIENCE * ledger.left
     ends = False
-    for traced in trace_layers(probe, positive, usual, setup.most_layers - 1, lambda: ledger.asked > last):
+    error, most = found.straight.error, setup.most_layers - 1
+    for traced in trace_layers(probe, positive, usual, error, most, lambda: ledger.asked > last):
         behind, ends = traced.layers[1:], traced.ends
         lines = len(traced.lines) + len(traced.among)
         told = [{"neurons": len(w), "lines": lines, "bent": len(traced.unexplained)} for w, _ in behind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +61,8 @@ class Behind:
         ask: Answers questions.
         frame: Where may be asked; its coordinates are the inputs themselves.
         layers: Those known; with none of them neurons see the inputs.
-        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1); of none where
-            they are exact.
+        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where
+            biases alone are off, and of none where all are exact.
         noise: How exact answers are.
         spacing: Typical distance between breakpoints.
     """
@@ -86,19 +87,31 @@ class Behind:
 
     def doubt(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
         """Variance of what comes out of the layers."""
-        h, out = x, np.zeros_like(x)
-        for (W, b), spread in zip(self.layers, self.spreads, strict=True):
-            g = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-            a = h @ W.T + b
-            out = out @ (W**2).T
-            if len(spread):
-                out += np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g)
-            out, h = np.where(a > 0, out, 0), np.maximum(a, 0)
-        return out
+        return doubt_of_sums(self.layers, self.spreads, x) * self.see(x).on
 
     def inside(self, x: Float[np.ndarray, "N d"]) -> Bool[np.ndarray, " N"]:
         """Which points may be asked."""
         return np.asarray((x @ self.frame.G.T + self.frame.g > 0).all(axis=1))
+
+
+def doubt_of_sums(
+    layers: Sequence[AffineMap], spreads: Sequence[np.ndarray], x: Float[np.ndarray, "N d"]
+) -> Float[np.ndarray, "N q"]:
+    """Variance of what the last layer's neurons sum up; of inputs themselves none.
+
+    Args:
+        layers: As of `Behind`.
+        spreads: As of `Behind`.
+        x: Inputs.
+    """
+    h, out = x, np.zeros_like(x)
+    for depth, ((W, b), spread) in enumerate(zip(layers, spreads, strict=True)):
+        out = (out * (h > 0) if depth else out) @ (W**2).T
+        if len(spread):
+            g = np.concatenate([h, np.ones((len(h), 1))], axis=1)[:, -spread.shape[1] :]
+            out += np.einsum("nki,ni->nk", np.einsum("ni,kij->nkj", g, spread, optimize=True), g)
+        h = np.maximum(h @ W.T + b, 0)
+    return out
 
 
 def plane(

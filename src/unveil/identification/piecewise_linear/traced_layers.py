@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.derivatives import Station, derivati
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed, MetHyperplane, follow
 from unveil.identification.piecewise_linear.normals import expected_error, inside
-from unveil.identification.piecewise_linear.partial_network import Behind
+from unveil.identification.piecewise_linear.partial_network import Behind, doubt_of_sums
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
@@ -28,6 +28,8 @@ LINES, MOST_LINES, FAR = 4, 80, 1e3
 VAGUE = 0.1
 # Deviations, and distance relative to 1 + |x|, within which a breakpoint is a known neuron's.
 NEAR, SAME = 6.0, 1e-5
+# Square distance of usual inputs from each other, in units of their own square length.
+APART = 2.0
 # Share of the derivatives that must be sums of a layer's active neurons for it to be whole.
 WHOLE = 0.95
 # Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
@@ -82,9 +84,14 @@ class Traced:
     lacking: tuple[float, ...] = ()
 
     @classmethod
-    def begun(cls, d: int) -> Traced:
-        """Behind so many neurons."""
-        return cls(((np.eye(d), np.zeros(d)),), (np.zeros((0, d + 1, d + 1)),))
+    def begun(cls, error: Float[np.ndarray, " d"]) -> Traced:
+        """Behind neurons with these errors of their normals, of unit norm.
+
+        They are the coordinates: where all are active nothing is off. Where some are not, each is off by its error in
+        units of a usual input, from the place where it was measured.
+        """
+        d = len(error)
+        return cls(((np.eye(d), np.zeros(d)),), (APART * error[:, None, None] ** 2,))
 
     @property
     def unknown(self) -> AffineMap | None:
@@ -118,7 +125,12 @@ def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
 
 
 def trace_layers(
-    probe: Probe, frame: Frame, usual: Frame, most_layers: int, enough: Callable[[], bool]
+    probe: Probe,
+    frame: Frame,
+    usual: Frame,
+    error: Float[np.ndarray, " d"],
+    most_layers: int,
+    enough: Callable[[], bool],
 ) -> Iterator[Traced]:
     """Layer after layer until one is the last, cannot be read whole, or enough was asked.
 
@@ -126,6 +138,7 @@ def trace_layers(
         probe: Asks what the first layer's neurons sum up.
         frame: Where all of these are positive.
         usual: Usual ones.
+        error: Of the first layer's normals.
         most_layers: Layers at most.
         enough: Whether enough was asked.
 
@@ -135,7 +148,7 @@ def trace_layers(
     Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of `derivatives` beside breakpoints that
         no neuron explains, of `follow` for each of these, and those of `leaks_of_few`.
     """
-    state = Traced.begun(frame.d)
+    state = Traced.begun(error)
     for _ in range(most_layers):
         now = state
         for now in _next_layer(probe, frame, usual, state, enough):
@@ -225,7 +238,14 @@ def _behind(probe: Probe, frame: Frame, state: Traced) -> Behind:
     lines = state.among if frame.free and state.among else state.lines
     length = sum((each.high - each.low) * np.linalg.norm(each.direction) for each in lines)
     spacing = length / max(1, sum(len(each.t) for each in lines))
-    return Behind(probe.ask, frame, list(state.layers), list(state.spreads), probe.noise, float(spacing))
+    spreads = _spreads(state, frame.free)
+    return Behind(probe.ask, frame, list(state.layers), spreads, probe.noise, float(spacing))
+
+
+def _spreads(state: Traced, anywhere: bool) -> list[np.ndarray]:
+    """Covariances of the errors of all layers; those of the first matter only where not all of it is active."""
+    first, *behind = state.spreads
+    return [first if anywhere else first[:0], *behind]
 
 
 def _explained(
@@ -237,16 +257,17 @@ def _explained(
     if not len(x):
         return out
     for k in range(len(behind.layers)):
-        there = replace(behind, layers=behind.layers[: k + 1]).see(x)
+        layers = behind.layers[: k + 1]
+        there, doubt = replace(behind, layers=layers).see(x), np.sqrt(doubt_of_sums(layers, behind.spreads[: k + 1], x))
         size = np.linalg.norm(replace(there, on=np.ones_like(there.on)).moves(), axis=2)
-        out |= (np.abs(there.sums[-1]) <= slack[:, None] * size).any(axis=1)
+        out |= (np.abs(there.sums[-1]) <= NEAR * doubt + slack[:, None] * size).any(axis=1)
     if found:
-        there = behind.see(x)
+        there, before = behind.see(x), behind.doubt(x)
         h, on = there.h, there.on
         g = np.concatenate([h, np.ones((len(x), 1))], axis=1)
         for one in found:
             rate = np.linalg.norm(there.back(one.weights * on), axis=1)
-            doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g))
+            doubt = np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g) + before @ one.weights**2)
             blind = (on & ~one.known).any(axis=1)
             out |= ~blind & (np.abs(h @ one.weights + one.bias) <= NEAR * doubt + slack * rate)
     return out
@@ -274,6 +295,7 @@ def _own(state: Traced) -> tuple[Followed, ...]:
 def _met(state: Traced, lines: tuple[Line, ...]) -> tuple[list[int], list[set[tuple[int, int]]]]:
     """At how many places each neuron must have bent these lines, and the breakpoints there, as line and number."""
     should, were = [0] * len(state.partial), [set[tuple[int, int]]() for _ in state.partial]
+    spreads = _spreads(state, lines is state.among)
     for number, line in enumerate(lines):
         t, h = along(list(state.layers), line.base, line.direction, line.low, line.high)
         every = np.concatenate([h, np.ones((len(h), 1))], axis=1)
@@ -282,9 +304,11 @@ def _met(state: Traced, lines: tuple[Line, ...]) -> tuple[list[int], list[set[tu
             active = np.maximum(h[piece], h[piece + 1]) > 0
             blind = active @ ~one.known if state.layers else np.zeros(len(at), dtype=bool)
             at, piece = at[~blind], piece[~blind]
-            g = every[piece]
+            g, x = every[piece], line.inputs(at)
+            before = doubt_of_sums(state.layers, spreads, x) * (g[:, :-1] > 0)
             rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
-            doubt = NEAR * np.sqrt(np.einsum("pi,ij,pj->p", g, one.spread, g)) / np.maximum(rate, 1e-300)
+            doubt = np.einsum("pi,ij,pj->p", g, one.spread, g) + before @ one.weights**2
+            doubt = NEAR * np.sqrt(doubt) / np.maximum(rate, 1e-300)
             off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
             should[i] += len(at)
             seen = off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10
