@@ -10,9 +10,8 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoints_behind import layers_behind
-from unveil.identification.smooth.free_condition import meet_freely
 from unveil.identification.smooth.peeled_layers import Peeled
-from unveil.identification.smooth.rank_condition import meet_condition, slopes
+from unveil.identification.smooth.rank_condition import Slopes, meet_condition, meet_freely, slopes
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Layer, Network
 
@@ -92,10 +91,10 @@ def test_the_rank_condition_gives_scales_shifts_and_the_next_width(seed):
         z = 0.8 * rng.standard_normal((32, 8))
         g = slopes(oracle, layer, z, answers_noise(oracle, rng))
         assert oracle.ledger.asked - before == 128 + 6 * 32 * 8
-        found = meet_condition(z, g, first.activation, None, rng=rng)
-        if found is not None and found.rank == 3 and np.abs(found.scales - scales).max() < 1e-3:
+        found = meet_condition(Slopes(z, g), first.activation, None, rng=rng)
+        if found is not None and found.rank == 3 and np.abs(found.layer.weights - np.diag(scales)).max() < 1e-3:
             span = found.rows @ np.linalg.svd(truth.layers[1].weights)[2][3:].T
-            good += bool(np.abs(found.shifts - shifts).max() < 1e-3 and np.abs(span).max() < 1e-3)
+            good += bool(np.abs(found.layer.bias - shifts).max() < 1e-3 and np.abs(span).max() < 1e-3)
     assert good >= 2
 
 
@@ -113,7 +112,7 @@ def test_a_layer_known_roughly_becomes_exact(seed):
             back = (back * (1 - np.tanh(s) ** 2)[:, None]) @ layer.weights
         g = ((back * (1 - np.tanh(z) ** 2)[:, None]) @ first.weights).transpose(0, 2, 1)
         start = Layer(first.weights + 1e-3 * rng.standard_normal((6, 6)), first.bias, first.activation)
-        found = meet_freely(c, g, [start], range(1, 6), rng=rng)
+        found = meet_freely(Slopes(c, g), [start], range(1, 6), rng=rng)
         if found is not None and found.rank == 3:
             good += bool(np.abs(found.layer.weights - first.weights).max() < 1e-9)
     assert good >= 2

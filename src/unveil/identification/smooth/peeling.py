@@ -18,12 +18,21 @@ from unveil.identification.smooth.breakpoint_circles import first_layer as layer
 from unveil.identification.smooth.breakpoints_behind import layers_behind
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
-from unveil.identification.smooth.free_condition import MET, FreeCondition, meet_freely, places_needed, random_layers
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import rising
 from unveil.identification.smooth.peeled_layers import Peeled
-from unveil.identification.smooth.rank_condition import Condition, chained, meet_condition, slopes
+from unveil.identification.smooth.rank_condition import (
+    MET,
+    Condition,
+    Slopes,
+    chained,
+    meet_condition,
+    meet_freely,
+    places_needed,
+    random_layers,
+    slopes,
+)
 from unveil.identification.smooth.rectifiers import RECTIFIERS
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
@@ -125,27 +134,26 @@ class Peeling(Method):
         if noisy(oracle, reading.noise):
             count = max(count, places_needed(k, -(-2 * k // 3), oracle.m))
         z = rng.uniform(_WIDER * low, _WIDER * high, (count, k))
-        g = slopes(oracle, layer, z, reading.noise)
+        told = Slopes(z, slopes(oracle, layer, z, reading.noise))
         reading.stages.end("second layer: slopes")
         # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
         last = reading.stats["attempts"] >= self.attempts
         known, found, exact = self._width(1), None, None
         if noisy(oracle, reading.noise):
-            exact = _met_behind_noise(z, g, layer.activation, known, rng)
+            exact = _met_behind_noise(told, layer.activation, known, rng)
         if exact is None:
-            found = meet_condition(z, g, layer.activation, known, rng=rng, thorough=last)
+            found = meet_condition(told, layer.activation, known, rng=rng, thorough=last)
         if found is not None:
-            exact = meet_freely(z, g, [_layer(found, layer.activation)], [found.rank], rng=rng)
-        if exact is not None and (found is None or exact.certificate < found.certificate):
-            start, rows, certificate = exact.layer, exact.rows, exact.certificate
-        elif found is not None:
-            start = _layer(found, layer.activation)
-            rows, certificate = found.rows, found.certificate
-        else:
+            exact = meet_freely(told, [found.layer], [found.rank], rng=rng)
+        best = min(
+            (each for each in (exact, found) if each is not None), key=lambda each: each.certificate, default=None
+        )
+        if best is None:
             reading.why.append(
                 "no rank below the first layer's width explains the slopes: is the second layer narrower?"
             )
             return None
+        start, rows, certificate = best.layer, best.rows, best.certificate
         reading.stats.update({"second layer": len(rows), "certificate": certificate})
         reading.why.append(
             f"{len(rows)} neurons in the second layer: slopes divided by phi' fall by {1 / certificate:.3g} "
@@ -171,7 +179,7 @@ class Peeling(Method):
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
         met = float(min(MET, np.sqrt(reading.stats["certificate"])))
-        found = meet_freely(c, g, starts, ranks, met=met, rng=rng)
+        found = meet_freely(Slopes(c, g), starts, ranks, met=met, rng=rng)
         reading.stages.end(f"layer {depth + 2}: slopes")
         if found is None:
             return None
@@ -280,24 +288,17 @@ class Peeling(Method):
 
 
 def _met_behind_noise(
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    width: int | None,
-    rng: np.random.Generator,
-) -> FreeCondition | None:
+    told: Slopes, activation: Activation, width: int | None, rng: np.random.Generator
+) -> Condition | None:
     """The condition with all weights free at the lowest rank, where noise made directions poor.
 
     With directions as they are it is met poorly, or not at all where weights depend on one another nearly; but scales
     and shifts come out nearly right at the rank or a little above.
     """
-    best = [_layer(each, activation) for each in chained(z, g, activation)]
-    for rank in range(1, z.shape[1]) if width is None else [width]:
-        exact = meet_freely(z, g, best[rank - 1 : rank + _HIGHER], [rank], met=_FREELY, rng=rng)
+    best = chained(told, activation)
+    for rank in range(1, told.k) if width is None else [width]:
+        starts = [each.layer for each in best[rank - 1 : rank + _HIGHER] if each is not None]
+        exact = meet_freely(told, starts, [rank], met=_FREELY, rng=rng)
         if exact is not None:
             return exact
     return None
-
-
-def _layer(found: Condition, activation: Activation) -> Layer:
-    return Layer(np.diag(found.scales), found.shifts, activation)

@@ -1,57 +1,73 @@
 """The rank condition: slopes by a layer's preactivations, divided by phi', span as many directions as the next is wide.
 
 Whatever lies behind the second layer, the derivative of the answers by the first layer's outputs is `B^T t(x)`, with B
-the second layer's weights. By the preactivations z it is that times phi'(z): so dividing by phi' at the right scales
-and shifts leaves a matrix whose rank is the second layer's width, and wrong ones do not.
+the second layer's weights. By the preactivations it is that times phi': dividing by phi' at the right weights and
+shifts leaves a matrix whose rank is the second layer's width, and wrong ones do not. Of a layer whose directions are
+known scales and shifts are free, of one that is known roughly all weights and shifts are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import ask
 from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
+from unveil.whitebox.network import Layer
 
-CERTIFIED = 1e-3
+MET = 1e-3
 """Ratio of singular values behind the rank to the last before it from which the condition counts as met."""
 
 STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
-_STEPS = 60
+# Evaluations of a fit of shifts alone, and of all that is free; a fit ends where a step lessens the squares by less
+# than this share.
+_FIRST, _STEPS, _GAIN = 25, 80, 1e-2
 _ROUNDS = (2, 12, 80)  # starting values for each rank, round after round
+_ANEW = 40  # how often one wrong neuron begins anew
 _RISE = 2.26  # preactivations over which tanh rises steeply
 _FURTHEST = 3.0  # shifts beyond this leave a neuron at rest: the condition is met there for nothing
+_LOPSIDED = 1e5  # condition of the weights, inputs of unit spread, beyond which they have run away
+_SPARE = 1.2  # equations for each unknown, where all weights are free
+_FAR = 1e6  # residual of weights that are no layer
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Scales and shifts at which the condition is met best.
+    """A layer at which the condition is met best.
 
     Attributes:
-        scales: Factors of the preactivations.
-        shifts: Added to them, after the factors.
-        spectrum: Singular values of the slopes divided by phi', columns normalised.
-        rank: How many count.
-        rows: (rank, k) an orthonormal basis of what the slopes by the layer's *outputs* span: the next layer's rows.
+        layer: Its weights, shifts and activation.
+        rank: How many singular values count: the next layer's width.
+        certificate: Ratio of the first singular value behind the rank to the last before it; columns normalised.
+        rows: (rank, k) an orthonormal basis of what the slopes by the layer's outputs span: the next layer's rows.
+        spread: Smallest number of slopes, in effect, that a column's size comes from.
     """
 
-    scales: Float[np.ndarray, " k"]
-    shifts: Float[np.ndarray, " k"]
-    spectrum: Float[np.ndarray, " k"]
+    layer: Layer
     rank: int
+    certificate: float
     rows: Float[np.ndarray, "r k"]
+    spread: float
+
+
+class Slopes(NamedTuple):
+    """What a layer takes at some places, (T, k), and the derivatives of the answers by it, (T, k, m)."""
+
+    c: Float[np.ndarray, "T k"]
+    g: Float[np.ndarray, "T k m"]
 
     @property
-    def certificate(self) -> float:
-        """Ratio of the first singular value behind the rank to the last before it."""
-        return float(self.spectrum[self.rank] / self.spectrum[self.rank - 1])
+    def k(self) -> int:
+        """Numbers that the layer takes."""
+        return int(self.c.shape[1])
 
 
 def step_size(noise: float) -> float:
@@ -79,154 +95,168 @@ def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise
     return np.asarray(np.einsum("s,tskm->tkm", STENCIL, y[:, :3] - y[:, 3:]) / h)
 
 
+def places_needed(k: int, rank: int, outputs: int) -> int:
+    """Places at which slopes are to be known so that all weights of k neurons follow from them."""
+    return -(-int(_SPARE * k * (k + 1) / max(k - rank, 1) + rank + 1) // outputs)
+
+
+def random_layers(
+    c: Float[np.ndarray, "N k"], activation: Activation, count: int, rng: np.random.Generator
+) -> list[Layer]:
+    """Layers of as many neurons as inputs that bend much, or little, over these inputs."""
+    k, drawn = c.shape[1], []
+    for _ in range(count):
+        rows = np.linalg.qr(rng.standard_normal((k, k)))[0] / c.std(axis=0) * 10.0 ** rng.uniform(-1, 0)
+        drawn.append(Layer(rows, 0.5 * rng.standard_normal(k) - rows @ c.mean(axis=0), activation))
+    return drawn
+
+
 def meet_condition(
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    rank: int | None,
-    *,
-    rng: np.random.Generator,
-    thorough: bool = True,
+    told: Slopes, activation: Activation, rank: int | None, *, rng: np.random.Generator, thorough: bool = True
 ) -> Condition | None:
     """Find scales and shifts at which the condition is met; None if it is met nowhere.
 
     With the rank unknown all are tried, from below: too small a rank is not met.
 
     Args:
-        z: Preactivations as known so far.
-        g: Slopes there.
+        told: Slopes by the preactivations as known so far.
         activation: Of the layer.
         rank: Width of the next layer; found if None.
         rng: Draws starting values.
         thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
     """
-    k = z.shape[1]
-    # Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly.
-    shifts = np.zeros(k)
-    for trial in range(1, k) if rank is None else range(1, min(rank + 1, k)):
-        first = _refined(z, g, activation, trial, np.ones(k), shifts, steps=25, scales_too=False)
-        shifts = first.shifts
-        if rank is None or trial == rank:
-            chained = _refined(z, g, activation, trial, first.scales, shifts)
-            if _sound(chained, _unit(activation)):
-                return chained if rank is not None else _lowest(z, g, activation, chained, rng)
+    k, free, unit = told.k, np.eye(told.k, dtype=bool), _unit(activation)
+
+    def sound(found: Condition | None) -> bool:
+        """Whether the condition is met, at scales and shifts near those known."""
+        if found is None or found.certificate >= MET:
+            return False
+        scales, shifts = found.layer.dense().diagonal(), found.layer.bias
+        return bool(np.abs(np.log(np.abs(scales))).max() < 0.7 and np.abs(shifts).max() < _FURTHEST * max(unit, 1.0))
+
+    def lowest(found: Condition) -> Condition:
+        if rank is not None:
+            return found
+
+        def anew(wrong: int) -> tuple[np.ndarray, float]:
+            return np.eye(k)[wrong], 1.5 * unit * rng.uniform(-1, 1)
+
+        return _at_lowest_rank(told, found, _Search(free, anew, sound, MET, 1, _ROUNDS[1]))
+
+    ranks = range(1, k) if rank is None else range(rank, min(rank + 1, k))
+    for found in chained(told, activation):
+        if found is not None and found.rank in ranks and sound(found):
+            return lowest(found)
     # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
     for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
-        for trial in range(1, k) if rank is None else range(rank, min(rank + 1, k)):
-            found = _best(z, g, activation, trial, starts, rng)
-            if found is not None:
-                return found if rank is not None else _lowest(z, g, activation, found, rng)
+        for trial in ranks:
+            for start in range(starts):
+                shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
+                found = _in_two_steps(told, Layer(np.eye(k), shifts, activation), trial)[1]
+                if found is not None and sound(found):
+                    return lowest(found)
     return None
 
 
-def chained(z: Float[np.ndarray, "T k"], g: Float[np.ndarray, "T k m"], activation: Activation) -> list[Condition]:
-    """Where the condition is met best at every rank from 1 on, whether or not it is met there.
+def chained(told: Slopes, activation: Activation) -> list[Condition | None]:
+    """Where scales and shifts meet the condition best at every rank from 1 on, whether or not it is met there.
+
+    Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly.
 
     Args:
-        z: Preactivations as known so far.
-        g: Slopes there.
+        told: Slopes by the preactivations as known so far.
         activation: Of the layer.
     """
-    k = z.shape[1]
-    shifts, found = np.zeros(k), list[Condition]()
-    for rank in range(1, k):
-        first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
-        shifts = first.shifts
-        found.append(_refined(z, g, activation, rank, first.scales, shifts))
-    return found
+    start, out = Layer(np.eye(told.k), np.zeros(told.k), activation), list[Condition | None]()
+    for rank in range(1, told.k):
+        shifted, found = _in_two_steps(told, start, rank)
+        start = start if shifted is None else shifted.layer
+        out.append(found)
+    return out
 
 
-def _lowest(
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    found: Condition,
-    rng: np.random.Generator,
-) -> Condition:
-    """See `at_lowest_rank`."""
+def meet_freely(
+    told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, met: float = MET, rng: np.random.Generator
+) -> Condition | None:
+    """The layer of as many neurons as inputs at which the condition is met, of the lowest rank; None if there is none.
 
-    def flat(now: Condition) -> np.ndarray:
-        return _divided(z, g, activation, now.scales, now.shifts)[0]
+    That is far more equations than unknowns: from a layer that is right to a few digits it ends at the errors of the
+    slopes.
 
-    def anew(now: Condition, wrong: int) -> Condition | None:
-        scales, shifts = now.scales.copy(), now.shifts.copy()
-        scales[wrong], shifts[wrong] = 1.0, 1.5 * _unit(activation) * rng.uniform(-1, 1)
-        trial = _refined(z, g, activation, now.rank - 1, scales, shifts)
-        return trial if _sound(trial, _unit(activation)) else None
+    Args:
+        told: Slopes by what the layer takes.
+        starts: Layers that may be nearly right.
+        ranks: Of the next layer, from below.
+        met: The condition counts as met where singular values fall by this factor behind the rank.
+        rng: Draws weights anew for neurons that turn out wrong.
+    """
+    c, k, free = told.c, told.k, np.ones((told.k, told.k), dtype=bool)
 
-    return at_lowest_rank(found, flat, anew, least=1, fall=CERTIFIED, tries=_ROUNDS[1])
+    def sound(found: Condition | None) -> bool:
+        """Whether it is met, and not by a phi' that is the same everywhere, or next to nothing at few places."""
+        if found is None or found.certificate >= met or found.spread < found.rank + 1:
+            return False
+        return bool(np.linalg.cond(found.layer.dense() * c.std(axis=0)) <= _LOPSIDED)
+
+    for rank in ranks:
+        if len(c) < places_needed(k, rank, told.g.shape[2]):
+            continue
+        found = [each for start in starts if sound(each := _refined(told, start, rank, free)) and each is not None]
+        if not found:
+            continue
+        best = min(found, key=lambda each: each.certificate)
+        size = np.linalg.norm(best.layer.dense(), axis=1)
+
+        def anew(wrong: int, size: np.ndarray = size) -> tuple[np.ndarray, float]:
+            row = rng.standard_normal(k)
+            row *= size[wrong] / np.linalg.norm(row)
+            return row, 0.5 * rng.standard_normal() - row @ c.mean(axis=0)
+
+        return _at_lowest_rank(told, best, _Search(free, anew, sound, met, min(ranks), _ANEW))
+    return None
 
 
-class _Ranked(Protocol):
-    @property
-    def rank(self) -> int: ...
+class _Search(NamedTuple):
+    """What a search for a lower rank goes by.
+
+    Attributes:
+        free: (k, k) which weights are.
+        anew: Weights and shift with which a neuron begins.
+        sound: Whether the condition is met.
+        met: By what factor singular values fall behind the rank where it is.
+        least: No lower rank is tried.
+        tries: How often a neuron is begun anew.
+    """
+
+    free: Bool[np.ndarray, "k k"]
+    anew: Callable[[int], tuple[np.ndarray, float]]
+    sound: Callable[[Condition | None], bool]
+    met: float
+    least: int
+    tries: int
 
 
-C = TypeVar("C", bound=_Ranked)
-
-
-def at_lowest_rank(
-    found: C,
-    flat: Callable[[C], Float[np.ndarray, "N k"] | None],
-    anew: Callable[[C, int], C | None],
-    *,
-    least: int,
-    fall: float,
-    tries: int,
-) -> C:
+def _at_lowest_rank(told: Slopes, found: Condition, search: _Search) -> Condition:
     """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
 
     Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
-
-    Args:
-        found: The condition where it is met.
-        flat: Slopes divided by phi', a column for each neuron; None where they are not finite.
-        anew: The condition at the next lower rank with this neuron begun anew, if it is met.
-        least: No lower rank is tried.
-        fall: By what factor singular values fall behind the lower rank without that neuron, at most.
-        tries: How often it is begun anew.
     """
-    while found.rank > least and (slopes := flat(found)) is not None:
-        wrong, falls = odd_neuron(slopes, found.rank)
-        if falls > fall:
+    while found.rank > search.least and (divided := _Divided.of(told, found.layer)) is not None:
+        left = [np.linalg.svd(np.delete(divided.unit, i, axis=1), compute_uv=False) for i in range(told.k)]
+        falls = [float(values[found.rank - 1] / values[found.rank - 2]) for values in left]
+        wrong = int(np.argmin(falls))
+        if falls[wrong] > search.met:
             break
-        lower = next((each for _ in range(tries) if (each := anew(found, wrong)) is not None), None)
-        if lower is None:
+        for _ in range(search.tries):
+            weights, shifts = found.layer.dense().copy(), found.layer.bias.copy()
+            weights[wrong], shifts[wrong] = search.anew(wrong)
+            lower = _refined(told, Layer(weights, shifts, found.layer.activation), found.rank - 1, search.free)
+            if lower is not None and search.sound(lower):
+                found = lower
+                break
+        else:
             break
-        found = lower
     return found
-
-
-def odd_neuron(flat: Float[np.ndarray, "N k"], rank: int) -> tuple[int, float]:
-    """The neuron without which the others' slopes come nearest to a lower rank, and how far singular values fall there.
-
-    Args:
-        flat: Slopes divided by phi', a column for each neuron, of this rank.
-        rank: At least 2.
-    """
-    unit = flat / np.linalg.norm(flat, axis=0)
-    left = [np.linalg.svd(np.delete(unit, i, axis=1), compute_uv=False) for i in range(flat.shape[1])]
-    falls = [float(values[rank - 1] / values[rank - 2]) for values in left]
-    return int(np.argmin(falls)), min(falls)
-
-
-def _best(
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    rank: int,
-    starts: int,
-    rng: np.random.Generator,
-) -> Condition | None:
-    """From several starting values: shifts alone, then shifts and scales."""
-    k, unit = z.shape[1], _unit(activation)
-    for start in range(starts):
-        shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
-        first = _refined(z, g, activation, rank, np.ones(k), shifts, steps=25, scales_too=False)
-        found = _refined(z, g, activation, rank, first.scales, first.shifts)
-        if _sound(found, unit):
-            return found
-    return None
 
 
 def _unit(activation: Activation) -> float:
@@ -235,85 +265,105 @@ def _unit(activation: Activation) -> float:
     return (high - low) / _RISE
 
 
-def _sound(found: Condition, unit: float) -> bool:
-    """Whether the condition is met, at scales and shifts near those known."""
-    near = np.abs(np.log(np.abs(found.scales))).max() < 0.7 and np.abs(found.shifts).max() < _FURTHEST * max(unit, 1.0)
-    return bool(near and found.certificate < CERTIFIED)
+def _in_two_steps(told: Slopes, start: Layer, rank: int) -> tuple[Condition | None, Condition | None]:
+    """With shifts alone free, then with scales too."""
+    first = _refined(told, start, rank, np.zeros((told.k, told.k), dtype=bool), _FIRST)
+    return first, None if first is None else _refined(told, first.layer, rank, np.eye(told.k, dtype=bool))
 
 
-def _divided(
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    scales: Float[np.ndarray, " k"],
-    shifts: Float[np.ndarray, " k"],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes by outputs (T m, k), and phi'' / phi'."""
-    with np.errstate(all="ignore"):
-        s = scales * z + shifts
-        slope = activation.slope(s)
-        flat = (g / slope[:, :, None]).transpose(0, 2, 1).reshape(-1, z.shape[1])
-        # What overflows is far off: refused as what is not finite.
-        return np.where(np.abs(flat) < 1e100, flat, np.nan), activation.curvature(s) / slope
+class _Divided(NamedTuple):
+    """Slopes by a layer's outputs, one column for each neuron.
 
+    Attributes:
+        unit: (N, k) columns of unit norm.
+        size: (k,) what their norms were.
+        sums: (N, k) slopes by its preactivations.
+        inverse: (N, k) 1 / phi', divided by the column's size.
+        turned: (N, k) how a unit column changes with the neuron's preactivation.
+        back: (k, k) inverse of the weights.
+    """
 
-def _refined(  # noqa: PLR0913 - unknowns of one fit
-    z: Float[np.ndarray, "T k"],
-    g: Float[np.ndarray, "T k m"],
-    activation: Activation,
-    rank: int,
-    scales: Float[np.ndarray, " k"],
-    shifts: Float[np.ndarray, " k"],
-    steps: int = _STEPS,
-    scales_too: bool = True,
-) -> Condition:
-    """Levenberg-Marquardt on what lies behind the rank, the span itself projected out."""
-    k = z.shape[1]
+    unit: Float[np.ndarray, "N k"]
+    size: Float[np.ndarray, " k"]
+    sums: Float[np.ndarray, "N k"]
+    inverse: Float[np.ndarray, "N k"]
+    turned: Float[np.ndarray, "N k"]
+    back: Float[np.ndarray, "k k"]
 
-    def behind(flat: np.ndarray) -> float:
+    @classmethod
+    def of(cls, told: Slopes, layer: Layer) -> _Divided | None:
+        """None where they are not finite, or nothing depends on a neuron."""
+        weights, outputs = layer.dense(), told.g.shape[2]
+        if not np.isfinite(weights).all() or np.linalg.cond(weights) > 1e8:
+            return None
+        back = np.linalg.inv(weights)
+        z = np.repeat(layer.affine(told.c), outputs, axis=0)
+        sums = np.einsum("tdm,dk->tmk", told.g, back).reshape(len(z), -1)
+        with np.errstate(all="ignore"):
+            inverse = 1 / layer.activation.slope(z)
+            ratio = layer.activation.curvature(z) * inverse
+            flat = sums * inverse
         size = np.linalg.norm(flat, axis=0)
-        if not np.isfinite(size).all() or size.min() == 0:  # far off, or a neuron on which nothing depends
-            return np.inf
-        unit = flat / size
-        return float((np.linalg.svd(unit, compute_uv=False)[rank:] ** 2).sum())
+        if not np.isfinite(flat).all() or np.abs(flat).max() >= 1e100 or size.min() == 0:
+            return None
+        return cls(flat / size, size, sums, inverse / size, -flat / size * ratio, back)
 
-    flat, ratio = _divided(z, g, activation, scales, shifts)
-    cost, damping = behind(flat), 1e-3
-    for _ in range(steps):
-        if not np.isfinite(cost):
-            break
-        size = np.linalg.norm(flat, axis=0)
-        unit = flat / size
-        left, _, right = np.linalg.svd(unit, full_matrices=False)
-        span, across = left[:, :rank], right[rank:].T
-        # Each parameter moves one column, so the normal matrix is that of the columns' motions times that of `across`.
-        change = unit * np.repeat(-ratio, g.shape[2], axis=0)
-        motions = [change, change * np.repeat(z, g.shape[2], axis=0)] if scales_too else [change]
-        motion = np.concatenate([part - unit * (unit * part).sum(axis=0) for part in motions], axis=1)
-        motion -= span @ (span.T @ motion)
-        weights = np.concatenate([across] * len(motions))
-        normal = (motion.T @ motion) * (weights @ weights.T)
-        slope = -(motion * (unit @ across @ weights.T)).sum(axis=0)
-        scale = np.sqrt(np.maximum(np.diag(normal), 1e-300))
-        accepted = False
-        for _ in range(12):
-            step = (
-                np.linalg.solve(normal / np.outer(scale, scale) + damping * np.eye(len(scale)), slope / scale) / scale
-            )
-            new_shifts = shifts + step[:k]
-            new_scales = scales + step[k:] if scales_too else scales
-            new_flat, new_ratio = _divided(z, g, activation, new_scales, new_shifts)
-            new_cost = behind(new_flat)
-            if new_cost < cost:
-                accepted = True
-                break
-            damping = max(damping, 1e-12) * 5
-        if not accepted:
-            break
-        gained = new_cost < 0.999 * cost
-        scales, shifts, flat, ratio, cost, damping = new_scales, new_shifts, new_flat, new_ratio, new_cost, damping / 8
-        if not gained:
-            break
-    spectrum = np.linalg.svd(flat / np.linalg.norm(flat, axis=0), compute_uv=False) if np.isfinite(cost) else np.ones(k)
-    rows = np.linalg.svd(flat / scales, full_matrices=False)[2][:rank] if np.isfinite(cost) else np.eye(k)[:rank]
-    return Condition(scales, shifts, spectrum, rank, rows)
+    def moves(
+        self, c: Float[np.ndarray, "N k"], span: Float[np.ndarray, "N r"], across: Float[np.ndarray, "k a"]
+    ) -> Float[np.ndarray, "Na p"]:
+        """How `unit @ across` moves with all weights, row by row, and with the shifts; the span projected out."""
+        # A weight W_ij moves column i by the preactivation's change c_j, and every column by the inverse's.
+        own = self.turned[:, None, :] * across.T
+        inner = np.einsum("nl,la,jl->naj", self.inverse, across, self.back)
+        by_weights = own[..., None] * c[:, None, None, :] - self.sums[:, None, :, None] * inner[:, :, None, :]
+        every = np.concatenate([by_weights.reshape(*own.shape[:2], -1), own], axis=2)
+        every -= np.tensordot(span, np.tensordot(span.T, every, axes=1), axes=1)
+        return np.asarray(every.reshape(-1, every.shape[2]))
+
+
+def _refined(
+    told: Slopes, start: Layer, rank: int, free: Bool[np.ndarray, "k k"], steps: int = _STEPS
+) -> Condition | None:
+    """Least squares for what lies behind the rank, the span itself projected out.
+
+    Args:
+        told: Slopes.
+        start: The layer to begin with.
+        rank: The next layer's width.
+        free: Which of the weights move; all shifts do.
+        steps: Evaluations at most.
+    """
+    k, outputs = told.k, told.g.shape[2]
+    every = np.concatenate([start.dense().ravel(), start.bias])
+    moving = np.flatnonzero(np.append(free.ravel(), np.ones(k, dtype=bool)))
+    c = np.repeat(told.c, outputs, axis=0)
+
+    def layer(p: Float[np.ndarray, " q"]) -> Layer:
+        now = every.copy()
+        now[moving] = p
+        return Layer(now[: k * k].reshape(k, k), now[k * k :], start.activation)
+
+    def behind(p: Float[np.ndarray, " q"]) -> Float[np.ndarray, " Na"]:
+        divided = _Divided.of(told, layer(p))
+        if divided is None:
+            return np.full(len(c) * (k - rank), _FAR)
+        return np.asarray((divided.unit @ np.linalg.svd(divided.unit, full_matrices=False)[2][rank:].T).ravel())
+
+    def moves(p: Float[np.ndarray, " q"]) -> Float[np.ndarray, "Na q"]:
+        divided = _Divided.of(told, layer(p))
+        assert divided is not None
+        left, _, right = np.linalg.svd(divided.unit, full_matrices=False)
+        return divided.moves(c, left[:, :rank], right[rank:].T)[:, moving]
+
+    if _Divided.of(told, start) is None:
+        return None
+    fit = optimize.least_squares(
+        behind, every[moving], moves, method="lm", x_scale="jac", ftol=_GAIN, xtol=1e-15, gtol=1e-15, max_nfev=steps
+    )
+    divided = _Divided.of(told, layer(fit.x))
+    if divided is None:
+        return None
+    values = np.linalg.svd(divided.unit, compute_uv=False)
+    rows = np.linalg.svd(divided.unit * divided.size, full_matrices=False)[2][:rank]
+    spread = 1 / float((divided.unit**4).sum(axis=0).max())
+    return Condition(layer(fit.x), rank, float(values[rank] / values[rank - 1]), rows, spread)
