@@ -127,7 +127,7 @@ def test_a_network_with_an_empty_row_is_left_to_the_check() -> None:
     rows = np.vstack([rng.standard_normal((2, 3)), np.zeros(3)])
     network = Network.from_weights([(rows, np.zeros(3)), (np.ones((1, 3)), np.zeros(1))])
     x = rng.standard_normal((40, 3))
-    assert settle(network, network, x, network(x), x, rng) is network
+    assert settle(network, network, (x, network(x)), x, rng) is network
 
 
 def test_neurons_read_twice_with_errors_are_joined_where_the_settled_one_explains_the_answers() -> None:

@@ -137,7 +137,7 @@ def test_answers_on_bends_do_not_blur_the_last_digits() -> None:
     x[:500] -= ((x[:500] @ W[0] + b[0]) / (W[0] @ W[0]))[:, None] * W[0]
     blurred = uv.Network.from_weights([(w + 1e-8 * rng.standard_normal(w.shape), c) for w, c in weights])
     pool = rng.standard_normal((1000, 8))
-    sharp = settle(net, blurred, x, net(x), pool, rng)
+    sharp = settle(net, blurred, (x, net(x)), pool, rng)
     assert np.abs(sharp(pool) - net(pool)).max() < 1e-12
 
 

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
 from unveil.blackbox.rounding import Ask
-from unveil.identification.fitting.gauss_newton import most_telling, refine, telling_points
 from unveil.identification.fitting.least_squares import jacobian, parameters
 from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.network import Layer, Network
@@ -39,7 +38,7 @@ def finish(
     Queries: at most 90 where all parameters move, about 3 per parameter behind a large first layer.
     """
     if parameters(network) <= LARGE:
-        return settle(asked, network, *asked.near(6 * size), pool, rng)
+        return settle(asked, network, asked.near(6 * size), pool, rng)
     first = network.layers[0]
     behind = parameters(network) - first.weights.size - first.bias.size
     if len(network.layers) < 3 or behind > 2 * LARGE:
@@ -50,35 +49,38 @@ def finish(
     if oracle.within is None:
         x[::2] *= 3  # neurons that are rarely active near the origin
     x = telling_points(network, x, count)
-    return refine(network, x, asked(x))
+    return fitted(network, x, asked(x), first=1, steps=1)
 
 
 def settle(
     ask: Ask,
     network: Network,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
+    told: tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]],
     pool: Float[np.ndarray, "M n"],
     rng: np.random.Generator,
+    first: int = 0,
 ) -> Network:
-    """Least squares on all parameters, by full steps: the start is so near that no point changes its linear piece.
+    """The layers from `first` on to the last digits, with answers of the pool where those at hand do not settle them.
+
+    A weight between two neurons that are hardly ever active together is settled by no usual answer.
 
     Queries: at most 90, none where the answers at hand settle every answer of the pool.
     """
+    x, y = told
     clear = _clear(network, x)
     if not clear.any():
         # A row of zeros is everywhere on its hyperplane: the check will say what such a network is worth.
         return network
     x, y = x[clear], y[clear]
-    chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
+    chosen = _spread(network, x, PLENTY * parameters(Network(network.layers[first:])) // network.m, rng)
     x, y = x[chosen], y[chosen]
     for _ in range(ROUNDS):
-        network = _fitted(network, x, y)
-        more = telling(_slopes(network, x), jacobian(network, pool).sum(axis=1), AT_ONCE, ENOUGH)
+        network = fitted(network, x, y, first=first)
+        more = telling(_slopes(network, x, first), _jacobian(network, pool, first).sum(axis=1), AT_ONCE, ENOUGH)
         if not len(more):
             break
         x, y = np.concatenate([x, pool[more]]), np.concatenate([y, ask(pool[more])])
-        network = _fitted(network, x, y)
+        network = fitted(network, x, y, first=first)
     return network
 
 
@@ -133,12 +135,80 @@ def _spread(
     return np.asarray(order[first[:most]])
 
 
-def _slopes(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "Nm P"]:
-    J = jacobian(network, x)
+def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[np.ndarray, " chosen"]:
+    """Which answers would tell most about a linear fit, one after the other.
+
+    Args:
+        G: What they are sums of, in units in which what is known is known equally well.
+        count: How many at most.
+        enough: It stops where every answer follows from the others to within this many times their errors.
+    """
+    G = G.copy()
+    left = (G**2).sum(axis=1)
+    chosen: list[int] = []
+    for _ in range(min(count, len(G))):
+        best = int(left.argmax())
+        if left[best] < enough**2:
+            break
+        chosen.append(best)
+        g = G[best].copy()
+        size = float(g @ g)
+        G -= np.outer(G @ g, g) * ((1 - 1 / np.sqrt(1 + size)) / size)
+        left = (G**2).sum(axis=1)
+        left[chosen] = 0
+    return np.array(chosen, dtype=int)
+
+
+def telling_points(network: Network, pool: Float[np.ndarray, "N n"], count: int) -> Float[np.ndarray, "chosen n"]:
+    """The first `count` points of a pool, and more where a neuron is active in too few of them to settle its weights.
+
+    The first layer's weights are known from elsewhere.
+
+    Args:
+        network: Nearly right.
+        pool: Points to choose from.
+        count: How many are taken whatever they show.
+    """
+    chosen = np.arange(len(pool)) < count
+    h = pool
+    for depth, layer in enumerate(network.layers[:-1]):
+        z = layer.affine(h)
+        if depth:
+            for on in (z > 0).T[np.argsort((z > 0).sum(axis=0))]:
+                missing = int(1.5 * (h.shape[1] + 1)) - int((on & chosen).sum())
+                chosen[np.flatnonzero(on & ~chosen)[: max(0, missing)]] = True
+        h = layer.activation.value(z)
+    return pool[chosen]
+
+
+def _jacobian(network: Network, x: Float[np.ndarray, "N n"], first: int) -> Float[np.ndarray, "N m P"]:
+    return jacobian(network, x, range(first, len(network.layers)))
+
+
+def _slopes(network: Network, x: Float[np.ndarray, "N n"], first: int) -> Float[np.ndarray, "Nm P"]:
+    J = _jacobian(network, x, first)
     return J.reshape(-1, J.shape[2])
 
 
-def _fitted(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], steps: int = 12) -> Network:
+def fitted(
+    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], *, first: int = 0, steps: int = 12
+) -> Network:
+    """Least squares on the layers from `first` on, by full steps: no point changes its linear piece on the way.
+
+    What these points hardly determine (the scale of a neuron, neurons that are rarely active) stays as it is.
+
+    Args:
+        network: So nearly right that all signs are.
+        x: Where the oracle was asked.
+        y: What it answered.
+        first: The first layer that moves.
+        steps: Steps at most.
+
+    Returns:
+        The best network met.
+
+    Queries: `0`; the answers are given.
+    """
     error = (y - network(x)).ravel()
     floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)
     factors, fresh = None, False
@@ -147,12 +217,12 @@ def _fitted(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, 
         if wrong < 2 * floor:
             break
         if factors is None:
-            factors, fresh = _factors(_slopes(network, x)), True
+            factors, fresh = _factors(_slopes(network, x, first)), True
         # What rounding says more about than the errors do stays as it is; more of it where a step does not help.
         known = float(np.clip(0.01 * floor / wrong, 1e-13, 1e-6))
         best, least = network, error
         for share in (known, 1e3 * known, 1e-6 + 1e3 * known):
-            trial = _moved(network, _solution(factors, error, share))
+            trial = _moved(network, _solution(factors, error, share), first)
             after = (y - trial(x)).ravel()
             if after @ after < least @ least:
                 best, least = trial, after
@@ -191,11 +261,12 @@ def _solution(factors: Factors, error: Float[np.ndarray, " q"], share: float) ->
     return np.asarray(step / scale)
 
 
-def _moved(network: Network, step: Float[np.ndarray, " P"]) -> Network:
-    layers, begin = [], 0
-    for layer in network.layers:
+def _moved(network: Network, step: Float[np.ndarray, " P"], first: int) -> Network:
+    layers, begin = list(network.layers), 0
+    for depth in range(first, len(layers)):
+        layer = layers[depth]
         rows, columns = layer.weights.shape
         block = step[begin : begin + rows * (columns + 1)].reshape(rows, columns + 1)
         begin += block.size
-        layers.append(Layer(layer.weights + block[:, :-1], layer.bias + block[:, -1], layer.activation))
+        layers[depth] = Layer(layer.weights + block[:, :-1], layer.bias + block[:, -1], layer.activation)
     return Network(tuple(layers))

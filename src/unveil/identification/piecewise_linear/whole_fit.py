@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.both_sides import both_sides, side_by_side
-from unveil.identification.fitting.design import LARGE, finish
-from unveil.identification.fitting.gauss_newton import refine, sharpen
+from unveil.identification.fitting.design import LARGE, finish, fitted, settle
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -57,10 +56,10 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
             right[:] = True
         network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
         if not first and y[right].size * parameters(network) ** 2 <= IN_FULL:
-            network = refine(network, x[right], y[right], first=first, steps=LAST, each=True)
+            network = fitted(network, x[right], y[right], first=first, steps=LAST)
             if not right.all():
                 # Unless it is a weight that hardly any answer tells.
-                trial = refine(network, x, y, first=first, steps=LAST, each=True)
+                trial = fitted(network, x, y, first=first, steps=LAST)
                 network = trial if np.abs(trial(x) - y).max() < least else network
         wrong = x[np.abs(network(x) - y).max(axis=1) >= least]
         return replace(state, network=network, wrong=wrong if len(wrong) < (1 - MOSTLY) * len(x) else x[:0])
@@ -77,7 +76,7 @@ def sharper_behind(setup: Setup, network: Network) -> tuple[Network, Float[np.nd
     Returns:
         The network, and fresh points at which it is wrong.
 
-    Queries: `ANSWERS` per parameter behind the first layer, those of `sharpen`, and one for every point of
+    Queries: `ANSWERS` per parameter behind the first layer, those of `settle`, and one for every point of
         `side_by_side`, at most `AT_ONCE`
     """
     if len(network.layers) < 3 or parameters(Network(network.layers[1:])) > LARGE:
@@ -96,9 +95,9 @@ def sharper_behind(setup: Setup, network: Network) -> tuple[Network, Float[np.nd
         rare = rng.permutation(side_by_side(network, x[good], np.concatenate([x, pool])))[:AT_ONCE]
         x, y = np.concatenate([x, rare]), np.concatenate([y, ask(rare)]) if len(rare) else y
         good = np.append(good, np.ones(len(rare), dtype=bool))
-        network = refine(network, x[good], y[good], steps=LAST, each=True)
+        network = fitted(network, x[good], y[good], first=1, steps=LAST)
         good = right(network)
-        network = sharpen(network, x[good], y[good], np.concatenate([pool, rare]), ask)
+        network = settle(ask, network, (x[good], y[good]), np.concatenate([pool, rare]), rng, first=1)
     return network, x[~right(network)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unveil.identification.fitting.both_sides import side_by_side
-from unveil.identification.fitting.gauss_newton import most_telling, refine, sharpen, telling_points
+from unveil.identification.fitting.design import fitted, most_telling, settle, telling_points
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -30,7 +30,7 @@ def test_one_step_squares_a_small_error_and_leaves_the_layers_before() -> None:
             for a in truth.layers[1:]
         ]
         start = Network(tuple(moved))
-        found = refine(start, x, truth(x))
+        found = fitted(start, x, truth(x), first=1, steps=1)
         before, after = (np.abs(each(x) - truth(x)).max() for each in (start, found))
         assert after < 1e-4 * before
         np.testing.assert_array_equal(found.layers[0].weights, truth.layers[0].weights)
@@ -87,10 +87,10 @@ def test_a_weight_that_no_answer_tells_is_settled_by_answers_of_the_pool() -> No
             return truth(points)
 
         x = x[:200]
-        found = sharpen(start, x, truth(x), np.concatenate([x, side_by_side(start, x, x)]), ask)
+        found = settle(ask, start, (x, truth(x)), np.concatenate([x, side_by_side(start, x, x)]), rng, first=1)
         row, true = found.layers[1].weights[i], truth.layers[1].weights[i]
         assert abs(row[j] / np.linalg.norm(row) - true[j] / np.linalg.norm(true)) < 1e-9
-        assert 0 < sum(map(len, asked)) <= 180
+        assert 0 < sum(map(len, asked)) <= 90
         # The others were right from the start, and stay so.
         np.testing.assert_allclose(found(x), truth(x), atol=1e-11)
 
