@@ -61,11 +61,6 @@ def sighted(  # noqa: PLR0913 - what all sightings share
     Args:
         kernel: As it was read.
         spacing: Usual way from one breakpoint of a line to the next.
-        drawn: Inputs.
-        ask: Answers questions.
-        picture: How inputs lie in rows and columns.
-        noise: How exact answers are.
-        rng: Chooses windows.
 
     Queries: `13 WINDOWS` at most
     """

@@ -67,10 +67,8 @@ def padding_of(
     last pixel's every window that ends there.
 
     Args:
-        kernels: Those found.
         grid: Where their windows lie.
         corners: Lines through the first pixel, and through the last.
-        shape: (channels, height, width) of the picture.
     """
     ends: list[int] = []
     for which, lines in enumerate(corners):

@@ -42,10 +42,6 @@ def traced(  # noqa: PLR0913 - what all sightings share
         kernel: As it was read.
         seen: The line that it was read on.
         index: Which breakpoint.
-        ask: Answers questions.
-        picture: How inputs lie in rows and columns.
-        noise: How exact answers are.
-        rng: Draws moves.
 
     Returns:
         The kernel, or None where its hyperplane was lost.

@@ -62,8 +62,6 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
 
     Args:
         network: ReLU layers, the last one affine.
-        error: How far a network is from what was asked.
-        fine: A distance that rounding explains.
 
     Returns:
         Leaky ReLU in the last hidden layer, with one slope or one per neuron, or ReLU; the network itself where the

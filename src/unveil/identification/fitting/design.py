@@ -29,11 +29,8 @@ def finish(
     """All weights of a nearly right network to the last digits; those behind the first layer where that is large.
 
     Args:
-        asked: What was asked before.
         network: Nearly right.
-        size: Length of a typical input.
         pool: Where its answers should be right.
-        rng: Draws among points that tell the same.
 
     Queries: at most 90 where all parameters move, about 3 per parameter behind a large first layer.
     """
@@ -92,7 +89,6 @@ def telling(
     Args:
         known: What the answers known are sums of.
         pool: The same for the points to choose from.
-        count: How many at most.
         enough: It stops where every answer of the pool follows from the others to within this many times their errors.
     """
     scale = np.maximum(np.linalg.norm(known, axis=0), 1e-12 * np.linalg.norm(known))
@@ -140,7 +136,6 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
 
     Args:
         G: What they are sums of, in units in which what is known is known equally well.
-        count: How many at most.
         enough: It stops where every answer follows from the others to within this many times their errors.
     """
     G = G.copy()
@@ -199,10 +194,7 @@ def fitted(
 
     Args:
         network: So nearly right that all signs are.
-        x: Where the oracle was asked.
-        y: What it answered.
         first: The first layer that moves.
-        steps: Steps at most.
 
     Returns:
         The best network met.

@@ -23,8 +23,6 @@ def ending_of_most(
     Args:
         unsigned: The last hidden layer, and those before.
         solution: Of the fit that explains answers by it.
-        asked: Questions and answers.
-        size: Length of a typical input.
         rough: Relative to the largest answer.
     """
     x, y = asked.all()

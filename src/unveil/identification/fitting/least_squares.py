@@ -77,10 +77,8 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     Args:
         networks: Where to start; depth, widths and activations are the same for all, and stay.
         x: Where the oracle was asked. Twice as many answers as parameters is enough.
-        y: What it answered.
         noise: Standard deviation of the answers' errors, absolute: the fit ends when `rms` reaches it (twice the
             rounding of float64 at least).
-        steps: Steps at most.
         free: Layers whose parameters move; default all.
         patience: Steps without a gain of one part in a hundred before the fit is called ended.
         until: All end where one of them has come so near.

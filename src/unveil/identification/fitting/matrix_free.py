@@ -75,10 +75,8 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     Args:
         network: Where to start: ReLU layers, the last one affine, most neurons within a few hundredths of the truth.
         x: Where the oracle was asked; half as many answers again as parameters at least.
-        y: What it answered.
         noise: Deviation of the answers' errors, absolute; it stops there.
         first: The first layer that moves.
-        steps: Steps at most.
         counts: What the error of each answer is multiplied by.
 
     Returns:
@@ -121,8 +119,6 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
 
     Args:
         network: Where to start: any activations.
-        x: Where the oracle was asked.
-        y: What it answered.
         noise: Deviation of the answers' errors, absolute; it stops there.
         steps: Steps tried at most.
         most: Conjugate gradients per step at most.

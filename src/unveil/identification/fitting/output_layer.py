@@ -126,7 +126,6 @@ def weighted_output(
 
     Args:
         F: What is summed, and one.
-        y: Answers.
         counts: See `Rounding.counts`.
     """
     if isinstance(counts, float):
@@ -153,11 +152,8 @@ def output_layer(
     """The rest of a network whose last hidden layer is `layer`, and its largest error on what was asked.
 
     Args:
-        asked: Questions and answers.
-        layers: Those before.
         layer: The last hidden one, sides settled.
         over: Slopes that no neuron explains, folded in as neurons that are always active; None: there are none.
-        size: Length of a typical input.
     """
     x, y = asked.all()
     h, weight = after(layers, x), in_proportion(x, size)
@@ -189,7 +185,6 @@ def agreement(
 
     Args:
         F: What they are sums of.
-        y: The answers.
         fine: Where least squares leave no larger error than this they are the answer: all points obey one law.
 
     Returns:

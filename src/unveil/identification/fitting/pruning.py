@@ -42,9 +42,6 @@ def without_surplus(
 
     Args:
         fit: A fit to these answers.
-        x: Where the oracle was asked.
-        y: What it answered.
-        noise: Standard deviation of the answers' errors, absolute.
         weight: What each answer counts for, as in the fit.
 
     Returns:
@@ -71,7 +68,6 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
 
     Args:
         network: A fit to answers.
-        x: Where the oracle was asked.
         sigma: Standard deviations of its answers there.
 
     Returns:
@@ -154,8 +150,6 @@ def without_silent(network: Network, error: Callable[[Network], float], fine: fl
 
     Args:
         network: ReLU layers, the last one affine.
-        error: How far a network is from what was asked.
-        fine: A distance that rounding explains.
 
     Returns:
         The smaller network, if it is as near to what was asked; otherwise the network itself.
@@ -184,9 +178,6 @@ def without_twins(
 
     Args:
         network: ReLU layers, the last one affine.
-        x: Where was asked.
-        error: How far a network is from what was asked.
-        fine: A distance that rounding explains.
         settled: All weights of the smaller network to the last digits, where the two were known less well than that.
 
     Returns:
@@ -249,12 +240,8 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
 
     Args:
         network: ReLU layers, the last one affine.
-        x: Where was asked.
-        y: The answers.
         weight: Of each in a fit.
-        error: How far a network is from what was asked.
         settled: All weights of a nearly right network to the last digits.
-        fine: A distance that rounding explains.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu" or not len(x):
         return network

@@ -66,9 +66,6 @@ def trimmed_rms(
     """Root mean square of what a network leaves of answers, but for the worst `strays` of them.
 
     Args:
-        network: Explains them.
-        x: Where was asked.
-        y: What was answered.
         counts: What each error is multiplied by: less where answers are less precise.
         strays: Share of the answers that are left out.
 

@@ -46,8 +46,6 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
 
     Args:
         network: Explains the answers nearly to their noise.
-        x: Where was asked.
-        y: What was answered.
         floor: Deviation of the answers' errors, absolute.
         fit: A few steps of least squares on these answers.
         as_well: By what factor errors may grow.
@@ -94,7 +92,6 @@ def all_needed(
     Args:
         network: Explains the answers.
         x: Where was asked: several times as many as there are neurons in a layer and inputs to it.
-        y: What was answered.
         counts: As of `slimmed`.
 
     Queries: `0`; the answers are given.

@@ -41,10 +41,6 @@ def free_network(  # noqa: PLR0913 - what is given and what is free of a network
         read: Layers known whole, first to last.
         rows: Rows and biases of some neurons of the next layer; None: none.
         widths: Neurons of the hidden layers behind `read`; those of `rows` count among the first of them.
-        x: Inputs.
-        m: Outputs.
-        rng: Draws weights.
-        activation: Of the layers that are drawn.
     """
     layers, h = list(read), x
     for layer in read:
@@ -90,10 +86,7 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
     """Stochastic gradients on the layers from `first` on.
 
     Args:
-        network: Where to start.
-        x: Where was asked.
         y: What was answered; with `classes` one number per class, 1 for the label and 0 for the others.
-        rng: Draws the batches.
         first: The first layer that moves.
         steps: Batches; None: as many as seems worth it.
         classes: Whether the network's outputs are scores whose softmax should be `y`.

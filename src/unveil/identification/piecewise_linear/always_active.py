@@ -27,10 +27,6 @@ def with_switches(
 
     Args:
         network: Right where it was asked; ReLU layers, two hidden ones at least, the last one affine.
-        ask: Answers questions.
-        x: Where was asked.
-        size: Length of a typical input.
-        rng: Draws what lies beside.
 
     Returns:
         The network, and how many biases are open still; two opposite rows that carry what one neuron adds become that

@@ -55,7 +55,6 @@ def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
     layer is, where all neurons before it are active, and the last state is not `over`.
 
     Args:
-        setup: What all steps share.
         state: A layer read, signs settled, with answers that do not end behind it.
 
     Yields:

@@ -50,11 +50,6 @@ class Confirmed:
 def confirm(probe: Probe, frame: Frame, planes: Hyperplanes) -> Confirmed:
     """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
 
-    Args:
-        probe: Asks.
-        frame: The inputs.
-        planes: The hyperplanes.
-
     Returns:
         The share of places at which each was met. Those that do not cross the legal box have no places.
 
@@ -126,10 +121,7 @@ def on_hyperplanes(
     side, coordinates in random order are moved to the end of the box that leads to the other one until they do.
 
     Args:
-        frame: The inputs.
-        rows: Unit normals.
         bias: Offsets; each hyperplane has legal inputs on both sides.
-        rng: Draws them.
     """
     if frame.within is None:
         x = SPREAD * rng.standard_normal(rows.shape)

@@ -94,9 +94,7 @@ def measure_normals(
     """The critical points at these breakpoints of a line, with normals from the derivatives on either side.
 
     Args:
-        probe: Asks.
         layers: Read before; only directions in which they move are asked about.
-        line: The line.
         wanted: Its breakpoints that are none of these layers'.
 
     Returns:

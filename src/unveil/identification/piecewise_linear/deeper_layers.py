@@ -51,8 +51,6 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     """Search lines until everything asked is explained to within `setting.fine`, and fresh points too.
 
     Args:
-        setting: What all steps share.
-        state: Where to begin.
         most_lines: Lines for the first layer; `EFFORT` times as many are searched.
 
     Yields:

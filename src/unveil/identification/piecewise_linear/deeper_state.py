@@ -144,11 +144,9 @@ class Deeper:
         """Behind a first layer.
 
         Args:
-            frame: The inputs.
             layer: The first layer, signs settled.
             found: What lines showed while it was read.
             given: Neurons of the second layer read in another way.
-            stations: Derivatives measured then.
         """
         given = [replace(n, key=-1 - i) for i, n in enumerate(given)]
         # Each was followed across most of the layer before.

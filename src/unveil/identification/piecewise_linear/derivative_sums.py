@@ -69,8 +69,6 @@ def active_sums(
     """Which of these neurons make up the layer, and their rows and biases, signs settled.
 
     Args:
-        behind: The layers before.
-        stations: Derivatives.
         found: Neurons, signs unknown; those that no derivative calls for were met by mistake, or twice.
         least: Share of the derivatives that must be sums of the active ones.
 

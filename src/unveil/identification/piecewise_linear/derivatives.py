@@ -62,9 +62,6 @@ def derivatives(
     checks them together; where they have few digits steps are as long as they can be, and to both sides.
 
     Args:
-        probe: Asks.
-        frame: The coordinates.
-        x: Where.
         radius: How far, per point, random steps may be expected to stay in the region.
         value: The answers at x, if known.
 

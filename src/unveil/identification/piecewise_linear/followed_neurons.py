@@ -131,7 +131,6 @@ def follow(
     """Follow a hyperplane across those of the first layer.
 
     Args:
-        probe: Asks.
         layer: The first layer, rows of unit norm, sides open.
         x: A point on the hyperplane.
         normal: Its unit normal there.

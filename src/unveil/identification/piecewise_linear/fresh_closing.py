@@ -151,8 +151,6 @@ def fresh(
     """This many points and answers; those asked before serve again.
 
     Args:
-        setup: Asks.
-        state: Keeps them.
         count: Points at least.
         layer: Rows and biases of a layer; a first one is to have points on either side of each neuron.
         need: Points wanted there.
@@ -195,11 +193,8 @@ def on_rare_sides(
     """More points, so that each of these hyperplanes has as many on either side as are needed.
 
     Args:
-        rows: Unit normals.
-        bias: Offsets.
         x: Points that there are.
         need: Points wanted on each side.
-        rng: Picks those that are moved, and how far.
     """
     z = x @ rows.T + bias
     out = [x[:0]]

@@ -76,7 +76,6 @@ def refuting(
     Args:
         asked: Answers questions, and keeps these however many there are.
         network: What is held against them.
-        points: Draws them.
         fine: Errors allowed, in units of the largest answer.
         outside: Whether it should agree far out, too.
 

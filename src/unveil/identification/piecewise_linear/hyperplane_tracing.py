@@ -82,9 +82,7 @@ def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Fol
     follows.
 
     Args:
-        behind: What to go by.
         seen: Where it was seen.
-        rng: Draws places.
 
     Queries: about 20 for each of three to four places per weight.
     """

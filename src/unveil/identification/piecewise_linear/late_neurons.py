@@ -57,7 +57,6 @@ def late(
     layer switch: one of a deeper layer bends there.
 
     Args:
-        probe: Asks.
         layers: Read before, the first one whole.
         line: Where the breakpoint was met.
         which: Which of the line's.
@@ -92,7 +91,6 @@ def _completed(
     """The neuron with the weights that could be found, and the lines searched for them.
 
     Args:
-        probe: Asks.
         before: The layers before its own.
         neuron: As far as its first critical point tells.
         seen: This point.

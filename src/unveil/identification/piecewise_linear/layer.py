@@ -57,8 +57,6 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     must change nothing; where it does, the next line runs there, so that only the missing neurons bend it.
 
     Args:
-        probe: Asks.
-        frame: The coordinates of this layer.
         far: How far lines reach.
         most_lines: Lines after which what was found is returned.
         found: Something to go on from.
@@ -121,10 +119,7 @@ def _searched(
     """A random line, or one along columns that no row read so far sees; None where the region has no room for it.
 
     Args:
-        probe: Asks.
-        frame: The coordinates.
         far: How far it reaches.
-        found: What was read so far.
         beyond: The columns.
         where: Where answers are known to change along them; none where that is no matter.
     """

@@ -143,9 +143,7 @@ def candidates(
     that bring in few unknown ones, and agree, tell more of them.
 
     Args:
-        sightings: All of them.
         views: Those behind the layers.
-        layers: Read whole.
         before: What came out for the first `old` views.
         old: How many these were: what they could begin they have begun.
     """
@@ -267,8 +265,6 @@ def _agree(
     """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these.
 
     Args:
-        one: The candidate.
-        views: All critical points.
         which: Those asked about.
         left: What its weights leave of their equations.
         unknown: Values active at each that it has no weights for.

@@ -45,10 +45,6 @@ def crowded(found: LayerFound) -> bool:
 def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
     """Read on behind a first layer no wider than the input, signs settled, in the coordinates of what it sees.
 
-    Args:
-        setup: What all steps share.
-        state: The first layer read.
-
     Yields:
         What was read, after every layer; the last state is `over`.
 
@@ -152,7 +148,6 @@ def along_all(
 
     Args:
         probe: Asks, whole inputs.
-        directions: The few directions and the others.
         layer: Its rows along the few directions, and biases.
         many: What was read behind it.
         frame_lift: From what the neurons see to coordinates along the few directions.

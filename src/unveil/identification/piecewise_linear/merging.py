@@ -26,7 +26,6 @@ def merge(views: list[View], before: list[Neuron], old: int = 0) -> list[Neuron]
     """Neurons that explain these critical points, most points first; every point that could start one does.
 
     Args:
-        views: All critical points.
         before: What came out for the first of them.
         old: How many these were: what they could start among themselves they have started.
     """

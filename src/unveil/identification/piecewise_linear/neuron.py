@@ -139,10 +139,8 @@ def expected(
     """Where on a line these neurons must bend the answers: only where all they see is known.
 
     Args:
-        layers: What they see.
         error: Of the rows of these layers.
         neurons: Up to sign.
-        line: The line.
 
     Returns:
         Places, how far off they may be, and whose they are.

@@ -48,11 +48,7 @@ def normals(
     """The hyperplanes of one line's breakpoints that none of those found crosses there.
 
     Args:
-        probe: Asks.
-        frame: The coordinates.
-        line: The breakpoints.
         crossing: The hyperplane of `found` that each breakpoint belongs to, or -1.
-        found: What was read before.
 
     Returns:
         What was read, with the derivatives, and the hyperplanes; breakpoints whose normal would be too vague, or turns
@@ -119,7 +115,6 @@ def grouped(line: Line, wanted: Bool[np.ndarray, " B"], crossed: Bool[np.ndarray
     Only the group and hyperplanes known lie between the two pieces of a group.
 
     Args:
-        line: The breakpoints.
         wanted: Which are to be measured.
         crossed: Which are hyperplanes known.
         apart: Least singular value of the directions in which the outputs change in one group.

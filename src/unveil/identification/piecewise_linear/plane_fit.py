@@ -40,11 +40,9 @@ def read_planes(probe: Probe, frame: Frame, *, far: float, most_lines: int, foun
     one plane only as far as no neuron before it switches.
 
     Args:
-        probe: Asks.
         frame: The coordinates; free.
         far: How far lines reach.
         most_lines: Lines at most.
-        found: What was read before.
 
     Yields:
         What was found after every `LINES` lines.

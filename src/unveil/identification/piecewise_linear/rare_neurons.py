@@ -46,10 +46,6 @@ def with_rare(
 
     Args:
         layers: All hidden layers, as they were read; rows and biases.
-        x: Where answers are known.
-        y: These.
-        ask: For more.
-        rng: Draws where.
 
     Returns:
         The layers; the same list where nothing was put in.
@@ -95,12 +91,7 @@ def last_layer(
     before. These are never negative, so that as neurons of the layer itself they are such a part.
 
     Args:
-        before: The layers before.
         rows: Rows and biases of the neurons read, no more of them than neurons in the layer before.
-        x: Where answers are known.
-        y: These.
-        ask: For more.
-        rng: Draws where.
 
     Returns:
         None where an output layer behind them does not suit most answers.
@@ -146,7 +137,6 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
 
     Args:
         left: What is left of each answer.
-        y: The answers.
         most: Share of their deviation that is small.
     """
     off = np.abs(left).max(axis=1)

@@ -70,8 +70,6 @@ def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Itera
     """All layers, first to last.
 
     Args:
-        setup: What all steps share.
-        frame: The inputs.
         start: A line through them that was searched before.
 
     Yields:
@@ -222,10 +220,6 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
 
     Of `MANY` inputs free of a box, exact answers: along a few directions first, as many as a line shows neurons; if
     the first layer's weights along all others do not follow from there, along all.
-
-    Args:
-        setup: What all steps share.
-        frame: The inputs.
 
     Yields:
         What was read after every step.

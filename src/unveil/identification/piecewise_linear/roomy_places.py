@@ -31,7 +31,6 @@ def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Fl
     Args:
         layers: Before the neuron's, read whole; inputs are free.
         neuron: As far as it is known.
-        j: Which weight.
         size: Length of a typical input, per coordinate.
 
     Returns:
@@ -65,8 +64,6 @@ def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -
     """A point at which a neuron behind these layers sees the least.
 
     Args:
-        layers: Before it.
-        row: Its weights.
         reach: How far out the first layer's neurons may be, as their distance from the origin.
 
     Returns:

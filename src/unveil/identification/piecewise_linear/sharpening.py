@@ -39,9 +39,6 @@ def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool 
     """With the few rows that came out worst measured again, between close breakpoints.
 
     Args:
-        probe: Asks.
-        frame: The coordinates of the layer.
-        found: Its hyperplanes.
         few: The coordinates are few of the inputs', and other layers will be read through these rows.
 
     Queries: those of `sharpened` for one row in `SHARES`
@@ -64,11 +61,6 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
     the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
     normal that was met far away is met once more.
-
-    Args:
-        probe: Asks.
-        frame: The coordinates of the layer.
-        found: Its hyperplanes.
 
     Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where coordinates are no more than
         `MANY`, or rows met beside each other no small share of them
@@ -217,9 +209,6 @@ def _two_sides(probe: Probe, frame: Frame, met: _Crossing, along: Float[np.ndarr
     """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides.
 
     Args:
-        probe: Asks.
-        frame: The coordinates.
-        met: Where.
         along: The first column is the normal as it is known; None: all coordinates.
     """
     both = np.stack([met.at - met.step, met.at + met.step])

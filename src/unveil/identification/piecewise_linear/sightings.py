@@ -209,10 +209,7 @@ def by_place(
     """Rounding as it is at nearly all of these places, by second differences of answers close to each other.
 
     Args:
-        ask: Answers questions.
-        x: Places.
         noise: As it was measured at a few.
-        rng: Draws directions.
         less: By what factor too small is no matter, as for a search that looks for itself.
 
     Queries: `6 N`

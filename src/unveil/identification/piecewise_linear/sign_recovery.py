@@ -38,7 +38,6 @@ def by_vanishing(
     Args:
         rows: Normals, k <= d.
         z: What the neurons see at the P points (up to sign).
-        slope: Derivatives there.
 
     Returns:
         Sides, +1 where positive z is active, and for each the largest coefficient on its inactive side relative to
@@ -72,7 +71,6 @@ def by_share(
     Args:
         rows: Normals, k <= d.
         z: What the neurons see at the P points (up to sign).
-        slope: Derivatives there.
 
     Returns:
         Sides, +1 where positive z is active.
@@ -90,7 +88,6 @@ def by_fold(
     """Neurons on the wrong side, from the slopes that are left over: `w relu(z) = w relu(-z) + w z`.
 
     Args:
-        rows: Weights of the neurons.
         weight: How the answers change with each.
         over: Slopes that no neuron explains.
 

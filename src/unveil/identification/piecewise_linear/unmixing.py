@@ -25,7 +25,6 @@ def unmix(
     found from nearly right rows.
 
     Args:
-        frame: The coordinates of the layer.
         found: What was read of it, with where derivatives were measured.
         layer: Unit rows and biases, positive side active; no more rows than coordinates.
 

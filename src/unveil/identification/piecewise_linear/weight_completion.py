@@ -70,7 +70,6 @@ def places(
     """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
 
     Args:
-        layers: Read before.
         neurons: Of the next layer.
         base: Where the lines begin; looking at them costs no query.
         direction: Where they go.
@@ -110,7 +109,6 @@ def roomy_places(
     """Such places for weights that matter hardly anywhere, found by a search of their own.
 
     Args:
-        layers: Read before.
         neurons: Of the next layer.
         tried: How often each neuron's weight was looked for in vain.
         size: Length of a typical input, per coordinate.

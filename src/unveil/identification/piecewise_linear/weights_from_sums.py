@@ -35,10 +35,6 @@ def weights_from_sums(
     normals and of how that neuron's input moves: the ratio of both shares is the weight.
 
     Args:
-        sightings: Where to ask.
-        layers: Before this one.
-        found: Candidates.
-        side: Their sides.
         use: Which of them make up the layer.
 
     Queries: `d + 4` at `PLACES` places for each unknown weight

@@ -118,11 +118,6 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
     """The first layer that a fit moves, of a network read along few directions or one that begins wider than its input.
 
     None where no fit is worth its answers.
-
-    Args:
-        setup: What the reading is made along.
-        state: What was read.
-        network: As it was read.
     """
     if len(network.layers) < 3:
         return None
@@ -141,8 +136,6 @@ def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PROD
     """Whether answers for that are few beside what the first layer's weights along all other inputs take.
 
     Args:
-        setup: What the reading is made along.
-        state: What was read.
         unknowns: Numbers to be fitted.
         most: Products of an answer and such a number at most.
     """

@@ -55,7 +55,6 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     Args:
         network: Known along a few directions.
         again: Neurons that had better be active at the same places.
-        rng: Draws places.
 
     Returns:
         None if what the neurons see cannot be chosen freely along these directions.
@@ -104,7 +103,6 @@ def _tell(
         network: As it is known.
         z: Preactivations of the first layer at each place.
         active: Which of them are positive.
-        size: Norm of each row.
     """
     room = (np.abs(z) / size).min(axis=1)
     h, J = np.maximum(z, 0), None
@@ -153,7 +151,6 @@ def widen(
     Args:
         probe: Asks, whole inputs.
         network: On the coordinates of the few directions.
-        directions: The few directions and the others.
         where: Where to differentiate.
         again: Rows that are measured again along the few directions, too.
         seen: A point of each of their hyperplanes, in coordinates.

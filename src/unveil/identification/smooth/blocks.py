@@ -97,12 +97,9 @@ def look_through(
     """Find the rows of the second layer restricted to a block of first-layer neurons.
 
     Args:
-        oracle: To be asked.
         layer: The first layer, directions exact, scales and shifts roughly.
         members: The block; fewer than inputs, more than `rank`.
         rank: Neurons of the second layer; by the gap of the gradients if None.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws the signs of the neurons at rest and the directions of the search.
 
     Queries: `2 s p + 8 s + q (r^2 + r + 1)` for s members, with p and q patterns (at most s + 2 and r + 5).
     """

@@ -50,7 +50,6 @@ def breakpoint_directions(
 
     Args:
         oracle: Without a box.
-        rng: Draws the circles.
         count: How many there are; found if None, no more than inputs.
 
     Queries: about `200 + j (30 + n)` for each circle with j jumps.
@@ -96,7 +95,6 @@ def jumps(
 
     Args:
         oracle: Without a box.
-        rng: Draws the half circle, and the direction of the slopes that are compared.
         frame: Two orthonormal vectors, the arc from the first towards the second; drawn if None.
         end: Angle at which it ends.
     """

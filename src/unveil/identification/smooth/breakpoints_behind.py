@@ -75,10 +75,7 @@ def layers_behind(
     Args:
         oracle: Without a box.
         known: Layers of softplus or GELU.
-        c: Coordinates.
         g: Slopes of the answers by them, which tell the neurons' signs.
-        activation: Of the next layer.
-        rng: Draws rays.
 
     Queries: those of `breakpoint_directions` for each of at most 30 arcs, and about 150 for each neuron and place.
     """

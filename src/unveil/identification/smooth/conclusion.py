@@ -179,9 +179,7 @@ def repeated(
     Args:
         once: One attempt.
         attempts: At most so many.
-        oracle: To be asked.
         method: What the identification says it was.
-        rng: Draws everything.
 
     Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """

@@ -198,12 +198,9 @@ def first_directions(
     come close to multiples of a single `a_i a_i^T`, while entangled weights die out. Candidates from every radius vote.
 
     Args:
-        oracle: To be asked.
         basis: Orthonormal, of the directions that matter.
         count: Neurons of the first layer.
         rank: Neurons of the second layer, about.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws points and starts.
     """
     r = len(basis)
     vectors, scores, radii = [], [], []

@@ -197,7 +197,6 @@ def waves_on_a_line(
         oracle: To be asked, on an unbounded domain.
         basis: Orthonormal rows of the space in which the answers vary.
         frequency: Of the answers along a direction, typically.
-        rng: Draws the line.
 
     Queries: `2048 (r + 1)`
     """
@@ -236,10 +235,6 @@ def waves_on_a_line(
 
 def agreed(lines: list[Waves], length: float) -> Waves:
     """The waves of several lines: the same frequency, up to sign, with the same amplitude is one wave.
-
-    Args:
-        lines: Each line's own.
-        length: Of a typical row.
 
     Returns:
         Waves in little doubt or seen on two lines, the strongest first.

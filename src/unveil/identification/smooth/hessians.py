@@ -15,9 +15,7 @@ def gradient_span(
     """Orthonormal basis of the span of the gradients, and all their singular values.
 
     Args:
-        oracle: To be asked.
         points: Where; at least as many as the span has dimensions, divided by the outputs.
-        noise: Standard deviation of the answers' errors.
         rank: Dimension of the span; by the gap if None.
 
     Returns:

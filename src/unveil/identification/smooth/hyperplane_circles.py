@@ -50,8 +50,6 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
 
     Args:
         oracle: Without a box: a box bounds the radius.
-        rng: Draws the rays.
-        noise: Standard deviation of the answers' errors.
 
     Queries: at most `64 * 9`
     """
@@ -95,10 +93,7 @@ def hyperplanes(
     A step that lies on a hyperplane found before confirms it and costs no gradient.
 
     Args:
-        oracle: To be asked.
         radius: Of the circles, see `saturation_radius`.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws the circles.
         drift: How much saturated answers still move, see `saturation_radius`.
         count: How many hyperplanes there are; found if None.
 

@@ -53,12 +53,8 @@ def inner_network(  # noqa: PLR0913 - answers and what is known of the network
     """Find a network from coordinates to answers.
 
     Args:
-        c: Coordinates.
-        y: Answers.
         activations: Of its hidden layers, the last for all further ones.
         widths: Of its hidden layers, the first as many as coordinates; one, two and three layers are tried if None.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws the starts.
         thorough: Whether to try many starts, and three hidden layers.
     """
     r, starts = c.shape[1], _STARTS if thorough else _FEW

@@ -81,11 +81,6 @@ class Peeled:
     ) -> tuple[Float[np.ndarray, "T r"], Float[np.ndarray, "T r m"]]:
         """The coordinates at these inputs, and the derivatives of the answers by them.
 
-        Args:
-            oracle: To be asked.
-            x: Inputs.
-            noise: Standard deviation of the answers' errors.
-
         Queries: `6 T r`
         """
         r = len(self.spans[-1])

@@ -79,7 +79,6 @@ def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise
     """Derivatives of the answers by the first layer's preactivations, as they are known so far.
 
     Args:
-        oracle: To be asked.
         layer: Of no more neurons than inputs.
         z: Preactivations at which to ask.
         noise: Standard deviation of the answers' errors, in units of their spread.
@@ -120,9 +119,7 @@ def meet_condition(
 
     Args:
         told: Slopes by the preactivations as known so far.
-        activation: Of the layer.
         rank: Width of the next layer; found if None.
-        rng: Draws starting values.
         thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
     """
     k, free, unit = told.k, np.eye(told.k, dtype=bool), _unit(activation)
@@ -165,7 +162,6 @@ def chained(told: Slopes, activation: Activation) -> list[Condition | None]:
 
     Args:
         told: Slopes by the preactivations as known so far.
-        activation: Of the layer.
     """
     start, out = Layer(np.eye(told.k), np.zeros(told.k), activation), list[Condition | None]()
     for rank in range(1, told.k):
@@ -188,7 +184,6 @@ def meet_freely(
         starts: Layers that may be nearly right.
         ranks: Of the next layer, from below.
         met: The condition counts as met where singular values fall by this factor behind the rank.
-        rng: Draws weights anew for neurons that turn out wrong.
     """
     c, k, free = told.c, told.k, np.ones((told.k, told.k), dtype=bool)
 
@@ -327,11 +322,9 @@ def _refined(
     """Least squares for what lies behind the rank, the span itself projected out.
 
     Args:
-        told: Slopes.
         start: The layer to begin with.
         rank: The next layer's width.
         free: Which of the weights move; all shifts do.
-        steps: Evaluations at most.
     """
     k, outputs = told.k, told.g.shape[2]
     every = np.concatenate([start.dense().ravel(), start.bias])

@@ -73,7 +73,6 @@ def subspace_power(
 
     Args:
         space: Orthonormal basis of W.
-        rng: Draws the starts.
         starts: Default `8 k + 32`.
         iterations: At most, per start.
 
@@ -109,7 +108,6 @@ def rank_one_elements(
 
     Args:
         space: Orthonormal basis of W.
-        rng: Draws the starts.
         count: How many there should be; default the dimension of W.
         rounds: Of `count + 16` starts each, at most.
 
@@ -140,7 +138,6 @@ def joint_directions(
     Args:
         matrices: Symmetric, with different coefficients.
         count: How many vectors there are.
-        rng: Draws the starts.
     """
     r = matrices.shape[1]
     space, _ = matrix_space(matrices, min(count, r * (r + 1) // 2))

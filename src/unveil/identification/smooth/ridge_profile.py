@@ -26,8 +26,6 @@ def profiles(
     """Answers along each normal, through a point of the hyperplane at which all other neurons are at rest.
 
     Args:
-        oracle: To be asked.
-        planes: The hyperplanes.
         bases: For each of them a point of its perpendicular space at which all other neurons are at rest.
 
     Returns:
@@ -50,8 +48,6 @@ def anchored(oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"
     """The same hyperplanes, their offsets found again near the origin, where the error of a direction matters less.
 
     Args:
-        oracle: To be asked.
-        planes: The hyperplanes.
         bases: As for `profiles`.
 
     Queries: `33 k`, and about 10 for each neuron to follow the jump.
@@ -91,14 +87,10 @@ def sharpen(  # noqa: PLR0913 - where, along what, how finely
     fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
 
     Args:
-        oracle: To be asked.
-        planes: The hyperplanes.
         scales: Of the neurons, from `fit_profile`.
         shifts: Likewise.
-        activation: The first layer's.
         bases: As for `profiles`.
         errors: Of the answers there, standard deviation.
-        rng: Draws the points.
 
     Returns:
         Weights (rows) and shifts.
@@ -177,11 +169,8 @@ def fit_profile(
 
     Args:
         position: Along the normal.
-        answer: The answers there.
-        activation: The first layer's.
         centre: Where the neuron switches, about.
         width: Over which length, about.
-        noise: Standard deviation of the answers' errors.
     """
     s = (position - centre) / width
     target = answer - answer.mean(axis=0)

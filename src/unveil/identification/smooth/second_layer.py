@@ -25,11 +25,8 @@ def cover(
     """Look through blocks until every first-layer neuron has been in one, and glue what they show.
 
     Args:
-        oracle: To be asked.
         layer: The first layer, directions exact, scales and shifts roughly.
         rank: Neurons of the second layer; found in the first block if None.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws the blocks.
 
     Returns:
         The first layer with its shifts corrected, the second layer's directions (unit rows), and the blocks.
@@ -139,11 +136,7 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
     Args:
         layer: The first layer, roughly.
         x: Ordinary points, where neurons are active.
-        answers: There.
-        activation: Of the second layer.
         rank: Neurons of the second layer; None: as few as explain the answers, at most eight.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws the starts.
         starts: Per number of neurons.
     """
     y, best = layer(x), None
@@ -179,11 +172,8 @@ def fit_outer(
     activation that fits the polynomial best, then all are polished together, directions included.
 
     Args:
-        directions: Unit rows.
         y: Inputs of the layer.
         answers: Of the whole network.
-        activation: Of the neurons.
-        noise: Standard deviation of the answers' errors.
         steps: Of the last least squares, at most.
 
     Returns:

@@ -40,11 +40,8 @@ def fit_shape(
 
     Args:
         t: Where the curve is known.
-        curve: Its values.
         columns: Of a preactivation: the activation and whatever else the curve may be made of.
-        starts: Scales and shifts to begin with.
         most: Scales and shifts that are larger do not count.
-        steps: Evaluations at most.
     """
 
     def remainder(p: Float[np.ndarray, " 2"]) -> Float[np.ndarray, " r"]:

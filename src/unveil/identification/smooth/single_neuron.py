@@ -47,10 +47,8 @@ def fit_alone(
 
     Args:
         x: Points around a place at which all other neurons are at rest.
-        answers: There.
         weights: Roughly.
         shift: Roughly.
-        activation: The neuron's.
         degree: Of the polynomial, which stands for everything behind the neuron; an invertible map of the activation's
             range hides in it, so that scale and shift are not better than it is low.
     """

@@ -75,7 +75,6 @@ def widened(
         known: What was read.
         extra: Free neurons per layer.
         x: Inputs, through which their hyperplanes pass.
-        rng: Draws them.
     """
     layers: list[Layer] = []
     h, added = x, 0
@@ -94,10 +93,8 @@ def with_free(network: Network, extra: int, x: Float[np.ndarray, "N n"], rng: np
     """The same function, with free neurons in every hidden layer that send nothing on yet.
 
     Args:
-        network: To begin with.
         extra: Free neurons per layer.
         x: Inputs, through which their hyperplanes pass.
-        rng: Draws them.
     """
     layers, _ = widened(Known(network.layers[:-1]), extra, x, rng)
     last = network.layers[-1]

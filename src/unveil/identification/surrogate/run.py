@@ -85,7 +85,6 @@ def errors(told: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> dict[
 
     Args:
         told: What the network says.
-        y: What the model answers.
     """
     spread = float((y - y.mean(axis=0)).std()) or 1.0
     off = np.abs(told - y).max(axis=1) / spread

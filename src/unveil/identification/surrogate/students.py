@@ -119,9 +119,7 @@ def fitted(
 
     Args:
         student: Where to start.
-        told: The answers.
         noise: Deviation of the answers' errors, absolute.
-        rng: Draws the others.
         first: The first layer that moves.
         brief: Fewer steps, solved less well, of a network that is right already or not worth more.
 
@@ -153,10 +151,7 @@ def questions(
     """Legal points to ask next: half as they come, half where the networks disagree most of many.
 
     Args:
-        oracle: What is asked.
         networks: Students; of a single one all points are as they come.
-        count: How many.
-        rng: Draws them.
         examples: Inputs of the model's use; half of all candidates lie about them and between them.
 
     Queries: `0`

@@ -71,7 +71,6 @@ class Surrogate(Wanted, Method):
         """A surrogate that begins with what another method has read.
 
         Args:
-            found: What it returned.
             options: Other attributes.
         """
         return cls(known=Known.of(found), **options)
