@@ -8,7 +8,7 @@ import pytest
 from tests.test_identify import random_network, worst
 from unveil import BadInput, Frequencies, as_oracle, identify
 from unveil.identification.fitting.least_squares import polish
-from unveil.identification.fitting.pruning import without_surplus
+from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.methods import method_named
 from unveil.identification.smooth.frequencies import (
     SAMPLES,

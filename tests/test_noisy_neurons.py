@@ -8,7 +8,7 @@ import pytest
 from tests.test_identify import random_network, worst
 from unveil import as_oracle
 from unveil.identification.fitting.least_squares import Polished, polish
-from unveil.identification.fitting.pruning import REDUNDANT, without_surplus
+from unveil.identification.fitting.slimming import REDUNDANT, without_surplus
 from unveil.identification.identify import identify
 from unveil.identification.smooth.single_neuron import fit_alone
 from unveil.outcome import Outcome

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.whitebox.network import Layer, Network
 
-REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
-UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 # Chi squared, per parameter of its own, that a neuron without effect explains of noise (known to a factor of two).
 _CHANCE = 4.0
 # Unit rows, biases included, that differ less are one neuron's; it may leave so many times what both left.
@@ -26,41 +23,6 @@ ROUGHLY = 1e-5
 # A neuron that sends on less than this share of what the most heard one of its layer does sends nothing.
 SILENT = 1e-12
 _TRIES = 4  # neurons taken out on trial, those that are missed least
-
-
-def without_surplus(
-    fit: Polished,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    noise: float,
-    weight: Float[np.ndarray, "N m"] | float = 1.0,
-) -> Polished:
-    """Take out hidden neurons as long as the rest explains the answers as well.
-
-    Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
-    determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
-
-    Args:
-        fit: A fit to these answers.
-        weight: What each answer counts for, as in the fit.
-
-    Returns:
-        The fit of the smallest network met whose `rms` is not larger, up to a fifth, or below noise and rounding.
-    """
-    size = float(np.abs(y).max())
-    if fit.rms > max(5 * noise, 1e-9 * size):
-        return fit
-    enough = max(1.2 * fit.rms, noise, 4 * float(np.finfo(np.float64).eps) * size)
-    while fit.condition >= REDUNDANT or fit.uncertainty > UNCERTAIN:
-        trials = sorted(_smaller(fit.network, x, y), key=lambda trial: trial[0])[:_TRIES]
-        for _, trial in trials:
-            smaller = polish(trial, x, y, noise=0.3 * noise, steps=60, weight=weight)
-            if smaller.rms <= enough:
-                fit = smaller
-                break
-        else:
-            return fit
-    return fit
 
 
 def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.ndarray, "N m"]) -> Network:
@@ -85,28 +47,10 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
     return network
 
 
-def _smaller(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> list[tuple[float, Network]]:
-    """All networks with one hidden neuron less, output weights fitted anew, each with its sum of squares."""
-    found = []
-    inside = x
-    for depth, layer in enumerate(network.layers[:-1]):
-        inside = layer.activation.value(layer.affine(inside))
-        for neuron in range(len(layer.bias)) if len(layer.bias) > 1 else ():
-            trial = _without(network, depth, neuron, float(inside[:, neuron].mean()))
-            hidden = Network(trial.layers[:-1])(x)
-            design = np.concatenate([hidden, np.ones((len(x), 1))], axis=1)
-            outer = np.linalg.lstsq(design, y, rcond=1e-10)[0]
-            last = Layer(outer[:-1].T, outer[-1], trial.layers[-1].activation)
-            found.append((float(((design @ outer - y) ** 2).sum()), Network((*trial.layers[:-1], last))))
-    return found
-
-
 def _without(network: Network, depth: int, neuron: int, level: float) -> Network:
     """The network without a neuron of layer `depth`, its mean output added to the next biases."""
     layers = list(network.layers)
     here, after = layers[depth], layers[depth + 1]
-    if here.activation.name == "sin":
-        layers[depth] = Layer(here.weights, _one_phase(here, after.weights, neuron), here.activation)
     layers[depth + 1] = Layer(after.weights, after.bias + level * after.weights[:, neuron], after.activation)
     return with_only(Network(tuple(layers)), depth, np.arange(here.neurons) != neuron)
 
@@ -127,22 +71,6 @@ def with_only(
     layers[depth] = Layer(here.dense()[keep], here.bias[keep], here.activation)
     layers[depth + 1] = Layer(behind.dense()[:, keep], behind.bias, behind.activation) if after is None else after
     return Network(tuple(layers), network.shape, network.softmax)
-
-
-def _one_phase(layer: Layer, onwards: np.ndarray, neuron: int) -> np.ndarray:
-    """The layer's shifts, that of another sine of the same weights changed so that it can stand for both."""
-    row, shifts = layer.weights[neuron], layer.bias.copy()
-    signs = np.where(layer.weights @ row < 0, -1.0, 1.0)
-    apart = np.linalg.norm(signs[:, None] * layer.weights - row, axis=1)
-    apart[neuron] = np.inf
-    twin = int(apart.argmin())
-    if apart[twin] <= 1e-4 * np.linalg.norm(row):
-        # sin(t - s) = sin(s - t + pi): both as waves in the twin's own direction, at the output that feels them most.
-        mine = shifts[neuron] if signs[twin] > 0 else np.pi - shifts[neuron]
-        output = np.abs(onwards[:, [neuron, twin]]).sum(axis=1).argmax()
-        both = onwards[output, neuron] * np.exp(1j * mine) + onwards[output, twin] * np.exp(1j * shifts[twin])
-        shifts[twin] = np.angle(both)
-    return np.asarray(shifts)
 
 
 def without_silent(network: Network, error: Callable[[Network], float], fine: float) -> Network:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.pruning import with_only
 from unveil.whitebox.network import Layer, Network
 
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
 # many times their noise.
-AS_WELL, SLACK = 1.5, 10.0
+AS_WELL, JUST_AS_WELL, SLACK = 1.5, 1.2, 10.0
 # Rounds of fitting after some were taken out, as long as each gains; neurons tried one by one before it ends, those
 # that are missed least.
 ROUNDS, TRIES = 6, 6
@@ -24,6 +25,9 @@ POINTS, SMALL = 512, 1e-13
 # A neuron is needed if what it alone does is so many times the error left; and if not nearly all of it can be done by
 # others: a part in so many (squared) must be its own.
 NEEDED, ALONE = 10.0, 1e6
+
+REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
+UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 
 Fit = Callable[[Network], Network]
 Counts = Float[np.ndarray, "N m"] | float
@@ -79,6 +83,41 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
             count = max(1, count // 4)
         else:
             needed |= {(depth, int(stay[depth][neuron])) for depth, neuron in gone}
+
+
+def without_surplus(
+    fit: Polished,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    noise: float,
+    weight: Counts = 1.0,
+) -> Polished:
+    """Take out hidden neurons as long as the rest explains the answers as well.
+
+    Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
+    determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
+
+    Args:
+        fit: A fit to these answers.
+        noise: Standard deviation of the answers' errors, absolute.
+        weight: What each answer counts for, as in the fit.
+
+    Returns:
+        The fit of the smallest network met whose `rms` is not larger, up to a fifth, or below noise and rounding.
+    """
+    size = float(np.abs(y).max())
+    sure = fit.condition < REDUNDANT and fit.uncertainty <= UNCERTAIN
+    if sure or fit.rms > max(5 * noise, 1e-9 * size):
+        return fit
+
+    def again(network: Network) -> Network:
+        return polish(network, x, y, noise=0.3 * noise, steps=60, weight=weight).network
+
+    floor = max(noise, 4 * float(np.finfo(np.float64).eps) * size)
+    smaller = slimmed(fit.network, x, y, floor / SLACK, again, JUST_AS_WELL, weight)
+    if smaller.widths == fit.network.widths:
+        return fit
+    return polish(smaller, x, y, noise=0.3 * noise, steps=60, weight=weight)
 
 
 def all_needed(

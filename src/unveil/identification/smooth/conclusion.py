@@ -13,7 +13,7 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
-from unveil.identification.fitting.pruning import REDUNDANT, UNCERTAIN, without_surplus
+from unveil.identification.fitting.slimming import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network

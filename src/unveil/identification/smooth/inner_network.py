@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
-from unveil.identification.fitting.pruning import without_surplus
+from unveil.identification.fitting.slimming import without_surplus
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
-from unveil.identification.fitting.pruning import without_surplus
+from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, looks_rectified

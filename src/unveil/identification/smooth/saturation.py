@@ -11,7 +11,7 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish
-from unveil.identification.fitting.pruning import REDUNDANT
+from unveil.identification.fitting.slimming import REDUNDANT
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import (
