@@ -10,7 +10,7 @@ from scipy import special
 
 from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import CHANCE, NEAR, Kernel, Matched
+from unveil.identification.convolution.kernel import CHANCE, NEAR, Kernel, Matched, met_alone
 from unveil.identification.convolution.refinement import WIDTHS
 from unveil.identification.picture import Picture
 
@@ -84,7 +84,7 @@ def sighted(  # noqa: PLR0913 - what all sightings share
         equations.append(equation)
         moved.append(picture.unit((int(c), int(row + i), int(column + j))))
     if not every:
-        return Sighted(_matched(corner, np.zeros((0, len(theta))), np.zeros(0)), 0, 1.0)
+        return Sighted(met_alone(np.zeros((0, len(theta))), np.zeros(0), corner[:0]), 0, 1.0)
     system = np.array(equations)
     off = np.sqrt(system**2 @ doubt**2) / abs(theta[tap])
     half = np.maximum(SHORT * spacing, LEAST * off)
@@ -94,7 +94,7 @@ def sighted(  # noqa: PLR0913 - what all sightings share
     system[met, tap] += seen.t[met] * half[met]
     errors = WIDTHS * abs(theta[tap]) * np.maximum(seen.width[met] * half[met], 1e-15)
     share = float(np.mean(reach[seen.found] / half[seen.found])) if seen.found.any() else 1.0
-    return Sighted(_matched(corner[met], system[met], errors), int(seen.found.sum()), share)
+    return Sighted(met_alone(system[met], errors, corner[met]), int(seen.found.sum()), share)
 
 
 def _beside(kernel: Kernel, picture: Picture, rng: np.random.Generator) -> np.ndarray:
@@ -106,10 +106,3 @@ def _beside(kernel: Kernel, picture: Picture, rng: np.random.Generator) -> np.nd
     columns = [(i, k) for k in range(max(0, j - FURTHEST), min(width - b, j + FURTHEST) + 1) if k != j]
     both = np.array([*rows, *columns], dtype=int).reshape(-1, 2)
     return both[rng.permutation(len(both))[:WINDOWS]]
-
-
-def _matched(corner: np.ndarray, equations: np.ndarray, errors: np.ndarray) -> Matched:
-    """Sightings that belong to no line of the search."""
-    return Matched(
-        np.full(len(errors), -1), np.full(len(errors), -1), corner, equations, errors, len(errors), 0.0
-    )  # fmt: skip

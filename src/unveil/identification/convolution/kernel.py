@@ -150,6 +150,15 @@ class Matched:
         return others >= 1 and bool(special.pdtrc(others - 1, max(self.chance, 1e-300)) < CHANCE)
 
 
+def met_alone(
+    equations: Float[np.ndarray, "M k"], error: Float[np.ndarray, " M"], corner: Int[np.ndarray, "M 2"] | None = None
+) -> Matched:
+    """Breakpoints of short lines, which belong to no line of the search."""
+    none = np.full(len(error), -1)
+    corner = np.zeros((len(error), 2), dtype=int) if corner is None else corner
+    return Matched(none, none, corner, equations, error, len(error), 0.0)
+
+
 def joined(one: Matched, other: Matched) -> Matched:
     """The breakpoints of both."""
     parts = {

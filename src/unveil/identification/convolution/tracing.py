@@ -6,7 +6,7 @@ import numpy as np
 
 from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import CLEAR, Kernel, Matched, PixelLine, cut
+from unveil.identification.convolution.kernel import CLEAR, Kernel, Matched, PixelLine, cut, met_alone
 from unveil.identification.convolution.refinement import WIDTHS, refined
 from unveil.identification.picture import Picture
 
@@ -95,7 +95,7 @@ def traced(  # noqa: PLR0913 - what all sightings share
 
 def _scattered(kernel: Kernel, first: Kernel, kept: Matched) -> Kernel:
     """The kernel with the errors that two halves of its equations show, where they differ by more than theirs."""
-    half = [refined(first, _matched(kept.equations[k::2], kept.error[k::2])) for k in (0, 1)]
+    half = [refined(first, met_alone(kept.equations[k::2], kept.error[k::2])) for k in (0, 1)]
     off = half[0].weights - half[1].weights
     said = np.sqrt(half[0].error ** 2 + half[1].error ** 2)
     # Together: the weight of the line itself is one by definition, and has no error of its own.
@@ -119,13 +119,8 @@ def _consistent(kernel: Kernel, equations: np.ndarray, errors: np.ndarray) -> Ma
     """The equations that agree with most others: a short line may have met another neuron."""
     keep = np.ones(len(errors), dtype=bool)
     for _ in range(3):
-        part = _matched(equations[keep], errors[keep])
+        part = met_alone(equations[keep], errors[keep])
         fit = refined(kernel, part)
         off = np.abs(equations @ np.append(fit.weights.ravel(), fit.bias)) / errors
         keep = off <= 4 * max(1.0, float(np.median(off[keep])) * 1.5)
-    return _matched(equations[keep], errors[keep])
-
-
-def _matched(equations: np.ndarray, errors: np.ndarray) -> Matched:
-    none = np.zeros(len(errors), dtype=int)
-    return Matched(none, none, np.zeros((len(errors), 2), dtype=int), equations, errors, len(errors), 0.0)
+    return met_alone(equations[keep], errors[keep])

@@ -95,9 +95,8 @@ def _bends(probe: Probe, frame: Frame, x: np.ndarray, planes: Hyperplanes) -> tu
         bent = np.zeros(len(x), dtype=bool)
         centre = x + (middle * half)[:, None] * planes.rows
         for width in (1.0, WIDE):
-            step = (width * half)[:, None] * planes.rows
-            y = probe.ask(np.concatenate([centre - step, centre, centre + step])).reshape(3, len(x), -1)
-            bent |= np.sqrt((((y[0] - 2 * y[1] + y[2]) / sigma) ** 2).mean(axis=1)) > BEND
+            second = probe.bend(centre, (width * half)[:, None] * planes.rows)
+            bent |= np.sqrt(((second / sigma) ** 2).mean(axis=1)) > BEND
         out.append(bent)
     return out[0], out[1], telling
 

@@ -118,16 +118,35 @@ def measure_normals(
         (span, before, e0), (other, after, e1) = slopes[p], slopes[p + 1]
         if not np.isfinite(e0 + e1) or span.shape != other.shape:
             continue
-        jump = line.jump[p]
-        change = jump @ (after @ (other.T @ span) - before) / (jump @ jump)
-        size = float(np.linalg.norm(change))
-        along_it = span.T @ line.direction
-        if size == 0:
-            continue
-        drift = abs(float(change @ along_it) - 1) / (float(np.linalg.norm(along_it)) * size)
-        rounded = float(np.hypot(e0, e1)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
-        out.append(CriticalPoint(line.points[p], span, change / size, max(rounded, drift, 1e-15)))
+        told = normal_at(line, p, (before, after @ (other.T @ span)), (e0, e1), span.T @ line.direction)
+        if told is not None:
+            out.append(CriticalPoint(line.points[p], span, *told))
     return out
+
+
+def normal_at(
+    line: Line,
+    p: int,
+    slopes: tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]],
+    errors: tuple[float, float],
+    along: Float[np.ndarray, " r"],
+) -> tuple[Float[np.ndarray, " r"], float] | None:
+    """The unit normal where a line bends, and its error; None if slopes do not change there.
+
+    Args:
+        p: Which of its breakpoints.
+        slopes: Derivatives before and behind it.
+        errors: Of these.
+        along: The line's direction, in the same coordinates.
+    """
+    jump = line.jump[p]
+    change = jump @ (slopes[1] - slopes[0]) / (jump @ jump)
+    size = float(np.linalg.norm(change))
+    if size == 0:
+        return None
+    drift = abs(float(change @ along) - 1) / (float(np.linalg.norm(along)) * size)
+    rounded = float(np.hypot(*errors)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
+    return change / size, max(rounded, drift, 1e-15)
 
 
 def _slope(

@@ -153,7 +153,6 @@ def _straight(
     x = np.array([each[1] for each in found[:PLACES]])
     sigma = probe.sigma(x).max(axis=1)
     off = np.clip(3e4 * sigma / strength, 1e-7, 1e-3)[:, None] * normal
-    y = probe.ask(np.concatenate([x - off, x, x + off])).reshape(3, len(x), -1)
-    bend = np.abs(y[0] - 2 * y[1] + y[2]).max(axis=1)
+    bend = np.abs(probe.bend(x, off)).max(axis=1)
     least = np.maximum(40 * sigma, 0.01 * strength * np.linalg.norm(off, axis=1))
     return bool((bend > least).sum() > PLACES / 2)

@@ -71,7 +71,7 @@ def _by_what_lies_between(
         off = some.error * (1 + away / np.sqrt(frame.d))
         half = np.clip(3e4 * sigma.max(axis=1) / strength + ROUNDINGS * off, 1e-7, 0.05)
         least = np.maximum(AGREE * 5 * sigma, 0.01 * (strength * half)[:, None])
-        bend = (np.abs(_second_difference(probe, frame, x, half, some)) > least).any(axis=1)
+        bend = (np.abs(probe.bend(x, half[:, None] * (some.rows @ frame.V.T))) > least).any(axis=1)
         yes[todo] += bend
         no[todo] += ~bend
         unmet[todo[~bend]] = x[~bend]
@@ -132,23 +132,11 @@ def _bends(
     away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
     strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
     half = WINDOW * each.error * away + ROUNDINGS / strength
-    windows = [0, BESIDE] if control else [0]
-    second = np.array([_second_difference(probe, frame, x, half, each, k) for k in windows])
+    windows, step = [0, BESIDE] if control else [0], half[:, None] * (each.rows @ frame.V.T)
+    second = np.array([probe.bend(x + k * step, step) for k in windows])
     bend = np.sqrt(((second / sigma) ** 2).mean(axis=2)) > BEND
     seen = bend.reshape(len(windows), count, places).sum(axis=2)
     return seen[0], seen[-1]
-
-
-def _second_difference(
-    probe: Probe, frame: Frame, x: np.ndarray, half: np.ndarray, planes: Hyperplanes, middle: int = 0
-) -> Float[np.ndarray, "K m"]:
-    """Of answers in windows of these half widths across hyperplanes, so many half widths beside x.
-
-    Queries: `3 K`
-    """
-    step = half[:, None] * (planes.rows @ frame.V.T)
-    y = probe.ask(np.concatenate([x + (middle + side) * step for side in (-1, 0, 1)])).reshape(3, len(x), -1)
-    return np.asarray(y[0] - 2 * y[1] + y[2])
 
 
 def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
@@ -228,9 +216,7 @@ def told_by_ends(
         middle -= ((planes.rows * frame.values(middle)).sum(axis=1) + planes.bias)[:, None] * across
         sigma = probe.sigma(middle).max(axis=1)
         half = np.clip(3e4 * sigma / strength, 1e-9, 0.01)
-        step = half[:, None] * across
-        y = probe.ask(np.concatenate([middle - step, middle, middle + step])).reshape(3, len(met), -1)
-        second = np.abs(y[0] - 2 * y[1] + y[2]).max(axis=1)
+        second = np.abs(probe.bend(middle, half[:, None] * across)).max(axis=1)
         here = second > np.maximum(5 * AGREE * sigma, 0.01 * strength * half)
         met, gone = np.where(here[:, None], middle, met), np.where(here[:, None], gone, middle)
     y = probe.ask(np.concatenate(_circles(planes, met, across))).reshape(len(met), ANGLES + 1, -1)

@@ -87,7 +87,7 @@ class Behind:
 
     def doubt(self, x: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
         """Variance of what comes out of the layers."""
-        return doubt_of_sums(self.layers, self.spreads, x) * self.see(x).on
+        return np.asarray(doubt_of_sums(self.layers, self.spreads, x) * self.see(x).on)
 
     def inside(self, x: Float[np.ndarray, "N d"]) -> Bool[np.ndarray, " N"]:
         """Which points may be asked."""

@@ -35,6 +35,11 @@ class Probe:
         """Standard deviation of the answers at x. Queries: `0`, or `N` where not all are rounded alike"""
         return self.noise.before(self.ask, x)
 
+    def bend(self, x: Float[np.ndarray, "N n"], step: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
+        """Second differences of the answers at x, over a step to either side. Queries: `3 N`"""
+        y = self.ask(np.concatenate([x - step, x, x + step])).reshape(3, len(x), -1)
+        return np.asarray(y[0] - 2 * y[1] + y[2])
+
     @property
     def m(self) -> int:
         """Outputs."""

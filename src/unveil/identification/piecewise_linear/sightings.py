@@ -11,7 +11,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint
+from unveil.identification.piecewise_linear.critical_point import SHORT, CriticalPoint, normal_at
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
@@ -138,9 +138,11 @@ class Sightings:
         met = []
         for (i, p), k in where.items():
             after = where.get((i, p + 1))
-            one = None if after is None else _critical_point(new[i], p, slope[[k, after]], doubt[[k, after]])
-            if one is not None:
-                met.append((*one, len(self.lines) + i))
+            if after is None:
+                continue
+            told = normal_at(new[i], p, (slope[k], slope[after]), (doubt[k], doubt[after]), new[i].direction)
+            if told is not None and told[1] <= VAGUE:
+                met.append((new[i].points[p], *told, len(self.lines) + i))
         return found._met(met)
 
     def with_points(self, points: list[CriticalPoint]) -> Sightings:
@@ -168,21 +170,6 @@ def _middles(line: Line) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray
     middle = (edges[1:] + edges[:-1]) / 2
     middle[0], middle[-1] = edges[1] - inner[0] / 2, edges[-2] + inner[-1] / 2
     return middle, inner
-
-
-def _critical_point(
-    line: Line, p: int, slope: Float[np.ndarray, "2 m d"], doubt: Float[np.ndarray, " 2"]
-) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Where a line bends, the normal there from derivatives on either side, and its error; None if that is vague."""
-    jump = line.jump[p]
-    change = jump @ (slope[1] - slope[0]) / (jump @ jump)
-    size = float(np.linalg.norm(change))
-    if size == 0:
-        return None
-    drift = abs(float(change @ line.direction) - 1) / (float(np.linalg.norm(line.direction)) * size)
-    rounded = float(np.hypot(*doubt)) * np.sqrt(len(change)) / (size * float(np.linalg.norm(jump)))
-    error = max(drift, rounded, 1e-15)
-    return None if error > VAGUE else (line.points[p], change / size, error)
 
 
 def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:

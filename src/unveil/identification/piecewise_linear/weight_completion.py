@@ -217,5 +217,4 @@ def _goes_on(probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place
     strength = np.abs(line.jump[p]).max() / abs(float(line.direction @ normal))
     sigma = float(probe.sigma(other[None]).max())
     off = min(max(3e4 * sigma / strength, 1e-7, BESIDE * doubt / size), 0.01 * room)
-    y = probe.ask(np.stack([other - off * normal, other, other + off * normal]))
-    return bool(np.abs(y[0] - 2 * y[1] + y[2]).max() > 0.5 * strength * off)
+    return bool(np.abs(probe.bend(other[None], off * normal[None])).max() > 0.5 * strength * off)

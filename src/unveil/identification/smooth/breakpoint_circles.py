@@ -7,13 +7,16 @@ its own weights, wherever it is met; a deeper one along weights that depend on t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.conclusion import Reading
 from unveil.identification.smooth.shape_fit import fit_shape
-from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import ACTIVATIONS, Activation
 
 RADIUS = 1e8
 NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint
@@ -72,8 +75,8 @@ def breakpoint_directions(
     return known[independent(known, seen)[:count]]
 
 
-def independent(known: np.ndarray, seen: np.ndarray, least: float = 2) -> list[int]:
-    """Linearly independent directions among those met twice (or as often as told), the most often met first.
+def independent(known: Float[np.ndarray, "k n"], seen: Int[np.ndarray, " k"]) -> list[int]:
+    """Linearly independent directions among those met twice, the most often met first.
 
     With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
     """
@@ -82,25 +85,19 @@ def independent(known: np.ndarray, seen: np.ndarray, least: float = 2) -> list[i
     for i in np.argsort(-seen, kind="stable"):
         rest = known[i] - span.T @ (span @ known[i])
         size = np.linalg.norm(rest)
-        if seen[i] >= least and size > 1e-4:
+        if seen[i] >= 2 and size > 1e-4:
             kept.append(int(i))
             span = np.concatenate([span, rest[None] / size])
     return kept
 
 
-def jumps(
-    oracle: Oracle, rng: np.random.Generator, frame: Float[np.ndarray, "2 n"] | None = None, end: float = np.pi
-) -> list[np.ndarray]:
+def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
     """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart.
 
-    Args:
-        oracle: Without a box.
-        frame: Two orthonormal vectors, the arc from the first towards the second; drawn if None.
-        end: Angle at which it ends.
+    The half circle is random, and so is the direction of the slopes that are compared.
     """
-    n, begin = oracle.n, 0.0
-    if frame is None:
-        frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
+    n = oracle.n
+    frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
     along = rng.standard_normal(n)
     along /= np.linalg.norm(along)
 
@@ -113,7 +110,7 @@ def jumps(
         ahead, behind = np.split(oracle(oracle.nearest(x)), 2)
         return np.asarray((ahead - behind) / (2 * h))
 
-    angle = begin + np.linspace(0, end, _GRID + 1)
+    angle = begin + np.linspace(0, np.pi, _GRID + 1)
     value = slope(angle)
     least = 1e-7 * float(np.abs(value).max())
     while True:
@@ -175,6 +172,32 @@ def first_layer(
     layer = FirstLayer(directions[real] * scales[real, None], shifts[real], activation, _REST)
     signs = _signs(oracle, layer, rng)
     return FirstLayer(layer.weights * signs[:, None], layer.shifts * signs, activation, _REST), misfits[real]
+
+
+def read_first_layer(
+    reading: Reading, names: Sequence[str], count: int | None
+) -> tuple[FirstLayer, Float[np.ndarray, " j"]] | None:
+    """The first layer with the activation of these that explains most breakpoints, best; None where none are met.
+
+    Args:
+        reading: On an unbounded domain.
+        names: Activations.
+        count: Neurons, if known.
+
+    Queries: those of `breakpoint_directions`, and of `first_layer` for each activation
+    """
+    oracle, rng, stages = reading.oracle, reading.rng, reading.stages
+    directions = breakpoint_directions(oracle, rng=rng, count=count)
+    stages.end("first layer: directions")
+    reading.stats["breakpoints"] = len(directions)
+    reading.why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
+    if not len(directions):
+        return None
+    found = [first_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
+    layer, misfits = min(found, key=lambda each: (-len(each[1]), each[1].max(initial=0.0)))
+    stages.end("first layer: scales")
+    reading.stats["profile misfit"] = float(misfits.max(initial=0.0))
+    return (layer, misfits) if len(misfits) else None
 
 
 def _places(

@@ -13,9 +13,7 @@ from unveil.identification.fitting.least_squares import Polished, parameters, po
 from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, looks_rectified
-from unveil.identification.smooth.breakpoint_circles import first_layer as layer_with_breakpoints
-from unveil.identification.smooth.breakpoints_behind import layers_behind
+from unveil.identification.smooth.breakpoint_circles import looks_rectified, read_first_layer
 from unveil.identification.smooth.conclusion import Reading, ask, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
@@ -52,7 +50,7 @@ class Peeling(Method):
     """Identify a network of sigmoidal or rectified neurons with three or more hidden layers, on an unbounded domain.
 
     1. Walk half circles far out: steps give the directions of the first layer, profiles along them rough scales. Of
-        softplus and GELU gradients jump there: `Rectifiers`' way, and further layers are seen so as well.
+        softplus and GELU gradients jump there: `Rectifiers`' way.
     2. The slopes by its preactivations, divided by phi', span as many directions as the second layer has neurons,
        whatever lies behind: this gives scales and shifts, the second layer's width and the span of its rows.
     3. In as many coordinates the rest is a network one layer shorter: least squares from random starts.
@@ -172,10 +170,8 @@ class Peeling(Method):
         c, g = known.slopes(oracle, x, noise)
         width = self._width(depth + 1)
         kind = sigmoidal(self.activation, depth, known.layers[0].activation)[0]
-        drawn = _DRAWN
-        if all(layer.activation.name in RECTIFIERS for layer in known.layers) and kind.name in RECTIFIERS:
-            starts, drawn = [*layers_behind(oracle, known, c, g, kind, rng=rng), *starts], _DRAWN_SIGNS
-        starts = [*starts, *random_layers(c, kind, drawn, rng)]
+        either_way = all(layer.activation.name in RECTIFIERS for layer in known.layers) and kind.name in RECTIFIERS
+        starts = [*starts, *random_layers(c, kind, _DRAWN_SIGNS if either_way else _DRAWN, rng)]
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
         met = float(min(MET, np.sqrt(reading.stats["certificate"])))
@@ -226,17 +222,11 @@ class Peeling(Method):
                 "the domain is bounded, or far out answers neither come to rest nor grow in straight pieces"
             )
             return None
-        directions = breakpoint_directions(oracle, rng=rng, count=count)
-        stages.end("first layer: directions")
-        reading.stats["breakpoints"] = len(directions)
-        if not 2 <= len(directions) <= oracle.n:
-            reading.why.append(f"{len(directions)} breakpoints are met twice, of {oracle.n} inputs: too few to peel")
+        found = read_first_layer(reading, names, count)
+        if found is None or not 2 <= len(found[1]) <= oracle.n:
+            reading.why.append(f"too few of {oracle.n} inputs' breakpoints are met twice: nothing to peel")
             return None
-        found = [layer_with_breakpoints(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
-        layer, misfits = min(found, key=lambda each: (-len(each[1]), each[1].max(initial=0.0)))
-        stages.end("first layer: scales")
-        reading.stats["profile misfit"] = float(misfits.max(initial=0.0))
-        return layer if len(misfits) >= 2 else None
+        return found[0]
 
     def _answered(self, reading: Reading, known: Peeled, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs where known layers bend, their coordinates, and the answers."""

@@ -10,11 +10,10 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, first_layer
+from unveil.identification.smooth.breakpoint_circles import read_first_layer
 from unveil.identification.smooth.conclusion import Reading, final_fit, fit_points, repeated
 from unveil.identification.smooth.inner_oracle import Behind
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
-from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
 RECTIFIERS = ("softplus", "gelu")
@@ -62,19 +61,11 @@ class Rectifiers(Method):
     def _once(self, reading: Reading) -> Polished | None:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         names = (self.activation,) if isinstance(self.activation, str) else self.activation
-        directions = breakpoint_directions(oracle, rng=rng, count=self.widths[0] if self.widths else None)
-        stages.end("first layer: directions")
-        reading.stats["breakpoints"] = len(directions)
-        reading.why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
-        if len(directions) == 0:
-            return None
         inner = RECTIFIERS if names is None else names[:1]
-        layers = [first_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in inner]
-        layer, misfits = min(layers, key=lambda found: (-len(found[1]), found[1].max(initial=0.0)))
-        stages.end("first layer: scales")
-        if len(misfits) == 0:
+        found_first = read_first_layer(reading, inner, self.widths[0] if self.widths else None)
+        if found_first is None:
             return None
-        reading.stats["profile misfit"] = misfit = float(misfits.max())
+        layer, misfit = found_first[0], reading.stats["profile misfit"]
         if names is None:
             reading.why.append(f"{layer.activation.name} fits the breakpoints best, to {misfit:.2g}")
         network = self._one_layer(oracle, layer, rng)
