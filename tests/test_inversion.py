@@ -112,6 +112,22 @@ def test_features_of_one_layer_agree_with_exact_elimination() -> None:
     assert min(told[True, "found"], told[False, "none"]) > 15
 
 
+@pytest.mark.parametrize("name", ["relu", "clip(-1.0,1.0)", "leaky_relu"])
+def test_features_off_by_less_than_the_tolerance_are_found(name: str) -> None:
+    # Those of silent neurons are a little above zero then, and those near a kink on its other side.
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        n, m = int(rng.integers(1, 6)), int(rng.integers(5, 12))
+        weights, bias = rng.integers(-2, 3, (m, n)).astype(float), rng.integers(-1, 2, m).astype(float)
+        network = Network((Layer(weights, bias, activation(name)),))
+        x = rng.integers(0, 2, n).astype(float)
+        y = network(x) + 0.9e-6 * rng.uniform(-1, 1, m)
+        found = preimage(network, features=y, within=(0, 1), tolerance=1e-6)
+        assert found.verdict == "found", seed
+        assert np.abs(network(found.x) - y).max() <= 1e-6, seed
+        assert found.check(), seed
+
+
 def test_proofs_of_others_fail() -> None:
     rng = np.random.default_rng(0)
     network = Network((Layer(rng.standard_normal((8, 3)), rng.standard_normal(8), activation("leaky_relu")),))

@@ -83,7 +83,7 @@ def test_no_point_beats_the_bound(norm: int, rng: np.random.Generator) -> None:
         lines = np.linalg.svd(equal)[2][p:].T @ rng.standard_normal((n - p, 4000))
         points = inside[:, None] + lines * rng.random(4000) / np.linalg.norm(lines, axis=0)
         legal = (points >= 0).all(axis=0) & (points <= 1).all(axis=0)
-        legal &= (below @ points <= polytope.ceiling[:, None]).all(axis=0)
+        legal &= (polytope.below @ points <= polytope.ceiling[:, None]).all(axis=0)
         distances = np.linalg.norm(points[:, legal] - target[:, None], norm, axis=0)
         assert distances.min(initial=np.inf) >= found.bound - 1e-9
 
@@ -104,6 +104,37 @@ def test_the_bound_holds_for_inputs_nearer_than_the_margin_allows(
         assert nearest_of_all.distance <= kept.distance + 1e-9
         closer += nearest_of_all.distance < kept.distance - 1e-4
     assert closer > 0
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+@pytest.mark.parametrize("size", [1e-12, 1e-8, 1e6])
+def test_the_size_of_a_layer_changes_no_lookalike(norm: int, size: float, rng: np.random.Generator) -> None:
+    for _ in range(6):
+        n = int(rng.integers(3, 9))
+        network, (x, target) = _net(rng, n, int(rng.integers(2, 8)), last="relu"), rng.random((2, n))
+        first = network.layers[0]
+        sized = Network.from_weights(
+            [(size * first.weights, size * first.bias), *((each.weights, each.bias) for each in network.layers[1:])],
+            last="relu",
+        )
+        one, other = lookalike(network, x, target, norm=norm), lookalike(sized, x, target, norm=norm)
+        assert abs(one.distance - other.distance) < 1e-6
+        assert abs(one.bound - other.bound) < 1e-6
+        assert other.deviation <= 1e-9 * np.abs(sized.features(x, 0)).max()
+
+
+@pytest.mark.parametrize("norm", [1, 2])
+def test_what_layers_cancel_but_for_rounding_binds_nothing(norm: int, rng: np.random.Generator) -> None:
+    for _ in range(6):
+        n, times = 6, 3 + rng.random()
+        row, other = rng.standard_normal((2, n))
+        x, target = rng.random((2, n))
+        first = (np.array([row, times * row, other]), np.full(3, 40.0))  # active everywhere
+        network = Network.from_weights([first, (np.array([[1, -1 / times, 0], [0, 0, 1.0]]), np.ones(2))])
+        alone = Network.from_weights([(other[None], np.ones(1))])
+        found, wanted = lookalike(network, x, target, 1, norm=norm), lookalike(alone, x, target, norm=norm)
+        assert abs(found.distance - wanted.distance) < 1e-6
+        assert abs(found.bound - wanted.bound) < 1e-6
 
 
 def _best_over_all_patterns(network: Network, x: np.ndarray, target: np.ndarray) -> float:

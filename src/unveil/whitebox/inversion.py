@@ -110,12 +110,12 @@ class NoInput:
                 if not np.isfinite(end):
                     return False
                 total += rest * Fraction(float(end))
-        for a, low, high, give in zip(w, self.wanted.low, self.wanted.high, self.wanted.give, strict=True):
+        for a, low, high in zip(w, *self.wanted.ends(tolerance), strict=True):
             if a != 0:
                 end = high if a > 0 else low
                 if not np.isfinite(end):
                     return False
-                total -= a * Fraction(float(end)) + abs(a) * Fraction(float(give)) * Fraction(tolerance)
+                total -= a * Fraction(float(end))
         return total > 0 and self._proves(tolerance, self._least(np.inf))
 
 
@@ -297,13 +297,14 @@ class _Layer:
         return Inversion("not found", z, self._miss(z), self.tolerance, 0.0, programmes=1, complete=False, reason=told)
 
     def _soft(self) -> Constraints:
-        """The rows, each of which may be missed by its `give` times one more variable."""
+        """The rows, each of which may be missed by its `less` or `more` times one more variable."""
         w = self.wanted
-        give = w.give[:, None]
         low, high = np.isfinite(w.low), np.isfinite(w.high)
         # Two rows per neuron, so that the last variable has one sign in each: first the upper, then the lower.
-        rows = np.vstack([np.hstack([self.weights, -give]), np.hstack([self.weights, give])])
-        none = np.full(len(give), np.inf)
+        rows = np.vstack([
+            np.hstack([self.weights, -w.more[:, None]]), np.hstack([self.weights, w.less[:, None]])
+        ])  # fmt: skip
+        none = np.full(len(w.low), np.inf)
         return Constraints(
             rows,
             np.concatenate([-none, np.where(low, w.low - self.bias, -np.inf)]),

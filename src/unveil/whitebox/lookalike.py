@@ -13,7 +13,7 @@ from scipy import sparse
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, UnveilError
 from unveil.whitebox.box import Box
-from unveil.whitebox.network import Network, must_be_known
+from unveil.whitebox.network import Layer, Network, must_be_known
 from unveil.whitebox.polytope import Optimum, Polytope, nearest
 from unveil.whitebox.within import box
 
@@ -293,20 +293,25 @@ class Walk:
         offset = np.zeros(n)
         below: list[Any] = []
         ceiling: list[np.ndarray] = []
-        margin = np.zeros(0)
+        margin, rounding = np.zeros(0), np.zeros(n)
         faces: list[Face] = []
         for i, each in enumerate(self.network.layers[: self.layer]):
+            rounding = _rounding(each, matrix, rounding)
             matrix, offset = _through(each, matrix, offset)
+            alive = _peaks(matrix) > rounding
             slope, shift = each.activation.line(pattern[i])
             for sign, end in zip((-1.0, 1.0), each.activation.ends(pattern[i]), strict=True):
-                there = np.isfinite(end)
+                there = np.isfinite(end) & alive
                 if there.any():
                     below.append(sign * matrix[there])
                     ceiling.append(sign * (end - offset)[there])
                     faces += [(i, int(j), int(sign)) for j in np.flatnonzero(there)]
-            matrix, offset = _scaled(matrix, slope), slope * offset + shift
+            matrix, offset, rounding = _scaled(matrix, slope), slope * offset + shift, np.abs(slope) * rounding
+        rounding = _rounding(self.network.layers[self.layer], matrix, rounding)
         matrix, offset = _through(self.network.layers[self.layer], matrix, offset)
         values = self.seen[self.layer]
+        # A row that is nothing but rounding is that of a constant neuron, which every input keeps.
+        alive = _peaks(matrix) > rounding
         kept = np.ones(len(offset), bool)
         if self.tolerance is not None:
             kept[:] = False
@@ -317,7 +322,7 @@ class Walk:
             piece = self.last.piece(values)
             kept = self.last.line(piece)[0] != 0
             for sign, end in zip((-1.0, 1.0), self.last.ends(piece), strict=True):
-                flat = ~kept & np.isfinite(end)
+                flat = ~kept & np.isfinite(end) & alive
                 if not flat.any():
                     continue
                 rows = sign * matrix[flat]
@@ -327,7 +332,7 @@ class Walk:
                 below.append(rows)
                 ceiling.append(sign * (end - offset)[flat] - room)
                 margin = np.concatenate([margin, room])
-        equal, level = matrix[kept], (values - offset)[kept]
+        equal, level = matrix[kept & alive], (values - offset)[kept & alive]
         stacked = _stack(below, n)
         ceilings = np.concatenate([np.zeros(0), *ceiling])
         margins = np.concatenate([np.zeros(len(ceilings) - len(margin)), margin])
@@ -341,6 +346,22 @@ def _through(layer: Any, matrix: Any, offset: np.ndarray) -> tuple[Any, np.ndarr
     if sparse.issparse(product) and product.nnz > 0.2 * product.shape[0] * product.shape[1]:
         product = product.toarray()
     return product, np.asarray(layer.weights @ offset + layer.bias)
+
+
+def _peaks(matrix: Any) -> Float[np.ndarray, " k"]:
+    """Largest entry of each row."""
+    largest = abs(matrix).max(axis=1)
+    return np.asarray(largest.toarray() if sparse.issparse(largest) else largest, dtype=float).ravel()
+
+
+def _rounding(layer: Layer, matrix: Any, before: Float[np.ndarray, " j"]) -> Float[np.ndarray, " k"]:
+    """What rounding makes of the rows of `layer @ matrix`, where that of the rows of `matrix` is `before`.
+
+    Layers may cancel what those before them let through.
+    """
+    if matrix is None:
+        return np.zeros(layer.neurons)
+    return np.asarray(abs(layer.weights) @ (before + np.finfo(float).eps * layer.inputs * _peaks(matrix)))
 
 
 def _scaled(matrix: Any, factor: np.ndarray) -> Any:

@@ -24,6 +24,9 @@ DETERMINED = 1e-5
 class Polytope:
     """Points z with `equal @ z == level`, `below @ z <= ceiling`, `low <= z <= high`.
 
+    Rows are brought to unit length (zero rows stay), and what goes with them by the same factors, as solvers and
+    tolerances are absolute.
+
     Attributes:
         equal: (p, n), dense or sparse.
         level: (p,).
@@ -44,6 +47,15 @@ class Polytope:
     margin: Float[np.ndarray, " q"] | float = 0.0
     inside: Float[np.ndarray, " n"] | None = None
 
+    def __post_init__(self) -> None:
+        for rows, sides in (("equal", ("level",)), ("below", ("ceiling", "margin"))):
+            given = getattr(self, rows)
+            scale = _to_unit_length(given)
+            scaled = sparse.csr_array(sparse.diags_array(scale) @ given) if sparse.issparse(given) else None
+            object.__setattr__(self, rows, scale[:, None] * given if scaled is None else scaled)
+            for side in sides:
+                object.__setattr__(self, side, scale * getattr(self, side))
+
     @property
     def large(self) -> bool:
         """Whether it has too many rows for anything but an interior-point method, which `nearest` takes then."""
@@ -52,7 +64,7 @@ class Polytope:
         return len(self.level) + len(self.ceiling) > MANY_ROWS
 
     def violation(self, z: Float[np.ndarray, " n"]) -> float:
-        """By how much the worst of the constraints is missed."""
+        """By how much the worst of the constraints is missed, as a length in the space of z."""
         return float(
             max(
                 np.abs(self.equal @ z - self.level).max(initial=0.0),
@@ -121,7 +133,8 @@ def farthest(polytope: Polytope, slope: Float[np.ndarray, " n"]) -> Optimum:
     Raises:
         UnveilError: The solver found no point.
     """
-    result = _solve(-slope, polytope.equal, polytope, np.column_stack([polytope.low, polytope.high]))
+    bounds = np.column_stack([polytope.low, polytope.high])
+    result = _solve(-slope, polytope.equal, polytope.level, polytope.below, polytope.ceiling, bounds)
     z = polytope.repaired(result.x)
     along, pressure = _prices(result, polytope)
     rest = -slope - along
@@ -135,15 +148,8 @@ def _nearest_1(polytope: Polytope, target: np.ndarray) -> Optimum:
     n = len(target)
     bounds = np.zeros((2 * n, 2))
     bounds[:n, 1], bounds[n:, 1] = polytope.high - target, target - polytope.low
-    doubled = Polytope(
-        _doubled(polytope.equal),
-        polytope.level - polytope.equal @ target,
-        _doubled(polytope.below),
-        polytope.ceiling - polytope.below @ target,
-        polytope.low,
-        polytope.high,
-    )
-    result = _solve(np.ones(2 * n), doubled.equal, doubled, bounds)
+    level, ceiling = polytope.level - polytope.equal @ target, polytope.ceiling - polytope.below @ target
+    result = _solve(np.ones(2 * n), _doubled(polytope.equal), level, _doubled(polytope.below), ceiling, bounds)
     z = polytope.repaired(target + result.x[:n] - result.x[n:])
     prices, pressure = -np.asarray(result.eqlin.marginals), _prices(result, polytope)[1]
     bound = _bound(polytope, target, prices, pressure, 1)
@@ -212,10 +218,8 @@ def _prices(result: Any, polytope: Polytope) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(polytope.equal.T @ result.eqlin.marginals - polytope.below.T @ pressure), pressure
 
 
-def _solve(cost: np.ndarray, equal: Any, polytope: Polytope, bounds: np.ndarray) -> Any:
-    result = linprog(
-        cost, A_ub=polytope.below, b_ub=polytope.ceiling, A_eq=equal, b_eq=polytope.level, bounds=bounds, method="highs"
-    )
+def _solve(cost: np.ndarray, equal: Any, level: np.ndarray, below: Any, ceiling: np.ndarray, bounds: np.ndarray) -> Any:
+    result = linprog(cost, A_ub=below, b_ub=ceiling, A_eq=equal, b_eq=level, bounds=bounds, method="highs")
     if result.status != 0 or result.x is None:
         raise UnveilError(
             f"the linear programme ended with status {result.status} and no solution; "
@@ -235,9 +239,6 @@ def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
     rows = sparse.csr_array(rows) if sparse_rows else np.asarray(rows)
     level = np.concatenate([polytope.level, polytope.ceiling])
     fixed = np.arange(len(level)) < len(polytope.level)
-    scale = _to_unit_length(rows)
-    rows = sparse.diags_array(scale) @ rows if sparse_rows else rows * scale[:, None]
-    level = level * scale
     y = np.zeros(len(level))
 
     def point(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -274,7 +275,7 @@ def _nearest_2(polytope: Polytope, target: np.ndarray) -> Optimum:
             ridge *= 10  # towards steepest ascent, which cannot fail far from the optimum
     z = polytope.repaired(z)
     distance = float(np.linalg.norm(z - target))
-    pressure = (y * scale)[~fixed]
+    pressure = y[~fixed]
     value -= float(np.sum(pressure * polytope.margin))
     return Optimum(z, distance, float(np.sqrt(max(2 * value, 0.0))), pressure)
 

@@ -17,7 +17,8 @@ class Wanted:
     Attributes:
         low: (k,), minus infinity where there is no lower end.
         high: (k,). Equal to `low` where the feature determines the preactivation.
-        give: (k,), how far a preactivation may be beyond its ends, per unit by which its feature may be off.
+        less: (k,), how far below `low` a preactivation is whose feature is off by the tolerance, over the tolerance.
+        more: (k,), the same above `high`.
         impossible: (k,), features that the activation does not take, not even within the tolerance.
         features: (k,), that are wanted.
         phi: What makes features of preactivations.
@@ -25,7 +26,8 @@ class Wanted:
 
     low: Float[np.ndarray, " k"]
     high: Float[np.ndarray, " k"]
-    give: Float[np.ndarray, " k"]
+    less: Float[np.ndarray, " k"]
+    more: Float[np.ndarray, " k"]
     impossible: Bool[np.ndarray, " k"]
     features: Float[np.ndarray, " k"]
     phi: Activation
@@ -39,16 +41,7 @@ class Wanted:
 
         Where all features beyond some preactivation are near enough, as those of a flat end, the end is open.
         """
-        if not self.phi.piecewise_linear:
-            assert self.phi.inverse is not None
-            with np.errstate(all="ignore"):
-                less, more = (np.asarray(self.phi.inverse(self.features + by)) for by in (-off, off))
-            return np.where(np.isnan(less), -np.inf, less), np.where(np.isnan(more), np.inf, more)
-        lowest, highest = range_of(self.phi, len(self.low))
-        return (
-            np.where(off < self.features - lowest, self.low - off * self.give, -np.inf),
-            np.where(off < highest - self.features, self.high + off * self.give, np.inf),
-        )
+        return _between(self.phi, self.features, off)
 
 
 def range_of(phi: Activation, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
@@ -62,63 +55,52 @@ def range_of(phi: Activation, k: int) -> tuple[Float[np.ndarray, " k"], Float[np
 def wanted(phi: Activation, features: Float[np.ndarray, " k"], tolerance: float) -> Wanted:
     """The preactivations behind features, of an activation that never falls.
 
+    A feature within the tolerance of a flat end is that of the whole end.
+
     Args:
         phi: Piecewise linear and monotone with flat ends only, or injective with an inverse.
         features: What it is to give.
         tolerance: How far each may be off.
     """
-    return _linear(phi, features, tolerance) if phi.piecewise_linear else _smooth(phi, features, tolerance)
+    least, most = _between(phi, features, tolerance)
+    if phi.piecewise_linear:
+        lowest, highest = range_of(phi, len(features))
+        impossible = (features < lowest - tolerance) | (features > highest + tolerance)
+        low, high = _between(phi, np.clip(features, lowest, highest), 0.0)
+        low, high = np.where(np.isfinite(least), low, -np.inf), np.where(np.isfinite(most), high, np.inf)
+    else:
+        assert phi.inverse is not None
+        impossible = np.isnan(phi.inverse(features - tolerance)) & np.isnan(phi.inverse(features + tolerance))
+        low = high = np.asarray(phi.inverse(features))
+        # A saturated neuron only has to be beyond where it is within half the tolerance; the other half is left.
+        saturated = ~(np.isfinite(low) & np.isfinite(least) & np.isfinite(most))
+        half = _between(phi, features, tolerance / 2)
+        low, high = np.where(saturated, half[0], low), np.where(saturated, half[1], high)
+    with np.errstate(invalid="ignore"):
+        less, more = (np.where(np.isfinite(gap), gap, 0.0) / tolerance for gap in (low - least, most - high))
+    return Wanted(low, high, less, more, impossible, features, phi)
 
 
-def _linear(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
+def _between(phi: Activation, features: np.ndarray, off: float) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest preactivations with features off by no more than `off`, infinite at an open end."""
+    if phi.piecewise_linear:
+        return _reached(phi, features - off, above=False), _reached(phi, features + off, above=True)
+    assert phi.inverse is not None
+    with np.errstate(all="ignore"):
+        least, most = (np.asarray(phi.inverse(features + by)) for by in (-off, off))
+    return np.where(np.isnan(least), -np.inf, least), np.where(np.isnan(most), np.inf, most)
+
+
+def _reached(phi: Activation, features: np.ndarray, above: bool) -> np.ndarray:
+    """Where a piecewise-linear activation reaches features, going up; with `above` where it leaves them."""
     k = len(features)
-    breakpoints, slopes = (np.asarray(each, float) for each in (phi.breakpoints, phi.slopes))
-    # (a spare breakpoint at infinity, behind which nothing lies, so that there is at least one)
-    breakpoints = np.pad(
-        np.broadcast_to(breakpoints, (k, breakpoints.shape[-1])), ((0, 0), (0, 1)), constant_values=np.inf
-    )
-    slopes = np.pad(np.broadcast_to(slopes, (k, slopes.shape[-1])), ((0, 0), (0, 1)))
-    pieces = np.isfinite(breakpoints).sum(axis=1)
-    # The piece of each feature: how many breakpoints have a smaller value.
+    breakpoints = np.asarray(phi.breakpoints, float)
+    breakpoints = np.broadcast_to(breakpoints, (k, breakpoints.shape[-1]))
+    there = np.isfinite(breakpoints)
     values = np.full(breakpoints.shape, np.inf)
     for j in range(breakpoints.shape[1]):
-        there = np.isfinite(breakpoints[:, j])
-        values[there, j] = phi.value(np.where(there, breakpoints[:, j], 0.0))[there]
-    piece = (features[:, None] > values).sum(axis=1)
-    flat = slopes[np.arange(k), piece] == 0
-    # A feature on a flat end, or off it by no more than the tolerance, is that of the whole end.
-    below = (slopes[:, 0] == 0) & (piece == 0)
-    # (the value of a flat upper end belongs to the piece below it, by how breakpoints are counted)
-    top = np.where(pieces > 0, values[np.arange(k), np.maximum(pieces - 1, 0)], np.inf)
-    above = (slopes[np.arange(k), pieces] == 0) & (pieces > 0) & (features >= top)
+        values[:, j] = np.where(there[:, j], phi.value(np.where(there[:, j], breakpoints[:, j], 0.0)), np.inf)
+    piece = (features[:, None] >= values if above else features[:, None] > values).sum(axis=1)
     slope, offset = phi.line(piece)
-    impossible = (below & (features < values[:, 0] - tolerance)) | (above & (features > top + tolerance))
     with np.errstate(divide="ignore", invalid="ignore"):
-        exact = (features - offset) / slope
-        steep = np.where(slopes > 0, slopes, np.inf).min(axis=1)
-    low = np.where(flat, -np.inf, exact)
-    high = np.where(flat, np.inf, exact)
-    high = np.where(below, breakpoints[:, 0], high)
-    last = breakpoints[np.arange(k), np.maximum(pieces - 1, 0)]
-    low, high = np.where(above, last, low), np.where(above, np.inf, high)
-    return Wanted(low, high, 1 / np.where(np.isfinite(steep), steep, 1.0), impossible, features, phi)
-
-
-def _smooth(phi: Activation, features: np.ndarray, tolerance: float) -> Wanted:
-    assert phi.inverse is not None
-
-    def at(off: float) -> np.ndarray:
-        assert phi.inverse is not None
-        found = np.asarray(phi.inverse(features + off))
-        # Beyond an end of the range, as far as the tolerance reaches, stands for the end.
-        return np.where(np.isnan(found), np.copysign(np.inf, off), found)
-
-    exact = np.asarray(phi.inverse(features))
-    less, more = at(-tolerance), at(tolerance)
-    impossible = np.isnan(phi.inverse(features - tolerance)) & np.isnan(phi.inverse(features + tolerance))
-    saturated = ~(np.isfinite(exact) & np.isfinite(less) & np.isfinite(more))
-    # A saturated neuron only has to be beyond where it is within half the tolerance; the other half is its give.
-    low, high = np.where(saturated, at(-tolerance / 2), exact), np.where(saturated, at(tolerance / 2), exact)
-    with np.errstate(invalid="ignore"):
-        give = np.fmax(np.where(np.isfinite(low), low - less, 0.0), np.where(np.isfinite(high), more - high, 0.0))
-    return Wanted(low, high, np.where(np.isfinite(give), give, 0.0) / tolerance, impossible, features, phi)
+        return np.where(slope == 0, np.where(piece == 0, -np.inf, np.inf), (features - offset) / slope)

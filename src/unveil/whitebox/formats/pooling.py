@@ -55,6 +55,27 @@ def average(step: Any, value: Value) -> Value:
     return value.map(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix, shape)
 
 
+def averages(value: Value, wanted: Any) -> Value:
+    """An adaptive average pooling of (1, channels, height, width), to a given height and width.
+
+    Args:
+        value: The pictures.
+        wanted: The height and width, or one number for both; None keeps a side as it is.
+    """
+    sides = [
+        size if made is None else int(made)
+        for made, size in zip(
+            wanted if isinstance(wanted, tuple | list) else (wanted,) * 2, value.shape[2:], strict=True
+        )
+    ]
+    rows = [sparse.eye_array(value.shape[1])]
+    for made, size in zip(sides, value.shape[2:], strict=True):
+        spans = [(i * size // made, -(-(i + 1) * size // made)) for i in range(made)]
+        rows.append(sparse.csr_array([[(a <= j < b) / (b - a) for j in range(size)] for a, b in spans]))
+    operator = sparse.csr_array(sparse.kron(rows[0], sparse.kron(rows[1], rows[2])))
+    return value.map(operator, (*value.shape[:2], *sides))
+
+
 def windows(value: Value, convolution: Convolution) -> list[Value]:
     """What each tap of a pooling reads, a tensor per tap; padding stands for another entry of the same window."""
     sources = convolution.sources()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,10 @@ from unveil.outcome import BadInput, SourceError, unreadable
 from unveil.torch_weights import with_weights
 from unveil.whitebox.activation import Activation, activation, by_rows, clip, elu, hard_sigmoid, leaky_relu
 from unveil.whitebox.convolution import Convolution
-from unveil.whitebox.formats.affine import Trail, Value, join
+from unveil.whitebox.formats.affine import Trail, Value
 from unveil.whitebox.formats.onnx_operators import adjoint, repeated
-from unveil.whitebox.formats.pooling import windows
+from unveil.whitebox.formats.pooling import averages, windows
+from unveil.whitebox.formats.torch_functions import ABS, as_module, name_of, worked_out
 from unveil.whitebox.network import Network
 
 if TYPE_CHECKING:
@@ -30,8 +33,10 @@ def from_torch(module: nn.Module, shape: tuple[int, ...] = (), weights: str | Pa
 
     Args:
         module: A Sequential, or a module whose forward torch.fx can follow (residual blocks): sums, differences and
-            concatenations of Linear, Conv2d, ConvTranspose2d, BatchNorm, LayerNorm, RMSNorm, GroupNorm, AvgPool2d,
-            MaxPool2d, Upsample (nearest), Flatten, Dropout, elementwise activations and a final Softmax.
+            concatenations of Linear, Conv1d, Conv2d, ConvTranspose2d, BatchNorm, LayerNorm, RMSNorm, GroupNorm,
+            AvgPool2d, AdaptiveAvgPool2d, MaxPool1d, MaxPool2d, Upsample (nearest), Flatten, Dropout, elementwise
+            activations and a final Softmax, as modules or as functions (`torch.nn.functional`), and tensors reshaped,
+            averaged and scaled.
         shape: Shape of one input; may be left out when the first layer is Linear.
         weights: A file with the weights of `module` (or of its class, called without arguments), `.safetensors` or a
             state dictionary that torch saved.
@@ -93,7 +98,7 @@ def _followed(module: Any, trail: Trail, entry: Value) -> tuple[Value, bool]:
         ) from error
     nodes, parts = list(graph.nodes), dict(module.named_modules())
     last_use = {each: i for i, node in enumerate(nodes) for each in node.all_input_nodes}
-    known: dict[Any, Value] = {}
+    known: dict[Any, Any] = {}  # of each node so far, its tensor, or numbers that do not depend on the input
     softmax = False
     for i, node in enumerate(nodes):
         if node.op == "placeholder":
@@ -102,99 +107,56 @@ def _followed(module: Any, trail: Trail, entry: Value) -> tuple[Value, bool]:
             known[node] = entry
             continue
         if node.op == "output":
-            if node.args[0] not in known:
+            if not isinstance(known.get(node.args[0]), Value):
                 raise BadInput("the module gives several outputs; one is expected")
             return known[node.args[0]], softmax
         if softmax:
             raise BadInput(f"module {node.target!r} comes after a softmax, which can only be the last one")
-        part = _as_module(node, parts)
-        given = [known[each] for each in node.args if each in known] if not _several(node) else []
-        if part is None:
-            known[node] = _combined(node, known, trail.width)
+        if node.op == "get_attr":
+            held = functools.reduce(getattr, node.target.split("."), module)
+            known[node] = np.asarray(held.detach().numpy(), dtype=np.float64)
             continue
-        value = given[0]
-        names = {each.name: each for each in known if last_use.get(each, -1) > i}
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+        if node.op != "call_module":
+            made = worked_out(node, args, kwargs, trail.width)
+            if made is not None:
+                known[node] = made
+                continue
+        part, value = as_module(node, parts, args, kwargs), args[0] if args else kwargs.get("input")
+        names = {each.name: each for each, v in known.items() if last_use.get(each, -1) > i and isinstance(v, Value)}
         alive = {name: known[each] for name, each in names.items()}
         phi = _activation(part, value)
         if isinstance(part, torch.nn.Softmax):
             softmax, known[node] = True, value
-        elif phi is None and not isinstance(part, (torch.nn.MaxPool2d, *_normalising())):
-            known[node] = _affine(str(node.target), part, value)
+        elif phi is None and not isinstance(part, (torch.nn.MaxPool1d, torch.nn.MaxPool2d, *_normalising())):
+            known[node] = _affine(name_of(node), part, value)
         else:
             if isinstance(part, _normalising()):
                 made, moved = _normalised(part, value, trail, alive)
             elif phi is not None:
                 made, moved = trail.activate(value, phi, alive)
             else:
-                made, moved = trail.largest(_taps(str(node.target), part, value), alive)
-            known = {names[name]: v for name, v in moved.items()} | {node: made}
+                made, moved = trail.largest(_taps(name_of(node), part, value), alive)
+            numbers = {each: v for each, v in known.items() if not isinstance(v, Value)}
+            known = numbers | {names[name]: v for name, v in moved.items()} | {node: made}
     raise BadInput("the module gives no output")
 
 
-def _several(node: Any) -> bool:
-    return bool(node.args) and isinstance(node.args[0], list | tuple)
-
-
-def _as_module(node: Any, parts: dict[str, Any]) -> Any:
-    """The module that a node stands for; None if it adds, subtracts or joins.
-
-    Raises:
-        BadInput: A function that has no module here.
-    """
-    import torch
-    from torch import nn
-
-    if node.op == "call_module":
-        return parts[node.target]
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-    if name in ("add", "iadd", "sub", "cat", "concat"):
-        return None
-    simple = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "relu6": nn.ReLU6}
-    simple |= {"flatten": nn.Flatten, "hardtanh": nn.Hardtanh}
-    # (torch.nn.functional says inplace= wherever it is called)
-    if name in simple and len(node.args) == 1 and set(node.kwargs) <= {"inplace"}:
-        return simple[name]()
-    if name == "flatten" and [*node.args[1:], *node.kwargs.values()] in ([1], [1, -1]):
-        return nn.Flatten()
-    if name == "abs" and node.target in (torch.abs, "abs", abs):
-        return _ABS
-    raise BadInput(f"the function {name!r} in the module's forward cannot be represented; save it as ONNX")
-
-
-_ABS = "abs"
-
-
-def _combined(node: Any, known: dict[Any, Value], width: int) -> Value:
-    """Sums, differences and concatenations, of tensors and numbers."""
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    if _several(node):
-        axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-        return join([known[each] for each in node.args[0]], int(axis), width)
-    if node.kwargs:
-        raise BadInput(f"the function {name!r} with {', '.join(node.kwargs)}= cannot be represented; save it as ONNX")
-    one, other = (known.get(each, each) if not isinstance(each, int | float) else each for each in node.args[:2])
-    sign = -1.0 if name == "sub" else 1.0
-    if isinstance(one, Value) and isinstance(other, Value):
-        return one.plus(other.scale(np.array(sign)))
-    if isinstance(one, Value) and isinstance(other, int | float):
-        return one.add(np.array(sign * other))
-    if isinstance(other, Value) and isinstance(one, int | float):
-        return other.scale(np.array(sign)).add(np.array(float(one)))
-    raise BadInput(f"the function {name!r} of something else than tensors and numbers; save the module as ONNX")
-
-
 def _taps(name: str, part: Any, value: Value) -> list[Value]:
-    """What each tap of a MaxPool2d reads."""
-    sides = [
-        (v, v) if isinstance(v, int) else tuple(v) for v in (part.kernel_size, part.stride, part.padding, part.dilation)
-    ]
+    """What each tap of a MaxPool1d or MaxPool2d reads."""
+    flat, given = len(value.shape) == 3, (part.kernel_size, part.stride, part.padding, part.dilation)
     if part.ceil_mode or part.return_indices:
-        raise BadInput(f"module {name!r}: MaxPool2d is supported without ceil_mode and return_indices")
+        raise BadInput(f"module {name!r}: {type(part).__name__} is supported without ceil_mode and return_indices")
+    # A sequence is a picture of height 1, which has no padding above and below.
+    sides: list[Any] = [(int(i == 2) ^ 1, *_pair(v)[:1]) if flat else _pair(v) for i, v in enumerate(given)]
+    shape = (value.shape[1], 1, value.shape[2]) if flat else value.shape[1:]
     kernel = np.ones((value.shape[1], 1, *sides[0]))
-    return windows(
-        value,
-        Convolution(kernel, value.shape[1:], sides[1], sides[2] * 2, sides[3], value.shape[1]),  # type: ignore[arg-type]
-    )
+    taps = windows(value, Convolution(kernel, shape, sides[1], sides[2] * 2, sides[3], value.shape[1]))  # type: ignore[arg-type]
+    return [replace(tap, shape=(*tap.shape[:2], tap.shape[3])) for tap in taps] if flat else taps
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def to_torch(network: Network) -> nn.Sequential:
@@ -239,7 +201,7 @@ def to_torch(network: Network) -> nn.Sequential:
 def _activation(part: Any, value: Value) -> Activation | None:
     from torch import nn
 
-    if part is _ABS:
+    if part is ABS:
         return activation("abs")
     if isinstance(part, nn.Hardtanh):  # ReLU6 is one
         return clip(float(part.min_val), float(part.max_val))
@@ -329,33 +291,82 @@ def _normalised(part: Any, value: Value, trail: Trail, alive: Mapping[str, Value
     return made, moved
 
 
+def _array(tensor: Any) -> np.ndarray:
+    return np.asarray(tensor.detach().numpy(), dtype=np.float64)
+
+
 def _affine(name: str, part: Any, value: Value) -> Value:
     from torch import nn
 
-    def array(tensor: Any) -> np.ndarray:
-        return np.asarray(tensor.detach().numpy(), dtype=np.float64)
-
-    spatial = [1] * (len(value.shape) - 2)
     if isinstance(part, nn.Linear):
-        weights, rows = array(part.weight), value.size // value.shape[-1]
+        weights, rows = _array(part.weight), value.size // value.shape[-1]
         operator = weights if rows == 1 else sparse.kron(sparse.eye_array(rows), weights, format="csr")
         out = value.map(operator, (*value.shape[:-1], part.out_features))
-        return out if part.bias is None else out.add(array(part.bias))
-    if isinstance(part, nn.Conv2d):
+        return out if part.bias is None else out.add(_array(part.bias))
+    if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+        spatial = [1] * (len(value.shape) - 2)
+        factor = 1 / np.sqrt(_array(part.running_var) + part.eps)
+        shift = -_array(part.running_mean) * factor
+        if part.affine:
+            factor, shift = factor * _array(part.weight), shift * _array(part.weight) + _array(part.bias)
+        return value.scale(factor.reshape(-1, *spatial)).add(shift.reshape(-1, *spatial))
+    if isinstance(part, nn.LogSoftmax):
+        raise BadInput(
+            f"{name!r} is a log-softmax, which cannot be represented: leave it off, as logits tell the same up to a "
+            "shift, or take Softmax in its place"
+        )
+    made = _moved(name, part, value)
+    made = _pooled(name, part, value) if made is None else made
+    if made is not None:
+        return made
+    raise BadInput(
+        f"module {name!r} ({type(part).__name__}) cannot be represented; affine modules and elementwise activations can"
+    )
+
+
+def _pooled(name: str, part: Any, value: Value) -> Value | None:
+    """A convolution or an average; None if it is neither."""
+    from torch import nn
+
+    if isinstance(part, nn.Conv1d | nn.Conv2d):
         if part.padding_mode != "zeros":
             raise BadInput(f"module {name!r}: only padding with zeros is supported, not {part.padding_mode!r}")
         # torch keeps what "same" and "valid" come to, last side first: an even kernel has one more behind than before.
-        left, right, top, bottom = part._reversed_padding_repeated_twice
+        left, right, top, bottom = [*part._reversed_padding_repeated_twice, 0, 0][:4]
         stride, dilation, around = tuple(part.stride), tuple(part.dilation), (top, left, bottom, right)
-        convolution = Convolution(array(part.weight), value.shape[1:], stride, around, dilation, part.groups)  # type: ignore[arg-type]
-        out = value.convolve(convolution, (1, *convolution.output_shape))
-        return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
+        kernel, shape, made = _array(part.weight), value.shape[1:], slice(None)
+        if isinstance(part, nn.Conv1d):  # of pictures of height 1
+            kernel, stride, dilation = kernel[:, :, None], (1, *stride), (1, *dilation)
+            shape, made = (shape[0], 1, shape[1]), slice(None, None, 2)
+        convolution = Convolution(kernel, shape, stride, around, dilation, part.groups)  # type: ignore[arg-type]
+        whole: tuple[int, ...] = convolution.output_shape
+        out = value.convolve(convolution, (1, *whole[made]))
+        return out if part.bias is None else out.add(_array(part.bias).reshape(-1, *[1] * (len(value.shape) - 2)))
     if isinstance(part, nn.ConvTranspose2d):
         (p, q), extra = part.padding, tuple(part.output_padding)
         out = adjoint(
-            value, array(part.weight), tuple(part.stride), (p, q, p, q), tuple(part.dilation), part.groups, extra
+            value, _array(part.weight), tuple(part.stride), (p, q, p, q), tuple(part.dilation), part.groups, extra
         )
-        return out if part.bias is None else out.add(array(part.bias).reshape(-1, 1, 1))
+        return out if part.bias is None else out.add(_array(part.bias).reshape(-1, 1, 1))
+    if isinstance(part, nn.AvgPool2d):
+        sides = [_pair(v) for v in (part.kernel_size, part.stride, part.padding)]
+        if part.ceil_mode or part.divisor_override:
+            raise BadInput(f"module {name!r}: AvgPool2d is supported without ceil_mode and divisor_override")
+        kernel = np.full((value.shape[1], 1, *sides[0]), 1 / np.prod(sides[0]))
+        convolution = Convolution(kernel, value.shape[1:], sides[1], sides[2] * 2, (1, 1), value.shape[1])  # type: ignore[arg-type]
+        if any(sides[2]) and not part.count_include_pad:
+            matrix = convolution.matrix()
+            return value.map(sparse.diags_array(1 / matrix.sum(axis=1)) @ matrix, (1, *convolution.output_shape))
+        return value.convolve(convolution, (1, *convolution.output_shape))
+    if isinstance(part, nn.AdaptiveAvgPool2d):
+        return averages(value, part.output_size)
+    return None
+
+
+def _moved(name: str, part: Any, value: Value) -> Value | None:
+    """What only moves and repeats entries; None if it does more."""
+    from torch import nn
+
     if isinstance(part, nn.Upsample):
         factors = part.scale_factor if isinstance(part.scale_factor, tuple) else (part.scale_factor,) * 2
         if part.mode != "nearest" or len(value.shape) != 4 or any(s is None or int(s) != s for s in factors):
@@ -366,27 +377,10 @@ def _affine(name: str, part: Any, value: Value) -> Value:
         left, right, top, bottom = part.padding
         places = np.arange(value.size).reshape(value.shape)
         return value.move(np.pad(places, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=-1))
-    if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-        factor = 1 / np.sqrt(array(part.running_var) + part.eps)
-        shift = -array(part.running_mean) * factor
-        if part.affine:
-            factor, shift = factor * array(part.weight), shift * array(part.weight) + array(part.bias)
-        return value.scale(factor.reshape(-1, *spatial)).add(shift.reshape(-1, *spatial))
-    if isinstance(part, nn.AvgPool2d):
-        sides = [(v, v) if isinstance(v, int) else tuple(v) for v in (part.kernel_size, part.stride, part.padding)]
-        if part.ceil_mode or part.divisor_override or (any(sides[2]) and not part.count_include_pad):
-            raise BadInput(
-                f"module {name!r}: AvgPool2d is supported without ceil_mode, divisor_override and with padding counted"
-            )
-        kernel = np.full((value.shape[1], 1, *sides[0]), 1 / np.prod(sides[0]))
-        convolution = Convolution(kernel, value.shape[1:], sides[1], sides[2] * 2, (1, 1), value.shape[1])  # type: ignore[arg-type]
-        return value.convolve(convolution, (1, *convolution.output_shape))
     if isinstance(part, nn.Flatten):
         return value.move(np.arange(value.size).reshape(value.shape).reshape(1, -1))
     if isinstance(part, nn.Unflatten):
         return value.move(np.arange(value.size).reshape(1, *part.unflattened_size))
-    if isinstance(part, nn.Dropout | nn.Dropout2d | nn.Identity):
+    if isinstance(part, nn.modules.dropout._DropoutNd | nn.Identity):
         return value
-    raise BadInput(
-        f"module {name!r} ({type(part).__name__}) cannot be represented; affine modules and elementwise activations can"
-    )
+    return None
