@@ -9,6 +9,7 @@ import unveil as uv
 from tests.helpers import Weights, random_weights, relu_gradients, relu_net
 from unveil.blackbox.defences import SinglePrecision
 from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.line import unit_rows
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, cross_near, sharpen
 from unveil.identification.from_labels.dual_points import dual_points
@@ -184,14 +185,18 @@ def test_faces_end_at_hyperplanes_and_dual_points_lie_there(seed: int) -> None:
     met = dual_points(truth.side, faces, walks, truth.precision)
     assert truth.chart.ledger.asked - before < 90 * len(walks)
     assert len(met.z) > 0.6 * len(walks)
-    plane = truth.planes[neuron[met.index]]
+    # Each is the end of the walk on its face that leads there.
+    away = unit_rows(met.z - faces.x[met.face])
+    walked = np.where(met.face[:, None] == walks.face, away @ walks.along.T, -1.0).argmax(axis=1)
+    assert len(set(walked.tolist())) == len(met)
+    plane = truth.planes[neuron[walked]]
     off = np.abs(np.sum(met.z * plane.normals, axis=1) + plane.offsets)
     assert np.mean(off <= met.error) > 0.9
-    vague = tolerance_at(truth.precision, faces[met.face], exact[met.index])
+    vague = tolerance_at(truth.precision, faces[met.face], exact[walked])
     # Not where two hyperplanes lie close to each other: the line behind is bent, too.
     assert np.mean(np.abs(truth.gap(met.z)) < steepest * (vague + met.error)) > 0.9
     np.testing.assert_allclose(truth.gap(met.behind.x), 0, atol=1e-9)
-    gone = np.sum((met.behind.x - met.z) * walks.along[met.index], axis=1)
+    gone = np.sum((met.behind.x - met.z) * walks.along[walked], axis=1)
     assert np.mean((gone > 0) & (gone < 1.5 * met.gap)) > 0.5
     # Known hyperplanes are jumped at, and named.
     told = walk(truth.side, truth.chart, faces, which, along, truth.precision, truth.planes).ended()

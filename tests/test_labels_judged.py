@@ -225,7 +225,7 @@ def test_a_network_refuted_to_the_last_is_one_in_all_inputs(monkeypatch: pytest.
         rng = np.random.default_rng(seed)
         weights = random_weights([40, 5, 2], rng)
         found = uv.HardLabels()(labels_of(weights), rng=rng)
-        if found.network is None or "lifted" not in found.stats:
+        if found.network is None or "reached" not in found.stats:
             continue
         lifted += 1
         rows = found.network.layers[0].dense()

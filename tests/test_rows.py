@@ -12,7 +12,6 @@ from unveil.blackbox.sources.confined_child import _told
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.dual_points import DualPoints
 from unveil.identification.from_labels.faces import Faces
-from unveil.identification.from_labels.met_points import MetPoints
 from unveil.outcome import BadInput
 
 D = 3
@@ -26,7 +25,7 @@ def crossings(count: int, rng: np.random.Generator) -> Crossings:
 def dual(count: int, rng: np.random.Generator) -> DualPoints:
     z, onward = rng.standard_normal((2, count, D))
     gap, error = rng.uniform(size=(2, count))
-    return DualPoints(z, np.arange(count) + 7, crossings(count, rng), gap, error, onward, np.arange(count))
+    return DualPoints(z, np.arange(count) + 7, crossings(count, rng), gap, error, onward, np.arange(count) % 2 == 0)
 
 
 def test_rows_are_selected_and_joined_in_every_array_also_in_records_within(rng: np.random.Generator) -> None:
@@ -35,22 +34,12 @@ def test_rows_are_selected_and_joined_in_every_array_also_in_records_within(rng:
     assert len(both) == 7
     order = np.array([5, 0, 6])
     some = both[order]
-    for name in ("z", "face", "gap", "error", "onward", "index"):
+    for name in ("z", "face", "gap", "error", "onward", "opened"):
         whole = np.concatenate([getattr(one, name), getattr(other, name)])
         assert np.array_equal(getattr(some, name), whole[order]), name
     assert np.array_equal(some.behind.x, np.concatenate([one.behind.x, other.behind.x])[order])
     assert np.array_equal(some.behind.after, np.concatenate([one.behind.after, other.behind.after])[order])
     assert np.array_equal(both[slice(4, 7)].behind.width, other.behind.width)
-
-
-def test_met_points_tell_which_edges_are_still_to_be_opened(rng: np.random.Generator) -> None:
-    fresh, known = dual(4, rng), dual(2, rng)
-    met = MetPoints.none(D).with_more(fresh, seen=False).with_more(known, seen=True)
-    assert met.opened.tolist() == [False] * 4 + [True] * 2
-    # A point whose edge need not be looked at has no face of its own any more.
-    assert met.face.tolist() == [*fresh.face.tolist(), -1, -1]
-    assert np.array_equal(met.z, np.concatenate([fresh.z, known.z]))
-    assert np.array_equal(met[np.flatnonzero(~met.opened)].behind.x, fresh.behind.x)
 
 
 def test_the_way_along_a_face_to_a_hyperplane_ends_on_it_and_is_the_shortest(rng: np.random.Generator) -> None:

@@ -71,7 +71,7 @@ def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
     for _, start in starts[:TRIED]:
         near = optimize.least_squares(_off_scales, start, args=(curve.points,), max_nfev=30).x
         at = np.concatenate([near, _numbers(np.exp(near), curve.points)])
-        found = _least(_off_curve, _slope_of_curve, at, curve.points)
+        found = _least(_off_curve, at, curve.points)
         if found.cost < 0.5 * len(curve.points) * FITS**2:
             return np.asarray(np.exp(found.x[:2]))
     return None
@@ -96,7 +96,7 @@ def neurons(
     known = np.full(2, np.nan) if known is None else known
     for bias in _biases(curves, scale, known):
         start = np.concatenate([np.log(scale), bias, *_outputs(curves, which, scale, bias)])
-        found = _least(_off_all, _slope_of_all, start, curves, which, known)
+        found = _least(_off_all, start, curves, which, known)
         if found.cost < 0.5 * count * FITS**2:
             fits.append(found)
     if not fits:
@@ -187,13 +187,6 @@ def _steep(scale: np.ndarray, numbers: np.ndarray, points: np.ndarray) -> Float[
 
 
 @np.errstate(all="ignore")
-def _slope_of_curve(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 6"]:
-    scale = np.exp(at[:2])
-    steep = _steep(scale, at[2:], points)
-    return _divided(np.column_stack([steep * points, _features(scale, points)]), steep)
-
-
-@np.errstate(all="ignore")
 def _off_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, " N"]:
     """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each).
 
@@ -214,33 +207,13 @@ def _down(at: np.ndarray, curve: Curve, b: float) -> Float[np.ndarray, "N 2"]:
     return np.asarray(np.array([1.0, b]) * scale / np.cosh(curve.points * scale + at[2:4]) ** 2)
 
 
-@np.errstate(all="ignore")
-def _slope_of_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, "N P"]:
-    scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
-    parts = []
-    for i, each in enumerate(curves):
-        b = at[4 + which[i]]
-        steep = _down(at, each, b)
-        rows = np.zeros((len(each.points), len(at)))
-        rows[:, :2], rows[:, 2:4] = steep * each.points, steep / scale
-        rows[:, 4 + which[i]] = np.tanh(each.points * scale + bias)[:, 1]
-        rows[:, 4 + count + i] = 1.0
-        parts.append(_divided(rows, steep))
-    held = np.zeros((2, len(at)))
-    held[[0, 1], [2, 3]] = ~np.isnan(known)
-    parts.append(held)
-    return np.concatenate(parts)
-
-
 def _divided(values: np.ndarray, steep: np.ndarray) -> np.ndarray:
     """By the length of a gradient; far too steep where both neurons rest."""
     length = np.maximum(np.linalg.norm(steep, axis=1), 1e-150)
-    divided = np.nan_to_num(values / (length if values.ndim == 1 else length[:, None]), nan=1e3)
-    return np.asarray(np.clip(divided, -1e3, 1e3))
+    return np.asarray(np.clip(np.nan_to_num(values / length, nan=1e3), -1e3, 1e3))
 
 
-def _least(off: object, slope: object, start: np.ndarray, *args: object) -> optimize.OptimizeResult:
-    """Least squares; derivatives leave out how gradients change, which counts for nothing where points fit."""
+def _least(off: object, start: np.ndarray, *args: object) -> optimize.OptimizeResult:
     return optimize.least_squares(
-        off, start, slope, args=args, x_scale="jac", max_nfev=100, xtol=1e-15, ftol=1e-15, gtol=1e-15
+        off, start, "3-point", args=args, x_scale="jac", max_nfev=100, xtol=1e-15, ftol=1e-15, gtol=1e-15
     )

@@ -18,6 +18,10 @@ from unveil.outcome import BudgetExceeded, Outcome
 BENDS, FURTHER = 100_000, 4
 """Labels asked for more bends at a time, and how often."""
 
+WIDE = 4.0
+"""So many times as far out, every other time, half of them: second-layer neurons that are active, or at rest, at nearly
+all usual inputs switch there."""
+
 CHECKS = 2_000
 """Fresh points that judge a network with two hidden layers."""
 
@@ -74,6 +78,7 @@ class DeepReading:
                     # What was fitted by now is worth more, judged, than further bends.
                     return self.judge(self.deep, search.chart) if self.deep else Outcome.budget_ended
                 if further:
+                    search.pool.wide = WIDE if further % 2 else 1.0
                     search.collect(self.first, BENDS)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
                 if found is None and self._grown():

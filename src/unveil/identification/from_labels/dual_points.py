@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.line import unit_rows
@@ -22,12 +22,12 @@ class DualPoints(Rows):
 
     Attributes:
         z: The points.
-        face: The face on which each was met.
+        face: The face on which each was met; -1 where it has no index.
         behind: Crossings on the next face, close by.
         gap: How far behind.
         error: How exactly `z` is known.
         onward: Unit vectors from there on along the next face.
-        index: Which of the walks each ended.
+        opened: Whether the edge at each was looked at, or need not be.
     """
 
     z: Float[np.ndarray, "N d"]
@@ -36,7 +36,12 @@ class DualPoints(Rows):
     gap: Float[np.ndarray, " N"]
     error: Float[np.ndarray, " N"]
     onward: Float[np.ndarray, "N d"]
-    index: Int[np.ndarray, " N"]
+    opened: Bool[np.ndarray, " N"]
+
+    @classmethod
+    def none(cls, d: int) -> DualPoints:
+        nothing, nowhere, no = np.empty(0), np.empty((0, d)), np.empty(0, dtype=int)
+        return cls(nowhere, no, Crossings.none(d), nothing, nothing, nowhere, no.astype(bool))
 
 
 def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:
@@ -71,9 +76,7 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         fits &= error < 0.1 * eta[both]
         rows = both[fits]
         z = on.x[rows] + s[fits, None] * t[rows] + before[fits, None] * on.normal[rows]
-        parts.append(
-            (z, walks.face[todo][rows], eta[rows], error[fits], unit_rows(second.x - first.x)[fits], todo[rows])
-        )
+        parts.append((z, walks.face[todo][rows], eta[rows], error[fits], unit_rows(second.x - first.x)[fits]))
         behind.append(first[fits])
         todo = np.setdiff1d(todo, todo[rows])
     if len(todo):
@@ -81,9 +84,9 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         parts.append(tuple(sharp))
         behind.append(crossed)
     if not parts:
-        return DualPoints(np.empty((0, d)), todo, Crossings.none(d), np.empty(0), np.empty(0), np.empty((0, d)), todo)
-    z, face, gap, error, onward, index = (np.concatenate([part[i] for part in parts]) for i in range(6))
-    return DualPoints(z, face, Crossings.joined(behind), gap, error, onward, index)
+        return DualPoints.none(d)
+    z, face, gap, error, onward = (np.concatenate([part[i] for part in parts]) for i in range(5))
+    return DualPoints(z, face, Crossings.joined(behind), gap, error, onward, np.zeros(len(z), dtype=bool))
 
 
 def _just_before(  # noqa: PLR0913 - what all dual points share, and where these are
@@ -111,13 +114,13 @@ def _just_before(  # noqa: PLR0913 - what all dual points share, and where these
 
 def _turned_back(
     side: Side, faces: Faces, walks: Walks, todo: Int[np.ndarray, " M"], precision: Precision
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Crossings]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Crossings]:
     """The same where the boundary turns by a right angle or more, so that nothing of it lies further along the tangent.
 
     It is met above or below the face instead, on the side of the label that has ended there.
 
     Returns:
-        z, face, gap, error, onward, index and behind, as in `DualPoints`.
+        z, face, gap, error, onward and behind, as in `DualPoints`.
 
     Queries: about 60 each
     """
@@ -142,4 +145,4 @@ def _turned_back(
     z = on.x[rows] + s[rows, None] * t[rows]
     # The one further away was met first or last as the boundary turns up or down: away from the point is onward.
     onward = unit_rows(second.x - first.x)[rows]
-    return z, walks.face[todo][both][rows], eta[rows], error[rows], onward, todo[both][rows], first[rows]
+    return z, walks.face[todo][both][rows], eta[rows], error[rows], onward, first[rows]

@@ -19,6 +19,9 @@ DOUBT = 1e-4
 HELD = 5.0
 """So many errors off a hyperplane its points lie, and other measurements of it, at most."""
 
+SAME_FACE = 1e-5
+"""Faces whose normals are nearer to each other than this lie in one plane."""
+
 CLEARLY = 1e-3
 """Error of a shared normal below which edges are seen to share it."""
 
@@ -163,11 +166,18 @@ class Edge:
         best = int(np.nan_to_num(fuzz, nan=np.inf).argmin())
         return float(angle[best]), float(fuzz[best])
 
-    def ahead_on(self, face: int, x: Float[np.ndarray, " d"], along: Float[np.ndarray, " d"]) -> float:
-        """At what length a walk on one of the edge's own faces meets it; infinite where it does not."""
-        away = self.across if face == self.face else np.cos(self.angle) * self.across - np.sin(self.angle) * self.normal
-        steep = float(along @ away)
-        return float((self.z - x) @ away) / steep if steep else np.inf
+    def ahead_on(
+        self, normal: Float[np.ndarray, " d"], x: Float[np.ndarray, " d"], along: Float[np.ndarray, " d"]
+    ) -> float:
+        """At what length a walk on a face like one of the edge's own, by its normal, meets it; infinite where it does
+        not."""
+        for angle in (0.0, self.angle):
+            own = self.at(angle)
+            away = self.at(angle + np.pi / 2)
+            steep = float(along @ away)
+            if steep and min(np.linalg.norm(normal - own), np.linalg.norm(normal + own)) < SAME_FACE:
+                return float((self.z - x) @ away) / steep
+        return np.inf
 
     def at(self, angle: float) -> Float[np.ndarray, " d"]:
         """The unit vector at an angle from `normal` towards `across`."""

@@ -293,7 +293,6 @@ class LabelReading:
             self._book("fit in all inputs")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
         self.stats |= {
-            "lifted": lifted.error,
             "not foretold": lifted.missed,
             "unconfirmed": lifted.unconfirmed,
             "reached": lifted.reached,

@@ -11,9 +11,8 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.joined_classes import Joins, joined, rescaled
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
-from unveil.identification.from_labels.output import equations_needed, with_classes
+from unveil.identification.from_labels.output import equations_needed, second_output, with_classes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
-from unveil.identification.from_labels.second_output import SecondOutput, second_output
 
 DRAWS = 64
 """Random sets of boundary points from which the last layer is tried: those where no unknown neuron is active agree."""
@@ -104,17 +103,17 @@ def _pair_by_pair(
             continue
         least = min(least, share)
         if model is None:
-            model = found.model
+            model = found
             continue
         new = int(np.isin(pair, model.classes).argmin())
         joins += ((pair[1 - new], pair[new]),)
-        model = joined(model, found.model)
+        model = joined(model, found)
     return None if model is None else (rescaled(model, joins, at), joins, least)
 
 
 def _of_pair(
     second: Hyperplanes, at: Crossings, pair: tuple[int, int], need: int, rng: np.random.Generator
-) -> tuple[SecondOutput | None, float]:
+) -> tuple[LabelModel | None, float]:
     """The weights between two classes that explain most points, and the share of these."""
     inliers, share = np.empty(0, dtype=int), 0.0
     for draw in range(DRAWS):
@@ -122,7 +121,7 @@ def _of_pair(
         tried = second_output(second, at[some], pair)
         if tried is None:
             continue
-        on = on_boundary(tried.model, at)
+        on = on_boundary(tried, at)
         if len(on) > len(inliers):
             inliers, share = on, len(on) / len(at)
         if share > 0.98:

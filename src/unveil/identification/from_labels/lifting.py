@@ -36,7 +36,7 @@ AIM = 0.7
 SAME = 1e-6
 """Sine of the angle between weight vectors inside that are one neuron's."""
 
-CONFIRMED = 8
+CONFIRMED = 16
 """Directions confirmed together, by a move that is a sum of all."""
 
 SHORT = 100.0
@@ -52,14 +52,12 @@ class Lifted:
 
     Attributes:
         model: The network, in coordinates of all inputs.
-        error: Root mean square distance of fresh boundary points from where it foretells them.
         unconfirmed: Directions whose weights did not foretell the shift of one more point.
         missed: Share of fresh boundary points that are not where it foretells them.
         reached: Standard error of the weight vectors, relative, as far as the last digit of an input lets it be.
     """
 
     model: LabelModel
-    error: float
     unconfirmed: int
     missed: float
     reached: float = 0.0
@@ -143,7 +141,7 @@ class Lift:
         """With weights outside that were read before: the same neurons inside have the same ones outside, whatever has
         become of the last layer. None where some neuron is another one, or something was not right before.
 
-        Queries: 9 for each of `TRIED` fresh boundary points, some more for each that is not where it is foretold
+        Queries: 2 for each of `TRIED` fresh boundary points, some more for each that is not where it is foretold
         """
         old, lifted = before.model.inner, before.told
         if lifted is None or lifted.unconfirmed or self.model.affine.any() or lifted.model.affine.any():
@@ -165,11 +163,10 @@ class Lift:
         Queries: about 10 for each of twice as many points as there are numbers
         """
         model, chart = lifted.model, self.all
-        if model.parameters > MANY or not np.isfinite(lifted.error):
+        if model.parameters > MANY:
             return lifted
         at = foretold_crossings(model, self.fresh_pool(), chart, POINTS * model.parameters, self.rng)
-        half = np.full(len(at), 4 * max(lifted.error, chart.digits))
-        found, rows = cross_near(self.side, *at.expected, half, chart.digits, grow=1)
+        found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits, grow=1)
         if len(found) < model.parameters or len(rows) < (1 - MISSED) * len(at):
             return lifted
         fit = polish(model, found)
@@ -177,7 +174,7 @@ class Lift:
         if not fit.rms < OFF * chart.digits * max(long, 1.0):
             return lifted
         reached = uncertainty(fit.model, found, fit.rms, Crossings.none(chart.n), 1.0)
-        return replace(lifted, model=fit.model, error=fit.rms, reached=reached) if reached < lifted.reached else lifted
+        return replace(lifted, model=fit.model, reached=reached) if reached < lifted.reached else lifted
 
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
@@ -260,10 +257,7 @@ class Lift:
         usual = np.flatnonzero(np.isin(at.before, common) & np.isin(at.after, common))
         if len(usual) > 2 * unknown:
             at = at[usual]
-        long = np.linalg.norm(model.inner, axis=1)
-        off = np.abs(at.x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
-        # Preactivations move by a weight vector's component out of the subspace, and by the boundary's own shift.
-        room = off.min(axis=1) * np.sqrt(self.wide) / 10 if model.phi.name == "relu" else np.full(len(at), 0.1)
+        room = self._room(at) * np.sqrt(self.wide) / 6 if model.phi.name == "relu" else np.full(len(at), 0.1)
         # No third class must come up before the boundary is met.
         logits = model.logits(at.x)
         one, two = model.rows(at.before), model.rows(at.after)
@@ -286,6 +280,19 @@ class Lift:
         tried = tried[there]
         best = tried[_most_telling(telling[tried], 2 * unknown)]
         return at[best], step[best]
+
+    def _room(self, at: Crossings) -> Float[np.ndarray, " N"]:
+        """How far each point may move before a neuron changes its side, in steps that move rows by their own length.
+
+        A move changes preactivations by what weight vectors have along it, and by the shift of the boundary that this
+        makes: where the gradient is small that is the most of it.
+        """
+        model = self.model
+        size = np.linalg.norm(model.inner, axis=1)
+        along = np.sum(model.gaps(at)[1] * at.along, axis=1)
+        shift = np.linalg.norm(self._features(at, at.x)[:, : len(size)] * size, axis=1) / np.abs(along)
+        change = size + shift[:, None] * np.abs(at.along @ model.inner.T)
+        return np.asarray((np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)).min(axis=1))
 
     def _cells(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, " u"]:
         """How finely each point is located, for weight vectors as accurate as wanted, with as few labels as can be."""
@@ -378,13 +385,13 @@ class Lift:
             affine[1:] += weights[k:] @ self.outward
         lifted = replace(model, inner=inner, affine=affine)
         at = foretold_crossings(lifted, self.fresh_pool(), self.all, TRIED, self.rng)
-        if not len(at):
-            return Lifted(lifted, np.inf, unconfirmed, 1.0)
-        expected = max(4 * self.accuracy, 16 * self.all.digits) * np.linalg.norm(at.x, axis=1)
-        found, rows = cross_near(self.side, *at.expected, expected, expected / 64)
-        off = np.sum((found.x - at.x[rows]) * at.along[rows], axis=1)
-        error = float(np.sqrt(np.mean(off**2))) if len(off) else np.inf
-        return Lifted(lifted, error, unconfirmed, 1 - len(rows) / len(at))
+        there = cross_near(self.side, *at.expected, self._slack(at), np.inf)[1]
+        return Lifted(lifted, unconfirmed, 1 - len(there) / max(len(at), 1))
+
+    def _slack(self, at: Crossings) -> Float[np.ndarray, " N"]:
+        """How far boundary points may lie from where weights as exact as wanted foretell them."""
+        least = max(4 * self.accuracy, 16 * self.all.digits)
+        return np.asarray(least * np.linalg.norm(at.x, axis=1))
 
 
 def _most_telling(rows: Float[np.ndarray, "N u"], count: int) -> np.ndarray:

@@ -23,9 +23,10 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces, Precision, faces_at, on_face, tolerance_at
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
+from unveil.identification.from_labels.output import pair_weights
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.second_output import plain_output
+from unveil.whitebox.activation import activation
 
 EACH = 2
 """Faces measured in all inputs, for each neuron of the first layer."""
@@ -278,9 +279,14 @@ def _behind(first: Hyperplanes, second: Hyperplanes, at: Crossings) -> DeepLabel
         inside = Crossings(
             np.maximum(sums, 0.0), at.before, at.after, (sums > 0) * (at.along @ first.normals.T), at.width
         )
-        behind = plain_output(turned, inside)
-        if behind is None:
+        pair = np.unique([at.before, at.after])
+        found = None
+        if len(pair) == 2:
+            two = (int(pair[0]), int(pair[1]))
+            found = pair_weights(turned.normals, turned.offsets, inside, two, activation("relu"))
+        if found is None:
             continue
+        behind = found.model
         model = DeepLabelModel(first.normals, first.offsets, behind, behind.classes)
         if np.abs(model.distances(at)).max() < FITS and (np.abs(behind.outer[1]) > 1e-6).all():
             return model

@@ -6,14 +6,14 @@ import numpy as np
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.crossings import sharpen
+from unveil.identification.from_labels.dual_points import DualPoints
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
-from unveil.identification.from_labels.met_points import MetPoints
 from unveil.identification.from_labels.walks import Walks
 
 
 def opened(
-    side: Side, faces: Faces, point: MetPoints, precision: Precision, rng: np.random.Generator
+    side: Side, faces: Faces, point: DualPoints, precision: Precision, rng: np.random.Generator
 ) -> tuple[Faces, Edge | None]:
     """The face behind a dual point, and the edge between, as if that face were put behind the others.
 
@@ -53,12 +53,12 @@ def finely(precision: Precision, step: float) -> float:
 
 
 def explained(one: Walks, faces: Faces, planes: Hyperplanes, edges: list[Edge]) -> bool:
-    """Whether a walk ended where a hyperplane lies, or an edge of its face, that was found since it was begun.
+    """Whether a walk ended where a hyperplane lies, or an edge of a face in the same plane, that was found before.
 
     Queries: `0`
     """
-    face, x, along = int(one.face[0]), faces.x[one.face], one.along
-    ours = [edge.ahead_on(face, x[0], along[0]) for edge in edges if face in (edge.face, edge.other)]
-    reached = np.append(planes.ahead(x, along)[0], ours)
+    on, along = faces[one.face], one.along
+    ours = [edge.ahead_on(on.normal[0], on.x[0], along[0]) for edge in edges]
+    reached = np.append(planes.ahead(on.x, along)[0], ours)
     width = one.high[0] - one.low[0]
     return bool(((reached > one.low[0] - width) & (reached < one.high[0] + width)).any())

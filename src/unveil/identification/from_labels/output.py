@@ -12,6 +12,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.orientation import BOTH
 from unveil.whitebox.activation import Activation, activation
 
 NOTHING = 1e-3
@@ -72,7 +73,6 @@ def pair_output(
     """
     A, b = planes.normals, planes.offsets
     k, d = A.shape
-    low, high = min(pair), max(pair)
     sums = at.x @ A.T + b
     met = np.concatenate([sums, faces.x @ A.T + b]) > 0
     # A neuron on one side everywhere is a linear term there: as it is written, active.
@@ -104,27 +104,14 @@ def pair_output(
         return None
     vector, gap = right[good[0]] / scale, float(values[good[1]] / max(values[good[0]], 1e-300))
     weight, linear, offset = vector[:k], np.zeros(d) if oriented else vector[k : k + d], vector[-1]
-    # The logit of the higher label grows towards it.
-    up = np.where(at.after == high, 1.0, -1.0)
-    gradient = ((sums > 0) * weight) @ A + linear
-    sign = np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0
+    sign = _upward(at, pair, ((sums > 0) * weight) @ A + linear)
     weight, linear, offset = sign * weight, sign * linear, sign * float(offset)
     loose = float(np.clip(LOOSE * planes.error.max(), EXPLAINED, MOST_LOOSE)) if k else EXPLAINED
     A, b, weight, linear, offset, flips = _oriented(A, b, weight, linear, offset, one_sided, loose)
     # What is not active there now has a weight that the pair does not tell.
     silent = one_sided & (weight == 0)
     A, b = np.where(silent[:, None], -A, A), np.where(silent, -b, b)
-    zero = np.zeros((1, k))
-    model = LabelModel(
-        A,
-        b,
-        np.concatenate([zero, weight[None]]),
-        np.concatenate([np.zeros((1, d)), linear[None]]),
-        np.array([0.0, offset]),
-        np.array([low, high]),
-        activation("relu"),
-    )
-    return PairOutput(model, gap, flips, silent, one_sided)
+    return PairOutput(_between(A, b, weight, linear, offset, pair), gap, flips, silent, one_sided)
 
 
 def pair_weights(
@@ -146,22 +133,79 @@ def pair_weights(
     Queries: `0`
     """
     k, d = inner.shape
-    low, high = min(pair), max(pair)
     sums = at.x @ inner.T + bias
     matrix = np.concatenate([phi.value(sums), np.ones((len(at), 1))], axis=1)
-    if k == 0 or len(matrix) < k + 3:
+    if k == 0 or len(matrix) < k + 2 or not matrix.any(axis=0).all():
         return None
+    vector, gap = _null_vector(matrix)
+    vector = _upward(at, pair, (phi.slope(sums) * vector[:k]) @ inner) * vector
+    model = _between(inner, bias, vector[:k], np.zeros(d), float(vector[k]), pair)
+    return PairOutput(replace(model, phi=phi), gap, 0.0)
+
+
+def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> LabelModel | None:
+    """The weights between two classes behind second-layer neurons: the null vector over `[relu(W h + c), h, 1]`.
+
+    Values h of a first layer are zero for many neurons, and a second-layer neuron may be active at all points or at
+    none: it then counts with the linear part, whose rows it is one of, or not at all.
+
+    Args:
+        planes: Second-layer neurons, of the first layer's values.
+        at: Crossings between the two labels, in these.
+        pair: The two labels.
+
+    Returns:
+        The model of the first layer's values. Its affine part holds neurons taken the wrong way round, and those active
+        at all points.
+
+    Queries: `0`
+    """
+    rows, bias = planes.normals, planes.offsets
+    k, d = rows.shape
+    sums = at.x @ rows.T + bias
+    on = sums > 0
+    # Points that are nearly alone on their side of a neuron's hyperplane tell no weight: they are left out.
+    rare = [side & (side.sum(axis=0) < BOTH) for side in (on, ~on, at.x > 0)]
+    kept = np.flatnonzero(~np.any(np.concatenate(rare, axis=1), axis=1))
+    at, sums, on = at[kept], sums[kept], on[kept]
+    split = np.flatnonzero((on.sum(axis=0) >= BOTH) & ((~on).sum(axis=0) >= BOTH))
+    seen = np.flatnonzero((at.x > 0).sum(axis=0) >= BOTH)
+    matrix = np.concatenate([np.maximum(sums[:, split], 0), at.x[:, seen], np.ones((len(at), 1))], axis=1)
+    if len(matrix) < matrix.shape[1] + 2 or not len(split):
+        return None
+    vector = _null_vector(matrix)[0]
+    weight, linear = np.zeros(k), np.zeros(d)
+    weight[split], linear[seen] = vector[: len(split)], vector[len(split) : -1]
+    turn = _upward(at, pair, (on * weight) @ rows + linear)
+    return _between(rows, bias, turn * weight, turn * linear, turn * float(vector[-1]), pair)
+
+
+def _null_vector(matrix: Float[np.ndarray, "N p"]) -> tuple[Float[np.ndarray, " p"], float]:
+    """The vector that a matrix takes to least, columns counted as of length one, and by how much it stands out."""
     scale = np.linalg.norm(matrix, axis=0)
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
-    vector, gap = right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
-    # The logit of the higher label grows towards it.
-    up = np.where(at.after == high, 1.0, -1.0)
-    gradient = (phi.slope(sums) * vector[:k]) @ inner
-    vector = (np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0) * vector
-    outer = np.concatenate([np.zeros((1, k)), vector[None, :k]])
-    offset = np.array([0.0, vector[k]])
-    model = LabelModel(inner, bias, outer, np.zeros((2, d)), offset, np.array([low, high]), phi)
-    return PairOutput(model, gap, 0.0)
+    return right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
+
+
+def _upward(at: Crossings, pair: tuple[int, int], gradient: Float[np.ndarray, "N d"]) -> float:
+    """1 where this gradient of the difference of two logits points to the higher label, or -1."""
+    up = np.where(at.after == max(pair), 1.0, -1.0)
+    return float(np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0)
+
+
+def _between(
+    inner: np.ndarray, bias: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float, pair: tuple[int, int]
+) -> LabelModel:
+    """The model of two classes, the lower one's logit zero."""
+    return LabelModel(
+        inner,
+        bias,
+        np.stack([np.zeros(len(weight)), weight]),
+        np.stack([np.zeros(len(linear)), linear]),
+        np.array([0.0, offset]),
+        np.array(sorted(pair)),
+        activation("relu"),
+    )
 
 
 def _oriented(  # noqa: PLR0913 - the pair's last layer, and how exactly it is known

@@ -38,6 +38,8 @@ class Pool:
         self, side: Side, chart: Chart, size: float, given: Float[np.ndarray, "N d"], rng: np.random.Generator
     ) -> None:
         self.side, self.chart, self.size, self.given, self.rng = side, chart, size, given, rng
+        self.wide = 1.0
+        """So many times as far out as the others half of the random points lie, without a box."""
         self.y = np.empty((0, chart.n))
         self.label = np.empty(0, dtype=np.int64)
 
@@ -46,6 +48,7 @@ class Pool:
         oracle = self.chart.oracle
         if oracle.within is None:
             y = self.size * rng.standard_normal((count, self.chart.n))
+            y[count // 2 :] *= self.wide
             spread = y / 4
         else:
             y = self.chart.coordinates(rng.uniform(oracle.low, oracle.high, size=(count, oracle.n)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -11,7 +13,6 @@ from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
-from unveil.identification.from_labels.met_points import MetPoints
 from unveil.identification.from_labels.opened_edges import explained, opened
 from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
@@ -20,14 +21,8 @@ from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_
 from unveil.identification.from_labels.straight import SHARE, bent, looks, met_again, sharpened, straight
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
-AT_ONCE = 2
-"""Random faces measured at a time."""
-
-HOPS = 3
-"""Faces behind known hyperplanes, taken after each round of walks."""
-
-DEPTH = 4
-"""Rounds of walks between two random faces."""
+AT_ONCE, HOPS, DEPTH = 2, 3, 4
+"""Random faces measured at a time; faces behind known hyperplanes after each round of walks; and such rounds."""
 
 ROUNDS = 60
 """Rounds of new faces, at most."""
@@ -38,11 +33,8 @@ BENDING = 0.3
 BARREN = 48
 """Boundary points without a flat piece, before there is taken to be none."""
 
-WALKS = 8
-"""Walks from a face at a time."""
-
-COARSE = 2
-"""So many times as many, where normals are coarse."""
+WALKS, COARSE = 8, 2
+"""Walks from a face at a time; and so many times as many, where normals are coarse."""
 
 CORNERS, FIRST_CORNERS = 4, 2
 """Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met."""
@@ -80,7 +72,7 @@ class HyperplaneSearch:
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
         self.away = np.empty((0, d))
-        self.met = MetPoints.none(d)
+        self.met = DualPoints.none(d)
         self.ended, self.passed = np.zeros((2, 0), dtype=int)
         # Ends and passes from faces all over the boundary, when last asked.
         self.looked, self.due, self.refuted = np.zeros((2, 0), dtype=int), 0.0, False
@@ -266,7 +258,9 @@ class HyperplaneSearch:
 
     def _add(self, found: DualPoints, seen: bool = False) -> None:
         """Dual points of unknown neurons; `seen`: in a section, so that their face has no index."""
-        self.met = self.met.with_more(found[np.flatnonzero(self._unknown(found.z, found.error))], seen)
+        found = found[np.flatnonzero(self._unknown(found.z, found.error))]
+        found = replace(found, face=np.full(len(found), -1), opened=np.ones(len(found), dtype=bool)) if seen else found
+        self.met = DualPoints.joined([self.met, found])
         if not seen and not self.behind_first:
             self._resolve(self.edges)
 
@@ -279,7 +273,7 @@ class HyperplaneSearch:
             if self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
                 self.edges = [other for other in self.edges if other is not edge]
                 continue
-            seen = shared_by(edge, self.edges) or agreed(edge, self.met.z, self.met.error, self.met.face, votes)
+            seen = agreed(edge, self.met.z, self.met.error, self.met.face, votes)
             found |= seen is not None and self._accept(edge, seen.normal, seen.error)
         return found
 
@@ -312,12 +306,14 @@ class HyperplaneSearch:
         self._only(self.planes.different(self.passed > SHARE * self.ended))
 
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
-        """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
+        """Measure vague hyperplanes again: those, or all where normals are coarse, by dual points from many faces.
 
         Queries: about 500 for each of them, or 3,000
         """
         ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
-        loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
+        loose = np.flatnonzero(
+            (self.planes.error > (VAGUE if fine else LOOSE)) & (not fine if among is None else among)
+        )
         for row in loose if fine else ():
             found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
             self._unknown(found.z, found.error)
@@ -366,8 +362,11 @@ class HyperplaneSearch:
             fresh.append(self.keep(made, made.x - point.z))
             if edge is None:
                 continue
+            both = None if self.behind_first else shared_by(edge, self.edges)
             self.edges.append(edge)
-            if not self.behind_first:
+            if both is not None:
+                self._accept(edge, both.normal, both.error)
+            elif not self.behind_first:
                 self._look_along(edge, FIRST_CORNERS, FIRST_CORNERS)
         return np.concatenate(fresh)
 

@@ -14,9 +14,9 @@ FEW = 24
 """Up to so many inputs all of them are read at once: to find fewer directions would cost more than it saves."""
 
 FIRST = 8
-"""Directions of the first subspace that is looked at; each further one has four times as many."""
+"""Directions of the first subspace that is looked at; each further one has three times as many."""
 
-SPARE = 4
+SPARE = 2
 """Normals in a row that must show no new direction."""
 
 EXTRA = 1
@@ -50,7 +50,7 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
         spanned = _spanned(Chart(whole.oracle, whole.origin, whole.size * stretch, basis), pool, rng)
         if spanned is not None and len(spanned) < d:
             return spanned @ basis, stretch
-        d *= 4
+        d *= 3
     return None
 
 
