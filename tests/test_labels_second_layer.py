@@ -12,7 +12,6 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces, Precision, faces_at
-from unveil.identification.from_labels.first_layer import unseen_rows
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
@@ -103,29 +102,6 @@ def test_bends_in_different_regions_tell_a_second_layer() -> None:
         assert cosine.max() > 1 - 1e-12
         told.append(int(cosine.argmax()))
     assert sorted(told) == list(range(len(bias)))
-
-
-def test_a_first_layer_neuron_that_was_not_met_comes_from_normals_outside_the_span_of_the_others() -> None:
-    (a, b), (w, c), (v, _) = made(3)[0]
-    first, rng, edges = made(3)[1], np.random.default_rng(0), []
-    for i in rng.integers(0, 2, 40):
-        x = 2 * rng.standard_normal(SIZES[0])
-        x -= (a[i] @ x + b[i]) * a[i]
-        hidden = np.maximum(a @ x + b, 0)
-        on = (a @ x + b > 0) & (np.arange(len(b)) != i)
-        last = ((v[0] - v[1]) * (w @ hidden + c > 0)) @ w
-        normals = [(last * each) @ a for each in (on, on | (np.arange(len(b)) == i))]
-        if min(np.linalg.norm(each) for each in normals) > 1e-6:
-            near, far = (each / np.linalg.norm(each) for each in normals)
-            edge = Edge.between(x, x + far, (near, far), (0, 1), 1e-12, 1e-10)
-            edges += [] if edge is None else [edge]
-    found = unseen_rows(first[np.arange(1, len(b))], edges)
-    assert len(found) == 1
-    sign = np.sign(found.normals[0] @ a[0])
-    assert np.allclose(np.append(found.normals[0], found.offsets[0]) * sign, np.append(a[0], b[0]), atol=1e-6)
-    assert not len(unseen_rows(first, edges))
-    weights = made(3)[0]
-    assert not len(unseen_rows(first, bends(weights, 40, rng)))
 
 
 def test_normals_of_the_boundary_tell_which_side_of_a_first_layer_is_active() -> None:

@@ -1,19 +1,11 @@
-"""The first layer of a deeper ReLU network: the hyperplanes that go on straight, until there are no more.
-
-Where a neuron that was not met as a hyperplane is active, the normal of the boundary leaves the span of the known
-weight vectors. At a bend where it switches only one of the two normals does, and its weight vector is that normal less
-a multiple of the other: two bends settle both.
-"""
+"""The first layer of a deeper ReLU network: the hyperplanes that go on straight, until there are no more."""
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
-from jaxtyping import Float
 
 from unveil.identification.from_labels.faces import ROUGH
-from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes, agreed
+from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes, agreed
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.second_layer import active_sides, likely_sides
 from unveil.identification.from_labels.standing import none_stands
@@ -75,12 +67,10 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
 
     Queries: those of `looks` for at most 16 hyperplanes, and of `sharpened` for those found
     """
-    # Rare neurons, at which too few faces end to see that they do.
-    unseen = unseen_rows(first, search.bends(first))
     more = shared(search, first, rng)
     good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
-    more = Hyperplanes.joined([unseen, more[np.flatnonzero(good)], completing(search, first, rng)]).distinct()
+    more = Hyperplanes.joined([more[np.flatnonzero(good)], completing(search, first, rng)]).distinct()
     if not len(more):
         return first
     more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
@@ -109,6 +99,9 @@ def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generato
 
 FEW, MET = 60, 300
 """Faces from which hyperplanes are tried that may complete a first layer, and those that judge them."""
+
+TRIED = 60
+"""Hyperplanes tried for it, at most: the sharpest."""
 
 LACKING = 3
 """So many of them may be missing."""
@@ -145,87 +138,3 @@ def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Gene
             return whole[len(first) + np.flatnonzero(tell >= FEW / 2)]
         offered = np.delete(offered, best)
     return first[slice(0, 0)]
-
-
-OUTSIDE = 1e-3
-"""Share of a normal outside the span of the known weight vectors that shows another neuron; errors leave far less."""
-
-AGREE = 1e-4
-"""How well bends agree on one weight vector."""
-
-SUPPORT = 4
-"""Bends that must agree."""
-
-TRIED = 60
-"""Bends of which pairs are tried, at most."""
-
-
-def unseen_rows(first: Hyperplanes, edges: list[Edge]) -> Hyperplanes:
-    """Hyperplanes of neurons that are missing among those of a first layer.
-
-    Args:
-        first: Those known; fewer than there are inputs, else their weight vectors can make any normal.
-        edges: Bends of the boundary on none of them.
-
-    Queries: `0`
-    """
-    d = first.normals.shape[1]
-    found = Hyperplanes.none(d)
-    if len(first) >= d or not edges:
-        return found
-    basis = np.linalg.qr(first.normals.T)[0]
-    z = np.stack([edge.z for edge in edges])
-    near = np.stack([edge.normal for edge in edges])
-    far = np.stack([edge.at(edge.angle) for edge in edges])
-    out = [np.linalg.norm(each - each @ basis @ basis.T, axis=1) for each in (near, far)]
-    turned = out[0] > out[1]
-    on, off = np.where(turned[:, None], near, far), np.where(turned[:, None], far, near)
-    rows = np.flatnonzero((np.maximum(*out) > OUTSIDE) & (np.minimum(*out) < OUTSIDE / 10))[:TRIED]
-    z, on, off = z[rows], on[rows], off[rows]
-    # In the unit in which what is outside has length one.
-    on = on / np.linalg.norm(on - on @ basis @ basis.T, axis=1)[:, None]
-    left = np.arange(len(rows))
-    for i, j in combinations(range(len(rows)), 2):
-        if i not in left or j not in left:
-            continue
-        row = _of_two(on[[i, j]], off[[i, j]], basis)
-        if row is None:
-            continue
-        bias = -float(row @ z[i])
-        support = left[_holds(row, bias, z[left], on[left], off[left], basis)]
-        if len(support) >= SUPPORT:
-            long = float(np.linalg.norm(row))
-            found = found.added(row / long, z[i], AGREE)
-            left = np.setdiff1d(left, support)
-    return found.distinct()
-
-
-def _of_two(
-    on: Float[np.ndarray, "2 d"], off: Float[np.ndarray, "2 d"], basis: Float[np.ndarray, "d k"]
-) -> Float[np.ndarray, " d"] | None:
-    """The weight vector that both bends share; None where they share none, or could share any."""
-    outside = on - on @ basis @ basis.T
-    cosine = float(outside[0] @ outside[1])
-    if abs(cosine) < 1 - AGREE:
-        return None
-    sign = np.sign(cosine)
-    ways = np.stack([off[0], -sign * off[1]], axis=1)
-    if np.linalg.svd(ways, compute_uv=False)[-1] < 100 * AGREE:
-        return None
-    gap = on[0] - sign * on[1]
-    by = np.linalg.lstsq(ways, gap, rcond=None)[0]
-    row = on[0] - by[0] * off[0]
-    return row if np.linalg.norm(gap - ways @ by) < AGREE * np.linalg.norm(row) else None
-
-
-def _holds(
-    row: np.ndarray, bias: float, z: np.ndarray, on: np.ndarray, off: np.ndarray, basis: np.ndarray
-) -> np.ndarray:
-    """Which bends lie on the hyperplane and span its normal."""
-    long = float(np.linalg.norm(row))
-    outside = on - on @ basis @ basis.T
-    sign = np.sign(outside @ row)
-    apart = row - sign[:, None] * on
-    apart = apart - np.sum(apart * off, axis=1)[:, None] * off
-    near = np.abs(z @ row + bias) < AGREE * long * (1 + np.linalg.norm(z, axis=1))
-    return np.asarray(near & (np.linalg.norm(apart, axis=1) < 10 * AGREE * long))
