@@ -26,6 +26,9 @@ USUAL, OF_MANY, MANY = (4, 200), (3, 60), 20_000
 BRIEF = (2, 60)
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
 STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
+# What one answer takes of a product with the Jacobian and its transpose, in multiplications of large matrices: per
+# weight, per input that is read, and per neuron, whose layers are narrow and take passes of their own.
+WEIGHT, INPUT, NEURON = 2.0, 100.0, 400.0
 # Share of a round's answers that are those with the largest errors, of so many times as many: of all there are they
 # would be ever rarer ones, and the fit one of what hardly ever happens.
 HARD, AMONG = 0.4, 4
@@ -137,7 +140,8 @@ def fitted(
     else:
         steps, most = BRIEF if brief else USUAL if size <= MANY else OF_MANY
         got = damped_fit(tail, h, y, noise=noise, steps=steps, most=most, damping=damping, counts=counts)
-        tail, damping, work = got.network, got.damping, 4.0 * size * got.products * len(y)
+        each = WEIGHT * size + INPUT * tail.n + NEURON * sum(tail.widths)
+        tail, damping, work = got.network, got.damping, each * got.products * len(y)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
 
 
