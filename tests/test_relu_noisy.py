@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -195,3 +197,35 @@ def test_the_page_tells_rows_read_from_what_was_trained() -> None:
     assert told.figures["share_of_first_layer"] == 1
     assert 0 <= told.figures["same_label"] < 1
     assert "6 in layer 0 and 5 in layer 1" in told.verdict
+
+
+@pytest.mark.parametrize(
+    "rounded",
+    [
+        lambda y: y.astype(np.float32),
+        lambda y: np.round(y, 4),
+        lambda y: np.round(np.exp(y) / np.exp(y).sum(axis=1, keepdims=True), 6),
+    ],
+    ids=["float32", "decimals", "softmax"],
+)
+def test_an_affine_map_with_few_digits_is_read_as_one(rounded: Callable[[np.ndarray], np.ndarray]) -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((8, 3), rng, bias=0.5)
+    oracle = uv.as_oracle(lambda x: rounded(relu_net(weights)(x)), shape=8, budget=20_000)
+    found = uv.identify(oracle, rng=rng)
+    assert found.outcome is uv.Outcome.complete
+    assert found.network is not None
+    assert len(found.network.layers) == 1
+    x = rng.standard_normal((1000, 8))
+    truth = relu_net(weights)(x)
+    mine = found.network(x)
+    if oracle.reference is not None:
+        truth = np.delete(truth - truth[:, [oracle.reference]], oracle.reference, axis=1)
+    assert np.abs(mine - truth).max() < 1e-3
+
+
+@pytest.mark.parametrize("value", [3.7, 1 / 3, np.float32(0.3)])
+def test_of_a_constant_there_is_nothing_to_find(value: float) -> None:
+    oracle = uv.as_oracle(lambda x: np.full((len(x), 2), value), shape=8, budget=20_000)
+    found = uv.identify(oracle, rng=np.random.default_rng(0))
+    assert found.outcome is uv.Outcome.nothing_to_find

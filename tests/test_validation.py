@@ -10,7 +10,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
-from unveil.blackbox.rounding import Rounding, rounding
+from unveil.blackbox.rounding import Rounding, rounding, rows_for
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
@@ -20,15 +20,7 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
-from unveil.identification.validation import (
-    UNEXPLAINED,
-    _ByInputs,
-    _BySums,
-    contradicted,
-    switching,
-    unusual,
-    validate,
-)
+from unveil.identification.validation import UNEXPLAINED, _ByInputs, _BySums, contradicted, switching, unusual, validate
 
 
 def rare(weights: Weights, count: int) -> Weights:
@@ -329,3 +321,20 @@ def test_answers_that_never_change_are_nothing_to_find(rng: np.random.Generator)
         assert found.outcome is uv.Outcome.nothing_to_find
     affine = uv.identify(uv.as_oracle(lambda x: 1e3 + 1e-3 * x[:, :1], shape=4), rng=rng)
     assert affine.outcome is uv.Outcome.complete
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_weak_neuron_that_is_missing_is_many_roundings_of_answers_rounded_before_they_arrive(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (first, bias), (last, end) = random_weights((10, 6, 1), rng, bias=0.3)
+    last[0] = np.sign(last[0]) * np.linspace(1, 2, 6)
+    last[0, 0] *= 1e-3
+    whole = uv.Network.from_weights([(first, bias), (last, end)])
+    lacking = uv.Network.from_weights([(first[1:], bias[1:]), (last[:, 1:], end)])
+    oracle = uv.as_oracle(lambda x: np.round(whole(x), 4), shape=10)
+    assert oracle.step == pytest.approx(1e-4)
+    noise = rounding(oracle, oracle.sample(rows_for(oracle.resolution), rng), oracle.resolution, rng)
+    times = [validate(each, oracle, 500, rng, noise=noise).roundings for each in (whole, lacking)]
+    # Half a step is 1.7 standard deviations of a rounding; the neuron adds up to a thousandth of what the others give.
+    assert times[0] <= 2
+    assert times[1] > UNEXPLAINED

@@ -50,6 +50,8 @@ class Rounding:
         still: Whether answers stayed exactly the same over all of the short rows, as those that jump in steps do.
         own: Standard deviation of the last rounding of answers, (N, m) of (N, m), where it is not alike for all, as of
             log-ratios of probabilities with few digits.
+        quiet: (m,) what the rows of points showed; `floor` is no smaller than half of the last digit of the largest
+            numbers added up, several times that where answers are rounded once before they arrive.
     """
 
     floor: Float[np.ndarray, " m"]
@@ -58,6 +60,7 @@ class Rounding:
     straight: bool
     still: bool = False
     own: Ask | None = None
+    quiet: Float[np.ndarray, " m"] | None = None
 
     @property
     def step(self) -> float:
@@ -79,6 +82,21 @@ class Rounding:
             return grown
         assert y is not None
         return np.asarray(np.clip(self.own(y), grown, NO_DIGITS))
+
+    def unit(
+        self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], last: Float[np.ndarray, "N m"] | None
+    ) -> Float[np.ndarray, "N m"]:
+        """`at`; where answers are rounded before they arrive as exactly as that and what was measured allow.
+
+        Args:
+            x: Where was asked.
+            y: What was answered.
+            last: Standard deviation of that rounding; None where answers are as the model computes them.
+        """
+        if last is None or self.quiet is None or self.own is not None:
+            return self.at(x, y)
+        grown = (1 + np.linalg.norm(x, axis=1) / self.size) / 2
+        return np.asarray(np.maximum(last, self.quiet * grown[:, None]))
 
     def counts(
         self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
@@ -149,7 +167,7 @@ def _rounding(
     bent = (second.max(axis=1) > 1e-6 * slope + 40 * blurred).any(axis=1)
     floor = np.minimum(floor, 40 * resolution * typical)
     still = not np.diff(y, axis=1).any()
-    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still, own)
+    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still, own, quiet)
 
 
 def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator, widest: float = np.inf) -> bool:

@@ -302,7 +302,9 @@ def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identifi
     """What a method finds; one that breaks down on answers it was not made for has found nothing, and says so."""
     start = oracle.ledger.asked
     try:
-        return method(oracle, rng=rng)
+        # Trials that are far off overflow: they are judged by what they explain, and a warning would tell nobody of it.
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return method(oracle, rng=rng)
     except UnveilError:
         raise
     except (ArithmeticError, IndexError, ValueError) as error:  # LinAlgError is a ValueError

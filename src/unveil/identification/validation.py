@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.domain import Within
+from unveil.blackbox.domain import SINGLE, Within
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, intact, weights
 from unveil.identification.fitting.affine_part import affine_part
@@ -39,6 +39,8 @@ TAIL = 30.0
 # Errors at usual points and beside hyperplanes, in units of the answers' rounding there, that a fit to answers with few
 # digits leaves at most: its own error and the rounding made 5 at 100 points and 8 at 4,000; a missing neuron 4 to 500.
 UNEXPLAINED = 8.0
+# Answers within so many of their roundings are the same.
+EQUAL = 4.0
 # Of the points, whose answers must have digits for anything to be known.
 LEAST = 0.05
 # Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
@@ -138,7 +140,9 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
         x, answers, rests = x[whole], answers[whole], rests + int(whole.sum())
         if not len(x):
             continue
-        spread = float(np.abs(answers - answers.mean(axis=0)).max()) or 1.0
+        spread = float(np.abs(answers - answers.mean(axis=0)).max())
+        if float(np.ptp(answers, axis=0).max()) <= EQUAL * float(oracle.rounding(answers).max()):
+            spread = float(np.abs(answers).max()) or 1.0  # all are the same
         apart = np.abs(network(x) - answers)
         off = (apart * weights(oracle.uneven, answers, usual)).max(axis=1)
         errors[-1] = max(errors[-1], _finite(float(off.max()) / spread))
@@ -147,7 +151,9 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
         # A network that is wrong at most points has no typical error to hold others against.
         strange = ~(off <= fine * spread) & ((off > TAIL * typical) | (typical > fine * spread))
         if noise is not None and not noise.exact and number in (0, beside):
-            unit = np.maximum(noise.at(x, answers), oracle.rounding(answers))
+            rounded = oracle.step > 0 or oracle.mantissa < SINGLE
+            last = oracle.rounding(answers)
+            unit = np.maximum(noise.unit(x, answers, last if rounded else None), last)
             times = (apart / unit).max(axis=1)
             roundings = max(roundings, _finite(float(times.max())))
             strange |= ~(times <= UNEXPLAINED)

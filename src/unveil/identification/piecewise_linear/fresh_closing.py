@@ -52,6 +52,8 @@ class _Closed(NamedTuple):
 def close_on_fresh(setup: Setup, state: Reading) -> Reading:
     """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
 
+    Without a neuron it is none: then whether an affine map of what the layers before pass on fits.
+
     Queries: `RATIO` per parameter, fewer with several outputs.
     """
     found, frame = state.found, state.frame
@@ -59,9 +61,9 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
     state = replace(state, layer=layer, settled=len(rows) <= frame.d)
     k, m = len(rows), setup.probe.m
     # In a box some neurons are active all over it.
-    more = k > frame.d or not frame.free
+    more = k > frame.d or not frame.free or not k
     closed = _output_layer(setup, state, rows, bias, frame.d if more else 0)
-    most = CONVINCING if len(found.bent) > DEEPER * k + 2 else PROMISING
+    most = CONVINCING if len(found.bent) > DEEPER * k + 2 or not k else PROMISING
     if closed.left > CONVINCING and not more:
         # So it is where neurons slope on both sides of their hyperplanes.
         sloped = _output_layer(setup, state, rows, bias, frame.d)
@@ -71,6 +73,9 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
         # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
         wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")[:WRONG]]
         return replace(state, whole=False, lacking=False, wrong=wrong)
+    if not k:
+        affine = Network.from_weights([*state.layers, (closed.out[1:].T, closed.out[0])], shape=setup.oracle.shape)
+        return _fitted(state, found, affine, lacking=False)
     ending: Weights = [(rows, bias), (closed.out[:k].T, closed.out[k])]
     if more:
         ending = with_linear_part(ending, closed.out[k + 1 :].T)
@@ -115,9 +120,9 @@ def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarr
     z = [np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1)), *([h] if linear else [])]
     F = np.concatenate(z, axis=1)
     fitting = np.arange(len(x)) % HELD_OUT > 0
-    counts, _ = setup.probe.noise.counts(x, y)
+    counts, sigma = setup.probe.noise.counts(x, y)
     out = weighted_output(F[fitting], y[fitting], counts if isinstance(counts, float) else counts[fitting])
-    spread = float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean()))
+    spread = max(float(np.sqrt(((y - y.mean(axis=0)) ** 2).mean())), sigma)  # of a constant only errors are left
     off = counts * (F @ out - y)
     return _Closed(x, out, off, float(np.sqrt((off[~fitting] ** 2).mean())) / max(spread, 1e-300))
 

@@ -119,7 +119,10 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         state = _settled(setup, state, number)
         grown = len(state.found) > had
         barren = 0 if grown else barren + 1
-        if not len(state.found) or (number and barren > rounds.barren and (exact or not state.whole)):
+        # Answers with few digits may be an affine map's, which no breakpoint tells.
+        if (not len(state.found) and (exact or state.layers)) or (
+            number and barren > rounds.barren and (exact or not state.whole)
+        ):
             return
         if grown or not exact:
             state = (close_on_paid if exact else close_on_fresh)(setup, state).counted()

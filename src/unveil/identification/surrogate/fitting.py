@@ -212,7 +212,7 @@ class Fitting(Run):
         """Students of several shapes after a short training, the best ones of them."""
         known, x, y = self.method.known, self.told.x, self.told.y
         h = x
-        if known.network is not None and self._well(known.network):
+        if known.network is not None and len(known.network.layers) > 1 and self._well(known.network):
             # Neurons that it lacks need not disturb those that it has: the others begin with some that send nothing on.
             more = [with_free(known.network, FREE, x, self.rng) for _ in range(self.method.students - 1)]
             return [known.network, *more]
