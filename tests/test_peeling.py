@@ -10,8 +10,9 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.peeled_layers import Peeled
-from unveil.identification.smooth.rank_condition import Slopes, meet_condition, meet_freely, slopes
+from unveil.identification.smooth.rank_condition import Slopes, meet_condition, meet_freely, refined, slopes
 from unveil.outcome import Outcome
+from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
 
@@ -135,3 +136,12 @@ def test_fewer_neurons_than_inputs_are_read_to_the_last_digits(seed):
             assert worst(found.network, truth) < 1e-8
             good.append(True)
     assert good
+
+
+def test_slopes_of_no_network_meet_nothing_and_steps_that_lead_to_no_number_are_refused():
+    for seed in range(80, 100):
+        rng = np.random.default_rng(seed)
+        told = Slopes(2 * rng.standard_normal((8, 3)), rng.standard_normal((8, 3, 1)))
+        start = Layer(np.eye(3), 3 * rng.standard_normal(3), ACTIVATIONS["gelu"])
+        found = refined(told, start, 1 + seed % 2, np.zeros((3, 3), dtype=bool), 25)
+        assert found is None or found.certificate > 1e-3

@@ -59,7 +59,6 @@ def sighted(  # noqa: PLR0913 - what all sightings share
     that meets one neuron alone shows it better.
 
     Args:
-        kernel: As it was read.
         spacing: Usual way from one breakpoint of a line to the next.
 
     Queries: `13 WINDOWS` at most

@@ -229,8 +229,6 @@ def same(a: Kernel, b: Kernel, vague: bool = False) -> bool:
     where the smaller one fits best into the larger one.
 
     Args:
-        a: One reading.
-        b: Another.
         vague: Whether readings so vague that they cannot be told apart count as the same, too.
     """
     if (np.array(a.size) < b.size).any() and (np.array(a.size) > b.size).any():

@@ -20,9 +20,6 @@ def differences_of(kernel: Kernel) -> list[tuple[tuple[int, int], Float[np.ndarr
     Where the larger of two neurons of one kernel is taken, the answers bend where both are equal: the biases cancel,
     and the normal is the difference of two shifts. Nearly no other kernel is: the sums along the shift all vanish.
     A difference over twice a shift is one over the shift as well: both are returned.
-
-    Args:
-        kernel: What was read.
     """
     doubt = float(np.sqrt((kernel.error**2).sum()))
     if abs(kernel.bias) > ZERO * kernel.bias_error + ROUNDING:

@@ -49,8 +49,6 @@ class Reader:
         """The normal at a breakpoint.
 
         Args:
-            seen: The line.
-            index: Which of its breakpoints.
             largest: A window wider than this is none: the neuron belongs to a deeper layer, or to no convolution.
 
         The window begins at the line's pixel and grows where a random move of the rows or columns beside it changes

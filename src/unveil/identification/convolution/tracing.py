@@ -38,11 +38,6 @@ def traced(  # noqa: PLR0913 - what all sightings share
     each round goes as far as short lines still hold its error. A first-layer hyperplane is straight however far it is
     followed, others are left soon.
 
-    Args:
-        kernel: As it was read.
-        seen: The line that it was read on.
-        index: Which breakpoint.
-
     Returns:
         The kernel, or None where its hyperplane was lost.
 

@@ -75,7 +75,6 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     Args:
         network: Where to start: ReLU layers, the last one affine, most neurons within a few hundredths of the truth.
         x: Where the oracle was asked; half as many answers again as parameters at least.
-        noise: Deviation of the answers' errors, absolute; it stops there.
         first: The first layer that moves.
         counts: What the error of each answer is multiplied by.
 
@@ -119,7 +118,6 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
 
     Args:
         network: Where to start: any activations.
-        noise: Deviation of the answers' errors, absolute; it stops there.
         steps: Steps tried at most.
         most: Conjugate gradients per step at most.
         damping: Relative to the diagonal of J^T J.

@@ -184,7 +184,6 @@ def agreement(
     """Least sum of absolute errors: exact on most points even where some obey another law.
 
     Args:
-        F: What they are sums of.
         fine: Where least squares leave no larger error than this they are the answer: all points obey one law.
 
     Returns:

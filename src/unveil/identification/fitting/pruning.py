@@ -29,7 +29,6 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
     """Take out hidden neurons whose effect on the answers cannot be told from their noise.
 
     Args:
-        network: A fit to answers.
         sigma: Standard deviations of its answers there.
 
     Returns:
@@ -168,7 +167,6 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
 
     Args:
         network: ReLU layers, the last one affine.
-        weight: Of each in a fit.
         settled: All weights of a nearly right network to the last digits.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu" or not len(x):

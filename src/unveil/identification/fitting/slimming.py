@@ -51,7 +51,6 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
     Args:
         network: Explains the answers nearly to their noise.
         floor: Deviation of the answers' errors, absolute.
-        fit: A few steps of least squares on these answers.
         as_well: By what factor errors may grow.
         counts: What each error is multiplied by: less where answers are less precise.
 
@@ -98,8 +97,6 @@ def without_surplus(
     determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
 
     Args:
-        fit: A fit to these answers.
-        noise: Standard deviation of the answers' errors, absolute.
         weight: What each answer counts for, as in the fit.
 
     Returns:
@@ -129,7 +126,6 @@ def all_needed(
     do in a sum: two neurons with the same hyperplane, on the same side or on opposite ones, do not pass.
 
     Args:
-        network: Explains the answers.
         x: Where was asked: several times as many as there are neurons in a layer and inputs to it.
         counts: As of `slimmed`.
 

@@ -141,13 +141,7 @@ class Deeper:
     def begun(
         cls, frame: Frame, layer: AffineMap, found: LayerFound, given: list[Neuron], stations: list[Station]
     ) -> Deeper:
-        """Behind a first layer.
-
-        Args:
-            layer: The first layer, signs settled.
-            found: What lines showed while it was read.
-            given: Neurons of the second layer read in another way.
-        """
+        """Behind a first layer."""
         given = [replace(n, key=-1 - i) for i, n in enumerate(given)]
         # Each was followed across most of the layer before.
         proven = frozenset(n.key for n in given) if len(layer[0]) > frame.d else frozenset[int]()

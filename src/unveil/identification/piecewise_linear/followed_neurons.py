@@ -132,9 +132,6 @@ def follow(
 
     Args:
         layer: The first layer, rows of unit norm, sides open.
-        x: A point on the hyperplane.
-        normal: Its unit normal there.
-        jump: Of the slope of the answers across it.
 
     Returns:
         None where it meets hardly any of them.

@@ -156,7 +156,6 @@ def fresh(
     """This many points and answers; those asked before serve again.
 
     Args:
-        count: Points at least.
         layer: Rows and biases of a layer; a first one is to have points on either side of each neuron.
         need: Points wanted there.
     """
@@ -198,7 +197,6 @@ def on_rare_sides(
     """More points, so that each of these hyperplanes has as many on either side as are needed.
 
     Args:
-        x: Points that there are.
         need: Points wanted on each side.
     """
     z = x @ rows.T + bias

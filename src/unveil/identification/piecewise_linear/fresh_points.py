@@ -50,7 +50,6 @@ class Points:
         Behind the last one there is none that could have been missed.
 
         Args:
-            network: As it is known.
             count: At most so many points, as many behind each layer, near and far.
         """
         pool = self.frame.sample(POOL, self.rng)
@@ -75,7 +74,6 @@ def refuting(
 
     Args:
         asked: Answers questions, and keeps these however many there are.
-        network: What is held against them.
         fine: Errors allowed, in units of the largest answer.
         outside: Whether it should agree far out, too.
 

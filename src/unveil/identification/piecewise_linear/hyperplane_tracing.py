@@ -81,9 +81,6 @@ def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Fol
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
     follows.
 
-    Args:
-        seen: Where it was seen.
-
     Queries: about 20 for each of three to four places per weight.
     """
     for wider in WIDER:

@@ -58,8 +58,6 @@ def late(
 
     Args:
         layers: Read before, the first one whole.
-        line: Where the breakpoint was met.
-        which: Which of the line's.
         error: Of the rows of these layers.
         pool: Where its unknown weights may be looked for.
 
@@ -93,7 +91,6 @@ def _completed(
     Args:
         before: The layers before its own.
         neuron: As far as its first critical point tells.
-        seen: This point.
         given: Error of the rows of the layers before, and where to look besides near that point.
     """
     (point, view), (error, pool), rng = seen, given, probe.rng

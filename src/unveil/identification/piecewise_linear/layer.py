@@ -57,9 +57,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
     must change nothing; where it does, the next line runs there, so that only the missing neurons bend it.
 
     Args:
-        far: How far lines reach.
         most_lines: Lines after which what was found is returned.
-        found: Something to go on from.
         given: The first lines, searched before.
         sure: Neurons are missing for sure: they are looked for even where nothing seems to change.
 
@@ -119,7 +117,6 @@ def _searched(
     """A random line, or one along columns that no row read so far sees; None where the region has no room for it.
 
     Args:
-        far: How far it reaches.
         beyond: The columns.
         where: Where answers are known to change along them; none where that is no matter.
     """

@@ -265,7 +265,6 @@ def _agree(
     """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these.
 
     Args:
-        which: Those asked about.
         left: What its weights leave of their equations.
         unknown: Values active at each that it has no weights for.
     """

@@ -198,7 +198,6 @@ def told_by_ends(
     deeper one. Where a deeper neuron's ends, the two others are its next piece and the hyperplane at which it bends.
 
     Args:
-        planes: Hyperplanes, each met at `at`.
         unmet: A point on each at which it is not met.
 
     Returns:

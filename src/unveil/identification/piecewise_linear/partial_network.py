@@ -102,7 +102,6 @@ def doubt_of_sums(
     Args:
         layers: As of `Behind`.
         spreads: As of `Behind`.
-        x: Inputs.
     """
     h, out = x, np.zeros_like(x)
     for depth, ((W, b), spread) in enumerate(zip(layers, spreads, strict=True)):

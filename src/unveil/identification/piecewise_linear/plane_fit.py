@@ -41,8 +41,6 @@ def read_planes(probe: Probe, frame: Frame, *, far: float, most_lines: int, foun
 
     Args:
         frame: The coordinates; free.
-        far: How far lines reach.
-        most_lines: Lines at most.
 
     Yields:
         What was found after every `LINES` lines.

@@ -44,9 +44,6 @@ def with_rare(
     beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
     if it explains half of them.
 
-    Args:
-        layers: All hidden layers, as they were read; rows and biases.
-
     Returns:
         The layers; the same list where nothing was put in.
 
@@ -136,7 +133,6 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
     Where a rare neuron is missing from the last hidden layer most answers know nothing of it, and the others are off.
 
     Args:
-        left: What is left of each answer.
         most: Share of their deviation that is small.
     """
     off = np.abs(left).max(axis=1)

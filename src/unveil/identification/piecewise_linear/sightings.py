@@ -196,7 +196,6 @@ def by_place(
     """Rounding as it is at nearly all of these places, by second differences of answers close to each other.
 
     Args:
-        noise: As it was measured at a few.
         less: By what factor too small is no matter, as for a search that looks for itself.
 
     Queries: `6 N`

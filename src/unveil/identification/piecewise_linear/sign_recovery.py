@@ -87,10 +87,6 @@ def by_fold(
 ) -> Float[np.ndarray, " k"] | None:
     """Neurons on the wrong side, from the slopes that are left over: `w relu(z) = w relu(-z) + w z`.
 
-    Args:
-        weight: How the answers change with each.
-        over: Slopes that no neuron explains.
-
     Returns:
         -1 where the other side is the active one, else 1; None where that is not what is left over.
     """

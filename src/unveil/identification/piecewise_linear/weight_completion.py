@@ -70,9 +70,7 @@ def places(
     """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
 
     Args:
-        neurons: Of the next layer.
         base: Where the lines begin; looking at them costs no query.
-        direction: Where they go.
         tried: How often each neuron's weight was looked for in vain.
         most: Places with more other breakpoints near them are left.
     """
@@ -109,7 +107,6 @@ def roomy_places(
     """Such places for weights that matter hardly anywhere, found by a search of their own.
 
     Args:
-        neurons: Of the next layer.
         tried: How often each neuron's weight was looked for in vain.
         size: Length of a typical input, per coordinate.
         most: Weights that are looked for at most, those of the best known neurons first.

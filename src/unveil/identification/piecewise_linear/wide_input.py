@@ -53,7 +53,6 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     before are.
 
     Args:
-        network: Known along a few directions.
         again: Neurons that had better be active at the same places.
 
     Returns:
@@ -100,7 +99,6 @@ def _tell(
     """How far nothing switches, and how well answers tell what the active neurons see.
 
     Args:
-        network: As it is known.
         z: Preactivations of the first layer at each place.
         active: Which of them are positive.
     """
@@ -150,8 +148,6 @@ def widen(
 
     Args:
         probe: Asks, whole inputs.
-        network: On the coordinates of the few directions.
-        where: Where to differentiate.
         again: Rows that are measured again along the few directions, too.
         seen: A point of each of their hyperplanes, in coordinates.
 

@@ -176,11 +176,6 @@ def repeated(
 ) -> Identification:
     """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
 
-    Args:
-        once: One attempt.
-        attempts: At most so many.
-        method: What the identification says it was.
-
     Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """
     stages = Stages(oracle)

@@ -199,7 +199,6 @@ def first_directions(
 
     Args:
         basis: Orthonormal, of the directions that matter.
-        count: Neurons of the first layer.
         rank: Neurons of the second layer, about.
     """
     r = len(basis)

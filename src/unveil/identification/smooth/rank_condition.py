@@ -78,11 +78,6 @@ def step_size(noise: float) -> float:
 def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float) -> Float[np.ndarray, "T k m"]:
     """Derivatives of the answers by the first layer's preactivations, as they are known so far.
 
-    Args:
-        layer: Of no more neurons than inputs.
-        z: Preactivations at which to ask.
-        noise: Standard deviation of the answers' errors, in units of their spread.
-
     Queries: `6 T k`
     """
     h = step_size(noise)
@@ -181,7 +176,6 @@ def meet_freely(
 
     Args:
         told: Slopes by what the layer takes.
-        starts: Layers that may be nearly right.
         ranks: Of the next layer, from below.
         met: The condition counts as met where singular values fall by this factor behind the rank.
     """
@@ -196,7 +190,7 @@ def meet_freely(
     for rank in ranks:
         if len(c) < places_needed(k, rank, told.g.shape[2]):
             continue
-        found = [each for start in starts if sound(each := _refined(told, start, rank, free)) and each is not None]
+        found = [each for start in starts if sound(each := refined(told, start, rank, free)) and each is not None]
         if not found:
             continue
         best = min(found, key=lambda each: each.certificate)
@@ -245,7 +239,7 @@ def _at_lowest_rank(told: Slopes, found: Condition, search: _Search) -> Conditio
         for _ in range(search.tries):
             weights, shifts = found.layer.dense().copy(), found.layer.bias.copy()
             weights[wrong], shifts[wrong] = search.anew(wrong)
-            lower = _refined(told, Layer(weights, shifts, found.layer.activation), found.rank - 1, search.free)
+            lower = refined(told, Layer(weights, shifts, found.layer.activation), found.rank - 1, search.free)
             if lower is not None and search.sound(lower):
                 found = lower
                 break
@@ -262,8 +256,8 @@ def _unit(activation: Activation) -> float:
 
 def _in_two_steps(told: Slopes, start: Layer, rank: int) -> tuple[Condition | None, Condition | None]:
     """With shifts alone free, then with scales too."""
-    first = _refined(told, start, rank, np.zeros((told.k, told.k), dtype=bool), _FIRST)
-    return first, None if first is None else _refined(told, first.layer, rank, np.eye(told.k, dtype=bool))
+    first = refined(told, start, rank, np.zeros((told.k, told.k), dtype=bool), _FIRST)
+    return first, None if first is None else refined(told, first.layer, rank, np.eye(told.k, dtype=bool))
 
 
 class _Divided(NamedTuple):
@@ -316,7 +310,7 @@ class _Divided(NamedTuple):
         return np.asarray(every.reshape(-1, every.shape[2]))
 
 
-def _refined(
+def refined(
     told: Slopes, start: Layer, rank: int, free: Bool[np.ndarray, "k k"], steps: int = _STEPS
 ) -> Condition | None:
     """Least squares for what lies behind the rank, the span itself projected out.
@@ -336,27 +330,31 @@ def _refined(
         now[moving] = p
         return Layer(now[: k * k].reshape(k, k), now[k * k :], start.activation)
 
+    def divided(p: Float[np.ndarray, " q"]) -> _Divided | None:
+        # A step along what nothing depends on may lead to no number.
+        return _Divided.of(told, layer(p)) if np.isfinite(p).all() else None
+
     def behind(p: Float[np.ndarray, " q"]) -> Float[np.ndarray, " Na"]:
-        divided = _Divided.of(told, layer(p))
-        if divided is None:
+        there = divided(p)
+        if there is None:
             return np.full(len(c) * (k - rank), _FAR)
-        return np.asarray((divided.unit @ np.linalg.svd(divided.unit, full_matrices=False)[2][rank:].T).ravel())
+        return np.asarray((there.unit @ np.linalg.svd(there.unit, full_matrices=False)[2][rank:].T).ravel())
 
     def moves(p: Float[np.ndarray, " q"]) -> Float[np.ndarray, "Na q"]:
-        divided = _Divided.of(told, layer(p))
-        assert divided is not None
-        left, _, right = np.linalg.svd(divided.unit, full_matrices=False)
-        return divided.moves(c, left[:, :rank], right[rank:].T)[:, moving]
+        there = divided(p)
+        assert there is not None
+        left, _, right = np.linalg.svd(there.unit, full_matrices=False)
+        return there.moves(c, left[:, :rank], right[rank:].T)[:, moving]
 
     if _Divided.of(told, start) is None:
         return None
     fit = optimize.least_squares(
         behind, every[moving], moves, method="lm", x_scale="jac", ftol=_GAIN, xtol=1e-15, gtol=1e-15, max_nfev=steps
     )
-    divided = _Divided.of(told, layer(fit.x))
-    if divided is None:
+    end = divided(fit.x)
+    if end is None:
         return None
-    values = np.linalg.svd(divided.unit, compute_uv=False)
-    rows = np.linalg.svd(divided.unit * divided.size, full_matrices=False)[2][:rank]
-    spread = 1 / float((divided.unit**4).sum(axis=0).max())
+    values = np.linalg.svd(end.unit, compute_uv=False)
+    rows = np.linalg.svd(end.unit * end.size, full_matrices=False)[2][:rank]
+    spread = 1 / float((end.unit**4).sum(axis=0).max())
     return Condition(layer(fit.x), rank, float(values[rank] / values[rank - 1]), rows, spread)

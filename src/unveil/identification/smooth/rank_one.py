@@ -72,7 +72,6 @@ def subspace_power(
     """Maximise `F(u) = ||P_W(u u^T)||^2` over unit vectors from many random starts at once.
 
     Args:
-        space: Orthonormal basis of W.
         starts: Default `8 k + 32`.
         iterations: At most, per start.
 
@@ -107,7 +106,6 @@ def rank_one_elements(
     """Subspace power method, started again until `count` independent elements are found.
 
     Args:
-        space: Orthonormal basis of W.
         count: How many there should be; default the dimension of W.
         rounds: Of `count + 16` starts each, at most.
 
@@ -133,12 +131,7 @@ def rank_one_elements(
 def joint_directions(
     matrices: Float[np.ndarray, "N r r"], count: int, *, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "k r"], float]:
-    """The vectors v_l of matrices `sum_l t_l v_l v_l^T`, at most `count`, and the worst certificate.
-
-    Args:
-        matrices: Symmetric, with different coefficients.
-        count: How many vectors there are.
-    """
+    """The vectors v_l of matrices `sum_l t_l v_l v_l^T`, at most `count`, and the worst certificate."""
     r = matrices.shape[1]
     space, _ = matrix_space(matrices, min(count, r * (r + 1) // 2))
     found = rank_one_elements(space, rng=rng, count=count, rounds=8)

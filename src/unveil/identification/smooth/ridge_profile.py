@@ -47,9 +47,6 @@ def profiles(
 def anchored(oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"]) -> Hyperplanes:
     """The same hyperplanes, their offsets found again near the origin, where the error of a direction matters less.
 
-    Args:
-        bases: As for `profiles`.
-
     Queries: `33 k`, and about 10 for each neuron to follow the jump.
     """
     k, n = planes.directions.shape
@@ -87,9 +84,6 @@ def sharpen(  # noqa: PLR0913 - where, along what, how finely
     fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
 
     Args:
-        scales: Of the neurons, from `fit_profile`.
-        shifts: Likewise.
-        bases: As for `profiles`.
         errors: Of the answers there, standard deviation.
 
     Returns:
@@ -168,7 +162,6 @@ def fit_profile(
     range hides in a free one: a straight line, which is all there is behind a single hidden layer, is tried first.
 
     Args:
-        position: Along the normal.
         centre: Where the neuron switches, about.
         width: Over which length, about.
     """

@@ -137,7 +137,6 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
         layer: The first layer, roughly.
         x: Ordinary points, where neurons are active.
         rank: Neurons of the second layer; None: as few as explain the answers, at most eight.
-        starts: Per number of neurons.
     """
     y, best = layer(x), None
     enough = max(2 * noise, 1e-10 * float(np.ptp(answers)))
@@ -172,8 +171,6 @@ def fit_outer(
     activation that fits the polynomial best, then all are polished together, directions included.
 
     Args:
-        y: Inputs of the layer.
-        answers: Of the whole network.
         steps: Of the last least squares, at most.
 
     Returns:

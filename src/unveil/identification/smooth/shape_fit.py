@@ -39,7 +39,6 @@ def fit_shape(
     """Variable projection: the curve as a combination of columns that follow from `scale t + shift`.
 
     Args:
-        t: Where the curve is known.
         columns: Of a preactivation: the activation and whatever else the curve may be made of.
         most: Scales and shifts that are larger do not count.
     """

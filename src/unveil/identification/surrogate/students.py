@@ -121,7 +121,6 @@ def fitted(
     """A few damped steps of least squares, on hard answers and others; the next damping, and the numbers multiplied.
 
     Args:
-        student: Where to start.
         noise: Deviation of the answers' errors, absolute.
         first: The first layer that moves.
         brief: Fewer steps, solved less well, of a network that is right already or not worth more.
