@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,9 @@ def test_networks_that_cannot_be_compared_are_told(rng: np.random.Generator) -> 
     assert "depths differ" in str(compare(deep, truth))
     with pytest.raises(BadInput, match="not comparable"):
         compare(random_network(rng, "tanh", (4, 4, 2)), truth)
+    classes = replace(truth, softmax=True)  # told with the outputs it has, though log-ratios are one less
+    with pytest.raises(BadInput, match="truth 3 to 2"):
+        compare(random_network(rng, "tanh", (4, 4, 2)), classes)
 
 
 @pytest.mark.parametrize("name", ["tanh", "softplus", "elu(0.5)", *WITH_BREAKPOINTS])

@@ -13,6 +13,7 @@ from unveil.audit.sections.defended_weights import LABELS, Weights, defended_wei
 from unveil.blackbox.defences import LEAST, TIMES, Allowance, defences
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.output_span import output_span
+from unveil.blackbox.row_span import row_span
 from unveil.blackbox.sources import as_oracle
 from unveil.identification.identify import identify
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -34,6 +35,20 @@ def test_coarser_answers_hide_precision_but_no_direction() -> None:
     assert all(d.queries <= max(TIMES * found[0].queries, LEAST) for d in found[1:-1])
     assert sum(d.queries for d in found) == oracle.ledger.asked - before
     assert "none of the 6 directions" in section(found).verdict
+
+
+def test_a_span_that_is_known_already_counts_where_it_has_more_directions() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal((3, 8))
+    bias = np.array([0.0, 0.0, -60.0])  # the third is at rest wherever random points fall
+    oracle = as_oracle(lambda x: np.maximum(x @ a.T + bias, 0) @ np.ones((3, 1)), shape=8)
+    near = 40 * a[2] / np.linalg.norm(a[2]) + rng.standard_normal((50, 8))
+    known = row_span(oracle, rng=rng, x=near)
+    assert known.rank == 3
+    alone, beside = (defences(oracle, rng=np.random.default_rng(0), known=k) for k in (None, known))
+    assert alone[0].rank == 2
+    assert beside[0].rank == beside[0].leaks == 3
+    assert not any("finer answers" in each.reason for each in beside)
 
 
 def test_an_allowance_ends_by_itself_and_with_the_ledger_around_it() -> None:

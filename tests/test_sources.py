@@ -247,6 +247,13 @@ def test_inputs_get_the_model_s_own_shape() -> None:
     assert shapes == [(count, 1, 4, 5) for count in (4, 1, 3)]
 
 
+def test_a_file_of_python_is_told_how_its_function_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("def predict(x):\n    return x\n")
+    with pytest.raises(uv.BadInput, match=r"model\.py:predict"):
+        uv.as_oracle(str(path), shape=3)
+
+
 @pytest.mark.parametrize("thing", [3, None, "net.pkl", "net.npz", "net", b"x", [1, 2], {}])
 def test_what_cannot_be_asked(thing: object) -> None:
     with pytest.raises(uv.BadInput):

@@ -14,6 +14,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.row_span import row_span
 from unveil.blackbox.source import Answers
+from unveil.blackbox.span import RowSpan
 from unveil.blackbox.wrappers import LabelsOnly, Rounded
 from unveil.outcome import BadInput, BudgetExceeded, Outcome, UnveilError
 
@@ -136,7 +137,12 @@ class RoundedProbabilities(OracleWrapper):
 
 
 def defences(
-    oracle: Oracle, *, rng: np.random.Generator, accuracy: float = 1e-4, x: np.ndarray | None = None
+    oracle: Oracle,
+    *,
+    rng: np.random.Generator,
+    accuracy: float = 1e-4,
+    x: np.ndarray | None = None,
+    known: RowSpan | None = None,
 ) -> list[Defence]:
     """The row span from values as they are, in float32, rounded to 4 and to 2 decimal places, and from labels only.
 
@@ -146,6 +152,8 @@ def defences(
         accuracy: Wanted of each; of labels 300 times less (at most 0.1), since every bit has its price there.
         x: Typical inputs. Values are asked there only inside a box, as random points show more elsewhere; labels start
             there where random points show a single one.
+        known: What is known of the plain answers' span already. It counts where it has more directions, as those that
+            matter at few inputs are seen by one search and not by another.
 
     Raises:
         BadInput: The oracle answers labels already.
@@ -158,6 +166,8 @@ def defences(
     near = None if oracle.within is None else x
     seed = int(rng.integers(2**63))
     found = [_asked(as_given(oracle), oracle, seed, accuracy, near, oracle.ledger)]
+    if known is not None and known.rank > found[0].rank and known.outcome in (Outcome.complete, Outcome.full_rank):
+        found[0] = replace(found[0], rank=known.rank, accuracy=min(known.accuracy, 1.0), outcome=known.outcome)
     *kinds, (last, labels) = coarser(oracle)
     for name, asked in kinds:
         asked.ledger = Allowance(max(TIMES * found[0].queries, LEAST), outer=oracle.ledger)

@@ -143,12 +143,13 @@ def compare(  # noqa: PLR0913 - options of a public verb
         (0, 0, True)
     """
     must_be_known(found, truth)
+    told = f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable"
     if labels is not None:
         found, truth = as_classes(found), as_classes(truth, labels)
     else:
         found, truth = _without_softmax(found, truth, reference)
     if (found.n, found.m) != (truth.n, truth.m):
-        raise BadInput(f"found maps {found.n} inputs to {found.m}, truth {truth.n} to {truth.m}: not comparable")
+        raise BadInput(told)
     if x is None:
         x = (rng or np.random.default_rng(0)).standard_normal((1000, truth.n))
     if labels is not None:

@@ -211,7 +211,7 @@ def _run(audit: Audit) -> Section | None:
             title="What a defence would buy",
             verdict="It answers with labels, the coarsest answers there are: there is nothing left to make coarser.",
         )
-    found = defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs)
+    found = defences(audit.oracle, rng=audit.rng("defences"), x=audit.inputs, known=audit.findings.get("span"))
     return section(found, _weights(audit, found[0].name), _outputs(audit, found[0].name))
 
 

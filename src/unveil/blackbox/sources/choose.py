@@ -234,6 +234,8 @@ def from_file(
         hint = "pickles can run anything and are never opened; load it yourself if you trust it, and pass the object"
     elif kind in WEIGHTS_ALONE:
         hint = WEIGHTS_ALONE[kind]
+    elif kind == ".py":
+        hint = f"a function in it is named behind a colon: {path}:predict, which takes (N, n) and gives (N, m)"
     elif kind == ".npz":
         hint = "load its weights with unveil.load and pass the network"
     raise BadInput(f"cannot ask the file {str(path)!r}: expected .onnx, a TorchScript .pt or a URL; {hint}")
