@@ -11,6 +11,7 @@ import pytest
 import unveil as uv
 from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.rounding import Rounding, rounding, rows_for
+from unveil.identification.check_points import _ByInputs, _BySums, check_points, switching, unusual
 from unveil.identification.fitting.output_layer import Unsigned
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
@@ -20,7 +21,7 @@ from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
 from unveil.identification.piecewise_linear.unmixing import unmix
-from unveil.identification.validation import UNEXPLAINED, _ByInputs, _BySums, contradicted, switching, unusual, validate
+from unveil.identification.validation import UNEXPLAINED, contradicted, validate
 
 
 def rare(weights: Weights, count: int) -> Weights:
@@ -338,3 +339,20 @@ def test_a_weak_neuron_that_is_missing_is_many_roundings_of_answers_rounded_befo
     # Half a step is 1.7 standard deviations of a rounding; the neuron adds up to a thousandth of what the others give.
     assert times[0] <= 2
     assert times[1] > UNEXPLAINED
+
+
+def test_a_deep_neuron_that_no_usual_input_switches_is_met_by_the_points_of_a_check(seed: int) -> None:
+    met: list[bool] = []
+    for each in range(60):
+        rng = np.random.default_rng([seed, each])
+        weights = random_weights((12, 10, 8, 6, 2), rng, bias=0.5)
+        truth, x = uv.Network.from_weights(weights), rng.standard_normal((3000, 12))
+        often = (truth.features(30 * x, 2) > 0).mean(axis=0)
+        rare = np.flatnonzero(~(truth.features(x, 2) > 0).any(axis=0) & (often > 1e-3) & (often < 0.02))
+        for neuron in rare:
+            (w, b), (v, c) = weights[2:]
+            kept = np.arange(len(w)) != neuron
+            lacking = uv.Network.from_weights([*weights[:2], (w[kept], b[kept]), (v[:, kept], c)])
+            points = np.concatenate(check_points(lacking, uv.as_oracle(truth, 12), 300, rng))
+            met.append(bool((lacking(points) != truth(points)).any()))
+    assert_rate(met, 0.9)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.identification.check_points import FURTHER, unusual_everywhere
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.validation import unusual
 from unveil.whitebox.network import Network
 
+# How far out, in typical inputs, neurons may switch that hardly do so nearby.
+SCALES = (1.0, 3.0, 10.0)
 # Points from which the most unusual ones are climbed to.
 POOL = 2000
-# How far out, in typical inputs: there neurons switch that hardly do so nearby.
-SCALES = (1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,12 @@ class Points:
     def unusual(self, network: Network, count: int) -> Float[np.ndarray, "count n"]:
         """Points where a neuron behind one of the hidden layers that is rarely active would be so.
 
-        Behind the last one there is none that could have been missed.
-
         Args:
-            count: At most so many points, as many behind each layer, near and far.
+            count: How many.
         """
         pool = self.frame.sample(POOL, self.rng)
-        size = float(np.median(np.linalg.norm(pool, axis=1)))
-        depths = range(max(1, len(network.layers) - 2))
-        scales = SCALES[1:] if self.frame.free and self.far >= 10 * SCALES[-1] else SCALES[1:2]
-        each = count // (len(depths) * len(scales))
-        within = self.frame.within
-        parts = [
-            unusual(network, depth, pool, np.full(each, scale * size), self.rng, within)
-            for depth in depths
-            for scale in scales
-            if each
-        ]
-        return np.concatenate([pool[:0], *parts])
+        scales = FURTHER if self.far >= 10 * FURTHER[-1] else (FURTHER[0], FURTHER[0])
+        return unusual_everywhere(network, count, pool, self.rng, self.frame.within, scales)
 
 
 def refuting(
@@ -83,7 +71,7 @@ def refuting(
     for count in (30, 70, checks - 100):
         if count:
             part = 3 * count // 8
-            far = points.out(part if outside else 0, SCALES[-1])
+            far = points.out(part if outside else 0, FURTHER[-1])
             odd = points.unusual(network, part)
             x = asked.oracle.nearest(np.concatenate([odd, far, points.usual(count - len(odd) - len(far))]))
             y = asked.oracle(x)

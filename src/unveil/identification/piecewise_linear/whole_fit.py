@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unveil.identification.check_points import check_points
 from unveil.identification.fitting.both_sides import both_sides, side_by_side
 from unveil.identification.fitting.design import LARGE, finish, fitted, settle
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.validation import check_points
 from unveil.whitebox.network import Network
 
 # Answers per parameter for fitting all of them along a few directions, how far out they are, steps, and last ones in

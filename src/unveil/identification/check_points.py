@@ -1,0 +1,275 @@
+"""check_points: where a network is held against fresh answers: as users ask, further out, where neurons switch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.blackbox.domain import Within
+from unveil.blackbox.oracle import Oracle
+from unveil.whitebox.network import Network
+
+# How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
+FURTHER = (3.0, 30.0)
+# Shares of the points: usual ones, those further out (at corners, where there is a box), those where neurons switch;
+# the rest are unusual ones. Of one hidden layer, and of several, behind which rare neurons show at these above all.
+SHARES, SHARES_DEEP = (0.4, 0.3, 0.15), (0.3, 0.2, 0.15)
+# Of those further out, and of the unusual ones without a box, so many lie furthest out: neurons that are rare nearer by
+# are on there up to ten times as often, and hardly any less often.
+FURTHEST = 0.75
+# Points from which the most unusual ones are climbed to, of one hidden layer and of several; steps of the way.
+POOL, POOL_DEEP, CLIMB = 1000, 8000, 30
+# At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
+# rest may be active by as little as this weighs against them.
+LIGHTEST = 0.05
+# Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
+ACROSS = 0.5
+
+
+def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
+    """The points moved to just beside hyperplanes of random hidden neurons, on either side.
+
+    Args:
+        network: Whose neurons.
+        x: Points to start from.
+        rng: Picks neurons and sides.
+    """
+    x = x.copy()
+    hidden = network.layers[:-1]
+    if not hidden:
+        return x
+    spread = [z.std(axis=0) + 1e-300 for z in network.preactivations(x, -2)]
+    depth = rng.integers(len(hidden), size=len(x))
+    neuron = np.array([rng.integers(hidden[d].neurons) for d in depth], dtype=int)
+    side = rng.choice([-ACROSS, ACROSS], size=len(x))
+    for level in range(len(hidden)):
+        some = np.flatnonzero(depth == level)
+        if not len(some):
+            continue
+        goal = side[some] * spread[level][neuron[some]]
+        # A first layer's hyperplane is met at once; a deeper one bends on the way.
+        for _ in range(1 if level == 0 else 6):
+            sums = network.preactivations(x[some], level)
+            z = sums[level][np.arange(len(some)), neuron[some]]
+            slope = _slopes(network, level, sums, np.eye(hidden[level].neurons)[neuron[some]])
+            size = np.maximum((slope**2).sum(axis=1), 1e-300)
+            step = ((goal - z) / size)[:, None] * slope
+            x[some] += np.where(np.isfinite(step), step, 0.0)
+    return x
+
+
+def unusual(
+    network: Network,
+    depth: int,
+    x: Float[np.ndarray, "pool n"],
+    most: Float[np.ndarray, " count"],
+    rng: np.random.Generator,
+    within: Within | None,
+) -> Float[np.ndarray, "count n"]:
+    """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
+
+    Args:
+        network: Whose features.
+        depth: Which layer's, from 0.
+        x: Points to start from; without a box at all lengths, as another part of a layer is active further out.
+        most: Without a box, how long each of the points may be.
+        rng: Draws the mixtures.
+        within: The legal box, if any.
+    """
+    count = len(most)
+    weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
+    features = network.features(x, depth)
+    if within is None:
+        features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
+    x = x[(features @ weights.T).argmax(axis=0)]
+    if within is None:
+        x = x * np.minimum(1, most / np.maximum(np.linalg.norm(x, axis=1), 1e-300))[:, None]
+    narrow = within is None and network.layers[0].neurons < network.n
+    walk = _BySums(network, depth, x, most) if narrow else _ByInputs(network, depth, x, most, within)
+    state, step = walk.start, most / 6
+    sums = walk.sums(state)
+    best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
+    for _ in range(CLIMB):
+        on = walk.moved(state, _first_slopes(network, depth, sums, weights * activation.slope(sums[-1])), step)
+        there = walk.sums(on)
+        reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
+        better = reached > best
+        best[better] = reached[better]
+        for held, new in zip((*state, *sums), (*on, *there), strict=True):
+            held[better] = new[better]
+        step *= np.where(better, 1.2, 0.5)
+    return walk.points(state)
+
+
+def unusual_everywhere(
+    network: Network,
+    count: int,
+    pool: Float[np.ndarray, "pool n"],
+    rng: np.random.Generator,
+    within: Within | None,
+    scales: tuple[float, float] = FURTHER,
+) -> Float[np.ndarray, "count n"]:
+    """Points where a neuron that is missing behind one of the hidden layers is on: `unusual` ones of all but the last.
+
+    What the last layer's neurons are mixed into is the output, which is no neuron that could have been missed. The
+    deeper a layer the rarer a neuron behind it can be, and the more points are its own.
+
+    Args:
+        network: Whose features.
+        count: How many.
+        pool: Inputs as a user would draw them.
+        rng: Draws lengths and mixtures.
+        within: The legal box, if any.
+        scales: How far out points lie without a box, in usual lengths; the most of them as far as the second one.
+    """
+    size = float(np.median(np.linalg.norm(pool, axis=1)))
+    if within is None:
+        pool = pool * rng.choice([1.0, *scales], size=(len(pool), 1))
+    behind = np.arange(1, max(2, len(network.layers) - 1))
+    counts = np.diff(np.round(count * np.cumsum([0, *behind]) / behind.sum()).astype(int))
+    furthest = (FURTHEST * counts).astype(int)
+    return np.concatenate(
+        [
+            unusual(network, depth, pool, size * np.repeat(scales, (each - far, far)), rng, within)
+            for depth, (each, far) in enumerate(zip(counts, furthest, strict=True))
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _ByInputs:
+    """Points that climb, as inputs: within a box, or through a first layer that is wider than they are long."""
+
+    network: Network
+    depth: int
+    x: Float[np.ndarray, "count n"]
+    most: Float[np.ndarray, " count"]
+    within: Within | None
+
+    @property
+    def start(self) -> tuple[np.ndarray, ...]:
+        return (self.x.copy(),)
+
+    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        return self.network.preactivations(state[0], self.depth)
+
+    def moved(
+        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
+    ) -> tuple[np.ndarray, ...]:
+        up = back @ self.network.layers[0].dense()
+        y = state[0] + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
+        if self.within is not None:
+            return (np.clip(y, *self.within),)
+        return (y * np.minimum(1, self.most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None],)
+
+    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
+        return state[0]
+
+
+@dataclass(frozen=True)
+class _BySums:
+    """The same by what the first layer sees of them, which is all that counts on the way: a point is a share of where
+    it began, and so much of every row."""
+
+    network: Network
+    depth: int
+    x: Float[np.ndarray, "count n"]
+    most: Float[np.ndarray, " count"]
+
+    @cached_property
+    def gram(self) -> Float[np.ndarray, "k k"]:
+        """Products of the rows."""
+        rows = self.network.layers[0].dense()
+        return np.asarray(rows @ rows.T)
+
+    @property
+    def start(self) -> tuple[np.ndarray, ...]:
+        """Sums without biases, squared lengths, shares of the beginning, and of the rows."""
+        seen = self.x @ self.network.layers[0].dense().T
+        return seen, (self.x**2).sum(axis=1), np.ones(len(self.x)), np.zeros_like(seen)
+
+    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        first = self.network.layers[0]
+        z = state[0] + first.bias
+        if not self.depth:
+            return [z]
+        return [z, *self.network.after(0).preactivations(first.activation.value(z), self.depth - 1)]
+
+    def moved(
+        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
+    ) -> tuple[np.ndarray, ...]:
+        (seen, square, share, rows), up = state, back @ self.gram
+        size = np.maximum(np.einsum("ck,ck->c", back, up), 0)
+        far = np.divide(step, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
+        square = square + 2 * far * np.einsum("ck,ck->c", back, seen) + far**2 * size
+        part = np.minimum(1, self.most / np.sqrt(np.maximum(square, 1e-300)))
+        seen, rows = (part[:, None] * (old + far[:, None] * new) for old, new in ((seen, up), (rows, back)))
+        return seen, part**2 * square, part * share, rows
+
+    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
+        _, _, share, rows = state
+        return np.asarray(share[:, None] * self.x + rows @ self.network.layers[0].dense())
+
+
+def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
+    """Weights of features whose sum, where it is largest, shows rare neurons behind them.
+
+    A neuron that is on for some input at all has a positive weight, and if it hardly ever is, most others are negative:
+    it is on where one or two features are active and the others are not, or hardly. One that is hardly ever off is so
+    by a negative weight, at such points likewise. Of every feature in turn they meet rare neurons 3 to 30 times as
+    often as points far out do; where a feature never outweighs all others, only those that let these be active a
+    little do.
+
+    Args:
+        count: How many.
+        k: Features.
+        rng: Draws them.
+    """
+    light = np.where(np.arange(count) % 2 == 0, 1.0, LIGHTEST ** rng.random(count))
+    weights = np.repeat(-light[:, None], k, axis=1)
+    two = (light < 1) & (rng.random(count) < 0.5)
+    weights[two, rng.integers(k, size=two.sum())] = rng.random(two.sum())
+    one = np.concatenate([rng.permutation(k) for _ in range(-(-count // k))])[:count] if count else np.empty(0, int)
+    weights[np.arange(count), one] = 1.0
+    return weights
+
+
+def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
+    """Gradients by the input of `back @ sums[depth]`, one mixture per point; `sums` are its preactivations."""
+    return np.asarray(_first_slopes(network, depth, sums, back) @ network.layers[0].dense())
+
+
+def _first_slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
+    """The same by what the first layer sees."""
+    for level in range(depth, 0, -1):
+        below = network.layers[level - 1]
+        back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])
+    return back
+
+
+def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Legal points, the usual ones first; `count` in all."""
+    hidden = len(network.layers) - 1
+    usual, far, switched = (int(share * count) for share in (SHARES if hidden < 2 else SHARES_DEEP))
+    groups = [oracle.sample(usual, rng)]
+    if oracle.within is None:
+        furthest = int(FURTHEST * far)
+        groups += [
+            oracle.nearest(scale * oracle.sample(each, rng))
+            for scale, each in zip(FURTHER, (far - furthest, furthest), strict=True)
+        ]
+    else:
+        # Corners, some with most coordinates at one end: sums of many inputs are largest there.
+        share = rng.choice([0.1, 0.5, 0.9], size=(far, 1))
+        low, high = oracle.within
+        groups.append(oracle.nearest(np.where(rng.random((far, oracle.n)) < share, high, low)))
+    rest = count - sum(map(len, groups))
+    odd = rest - switched if hidden else 0
+    groups.append(oracle.nearest(switching(network, oracle.sample(rest - odd, rng), rng)))
+    if odd:
+        pool = oracle.sample(POOL if hidden < 2 else POOL_DEEP, rng)
+        groups.append(oracle.nearest(unusual_everywhere(network, odd, pool, rng, oracle.within)))
+    return groups
