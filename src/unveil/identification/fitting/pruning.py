@@ -22,7 +22,7 @@ WEAK, SEEN, FAINT = 1e-3, 5, 1e-7
 ROUGHLY = 1e-5
 # A neuron that sends on less than this share of what the most heard one of its layer does sends nothing.
 SILENT = 1e-12
-_TRIES = 4  # neurons taken out on trial, those that are missed least
+_TRIES = 4  # neurons taken out on trial before the weakest ones left are taken to be needed
 
 
 def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.ndarray, "N m"]) -> Network:
@@ -174,7 +174,7 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
     best = error(network)
     largest = float(np.abs(y * weight).max())
     network = _without_effect(network, x, weight, float(np.finfo(np.float64).eps) * largest)
-    for _ in range(_TRIES):
+    for _ in range(network.layers[-2].neurons):
         hidden, last = network.layers[-2:]
         values = np.asarray(Network(network.layers[:-1])(x))
         effect = (np.abs(values) * weight).max(axis=0) * np.abs(last.dense()).max(axis=0)
