@@ -13,7 +13,7 @@ from unveil.identification.from_labels.chart import Chart, typical_inputs
 from unveil.identification.from_labels.completion import MISSED, Completion
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_reading import DeepReading
-from unveil.identification.from_labels.faces import Precision
+from unveil.identification.from_labels.faces import ROUGH, Precision
 from unveil.identification.from_labels.first_layer import first_layer, straight_ones
 from unveil.identification.from_labels.further_classes import with_classes_met
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
@@ -186,7 +186,9 @@ class LabelReading:
                     return Outcome.check_failed
                 search.retract()
                 search.suppose()
-                search.sharpen()
+                # Where normals are fine a first fit may measure vague hyperplanes with fewer labels.
+                if tried > 1 or search.precision.normal >= ROUGH:
+                    search.sharpen()
             self.stats["stages"] |= search.stages
             self.booked = self.oracle.ledger.asked
             done = completion.attempt(

@@ -306,14 +306,12 @@ class HyperplaneSearch:
         self._only(self.planes.different(self.passed > SHARE * self.ended))
 
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
-        """Measure vague hyperplanes again: those, or all where normals are coarse, by dual points from many faces.
+        """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
 
         Queries: about 500 for each of them, or 3,000
         """
         ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
-        loose = np.flatnonzero(
-            (self.planes.error > (VAGUE if fine else LOOSE)) & (not fine if among is None else among)
-        )
+        loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
         for row in loose if fine else ():
             found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
             self._unknown(found.z, found.error)
