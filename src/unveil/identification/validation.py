@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.domain import SINGLE
+from unveil.blackbox.domain import HALF, SINGLE
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, intact, weights
 from unveil.identification.check_points import FURTHER, check_points
@@ -139,7 +139,8 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
         # A network that is wrong at most points has no typical error to hold others against.
         strange = ~(off <= fine * spread) & ((off > TAIL * typical) | (typical > fine * spread))
         if noise is not None and not noise.exact and number in (0, beside):
-            rounded = oracle.step > 0 or oracle.mantissa < SINGLE
+            # A model that computes in half precision loses more inside than its answers' last digit.
+            rounded = oracle.step > 0 or HALF < oracle.mantissa < SINGLE
             last = oracle.rounding(answers)
             unit = np.maximum(noise.unit(x, answers, last if rounded else None), last)
             times = (apart / unit).max(axis=1)
