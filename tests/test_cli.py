@@ -251,3 +251,18 @@ def test_identify_takes_examples_in_raw_units(tmp_path):
     wrong = CliRunner().invoke(app, [*given, "--method", "surrogate"])
     assert wrong.exit_code == 2
     assert "--inputs" in wrong.output
+
+
+def test_options_that_nothing_would_use_are_refused(tmp_path):
+    save(Network.from_weights([(np.eye(3), np.zeros(3)), (np.ones((1, 3)), np.zeros(1))]), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.ones((2, 3)))
+    model, examples = str(tmp_path / "net.onnx"), ["--inputs", str(tmp_path / "x.npy")]
+    for command in ("span", "outputs", "identify", "audit"):
+        result = CliRunner().invoke(app, [command, model, "--scale", "255"])
+        assert result.exit_code == 2, command
+        assert "--inputs" in result.output
+    assert CliRunner().invoke(app, ["span", model, "--deviation", "-1"]).exit_code == 2
+    given = ["obfuscate", model, *examples, "--out", str(tmp_path / "o.npz")]
+    result = CliRunner().invoke(app, [*given, "--noise", "0"])
+    assert result.exit_code == 2
+    assert "--noise" in result.output

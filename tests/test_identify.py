@@ -126,6 +126,37 @@ def test_bad_arguments_are_refused() -> None:
         identify(oracle, rng=np.random.default_rng(0), activation="tahn")
 
 
+def test_widths_that_the_answers_contradict_are_named() -> None:
+    truth = random_network(5, (4,), "relu", np.random.default_rng(17))
+    found = identify(as_oracle(truth, shape=5), rng=np.random.default_rng(18), widths=(3,))
+    assert found.outcome is Outcome.complete
+    assert found.network is not None
+    assert found.network.widths == (4, 1)
+    assert any("given as 3" in said and "found are 4" in said for said in found.why)
+    told = identify(as_oracle(truth, shape=5), rng=np.random.default_rng(18), widths=(4,))
+    assert not any("given as" in said for said in told.why)
+
+
+class Breaking(Method):
+    """Gives a bad argument of its own, after so many questions."""
+
+    def __init__(self, asked: int) -> None:
+        self.asked = asked
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        oracle(oracle.sample(self.asked, rng))
+        raise BadInput("step must be finite; got nan")
+
+
+def test_a_bad_argument_inside_a_method_is_not_the_callers() -> None:
+    truth = random_network(5, (4,), "relu", np.random.default_rng(17))
+    found = identify(as_oracle(truth, shape=5), Breaking(10), rng=np.random.default_rng(0))
+    assert found.outcome is Outcome.check_failed
+    assert "step must be finite" in found.why[0]
+    with pytest.raises(BadInput, match="step must"):  # refused before anything is asked
+        identify(as_oracle(truth, shape=5), Breaking(0), rng=np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("activation", ["tanh", "softplus", "gelu", "sin", "erf", "arctan"])
 @pytest.mark.parametrize("k", [5])
 def test_one_hidden_layer(activation: str, k: int) -> None:

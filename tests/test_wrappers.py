@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,13 @@ def test_affine_inputs_are_asked_in_the_model_s_units(seed: int) -> None:
         Affine(inside, np.zeros(3))
     with pytest.raises(BadInput, match="grid"):
         Affine(source(3, seed, within=(0, 1), grid=0.5))
+
+
+def test_affine_maps_that_differ_in_any_input_do_not_share_stored_answers(tmp_path: Path) -> None:
+    inside = uv.as_oracle(lambda x: x, shape=9)
+    uv.Stored(Affine(inside), tmp_path / "answers.sqlite")(np.ones((1, 9)))
+    with pytest.raises(uv.StoreError):
+        uv.Stored(Affine(inside, np.append(np.zeros(8), 1.0)), tmp_path / "answers.sqlite")(np.ones((1, 9)))
 
 
 def test_affine_inputs_of_a_single_precision_model_are_what_it_sees() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import final
 
@@ -250,9 +251,8 @@ class Affine(OracleWrapper):
         return exact if self.within is None else np.clip(exact, *self.within)
 
     def fingerprint(self) -> str:
-        return (
-            f"{self.oracle.fingerprint()} affine {self.mean.tobytes().hex()[:64]} {self.deviation.tobytes().hex()[:64]}"
-        )
+        digest = hashlib.blake2b(self.mean.tobytes() + self.deviation.tobytes(), digest_size=16)
+        return f"{self.oracle.fingerprint()} affine {digest.hexdigest()}"
 
     @staticmethod
     def _row(value: float | np.ndarray, shape: tuple[int, ...], name: str) -> Float[np.ndarray, " n"]:

@@ -59,6 +59,7 @@ def audit(
     from unveil.audit.provenance import provenance
     from unveil.audit.run import run
     from unveil.audit.stage import Audit, estimate
+    from unveil.cli.option_texts import require_inputs
 
     page, price, tariff, least = telling.page, telling.price, telling.tariff, telling.least
     if page.suffix.lower() not in (".html", ".htm"):
@@ -69,6 +70,7 @@ def audit(
         telling.require_fresh(force)
     before = None if telling.baseline is None else read_baseline(telling.baseline)
     stages = [stage for stage in STAGES if not stage.flag or getattr(wanted, _NAMES[stage.flag])]
+    require_inputs(inputs, scale=scale, label_column=label_column)
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
     if not plan:

@@ -54,7 +54,7 @@ def identify(
     Example: unveil identify model.onnx --budget 200000 --out found.npz
     """
     from unveil.cli.inputs import read_inputs
-    from unveil.cli.option_texts import integers
+    from unveil.cli.option_texts import integers, require_inputs
     from unveil.identification.from_labels.hard_labels import HardLabels
     from unveil.identification.identify import identify as find
     from unveil.identification.identify import reading_allowance
@@ -66,6 +66,7 @@ def identify(
     require_fresh(out, force, ".onnx", ".npz")
     names = None if activation is None else tuple(activation.split(","))
     sizes = None if widths is None else integers(widths, "--widths")
+    require_inputs(inputs, scale=scale)
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
     chosen = None if method == "auto" else method_named(method, names, sizes)

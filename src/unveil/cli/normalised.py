@@ -33,7 +33,5 @@ class Normalised:
             values = [usual] if text is None else numbers(text, option)
             if len(values) not in (1, shape[0]):
                 raise BadInput(f"{option} has {len(values)} numbers; inputs of shape {shape} have {shape[0]} channels")
-            if option == "--deviation" and not all(value > 0 for value in values):
-                raise BadInput(f"--deviation must be greater than 0; got {text}")
             found.append(np.broadcast_to(by_channel(values, shape), shape).ravel().astype(np.float64))
         return found[0], found[1]

@@ -28,9 +28,7 @@ def obfuscate(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it, .npz.")],
     scale: Scale = None,
-    noise: Annotated[
-        float, typer.Option("--noise", min=0, help="Length of the noise, in lengths of the input.")
-    ] = 10.0,
+    noise: Annotated[float, typer.Option("--noise", help="Length of the noise, in lengths of the input.")] = 10.0,
     basis: Annotated[
         Path | None,
         typer.Option(
@@ -52,6 +50,8 @@ def obfuscate(
     from unveil.cli.inputs import read_inputs
 
     require_fresh(out, force, ".npz")
+    if not noise > 0:
+        raise BadInput(f"--noise must be greater than 0; got {noise:g}")
     oracle = asking.oracle(source, common.note)
     read = read_inputs(inputs, oracle, scale)
     if basis is not None:

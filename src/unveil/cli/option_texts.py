@@ -81,9 +81,19 @@ def bounds(text: str) -> Within:
     return within
 
 
+def require_inputs(inputs: Path | None, **given: object) -> None:
+    """Refuse options that say how --inputs are read where there are none."""
+    for name, value in given.items():
+        if inputs is None and value is not None:
+            raise BadInput(f"--{name.replace('_', '-')} says how --inputs are read; give --inputs as well")
+
+
 def numbers(text: str, option: str) -> list[float]:
-    """`0.485,0.456,0.406` as numbers."""
-    return [number(part, option) for part in text.split(",")]
+    """`0.485,0.456,0.406` as numbers; those that inputs are divided by are greater than 0."""
+    found = [number(part, option) for part in text.split(",")]
+    if option == "--deviation" and not all(value > 0 for value in found):
+        raise BadInput(f"--deviation must be greater than 0; got {text}")
+    return found
 
 
 def by_channel(values: list[float], shape: tuple[int, ...]) -> np.ndarray:

@@ -49,11 +49,13 @@ def outputs(
     from unveil.blackbox.output_space import OutputSpan
     from unveil.blackbox.output_span import output_span
     from unveil.cli.inputs import read_inputs
+    from unveil.cli.option_texts import require_inputs
     from unveil.outcome import Outcome
 
     require_fresh(out, force, ".npz")
     require_fresh(layer, force, ".npz", option="--last-layer")
     earlier = None if against is None else OutputSpan.load(against)
+    require_inputs(inputs, scale=scale)
     oracle = asking.oracle(source, common.note)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x
     with common.watching(oracle, "Looking at the space of the outputs"):

@@ -36,8 +36,10 @@ def span(
     from unveil.audit.sections.span_check import check
     from unveil.audit.stage import Audit
     from unveil.cli.inputs import read_inputs
+    from unveil.cli.option_texts import require_inputs
 
     require_fresh(out, force, ".npz")
+    require_inputs(inputs, scale=scale)
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
     points = None if inputs is None else read_inputs(inputs, oracle, scale).x

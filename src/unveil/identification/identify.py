@@ -66,7 +66,8 @@ def identify(
         method: Which published idea to use, with its tolerances; by default picked by looking.
         rng: Draws all points.
         activation: Of the hidden layers, one name or one per hidden layer; None: found among the known ones.
-        widths: Neurons of the hidden layers, first to last; None: found.
+        widths: Neurons of the hidden layers, first to last; None: found. A piecewise-linear network's are read off the
+            answers all the same, and `why` says where they differ.
         x: Inputs of the model's use: of an oracle of labels, to start from besides random ones, e.g. some of each
             class; where a network has to be fitted (`Surrogate`), to ask about and to tell its errors for. From ten on
             they also tell where inputs lie and in which units, where that is far from 0 and 1 and there is no box.
@@ -142,9 +143,9 @@ def _identified(
     """
     start = oracle.ledger.asked
     if method is not None:
-        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start)
+        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths)
     if oracle.answers == "labels":
-        return _concluded(_tried(_from_labels(names, widths, x), oracle, rng), oracle, start)
+        return _concluded(_tried(_from_labels(names, widths, x), oracle, rng), oracle, start, widths)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -162,7 +163,7 @@ def _identified(
     assert best is not None
     if best.kernels is None and best.method == "critical points":
         best = _with_a_fit(best, oracle, rng, x)
-    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start)
+    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
 
 
 def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
@@ -193,8 +194,10 @@ def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, 
     return best
 
 
-def _concluded(found: Identification, oracle: Oracle, start: int) -> Identification:
+def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None) -> Identification:
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
+
+    Where `widths` were given and others found, it says so: a reading goes by the answers.
 
     Queries: `4`, those of `Oracle.unchanged`, and those of `_constant`
     """
@@ -205,7 +208,11 @@ def _concluded(found: Identification, oracle: Oracle, start: int) -> Identificat
         stats["stages"] = {**stats["stages"], "known questions": oracle.ledger.asked - before}
     if not changed and found.outcome is Outcome.complete and found.network and _constant(found.network, oracle):
         found = dataclasses.replace(found, outcome=Outcome.nothing_to_find)
-    found = dataclasses.replace(found, queries=oracle.ledger.asked - start, stats=stats)
+    why = found.why
+    if widths is not None and found.network is not None and found.network.widths[:-1] != widths:
+        read, given = (", ".join(map(str, each)) or "none" for each in (found.network.widths[:-1], widths))
+        why += (f"Hidden neurons were given as {given}; those found are {read}.",)
+    found = dataclasses.replace(found, queries=oracle.ledger.asked - start, why=why, stats=stats)
     if not changed:
         return found
     text = "Questions asked at first were asked again at the end and got other answers."
@@ -305,9 +312,10 @@ def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identifi
         # Trials that are far off overflow: they are judged by what they explain, and a warning would tell nobody of it.
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return method(oracle, rng=rng)
-    except UnveilError:
-        raise
-    except (ArithmeticError, IndexError, ValueError) as error:  # LinAlgError is a ValueError
+    except (UnveilError, ArithmeticError, IndexError, ValueError) as error:  # LinAlgError is a ValueError
+        # What a caller gave is refused before anything is asked; a bad argument afterwards is the method's own.
+        if isinstance(error, UnveilError) and not (isinstance(error, BadInput) and oracle.ledger.asked > start):
+            raise
         name = type(method).__name__
         why = f"{name} broke down on these answers ({type(error).__name__}: {error})"
         return Identification(None, Outcome.check_failed, oracle.ledger.asked - start, np.inf, name, (why,))
