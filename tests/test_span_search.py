@@ -424,3 +424,24 @@ def test_what_is_at_rest_at_one_place_and_steep_at_another_makes_no_full_rank() 
         oracle = uv.as_oracle(lambda x, w=w, b=b, v=v: np.tanh(x @ w.T + b) @ v.T, 8)
         ended.append(uv.row_span(oracle, rng=rng).outcome)
     assert uv.Outcome.full_rank not in ended
+
+
+@pytest.mark.parametrize(("kind", "steepness", "seeds"), [("tanh", (0.5, 1.5), (7, 8, 12)), ("clip", (1.5, 2.5), (9,))])
+def test_a_complement_stays_between_usual_inputs_where_most_neurons_rest(kind, steepness, seeds) -> None:
+    # Beside most inputs nothing changes at all: neurons are at rest, or answers at their bounds.
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 6])
+        rows = rng.standard_normal((4, 12)) * 10 ** rng.uniform(*steepness, (4, 1))
+        bias, outer = rng.standard_normal(4) * np.linalg.norm(rows, axis=1), rng.standard_normal((4, 1))
+
+        def model(x: np.ndarray, rows=rows, bias=bias, outer=outer) -> np.ndarray:
+            sums = x @ rows.T + bias
+            if kind == "clip":
+                return np.clip(np.maximum(sums, 0) @ outer, -9, 9)
+            return (np.tanh(sums) @ outer).astype(np.float32)
+
+        span = uv.row_span(uv.as_oracle(model, 12), rng=rng)
+        x = rng.standard_normal((2000, 12))
+        y = model(x)
+        changed = np.abs(model(x + span.complement(rng.standard_normal(x.shape))) - y)[:, 0] > 0.01 * np.ptp(y)
+        assert changed.mean() < 0.02 or span.outcome is not uv.Outcome.complete

@@ -62,7 +62,8 @@ def row_span(  # noqa: PLR0913 - options of a public verb
         SourceError: The model failed.
 
     Queries: about `k (n - k / 2) / m` for the first pass, `k (n + 1) / m` for each refinement, and
-        `2 log(1 - confidence) / log(1 - unseen)` (598 by default) to confirm that nothing is missing.
+        `2 log(1 - confidence) / log(1 - unseen)` (598 by default) to confirm that nothing is missing, by short steps
+        and by steps as long as usual inputs are apart.
 
     Source: Jayaram, Woodruff, Zhang, arXiv:2002.08202, Algorithm 1 and Lemma 3.2, made adaptive.
 

@@ -196,7 +196,7 @@ def _verify(ask: Asker, state: State) -> tuple[State, Float[np.ndarray, " r"]]:
         return state, share
     return (
         state.with_span(
-            state.known.basis[keep], gradients=(places, c[:, keep]), values=state.values[: int(keep.sum())]
+            state.known.basis[keep], gradients=(places, c[:, keep]), values=state.values[: int(keep.sum())], confirmed=0
         ),
         share[keep],
     )

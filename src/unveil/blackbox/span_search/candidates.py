@@ -1,4 +1,4 @@
-"""At which of the points drawn gradients are taken: those that show most that is new, and several at once."""
+"""Which points show something new, and at which of them gradients are taken: several at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from scipy import linalg
 
-from unveil.blackbox.span_search.points import Asker, Places
+from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State
 
 POOL = 8  # candidate points looked at for each gradient taken
@@ -107,3 +107,37 @@ def most_telling(ask: Asker, state: State, pool: Places, threshold: float) -> Pl
                 break
             chosen, most = here, shown
     return chosen
+
+
+def hidden_slope(
+    ask: Asker, state: State, here: Places, direction: np.ndarray, longest: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Places, np.ndarray]:
+    """Slope along one `direction` of the complement per point, and whether it is more than noise and known error.
+
+    Returns:
+        Both (N,), the far ends, as far as `longest` or a box allows, and the changes in units of their noise, (N, m).
+        NaN where the far end has no answer.
+    """
+    length = clipped_step(ask.oracle, here.x, direction, longest)
+    far = ask.places(ask.oracle.nearest(here.x + length[:, None] * direction))
+    change = far.fx * far.sigma / here.sigma - here.fx
+    shown = change / np.sqrt(1 + (far.sigma / here.sigma) ** 2)
+    slope = np.abs(change).max(axis=1) / np.abs(length)
+    return slope, (np.abs(shown).max(axis=1) > SIGNIFICANT) & (slope > state.doubt()), far, shown
+
+
+def steepest(ask: Asker, here: Places, far: Places, short: float) -> list[Places]:
+    """Two ends, `short` apart, of that part of each way between places along which answers change most.
+
+    Queries: one for each way and halving of it
+    """
+    longest = float(np.linalg.norm(far.x - here.x, axis=1).max())
+    for _ in range(max(0, math.ceil(math.log2(longest / short)))):
+        middle = ask.places(ask.oracle.nearest((here.x + far.x) / 2))
+        first, second = (
+            np.nan_to_num(np.abs(middle.fx * middle.sigma - end.fx * end.sigma) / end.sigma).max(axis=1)
+            for end in (here, far)
+        )
+        every, start = Places.joined([here, middle, far]), np.arange(len(here)) + len(here) * (first < second)
+        here, far = every[start], every[start + len(here)]
+    return [here, far]

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.blackbox.span_search.candidates import POOL, SIGNIFICANT, at_once, independent, most_telling, screen
+from unveil.blackbox.span_search import candidates
+from unveil.blackbox.span_search.candidates import POOL, SIGNIFICANT, at_once, independent, screen
 from unveil.blackbox.span_search.directions import SHORTER, SparseFrame, slopes
 from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.state import State, longest_probe
@@ -18,6 +19,8 @@ UNKNOWN = 4.0  # times the reach that a probe may go while nothing is known
 AS_STRONG = 0.5  # of the strongest slope, from which a place across the middle is taken before others
 MOST_CROOKED = 30  # pools in a row in which no candidate's line was straight
 BATCH = 64
+NEARER = 0.8  # of a long step, at which what it met must show again
+SHOWS = 0.01  # of the differences of answers to usual inputs, from which a change along the complement shows
 LONGER = 4.0  # probes than those that chose where to take a gradient: they lie in the complement, where little bends
 
 Growing = Generator[State, None, State]
@@ -70,7 +73,7 @@ def grow(ask: Asker, state: State, pool: Places) -> Growing:
         promising = np.flatnonzero(score > threshold)
         order = np.append(best, promising[promising != best])
         if ask.oracle.m > 1:
-            place, used = most_telling(ask, state, pool[order], threshold), order[:1]
+            place, used = candidates.most_telling(ask, state, pool[order], threshold), order[:1]
         else:
             used = order[independent(ask, state, pool[order])]
             place = pool[used]
@@ -125,60 +128,56 @@ def _take(ask: Asker, state: State, places: Places) -> tuple[State, bool]:
 def confirm(ask: Asker, state: State, needed: int) -> tuple[State, Places]:
     """Look at fresh points until enough in a row show nothing new.
 
+    Every other step is as long as two of the points are apart along the complement: where neurons are at rest, or
+    probabilities have run out of digits, at most points, answers change between usual inputs and nowhere beside them.
+
     Returns:
         The state, and places that showed something, with their far ends: what switches on along the way has no gradient
-        at the point, but one at the other end. The state's `outside` is then the largest slope that was seen.
+        at the point, but one at the other end, or where `steepest` finds it. The state's `outside` is then the largest
+        slope that was seen.
 
-    Queries: `2 * needed`, and 1 for each finding, which must show twice
+    Queries: `2 * needed`, and 1 for each finding, which must show twice; those of `steepest` for long steps
     """
     while state.confirmed < needed:
         count = min(BATCH, needed - state.confirmed)
-        here = ask.draw(count, state.steps.margin)
-        slope, new, far, excess = _hidden_slope(ask, state, here, LONGER * state.steps.probe)
+        here, short = ask.draw(count, state.steps.margin), LONGER * state.steps.probe
+        between = here.x - np.roll(here.x, 1, axis=0)
+        apart = np.sqrt(np.maximum((between**2).sum(1) - ((between @ state.known.basis.T) ** 2).sum(1), 0))
+        long = (np.arange(count) % 2 == 1) & (apart > 0)
+        direction = state.known.complement(ask.rng.standard_normal(here.x.shape))
+        lengths = np.where(long, apart, short)
+        slope, new, far, change = candidates.hidden_slope(ask, state, here, direction, lengths)
         again = np.flatnonzero(new)
         if len(again):
-            # Rounding varies from point to point: a finding must show twice, and above the noise it has there.
-            twice = ask.heard(here[again])
-            slope[again], new[again], far, _ = _hidden_slope(ask, state, twice, 2 * LONGER * state.steps.probe)
+            # Rounding varies from point to point: a finding must show twice, and above the noise it has there. What a
+            # long step met lies along its own direction.
+            twice, onward = ask.heard(here[again]), long[again]
+            other = state.known.complement(ask.rng.standard_normal(twice.x.shape))
+            direction = np.where(onward[:, None], direction[again], other)
+            lengths = np.where(onward, NEARER, 2.0) * lengths[again]
+            slope[again], new[again], far, _ = candidates.hidden_slope(ask, state, twice, direction, lengths)
         if new.any():
             found = np.flatnonzero(new)[:POOL]
             ends = np.flatnonzero(new[again])[:POOL]
-            seen = float(slope[new].max())
-            return replace(state, confirmed=0, outside=seen), Places.joined([here[found], far[ends]])
-        answered = np.isfinite(slope)
-        if not answered.any():
+            seen, places = float(slope[new].max()), [here[found], far[ends]]
+            if long[found].any():
+                places += candidates.steepest(ask, here[found[long[found]]], far[ends[long[found]]], short)
+            return replace(state, confirmed=0, outside=seen), Places.joined(places)
+        count, near = int(np.isfinite(slope).sum()), np.isfinite(slope) & ~long
+        if not near.any():
             continue  # ends: too many missing answers are an error
-        count = int(answered.sum())
         before = state.confirmed * state.excess
+        usual = np.sqrt(np.mean(np.abs(here.fx - np.roll(here.fx, 1, axis=0)).max(axis=1) ** 2) / 2)
+        moved = long & (np.abs(change).max(axis=1) > max(SIGNIFICANT, SHOWS * usual))
         state = replace(
             state,
-            outside=float(np.sqrt(np.mean(slope[answered] ** 2))),
-            excess=(before + count * excess) / (state.confirmed + count),
+            outside=float(np.sqrt(np.mean(slope[near] ** 2))),
+            excess=(before + count * float(np.mean(change[near] ** 2))) / (state.confirmed + count),
             confirmed=state.confirmed + count,
             doubted=state.doubt(),
+            moved=(state.moved if state.confirmed else 0) + int(moved.sum()),
         )
     return state, ask.places(np.empty((0, ask.oracle.n)))
-
-
-def _hidden_slope(
-    ask: Asker, state: State, here: Places, longest: float
-) -> tuple[np.ndarray, np.ndarray, Places, float]:
-    """Slope along one random complement direction per point, and whether it is more than noise and known error.
-
-    Returns:
-        Both, the far ends, and the mean square change in units of the noise. NaN where the far end has no answer.
-    """
-    direction = state.known.complement(ask.rng.standard_normal(here.x.shape))
-    length = clipped_step(ask.oracle, here.x, direction, longest)
-    far = ask.places(ask.oracle.nearest(here.x + length[:, None] * direction))
-    change = far.fx * far.sigma / here.sigma - here.fx
-    noise = np.sqrt(1 + (far.sigma / here.sigma) ** 2)
-    slope = np.abs(change).max(axis=1) / np.abs(length)
-    significance = np.abs(change / noise).max(axis=1)
-    new = (significance > SIGNIFICANT) & (slope > state.doubt())
-    seen = np.isfinite(slope)
-    excess = float(np.mean((change[seen] / noise[seen]) ** 2)) if seen.any() else 0.0
-    return slope, new, far, excess
 
 
 def steepness(ask: Asker, state: State) -> float:

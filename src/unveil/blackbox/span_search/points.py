@@ -261,7 +261,10 @@ def longest_step(
 
 
 def clipped_step(
-    oracle: Oracle, x: Float[np.ndarray, "... n"], direction: Float[np.ndarray, "N n"], longest: float
+    oracle: Oracle,
+    x: Float[np.ndarray, "... n"],
+    direction: Float[np.ndarray, "N n"],
+    longest: float | Float[np.ndarray, " N"],
 ) -> Float[np.ndarray, " N"]:
     """Signed lengths of at most `longest` that stay in the box."""
     if oracle.within is None:

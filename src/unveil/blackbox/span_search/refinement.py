@@ -227,7 +227,7 @@ def drop_spurious(ask: Asker, state: State) -> State:
         return state
     again = choose_rank(replace(state, gradients=(places, c)))
     if again.rank < state.rank:
-        return again
+        return replace(again, confirmed=0)
     return replace(
         again, row_error=state.row_error, predicted=state.predicted, rounded=state.rounded, passes=state.passes
     )

@@ -124,7 +124,7 @@ def _looks(ask: Asker, state: State, goal: Goal) -> Generator[State, None, None]
         elif ended or look == LOOKS:  # one more look than for the error: at what was put down to it before
             return
         elif _hiding(state):
-            state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0)
+            state = replace(state, row_error=_row_error(state), passes=MOST_PASSES, confirmed=0, moved=0)
         elif _unexplained(state) and state.gradients is not None:
             with ask.stage("refinement"):
                 state, _ = sharpen(ask, replace(state, confirmed=0, excess=0.0))
@@ -216,10 +216,13 @@ def _row_error(state: State) -> float:
 def _hiding(state: State) -> bool:
     """Whether slopes far above the span's measured error were put down to it when the last look was taken.
 
-    Of answers with few digits any will do that changed them by more than noise; of others a large one.
+    Of answers with few digits any will do that changed them by more than noise; of others a large one. So will changes
+    between usual inputs that show beside those of the answers, and a span that was looked at with other directions.
     """
     if not state.typical:
         return False
+    if not state.confirmed or state.moved:
+        return True
     floor = 0.0 if state.excess > EXCESS and not state.steps.clean else HIDING
     return state.doubted / state.typical > max(floor, 4 * OVERLOOKED * _row_error(state))
 

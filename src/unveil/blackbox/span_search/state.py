@@ -100,6 +100,7 @@ class State:
         outside: Root mean square slope along the complement at these.
         excess: Mean square change along the complement at these, in units of the noise; noise alone gives 1.
         doubted: Slope up to which it was put down to the span's own error.
+        moved: Changes between usual inputs at these, above noise, that were put down to it.
         left_out: Root mean square share of the gradient outside the span, where measured.
         unsettled: Whether the search ended for another reason than having found everything.
         outcome: How it ended; None before.
@@ -124,6 +125,7 @@ class State:
     outside: float = 0.0
     excess: float = 0.0
     doubted: float = 0.0
+    moved: int = 0
     left_out: float = 0.0
     unsettled: bool = False
     outcome: Outcome | None = None
