@@ -17,7 +17,7 @@ from unveil.blackbox.span_search.directions import SparseFrame, slopes
 from unveil.blackbox.span_search.growth import confirm, grow
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate, _lengths
-from unveil.blackbox.span_search.points import Asker, Places
+from unveil.blackbox.span_search.points import Asker, Places, legal_step
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
@@ -431,3 +431,22 @@ def test_steps_on_a_grid_are_as_long_wherever_the_box_lies() -> None:
     assert levels >= 2
     assert (levels + 1) * step <= 0.5
     assert found == [found[0]] * 3
+
+
+@pytest.mark.parametrize("where", ["middle", "anywhere", "corner", "on a wall"])
+def test_a_legal_step_takes_all_room_on_the_roomier_side(where: str, rng: np.random.Generator) -> None:
+    n = 12
+    low, high = -np.ones(n), np.linspace(1, 5, n)
+    oracle = uv.as_oracle(lambda x: x, n, within=(low, high))
+    share = {"middle": 0.5, "anywhere": rng.uniform(0.01, 0.99, (40, n)), "corner": 1e-3, "on a wall": 0.5}[where]
+    x = np.broadcast_to(low + share * (high - low), (40, n)).copy()
+    x[:, 0] = low[0] if where == "on a wall" else x[:, 0]
+    direction = rng.standard_normal((40, n))
+    ahead, behind = oracle.room(x, direction), oracle.room(x, -direction)
+    steps = legal_step(oracle, x, direction)
+    np.testing.assert_allclose(np.abs(steps), np.maximum(ahead, behind), rtol=1e-5)
+    unlike = np.abs(ahead - behind) > 1e-5 * (ahead + behind)
+    assert ((steps > 0) == (ahead > behind))[unlike].all()
+    ends = x + steps[:, None] * direction
+    assert (ends >= low - 1e-12).all()
+    assert (ends <= high + 1e-12).all()

@@ -100,8 +100,9 @@ def _across_box(
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
         squares, single = np.einsum("ij,ij->i", vectors, vectors), vectors.astype(np.float32)
+        largest = np.abs(single).max()
         for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
-            amount = np.clip(longest_step(single, *room[i]), -longest, longest)
+            amount = np.clip(longest_step(single, largest, *room[i]), -longest, longest)
             asked = amount[:, None] * vectors
             asked += point
             wanted = ask.oracle.written(asked)

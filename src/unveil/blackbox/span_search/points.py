@@ -236,25 +236,39 @@ def legal_step(
     """Signed length of the longest legal step from x along each direction, on the roomier side; 1 without a box."""
     if oracle.within is None:
         return np.ones(len(direction))
-    return longest_step(direction.astype(np.float32), *walls(oracle.within, x))
+    single = direction.astype(np.float32)
+    return longest_step(single, np.abs(single).max(initial=0), *walls(oracle.within, x))
 
 
 def walls(within: Within, x: Float[np.ndarray, "... n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The room to either wall, one over it, in single precision: next to none from a point on it."""
+    """One over the signed room to the nearer wall and to the farther one, in single precision; never without end."""
     low, high = within
     above, below = 1 / np.maximum(high - x, TINY), 1 / np.minimum(low - x, -TINY)
-    return above.astype(np.float32), below.astype(np.float32)
+    up = above >= -below
+    return np.where(up, above, below).astype(np.float32), np.where(up, below, above).astype(np.float32)
 
 
 def longest_step(
-    direction: Float[np.ndarray, "N n"], above: Float[np.ndarray, "... n"], below: Float[np.ndarray, "... n"]
+    direction: Float[np.ndarray, "N n"],
+    largest: float,
+    nearer: Float[np.ndarray, "... n"],
+    farther: Float[np.ndarray, "... n"],
 ) -> Float[np.ndarray, " N"]:
-    """`legal_step` in a box from what `walls` tells, along directions in single precision."""
-    shares = direction * above
+    """`legal_step` in a box from what `walls` tells, along directions in single precision.
+
+    Args:
+        direction: (N, n).
+        largest: The largest number of all directions in size.
+        nearer: (n,) or (N, n), from `walls`.
+        farther: The same.
+    """
+    shares = direction * nearer
     ahead, behind = shares.max(axis=1), -shares.min(axis=1)
-    np.multiply(direction, below, out=shares)
-    ahead = np.maximum(ahead, shares.max(axis=1)).astype(np.float64)
-    behind = np.maximum(behind, -shares.min(axis=1)).astype(np.float64)
+    # Only where every nearer wall is far off can a farther one end a step.
+    if largest * np.abs(farther).max() > min(ahead.min(initial=np.inf), behind.min(initial=np.inf)):
+        np.multiply(direction, farther, out=shares)
+        ahead, behind = np.maximum(ahead, shares.max(axis=1)), np.maximum(behind, -shares.min(axis=1))
+    ahead, behind = ahead.astype(np.float64), behind.astype(np.float64)
     with np.errstate(divide="ignore"):  # without end along no direction
         # A hair less than all the room, so that rounding cannot leave the box.
         return np.asarray(np.where(ahead <= behind, 1, -1) * ((1 - 1e-6) / np.abs(np.minimum(ahead, behind))))
