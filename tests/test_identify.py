@@ -322,3 +322,23 @@ def test_a_classifier_behind_four_decimals_is_read_to_their_rounding(rng: np.ran
         return bool(np.abs(oracle.softmax(read.network(x)) - probabilities(x)).max() < 5e-4)
 
     assert_rate([found() for _ in range(4)], 0.9)
+
+
+def test_inputs_of_much_larger_units_are_named() -> None:
+    """In float32 the weight of an input of a million is known too badly for what it is used on: that is said."""
+    rng = np.random.default_rng(19)
+    units, rows = np.array([1.0, 1.0, 1e5]), rng.standard_normal((4, 3))
+    outer = rng.standard_normal((2, 4))
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        return (np.maximum(x / units @ rows.T + 0.3, 0) @ outer.T).astype(np.float32)
+
+    found = identify(as_oracle(answer, shape=3), rng=np.random.default_rng(20))
+    if found.outcome is Outcome.complete:
+        assert any("input 2 weighs so little" in said for said in found.why)
+    told = identify(as_oracle(answer, shape=3), rng=np.random.default_rng(20), x=rng.normal(size=(50, 3)) * units)
+    assert told.outcome is Outcome.complete
+    assert not any("weighs so little" in said for said in told.why)
+    assert told.network is not None
+    x = rng.normal(size=(500, 3)) * units
+    assert np.abs(told.network(x) - answer(x)).max() < 1e-4 * np.ptp(answer(x))

@@ -13,6 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.wrappers import Restricted
 from unveil.identification.along_few import along_few
 from unveil.identification.box_units import in_own_units, in_units, of_inputs
+from unveil.identification.check_points import FURTHER
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
@@ -145,7 +146,10 @@ def _identified(
     if method is not None:
         return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths)
     if oracle.answers == "labels":
-        return _concluded(_tried(_from_labels(names, widths, x), oracle, rng), oracle, start, widths)
+        if len(set(names)) > 1:
+            raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
+        labels = HardLabels(x, activation=names[0] if names else None, widths=widths)
+        return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -171,7 +175,6 @@ def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identific
 
     Queries: those of `along_few`, and those of the method where nothing comes of that
     """
-
     found = along_few(
         oracle,
         lambda narrow: _leaving_a_fit(method, narrow, rng),
@@ -212,6 +215,14 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     if widths is not None and found.network is not None and found.network.widths[:-1] != widths:
         read, given = (", ".join(map(str, each)) or "none" for each in (found.network.widths[:-1], widths))
         why += (f"Hidden neurons were given as {given}; those found are {read}.",)
+    if found.outcome is Outcome.complete and found.network is not None and oracle.within is None:
+        sizes = np.linalg.norm(found.network.layers[0].dense(), axis=0)
+        light = np.flatnonzero((sizes > 0) & (FURTHER[-1] * sizes < sizes.max()))
+        if len(light):
+            text = (
+                f"It was checked where inputs are of size 1 to {FURTHER[-1]:g}; input {light[0]} weighs so little that "
+            )
+            why += (f"{text}the model may be made for larger values of it: give examples (x=).",)
     found = dataclasses.replace(found, queries=oracle.ledger.asked - start, why=why, stats=stats)
     if not changed:
         return found
@@ -251,11 +262,8 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
         except BudgetExceeded:
             judged, told = Outcome.budget_ended, ""
         if judged is Outcome.complete:
-            outcome, error, told = (
-                judged,
-                seen.residual,
-                "It passed the check of a network that is read, neuron by neuron.",
-            )
+            outcome, error = judged, seen.residual
+            told = "It passed the check of a network that is read, neuron by neuron."
         why = (*why, told) if told else why
     if best.outcome is Outcome.approximate and outcome is not Outcome.complete:
         return dataclasses.replace(best, stats=stats)  # what was read is as good
@@ -325,13 +333,12 @@ def _candidates(
     oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, rng: np.random.Generator
 ) -> tuple[list[Method], list[str]]:
     """Methods that could work, the likeliest first, and why."""
-    given = names or None
-    if names:
-        first = names[0].split("(")[0]
-        if first in PIECEWISE_LINEAR:
-            return _piecewise_linear(oracle), [f"the activation is given: {first} is piecewise linear"]
-    elif piecewise_linear(oracle, rng):
-        return _piecewise_linear(oracle), ["answers are straight between breakpoints: a piecewise-linear network"]
+    given, first = names or None, names[0].split("(")[0] if names else ""
+    if first in PIECEWISE_LINEAR or (not names and piecewise_linear(oracle, rng)):
+        said = f"the activation is given: {first} is piecewise linear"
+        why = [said if names else "answers are straight between breakpoints: a piecewise-linear network"]
+        # Of pictures the kernels of a convolution are looked for first.
+        return [*([] if Picture.of(oracle.shape) is None else [SharedKernels()]), CriticalPoints()], why
     noise = answers_noise(oracle, rng)
     methods: list[Method] = []
     periodic = False
@@ -360,14 +367,3 @@ def _candidates(
         shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "sin")]
         methods += [EntangledWeights(shape if len(shape) > 1 else shape[0], widths) for shape in shapes]
     return methods, why
-
-
-def _from_labels(names: tuple[str, ...], widths: tuple[int, ...] | None, x: np.ndarray | None) -> Method:
-    if len(set(names)) > 1:
-        raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
-    return HardLabels(x, activation=names[0] if names else None, widths=widths)
-
-
-def _piecewise_linear(oracle: Oracle) -> list[Method]:
-    """Methods for piecewise-linear networks: of pictures the kernels of a convolution are looked for first."""
-    return [CriticalPoints()] if Picture.of(oracle.shape) is None else [SharedKernels(), CriticalPoints()]
