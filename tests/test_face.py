@@ -40,6 +40,17 @@ def test_asking_a_function_takes_no_framework() -> None:
     assert printed_by(code) == []
 
 
+def test_deciding_preimages_takes_nothing_heavy() -> None:
+    """Every worker process imports what decides."""
+    code = (
+        "import sys, json, numpy as np, unveil\n"
+        "net = unveil.Network.from_weights([(np.eye(3)[:2], np.zeros(2))], last='relu')\n"
+        "assert unveil.preimage(net, np.ones(3)).kind == 'infinite'\n"
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
+    assert printed_by(code) == []
+
+
 def test_the_command_line_s_help_takes_no_arithmetic() -> None:
     code = (
         "import sys, json\nfrom typer.testing import CliRunner\nfrom unveil.cli import app\n"

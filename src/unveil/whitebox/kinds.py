@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
 from scipy import sparse
-from scipy.optimize import linprog
 
 from unveil.whitebox.certificate import DIRECTION_BOUND, Ground
 from unveil.whitebox.null_space import factor, factored
@@ -150,7 +150,7 @@ def forced_rank(rows: Float[np.ndarray, "t d"]) -> int:
         return 0
     rows = rows / np.linalg.norm(rows, axis=1)[:, None]
     eye = sparse.eye_array(count)
-    result = linprog(
+    result = scipy.optimize.linprog(
         np.concatenate([np.zeros(count), -np.ones(count)]),
         A_ub=sparse.hstack([-eye, eye]),
         b_ub=np.zeros(count),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from scipy import sparse
-from scipy.optimize import linprog
 
 from unveil.outcome import UnveilError
 
@@ -56,7 +56,7 @@ def minimise(cost: Float[np.ndarray, " n"], within: Constraints) -> Minimum | No
     same = within.low == within.high
     upper, lower = ~same & np.isfinite(within.high), ~same & np.isfinite(within.low)
     stack: Any = sparse.vstack if sparse.issparse(within.rows) else np.vstack
-    result = linprog(
+    result = scipy.optimize.linprog(
         cost,
         A_ub=stack([within.rows[upper], -within.rows[lower]]),
         b_ub=np.concatenate([within.high[upper], -within.low[lower]]),

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float
 from scipy import linalg
-from scipy.optimize import nnls
 
 from unveil.whitebox.null_space import Factored, null_space
 
@@ -313,7 +313,7 @@ def _hull_of_duals(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.nda
     target = np.zeros(rows.shape[1] + 1)
     target[-1] = 1.0
     try:
-        weights, _ = nnls(np.vstack([rows.T, np.ones(len(rows))]), target, maxiter=30 * sum(rows.shape))
+        weights, _ = scipy.optimize.nnls(np.vstack([rows.T, np.ones(len(rows))]), target, maxiter=30 * sum(rows.shape))
     except RuntimeError:
         return False
     t = weights @ rows
@@ -338,7 +338,7 @@ def _nearest_residual(layer: Factored, silent: np.ndarray, w: np.ndarray, v: np.
         nu = np.zeros(len(bar))
     else:
         try:
-            nu, _ = nnls(bar.T, -bar.sum(axis=0), maxiter=30 * sum(bar.shape))
+            nu, _ = scipy.optimize.nnls(bar.T, -bar.sum(axis=0), maxiter=30 * sum(bar.shape))
         except RuntimeError:
             return False
     mu = 1 + nu

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from scipy import linalg, sparse
-from scipy.optimize import linprog
 
 from unveil.outcome import UnveilError
 from unveil.whitebox.interior_point import interior_point
@@ -219,7 +219,9 @@ def _prices(result: Any, polytope: Polytope) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _solve(cost: np.ndarray, equal: Any, level: np.ndarray, below: Any, ceiling: np.ndarray, bounds: np.ndarray) -> Any:
-    result = linprog(cost, A_ub=below, b_ub=ceiling, A_eq=equal, b_eq=level, bounds=bounds, method="highs")
+    result = scipy.optimize.linprog(
+        cost, A_ub=below, b_ub=ceiling, A_eq=equal, b_eq=level, bounds=bounds, method="highs"
+    )
     if result.status != 0 or result.x is None:
         raise UnveilError(
             f"the linear programme ended with status {result.status} and no solution; "
