@@ -166,6 +166,12 @@ def test_numbers_that_an_affine_part_behind_the_first_layer_hides_are_open(m: in
         attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6, within=within), rng)
         assert attempt._open(network, noise, complete) is expected
         assert attempt._open(uv.Network.from_weights(weights), noise, complete) is complete
+    # What is measured is never exactly zero.
+    holed = [(w.copy(), b) for w, b in weights]
+    holed[1][0][2, 3] = 0
+    attempt = _Attempt(uv.CriticalPoints(), uv.as_oracle(network, 6), rng)
+    assert attempt._open(uv.Network.from_weights(holed), noise, complete) is approximate
+    assert "1, given as 0" in attempt.why[0]
     # Of a first layer too, where noisy answers have not told its sides: more neurons than its affine part has numbers.
     (w, b), (v, c) = random_weights((3, 9, 1), rng, bias=0.5)
     wide = uv.Network.from_weights(with_linear_part([(w, b), (v, c)], rng.standard_normal((1, 3))))

@@ -44,11 +44,27 @@ def test_a_place_where_one_weight_begins_is_found_however_rare_it_is() -> None:
             assert h @ neuron.weights + neuron.bias == pytest.approx(0, abs=1e-6)
             assert [i for i in (5, 6, 7) if h[i] > 0] == [j]
             inner = layers[0][0] @ x
-            assert (np.abs(inner) <= REACH * np.linalg.norm(layers[0][0], axis=1) * (1 + 1e-6)).all()
+            assert (np.abs(inner) <= REACH[1] * np.linalg.norm(layers[0][0], axis=1) * (1 + 1e-6)).all()
             # Nothing switches while the value goes back to half of what it is.
             away = x - J[j] * (h[j] / 2) / (J[j] @ J[j])
             assert local(layers, away)[1] == pytest.approx(J)
     assert met >= 9
+
+
+def test_a_weight_that_begins_only_as_far_out_as_networks_are_checked_has_a_place() -> None:
+    met = 0
+    for seed in range(4):
+        layers, neuron = rare(seed)
+        for j in (5, 6, 7):
+            x = roomiest(layers, replace(neuron, bias=-15.0), j, 1.0)
+            if x is None:
+                continue
+            met += 1
+            h = local(layers, x)[0]
+            assert h @ neuron.weights == pytest.approx(15, abs=1e-6)
+            far = np.abs(layers[0][0] @ x) / np.linalg.norm(layers[0][0], axis=1)
+            assert REACH[0] < far.max() <= REACH[1] * (1 + 1e-6)
+    assert met >= 2
 
 
 def test_a_weight_that_begins_nowhere_has_no_place() -> None:

@@ -243,11 +243,16 @@ class _Attempt:
 
         A neuron that is active nearly everywhere leaves one. It hides the signs of all others of its layer, but where
         it is the only one and several outputs tell (`but_for_one`), and where it switches: answers further out differ.
-        So does one of a first layer whose sides noisy answers have not told (`sides_at_will`).
+        So does one of a first layer whose sides noisy answers have not told (`sides_at_will`). A weight that is exactly
+        zero was never measured, as what is measured has rounding: its two neurons were met active together nowhere.
         """
         at_will = not noise.exact and sides_at_will(network.layers)
         if outcome is Outcome.complete and (at_will or any(affine_part(network)[1:])) and self.oracle.within is None:
             self.why.append("Signs and weights that this affine part stands for are open.")
+            return Outcome.approximate
+        open_weights = sum(int((layer.dense() == 0).sum()) for layer in network.layers[1:-1])
+        if outcome is Outcome.complete and open_weights:
+            self.why.append(f"Weights between hidden neurons never met active together: {open_weights}, given as 0.")
             return Outcome.approximate
         return outcome
 

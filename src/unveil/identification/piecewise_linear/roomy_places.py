@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
+from unveil.identification.check_points import FURTHER
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.neuron import Neuron
 
-# How far out the first layer's neurons may be, in typical inputs: what matters only further out is looked for no more.
-REACH = 6.0
+# How far out the first layer's neurons may be, in typical inputs: near by first, else as far as a network is checked.
+REACH = 6.0, FURTHER[-1]
 # The value that the unknown weight belongs to, as a share of the room around: its hyperplane moves within that room.
 BEGINS = 0.1, 0.3
 # A place with a sixth of the room of the best one will do; nodes of the search after which there is taken to be none.
@@ -40,10 +41,15 @@ def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Fl
 
     Source: the encoding of ReLUs: Tjeng, Xiao, Tedrake, ICLR 2019.
     """
-    (W, b), k = layers[0], len(neuron.known)
     if sum(len(bias) for _, bias in layers) > MOST:
         return None
-    program = _Program.begun(layers, REACH * size)
+    return next((x for far in REACH if (x := _roomiest(layers, neuron, j, far * size)) is not None), None)
+
+
+def _roomiest(layers: list[AffineMap], neuron: Neuron, j: int, reach: float) -> Float[np.ndarray, " n"] | None:
+    """The same with the first layer's neurons no further out than `reach`."""
+    (W, b), k = layers[0], len(neuron.known)
+    program = _Program.begun(layers, reach)
     size_of_last = program.encode(layers, j)
     values = program.count - 1 - 2 * k
     off = values + np.flatnonzero(~neuron.known & (np.arange(k) != j))
