@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import weights
+from unveil.blackbox.rounding import intact, weights
+from unveil.identification.check_points import FURTHER
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.slimming import REDUNDANT, UNCERTAIN, without_surplus
 from unveil.identification.method import Identification
@@ -19,6 +20,8 @@ from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
 HELD_OUT = 200
+_FURTHER = 20  # of these at each distance further out
+_GROWN = 10.0  # so many times the distance, errors further out may be those of usual points
 _RATIO = 1.5  # answers per parameter in the final fit
 _BATCH = 4096
 _SINGULAR = 1e10  # condition of the Jacobian from which some parameters are not determined by the answers
@@ -104,8 +107,9 @@ def conclude(  # noqa: PLR0913 - the fields of a result
 ) -> Identification:
     """Check the network of the last fit on held-out points and say how the identification ended.
 
-    Complete means: the largest error on the held-out points is below 1e-8 of the answers' spread, or every error within
-    ten standard deviations of the noise, which grows with the answers, and the answers determine all parameters.
+    Complete means: the largest error at usual points is below 1e-8 of the answers' spread, or every error within ten
+    standard deviations of the noise, which grows with the answers; further out errors have grown no more than those of
+    weights do with the distance; and the answers determine all parameters.
 
     Queries: 200
     """
@@ -115,19 +119,18 @@ def conclude(  # noqa: PLR0913 - the fields of a result
     if fit is not None:
         network = fit.network
         stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.largest}
-        x = oracle.sample(HELD_OUT, rng)
-        y = oracle(x)
-        error = held_out_error(network, x, y)
-        spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
-        usual = float(np.sqrt(np.mean(y**2))) or 1.0
-        sigma = noise * np.maximum(1, np.abs(y) / usual) / weights(oracle.rounding, y, noise)
-        if error <= 1e-8 or bool((np.abs(network(x) - y) <= 10 * sigma).all()):
+        held = _held_out(network, oracle, noise, rng)
+        error = max(held.usual, held.further)
+        stats["errors"] = {"usual": held.usual, "further": held.further, "points": HELD_OUT}
+        if held.explained and not held.beyond:
             outcome = Outcome.complete
             if fit.uncertainty > UNCERTAIN or (fit.condition >= REDUNDANT and not _determined(oracle, network, rng)):
                 outcome = Outcome.approximate
                 why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
-        elif error <= max(1e-3, 100 * noise / spread):
+        elif held.explained or held.usual <= max(1e-3, 100 * noise / held.spread):
             outcome = Outcome.approximate
+            if held.explained:
+                why = (*why, f"inputs {held.beyond:g} times as far out as usual ones are not answered as well as these")
     stages.end("held-out check")
     return Identification(
         network,
@@ -138,6 +141,57 @@ def conclude(  # noqa: PLR0913 - the fields of a result
         tuple(why),
         {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
     )
+
+
+class _HeldOut(NamedTuple):
+    """Errors at fresh points, relative to the spread of the answers at points like them.
+
+    Attributes:
+        usual: The largest at usual points.
+        further: The largest at the others.
+        explained: Whether nothing but noise, or hardly anything, is seen at usual points.
+        beyond: How far out errors have grown more than those of weights do; 0 where nowhere.
+        spread: Of the answers at usual points.
+    """
+
+    usual: float
+    further: float
+    explained: bool
+    beyond: float
+    spread: float
+
+
+def _held_out(network: Network, oracle: Oracle, noise: float, rng: np.random.Generator) -> _HeldOut:
+    """Fresh points, a fifth of them further out. Answers there that have lost all digits say nothing.
+
+    Queries: `HELD_OUT`
+    """
+    distance = np.ones(HELD_OUT)
+    distance[: len(FURTHER) * _FURTHER] = np.repeat(FURTHER, _FURTHER)
+    x = oracle.nearest(distance[:, None] * oracle.sample(HELD_OUT, rng))
+    y, near = oracle(x), distance == 1
+    apart, counts = np.abs(network(x) - y), weights(oracle.rounding, y, noise)
+    size = float(np.sqrt(np.mean(y[near] ** 2))) or 1.0
+    sigma = noise * np.maximum(1, np.abs(y) / size) / counts
+
+    def largest(errors: np.ndarray, which: np.ndarray) -> tuple[float, float]:
+        """Relative to the spread of the answers, and this."""
+        spread = float(np.abs(y[which] - y[which].mean(axis=0)).max()) or 1.0
+        return float(errors[which].max()) / spread, spread
+
+    usual, spread = largest(apart, near)
+    explained = usual <= 1e-8 or bool((apart <= 10 * sigma)[near].all())
+    further, beyond = 0.0, 0.0
+    for each in FURTHER:
+        here = (distance == each) & intact(y, oracle.widest)
+        if not here.any():
+            continue
+        off, there = largest(apart * counts, here)
+        further = max(further, off)
+        most = _GROWN * each * max(1e-8, usual, 10 * noise / spread, 10 * noise / there)
+        if not off <= most and (apart > _GROWN * each * sigma)[here].any():
+            beyond = beyond or each
+    return _HeldOut(usual, further, explained, beyond, spread)
 
 
 def _determined(oracle: Oracle, network: Network, rng: np.random.Generator) -> bool:
