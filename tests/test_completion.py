@@ -275,6 +275,29 @@ def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
     assert judged.unconfirmed == 7
 
 
+def test_weight_vectors_of_which_little_lies_inside_are_lifted_by_moves_that_switch_no_neuron() -> None:
+    n, stretch = 200, 5.0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        u1, u2, g1, g2 = np.linalg.qr(rng.standard_normal((n, 4)))[0].T
+        zero, outer, offset = np.zeros((2, n)), np.array([[0.0, 0.0], [1.0, 1.0]]), np.array([0.0, -0.3])
+        inner, bias = np.stack([u1, u2]), 0.05 * rng.standard_normal(2)
+        truth = LabelModel(inner, bias, outer, zero, offset, np.arange(2), activation("relu"))
+        # Eight of the directions hold a fifth of a usual one; of the second vector there is a twentieth of that.
+        share = np.array([1, 0.05]) / stretch
+        basis = share[:, None] * inner + np.sqrt(1 - share**2)[:, None] * np.stack([g1, g2])
+        everywhere = asked(truth, rng)
+        chart = Chart(everywhere.chart.oracle, np.zeros(n), stretch, basis)
+        inside = replace(truth, inner=stretch * inner @ basis.T, affine=np.zeros((2, 2)))
+        pool = Pool(Side(chart), chart, 1.5, np.empty((0, 2)), rng)
+        pool.put(rng.uniform(-30, 30, (200, 2)))
+        everywhere.draw()
+        lifted = Lift(inside, (pool, everywhere), 1e-6, rng).run()
+        assert lifted.unconfirmed == 0
+        assert lifted.missed == 0.0
+        assert np.abs(lifted.model.inner / stretch - inner).max() < 1e-6
+
+
 def test_a_subspace_of_as_many_directions_as_neurons_is_found() -> None:
     within: list[bool] = []
     for seed in SEEDS:

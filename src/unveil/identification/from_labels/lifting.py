@@ -21,23 +21,22 @@ from unveil.identification.from_labels.pool import Pool
 STEPS = 6
 """Newton steps in which weights follow from shifts: the first is all where no neuron changes its side."""
 
-TRIED = 64
-"""Fresh boundary points that judge a network in all inputs."""
+TRIED, CONFIRMED = 64, 16
+"""Fresh boundary points that judge a network in all inputs; directions confirmed together, by a move along a sum."""
 
-FIRST, AT_ONCE = 64, 1024
-"""Directions solved for at a time: a few, which tell what weights to expect, and the others."""
+SEVERAL, MOST = 8, 0.7
+"""Boundary points at which each sum is confirmed, and share of them that must be where it foretells them."""
 
-THERE = 1e-6
-"""So close to where they are foretold points must lie before others are read off them."""
+FIRST, AT_ONCE, LONG = 16, 1024, 1.5
+"""Directions solved for at a time: a few, which tell what weights to expect, and the others. Moves are too long where
+weights turn out so many times as large."""
+
+THERE, SAME = 1e-6, 1e-6
+"""So close to where they are foretold points must lie before others are read off them; sine of the angle between weight
+vectors inside that are one neuron's."""
 
 AIM = 0.7
 """Share of the accuracy wanted at which it is aimed: the largest of many errors counts."""
-
-SAME = 1e-6
-"""Sine of the angle between weight vectors inside that are one neuron's."""
-
-CONFIRMED = 16
-"""Directions confirmed together, by a move that is a sum of all."""
 
 SHORT = 100.0
 """Weights known so many times less exactly than was wanted make a result approximate."""
@@ -52,7 +51,7 @@ class Lifted:
 
     Attributes:
         model: The network, in coordinates of all inputs.
-        unconfirmed: Directions whose weights did not foretell the shift of one more point.
+        unconfirmed: Directions whose weights did not foretell the shifts of further points.
         missed: Share of fresh boundary points that are not where it foretells them.
         reached: Standard error of the weight vectors, relative, as far as the last digit of an input lets it be.
     """
@@ -110,29 +109,33 @@ class Lift:
 
         Queries: about `(k + 1) (n - d) log2(1 / accuracy)`, with an affine part c - 1 more than k
         """
-        at, step = self._base_points()
-        unknown = self._unknown
+        (at, step), unknown = self._base_points(), self._unknown
         weights = np.zeros((unknown, len(self.outward)))
         if len(at) < unknown:
             # Too little of the boundary is where the model foretells it for the weights to be told.
             return self._judged(weights, len(self.outward))
-        cell = self._cells(at[slice(0, unknown)], step[:unknown])
-        size = np.linalg.norm(self._rows(), axis=1)
-        expected = np.diag(size**2 / self.wide)
-        open_ = np.arange(len(self.outward))
+        size = inside = np.linalg.norm(self._rows(), axis=1)
+        expected, open_, base = np.diag(size**2 / self.wide), np.arange(len(self.outward)), at[slice(0, unknown)]
         # Where another boundary or a neuron's side came in between, shorter moves meet none.
         for shorter in (1.0, 8.0, 64.0):
-            if not len(open_):
-                break
-            moved, first = step / shorter, 0
-            while first < len(open_):
-                part = open_[first : first + (FIRST if first == 0 else AT_ONCE)]
-                shift = self._shifts(at[slice(0, unknown)], moved[:unknown], part, expected, cell)
-                weights[:, part] = self._solved(at[slice(0, unknown)], moved[:unknown], shift)
-                first += len(part)
+            moved, first, longer = step / shorter, 0, 1.0
+            while first < len(open_) and longer < LONG:
+                cell = self._cells(base, moved[:unknown], size)
+                part = open_[first : first + (AT_ONCE if first else FIRST)]
+                shift = self._shifts(base, moved[:unknown], part, expected, cell)
+                weights[:, part] = told = self._solved(base, moved[:unknown], shift)
                 if len(part) > 2 * unknown:
-                    expected = weights[:, part] @ weights[:, part].T / len(part)
-            open_ = open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]
+                    expected = told @ told.T / len(part)
+                if not first and len(open_) == len(self.outward):
+                    # What a weight vector has inside may be a small part of it: then neurons switched on the way.
+                    old, size = size, np.hypot(inside, np.linalg.norm(told, axis=1))
+                    size = size / np.sqrt(1 + len(part) / self.wide)
+                    longer = float((size / old).max())
+                first += len(part)
+            if longer >= LONG:
+                step = 8 * step / longer
+            elif not len(open_ := open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]):
+                break
         reached = self.accuracy * float((cell / self.wanted).max())
         self.told = replace(self._judged(weights, len(open_)), reached=reached)
         return self.told
@@ -179,9 +182,9 @@ class Lift:
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
     ) -> np.ndarray:
-        """Which directions' weights foretell the shift of one more boundary point, in sums of several or each.
+        """Which directions' weights foretell the shifts of further boundary points, in sums of several or each.
 
-        Queries: 2 for each sum, and 2 for each direction in a sum that was not foretold
+        Queries: `2 SEVERAL` for each sum, and for each direction in a sum that was not foretold
         """
         groups = np.array_split(self.rng.permutation(len(columns)), -(-len(columns) // CONFIRMED))
         mixed = np.zeros((len(groups), len(columns)))
@@ -205,13 +208,16 @@ class Lift:
     ) -> np.ndarray:
         """Whether the boundary is where these weights foretell it, after a move along each of M sums of directions.
 
-        Queries: 2 each
+        Queries: `2 SEVERAL` each
         """
-        rows = self._unknown + np.arange(len(mixed)) % max(len(at) - self._unknown, 1)
-        if rows.max(initial=-1) >= len(at):
+        further = len(at) - self._unknown
+        if not further:
             return np.ones(len(mixed), dtype=bool)
-        model, k = self.model, len(self.model.inner)
-        here, moved, weights = at[rows], step[rows], weights @ mixed.T
+        # At one point some neurons are at rest, and their weights may be any.
+        each = min(further, SEVERAL)
+        mixed = np.repeat(mixed, each, axis=0)
+        rows = self._unknown + np.arange(len(mixed)) % further
+        model, k, here, moved, weights = self.model, len(self.model.inner), at[rows], step[rows], weights @ mixed.T
         one, two = model.rows(here.before), model.rows(here.after)
         weight = model.outer[one] - model.outer[two]
         sums = here.x @ model.inner.T + model.bias + moved[:, None] * weights[:k].T
@@ -220,13 +226,11 @@ class Lift:
         shared = moved * np.sum(apart * weights[k:].T, axis=1) if model.affine.any() else 0.0
         base = np.sum((model.affine[one] - model.affine[two]) * here.x, axis=1) + model.offset[one] - model.offset[two]
         gap = np.sum(weight * model.phi.value(sums), axis=1) + base + shared
-        along = np.sum(gradient * here.along, axis=1)
-        x = here.x @ self.basis + moved[:, None] * (mixed @ self.outward[columns])
-        out = here.along @ self.basis
-        x = x - (gap / along)[:, None] * out
+        along, out = np.sum(gradient * here.along, axis=1), here.along @ self.basis
+        x = here.x @ self.basis + moved[:, None] * (mixed @ self.outward[columns]) - (gap / along)[:, None] * out
         half = np.full(len(mixed), 64 * cell)
         _, found = cross_near(self.side, x, out, here.before, here.after, half, np.inf, grow=0)
-        return np.isin(np.arange(len(mixed)), found)
+        return np.asarray(np.isin(np.arange(len(mixed)), found).reshape(-1, each).mean(axis=1) > MOST)
 
     def _rows(self) -> Float[np.ndarray, "u d"]:
         """What is unknown outside, as it is inside: weight vectors, and the affine part's logits but the first."""
@@ -294,10 +298,10 @@ class Lift:
         change = size + shift[:, None] * np.abs(at.along @ model.inner.T)
         return np.asarray((np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)).min(axis=1))
 
-    def _cells(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, " u"]:
+    def _cells(self, at: Crossings, step: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " u"]:
         """How finely each point is located, for weight vectors as accurate as wanted, with as few labels as can be."""
         k = len(self.model.inner)
-        size = np.maximum(np.linalg.norm(self.model.inner, axis=1) * self.stretch, 1e-300)
+        size = np.maximum(size[:k] * self.stretch, 1e-300)
         # Errors of a bisection are spread evenly over its last bracket.
         part = (np.linalg.pinv(self._by_weights(at, step))[:k] / size[:, None]) ** 2 * len(self.outward) / 12
         # Sum of log(cell) at its largest while every error stays below 1: prices of the errors, until all are met.
@@ -328,8 +332,7 @@ class Lift:
         """
         telling = self._by_weights(at, step)
         covariance = telling @ expected @ telling.T
-        covariance[np.diag_indices(len(at))] *= 1 + 1e-12
-        spread = np.linalg.cholesky(covariance + np.diag(cell**2))
+        spread = np.linalg.cholesky(covariance + np.diag(1e-12 * np.diag(covariance) + cell**2))
         told = np.zeros((len(at), len(columns)))
         found = np.full((len(at), len(columns)), np.nan)
         for i in range(len(at)):
@@ -347,13 +350,11 @@ class Lift:
         rows = np.flatnonzero(heard.any(axis=1))
         at, step, shift, heard = at[rows], step[rows], shift[rows], heard[rows]
         one, two = model.rows(at.before), model.rows(at.after)
-        weight = model.outer[one] - model.outer[two]
-        affine = model.affine[one] - model.affine[two]
+        weight, affine = model.outer[one] - model.outer[two], model.affine[one] - model.affine[two]
         classes = np.eye(len(model.classes))
         apart = (classes[one] - classes[two])[:, 1:] if model.affine.any() else np.empty((len(at), 0))
         here = np.where(heard, shift, 0.0)
-        along = at.along @ model.inner.T
-        sums = (at.x @ model.inner.T + model.bias)[:, None] + here[:, :, None] * along[:, None]
+        sums = (at.x @ model.inner.T + model.bias)[:, None] + here[:, :, None] * (at.along @ model.inner.T)[:, None]
         base = np.sum(affine * at.x, axis=1)[:, None] + here * np.sum(affine * at.along, axis=1)[:, None]
         base += (model.offset[one] - model.offset[two])[:, None]
         found = np.zeros((self._unknown, shift.shape[1]))
@@ -378,10 +379,9 @@ class Lift:
     def _judged(self, weights: np.ndarray, unconfirmed: int) -> Lifted:
         model, k = self.model, len(self.model.inner)
         inner = model.inner @ self.basis + weights[:k] @ self.outward
-        affine = np.zeros((len(model.classes), self.whole.n))
+        affine = model.affine @ self.basis
         if model.affine.any():
             # The first class's logit keeps what it has inside: labels tell differences.
-            affine = model.affine @ self.basis
             affine[1:] += weights[k:] @ self.outward
         lifted = replace(model, inner=inner, affine=affine)
         at = foretold_crossings(lifted, self.fresh_pool(), self.all, TRIED, self.rng)

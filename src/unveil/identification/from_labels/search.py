@@ -33,8 +33,8 @@ BENDING = 0.3
 BARREN = 48
 """Boundary points without a flat piece, before there is taken to be none."""
 
-WALKS, COARSE = 8, 2
-"""Walks from a face at a time; and so many times as many, where normals are coarse."""
+WALKS, COARSE, LAST = 8, 2, 2
+"""Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges."""
 
 CORNERS, FIRST_CORNERS = 4, 2
 """Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met."""
@@ -93,13 +93,14 @@ class HyperplaneSearch:
                 return
             if self.precision.normal >= ROUGH:
                 self.retract()
-            fresh = self._new_faces()
+            fresh, each = self._new_faces(), self.each
             for _ in range(DEPTH):
-                if not len(fresh) or self.stale >= patience or self.hopeless or self.barren:
+                if not len(fresh) or self.hopeless or self.barren:
                     break
-                # Faces behind edges are walked on, too: they have cost their normals already.
-                known, behind = self._walk(np.repeat(fresh, self.each))
-                fresh = np.concatenate([behind, self._hop(known)])
+                # Faces behind edges are walked on in any case: they have cost their normals already.
+                known, behind = self._walk(np.repeat(fresh, each))
+                done = self.stale >= patience
+                fresh, each = (behind, LAST) if done else (np.concatenate([behind, self._hop(known)]), self.each)
             if self.stale >= patience:
                 self._settle()
             if self.stale >= patience or self.hopeless or self.barren:
