@@ -248,3 +248,19 @@ def test_ctrl_c_ends_in_one_sentence_and_the_same_command_goes_on(tmp_path, comm
     assert "kept in kept.sqlite, and the same command goes on" in said.replace("\n", " ")
     assert (tmp_path / "audit.html").exists() == (command == "audit")
     assert len(list(AnswerFile(tmp_path / "kept.sqlite", existing=True))) > 0
+
+
+def test_what_a_library_prints_past_python_is_not_among_the_json(tmp_path: Path) -> None:
+    code = """
+    import os
+    import numpy as np
+
+    def model(x):
+        os.write(1, b"solver: one more line\\n")
+        return np.tanh(x @ np.arange(12.0).reshape(6, 2) / 12)
+    """
+    (tmp_path / "model.py").write_text(textwrap.dedent(code))
+    line = [sys.executable, "-m", "unveil", "span", "model.py:model", "--shape", "6", "--json"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert json.loads(ended.stdout)["rank"] == 2
+    assert "solver: one more line" in ended.stderr
