@@ -100,7 +100,7 @@ def cross_near(  # noqa: PLR0913 - where, along what, how finely
     return found[kept], rows[kept]
 
 
-def cross_near_each(  # noqa: PLR0913 - where, along what, how finely
+def cross_near_both(  # noqa: PLR0913 - where, along what, how finely
     side: Side,
     places: list[Float[np.ndarray, "N d"]],
     along: Float[np.ndarray, "N d"],
@@ -108,14 +108,16 @@ def cross_near_each(  # noqa: PLR0913 - where, along what, how finely
     after: Int[np.ndarray, " N"],
     half: Float[np.ndarray, " N"],
     cell: Float[np.ndarray, " N"],
-) -> list[tuple[Crossings, Int[np.ndarray, " M"]]]:
-    """`cross_near`, the brackets growing once at most, for several places of each boundary in the same batches.
+) -> tuple[Int[np.ndarray, " M"], Crossings, Crossings]:
+    """`cross_near`, the brackets growing once at most, at two places of each boundary in the same batches.
+
+    Returns:
+        Which M of the N boundaries were found at both places, and their crossings at either.
 
     Queries: those of `cross_near` for each
     """
-    count, times = len(along), len(places)
-    labels = np.tile(before, times), np.tile(after, times)
-    wide = np.tile(half, times), np.tile(cell, times)
-    found, rows = cross_near(side, np.concatenate(places), np.tile(along, (times, 1)), *labels, *wide, grow=1)
-    each = [np.flatnonzero(rows // max(count, 1) == i) for i in range(times)]
-    return [(found[some], rows[some] - i * count) for i, some in enumerate(each)]
+    across, one, two, wide, fine = (np.concatenate([each, each]) for each in (along, before, after, half, cell))
+    found, rows = cross_near(side, np.concatenate(places), across, one, two, wide, fine, grow=1)
+    near, far = found[rows < len(along)], found[rows >= len(along)]
+    both, first, second = np.intersect1d(rows[: len(near)], rows[len(near) :] - len(along), return_indices=True)
+    return both, near[first], far[second]

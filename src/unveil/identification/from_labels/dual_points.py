@@ -11,7 +11,7 @@ from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.crossings import cross_near, cross_near_each
+from unveil.identification.from_labels.crossings import cross_near, cross_near_both
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, tolerance_at
 from unveil.identification.from_labels.walks import Walks
 
@@ -60,9 +60,7 @@ def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) ->
         eta = np.maximum(share * np.minimum(high, 1.0), 30 * precision.cell)
         cell = np.maximum(1e-7 * eta, 2 * precision.digits * (1 + high))
         place = [on.x + (high + times * eta)[:, None] * t for times in (1, 2)]
-        near = cross_near_each(side, place, on.normal, on.before, on.after, 3 * eta, cell)
-        both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
-        first, second = near[0][0][one], near[1][0][two]
+        both, first, second = cross_near_both(side, place, on.normal, on.before, on.after, 3 * eta, cell)
         h1 = np.sum((first.x - place[0][both]) * on.normal[both], axis=1)
         h2 = np.sum((second.x - place[1][both]) * on.normal[both], axis=1)
         slope = (h2 - h1) / eta[both]
@@ -131,9 +129,7 @@ def _turned_back(
     along = -up[:, None] * t
     cell = np.maximum(1e-7 * eta, 2 * precision.digits * (1 + high))
     place = [on.x + (high - 2 * eta)[:, None] * t + (times * up * eta)[:, None] * on.normal for times in (1, 2)]
-    near = cross_near_each(side, place, along, on.before, on.after, 3 * eta, cell)
-    both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
-    first, second = near[0][0][one], near[1][0][two]
+    both, first, second = cross_near_both(side, place, along, on.before, on.after, 3 * eta, cell)
     on, t, eta, cell, high = on[both], t[both], eta[both], cell[both], high[both]
     reached = [np.sum((part.x - on.x) * t, axis=1) for part in (first, second)]
     s = 2 * reached[0] - reached[1]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.crossings import cross_near_each
+from unveil.identification.from_labels.crossings import cross_near_both
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 
@@ -167,12 +167,10 @@ def faces_behind(
     eta = np.maximum(share * np.minimum(s, 1.0), 30 * precision.cell)
     cell = np.maximum(1e-8 * eta, 2 * precision.digits * (1 + s))
     place = [on.x + (s + times * eta)[:, None] * t for times in (0.5, 1.5)]
-    near = cross_near_each(side, place, on.normal, on.before, on.after, 2 * eta, cell)
-    both, one, two = np.intersect1d(near[0][1], near[1][1], return_indices=True)
-    first, second = near[0][0].x[one], near[1][0].x[two]
+    both, first, second = cross_near_both(side, place, on.normal, on.before, on.after, 2 * eta, cell)
     on, t, a, s, eta, cell = on[both], t[both], a[both], s[both], eta[both], cell[both]
-    h1 = np.sum((first - place[0][both]) * on.normal, axis=1)
-    h2 = np.sum((second - place[1][both]) * on.normal, axis=1)
+    h1 = np.sum((first.x - place[0][both]) * on.normal, axis=1)
+    h2 = np.sum((second.x - place[1][both]) * on.normal, axis=1)
     slope = (h2 - h1) / eta
     # The new normal u + c a is orthogonal to the new tangent t + slope u.
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -186,6 +184,6 @@ def faces_behind(
     # The line behind starts at the hyperplane: nothing else lies in between.
     starts = np.abs(h1 - 0.5 * eta * slope) < 1e-4 * eta + 10 * on.error * s
     good = np.isfinite(c) & (long > 0.05) & starts & (error < max(1e-5, precision.normal))
-    made = Faces(first, normal / long[:, None], on.before, on.after, error)
+    made = Faces(first.x, normal / long[:, None], on.before, on.after, error)
     good_rows = np.flatnonzero(good)
     return made[good_rows], both[good_rows]
