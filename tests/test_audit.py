@@ -178,7 +178,7 @@ def test_span_and_obfuscate(tmp_path, weights):
         (["audit", "missing.onnx"], 2, "missing.onnx"),
         (["audit", "notes.txt"], 2, "notes.txt"),
         (["audit", "broken.onnx"], 3, "broken.onnx"),
-        (["audit", "model.py:missing", "--shape", "3"], 2, "no function missing"),
+        (["audit", "model.py:missing", "--shape", "3"], 2, "nothing called missing"),
         (["audit", "model.py:fine"], 2, "shape"),
         (["audit", "model.py:fine", "--shape", "3,a"], 2, "--shape"),
         (["audit", "model.py:fine", "--shape", "3", "--within", "1,0"], 2, "--within"),

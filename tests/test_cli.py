@@ -111,11 +111,26 @@ def test_a_function_in_a_file_is_asked(tmp_path):
     file.write_text("def predict(x):\n    return x[:, :2] * 3.0\n\nweights = 3\n")
     oracle = Asking(shape="5", within="0,1").oracle(f"{file}:predict")
     assert (oracle.n, oracle.m, oracle.within) == (5, 2, (0.0, 1.0))
-    with pytest.raises(BadInput, match="no function weights"):
-        load(f"{file}:weights")
+    with pytest.raises(BadInput, match="cannot ask a int"):
+        Asking(shape="5").oracle(f"{file}:weights")
+    with pytest.raises(BadInput, match="has nothing called forward"):
+        load(f"{file}:forward")
     file.write_text("raise RuntimeError('half a file')")
     with pytest.raises(BadInput, match="half a file"):
         load(f"{file}:predict")
+
+
+def test_an_estimator_in_a_file_is_asked(tmp_path):
+    pytest.importorskip("sklearn")
+    file = tmp_path / "model.py"
+    file.write_text(
+        "import numpy as np\nfrom sklearn.linear_model import LinearRegression\n"
+        "model = LinearRegression().fit(np.eye(4), np.arange(4.0))\n"
+    )
+    oracle = Asking().oracle(f"{file}:model")
+    steps = oracle(np.concatenate([np.zeros((1, 4)), np.eye(4)[1:]]))
+    assert oracle.n == 4
+    np.testing.assert_allclose(np.diff(steps[1:, 0]), [1, 1], atol=1e-9)
 
 
 def test_npz_images_and_labels(tmp_path):

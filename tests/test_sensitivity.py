@@ -156,7 +156,7 @@ def test_conclude_says_what_a_table_is_good_for(folder):
         ((), 2, "--command"),
         (("model.py:drag",), 2, "--problem"),
         (("model.py:drag", "--problem", "problem.json", "--output", "y"), 2, "--output"),
-        (("model.py:nothing", "--problem", "problem.json"), 2, "no function"),
+        (("model.py:nothing", "--problem", "problem.json"), 2, "nothing called"),
         (("model.py:drag", "--problem", "problem.json", "--takes", "all"), 2, "takes"),
         (("model.py:drag", "--problem", "problem.json", "--timeout", 3), 2, "--command"),
         (("--command", "run", "--problem", "problem.json"), 2, "{inputs}"),

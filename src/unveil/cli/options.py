@@ -33,7 +33,7 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="The model: an ONNX file, a web address, or a Python function as file.py:name.",
+        help="The model: an ONNX file, a web address, or a Python function, torch module or estimator as file.py:name.",
         show_default=False,
     ),
 ]
@@ -275,8 +275,8 @@ class Parallel:
         return workers(self.jobs or max(1, min(os.cpu_count() or 1, parts)), self.cluster)
 
 
-def load(source: str) -> str | Callable[..., Any]:
-    """SOURCE as `as_oracle` takes it: `file.py:name` becomes the function, all else stays a path or an address."""
+def load(source: str) -> Any:
+    """SOURCE as `as_oracle` takes it: `file.py:name` becomes what is called so, all else a path or an address."""
     if not source.strip():
         raise BadInput("SOURCE is empty; expected a file, a web address or file.py:function")
     scheme, mark, _ = source.partition("://")
@@ -299,12 +299,12 @@ def load(source: str) -> str | Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
+    if not hasattr(module, name):
         raise BadInput(
-            f"{path} has no function {name}; expected file.py:name, where name takes (N, n) and gives (N, m)"
+            f"{path} has nothing called {name}; expected file.py:name, where name is a function that takes (N, n) and "
+            "gives (N, m), a torch module or an estimator of scikit-learn"
         )
-    return found  # type: ignore[no-any-return]
+    return getattr(module, name)
 
 
 def require_gradient(oracle: Oracle) -> None:

@@ -114,6 +114,7 @@ class FileFunction:
 
 @functools.cache
 def _imported(source: str) -> Callable[..., Any]:
-    found = load(source)
-    assert callable(found)
-    return found
+    found: Any = load(source)
+    if not callable(found):
+        raise BadInput(f"{source} is no function; expected one that takes inputs and gives an answer")
+    return found  # type: ignore[no-any-return]
