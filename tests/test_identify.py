@@ -339,6 +339,9 @@ def test_inputs_of_much_larger_units_are_named() -> None:
     told = identify(as_oracle(answer, shape=3), rng=np.random.default_rng(20), x=rng.normal(size=(50, 3)) * units)
     assert told.outcome is Outcome.complete
     assert not any("weighs so little" in said for said in told.why)
+    # Examples of size 1 say that nothing larger is asked.
+    told = identify(as_oracle(answer, shape=3), rng=np.random.default_rng(20), x=rng.normal(size=(50, 3)))
+    assert not any("weighs so little" in said for said in told.why)
     assert told.network is not None
     x = rng.normal(size=(500, 3)) * units
     assert np.abs(told.network(x) - answer(x)).max() < 1e-4 * np.ptp(answer(x))

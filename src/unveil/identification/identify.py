@@ -144,12 +144,12 @@ def _identified(
     """
     start = oracle.ledger.asked
     if method is not None:
-        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths)
+        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths, x)
     if oracle.answers == "labels":
         if len(set(names)) > 1:
             raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
         labels = HardLabels(x, activation=names[0] if names else None, widths=widths)
-        return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
+        return _concluded(_tried(labels, oracle, rng), oracle, start, widths, x)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -167,7 +167,7 @@ def _identified(
     assert best is not None
     if best.kernels is None and best.method == "critical points":
         best = _with_a_fit(best, oracle, rng, x)
-    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
+    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths, x)
 
 
 def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
@@ -197,10 +197,13 @@ def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, 
     return best
 
 
-def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None) -> Identification:
+def _concluded(
+    found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None, x: np.ndarray | None
+) -> Identification:
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
 
-    Where `widths` were given and others found, it says so: a reading goes by the answers.
+    Where `widths` were given and others found, it says so: a reading goes by the answers. Without examples `x` it names
+    an input that hardly matters at the sizes that were checked.
 
     Queries: `4`, those of `Oracle.unchanged`, and those of `_constant`
     """
@@ -215,7 +218,7 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
     if widths is not None and found.network is not None and found.network.widths[:-1] != widths:
         read, given = (", ".join(map(str, each)) or "none" for each in (found.network.widths[:-1], widths))
         why += (f"Hidden neurons were given as {given}; those found are {read}.",)
-    if found.outcome is Outcome.complete and found.network is not None and oracle.within is None:
+    if found.outcome is Outcome.complete and found.network is not None and oracle.within is None and x is None:
         sizes = np.linalg.norm(found.network.layers[0].dense(), axis=0)
         light = np.flatnonzero((sizes > 0) & (FURTHER[-1] * sizes < sizes.max()))
         if len(light):
