@@ -268,9 +268,3 @@ def unfinished(
         (*why, "not checked: no queries left"),
         {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
     )
-
-
-def held_out_error(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> float:
-    """Largest |network(x) - y| relative to the spread of y."""
-    spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
-    return float(np.abs(network(x) - y).max()) / spread
