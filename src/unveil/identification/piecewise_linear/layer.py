@@ -15,15 +15,10 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
-from unveil.identification.piecewise_linear.plane_fit import read_planes
 from unveil.identification.piecewise_linear.probe import Probe
 
-# Lines in a row that may show nothing new: where the region is free and where it is bounded, of exact answers and of
-# answers with few digits; among many deeper breakpoints per coordinate, where windows are crowded, also the latter.
+# Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
 QUIET = {(True, True): 2, (True, False): 4, (False, True): 3, (False, False): 8}
-CROWDED = 8
-# With as many breakpoints on one line of few digits, planes through many lines' say more, of so many times more lines.
-BUNDLE = 3
 # Places at which the complement of the normals is tried: in a bounded region steps are short, and a neuron that is
 # active in one corner only is easily passed by.
 TESTS, TESTS_IN_BOX = 8, 24
@@ -84,20 +79,15 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
             everywhere = sure or (exact and frame.free)
             along = beyond if changes and (everywhere or found.lines % 2) else None
             line = _searched(probe, frame, far, found, along, where if _many(found) else where[:0])
-            crowded = line is not None and len(line.t) > CROWDED * frame.d
-            if crowded and not exact and frame.free and not found.lines:
-                yield from read_planes(probe, frame, far=far, most_lines=BUNDLE * most_lines, found=found)
-                return
         had = len(found)
         if line is not None:
             found = _explained(probe, frame, line, found)
         found = found.with_line(line)
         yield found
         quiet = 0 if len(found) > had else quiet + 1
-        free = frame.free and (exact or len(found.bent) < CROWDED * frame.d)
         # Short lines within bounds miss neurons: as long as something moves in the complement, one is missing.
         known = exact and changes and (not frame.free or _many(found))
-        if number + 1 >= len(given) and quiet >= QUIET[exact, free] and not known:
+        if number + 1 >= len(given) and quiet >= QUIET[exact, frame.free] and not known:
             break
 
 

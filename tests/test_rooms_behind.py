@@ -1,4 +1,4 @@
-"""Rooms of the piecewise-linear reading, each begun with what is known: planes, candidates, last layer, whole fits."""
+"""Rooms of the piecewise-linear reading, each begun with what is known: candidates, last layer, whole fits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron
-from unveil.identification.piecewise_linear.plane_fit import _passes, _Planes, read_planes
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
@@ -80,40 +79,6 @@ def turned(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.minimum(
         np.linalg.norm(rows[:, None] - others, axis=2), np.linalg.norm(rows[:, None] + others, axis=2)
     ).min(axis=1)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_planes_are_read_where_neurons_are_more_than_coordinates(seed: int) -> None:
-    one = Begun(seed, (3, 7, 1))
-    nothing = LayerFound.nothing(one.frame, 1)
-    *_, found = read_planes(one.probe, one.frame, far=30.0, most_lines=48, found=nothing)
-    assert len(found) >= 6
-    assert turned(found.rows, one.layer[0]).max() < 1e-4
-    # And where they are: the same plane, not a parallel one.
-    sign = np.sign(found.rows @ one.layer[0].T)
-    off = np.abs(sign * found.bias[:, None] - one.layer[1]) + 1 - np.abs(found.rows @ one.layer[0].T)
-    assert off.min(axis=1).max() < 1e-3
-    assert len(set(off.argmin(axis=1))) == len(found)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_first_guess_becomes_the_plane_that_many_lines_meet(seed: int) -> None:
-    one = Begun(seed, (3, 4, 1))
-    base, direction, low, high = one.frame.lines(16, 30.0, one.rng)
-    lines = line_search(one.probe.ask, base, direction, low, high, one.probe.noise, one.rng)
-    planes = _Planes(lines)
-    row, bias = one.layer[0][0], one.layer[1][0]
-    points = np.concatenate([line.points for line in lines])
-    at = points[np.abs(points @ row + bias).argmin()]
-    rough = row + 0.01 * one.rng.standard_normal(3)
-    rough /= np.linalg.norm(rough)
-    made = planes.through(rough, at, 0.03)
-    assert made is not None
-    assert turned(made[0][None], row[None])[0] < min(1e-5, 10 * made[2])
-    assert made[1] == pytest.approx(float(np.sign(made[0] @ row)) * bias, abs=1e-4)
-    # A plane beside all breakpoints is met by chance alone.
-    across = np.linalg.svd(one.layer[0])[2][-1]
-    assert planes.through(across, at + 0.7 * across, 0.001) is None
 
 
 def test_neurons_are_sure_by_the_settings_that_they_were_met_in() -> None:
@@ -413,15 +378,3 @@ def test_many_inputs_are_read_along_a_few_directions_first() -> None:
     assert last.directions == states[0].directions < 66
     few = Begun(1, (6, 5, 1))
     assert all(state.directions == 0 for state in read_inputs(few.setup, few.frame))
-
-
-def test_a_plane_found_before_passes_where_it_was_met_and_not_beside() -> None:
-    rng = np.random.default_rng(0)
-    frame, row, bias = Frame.of_input(3, None), np.array([0.6, 0.0, 0.8]), 0.7
-    jump, error = np.ones((1, 1)), np.full(1, 1e-4)
-    on = rng.standard_normal((1, 3))
-    on -= (on @ row + bias)[:, None] * row
-    found = LayerFound.nothing(frame, 1).with_straight(Hyperplanes(row[None], np.array([bias]), jump, error, on))
-    for normal, at, passes in ((row, on, True), (-row, on, True), (row, on + 0.1 * row, False), (row[::-1], on, False)):
-        met = Hyperplanes(normal[None], np.zeros(1), jump, error, at)
-        assert _passes(found, met) is passes
