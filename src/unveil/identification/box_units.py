@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,19 @@ from jaxtyping import Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.row_span import EXAMPLES, SPREAD
 from unveil.blackbox.wrappers import Affine
-from unveil.identification.method import Identification
+from unveil.identification.check_points import FURTHER
+from unveil.identification.method import Identification, residual
+from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome
+from unveil.whitebox.network import Network
 
 UNEQUAL = 100.0
 """The widest input over the narrowest one from which on a box is unequal; from about 1e5 on nothing is read in it."""
+
+# Points where all inputs matter alike; an error there is as expected up to so many times that at usual points, or below
+# this; readings in units that the weights show.
+JUDGED, AS_WELL, EXPLAINED, READ_AGAIN = 100, 10.0, 1e-8, 3
+# Sizes of inputs over the smallest that weights are believed to tell of: below are roundings, or numbers of no meaning.
+LARGEST = 1e12
 
 
 def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
@@ -48,6 +58,50 @@ def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
     return Affine(oracle, (-middle / half).reshape(oracle.shape), (1 / half).reshape(oracle.shape))
 
 
+def in_shown_units(
+    found: Identification, oracle: Oracle, read: Callable[..., Identification], rng: np.random.Generator
+) -> Identification:
+    """What was read among inputs of size 1, held against answers where inputs that weigh little matter as others do.
+
+    Of inputs in raw units, as incomes beside years, some weights are known no better than what others do to the answers
+    is rounded. Where the network is off at sizes that its own weights tell, it is read again in these.
+
+    Args:
+        found: Read without a box and without examples.
+        oracle: What was asked.
+        read: Reads an oracle that it is given.
+        rng: Draws the points.
+
+    Queries: `JUDGED` where inputs weigh unequally, and a further reading where the answers there are others
+    """
+    start, queries = oracle.ledger.asked, found.queries
+    for _ in range(READ_AGAIN):
+        ended = found.outcome not in (Outcome.complete, Outcome.approximate)
+        if ended or found.network is None or oracle.within is not None:
+            break
+        units = _shown_units(found.network)
+        if units is None:
+            break
+        light = f"input {int(units.argmax())} weighs so little that the model may be made for larger values of it"
+        try:
+            off = residual(found.network, oracle, oracle.nearest(units * rng.standard_normal((JUDGED, oracle.n))))
+            if off <= max(AS_WELL * found.residual, EXPLAINED):
+                break
+            unit = Affine(oracle, deviation=(1 / units).reshape(oracle.shape))
+            other = of_inputs(read(unit, x=None), unit, f"that its weights show, as {light}")
+        except (BudgetExceeded, MissingAnswers):
+            text = f"It was checked where inputs are of size 1 to {FURTHER[-1]:g}; {light}: give examples (x=)."
+            found = dataclasses.replace(found, why=(*found.why, text))
+            break
+        if other.outcome is not Outcome.complete:
+            text = f"It is off by {off:.2g} where all inputs matter alike: {light}; give examples (x=)."
+            why, error = (*found.why, text), max(off, found.residual)
+            found = dataclasses.replace(found, outcome=Outcome.approximate, residual=error, why=why)
+        else:
+            found = other
+    return dataclasses.replace(found, queries=queries + oracle.ledger.asked - start)
+
+
 def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
     """Given inputs, (N, n), in these units; what has no such shape as it is, for others to refuse.
 
@@ -57,8 +111,8 @@ def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
     return np.asarray(x) * unit.deviation + unit.mean if fits else x
 
 
-def of_inputs(found: Identification, unit: Affine) -> Identification:
-    """What was found in units of its own, in those of the inputs.
+def of_inputs(found: Identification, unit: Affine, whose: str = "") -> Identification:
+    """What was found in units of its own, in those of the inputs; `whose` units these are goes into `why`.
 
     Queries: `0`
     """
@@ -75,8 +129,8 @@ def of_inputs(found: Identification, unit: Affine) -> Identification:
         weights, bias = _rows(first_layer.dense(), first_layer.bias, unit)
         first_layer = dataclasses.replace(first_layer, weights=weights, bias=bias)
         network = dataclasses.replace(network, layers=(first_layer, *rest))
-    whose = "of the examples given" if unit.within is None else "of their own widths: those of the box differ by far"
-    why = (f"Inputs were asked in units {whose}.", *found.why)
+    seen = "of the examples given" if unit.within is None else "of their own widths: those of the box differ by far"
+    why = (f"Inputs were asked in units {whose or seen}.", *found.why)
     # Kernels that are shared in these units are not in those of the inputs.
     return dataclasses.replace(found, network=network, stats=stats, why=why, kernels=None)
 
@@ -88,3 +142,15 @@ def _rows(
     rows = np.asarray(rows)
     # A question y in these units is asked as x = (y - mean) / deviation, so y = deviation x + mean.
     return rows * unit.deviation, np.asarray(bias) + rows @ unit.mean
+
+
+def _shown_units(network: Network) -> Float[np.ndarray, " n"] | None:
+    """Sizes of inputs at which all matter alike in a first layer, the heaviest at 1; None if usual sizes are such.
+
+    Queries: `0`
+    """
+    sizes = np.linalg.norm(network.layers[0].dense(), axis=0)
+    light = (sizes > 0) & (FURTHER[-1] * sizes < sizes.max())
+    if not light.any():
+        return None
+    return np.asarray(sizes.max() / np.where(sizes * LARGEST > sizes.max(), sizes, sizes.max()))

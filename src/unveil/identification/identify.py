@@ -12,8 +12,7 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.wrappers import Restricted
 from unveil.identification.along_few import along_few
-from unveil.identification.box_units import in_own_units, in_units, of_inputs
-from unveil.identification.check_points import FURTHER
+from unveil.identification.box_units import in_own_units, in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
@@ -101,7 +100,8 @@ def identify(
     read = partial(_identified, method=method, rng=rng, names=names, widths=widths)
     unit = in_own_units(oracle, x) if method is None else None
     if unit is None:
-        return _where_defined(oracle, x, read)
+        found = _where_defined(oracle, x, read)
+        return found if x is not None or oracle.answers == "labels" else in_shown_units(found, oracle, read, rng)
     found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
     if found.outcome is not Outcome.check_failed or oracle.within is not None:
         return found
@@ -144,12 +144,12 @@ def _identified(
     """
     start = oracle.ledger.asked
     if method is not None:
-        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths, x)
+        return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths)
     if oracle.answers == "labels":
         if len(set(names)) > 1:
             raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
         labels = HardLabels(x, activation=names[0] if names else None, widths=widths)
-        return _concluded(_tried(labels, oracle, rng), oracle, start, widths, x)
+        return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -167,7 +167,7 @@ def _identified(
     assert best is not None
     if best.kernels is None and best.method == "critical points":
         best = _with_a_fit(best, oracle, rng, x)
-    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths, x)
+    return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
 
 
 def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
@@ -197,13 +197,10 @@ def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, 
     return best
 
 
-def _concluded(
-    found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None, x: np.ndarray | None
-) -> Identification:
+def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None) -> Identification:
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
 
-    Where `widths` were given and others found, it says so: a reading goes by the answers. Without examples `x` it names
-    an input that hardly matters at the sizes that were checked.
+    Where `widths` were given and others found, it says so: a reading goes by the answers.
 
     Queries: `4`, those of `Oracle.unchanged`, and those of `_constant`
     """
@@ -218,14 +215,6 @@ def _concluded(
     if widths is not None and found.network is not None and found.network.widths[:-1] != widths:
         read, given = (", ".join(map(str, each)) or "none" for each in (found.network.widths[:-1], widths))
         why += (f"Hidden neurons were given as {given}; those found are {read}.",)
-    if found.outcome is Outcome.complete and found.network is not None and oracle.within is None and x is None:
-        sizes = np.linalg.norm(found.network.layers[0].dense(), axis=0)
-        light = np.flatnonzero((sizes > 0) & (FURTHER[-1] * sizes < sizes.max()))
-        if len(light):
-            text = (
-                f"It was checked where inputs are of size 1 to {FURTHER[-1]:g}; input {light[0]} weighs so little that "
-            )
-            why += (f"{text}the model may be made for larger values of it: give examples (x=).",)
     found = dataclasses.replace(found, queries=oracle.ledger.asked - start, why=why, stats=stats)
     if not changed:
         return found
