@@ -9,9 +9,10 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TextIO, get_args, get_type_hints
 
 import typer
 import typer.core
@@ -27,6 +28,8 @@ from unveil.writing import FULL
 
 # What stands for a value in the help, where an option names nothing itself; a switch takes none.
 PLACEHOLDERS = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE"}
+
+_stdout: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
 
 
 class _Command(typer.core.TyperCommand):
@@ -69,7 +72,8 @@ def command(function: Callable[..., None], home: typer.Typer | None = None) -> C
         as_json = any(getattr(noun, "as_json", False) for noun in made.values())
         asking = next((noun for noun in made.values() if hasattr(noun, "store")), None)
         said = "interrupted" if asking is None else interrupted(asking.store)
-        with clear_errors(as_json, said, lambda: getattr(asking, "ledger", None)), _warnings_as_notes():
+        ledger = functools.partial(getattr, asking, "ledger", None)
+        with _only_results(), clear_errors(as_json, said, ledger), _warnings_as_notes():
             function(**given, **made)
 
     functools.update_wrapper(run, function)
@@ -104,6 +108,22 @@ def _options(noun: type[Any]) -> list[inspect.Parameter]:
         )
         for field in dataclasses.fields(noun)
     ]
+
+
+@contextmanager
+def _only_results() -> Iterator[None]:
+    """What a model or a library prints goes to stderr: stdout is for `results`, and may be somebody's JSON."""
+    before = _stdout.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout.reset(before)
+
+
+def results() -> TextIO:
+    """Where the result of a command is written."""
+    return _stdout.get() or sys.stdout
 
 
 @contextmanager
@@ -176,6 +196,6 @@ def _ended(error: object, code: int, as_json: bool, counted: Callable[[], Any]) 
         ledger = counted()
         sent = getattr(error, "sent", None) if ledger is None else ledger.sent
         told = {"status": status.name, "exit_code": code, "causes": [text]} | ({} if sent is None else {"sent": sent})
-        typer.echo(json.dumps(told, indent=2))
-    sys.stdout.flush()
+        typer.echo(json.dumps(told, indent=2), file=results())
+    results().flush()
     raise typer.Exit(code)

@@ -17,6 +17,7 @@ import typer
 
 from unveil.audit.text import printable
 from unveil.audit.verdict import exit_code
+from unveil.cli.command import results
 from unveil.cli.option_texts import bounds, by_channel, held, integers, number, numbers
 from unveil.cli.serving import Serving
 from unveil.cli.words import in_options
@@ -117,10 +118,10 @@ class Common:
         if self.as_json:
             from unveil.audit.figures import plain
 
-            typer.echo(json.dumps(plain(figures), indent=2, allow_nan=False))
+            typer.echo(json.dumps(plain(figures), indent=2, allow_nan=False), file=results())
         else:
             for line in lines:
-                typer.echo(printable(in_options(line), longest=4000))
+                typer.echo(printable(in_options(line), longest=4000), file=results())
 
     @staticmethod
     def end(*outcomes: Outcome) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unveil.cli.command import command
+from unveil.cli.command import command, results
 from unveil.cli.normalised import Normalised
 from unveil.cli.option_texts import held
 from unveil.cli.options import Common, Fix, LayerNumber, OutputName, Parallel, Scale
@@ -137,7 +137,7 @@ def _row(number: int, found: Preimage, legal: Box | None) -> dict[str, Any]:
 
 def _watched(found: Iterable[Preimage], count: int, common: Common) -> Iterator[Preimage]:
     """The same, with a progress bar where stderr is a terminal and stdout is not."""
-    if common.quiet or not sys.stderr.isatty() or (sys.stdout.isatty() and not common.as_json):
+    if common.quiet or not sys.stderr.isatty() or (results().isatty() and not common.as_json):
         yield from found
         return
     from rich.console import Console
