@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_gradients, single
 from unveil.blackbox.breakpoints import line_search
+from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
@@ -106,6 +107,17 @@ def test_groups_hold_only_what_the_outputs_tell_apart(rng: np.random.Generator) 
         assert len(each.which) <= 3
         # Nothing but the group lies between its two pieces.
         assert list(range(each.before, each.after)) == each.which.tolist()
+
+
+def test_a_derivative_in_a_short_piece_is_saved_where_one_more_group_avoids_it() -> None:
+    t, jump = np.array([1.0, 2.0, 2.001, 3.0]), np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    none, pieces = np.zeros((4, 2)), np.zeros((5, 2))
+    line = Line(t, jump, pieces, none, np.zeros(4), 0.0, 4.0, np.zeros((0, 2)), np.zeros(3), np.ones(3), pieces, pieces)
+    groups = grouped(line, np.ones(4, dtype=bool), np.zeros(4, dtype=bool), 0.01)
+    # Two pairs would meet in the piece that is a thousandth of the others.
+    assert [each.which.tolist() for each in groups] == [[0], [1, 2], [3]]
+    groups = grouped(replace(line, t=np.array([1.0, 2.0, 2.9, 3.5])), np.ones(4, dtype=bool), np.zeros(4, bool), 0.01)
+    assert [each.which.tolist() for each in groups] == [[0, 1], [2, 3]]
 
 
 @PRECISIONS

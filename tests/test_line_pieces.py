@@ -94,3 +94,12 @@ def test_three_answers_are_straight_where_no_breakpoint_lies_between_them() -> N
     kept = answers_to(bent, T)
     rows = np.array([[2, 4, 6], [11, 12, 13], [14, 17, 20], [27, 28, 29], [30, 35, 40]])
     assert kept.are_straight(rows).tolist() == [True, False, True, False, True]
+
+
+def test_the_middle_of_a_line_says_the_same_of_fewer_breakpoints() -> None:
+    line = line_of(answers_to(bent, T), 0, [(0.3, 1e-9), (0.7, 1e-9)], [(0.8, 0.9)], 0.0, 1.0)
+    assert line.middle(2) is line
+    part = line.middle(1)
+    np.testing.assert_allclose([part.low, *part.t, part.high], [0.15, 0.3, 0.5], atol=1e-5)
+    np.testing.assert_array_equal(part.at(np.array([0.2, 0.4])), line.at(np.array([0.2, 0.4])))
+    assert (len(part.jump), len(part.slope), len(part.hidden), len(part.unresolved)) == (1, 2, 2, 0)

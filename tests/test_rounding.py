@@ -51,6 +51,19 @@ def test_few_rows_that_meet_breakpoints_do_not_raise_the_rounding_of_answers_wit
     assert rows_for(2.0**-52) == 4
 
 
+def test_where_every_other_row_meets_a_breakpoint_the_others_tell_the_rounding(rng: np.random.Generator) -> None:
+    points = np.where(np.arange(4)[:, None] < 2, 0.0, 1.0) + np.zeros((4, 6))
+    weights = rng.standard_normal((2, 6, 1))
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        """Bent at the origin alone, rounded to 1e-9."""
+        return np.round((x @ weights[0] + np.maximum(x @ weights[1], 0) + 1) / 1e-9) * 1e-9
+
+    found = rounding(ask, points, 1e-9, rng)
+    assert found.straight
+    assert 1e-10 < found.quiet.max() < 1e-9
+
+
 def test_short_steps_weigh_rounding_against_breakpoints() -> None:
     double, single_ = (Rounding(np.ones(1), 1.0, relative, True) for relative in (1e-16, 1e-7))
     assert (double.step, double.exact) == (1e-4, True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -66,6 +66,25 @@ class Line:
     def inputs(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N n"]:
         """Points of the line."""
         return np.asarray(self.base + t[:, None] * self.direction)
+
+    def middle(self, count: int) -> Line:
+        """The line between the pieces' middles around so many breakpoints in the middle; the line itself if it has no
+        more than these."""
+        if len(self.t) <= count:
+            return self
+        first = (len(self.t) - count) // 2
+        edges, here = self.edges, slice(first, first + count)
+        low, high = ((edges[i] + edges[i + 1]) / 2 for i in (first, first + count))
+        pieces = slice(first, first + count + 1)
+        inside = (self.unresolved[:, 0] < high) & (self.unresolved[:, 1] > low)
+        return replace(
+            self,
+            **{name: getattr(self, name)[here] for name in ("t", "jump", "value", "width")},
+            **{name: getattr(self, name)[pieces] for name in ("slope", "hidden", "doubt")},
+            low=float(low),
+            high=float(high),
+            unresolved=self.unresolved[inside],
+        )
 
     def at(self, t: Float[np.ndarray, " N"]) -> Float[np.ndarray, "N m"]:
         """Answers along the line, from the nearest breakpoint of the piece. Needs at least one breakpoint."""

@@ -159,15 +159,15 @@ def _rounding(
     # The numbers added up inside are as large as the answer, or as the input times the slope where these cancel.
     typical = np.abs(y).max(axis=(0, 1)) + np.median(np.abs(np.diff(y, axis=1)).max(axis=1), axis=0) / step
     typical = np.where(typical > 0, typical, max(float(typical.max()), 1.0))
-    # The quieter half saw no breakpoint.
-    quiet = np.sqrt(np.median(errors_variance(y.swapaxes(0, 1), 2), axis=0))
-    floor = np.maximum(quiet, resolution * typical / 2)
     slope = np.abs(np.diff(y, axis=1)).mean(axis=1)
     blurred = resolution * typical if own is None else np.maximum(resolution * typical, own(y.mean(axis=1)))
     bent = (second.max(axis=1) > 1e-6 * slope + 40 * blurred).any(axis=1)
-    floor = np.minimum(floor, 40 * resolution * typical)
+    straight = bool(bent.mean() <= 0.5)
+    # What rows that bend leave of a polynomial is the breakpoint's.
+    quiet = np.sqrt(np.median(errors_variance(y[~bent if straight else slice(None)].swapaxes(0, 1), 2), axis=0))
+    floor = np.clip(quiet, resolution * typical / 2, 40 * resolution * typical)
     still = not np.diff(y, axis=1).any()
-    return Rounding(floor, size, float((floor / typical).max()), bool(bent.mean() <= 0.5), still, own, quiet)
+    return Rounding(floor, size, float((floor / typical).max()), straight, still, own, quiet)
 
 
 def in_steps(ask: Ask, points: Float[np.ndarray, "N n"], rng: np.random.Generator, widest: float = np.inf) -> bool:

@@ -22,9 +22,9 @@ VAGUE = 0.1
 TRUE, ROUGHLY = 5.0, 0.01
 # Breakpoints whose slopes are told apart by the outputs worse than this are measured one at a time: errors grow with
 # the inverse, which exact answers can afford.
-APART = {True: 0.01, False: 0.2}
+APART = {True: 0.02, False: 0.2}
 # A derivative in a short piece costs as much as so many more per factor of ten below this share of the usual length.
-DEAR, USUAL = 0.2, 0.3
+DEAR, USUAL = 1.0, 0.3
 
 
 @dataclass(frozen=True)

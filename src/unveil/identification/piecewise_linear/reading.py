@@ -257,15 +257,16 @@ def _by_place(setup: Setup, frame: Frame) -> Setup:
 def _fewest(setup: Setup, start: Line) -> Directions | None:
     """Directions for a first reading: hardly any where most breakpoints of a line are none of the first layer's.
 
-    Queries: those of `layer_steps` with one line along `NARROWEST` directions, where it shows `BENDS` breakpoints
+    Queries: those of `layer_steps` with one line of `BENDS` breakpoints along `NARROWEST` directions, where it shows so
+        many
     """
     rng = setup.probe.rng
     if len(start.t) >= BENDS and setup.oracle.n > NARROWEST:
         directions = Directions.so_many(start, NARROWEST, rng)
-        inner, seen = _along(setup, directions), directions.seen(start)
+        inner, seen = _along(setup, directions), directions.seen(start).middle(BENDS)
         steps = layer_steps(inner.probe, Frame.of_input(NARROWEST, None), far=setup.far, most_lines=1, given=[seen])
         found = finished(steps)
-        if crowded(found) and PLENTY * len(found) <= NARROWEST:
+        if crowded(found) and PLENTY * len(found) * len(start.t) <= NARROWEST * len(seen.t):
             return directions
     return Directions.along(start, rng)
 
