@@ -6,7 +6,7 @@ import numpy as np
 
 import unveil as uv
 from unveil.identification.fitting.least_squares import polish
-from unveil.identification.smooth.conclusion import Stages, _determined, conclude
+from unveil.identification.smooth.conclusion import Reading, Stages, _determined, conclude
 
 
 def test_answers_determine_all_parameters_but_those_of_neurons_that_share_a_weight_vector(
@@ -27,7 +27,7 @@ def test_answers_determine_all_parameters_but_those_of_neurons_that_share_a_weig
 def concluded(truth: uv.Oracle, network: uv.Network, noise: float, rng: np.random.Generator) -> uv.Identification:
     x = truth.sample(200, rng)
     fit = polish(network, x, truth(x))
-    return conclude(truth, fit, noise=noise, method="", why=(), stats={}, stages=Stages(truth), rng=rng)
+    return conclude(Reading(truth, noise, rng, Stages(truth)), fit, "")
 
 
 def test_errors_further_out_are_told_and_what_only_shows_there_is_not_complete(rng: np.random.Generator) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from unveil.blackbox.rounding import intact, weights
 from unveil.identification.check_points import FURTHER
 from unveil.identification.fitting.least_squares import Polished, jacobian, parameters, polish
 from unveil.identification.fitting.slimming import REDUNDANT, UNCERTAIN, without_surplus
-from unveil.identification.method import Identification
+from unveil.identification.method import Identification, Method
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -94,17 +95,7 @@ def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Gen
     return without_surplus(polish(network, x, y, noise=0.3 * noise, weight=weight), x, y, noise, weight)
 
 
-def conclude(  # noqa: PLR0913 - the fields of a result
-    oracle: Oracle,
-    fit: Polished | None,
-    *,
-    noise: float,
-    method: str,
-    why: Sequence[str],
-    stats: Mapping[str, Any],
-    stages: Stages,
-    rng: np.random.Generator,
-) -> Identification:
+def conclude(reading: Reading, fit: Polished | None, method: str) -> Identification:
     """Check the network of the last fit on held-out points and say how the identification ended.
 
     Complete means: the largest error at usual points is below 1e-8 of the answers' spread, or every error within ten
@@ -113,34 +104,31 @@ def conclude(  # noqa: PLR0913 - the fields of a result
 
     Queries: 200
     """
-    error = np.inf
-    outcome = Outcome.check_failed
-    network = None
+    noise, stats, why = reading.noise, reading.stats, reading.why
+    error, outcome = np.inf, Outcome.check_failed
     if fit is not None:
-        network = fit.network
-        stats = {**stats, "rms": fit.rms, "condition": fit.condition, "uncertainty": fit.largest}
-        held = _held_out(network, oracle, noise, rng)
+        stats |= {"rms": fit.rms, "condition": fit.condition, "uncertainty": fit.largest}
+        held = _held_out(fit.network, reading.oracle, noise, reading.rng)
         error = max(held.usual, held.further)
         stats["errors"] = {"usual": held.usual, "further": held.further, "points": HELD_OUT}
         if held.explained and not held.beyond:
             outcome = Outcome.complete
-            if fit.uncertainty > UNCERTAIN or (fit.condition >= REDUNDANT and not _determined(oracle, network, rng)):
+            open_ = fit.condition >= REDUNDANT and not _determined(reading.oracle, fit.network, reading.rng)
+            if fit.uncertainty > UNCERTAIN or open_:
                 outcome = Outcome.approximate
-                why = (*why, "the answers do not determine every parameter: there may be more neurons than needed")
+                why.append("the answers do not determine every parameter: there may be more neurons than needed")
         elif held.explained or held.usual <= max(1e-3, 100 * noise / held.spread):
             outcome = Outcome.approximate
             if held.explained:
-                why = (*why, f"inputs {held.beyond:g} times as far out as usual ones are not answered as well as these")
-    stages.end("held-out check")
-    return Identification(
-        network,
-        outcome,
-        stages.total,
-        error,
-        method,
-        tuple(why),
-        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
-    )
+                why.append(f"inputs {held.beyond:g} times as far out as usual ones are not answered as well as these")
+    reading.stages.end("held-out check")
+    return _ended(reading, fit, outcome, error, method)
+
+
+def _ended(reading: Reading, fit: Polished | None, outcome: Outcome, error: float, method: str) -> Identification:
+    stats = {**reading.stats, "noise": reading.noise, "queries per stage": dict(reading.stages.queries)}
+    network = None if fit is None else fit.network
+    return Identification(network, outcome, reading.stages.total, error, method, tuple(reading.why), stats)
 
 
 class _HeldOut(NamedTuple):
@@ -227,44 +215,60 @@ def repeated(
     *,
     method: str,
     rng: np.random.Generator,
+    determined: bool = False,
 ) -> Identification:
     """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
 
+    Args:
+        determined: All parameters must be determined, too; a fit that does so is better than one of a third of its rms.
+
     Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """
-    stages = Stages(oracle)
-    stats, why = dict[str, Any](), list[str]()
-    noise, best = 0.0, None
+    reading, best = Reading(oracle, 0.0, rng, Stages(oracle)), None
     try:
-        noise = answers_noise(oracle, rng)
+        reading = replace(reading, noise=answers_noise(oracle, rng))
         for attempt in range(attempts):
-            stats["attempts"] = attempt + 1
-            fit = once(Reading(oracle, noise, rng, stages, stats, why))
-            if fit is not None and (best is None or fit.rms < best.rms):
+            reading.stats["attempts"] = attempt + 1
+            fit = once(reading)
+            if fit is not None and (best is None or _better(fit, best, determined)):
                 best = fit
-            if best is not None and best.rms <= max(3 * noise, 1e-11):
+            sound = best is not None and not (determined and best.condition >= REDUNDANT)
+            if best is not None and sound and best.rms <= max(3 * reading.noise, 1e-11):
                 break
-        return conclude(oracle, best, noise=noise, method=method, why=why, stats=stats, stages=stages, rng=rng)
+        return conclude(reading, best, method)
     except BudgetExceeded:
-        return unfinished(best, noise=noise, method=method, why=why, stats=stats, stages=stages)
+        reading.why.append("not checked: no queries left")
+        return _ended(reading, best, Outcome.budget_ended, np.inf, method)
 
 
-def unfinished(
-    fit: Polished | None,
-    *,
-    noise: float,
-    method: str,
-    why: Sequence[str],
-    stats: Mapping[str, Any],
-    stages: Stages,
-) -> Identification:
-    """What there was when the budget ended."""
-    return Identification(
-        None if fit is None else fit.network,
-        Outcome.budget_ended,
-        stages.total,
-        np.inf,
-        method,
-        (*why, "not checked: no queries left"),
-        {**stats, "noise": noise, "queries per stage": dict(stages.queries)},
-    )
+def _better(fit: Polished, best: Polished, determined: bool) -> bool:
+    if determined and (fit.condition < REDUNDANT) != (best.condition < REDUNDANT):
+        sound, loose = (fit, best) if fit.condition < REDUNDANT else (best, fit)
+        return (sound is fit) == (sound.rms < 3 * loose.rms)
+    return fit.rms < best.rms
+
+
+@dataclass(frozen=True)
+class SmoothMethod(Method):
+    """A method that is told the hidden layers' activations and widths, and reads in attempts.
+
+    Attributes:
+        activation: Of the hidden layers, one name or one per hidden layer; None: found.
+        widths: Neurons of the hidden layers, if known.
+        attempts: How often to start again.
+    """
+
+    activation: str | tuple[str, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    attempts: int = 3
+
+    @classmethod
+    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> SmoothMethod:
+        """See `Method.told`."""
+        return cls(activation, widths)
+
+    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
+        return repeated(self._once, self.attempts, oracle, method=type(self).__name__, rng=rng)
+
+    @abstractmethod
+    def _once(self, reading: Reading) -> Polished | None: ...

@@ -9,9 +9,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish
-from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
+from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points
 from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points
 from unveil.identification.smooth.rank_one import matrix_space, subspace_power
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
@@ -23,7 +22,7 @@ SMOOTH = ("tanh", "erf", "arctan", "softplus", "gelu", "sin")  # sigmoid is tanh
 
 
 @dataclass(frozen=True)
-class EntangledWeights(Method):
+class EntangledWeights(SmoothMethod):
     """Identify a smooth network with two hidden layers, at most as many first-layer neurons as inputs, from its
     Hessians.
 
@@ -52,8 +51,6 @@ class EntangledWeights(Method):
     """
 
     activation: str | tuple[str, ...] = "tanh"
-    widths: tuple[int, ...] | None = None
-    attempts: int = 3
     pipeline: bool = True
 
     @classmethod
@@ -62,9 +59,6 @@ class EntangledWeights(Method):
         if activation is None:
             raise BadInput("entangled-weights needs the activation, e.g. --activation tanh")
         return cls(activation, widths)
-
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        return repeated(self._once, self.attempts, oracle, method="EntangledWeights", rng=rng)
 
     def _once(self, reading: Reading) -> Polished:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
 from unveil.identification.fitting.slimming import without_surplus
-from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoint_circles import looks_rectified, read_first_layer
-from unveil.identification.smooth.conclusion import Reading, ask, repeated
+from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
@@ -46,7 +44,7 @@ _FREELY = 0.01  # the condition with all weights free counts as met from here on
 
 
 @dataclass(frozen=True)
-class Peeling(Method):
+class Peeling(SmoothMethod):
     """Identify a network of sigmoidal or rectified neurons with three or more hidden layers, on an unbounded domain.
 
     1. Walk half circles far out: steps give the directions of the first layer, profiles along them rough scales. Of
@@ -77,17 +75,7 @@ class Peeling(Method):
         (10, 5, 3)
     """
 
-    activation: str | tuple[str, ...] | None = None
-    widths: tuple[int, ...] | None = None
     attempts: int = 2
-
-    @classmethod
-    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Peeling:
-        """See `Method.told`."""
-        return cls(activation, widths)
-
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        return repeated(self._once, self.attempts, oracle, method="Peeling", rng=rng)
 
     def _once(self, reading: Reading) -> Polished | None:
         known = self._second_span(reading)

@@ -8,10 +8,9 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoint_circles import read_first_layer
-from unveil.identification.smooth.conclusion import Reading, final_fit, fit_points, repeated
+from unveil.identification.smooth.conclusion import Reading, SmoothMethod, final_fit, fit_points
 from unveil.identification.smooth.inner_oracle import Behind
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.whitebox.network import Layer, Network
@@ -20,7 +19,7 @@ RECTIFIERS = ("softplus", "gelu")
 
 
 @dataclass(frozen=True)
-class Rectifiers(Method):
+class Rectifiers(SmoothMethod):
     """Identify a network with one or two hidden layers of smooth rectifiers, the first no wider than the input, on an
     unbounded domain.
 
@@ -45,18 +44,6 @@ class Rectifiers(Method):
         >>> found.outcome.name, found.network.widths
         ('complete', (2, 1))
     """
-
-    activation: str | tuple[str, ...] | None = None
-    widths: tuple[int, ...] | None = None
-    attempts: int = 3
-
-    @classmethod
-    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Rectifiers:
-        """See `Method.told`."""
-        return cls(activation, widths)
-
-    def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        return repeated(self._once, self.attempts, oracle, method="Rectifiers", rng=rng)
 
     def _once(self, reading: Reading) -> Polished | None:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish
-from unveil.identification.fitting.slimming import REDUNDANT
-from unveil.identification.method import Identification, Method
+from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import (
     Reading,
-    Stages,
+    SmoothMethod,
     ask,
-    conclude,
     final_fit,
     fit_points,
-    unfinished,
+    repeated,
 )
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
-from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Layer, Network
 
 FITS = 3.0  # deviations of the noise that a fit may leave
@@ -34,7 +29,7 @@ _SLOW = 1e3  # resting point from which an activation's tails are called algebra
 
 
 @dataclass(frozen=True)
-class Saturation(Method):
+class Saturation(SmoothMethod):
     """Identify a network with one or two hidden layers whose first activation is sigmoidal, on an unbounded domain.
 
     1. Walk half circles far out: steps give the directions of the first layer (`steps`), also more than there are
@@ -61,48 +56,28 @@ class Saturation(Method):
         ('complete', (2, 1))
     """
 
-    activation: str | tuple[str, ...] | None = None
-    widths: tuple[int, ...] | None = None
     attempts: int = 4
 
-    @classmethod
-    def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Saturation:
-        """See `Method.told`."""
-        return cls(activation, widths)
-
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        stages = Stages(oracle)
-        best: Polished | None = None
-        noise, stats, why = 0.0, dict[str, Any](), list[str]()
-        try:
-            noise = answers_noise(oracle, rng)
-            found = saturation_radius(oracle, rng, noise)
+        return repeated(self._once, self.attempts, oracle, method="Saturation", rng=rng, determined=True)
+
+    def _once(self, reading: Reading) -> Polished | None:
+        oracle, noise, rng, stages, stats = reading.oracle, reading.noise, reading.rng, reading.stages, reading.stats
+        if "radius" not in stats:
+            stats["radius"], stats["drift"] = saturation_radius(oracle, rng, noise) or (None, None)
             stages.end("looking")
-            if found is None:
-                why.append(
+            if stats["radius"] is None:
+                reading.why.append(
                     "the domain is bounded, or answers do not come to rest far out: no sigmoidal first layer to be seen"
                 )
-                return Identification(None, Outcome.check_failed, stages.total, np.inf, "Saturation", tuple(why), stats)
-            for attempt in range(self.attempts):
-                stats, why = {"attempts": attempt + 1}, []
-                fit = self._once(Reading(oracle, noise, rng, stages, stats, why), *found)
-                if fit is not None and (best is None or _better(fit, best)):
-                    best = fit
-                if best is not None and best.rms <= max(FITS * noise, 1e-11) and best.condition < REDUNDANT:
-                    break
-            return conclude(
-                oracle, best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages, rng=rng
-            )
-        except BudgetExceeded:
-            return unfinished(best, noise=noise, method="Saturation", why=why, stats=stats, stages=stages)
-
-    def _once(self, reading: Reading, radius: float, drift: float) -> Polished | None:
-        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
+        radius, drift = stats["radius"], stats["drift"]
+        if radius is None:
+            return None
         widths = self.widths or ()
         count = widths[0] if widths else None
         planes = hyperplanes(oracle, radius, noise, rng=rng, drift=drift, count=count)
         stages.end("first layer: directions")
-        reading.stats.update({"radius": radius, "circles": planes.circles, "hyperplanes": len(planes.offsets)})
+        reading.stats.update({"circles": planes.circles, "hyperplanes": len(planes.offsets)})
         reading.why.append(
             f"{len(planes.offsets)} hyperplanes were each crossed on two circles or more at radius {radius:g}"
         )
@@ -207,11 +182,3 @@ class Saturation(Method):
             return None
         first = Layer(layer.weights, layer.shifts, layer.activation)
         return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
-
-
-def _better(fit: Polished, best: Polished) -> bool:
-    """Whether a fit is better: it fits better, or as well with all parameters determined."""
-    if (fit.condition < REDUNDANT) != (best.condition < REDUNDANT):
-        sound, loose = (fit, best) if fit.condition < REDUNDANT else (best, fit)
-        return (sound is fit) == (sound.rms < 3 * loose.rms)
-    return fit.rms < best.rms
