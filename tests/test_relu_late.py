@@ -7,16 +7,12 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net, single
-from unveil.blackbox.breakpoints import line_search
-from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.design import settle
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain
 from unveil.identification.piecewise_linear.completeness import leaks, leaks_of_few
-from unveil.identification.piecewise_linear.critical_point import along, zeros
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points, refuting
-from unveil.identification.piecewise_linear.late_neurons import late
 from unveil.identification.piecewise_linear.probe import Probe
 
 
@@ -65,45 +61,6 @@ def test_of_few_digits_coarse_rows_are_told_from_a_missing_neuron() -> None:
         right, wrong = leaks_of_few(probe, coarse[:1], without(coarse[1], i), pool, 200)
         assert len(wrong) > 0.05 * len(right)
         assert (after(weights[:1], wrong) @ weights[1][0][i] + weights[1][1][i] > 0).mean() > 0.9
-
-
-def met(
-    weights: Weights, depth: int, i: int, ask: Asked, noise: Rounding, rng: np.random.Generator
-) -> tuple[Line, int]:
-    """A line that meets neuron i of this layer, where the answers show it, and which breakpoint it is."""
-    while True:
-        base, direction = rng.standard_normal((2, 1, weights[0][0].shape[1]))
-        t, h = along(weights[:depth], base[0], direction[0], -3.0, 3.0)
-        at = zeros(t, h @ weights[depth][0][i : i + 1].T + weights[depth][1][i])[0]
-        (breaks,) = line_search(ask, base, direction, -3.0, 3.0, noise, rng)
-        for each in at:
-            near = np.abs(breaks.t - each)
-            if len(near) and near.min() < 1e-9:
-                return breaks, int(near.argmin())
-
-
-def test_a_neuron_missing_from_a_layer_read_before_is_found_behind_it() -> None:
-    rng = np.random.default_rng(1)
-    weights = random_weights((16, 10, 8, 6, 1), rng, bias=0.5)
-    x = rng.standard_normal((2000, 16))
-    active = (after(weights[:1], x) @ weights[1][0].T + weights[1][1] > 0).mean(axis=0)
-    i = int(active.argmin())
-    assert active[i] < 0.4
-    ask, noise = oracle_of(weights)
-    read = [weights[0], without(weights[1], i)]
-    found = None
-    for _ in range(4):
-        line, which = met(weights, 1, i, ask, noise, rng)
-        found = found or late(Probe(ask, noise, rng), read, line, which, 1e-12, x)
-    assert found is not None
-    assert found.depth == 1
-    size = np.linalg.norm(weights[1][0][i])
-    assert found.row == pytest.approx(weights[1][0][i] / size, abs=1e-5)
-    assert found.bias == pytest.approx(weights[1][1][i] / size, abs=1e-5)
-    # A neuron of the next layer is none of a layer before, whole or not.
-    for layers in ([weights[0], weights[1]], read):
-        line, which = met(weights, 2, 0, ask, noise, rng)
-        assert late(Probe(ask, noise, rng), layers, line, which, 1e-12, x) is None
 
 
 def test_a_weight_that_no_answer_shows_does_not_spoil_the_sides() -> None:

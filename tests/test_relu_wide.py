@@ -13,7 +13,6 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.sign_recovery import by_fold
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.identification.validation import FEWEST
 
@@ -136,21 +135,6 @@ def test_a_budget_that_ends_along_the_few_directions() -> None:
     assert found.network is None
     assert oracle.ledger.asked <= 1500
     assert any("directions" in why for why in found.why)
-
-
-def test_neurons_on_the_wrong_side_are_told_from_an_affine_part() -> None:
-    """`w relu(z) = w relu(-z) + w z`."""
-    rng = np.random.default_rng(2)
-    rows, weight = rng.standard_normal((7, 10)), rng.standard_normal((3, 7))
-    wrong = np.isin(np.arange(7), (2, 5))
-    turned = np.where(wrong, -1.0, 1.0)
-    h = rng.standard_normal((50, 10))
-    left = np.maximum(h @ rows.T, 0) @ weight.T - np.maximum(h @ (rows * turned[:, None]).T, 0) @ weight.T
-    over = np.linalg.lstsq(h, left, rcond=None)[0].T
-    side = by_fold(rows * turned[:, None], weight, over)
-    assert side is not None
-    assert (side == turned).all()
-    assert by_fold(rows, weight, over + 0.1 * rng.standard_normal(over.shape)) is None
 
 
 def test_rarely_switched_neurons_are_met_on_both_sides() -> None:

@@ -15,10 +15,9 @@ from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Unsigned, after, ending, explain
 from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUGH, merge_points
 from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
-from unveil.identification.piecewise_linear.deeper_state import Candidates, Deeper, Setting
+from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.fresh_points import refuting
-from unveil.identification.piecewise_linear.late_neurons import Late, late
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
 from unveil.identification.piecewise_linear.weight_completion import TRIES, complete_weights, places, roomy_places
 from unveil.whitebox.network import Network
@@ -40,8 +39,6 @@ ANYWHERE, BESIDE, POINTS = 150, 8, 4
 BARELY, LEAST = 8, 1e-4
 # Of points that are not explained so many nearest ones may be the next; of those explained as many, more when barren.
 BAD, GOOD, MORE = 30, 3, 10
-# Where a neuron missing from a layer before is looked for.
-POOL = 400
 # So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
 # across its hyperplane next to them look, in units of the input there.
 SEVERAL, NEXT = 3, 0.1
@@ -61,7 +58,9 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     for _ in range(EFFORT * most_lines):
         more = True
         while more:
-            state, more = _looked_closer(setting, merge_points(setting, state))
+            state = merge_points(setting, state)
+            looked = _completed(setting, state, CHEAP) or _followed(setting, state)
+            state, more = looked or state, looked is not None
         state, error = close(setting, state)
         yield state
         if error < setting.fine or state.spent:
@@ -71,23 +70,6 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
         state = replace(state, barren=0 if len(state.seen) > before else state.barren + 1)
         if state.barren:
             state = _completed(setting, state, DEAR) or state
-
-
-def _looked_closer(setting: Setting, state: Deeper) -> tuple[Deeper, bool]:
-    """With cheap unknown weights looked for, else with a neuron put into a layer read before; whether any of that."""
-    more = _completed(setting, state, CHEAP) or _followed(setting, state)
-    if more is not None or not state.last or len(state.layers) < 2:
-        return more or state, more is not None
-    for i in reversed(state.unexplained):
-        seen = state.seen[i]
-        met_on = None if seen in state.examined else _line_of(state, seen.x)
-        if met_on is None:
-            continue
-        state = replace(state, examined=state.examined | {seen})
-        found = late(setting.probe, state.layers, *met_on, state.error, setting.points.usual(POOL))
-        if found is not None:
-            return _inserted(state, found), True
-    return state, False
 
 
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
@@ -187,18 +169,6 @@ def _line_of(state: Deeper, x: Float[np.ndarray, " n"]) -> tuple[Line, int] | No
         if len(which):
             return line, int(which[0])
     return None
-
-
-def _inserted(state: Deeper, found: Late) -> Deeper:
-    """With a neuron put into the layer it was missing from; what is known of the next one stays."""
-    (W, b), behind = state.layers[found.depth], state.layers[found.depth + 1 :]
-    layers = [*state.layers[: found.depth], (np.vstack([W, found.row]), np.append(b, found.bias))]
-    state = replace(state, layers=layers, error=max(state.error, found.error), lines=(*state.lines, *found.lines))
-    given = [n for n in state.candidates.merged if n.before is not None]
-    if behind:
-        given, state = list(state.given(behind[0])), replace(state, last=False)
-    wider = [n.among(np.arange(len(n.known) + 1) < len(n.known)) for n in given]
-    return replace(state, candidates=Candidates(merged=tuple(wider)))
 
 
 def _another_line(setting: Setting, state: Deeper) -> Deeper:

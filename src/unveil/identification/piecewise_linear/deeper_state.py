@@ -188,13 +188,10 @@ class Deeper:
         explained = {i for n in self.candidates.neurons for i in n.members}
         return [i for i in range(len(self.seen)) if i not in explained]
 
-    def given(self, layer: AffineMap) -> tuple[Neuron, ...]:
-        """The neurons of a layer, as ones read in another way."""
-        return tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in enumerate(zip(*layer, strict=True)))
-
     def ending(self, layer: AffineMap) -> Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""
-        neurons, old = self.given(layer), self.candidates
+        every = enumerate(zip(*layer, strict=True))
+        neurons, old = tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in every), self.candidates
         candidates = Candidates(views=old.views, merged=neurons, neurons=neurons, tried=old.tried)
         return replace(self, candidates=candidates, last=True)
 

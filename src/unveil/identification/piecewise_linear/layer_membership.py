@@ -28,8 +28,6 @@ GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 8, 8, 4.0, 0.2
 WINDOW, ROUNDINGS, BESIDE, BEND = 1.75, 30.0, 4, 8.0
 # Points of a bounded region between which places on a hyperplane are looked for, and steps of a walk along it.
 POOL, STEPS = 300, 20
-# Two hyperplanes met are one, with others switched in between, if their normals and positions differ by less.
-ONE_NORMAL, ONE_PLACE = 1e-12, 1e-6
 
 
 def straight_ones(
@@ -48,8 +46,7 @@ def straight_ones(
     if not probe.noise.exact:
         straight = _more_than_beside(probe, frame, planes)
         return straight, np.zeros(len(planes), dtype=bool)
-    straight, maybe = _by_what_lies_between(probe, frame, found, planes)
-    return straight | _met_elsewhere(frame, found, planes), maybe
+    return _by_what_lies_between(probe, frame, found, planes)
 
 
 def _by_what_lies_between(
@@ -87,18 +84,6 @@ def _by_what_lies_between(
     maybe = ~straight & (yes > no)
     maybe[ends] &= told >= 0
     return straight, maybe
-
-
-def _met_elsewhere(frame: Frame, found: LayerFound, planes: Hyperplanes) -> np.ndarray:
-    """Hyperplanes that another line met too, with others switched in between: straight, whatever was seen since."""
-    bent = found.bent
-    if not len(bent) or not len(found):
-        return np.zeros(len(planes), dtype=bool)
-    cos = planes.rows @ bent.rows.T
-    shift = np.abs(np.sign(cos) * bent.bias - planes.bias[:, None])
-    same = (1 - np.abs(cos) < ONE_NORMAL) & (shift < ONE_PLACE * (1 + np.abs(planes.bias[:, None])))
-    here, there = (found.straight.sums(frame, each.at) > 0 for each in (planes, bent))
-    return np.asarray((same & ((here[:, None] != there[None]).sum(axis=2) >= 2)).any(axis=1))
 
 
 def _more_than_beside(probe: Probe, frame: Frame, planes: Hyperplanes) -> np.ndarray:

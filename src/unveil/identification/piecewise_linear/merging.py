@@ -60,11 +60,6 @@ def merge(views: list[View], before: list[Neuron], old: int = 0) -> list[Neuron]
     return whole
 
 
-def grown(views: list[View], neuron: Neuron) -> Neuron:
-    """One neuron with all critical points that agree."""
-    return _growth(views)(neuron) if views else neuron
-
-
 def solved(before: Float[np.ndarray, "q p"], known: Bool[np.ndarray, " k"]) -> Neuron:
     """The neuron with these known weights that solves equations for weights and bias, in units of their errors."""
     nothing = np.zeros((len(known) + 1, len(known) + 1))

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.fitting.output_layer import AffineMap, Weights, output_layer
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
-from unveil.identification.piecewise_linear.sign_recovery import by_fold, by_sparsity, by_vanishing
+from unveil.identification.piecewise_linear.sign_recovery import by_sparsity, by_vanishing
 
 # A trial replaces the best one where it leaves less than this share of its error.
 BETTER = 0.1
@@ -60,25 +60,13 @@ def close_on_paid(setup: Setup, state: Reading) -> Reading:
             over = np.median(found.slope - _active_part(jump, active, layer[0]), axis=0) if fold else None
             tried = _Closed(layer, settled, *output_layer(setup.log, before, layer, over, setup.size))
             if best is None or tried.error < BETTER * best.error:
-                best = _turned(setup, before, tried, len(rows)) if fold else tried
+                best = tried
             if best.error < setup.fine:
                 if len(best.ending[0][0]) > len(rows):
                     why = (*why, "An affine part (of neurons always active where it was asked) is folded in.")
                 return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
     assert best is not None
     return state.closed(best.layer, best.settled, best.error, [*before, *best.ending], why)
-
-
-def _turned(setup: Setup, before: Weights, closed: _Closed, k: int) -> _Closed:
-    """The same without the part that was folded in, if that was there because neurons were on the wrong side."""
-    (rows, _), (outer, _) = closed.ending
-    fold = slice(k, k + (len(rows) - k) // 2)
-    side = by_fold(rows[:k], outer[:, :k], outer[:, fold] @ rows[fold])
-    if side is None:
-        return closed
-    layer = (rows[:k] * side[:, None], closed.layer[1] * side)
-    turned = _Closed(layer, True, *output_layer(setup.log, before, layer, None, setup.size))
-    return turned if turned.error < 10 * closed.error else closed
 
 
 def _signs(

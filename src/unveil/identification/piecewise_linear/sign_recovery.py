@@ -82,24 +82,6 @@ def by_share(
     return np.where(mean_up >= mean_down, 1.0, -1.0)
 
 
-def by_fold(
-    rows: Float[np.ndarray, "k d"], weight: Float[np.ndarray, "m k"], over: Float[np.ndarray, "m d"]
-) -> Float[np.ndarray, " k"] | None:
-    """Neurons on the wrong side, from the slopes that are left over: `w relu(z) = w relu(-z) + w z`.
-
-    Returns:
-        -1 where the other side is the active one, else 1; None where that is not what is left over.
-    """
-    A = (weight.T[:, :, None] * rows[:, None, :]).reshape(len(rows), -1).T
-    if A.shape[0] < A.shape[1]:
-        return None
-    turned = -np.linalg.lstsq(A, over.reshape(-1), rcond=None)[0]
-    whole = np.round(turned)
-    if np.abs(turned - whole).max() > 0.05 or not np.isin(whole, (0, 1)).all() or not whole.any():
-        return None
-    return np.where(whole == 1, -1.0, 1.0)
-
-
 def too_many(k: int, d: int) -> bool:
     """Whether `by_sparsity` cannot try out all that may be active of k neurons on d coordinates."""
     return comb(k, d - 1) > MOST_SETS
