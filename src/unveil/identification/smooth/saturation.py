@@ -99,6 +99,10 @@ class Saturation(SmoothMethod):
                 fit = again if again.rms < fit.rms else fit
             stages.end("all: fit")
             return fit
+        return self._with_second_layer(reading, layer, rank)
+
+    def _with_second_layer(self, reading: Reading, layer: FirstLayer, rank: int | None) -> Polished:
+        oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         size = block_size(len(layer.shifts), oracle.n, rank)
         if size <= (rank or 1):
             reading.why.append(
