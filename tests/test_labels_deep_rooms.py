@@ -12,13 +12,14 @@ from tests.helpers import assert_rate, relu_net
 from tests.test_labels_second_layer import SIZES, boundary, made, truth
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.deep_completion import with_resting_side
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.first_layer import completing
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
-from unveil.identification.from_labels.missing_neurons import with_missing, with_resting_side
+from unveil.identification.from_labels.missing_neurons import with_missing
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -128,10 +129,25 @@ def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boun
         _, (w, c), (v, _) = case.weights
         behind = replace(case.truth.behind, inner=w[1:], bias=c[1:], outer=v[:, 1:])
         less = replace(case.truth, behind=behind)
-        found = with_missing(less, case.points, (), np.random.default_rng(seed))
+        found = with_missing(less, case.points, (), [], np.random.default_rng(seed))
         return bool(_agrees(less, case) < 0.99 and _agrees(found, case) > 0.999)
 
     assert_rate([holds(seed) for seed in range(60, 64)], 0.9)
+
+
+def test_a_second_layer_neuron_that_no_point_needs_goes() -> None:
+    case = Case.of(61, count=900)
+    behind, rng = case.truth.behind, np.random.default_rng(0)
+    row, weight = np.abs(rng.standard_normal((1, SIZES[1]))), rng.standard_normal((SIZES[3], 1))
+    more = replace(
+        behind,
+        inner=np.concatenate([behind.inner, row]),
+        bias=np.append(behind.bias, -0.3),
+        outer=np.concatenate([behind.outer, weight], axis=1),
+    )
+    found = with_missing(replace(case.truth, behind=more), case.points, (), [], rng)
+    assert len(found.behind.inner) == len(behind.inner)
+    assert _agrees(found, case) > 0.999
 
 
 def test_a_weight_that_no_point_tells_is_told_by_points_that_are_looked_for() -> None:

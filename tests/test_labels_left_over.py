@@ -10,8 +10,9 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged
+from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends, with_linear
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.whitebox.activation import activation
 
 NOTHING = np.empty(0, dtype=int)
@@ -118,3 +119,47 @@ def test_points_that_stray_make_a_network_no_whole_one() -> None:
     model = DeepLabelModel(np.eye(7), np.zeros(7), behind, behind.classes)
     assert Deep(model, 1e-12, 0.0, 1e-9, 0, 0).whole
     assert not Deep(model, 1e-12, 0.0, 1e-9, 0, 1).whole
+
+
+def test_an_affine_part_gets_the_weights_of_values_that_no_point_had() -> None:
+    for seed in range(5):
+        truth = made(seed)
+        rng = np.random.default_rng(seed)
+        truth = replace(truth, affine=0.3 * rng.standard_normal((3, 7)))
+        at = boundary(truth, 1500, seed)
+        affine = truth.affine - truth.affine[0]
+        affine[:, [2, 5]] = 0
+        found = with_linear(replace(truth, affine=affine), at, rng)
+        assert np.allclose(found.affine - found.affine[0], truth.affine - truth.affine[0], atol=1e-5)
+        without = replace(truth, affine=np.zeros((3, 7)))
+        assert with_linear(without, at, rng) is without
+
+
+def test_neurons_that_bends_told_join_a_model_without_them_and_complete_it() -> None:
+    for seed in range(5):
+        truth = made(seed)
+        at = boundary(truth, 1500, seed)
+        told = HiddenNeuron(-2 * truth.inner[4], float(-2 * truth.bias[4]), NOTHING, 0.0)
+        found = with_bends(truth.kept(np.arange(4)), [told], at)
+        assert on(found, at) > 0.99
+        inner = truth.inner.copy()
+        inner[4, [0, 3]] = 0
+        assert np.allclose(with_bends(replace(truth, inner=inner), [told], at).inner, truth.inner)
+        # One that explains nothing more stays out.
+        other = HiddenNeuron(np.random.default_rng(seed).standard_normal(7), 0.1, NOTHING, 0.0)
+        assert len(with_bends(truth, [other], at).inner) == 5
+
+
+def test_a_loose_fit_is_no_better_than_an_exact_one() -> None:
+    behind = made(0)
+    model = DeepLabelModel(np.eye(7), np.zeros(7), behind, behind.classes)
+    assert Deep(model, 1e-12, 0.03, 1e-9, 0, 3).rank > Deep(model, 1e-2, 0.0, 1e-9, 1, 0).rank
+
+
+def test_rows_of_length_one_leave_the_function_as_it_is() -> None:
+    behind = replace(made(0), affine=np.ones((3, 7)))
+    rng = np.random.default_rng(0)
+    model = DeepLabelModel(rng.standard_normal((7, 4)), rng.standard_normal(7), behind, behind.classes)
+    y = rng.standard_normal((50, 4))
+    assert np.allclose(model.with_unit_rows().logits(y), model.logits(y))
+    assert np.allclose(np.linalg.norm(model.with_unit_rows().inner, axis=1), 1)

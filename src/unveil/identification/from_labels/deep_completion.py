@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,12 @@ from unveil.identification.from_labels.crossings import cross_near, sharpen
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
 from unveil.identification.from_labels.faces import Faces, Precision
-from unveil.identification.from_labels.foretold import as_foretold, telling_crossings
+from unveil.identification.from_labels.foretold import FAR, as_foretold, at_extremes, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
-from unveil.identification.from_labels.last_layer import last_layer
-from unveil.identification.from_labels.missing_neurons import with_missing, with_resting_side
+from unveil.identification.from_labels.joined_classes import Joins
+from unveil.identification.from_labels.last_layer import last_layer, with_rare_classes
+from unveil.identification.from_labels.missing_neurons import FITS, with_missing
+from unveil.identification.from_labels.orientation import BOTH
 from unveil.identification.from_labels.polish import Polished, polish
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -37,6 +39,12 @@ STRAYED = 100.0
 KEPT = 0.9
 """Share of the points explained that a fit to fresh ones must go on to explain."""
 
+NEARLY = 0.1
+"""Share of fresh boundary points that may not be where a model foretells them, for another attempt to go on from it."""
+
+TIGHT = 1e-6
+"""Root mean square distance from which on not all points that a model was fitted to lie on its boundaries."""
+
 SIDES = 300
 """Faces that tell the active sides of the first layer."""
 
@@ -45,6 +53,9 @@ SPARE = 1.3
 
 OPEN = 3
 """How often points are looked for that tell numbers left open, and how often in a row in vain."""
+
+TIMES = 4
+"""How often the extremes of a neuron's values are looked at, at each size."""
 
 ROUNDS = 3
 """Fits to fresh points, each more exact than the one before."""
@@ -74,8 +85,18 @@ class Deep:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing says that a neuron is missing."""
-        return self.missed <= MISSED and not self.open and not self.strayed and not self.model.behind.affine.any()
+        """Whether nothing says that a neuron is missing, and no number is open."""
+        return self.explains and not self.open
+
+    @property
+    def explains(self) -> bool:
+        """Whether the points say of no neuron that it is missing."""
+        return self.missed <= MISSED and not self.strayed and not self.model.behind.affine.any()
+
+    @property
+    def rank(self) -> tuple[bool, bool, float]:
+        """Larger for the better of two: of a loose fit the points missed say little, as they are looked for widely."""
+        return self.whole, self.rms <= TIGHT, -self.missed
 
 
 class DeepCompletion:
@@ -99,6 +120,8 @@ class DeepCompletion:
         self.straight: list[HiddenNeuron] = []
         """Those of them that are seen to go on straight in the first layer's values, as no third layer's does."""
         self.oriented: Hyperplanes | None = None
+        self.best: Deep | None = None
+        self.joins: Joins = ()
         self.coarse = max(1e-9, 4 * precision.digits)
         self.fine = max(2 * precision.digits, 1e-3 * accuracy)
         self.points = DeepPoints(pool, first, Crossings.none(self.chart.n), self.coarse)
@@ -131,11 +154,22 @@ class DeepCompletion:
         self.points = DeepPoints(self.pool, self.oriented, met, self.coarse)
         self.points.add(asked)
         last = last_layer(self.points, self.neurons, self.rng)
-        if last is None:
-            return None
-        behind, joins, self.figures["explained"] = last
-        model = DeepLabelModel(self.oriented.normals, self.oriented.offsets, behind, behind.classes)
-        return self.fitted(with_missing(model, self.points, joins, self.rng))
+        if last is not None:
+            behind, joins, self.figures["explained"] = last
+            model = DeepLabelModel(self.oriented.normals, self.oriented.offsets, behind, behind.classes)
+            self._keep_grown(model, joins)
+        if self.best is not None and not self.best.whole and self.best.rms <= TIGHT and self.best.missed <= NEARLY:
+            # What was fitted best by now may be right but for neurons that points met since tell.
+            model = self.best.model.with_unit_rows()
+            behind = with_rare_classes(model.behind, self.points.inside(self.points.all))
+            self._keep_grown(replace(model, behind=behind, classes=behind.classes), self.joins)
+        return self.best
+
+    def _keep_grown(self, model: DeepLabelModel, joins: Joins) -> None:
+        """Fit the model with what it lacks, and keep it if none was better by now."""
+        found = self.fitted(with_missing(model, self.points, joins, self.neurons, self.rng))
+        if self.best is None or found.rank >= self.best.rank:
+            self.best, self.joins = found, joins
 
     def fitted(self, model: DeepLabelModel) -> Deep:
         """A model that is nearly right, fitted to boundary points and judged at fresh ones.
@@ -235,6 +269,47 @@ class DeepCompletion:
 
         there = [as_foretold(model, self.pool, partial(value, rows[i]), self.rng) for i in always]
         return always, np.array(there, dtype=bool)
+
+
+def with_resting_side(
+    model: DeepLabelModel, points: DeepPoints, neuron: int, rng: np.random.Generator
+) -> tuple[DeepLabelModel, Crossings] | None:
+    """The model with the bias of a second-layer neuron that is active at all points met, from points where it rests.
+
+    Where it rests the boundary leaves out `w (p h + c)`, of which all but the bias c is known: all such points agree
+    on it.
+
+    Args:
+        model: Right wherever the neuron is active; its bias and the offsets of all classes are one number.
+        points: Boundary points met; more are looked for.
+        neuron: Which.
+        rng: Draws places to look at.
+
+    Returns:
+        The model and points where the neuron rests; None where none are met that agree.
+
+    Queries: about 900, and 45 for each point
+    """
+    row, behind = model.behind.inner[neuron], model.behind
+    before = len(points.all)
+    for size in TIMES * FAR:
+        expected = at_extremes(model, points.pool, lambda at: np.asarray(model.inside(at)[0].x @ row), size, rng)
+        points.look(expected, len(expected))
+    off = points.all[np.arange(before, len(points.all))]
+    off = off[np.flatnonzero(model.knows(off))]
+    inside = model.inside(off)[0]
+    weight = behind.outer[behind.rows(off.before), neuron] - behind.outer[behind.rows(off.after), neuron]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        told = behind.gaps(inside)[0] / weight - inside.x @ row
+    near = np.abs(told[:, None] - told[None]) < FITS * np.abs(inside.x @ row).max(initial=0.0)
+    if not near.any() or near.sum(axis=1).max() < BOTH:
+        return None
+    rows = near[near.sum(axis=1).argmax()]
+    bias = float(np.median(told[rows]))
+    changed = behind.bias.copy()
+    changed[neuron] = bias
+    offset = behind.offset + behind.outer[:, neuron] * (behind.bias[neuron] - bias)
+    return replace(model, behind=replace(behind, bias=changed, offset=offset)), off[np.flatnonzero(rows)]
 
 
 def _uncertain(model: DeepLabelModel, at: Crossings, rms: float) -> tuple[float, int]:

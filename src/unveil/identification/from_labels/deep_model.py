@@ -40,6 +40,12 @@ class DeepLabelModel(Boundaries):
         width = len(self.behind.inner) + 1 + (self.behind.inner.shape[1] if self.behind.affine.any() else 0)
         return len(self.inner) + len(self.behind.inner) + width + 1
 
+    def with_unit_rows(self) -> DeepLabelModel:
+        """The same function with first-layer weight vectors of length one, as a search knows them."""
+        long = np.linalg.norm(self.inner, axis=1)
+        behind = replace(self.behind, inner=self.behind.inner * long, affine=self.behind.affine * long)
+        return replace(self, inner=self.inner / long[:, None], bias=self.bias / long, behind=behind)
+
     def hidden(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
         """The first layer's values."""
         return np.asarray(np.maximum(y @ self.inner.T + self.bias, 0.0))

@@ -69,7 +69,7 @@ class DeepPoints:
         at = self.inside(self.all)
         good = ~(at.x[:, ~told] > 0).any(axis=1)
         share = max(float(good.mean()), USABLE)
-        others = [int(c) for c in np.unique([at.before, at.after]) if c not in pair]
+        others = [int(c) for c in self.pool.classes if c not in pair]
         for one, two in (pair, *((c, pair[i % 2]) for i, c in enumerate(others))):
             ours = (at.before == one) | (at.after == one)
             if (one, two) == pair:
@@ -103,7 +103,8 @@ class DeepPoints:
 
 def on_boundary(model: Boundaries, at: Crossings) -> Int[np.ndarray, " M"]:
     """Which crossings lie on a model's boundaries."""
-    return np.flatnonzero(np.abs(model.distances(at)) < ON)
+    known = np.flatnonzero(model.knows(at))
+    return np.asarray(known[np.abs(model.distances(at[known])) < ON])
 
 
 def pairs_of(at: Crossings) -> Int[np.ndarray, "N 2"]:

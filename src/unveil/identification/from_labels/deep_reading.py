@@ -22,6 +22,9 @@ WIDE = 4.0
 """So many times as far out, every other time, half of them: second-layer neurons that are active, or at rest, at nearly
 all usual inputs switch there."""
 
+RARE = 1_000
+"""Random points asked each time, for classes that a search meets hardly anywhere."""
+
 CHECKS = 2_000
 """Fresh points that judge a network with two hidden layers."""
 
@@ -80,13 +83,13 @@ class DeepReading:
                 if further:
                     search.pool.wide = WIDE if further % 2 else 1.0
                     search.collect(self.first, BENDS)
+                search.pool.draw(RARE)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
                 if found is None and self._grown():
                     found = self.behind.attempt(search.faces, search.bends(self.first))
                 search.book("second layer and fit")
                 self.figures |= self.behind.figures | self._neurons_read()
-                if found is not None and (self.deep is None or _rank(found) >= _rank(self.deep)):
-                    self.deep = found
+                self.deep = found or self.deep
                 if found is not None and found.whole:
                     break
             return self.judge(self.deep, search.chart)
@@ -144,7 +147,9 @@ class DeepReading:
                 f"Of {deep.always} second-layer neurons, active at the whole boundary, labels tell no bias."
             )
         doubts = []
-        if not deep.whole:
+        if deep.explains and deep.open:
+            doubts.append(f"{deep.open} numbers count at no boundary that was met")
+        if not deep.explains:
             doubts.append("some neurons of the second layer are missing or in an affine part")
         if wrong.any():
             doubts.append(f"{int(wrong.sum())} of {len(x)} fresh points have another label")
@@ -153,7 +158,3 @@ class DeepReading:
         if doubts:
             self.why.append(f"Not all of two hidden layers was read: {'; '.join(doubts)}.")
         return Outcome.approximate if doubts else Outcome.complete
-
-
-def _rank(found: Deep) -> tuple[bool, float]:
-    return found.whole, -found.missed

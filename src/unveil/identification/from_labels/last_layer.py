@@ -49,17 +49,18 @@ def last_layer(
     second, told = _rows(neurons, at.x[(pairs == pair).all(axis=1)])
     need = equations_needed(*second.normals.shape)
     at = points.usable(told, pair, 2 * need)
-    begun = _pair_by_pair(second, at, need, rng)
-    if begun is None:
+    every = _pair_by_pair(second, at, need, rng)
+    if every is None:
         return None
-    model, joins, share = begun
-    others = [int(c) for c in np.unique(pairs_of(at)) if c not in model.classes]
-    if others:
-        model = _rare_classes(model, others, at)
-    if model.affine.any():
-        partly = [each for each in neurons if np.isnan(each.weight).any()]
-        model = oriented(model, at[on_boundary(model, at)], partly) or model
-    return model, joins, share
+    model, joins, share = every
+    partly = [each for each in neurons if np.isnan(each.weight).any()]
+    # Few points tell a rare class's weights, and not an affine part besides: sides come first, if need be of a pair.
+    begun = model.of(np.setdiff1d(model.classes, [new for _, new in joins]))
+    for some in (model, begun):
+        turned = oriented(some, at[on_boundary(some, at)], partly) if some.affine.any() else some
+        if turned is not None:
+            return with_rare_classes(turned, at), joins, share
+    return with_rare_classes(model, at), joins, share
 
 
 def _rows(neurons: list[HiddenNeuron], hidden: Float[np.ndarray, "N k"]) -> tuple[Hyperplanes, Bool[np.ndarray, " k"]]:
@@ -129,11 +130,20 @@ def _of_pair(
     return second_output(second, at[inliers], pair) if share >= MOST else None, share
 
 
-def _rare_classes(model: LabelModel, others: list[int], at: Crossings) -> LabelModel:
-    """The model with classes of which there are few points, by least absolute distances.
+def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:
+    """The model with classes that it lacks, of which there are few points, by least absolute distances.
 
     Points where a neuron is missing lie off, and must not count by how much.
+
+    Args:
+        model: Some classes.
+        at: Crossings between any, in the first layer's values.
+
+    Queries: `0`
     """
+    others = [int(c) for c in np.unique(pairs_of(at)) if c not in model.classes]
+    if not others:
+        return model
     grown, weight = model, np.ones(len(at))
     for _ in range(ABSOLUTE):
         grown, _ = with_classes(model, others, at, weight=weight)

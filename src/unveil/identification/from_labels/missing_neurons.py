@@ -13,13 +13,14 @@ from jaxtyping import Float, Int
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
-from unveil.identification.from_labels.foretold import FAR, at_extremes, foretold_crossings
+from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import ALIKE
 from unveil.identification.from_labels.joined_classes import Joins, rescaled
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.orientation import BOTH
+from unveil.identification.from_labels.orientation import BOTH, oriented
 from unveil.identification.from_labels.polish import polish
+from unveil.identification.from_labels.second_layer import HiddenNeuron, alike
 
 STEPS, FRUITLESS = 12, 3
 """Looks for more at most, and how many in a row tell nothing."""
@@ -27,59 +28,74 @@ STEPS, FRUITLESS = 12, 3
 RESERVE = 200
 """Labels for each number that are kept for the fit and its judges."""
 
-TIMES = 4
-"""How often the extremes of a neuron's values are looked at, at each size."""
-
 LOOK, LOOKS = 250, 10
 """Boundary points foretold at a time, and how often, to see whether one is missing."""
 
 
-def with_missing(model: DeepLabelModel, points: DeepPoints, joins: Joins, rng: np.random.Generator) -> DeepLabelModel:
+def with_missing(
+    model: DeepLabelModel, points: DeepPoints, joins: Joins, neurons: list[HiddenNeuron], rng: np.random.Generator
+) -> DeepLabelModel:
     """The model with what it leaves over at points off its boundaries.
 
     Args:
         model: Right at most points; weights of its second layer that nothing told are zero.
         points: Boundary points met; more are looked for.
         joins: From which class each one's scale is known.
+        neurons: What bends told of the second layer: of those that the model lacks, too few points may have told more.
         rng: Draws places to look at.
 
     Queries: 5,000 where nothing is missing, some 10,000 for each neuron that is
     """
-    model = _step(model, points, joins, rng)[0]
+    model = _step(model, points, joins, neurons, rng)[0]
     fruitless = 0
     for _ in range(STEPS):
         # What is found must still be fitted and judged.
         if points.pool.chart.ledger.left < RESERVE * model.parameters or not _look(model, points, rng):
             break
-        at = points.inside(points.known(model))
-        if any(map(len, _untold(model.behind))):
-            _look(replace(model, behind=bounded(model.behind, _untold(model.behind), at)), points, rng)
-        model, grown = _step(model, points, joins, rng)
+        model, grown = _step(model, points, joins, neurons, rng)
         fruitless = 0 if grown else fruitless + 1
-        # Of neurons in an affine part too little is known: what is left over is not one's alone, and bends tell more.
-        if fruitless >= FRUITLESS or (fruitless and model.behind.affine.any()):
+        if fruitless >= FRUITLESS:
             break
     return model
 
 
 def _step(
-    model: DeepLabelModel, points: DeepPoints, joins: Joins, rng: np.random.Generator
+    model: DeepLabelModel, points: DeepPoints, joins: Joins, neurons: list[HiddenNeuron], rng: np.random.Generator
 ) -> tuple[DeepLabelModel, bool]:
     """Weights that were not told, or one more neuron, and whether clearly more points lie on the boundaries then."""
     known = points.known(model)
     at, on, least = points.inside(known), len(on_boundary(model, known)), SURPLUS
-    behind = rescaled(completed(model.behind, _untold(model.behind), at, rng), joins, at)
+    behind = with_linear(with_bends(model.behind, neurons, at), at, rng)
+    behind = rescaled(completed(behind, _untold(behind), at, rng), joins, at)
     if not len(on_boundary(replace(model, behind=behind), known)) > on + least:
         further = further_neuron(model.behind, at, rng)
         if further is not None:
             behind, least = further, SURPLUS + int((further.inner[-1] != 0).sum())
     grown = replace(model, behind=merged(behind))
     # What few points told gets exact enough for the next ones; what nothing told stays so.
-    fit = polish(grown, known[on_boundary(grown, known)]).model
+    fit = polish(grown, known[on_boundary(grown, known)]).model.with_unit_rows()
     inner = np.where(grown.behind.inner == 0, 0.0, fit.behind.inner)
-    grown = replace(fit, behind=replace(fit.behind, inner=inner))
+    affine = np.where(grown.behind.affine.any(axis=0), fit.behind.affine, 0.0)
+    grown = replace(fit, behind=replace(fit.behind, inner=inner, affine=affine))
     better = len(on_boundary(grown, known)) > on + least
-    return (grown if better else model), better
+    return _needed(_turned(grown, points) if better else model, known), better
+
+
+def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
+    """The model without second-layer neurons that no point needs: what few points told may be false."""
+    for j in range(len(model.behind.inner) - 1, -1, -1):
+        less = replace(model, behind=model.behind.kept(np.delete(np.arange(len(model.behind.inner)), j)))
+        if len(on_boundary(less, known)) >= len(on_boundary(model, known)):
+            model = less
+    return model
+
+
+def _turned(model: DeepLabelModel, points: DeepPoints) -> DeepLabelModel:
+    """The model without an affine part, where the neurons known by now explain it."""
+    known = points.known(model)
+    at = points.inside(known[on_boundary(model, known)])
+    behind = oriented(model.behind, at, []) if model.behind.affine.any() else None
+    return model if behind is None else replace(model, behind=behind)
 
 
 def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -> bool:
@@ -103,47 +119,6 @@ def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -
 def _untold(behind: LabelModel) -> list[Int[np.ndarray, " u"]]:
     """Which weights of each second-layer neuron nothing told: exactly zero."""
     return [np.flatnonzero(row == 0) for row in behind.inner]
-
-
-def with_resting_side(
-    model: DeepLabelModel, points: DeepPoints, neuron: int, rng: np.random.Generator
-) -> tuple[DeepLabelModel, Crossings] | None:
-    """The model with the bias of a second-layer neuron that is active at all points met, from points where it rests.
-
-    Where it rests the boundary leaves out `w (p h + c)`, of which all but the bias c is known: all such points agree
-    on it.
-
-    Args:
-        model: Right wherever the neuron is active; its bias and the offsets of all classes are one number.
-        points: Boundary points met; more are looked for.
-        neuron: Which.
-        rng: Draws places to look at.
-
-    Returns:
-        The model and points where the neuron rests; None where none are met that agree.
-
-    Queries: about 900, and 45 for each point
-    """
-    row, behind = model.behind.inner[neuron], model.behind
-    before = len(points.all)
-    for size in TIMES * FAR:
-        expected = at_extremes(model, points.pool, lambda at: np.asarray(model.inside(at)[0].x @ row), size, rng)
-        points.look(expected, len(expected))
-    off = points.all[np.arange(before, len(points.all))]
-    off = off[np.flatnonzero(model.knows(off))]
-    inside = model.inside(off)[0]
-    weight = behind.outer[behind.rows(off.before), neuron] - behind.outer[behind.rows(off.after), neuron]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        told = behind.gaps(inside)[0] / weight - inside.x @ row
-    near = np.abs(told[:, None] - told[None]) < FITS * np.abs(inside.x @ row).max(initial=0.0)
-    if not near.any() or near.sum(axis=1).max() < BOTH:
-        return None
-    rows = near[near.sum(axis=1).argmax()]
-    bias = float(np.median(told[rows]))
-    changed = behind.bias.copy()
-    changed[neuron] = bias
-    offset = behind.offset + behind.outer[:, neuron] * (behind.bias[neuron] - bias)
-    return replace(model, behind=replace(behind, bias=changed, offset=offset)), off[np.flatnonzero(rows)]
 
 
 DRAWS = 200
@@ -173,9 +148,7 @@ def further_neuron(model: LabelModel, at: Crossings, rng: np.random.Generator) -
 
     Queries: `0`
     """
-    left = -model.gaps(at)[0]
-    pairs = np.stack([np.minimum(at.before, at.after), np.maximum(at.before, at.after)], axis=1)
-    left = np.where(at.before == pairs[:, 0], left, -left)
+    left, pairs = _left_over(model, at)
     vector, most = np.zeros(0), 0
     for pair in np.unique(pairs, axis=0):
         for sign in (1.0, -1.0):
@@ -186,14 +159,101 @@ def further_neuron(model: LabelModel, at: Crossings, rng: np.random.Generator) -
                 vector, most = found
     if not most:
         return None
+    return _with_neuron(model, vector, at)
+
+
+def _with_neuron(model: LabelModel, vector: Float[np.ndarray, " P"], at: Crossings) -> LabelModel:
+    """The model with one more neuron, of which the weights and the bias are known."""
     value = np.maximum(at.x @ vector[:-1] + vector[-1], 0)
-    outer = _weights(model, at, left, value)
     return replace(
         model,
         inner=np.concatenate([model.inner, vector[None, :-1]]),
         bias=np.append(model.bias, vector[-1]),
-        outer=np.concatenate([model.outer, outer[:, None]], axis=1),
+        outer=np.concatenate([model.outer, _weights(model, at, value)[:, None]], axis=1),
     )
+
+
+def with_bends(model: LabelModel, neurons: list[HiddenNeuron], at: Crossings) -> LabelModel:
+    """The model with what bends told since: weights that are zero in it, and neurons with which more points fit.
+
+    Args:
+        model: Right at most points.
+        neurons: Second-layer neurons, NaN where no bend told a weight.
+        at: Crossings between its classes, in the first layer's values.
+
+    Queries: `0`
+    """
+    for each in neurons:
+        known = ~np.isnan(each.weight)
+        mine = [i for i, row in enumerate(model.inner) if alike(_as_told(row, model.bias[i]), each)]
+        if mine:
+            row, both = model.inner[mine[0]], known & (model.inner[mine[0]] != 0)
+            length = (row[both] @ each.weight[both]) / (each.weight[both] @ each.weight[both])
+            inner = model.inner.copy()
+            inner[mine[0]] = np.where(known & ~both, length * each.weight, row)
+            tried = [replace(model, inner=inner)]
+        else:
+            vector = np.append(np.nan_to_num(each.weight), each.bias)
+            some = at[np.flatnonzero(~(at.x[:, ~known] > 0).any(axis=1))]
+            tried = [_with_neuron(model, sign * vector, some) for sign in (1.0, -1.0)]
+        best = max(tried, key=lambda grown: _on(grown, at))
+        model = best if _on(best, at) > _on(model, at) + SURPLUS else model
+    return model
+
+
+def _as_told(row: Float[np.ndarray, " d"], bias: float) -> HiddenNeuron:
+    return HiddenNeuron(np.where(row == 0, np.nan, row), float(bias), np.empty(0, dtype=int), 0.0)
+
+
+def _left_over(model: LabelModel, at: Crossings) -> tuple[Float[np.ndarray, " N"], Int[np.ndarray, "N 2"]]:
+    """What a model lacks of the lower label's logit less that of the higher one, and these labels, at each point."""
+    left, pairs = -model.gaps(at)[0], pairs_of(at)
+    return np.where(at.before == pairs[:, 0], left, -left), pairs
+
+
+def with_linear(model: LabelModel, at: Crossings, rng: np.random.Generator) -> LabelModel:
+    """The model with the affine part's weights that were left zero: first-layer values that no point had until now.
+
+    Args:
+        model: Right wherever these values are zero, or the neurons are at rest that have them.
+        at: Crossings between its classes, in the first layer's values.
+        rng: Draws sets of them.
+
+    Returns:
+        The model; what no points agree on stays zero, as all does where there is no affine part.
+
+    Queries: `0`
+    """
+    untold = np.flatnonzero(~model.affine.any(axis=0))
+    if len(untold) in (0, model.affine.shape[1]):
+        return model
+    left, between = _left_over(model, at)
+    x, zero = at.x[:, untold], np.zeros(len(at))
+    pairs, told = [], []
+    for pair in np.unique(between, axis=0):
+        ours = (between == pair).all(axis=1)
+        # A rectifier's values are those of a sum where it is positive.
+        tried = [
+            (found[1], sign * found[0])
+            for sign in (1.0, -1.0)
+            if (found := _agreed(x[ours], zero[ours], np.maximum(sign * left[ours], 0), rng, constant=False))
+        ]
+        if tried:
+            count, vector = max(tried, key=lambda each: each[0])
+            pairs.append(count * _difference(model, pair))
+            told.append(count * vector)
+    if not pairs:
+        return model
+    affine = model.affine.copy()
+    affine[:, untold] = np.linalg.lstsq(np.array(pairs), np.array(told), rcond=1e-9)[0]
+    grown = replace(model, affine=affine)
+    return grown if _on(grown, at) > _on(model, at) else model
+
+
+def _difference(model: LabelModel, pair: Int[np.ndarray, " 2"]) -> Float[np.ndarray, " c"]:
+    """The lower label's class less the higher one's, of all classes."""
+    one, two = model.rows(pair)
+    return np.asarray(np.eye(len(model.classes))[one] - np.eye(len(model.classes))[two])
 
 
 def completed(
@@ -230,28 +290,6 @@ def completed(
             model = grown
             missing[j] = (at.x[:, unknown[j][found[0] == 0]] > 0).any(axis=1)
     return model
-
-
-def bounded(model: LabelModel, unknown: list[Int[np.ndarray, " u"]], at: Crossings) -> LabelModel:
-    """The model with weights that were left zero as negative as points say at which the neuron is not active.
-
-    It is wrong where the neuron begins to be active: points that lie off its boundaries tell the weights.
-
-    Args:
-        model, unknown, at: As in `completed`.
-
-    Queries: `0`
-    """
-    inner = model.inner.copy()
-    missing = np.array([(at.x[:, each] > 0).any(axis=1) for each in unknown]).reshape(len(unknown), len(at))
-    for j, each in enumerate(unknown):
-        some = at[np.flatnonzero(missing[j] & (missing.sum(axis=0) == 1))]
-        base, value = _values(model, j, some)
-        off = (base > 0) & (np.abs(value) < FITS * base)
-        for i in each:
-            alone = off & (some.x[:, i] > 0) & ~(some.x[:, each[each != i]] > 0).any(axis=1)
-            inner[j, i] = np.min(-base[alone] / some.x[alone, i], initial=0.0)
-    return replace(model, inner=inner)
 
 
 def _values(model: LabelModel, j: int, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
@@ -341,17 +379,16 @@ def _most(
     return best, answer
 
 
-def _weights(model: LabelModel, at: Crossings, left: np.ndarray, value: np.ndarray) -> Float[np.ndarray, " c"]:
+def _weights(model: LabelModel, at: Crossings, value: Float[np.ndarray, " N"]) -> Float[np.ndarray, " c"]:
     """Each class's weight of a neuron, from what is left over where it is active: the middle one of each pair's points.
 
     What is left over is that of the lower label less that of the higher one.
     """
     rows = np.flatnonzero(value > 0)
-    low, high = np.minimum(at.before, at.after)[rows], np.maximum(at.before, at.after)[rows]
-    pairs = np.unique(np.stack([low, high], axis=1), axis=0)
-    matrix, target = np.zeros((len(pairs), len(model.classes))), np.zeros(len(pairs))
-    for i, (one, two) in enumerate(pairs):
-        ours = (low == one) & (high == two)
-        matrix[i, model.rows(np.array([one, two]))] = np.array([1.0, -1.0]) * ours.sum()
-        target[i] = ours.sum() * np.median(left[rows[ours]] / value[rows[ours]])
-    return np.linalg.lstsq(matrix, target, rcond=1e-9)[0]
+    left, between = _left_over(model, at[rows])
+    matrix, target = [np.zeros(len(model.classes))], [0.0]
+    for pair in np.unique(between, axis=0):
+        ours = (between == pair).all(axis=1)
+        matrix.append(ours.sum() * _difference(model, pair))
+        target.append(ours.sum() * np.median(left[ours] / value[rows[ours]]))
+    return np.asarray(np.linalg.lstsq(np.array(matrix), np.array(target), rcond=1e-9)[0])

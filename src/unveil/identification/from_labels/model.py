@@ -114,6 +114,13 @@ class LabelModel(Boundaries):
         """With these neurons only."""
         return replace(self, inner=self.inner[neurons], bias=self.bias[neurons], outer=self.outer[:, neurons])
 
+    def of(self, classes: Int[np.ndarray, " c"]) -> LabelModel:
+        """Of these classes only."""
+        rows = self.rows(classes)
+        return replace(
+            self, outer=self.outer[rows], affine=self.affine[rows], offset=self.offset[rows], classes=classes
+        )
+
     def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
         """The logits at N points."""
         hidden = self.phi.value(y @ self.inner.T + self.bias)

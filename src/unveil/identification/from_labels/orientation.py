@@ -176,7 +176,9 @@ def _one_by_one(
         return None
     for way in [strong[:, 0]] if beside else sides.ways():
         flip = sides.flips(way)
-        if flip is not None:
+        # What one class alone has is no neuron's, but what too few points tell of that class.
+        shared = len(model.classes) == 2 or (np.abs(way - np.median(way)) > NOTHING * np.abs(way).max()).sum() > 1
+        if flip is not None and shared:
             part = np.append(sides.parts(flip, way), np.zeros(len(every) - len(flip)))
             row = part @ every + way @ left / (way @ way)
             return flip, np.column_stack([share - np.outer(way, part), way]), row

@@ -24,6 +24,9 @@ EXPLAINED = 1e-3
 LOOSE, MOST_LOOSE = 100.0, 0.1
 """The same for each error of the hyperplanes, and at most."""
 
+SAME = 1e-6
+"""Share of the largest singular value below which one more is none: points on too few faces tell no last layer."""
+
 UNSURE = 0.25
 """How far what must be 0 or 1 may be from it then."""
 
@@ -137,7 +140,7 @@ def pair_weights(
     matrix = np.concatenate([phi.value(sums), np.ones((len(at), 1))], axis=1)
     if k == 0 or len(matrix) < k + 2 or not matrix.any(axis=0).all():
         return None
-    vector, gap = _null_vector(matrix)
+    vector, gap, _ = _null_vector(matrix)
     vector = _upward(at, pair, (phi.slope(sums) * vector[:k]) @ inner) * vector
     model = _between(inner, bias, vector[:k], np.zeros(d), float(vector[k]), pair)
     return PairOutput(replace(model, phi=phi), gap, 0.0)
@@ -173,18 +176,21 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
     matrix = np.concatenate([np.maximum(sums[:, split], 0), at.x[:, seen], np.ones((len(at), 1))], axis=1)
     if len(matrix) < matrix.shape[1] + 2 or not len(split):
         return None
-    vector = _null_vector(matrix)[0]
+    vector, _, others = _null_vector(matrix)
+    if others < SAME:
+        return None
     weight, linear = np.zeros(k), np.zeros(d)
     weight[split], linear[seen] = vector[: len(split)], vector[len(split) : -1]
     turn = _upward(at, pair, (on * weight) @ rows + linear)
     return _between(rows, bias, turn * weight, turn * linear, turn * float(vector[-1]), pair)
 
 
-def _null_vector(matrix: Float[np.ndarray, "N p"]) -> tuple[Float[np.ndarray, " p"], float]:
-    """The vector that a matrix takes to least, columns counted as of length one, and by how much it stands out."""
+def _null_vector(matrix: Float[np.ndarray, "N p"]) -> tuple[Float[np.ndarray, " p"], float, float]:
+    """The vector that a matrix takes to least, columns counted as of length one, by how much it stands out, and how
+    little any other vector is taken to, as a share of the most."""
     scale = np.linalg.norm(matrix, axis=0)
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
-    return right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
+    return right[-1] / scale, float(values[-2] / max(values[-1], 1e-300)), float(values[-2] / values[0])
 
 
 def _upward(at: Crossings, pair: tuple[int, int], gradient: Float[np.ndarray, "N d"]) -> float:

@@ -183,12 +183,13 @@ def distinct(neurons: list[HiddenNeuron]) -> list[HiddenNeuron]:
     """
     kept: list[HiddenNeuron] = []
     for each in sorted(neurons, key=lambda each: int(np.isnan(each.weight).sum())):
-        if not any(_alike(each, other) for other in kept):
+        if not any(alike(each, other) for other in kept):
             kept.append(each)
     return kept
 
 
-def _alike(one: HiddenNeuron, other: HiddenNeuron) -> bool:
+def alike(one: HiddenNeuron, other: HiddenNeuron) -> bool:
+    """Whether all that was told of two neurons is the same, up to sign and length."""
     known = ~np.isnan(one.weight) & ~np.isnan(other.weight)
     if known.sum() < 3:
         return False
