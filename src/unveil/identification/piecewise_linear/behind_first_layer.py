@@ -75,6 +75,8 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
     if not state.settled and len(found) > state.frame.d:
         state, given = settle_wide(setup, state)
         found, layer = state.found, state.layer or layer
+        if state.settled:
+            yield replace(state.counted(), layers=(layer,))
     if not state.settled:
         # Half of its neurons are on the wrong side: nothing behind is what it seems, and a network that ends behind it
         # would be no start for a fit. Where that is a matter of numbers other lines are no help.

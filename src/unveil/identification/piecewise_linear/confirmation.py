@@ -14,6 +14,8 @@ from unveil.identification.piecewise_linear.probe import Probe
 
 # Places looked at per hyperplane and round, and rounds at most.
 PLACES, ROUNDS = 16, 8
+# Queries of a round per hyperplane.
+EACH = 12 * PLACES
 # Half widths of the two windows across the predicted position, in units of the shortest that would show the breakpoint:
 # behind layers that let less of it through, only the wider one does.
 WIDE = 4.0
@@ -47,19 +49,26 @@ class Confirmed:
         return np.asarray((self.places > 0) & (self.share >= SHARE))
 
 
-def confirm(probe: Probe, frame: Frame, planes: Hyperplanes) -> Confirmed:
+def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, most: float = np.inf) -> Confirmed:
     """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
 
-    Returns:
-        The share of places at which each was met. Those that do not cross the legal box have no places.
+    Args:
+        most: Queries at most; the first hyperplanes come first.
 
-    Queries: `12 PLACES` per hyperplane and round, at most `ROUNDS` rounds
+    Returns:
+        The share of places at which each was met. Those that do not cross the legal box have no places, nor have those
+        that the queries did not suffice for.
+
+    Queries: `EACH` per hyperplane and round, at most `ROUNDS` rounds; one more per place where roundings differ
     """
+    each = EACH + (0 if probe.noise.own is None else PLACES)
     hits, beside, places = np.zeros((3, len(planes)))
     open_ = np.flatnonzero(_crosses(frame, planes.rows, planes.bias))
     for _ in range(ROUNDS):
+        open_ = open_[: int(min(most / each, len(open_)))]
         if not len(open_):
             break
+        most -= each * len(open_)
         here = planes[np.repeat(open_, PLACES)]
         x = on_hyperplanes(frame, here.rows, here.bias, probe.rng)
         met, other, telling = _bends(probe, frame, x, here)

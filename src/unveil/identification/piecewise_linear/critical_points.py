@@ -20,7 +20,7 @@ from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import SLACK, all_needed, slimmed
 from unveil.identification.method import Identification, Method
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.confirmation import confirm
+from unveil.identification.piecewise_linear.confirmation import EACH, confirm
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading import read_inputs
@@ -51,6 +51,8 @@ STRANGE = 1e5
 CHORDS = 16
 # Points that the last digits must suit.
 POOL = 2000
+# Share of what the budget leaves that is kept back at most, to look for the rows read at fresh places.
+KEPT = 0.5
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
 
@@ -73,8 +75,7 @@ class CriticalPoints(Method):
 
     Source: the idea of following breakpoints: Milli et al., arXiv:1807.05122; Carlini, Jagielski, Mironov, CRYPTO 2020
     (arXiv:2003.04884); straight against bent hyperplanes: Rolnick, Kording, arXiv:1910.00744. The grouping of
-    Jacobians, the confirmation in one
-    place each and the frames of positive orthants are ours.
+    Jacobians, the confirmation in one place each and the frames of positive orthants are ours.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -99,11 +100,9 @@ class CriticalPoints(Method):
             attempt += 1
             found, again = _Attempt(self, oracle, rng, again=True).run()
             best = min(best, found, key=_rank)
-        queries = oracle.ledger.asked - start
-        why = best.why
-        if attempt > 1:
-            why = (*why, f"{attempt} readings were made, with other lines each; this is the best of them.")
-        return dataclasses.replace(best, queries=queries, why=why, stats={**best.stats, "attempts": attempt})
+        text = f"{attempt} readings were made, with other lines each; this is the best of them."
+        why, stats = (*best.why, text) if attempt > 1 else best.why, {**best.stats, "attempts": attempt}
+        return dataclasses.replace(best, queries=oracle.ledger.asked - start, why=why, stats=stats)
 
     def _worth(self, best: Identification, oracle: Oracle, asked: int) -> bool:
         """Whether another reading is worth what is left: of noisy answers a fit makes more of little."""
@@ -170,7 +169,10 @@ class _Attempt:
             network = self._leaner(self._sloped(network, noise), noise)
             seen = self._checked(network, noise)
         except BudgetExceeded:
-            return self._end(self._partial("The budget ended"), Outcome.budget_ended, np.inf), False
+            network = self._partial("The budget ended")
+            if self.reading is not None:
+                self._looked_again(frame, noise, network, Outcome.budget_ended)
+            return self._end(network, Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
         beyond = seen.residual > FLOOR * noise.relative
         outcome = self._open(network, noise, self._contradicted(self._judged(seen, noise)))
@@ -181,15 +183,23 @@ class _Attempt:
         return self._end(network, outcome, seen.residual), whole and (outcome is not Outcome.complete or strange)
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
-        """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines."""
+        """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines.
+
+        What it takes to look for the rows read once more is kept back meanwhile.
+        """
         usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
         probe, each = Probe(self.ask, noise, self.rng, again=self.again), self.method
         setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
+        ledger = self.oracle.ledger
+        budget = ledger.budget
         try:
             for self.reading in read_inputs(setup, frame):
-                pass
+                if budget is not None and (first := self.reading.first) is not None:
+                    ledger.budget = budget - min(EACH * len(first), int(KEPT * (budget - ledger.asked)))
         except (np.linalg.LinAlgError, ArithmeticError) as error:
             return self._partial(f"The reading broke down ({error})"), True
+        finally:
+            ledger.budget = budget
         assert self.reading is not None
         whole = (self.reading.whole or noise.exact) and not self.reading.spent
         if not whole:
@@ -257,8 +267,7 @@ class _Attempt:
         return outcome
 
     def _end(self, network: Network | None, outcome: Outcome, error: float) -> Identification:
-        asked, reading = self.oracle.ledger.asked - self.start, self.reading
-        why, stats = tuple(self.why), self.stats
+        asked, reading, why, stats = self.oracle.ledger.asked - self.start, self.reading, tuple(self.why), self.stats
         if reading is not None:
             why, stats = (*reading.why, *why), {**stats, "layers": list(reading.told)}
             if reading.directions:
@@ -290,9 +299,7 @@ class _Attempt:
         parts = affine_part(network)
         layers = [each for each, part in zip(hidden, np.cumsum(parts[:-1]), strict=True) if not part]
         if layers and "layers_read" not in self.stats:
-            self.stats["layers_read"] = layers
-            if not any(parts):
-                self.stats["rows_partial"] = last
+            self.stats |= {"layers_read": layers} if any(parts) else {"layers_read": layers, "rows_partial": last}
 
     def _leaner(self, network: Network, noise: Rounding) -> Network:
         """Without neurons whose work the others can do, where a fit of noisy answers has kept some.
@@ -368,17 +375,10 @@ class _Attempt:
             self.stats["affine_part"] = parts
             told = ", ".join(f"{rows} of layer {depth}" for depth, rows in enumerate(parts, 1) if rows)
             self.why.append(f"Rows that carry an affine part and are no neurons of the model: {told}.")
-        if reading is None or outcome in (Outcome.complete, Outcome.approximate):
-            return
-        first = reading.first
+        first = None if reading is None or outcome in (Outcome.complete, Outcome.approximate) else reading.first
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
-        try:
-            again = confirm(Probe(self.ask, noise, self.rng), frame, first.straight)
-        except BudgetExceeded:
-            self.why.append("The budget did not allow to look for its neurons again at fresh places.")
-            return
-        there = again.there
+        there = confirm(Probe(self.ask, noise, self.rng), frame, first.straight, self.oracle.ledger.left).there
         self.stats["rows_read"] = first.rows[there], first.bias[there]
         layers = self.stats.get("layers_read")
         if layers and len(layers[0][0]) == len(there):

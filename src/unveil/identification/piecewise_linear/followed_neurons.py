@@ -252,7 +252,15 @@ def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
         should = radius * np.outer([told * a, size + told * b], strength)
         off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
         if off > SAME * np.linalg.norm(should):
-            continue
+            # Layers behind pass on another part of it here.
+            back = probe.ask(y - radius * (plane @ np.array([ahead, across])))
+            passed = _two_pieces(-plane, back, sigma)
+            if passed is None:
+                continue
+            should = np.outer([told * a, size + told * b], passed[0][1]) / size
+            off = min(float(np.linalg.norm(jump[:2] - each)) for each in (should, -should))
+            if off > SAME * np.linalg.norm(should):
+                continue
         return _Change(float(up * told), x, share * size / abs(a))
     return None
 

@@ -17,6 +17,8 @@ SPREAD = 3.0
 ROUNDS, PROOF = 6, 3.0
 WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
 SHORT = 1e-3
+# A window tells nothing where more hyperplanes than this are expected in it by chance.
+RARE = 0.05
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
@@ -75,7 +77,8 @@ def _by_what_lies_between(
         crossed = ((others.sums(frame, x) > 0) != before[todo]).sum(axis=1)
         enough = [crossed >= least for least, _ in WORTH]
         enough[0] &= half * count < SHORT
-        points[todo] += bend * np.select(enough, [worth for _, worth in WORTH], 0.0)
+        rare = 2 * half * crossed <= RARE * away
+        points[todo] += (bend & rare) * np.select(enough, [worth for _, worth in WORTH], 0.0)
     few = len(others) < 4
     straight = (yes >= no) & ((points >= PROOF) | (few & (yes >= 2)))
     ends = np.flatnonzero((yes > 0) & (no > 0) & (probe.again and len(others) <= NARROW))

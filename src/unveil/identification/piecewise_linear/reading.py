@@ -230,8 +230,9 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     Queries: those of `read_network`, along few directions or all; of `widen` and `sharper_behind` in the first case
     """
     start: Line | None = None
-    if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
+    if setup.exact and frame.free and setup.oracle.grid is None:
         setup = _by_place(setup, frame)
+    if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
         start = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
         directions = None if start is None else _fewest(setup, start)
         if start is not None and directions is not None:

@@ -45,34 +45,49 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     bent = found.bent
     waiting = list(zip(bent.at, bent.rows, bent.jump, bent.error.tolist(), strict=True))
     barren = failed = 0
-    while barren < CALM and len(followed) < MOST * len(rows):
+    settled = None
+    while barren < CALM and len(followed) < MOST * len(rows) and settled is None:
         had = len(followed)
         for x, normal, jump, error in waiting:
             if error > VAGUE or np.linalg.norm(x) > REACH * probe.noise.size or any(n.zero(layer, x) for n in followed):
                 continue
             one = follow(probe, layer, x, normal, jump)
-            if one is None:
-                failed += 1
-                if failed > HOPELESS and not followed:
-                    return state, []
+            if one is not None:
+                followed.append(one)
                 continue
-            followed.append(one)
-        waiting = _on_another_line(probe, frame, layer, followed)
+            failed += 1
+            # Most hyperplanes behind many layers are of none of the second: those followed by then are enough.
+            if failed % HOPELESS == 0:
+                settled = _settled(layer, followed)
+                if settled is not None or not followed:
+                    break
+        if failed >= HOPELESS and not followed:
+            return state, []
+        waiting = _on_another_line(probe, frame, layer, followed) if settled is None else []
         barren = 0 if len(followed) > had else barren + 1
-    if not followed:
+    settled = settled or _settled(layer, followed)
+    if settled is None:
         return state, []
-    # A hyperplane at which none of these bends, though they cross it, is no neuron's of the first layer.
-    weights, known = (np.array([getattr(one, name) for one in followed]) for name in ("weights", "known"))
-    there = (np.abs(weights).max(axis=0) > NOTHING * np.abs(weights).max()) | (known.sum(axis=0) < OFTEN)
+    there, turned = settled
     followed, layer = [one.among(there) for one in followed], (rows[there], bias[there])
-    turned = sides(layer, followed)
-    if turned is None:
-        return state, []
     behind = [one.behind(layer, turned, -1 - i) for i, one in enumerate(followed)]
     given = [neuron for neuron in behind if neuron is not None]
-    settled = (turned[:, None] * layer[0], turned * layer[1])
+    layer = (turned[:, None] * layer[0], turned * layer[1])
     why = tuple(each for each in state.why if each != OPEN.format(len(rows), frame.d))
-    return replace(state.with_found(found.keep(there)), layer=settled, settled=True, why=why), given
+    return replace(state.with_found(found.keep(there)), layer=layer, settled=True, why=why), given
+
+
+def _settled(layer: AffineMap, followed: list[FollowedNeuron]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which of these hyperplanes are the first layer's, and the sides of those, -1 where the other one; or None.
+
+    One at which none of the neurons followed bends, though they cross it, is no neuron's of the first layer.
+    """
+    if not followed:
+        return None
+    weights, known = (np.array([getattr(one, name) for one in followed]) for name in ("weights", "known"))
+    there = (np.abs(weights).max(axis=0) > NOTHING * np.abs(weights).max()) | (known.sum(axis=0) < OFTEN)
+    turned = sides((layer[0][there], layer[1][there]), [one.among(there) for one in followed])
+    return None if turned is None else (there, turned)
 
 
 def _on_another_line(
