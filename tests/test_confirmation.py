@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,12 @@ from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.confirmation import confirm, on_hyperplanes
-from unveil.identification.piecewise_linear.critical_points import _Attempt
+from unveil.identification.piecewise_linear.confirmation import EACH, confirm, on_hyperplanes
+from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
+from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
 
 
@@ -78,6 +79,35 @@ def test_rows_of_the_first_layer_are_confirmed_and_what_is_only_there_in_one_pla
             false += again.there[10:].tolist()
     assert_rate(true, 0.95, "true rows confirmed")
     assert_rate([not each for each in false], 0.99, "false rows left out")
+
+
+@pytest.mark.parametrize("budget", [500, 3000, 20_000])
+def test_rows_that_the_budget_does_not_allow_to_meet_again_are_not_told(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((16, 10, 8, 3), rng, bias=0.3)
+    true, false = unit(weights[0][0]), unit(rng.standard_normal((30, 16)))
+    bias = np.append(weights[0][1] / np.linalg.norm(weights[0][0], axis=1), np.zeros(30))
+    rows, x = np.concatenate([true, false]), rng.standard_normal((40, 16))
+    at = x - ((x * rows).sum(axis=1) + bias)[:, None] * rows
+    met = Hyperplanes(rows, bias, np.full((40, 3), 0.2), np.full(40, 1e-9), at)
+
+    def endless(setup: Setup, frame: Frame) -> Iterator[Reading]:
+        state = Reading.begun(setup, frame)
+        yield state.with_found(LayerFound.nothing(frame, 3).with_straight(met))
+        while True:
+            setup.log(frame.sample(10, rng))
+
+    monkeypatch.setattr("unveil.identification.piecewise_linear.critical_points.read_inputs", endless)
+    oracle = uv.as_oracle(relu_net(weights), 16, budget=budget)
+    found = CriticalPoints()(oracle, rng=rng)
+    assert found.outcome is uv.Outcome.budget_ended
+    assert found.queries <= budget
+    told = np.abs(found.stats["rows_read"][0] @ true.T).max(axis=1, initial=0)
+    assert (told > 0.999).all()
+    # A round costs so much for each; half of the budget is kept for that at most.
+    assert len(told) == 10 if budget > 2 * 40 * EACH else len(told) <= budget // EACH
 
 
 def test_a_layer_in_a_box_is_read_whole_though_most_of_its_neurons_hardly_ever_switch() -> None:

@@ -28,13 +28,14 @@ class _Case(NamedTuple):
     followed: dict[int, FollowedNeuron]
 
 
-def _case(seed: int) -> _Case:
+def _case(seed: int, behind: tuple[int, ...] = ()) -> _Case:
+    """With layers of these widths behind the second."""
     rng = np.random.default_rng(seed)
-    widths = (N, K, Q, 2)
+    widths = (N, K, Q, *behind, 2)
     weights = [(rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)]
     truth = uv.Network.from_weights(weights)
     probe = Probe(truth, rounding(truth, rng.standard_normal((4, N)), 2e-16, rng), rng)
-    (W, b), (second, _), (outer, _) = weights
+    (W, b), (second, _), *_ = weights
     size, turned = np.linalg.norm(W, axis=1), rng.choice([-1.0, 1.0], K)
     layer = turned[:, None] * W / size[:, None], turned * b / size
     followed = {}
@@ -49,7 +50,9 @@ def _case(seed: int) -> _Case:
             low, high = (low, middle) if up else (middle, high)
         normal = second[i] @ ((W @ high + b > 0)[:, None] * W)
         length = float(np.linalg.norm(normal))
-        one = follow(probe, layer, high, normal / length, outer[:, i] * length)
+        step = 1e-7 * normal / length
+        bent = truth(np.stack([high - step, high, high + step]))
+        one = follow(probe, layer, high, normal / length, (bent[0] - 2 * bent[1] + bent[2]) / 1e-7)
         if one is not None:
             followed[i] = one
     return _Case(truth, layer, turned, followed)
@@ -68,9 +71,11 @@ def test_bends_tell_weights_whichever_side_is_active(seed: int) -> None:
         assert rows.shape == (K, N)
 
 
+@pytest.mark.parametrize("behind", [(), (12, 12)])
 @pytest.mark.parametrize("seed", range(4))
-def test_what_no_bend_explains_tells_the_sides(seed: int) -> None:
-    _, layer, turned, followed = _case(seed)
+def test_what_no_bend_explains_tells_the_sides(seed: int, behind: tuple[int, ...]) -> None:
+    """Also where the layers behind pass on another part of a neuron at each crossing."""
+    _, layer, turned, followed = _case(seed, behind)
     np.testing.assert_array_equal(sides(layer, list(followed.values())), turned)
     # One neuron has fewer equations than there are sides.
     assert sides(layer, list(followed.values())[:1]) is None

@@ -140,6 +140,18 @@ def test_hyperplanes_of_the_first_layer_are_straight_and_those_of_the_second_are
     assert_rate(bent, 0.95, "none of a deeper layer")
 
 
+def test_a_vague_hyperplane_is_not_straight_because_others_are_everywhere(rng: np.random.Generator) -> None:
+    """Windows as wide as its error meet one of 100 neurons nearly everywhere, whether it is there or not."""
+    _, probe = asking((4, 100, 3), np.float64, rng)
+    frame = Frame.of_input(4, None)
+    found = finished(layer_steps(probe, frame, far=20.0, most_lines=3))
+    rows = rng.standard_normal((60, 4))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    planes = Hyperplanes.through(frame, rng.standard_normal((60, 4)), rows, np.ones((60, 3)), np.full(60, 1e-3))
+    straight, _ = straight_ones(probe, frame, found, planes)
+    assert_rate((~straight).tolist(), 0.95, "not straight")
+
+
 def test_places_on_hyperplanes_are_on_them_and_legal(rng: np.random.Generator) -> None:
     frame = Frame.of_input(6, (0.0, 1.0))
     rows = rng.standard_normal((5, 6))
