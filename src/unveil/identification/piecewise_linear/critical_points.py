@@ -51,7 +51,7 @@ STRANGE = 1e5
 CHORDS = 16
 # Points that the last digits must suit.
 POOL = 2000
-# Share of what the budget leaves that is kept back at most, to look for the rows read at fresh places.
+# Share of the budget that is kept back at most, to look for the rows read at fresh places.
 KEPT = 0.5
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
@@ -195,7 +195,7 @@ class _Attempt:
         try:
             for self.reading in read_inputs(setup, frame):
                 if budget is not None and (first := self.reading.first) is not None:
-                    ledger.budget = budget - min(EACH * len(first), int(KEPT * (budget - ledger.asked)))
+                    ledger.budget = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
         except (np.linalg.LinAlgError, ArithmeticError) as error:
             return self._partial(f"The reading broke down ({error})"), True
         finally:
