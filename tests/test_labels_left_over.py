@@ -119,6 +119,7 @@ def test_points_that_stray_make_a_network_no_whole_one() -> None:
     model = DeepLabelModel(np.eye(7), np.zeros(7), behind, behind.classes)
     assert Deep(model, 1e-12, 0.0, 1e-9, 0, 0).whole
     assert not Deep(model, 1e-12, 0.0, 1e-9, 0, 1).whole
+    assert not Deep(model, 1e-3, 0.0, 1e-9, 0, 0).whole
 
 
 def test_an_affine_part_gets_the_weights_of_values_that_no_point_had() -> None:

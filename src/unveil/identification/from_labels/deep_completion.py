@@ -91,7 +91,8 @@ class Deep:
     @property
     def explains(self) -> bool:
         """Whether the points say of no neuron that it is missing."""
-        return self.missed <= MISSED and not self.strayed and not self.model.behind.affine.any()
+        # Around a loose fit fresh points are looked for so widely that all are met.
+        return self.rms <= TIGHT and self.missed <= MISSED and not self.strayed and not self.model.behind.affine.any()
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
