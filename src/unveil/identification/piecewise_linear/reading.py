@@ -227,12 +227,14 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     Yields:
         What was read after every step.
 
-    Queries: those of `read_network`, along few directions or all; of `widen` and `sharper_behind` in the first case
+    Queries: those of `read_network`, along few directions or all; of `widen` and `sharper_behind` in the first case; of
+        `_by_place` for exact answers free of a box
     """
     start: Line | None = None
-    if setup.exact and frame.free and setup.oracle.grid is None:
+    free = setup.exact and frame.free and setup.oracle.grid is None
+    if free:
         setup = _by_place(setup, frame)
-    if setup.exact and frame.free and setup.oracle.grid is None and frame.d >= MANY:
+    if free and frame.d >= MANY:
         start = search(setup.log, frame, setup.probe.noise, setup.probe.rng, setup.far)
         directions = None if start is None else _fewest(setup, start)
         if start is not None and directions is not None:
