@@ -362,3 +362,16 @@ def test_files_that_hold_no_span_are_refused_without_advice_to_run_them(tmp_path
     with pytest.raises(BadInput, match="holds no span of outputs") as told:
         uv.OutputSpan.load(tmp_path / "kept.npz")
     assert "pickle" not in str(told.value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_probabilities_of_0_are_no_outputs_that_tell_a_width(seed):
+    """Where most never show, the rank is bounded by those that do; where some come and go, it is bounded by nothing."""
+    logits = language_model(40, 12, seed, norm=False)
+    hidden = 1e3 * np.random.default_rng(seed).standard_normal(40)
+    x = np.random.default_rng(seed).standard_normal((500, 24))
+    few = uv.as_oracle(lambda z: np.exp(log_softmax(logits(z) + hidden)), shape=24, answers="probabilities")
+    assert uv.output_span(few, x, rng=np.random.default_rng(seed)).outcome is not Outcome.complete
+    sharp = uv.as_oracle(lambda z: np.round(np.exp(log_softmax(20 * logits(z))), 4), shape=24, answers="probabilities")
+    found = uv.output_span(sharp, x, rng=np.random.default_rng(seed))
+    assert found.outcome not in (Outcome.complete, Outcome.full_rank)

@@ -27,6 +27,8 @@ class Reading:
         outputs: Numbers in an answer after reading: of log-ratios one more than the oracle gives.
         bits: Bits of the mantissa that the answers use: 53 for float64, 24 for float32, 11 for float16, 8 for bfloat16.
         step: Absolute rounding step: of answers with few decimals; 0 if there is none.
+        equal: Outputs that tell nothing beside others: they never change, or change as another one does, as those of
+            probabilities that are always 0.
     """
 
     kind: str
@@ -34,6 +36,7 @@ class Reading:
     outputs: int
     bits: int
     step: float
+    equal: int = 0
 
     def __call__(self, y: Float[np.ndarray, "N a"]) -> Float[np.ndarray, "N m"]:
         """Answers as the oracle gives them, or probabilities where it gives their log-ratios, made comparable.
@@ -51,15 +54,20 @@ class Reading:
 
     @property
     def largest_rank(self) -> int:
-        """The rank that shows nothing: all outputs, less the one direction that centring takes."""
-        return self.outputs - (self.kind != VALUES)
+        """The rank that shows nothing: all outputs that tell something, less the one direction that centring takes."""
+        return self.outputs - self.equal - (self.kind != VALUES)
 
     def refined(self, y: Float[np.ndarray, "N a"]) -> Reading:
-        """The same reading, with the rounding that more answers show."""
+        """The same reading, with the rounding that more answers show, and outputs that are equal in all of them."""
+        changes = y if y.shape[1] == self.outputs else np.insert(y, self.reference or 0, 0.0, axis=1)
+        changes = changes - changes[0]
+        distinct = np.unique(changes, axis=1)
+        still = self.kind == VALUES and not changes.any(axis=0).all()
+        equal = self.outputs - distinct.shape[1] + int(still)
         if self.kind == LOG_RATIOS:
-            return self
+            return replace(self, equal=equal)
         step = decimal_step(y)
-        return replace(self, step=step, bits=53 if step else mantissa_bits(y))
+        return replace(self, step=step, bits=53 if step else mantissa_bits(y), equal=equal)
 
     def rounding(self, y: Float[np.ndarray, "N a"]) -> Float[np.ndarray, " N"]:
         """Standard deviation of the rounding of the numbers in each answer, as the oracle gives them."""

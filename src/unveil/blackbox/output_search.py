@@ -42,6 +42,9 @@ ENOUGH = 64
 RAW = 64
 """Answers kept as they came, to see how they are rounded."""
 
+TOO_SMALL = 0.98
+"""Share of the widest log-ratio at which a probability counts as 0."""
+
 CONFIDENCE = 0.95
 
 _SEEN, _HOPEFUL = 0.3, 0.05  # shares of an answer outside the span of those before, at which the spectrum is looked at
@@ -155,6 +158,10 @@ class Search:
                 return self._confirmed()
             return self._rare_ones_met()
         if self._full():
+            if self._censored():
+                self.outcome = Outcome.not_resolved
+                self.why = "some probabilities are 0 in some answers and not in others: how small they are is hidden"
+                return True
             self.outcome = Outcome.full_rank
             self.why = (
                 "the answers fill the space of the outputs: the hidden layer is at least as wide as they are many"
@@ -254,6 +261,12 @@ class Search:
             self.why += (
                 f"{self.found.rank} were met, and what fewer than {share:.0%} of such inputs show may be missing"
             )
+
+    def _censored(self) -> bool:
+        """Whether probabilities are too small to be told in some answers and not in others."""
+        raw = np.array(self.raw)
+        low = raw < np.maximum(raw.max(axis=1, keepdims=True), 0) - TOO_SMALL * self.oracle.widest
+        return bool((low.any(axis=0) & ~low.all(axis=0)).any())
 
     def _full(self) -> bool:
         assert self.factor is not None
