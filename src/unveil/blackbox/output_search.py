@@ -22,6 +22,7 @@ from unveil.blackbox.output_rank import (
 )
 from unveil.blackbox.output_reading import LOG_RATIOS, Reading, read_as
 from unveil.blackbox.output_space import OutputSpan
+from unveil.blackbox.rounding import TOO_SMALL
 from unveil.outcome import Outcome
 
 BATCH = 3
@@ -41,9 +42,6 @@ ENOUGH = 64
 
 RAW = 64
 """Answers kept as they came, to see how they are rounded."""
-
-TOO_SMALL = 0.98
-"""Share of the widest log-ratio at which a probability counts as 0."""
 
 CONFIDENCE = 0.95
 

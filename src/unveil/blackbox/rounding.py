@@ -30,6 +30,8 @@ FEW_DIGITS = 1e-12
 NO_DIGITS = 1e150
 # Halvings between two answers, the share of their difference that a jump keeps, and pairs that must show one.
 HALVINGS, JUMP, PAIRS = 40, 1e-3, 3
+# Share of the widest log-ratio at which a probability counts as 0.
+TOO_SMALL = 0.98
 # Rows of points that rounding is measured by; where answers have few digits rows are longer next to the rounding, so
 # that more of them meet a breakpoint.
 ROWS, ROWS_OF_FEW = 4, 16
@@ -241,4 +243,4 @@ def weights(
 
 def intact(y: Float[np.ndarray, "N m"], widest: float) -> Bool[np.ndarray, " N"]:
     """Which answers with log-ratios still say what the softmax was given: see `Oracle.widest`."""
-    return np.asarray(np.maximum(y.max(axis=1), 0) - np.minimum(y.min(axis=1), 0) < 0.98 * widest)
+    return np.asarray(np.maximum(y.max(axis=1), 0) - np.minimum(y.min(axis=1), 0) < TOO_SMALL * widest)

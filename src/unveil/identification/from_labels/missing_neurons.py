@@ -83,10 +83,11 @@ def _step(
 
 def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
     """The model without second-layer neurons that no point needs: what few points told may be false."""
+    most = len(on_boundary(model, known))
     for j in range(len(model.behind.inner) - 1, -1, -1):
         less = replace(model, behind=model.behind.kept(np.delete(np.arange(len(model.behind.inner)), j)))
-        if len(on_boundary(less, known)) >= len(on_boundary(model, known)):
-            model = less
+        if (on := len(on_boundary(less, known))) >= most:
+            model, most = less, on
     return model
 
 
