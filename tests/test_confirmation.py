@@ -106,7 +106,7 @@ def test_rows_that_the_budget_does_not_allow_to_meet_again_are_not_told(
     assert found.queries <= budget
     told = np.abs(found.stats["rows_read"][0] @ true.T).max(axis=1, initial=0)
     assert (told > 0.999).all()
-    # A round costs so much for each; half of the budget is kept for that at most.
+    # A round costs so much for each; a part of the budget is kept for that at most.
     assert len(told) == 10 if budget > 2 * 40 * EACH else len(told) <= budget // EACH
 
 

@@ -52,7 +52,7 @@ CHORDS = 16
 # Points that the last digits must suit.
 POOL = 2000
 # Share of the budget that is kept back at most, to look for the rows read at fresh places.
-KEPT = 0.1
+KEPT = 0.15
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
 
