@@ -40,19 +40,12 @@ SAME = 0.999
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was read along a few directions.
+    """What was read along a few directions."""
 
-    Attributes:
-        directions: These.
-        narrow: The network along them.
-        noise: How exact answers are.
-        few: What was read.
-    """
-
-    directions: Directions
-    narrow: Narrow
-    noise: Rounding
-    few: Identification
+    directions: Directions  # these
+    narrow: Narrow  # the network along them
+    noise: Rounding  # how exact answers are
+    few: Identification  # what was read
 
     @property
     def much(self) -> tuple[bool, int]:

@@ -16,17 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Registered:
-    """One method; it is imported when it is made.
+    """One method; it is imported when it is made."""
 
-    Attributes:
-        module: Where its class is, below `unveil.identification`.
-        name: The class.
-        reads: What answers it is made for.
-    """
-
-    module: str
-    name: str
-    reads: str
+    module: str  # where its class is, below `unveil.identification`
+    name: str  # the class
+    reads: str  # what answers it is made for
 
     def make(self, activation: tuple[str, ...] | None = None, widths: tuple[int, ...] | None = None) -> Method:
         """The method, told what is known of the hidden layers.

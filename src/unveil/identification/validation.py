@@ -37,24 +37,18 @@ LEAST = 0.05
 
 @dataclass(frozen=True)
 class Validation:
-    """How far a network is from the oracle at points that it has never met.
+    """How far a network is from the oracle at points that it has never met."""
 
-    Attributes:
-        usual: Largest error at points as a user would draw them, relative to the spread of the answers there.
-        further: Largest error at the other points, relative to the spread of the answers at points like them.
-        tail: The largest error of all in units of the median error among points like it. Rounding makes ten of it; a
-            neuron that is missing thousands.
-        points: How many answers with digits it rests on.
-        wrong: Points whose error is neither rounding nor like that of the others, usual ones first.
-        roundings: The largest error at usual points and beside hyperplanes, in units of the answer's rounding there; 0
-            where it was not measured.
-    """
-
-    usual: float
-    further: float
+    usual: float  # largest error at points as a user would draw them, relative to the spread of the answers there
+    further: float  # largest error at the other points, relative to the spread of the answers at points like them
+    # The largest error of all in units of the median error among points like it. Rounding makes ten of it; a neuron
+    # that is missing thousands.
     tail: float
-    points: int
+    points: int  # how many answers with digits it rests on
+    # points whose error is neither rounding nor like that of the others, usual ones first
     wrong: Float[np.ndarray, "W n"]
+    # the largest error at usual points and beside hyperplanes, in units of the answer's rounding there; 0 where it was
+    # not measured
     roundings: float = 0.0
 
     @property

@@ -25,17 +25,11 @@ SHORT, LEAST = 0.1, 20.0
 
 @dataclass(frozen=True)
 class Sighted:
-    """What short lines in other windows showed.
+    """What short lines in other windows showed."""
 
-    Attributes:
-        met: Breakpoints where the kernel says.
-        found: Lines with one breakpoint, wherever it is.
-        share: Part of a line in which a breakpoint counts as met, on average.
-    """
-
-    met: Matched
-    found: int
-    share: float
+    met: Matched  # breakpoints where the kernel says
+    found: int  # lines with one breakpoint, wherever it is
+    share: float  # part of a line in which a breakpoint counts as met, on average
 
     @property
     def believed(self) -> bool:

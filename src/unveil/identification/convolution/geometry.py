@@ -15,19 +15,12 @@ ON_GRID = 0.95
 
 @dataclass(frozen=True)
 class Grid:
-    """Where windows lie.
+    """Where windows lie."""
 
-    Attributes:
-        size: Rows and columns of all kernels.
-        stride: Rows, columns.
-        origin: Row and column of some window's corner, modulo the stride.
-        shift: (C, 2) rows and columns that each kernel lies inside its window.
-    """
-
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    origin: tuple[int, int]
-    shift: Int[np.ndarray, "C 2"]
+    size: tuple[int, int]  # rows and columns of all kernels
+    stride: tuple[int, int]  # rows, columns
+    origin: tuple[int, int]  # row and column of some window's corner, modulo the stride
+    shift: Int[np.ndarray, "C 2"]  # rows and columns that each kernel lies inside its window
 
     def holds(self, place: np.ndarray) -> bool:
         """Whether a window lies on it."""

@@ -26,36 +26,22 @@ DISTINCT = 0.05
 
 @dataclass(frozen=True)
 class PixelLine:
-    """A line that moves one input alone, with its breakpoints.
+    """A line that moves one input alone, with its breakpoints."""
 
-    Attributes:
-        pixel: (channel, row, column) of that input.
-        planes: (c, h, w) the picture at t = 0.
-        line: What was found.
-    """
-
-    pixel: tuple[int, int, int]
-    planes: Float[np.ndarray, "c h w"]
-    line: Line
+    pixel: tuple[int, int, int]  # (channel, row, column) of that input
+    planes: Float[np.ndarray, "c h w"]  # the picture at t = 0
+    line: Line  # what was found
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Weights of one window and the bias, up to a common factor: of length 1, the largest weight positive.
-
-    Attributes:
-        weights: (c, a, b).
-        bias: Relative to the weights.
-        error: (c, a, b) standard deviation of the weights.
-        bias_error: Of the bias.
-        corner: Row and column of the window that it was read in.
-    """
+    """Weights of one window and the bias, up to a common factor: of length 1, the largest weight positive."""
 
     weights: Float[np.ndarray, "c a b"]
-    bias: float
-    error: Float[np.ndarray, "c a b"]
-    bias_error: float
-    corner: tuple[int, int]
+    bias: float  # relative to the weights
+    error: Float[np.ndarray, "c a b"]  # standard deviation of the weights
+    bias_error: float  # of the bias
+    corner: tuple[int, int]  # row and column of the window that it was read in
 
     @property
     def size(self) -> tuple[int, int]:
@@ -76,21 +62,13 @@ def cut(kernel: Kernel, clear: float = CLEAR) -> Kernel:
 
 @dataclass(frozen=True)
 class Windows:
-    """Where on a line the shifts of a kernel must have their breakpoints.
+    """Where on a line the shifts of a kernel must have their breakpoints."""
 
-    Attributes:
-        corner: (P, 2) row and column of each window; negative ones begin in the padding.
-        t: (P,) predicted places.
-        error: (P,) standard deviations of these.
-        sums: (P, taps + 1) what each window holds on the line's base, and 1 for the bias.
-        tap: (P,) which weight moves with the line.
-    """
-
-    corner: Int[np.ndarray, "P 2"]
-    t: Float[np.ndarray, " P"]
-    error: Float[np.ndarray, " P"]
-    sums: Float[np.ndarray, "P k"]
-    tap: Int[np.ndarray, " P"]
+    corner: Int[np.ndarray, "P 2"]  # row and column of each window; negative ones begin in the padding
+    t: Float[np.ndarray, " P"]  # predicted places
+    error: Float[np.ndarray, " P"]  # standard deviations of these
+    sums: Float[np.ndarray, "P k"]  # what each window holds on the line's base, and 1 for the bias
+    tap: Int[np.ndarray, " P"]  # which weight moves with the line
 
 
 def windows(kernel: Kernel, seen: PixelLine) -> Windows:
@@ -121,25 +99,16 @@ def windows(kernel: Kernel, seen: PixelLine) -> Windows:
 
 @dataclass(frozen=True)
 class Matched:
-    """Breakpoints of lines that are where a kernel says.
+    """Breakpoints of lines that are where a kernel says."""
 
-    Attributes:
-        line: (M,) which line.
-        index: (M,) which of its breakpoints.
-        corner: (M, 2) in which window.
-        equations: (M, taps + 1) what is zero there when multiplied with weights and bias.
-        error: (M,) standard deviation of that product for a kernel of length 1, of the breakpoint's place alone.
-        expected: How many windows had their breakpoint within a line's ends.
-        chance: How many would be met by chance.
-    """
-
-    line: Int[np.ndarray, " M"]
-    index: Int[np.ndarray, " M"]
-    corner: Int[np.ndarray, "M 2"]
-    equations: Float[np.ndarray, "M k"]
+    line: Int[np.ndarray, " M"]  # which line
+    index: Int[np.ndarray, " M"]  # which of its breakpoints
+    corner: Int[np.ndarray, "M 2"]  # in which window
+    equations: Float[np.ndarray, "M k"]  # what is zero there when multiplied with weights and bias
+    # standard deviation of that product for a kernel of length 1, of the breakpoint's place alone
     error: Float[np.ndarray, " M"]
-    expected: int
-    chance: float
+    expected: int  # how many windows had their breakpoint within a line's ends
+    chance: float  # how many would be met by chance
 
     def believed(self, corner: tuple[int, int]) -> bool:
         """Whether so many in other windows than the one that the kernel was read in cannot be chance.

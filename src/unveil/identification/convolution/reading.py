@@ -21,15 +21,10 @@ ASIDE = 1 / 3
 
 @dataclass(frozen=True)
 class Read:
-    """What one breakpoint showed.
+    """What one breakpoint showed."""
 
-    Attributes:
-        kernel: The window, or None if there is none small enough, or slopes there did not fit one neuron.
-        wide: Whether the normal reaches over so much of the picture that it is no first-layer kernel.
-    """
-
-    kernel: Kernel | None
-    wide: bool
+    kernel: Kernel | None  # the window, or None if there is none small enough, or slopes there did not fit one neuron
+    wide: bool  # whether the normal reaches over so much of the picture that it is no first-layer kernel
 
 
 class Reader:

@@ -73,12 +73,7 @@ class _Reading:
         self.method, self.oracle, self.picture, self.rng = method, oracle, picture, rng
         self.start = oracle.ledger.asked
         self.search = KernelSearch(
-            oracle,
-            picture,
-            rng,
-            largest=method.largest,
-            most_lines=method.most_lines,
-            most_reads=method.most_reads,
+            oracle, picture, rng, largest=method.largest, most_lines=method.most_lines, most_reads=method.most_reads
         )
         self.why: list[str] = []
         self.kernels: Kernels | None = None

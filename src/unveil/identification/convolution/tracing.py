@@ -24,13 +24,7 @@ LEAST = 0.4
 
 
 def traced(  # noqa: PLR0913 - what all sightings share
-    kernel: Kernel,
-    seen: PixelLine,
-    index: int,
-    ask: Ask,
-    picture: Picture,
-    noise: Rounding,
-    rng: np.random.Generator,
+    kernel: Kernel, seen: PixelLine, index: int, ask: Ask, picture: Picture, noise: Rounding, rng: np.random.Generator
 ) -> Kernel | None:
     """Sharpen a kernel by following its hyperplane away from where it was read.
 

@@ -20,26 +20,17 @@ _LARGEST_DAMPING = 1e12
 
 @dataclass(frozen=True)
 class Polished:
-    """A network after least squares.
+    """A network after least squares."""
 
-    Attributes:
-        network: The best one met.
-        rms: Root mean square of `network(x) - y`, absolute.
-        start: The same at the start.
-        steps: Damped Gauss-Newton steps tried.
-        condition: Condition number of the column-scaled normal matrix at the end, square-rooted: how much larger, at
-            worst, relative errors of the parameters are than those of the answers.
-        uncertainty: Largest standard error of a parameter, absolute, if the errors of the answers are independent.
-        largest: The largest error among all parameters, absolute: in half of all cases it is less.
-    """
-
-    network: Network
-    rms: float
-    start: float
-    steps: int
+    network: Network  # the best one met
+    rms: float  # root mean square of `network(x) - y`, absolute
+    start: float  # the same at the start
+    steps: int  # damped Gauss-Newton steps tried
+    # condition number of the column-scaled normal matrix at the end, square-rooted: how much larger, at worst, relative
+    # errors of the parameters are than those of the answers
     condition: float
-    uncertainty: float
-    largest: float
+    uncertainty: float  # largest standard error of a parameter, absolute, if the errors of the answers are independent
+    largest: float  # the largest error among all parameters, absolute: in half of all cases it is less
 
 
 def polish(  # noqa: PLR0913 - tolerances of a fit, by name

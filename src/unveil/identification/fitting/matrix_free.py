@@ -42,19 +42,12 @@ Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray]
 
 @dataclass(frozen=True)
 class Damped:
-    """A network after damped steps.
+    """A network after damped steps."""
 
-    Attributes:
-        network: The best one met.
-        rms: Root mean square of `network(x) - y`, absolute.
-        damping: Where the next fit goes on.
-        products: With the Jacobian and its transpose, of all steps.
-    """
-
-    network: Network
-    rms: float
-    damping: float
-    products: int
+    network: Network  # the best one met
+    rms: float  # root mean square of `network(x) - y`, absolute
+    damping: float  # where the next fit goes on
+    products: int  # with the Jacobian and its transpose, of all steps
 
 
 def fit(  # noqa: PLR0913 - tolerances of a fit, by name
@@ -312,11 +305,7 @@ def _single(slope: np.ndarray | None) -> np.ndarray | None:
     return slope if slope is None or slope.dtype == bool else slope.astype(np.float32)
 
 
-def _normal_times(
-    weights: list[np.ndarray],
-    kept: list[Kept],
-    p: Sequence[np.ndarray],
-) -> list[np.ndarray]:
+def _normal_times(weights: list[np.ndarray], kept: list[Kept], p: Sequence[np.ndarray]) -> list[np.ndarray]:
     """`J^T J p`, weighted: forwards along a change of the parameters, and back."""
     out = [np.zeros_like(each) for each in p]
     step = [each.astype(np.float32) for each in p]

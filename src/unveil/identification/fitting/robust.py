@@ -21,19 +21,13 @@ STRAYS = 0.01
 class Robust:
     """What a step of least squares lessens: Huber's loss of each answer's error.
 
-    Attributes:
-        bound: The error from which on an answer counts less.
-        weight: Of each answer in the step.
-        cost: Root of the mean loss where the step begins.
-        rms: Root mean square of all errors there.
-
     Source: Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35 (1964).
     """
 
-    bound: float
-    weight: Float[np.ndarray, " N"]
-    cost: float
-    rms: float
+    bound: float  # the error from which on an answer counts less
+    weight: Float[np.ndarray, " N"]  # of each answer in the step
+    cost: float  # root of the mean loss where the step begins
+    rms: float  # root mean square of all errors there
 
     @classmethod
     def at(cls, squares: Float[np.ndarray, " N"]) -> Robust:

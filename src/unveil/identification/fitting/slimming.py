@@ -85,11 +85,7 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
 
 
 def without_surplus(
-    fit: Polished,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    noise: float,
-    weight: Counts = 1.0,
+    fit: Polished, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], noise: float, weight: Counts = 1.0
 ) -> Polished:
     """Take out hidden neurons as long as the rest explains the answers as well.
 

@@ -116,11 +116,7 @@ def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, 
 
 
 def signs(
-    probe: Probe,
-    layers: list[AffineMap],
-    layer: AffineMap,
-    pool: Float[np.ndarray, "N n"],
-    doubt: float = 0.0,
+    probe: Probe, layers: list[AffineMap], layer: AffineMap, pool: Float[np.ndarray, "N n"], doubt: float = 0.0
 ) -> tuple[AffineMap | None, list[Station]]:
     """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
 

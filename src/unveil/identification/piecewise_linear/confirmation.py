@@ -33,15 +33,11 @@ CLEAR = 2.5
 
 @dataclass(frozen=True)
 class Confirmed:
-    """What looking again at fresh places has shown.
+    """What looking again at fresh places has shown."""
 
-    Attributes:
-        share: Of each hyperplane, the share of places at which it was met, beyond what is met beside it.
-        places: At how many it was looked for.
-    """
-
+    # of each hyperplane, the share of places at which it was met, beyond what is met beside it
     share: Float[np.ndarray, " k"]
-    places: Float[np.ndarray, " k"]
+    places: Float[np.ndarray, " k"]  # at how many it was looked for
 
     @property
     def there(self) -> Bool[np.ndarray, " k"]:

@@ -25,20 +25,13 @@ SHORT = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class CriticalPoint:
-    """A point where a neuron of a deeper layer is zero, and the normal of its hyperplane there.
+    """A point where a neuron of a deeper layer is zero, and the normal of its hyperplane there."""
 
-    Attributes:
-        x: (n,) where.
-        span: (n, r) orthonormal directions in which the normal was measured: all in which the layers read before
-            move there.
-        normal: (r,) unit.
-        error: Expected error of the normal.
-    """
-
-    x: Float[np.ndarray, " n"]
+    x: Float[np.ndarray, " n"]  # where
+    # orthonormal directions in which the normal was measured: all in which the layers read before move there
     span: Float[np.ndarray, "n r"]
-    normal: Float[np.ndarray, " r"]
-    error: float
+    normal: Float[np.ndarray, " r"]  # unit
+    error: float  # expected error of the normal
 
 
 def local(layers: list[AffineMap], x: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:

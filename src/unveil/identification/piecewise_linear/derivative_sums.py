@@ -27,19 +27,12 @@ TURNS, ROUNDS, FAIR, RESOLVED = 200, 3, 5.0, 0.01
 
 @dataclass(frozen=True)
 class _Mixed:
-    """A derivative as a sum of neurons' normals, along the directions in which what is known moves.
+    """A derivative as a sum of neurons' normals, along the directions in which what is known moves."""
 
-    Attributes:
-        parts: (k, r) their normals.
-        up: (k,) where they are positive.
-        slope: (m, r) the derivative.
-        slack: What may be left of it.
-    """
-
-    parts: Float[np.ndarray, "k r"]
-    up: Bool[np.ndarray, " k"]
-    slope: Float[np.ndarray, "m r"]
-    slack: float
+    parts: Float[np.ndarray, "k r"]  # their normals
+    up: Bool[np.ndarray, " k"]  # where they are positive
+    slope: Float[np.ndarray, "m r"]  # the derivative
+    slack: float  # what may be left of it
 
     @classmethod
     def of(cls, behind: Behind, station: Station, rows: np.ndarray, bias: np.ndarray) -> _Mixed:

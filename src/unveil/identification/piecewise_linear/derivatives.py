@@ -35,17 +35,11 @@ BATCH = 3_000_000
 
 
 class Station(NamedTuple):
-    """Where a derivative was measured.
+    """Where a derivative was measured."""
 
-    Attributes:
-        x: (n,) the place.
-        slope: (m, n) the derivative of the answers.
-        error: The standard deviation to be expected of each entry.
-    """
-
-    x: Float[np.ndarray, " n"]
-    slope: Float[np.ndarray, "m n"]
-    error: float
+    x: Float[np.ndarray, " n"]  # the place
+    slope: Float[np.ndarray, "m n"]  # the derivative of the answers
+    error: float  # the standard deviation to be expected of each entry
 
 
 def derivatives(
@@ -80,23 +74,14 @@ def derivatives(
 
 @dataclass(frozen=True)
 class _Straight:
-    """Random steps along which answers are straight.
+    """Random steps along which answers are straight."""
 
-    Attributes:
-        x: Where.
-        value: The answers there.
-        sigma: Their standard deviations.
-        radius: How long the steps are, per point.
-        test: (P, d) the first step of each point, in units of this.
-        ahead: (P, m) how answers changed along it.
-    """
-
-    x: Float[np.ndarray, "P n"]
-    value: Float[np.ndarray, "P m"]
-    sigma: Float[np.ndarray, "P m"]
-    radius: Float[np.ndarray, " P"]
-    test: Float[np.ndarray, "P d"]
-    ahead: Float[np.ndarray, "P m"]
+    x: Float[np.ndarray, "P n"]  # where
+    value: Float[np.ndarray, "P m"]  # the answers there
+    sigma: Float[np.ndarray, "P m"]  # their standard deviations
+    radius: Float[np.ndarray, " P"]  # how long the steps are, per point
+    test: Float[np.ndarray, "P d"]  # the first step of each point, in units of this
+    ahead: Float[np.ndarray, "P m"]  # how answers changed along it
 
     def leave(
         self, rows: Int[np.ndarray, " R"], up: Float[np.ndarray, "R m"], down: Float[np.ndarray, "R m"]
@@ -230,21 +215,13 @@ def _along(
 
 @dataclass(frozen=True)
 class _Checked:
-    """Derivatives being checked: a step along many coordinates at once must change the answer as they say.
+    """Derivatives being checked: a step along many coordinates at once must change the answer as they say."""
 
-    Attributes:
-        probe: Asks.
-        frame: The coordinates.
-        straight: The steps along all of them.
-        reach: (P, d) how long each step was; repaired in place.
-        out: (P, m, d) the derivatives; repaired in place.
-    """
-
-    probe: Probe
-    frame: Frame
-    straight: _Straight
-    reach: Float[np.ndarray, "P d"]
-    out: Float[np.ndarray, "P m d"]
+    probe: Probe  # asks
+    frame: Frame  # the coordinates
+    straight: _Straight  # the steps along all of them
+    reach: Float[np.ndarray, "P d"]  # how long each step was; repaired in place
+    out: Float[np.ndarray, "P m d"]  # the derivatives; repaired in place
 
     def _steps(
         self, rows: Int[np.ndarray, " s"], first: Int[np.ndarray, " s"], last: Int[np.ndarray, " s"]

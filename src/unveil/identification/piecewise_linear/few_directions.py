@@ -30,15 +30,12 @@ class Directions:
 
     What a network does on a few random directions tells its biases, its signs and all layers but the first; the first
     one's weights along the others follow from derivatives at places that can then be chosen freely.
-
-    Attributes:
-        few: (n, p) orthonormal; `x = lift @ s` for coordinates s, where lift is as much longer as makes standard normal
-            s answer like standard normal x.
-        others: (n, n - p) orthonormal, orthogonal to the few.
     """
 
+    # orthonormal; `x = lift @ s` for coordinates s, where lift is as much longer as makes standard normal s answer like
+    # standard normal x
     few: Float[np.ndarray, "n p"]
-    others: Float[np.ndarray, "n q"]
+    others: Float[np.ndarray, "n q"]  # orthonormal, orthogonal to the few
 
     @classmethod
     def along(cls, line: Line, rng: np.random.Generator) -> Directions | None:

@@ -42,23 +42,14 @@ TOLD = 0.1
 
 @dataclass(frozen=True)
 class FollowedNeuron:
-    """What it sums up, up to sign: `weights . |z| / 2 + slope . x + bias`, for z of the first layer.
+    """What it sums up, up to sign: `weights . |z| / 2 + slope . x + bias`, for z of the first layer."""
 
-    Attributes:
-        weights: (k,) zero where its hyperplane did not meet that of the first layer's neuron.
-        known: (k,) where it did.
-        side: (k,) of the others, on which side it was followed.
-        slope: (n,)
-        bias: The normal has unit length where the neuron was met first.
-        error: Expected error of the weights.
-    """
-
-    weights: Float[np.ndarray, " k"]
-    known: Bool[np.ndarray, " k"]
-    side: Float[np.ndarray, " k"]
+    weights: Float[np.ndarray, " k"]  # zero where its hyperplane did not meet that of the first layer's neuron
+    known: Bool[np.ndarray, " k"]  # where it did
+    side: Float[np.ndarray, " k"]  # of the others, on which side it was followed
     slope: Float[np.ndarray, " n"]
-    bias: float
-    error: float
+    bias: float  # the normal has unit length where the neuron was met first
+    error: float  # expected error of the weights
 
     def zero(self, layer: AffineMap, x: Float[np.ndarray, " n"]) -> bool:
         """Whether this point is on its hyperplane."""
@@ -104,21 +95,13 @@ class _Change(NamedTuple):
 
 
 class _Crossing(NamedTuple):
-    """Where a hyperplane meets that of a neuron of the first layer.
+    """Where a hyperplane meets that of a neuron of the first layer."""
 
-    Attributes:
-        y: (n,) where.
-        neuron: Which neuron.
-        up: 1 where the way leads to its positive side, -1 to the other.
-        normal: (n,) of the hyperplane before.
-        jump: (m,) of the answers' slope across it, for a step by which its neuron gains one.
-    """
-
-    y: Float[np.ndarray, " n"]
-    neuron: int
-    up: float
-    normal: Float[np.ndarray, " n"]
-    jump: Float[np.ndarray, " m"]
+    y: Float[np.ndarray, " n"]  # where
+    neuron: int  # which neuron
+    up: float  # 1 where the way leads to its positive side, -1 to the other
+    normal: Float[np.ndarray, " n"]  # of the hyperplane before
+    jump: Float[np.ndarray, " m"]  # of the answers' slope across it, for a step by which its neuron gains one
 
 
 def follow(

@@ -22,27 +22,17 @@ class Frame:
     On the region `G x + g > 0` the values of the layer are `h = M x + c`; moving along the columns of V moves one of
     them each
     (`M V = I`). Before anything was read h is the input itself and the region is the legal box, or everything.
-
-    Attributes:
-        M: (d, n) the layer's values from the input.
-        c: (d,)
-        V: (n, d) a right inverse of M.
-        G: (q, n) the region; q may be 0.
-        g: (q,)
-        lift: (n, s) the free coordinates in which the region is searched, `x = lift s + shift`.
-        shift: (n,)
-        within: The legal box, if any.
-        usual: (s, s) and (s,) what normal numbers are multiplied by and what is added for usual points; None: nothing.
     """
 
-    M: Float[np.ndarray, "d n"]
+    M: Float[np.ndarray, "d n"]  # the layer's values from the input
     c: Float[np.ndarray, " d"]
-    V: Float[np.ndarray, "n d"]
-    G: Float[np.ndarray, "q n"]
+    V: Float[np.ndarray, "n d"]  # a right inverse of M
+    G: Float[np.ndarray, "q n"]  # the region; q may be 0
     g: Float[np.ndarray, " q"]
-    lift: Float[np.ndarray, "n s"]
+    lift: Float[np.ndarray, "n s"]  # the free coordinates in which the region is searched, `x = lift s + shift`
     shift: Float[np.ndarray, " n"]
-    within: Within | None = None
+    within: Within | None = None  # the legal box, if any
+    # (s, s) and (s,) what normal numbers are multiplied by and what is added for usual points; None: nothing
     usual: tuple[np.ndarray, np.ndarray] | None = None
 
     @classmethod
@@ -130,10 +120,7 @@ class Frame:
         size = 3 * (1 + np.abs(g / norms).max())
         s = G.shape[1]
         found = optimize.linprog(
-            np.r_[np.zeros(s), -1.0],
-            A_ub=np.c_[-G, norms],
-            b_ub=g,
-            bounds=[(-size * 3, size * 3)] * s + [(None, 1.0)],
+            np.r_[np.zeros(s), -1.0], A_ub=np.c_[-G, norms], b_ub=g, bounds=[(-size * 3, size * 3)] * s + [(None, 1.0)]
         )
         if found.status != 0 or found.x[-1] <= 1e-9:
             raise ValueError("no input makes all the neurons read so far active")

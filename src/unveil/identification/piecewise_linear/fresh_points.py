@@ -21,17 +21,11 @@ POOL = 2000
 
 @dataclass(frozen=True)
 class Points:
-    """Draws inputs.
+    """Draws inputs."""
 
-    Attributes:
-        frame: Where a user would.
-        far: How far lines reach, in typical inputs; points stay well inside.
-        rng: Draws.
-    """
-
-    frame: Frame
-    far: float
-    rng: np.random.Generator
+    frame: Frame  # where a user would
+    far: float  # how far lines reach, in typical inputs; points stay well inside
+    rng: np.random.Generator  # draws
 
     def usual(self, count: int) -> Float[np.ndarray, "count n"]:
         """Points as a user would draw them, and from somewhat further out."""

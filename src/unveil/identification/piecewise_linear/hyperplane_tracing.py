@@ -42,36 +42,22 @@ OWN = 0.85
 
 @dataclass(frozen=True)
 class MetHyperplane:
-    """Where a line met a hyperplane, and the normal measured there.
+    """Where a line met a hyperplane, and the normal measured there."""
 
-    Attributes:
-        x: (d,) where.
-        normal: (d,) unit.
-        error: Expected error of the normal.
-        strength: (m,) change of the slopes along the normal.
-    """
-
-    x: Float[np.ndarray, " d"]
-    normal: Float[np.ndarray, " d"]
-    error: float
-    strength: Float[np.ndarray, " m"]
+    x: Float[np.ndarray, " d"]  # where
+    normal: Float[np.ndarray, " d"]  # unit
+    error: float  # expected error of the normal
+    strength: Float[np.ndarray, " m"]  # change of the slopes along the normal
 
 
 @dataclass(frozen=True)
 class Followed:
-    """A neuron `weights . h + bias`, up to sign and scale.
+    """A neuron `weights . h + bias`, up to sign and scale."""
 
-    Attributes:
-        weights: (q,) of unit norm, zero where unknown.
-        bias: Its bias.
-        known: (q,) which weights are known.
-        spread: (q + 1, q + 1) covariance of the errors of weights and bias.
-    """
-
-    weights: Float[np.ndarray, " q"]
-    bias: float
-    known: Bool[np.ndarray, " q"]
-    spread: Float[np.ndarray, "p p"]
+    weights: Float[np.ndarray, " q"]  # of unit norm, zero where unknown
+    bias: float  # its bias
+    known: Bool[np.ndarray, " q"]  # which weights are known
+    spread: Float[np.ndarray, "p p"]  # covariance of the errors of weights and bias
 
 
 def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Followed | None:
@@ -121,43 +107,24 @@ class _Places(Rows):
 
 @dataclass(frozen=True)
 class _One:
-    """One neuron as far as it is known; every step hands on a new state.
+    """One neuron as far as it is known; every step hands on a new state."""
 
-    Attributes:
-        behind: What to go by.
-        seen: Where it was seen first.
-        rng: Draws places.
-        fixed: (E, q + 1) equations from there for weights and bias, each divided by its error.
-        told: (E,) what they are to give.
-        known: (q,) which weights are known.
-        theta: (q + 1,) weights and bias.
-        spread: (q + 1, q + 1) covariance of their errors.
-        largest: The largest weight at the beginning.
-        at: (M + 1, d) where it was met, the first time included.
-        g: (M, q + 1) equations of these places, zero on the right.
-        sigma: (M,) their errors.
-        met: Steps that showed one breakpoint.
-        none: Steps that showed nothing where the breakpoint would have been clear.
-        tried: Steps in all.
-        own: Share of the breakpoints that are the neuron's own.
-    """
-
-    behind: Behind
-    seen: MetHyperplane
-    rng: np.random.Generator
-    fixed: Float[np.ndarray, "E p"]
-    told: Float[np.ndarray, " E"]
-    known: Bool[np.ndarray, " q"]
-    theta: Float[np.ndarray, " p"]
-    spread: Float[np.ndarray, "p p"]
-    largest: float
-    at: Float[np.ndarray, "M1 d"]
-    g: Float[np.ndarray, "M p"]
-    sigma: Float[np.ndarray, " M"]
-    met: int = 0
-    none: int = 0
-    tried: int = 0
-    own: float = 1.0
+    behind: Behind  # what to go by
+    seen: MetHyperplane  # where it was seen first
+    rng: np.random.Generator  # draws places
+    fixed: Float[np.ndarray, "E p"]  # equations from there for weights and bias, each divided by its error
+    told: Float[np.ndarray, " E"]  # what they are to give
+    known: Bool[np.ndarray, " q"]  # which weights are known
+    theta: Float[np.ndarray, " p"]  # weights and bias
+    spread: Float[np.ndarray, "p p"]  # covariance of their errors
+    largest: float  # the largest weight at the beginning
+    at: Float[np.ndarray, "M1 d"]  # where it was met, the first time included
+    g: Float[np.ndarray, "M p"]  # equations of these places, zero on the right
+    sigma: Float[np.ndarray, " M"]  # their errors
+    met: int = 0  # steps that showed one breakpoint
+    none: int = 0  # steps that showed nothing where the breakpoint would have been clear
+    tried: int = 0  # steps in all
+    own: float = 1.0  # share of the breakpoints that are the neuron's own
 
     @classmethod
     def begin(cls, behind: Behind, seen: MetHyperplane, wider: float, rng: np.random.Generator) -> _One | None:

@@ -24,21 +24,13 @@ ARITHMETIC = 1e-9
 
 @dataclass(frozen=True)
 class Hyperplanes(Rows):
-    """Hyperplanes `rows @ h + bias = 0` in a frame's coordinates h, each as it was met at one place.
+    """Hyperplanes `rows @ h + bias = 0` in a frame's coordinates h, each as it was met at one place."""
 
-    Attributes:
-        rows: (K, d) unit normals, up to sign.
-        bias: (K,)
-        jump: (K, m) change of the slope of the answers across each, per unit of `rows @ h`.
-        error: (K,) expected error of the normals.
-        at: (K, n) where they were met.
-    """
-
-    rows: Float[np.ndarray, "K d"]
+    rows: Float[np.ndarray, "K d"]  # unit normals, up to sign
     bias: Float[np.ndarray, " K"]
-    jump: Float[np.ndarray, "K m"]
-    error: Float[np.ndarray, " K"]
-    at: Float[np.ndarray, "K n"]
+    jump: Float[np.ndarray, "K m"]  # change of the slope of the answers across each, per unit of `rows @ h`
+    error: Float[np.ndarray, " K"]  # expected error of the normals
+    at: Float[np.ndarray, "K n"]  # where they were met
 
     @classmethod
     def none(cls, frame: Frame, m: int) -> Hyperplanes:
@@ -107,28 +99,17 @@ class Hyperplanes(Rows):
 
 @dataclass(frozen=True)
 class LayerFound:
-    """What was read of one layer.
+    """What was read of one layer."""
 
-    Attributes:
-        straight: Its hyperplanes.
-        bent: Those of deeper layers, met on the way.
-        bent_maybe: (B,) which of these could be straight after all: never seen to bend, nothing between the places
-            looked at.
-        at: (P, n) where all derivatives were measured.
-        slope: (P, m, d) the derivatives there.
-        blur: (P,) the standard deviation to be expected of their entries.
-        lines: Lines searched.
-        searched: Those that showed anything, with their breakpoints.
-    """
-
-    straight: Hyperplanes
-    bent: Hyperplanes
+    straight: Hyperplanes  # its hyperplanes
+    bent: Hyperplanes  # those of deeper layers, met on the way
+    # which of these could be straight after all: never seen to bend, nothing between the places looked at
     bent_maybe: Bool[np.ndarray, " B"]
-    at: Float[np.ndarray, "P n"]
-    slope: Float[np.ndarray, "P m d"]
-    blur: Float[np.ndarray, " P"]
-    lines: int = 0
-    searched: tuple[Line, ...] = ()
+    at: Float[np.ndarray, "P n"]  # where all derivatives were measured
+    slope: Float[np.ndarray, "P m d"]  # the derivatives there
+    blur: Float[np.ndarray, " P"]  # the standard deviation to be expected of their entries
+    lines: int = 0  # lines searched
+    searched: tuple[Line, ...] = ()  # those that showed anything, with their breakpoints
 
     @classmethod
     def nothing(cls, frame: Frame, m: int) -> LayerFound:

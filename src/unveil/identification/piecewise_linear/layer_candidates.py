@@ -60,25 +60,15 @@ class Moves(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Critical points behind the layers read that none of their neurons explains.
+    """Critical points behind the layers read that none of their neurons explains."""
 
-    Attributes:
-        which: Of all sightings.
-        seen: What the layers make of them.
-        normal: Of the hyperplanes there.
-        error: Of these normals.
-        line: Where each was met.
-        along: (V, k) how much each value moves along the normal.
-        equations: (V, d + 1, k + 1) what is zero for weights and bias of a neuron that is zero there.
-    """
-
-    which: Int[np.ndarray, " V"]
-    seen: Moves
-    normal: Float[np.ndarray, "V d"]
-    error: Float[np.ndarray, " V"]
-    line: Int[np.ndarray, " V"]
-    along: Float[np.ndarray, "V k"]
-    equations: Float[np.ndarray, "V q p"]
+    which: Int[np.ndarray, " V"]  # of all sightings
+    seen: Moves  # what the layers make of them
+    normal: Float[np.ndarray, "V d"]  # of the hyperplanes there
+    error: Float[np.ndarray, " V"]  # of these normals
+    line: Int[np.ndarray, " V"]  # where each was met
+    along: Float[np.ndarray, "V k"]  # how much each value moves along the normal
+    equations: Float[np.ndarray, "V q p"]  # what is zero for weights and bias of a neuron that is zero there
 
     @classmethod
     def of(cls, sightings: Sightings, layers: list[AffineMap]) -> Views:
@@ -103,25 +93,15 @@ class Views(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What may be a neuron `weights . h + bias`, up to sign, as far as it is known.
+    """What may be a neuron `weights . h + bias`, up to sign, as far as it is known."""
 
-    Attributes:
-        weights: (k,) of unit norm, zero where unknown.
-        bias: Its bias.
-        known: (k,) which weights are known.
-        members: (V,) critical points at which it is zero.
-        should: At how many places of the lines it should have been met, as far as all it sees there is known.
-        were: At how many of these it was.
-        lines: On how many lines.
-    """
-
-    weights: Float[np.ndarray, " k"]
-    bias: float
-    known: Bool[np.ndarray, " k"]
-    members: Bool[np.ndarray, " V"]
-    should: int = 0
-    were: int = 0
-    lines: int = 0
+    weights: Float[np.ndarray, " k"]  # of unit norm, zero where unknown
+    bias: float  # its bias
+    known: Bool[np.ndarray, " k"]  # which weights are known
+    members: Bool[np.ndarray, " V"]  # critical points at which it is zero
+    should: int = 0  # at how many places of the lines it should have been met, as far as all it sees there is known
+    were: int = 0  # at how many of these it was
+    lines: int = 0  # on how many lines
 
     @property
     def whole(self) -> bool:
@@ -313,25 +293,15 @@ def _solved(one: Candidate, views: Views) -> Candidate:
 
 
 class Ways(NamedTuple):
-    """What the layers read make of the lines: their values at both ends of every piece, on which they are linear.
+    """What the layers read make of the lines: their values at both ends of every piece, on which they are linear."""
 
-    Attributes:
-        start: Where each piece begins.
-        end: Where it ends.
-        before: The values at its beginning.
-        after: The values at its end.
-        line: On which line it lies.
-        breakpoints: Of each line.
-        flat: Of each piece of a line's answers, whether they stand still there: then no neuron shows.
-    """
-
-    start: Float[np.ndarray, " E"]
-    end: Float[np.ndarray, " E"]
-    before: Float[np.ndarray, "E k"]
-    after: Float[np.ndarray, "E k"]
-    line: Int[np.ndarray, " E"]
-    breakpoints: list[np.ndarray]
-    flat: list[np.ndarray]
+    start: Float[np.ndarray, " E"]  # where each piece begins
+    end: Float[np.ndarray, " E"]  # where it ends
+    before: Float[np.ndarray, "E k"]  # the values at its beginning
+    after: Float[np.ndarray, "E k"]  # the values at its end
+    line: Int[np.ndarray, " E"]  # on which line it lies
+    breakpoints: list[np.ndarray]  # of each line
+    flat: list[np.ndarray]  # of each piece of a line's answers, whether they stand still there: then no neuron shows
 
     @classmethod
     def of(cls, layers: list[AffineMap], lines: tuple[Line, ...]) -> Ways:

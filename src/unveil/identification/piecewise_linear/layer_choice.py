@@ -38,19 +38,12 @@ STEP = 0.02
 
 
 class Chosen(NamedTuple):
-    """Candidates taken for a layer.
+    """Candidates taken for a layer."""
 
-    Attributes:
-        side: (K,) +1 where positive is active, of all candidates.
-        use: (K,) which are taken.
-        right: Where what they are could have been contradicted, and is not.
-        wrong: Where it is.
-    """
-
-    side: Float[np.ndarray, " K"]
-    use: Bool[np.ndarray, " K"]
-    right: Float[np.ndarray, "R d"]
-    wrong: Float[np.ndarray, "W d"]
+    side: Float[np.ndarray, " K"]  # +1 where positive is active, of all candidates
+    use: Bool[np.ndarray, " K"]  # which are taken
+    right: Float[np.ndarray, "R d"]  # where what they are could have been contradicted, and is not
+    wrong: Float[np.ndarray, "W d"]  # where it is
 
 
 def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: list[Candidate]) -> Chosen:
@@ -108,19 +101,12 @@ def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: l
 
 
 class Here(NamedTuple):
-    """What may be neurons of a layer, and where they were seen.
+    """What may be neurons of a layer, and where they were seen."""
 
-    Attributes:
-        sightings: All of them.
-        views: Those behind the layers before.
-        layers: Before.
-        found: The candidates.
-    """
-
-    sightings: Sightings
-    views: Views
-    layers: list[AffineMap]
-    found: list[Candidate]
+    sightings: Sightings  # all of them
+    views: Views  # those behind the layers before
+    layers: list[AffineMap]  # before
+    found: list[Candidate]  # the candidates
 
     def pool(self, count: int) -> Float[np.ndarray, "count d"]:
         """Places to choose among."""

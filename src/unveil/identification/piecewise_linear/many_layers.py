@@ -10,21 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.ending_of_most import ending_of_most
-from unveil.identification.fitting.output_layer import (
-    EVERYTHING,
-    AffineMap,
-    Asked,
-    Unsigned,
-    after,
-    explain,
-)
+from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import leaks
-from unveil.identification.piecewise_linear.layer_candidates import (
-    Candidate,
-    Views,
-    candidates,
-    equations_of,
-)
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, equations_of
 from unveil.identification.piecewise_linear.layer_choice import MET, Chosen, choose
 from unveil.identification.piecewise_linear.merging import solved
 from unveil.identification.piecewise_linear.neuron import Neuron
@@ -59,21 +47,14 @@ NEAREST = 6
 
 @dataclass(frozen=True)
 class ManyLayers:
-    """What was read.
+    """What was read."""
 
-    Attributes:
-        sightings: What all lines showed.
-        layers: Behind the first one, signs settled; the first of the list is that one in its own values.
-        partial: Rows and biases of the next one, of which some may be missing, up to sign.
-        network: From the first layer's values on, if the answers end behind what was read; else None.
-        explained: Share of fresh answers that it explains.
-    """
-
-    sightings: Sightings
-    layers: list[AffineMap]
-    partial: AffineMap | None = None
+    sightings: Sightings  # what all lines showed
+    layers: list[AffineMap]  # behind the first one, signs settled; the first of the list is that one in its own values
+    partial: AffineMap | None = None  # rows and biases of the next one, of which some may be missing, up to sign
+    # from the first layer's values on, if the answers end behind what was read; else None
     network: Network | None = None
-    explained: float = 0.0
+    explained: float = 0.0  # share of fresh answers that it explains
 
     @property
     def open(self) -> bool:
@@ -151,23 +132,14 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a round made of a layer.
+    """What a round made of a layer."""
 
-    Attributes:
-        step: The round.
-        chosen: Its candidates taken for the layer.
-        layer: These, signs settled.
-        right: Where the layer could have been contradicted, and was not.
-        wrong: Where it was.
-        told: Whether enough could have contradicted it.
-    """
-
-    step: _Step
-    chosen: Chosen
-    layer: AffineMap
-    right: Float[np.ndarray, "R d"]
-    wrong: Float[np.ndarray, "W d"]
-    told: bool
+    step: _Step  # the round
+    chosen: Chosen  # its candidates taken for the layer
+    layer: AffineMap  # these, signs settled
+    right: Float[np.ndarray, "R d"]  # where the layer could have been contradicted, and was not
+    wrong: Float[np.ndarray, "W d"]  # where it was
+    told: bool  # whether enough could have contradicted it
 
     @classmethod
     def of(cls, step: _Step) -> _Trial:
@@ -193,21 +165,13 @@ class _Trial:
 
 @dataclass(frozen=True)
 class _Step:
-    """One layer being read.
+    """One layer being read."""
 
-    Attributes:
-        state: What was read before.
-        views: Critical points behind it.
-        found: Candidates.
-        old: How many views these come from.
-        tried: How often each unknown weight was looked for, by what was known of its neuron.
-    """
-
-    state: ManyLayers
-    views: Views
-    found: list[Candidate]
-    old: int
-    tried: Counter[tuple[int, int]]
+    state: ManyLayers  # what was read before
+    views: Views  # critical points behind it
+    found: list[Candidate]  # candidates
+    old: int  # how many views these come from
+    tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by what was known of its neuron
 
     @classmethod
     def of(cls, state: ManyLayers) -> _Step:

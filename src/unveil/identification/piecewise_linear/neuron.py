@@ -23,29 +23,20 @@ SAME = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Neuron:
-    """A neuron `weights . h + bias`, up to sign, as far as it is known.
+    """A neuron `weights . h + bias`, up to sign, as far as it is known."""
 
-    Attributes:
-        weights: (k,) of unit norm, zero where unknown.
-        bias: Its bias.
-        known: (k,) which weights are known.
-        members: Critical points it was merged from.
-        spread: (k + 1, k + 1) covariance of the errors of weights and bias.
-        before: (q, k + 1) what was known of it without any critical point, as equations in units of their errors.
-        refused: Critical points that contradict it.
-        unclear: Critical points that agree with what is known of it now, but could do so by chance.
-        key: Which of a layer's neurons this is, however much of it is known: the first critical point it was merged
-            from, negative if it was read in another way.
-    """
-
-    weights: Float[np.ndarray, " k"]
-    bias: float
-    known: Bool[np.ndarray, " k"]
-    members: tuple[int, ...]
-    spread: Float[np.ndarray, "q q"]
+    weights: Float[np.ndarray, " k"]  # of unit norm, zero where unknown
+    bias: float  # its bias
+    known: Bool[np.ndarray, " k"]  # which weights are known
+    members: tuple[int, ...]  # critical points it was merged from
+    spread: Float[np.ndarray, "q q"]  # covariance of the errors of weights and bias
+    # what was known of it without any critical point, as equations in units of their errors
     before: Float[np.ndarray, "q p"] | None = None
-    refused: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()  # critical points that contradict it
+    # critical points that agree with what is known of it now, but could do so by chance
     unclear: frozenset[int] = frozenset()
+    # which of a layer's neurons this is, however much of it is known: the first critical point it was merged from,
+    # negative if it was read in another way
     key: int = -1
 
     @classmethod

@@ -24,27 +24,16 @@ ROUNDS, WORSE = 6, 2.0
 
 @dataclass(frozen=True)
 class Sums:
-    """Vectors that must be sums of the active neurons' normals: derivatives, and normals of deeper neurons.
+    """Vectors that must be sums of the active neurons' normals: derivatives, and normals of deeper neurons."""
 
-    Attributes:
-        x: (N, d) where.
-        seen: What the layers before make of it.
-        vectors: (N, m, d) of norm one, all m together.
-        error: (N,) of these.
-        z: (N, K) what the candidates see.
-        normals: (N, K, d) their unit normals.
-        blind: (N, K) which candidates have unknown weights for what is active there.
-        known: (K, k) which weights are known.
-    """
-
-    x: Float[np.ndarray, "N d"]
-    seen: Moves
-    vectors: Float[np.ndarray, "N m d"]
-    error: Float[np.ndarray, " N"]
-    z: Float[np.ndarray, "N K"]
-    normals: Float[np.ndarray, "N K d"]
-    blind: Bool[np.ndarray, "N K"]
-    known: Bool[np.ndarray, "K k"]
+    x: Float[np.ndarray, "N d"]  # where
+    seen: Moves  # what the layers before make of it
+    vectors: Float[np.ndarray, "N m d"]  # of norm one, all m together
+    error: Float[np.ndarray, " N"]  # of these
+    z: Float[np.ndarray, "N K"]  # what the candidates see
+    normals: Float[np.ndarray, "N K d"]  # their unit normals
+    blind: Bool[np.ndarray, "N K"]  # which candidates have unknown weights for what is active there
+    known: Bool[np.ndarray, "K k"]  # which weights are known
 
     @classmethod
     def of(

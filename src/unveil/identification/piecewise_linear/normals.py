@@ -29,17 +29,11 @@ DEAR, USUAL = 1.0, 0.3
 
 @dataclass(frozen=True)
 class Group:
-    """Breakpoints measured together.
+    """Breakpoints measured together."""
 
-    Attributes:
-        which: Breakpoints of the line.
-        before: The piece in front of them in which to differentiate.
-        after: The piece behind them.
-    """
-
-    which: Int[np.ndarray, " q"]
-    before: int
-    after: int
+    which: Int[np.ndarray, " q"]  # breakpoints of the line
+    before: int  # the piece in front of them in which to differentiate
+    after: int  # the piece behind them
 
 
 def normals(

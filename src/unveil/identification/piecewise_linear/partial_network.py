@@ -18,19 +18,12 @@ OUTSIDE = 6.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What known layers make of some inputs.
+    """What known layers make of some inputs."""
 
-    Attributes:
-        layers: These; with none of them neurons see the inputs.
-        sums: What each layer's neurons sum up, (N, .).
-        h: (N, q) what comes out of the last one.
-        on: (N, q) which of its neurons are active.
-    """
-
-    layers: list[AffineMap]
-    sums: list[np.ndarray]
-    h: Float[np.ndarray, "N q"]
-    on: Bool[np.ndarray, "N q"]
+    layers: list[AffineMap]  # these; with none of them neurons see the inputs
+    sums: list[np.ndarray]  # what each layer's neurons sum up, (N, .)
+    h: Float[np.ndarray, "N q"]  # what comes out of the last one
+    on: Bool[np.ndarray, "N q"]  # which of its neurons are active
 
     def back(self, c: Float[np.ndarray, "N q"]) -> Float[np.ndarray, "N d"]:
         """Derivatives by the inputs of `c . (sums of the last layer)`."""
@@ -55,24 +48,16 @@ class Seen:
 
 @dataclass(frozen=True)
 class Behind:
-    """What the search for a neuron behind known layers goes by.
+    """What the search for a neuron behind known layers goes by."""
 
-    Attributes:
-        ask: Answers questions.
-        frame: Where may be asked; its coordinates are the inputs themselves.
-        layers: Those known; with none of them neurons see the inputs.
-        spreads: Covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where
-            biases alone are off, and of none where all are exact.
-        noise: How exact answers are.
-        spacing: Typical distance between breakpoints.
-    """
-
-    ask: Ask
-    frame: Frame
-    layers: list[AffineMap]
+    ask: Ask  # answers questions
+    frame: Frame  # where may be asked; its coordinates are the inputs themselves
+    layers: list[AffineMap]  # those known; with none of them neurons see the inputs
+    # covariances of the errors of each layer's rows, biases at the end, (k, q + 1, q + 1); (k, 1, 1) where biases alone
+    # are off, and of none where all are exact
     spreads: list[np.ndarray]
-    noise: Rounding
-    spacing: float
+    noise: Rounding  # how exact answers are
+    spacing: float  # typical distance between breakpoints
 
     def see(self, x: Float[np.ndarray, "N d"]) -> Seen:
         """What the layers make of some inputs."""

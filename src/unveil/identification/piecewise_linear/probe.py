@@ -12,24 +12,16 @@ from unveil.blackbox.rounding import Ask, Rounding
 
 @dataclass(frozen=True)
 class Probe:
-    """Handed from step to step of a reading.
+    """Handed from step to step of a reading."""
 
-    Attributes:
-        ask: Answers questions, (N, n) to (N, m); an `Asked` keeps them.
-        noise: How exact answers are.
-        rng: Draws everything.
-        lifted: Where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and
-            those of each coordinate, (p, n).
-        kept: Batches of more numbers than this are not kept.
-        again: Whether a reading before failed its check: what looked certain is looked at more closely.
-    """
-
-    ask: Ask
-    noise: Rounding
-    rng: np.random.Generator
+    ask: Ask  # answers questions, (N, n) to (N, m); an `Asked` keeps them
+    noise: Rounding  # how exact answers are
+    rng: np.random.Generator  # draws everything
+    # where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and those of
+    # each coordinate, (p, n)
     lifted: tuple[Ask, Float[np.ndarray, "p n"]] | None = None
-    kept: int = 0
-    again: bool = False
+    kept: int = 0  # batches of more numbers than this are not kept
+    again: bool = False  # whether a reading before failed its check: what looked certain is looked at more closely
 
     def sigma(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]:
         """Standard deviation of the answers at x. Queries: `0`, or `N` where not all are rounded alike"""

@@ -36,19 +36,12 @@ from unveil.whitebox.network import Network
 
 
 class Rounds(NamedTuple):
-    """How long a layer is read on where answers contradict what was read.
+    """How long a layer is read on where answers contradict what was read."""
 
-    Attributes:
-        most: Rounds at most.
-        lines: Lines towards points where it is wrong, in each.
-        barren: Rounds in a row that may show nothing new.
-        again: Rounds in which neurons are looked for on further lines, where a fit says that some are missing.
-    """
-
-    most: int
-    lines: int
-    barren: int
-    again: int
+    most: int  # rounds at most
+    lines: int  # lines towards points where it is wrong, in each
+    barren: int  # rounds in a row that may show nothing new
+    again: int  # rounds in which neurons are looked for on further lines, where a fit says that some are missing
 
 
 # By whether answers are exact and whether inputs are free of a box, where lines are short.

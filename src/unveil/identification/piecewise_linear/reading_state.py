@@ -24,23 +24,14 @@ LONG = 5.0
 
 
 class Setup(NamedTuple):
-    """What all steps of a reading share.
+    """What all steps of a reading share."""
 
-    Attributes:
-        probe: Asks.
-        log: What it asked.
-        far: How far lines reach.
-        most_lines: Lines per layer.
-        most_layers: Hidden layers after which it gives up.
-        inputs: If the reading is along a few directions of the inputs only, how many inputs there are; else 0.
-    """
-
-    probe: Probe
-    log: Asked
-    far: float
-    most_lines: int
-    most_layers: int
-    inputs: int = 0
+    probe: Probe  # asks
+    log: Asked  # what it asked
+    far: float  # how far lines reach
+    most_lines: int  # lines per layer
+    most_layers: int  # hidden layers after which it gives up
+    inputs: int = 0  # if the reading is along a few directions of the inputs only, how many inputs there are; else 0
 
     @property
     def oracle(self) -> Oracle:
@@ -70,53 +61,35 @@ class Setup(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read so far.
+    """What was read so far."""
 
-    Attributes:
-        frame: The coordinates of the layer being read.
-        found: Its hyperplanes.
-        fresh: Answers that fits are made to, besides those paid for by lines and derivatives; kept by all states.
-        layers: Read whole, signs settled, and left behind.
-        first: Hyperplanes of the first layer.
-        layer: The layer being read as rows and biases, active where positive.
-        settled: Whether the signs of `layer` are known.
-        network: The best whole network, if there is any.
-        error: Its error on what was asked, in units of the largest answer; infinite where answers have few digits.
-        whole: Whether `network` was read to its end.
-        over: Whether nothing more can be read.
-        spent: Whether critical points of too many neurons behind a layer stood against each other: other lines are no
-            help then.
-        lacking: Whether neurons of the layer being read seem to be missing although the network explains the answers.
-        wrong: Where it does not explain them.
-        confirmed: How many rows of the first layer were met again at fresh places; these come first.
-        many: What was read behind the first layer of exact answers where lines meet far more deeper neurons than such
-            of the first.
-        partial: Rows and biases of the next layer, of which not all neurons were read; up to sign.
-        directions: Along how many directions of the inputs the network is being read first; 0 where along all.
-        told: Of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met.
-        why: What was chosen on the way.
-    """
-
-    frame: Frame
-    found: LayerFound
-    fresh: Asked
-    layers: tuple[AffineMap, ...] = ()
-    first: LayerFound | None = None
-    layer: AffineMap | None = None
-    settled: bool = False
-    network: Network | None = None
+    frame: Frame  # the coordinates of the layer being read
+    found: LayerFound  # its hyperplanes
+    fresh: Asked  # answers that fits are made to, besides those paid for by lines and derivatives; kept by all states
+    layers: tuple[AffineMap, ...] = ()  # read whole, signs settled, and left behind
+    first: LayerFound | None = None  # hyperplanes of the first layer
+    layer: AffineMap | None = None  # the layer being read as rows and biases, active where positive
+    settled: bool = False  # whether the signs of `layer` are known
+    network: Network | None = None  # the best whole network, if there is any
+    # its error on what was asked, in units of the largest answer; infinite where answers have few digits
     error: float = np.inf
-    whole: bool = False
-    over: bool = False
+    whole: bool = False  # whether `network` was read to its end
+    over: bool = False  # whether nothing more can be read
+    # whether critical points of too many neurons behind a layer stood against each other: other lines are no help then
     spent: bool = False
+    # whether neurons of the layer being read seem to be missing although the network explains the answers
     lacking: bool = False
-    wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))
-    confirmed: int = 0
+    wrong: Float[np.ndarray, "W n"] = field(default_factory=lambda: np.empty((0, 0)))  # where it does not explain them
+    confirmed: int = 0  # how many rows of the first layer were met again at fresh places; these come first
+    # what was read behind the first layer of exact answers where lines meet far more deeper neurons than such of the
+    # first
     many: ManyLayers | None = None
+    # rows and biases of the next layer, of which not all neurons were read; up to sign
     partial: AffineMap | None = None
-    directions: int = 0
+    directions: int = 0  # along how many directions of the inputs the network is being read first; 0 where along all
+    # of each layer, the numbers of its neurons, of lines, and of hyperplanes of deeper layers met
     told: tuple[dict[str, int], ...] = ()
-    why: tuple[str, ...] = ()
+    why: tuple[str, ...] = ()  # what was chosen on the way
 
     @classmethod
     def begun(cls, setup: Setup, frame: Frame) -> Reading:

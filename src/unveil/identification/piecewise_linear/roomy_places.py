@@ -91,20 +91,13 @@ def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -
 
 @dataclass
 class _Program:
-    """Linear constraints on what the first layer sees, on each layer's values, then its switches, and on the room.
+    """Linear constraints on what the first layer sees, on each layer's values, then its switches, and on the room."""
 
-    Attributes:
-        most: How far out.
-        low: Least of each variable.
-        high: Greatest.
-        whole: Whether it is a yes or no.
-        rows: Sums of variables, and least and greatest of these.
-    """
-
-    most: float
-    low: Float[np.ndarray, " v"]
-    high: Float[np.ndarray, " v"]
-    whole: Float[np.ndarray, " v"]
+    most: float  # how far out
+    low: Float[np.ndarray, " v"]  # least of each variable
+    high: Float[np.ndarray, " v"]  # greatest
+    whole: Float[np.ndarray, " v"]  # whether it is a yes or no
+    # sums of variables, and least and greatest of these
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @classmethod

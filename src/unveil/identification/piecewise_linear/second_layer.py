@@ -67,28 +67,18 @@ class SecondLayer:
 
     What explains them is fitted to fresh answers alone: those paid for by lines and derivatives lie in clusters, and
     a fit that most of them obey may be wrong nearly everywhere.
-
-    Attributes:
-        probe: Asks.
-        log: All it asked.
-        fresh: Of this the answers that are fitted; kept by all states.
-        frame: Where the whole first layer is active.
-        layer: The first one.
-        found: Neurons read so far, in terms of the first layer's values, and perhaps some that are none.
-        seen: Critical points whose neurons are to be met again where the whole first layer is active.
-        network: The best so far.
-        residual: Its largest error on what was asked, in units of the largest answer.
     """
 
-    probe: Probe
-    log: Asked
-    fresh: Asked
-    frame: Frame
-    layer: AffineMap
-    found: LayerFound
+    probe: Probe  # asks
+    log: Asked  # all it asked
+    fresh: Asked  # of this the answers that are fitted; kept by all states
+    frame: Frame  # where the whole first layer is active
+    layer: AffineMap  # the first one
+    found: LayerFound  # neurons read so far, in terms of the first layer's values, and perhaps some that are none
+    # critical points whose neurons are to be met again where the whole first layer is active
     seen: tuple[CriticalPoint, ...]
-    network: Network | None = None
-    residual: float = np.inf
+    network: Network | None = None  # the best so far
+    residual: float = np.inf  # its largest error on what was asked, in units of the largest answer
 
     @classmethod
     def begun(

@@ -122,19 +122,12 @@ class _Room:
 
 
 class _Crossing(NamedTuple):
-    """A stretch across a hyperplane on which answers bend there alone.
+    """A stretch across a hyperplane on which answers bend there alone."""
 
-    Attributes:
-        known: (1) the hyperplane as it was known.
-        at: (n,) where it is met.
-        step: (n,) along its normal, to either end.
-        reach: How long the step is.
-    """
-
-    known: Hyperplanes
-    at: Float[np.ndarray, " n"]
-    step: Float[np.ndarray, " n"]
-    reach: float
+    known: Hyperplanes  # (1) the hyperplane as it was known
+    at: Float[np.ndarray, " n"]  # where it is met
+    step: Float[np.ndarray, " n"]  # along its normal, to either end
+    reach: float  # how long the step is
 
 
 # A unit normal, how the slope changes across it, and the error expected of the normal.
@@ -181,12 +174,7 @@ def _as_known(probe: Probe, frame: Frame, met: _Crossing) -> _Normal:
 
 
 def _untangled_normal(
-    probe: Probe,
-    frame: Frame,
-    met: _Crossing,
-    *,
-    basis: Float[np.ndarray, "d b"],
-    checks: Float[np.ndarray, "d c"],
+    probe: Probe, frame: Frame, met: _Crossing, *, basis: Float[np.ndarray, "d b"], checks: Float[np.ndarray, "d c"]
 ) -> _Normal | None:
     """With what the normal has of others' taken away, and what random directions say of the rest."""
     row = met.known.rows[0]

@@ -28,31 +28,18 @@ PLACES, CLOSE, QUANTILE, TIMES = 60, 1e-6, 0.95, 3.0
 
 @dataclass(frozen=True)
 class Sightings:
-    """Critical points and derivatives along lines in the coordinates z of what a first layer's neurons see.
+    """Critical points and derivatives along lines in the coordinates z of what a first layer's neurons see."""
 
-    Attributes:
-        probe: Asks in these coordinates.
-        lines: Searched.
-        x: (S, d) critical points.
-        normal: (S, d) unit normals of the hyperplanes there.
-        error: (S,) expected errors of these.
-        line: (S,) on which line each was met; of those met in another way all different, and negative.
-        at: (P, d) places between breakpoints.
-        slope: (P, m, d) derivatives there.
-        doubt: (P,) expected errors of their entries.
-        room: (P,) how far random steps stay in the region there.
-    """
-
-    probe: Probe
-    lines: tuple[Line, ...]
-    x: Float[np.ndarray, "S d"]
-    normal: Float[np.ndarray, "S d"]
-    error: Float[np.ndarray, " S"]
-    line: Int[np.ndarray, " S"]
-    at: Float[np.ndarray, "P d"]
-    slope: Float[np.ndarray, "P m d"]
-    doubt: Float[np.ndarray, " P"]
-    room: Float[np.ndarray, " P"]
+    probe: Probe  # asks in these coordinates
+    lines: tuple[Line, ...]  # searched
+    x: Float[np.ndarray, "S d"]  # critical points
+    normal: Float[np.ndarray, "S d"]  # unit normals of the hyperplanes there
+    error: Float[np.ndarray, " S"]  # expected errors of these
+    line: Int[np.ndarray, " S"]  # on which line each was met; of those met in another way all different, and negative
+    at: Float[np.ndarray, "P d"]  # places between breakpoints
+    slope: Float[np.ndarray, "P m d"]  # derivatives there
+    doubt: Float[np.ndarray, " P"]  # expected errors of their entries
+    room: Float[np.ndarray, " P"]  # how far random steps stay in the region there
 
     @classmethod
     def none(cls, probe: Probe, d: int) -> Sightings:

@@ -55,32 +55,19 @@ Lines = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Traced:
-    """What was read behind the first layer, in the coordinates of what its neurons sum up.
+    """What was read behind the first layer, in the coordinates of what its neurons sum up."""
 
-    Attributes:
-        layers: Read whole, signs settled; the first one is that layer in these coordinates.
-        spreads: Covariances of the errors of each layer's rows, biases at the end.
-        partial: Neurons of the next one, signs unknown.
-        whole: All of it, signs settled, once that is known.
-        looked: Which of `unexplained` were followed for this layer.
-        lines: Searched where all values are positive.
-        among: Searched among usual ones.
-        stations: Where derivatives were measured.
-        unexplained: Hyperplanes met on lines that no layer explains.
-        ends: Whether nothing lies behind the last of `layers`.
-        lacking: Of each layer read, the share of usual points at which one of its neurons is missing.
-    """
-
-    layers: tuple[AffineMap, ...] = ()
-    spreads: tuple[np.ndarray, ...] = ()
-    partial: tuple[Followed, ...] = ()
-    whole: AffineMap | None = None
-    looked: frozenset[int] = frozenset()
-    lines: tuple[Line, ...] = ()
-    among: tuple[Line, ...] = ()
-    stations: tuple[Station, ...] = ()
-    unexplained: tuple[MetHyperplane, ...] = ()
-    ends: bool = False
+    layers: tuple[AffineMap, ...] = ()  # read whole, signs settled; the first one is that layer in these coordinates
+    spreads: tuple[np.ndarray, ...] = ()  # covariances of the errors of each layer's rows, biases at the end
+    partial: tuple[Followed, ...] = ()  # neurons of the next one, signs unknown
+    whole: AffineMap | None = None  # all of it, signs settled, once that is known
+    looked: frozenset[int] = frozenset()  # which of `unexplained` were followed for this layer
+    lines: tuple[Line, ...] = ()  # searched where all values are positive
+    among: tuple[Line, ...] = ()  # searched among usual ones
+    stations: tuple[Station, ...] = ()  # where derivatives were measured
+    unexplained: tuple[MetHyperplane, ...] = ()  # hyperplanes met on lines that no layer explains
+    ends: bool = False  # whether nothing lies behind the last of `layers`
+    # of each layer read, the share of usual points at which one of its neurons is missing
     lacking: tuple[float, ...] = ()
 
     @classmethod

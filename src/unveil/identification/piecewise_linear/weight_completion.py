@@ -39,24 +39,15 @@ FAR = 5.0
 
 @dataclass(frozen=True)
 class Place:
-    """Where a neuron's hyperplane should be, but for one unknown weight.
+    """Where a neuron's hyperplane should be, but for one unknown weight."""
 
-    Attributes:
-        neuron: Which neuron.
-        unknown: Which of its weights.
-        x: (n,) on the hyperplane if that weight is zero.
-        step: (n,) across it, with the value the weight belongs to constant; twice as far as any plausible weight
-            moves it.
-        rate: What the neuron gains by this step.
-        value: What the weight belongs to has this value here.
-    """
-
-    neuron: int
-    unknown: int
-    x: Float[np.ndarray, " n"]
+    neuron: int  # which neuron
+    unknown: int  # which of its weights
+    x: Float[np.ndarray, " n"]  # on the hyperplane if that weight is zero
+    # across it, with the value the weight belongs to constant; twice as far as any plausible weight moves it
     step: Float[np.ndarray, " n"]
-    rate: float
-    value: float
+    rate: float  # what the neuron gains by this step
+    value: float  # what the weight belongs to has this value here
 
 
 def places(
@@ -98,11 +89,7 @@ def places(
 
 
 def roomy_places(
-    layers: list[AffineMap],
-    neurons: list[Neuron],
-    tried: Counter[tuple[int, int]],
-    size: float,
-    most: int,
+    layers: list[AffineMap], neurons: list[Neuron], tried: Counter[tuple[int, int]], size: float, most: int
 ) -> tuple[list[Place], list[tuple[int, int]]]:
     """Such places for weights that matter hardly anywhere, found by a search of their own.
 

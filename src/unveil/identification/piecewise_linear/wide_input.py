@@ -27,22 +27,14 @@ APART = 1e-3
 
 @dataclass(frozen=True)
 class SparsePlace:
-    """A place where only a few neurons of the first layer are active.
+    """A place where only a few neurons of the first layer are active."""
 
-    Attributes:
-        s: (p,) coordinates along the few directions.
-        active: (g,) which neurons, of those that no station before has told.
-        away: (g,) what they see there.
-        back: (p, g) steps that add as much again to one of them, and nothing to all others.
-        radius: How far random steps along other directions may go.
-        beside: (b,) neurons told before that are active, too: without them the next layer passes nothing on.
-    """
-
-    s: Float[np.ndarray, " p"]
-    active: Int[np.ndarray, " g"]
-    away: Float[np.ndarray, " g"]
-    back: Float[np.ndarray, "p g"]
-    radius: float
+    s: Float[np.ndarray, " p"]  # coordinates along the few directions
+    active: Int[np.ndarray, " g"]  # which neurons, of those that no station before has told
+    away: Float[np.ndarray, " g"]  # what they see there
+    back: Float[np.ndarray, "p g"]  # steps that add as much again to one of them, and nothing to all others
+    radius: float  # how far random steps along other directions may go
+    # neurons told before that are active, too: without them the next layer passes nothing on
     beside: Int[np.ndarray, " b"]
 
 

@@ -22,19 +22,12 @@ from unveil.whitebox.activation import Activation
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The first layer as known so far: `activation(weights @ x + shifts)`.
+    """The first layer as known so far: `activation(weights @ x + shifts)`."""
 
-    Attributes:
-        weights: Estimated rows (k, n).
-        shifts: Estimated shifts.
-        activation: Its activation.
-        margin: Preactivation beyond which a neuron counts as at rest.
-    """
-
-    weights: Float[np.ndarray, "k n"]
-    shifts: Float[np.ndarray, " k"]
-    activation: Activation
-    margin: float
+    weights: Float[np.ndarray, "k n"]  # estimated rows (k, n)
+    shifts: Float[np.ndarray, " k"]  # estimated shifts
+    activation: Activation  # its activation
+    margin: float  # preactivation beyond which a neuron counts as at rest
 
     def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N k"]:
         return self.activation.value(x @ self.weights.T + self.shifts)
@@ -68,21 +61,13 @@ class FirstLayer:
 
 @dataclass(frozen=True)
 class Block:
-    """The second layer seen through a block.
+    """The second layer seen through a block."""
 
-    Attributes:
-        members: Neurons of the first layer.
-        directions: Unit vectors (r, members), `phi'(z) b_l` up to scale and sign.
-        curvatures: `phi''(z) / phi'(z)` of each member.
-        spectrum: Singular values of the stacked gradients.
-        certificate: How well the Hessians agree with the directions, one (worst) value: 1 is perfect.
-    """
-
-    members: np.ndarray
-    directions: Float[np.ndarray, "r s"]
-    curvatures: Float[np.ndarray, " s"]
-    spectrum: np.ndarray
-    certificate: float
+    members: np.ndarray  # neurons of the first layer
+    directions: Float[np.ndarray, "r s"]  # unit vectors (r, members), `phi'(z) b_l` up to scale and sign
+    curvatures: Float[np.ndarray, " s"]  # `phi''(z) / phi'(z)` of each member
+    spectrum: np.ndarray  # singular values of the stacked gradients
+    certificate: float  # how well the Hessians agree with the directions, one (worst) value: 1 is perfect
 
 
 def look_through(

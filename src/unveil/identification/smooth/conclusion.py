@@ -50,23 +50,14 @@ class Stages:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one reading asks, knows of the answers, and tells of itself.
+    """What one reading asks, knows of the answers, and tells of itself."""
 
-    Attributes:
-        oracle: To be asked.
-        noise: Standard deviation of the answers' errors.
-        rng: Draws everything.
-        stages: Queries per stage.
-        stats: Filled with numbers on the way.
-        why: Filled with reasons on the way.
-    """
-
-    oracle: Oracle
-    noise: float
-    rng: np.random.Generator
-    stages: Stages
-    stats: dict[str, Any] = field(default_factory=dict)
-    why: list[str] = field(default_factory=list)
+    oracle: Oracle  # to be asked
+    noise: float  # standard deviation of the answers' errors
+    rng: np.random.Generator  # draws everything
+    stages: Stages  # queries per stage
+    stats: dict[str, Any] = field(default_factory=dict)  # filled with numbers on the way
+    why: list[str] = field(default_factory=list)  # filled with reasons on the way
 
 
 def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -132,21 +123,13 @@ def _ended(reading: Reading, fit: Polished | None, outcome: Outcome, error: floa
 
 
 class _HeldOut(NamedTuple):
-    """Errors at fresh points, relative to the spread of the answers at points like them.
+    """Errors at fresh points, relative to the spread of the answers at points like them."""
 
-    Attributes:
-        usual: The largest at usual points.
-        further: The largest at the others.
-        explained: Whether nothing but noise, or hardly anything, is seen at usual points.
-        beyond: How far out errors have grown more than those of weights do; 0 where nowhere.
-        spread: Of the answers at usual points.
-    """
-
-    usual: float
-    further: float
-    explained: bool
-    beyond: float
-    spread: float
+    usual: float  # the largest at usual points
+    further: float  # the largest at the others
+    explained: bool  # whether nothing but noise, or hardly anything, is seen at usual points
+    beyond: float  # how far out errors have grown more than those of weights do; 0 where nowhere
+    spread: float  # of the answers at usual points
 
 
 def _held_out(network: Network, oracle: Oracle, noise: float, rng: np.random.Generator) -> _HeldOut:

@@ -160,31 +160,19 @@ _SAME = 0.15  # distance below which two unit vectors are the same direction
 
 @dataclass(frozen=True)
 class Directions:
-    """What the Hessians show.
+    """What the Hessians show."""
 
-    Attributes:
-        first: Unit vectors taken for first-layer directions, in the coordinates of the basis.
-        certificates: How well each is confirmed: the share of a Hessian, or of W, that it explains alone.
-        votes: At how many radii each was seen.
-        entangled: Unit vectors taken for entangled weights of the second layer, at the smallest radius.
-        gap: Ratio of the singular values around the dimension of W, at the smallest radius.
-    """
-
-    first: Float[np.ndarray, "k r"]
+    first: Float[np.ndarray, "k r"]  # unit vectors taken for first-layer directions, in the coordinates of the basis
+    # how well each is confirmed: the share of a Hessian, or of W, that it explains alone
     certificates: Float[np.ndarray, " k"]
-    votes: np.ndarray
+    votes: np.ndarray  # at how many radii each was seen
+    # unit vectors taken for entangled weights of the second layer, at the smallest radius
     entangled: Float[np.ndarray, "e r"]
-    gap: float
+    gap: float  # ratio of the singular values around the dimension of W, at the smallest radius
 
 
 def first_directions(
-    oracle: Oracle,
-    basis: Float[np.ndarray, "r n"],
-    count: int,
-    rank: int,
-    noise: float,
-    *,
-    rng: np.random.Generator,
+    oracle: Oracle, basis: Float[np.ndarray, "r n"], count: int, rank: int, noise: float, *, rng: np.random.Generator
 ) -> Directions:
     """Find the first-layer directions.
 

@@ -137,21 +137,14 @@ _LINEAR = 0.05  # more for every row in a combination
 
 @dataclass(frozen=True)
 class Waves(Rows):
-    """Waves seen on lines, those least in doubt first.
+    """Waves seen on lines, those least in doubt first."""
 
-    Attributes:
-        frequencies: Vectors q, in the coordinates of the lines' basis.
-        phases: At the origin, modulo pi.
-        amplitudes: Root mean square over outputs.
-        doubts: How much a peak's height differs between parallel lines, where another one interferes with it.
-        seen: On how many lines.
-    """
-
-    frequencies: Float[np.ndarray, "p r"]
-    phases: Float[np.ndarray, " p"]
-    amplitudes: Float[np.ndarray, " p"]
+    frequencies: Float[np.ndarray, "p r"]  # vectors q, in the coordinates of the lines' basis
+    phases: Float[np.ndarray, " p"]  # at the origin, modulo pi
+    amplitudes: Float[np.ndarray, " p"]  # root mean square over outputs
+    # how much a peak's height differs between parallel lines, where another one interferes with it
     doubts: Float[np.ndarray, " p"]
-    seen: Float[np.ndarray, " p"]
+    seen: Float[np.ndarray, " p"]  # on how many lines
 
 
 def looks_periodic(oracle: Oracle, rng: np.random.Generator) -> bool:

@@ -20,25 +20,15 @@ NOISY = 1e-12  # standard deviation of the answers' errors from which directions
 
 @dataclass(frozen=True)
 class Hyperplanes:
-    """Hyperplanes `direction . x + offset = 0` on which one first-layer neuron is active.
+    """Hyperplanes `direction . x + offset = 0` on which one first-layer neuron is active."""
 
-    Attributes:
-        directions: Unit normals, one per row.
-        offsets: Their offsets, up to the width of the active zone and `slack`.
-        widths: Length over which the neuron switches, in units of x.
-        slack: How far each offset may be off: the error of the direction times `radius`.
-        radius: Radius of the circles.
-        circles: Circles walked.
-        complete: Whether every step of the last circle belongs to a hyperplane that was seen on two circles.
-    """
-
-    directions: Float[np.ndarray, "k n"]
-    offsets: Float[np.ndarray, " k"]
-    widths: Float[np.ndarray, " k"]
-    slack: Float[np.ndarray, " k"]
-    radius: float
-    circles: int
-    complete: bool
+    directions: Float[np.ndarray, "k n"]  # unit normals, one per row
+    offsets: Float[np.ndarray, " k"]  # their offsets, up to the width of the active zone and `slack`
+    widths: Float[np.ndarray, " k"]  # length over which the neuron switches, in units of x
+    slack: Float[np.ndarray, " k"]  # how far each offset may be off: the error of the direction times `radius`
+    radius: float  # radius of the circles
+    circles: int  # circles walked
+    complete: bool  # whether every step of the last circle belongs to a hyperplane that was seen on two circles
 
 
 def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) -> tuple[float, float] | None:

@@ -29,15 +29,10 @@ _TOGETHER = 5  # starts fitted at once, after which the best so far are followed
 
 @dataclass(frozen=True)
 class Inner:
-    """What least squares made of the network behind known layers.
+    """What least squares made of the network behind known layers."""
 
-    Attributes:
-        fit: Of the whole of it; None if no start came near the answers.
-        first: What its first layer may be, the best fits first, whether or not they came near.
-    """
-
-    fit: Polished | None
-    first: tuple[Layer, ...]
+    fit: Polished | None  # of the whole of it; None if no start came near the answers
+    first: tuple[Layer, ...]  # what its first layer may be, the best fits first, whether or not they came near
 
 
 def inner_network(  # noqa: PLR0913 - answers and what is known of the network

@@ -19,14 +19,10 @@ _TINY = 1e-6  # a move that shows how far inputs move with it
 
 @dataclass(frozen=True)
 class Peeled:
-    """Layers known from the first on, and the span of the next layer's rows.
+    """Layers known from the first on, and the span of the next layer's rows."""
 
-    Attributes:
-        layers: Each but the first of as many neurons as the span before it has dimensions.
-        spans: Orthonormal rows, one matrix for each layer: the next layer takes `spans[-1] @ outputs` alone.
-    """
-
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer, ...]  # each but the first of as many neurons as the span before it has dimensions
+    # orthonormal rows, one matrix for each layer: the next layer takes `spans[-1] @ outputs` alone
     spans: tuple[Float[np.ndarray, "r k"], ...]
 
     def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N r"]:

@@ -41,21 +41,14 @@ _FAR = 1e6  # residual of weights that are no layer
 
 @dataclass(frozen=True)
 class Condition:
-    """A layer at which the condition is met best.
+    """A layer at which the condition is met best."""
 
-    Attributes:
-        layer: Its weights, shifts and activation.
-        rank: How many singular values count: the next layer's width.
-        certificate: Ratio of the first singular value behind the rank to the last before it; columns normalised.
-        rows: (rank, k) an orthonormal basis of what the slopes by the layer's outputs span: the next layer's rows.
-        spread: Smallest number of slopes, in effect, that a column's size comes from.
-    """
-
-    layer: Layer
-    rank: int
-    certificate: float
+    layer: Layer  # its weights, shifts and activation
+    rank: int  # how many singular values count: the next layer's width
+    certificate: float  # ratio of the first singular value behind the rank to the last before it; columns normalised
+    # an orthonormal basis of what the slopes by the layer's outputs span: the next layer's rows
     rows: Float[np.ndarray, "r k"]
-    spread: float
+    spread: float  # smallest number of slopes, in effect, that a column's size comes from
 
 
 class Slopes(NamedTuple):
@@ -206,23 +199,14 @@ def meet_freely(
 
 
 class _Search(NamedTuple):
-    """What a search for a lower rank goes by.
+    """What a search for a lower rank goes by."""
 
-    Attributes:
-        free: (k, k) which weights are.
-        anew: Weights and shift with which a neuron begins.
-        sound: Whether the condition is met.
-        met: By what factor singular values fall behind the rank where it is.
-        least: No lower rank is tried.
-        tries: How often a neuron is begun anew.
-    """
-
-    free: Bool[np.ndarray, "k k"]
-    anew: Callable[[int], tuple[np.ndarray, float]]
-    sound: Callable[[Condition | None], bool]
-    met: float
-    least: int
-    tries: int
+    free: Bool[np.ndarray, "k k"]  # which weights are
+    anew: Callable[[int], tuple[np.ndarray, float]]  # weights and shift with which a neuron begins
+    sound: Callable[[Condition | None], bool]  # whether the condition is met
+    met: float  # by what factor singular values fall behind the rank where it is
+    least: int  # no lower rank is tried
+    tries: int  # how often a neuron is begun anew
 
 
 def _at_lowest_rank(told: Slopes, found: Condition, search: _Search) -> Condition:
@@ -261,23 +245,14 @@ def _in_two_steps(told: Slopes, start: Layer, rank: int) -> tuple[Condition | No
 
 
 class _Divided(NamedTuple):
-    """Slopes by a layer's outputs, one column for each neuron.
+    """Slopes by a layer's outputs, one column for each neuron."""
 
-    Attributes:
-        unit: (N, k) columns of unit norm.
-        size: (k,) what their norms were.
-        sums: (N, k) slopes by its preactivations.
-        inverse: (N, k) 1 / phi', divided by the column's size.
-        turned: (N, k) how a unit column changes with the neuron's preactivation.
-        back: (k, k) inverse of the weights.
-    """
-
-    unit: Float[np.ndarray, "N k"]
-    size: Float[np.ndarray, " k"]
-    sums: Float[np.ndarray, "N k"]
-    inverse: Float[np.ndarray, "N k"]
-    turned: Float[np.ndarray, "N k"]
-    back: Float[np.ndarray, "k k"]
+    unit: Float[np.ndarray, "N k"]  # columns of unit norm
+    size: Float[np.ndarray, " k"]  # what their norms were
+    sums: Float[np.ndarray, "N k"]  # slopes by its preactivations
+    inverse: Float[np.ndarray, "N k"]  # 1 / phi', divided by the column's size
+    turned: Float[np.ndarray, "N k"]  # how a unit column changes with the neuron's preactivation
+    back: Float[np.ndarray, "k k"]  # inverse of the weights
 
     @classmethod
     def of(cls, told: Slopes, layer: Layer) -> _Divided | None:

@@ -17,19 +17,13 @@ FOUND = 1 - 1e-9
 
 @dataclass(frozen=True)
 class RankOne:
-    """Rank-one elements of a space of symmetric matrices.
+    """Rank-one elements of a space of symmetric matrices."""
 
-    Attributes:
-        vectors: Unit vectors u (one per row) with `u u^T` near the space, different ones, best certificate first.
-        certificates: `F = ||P_W(u u^T)||_F^2` of each; 1 is exactly in the space.
-        hits: Of how many starts each was the end.
-        iterations: Of the slowest start.
-    """
-
+    # unit vectors u (one per row) with `u u^T` near the space, different ones, best certificate first
     vectors: Float[np.ndarray, "k n"]
-    certificates: Float[np.ndarray, " k"]
-    hits: np.ndarray
-    iterations: int
+    certificates: Float[np.ndarray, " k"]  # `F = ||P_W(u u^T)||_F^2` of each; 1 is exactly in the space
+    hits: np.ndarray  # of how many starts each was the end
+    iterations: int  # of the slowest start
 
 
 def pack(matrices: Float[np.ndarray, "N n n"]) -> Float[np.ndarray, "N p"]:
@@ -63,11 +57,7 @@ def certificate(space: Float[np.ndarray, "k n n"], vectors: Float[np.ndarray, "c
 
 
 def subspace_power(
-    space: Float[np.ndarray, "k n n"],
-    *,
-    rng: np.random.Generator,
-    starts: int | None = None,
-    iterations: int = 2000,
+    space: Float[np.ndarray, "k n n"], *, rng: np.random.Generator, starts: int | None = None, iterations: int = 2000
 ) -> RankOne:
     """Maximise `F(u) = ||P_W(u u^T)||^2` over unit vectors from many random starts at once.
 
@@ -97,11 +87,7 @@ def subspace_power(
 
 
 def rank_one_elements(
-    space: Float[np.ndarray, "k n n"],
-    *,
-    rng: np.random.Generator,
-    count: int | None = None,
-    rounds: int = 30,
+    space: Float[np.ndarray, "k n n"], *, rng: np.random.Generator, count: int | None = None, rounds: int = 30
 ) -> RankOne:
     """Subspace power method, started again until `count` independent elements are found.
 

@@ -11,14 +11,7 @@ from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.conclusion import (
-    Reading,
-    SmoothMethod,
-    ask,
-    final_fit,
-    fit_points,
-    repeated,
-)
+from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer

@@ -14,17 +14,11 @@ _LESS = 0.99
 
 
 class Shape(NamedTuple):
-    """The best of several least squares.
+    """The best of several least squares."""
 
-    Attributes:
-        cost: Half of the sum of squares that it leaves; infinite where none came to an end.
-        scale: Of the preactivation `scale t + shift`.
-        shift: Likewise.
-    """
-
-    cost: float
-    scale: float
-    shift: float
+    cost: float  # half of the sum of squares that it leaves; infinite where none came to an end
+    scale: float  # of the preactivation `scale t + shift`
+    shift: float  # likewise
 
 
 def fit_shape(

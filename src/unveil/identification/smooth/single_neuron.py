@@ -14,21 +14,13 @@ STEPS = 40  # of least squares, at most
 
 
 class Alone(NamedTuple):
-    """A neuron fitted where it is alone.
+    """A neuron fitted where it is alone."""
 
-    Attributes:
-        weights: Of the neuron, with their scale.
-        shift: Its preactivation at the origin of the coordinates in which it was fitted.
-        misfit: Root mean square of what the fit leaves of the answers, absolute.
-        start: The same before the fit.
-        error: Standard error of the direction of the weights, in radians.
-    """
-
-    weights: Float[np.ndarray, " n"]
-    shift: float
-    misfit: float
-    start: float
-    error: float
+    weights: Float[np.ndarray, " n"]  # of the neuron, with their scale
+    shift: float  # its preactivation at the origin of the coordinates in which it was fitted
+    misfit: float  # root mean square of what the fit leaves of the answers, absolute
+    start: float  # the same before the fit
+    error: float  # standard error of the direction of the weights, in radians
 
 
 def fit_alone(
