@@ -104,10 +104,7 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
 
 
 def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen | None:
-    """What was read along a few directions; along others where that was not all, as long as it is cheap.
-
-    Queries: those of `_directions` and of `read`, `READINGS` times at most
-    """
+    """What was read along a few directions; along others where that was not all, as long as it is cheap."""
     best, ledger = None, oracle.ledger
     for _ in range(READINGS):
         before = ledger.asked
@@ -124,10 +121,7 @@ def _along_some(oracle: Oracle, read: Reader, rng: np.random.Generator) -> _Seen
 
 
 def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | None, Rounding]:
-    """As many as a line shows neurons, if that is few, and how exact answers are.
-
-    Queries: those of `rounding` and of a line
-    """
+    """As many as a line shows neurons, if that is few, and how exact answers are."""
     frame, ask = Frame.of_input(oracle.n, None), Asked(oracle)
     rows = frame.sample(rows_for(oracle.resolution), rng)
     noise = rounding(ask, rows, oracle.resolution, rng, oracle.uneven)
@@ -142,10 +136,7 @@ def _directions(oracle: Oracle, rng: np.random.Generator) -> tuple[Directions | 
 
 
 def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identification | None:
-    """The network along all inputs, from what came out along few; None where derivatives tell nothing of it.
-
-    Queries: those of `widen`, `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
-    """
+    """The network along all inputs, from what came out along few; None where derivatives tell nothing of it."""
     few, noise = seen.few, seen.noise
     assert few.network is not None
     nothing = np.zeros(few.network.layers[0].neurons, dtype=bool)

@@ -30,11 +30,8 @@ LARGEST = 1e12
 def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
     """The same oracle with every input between -1 and 1, or about as 0 and 1 are where examples lie; None if it is so.
 
-    Args:
-        oracle: The model.
-        x: Examples, (N, n), from which units are read where there is no box; too few of them, or None, tell nothing.
-
-    Queries: `0`
+    `oracle`: the model. `x`: examples, (N, n), from which units are read where there is no box; too few of them, or
+    None, tell nothing.
     """
     if oracle.grid is not None:
         return None
@@ -103,19 +100,13 @@ def in_shown_units(
 
 
 def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
-    """Given inputs, (N, n), in these units; what has no such shape as it is, for others to refuse.
-
-    Queries: `0`
-    """
+    """Given inputs, (N, n), in these units; what has no such shape as it is, for others to refuse."""
     fits = x is not None and np.ndim(x) == 2 and np.shape(x)[1] == unit.n
     return np.asarray(x) * unit.deviation + unit.mean if fits else x
 
 
 def of_inputs(found: Identification, unit: Affine, whose: str = "") -> Identification:
-    """What was found in units of its own, in those of the inputs; `whose` units these are goes into `why`.
-
-    Queries: `0`
-    """
+    """What was found in units of its own, in those of the inputs; `whose` units these are goes into `why`."""
     stats = dict(found.stats)
     if "rows_read" in stats:
         rows, bias = stats["rows_read"]
@@ -145,10 +136,7 @@ def _rows(
 
 
 def _shown_units(network: Network) -> Float[np.ndarray, " n"] | None:
-    """Sizes of inputs at which all matter alike in a first layer, the heaviest at 1; None if usual sizes are such.
-
-    Queries: `0`
-    """
+    """Sizes of inputs at which all matter alike in a first layer, the heaviest at 1; None if usual sizes are such."""
     sizes = np.linalg.norm(network.layers[0].dense(), axis=0)
     light = (sizes > 0) & (FURTHER[-1] * sizes < sizes.max())
     if not light.any():

@@ -32,10 +32,7 @@ ACROSS = 0.5
 def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
     """The points moved to just beside hyperplanes of random hidden neurons, on either side.
 
-    Args:
-        network: Whose neurons.
-        x: Points to start from.
-        rng: Picks neurons and sides.
+    `network`: whose neurons. `x`: points to start from. `rng`: picks neurons and sides.
     """
     x = x.copy()
     hidden = network.layers[:-1]
@@ -71,13 +68,9 @@ def unusual(
 ) -> Float[np.ndarray, "count n"]:
     """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
 
-    Args:
-        network: Whose features.
-        depth: Which layer's, from 0.
-        x: Points to start from; without a box at all lengths, as another part of a layer is active further out.
-        most: Without a box, how long each of the points may be.
-        rng: Draws the mixtures.
-        within: The legal box, if any.
+    `network`: whose features. `depth`: which layer's, from 0. `x`: points to start from; without a box at all lengths,
+    as another part of a layer is active further out. `most`: without a box, how long each of the points may be. `rng`:
+    draws the mixtures. `within`: the legal box, if any.
     """
     count = len(most)
     weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation

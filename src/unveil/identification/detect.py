@@ -190,10 +190,7 @@ class _Look:
         return step**2 > CLEAR * self.oracle.resolution * self.unit
 
     def at(self, step: float) -> Float[np.ndarray, " P"]:
-        """Second differences over this step, in units of what rounding makes of them.
-
-        Queries: `2 PLACES`
-        """
+        """Second differences over this step, in units of what rounding makes of them. Queries: `2 PLACES`."""
         behind = self.oracle.nearest(self.x - step * self.away)
         ahead = self.oracle.nearest(self.x + step * self.away)
         low, high = np.split(self.oracle(np.concatenate([behind, ahead])), 2)

@@ -138,10 +138,7 @@ def _identified(
     widths: tuple[int, ...] | None,
     x: np.ndarray | None,
 ) -> Identification:
-    """`identify` in the units of the questions.
-
-    Queries: see `identify`
-    """
+    """`identify` in the units of the questions."""
     start = oracle.ledger.asked
     if method is not None:
         return _concluded(_told(_tried(method, oracle, rng), oracle), oracle, start, widths)
@@ -171,10 +168,7 @@ def _identified(
 
 
 def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
-    """A piecewise-linear network along few directions of its inputs first where that pays, or along all at once.
-
-    Queries: those of `along_few`, and those of the method where nothing comes of that
-    """
+    """A piecewise-linear network along few directions of its inputs first where that pays, or along all at once."""
     found = along_few(
         oracle,
         lambda narrow: _leaving_a_fit(method, narrow, rng),
@@ -185,10 +179,7 @@ def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identific
 
 
 def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
-    """What was read, and a fit where that is not all and the budget leaves something for it.
-
-    Queries: those of `_fitted`
-    """
+    """What was read, and a fit where that is not all and the budget leaves something for it."""
     worth = oracle.ledger.left >= WORTH_A_FIT
     # Of answers with few digits a fit to many tells what each of them hides.
     few = best.outcome is Outcome.approximate and few_digits(float(best.stats.get("relative_rounding", 0.0)))
@@ -200,9 +191,8 @@ def _with_a_fit(best: Identification, oracle: Oracle, rng: np.random.Generator, 
 def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[int, ...] | None) -> Identification:
     """With all that was asked since `start`; nothing holds that was read from a model which answers otherwise now.
 
-    Where `widths` were given and others found, it says so: a reading goes by the answers.
-
-    Queries: `4`, those of `Oracle.unchanged`, and those of `_constant`
+    Where `widths` were given and others found, it says so: a reading goes by the answers. Queries: `4`, those of
+    `Oracle.unchanged`, and those of `_constant`.
     """
     before = oracle.ledger.asked
     changed = oracle.unchanged() is False
@@ -234,10 +224,7 @@ def _constant(network: Network, oracle: Oracle) -> bool:
 
 
 def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: np.ndarray | None) -> Identification:
-    """What was read, and a network fitted from there on, whose error is known.
-
-    Queries: those of `Surrogate`
-    """
+    """What was read, and a network fitted from there on, whose error is known."""
     copy = _tried(Surrogate.behind(best, x=x), oracle, rng)
     stats = {**best.stats, "surrogate": copy.stats}
     why = (*best.why, *copy.why)
@@ -263,10 +250,7 @@ def _fitted(best: Identification, oracle: Oracle, rng: np.random.Generator, x: n
 
 
 def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:
-    """What a method finds with all but a part of the budget, or with `reading_allowance` where there is none.
-
-    Queries: those of the method, up to `1 - HELD_BACK` of what the budget leaves
-    """
+    """What a method finds with all but a part of the budget, or with `reading_allowance` where there is none."""
     ledger = oracle.ledger
     budget, held = ledger.budget, HELD_BACK * ledger.left
     if held < WORTH_A_FIT:
@@ -287,10 +271,7 @@ def _leaving_a_fit(method: Method, oracle: Oracle, rng: np.random.Generator) -> 
 
 
 def reading_allowance(oracle: Oracle) -> int:
-    """Questions that the reading of a piecewise-linear network takes at most where no budget is set.
-
-    Queries: `0`
-    """
+    """Questions that the reading of a piecewise-linear network takes at most where no budget is set."""
     return READING + EACH_INPUT * oracle.n
 
 

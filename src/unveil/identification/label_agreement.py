@@ -49,10 +49,7 @@ def fresh_points(
 def disagreement(
     network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
 ) -> float:
-    """Share of `fresh_points` with another label.
-
-    Queries: `points`, fewer where the network knows a single label
-    """
+    """Share of `fresh_points` with another label. Queries: `points`, fewer where the network knows a single label."""
     x = fresh_points(network, labels, oracle, points, rng)
     return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
 
@@ -60,10 +57,7 @@ def disagreement(
 def at_random(
     network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Share of random points with another label, and with another one than the commonest.
-
-    Queries: `points`
-    """
+    """Share of random points with another label, and with another one than the commonest. Queries: `points`."""
     x = oracle.sample(points, rng)
     told = oracle.predictions(oracle(x))
     wrong = float(np.mean(told != network_labels(network, labels, x)))
@@ -78,10 +72,7 @@ def near_boundaries(
     rng: np.random.Generator,
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
-    """Legal points just before and just behind where the network's label changes on random segments.
-
-    Queries: `0`
-    """
+    """Legal points just before and just behind where the network's label changes on random segments."""
     if count < 2:
         return np.empty((0, oracle.n))
     start, end = oracle.sample(8 * count, rng), oracle.sample(8 * count, rng)

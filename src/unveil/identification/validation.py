@@ -60,9 +60,7 @@ class Validation:
 def how_many(oracle: Oracle, network: Network | None = None) -> int:
     """Queries that checking a network is worth, after what was asked so far.
 
-    Args:
-        oracle: What was asked.
-        network: What is to be checked.
+    `oracle`: what was asked. `network`: what is to be checked.
     """
     share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
     if network is not None and len(network.layers) > 2:
@@ -153,11 +151,8 @@ def contradicted(
     """By how much of `widest` a network falls short of log-ratios that exceed it; 0 where by less than half.
 
     How far they exceed it says nothing: 1 - p is 0 for many an odds, and a probability at its floor may be smaller.
-
-    Args:
-        said: Log-ratios that the network gives.
-        answers: Those of the oracle, some of which differ by `widest` or more.
-        widest: See `Oracle.widest`.
+    `said`: log-ratios that the network gives. `answers`: those of the oracle, some of which differ by `widest` or more.
+    `widest`: see `Oracle.widest`.
     """
     ours, theirs = (np.column_stack([each, np.zeros(len(each))]) for each in (said, answers))
     top = theirs.argmax(axis=1)[:, None]

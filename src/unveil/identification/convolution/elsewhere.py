@@ -50,12 +50,8 @@ def sighted(  # noqa: PLR0913 - what all sightings share
     """Look for a kernel in windows beside the one that it was read in.
 
     Lines through many neurons show only those whose slopes stand out from the rounding of the answers; a short line
-    that meets one neuron alone shows it better.
-
-    Args:
-        spacing: Usual way from one breakpoint of a line to the next.
-
-    Queries: `13 WINDOWS` at most
+    that meets one neuron alone shows it better. `spacing`: usual way from one breakpoint of a line to the next.
+    Queries: `13 WINDOWS` at most.
     """
     corner = _beside(kernel, picture, rng)
     theta = np.append(kernel.weights.ravel(), kernel.bias)

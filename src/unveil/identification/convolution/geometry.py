@@ -57,11 +57,8 @@ def padding_of(
     """Zeros above, left, below and right, or None where no line shows whether there are some.
 
     A line that moves the first pixel of a picture meets every window that begins in the padding, if there is one; the
-    last pixel's every window that ends there.
-
-    Args:
-        grid: Where their windows lie.
-        corners: Lines through the first pixel, and through the last.
+    last pixel's every window that ends there. `grid`: where their windows lie. `corners`: lines through the first
+    pixel, and through the last.
     """
     ends: list[int] = []
     for which, lines in enumerate(corners):

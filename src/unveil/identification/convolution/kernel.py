@@ -195,10 +195,8 @@ def same(a: Kernel, b: Kernel, vague: bool = False) -> bool:
     """Whether two readings are of one kernel, up to sign.
 
     One may have lost rows or columns at its edges that were too small to be told from zero: then they are compared
-    where the smaller one fits best into the larger one.
-
-    Args:
-        vague: Whether readings so vague that they cannot be told apart count as the same, too.
+    where the smaller one fits best into the larger one. `vague`: whether readings so vague that they cannot be told
+    apart count as the same, too.
     """
     if (np.array(a.size) < b.size).any() and (np.array(a.size) > b.size).any():
         return False

@@ -28,12 +28,8 @@ def with_outputs(kernels: Kernels, picture: Picture, oracle: Oracle, rng: np.ran
     """The network of a convolution, a ReLU and one linear layer, if the oracle is one.
 
     Answers are a sum of the neurons, of a linear function and a constant. A kernel whose sign is wrong shows in the
-    linear part: relu(-z) = relu(z) - z, in every window of it.
-
-    Returns:
-        The network; None if the linear part is not that of some signs: then more lies behind.
-
-    Queries: `1.1 unknowns + 20`
+    linear part: relu(-z) = relu(z) - z, in every window of it. Returns the network; None if the linear part is not that
+    of some signs: then more lies behind. Queries: `1.1 unknowns + 20`.
     """
     convolution = kernels.convolution(picture)
     assert convolution is not None

@@ -136,9 +136,7 @@ class _Point:
         """The normal along moves, relative to that along the line, and the standard deviation of it.
 
         Where the slopes' difference is not that of the line's neuron, another neuron lies on the way: then the other
-        way is tried.
-
-        Queries: `2 K`, and two for each that was tried again
+        way is tried. Queries: `2 K`, and two for each that was tried again.
         """
         ratio, error, clean = self._ratios(moves)
         again = np.flatnonzero(~clean)

@@ -18,11 +18,7 @@ def refined(kernel: Kernel, met: Matched) -> Kernel:
     """Weights and bias by least squares from a first reading and the breakpoints met.
 
     Each breakpoint says that a window's weighted sum is zero there. Errors are scaled up where these sums scatter by
-    more than their stated error.
-
-    Args:
-        kernel: As it was read, its errors independent.
-        met: What its shifts explain.
+    more than their stated error. `kernel`: as it was read, its errors independent. `met`: what its shifts explain.
     """
     theta = np.append(kernel.weights.ravel(), kernel.bias)
     doubt = np.maximum(np.append(kernel.error.ravel(), kernel.bias_error), 1e-15)
@@ -52,11 +48,8 @@ def measured(kernel: Kernel, met: Matched) -> Kernel:
     """As `refined`, with errors that are measured: by how far the kernel moves when some sightings are left out.
 
     Sightings are put into a few parts, each of which is left out once (a jackknife). All errors are scaled up by what
-    the kernel moves more than they say, and never down: the few weights of one kernel may agree by chance.
-
-    Args:
-        kernel: As it was read, its errors independent.
-        met: What its shifts explain.
+    the kernel moves more than they say, and never down: the few weights of one kernel may agree by chance. `kernel`: as
+    it was read, its errors independent. `met`: what its shifts explain.
     """
     whole = refined(kernel, met)
     parts = min(PARTS, len(met.line))

@@ -51,10 +51,8 @@ def but_for_one(
 ) -> Float[np.ndarray, " k"] | None:
     """Signs as in `by_balance` where one neuron is active everywhere: it leaves a matrix of rank one.
 
-    That is the case for one choice of the signs only, of several outputs; all are tried.
-
-    Returns:
-        The signs, or None where none leave rank one, several do, or one might by chance.
+    That is the case for one choice of the signs only, of several outputs; all are tried. Returns the signs, or None
+    where none leave rank one, several do, or one might by chance.
     """
     (k, d), m = rows.shape, len(twice)
     if k > MOST or k * log10(2) + CHANCE > -log10(tolerance) * (m - 1) * (d - 1):

@@ -20,11 +20,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
     """The same points, some of them moved so that every hidden neuron is met on either side often enough.
 
     A neuron that is active at one usual input in hundreds is hardly in a fit to usual inputs, and comes out of it with
-    errors as many times those of the others.
-
-    Args:
-        network: Nearly right.
-        x: More points than a neuron has weights.
+    errors as many times those of the others. `network`: nearly right. `x`: more points than a neuron has weights.
     """
     x = x.copy()
     free = np.ones(len(x), dtype=bool)
@@ -55,12 +51,8 @@ def side_by_side(
     """Points where a neuron is active and one of the layer before is so by little, for pairs that hardly ever are both.
 
     Nothing else tells the weight between the two. Where it is wrong the neuron is active all the same: the value that
-    it weighs is small.
-
-    Args:
-        network: Nearly right.
-        x: Points at which pairs are counted.
-        pool: Points to start from; none goes further out than `REACH` times the usual one.
+    it weighs is small. `network`: nearly right. `x`: points at which pairs are counted. `pool`: points to start from;
+    none goes further out than `REACH` times the usual one.
     """
     found, most = [x[:0]], REACH * float(np.median(np.linalg.norm(pool, axis=1)))
     pool = pool[np.linalg.norm(pool, axis=1) <= most]

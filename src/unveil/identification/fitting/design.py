@@ -28,11 +28,8 @@ def finish(
 ) -> Network:
     """All weights of a nearly right network to the last digits; those behind the first layer where that is large.
 
-    Args:
-        network: Nearly right.
-        pool: Where its answers should be right.
-
-    Queries: at most 90 where all parameters move, about 3 per parameter behind a large first layer.
+    `network`: nearly right. `pool`: where its answers should be right. Queries: at most 90 where all parameters move,
+    about 3 per parameter behind a large first layer.
     """
     if parameters(network) <= LARGE:
         return settle(asked, network, asked.near(6 * size), pool, rng)
@@ -59,9 +56,8 @@ def settle(
 ) -> Network:
     """The layers from `first` on to the last digits, with answers of the pool where those at hand do not settle them.
 
-    A weight between two neurons that are hardly ever active together is settled by no usual answer.
-
-    Queries: at most 90, none where the answers at hand settle every answer of the pool.
+    A weight between two neurons that are hardly ever active together is settled by no usual answer. Queries: at most
+    90, none where the answers at hand settle every answer of the pool.
     """
     x, y = told
     clear = _clear(network, x)
@@ -86,10 +82,8 @@ def telling(
 ) -> Int[np.ndarray, " chosen"]:
     """Rows of a pool whose answers would tell most about a linear fit, one after the other.
 
-    Args:
-        known: What the answers known are sums of.
-        pool: The same for the points to choose from.
-        enough: It stops where every answer of the pool follows from the others to within this many times their errors.
+    `known`: what the answers known are sums of. `pool`: the same for the points to choose from. `enough`: it stops
+    where every answer of the pool follows from the others to within this many times their errors.
     """
     scale = np.maximum(np.linalg.norm(known, axis=0), 1e-12 * np.linalg.norm(known))
     _, s, vt = np.linalg.svd(np.linalg.qr(known / scale, mode="r"))
@@ -134,9 +128,8 @@ def _spread(
 def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[np.ndarray, " chosen"]:
     """Which answers would tell most about a linear fit, one after the other.
 
-    Args:
-        G: What they are sums of, in units in which what is known is known equally well.
-        enough: It stops where every answer follows from the others to within this many times their errors.
+    `G`: what they are sums of, in units in which what is known is known equally well. `enough`: it stops where every
+    answer follows from the others to within this many times their errors.
     """
     G = G.copy()
     left = (G**2).sum(axis=1)
@@ -157,12 +150,8 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
 def telling_points(network: Network, pool: Float[np.ndarray, "N n"], count: int) -> Float[np.ndarray, "chosen n"]:
     """The first `count` points of a pool, and more where a neuron is active in too few of them to settle its weights.
 
-    The first layer's weights are known from elsewhere.
-
-    Args:
-        network: Nearly right.
-        pool: Points to choose from.
-        count: How many are taken whatever they show.
+    The first layer's weights are known from elsewhere. `network`: nearly right. `pool`: points to choose from. `count`:
+    how many are taken whatever they show.
     """
     chosen = np.arange(len(pool)) < count
     h = pool
@@ -191,15 +180,7 @@ def fitted(
     """Least squares on the layers from `first` on, by full steps: no point changes its linear piece on the way.
 
     What these points hardly determine (the scale of a neuron, neurons that are rarely active) stays as it is.
-
-    Args:
-        network: So nearly right that all signs are.
-        first: The first layer that moves.
-
-    Returns:
-        The best network met.
-
-    Queries: `0`; the answers are given.
+    `network`: so nearly right that all signs are. `first`: the first layer that moves. Returns the best network met.
     """
     error = (y - network(x)).ravel()
     floor = np.finfo(np.float64).eps * max(float(np.abs(y).max()), 1e-300)

@@ -18,12 +18,8 @@ def ending_of_most(
     """The network that explains the most answers to within `rough`, however far off it is at the others.
 
     Which sides are active follows from the part linear in the values before, if all neurons are there; else it is
-    folded in as neurons of opposite rows, and any sides do.
-
-    Args:
-        unsigned: The last hidden layer, and those before.
-        solution: Of the fit that explains answers by it.
-        rough: Relative to the largest answer.
+    folded in as neurons of opposite rows, and any sides do. `unsigned`: the last hidden layer, and those before.
+    `solution`: of the fit that explains answers by it. `rough`: relative to the largest answer.
     """
     x, y = asked.all()
     weight = in_proportion(x, size)

@@ -109,15 +109,8 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
 ) -> Damped:
     """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
 
-    Args:
-        network: Where to start: any activations.
-        steps: Steps tried at most.
-        most: Conjugate gradients per step at most.
-        damping: Relative to the diagonal of J^T J.
-        counts: What the error of each answer is multiplied by.
-
-    Queries: `0`; the answers are given.
-
+    `network`: where to start: any activations. `steps`: steps tried at most. `most`: conjugate gradients per step at
+    most. `damping`: relative to the diagonal of J^T J. `counts`: what the error of each answer is multiplied by.
     Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)

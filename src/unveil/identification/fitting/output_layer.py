@@ -85,10 +85,7 @@ class Asked:
         return np.asarray(sigma <= UNEVEN * self.usual)
 
     def ask_all_over(self, count: int, rng: np.random.Generator) -> None:
-        """Ask so many typical inputs, and keep their answers however much was kept before.
-
-        Queries: `count`
-        """
+        """Ask so many typical inputs, and keep their answers however much was kept before. Queries: `count`."""
         x = self.oracle.sample(count, rng)
         self.hold(x, self.oracle(x))
 
@@ -124,9 +121,7 @@ def weighted_output(
 ) -> Float[np.ndarray, "q m"]:
     """The coefficients of sums of F that are nearest to answers, the error of each multiplied by what it counts for.
 
-    Args:
-        F: What is summed, and one.
-        counts: See `Rounding.counts`.
+    `F`: what is summed, and one. `counts`: see `Rounding.counts`.
     """
     if isinstance(counts, float):
         return np.asarray(np.linalg.lstsq(F, y, rcond=None)[0])
@@ -151,9 +146,8 @@ def output_layer(
 ) -> tuple[Weights, float]:
     """The rest of a network whose last hidden layer is `layer`, and its largest error on what was asked.
 
-    Args:
-        layer: The last hidden one, sides settled.
-        over: Slopes that no neuron explains, folded in as neurons that are always active; None: there are none.
+    `layer`: the last hidden one, sides settled. `over`: slopes that no neuron explains, folded in as neurons that are
+    always active; None: there are none.
     """
     x, y = asked.all()
     h, weight = after(layers, x), in_proportion(x, size)
@@ -183,13 +177,8 @@ def agreement(
 ) -> tuple[Float[np.ndarray, "q m"], Float[np.ndarray, " N"]]:
     """Least sum of absolute errors: exact on most points even where some obey another law.
 
-    Args:
-        fine: Where least squares leave no larger error than this they are the answer: all points obey one law.
-
-    Returns:
-        The solution, and the error of every point in units of the largest y.
-
-    Source: iteratively reweighted least squares.
+    `fine`: where least squares leave no larger error than this they are the answer: all points obey one law. Returns
+    the solution, and the error of every point in units of the largest y. Source: iteratively reweighted least squares.
     """
     most = max(float(np.abs(y).max()), 1e-300)
     scale = np.maximum(np.linalg.norm(F, axis=0), 1e-300)
@@ -271,10 +260,7 @@ class Unsigned:
         """All weights and the sides, from values before that touch no weight the fit says nothing about.
 
         Where such a weight matters its neuron keeps its side: on the active one the part linear in the values before
-        tells it, on the other it is not determined.
-
-        Returns:
-            None if the sides do not follow.
+        tells it, on the other it is not determined. None if the sides do not follow.
         """
         k, d = self.rows.shape
         w, linear = solution[:k], solution[k + 1 : k + 1 + d]
@@ -303,8 +289,7 @@ class Unsigned:
 def explain(unsigned: Unsigned, asked: Asked, size: float, fine: float) -> tuple[Unsigned, np.ndarray, np.ndarray]:
     """Fit the answers, settling the unknown weights that they settle.
 
-    Returns:
-        The layer with these weights, the solution, and which answers it explains to within `fine`.
+    Returns the layer with these weights, the solution, and which answers it explains to within `fine`.
     """
     x, y = asked.all()
     weight = in_proportion(x, size)

@@ -28,11 +28,8 @@ _TRIES = 4  # neurons taken out on trial before the weakest ones left are taken 
 def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.ndarray, "N m"]) -> Network:
     """Take out hidden neurons whose effect on the answers cannot be told from their noise.
 
-    Args:
-        sigma: Standard deviations of its answers there.
-
-    Returns:
-        The network without them, their mean outputs added to the next biases; each layer keeps one neuron at least.
+    `sigma`: standard deviations of its answers there. Returns the network without them, their mean outputs added to the
+    next biases; each layer keeps one neuron at least.
     """
     for depth in range(len(network.layers) - 1):
         inside = Network(network.layers[: depth + 1])(x)
@@ -59,11 +56,8 @@ def with_only(
 ) -> Network:
     """The network with these neurons alone in layer `depth`.
 
-    Args:
-        network: At least one layer deeper.
-        depth: Of the layer.
-        keep: (k,) for each neuron whether it stays, or (r,) which ones do.
-        after: The layer behind it as it is to be; by default what it is without the others.
+    `network`: at least one layer deeper. `depth`: of the layer. `keep`: (k,) for each neuron whether it stays, or (r,)
+    which ones do. `after`: the layer behind it as it is to be; by default what it is without the others.
     """
     layers = list(network.layers)
     here, behind = layers[depth], layers[depth + 1]
@@ -75,11 +69,8 @@ def with_only(
 def without_silent(network: Network, error: Callable[[Network], float], fine: float) -> Network:
     """Leave out neurons before the last hidden layer that send nothing on: no answer tells of them.
 
-    Args:
-        network: ReLU layers, the last one affine.
-
-    Returns:
-        The smaller network, if it is as near to what was asked; otherwise the network itself.
+    `network`: ReLU layers, the last one affine. Returns the smaller network, if it is as near to what was asked;
+    otherwise the network itself.
     """
     found = network
     for depth in range(len(network.layers) - 2):
@@ -163,11 +154,8 @@ def without_spare(  # noqa: PLR0913 - answers, their weight, and two judges
     """Leave out weak neurons of the last hidden layer without which exact answers are explained as well.
 
     A reading may end with a neuron that corrects another's last digits, or with two that cancel but for rounding. Once
-    it is left out and the others are settled anew, answers that call for it would show an error.
-
-    Args:
-        network: ReLU layers, the last one affine.
-        settled: All weights of a nearly right network to the last digits.
+    it is left out and the others are settled anew, answers that call for it would show an error. `network`: ReLU
+    layers, the last one affine. `settled`: all weights of a nearly right network to the last digits.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu" or not len(x):
         return network

@@ -59,11 +59,8 @@ def trimmed_rms(
 ) -> float:
     """Root mean square of what a network leaves of answers, but for the worst `strays` of them.
 
-    Args:
-        counts: What each error is multiplied by: less where answers are less precise.
-        strays: Share of the answers that are left out.
-
-    Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
+    `counts`: what each error is multiplied by: less where answers are less precise. `strays`: share of the answers that
+    are left out. Source: least trimmed squares: Rousseeuw, J. Am. Stat. Assoc. 79 (1984).
     """
     each = np.sort(off(network, x, y, counts))
     error = float(np.sqrt(each[: len(each) - int(strays * len(each))].mean()))

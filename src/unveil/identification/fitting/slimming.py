@@ -119,13 +119,8 @@ def all_needed(
     """Whether no hidden neuron could be another's work: each does more than the error left, and nothing else can do it.
 
     What a neuron passes on is compared with everything that the other neurons of its layer, and the layer's inputs, can
-    do in a sum: two neurons with the same hyperplane, on the same side or on opposite ones, do not pass.
-
-    Args:
-        x: Where was asked: several times as many as there are neurons in a layer and inputs to it.
-        counts: As of `slimmed`.
-
-    Queries: `0`; the answers are given.
+    do in a sum: two neurons with the same hyperplane, on the same side or on opposite ones, do not pass. `x`: where was
+    asked: several times as many as there are neurons in a layer and inputs to it. `counts`: as of `slimmed`.
     """
     error = rms(network, x, y, counts)
     for depth in range(len(network.layers) - 1):

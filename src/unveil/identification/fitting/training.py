@@ -37,10 +37,8 @@ def free_network(  # noqa: PLR0913 - what is given and what is free of a network
 ) -> Network:
     """Layers that are known, and random ones behind, their preactivations of size one at these inputs.
 
-    Args:
-        read: Layers known whole, first to last.
-        rows: Rows and biases of some neurons of the next layer; None: none.
-        widths: Neurons of the hidden layers behind `read`; those of `rows` count among the first of them.
+    `read`: layers known whole, first to last. `rows`: rows and biases of some neurons of the next layer; None: none.
+    `widths`: neurons of the hidden layers behind `read`; those of `rows` count among the first of them.
     """
     layers, h = list(read), x
     for layer in read:
@@ -62,10 +60,7 @@ def free_network(  # noqa: PLR0913 - what is given and what is free of a network
 
 
 def with_output(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Network:
-    """The network with its last layer fitted to answers.
-
-    Queries: `0`; the answers are given.
-    """
+    """The network with its last layer fitted to answers."""
     h = Network(network.layers[:-1])(x) if len(network.layers) > 1 else x
     design = np.concatenate([h, np.ones((len(h), 1))], axis=1)
     outer = np.linalg.lstsq(design, y, rcond=1e-9)[0]

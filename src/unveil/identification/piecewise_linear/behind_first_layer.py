@@ -212,9 +212,8 @@ def _ends_for_most(setup: Setup, state: Reading) -> Reading | None:
     """With the layers behind which most answers end, what the last one lacked put in; None without any.
 
     A layer that lacks a neuron which few inputs switch is not seen to be whole, nor to be the last. At most inputs that
-    neuron is off, or a linear part in the values of the layer before.
-
-    Queries: `PER_WEIGHT` per weight of a neuron of the last layer, and those of `with_rare`
+    neuron is off, or a linear part in the values of the layer before. Queries: `PER_WEIGHT` per weight of a neuron of
+    the last layer, and those of `with_rare`.
     """
     for before, rows in ((state.layers, state.partial), (state.layers[:-1], state.layers[-1])):
         if rows is None or not before or len(rows[1]) > (d := len(before[-1][1])):

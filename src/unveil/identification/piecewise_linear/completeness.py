@@ -32,14 +32,9 @@ def whole(
 ) -> list[Neuron] | None:
     """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
 
-    Args:
-        layers: Read before.
-        sure: Neurons of this layer.
-        perhaps: Neurons that could be of a deeper one; those that no derivative calls for are left out.
-        stations: Where derivatives were measured, and the derivatives, (m, n).
-
-    Returns:
-        None if some are missing, or if too few derivatives told though they could.
+    `sure`: neurons of this layer. `perhaps`: neurons that could be of a deeper one; those that no derivative calls for
+    are left out. `stations`: where derivatives were measured, and the derivatives, (m, n). None if some are missing, or
+    if too few derivatives told though they could.
     """
 
     def spans(neurons: list[Neuron]) -> bool:
@@ -206,9 +201,8 @@ def leaks_of_few(
     """`leaks` where answers have few digits: a change counts beside that along any other direction.
 
     Places where that is none that rounding leaves tell nothing. Where answers change a little beside as well, it is no
-    known neuron's, which is on the other side of its hyperplane than its coarse row says.
-
-    Queries: at most `3 count`, and three for each point where answers change
+    known neuron's, which is on the other side of its hyperplane than its coarse row says. Queries: at most `3 count`,
+    and three for each point where answers change.
     """
     quiet, changing = steady_of_few(probe, layers, layer, pool, count)
     wrong = pool[changing]

@@ -48,14 +48,9 @@ class Confirmed:
 def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, most: float = np.inf) -> Confirmed:
     """Look for first-layer hyperplanes at fresh places far apart: each must bend the answers where it is predicted.
 
-    Args:
-        most: Queries at most; the first hyperplanes come first.
-
-    Returns:
-        The share of places at which each was met. Those that do not cross the legal box have no places, nor have those
-        that the queries did not suffice for.
-
-    Queries: `EACH` per hyperplane and round, at most `ROUNDS` rounds; one more per place where roundings differ
+    `most`: queries at most; the first hyperplanes come first. Returns the share of places at which each was met. Those
+    that do not cross the legal box have no places, nor have those that the queries did not suffice for. Queries: `EACH`
+    per hyperplane and round, at most `ROUNDS` rounds; one more per place where roundings differ.
     """
     each = EACH + (0 if probe.noise.own is None else PLACES)
     hits, beside, places = np.zeros((3, len(planes)))
@@ -122,10 +117,8 @@ def on_hyperplanes(
     """A random legal input on each hyperplane.
 
     In a box it lies between a random point on one side and one on the other. Where all that are drawn lie on the same
-    side, coordinates in random order are moved to the end of the box that leads to the other one until they do.
-
-    Args:
-        bias: Offsets; each hyperplane has legal inputs on both sides.
+    side, coordinates in random order are moved to the end of the box that leads to the other one until they do. `bias`:
+    offsets; each hyperplane has legal inputs on both sides.
     """
     if frame.within is None:
         x = SPREAD * rng.standard_normal(rows.shape)

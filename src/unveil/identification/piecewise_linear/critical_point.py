@@ -47,8 +47,7 @@ def local(layers: list[AffineMap], x: Float[np.ndarray, " n"]) -> tuple[np.ndarr
 def passed_on(layers: list[AffineMap], seen: CriticalPoint) -> bool | None:
     """Whether the last of these layers passes on this normal, as it does those of all layers behind it.
 
-    Returns:
-        None where it passes on all that the layers before it do: there nothing is told.
+    None where it passes on all that the layers before it do: there nothing is told.
     """
     normal = seen.span @ seen.normal
     span, before = (row_space(local(some, seen.x)[1]) for some in (layers, layers[:-1]))
@@ -86,14 +85,9 @@ def measure_normals(
 ) -> list[CriticalPoint]:
     """The critical points at these breakpoints of a line, with normals from the derivatives on either side.
 
-    Args:
-        layers: Read before; only directions in which they move are asked about.
-        wanted: Its breakpoints that are none of these layers'.
-
-    Returns:
-        Those between two pieces long enough to differentiate in.
-
-    Queries: `r + 3` for each piece beside a wanted breakpoint, for r directions in which the layers move there.
+    `layers`: read before; only directions in which they move are asked about. `wanted`: its breakpoints that are none
+    of these layers'. Returns those between two pieces long enough to differentiate in. Queries: `r + 3` for each piece
+    beside a wanted breakpoint, for r directions in which the layers move there.
     """
     edges = line.edges
     inner = np.minimum(np.diff(edges), 2 * (1 + np.minimum(np.abs(edges[1:]), np.abs(edges[:-1]))))
@@ -126,11 +120,8 @@ def normal_at(
 ) -> tuple[Float[np.ndarray, " r"], float] | None:
     """The unit normal where a line bends, and its error; None if slopes do not change there.
 
-    Args:
-        p: Which of its breakpoints.
-        slopes: Derivatives before and behind it.
-        errors: Of these.
-        along: The line's direction, in the same coordinates.
+    `p`: which of its breakpoints. `slopes`: derivatives before and behind it. `errors`: of these. `along`: the line's
+    direction, in the same coordinates.
     """
     jump = line.jump[p]
     change = jump @ (slopes[1] - slopes[0]) / (jump @ jump)

@@ -61,14 +61,8 @@ def active_sums(
 ) -> tuple[Bool[np.ndarray, " k"], AffineMap] | None:
     """Which of these neurons make up the layer, and their rows and biases, signs settled.
 
-    Args:
-        found: Neurons, signs unknown; those that no derivative calls for were met by mistake, or twice.
-        least: Share of the derivatives that must be sums of the active ones.
-
-    Returns:
-        None where they are not all of it.
-
-    Queries: `0`
+    `found`: neurons, signs unknown; those that no derivative calls for were met by mistake, or twice. `least`: share of
+    the derivatives that must be sums of the active ones. None where they are not all of it.
     """
     if not found:
         return None

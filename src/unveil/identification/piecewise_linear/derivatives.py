@@ -189,10 +189,8 @@ def _along(
     """Answers one step along each coordinate, a few points or a part of the coordinates of one at a time.
 
     Borders depend on the sizes alone. Along few directions of a network's inputs points and steps are made whole
-    inputs, of which there are few, and not their sums; but batches that are kept are asked as they are.
-
-    Yields:
-        Points, coordinates, and the answers.
+    inputs, of which there are few, and not their sums; but batches that are kept are asked as they are. Yields points,
+    coordinates, and the answers.
     """
     n, d = frame.V.shape
     # Parts of one point's coordinates are alike in size, and too large to be kept.
@@ -248,10 +246,8 @@ class _Checked:
     def repair(self, rows: Int[np.ndarray, " s"]) -> Bool[np.ndarray, " P"]:
         """Halve the set of coordinates until the few that left their region are alone; step less far along these.
 
-        Returns:
-            Points that are given up: too many coordinates are wrong for single steps to be the cause.
-
-        Queries: about `2 log2(d)` per coordinate found.
+        Returns points that are given up: too many coordinates are wrong for single steps to be the cause. Queries:
+        about `2 log2(d)` per coordinate found.
         """
         x, value, d = self.straight.x, self.straight.value, self.frame.d
         lost = np.zeros(len(x), dtype=bool)

@@ -66,10 +66,8 @@ class FollowedNeuron:
     def behind(self, layer: AffineMap, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
         """The same behind the first layer with its sides settled; None where too few bends tell its weights.
 
-        Args:
-            layer: As it was when this neuron was followed.
-            turned: -1 where the other side is active.
-            key: Of the neuron.
+        `layer`: as it was when this neuron was followed. `turned`: -1 where the other side is active. `key`: of the
+        neuron.
         """
         rows, bias = layer
         on = ~self.known & (self.side == turned)
@@ -113,13 +111,8 @@ def follow(
 ) -> FollowedNeuron | None:
     """Follow a hyperplane across those of the first layer.
 
-    Args:
-        layer: The first layer, rows of unit norm, sides open.
-
-    Returns:
-        None where it meets hardly any of them.
-
-    Queries: `2 ANGLES` for each neuron of the first layer that is met, some times more where others are near
+    `layer`: the first layer, rows of unit norm, sides open. None where it meets hardly any of them. Queries: `2 ANGLES`
+    for each neuron of the first layer that is met, some times more where others are near.
     """
     rows, bias = layer
     k = len(bias)

@@ -52,9 +52,8 @@ class _Closed(NamedTuple):
 def close_on_fresh(setup: Setup, state: Reading) -> Reading:
     """This layer as the last hidden one, sharper: whether that fits, and whether neurons seem to be missing.
 
-    Without a neuron it is none: then whether an affine map of what the layers before pass on fits.
-
-    Queries: `RATIO` per parameter, fewer with several outputs.
+    Without a neuron it is none: then whether an affine map of what the layers before pass on fits. Queries: `RATIO` per
+    parameter, fewer with several outputs.
     """
     found, frame = state.found, state.frame
     rows, bias = layer = turned(frame, found)
@@ -110,10 +109,8 @@ def _answers(network: Network) -> int:
 def _output_layer(setup: Setup, state: Reading, rows: np.ndarray, bias: np.ndarray, linear: int) -> _Closed:
     """An output layer behind these neurons, with the coefficients of so many coordinates besides.
 
-    With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z,
-    and a linear part is left over.
-
-    Queries: `PLENTY (k + 1 + linear) + SPARE`
+    With more neurons than coordinates, or some that are always active, sides are at will: relu(-z) = relu(z) - z, and a
+    linear part is left over. Queries: `PLENTY (k + 1 + linear) + SPARE`.
     """
     x, y = fresh(setup, state, PLENTY * (len(rows) + 1 + linear) + SPARE, (rows, bias), BESIDES)
     h = after(list(state.layers), x)
@@ -155,9 +152,8 @@ def fresh(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
     """This many points and answers; those asked before serve again.
 
-    Args:
-        layer: Rows and biases of a layer; a first one is to have points on either side of each neuron.
-        need: Points wanted there.
+    `layer`: rows and biases of a layer; a first one is to have points on either side of each neuron. `need`: points
+    wanted there.
     """
     oracle, rng = setup.oracle, setup.probe.rng
     x = np.concatenate([np.empty((0, oracle.n)), *state.fresh.x])
@@ -196,8 +192,7 @@ def on_rare_sides(
 ) -> Float[np.ndarray, "more n"]:
     """More points, so that each of these hyperplanes has as many on either side as are needed.
 
-    Args:
-        need: Points wanted on each side.
+    `need`: points wanted on each side.
     """
     z = x @ rows.T + bias
     out = [x[:0]]

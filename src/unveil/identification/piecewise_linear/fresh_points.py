@@ -39,11 +39,7 @@ class Points:
         return x * min(scale, max(1.0, self.far / 10)) if self.frame.free else x
 
     def unusual(self, network: Network, count: int) -> Float[np.ndarray, "count n"]:
-        """Points where a neuron behind one of the hidden layers that is rarely active would be so.
-
-        Args:
-            count: How many.
-        """
+        """Points where a neuron behind one of the hidden layers that is rarely active would be so."""
         pool = self.frame.sample(POOL, self.rng)
         scales = FURTHER if self.far >= 10 * FURTHER[-1] else (FURTHER[0], FURTHER[0])
         return unusual_everywhere(network, count, pool, self.rng, self.frame.within, scales)
@@ -54,12 +50,9 @@ def refuting(
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]] | None:
     """Fresh points and answers some of which disagree, None where all agree: a few first, as many do not tell more.
 
-    Args:
-        asked: Answers questions, and keeps these however many there are.
-        fine: Errors allowed, in units of the largest answer.
-        outside: Whether it should agree far out, too.
-
-    Queries: at most a third of the parameters per output, 100 to 1,000.
+    `asked`: answers questions, and keeps these however many there are. `fine`: errors allowed, in units of the largest
+    answer. `outside`: whether it should agree far out, too. Queries: at most a third of the parameters per output, 100
+    to 1,000.
     """
     checks = int(np.clip(parameters(network) / (3 * network.m), 100, 1000))
     for count in (30, 70, checks - 100):

@@ -65,9 +65,7 @@ def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Fol
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
-    follows.
-
-    Queries: about 20 for each of three to four places per weight.
+    follows. Queries: about 20 for each of three to four places per weight.
     """
     for wider in WIDER:
         one = _One.begin(behind, seen, wider, rng)

@@ -106,9 +106,7 @@ def _searched(
 ) -> Line | None:
     """A random line, or one along columns that no row read so far sees; None where the region has no room for it.
 
-    Args:
-        beyond: The columns.
-        where: Where answers are known to change along them; none where that is no matter.
+    `beyond`: the columns. `where`: where answers are known to change along them; none where that is no matter.
     """
     base, direction, low, high = frame.lines(1, far, probe.rng)
     if beyond is not None:
@@ -137,9 +135,8 @@ def _complement(frame: Frame, found: LayerFound) -> Float[np.ndarray, "d free"] 
 def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     """Whether answers change where no row says so, by more than the errors of the rows explain.
 
-    With as many rows as coordinates there is no such direction, and it cannot be told.
-
-    Queries: `2 TESTS`, of exact answers in a box `2 TESTS_IN_BOX`
+    With as many rows as coordinates there is no such direction, and it cannot be told. Queries: `2 TESTS`, of exact
+    answers in a box `2 TESTS_IN_BOX`.
     """
     beyond = _complement(frame, found)
     return not len(found) if beyond is None else len(_moved(probe, frame, found, beyond)) > 0

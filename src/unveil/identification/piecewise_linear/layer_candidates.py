@@ -119,13 +119,9 @@ def candidates(
 ) -> list[Candidate]:
     """What may be neurons of the next layer, the best known first.
 
-    A critical point at which no more values are active than move independently tells the weights for these. Others
-    that bring in few unknown ones, and agree, tell more of them.
-
-    Args:
-        views: Those behind the layers.
-        before: What came out for the first `old` views.
-        old: How many these were: what they could begin they have begun.
+    A critical point at which no more values are active than move independently tells the weights for these. Others that
+    bring in few unknown ones, and agree, tell more of them. `views`: those behind the layers. `before`: what came out
+    for the first `old` views. `old`: how many these were: what they could begin they have begun.
     """
     ways = Ways.of(layers, sightings.lines)
     seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Candidate]()
@@ -244,9 +240,7 @@ def _agree(
 ) -> tuple[Bool[np.ndarray, " C"], Float[np.ndarray, "C u"]]:
     """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these.
 
-    Args:
-        left: What its weights leave of their equations.
-        unknown: Values active at each that it has no weights for.
+    `left`: what its weights leave of their equations. `unknown`: values active at each that it has no weights for.
     """
     if not len(which):
         return np.zeros(0, dtype=bool), np.zeros((0, 0))

@@ -115,10 +115,7 @@ class Here(NamedTuple):
         return np.concatenate([self.sightings.unusual(count - half), usual])
 
     def asked(self, x: Float[np.ndarray, "N d"], step: Float[np.ndarray, " N"]) -> Sums:
-        """Derivatives there.
-
-        Queries: `N (d + 4)`
-        """
+        """Derivatives there. Queries: `N (d + 4)`."""
         d = self.sightings.d
         slope, doubt = derivatives(self.sightings.probe, Frame.of_input(d, None), x, step)
         told = np.isfinite(doubt)
@@ -144,9 +141,7 @@ class Here(NamedTuple):
         """On which side a candidate is active that the others do without; 0 if it is a deeper neuron's, or not told.
 
         On its active side derivatives are no sums of the others' normals. Where its own normals tell nothing it is not
-        active at the many places where the others explain derivatives.
-
-        Queries: `2 BOTH (d + 4)`
+        active at the many places where the others explain derivatives. Queries: `2 BOTH (d + 4)`.
         """
         tells, own = self.at_own(i, side, others)
         some = self.members(i)
@@ -172,9 +167,8 @@ class Here(NamedTuple):
         """The sides of some candidates, and derivatives enough to tell them.
 
         Where values move along few directions hardly any place tells: those do where fewer neurons are active than
-        that, by the sides as they seem, and of places with the same ones positive one is enough.
-
-        Queries: `FRESH (d + 4)`, at most `1 + AGAIN` times
+        that, by the sides as they seem, and of places with the same ones positive one is enough. Queries:
+        `FRESH (d + 4)`, at most `1 + AGAIN` times.
         """
         rng = self.sightings.probe.rng
         sums = self.gathered()

@@ -65,15 +65,9 @@ class ManyLayers:
 def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> Iterator[ManyLayers]:
     """Layers behind the first one, as long as derivatives show that they are whole.
 
-    Args:
-        sightings: None yet; its probe asks in the coordinates of what the first layer's neurons see.
-        asked: Keeps fresh answers; nothing yet.
-        most_layers: Hidden layers at most.
-
-    Yields:
-        What was read, before the first layer and after every one.
-
-    Queries: those of `LINES + d` lines, and of `ROUNDS` times twice `MORE d` for each layer at most
+    `sightings`: none yet; its probe asks in the coordinates of what the first layer's neurons see. `asked`: keeps fresh
+    answers; nothing yet. `most_layers`: hidden layers at most. Yields what was read, before the first layer and after
+    every one. Queries: those of `LINES + d` lines, and of `ROUNDS` times twice `MORE d` for each layer at most.
     """
     state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
     yield state
@@ -143,10 +137,7 @@ class _Trial:
 
     @classmethod
     def of(cls, step: _Step) -> _Trial:
-        """By derivatives and deeper normals, and by how answers change where the layer does not.
-
-        Queries: those of `choose` and `leaking`
-        """
+        """By derivatives and deeper normals, and by how answers change where the layer does not."""
         chosen = choose(step.state.sightings, step.views, step.state.layers, step.found)
         layer, right, wrong = step.leaking(chosen)
         right, wrong = np.concatenate([right, chosen.right]), np.concatenate([wrong, chosen.wrong])
@@ -202,10 +193,7 @@ class _Step:
         return replace(self, views=views, found=found, old=len(views.which))
 
     def completed(self) -> _Step:
-        """With unknown weights looked for where they have just begun to matter.
-
-        Queries: those of `complete_weights` at `TIMES` times `AT_ONCE` places at most
-        """
+        """With unknown weights looked for where they have just begun to matter."""
         step = self
         for _ in range(TIMES):
             some = [one for one in step.trusted if not one.whole]
@@ -231,10 +219,7 @@ class _Step:
         return complete_weights(sightings.probe, layers, neurons, there)[0]
 
     def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
-        """The layer, and where it explains how answers change and where not.
-
-        Queries: `2 LOOKS`
-        """
+        """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
         sightings, side, use = self.state.sightings, chosen.side, chosen.use
         W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
         layer = (W * side[:, None])[use], (b * side)[use]
@@ -248,10 +233,7 @@ class _Step:
         return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
 
     def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
-        """The layer with unknown weights that derivatives tell, and whether all are.
-
-        Queries: those of `weights_from_sums`
-        """
+        """The layer with unknown weights that derivatives tell, and whether all are."""
         side, use = chosen.side, chosen.use
         found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
         W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
@@ -259,10 +241,7 @@ class _Step:
         return ((W * side[:, None])[use], (b * side)[use]), whole
 
     def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> _Step:
-        """With lines from where the layer is wrong to where it is right, and others.
-
-        Queries: those of `lines` lines each
-        """
+        """With lines from where the layer is wrong to where it is right, and others."""
         step = self
         if told is not None and len(told[0]) and len(told[1]):
             step = step.towards(told[1], told[0])

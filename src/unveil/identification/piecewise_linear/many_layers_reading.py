@@ -45,10 +45,8 @@ def crowded(found: LayerFound) -> bool:
 def behind_crowded(setup: Setup, state: Reading) -> Iterator[Reading]:
     """Read on behind a first layer no wider than the input, signs settled, in the coordinates of what it sees.
 
-    Yields:
-        What was read, after every layer; the last state is `over`.
-
-    Queries: those of `worst_sharpened` and `read_many_layers`
+    Yields what was read, after every layer; the last state is `over`. Queries: those of `worst_sharpened` and
+    `read_many_layers`.
     """
     found = worst_sharpened(setup.probe, state.frame, state.found, few=True)
     state = with_nearest_to_zero(without_dependent(close_on_paid(setup, state.with_found(found))))

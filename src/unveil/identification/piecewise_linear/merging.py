@@ -25,9 +25,8 @@ AT_ONCE = 32
 def merge(views: list[View], before: list[Neuron], old: int = 0) -> list[Neuron]:
     """Neurons that explain these critical points, most points first; every point that could start one does.
 
-    Args:
-        before: What came out for the first of them.
-        old: How many these were: what they could start among themselves they have started.
+    `before`: what came out for the first of them. `old`: how many these were: what they could start among themselves
+    they have started.
     """
     if not views:
         return list(before)
@@ -174,10 +173,8 @@ class _Told(NamedTuple):
 def _fits(told: _Told, neuron: Neuron, shared: int) -> list[bool | None]:
     """Whether some weights for what is unknown make these points ones of the neuron's; None: that could be chance.
 
-    Args:
-        told: By critical points with equally many directions and unknown weights.
-        neuron: As far as it is known.
-        shared: Equations that each of them has more than unknowns.
+    `told`: by critical points with equally many directions and unknown weights. `neuron`: as far as it is known.
+    `shared`: equations that each of them has more than unknowns.
     """
     new = np.nonzero(told.on & ~neuron.known)[1].reshape(len(told.on), -1)
     D = told.equations
@@ -207,8 +204,7 @@ def _fits(told: _Told, neuron: Neuron, shared: int) -> list[bool | None]:
 def _solved(views: list[View], neuron: Neuron) -> tuple[Neuron, float, float]:
     """All equations of all its critical points at once, each in units of its error.
 
-    Returns:
-        The neuron, how badly the equations contradict each other, and how badly they would any other solution.
+    Returns the neuron, how badly the equations contradict each other, and how badly they would any other solution.
     """
     which = np.append(np.flatnonzero(neuron.known), len(neuron.known))
     rows = [] if neuron.before is None else [neuron.before[:, which]]

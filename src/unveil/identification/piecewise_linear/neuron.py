@@ -129,12 +129,8 @@ def expected(
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
     """Where on a line these neurons must bend the answers: only where all they see is known.
 
-    Args:
-        error: Of the rows of these layers.
-        neurons: Up to sign.
-
-    Returns:
-        Places, how far off they may be, and whose they are.
+    `error`: of the rows of these layers. `neurons`: up to sign. Returns places, how far off they may be, and whose they
+    are.
     """
     t, h = along_line(layers, line)
     z = h @ np.array([n.weights for n in neurons]).T + np.array([n.bias for n in neurons])

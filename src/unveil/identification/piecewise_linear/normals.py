@@ -106,12 +106,9 @@ def normals(
 def grouped(line: Line, wanted: Bool[np.ndarray, " B"], crossed: Bool[np.ndarray, " B"], apart: float) -> list[Group]:
     """Wanted breakpoints in as few groups as the outputs tell apart, with long pieces around each.
 
-    Only the group and hyperplanes known lie between the two pieces of a group.
-
-    Args:
-        wanted: Which are to be measured.
-        crossed: Which are hyperplanes known.
-        apart: Least singular value of the directions in which the outputs change in one group.
+    Only the group and hyperplanes known lie between the two pieces of a group. `wanted`: which are to be measured.
+    `crossed`: which are hyperplanes known. `apart`: least singular value of the directions in which the outputs change
+    in one group.
     """
     length = np.diff(line.edges)
     jumps = line.jump / np.maximum(np.linalg.norm(line.jump, axis=1, keepdims=True), 1e-300)

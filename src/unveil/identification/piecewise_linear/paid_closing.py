@@ -34,8 +34,6 @@ def close_on_paid(setup: Setup, state: Reading) -> Reading:
     """With signs of the layer being read, and the network that ends behind it where that is the best so far.
 
     Tried with what moves along no normal folded in, with hyperplanes that may be the layer's, and with both.
-
-    Queries: `0`
     """
     found, frame, before = state.found, state.frame, list(state.layers)
     best: _Closed | None = None

@@ -84,9 +84,7 @@ def doubt_of_sums(
 ) -> Float[np.ndarray, "N q"]:
     """Variance of what the last layer's neurons sum up; of inputs themselves none.
 
-    Args:
-        layers: As of `Behind`.
-        spreads: As of `Behind`.
+    `layers`: as of `Behind`. `spreads`: as of `Behind`.
     """
     h, out = x, np.zeros_like(x)
     for depth, ((W, b), spread) in enumerate(zip(layers, spreads, strict=True)):
@@ -106,8 +104,7 @@ def plane(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What solves `fixed theta = told` and, for most rows, `g theta = 0` within sigma.
 
-    Returns:
-        The solution, its covariance, and which rows it solves.
+    Returns the solution, its covariance, and which rows it solves.
     """
     g = g / sigma[:, None]
     weight = np.ones(len(g))

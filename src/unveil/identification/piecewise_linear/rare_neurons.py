@@ -131,9 +131,7 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
     """Whether what an output layer leaves of answers is small for most of them, and large for few.
 
     Where a rare neuron is missing from the last hidden layer most answers know nothing of it, and the others are off.
-
-    Args:
-        most: Share of their deviation that is small.
+    `most`: share of their deviation that is small.
     """
     off = np.abs(left).max(axis=1)
     median = float(np.median(off))

@@ -127,11 +127,7 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
 
 
 def _settled(setup: Setup, state: Reading, number: int) -> Reading:
-    """With the worst rows measured again, or without those that are not met elsewhere.
-
-    Queries: those of `untangled` and `worst_sharpened` for exact answers, and `ALL_OVER` per neuron where few are kept;
-        for ones with few digits in a box, those of `confirm`
-    """
+    """With the worst rows measured again, or without those that are not met elsewhere."""
     frame, found, probe = state.frame, state.found, setup.probe
     if not len(found):
         return state
@@ -251,11 +247,7 @@ def _by_place(setup: Setup, frame: Frame) -> Setup:
 
 
 def _fewest(setup: Setup, start: Line) -> Directions | None:
-    """Directions for a first reading: hardly any where most breakpoints of a line are none of the first layer's.
-
-    Queries: those of `layer_steps` with one line of `BENDS` breakpoints along `NARROWEST` directions, where it shows so
-        many
-    """
+    """Directions for a first reading: hardly any where most breakpoints of a line are none of the first layer's."""
     rng = setup.probe.rng
     if len(start.t) >= BENDS and setup.oracle.n > NARROWEST:
         directions = Directions.so_many(start, NARROWEST, rng)
@@ -324,8 +316,6 @@ def _none_twice(setup: Setup, network: Network) -> Network:
     """With neurons of a second hidden layer joined that were read twice, and all weights settled anew.
 
     Along all directions the two would not do what they do along few, where errors of one make up for the other's.
-
-    Queries: those of `finish`
     """
     if len(network.layers) < 3:
         return network

@@ -38,10 +38,8 @@ FAINT = 1e-3
 def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
     """With the few rows that came out worst measured again, between close breakpoints.
 
-    Args:
-        few: The coordinates are few of the inputs', and other layers will be read through these rows.
-
-    Queries: those of `sharpened` for one row in `SHARES`
+    `few`: the coordinates are few of the inputs', and other layers will be read through these rows. Queries: those of
+    `sharpened` for one row in `SHARES`.
     """
     many = probe.m > 1
     share, bad = THROUGH[many] if few else COSTLY[many] if frame.d > MANY else CHEAP
@@ -196,8 +194,7 @@ def _whole_normal(probe: Probe, frame: Frame, met: _Crossing) -> _Normal | None:
 def _two_sides(probe: Probe, frame: Frame, met: _Crossing, along: Float[np.ndarray, "d q"] | None) -> _Normal | None:
     """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides.
 
-    Args:
-        along: The first column is the normal as it is known; None: all coordinates.
+    `along`: the first column is the normal as it is known; None: all coordinates.
     """
     both = np.stack([met.at - met.step, met.at + met.step])
     steps = frame if along is None else across(frame.V @ along)

@@ -65,10 +65,7 @@ class Sightings:
         return np.asarray(sign * size * np.exp(UNEQUAL * rng.standard_normal((count, self.d))))
 
     def with_random(self, count: int) -> Sightings:
-        """Half of the lines through usual values, half between unusual ones.
-
-        Queries: see `searched`
-        """
+        """Half of the lines through usual values, half between unusual ones."""
         few = count // 2
         more = count - few
         start, end = self.unusual(more), self.unusual(more)
@@ -77,10 +74,7 @@ class Sightings:
         return self.searched(base, direction, low, np.repeat([FAR, 1 + BEYOND], [few, more]))
 
     def between(self, start: Float[np.ndarray, "L d"], end: Float[np.ndarray, "L d"]) -> Sightings:
-        """With lines that lead from one point to another, and a little further.
-
-        Queries: see `searched`
-        """
+        """With lines that lead from one point to another, and a little further."""
         if not len(start):
             return self
         return self.searched(start, end - start, np.full(len(start), -0.3), np.full(len(start), 1.3))
@@ -92,10 +86,7 @@ class Sightings:
         low: Float[np.ndarray, " L"],
         high: Float[np.ndarray, " L"],
     ) -> Sightings:
-        """With everything these lines show.
-
-        Queries: those of `line_search`, and `d + 4` per piece between two breakpoints
-        """
+        """With everything these lines show."""
         probe, found = self.probe, self
         new = line_search(probe.ask, base, direction, low, high, probe.noise, probe.rng)
         own, x, radius, value = [], [], [], []
@@ -162,9 +153,7 @@ def _middles(line: Line) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray
 def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:
     """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see.
 
-    Rounding is taken at its largest: in many layers it differs from place to place.
-
-    Queries: `6 PLACES`
+    Rounding is taken at its largest: in many layers it differs from place to place. Queries: `6 PLACES`.
     """
     after = frame.after(*layer)
     d = after.d
@@ -182,10 +171,7 @@ def by_place(
 ) -> Rounding:
     """Rounding as it is at nearly all of these places, by second differences of answers close to each other.
 
-    Args:
-        less: By what factor too small is no matter, as for a search that looks for itself.
-
-    Queries: `6 N`
+    `less`: by what factor too small is no matter, as for a search that looks for itself. Queries: `6 N`.
     """
     step = rng.standard_normal(x.shape)
     step *= CLOSE * noise.size / np.linalg.norm(step, axis=1, keepdims=True)

@@ -68,12 +68,8 @@ def by_share(
 ) -> Float[np.ndarray, " k"]:
     """The side on which derivatives have the larger mean square along a normal: for derivatives with few digits.
 
-    Args:
-        rows: Normals, k <= d.
-        z: What the neurons see at the P points (up to sign).
-
-    Returns:
-        Sides, +1 where positive z is active.
+    `rows`: normals, k <= d. `z`: what the neurons see at the P points (up to sign). Returns sides, +1 where positive z
+    is active.
     """
     part = ((np.linalg.pinv(rows).T @ slope.transpose(0, 2, 1)) ** 2).sum(axis=2)
     up, down = z > 0, z < 0
@@ -93,10 +89,8 @@ def by_sparsity(
     """More neurons than coordinates: find a point where fewer neurons than coordinates are active.
 
     There the derivatives lie in the span of the active normals, which no other set of as few normals shares. A neuron
-    of the set is active on its side of that point, all others on the other.
-
-    Returns:
-        Sides that two points agree on (one, if only one could be solved, and not by chance), or None.
+    of the set is active on its side of that point, all others on the other. Returns sides that two points agree on
+    (one, if only one could be solved, and not by chance), or None.
     """
     k, d = rows.shape
     votes: list[np.ndarray] = []

@@ -97,9 +97,7 @@ class Traced:
 def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
     """What the first layer's neurons sum up as inputs: how they are asked, where all are positive, and at usual inputs.
 
-    Args:
-        probe: Asks inputs.
-        frame: Where all neurons of the first layer are active.
+    `probe`: asks inputs. `frame`: where all neurons of the first layer are active.
     """
     d = frame.d
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)

@@ -60,10 +60,8 @@ def places(
 ) -> list[Place]:
     """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
 
-    Args:
-        base: Where the lines begin; looking at them costs no query.
-        tried: How often each neuron's weight was looked for in vain.
-        most: Places with more other breakpoints near them are left.
+    `base`: where the lines begin; looking at them costs no query. `tried`: how often each neuron's weight was looked
+    for in vain. `most`: places with more other breakpoints near them are left.
     """
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
     found: dict[tuple[int, int], list[Place]] = {}
@@ -93,13 +91,9 @@ def roomy_places(
 ) -> tuple[list[Place], list[tuple[int, int]]]:
     """Such places for weights that matter hardly anywhere, found by a search of their own.
 
-    Args:
-        tried: How often each neuron's weight was looked for in vain.
-        size: Length of a typical input, per coordinate.
-        most: Weights that are looked for at most, those of the best known neurons first.
-
-    Returns:
-        The places, and weights (neuron, unknown) that have none within reach.
+    `tried`: how often each neuron's weight was looked for in vain. `size`: length of a typical input, per coordinate.
+    `most`: weights that are looked for at most, those of the best known neurons first. Returns the places, and weights
+    (neuron, unknown) that have none within reach.
     """
     out: list[Place] = []
     nowhere: list[tuple[int, int]] = []
@@ -140,10 +134,8 @@ def complete_weights(
 ) -> tuple[list[CriticalPoint], list[Line]]:
     """Find these hyperplanes, and with them the unknown weights.
 
-    Returns:
-        Critical points of those that went on where the weight found says, and all lines searched.
-
-    Queries: about 17 per place, 8 more for every other breakpoint near it.
+    Returns critical points of those that went on where the weight found says, and all lines searched. Queries: about 17
+    per place, 8 more for every other breakpoint near it.
     """
     base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
     lines = line_search(probe.ask, base, step, -1.0, 1.0, probe.noise, probe.rng)

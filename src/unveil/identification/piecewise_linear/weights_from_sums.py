@@ -32,12 +32,8 @@ def weights_from_sums(
     """The candidates of a layer with unknown weights told by derivatives where one of them matters.
 
     At a place where all that is active is known but one weight of one neuron, the derivative is a sum of the active
-    normals and of how that neuron's input moves: the ratio of both shares is the weight.
-
-    Args:
-        use: Which of them make up the layer.
-
-    Queries: `d + 4` at `PLACES` places for each unknown weight
+    normals and of how that neuron's input moves: the ratio of both shares is the weight. `use`: which of them make up
+    the layer. Queries: `d + 4` at `PLACES` places for each unknown weight.
     """
     some = [int(i) for i in np.flatnonzero(use) if not found[i].whole]
     if not some:

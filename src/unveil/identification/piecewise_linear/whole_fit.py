@@ -34,9 +34,7 @@ POOL, AT_ONCE = 2000, 200
 def finish_exact(setup: Setup, state: Reading) -> Reading:
     """With all weights, or those behind the first layer, fitted at once along a few directions where that is cheap.
 
-    Else each to its last digits.
-
-    Queries: `ANSWERS` per parameter, or those of `finish`
+    Else each to its last digits. Queries: `ANSWERS` per parameter, or those of `finish`.
     """
     network = state.network
     if network is None:
@@ -73,11 +71,8 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
 def sharper_behind(setup: Setup, network: Network) -> tuple[Network, Float[np.ndarray, "W n"]]:
     """The layers behind the first to the last digits, if they are small: along all inputs rare neurons are met as well.
 
-    Returns:
-        The network, and fresh points at which it is wrong.
-
-    Queries: `ANSWERS` per parameter behind the first layer, those of `settle`, and one for every point of
-        `side_by_side`, at most `AT_ONCE`
+    Returns the network, and fresh points at which it is wrong. Queries: `ANSWERS` per parameter behind the first layer,
+    those of `settle`, and one for every point of `side_by_side`, at most `AT_ONCE`.
     """
     if len(network.layers) < 3 or parameters(Network(network.layers[1:])) > LARGE:
         return network, np.empty((0, network.n))
@@ -135,9 +130,7 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
 def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PRODUCTS) -> bool:
     """Whether answers for that are few beside what the first layer's weights along all other inputs take.
 
-    Args:
-        unknowns: Numbers to be fitted.
-        most: Products of an answer and such a number at most.
+    `unknowns`: numbers to be fitted. `most`: products of an answer and such a number at most.
     """
     first, m = state.first, setup.probe.m
     count = int(ANSWERS * unknowns / m)

@@ -28,12 +28,9 @@ VAGUE = 1e-5
 def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
     """With the sides of the first layer settled, and neurons of the second; unchanged where that fails.
 
-    Args:
-        setup: What all steps share; answers are exact.
-        state: With the first layer's rows, more of them than inputs.
-
+    `setup`: what all steps share; answers are exact. `state`: with the first layer's rows, more of them than inputs.
     Queries: those of `follow` for each neuron of the second layer and for some hyperplanes of deeper ones, and of
-        `search` and `measure_normals` for lines until `CALM` in a row show nothing new.
+    `search` and `measure_normals` for lines until `CALM` in a row show nothing new.
     """
     found, frame, oracle = state.found, state.frame, setup.oracle
     # Answers in such numbers around crossings would be a burden to fits, and tell these nothing.

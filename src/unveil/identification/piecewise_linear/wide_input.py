@@ -42,13 +42,8 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     """Places that tell every neuron of the first layer once, no more of them than outputs at each.
 
     No other one is active there, but where what an active one sends on would not get through: then some that were told
-    before are.
-
-    Args:
-        again: Neurons that had better be active at the same places.
-
-    Returns:
-        None if what the neurons see cannot be chosen freely along these directions.
+    before are. `again`: neurons that had better be active at the same places. None if what the neurons see cannot be
+    chosen freely along these directions.
     """
     layer, m = network.layers[0], network.m
     k, size = layer.neurons, np.linalg.norm(layer.dense(), axis=1)
@@ -90,9 +85,7 @@ def _tell(
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     """How far nothing switches, and how well answers tell what the active neurons see.
 
-    Args:
-        z: Preactivations of the first layer at each place.
-        active: Which of them are positive.
+    `z`: preactivations of the first layer at each place. `active`: which of them are positive.
     """
     room = (np.abs(z) / size).min(axis=1)
     h, J = np.maximum(z, 0), None

@@ -81,12 +81,9 @@ def look_through(
 ) -> Block:
     """Find the rows of the second layer restricted to a block of first-layer neurons.
 
-    Args:
-        layer: The first layer, directions exact, scales and shifts roughly.
-        members: The block; fewer than inputs, more than `rank`.
-        rank: Neurons of the second layer; by the gap of the gradients if None.
-
-    Queries: `2 s p + 8 s + q (r^2 + r + 1)` for s members, with p and q patterns (at most s + 2 and r + 5).
+    `layer`: the first layer, directions exact, scales and shifts roughly. `members`: the block; fewer than inputs, more
+    than `rank`. `rank`: neurons of the second layer; by the gap of the gradients if None. Queries:
+    `2 s p + 8 s + q (r^2 + r + 1)` for s members, with p and q patterns (at most s + 2 and r + 5).
     """
     size = len(members)
     dual = np.linalg.pinv(
@@ -151,10 +148,7 @@ def gap(spectrum: Float[np.ndarray, " s"], floor: float) -> int:
 def second_differences(
     oracle: Oracle, points: Float[np.ndarray, "P n"], directions: Float[np.ndarray, "r n"], h: float
 ) -> Float[np.ndarray, "P m r r"]:
-    """Second derivatives along pairs of directions.
-
-    Queries: `P (r^2 + r + 1)`
-    """
+    """Second derivatives along pairs of directions. Queries: `P (r^2 + r + 1)`."""
     r = len(directions)
     first, second = np.triu_indices(r, 1)
     single = np.concatenate([np.zeros((1, directions.shape[1])), h * directions, -h * directions])
@@ -176,10 +170,7 @@ def second_differences(
 def gradients(
     oracle: Oracle, points: Float[np.ndarray, "P n"], directions: Float[np.ndarray, "s n"], h: float
 ) -> Float[np.ndarray, "P s m"]:
-    """Central differences (P, s, m) along the directions.
-
-    Queries: `2 P s`
-    """
+    """Central differences (P, s, m) along the directions. Queries: `2 P s`."""
     answers = _ask(oracle, points, np.concatenate([h * directions, -h * directions]))
     ahead, behind = np.split(answers, 2, axis=1)
     return np.asarray((ahead - behind) / (2 * h))

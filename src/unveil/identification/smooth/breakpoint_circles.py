@@ -51,11 +51,8 @@ def breakpoint_directions(
 ) -> Float[np.ndarray, "k n"]:
     """Unit weights of the first layer, up to sign: gradient jumps that are met on two half circles.
 
-    Args:
-        oracle: Without a box.
-        count: How many there are; found if None, no more than inputs.
-
-    Queries: about `200 + j (30 + n)` for each circle with j jumps.
+    `oracle`: without a box. `count`: how many there are; found if None, no more than inputs. Queries: about
+    `200 + j (30 + n)` for each circle with j jumps.
     """
     known = np.empty((0, oracle.n))
     seen = np.empty(0, dtype=int)
@@ -179,12 +176,8 @@ def read_first_layer(
 ) -> tuple[FirstLayer, Float[np.ndarray, " j"]] | None:
     """The first layer with the activation of these that explains most breakpoints, best; None where none are met.
 
-    Args:
-        reading: On an unbounded domain.
-        names: Activations.
-        count: Neurons, if known.
-
-    Queries: those of `breakpoint_directions`, and of `first_layer` for each activation
+    `reading`: on an unbounded domain. `names`: activations. `count`: neurons, if known. Queries: those of
+    `breakpoint_directions`, and of `first_layer` for each activation.
     """
     oracle, rng, stages = reading.oracle, reading.rng, reading.stages
     directions = breakpoint_directions(oracle, rng=rng, count=count)

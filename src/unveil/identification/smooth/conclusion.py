@@ -91,9 +91,7 @@ def conclude(reading: Reading, fit: Polished | None, method: str) -> Identificat
 
     Complete means: the largest error at usual points is below 1e-8 of the answers' spread, or every error within ten
     standard deviations of the noise, which grows with the answers; further out errors have grown no more than those of
-    weights do with the distance; and the answers determine all parameters.
-
-    Queries: 200
+    weights do with the distance; and the answers determine all parameters. Queries: 200.
     """
     noise, stats, why = reading.noise, reading.stats, reading.why
     error, outcome = np.inf, Outcome.check_failed
@@ -170,8 +168,6 @@ def _determined(oracle: Oracle, network: Network, rng: np.random.Generator) -> b
 
     Singular values of the Jacobian itself, biases counted from the middle of what each layer takes: its condition is
     that of the normal equations without the square, and a neuron too many makes it 1e13 and more.
-
-    Queries: `0`
     """
     count = parameters(network)
     if count > _LARGEST_JACOBIAN:
@@ -202,9 +198,7 @@ def repeated(
 ) -> Identification:
     """Try until the answers are explained to their noise; check the best, or say that the budget ended before that.
 
-    Args:
-        determined: All parameters must be determined, too; a fit that does so is better than one of a third of its rms.
-
+    `determined`: all parameters must be determined, too; a fit that does so is better than one of a third of its rms.
     Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """
     reading, best = Reading(oracle, 0.0, rng, Stages(oracle)), None

@@ -178,10 +178,7 @@ def first_directions(
 
     Near the origin all neurons are active and the Hessians mix; further out fewer are, so that Hessians, normalised,
     come close to multiples of a single `a_i a_i^T`, while entangled weights die out. Candidates from every radius vote.
-
-    Args:
-        basis: Orthonormal, of the directions that matter.
-        rank: Neurons of the second layer, about.
+    `basis`: orthonormal, of the directions that matter. `rank`: neurons of the second layer, about.
     """
     r = len(basis)
     vectors, scores, radii = [], [], []

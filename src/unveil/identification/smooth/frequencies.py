@@ -148,10 +148,7 @@ class Waves(Rows):
 
 
 def looks_periodic(oracle: Oracle, rng: np.random.Generator) -> bool:
-    """Whether answers far out vary as much, and as fast, as near by.
-
-    Queries: 256
-    """
+    """Whether answers far out vary as much, and as fast, as near by. Queries: 256."""
     if oracle.within is not None:
         return False
     rays = rng.standard_normal((64, oracle.n))
@@ -186,12 +183,8 @@ def waves_on_a_line(
 ) -> Waves:
     """The strongest waves met by a random line and one parallel to it per direction of the basis.
 
-    Args:
-        oracle: To be asked, on an unbounded domain.
-        basis: Orthonormal rows of the space in which the answers vary.
-        frequency: Of the answers along a direction, typically.
-
-    Queries: `2048 (r + 1)`
+    `oracle`: to be asked, on an unbounded domain. `basis`: orthonormal rows of the space in which the answers vary.
+    `frequency`: of the answers along a direction, typically. Queries: `2048 (r + 1)`.
     """
     r = len(basis)
     direction = rng.standard_normal(r)
@@ -229,8 +222,7 @@ def waves_on_a_line(
 def agreed(lines: list[Waves], length: float) -> Waves:
     """The waves of several lines: the same frequency, up to sign, with the same amplitude is one wave.
 
-    Returns:
-        Waves in little doubt or seen on two lines, the strongest first.
+    Returns waves in little doubt or seen on two lines, the strongest first.
     """
     every = Waves.joined(lines)
     frequencies, amplitudes, doubts = every.frequencies, every.amplitudes, every.doubts

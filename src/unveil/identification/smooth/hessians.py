@@ -14,15 +14,9 @@ def gradient_span(
 ) -> tuple[Float[np.ndarray, "r n"], Float[np.ndarray, " s"]]:
     """Orthonormal basis of the span of the gradients, and all their singular values.
 
-    Args:
-        points: Where; at least as many as the span has dimensions, divided by the outputs.
-        rank: Dimension of the span; by the gap if None.
-
-    Returns:
-        Basis, one row per dimension (all of them if there is no gap of a factor of a thousand, or of thirty down to the
-        noise), and singular values.
-
-    Queries: `2 n P`
+    `points`: where; at least as many as the span has dimensions, divided by the outputs. `rank`: dimension of the span;
+    by the gap if None. Returns basis, one row per dimension (all of them if there is no gap of a factor of a thousand,
+    or of thirty down to the noise), and singular values. Queries: `2 n P`.
     """
     n = oracle.n
     h = first_step(noise) * length(points)
@@ -43,10 +37,7 @@ def gradient_span(
 def hessians(
     oracle: Oracle, points: Float[np.ndarray, "P n"], basis: Float[np.ndarray, "r n"], noise: float
 ) -> Float[np.ndarray, "P m r r"]:
-    """Finite-difference Hessians in the coordinates of the basis, step from the noise.
-
-    Queries: `P (r^2 + r + 1)`
-    """
+    """Finite-difference Hessians in the coordinates of the basis, step from the noise. Queries: `P (r^2 + r + 1)`."""
     return second_differences(oracle, points, basis, second_step(noise))
 
 

@@ -36,12 +36,7 @@ def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) ->
 
     The activation is sigmoidal if most rays have come to rest; the radius returned lies two decades beyond, if the
     precision of the inputs allows. Algebraic tails (arctan) never rest altogether: their drift is a floor for what
-    counts as a step.
-
-    Args:
-        oracle: Without a box: a box bounds the radius.
-
-    Queries: at most `64 * 9`
+    counts as a step. `oracle`: without a box: a box bounds the radius. Queries: at most `64 * 9`.
     """
     if oracle.n < 2 or oracle.within is not None or oracle.answers == "labels":
         return None
@@ -251,9 +246,7 @@ def _sharpened(  # noqa: PLR0913 - measurements that belong together
     """Directions by least squares around each point, their errors, and whether one neuron explains the answers there.
 
     Two steps side by side are no function of one coordinate: they leave a misfit, and their false normal is refused
-    here.
-
-    Queries: `3 n + 24` for each point
+    here. Queries: `3 n + 24` for each point.
     """
     n = oracle.n
     better, errors, alone = directions.copy(), np.full(len(points), np.inf), np.zeros(len(points), dtype=bool)

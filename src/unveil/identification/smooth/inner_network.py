@@ -47,10 +47,9 @@ def inner_network(  # noqa: PLR0913 - answers and what is known of the network
 ) -> Inner:
     """Find a network from coordinates to answers.
 
-    Args:
-        activations: Of its hidden layers, the last for all further ones.
-        widths: Of its hidden layers, the first as many as coordinates; one, two and three layers are tried if None.
-        thorough: Whether to try many starts, and three hidden layers.
+    `activations`: of its hidden layers, the last for all further ones. `widths`: of its hidden layers, the first as
+    many as coordinates; one, two and three layers are tried if None. `thorough`: whether to try many starts, and three
+    hidden layers.
     """
     r, starts = c.shape[1], _STARTS if thorough else _FEW
     shapes = [tuple(widths)] if widths is not None else [(r,) * depth for depth in starts]

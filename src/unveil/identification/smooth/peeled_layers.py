@@ -75,10 +75,7 @@ class Peeled:
     def slopes(
         self, oracle: Oracle, x: Float[np.ndarray, "T n"], noise: float
     ) -> tuple[Float[np.ndarray, "T r"], Float[np.ndarray, "T r m"]]:
-        """The coordinates at these inputs, and the derivatives of the answers by them.
-
-        Queries: `6 T r`
-        """
+        """The coordinates at these inputs, and the derivatives of the answers by them. Queries: `6 T r`."""
         r = len(self.spans[-1])
         each = np.repeat(x, r, axis=0)
         axes = np.tile(np.eye(r), (len(x), 1))

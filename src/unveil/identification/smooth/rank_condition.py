@@ -69,10 +69,7 @@ def step_size(noise: float) -> float:
 
 
 def slopes(oracle: Oracle, layer: FirstLayer, z: Float[np.ndarray, "T k"], noise: float) -> Float[np.ndarray, "T k m"]:
-    """Derivatives of the answers by the first layer's preactivations, as they are known so far.
-
-    Queries: `6 T k`
-    """
+    """Derivatives of the answers by the first layer's preactivations, as they are known so far. Queries: `6 T k`."""
     h = step_size(noise)
     back = np.linalg.pinv(layer.weights).T
     steps = h * np.array([1.0, 2.0, 3.0, -1.0, -2.0, -3.0])
@@ -103,12 +100,9 @@ def meet_condition(
 ) -> Condition | None:
     """Find scales and shifts at which the condition is met; None if it is met nowhere.
 
-    With the rank unknown all are tried, from below: too small a rank is not met.
-
-    Args:
-        told: Slopes by the preactivations as known so far.
-        rank: Width of the next layer; found if None.
-        thorough: Whether to end with many starting values: slow, and in vain where directions of the layer are off.
+    With the rank unknown all are tried, from below: too small a rank is not met. `told`: slopes by the preactivations
+    as known so far. `rank`: width of the next layer; found if None. `thorough`: whether to end with many starting
+    values: slow, and in vain where directions of the layer are off.
     """
     k, free, unit = told.k, np.eye(told.k, dtype=bool), _unit(activation)
 
@@ -146,10 +140,8 @@ def meet_condition(
 def chained(told: Slopes, activation: Activation) -> list[Condition | None]:
     """Where scales and shifts meet the condition best at every rank from 1 on, whether or not it is met there.
 
-    Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly.
-
-    Args:
-        told: Slopes by the preactivations as known so far.
+    Each rank begins where the one below it ended: behind few dimensions shifts are found from afar, roughly. `told`:
+    slopes by the preactivations as known so far.
     """
     start, out = Layer(np.eye(told.k), np.zeros(told.k), activation), list[Condition | None]()
     for rank in range(1, told.k):
@@ -165,12 +157,8 @@ def meet_freely(
     """The layer of as many neurons as inputs at which the condition is met, of the lowest rank; None if there is none.
 
     That is far more equations than unknowns: from a layer that is right to a few digits it ends at the errors of the
-    slopes.
-
-    Args:
-        told: Slopes by what the layer takes.
-        ranks: Of the next layer, from below.
-        met: The condition counts as met where singular values fall by this factor behind the rank.
+    slopes. `told`: slopes by what the layer takes. `ranks`: of the next layer, from below. `met`: the condition counts
+    as met where singular values fall by this factor behind the rank.
     """
     c, k, free = told.c, told.k, np.ones((told.k, told.k), dtype=bool)
 
@@ -290,10 +278,7 @@ def refined(
 ) -> Condition | None:
     """Least squares for what lies behind the rank, the span itself projected out.
 
-    Args:
-        start: The layer to begin with.
-        rank: The next layer's width.
-        free: Which of the weights move; all shifts do.
+    `start`: the layer to begin with. `rank`: the next layer's width. `free`: which of the weights move; all shifts do.
     """
     k, outputs = told.k, told.g.shape[2]
     every = np.concatenate([start.dense().ravel(), start.bias])

@@ -61,14 +61,8 @@ def subspace_power(
 ) -> RankOne:
     """Maximise `F(u) = ||P_W(u u^T)||^2` over unit vectors from many random starts at once.
 
-    Args:
-        starts: Default `8 k + 32`.
-        iterations: At most, per start.
-
-    Returns:
-        Different ends, best first.
-
-    Source: Kileel, Pereira, arXiv:1912.04007, with the shift `sqrt(F (1 - F))`.
+    `starts`: default `8 k + 32`. `iterations`: at most, per start. Returns different ends, best first. Source: Kileel,
+    Pereira, arXiv:1912.04007, with the shift `sqrt(F (1 - F))`.
     """
     k, n, _ = space.shape
     u = unit_rows(rng.standard_normal((8 * k + 32 if starts is None else starts, n)))
@@ -91,12 +85,8 @@ def rank_one_elements(
 ) -> RankOne:
     """Subspace power method, started again until `count` independent elements are found.
 
-    Args:
-        count: How many there should be; default the dimension of W.
-        rounds: Of `count + 16` starts each, at most.
-
-    Returns:
-        Different ends, best first, also those with smaller certificates.
+    `count`: how many there should be; default the dimension of W. `rounds`: of `count + 16` starts each, at most.
+    Returns different ends, best first, also those with smaller certificates.
     """
     count = len(space) if count is None else count
     ends = np.empty((0, space.shape[1]))

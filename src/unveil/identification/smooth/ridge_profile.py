@@ -25,14 +25,9 @@ def profiles(
 ) -> tuple[Float[np.ndarray, "k s"], Float[np.ndarray, "k s m"]]:
     """Answers along each normal, through a point of the hyperplane at which all other neurons are at rest.
 
-    Args:
-        bases: For each of them a point of its perpendicular space at which all other neurons are at rest.
-
-    Returns:
-        Positions along the normals, measured from the foot of the perpendicular from the origin's side (so that the
-        preactivation is `scale * position + shift`), and answers.
-
-    Queries: `24 k`
+    `bases`: for each of them a point of its perpendicular space at which all other neurons are at rest. Returns
+    positions along the normals, measured from the foot of the perpendicular from the origin's side (so that the
+    preactivation is `scale * position + shift`), and answers. Queries: `24 k`.
     """
     k, n = planes.directions.shape
     positions = np.empty((k, _POINTS))
@@ -134,9 +129,7 @@ def loudest(
 ) -> Float[np.ndarray, "k n"]:
     """Of `_PLACES` points for each hyperplane, see `vantages`, the one where its neuron moves the answers most.
 
-    How much it does depends on the others' states: the second layer may be at rest itself.
-
-    Queries: `2 _PLACES k`
+    How much it does depends on the others' states: the second layer may be at rest itself. Queries: `2 _PLACES k`.
     """
     k, n = planes.directions.shape
     points = vantages(planes, margin, rng, _PLACES)
@@ -160,10 +153,7 @@ def fit_profile(
 
     Scale and shift are only as good as the polynomial's degree is low, since an invertible map of the activation's
     range hides in a free one: a straight line, which is all there is behind a single hidden layer, is tried first.
-
-    Args:
-        centre: Where the neuron switches, about.
-        width: Over which length, about.
+    `centre`: where the neuron switches, about. `width`: over which length, about.
     """
     s = (position - centre) / width
     target = answer - answer.mean(axis=0)

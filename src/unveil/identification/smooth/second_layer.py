@@ -24,12 +24,9 @@ def cover(
 ) -> tuple[FirstLayer, Float[np.ndarray, "r k"], list[Block]]:
     """Look through blocks until every first-layer neuron has been in one, and glue what they show.
 
-    Args:
-        layer: The first layer, directions exact, scales and shifts roughly.
-        rank: Neurons of the second layer; found in the first block if None.
-
-    Returns:
-        The first layer with its shifts corrected, the second layer's directions (unit rows), and the blocks.
+    `layer`: the first layer, directions exact, scales and shifts roughly. `rank`: neurons of the second layer; found in
+    the first block if None. Returns the first layer with its shifts corrected, the second layer's directions (unit
+    rows), and the blocks.
     """
     k, n = layer.weights.shape
     size = block_size(k, n, rank)
@@ -133,10 +130,8 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
 ) -> Polished:
     """The second layer of a small network, where no block shows it: least squares from random starts.
 
-    Args:
-        layer: The first layer, roughly.
-        x: Ordinary points, where neurons are active.
-        rank: Neurons of the second layer; None: as few as explain the answers, at most eight.
+    `layer`: the first layer, roughly. `x`: ordinary points, where neurons are active. `rank`: neurons of the second
+    layer; None: as few as explain the answers, at most eight.
     """
     y, best = layer(x), None
     enough = max(2 * noise, 1e-10 * float(np.ptp(answers)))
@@ -168,13 +163,8 @@ def fit_outer(
     """Scales, shifts and output weights of neurons whose directions are known, then least squares on all of them.
 
     Each neuron is first a polynomial of its own coordinate (linear least squares, no starting point), then the
-    activation that fits the polynomial best, then all are polished together, directions included.
-
-    Args:
-        steps: Of the last least squares, at most.
-
-    Returns:
-        A network of two layers, neurons and affine output, and its misfit.
+    activation that fits the polynomial best, then all are polished together, directions included. `steps`: of the last
+    least squares, at most. Returns a network of two layers, neurons and affine output, and its misfit.
     """
     along = y @ directions.T
     centre, width = along.mean(axis=0), along.std(axis=0) * 2

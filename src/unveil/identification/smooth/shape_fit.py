@@ -32,9 +32,8 @@ def fit_shape(
 ) -> Shape:
     """Variable projection: the curve as a combination of columns that follow from `scale t + shift`.
 
-    Args:
-        columns: Of a preactivation: the activation and whatever else the curve may be made of.
-        most: Scales and shifts that are larger do not count.
+    `columns`: of a preactivation: the activation and whatever else the curve may be made of. `most`: scales and shifts
+    that are larger do not count.
     """
 
     def remainder(p: Float[np.ndarray, " 2"]) -> Float[np.ndarray, " r"]:
