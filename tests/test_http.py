@@ -26,6 +26,7 @@ from unveil.blackbox.sources.choose import as_oracle
 from unveil.blackbox.sources.http import HttpSource
 from unveil.blackbox.sources.json_endpoint import JsonEndpoint
 from unveil.blackbox.sources.open_inference import OpenInference, parse
+from unveil.blackbox.sources.wire import Wire, _without_echo
 from unveil.blackbox.sources.wire_options import Token, WireOptions
 from unveil.blackbox.store import StoredSource
 from unveil.cli.options import Asking
@@ -84,6 +85,36 @@ def test_any_json_endpoint(request_, answer):
     for wrong in ("instances", '{"a": 1}', '["$question", "$questions"]', "{"):
         with pytest.raises(BadInput, match="request"):
             JsonEndpoint(wrong, answer)
+
+
+@pytest.mark.parametrize(
+    ("request_", "one"),
+    [
+        ('{"$question": ["a", "b", "c"], "user": 7}', {"a": 1.5, "b": -2.0, "c": 0.1, "user": 7}),
+        ('{"x": {"$question": ["a", "b", "c"]}}', {"x": {"a": 1.5, "b": -2.0, "c": 0.1}}),
+        ('{"rows": {"$questions": ["a", "b", "c"]}}', {"rows": [{"a": 1.5, "b": -2.0, "c": 0.1}]}),
+    ],
+)
+def test_numbers_with_fields_of_their_own(request_, one):
+    endpoint = JsonEndpoint(request_, "/y")
+    wire = Wire("http://127.0.0.1:9/y", WireOptions())
+    for shape in (None, (3,), (1, 3)):
+        talk = endpoint.open(wire, shape)
+        assert talk.shape == (shape or (3,))
+        assert json.loads(talk.encode(np.array([[1.5, -2.0, 0.1]]), "0")[1]) == one
+        assert talk.rows == (None if "questions" in request_ else 1)
+    with pytest.raises(BadInput, match=r"4 numbers.*names 3"):
+        endpoint.open(wire, (4,))
+    with pytest.raises(BadInput, match="differ"):
+        JsonEndpoint(request_.replace('"b"', '"a"'), "/y")
+
+
+def test_a_refusal_shows_its_reason_and_not_the_question():
+    body = {"detail": [{"msg": "Field required", "input": np.arange(200.0).tolist()}] * 5}
+    said = _without_echo(json.dumps(body).encode())
+    assert "Field required" in said
+    assert len(said) < 100
+    assert _without_echo(b"Traceback: no \xff") == "Traceback: no \ufffd"
 
 
 # Every way of misbehaving: (what is done to the second request, what the error says; "" if the answer must be right).

@@ -33,7 +33,8 @@ class Serving:
         str | None,
         typer.Option(
             metavar="JSON",
-            help='Where the questions go: a JSON pointer (/instances), or JSON with "$questions" or "$question" in it.',
+            help='Where the questions go: a JSON pointer (/instances), or JSON with "$questions" or "$question" in it; '
+            'for a server with named fields {"$question": ["age", "weight"]}.',
             show_default=False,
             rich_help_panel=_PANEL,
         ),

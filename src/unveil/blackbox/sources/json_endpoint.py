@@ -25,7 +25,9 @@ class JsonEndpoint:
 
     Attributes:
         request: Where the questions go: a JSON pointer ("/instances"), or a JSON text in which the string "$questions"
-            stands for a list of questions or "$question" for a single one (then every request asks one).
+            stands for a list of questions or "$question" for a single one (then every request asks one). Where each
+            number has a field of its own, the field's names stand there: {"$question": ["age", "weight"]} becomes
+            {"age": 41.5, "weight": 70.2}, beside what else the object holds, and with "$questions" the list of these.
         answer: Where the answers are, a JSON pointer ("/predictions"; "" for the whole reply). "*" stands for every
             element of a list: "/data/*/scores"; elements that tell their `index` are put in that order. Pairs of a
             label and a score, and objects {label: score}, are matched by name whatever their order.
@@ -46,8 +48,14 @@ class JsonEndpoint:
             raise BadInput(f"datatype must be FP64, FP32 or INT64; got {self.datatype!r}")
         if self.answer and not self.answer.startswith("/"):
             raise BadInput(f'--answer must be a JSON pointer such as /predictions, or "" for all; got {self.answer!r}')
-        if _count(self.template(), MANY) + _count(self.template(), ONE) != 1:
-            raise BadInput(f'the request must hold "{MANY}" or "{ONE}" once; for instance {{"instances": "{MANY}"}}')
+        marks = _marks(self.template())
+        if len(marks) != 1:
+            raise BadInput(
+                f'the request must hold "{MANY}" or "{ONE}" once, for instance {{"instances": "{MANY}"}}, or the names '
+                f'of one question\'s fields: {{"{ONE}": ["age", "weight"]}}'
+            )
+        if len(set(marks[0][1])) < len(marks[0][1]):
+            raise BadInput(f'the names of "{marks[0][0]}" must differ')
 
     def template(self) -> Any:
         """The request with its placeholder."""
@@ -65,10 +73,14 @@ class JsonEndpoint:
         """Nothing is asked: such an endpoint has no metadata.
 
         Raises:
-            BadInput: No shape.
+            BadInput: No shape, or not one name for each number.
         """
-        if shape is None:
+        [(_, names)] = _marks(self.template())
+        if shape is None and not names:
             raise BadInput(f"{wire.shown} cannot tell the shape of its input: pass shape=784 (--shape 784)")
+        shape = (len(names),) if shape is None else shape
+        if names and math.prod(shape) != len(names):
+            raise BadInput(f"a question has {math.prod(shape)} numbers, and the request names {len(names)} fields")
         return JsonTalk(wire.url, wire.shown, shape, self, self.template())
 
 
@@ -95,7 +107,7 @@ class JsonTalk:
 
     @property
     def rows(self) -> int | None:
-        return 1 if _count(self.template, ONE) else None
+        return 1 if _marks(self.template)[0][0] == ONE else None
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
@@ -113,7 +125,8 @@ class JsonTalk:
 
     def encode(self, x: Questions, number: str) -> tuple[dict[str, str], bytes]:
         """Headers and body."""
-        questions = x.reshape(len(x), *self.shape)
+        named = bool(_marks(self.template)[0][1])
+        questions = x if named else x.reshape(len(x), *self.shape)
         if self.grid:
             if (questions != np.round(questions)).any():
                 raise BadInput(f"{self.shown} takes whole numbers; pass grid=1 and within=(low, high)")
@@ -185,17 +198,32 @@ def _is_names(found: Any) -> bool:
     )
 
 
-def _count(template: Any, mark: str) -> int:
+def _marks(template: Any) -> list[tuple[str, list[str]]]:
+    """Every placeholder in a template, and the names of the fields it stands for (none: a list of numbers)."""
     if isinstance(template, dict):
-        return sum(_count(value, mark) for value in template.values())
+        mark = _named(template)
+        beside = [found for key, value in template.items() if key != mark for found in _marks(value)]
+        return beside if mark is None else [(mark, template[mark]), *beside]
     if isinstance(template, list):
-        return sum(_count(value, mark) for value in template)
-    return int(template == mark)
+        return [found for value in template for found in _marks(value)]
+    return [(template, [])] if isinstance(template, str) and template in (MANY, ONE) else []
+
+
+def _named(template: dict[str, Any]) -> str | None:
+    """The placeholder that is a key of this object, with the names of a question's fields."""
+    return next(
+        (mark for mark in (MANY, ONE) if isinstance(template.get(mark), list) and _is_names(template[mark])), None
+    )
 
 
 def _filled(template: Any, data: Any) -> Any:
     if isinstance(template, dict):
-        return {key: _filled(value, data) for key, value in template.items()}
+        mark = _named(template)
+        if mark is None:
+            return {key: _filled(value, data) for key, value in template.items()}
+        beside = {key: value for key, value in template.items() if key != mark}
+        records = [beside | dict(zip(template[mark], row, strict=True)) for row in ([data] if mark == ONE else data)]
+        return records[0] if mark == ONE else records
     if isinstance(template, list):
         return [_filled(value, data) for value in template]
     return data if isinstance(template, str) and template in (MANY, ONE) else template

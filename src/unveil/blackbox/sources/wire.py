@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import email.utils
 import ipaddress
+import json
 import logging
 import random
 import re
@@ -188,7 +189,7 @@ class Wire:
             return Reply({name.lower(): value for name, value in response.headers.items()}, body)
         if method == "GET" and status in (404, 405, 501):
             return None
-        said = self._clean(body.decode("utf-8", "replace"))
+        said = self._clean(_without_echo(body))
         text = f"the server answered {status} {response.reason_phrase}" + (f": {said}" if said else "")
         if status in (*REFUSED, *UNSURE, *self.options.retry_on):
             sure = status in (*REFUSED, *self.options.retry_on)
@@ -223,6 +224,21 @@ class Wire:
         text = re.sub(r"\s+", " ", "".join(c if c.isprintable() or c.isspace() else "?" for c in text)).strip()
         # Of a traceback the end tells most.
         return text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
+
+
+def _without_echo(body: bytes) -> str:
+    """The text of a refusal; of long lists in JSON the first item only: servers repeat the question they refuse."""
+    text = body.decode("utf-8", "replace")
+    try:
+        return json.dumps(_shortened(json.loads(text)), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shortened(item) for item in (value if len(value) <= 3 else [value[0], "…"])]
+    return {key: _shortened(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 @dataclass(frozen=True)
