@@ -129,6 +129,12 @@ def weighted_output(
     return np.stack(columns, axis=1)
 
 
+def affine_fit(h: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], rcond: float | None = None) -> AffineMap:
+    """Weights and bias of the affine map of h that is nearest to y."""
+    out = np.linalg.lstsq(np.concatenate([h, np.ones((len(h), 1))], axis=1), y, rcond=rcond)[0]
+    return out[:-1].T, out[-1]
+
+
 def in_proportion(x: Float[np.ndarray, "N n"], size: float) -> Float[np.ndarray, "N 1"]:
     """Weights of answers whose rounding grows with the input."""
     return np.asarray(1 / (1 + np.linalg.norm(x, axis=1) / size)[:, None])

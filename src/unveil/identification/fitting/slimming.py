@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.fitting.pruning import with_only
 from unveil.whitebox.network import Layer, Network
 
@@ -203,8 +204,7 @@ def _felt(network: Network, depth: int, x: Float[np.ndarray, "N n"]) -> Float[np
 def _shallower(network: Network, depth: int, x: Float[np.ndarray, "N n"]) -> Network:
     """Without a hidden layer: the next one takes what it can from the layer before."""
     before, sums = Network(network.layers[:depth])(x), network.preactivations(x)[depth + 1]
-    part = np.linalg.lstsq(np.concatenate([before, np.ones((len(x), 1))], axis=1), sums, rcond=1e-10)[0]
-    after = Layer(part[:-1].T, part[-1], network.layers[depth + 1].activation)
+    after = Layer(*affine_fit(before, sums, 1e-10), network.layers[depth + 1].activation)
     return Network((*network.layers[:depth], after, *network.layers[depth + 2 :]), network.shape)
 
 
@@ -215,10 +215,9 @@ def _without(network: Network, gone: list[tuple[int, int]], x: Float[np.ndarray,
         out: Bool[np.ndarray, " k"] = np.zeros(here.neurons, dtype=bool)
         out[[neuron for level, neuron in gone if level == depth]] = True
         h = Network(network.layers[: depth + 1])(x)
-        design = np.concatenate([h[:, ~out], np.ones((len(h), 1))], axis=1)
-        part = np.linalg.lstsq(design, h[:, out], rcond=1e-10)[0]
+        part, rest = affine_fit(h[:, ~out], h[:, out], 1e-10)
         w = after.dense()
-        behind = Layer(w[:, ~out] + w[:, out] @ part[:-1].T, after.bias + w[:, out] @ part[-1], after.activation)
+        behind = Layer(w[:, ~out] + w[:, out] @ part, after.bias + w[:, out] @ rest, after.activation)
         network = with_only(network, depth, ~out, behind)
     return network
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from unveil.identification.fitting.least_squares import parameters
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
@@ -62,9 +63,7 @@ def free_network(  # noqa: PLR0913 - what is given and what is free of a network
 def with_output(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Network:
     """The network with its last layer fitted to answers."""
     h = Network(network.layers[:-1])(x) if len(network.layers) > 1 else x
-    design = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-    outer = np.linalg.lstsq(design, y, rcond=1e-9)[0]
-    last = Layer(outer[:-1].T, outer[-1], network.layers[-1].activation)
+    last = Layer(*affine_fit(h, y, 1e-9), network.layers[-1].activation)
     return Network((*network.layers[:-1], last), network.shape)
 
 

@@ -12,6 +12,7 @@ from unveil.identification.fitting.both_sides import both_sides, side_by_side
 from unveil.identification.fitting.design import LARGE, finish, fitted, settle
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.whitebox.network import Network
 
@@ -140,6 +141,4 @@ def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PROD
 
 def _affine(setup: Setup) -> Network:
     """No neuron bends anything."""
-    x, y = setup.log.all()
-    solution = np.linalg.lstsq(np.concatenate([x, np.ones((len(x), 1))], axis=1), y, rcond=None)[0]
-    return Network.from_weights([(solution[:-1].T, solution[-1])])
+    return Network.from_weights([affine_fit(*setup.log.all())])

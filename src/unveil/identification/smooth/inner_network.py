@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.fitting.slimming import without_surplus
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
@@ -125,6 +126,4 @@ def _starts(
             rows = rng.standard_normal((width, before))
             rows *= 1.3 / np.linalg.norm(rows, axis=1, keepdims=True)
             layers.append(Layer(rows, 0.3 * rng.standard_normal(width), kind))
-        inside = Network(tuple(layers))(c)
-        outer = np.linalg.lstsq(np.concatenate([inside, np.ones((len(c), 1))], axis=1), y, rcond=None)[0]
-        yield Network((*layers, Layer(outer[:-1].T, outer[-1], ACTIVATIONS["identity"])))
+        yield Network((*layers, Layer(*affine_fit(Network(tuple(layers))(c), y), ACTIVATIONS["identity"])))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish_all
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import gap
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
@@ -196,9 +197,8 @@ class OneHiddenLayer(Method):
         y, begun = ask(oracle, x), []
         for scale, shift in itertools.product(*STARTS):
             rows, bias = np.vstack([w, scale / width * direction]), np.append(hidden.bias, shift)
-            design = np.concatenate([kind.value(x @ rows.T + bias), np.ones((len(x), 1))], axis=1)
-            outer = np.linalg.lstsq(design, y, rcond=1e-10)[0]
-            begun.append(Network.from_weights([(rows, bias), (outer[:-1].T, outer[-1])], kind.name))
+            outer = affine_fit(kind.value(x @ rows.T + bias), y, 1e-10)
+            begun.append(Network.from_weights([(rows, bias), outer], kind.name))
         fits = polish_all(begun, x, y, noise=noise, steps=80, until=3 * noise)
         return final_fit(oracle, min(fits, key=lambda each: each.rms).network, noise, rng)
 
@@ -239,12 +239,10 @@ def _outer(
     start = Network.from_weights([(weights, shifts), (np.ones((oracle.m, k)), np.zeros(oracle.m))], activation.name)
     x = fit_points(oracle, start, 3 * (k + oracle.n) + 20, rng)
     y = ask(oracle, x)
-    one = np.ones((len(x), 1))
     sums = x @ weights.T + shifts
     if activation.parity == "affine":
-        design = np.concatenate([activation.value(sums), x, one], axis=1)
-        solved = np.linalg.lstsq(design, y, rcond=1e-10)[0]
-        outer, linear = solved[:k], solved[k : k + oracle.n]
+        both = affine_fit(np.concatenate([activation.value(sums), x], axis=1), y, 1e-10)[0].T
+        outer, linear = both[:k], both[k:]
         # phi(s) = phi(-s) + s: a flipped neuron leaves c_i w_i as a linear part, so the flipped ones add up to it.
         rows = np.einsum("km,kn->kmn", outer, weights).reshape(k, -1)
         share = np.linalg.lstsq(rows.T, linear.T.ravel(), rcond=1e-8)[0]
@@ -252,5 +250,4 @@ def _outer(
         flipped |= np.abs(share - 1) < np.minimum(np.abs(share), np.abs(share + 1))
         sign = np.where(flipped, -1.0, 1.0)
         weights, shifts, sums = weights * sign[:, None], shifts * sign, sums * sign
-    solved = np.linalg.lstsq(np.concatenate([activation.value(sums), one], axis=1), y, rcond=1e-10)[0]
-    return Network.from_weights([(weights, shifts), (solved[:-1].T, solved[-1])], activation.name)
+    return Network.from_weights([(weights, shifts), affine_fit(activation.value(sums), y, 1e-10)], activation.name)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoint_circles import looks_rectified, read_first_layer
@@ -257,11 +258,10 @@ class Peeling(SmoothMethod):
         self, known: Peeled, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], noise: float
     ) -> Polished | None:
         """The known layers and a linear one, if that explains the answers."""
-        h = np.concatenate([Network(known.layers)(x), np.ones((len(x), 1))], axis=1)
-        outer = np.linalg.lstsq(h, y, rcond=None)[0]
-        if float(np.sqrt(np.mean((h @ outer - y) ** 2))) > max(_LINEAR * float(y.std()), 3 * noise):
+        h = Network(known.layers)(x)
+        last = Layer(*affine_fit(h, y), ACTIVATIONS["identity"])
+        if float(np.sqrt(np.mean((last(h) - y) ** 2))) > max(_LINEAR * float(y.std()), 3 * noise):
             return None
-        last = Layer(outer[:-1].T, outer[-1], ACTIVATIONS["identity"])
         return without_surplus(polish(Network((*known.layers, last)), x, y, noise=0.3 * noise), x, y, noise)
 
 

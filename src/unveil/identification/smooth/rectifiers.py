@@ -8,6 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.breakpoint_circles import read_first_layer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, final_fit, fit_points
@@ -74,9 +75,7 @@ class Rectifiers(SmoothMethod):
             return None
         first = Layer(layer.weights, layer.shifts, layer.activation)
         x = fit_points(oracle, Network((first,)), 2 * len(layer.shifts) + 12, rng)
-        design = np.concatenate([layer(x), np.ones((len(x), 1))], axis=1)
         answers = oracle(x)
-        outer = np.linalg.lstsq(design, answers, rcond=1e-10)[0]
-        if np.abs(design @ outer - answers).max() > 1e-4 * float(np.ptp(answers, axis=0).max()):
-            return None
-        return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
+        network = Network((first, *Network.from_weights([affine_fit(layer(x), answers, 1e-10)]).layers))
+        far = 1e-4 * float(np.ptp(answers, axis=0).max())
+        return network if np.abs(network(x) - answers).max() <= far else None

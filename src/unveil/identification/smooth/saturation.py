@@ -9,6 +9,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
 from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.output_layer import weighted_output
 from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points, repeated
@@ -164,16 +165,10 @@ class Saturation(SmoothMethod):
         k = len(layer.shifts)
         points = oracle.nearest(layer.at_rest(2 * k + 12, rng))
         answers = ask(oracle, points)
-        design = np.concatenate([layer(points), np.ones((len(points), 1))], axis=1)
+        design = np.insert(layer(points), k, 1.0, axis=1)
         # Far out probabilities are small, and their log-ratios as rough as these are rounded.
         counts = weights(oracle.rounding, answers, noise)
-        outer = np.stack(
-            [
-                np.linalg.lstsq(w[:, None] * design, w * a, rcond=None)[0]
-                for w, a in zip(counts.T, answers.T, strict=True)
-            ],
-            axis=1,
-        )
+        outer = weighted_output(design, answers, counts)
         spread = float(np.ptp(answers, axis=0).max()) or 1.0
         if np.abs(counts * (design @ outer - answers)).max() > max(20 * noise, 1e-6 * spread):
             return None

@@ -11,6 +11,7 @@ from scipy import optimize
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
+from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.smooth.blocks import Block, FirstLayer, look_through
 from unveil.identification.smooth.shape_fit import fit_shape
 from unveil.whitebox.activation import Activation
@@ -140,8 +141,8 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
         for _ in range(starts):
             rows = rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])
             bias = 0.5 * rng.standard_normal(width)
-            outer = _outer_weights(activation.value(y @ rows.T + bias), answers)
-            begun.append(Network.from_weights([(rows, bias), (outer[:-1].T, outer[-1])], activation.name))
+            outer = affine_fit(activation.value(y @ rows.T + bias), answers, 1e-10)
+            begun.append(Network.from_weights([(rows, bias), outer], activation.name))
         rough = [assemble(layer, fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=30)]
         fits = polish_all(rough, x, answers, noise=noise, steps=120, until=enough)
         best = min([*fits] if best is None else [best, *fits], key=lambda fit: fit.rms)
@@ -180,16 +181,9 @@ def fit_outer(
         scales[i], shifts[i] = _shape(s[:, i], powers[:, i] @ coefficients[i], activation)
     weights = directions * (scales / width)[:, None]
     bias = shifts - scales * centre / width
-    hidden = activation.value(y @ weights.T + bias)
-    outer = _outer_weights(hidden, answers)
-    start = Network.from_weights([(weights, bias), (outer[:-1].T, outer[-1])], activation.name)
+    outer = affine_fit(activation.value(y @ weights.T + bias), answers, 1e-10)
+    start = Network.from_weights([(weights, bias), outer], activation.name)
     return polish(start, y, answers, noise=noise, steps=steps)
-
-
-def _outer_weights(hidden: Float[np.ndarray, "N k"], answers: Float[np.ndarray, "N m"]) -> np.ndarray:
-    """Weights and, in the last row, the constant."""
-    design = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1)
-    return np.asarray(np.linalg.lstsq(design, answers, rcond=1e-10)[0])
 
 
 def _chebyshev(s: np.ndarray, degree: int) -> np.ndarray:
