@@ -15,10 +15,11 @@ from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.balance import but_for_one, by_balance
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.always_active import with_switches
-from unveil.identification.piecewise_linear.confirmation import EACH, confirm, on_hyperplanes
+from unveil.identification.piecewise_linear.confirmation import EACH, confirm
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer_membership import anywhere_on
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.validation import FEWEST_WITH_AFFINE_PART, affine_part, how_many, validate
@@ -44,10 +45,13 @@ def test_points_on_hyperplanes_are_legal_also_where_these_cut_off_a_corner() -> 
     rows = unit(rng.standard_normal((40, 30)))
     low, high = np.minimum(rows, 0).sum(axis=1), np.maximum(rows, 0).sum(axis=1)
     bias = -(low + 0.03 * (high - low))
-    x = on_hyperplanes(frame, rows, bias, rng)
+    at = np.where(rows < 0, 0.97, 0.03)
+    planes = Hyperplanes(rows, bias, np.ones((40, 1)), np.full(40, 1e-9), at)
+    x = anywhere_on(frame, planes, rng)
     assert np.abs((x * rows).sum(axis=1) + bias).max() < 1e-12
-    assert x.min() >= 0
-    assert x.max() <= 1
+    assert x.min() >= -1e-12
+    assert x.max() <= 1 + 1e-12
+    assert np.linalg.norm(x - at, axis=1).min() > 1e-3
 
 
 def test_rows_of_the_first_layer_are_confirmed_and_what_is_only_there_in_one_place_is_not() -> None:
@@ -270,3 +274,16 @@ def test_a_model_that_is_replaced_while_it_is_read_ends_as_changed() -> None:
         assert found.network is None
     found = uv.identify(uv.as_oracle(swapped_after(10**9), 6, budget=20_000), rng=np.random.default_rng(0))
     assert found.outcome is uv.Outcome.complete
+
+
+def test_in_a_box_layers_behind_a_narrow_first_one_are_not_looked_for_where_no_input_leads() -> None:
+    # What neurons see cannot be chosen freely there: hyperplanes are not followed; rows of the first layer are told.
+    for seed in (99601, 99602):
+        rng = np.random.default_rng(seed)
+        weights = single(random_weights((20, 12, 10, 8, 3), rng, bias=0.3))
+        oracle = uv.as_oracle(relu_elsewhere(weights, rng, np.float32), 20, within=(-1.0, 1.0))
+        oracle.ledger.budget = 20_000
+        found = uv.CriticalPoints()(oracle, rng=rng)
+        likeness = np.abs(unit(found.stats["rows_read"][0]) @ unit(weights[0][0]).T)
+        assert (likeness.max(axis=1) > 1 - 1e-4).all()
+        assert (likeness.max(axis=0) > 1 - 1e-4).sum() >= 9

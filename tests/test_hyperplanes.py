@@ -13,7 +13,7 @@ from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
-from unveil.identification.piecewise_linear.layer_membership import between_points, on_plane, straight_ones
+from unveil.identification.piecewise_linear.layer_membership import anywhere_on, on_plane, straight_ones
 from unveil.identification.piecewise_linear.normals import grouped, normals
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import MANY, SHORTEST, sharpened, untangled
@@ -157,7 +157,7 @@ def test_places_on_hyperplanes_are_on_them_and_legal(rng: np.random.Generator) -
     rows = rng.standard_normal((5, 6))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     planes = Hyperplanes.through(frame, np.full((5, 6), 0.5), rows, np.ones((5, 1)), np.full(5, 1e-9))
-    for x in (on_plane(frame, planes, rng), between_points(frame, planes, rng)):
+    for x in (on_plane(frame, planes, rng), anywhere_on(frame, planes, rng)):
         assert np.abs(np.einsum("kd,kd->k", rows, x) + planes.bias).max() < 1e-9
         assert (x >= -1e-9).all()
         assert (x <= 1 + 1e-9).all()

@@ -51,8 +51,8 @@ def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
     """Leave the layer at hand behind, and read on.
 
     Exact answers: all other layers, from critical points of their neurons wherever lines meet them. Few digits: those
-    whose hyperplanes can be followed; behind a layer of more than `FOLLOWED` neurons the next one is read as a first
-    layer is, where all neurons before it are active, and the last state is not `over`.
+    whose hyperplanes can be followed; in a box and behind a layer of more than `FOLLOWED` neurons the next one is read
+    as a first layer is, where all neurons before it are active, and the last state is not `over`.
 
     Args:
         state: A layer read, signs settled, with answers that do not end behind it.
@@ -177,8 +177,8 @@ def _followed(setup: Setup, state: Reading) -> Iterator[Reading]:
     if not state.frame.reachable():
         yield state.ended("No input makes all the neurons read so far active, which the next layer needs.")
         return
-    if state.frame.d > FOLLOWED:
-        return
+    if state.frame.d > FOLLOWED or state.frame.within is not None:
+        return  # in a box neurons do not see what they like
     probe, positive, usual = first_sums(setup.probe, state.frame)
     ledger, before = setup.oracle.ledger, state
     # Something must be left for a network to look at.

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.layer_membership import BEND, ROUNDINGS, SPREAD, WINDOW
+from unveil.identification.piecewise_linear.layer_membership import BEND, ROUNDINGS, WINDOW, anywhere_on
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Places looked at per hyperplane and round, and rounds at most.
@@ -61,7 +61,7 @@ def confirm(probe: Probe, frame: Frame, planes: Hyperplanes, most: float = np.in
             break
         most -= each * len(open_)
         here = planes[np.repeat(open_, PLACES)]
-        x = on_hyperplanes(frame, here.rows, here.bias, probe.rng)
+        x = anywhere_on(frame, here, probe.rng)
         met, other, telling = _bends(probe, frame, x, here)
         hits[open_] += (met & telling).reshape(-1, PLACES).sum(axis=1)
         beside[open_] += (other & telling).reshape(-1, PLACES).sum(axis=1)
@@ -109,33 +109,3 @@ def _crosses(frame: Frame, rows: np.ndarray, bias: np.ndarray) -> np.ndarray:
     up, down = np.maximum(rows, 0), np.minimum(rows, 0)
     most, least = up @ high + down @ low + bias, up @ low + down @ high + bias
     return np.asarray((most > 0) & (least < 0))
-
-
-def on_hyperplanes(
-    frame: Frame, rows: Float[np.ndarray, "N n"], bias: Float[np.ndarray, " N"], rng: np.random.Generator
-) -> Float[np.ndarray, "N n"]:
-    """A random legal input on each hyperplane.
-
-    In a box it lies between a random point on one side and one on the other. Where all that are drawn lie on the same
-    side, coordinates in random order are moved to the end of the box that leads to the other one until they do. `bias`:
-    offsets; each hyperplane has legal inputs on both sides.
-    """
-    if frame.within is None:
-        x = SPREAD * rng.standard_normal(rows.shape)
-        return np.asarray(x - ((x * rows).sum(axis=1) + bias)[:, None] * rows)
-    ends = []
-    for side in (1.0, -1.0):
-        x = frame.sample(len(rows), rng)
-        low, high = frame.within
-        best = np.where(side * rows > 0, high, low)
-        gain = side * rows * (best - x)
-        lack = np.maximum(0, -side * ((x * rows).sum(axis=1) + bias))
-        order = rng.permuted(np.tile(np.arange(rows.shape[1]), (len(rows), 1)), axis=1)
-        so_far = np.cumsum(np.take_along_axis(gain, order, axis=1), axis=1)
-        before = np.concatenate([np.zeros((len(x), 1)), so_far[:, :-1]], axis=1)
-        moved = np.zeros(rows.shape, dtype=bool)
-        np.put_along_axis(moved, order, (before <= lack[:, None]) & (lack[:, None] > 0), axis=1)
-        ends.append(np.where(moved, best, x))
-    z = [(end * rows).sum(axis=1) + bias for end in ends]
-    part = (z[0] / np.where(z[0] == z[1], 1.0, z[0] - z[1]))[:, None]
-    return np.asarray((1 - part) * ends[0] + part * ends[1])

@@ -115,7 +115,7 @@ def _bends(
     if not count:
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     each = planes[np.repeat(np.arange(len(planes)), places)]
-    x = on_plane(frame, each, probe.rng) if frame.free else between_points(frame, each, probe.rng)
+    x = anywhere_on(frame, each, probe.rng)
     sigma = probe.sigma(x)
     away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
     strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
@@ -145,12 +145,14 @@ def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Flo
     return np.asarray(x - z[:, None] * (rows @ frame.V.T))
 
 
-def between_points(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
-    """A point of a bounded region on each hyperplane that has nothing to do with where it was met.
+def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
+    """A point of the region on each hyperplane that has nothing to do with where it was met.
 
-    The region is convex: between a point of it on one side and one on the other lies one on the hyperplane. Where all
-    drawn lie on one side, `on_plane`.
+    A bounded region is convex: between a point of it on one side and one on the other lies one on the hyperplane. Where
+    all drawn lie on one side, and where the region is everything, `on_plane`.
     """
+    if frame.free:
+        return on_plane(frame, planes, rng)
     pool = frame.sample(POOL, rng)
     z = planes.sums(frame, pool)
     out = planes.at.copy()
