@@ -7,8 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
-from unveil.identification.fitting.conjugate_directions import Conjugate
-from unveil.identification.fitting.matrix_free import _step, _taken_apart, damped_fit, fit
+from unveil.identification.fitting.matrix_free import Conjugate, _step, _taken_apart, damped_fit, fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, rms, slimmed
 from unveil.identification.surrogate.known import Known, with_free

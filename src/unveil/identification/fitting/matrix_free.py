@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import linalg
 
-from unveil.identification.fitting.conjugate_directions import Conjugate, dot
 from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
@@ -23,6 +22,8 @@ _GAIN = 1.02
 _MOST, _MOST_DAMPED = 150, 60
 # Conjugate gradients that must together make what is left smaller by `_GAIN`.
 _PATIENCE = 10
+# Numbers of former directions that are kept, twice (128 MB each).
+_KEPT = 2**25
 # Points from which the preconditioner is made, at most.
 _ENOUGH = 8192
 # Damping of the preconditioner, relative to its mean diagonal.
@@ -78,22 +79,8 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
 
     Source: the preconditioner is the Kronecker factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
-    weights, kinds = _taken_apart(network)
-    counts = np.broadcast_to(counts, y.shape)
-    robust = Robust.at(_squares(weights, kinds, x, y, counts))
-    for _ in range(steps):
-        if robust.rms <= 1.2 * noise:
-            break
-        weight = robust.weight[:, None] * counts**2
-        step, _ = _step(weights, kinds, x, y, first, weight, noise=noise)
-        better = _shortened(weights, kinds, step, x, y, robust, counts)
-        if better is None:
-            break
-        weights, before, robust = better[0], robust, Robust.at(better[1])
-        # Where few answers are far off most of the cost is theirs.
-        if before.cost < _GAIN * before.costs(better[1]) and before.bound < _GAIN * robust.bound:
-            break
-    return _put_together(weights, kinds, network), robust.rms
+    fitted = damped_fit(network, x, y, noise=noise, first=first, steps=steps, most=_MOST, damping=0.0, counts=counts)
+    return fitted.network, fitted.rms
 
 
 def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
@@ -102,6 +89,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     y: Float[np.ndarray, "N m"],
     *,
     noise: float = 0.0,
+    first: int = 0,
     steps: int = 3,
     most: int = _MOST_DAMPED,
     damping: float = DAMPING,
@@ -110,7 +98,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
 
     `network`: where to start: any activations. `steps`: steps tried at most. `most`: conjugate gradients per step at
-    most. `damping`: relative to the diagonal of J^T J. `counts`: what the error of each answer is multiplied by.
+    most. `damping`: relative to the diagonal of J^T J; 0 as in `fit`. `counts`: what errors are multiplied by.
     Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     weights, kinds = _taken_apart(network)
@@ -120,15 +108,21 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
         if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
         weight = robust.weight[:, None] * counts**2
-        step, taken = _step(weights, kinds, x, y, 0, weight, damping, most)
+        step, taken = _step(weights, kinds, x, y, first, weight, damping, most, 0.0 if damping else noise)
         products += taken
         better = _shortened(weights, kinds, step, x, y, robust, counts)
-        if better is None:
+        if better is None and damping:
             damping *= _REFUSED
             continue
+        if better is None:
+            break
         weights, squares, part = better
-        robust = Robust.at(squares)
-        damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
+        before, robust = robust, Robust.at(squares)
+        if damping:
+            damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
+        elif before.cost < _GAIN * before.costs(squares) and before.bound < _GAIN * robust.bound:
+            # Where few answers are far off most of the cost is theirs.
+            break
     return Damped(_put_together(weights, kinds, network), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
 
@@ -343,3 +337,42 @@ def _factor(a: Float[np.ndarray, "k k"], damping: float = 0.0) -> tuple[np.ndarr
     a[at] += _RIDGE * max(float(np.diag(a).mean()), 1e-300) + np.sqrt(damping) * np.diag(a)
     factor, lower = linalg.cho_factor(a)
     return np.asarray(factor), bool(lower)
+
+
+class Conjugate:
+    """Directions of one step and their products, in single precision, to which each further one is made conjugate.
+
+    By the last one alone, as in exact arithmetic would do, they come back to each other: of an ill-conditioned step in
+    single precision that takes twice as many products.
+
+    Args:
+        size: Parameters.
+        most: Directions that are kept, or as many as `_KEPT` numbers hold.
+    """
+
+    def __init__(self, size: int, most: int) -> None:
+        most = max(1, min(most, _KEPT // size))
+        self._directions, self._products = (np.empty((most, size), dtype=np.float32) for _ in range(2))
+        self._count = 0
+
+    def keep(self, p: Sequence[np.ndarray], q: Sequence[np.ndarray]) -> None:
+        curved, size = dot(p, q), np.sqrt(dot(p, p))
+        if curved <= 0 or size == 0:
+            return
+        at = self._count % len(self._directions)
+        for out, each, scale in ((self._directions[at], p, 1 / size), (self._products[at], q, size / curved)):
+            np.multiply(np.concatenate([a.ravel() for a in each]), scale, out=out, casting="same_kind")
+        self._count += 1
+
+    def to_all(self, z: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """z without what is not conjugate to the directions kept."""
+        kept = min(self._count, len(self._directions))
+        whole = np.concatenate([a.ravel() for a in z])
+        whole -= (self._products[:kept] @ whole.astype(np.float32)) @ self._directions[:kept]
+        parts = np.split(whole, np.cumsum([a.size for a in z])[:-1])
+        return [part.reshape(a.shape) for part, a in zip(parts, z, strict=True)]
+
+
+def dot(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> float:
+    """Sum of the products of all entries."""
+    return float(sum(np.vdot(u, v) for u, v in zip(a, b, strict=True)))
