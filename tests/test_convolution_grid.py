@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from unveil.identification.convolution import geometry
-from unveil.identification.convolution.geometry import Grid, grid_of, padding_of
+from unveil.identification.convolution import shared_kernels
 from unveil.identification.convolution.kernel import Kernel, Matched, cut
+from unveil.identification.convolution.shared_kernels import Grid, grid_of, padding_of
 
 
 def kernel(rows: int, columns: int, rng: np.random.Generator) -> Kernel:
@@ -72,7 +72,7 @@ def test_padding_reaches_as_far_as_windows_were_met_and_is_open_where_none_could
     grid = Grid((3, 3), (stride, stride), (-1 % stride, -1 % stride), np.zeros((1, 2), dtype=int))
     last = max(i for i in range(-1, 5, stride))  # of windows that begin at -1
     seen = {"first": ({-1}, {-1 - stride}), "last": ({last}, {last + stride})}
-    monkeypatch.setattr(geometry, "_rows", lambda kernels, grid, lines, axis: seen[lines])
+    monkeypatch.setattr(shared_kernels, "_rows", lambda kernels, grid, lines, axis: seen[lines])
     zeros = max(0, last + 3 - 6)
     assert padding_of([], grid, ("first", "last"), (1, 6, 6)) == (1, 1, zeros, zeros)
     # Had a window further out been there, no line would have met it.

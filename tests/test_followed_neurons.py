@@ -10,7 +10,7 @@ import pytest
 
 import unveil as uv
 from unveil.blackbox.rounding import rounding
-from unveil.identification.piecewise_linear import behind_first_layer, wide_first_layer
+from unveil.identification.piecewise_linear import behind_first_layer, followed_neurons
 from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
@@ -147,7 +147,7 @@ def test_sides_of_a_first_layer_wider_than_the_input_are_settled_right_or_not_at
     told: list[tuple[Reading, list[Neuron]]] = []
 
     def settle(*args: Reading) -> tuple[Reading, list[Neuron]]:
-        told.append(wide_first_layer.settle_wide(*args))  # type: ignore[arg-type]
+        told.append(followed_neurons.settle_wide(*args))  # type: ignore[arg-type]
         return told[-1]
 
     monkeypatch.setattr(behind_first_layer, "settle_wide", settle)

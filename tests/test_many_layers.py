@@ -13,9 +13,8 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates, told_twice
-from unveil.identification.piecewise_linear.layer_choice import Here
+from unveil.identification.piecewise_linear.layer_choice import Here, Sums
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
-from unveil.identification.piecewise_linear.normal_sums import Sums
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings

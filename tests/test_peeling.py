@@ -9,7 +9,7 @@ from unveil import Peeling, as_oracle
 from unveil.blackbox.noise_model import answers_noise
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.peeled_layers import Peeled
+from unveil.identification.smooth.peeling import Peeled
 from unveil.identification.smooth.rank_condition import Slopes, meet_condition, meet_freely, refined, slopes
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS

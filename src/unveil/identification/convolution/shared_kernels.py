@@ -1,4 +1,4 @@
-"""SharedKernels: read a first layer that is a convolution off few breakpoints, whatever lies behind it."""
+"""SharedKernels: a first layer that is a convolution off few breakpoints, where its windows lie, and what is behind."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
+from scipy import linalg
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.convolution.geometry import Grid, grid_of, padding_of
-from unveil.identification.convolution.kernel import Kernel, match, windows
-from unveil.identification.convolution.output import unknowns, with_outputs
+from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, match, windows
 from unveil.identification.convolution.search import KernelSearch
 from unveil.identification.kernels import Kernels
 from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
 from unveil.identification.validation import how_many, validate
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
-from unveil.whitebox.network import Network
+from unveil.whitebox.activation import activation
+from unveil.whitebox.network import Layer, Network
 
 # Lines through either corner of the picture, for the padding, and lines that no kernel has seen, for its error.
 CORNERS, HELD_OUT = 2, 1
@@ -205,3 +206,171 @@ def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: np.ndarra
         inside = (where.t > seen.line.low) & (where.t < seen.line.high)
         total += sum(grid.holds(place) for place in where.corner[inside] - shift)
     return total
+
+
+# Answers beyond the unknowns, as a share of them.
+SPARE = 0.1
+# How far from "active above" or "active below" a kernel's sign may come out.
+UNSURE = 0.05
+
+
+def unknowns(kernels: Kernels, picture: Picture) -> int:
+    """Queries that the layer behind takes at least; 0 if the convolution is not known."""
+    convolution = kernels.convolution(picture)
+    return 0 if convolution is None else convolution.output_size + int(np.prod(picture.shape)) + 1
+
+
+def with_outputs(kernels: Kernels, picture: Picture, oracle: Oracle, rng: np.random.Generator) -> Network | None:
+    """The network of a convolution, a ReLU and one linear layer, if the oracle is one.
+
+    Answers are a sum of the neurons, of a linear function and a constant. A kernel whose sign is wrong shows in the
+    linear part: relu(-z) = relu(z) - z, in every window of it. Returns the network; None if the linear part is not that
+    of some signs: then more lies behind. Queries: `1.1 unknowns + 20`.
+    """
+    convolution = kernels.convolution(picture)
+    assert convolution is not None
+    matrix = convolution.matrix()
+    positions = convolution.output_size // len(kernels)
+    bias = np.repeat(kernels.bias, positions)
+    count = int((1 + SPARE) * unknowns(kernels, picture)) + 20
+    x = oracle.sample(count, rng)
+    y = oracle(x)
+    flat = picture.planes(x).reshape(count, -1)
+    z = (matrix @ flat.T).T + bias
+    features = np.concatenate([np.maximum(z, 0), flat, np.ones((count, 1))], axis=1)
+    solved = linalg.lstsq(features, y, lapack_driver="gelsy", check_finite=False)[0]
+    weights, straight, constant = np.split(solved.T, [len(bias), len(bias) + flat.shape[1]], axis=1)
+    # What each kernel would leave behind if its sign were wrong.
+    parts = []
+    for c in range(len(kernels)):
+        rows = slice(c * positions, (c + 1) * positions)
+        parts.append(-(matrix[rows].T @ weights[:, rows].T).T.ravel())
+    system = np.stack(parts, axis=1)
+    wrong = np.linalg.lstsq(system, straight.ravel(), rcond=None)[0]
+    left = np.linalg.norm(straight.ravel() - system @ np.round(wrong))
+    if np.abs(wrong - np.clip(np.round(wrong), 0, 1)).max() > UNSURE or left > UNSURE * np.linalg.norm(system):
+        return None
+    sign = np.where(np.round(wrong) == 1, -1.0, 1.0)
+    each = np.repeat(sign, positions)
+    offset = constant[:, 0] + (weights * bias) @ (each < 0)
+    return _network(kernels, picture, sign, weights, offset)
+
+
+def _network(
+    kernels: Kernels,
+    picture: Picture,
+    sign: Float[np.ndarray, " C"],
+    weights: Float[np.ndarray, "m k"],
+    offset: Float[np.ndarray, " m"],
+) -> Network:
+    convolution = kernels.convolution(picture)
+    assert convolution is not None
+    turned = type(convolution)(
+        kernels.weights * sign[:, None, None, None], picture.shape, convolution.stride, convolution.padding
+    )
+    matrix = turned.matrix()
+    bias = np.repeat(kernels.bias * sign, turned.output_size // len(kernels))
+    if picture.last:
+        c, h, w = picture.shape
+        matrix = matrix[:, np.arange(c * h * w).reshape(c, h, w).transpose(1, 2, 0).ravel()]
+    first = Layer(matrix, bias, activation("relu"), None if picture.last else turned)
+    shape = (picture.shape[1], picture.shape[2], picture.shape[0]) if picture.last else picture.shape
+    return Network((first, Layer(weights, offset, activation("identity"))), shape)
+
+
+# Share of the windows met that must lie on the grid: a few more are met by chance.
+ON_GRID = 0.95
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where windows lie."""
+
+    size: tuple[int, int]  # rows and columns of all kernels
+    stride: tuple[int, int]  # rows, columns
+    origin: tuple[int, int]  # row and column of some window's corner, modulo the stride
+    shift: Int[np.ndarray, "C 2"]  # rows and columns that each kernel lies inside its window
+
+    def holds(self, place: np.ndarray) -> bool:
+        """Whether a window lies on it."""
+        return all((int(place[a]) - self.origin[a]) % self.stride[a] == 0 for a in range(2))
+
+
+def grid_of(kernels: list[Kernel], met: list[Matched]) -> Grid:
+    """The grid that explains where kernels were met.
+
+    Along each axis the largest stride such that all windows of a kernel leave the same remainder. A kernel with empty
+    rows or columns at its edges is put where its windows lie on the grid of the others.
+    """
+    size, stride, origin, shift = [], [], [], np.zeros((len(kernels), 2), dtype=int)
+    for axis in range(2):
+        widest = max(kernel.size[axis] for kernel in kernels)
+        places = [each.corner[:, axis] for each in met]
+        step = _stride(places)
+        full = [i for i, kernel in enumerate(kernels) if kernel.size[axis] == widest]
+        most = max(full, key=lambda i: len(places[i]))
+        rest = _remainder(places[most], step)
+        for i, kernel in enumerate(kernels):
+            spare = widest - kernel.size[axis]
+            own = _remainder(places[i], step)
+            shift[i, axis] = min(((own - rest) % step), spare)
+        size.append(widest)
+        stride.append(step)
+        origin.append(rest)
+    return Grid((size[0], size[1]), (stride[0], stride[1]), (origin[0], origin[1]), shift)
+
+
+def padding_of(
+    kernels: list[Kernel], grid: Grid, corners: tuple[list[PixelLine], list[PixelLine]], shape: tuple[int, int, int]
+) -> tuple[int, int, int, int] | None:
+    """Zeros above, left, below and right, or None where no line shows whether there are some.
+
+    A line that moves the first pixel of a picture meets every window that begins in the padding, if there is one; the
+    last pixel's every window that ends there. `grid`: where their windows lie. `corners`: lines through the first
+    pixel, and through the last.
+    """
+    ends: list[int] = []
+    for which, lines in enumerate(corners):
+        for axis in range(2):
+            met, could = _rows(kernels, grid, lines, axis)
+            size, side = grid.size[axis], shape[1 + axis]
+            inner = 0 if which == 0 else side - size
+            # The windows that lie inside are there in any case, on the grid.
+            first = inner + (grid.origin[axis] - inner) % grid.stride[axis] * (1 if which == 0 else 0)
+            if which == 1:
+                first = inner - (inner - grid.origin[axis]) % grid.stride[axis]
+            places = met | {first}
+            end = min(places) if which == 0 else max(places)
+            beyond = end - grid.stride[axis] if which == 0 else end + grid.stride[axis]
+            reaches = beyond > -size if which == 0 else beyond < side
+            if reaches and beyond not in could:
+                return None
+            ends.append(max(0, -end) if which == 0 else max(0, end + size - side))
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _rows(kernels: list[Kernel], grid: Grid, lines: list[PixelLine], axis: int) -> tuple[set[int], set[int]]:
+    """Rows (or columns) of windows met, and of those that would have been met if they were there."""
+    met, could = set(), set()
+    for kernel, shift in zip(kernels, grid.shift, strict=True):
+        for place in match(kernel, lines).corner - shift:
+            if grid.holds(place):
+                met.add(int(place[axis]))
+        for seen in lines:
+            where = windows(kernel, seen)
+            inside = (where.t > seen.line.low) & (where.t < seen.line.high)
+            could |= {int(p[axis]) for p in where.corner[inside] - shift if grid.holds(p)}
+    return met, could
+
+
+def _stride(places: list[np.ndarray]) -> int:
+    spans = [int(np.ptp(p)) for p in places if len(p)]
+    for step in range(max(spans, default=1), 1, -1):
+        agree = [(p % step == _remainder(p, step)).sum() for p in places]
+        if sum(agree) >= ON_GRID * sum(map(len, places)):
+            return step
+    return 1
+
+
+def _remainder(places: np.ndarray, step: int) -> int:
+    return int(np.bincount(places % step, minlength=step).argmax()) if len(places) else 0

@@ -14,6 +14,7 @@ from unveil.identification.fitting.pruning import without_idle
 from unveil.identification.piecewise_linear.deeper_layers import read_deeper
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
+from unveil.identification.piecewise_linear.followed_neurons import settle_wide
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import CONVINCING, STEADY, fresh, fresh_on_both_sides, turned
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -30,7 +31,6 @@ from unveil.identification.piecewise_linear.sign_recovery import dependent, too_
 from unveil.identification.piecewise_linear.traced_layers import FEW, first_sums, trace_layers
 from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
-from unveil.identification.piecewise_linear.wide_first_layer import settle_wide
 from unveil.whitebox.network import Network
 
 # From this many neurons in the first layer on the second is first looked for where all of them are active: there one

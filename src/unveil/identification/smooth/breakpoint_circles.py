@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading
-from unveil.identification.smooth.shape_fit import fit_shape
+from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 
 RADIUS = 1e8

@@ -17,7 +17,7 @@ from unveil.identification.smooth.blocks import gap
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
-from unveil.identification.smooth.shape_fit import fit_shape
+from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Network
 

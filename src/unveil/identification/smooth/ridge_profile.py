@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes
-from unveil.identification.smooth.shape_fit import fit_shape
-from unveil.identification.smooth.single_neuron import fit_alone
+from unveil.identification.smooth.single_neuron import fit_alone, fit_shape
 from unveil.whitebox.activation import Activation
 
 EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough

@@ -13,7 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
 from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.smooth.blocks import Block, FirstLayer, look_through
-from unveil.identification.smooth.shape_fit import fit_shape
+from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
