@@ -61,15 +61,8 @@ def in_shown_units(
     """What was read among inputs of size 1, held against answers where inputs that weigh little matter as others do.
 
     Of inputs in raw units, as incomes beside years, some weights are known no better than what others do to the answers
-    is rounded. Where the network is off at sizes that its own weights tell, it is read again in these.
-
-    Args:
-        found: Read without a box and without examples.
-        oracle: What was asked.
-        read: Reads an oracle that it is given.
-        rng: Draws the points.
-
-    Queries: `JUDGED` where inputs weigh unequally, and a further reading where the answers there are others
+    is rounded. Where the network is off at sizes that its own weights tell, it is read again (by `read`) in these.
+    Queries: `JUDGED` where inputs weigh unequally, and a further reading where the answers there are others.
     """
     start, queries = oracle.ledger.asked, found.queries
     for _ in range(READ_AGAIN):

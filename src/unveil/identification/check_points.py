@@ -108,15 +108,8 @@ def unusual_everywhere(
     """Points where a neuron that is missing behind one of the hidden layers is on: `unusual` ones of all but the last.
 
     What the last layer's neurons are mixed into is the output, which is no neuron that could have been missed. The
-    deeper a layer the rarer a neuron behind it can be, and the more points are its own.
-
-    Args:
-        network: Whose features.
-        count: How many.
-        pool: Inputs as a user would draw them.
-        rng: Draws lengths and mixtures.
-        within: The legal box, if any.
-        scales: How far out points lie without a box, in usual lengths; the most of them as far as the second one.
+    deeper a layer the rarer a neuron behind it can be, and the more points are its own. `pool`: inputs as a user would
+    draw them; `scales`: how far out points lie without a box, in usual lengths, most of them as far as the second one.
     """
     size = float(np.median(np.linalg.norm(pool, axis=1)))
     if within is None:
@@ -208,18 +201,13 @@ class _BySums:
 
 
 def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
-    """Weights of features whose sum, where it is largest, shows rare neurons behind them.
+    """Weights of k features whose sum, where it is largest, shows rare neurons behind them.
 
     A neuron that is on for some input at all has a positive weight, and if it hardly ever is, most others are negative:
     it is on where one or two features are active and the others are not, or hardly. One that is hardly ever off is so
     by a negative weight, at such points likewise. Of every feature in turn they meet rare neurons 3 to 30 times as
-    often as points far out do; where a feature never outweighs all others, only those that let these be active a
-    little do.
-
-    Args:
-        count: How many.
-        k: Features.
-        rng: Draws them.
+    often as points far out do; where a feature never outweighs all others, only those that let these be active a little
+    do.
     """
     light = np.where(np.arange(count) % 2 == 0, 1.0, LIGHTEST ** rng.random(count))
     weights = np.repeat(-light[:, None], k, axis=1)

@@ -30,17 +30,8 @@ def fresh_points(
 
     Labels of random points agree even for a rough network; close to a boundary they agree only where it is exact.
     Points lie on both sides, at a distance of a hundred times the accuracy, of the segment on which the boundary was
-    crossed (of a few thousand rounding steps in float32).
-
-    Args:
-        network: One output per label.
-        labels: The label of each output.
-        oracle: Answers labels.
-        points: How many at most; fewer where the network knows a single label.
-        rng: Draws the points.
-        accuracy: Of the weights, relative.
-
-    Queries: `0`
+    crossed (of a few thousand rounding steps in float32). `labels`: of each output; `points`: how many at most; fewer
+    where the network knows a single label; `accuracy`: of the weights, relative.
     """
     x = oracle.sample(points - points // 2, rng)
     return np.concatenate([x, near_boundaries(network, labels, oracle, points // 2, rng, accuracy)])

@@ -43,14 +43,10 @@ class Reader:
     def read(self, seen: PixelLine, index: int, largest: int) -> Read:
         """The normal at a breakpoint.
 
-        Args:
-            largest: A window wider than this is none: the neuron belongs to a deeper layer, or to no convolution.
-
-        The window begins at the line's pixel and grows where a random move of the rows or columns beside it changes
-        the slopes' difference; then its weights are read one by one.
-
-        Queries: `2 + 8` per round of growing, of which there are as many as the window is wide at most, and two per
-            weight
+        The window begins at the line's pixel and grows where a random move of the rows or columns beside it changes the
+        slopes' difference; then its weights are read one by one. One wider than `largest` is none: the neuron belongs
+        to a deeper layer, or to no convolution. Queries: `2 + 8` per round of growing, of which there are as many as
+        the window is wide at most, and two per weight.
         """
         point = _Point(self, seen, index)
         _, height, width = self.picture.shape

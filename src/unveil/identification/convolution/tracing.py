@@ -26,16 +26,11 @@ LEAST = 0.4
 def traced(  # noqa: PLR0913 - what all sightings share
     kernel: Kernel, seen: PixelLine, index: int, ask: Ask, picture: Picture, noise: Rounding, rng: np.random.Generator
 ) -> Kernel | None:
-    """Sharpen a kernel by following its hyperplane away from where it was read.
+    """Sharpen a kernel by following its hyperplane away from where it was read; None where that was lost.
 
     The window's pixels are moved at random, and the breakpoint is looked for where the kernel says, on short lines;
     each round goes as far as short lines still hold its error. A first-layer hyperplane is straight however far it is
-    followed, others are left soon.
-
-    Returns:
-        The kernel, or None where its hyperplane was lost.
-
-    Queries: `13` per short line
+    followed, others are left soon. Queries: `13` per short line.
     """
     kernel = _with_rim(kernel, picture)
     line = seen.line

@@ -58,14 +58,9 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
 
     `b relu(z) + b s z` is a neuron of slopes `b (1 + s)` and `b s`: a leaky one, or an ordinary one seen from the other
     side. Equations for the s of all neurons that determine them and more, or slopes that are all alike, are evidence.
-    Of more neurons than equations those whose s is -1 and not 0 are told by the one set that leaves nothing.
-
-    Args:
-        network: ReLU layers, the last one affine.
-
-    Returns:
-        Leaky ReLU in the last hidden layer, with one slope or one per neuron, or ReLU; the network itself where the
-        affine part belongs to no neurons, or there is none.
+    Of more neurons than equations those whose s is -1 and not 0 are told by the one set that leaves nothing. Its last
+    hidden layer is leaky then, with one slope or one per neuron, or ReLU; layers before are ReLU, and the last one
+    affine.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network

@@ -21,10 +21,8 @@ def by_balance(
 
     `w relu(z) = w |z| / 2 + w z / 2`: the first half is the same for both sides, the second adds up to an affine
     function that can be measured. As many equations as outputs times inputs; with fewer than neurons the signs are a
-    lattice problem.
-
-    Returns:
-        The signs, or None where these equations do not settle them within `tolerance` (relative to the largest term).
+    lattice problem. Returns the signs, or None where these equations do not settle them within `tolerance` (relative to
+    the largest term).
     """
     scale = (np.abs(weight).max(axis=1) * np.abs(rows).max(axis=1)).max() * np.sqrt(len(rows))
     # Signs need few digits: the normal equations are as many as neurons, where all are outputs times inputs.

@@ -92,14 +92,9 @@ def without_twins(
 ) -> Network:
     """Join neurons of the last hidden layer that are one, and leave out those that cancel or send nothing on.
 
-    Another stays even where it changes none of the answers: it may be on where nothing was asked.
-
-    Args:
-        network: ReLU layers, the last one affine.
-        settled: All weights of the smaller network to the last digits, where the two were known less well than that.
-
-    Returns:
-        The smaller network, if it is as near to what was asked; otherwise the network itself.
+    Another stays even where it changes none of the answers: it may be on where nothing was asked. `network`: ReLU
+    layers, the last one affine. `settled`: all weights of the smaller network to the last digits, where the two were
+    known less well than that. The smaller network counts if it is as near to what was asked.
     """
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network

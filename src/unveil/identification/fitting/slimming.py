@@ -92,12 +92,8 @@ def without_surplus(
 
     Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
     determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
-
-    Args:
-        weight: What each answer counts for, as in the fit.
-
-    Returns:
-        The fit of the smallest network met whose `rms` is not larger, up to a fifth, or below noise and rounding.
+    `weight`: what each answer counts for, as in the fit. Returns the fit of the smallest network met whose `rms` is not
+    larger, up to a fifth, or below noise and rounding.
     """
     size = float(np.abs(y).max())
     sure = fit.condition < REDUNDANT and fit.uncertainty <= UNCERTAIN

@@ -79,15 +79,9 @@ def train(  # noqa: PLR0913 - tolerances of a fit, by name
 ) -> Network:
     """Stochastic gradients on the layers from `first` on.
 
-    Args:
-        y: What was answered; with `classes` one number per class, 1 for the label and 0 for the others.
-        first: The first layer that moves.
-        steps: Batches; None: as many as seems worth it.
-        classes: Whether the network's outputs are scores whose softmax should be `y`.
-
-    Queries: `0`; the answers are given.
-
-    Source: Kingma, Ba, Adam, ICLR 2015 (arXiv:1412.6980), with a rate that falls like a cosine.
+    `y`: what was answered; with `classes` one number per class, 1 for the label and 0 for the others, and the network's
+    outputs are scores whose softmax should be this. `steps`: batches; None: as many as seems worth it. Source: Kingma,
+    Ba, Adam, ICLR 2015 (arXiv:1412.6980), with a rate that falls like a cosine.
     """
     h = x
     for layer in network.layers[:first]:

@@ -23,16 +23,8 @@ def with_switches(
 
     Where such a neuron is active its bias adds to the output's alone. A mixed-integer program finds where it sees
     least, for either side of its hyperplane, as both are the same where it was asked; once it is off, answers lack what
-    it adds.
-
-    Args:
-        network: Right where it was asked; ReLU layers, two hidden ones at least, the last one affine.
-
-    Returns:
-        The network, and how many biases are open still; two opposite rows that carry what one neuron adds become that
-        neuron where it switches.
-
-    Queries: 24 for each neuron that is always active, at most
+    it adds. Two opposite rows that carry what one neuron adds become that neuron where it switches. Returns how many
+    biases are open still, too. Queries: 24 for each neuron that is always active, at most.
     """
     pair, left = opposite_rows(network.layers[-2], OPPOSITE), 0
     if len(pair):

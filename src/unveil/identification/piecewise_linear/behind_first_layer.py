@@ -48,19 +48,12 @@ PER_WEIGHT = 100
 
 
 def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:
-    """Leave the layer at hand behind, and read on.
+    """Leave the layer at hand, signs settled, behind, and read on.
 
     Exact answers: all other layers, from critical points of their neurons wherever lines meet them. Few digits: those
     whose hyperplanes can be followed; in a box and behind a layer of more than `FOLLOWED` neurons the next one is read
-    as a first layer is, where all neurons before it are active, and the last state is not `over`.
-
-    Args:
-        state: A layer read, signs settled, with answers that do not end behind it.
-
-    Yields:
-        What was read, after every step.
-
-    Queries: those of `read_deeper`, or of `trace_layers` and a fit of all weights.
+    as a first layer is, where all neurons before it are active, and the last state is not `over`. Queries: those of
+    `read_deeper`, or of `trace_layers` and a fit of all weights.
     """
     return _at_critical_points(setup, state) if setup.exact else _followed(setup, state)
 

@@ -115,18 +115,9 @@ def signs(
 ) -> tuple[AffineMap | None, list[Station]]:
     """Turn these neurons so that positive is active: an inactive one has no share in the derivatives.
 
-    Args:
-        probe: Asks.
-        layers: Read before.
-        layer: All neurons of this layer, up to sign.
-        pool: Where derivatives may be measured.
-        doubt: The largest error of these neurons' weights.
-
-    Returns:
-        The layer, None if these are not all of it after all, or some neuron's sign cannot be told; and where
-        derivatives were measured.
-
-    Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
+    `layer`: all neurons of this layer, up to sign; `doubt`: the largest error of their weights. Returns None for the
+    layer if these are not all of it after all, or some neuron's sign cannot be told; and where derivatives were
+    measured. Queries: `r + 4` per derivative in the r directions in which the layers before move; some 4 to 8 of them.
     """
     rows, bias = layer
     stations: list[Station] = []
@@ -168,18 +159,9 @@ def leaks(
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
     """Where the answers stay when this layer does, and where they change: there a neuron of it is missing.
 
-    Args:
-        probe: Asks.
-        layers: Read before.
-        layer: The one in question, signs settled.
-        pool: Where to look; skipped where its active neurons move along every direction in which those before do.
-        count: How many of them.
-        doubt: The largest error of the layer's weights.
-
-    Returns:
-        Points where moving along none of the active neurons changes nothing, and points where it does.
-
-    Queries: at most `2 count`
+    Moving along none of its active neurons must change nothing. Of the pool `count` points are looked at, none where
+    these move along every direction in which the layers before do. `doubt`: the largest error of the layer's weights.
+    Queries: at most `2 count`.
     """
     there, step, _ = _still(probe, layers, layer, pool, count, 1.0)
     x = pool[there]

@@ -53,18 +53,12 @@ def derivatives(
 
     Random steps to both sides, shortened until answers are straight along them, tell how long steps along single
     coordinates can be. Where answers are exact one step along each is enough, and a random step along all of them
-    checks them together; where they have few digits steps are as long as they can be, and to both sides.
-
-    Args:
-        radius: How far, per point, random steps may be expected to stay in the region.
-        value: The answers at x, if known.
-
-    Returns:
-        The derivatives, and the error of each of them to be expected from rounding; infinite where a point has no
-        region around it.
+    checks them together; where they have few digits steps are as long as they can be, and to both sides. `radius`: how
+    far random steps may be expected to stay in the region; `value`: the answers at x, if known. Returns the error of
+    each to be expected from rounding, too: infinite where a point has no region around it.
 
     Queries: `P d` and about 4 P where answers are exact, `2 P d` and about 8 P where they are not, more where a step
-        left its region; P more without `value`.
+    left its region; P more without `value`.
     """
     exact = probe.noise.exact
     value = probe.ask(x) if value is None else value

@@ -53,9 +53,8 @@ def choose(sightings: Sightings, views: Views, layers: list[AffineMap], found: l
 
     Those that are met wherever they should be come first, then those that explain what is left; what nothing calls for
     is left out, but for what cannot be a deeper layer's. One that is known in part may add anything where its unknown
-    weights matter.
-
-    Queries: `FRESH (d + 4)`, at most `1 + AGAIN` times, and `2 BOTH (d + 4)` for each candidate left out
+    weights matter. Queries: `FRESH (d + 4)`, at most `1 + AGAIN` times, and `2 BOTH (d + 4)` for each candidate left
+    out.
     """
     here = Here(sightings, views, layers, found)
     trusted = np.array([one.should >= OFTEN and one.were >= MET * one.should and one.lines >= LINES for one in found])

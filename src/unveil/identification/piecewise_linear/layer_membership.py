@@ -181,19 +181,12 @@ CLEAR = 1e-3
 def told_by_ends(
     probe: Probe, frame: Frame, planes: Hyperplanes, unmet: Float[np.ndarray, "K n"]
 ) -> Int[np.ndarray, " K"]:
-    """Whether hyperplanes that end are those of the layer at hand.
+    """Whether hyperplanes that end are those of the layer at hand: 1 where straight, -1 where bent, 0 where not told.
 
     Where the hyperplane of a neuron of the layer at hand ends, two pieces of a deeper neuron's meet: slopes jump across
     both with the sign of its output weight, across the one that ends with that sign times its own weight into the
     deeper one. Where a deeper neuron's ends, the two others are its next piece and the hyperplane at which it bends.
-
-    Args:
-        unmet: A point on each at which it is not met.
-
-    Returns:
-        1 where it is straight, -1 where it bends, 0 where the signs of the jumps do not tell.
-
-    Queries: at most `3 HALVINGS + ANGLES + 1` each
+    `unmet`: a point on each at which it is not met. Queries: at most `3 HALVINGS + ANGLES + 1` each.
     """
     if not len(planes):
         return np.zeros(0, dtype=int)

@@ -142,18 +142,9 @@ def along_all(
     """The first layer's rows along all inputs, from those along a few directions and derivatives along the others.
 
     A derivative along the coordinates of what the neurons see is known at many places: it says how much of each row is
-    in the derivative there along anything else.
-
-    Args:
-        probe: Asks, whole inputs.
-        layer: Its rows along the few directions, and biases.
-        many: What was read behind it.
-        frame_lift: From what the neurons see to coordinates along the few directions.
-
-    Returns:
-        None where derivatives could not be measured, or do not tell all rows.
-
-    Queries: `n - p + 5` for each of about as many places as neurons, over the outputs
+    in the derivative there along anything else. `frame_lift`: from what the neurons see to coordinates along the few
+    directions. None where derivatives could not be measured, or do not tell all rows. Queries: `n - p + 5` for each of
+    about as many places as neurons, over the outputs.
     """
     rows, bias = layer
     seen = many.sightings

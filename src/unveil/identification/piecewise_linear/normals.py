@@ -39,17 +39,12 @@ class Group:
 def normals(
     probe: Probe, frame: Frame, line: Line, crossing: Int[np.ndarray, " B"], found: LayerFound
 ) -> tuple[LayerFound, Hyperplanes]:
-    """The hyperplanes of one line's breakpoints that none of those found crosses there.
+    """What was read, with derivatives, and hyperplanes of a line's breakpoints that none of those found crosses there.
 
-    Args:
-        crossing: The hyperplane of `found` that each breakpoint belongs to, or -1.
-
-    Returns:
-        What was read, with the derivatives, and the hyperplanes; breakpoints whose normal would be too vague, or turns
-        out to be of more than one hyperplane, are left out.
-
-    Queries: those of `derivatives` in one piece more than there are groups of breakpoints, which are as large as the
-        outputs tell apart; on a line without breakpoints, in the middle of it.
+    `crossing`: the hyperplane of `found` that each breakpoint belongs to, or -1. Left out are breakpoints whose normal
+    would be too vague, or turns out to be of more than one hyperplane. Queries: those of `derivatives` in one piece
+    more than there are groups of breakpoints, which are as large as the outputs tell apart; on a line without any, in
+    the middle of it.
     """
     m, dh, exact = probe.m, frame.M @ line.direction, probe.noise.exact
     wanted = (crossing < 0) & (expected_error(frame, line, probe.noise) < VAGUE)

@@ -37,17 +37,12 @@ def with_rare(
     ask: Ask,
     rng: np.random.Generator,
 ) -> list[AffineMap]:
-    """Put into the last layer what is missing there.
+    """Put into the last layer what is missing there; the same list where that is nothing.
 
     A network that lacks a rare neuron is right at most inputs: an output layer that most answers suit leaves over what
     that neuron does, which is linear in the values of the layer before wherever it is active. More answers are asked
     beside the ones that are wrong, a line through them all is laid by least absolute deviations, and the neuron stays
-    if it explains half of them.
-
-    Returns:
-        The layers; the same list where nothing was put in.
-
-    Queries: `PER_WEIGHT (d + 1)` per neuron that is looked for, for d neurons in the layer before
+    if it explains half of them. Queries: `PER_WEIGHT (d + 1)` per neuron looked for, for d in the layer before.
     """
     for _ in range(len(layers[-1][1])):
         before = after(layers[:-1], x)
@@ -85,15 +80,9 @@ def last_layer(
     """The last hidden layer from most of its neurons, up to sign: with those that few inputs switch, on their sides.
 
     At most inputs a neuron that is missing is off, or always on: then it is a linear part in the values of the layer
-    before. These are never negative, so that as neurons of the layer itself they are such a part.
-
-    Args:
-        rows: Rows and biases of the neurons read, no more of them than neurons in the layer before.
-
-    Returns:
-        None where an output layer behind them does not suit most answers.
-
-    Queries: those of `with_rare`
+    before. These are never negative, so that as neurons of the layer itself they are such a part. `rows`: no more of
+    them than neurons in the layer before. None where an output layer behind them does not suit most answers. Queries:
+    those of `with_rare`.
     """
     d = len(before[-1][1])
     wide = np.concatenate([np.eye(d), rows[0]]), np.append(np.zeros(d), rows[1])

@@ -62,15 +62,10 @@ BOUNDED = 3
 def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Iterator[Reading]:
     """All layers, first to last.
 
-    Args:
-        start: A line through them that was searched before.
-
-    Yields:
-        What was read after every step; `network` of the last state is the result, if there is any.
-
-    Queries: those of `layer_steps` for each layer that is read where all neurons before it are active, of `read_behind`
-        for the others; of a check on fresh points after each round: `FEWEST` (`FEWEST_IN_BOX`), or `how_many` of
-        answers with few digits; of `finish_exact`.
+    `start`: a line through them that was searched before. Yields what was read after every step; `network` of the last
+    state is the result, if there is any. Queries: those of `layer_steps` for each layer that is read where all neurons
+    before it are active, of `read_behind` for the others; of a check on fresh points after each round: `FEWEST`
+    (`FEWEST_IN_BOX`), or `how_many` of answers with few digits; of `finish_exact`.
     """
     state = Reading.begun(setup, frame)
     for _ in range(setup.most_layers):
@@ -210,14 +205,10 @@ PLACES = 12
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
     """All layers of a network.
 
-    Of `MANY` inputs free of a box, exact answers: along a few directions first, as many as a line shows neurons; if
-    the first layer's weights along all others do not follow from there, along all.
-
-    Yields:
-        What was read after every step.
-
-    Queries: those of `read_network`, along few directions or all; of `widen` and `sharper_behind` in the first case; of
-        `_by_place` for exact answers free of a box
+    Of `MANY` inputs free of a box, exact answers: along a few directions first, as many as a line shows neurons; if the
+    first layer's weights along all others do not follow from there, along all. Queries: those of `read_network`, along
+    few directions or all; of `widen` and `sharper_behind` in the first case; of `_by_place` for exact answers free of a
+    box.
     """
     start: Line | None = None
     free = setup.exact and frame.free and setup.oracle.grid is None

@@ -25,21 +25,10 @@ MOST = 80
 def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:
     """A point on a neuron's hyperplane, if its unknown weights are zero, where only one of these begins to matter.
 
-    What each layer sees and passes on are linear constraints once it is a yes or no whether a neuron is active, and
-    the room until any of them switches is to be as large as it can be: a mixed-integer linear program. Lines at random
-    meet hardly any such place of a neuron that one in a thousand inputs switches.
-
-    Args:
-        layers: Before the neuron's, read whole; inputs are free.
-        neuron: As far as it is known.
-        size: Length of a typical input, per coordinate.
-
-    Returns:
-        None where there is none within reach.
-
-    Queries: `0`
-
-    Source: the encoding of ReLUs: Tjeng, Xiao, Tedrake, ICLR 2019.
+    What each layer sees and passes on are linear constraints once it is a yes or no whether a neuron is active, and the
+    room until any of them switches is to be as large as it can be: a mixed-integer linear program. Lines at random meet
+    hardly any such place of a neuron that one in a thousand inputs switches. `size`: of a typical input, per
+    coordinate. None where there is none within reach. Source: the encoding of ReLUs: Tjeng, Xiao, Tedrake, ICLR 2019.
     """
     if sum(len(bias) for _, bias in layers) > MOST:
         return None
@@ -67,10 +56,9 @@ def _roomiest(layers: list[AffineMap], neuron: Neuron, j: int, reach: float) -> 
 
 
 def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -> Float[np.ndarray, " n"] | None:
-    """A point at which a neuron behind these layers sees the least.
+    """A point at which a neuron behind these layers sees the least; None where there are too many neurons for a search.
 
-    `reach`: how far out the first layer's neurons may be, as their distance from the origin. None where there are too
-    many neurons for a search.
+    `reach`: how far out the first layer's neurons may be, as their distance from the origin.
     """
     (W, b), k = layers[0], len(row)
     if sum(len(bias) for _, bias in layers) > MOST:

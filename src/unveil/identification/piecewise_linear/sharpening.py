@@ -58,10 +58,8 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
 
     Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
     the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
-    normal that was met far away is met once more.
-
-    Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is good; none where coordinates are no more than
-        `MANY`, or rows met beside each other no small share of them
+    normal that was met far away is met once more. Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is
+    good; none where coordinates are no more than `MANY`, or rows met beside each other no small share of them.
     """
     planes, count = found.straight, 2 * probe.m
     if frame.d <= MANY or count > TANGLED * frame.d or not len(planes):

@@ -31,18 +31,11 @@ def dependent(rows: Float[np.ndarray, "k d"]) -> Bool[np.ndarray, "k k"]:
 def by_vanishing(
     rows: Float[np.ndarray, "k d"], z: Float[np.ndarray, "P k"], slope: Float[np.ndarray, "P m d"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """Expand derivatives in the normals: an inactive neuron has coefficient zero.
+    """Expand derivatives in the normals, k <= d: an inactive neuron has coefficient zero.
 
-    Of normals that depend on each other only the sum is told. Where that is zero none of them is active.
-
-    Args:
-        rows: Normals, k <= d.
-        z: What the neurons see at the P points (up to sign).
-
-    Returns:
-        Sides, +1 where positive z is active, and for each the largest coefficient on its inactive side relative to
-        the largest on
-        the active one: near 0 is sure, near 1 means that something else moves along this normal too.
+    Of normals that depend on each other only the sum is told. Where that is zero none of them is active. Returns sides,
+    +1 where positive z is active, and for each the largest coefficient on its inactive side relative to that on the
+    active one: near 0 is sure, near 1 means that something else moves along this normal too.
     """
     part = slope @ np.linalg.pinv(rows, rcond=DEPENDENT)
     coefficient = np.abs(part).max(axis=1)

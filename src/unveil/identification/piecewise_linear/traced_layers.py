@@ -119,19 +119,10 @@ def trace_layers(
 ) -> Iterator[Traced]:
     """Layer after layer until one is the last, cannot be read whole, or enough was asked.
 
-    Args:
-        probe: Asks what the first layer's neurons sum up.
-        frame: Where all of these are positive.
-        usual: Usual ones.
-        error: Of the first layer's normals.
-        most_layers: Layers at most.
-        enough: Whether enough was asked.
-
-    Yields:
-        What was read, after every step.
-
-    Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of `derivatives` beside breakpoints that
-        no neuron explains, of `follow` for each of these, and those of `leaks_of_few`.
+    `frame`: where all that the first layer's neurons sum up, which `probe` asks about, is positive; `usual`: usual
+    sums; `error`: of its normals. Queries: those of `line_search` for at most `MOST_LINES` lines per layer, of
+    `derivatives` beside breakpoints that no neuron explains, of `follow` for each of these, and those of
+    `leaks_of_few`.
     """
     state = Traced.begun(error)
     for _ in range(most_layers):

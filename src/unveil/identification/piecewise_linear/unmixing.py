@@ -22,16 +22,8 @@ def unmix(
     """Sharper rows from all derivatives measured on the way, by alternating least squares.
 
     A row was first read off two of them; hundreds of others hold it too, in mixtures that are not known but easily
-    found from nearly right rows.
-
-    Args:
-        found: What was read of it, with where derivatives were measured.
-        layer: Unit rows and biases, positive side active; no more rows than coordinates.
-
-    Returns:
-        Unit rows, biases, and errors of the rows. A row that hardly any derivative holds stays as it was.
-
-    Queries: `0`
+    found from nearly right rows. One that hardly any derivative holds stays as it was. `layer`: unit rows and biases,
+    positive side active; no more rows than coordinates. Returns unit rows, biases, and errors of the rows.
     """
     rows, bias = layer
     error = found.straight.error

@@ -129,18 +129,11 @@ def widen(
     again: Bool[np.ndarray, " k"],
     seen: Float[np.ndarray, "k p"],
 ) -> Network | None:
-    """The network on all inputs.
+    """The network on all inputs; None where derivatives could not be measured.
 
-    Args:
-        probe: Asks, whole inputs.
-        again: Rows that are measured again along the few directions, too.
-        seen: A point of each of their hyperplanes, in coordinates.
-
-    Returns:
-        None where derivatives could not be measured.
-
-    Queries: `n - p + 5` per station, p more where a row is measured again; one more per neuron, two behind one hidden
-        layer with several outputs.
+    `again`: rows that are measured again along the few directions, too; `seen`: a point of each of their hyperplanes,
+    in coordinates. Queries: `n - p + 5` per station, p more where a row is measured again; one more per neuron, two
+    behind one hidden layer with several outputs.
     """
     layer, p = network.layers[0], directions.few.shape[1]
     lift = directions.longer * directions.few.T

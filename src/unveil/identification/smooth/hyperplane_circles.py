@@ -74,15 +74,10 @@ def hyperplanes(
     """Find the first layer's hyperplanes by walking half circles.
 
     Every hyperplane through the neighbourhood of the origin is crossed once by a half circle of large radius. Between
-    two crossings all neurons are saturated and the answer is constant; at a crossing the gradient is the normal.
-    A step that lies on a hyperplane found before confirms it and costs no gradient.
-
-    Args:
-        radius: Of the circles, see `saturation_radius`.
-        drift: How much saturated answers still move, see `saturation_radius`.
-        count: How many hyperplanes there are; found if None.
-
-    Queries: about `256 + k (15 + 2 n)` for the first circle and `256 + 15 k` for each of the others.
+    two crossings all neurons are saturated and the answer is constant; at a crossing the gradient is the normal. A step
+    that lies on a hyperplane found before confirms it and costs no gradient. `radius`, `drift`: see
+    `saturation_radius`; `count`: how many there are; found if None. Queries: about `256 + k (15 + 2 n)` for the first
+    circle, `256 + 15 k` for others.
     """
     n = oracle.n
     directions, offsets, widths, errors = np.empty((0, n)), np.empty(0), np.empty(0), np.empty(0)

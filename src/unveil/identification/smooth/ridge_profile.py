@@ -72,18 +72,11 @@ def sharpen(  # noqa: PLR0913 - where, along what, how finely
     errors: Float[np.ndarray, " k"],
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"]]:
-    """First-layer weights and shifts again, from points all around, where noise had left the directions poor.
+    """First-layer weights (rows) and shifts again, from points all around, where noise had left the directions poor.
 
     Around a point at which one neuron is active and all others are at rest, the answers depend on `a . x + t` alone: a
     fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
-
-    Args:
-        errors: Of the answers there, standard deviation.
-
-    Returns:
-        Weights (rows) and shifts.
-
-    Queries: `4 n + 24` for each neuron
+    `errors`: of the answers there, standard deviation. Queries: `4 n + 24` for each neuron.
     """
     k, n = planes.directions.shape
     weights, moved = planes.directions * scales[:, None], shifts.copy()

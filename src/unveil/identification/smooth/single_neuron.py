@@ -33,17 +33,12 @@ def fit_alone(
     *,
     degree: int,
 ) -> Alone:
-    """Fit `answers = polynomial(activation(weights . x + shift))`.
+    """Fit `answers = polynomial(activation(weights . x + shift))` where all other neurons are at rest.
 
     Points that spread over several widths of the neuron give a lever that a difference quotient has not: with noise in
     the answers, directions come out better by that factor. Answers that depend on a second neuron leave a misfit.
-
-    Args:
-        x: Points around a place at which all other neurons are at rest.
-        weights: Roughly.
-        shift: Roughly.
-        degree: Of the polynomial, which stands for everything behind the neuron; an invertible map of the activation's
-            range hides in it, so that scale and shift are not better than it is low.
+    `weights`, `shift`: roughly; `degree`: of the polynomial, which stands for everything behind the neuron; an
+    invertible map of the activation's range hides in it, so that scale and shift are not better than it is low.
     """
 
     ones = np.column_stack([x, np.ones(len(x))])
