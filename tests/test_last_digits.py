@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from unveil.identification.fitting.both_sides import side_by_side
-from unveil.identification.fitting.design import fitted, most_telling, settle, telling_points
+from unveil.identification.fitting.design import fitted, most_telling, settle
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -34,22 +34,6 @@ def test_one_step_squares_a_small_error_and_leaves_the_layers_before() -> None:
         before, after = (np.abs(each(x) - truth(x)).max() for each in (start, found))
         assert after < 1e-4 * before
         np.testing.assert_array_equal(found.layers[0].weights, truth.layers[0].weights)
-
-
-def test_points_are_added_until_every_neuron_is_active_often_enough() -> None:
-    for seed in range(4):
-        rng = np.random.default_rng(seed)
-        network = _network(rng)
-        pool = rng.standard_normal((3000, 5))
-        chosen = telling_points(network, pool, 5)
-        np.testing.assert_array_equal(chosen[:5], pool[:5])
-        assert len(chosen) < 200
-
-        def active(x: np.ndarray, network: Network = network) -> np.ndarray:
-            first, second = network.layers[:2]
-            return (second.affine(first.activation.value(first.affine(x))) > 0).sum(axis=0)
-
-        assert (active(chosen) >= np.minimum(int(1.5 * 7), active(pool))).all()
 
 
 def _off_by_one_weight(rng: np.random.Generator) -> tuple[Network, Network, np.ndarray, tuple[int, int]]:

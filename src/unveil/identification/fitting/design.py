@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import linalg
 
 from unveil.blackbox.rounding import Ask
+from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import jacobian, parameters
 from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.network import Layer, Network
@@ -39,10 +40,10 @@ def finish(
         return network
     count = (3 if network.m == 1 else 2) * behind // network.m
     oracle = asked.oracle
-    x = oracle.sample(max(4000, 2 * count), rng)
+    x = oracle.sample(count, rng)
     if oracle.within is None:
         x[::2] *= 3  # neurons that are rarely active near the origin
-    x = telling_points(network, x, count)
+    x = oracle.nearest(both_sides(network, x))
     return fitted(network, x, asked(x), first=1, steps=1)
 
 
@@ -145,24 +146,6 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
         left = (G**2).sum(axis=1)
         left[chosen] = 0
     return np.array(chosen, dtype=int)
-
-
-def telling_points(network: Network, pool: Float[np.ndarray, "N n"], count: int) -> Float[np.ndarray, "chosen n"]:
-    """The first `count` points of a pool, and more where a neuron is active in too few of them to settle its weights.
-
-    The first layer's weights are known from elsewhere. `network`: nearly right. `pool`: points to choose from. `count`:
-    how many are taken whatever they show.
-    """
-    chosen = np.arange(len(pool)) < count
-    h = pool
-    for depth, layer in enumerate(network.layers[:-1]):
-        z = layer.affine(h)
-        if depth:
-            for on in (z > 0).T[np.argsort((z > 0).sum(axis=0))]:
-                missing = int(1.5 * (h.shape[1] + 1)) - int((on & chosen).sum())
-                chosen[np.flatnonzero(on & ~chosen)[: max(0, missing)]] = True
-        h = layer.activation.value(z)
-    return pool[chosen]
 
 
 def _jacobian(network: Network, x: Float[np.ndarray, "N n"], first: int) -> Float[np.ndarray, "N m P"]:
