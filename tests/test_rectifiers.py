@@ -9,8 +9,8 @@ from tests.test_identify import random_network, worst
 from unveil import as_oracle
 from unveil.identification.identify import identify
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_circles import breakpoint_directions, first_layer, looks_rectified
 from unveil.identification.smooth.inner_oracle import Behind, rising
+from unveil.identification.smooth.rectifiers import breakpoint_directions, first_layer, looks_rectified
 from unveil.outcome import Outcome
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Network

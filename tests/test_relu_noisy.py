@@ -18,7 +18,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import turned
 from unveil.identification.piecewise_linear.layer import finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.unmixing import unmix
+from unveil.identification.piecewise_linear.sharpening import unmix
 
 
 def read(sizes: tuple[int, ...], seed: int, budget: int | None = None):  # type: ignore[no-untyped-def]

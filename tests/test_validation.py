@@ -20,7 +20,7 @@ from unveil.identification.piecewise_linear.fresh_closing import on_rare_sides
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.partial_network import Behind
-from unveil.identification.piecewise_linear.unmixing import unmix
+from unveil.identification.piecewise_linear.sharpening import unmix
 from unveil.identification.validation import UNEXPLAINED, contradicted, validate
 
 

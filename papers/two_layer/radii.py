@@ -8,7 +8,7 @@ import numpy as np
 
 from papers.two_layer.networks import draw as network
 from unveil import as_oracle
-from unveil.identification.smooth.hessians import hessians
+from unveil.identification.smooth.blocks import hessians
 from unveil.identification.smooth.rank_one import matrix_space, subspace_power
 
 if TYPE_CHECKING:

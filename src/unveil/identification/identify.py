@@ -19,13 +19,12 @@ from unveil.identification.from_labels.hard_labels import HardLabels
 from unveil.identification.method import Identification, Method
 from unveil.identification.picture import Picture
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, few_digits
-from unveil.identification.smooth.breakpoint_circles import looks_rectified
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.frequencies import Frequencies, looks_periodic
 from unveil.identification.smooth.hyperplane_circles import saturation_radius
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.peeling import Peeling
-from unveil.identification.smooth.rectifiers import Rectifiers
+from unveil.identification.smooth.rectifiers import Rectifiers, looks_rectified
 from unveil.identification.smooth.saturation import Saturation
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, UnveilError

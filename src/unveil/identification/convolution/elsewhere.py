@@ -10,8 +10,7 @@ from scipy import special
 
 from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import CHANCE, NEAR, Kernel, Matched, met_alone
-from unveil.identification.convolution.refinement import WIDTHS
+from unveil.identification.convolution.kernel import CHANCE, NEAR, WIDTHS, Kernel, Matched, met_alone
 from unveil.identification.picture import Picture
 
 # Windows looked at, and how far from the one that the kernel was read in: along its rows and its columns, so that

@@ -10,10 +10,20 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.convolution.elsewhere import Sighted, sighted
-from unveil.identification.convolution.kernel import Kernel, Matched, PixelLine, cut, distinct, joined, match, same
+from unveil.identification.convolution.kernel import (
+    Kernel,
+    Matched,
+    PixelLine,
+    cut,
+    distinct,
+    joined,
+    match,
+    measured,
+    refined,
+    same,
+)
 from unveil.identification.convolution.pooling import difference, differences_of, proportional
 from unveil.identification.convolution.reading import Reader
-from unveil.identification.convolution.refinement import measured, refined
 from unveil.identification.convolution.tracing import traced
 from unveil.identification.detect import curved
 from unveil.identification.picture import Picture

@@ -6,8 +6,7 @@ import numpy as np
 
 from unveil.blackbox.line_search.local_breakpoint import local_breakpoints
 from unveil.blackbox.rounding import Ask, Rounding
-from unveil.identification.convolution.kernel import CLEAR, Kernel, Matched, PixelLine, cut, met_alone
-from unveil.identification.convolution.refinement import WIDTHS, refined
+from unveil.identification.convolution.kernel import CLEAR, WIDTHS, Kernel, Matched, PixelLine, cut, met_alone, refined
 from unveil.identification.picture import Picture
 
 # Short lines per round: half as many as there are weights, but no fewer and no more than these; and rounds at most.

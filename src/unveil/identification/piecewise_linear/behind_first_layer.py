@@ -26,10 +26,9 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import last_layer, output_suiting_most, with_rare
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.second_layer import ROUGH, SecondLayer, read_second_layer
-from unveil.identification.piecewise_linear.sharpening import worst_sharpened
+from unveil.identification.piecewise_linear.sharpening import unmix, worst_sharpened
 from unveil.identification.piecewise_linear.sign_recovery import dependent, too_many
 from unveil.identification.piecewise_linear.traced_layers import FEW, first_sums, trace_layers
-from unveil.identification.piecewise_linear.unmixing import unmix
 from unveil.identification.piecewise_linear.whole_fit import fit_is_cheap
 from unveil.whitebox.network import Network
 

@@ -9,9 +9,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish
-from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.blocks import FirstLayer, gradient_span, hessians, inner_points
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points
-from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points
 from unveil.identification.smooth.rank_one import matrix_space, subspace_power
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.outcome import BadInput

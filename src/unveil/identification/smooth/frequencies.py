@@ -16,9 +16,8 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rows import Rows
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.method import Identification, Method
-from unveil.identification.smooth.blocks import FirstLayer
+from unveil.identification.smooth.blocks import FirstLayer, gradient_span, inner_points
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, repeated
-from unveil.identification.smooth.hessians import gradient_span, inner_points
 from unveil.identification.smooth.second_layer import search_outer
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS

@@ -13,9 +13,8 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish_all
 from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.method import Identification, Method
-from unveil.identification.smooth.blocks import gap
+from unveil.identification.smooth.blocks import gap, gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
-from unveil.identification.smooth.hessians import gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import ACTIVATIONS, Activation

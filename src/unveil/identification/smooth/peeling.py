@@ -13,7 +13,6 @@ from unveil.identification.fitting.least_squares import Polished, parameters, po
 from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_circles import looks_rectified, read_first_layer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask
 from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
@@ -32,7 +31,7 @@ from unveil.identification.smooth.rank_condition import (
     slopes,
     step_size,
 )
-from unveil.identification.smooth.rectifiers import RECTIFIERS
+from unveil.identification.smooth.rectifiers import RECTIFIERS, looks_rectified, read_first_layer
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 

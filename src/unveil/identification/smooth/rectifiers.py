@@ -1,19 +1,27 @@
-"""Rectifiers: one or two hidden layers of softplus or GELU, which look like ReLU from afar."""
+"""Rectifiers: one or two hidden layers of softplus or GELU, which look like ReLU from afar.
+
+They differ from ReLU near their breakpoint only, so far from the origin the network is a ReLU network without biases:
+its gradient is the same throughout a cone. Where the gradient jumps, a first-layer neuron jumps along its own weights,
+wherever it is met; a deeper one along weights that depend on the place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_circles import read_first_layer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, final_fit, fit_points
 from unveil.identification.smooth.inner_oracle import Behind
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.identification.smooth.single_neuron import fit_shape
+from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
 RECTIFIERS = ("softplus", "gelu")
@@ -79,3 +87,259 @@ class Rectifiers(SmoothMethod):
         network = Network((first, *Network.from_weights([affine_fit(layer(x), answers, 1e-10)]).layers))
         far = 1e-4 * float(np.ptp(answers, axis=0).max())
         return network if np.abs(network(x) - answers).max() <= far else None
+
+
+RADIUS = 1e8
+NEARER = 1e6  # where breakpoints are looked at closely: as far as rounding leaves enough digits of a breakpoint
+_PLACES = 6
+_REST = 1e3  # preactivation at which a neuron is one of its two straight halves
+_FINEST = 1e-5  # angle to which breakpoints on a circle are told apart
+_NEAR = 1e-3  # angle over which a gradient is differenced, at most
+_GRID = 96
+_CIRCLES = 40  # half circles at most
+_QUIET = 4  # half circles without a new neuron after which all are taken to be found
+SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
+
+
+def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
+    """Whether answers grow in proportion to the distance along most rays, but not as a linear function would.
+
+    Queries: 96
+    """
+    if oracle.within is not None or oracle.dtype != np.float64:
+        return False
+    rays = rng.standard_normal((24, oracle.n))
+    near, far, back = (oracle(oracle.nearest(scale * rays)) for scale in (RADIUS, 2 * RADIUS, -RADIUS))
+    origin = oracle(oracle.nearest(1e-3 * rays))
+    size = float(np.abs(near - origin).max())  # along some rays everything may be at rest
+    grown = np.abs(far - 2 * near + origin).max(axis=1) <= 1e-6 * size
+    linear = np.abs(near + back - 2 * origin).max(axis=1) <= 1e-6 * size
+    return bool(size > 0 and grown.mean() >= 0.7 and linear.mean() <= 0.7)
+
+
+def breakpoint_directions(
+    oracle: Oracle, *, rng: np.random.Generator, count: int | None = None
+) -> Float[np.ndarray, "k n"]:
+    """Unit weights of the first layer, up to sign: gradient jumps that are met on two half circles.
+
+    `oracle`: without a box. `count`: how many there are; found if None, no more than inputs. Queries: about
+    `200 + j (30 + n)` for each circle with j jumps.
+    """
+    known = np.empty((0, oracle.n))
+    seen = np.empty(0, dtype=int)
+    quiet = confirmed = 0
+    for _ in range(_CIRCLES):
+        for jump in jumps(oracle, rng):
+            likeness = np.abs(known @ jump)
+            if len(known) and likeness.max() > 1 - SAME**2 / 2 - 1e-15:
+                seen[likeness.argmax()] += 1
+            else:
+                known = np.concatenate([known, jump[None]])
+                seen = np.append(seen, 1)
+        before, confirmed = confirmed, len(independent(known, seen))
+        quiet = quiet + 1 if confirmed == before and confirmed else 0
+        if confirmed >= (oracle.n if count is None else count) or (count is None and quiet >= _QUIET):
+            break
+    return known[independent(known, seen)[:count]]
+
+
+def independent(known: Float[np.ndarray, "k n"], seen: Int[np.ndarray, " k"]) -> list[int]:
+    """Linearly independent directions among those met twice, the most often met first.
+
+    With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
+    """
+    kept: list[int] = []
+    span = np.empty((0, known.shape[1]))
+    for i in np.argsort(-seen, kind="stable"):
+        rest = known[i] - span.T @ (span @ known[i])
+        size = np.linalg.norm(rest)
+        if seen[i] >= 2 and size > 1e-4:
+            kept.append(int(i))
+            span = np.concatenate([span, rest[None] / size])
+    return kept
+
+
+def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
+    """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart.
+
+    The half circle is random, and so is the direction of the slopes that are compared.
+    """
+    n = oracle.n
+    frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
+    along = rng.standard_normal(n)
+    along /= np.linalg.norm(along)
+
+    def point(angle: np.ndarray) -> np.ndarray:
+        return np.asarray(RADIUS * (np.cos(angle)[:, None] * frame[0] + np.sin(angle)[:, None] * frame[1]))
+
+    def slope(angle: np.ndarray) -> np.ndarray:
+        h = 0.03 * RADIUS * _FINEST
+        x = np.concatenate([point(angle) + h * along, point(angle) - h * along])
+        ahead, behind = np.split(oracle(oracle.nearest(x)), 2)
+        return np.asarray((ahead - behind) / (2 * h))
+
+    angle = begin + np.linspace(0, np.pi, _GRID + 1)
+    value = slope(angle)
+    least = 1e-7 * float(np.abs(value).max())
+    while True:
+        moved = np.abs(np.diff(value, axis=0)).max(axis=1) > least
+        split = moved & (np.diff(angle) > _FINEST)
+        if not split.any():
+            break
+        middle = (angle[:-1][split] + angle[1:][split]) / 2
+        order = np.argsort(np.concatenate([angle, middle]), kind="stable")
+        value = np.concatenate([value, slope(middle)])[order]
+        angle = np.concatenate([angle, middle])[order]
+    breakpoints = np.flatnonzero(moved)
+    if len(breakpoints) == 0:
+        return []
+    # The straight pieces between breakpoints, and the gradient in the middle of each.
+    left = np.append(angle[0], angle[breakpoints + 1])
+    right = np.append(angle[breakpoints], angle[-1])
+    wide = right - left > 2 * _FINEST
+    middle = (left + right)[wide] / 2
+    h = RADIUS * np.minimum(0.02 * (right - left)[wide], _NEAR)  # other breakpoints may be near beside the arc
+    moves = h[:, None, None] * np.eye(n)
+    base = point(middle)
+    here = oracle(oracle.nearest(base))
+    there = oracle(oracle.nearest((base[:, None] + moves).reshape(-1, n))).reshape(len(base), n, -1)
+    gradients = (there - here[:, None]) / h[:, None, None]
+    found = []
+    places = np.flatnonzero(wide)
+    # (differences of slopes on both sides of one breakpoint may differ from that across it: two intervals, still one
+    # breakpoint)
+    for i in np.flatnonzero(left[places[1:]] - right[places[:-1]] < 2.5 * _FINEST):
+        vectors, sizes, _ = np.linalg.svd(gradients[i + 1] - gradients[i], full_matrices=False)
+        # One neuron's jump is the same direction in every output.
+        if sizes[0] > least and (len(sizes) == 1 or sizes[1] < 1e-5 * sizes[0]):
+            found.append(vectors[:, 0])
+    return found
+
+
+def first_layer(
+    oracle: Oracle, directions: Float[np.ndarray, "k n"], activation: Activation, *, rng: np.random.Generator
+) -> tuple[FirstLayer, Float[np.ndarray, " j"]]:
+    """Scales and shifts from profiles across each breakpoint, signs from which side is at rest; and the profiles'
+    misfits.
+
+    Queries: about `260 k`
+    """
+    k = len(directions)
+    scales, shifts, misfits = np.ones(k), np.zeros(k), np.full(k, np.inf)
+    for i in range(k):
+        # A deeper neuron's breakpoint may lie there instead: what two places say is believed.
+        said: list[tuple[float, float, float]] = []
+        for base in _places(oracle, directions, i, rng):
+            scale, shift, misfit = profile(oracle, base, directions[i], activation)
+            agrees = [other for other in said if abs(other[0] / scale - 1) + abs(other[1] - shift) < 1e-3]
+            said.append((scale, shift, misfit))
+            if agrees:
+                scales[i], shifts[i], misfits[i] = min(agrees[0], said[-1], key=lambda place: place[2])
+                break
+    real = np.isfinite(misfits)  # the others have no breakpoint elsewhere: they are no first-layer neurons
+    layer = FirstLayer(directions[real] * scales[real, None], shifts[real], activation, _REST)
+    signs = _signs(oracle, layer, rng)
+    return FirstLayer(layer.weights * signs[:, None], layer.shifts * signs, activation, _REST), misfits[real]
+
+
+def read_first_layer(
+    reading: Reading, names: Sequence[str], count: int | None
+) -> tuple[FirstLayer, Float[np.ndarray, " j"]] | None:
+    """The first layer with the activation of these that explains most breakpoints, best; None where none are met.
+
+    `reading`: on an unbounded domain. `names`: activations. `count`: neurons, if known. Queries: those of
+    `breakpoint_directions`, and of `first_layer` for each activation.
+    """
+    oracle, rng, stages = reading.oracle, reading.rng, reading.stages
+    directions = breakpoint_directions(oracle, rng=rng, count=count)
+    stages.end("first layer: directions")
+    reading.stats["breakpoints"] = len(directions)
+    reading.why.append(f"gradients jump along {len(directions)} directions on two half circles or more")
+    if not len(directions):
+        return None
+    found = [first_layer(oracle, directions, ACTIVATIONS[name], rng=rng) for name in names]
+    layer, misfits = min(found, key=lambda each: (-len(each[1]), each[1].max(initial=0.0)))
+    stages.end("first layer: scales")
+    reading.stats["profile misfit"] = float(misfits.max(initial=0.0))
+    return (layer, misfits) if len(misfits) else None
+
+
+def _places(
+    oracle: Oracle, directions: Float[np.ndarray, "k n"], i: int, rng: np.random.Generator
+) -> Float[np.ndarray, "p n"]:
+    """Points on breakpoint i, far from all others, at which it shows most: where the next layer rests, it does not at
+    all.
+
+    Queries: 72
+    """
+    others = np.delete(directions, i, axis=0)
+    rays = rng.standard_normal((512, oracle.n))
+    rays -= np.outer(rays @ directions[i], directions[i])
+    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+    if len(others):
+        rays = rays[np.abs(rays @ others.T).min(axis=1).argsort()[-64:]]
+    bases = NEARER * rng.permutation(rays)[:24]
+    x = bases[:, None] + np.array([-400.0, 0.0, 400.0])[:, None] * directions[i]
+    low, middle, high = oracle(oracle.nearest(x.reshape(-1, oracle.n))).reshape(24, 3, -1).transpose(1, 0, 2)
+    bend = np.abs(low + high - 2 * middle).max(axis=1)
+    return np.asarray(bases[np.argsort(-bend, kind="stable")[:_PLACES]])
+
+
+def profile(
+    oracle: Oracle, base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"], activation: Activation
+) -> tuple[float, float, float]:
+    """Scale, shift and relative misfit of `a + b s + c phi(scale s + shift)` across one breakpoint alone."""
+
+    def ask(s: np.ndarray) -> np.ndarray:
+        return oracle(oracle.nearest(base + s[:, None] * direction))
+
+    # The asymptotes meet where the preactivation is zero, if the activation is even beside its linear half.
+    far = np.array([-400.0, -300.0, 300.0, 400.0])
+    y = ask(far)
+    low, high = (y[1] - y[0]) / 100, (y[3] - y[2]) / 100
+    output = int(np.abs(high - low).argmax())
+    jump = high[output] - low[output]
+    if jump == 0:
+        return np.nan, np.nan, np.inf
+    centre = (y[0, output] + 400 * low[output] - y[3, output] + 400 * high[output]) / jump
+    # How far the bend reaches: the scale, for any activation.
+    apart = 10.0 ** np.linspace(-1.5, 2.3, 16)
+    places = centre + np.concatenate([-apart, apart])
+    left = y[0, output] + low[output] * (places - far[0])
+    right = y[3, output] + high[output] * (places - far[3])
+    bend = np.abs(ask(places)[:, output] - np.where(places < centre, left, right))
+    bent = np.abs(places - centre)[bend > 0.02 * bend.max()]
+    reach = float(bent.max())
+    s = np.linspace(-1.5, 1.5, 33)
+    answers = ask(centre + reach * s)
+    answers = answers - answers.mean(axis=0)
+    spread = float(np.sqrt((answers**2).mean())) or 1.0
+
+    def columns(z: Float[np.ndarray, " s"]) -> Float[np.ndarray, "s 3"]:
+        return np.stack([np.ones_like(s), s, activation.value(z)], axis=1)
+
+    starts = [(scale, 0.0) for scale in (2.0, 4.0, 8.0)]
+    fit = fit_shape(s, answers / spread, columns, starts, steps=200)
+    turn = -1.0 if fit.scale < 0 else 1.0
+    scale, shift = turn * fit.scale, turn * fit.shift
+    return scale / reach, shift - scale / reach * centre, float(np.sqrt(2 * fit.cost / len(s)))
+
+
+def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.ndarray:
+    """Which way round each neuron is: at rest, moving its preactivation alone moves nothing.
+
+    Queries: 48 for each neuron.
+    """
+    k = len(layer.shifts)
+    back = np.linalg.pinv(layer.weights)  # column i moves preactivation i alone
+    signs = np.ones(k)
+    for i in range(k):
+        z = _REST * rng.uniform(1, 2, (12, k)) * rng.choice([-1.0, 1.0], (12, k))
+        change = []
+        for side in (-1.0, 1.0):
+            z[:, i] = side * _REST
+            base = (z - layer.shifts) @ back.T
+            step = 50 * back[:, i]
+            change.append(float(np.abs(oracle(oracle.nearest(base + step)) - oracle(oracle.nearest(base))).sum()))
+        signs[i] = 1.0 if change[0] < change[1] else -1.0
+    return signs
