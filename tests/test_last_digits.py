@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unveil.identification.fitting.both_sides import side_by_side
+from tests.helpers import assert_rate
 from unveil.identification.fitting.design import fitted, most_telling, settle
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
@@ -36,34 +36,34 @@ def test_one_step_squares_a_small_error_and_leaves_the_layers_before() -> None:
         np.testing.assert_array_equal(found.layers[0].weights, truth.layers[0].weights)
 
 
-def _off_by_one_weight(rng: np.random.Generator) -> tuple[Network, Network, np.ndarray, tuple[int, int]]:
-    """A network, the same with one smaller weight in its second layer, and points at none of which that one matters."""
+Places = tuple[np.ndarray, np.ndarray]
+
+
+def _off_by_one_weight(rng: np.random.Generator) -> tuple[Network, Network, Places, tuple[int, int]]:
+    """A network, one with a smaller weight in its second layer, points at which that one does not matter, and others.
+
+    At these both have the same neurons active.
+    """
     truth = _network(rng, (5, 6, 4, 1))
     x = rng.standard_normal((3000, 5))
     below, z = truth.preactivations(x, 1)
     together = (z > 0).T.astype(float) @ (below > 0)
-    together[(z > 0).sum(axis=0) < 100] = np.inf
+    together[((z > 0).sum(axis=0) < 100)[:, None] | (together < 10)] = np.inf
     i, j = np.unravel_index(int(together.argmin()), together.shape)
-    x = x[~((z[:, i] > 0) & (below[:, j] > 0))]
+    both = (z[:, i] > 0) & (below[:, j] > 0)
     second = truth.layers[1]
     weights = second.weights.copy()
     weights[i, j] -= 0.1 * abs(weights[i, j])
-    layers = (truth.layers[0], Layer(weights, second.bias, second.activation), truth.layers[2])
-    return truth, Network(layers), x, (int(i), int(j))
-
-
-def test_pairs_that_are_hardly_ever_active_together_are_made_so() -> None:
-    for seed in range(4):
-        _, start, x, (i, j) = _off_by_one_weight(np.random.default_rng(seed))
-        more = side_by_side(start, x, x)
-        below, z = start.preactivations(more, 1)
-        assert ((z[:, i] > 0) & (below[:, j] > 0)).sum() >= 3
+    start = Network((truth.layers[0], Layer(weights, second.bias, second.activation), truth.layers[2]))
+    alike = both & (start.preactivations(x, 1)[1][:, i] > 0)
+    return truth, start, (x[~both], x[alike]), (int(i), int(j))
 
 
 def test_a_weight_that_no_answer_tells_is_settled_by_answers_of_the_pool() -> None:
-    for seed in range(4):
+    settled = []
+    for seed in range(12):
         rng = np.random.default_rng(seed)
-        truth, start, x, (i, j) = _off_by_one_weight(rng)
+        truth, start, (x, both), (i, j) = _off_by_one_weight(rng)
         asked: list[np.ndarray] = []
 
         def ask(points: np.ndarray, truth: Network = truth, asked: list[np.ndarray] = asked) -> np.ndarray:
@@ -71,12 +71,13 @@ def test_a_weight_that_no_answer_tells_is_settled_by_answers_of_the_pool() -> No
             return truth(points)
 
         x = x[:200]
-        found = settle(ask, start, (x, truth(x)), np.concatenate([x, side_by_side(start, x, x)]), rng, first=1)
+        found = settle(ask, start, (x, truth(x)), np.concatenate([x, both]), rng)
         row, true = found.layers[1].weights[i], truth.layers[1].weights[i]
-        assert abs(row[j] / np.linalg.norm(row) - true[j] / np.linalg.norm(true)) < 1e-9
-        assert 0 < sum(map(len, asked)) <= 90
         # The others were right from the start, and stay so.
-        np.testing.assert_allclose(found(x), truth(x), atol=1e-11)
+        alike = abs(row[j] / np.linalg.norm(row) - true[j] / np.linalg.norm(true)) < 1e-9
+        settled.append(bool(alike and np.abs(found(x) - truth(x)).max() < 1e-11))
+        assert 0 < sum(map(len, asked)) <= 90
+    assert_rate(settled, 0.9, "settled")
 
 
 def test_the_most_telling_answers_leave_every_other_one_known(rng: np.random.Generator) -> None:

@@ -53,9 +53,8 @@ def settle(
     told: tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]],
     pool: Float[np.ndarray, "M n"],
     rng: np.random.Generator,
-    first: int = 0,
 ) -> Network:
-    """The layers from `first` on to the last digits, with answers of the pool where those at hand do not settle them.
+    """All weights to the last digits, with answers of the pool where those at hand do not settle them.
 
     A weight between two neurons that are hardly ever active together is settled by no usual answer. Queries: at most
     90, none where the answers at hand settle every answer of the pool.
@@ -66,15 +65,15 @@ def settle(
         # A row of zeros is everywhere on its hyperplane: the check will say what such a network is worth.
         return network
     x, y = x[clear], y[clear]
-    chosen = _spread(network, x, PLENTY * parameters(Network(network.layers[first:])) // network.m, rng)
+    chosen = _spread(network, x, PLENTY * parameters(network) // network.m, rng)
     x, y = x[chosen], y[chosen]
     for _ in range(ROUNDS):
-        network = fitted(network, x, y, first=first)
-        more = telling(_slopes(network, x, first), _jacobian(network, pool, first).sum(axis=1), AT_ONCE, ENOUGH)
+        network = fitted(network, x, y)
+        more = telling(_slopes(network, x, 0), jacobian(network, pool).sum(axis=1), AT_ONCE, ENOUGH)
         if not len(more):
             break
         x, y = np.concatenate([x, pool[more]]), np.concatenate([y, ask(pool[more])])
-        network = fitted(network, x, y, first=first)
+        network = fitted(network, x, y)
     return network
 
 
@@ -148,12 +147,8 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
     return np.array(chosen, dtype=int)
 
 
-def _jacobian(network: Network, x: Float[np.ndarray, "N n"], first: int) -> Float[np.ndarray, "N m P"]:
-    return jacobian(network, x, range(first, len(network.layers)))
-
-
 def _slopes(network: Network, x: Float[np.ndarray, "N n"], first: int) -> Float[np.ndarray, "Nm P"]:
-    J = _jacobian(network, x, first)
+    J = jacobian(network, x, range(first, len(network.layers)))
     return J.reshape(-1, J.shape[2])
 
 

@@ -29,7 +29,7 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import THROUGH, untangled, worst_sharpened
 from unveil.identification.piecewise_linear.sightings import by_place
-from unveil.identification.piecewise_linear.whole_fit import finish_exact, sharper_behind
+from unveil.identification.piecewise_linear.whole_fit import finish_exact
 from unveil.identification.piecewise_linear.wide_input import stations, widen
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, how_many, validate
 from unveil.whitebox.network import Network
@@ -207,8 +207,7 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
 
     Of `MANY` inputs free of a box, exact answers: along a few directions first, as many as a line shows neurons; if the
     first layer's weights along all others do not follow from there, along all. Queries: those of `read_network`, along
-    few directions or all; of `widen` and `sharper_behind` in the first case; of `_by_place` for exact answers free of a
-    box.
+    few directions or all; of `widen` in the first case; of `_by_place` for exact answers free of a box.
     """
     start: Line | None = None
     free = setup.exact and frame.free and setup.oracle.grid is None
@@ -287,8 +286,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         wide = widen(setup.probe, few, directions, where, again, seen) if where else None
     if not wide:
         return ended if along.spent else None
-    # A fit of many layers spreads what a missing neuron leaves over all weights.
-    wide, wrong = sharper_behind(setup, wide) if many is None else (wide, np.empty((0, wide.n)))
+    wrong = along.wrong @ (directions.longer * directions.few.T) if len(along.wrong) else np.empty((0, wide.n))
     return replace(
         Reading.begun(setup, frame),
         directions=p,

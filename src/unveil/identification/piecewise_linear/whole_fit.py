@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from unveil.identification.check_points import check_points
-from unveil.identification.fitting.both_sides import both_sides, side_by_side
-from unveil.identification.fitting.design import LARGE, finish, fitted, settle
+from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.fitting.design import finish, fitted
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import affine_fit
@@ -28,8 +27,8 @@ PRODUCTS_BEHIND, SETTLED, NO_MORE = 2.5e9, 0.1, 0.1
 ROUGH, MOSTLY = 1e-5, 0.9
 # A network further than this from the answers, relative to the largest, is not worth any more of them.
 USELESS = 0.02
-# Points whose answers sharpen a network that is read along all inputs, and how many are asked at once.
-POOL, AT_ONCE = 2000, 200
+# Points that the last digits must suit.
+POOL = 2000
 
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:
@@ -67,34 +66,6 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         return state
     pool = setup.oracle.sample(POOL, setup.probe.rng)
     return replace(state, network=finish(setup.log, network, setup.size, pool, setup.probe.rng))
-
-
-def sharper_behind(setup: Setup, network: Network) -> tuple[Network, Float[np.ndarray, "W n"]]:
-    """The layers behind the first to the last digits, if they are small: along all inputs rare neurons are met as well.
-
-    Returns the network, and fresh points at which it is wrong. Queries: `ANSWERS` per parameter behind the first layer,
-    those of `settle`, and one for every point of `side_by_side`, at most `AT_ONCE`.
-    """
-    if len(network.layers) < 3 or parameters(Network(network.layers[1:])) > LARGE:
-        return network, np.empty((0, network.n))
-    rng, ask = setup.probe.rng, setup.probe.ask
-    x, y = _spread_answers(setup, network, 1)
-    least = ROUGH * float(np.abs(y).max())
-
-    def right(network: Network) -> Bool[np.ndarray, " N"]:
-        return np.asarray(np.abs(network(x) - y).max(axis=1) < least)
-
-    pool = np.concatenate(check_points(network, setup.oracle, POOL, rng))
-    good = right(network)
-    if good.mean() > MOSTLY:
-        # A weight that none of the right answers tells may be the reason why others are wrong.
-        rare = rng.permutation(side_by_side(network, x[good], np.concatenate([x, pool])))[:AT_ONCE]
-        x, y = np.concatenate([x, rare]), np.concatenate([y, ask(rare)]) if len(rare) else y
-        good = np.append(good, np.ones(len(rare), dtype=bool))
-        network = fitted(network, x[good], y[good], first=1, steps=LAST)
-        good = right(network)
-        network = settle(ask, network, (x[good], y[good]), np.concatenate([pool, rare]), rng, first=1)
-    return network, x[~right(network)]
 
 
 def _spread_answers(
