@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_gradients, single
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.rounding import rounding
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
@@ -313,3 +315,27 @@ def test_a_normal_read_beside_a_known_hyperplane_that_the_line_grazes_tells_its_
         honest += (off <= 4 * planes.error).tolist()
     assert honest
     assert_rate(honest, 0.8, "errors told")
+
+
+def test_a_neuron_that_hardly_any_input_of_a_box_switches_is_crossed_by_lines_between_its_corners() -> None:
+    """Truth in hand: all other rows of the layer, and derivatives at places where it is active."""
+    frame, met, seldom = Frame.of_input(40, (0.0, 1.0)), [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((40, 8, 3), rng, bias=0.3)
+        w, b = weights[0]
+        b[:] = -w.sum(axis=1) / 2
+        b[0] += 0.6 * np.abs(w[0]).sum() / 2  # active at nearly all
+        ask = Asked(uv.as_oracle(relu_elsewhere(weights, rng), 40, within=(0, 1)))
+        probe = Probe(ask, rounding(ask, frame.sample(4, rng), 1e-16, rng), rng)
+        planes = true_planes(weights, frame, frame.sample(8, rng), 0.0, rng)
+        x = rng.uniform(0.3, 0.7, (3, 40))
+        told = derivatives(probe, frame, x, np.full(3, 0.1))
+        found = LayerFound.nothing(frame, 3).with_straight(planes[np.arange(1, 8)]).with_derivatives(x, *told)
+        assert missing(probe, frame, found)
+        line = finished(layer_steps(probe, frame, most_lines=2, found=found, sure=True)).searched[-1]
+        ends = line.inputs(np.array([line.low, line.high])) @ w[0] + b[0]
+        met.append(ends[0] * ends[1] < 0)
+        seldom.append((frame.sample(1000, rng) @ w[0] + b[0] > 0).mean() > 0.9)
+    assert_rate(seldom, 0.9, "switched by one input in ten at most")
+    assert_rate(met, 0.9, "crossed")

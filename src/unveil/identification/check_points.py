@@ -73,6 +73,8 @@ def unusual(
     draws the mixtures. `within`: the legal box, if any.
     """
     count = len(most)
+    if not count:
+        return x[:0]
     weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
     features = network.features(x, depth)
     if within is None:

@@ -17,9 +17,16 @@ from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUG
 from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.followed_neurons import follow
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import refuting
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
-from unveil.identification.piecewise_linear.weight_completion import TRIES, complete_weights, places, roomy_places
+from unveil.identification.piecewise_linear.weight_completion import (
+    REACH,
+    TRIES,
+    complete_weights,
+    places,
+    roomy_places,
+)
 from unveil.whitebox.network import Network
 
 # Most lines, in units of those for the first layer: many are short.
@@ -111,12 +118,13 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     beside += [_barely(setting, state, int(j)) for j in np.repeat(few, BARELY)]
     base = np.concatenate([base, *(b[None] for b, _ in beside)])
     direction = np.concatenate([direction, *(d[None] for _, d in beside)])
+    base, direction = _legal(setting.frame, base, direction)
     # Where more is known of a neuron, how large its other weights may be is known better.
     so_far = [(n.key, int(n.known.sum())) for n in neurons]
     tried = Counter(
         {(i, j): candidates.tried[*so_far[i], j] for i, n in enumerate(neurons) for j in range(len(n.known))}
     )
-    there = places(layers, neurons, base, direction, tried, most)
+    there = places(layers, neurons, base, direction, tried, most, setting.frame)
     missing = sum(int((~n.known).sum()) for n in neurons)
     there = there[: max(AT_ONCE, int(SHARE * missing))]
     if not there and setting.frame.free and not state.parallel:
@@ -129,10 +137,23 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     # Behind parallel neurons much is unknown, and few of it are no step forward: another line may make more of it.
     if not there or (state.parallel and 2 * len(there) < min(AT_ONCE, missing)):
         return None
-    seen, lines = complete_weights(setting.probe, layers, neurons, there)
+    seen, lines = complete_weights(setting.probe, layers, neurons, there, setting.frame)
     now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)
     candidates = replace(candidates, tried=now)
     return replace(state, candidates=candidates, seen=(*state.seen, *seen), lines=(*state.lines, *lines))
+
+
+def _legal(
+    frame: Frame, base: Float[np.ndarray, "L n"], direction: Float[np.ndarray, "L n"]
+) -> tuple[Float[np.ndarray, "L n"], Float[np.ndarray, "L n"]]:
+    """These lines; in a box those that have a legal part, which is all of each that is looked at."""
+    if frame.free:
+        return base, direction
+    low, high = frame.room(base, direction)
+    legal = np.flatnonzero(low < high)
+    base, direction = base[legal], direction[legal]
+    middle, half = (low + high)[legal, None] / 2, (high - low)[legal, None] / 2
+    return base + middle * direction, half / REACH * direction
 
 
 def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
@@ -187,6 +208,8 @@ def _another_line(setting: Setting, state: Deeper) -> Deeper:
         base, direction, low, high = bad[None], (good - bad)[None], np.array([-0.1]), np.array([1.0])
     else:
         base, direction, low, high = frame.lines(1, setting.points.far, rng)
+    room = frame.room(base, direction)
+    low, high = np.maximum(low, room[0]), np.minimum(high, room[1])
     if not (low < high).all():
         return state
     (line,) = line_search(probe.ask, base, direction, low, high, probe.noise, rng)

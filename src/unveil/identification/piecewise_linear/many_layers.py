@@ -12,6 +12,7 @@ from jaxtyping import Float
 from unveil.identification.fitting.ending_of_most import ending_of_most
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, equations_of
 from unveil.identification.piecewise_linear.layer_choice import MET, Chosen, choose
 from unveil.identification.piecewise_linear.merging import solved
@@ -212,11 +213,12 @@ class _Step:
         near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
         beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
         direction = np.concatenate([rng.standard_normal(base.shape), self.views.normal[near]])
-        there = places(layers, neurons, np.concatenate([base, beside]), direction, self.tried, OTHERS)[:AT_ONCE]
+        everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
+        there = places(layers, neurons, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
         if not there:
             return []
         self.tried.update((place.neuron, place.unknown) for place in there)
-        return complete_weights(sightings.probe, layers, neurons, there)[0]
+        return complete_weights(sightings.probe, layers, neurons, there, everywhere)[0]
 
     def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
         """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""

@@ -21,8 +21,8 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import MANY, PLENTY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import FURTHER, close_on_fresh
-from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
-from unveil.identification.piecewise_linear.layer import finished, layer_steps
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer import finished, layer_steps, missing
 from unveil.identification.piecewise_linear.many_layers_reading import along_all, crowded
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
@@ -47,7 +47,7 @@ class Rounds(NamedTuple):
 # By whether answers are exact and whether inputs are free of a box, where lines are short.
 ROUNDS = {
     (True, True): Rounds(3, 3, 0, 0),
-    (True, False): Rounds(20, 6, 6, 0),
+    (True, False): Rounds(20, 6, 6, 20),
     (False, True): Rounds(8, 4, 1, 2),
     (False, False): Rounds(8, 4, 1, 2),
 }
@@ -97,7 +97,7 @@ def _read_layer(setup: Setup, state: Reading, given: list[Line]) -> Iterator[Rea
         if number:
             given = lines_to(setup, state.frame, state.wrong[: rounds.lines])
         # Lines to where the network is wrong say more than others.
-        lines = 0 if len(given) and number else usual
+        lines = 0 if len(given) and number else rounds.lines if lacking and exact else usual
         steps = layer_steps(
             probe, state.frame, far=setup.far, most_lines=lines, sure=lacking, found=state.found, given=given
         )
@@ -126,22 +126,28 @@ def _settled(setup: Setup, state: Reading, number: int) -> Reading:
     frame, found, probe = state.frame, state.found, setup.probe
     if not len(found):
         return state
-    if setup.exact:
-        if number:
-            return state
-        state = state.with_found(untangled(probe, frame, found))
-        if setup.inputs:
-            return state
-        if setup.log.full:
-            # Answers along the first lines alone do not tell output weights of neurons that these cross side by side.
-            setup.log.ask_all_over(ALL_OVER * (len(found) + 1), probe.rng)
-        return state.with_found(worst_sharpened(probe, frame, state.found))
-    if not frame.free and not state.layers:
+    bounded = not frame.free and not state.layers
+    if bounded and not (setup.exact and _last(found)):
         # Neurons of deeper layers look straight over much of a box: only what is met all over it is kept.
         there = confirm(probe, frame, found.straight[np.arange(state.confirmed, len(found))]).there
         found = found.keep(np.append(np.ones(state.confirmed, dtype=bool), there))
         state = replace(state.with_found(found), confirmed=len(found))
-    return state
+        if setup.exact:
+            state = replace(state, lacking=missing(probe, frame, found))
+    if not setup.exact or number:
+        return state
+    state = state.with_found(untangled(probe, frame, found))
+    if setup.inputs:
+        return state
+    if setup.log.full:
+        # Answers along the first lines alone do not tell output weights of neurons that these cross side by side.
+        setup.log.ask_all_over(ALL_OVER * (len(found) + 1), probe.rng)
+    return state.with_found(worst_sharpened(probe, frame, state.found))
+
+
+def _last(found: LayerFound) -> bool:
+    """Whether so few bent hyperplanes were met that no other layer lies behind."""
+    return len(found.bent) <= BENT * len(found) + FEW_BENT
 
 
 def contradicted(setup: Setup, state: Reading) -> Reading:
@@ -151,7 +157,7 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
     """
     free, rng = setup.unbounded(state.frame), setup.probe.rng
     # In a box neurons are missed also where nothing lies behind the layer.
-    last = not free and len(state.found.bent) <= BENT * len(state.found) + FEW_BENT
+    last = not free and _last(state.found)
     if setup.exact:
         state = replace(state, whole=state.error < setup.fine or last, wrong=state.wrong[:0])
     if not state.whole or (state.layers and not setup.exact):

@@ -20,6 +20,7 @@ from unveil.identification.piecewise_linear.critical_point import (
     row_space,
     zeros,
 )
+from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.merging import VAGUE
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
@@ -34,7 +35,7 @@ BESIDE = 6.0
 # How often it is looked for in vain.
 TRIES = 3
 # How far lines on which these are looked for reach.
-FAR = 5.0
+REACH = 5.0
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ class Place:
     value: float  # what the weight belongs to has this value here
 
 
-def places(
+def places(  # noqa: PLR0913 - what is known and where to look, by name
     layers: list[AffineMap],
     neurons: list[Neuron],
     base: Float[np.ndarray, "L n"],
     direction: Float[np.ndarray, "L n"],
     tried: Counter[tuple[int, int]],
     most: int,
+    frame: Frame,
 ) -> list[Place]:
     """Places on random lines where exactly one unknown weight of a neuron matters, one per weight, the cheapest first.
 
@@ -66,7 +68,7 @@ def places(
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
     found: dict[tuple[int, int], list[Place]] = {}
     for b, d in zip(base, direction, strict=True):
-        t, h = along(layers, b, d, -FAR, FAR)
+        t, h = along(layers, b, d, -REACH, REACH)
         at, piece, which = zeros(t, h @ rows.T + bias)
         blind = (np.maximum(h[piece], h[piece + 1]) > 0) & ~known[which]
         for q in np.flatnonzero(blind.sum(axis=1) == 1):
@@ -74,7 +76,7 @@ def places(
             if len(found.get((i, j), ())) >= PLENTY:
                 continue
             place = _place(layers, rows[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
-            if place is not None and tried[i, j] < TRIES:
+            if place is not None and tried[i, j] < TRIES and _legal(frame, place):
                 found.setdefault((i, j), []).append(place)
     out = []
     for some in found.values():
@@ -84,6 +86,12 @@ def places(
         best = int(np.argmin(others))
         out.append((others[best], some[best]))
     return [place for count, place in sorted(out, key=lambda p: p[0]) if count <= most]
+
+
+def _legal(frame: Frame, place: Place) -> bool:
+    """Whether answers on the whole line across a place are those of legal inputs."""
+    low, high = frame.room(place.x[None], place.step[None])
+    return bool(low[0] < -1 and high[0] > 1)
 
 
 def roomy_places(
@@ -130,7 +138,7 @@ def _others(layers: list[AffineMap], rows: np.ndarray, bias: np.ndarray, place: 
 
 
 def complete_weights(
-    probe: Probe, layers: list[AffineMap], neurons: list[Neuron], there: list[Place]
+    probe: Probe, layers: list[AffineMap], neurons: list[Neuron], there: list[Place], frame: Frame
 ) -> tuple[list[CriticalPoint], list[Line]]:
     """Find these hyperplanes, and with them the unknown weights.
 
@@ -149,7 +157,7 @@ def complete_weights(
                 continue  # another piece: the weight does not follow from the place
             weights = neuron.weights.copy()
             weights[place.unknown] = -place.rate * t / place.value
-            if _goes_on(probe, layers, replace(neuron, weights=weights), place, line, int(p)):
+            if _goes_on(probe, layers, replace(neuron, weights=weights), place, line, int(p), frame):
                 point = _critical_point(layers, neuron, weights, place, line, int(p))
                 out += [point] if point.error < VAGUE else []
                 break
@@ -171,7 +179,9 @@ def _critical_point(
     return CriticalPoint(x, span, normal / size, error)
 
 
-def _goes_on(probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place, line: Line, p: int) -> bool:
+def _goes_on(  # noqa: PLR0913 - one place of a search
+    probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place, line: Line, p: int, frame: Frame
+) -> bool:
     """Whether the hyperplane goes on at another place as the weights say, the new one among them."""
     x, unknown = line.points[p], place.unknown
     h, J = local(layers, x)
@@ -186,7 +196,7 @@ def _goes_on(probe: Probe, layers: list[AffineMap], neuron: Neuron, place: Place
         return False
     # Towards smaller values, and by half of all that is left of the piece, or of them.
     away = -aside / length
-    room = float(along(layers, x, away, 0.0, 1.0)[0][1])
+    room = min(float(along(layers, x, away, 0.0, 1.0)[0][1]), float(frame.room(x[None], away[None])[1][0]))
     other = x + room / 2 * away
     # It may be as far beside that as the weights are off, and must be seen there nevertheless.
     doubt = neuron.doubt(h) + neuron.doubt(local(layers, other)[0]) + float(line.width[p]) * abs(place.rate)
