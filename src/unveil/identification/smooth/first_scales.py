@@ -27,12 +27,7 @@ def first_layer(reading: Reading, planes: Hyperplanes, names: str | tuple[str, .
     oracle, noise, rng = reading.oracle, reading.noise, reading.rng
     candidates = sigmoidal(names, 0)
     margins = [resting_point(a, noise) for a in candidates]
-    margin = 0.8 * max(margins)
-    if noisy(oracle, noise):
-        bases = ridge.loudest(oracle, planes, margin=margin + 4.0, rng=rng)
-        planes = ridge.anchored(oracle, planes, bases)
-    else:
-        bases = ridge.vantages(planes, margin, rng)[:, 0]
+    bases = ridge.vantages(planes, 0.8 * max(margins) + (4.0 if noisy(oracle, noise) else 0.0), rng)
     position, answer = ridge.profiles(oracle, planes, bases)
     # Far out the sums of large inputs are rounded coarsely.
     lost = float(np.finfo(oracle.dtype).eps) * np.linalg.norm(bases, axis=1) / planes.widths

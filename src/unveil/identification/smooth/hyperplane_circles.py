@@ -25,10 +25,10 @@ class Hyperplanes:
     directions: Float[np.ndarray, "k n"]  # unit normals, one per row
     offsets: Float[np.ndarray, " k"]  # their offsets, up to the width of the active zone and `slack`
     widths: Float[np.ndarray, " k"]  # length over which the neuron switches, in units of x
-    slack: Float[np.ndarray, " k"]  # how far each offset may be off: the error of the direction times `radius`
-    radius: float  # radius of the circles
+    slack: Float[
+        np.ndarray, " k"
+    ]  # how far each offset may be off: the direction's error times the circles' radius
     circles: int  # circles walked
-    complete: bool  # whether every step of the last circle belongs to a hyperplane that was seen on two circles
 
 
 def saturation_radius(oracle: Oracle, rng: np.random.Generator, noise: float) -> tuple[float, float] | None:
@@ -123,28 +123,11 @@ def hyperplanes(
         complete = confirmed > 0 and (confirmed == most == len(points) or quiet >= (2 if radius > 1e3 else 5))
         if count is not None:
             complete = confirmed >= count
-    keep = (seen >= 2) & ~_repeated(directions, offsets, widths + errors * radius, errors, seen)
+    keep = seen >= 2
     if count is not None and keep.sum() > count:
         keep &= seen >= np.sort(seen[keep])[-count]
     slack = errors[keep] * radius
-    return Hyperplanes(directions[keep], offsets[keep], widths[keep], slack, radius, circles, complete)
-
-
-def _repeated(
-    directions: Float[np.ndarray, "k n"],
-    offsets: Float[np.ndarray, " k"],
-    widths: Float[np.ndarray, " k"],
-    errors: Float[np.ndarray, " k"],
-    seen: np.ndarray,
-) -> np.ndarray:
-    """Which rows are a hyperplane that stands there a second time (found anew because its offset had been poor)."""
-    cosine = directions @ directions.T
-    apart = np.abs(offsets[:, None] - np.sign(cosine) * offsets)
-    same = (np.abs(cosine) > 1 - 1e-6 - 5 * (errors[:, None] ** 2 + errors**2)) & (
-        apart < 3 * (widths[:, None] + widths)
-    )
-    rank = np.argsort(np.argsort(-seen, kind="stable"))
-    return np.asarray((same & (rank[None, :] < rank[:, None])).any(axis=1))
+    return Hyperplanes(directions[keep], offsets[keep], widths[keep], slack, circles)
 
 
 def _walk(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -16,7 +15,6 @@ from unveil.whitebox.activation import Activation
 EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
 _DEGREE = 4  # of the second layer's response to one neuron; a higher degree hides more of the shift
 _POINTS = 24
-_PLACES = 8  # beside each hyperplane, of which the loudest is taken
 
 
 def profiles(
@@ -36,29 +34,6 @@ def profiles(
         questions[i] = oracle.nearest(bases[i] + positions[i][:, None] * planes.directions[i])
         positions[i] = questions[i] @ planes.directions[i]
     return positions, oracle(questions.reshape(-1, n)).reshape(k, _POINTS, -1)
-
-
-def anchored(oracle: Oracle, planes: Hyperplanes, bases: Float[np.ndarray, "k n"]) -> Hyperplanes:
-    """The same hyperplanes, their offsets found again near the origin, where the error of a direction matters less.
-
-    Queries: `33 k`, and about 10 for each neuron to follow the jump.
-    """
-    k, n = planes.directions.shape
-    half = planes.slack + 3 * planes.widths
-    place = -planes.offsets[:, None] + half[:, None] * np.linspace(-1, 1, 33)
-    rows = np.arange(k)
-    while True:
-        x = bases[:, None] + place[:, :, None] * planes.directions[:, None]
-        answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, place.shape[1], -1)
-        jump = np.abs(np.diff(answers, axis=1)).max(axis=2).argmax(axis=1)
-        left, right = place[rows, jump], place[rows, jump + 1]
-        if (right - left <= planes.widths).all():
-            break
-        # Further out than the interval itself, so that a neuron that switches at its border is not cut in two.
-        reach = 0.75 * np.maximum(right - left, planes.widths)
-        place = ((left + right) / 2)[:, None] + reach[:, None] * np.linspace(-1, 1, 5)
-    slack = planes.slack * np.linalg.norm(bases, axis=1) / planes.radius
-    return dataclasses.replace(planes, offsets=-(left + right) / 2, slack=slack)
 
 
 def sharpen(  # noqa: PLR0913 - where, along what, how finely
@@ -97,11 +72,10 @@ def sharpen(  # noqa: PLR0913 - where, along what, how finely
     return weights, moved
 
 
-def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """Points (k, count, n) perpendicular to each normal at which all other neurons are `margin` widths from their
-    hyperplanes, the nearest first."""
+def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator) -> Float[np.ndarray, "k n"]:
+    """Points perpendicular to each normal, the nearest at which all others are `margin` widths from their planes."""
     k, n = planes.directions.shape
-    points = np.zeros((k, count, n))
+    points = np.zeros((k, n))
     for i in range(k if k > 1 else 0):
         rays = rng.standard_normal((512, n))
         rays -= np.outer(rays @ planes.directions[i], planes.directions[i])
@@ -111,26 +85,8 @@ def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator, count
             rays @ planes.directions[others].T
         )
         reach = needed.max(axis=1)
-        best = np.argsort(reach, kind="stable")[:count]
-        points[i] = rays[best] * reach[best, None]
+        points[i] = rays[reach.argmin()] * reach.min()
     return points
-
-
-def loudest(
-    oracle: Oracle, planes: Hyperplanes, *, margin: float, rng: np.random.Generator
-) -> Float[np.ndarray, "k n"]:
-    """Of `_PLACES` points for each hyperplane, see `vantages`, the one where its neuron moves the answers most.
-
-    How much it does depends on the others' states: the second layer may be at rest itself. Queries: `2 _PLACES k`.
-    """
-    k, n = planes.directions.shape
-    points = vantages(planes, margin, rng, _PLACES)
-    half = planes.slack + 3 * planes.widths
-    ends = (-planes.offsets[:, None] + half[:, None] * np.array([-1.0, 1.0]))[:, None, :, None]
-    x = points[:, :, None] + ends * planes.directions[:, None, None]
-    answers = oracle(oracle.nearest(x.reshape(-1, n))).reshape(k, _PLACES, 2, -1)
-    best = np.abs(answers[:, :, 1] - answers[:, :, 0]).max(axis=2).argmax(axis=1)
-    return np.asarray(points[np.arange(k), best])
 
 
 def fit_profile(
