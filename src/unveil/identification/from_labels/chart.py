@@ -77,21 +77,13 @@ class Chart(OracleWrapper):
 
 @dataclass(frozen=True)
 class Crossings(Rows):
-    """Points at which one label gives way to another.
+    """Points at which one label gives way to another."""
 
-    Attributes:
-        x: The points.
-        before: The label just before.
-        after: The label just behind.
-        along: Unit vectors along which they were crossed.
-        width: Length of the last bracket of the bisection.
-    """
-
-    x: Float[np.ndarray, "N d"]
-    before: Int[np.ndarray, " N"]
-    after: Int[np.ndarray, " N"]
-    along: Float[np.ndarray, "N d"]
-    width: Float[np.ndarray, " N"]
+    x: Float[np.ndarray, "N d"]  # the points
+    before: Int[np.ndarray, " N"]  # the label just before
+    after: Int[np.ndarray, " N"]  # the label just behind
+    along: Float[np.ndarray, "N d"]  # unit vectors along which they were crossed
+    width: Float[np.ndarray, " N"]  # length of the last bracket of the bisection
 
     @property
     def expected(self) -> tuple[Vectors, Vectors, Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:

@@ -111,10 +111,8 @@ def cross_near_both(  # noqa: PLR0913 - where, along what, how finely
 ) -> tuple[Int[np.ndarray, " M"], Crossings, Crossings]:
     """`cross_near`, the brackets growing once at most, at two places of each boundary in the same batches.
 
-    Returns:
-        Which M of the N boundaries were found at both places, and their crossings at either.
-
-    Queries: those of `cross_near` for each
+    Returns which M of the N boundaries were found at both places, and their crossings at either. Queries: those of
+    `cross_near` for each.
     """
     across, one, two, wide, fine = (np.concatenate([each, each]) for each in (along, before, after, half, cell))
     found, rows = cross_near(side, np.concatenate(places), across, one, two, wide, fine, grow=1)

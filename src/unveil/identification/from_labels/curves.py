@@ -29,40 +29,26 @@ ALIKE = 1e-4
 
 @dataclass(frozen=True)
 class Curve:
-    """Points where two labels meet and two neurons alone matter.
+    """Points where two labels meet and two neurons alone matter."""
 
-    Attributes:
-        points: Values of `normals @ y` for the two neurons.
-        labels: The two labels, in ascending order.
-    """
-
-    points: Float[np.ndarray, "N 2"]
-    labels: tuple[int, int]
+    points: Float[np.ndarray, "N 2"]  # values of `normals @ y` for the two neurons
+    labels: tuple[int, int]  # the two labels, in ascending order
 
 
 @dataclass(frozen=True)
 class Transition:
-    """Two neurons, as curves tell them.
+    """Two neurons, as curves tell them."""
 
-    Attributes:
-        scale: (2,), length of each neuron's weight vector.
-        bias: (2,), for weights along the direction given.
-        error: (2,), of each bias, or of each scale relative to its size, whichever is larger: standard errors, or how
-            far apart several solutions lie.
-        rms: How far the points lie off the curves.
-    """
-
-    scale: Float[np.ndarray, " 2"]
-    bias: Float[np.ndarray, " 2"]
+    scale: Float[np.ndarray, " 2"]  # length of each neuron's weight vector
+    bias: Float[np.ndarray, " 2"]  # for weights along the direction given
+    # of each bias, or of each scale relative to its size, whichever is larger: standard errors, or how far apart
+    # several solutions lie
     error: Float[np.ndarray, " 2"]
-    rms: float
+    rms: float  # how far the points lie off the curves
 
 
 def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
-    """The scales for which a curve is one of two such neurons; None where there are none.
-
-    Queries: `0`
-    """
+    """The scales for which a curve is one of two such neurons; None where there are none."""
     starts = []
     for scale in product(np.log(SCALES), repeat=2):
         off = _off_scales(np.array(scale), curve.points)
@@ -82,12 +68,8 @@ def neurons(
 ) -> Transition | None:
     """Scales and biases from two or more curves; None where no two neurons explain them.
 
-    Args:
-        curves: All of the same two neurons.
-        scale: Both scales, from one of the curves.
-        known: Biases, NaN where not known: with one of them a single curve tells the other.
-
-    Queries: `0`
+    `curves`: all of the same two neurons. `scale`: both scales, from one of the curves. `known`: biases, NaN where not
+    known: with one of them a single curve tells the other.
     """
     fits = []
     count = sum(len(each.points) for each in curves)

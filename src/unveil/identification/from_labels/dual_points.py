@@ -18,25 +18,15 @@ from unveil.identification.from_labels.walks import Walks
 
 @dataclass(frozen=True)
 class DualPoints(Rows):
-    """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it.
+    """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it."""
 
-    Attributes:
-        z: The points.
-        face: The face on which each was met; -1 where it has no index.
-        behind: Crossings on the next face, close by.
-        gap: How far behind.
-        error: How exactly `z` is known.
-        onward: Unit vectors from there on along the next face.
-        opened: Whether the edge at each was looked at, or need not be.
-    """
-
-    z: Float[np.ndarray, "N d"]
-    face: Int[np.ndarray, " N"]
-    behind: Crossings
-    gap: Float[np.ndarray, " N"]
-    error: Float[np.ndarray, " N"]
-    onward: Float[np.ndarray, "N d"]
-    opened: Bool[np.ndarray, " N"]
+    z: Float[np.ndarray, "N d"]  # the points
+    face: Int[np.ndarray, " N"]  # the face on which each was met; -1 where it has no index
+    behind: Crossings  # crossings on the next face, close by
+    gap: Float[np.ndarray, " N"]  # how far behind
+    error: Float[np.ndarray, " N"]  # how exactly `z` is known
+    onward: Float[np.ndarray, "N d"]  # unit vectors from there on along the next face
+    opened: Bool[np.ndarray, " N"]  # whether the edge at each was looked at, or need not be
 
     @classmethod
     def none(cls, d: int) -> DualPoints:
@@ -115,12 +105,8 @@ def _turned_back(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, Crossings]:
     """The same where the boundary turns by a right angle or more, so that nothing of it lies further along the tangent.
 
-    It is met above or below the face instead, on the side of the label that has ended there.
-
-    Returns:
-        z, face, gap, error, onward and behind, as in `DualPoints`.
-
-    Queries: about 60 each
+    It is met above or below the face instead, on the side of the label that has ended there. Returns z, face, gap,
+    error, onward and behind, as in `DualPoints`. Queries: about 60 each.
     """
     on, t, high = faces[walks.face[todo]], walks.along[todo], walks.high[todo]
     eta = np.maximum(1e-2 * np.minimum(high, 1.0), 30 * precision.cell)

@@ -27,19 +27,12 @@ NEXT, COARSE_NEXT = 1e-3, 1e-2
 
 @dataclass(frozen=True)
 class Precision:
-    """Lengths at which a boundary is asked, all from the digits of the inputs.
+    """Lengths at which a boundary is asked, all from the digits of the inputs."""
 
-    Attributes:
-        digits: How exactly a point can be placed.
-        step: The move by which a normal is measured.
-        cell: How finely the boundary is located for it.
-        beside: See `aside`; so much at least.
-    """
-
-    digits: float
-    step: float
-    cell: float
-    beside: float = 0.0
+    digits: float  # how exactly a point can be placed
+    step: float  # the move by which a normal is measured
+    cell: float  # how finely the boundary is located for it
+    beside: float = 0.0  # see `aside`; so much at least
 
     @classmethod
     def of(cls, digits: float) -> Precision:
@@ -60,21 +53,13 @@ class Precision:
 
 @dataclass(frozen=True)
 class Faces(Rows):
-    """Flat pieces of the boundary.
+    """Flat pieces of the boundary."""
 
-    Attributes:
-        x: A point on each.
-        normal: Unit normals, from `before` to `after`.
-        before: The label on the one side.
-        after: The label on the other.
-        error: Of the normals, per coordinate.
-    """
-
-    x: Float[np.ndarray, "N d"]
-    normal: Float[np.ndarray, "N d"]
-    before: Int[np.ndarray, " N"]
-    after: Int[np.ndarray, " N"]
-    error: Float[np.ndarray, " N"]
+    x: Float[np.ndarray, "N d"]  # a point on each
+    normal: Float[np.ndarray, "N d"]  # unit normals, from `before` to `after`
+    before: Int[np.ndarray, " N"]  # the label on the one side
+    after: Int[np.ndarray, " N"]  # the label on the other
+    error: Float[np.ndarray, " N"]  # of the normals, per coordinate
 
     @classmethod
     def none(cls, d: int) -> Faces:
@@ -86,9 +71,7 @@ class Faces(Rows):
     ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
         """The steepest way on each face to the hyperplane `a x + b = 0`, one for all or each its own.
 
-        Direction, length, and steepness of a unit a.
-
-        Direction and length are not finite on faces parallel to it.
+        Direction, length, and steepness of a unit a. Direction and length are not finite on faces parallel to it.
         """
         along = a - np.sum(self.normal * a, axis=1)[:, None] * self.normal
         steep = np.linalg.norm(along, axis=1)

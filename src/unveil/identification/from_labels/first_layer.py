@@ -79,10 +79,7 @@ def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Ge
 
 
 def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
-    """Hyperplanes beside these that bends and dual points agree on, those with the most support first.
-
-    Queries: `0`
-    """
+    """Hyperplanes beside these that bends and dual points agree on, those with the most support first."""
     found = Hyperplanes.none(search.chart.n)
     support: list[int] = []
     rows = np.sort(rng.permutation(len(search.met))[:AMONG])
@@ -111,8 +108,6 @@ def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Gene
     """Hyperplanes met that too few faces reach to see whether they go on straight, and that complete a first layer.
 
     With them the boundary's normals lie in the spans of what is active, and without them they do not.
-
-    Queries: `0`
     """
     judges = search.faces[rng.permutation(len(search.faces))[:MET]]
     if not len(judges) or active_sides(first, judges) is not None:

@@ -33,15 +33,9 @@ def telling_crossings(
 ) -> Crossings:
     """Points on a model's own boundaries, out of three times as many, that determine its numbers best. Costs nothing.
 
-    Args:
-        model: The model.
-        pool: Whose random points are told apart.
-        count: How many.
-        rng: Draws them.
-        met: Crossings met before, taken into the choice with others beside them: some pieces of a boundary are too
-            small to be foretold by random points, and one point on a piece does not tell where it lies.
-
-    Queries: `0`
+    `model`: the model. `pool`: whose random points are told apart. `rng`: draws them. `met`: crossings met before,
+    taken into the choice with others beside them: some pieces of a boundary are too small to be foretold by random
+    points, and one point on a piece does not tell where it lies.
     """
     at = foretold_crossings(model, pool, pool.chart, 3 * count, rng)
     at = at if met is None else Crossings.joined([at, met, crossings_beside(model, pool.chart, met, count, rng)])
@@ -56,10 +50,7 @@ def telling_crossings(
 
 
 def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, rng: np.random.Generator) -> Crossings:
-    """Where a model changes its label on random segments, crossed along its own normals. Costs nothing.
-
-    Queries: `0`
-    """
+    """Where a model changes its label on random segments, crossed along its own normals. Costs nothing."""
     parts: list[Crossings] = []
     have = 0
     for _ in range(12):
@@ -80,20 +71,12 @@ def foretold_crossings(model: Boundaries, pool: Pool, chart: Chart, count: int, 
 
 
 def as_foretold(
-    model: Boundaries,
-    pool: Pool,
-    value: Callable[[Crossings], Float[np.ndarray, " N"]],
-    rng: np.random.Generator,
+    model: Boundaries, pool: Pool, value: Callable[[Crossings], Float[np.ndarray, " N"]], rng: np.random.Generator
 ) -> bool:
     """Whether all of some boundary points, near and far, with the least, the largest and other values are there.
 
-    Args:
-        model: The model.
-        pool: Points in its coordinates.
-        value: By which points are picked.
-        rng: Draws them.
-
-    Queries: 6 for each of `EACH` at each of `FAR`
+    `model`: the model. `pool`: points in its coordinates. `value`: by which points are picked. `rng`: draws them.
+    Queries: 6 for each of `EACH` at each of `FAR`.
     """
     for size in FAR:
         at = at_extremes(model, pool, value, size, rng)
@@ -127,10 +110,7 @@ def at_extremes(
 def crossings_beside(
     model: Boundaries, chart: Chart, met: Crossings, count: int, rng: np.random.Generator
 ) -> Crossings:
-    """Where a model has its boundary beside crossings that were met, at distances of all orders. Costs nothing.
-
-    Queries: `0`
-    """
+    """Where a model has its boundary beside crossings that were met, at distances of all orders. Costs nothing."""
     if not len(met):
         return met
     at = met[rng.integers(len(met), size=count)]

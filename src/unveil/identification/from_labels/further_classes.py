@@ -35,17 +35,9 @@ def with_classes_met(
 ) -> Completed | None:
     """The same network with classes that it lacks, from boundary points in all inputs.
 
-    Args:
-        found: In coordinates of all inputs.
-        lift: How it was read there.
-        x: Inputs with other labels than the network's.
-        rng: Draws everything.
-
-    Returns:
-        The network; None where there is an affine part, of which each class would have its own, or where the points
-        do not fit it or leave numbers open.
-
-    Queries: about 120 for each number of each class
+    `found`: in coordinates of all inputs. `lift`: how it was read there. `x`: inputs with other labels than the
+    network's. Returns the network; None where there is an affine part, of which each class would have its own, or where
+    the points do not fit it or leave numbers open. Queries: about 120 for each number of each class.
     """
     known, pool = found.model.classes, lift.fresh_pool()
     accuracy = np.inf if lift.told is None else lift.told.reached

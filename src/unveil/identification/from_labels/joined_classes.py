@@ -20,13 +20,8 @@ Joins = tuple[tuple[int, int], ...]
 def joined(model: LabelModel, pair: LabelModel) -> LabelModel:
     """The model with one more class, from a model of the same neurons between that class and one that is known.
 
-    The scale of the new class's boundary is not told: its weights are taken to be as large as the model's.
-
-    Args:
-        model: Some classes.
-        pair: Two, one of them the model's.
-
-    Queries: `0`
+    The scale of the new class's boundary is not told: its weights are taken to be as large as the model's. `model`:
+    some classes. `pair`: two, one of them the model's.
     """
     new = int(np.flatnonzero(~np.isin(pair.classes, model.classes))[0])
     known = int(model.rows(pair.classes[1 - new : 2 - new])[0])
@@ -43,12 +38,7 @@ def joined(model: LabelModel, pair: LabelModel) -> LabelModel:
 def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
     """The model with the scale of each class's boundary as points between it and third classes tell, where they do.
 
-    Args:
-        model: All classes.
-        joins: Which class each was known from.
-        at: Crossings.
-
-    Queries: `0`
+    `model`: all classes. `joins`: which class each was known from. `at`: crossings.
     """
     old = _last(model)
     last = old.copy()

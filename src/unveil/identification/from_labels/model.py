@@ -19,13 +19,9 @@ FAR = 1e3
 
 
 class Boundaries(ABC):
-    """A model with one logit for each class seen; the largest gives the label.
+    """A model with one logit for each class seen; the largest gives the label."""
 
-    Attributes:
-        classes: (c,), the label of each logit, ascending.
-    """
-
-    classes: Int[np.ndarray, " c"]
+    classes: Int[np.ndarray, " c"]  # the label of each logit, ascending
 
     @property
     @abstractmethod
@@ -77,25 +73,15 @@ class Boundaries(ABC):
 
 @dataclass(frozen=True)
 class LabelModel(Boundaries):
-    """Logits `outer @ phi(inner @ y + bias) + affine @ y + offset` of the classes seen; the largest gives the label.
+    """Logits `outer @ phi(inner @ y + bias) + affine @ y + offset` of the classes seen; the largest gives the label."""
 
-    Attributes:
-        inner: (k, d), rows of neurons, in a chart's coordinates.
-        bias: (k,).
-        outer: (c, k).
-        affine: (c, d), what neurons that are always active at the boundary add up to.
-        offset: (c,).
-        classes: (c,), the label of each logit, ascending.
-        phi: The activation.
-    """
-
-    inner: Float[np.ndarray, "k d"]
+    inner: Float[np.ndarray, "k d"]  # rows of neurons, in a chart's coordinates
     bias: Float[np.ndarray, " k"]
     outer: Float[np.ndarray, "c k"]
-    affine: Float[np.ndarray, "c d"]
+    affine: Float[np.ndarray, "c d"]  # what neurons that are always active at the boundary add up to
     offset: Float[np.ndarray, " c"]
-    classes: Int[np.ndarray, " c"]
-    phi: Activation
+    classes: Int[np.ndarray, " c"]  # the label of each logit, ascending
+    phi: Activation  # the activation
 
     @property
     def parameters(self) -> int:

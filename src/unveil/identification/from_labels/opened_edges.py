@@ -17,17 +17,9 @@ def opened(
 ) -> tuple[Faces, Edge | None]:
     """The face behind a dual point, and the edge between, as if that face were put behind the others.
 
-    Args:
-        side: Answers.
-        faces: All faces, among them that of the point.
-        point: One dual point.
-        precision: Lengths to ask at.
-        rng: Turns the moves.
-
-    Returns:
-        The face behind, none where the boundary is not flat there; no edge where the point does not lie on both.
-
-    Queries: about `35 d`
+    `side`: answers. `faces`: all faces, among them that of the point. `point`: one dual point. `precision`: lengths to
+    ask at. `rng`: turns the moves. Returns the face behind, none where the boundary is not flat there; no edge where
+    the point does not lie on both. Queries: about `35 d`.
     """
     z, face, gap, error = point.z[0], int(point.face[0]), float(point.gap[0]), float(point.error[0])
     step = min(precision.step, gap / 8)
@@ -53,10 +45,7 @@ def finely(precision: Precision, step: float) -> float:
 
 
 def explained(one: Walks, faces: Faces, planes: Hyperplanes, edges: list[Edge]) -> bool:
-    """Whether a walk ended where a hyperplane lies, or an edge of a face in the same plane, that was found before.
-
-    Queries: `0`
-    """
+    """Whether a walk ended where a hyperplane lies, or an edge of a face in the same plane, that was found before."""
     on, along = faces[one.face], one.along
     ours = [edge.ahead_on(on.normal[0], on.x[0], along[0]) for edge in edges]
     reached = np.append(planes.ahead(on.x, along)[0], ours)

@@ -33,36 +33,22 @@ M = TypeVar("M", bound=Boundaries)
 
 @dataclass(frozen=True)
 class Polished(Generic[M]):
-    """A model fitted to boundary points.
+    """A model fitted to boundary points."""
 
-    Attributes:
-        model: The best one met.
-        rms: Root mean square distance of the points from its boundaries, in coordinates.
-        outside: Share of the points that were left out.
-    """
-
-    model: M
-    rms: float
-    outside: float
+    model: M  # the best one met
+    rms: float  # root mean square distance of the points from its boundaries, in coordinates
+    outside: float  # share of the points that were left out
 
 
 @dataclass(frozen=True)
 class Completed:
-    """A model fitted to boundary points.
+    """A model fitted to boundary points."""
 
-    Attributes:
-        model: The model.
-        rms: Root mean square distance of the points it was fitted to from its boundaries.
-        whole: Whether nothing says that a neuron is missing.
-        doubts: What does.
-        figures: Null-vector gap, flips, points and the like.
-    """
-
-    model: LabelModel
-    rms: float
-    whole: bool
-    doubts: tuple[str, ...]
-    figures: dict[str, Any]
+    model: LabelModel  # the model
+    rms: float  # root mean square distance of the points it was fitted to from its boundaries
+    whole: bool  # whether nothing says that a neuron is missing
+    doubts: tuple[str, ...]  # what does
+    figures: dict[str, Any]  # null-vector gap, flips, points and the like
 
     def beats(self, other: Completed | None) -> bool:
         """Whether this is to be kept instead of an earlier one.
@@ -76,15 +62,8 @@ class Completed:
 def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) -> Polished[M]:
     """Fit all numbers of a model to boundary points, by damped least squares on their distances from its boundaries.
 
-    A start that is not nearly right gets worse, not better: hyperplanes come first.
-
-    Args:
-        model: Nearly right.
-        at: Crossings between classes of the model.
-        steps: Steps at most.
-        floor: The fit ends when `rms` reaches it.
-
-    Queries: `0`
+    A start that is not nearly right gets worse, not better: hyperplanes come first. `model`: nearly right. `at`:
+    crossings between classes of the model. `steps`: steps at most. `floor`: the fit ends when `rms` reaches it.
     """
     best = Polished(model, *_judged(model, at))
     damping, waited = 1e-6, 0
@@ -127,12 +106,7 @@ def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
 def needed(fitted: Polished[LabelModel], at: Crossings, fine: float) -> Polished[LabelModel]:
     """The same without neurons that the points do not need: hyperplanes that were none.
 
-    Args:
-        fitted: A fit.
-        at: Its points.
-        fine: How exactly they are known.
-
-    Queries: `0`
+    `fitted`: a fit. `at`: its points. `fine`: how exactly they are known.
     """
     model = fitted.model
     size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)

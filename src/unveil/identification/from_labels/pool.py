@@ -67,17 +67,11 @@ class Pool:
         return np.asarray(y)
 
     def draw(self, count: int = POOL) -> None:
-        """Ask for more.
-
-        Queries: `count`
-        """
+        """Ask for more. Queries: `count`."""
         self.put(self.sample(count, self.rng))
 
     def put(self, y: Float[np.ndarray, "N d"]) -> None:
-        """Ask for the labels of given points.
-
-        Queries: `N`
-        """
+        """Ask for the labels of given points. Queries: `N`."""
         self.label = np.concatenate([self.label, self.side.labels(y)])
         self.y = np.concatenate([self.y, y])
 

@@ -44,15 +44,9 @@ def rare_crossings(
 ) -> Crossings:
     """Boundary points of rare classes that tell what others leave open about the last layer; none where nothing is.
 
-    Args:
-        model: Right but for numbers that no point told.
-        pool: Whose chart is asked.
-        at: Boundary points known, between the model's classes.
-        pair: Two classes of which all is known.
-        cell: How finely points are located.
-        rng: Draws the walks.
-
-    Queries: at most about 40 for each of `RAYS` rays
+    `model`: right but for numbers that no point told. `pool`: whose chart is asked. `at`: boundary points known,
+    between the model's classes. `pair`: two classes of which all is known. `cell`: how finely points are located.
+    `rng`: draws the walks. Queries: at most about 40 for each of `RAYS` rays.
     """
     told = _numbers(model, at, pair)
     open_ = _open(told)
@@ -71,14 +65,8 @@ def open_crossings(
 ) -> tuple[Crossings, DeepLabelModel]:
     """Boundary points that tell numbers of any layer that others leave open altogether, and the model with these.
 
-    Args:
-        model: Right but for these numbers.
-        pool, at, cell, rng: As in `rare_crossings`.
-
-    Returns:
-        The points, none where no walk meets any; the model.
-
-    Queries: at most about 40 for each of `RAYS` rays
+    `model`: right but for these numbers. pool, at, cell, rng: As in `rare_crossings`. Returns the points, none where no
+    walk meets any; the model. Queries: at most about 40 for each of `RAYS` rays.
     """
     told = model.linearised(at)[1] * model.units()
     values, right = np.linalg.svd(np.concatenate([told, np.zeros((told.shape[1],) * 2)]), full_matrices=False)[1:]
@@ -124,13 +112,7 @@ def _ended(pool: Pool, start: Float[np.ndarray, "N d"], end: Crossings, cell: fl
 def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple[int, int]) -> Crossings:
     """Of boundary points known those that tell what others leave open about the last layer.
 
-    Args:
-        model: The model.
-        at: The others.
-        known: Points of all its classes.
-        pair: Two classes of which all is known.
-
-    Queries: `0`
+    `model`: the model. `at`: the others. `known`: points of all its classes. `pair`: two classes of which all is known.
     """
     told = _numbers(model, at, pair)
     open_ = _open(told)

@@ -13,10 +13,7 @@ from unveil.identification.from_labels.pool import Pool
 
 
 def reservations(found: Completed) -> list[str] | None:
-    """What is said of numbers that are vague or open; None where every number is known.
-
-    Queries: `0`
-    """
+    """What is said of numbers that are vague or open; None where every number is known."""
     said = []
     # An error that nothing measured vouches for nothing.
     error = found.figures.get("error", np.inf)
@@ -33,10 +30,7 @@ def reservations(found: Completed) -> list[str] | None:
 
 
 def left_open(found: Completed) -> list[str]:
-    """What is said of numbers that belong to no neuron, and of those that no point told.
-
-    Queries: `0`
-    """
+    """What is said of numbers that belong to no neuron, and of those that no point told."""
     said = []
     if found.model.affine.any():
         said.append("Neurons that are always active at the boundary are kept as an affine part.")
@@ -48,10 +42,7 @@ def left_open(found: Completed) -> list[str]:
 def with_one_more(found: Completed) -> tuple[Completed, str] | None:
     """With an affine part written as one neuron more, where every network with these labels has one like it.
 
-    Returns:
-        The same, and what is said of it; None where there is no affine part or that is not proved.
-
-    Queries: `0`
+    Returns the same, and what is said of it; None where there is no affine part or that is not proved.
     """
     carried = found.model.carried_by_one()
     if carried is None:

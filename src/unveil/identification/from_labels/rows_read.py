@@ -15,16 +15,9 @@ def rows_read(
 ) -> tuple[dict[str, Any], list[str]]:
     """Rows and biases of the neurons that were read, up to sign and length, and what there is to say of them.
 
-    Args:
-        search: What was met.
-        chart: The coordinates it was met in.
-        first: The first layer of a deeper network, if it was told from what is behind.
-        second: Neurons of a second layer that were told apart.
-
-    Returns:
-        `rows_read`, of a sigmoidal layer `directions`, too; and sentences.
-
-    Queries: `0`
+    `search`: what was met. `chart`: the coordinates it was met in. `first`: the first layer of a deeper network, if it
+    was told from what is behind. `second`: neurons of a second layer that were told apart. Returns `rows_read`, of a
+    sigmoidal layer `directions`, too; and sentences.
     """
     if search is None or chart is None:
         return {}, []
@@ -57,10 +50,7 @@ def rows_read(
 
 
 def no_first_layer(search: HyperplaneSearch) -> str:
-    """Why there is none.
-
-    Queries: `0`
-    """
+    """Why there is none."""
     if search.barren:
         return (
             f"At none of {search.lost} places where the label changes is the boundary flat, however close one looks: "

@@ -23,21 +23,13 @@ HOPS = 2
 
 @dataclass(frozen=True)
 class Sections:
-    """What sections are taken with.
+    """What sections are taken with."""
 
-    Attributes:
-        side: Answers.
-        chart: The coordinates.
-        planes: Known hyperplanes: bends there are passed.
-        precision: Lengths to ask at.
-        rng: Draws directions.
-    """
-
-    side: Side
-    chart: Chart
-    planes: Hyperplanes
-    precision: Precision
-    rng: np.random.Generator
+    side: Side  # answers
+    chart: Chart  # the coordinates
+    planes: Hyperplanes  # known hyperplanes: bends there are passed
+    precision: Precision  # lengths to ask at
+    rng: np.random.Generator  # draws directions
 
     def dual_points(self, edge: Edge, labels: tuple[int, int]) -> Iterator[DualPoints]:
         """Dual points in one section of an edge.
@@ -131,8 +123,7 @@ class Sections:
     def _along(self, edge: Edge, labels: tuple[int, int], r: float) -> tuple[np.ndarray, Faces, Walks] | None:
         """Walk along a random direction of an edge on both its faces, at a distance r from it.
 
-        Returns:
-            The direction, the two faces, and where they end.
+        Returns the direction, the two faces, and where they end.
         """
         v = self.rng.standard_normal(len(edge.z))
         for w in (edge.normal, edge.across):

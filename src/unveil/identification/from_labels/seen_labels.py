@@ -46,19 +46,13 @@ class SeenLabels(OracleWrapper):
         return y
 
     def lacking(self, labels: Collection[int]) -> Float[np.ndarray, "N n"]:
-        """Questions that got other labels than these.
-
-        Queries: `0`
-        """
+        """Questions that got other labels than these."""
         return np.array([x for label, some in self.examples.items() if label not in labels for x in some]).reshape(
             -1, self.n
         )
 
     def told(self, labels: Collection[int]) -> tuple[list[str], bool]:
-        """What is to be said of the labels that a network answers with, and whether it lacks one that was seen.
-
-        Queries: `0`
-        """
+        """What is to be said of the labels that a network answers with, and whether it lacks one that was seen."""
         said = [f"Labels of the network: {self._names(labels)}. Of a class never seen nothing is known."]
         others = {label: count for label, count in sorted(self.counts.items()) if label not in labels}
         if others:
@@ -75,10 +69,7 @@ class SeenLabels(OracleWrapper):
 
 
 def ended(ledger: Ledger) -> list[str]:
-    """What is said where the labels ended that are asked without a budget.
-
-    Queries: `0`
-    """
+    """What is said where the labels ended that are asked without a budget."""
     if not (isinstance(ledger, Allowance) and ledger.left < ledger.outer.left):
         return []
     return [

@@ -191,9 +191,8 @@ def shifted_normal(
     """The unit normal of a neuron that is not known, from shifts of the faces of two that are; None if none is met.
 
     On the face of a known neuron, points of equal shift lie on one plane parallel to the unknown hyperplane. That
-    leaves one angle open, which the face of another known neuron settles.
-
-    Queries: about `40 + 3 RAYS` a place, and `45 d` for each plane
+    leaves one angle open, which the face of another known neuron settles. Queries: about `40 + 3 RAYS` a place, and
+    `45 d` for each plane.
     """
     planes: list[np.ndarray] = []
     for j in rng.permutation(len(normals)):

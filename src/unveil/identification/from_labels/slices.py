@@ -64,21 +64,13 @@ NOTHING = 800
 
 @dataclass
 class Slice:
-    """Bends met along a few directions, and the hyperplanes they agree on.
+    """Bends met along a few directions, and the hyperplanes they agree on."""
 
-    Attributes:
-        chart: The directions.
-        seen: The bends.
-        faces: The flat pieces between.
-        planes: The hyperplanes, as exactly as the bends on each were seen to agree.
-        support: Which bends lie on each.
-    """
-
-    chart: Chart
-    seen: Sightings
-    faces: Faces
-    planes: Hyperplanes
-    support: list[Int[np.ndarray, " s"]]
+    chart: Chart  # the directions
+    seen: Sightings  # the bends
+    faces: Faces  # the flat pieces between
+    planes: Hyperplanes  # the hyperplanes, as exactly as the bends on each were seen to agree
+    support: list[Int[np.ndarray, " s"]]  # which bends lie on each
 
     def told(self) -> str:
         """How many bends the hyperplanes explain."""
@@ -92,16 +84,8 @@ class Slice:
 def few_directions(search: HyperplaneSearch, pool: Pool, oracle: Oracle, rng: np.random.Generator) -> Slice | None:
     """Hyperplanes along a few directions, where a search along many met none for coarse normals.
 
-    Args:
-        search: It.
-        pool: Points of all labels, in coordinates of all inputs.
-        oracle: Answers labels.
-        rng: Draws everything.
-
-    Returns:
-        What was met; None where normals are fine, inputs few, or nothing was met.
-
-    Queries: those of `read_slice`
+    `search`: it. `pool`: points of all labels, in coordinates of all inputs. `oracle`: answers labels. Returns what was
+    met; None where normals are fine, inputs few, or nothing was met. Queries: those of `read_slice`.
     """
     if search.precision.normal < ROUGH or pool.chart.n <= 2 * DIRECTIONS:
         return None
@@ -112,15 +96,9 @@ def few_directions(search: HyperplaneSearch, pool: Pool, oracle: Oracle, rng: np
 def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | None:
     """The hyperplanes along a few random directions through the middle of a pool's points.
 
-    Args:
-        oracle: Answers labels.
-        pool: Points of all labels, in coordinates of all inputs.
-        rng: Draws everything.
-
-    Returns:
-        What was met; None where there is one label only.
-
-    Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as the budget lasts
+    `oracle`: answers labels. `pool`: points of all labels, in coordinates of all inputs. Returns what was met; None
+    where there is one label only. Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as
+    the budget lasts.
     """
     whole = pool.chart
     basis = random_directions(DIRECTIONS, pool, rng)
@@ -158,10 +136,7 @@ def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | 
 
 
 def hyperplanes_of(seen: Sightings) -> tuple[Hyperplanes, list[Int[np.ndarray, " s"]]]:
-    """Hyperplanes on which bends far apart agree, and which bends lie on each.
-
-    Queries: `0`
-    """
+    """Hyperplanes on which bends far apart agree, and which bends lie on each."""
     planes = Hyperplanes.none(seen.z.shape[1])
     support: list[Int[np.ndarray, " s"]] = []
     free = np.ones(len(seen), dtype=bool)
@@ -182,13 +157,8 @@ def bends_at_none(
 ) -> Bool[np.ndarray, " k"]:
     """Which hyperplanes go on beyond many of the others: that of a deeper neuron bends where it meets a first layer's.
 
-    Args:
-        seen: Bends.
-        support: Which lie on each hyperplane.
-        planes: The hyperplanes.
-        others: Which of them to look at.
-
-    Queries: `0`
+    `seen`: bends. `support`: which lie on each hyperplane. `planes`: the hyperplanes. `others`: which of them to look
+    at.
     """
     told = planes[np.flatnonzero(others)]
     beyond = np.zeros(len(planes), dtype=int)
@@ -255,8 +225,7 @@ def _fitted(
 def _holds(seen: Sightings, plane: Hyperplanes) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Which bends lie on a hyperplane and span its normal, and not because a face of theirs is parallel to it.
 
-    Returns:
-        Which, and how probable that is by chance for each.
+    Returns which, and how probable that is by chance for each.
     """
     a, error, d = plane.normals[0], plane.error[0], seen.z.shape[1]
     p, q = seen.normal @ a, seen.across @ a

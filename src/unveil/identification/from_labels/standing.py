@@ -25,12 +25,8 @@ LOOKS, LEAST = 64, 0.1
 def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> float:
     """Labels spent on bends, in units of what may be spent before hyperplanes met must hold.
 
-    Args:
-        stages: Labels by what they were asked for.
-        coordinates: Coordinates in which they are asked.
-        coarse: Whether normals are.
-
-    Queries: `0`
+    `stages`: labels by what they were asked for. `coordinates`: coordinates in which they are asked. `coarse`: whether
+    normals are.
     """
     times = (COARSE if coordinates <= MANY else EARLY) if coarse else 1
     spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
@@ -41,13 +37,8 @@ def none_stands(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> 
     """Whether hardly any of the hyperplanes met, looked at from faces all over the boundary, is a first-layer neuron's.
 
     The boundary bends wherever it meets a first layer's hyperplane. One that a few bends agree on by chance, or where
-    several cells of a tessellation meet, goes on straight nowhere else.
-
-    Args:
-        ended: Faces that end at each hyperplane.
-        passed: Faces that go on behind each.
-
-    Queries: `0`
+    several cells of a tessellation meet, goes on straight nowhere else. `ended`: faces that end at each hyperplane.
+    `passed`: faces that go on behind each.
     """
     stands = (ended >= CLEAN) & (ALLOWED * passed <= ended)
     looks = int(ended.sum() + passed.sum())

@@ -51,15 +51,9 @@ def looks(
 ) -> Int[np.ndarray, "2 k"]:
     """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
 
-    Args:
-        side: Answers.
-        chart: The coordinates.
-        faces: Faces from all over the boundary.
-        planes: The hyperplanes.
-        precision: Lengths to ask at.
-        rng: Picks the faces.
-
-    Queries: at most 4 for each hyperplane and each of `FACES` faces
+    `side`: answers. `chart`: the coordinates. `faces`: faces from all over the boundary. `planes`: the hyperplanes.
+    `precision`: lengths to ask at. `rng`: picks the faces. Queries: at most 4 for each hyperplane and each of `FACES`
+    faces.
     """
     told = np.zeros((2, len(planes)), dtype=int)
     for i in range(len(planes)):
@@ -142,11 +136,7 @@ def sharpened(
 def fitted(z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Hyperplanes:
     """The hyperplane through points by least squares; its error is two standard ones, as leaving out each point tells.
 
-    Args:
-        z: At least `d + 2` points.
-        error: How exactly they are known, one relative to another.
-
-    Queries: `0`
+    `z`: at least `d + 2` points. `error`: how exactly they are known, one relative to another.
     """
     weight = 1 / error
     total = np.linalg.norm(weight)
@@ -212,12 +202,8 @@ def reached(
 ) -> tuple[Walks, int]:
     """Of faces and ways on them to a hyperplane, those that end there as walks, and how many go on behind it.
 
-    Args:
-        rows: Which of the faces may be looked at.
-        ways: Directions, lengths, and how far before and behind it is asked.
-        side, faces, precision, rng: As in `looks`.
-
-    Queries: at most 4 for each of `FACES` faces
+    `rows`: which of the faces may be looked at. `ways`: directions, lengths, and how far before and behind it is asked.
+    side, faces, precision, rng: As in `looks`. Queries: at most 4 for each of `FACES` faces.
     """
     along, s, aside = ways
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.

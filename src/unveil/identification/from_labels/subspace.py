@@ -55,10 +55,7 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
 
 
 def random_directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"]:
-    """Random orthonormal directions, half of them between examples where there are any.
-
-    Queries: `0`
-    """
+    """Random orthonormal directions, half of them between examples where there are any."""
     drawn = rng.standard_normal((d, pool.chart.n))
     if len(pool.given) > 1:
         apart = pool.given[rng.integers(len(pool.given), size=d // 2)] - pool.given.mean(axis=0)

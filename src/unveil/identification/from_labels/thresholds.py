@@ -60,10 +60,7 @@ def thresholds(
 
 
 def told(which: Int[np.ndarray, " N"], value: Float[np.ndarray, " N"]) -> str:
-    """What is said of the thresholds met, inputs and their values.
-
-    Queries: `0`
-    """
+    """What is said of the thresholds met, inputs and their values."""
     some = ", ".join(f"input {i} at {at:.4g}" for i, at in list(zip(which, value, strict=True))[:4])
     return (
         f"The label changes where single inputs cross thresholds ({some}), as trees and rules do: there is no "

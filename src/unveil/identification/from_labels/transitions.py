@@ -165,13 +165,7 @@ def _traced(
 
 
 def _crossed(  # noqa: PLR0913 - where, along what, how finely
-    side: Side,
-    place: _Place,
-    start: np.ndarray,
-    end: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-    cell: float,
+    side: Side, place: _Place, start: np.ndarray, end: np.ndarray, before: np.ndarray, after: np.ndarray, cell: float
 ) -> Float[np.ndarray, "N 2"]:
     found: Crossings = cross(side, place.at(start), place.at(end), before, after, cell)
     return place.seen(found.x[found.after == after])

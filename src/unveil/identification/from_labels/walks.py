@@ -23,21 +23,13 @@ FAR_BEHIND = 0.1
 
 @dataclass(frozen=True)
 class Walks(Rows):
-    """Ends of faces along tangents.
+    """Ends of faces along tangents."""
 
-    Attributes:
-        face: Which face each walk was on.
-        along: Its unit tangent.
-        low: A length at which the face was still there.
-        high: A length at which it was not.
-        plane: The known hyperplane at which it ended, or -1, or -2 where it met no end.
-    """
-
-    face: Int[np.ndarray, " N"]
-    along: Float[np.ndarray, "N d"]
-    low: Float[np.ndarray, " N"]
-    high: Float[np.ndarray, " N"]
-    plane: Int[np.ndarray, " N"]
+    face: Int[np.ndarray, " N"]  # which face each walk was on
+    along: Float[np.ndarray, "N d"]  # its unit tangent
+    low: Float[np.ndarray, " N"]  # a length at which the face was still there
+    high: Float[np.ndarray, " N"]  # a length at which it was not
+    plane: Int[np.ndarray, " N"]  # the known hyperplane at which it ended, or -1, or -2 where it met no end
 
     def ended(self) -> Walks:
         """Those that met an end."""
@@ -130,13 +122,7 @@ def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: 
 
 
 def _there(  # noqa: PLR0913 - what all walks share, and where this one is
-    side: Side,
-    faces: Faces,
-    face: np.ndarray,
-    along: np.ndarray,
-    rows: np.ndarray,
-    s: np.ndarray,
-    precision: Precision,
+    side: Side, faces: Faces, face: np.ndarray, along: np.ndarray, rows: np.ndarray, s: np.ndarray, precision: Precision
 ) -> tuple[np.ndarray, np.ndarray]:
     on = faces[face[rows]]
     return on_face(side, on, on.x + s[:, None] * along[rows], tolerance_at(precision, on, s))
@@ -147,18 +133,9 @@ def faces_behind(
 ) -> tuple[Faces, Int[np.ndarray, " M"]]:
     """Faces behind known hyperplanes, from how much the boundary turns there: only one number of a normal is new.
 
-    Args:
-        side: Answers.
-        faces: Where the walks were.
-        walks: Walks that ended at known hyperplanes.
-        planes: The hyperplanes.
-        precision: Lengths to ask at.
-        share: How far behind it is asked, of the walk's length or of 1, whichever is less.
-
-    Returns:
-        The M faces, and which of the walks led to them.
-
-    Queries: about 50 each
+    `side`: answers. `faces`: where the walks were. `walks`: walks that ended at known hyperplanes. `planes`: the
+    hyperplanes. `precision`: lengths to ask at. `share`: how far behind it is asked, of the walk's length or of 1,
+    whichever is less. Returns the M faces, and which of the walks led to them. Queries: about 50 each.
     """
     on, t = faces[walks.face], walks.along
     a = planes.normals[walks.plane]

@@ -207,10 +207,7 @@ class _Attempt:
         return self.reading.network, whole
 
     def _checked(self, network: Network, noise: Rounding) -> Validation:
-        """Errors at fresh points.
-
-        Queries: those of `how_many`; of answers with few digits `POINTS_OF_FEW` at least
-        """
+        """Errors at fresh points."""
         count = how_many(self.oracle, network)
         if few_digits(noise.relative):
             count = max(count, int(min(POINTS_OF_FEW, self.oracle.ledger.left)))
@@ -302,10 +299,7 @@ class _Attempt:
             self.stats |= {"layers_read": layers} if any(parts) else {"layers_read": layers, "rows_partial": last}
 
     def _leaner(self, network: Network, noise: Rounding) -> Network:
-        """Without neurons whose work the others can do, where a fit of noisy answers has kept some.
-
-        Queries: `0`
-        """
+        """Without neurons whose work the others can do, where a fit of noisy answers has kept some."""
         if self.reading is None or not self.reading.fresh.x or noise.exact or any(affine_part(network)):
             return network
         x, y = self.reading.fresh.all()
@@ -349,10 +343,7 @@ class _Attempt:
         return found
 
     def _switching(self, network: Network, noise: Rounding) -> Network:
-        """With the biases of neurons that are active wherever it was asked, or told that they are open.
-
-        Queries: those of `with_switches`
-        """
+        """With the biases of neurons that are active wherever it was asked, or told that they are open."""
         if self.oracle.within is not None or len(network.layers) < 3 or any(affine_part(network)[:-1]):
             return network
         network, left = with_switches(network, self.oracle, self.ask.all()[0], noise.size, self.rng)
@@ -367,8 +358,6 @@ class _Attempt:
         """Tell which rows of the first layer are read, and leave out those that are not met at fresh places.
 
         Of a network that answers as the model does all are; of one that does not, each needs evidence of its own.
-
-        Queries: those of `confirm`, or 0 where the outcome is complete or approximate
         """
         reading = self.reading
         if network is not None and any(parts := affine_part(network)):

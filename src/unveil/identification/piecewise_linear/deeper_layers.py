@@ -54,11 +54,8 @@ SEVERAL, NEXT = 3, 0.1
 def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[Deeper]:
     """Search lines until everything asked is explained to within `setting.fine`, and fresh points too.
 
-    Args:
-        most_lines: Lines for the first layer; `EFFORT` times as many are searched.
-
-    Yields:
-        What was read so far, after every line; the last one is the result.
+    `most_lines`: lines for the first layer; `EFFORT` times as many are searched. Yields what was read so far, after
+    every line; the last one is the result.
     """
     if state.parallel:
         setting = setting._replace(fine=max(setting.fine, COARSE))
@@ -240,11 +237,9 @@ SETTLED_AT = 4000
 def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
     """The neurons met so far as the last hidden layer.
 
-    Returns:
-        With the network, if it is the best so far, and where it is right and wrong; and its largest error on what was
-        asked, infinite where it fails on fresh points or there is none.
-
-    Queries: those of `finish`, and of `refuting` where everything asked is explained.
+    With the network, if it is the best so far, and where it is right and wrong; and its largest error on what
+    was asked, infinite where it fails on fresh points or there is none. Queries: those of `finish`, and of `refuting`
+    where everything asked is explained.
     """
     if not state.candidates.neurons and not state.seen and len(state.layers) > 1:
         # Nothing lies behind the layer read last.

@@ -36,19 +36,12 @@ PASSED_ON = 0.9
 
 
 class Setting(NamedTuple):
-    """What all steps of a reading share.
+    """What all steps of a reading share."""
 
-    Attributes:
-        probe: Asks.
-        log: What it asked.
-        points: Draws inputs, and knows where they may be.
-        fine: Errors of the last network's answers, in units of the largest one.
-    """
-
-    probe: Probe
-    log: Asked
-    points: Points
-    fine: float
+    probe: Probe  # asks
+    log: Asked  # what it asked
+    points: Points  # draws inputs, and knows where they may be
+    fine: float  # errors of the last network's answers, in units of the largest one
 
     @classmethod
     def of(cls, probe: Probe, log: Asked, frame: Frame, far: float, fine: float) -> Setting:
@@ -63,79 +56,49 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidates:
-    """What may be neurons of the layer being read.
+    """What may be neurons of the layer being read."""
 
-    Attributes:
-        views: The critical points behind the layers read.
-        merged: Neurons that explain them.
-        neurons: Those of them that were met wherever they should have been.
-        certain: Those of these met so often that a search for their unknown weights is worth it while others are
-            missing.
-        alone: Those met once.
-        open: How many critical points none of `neurons` explains.
-        tried: How often each unknown weight, of the neuron with this key and so many known ones, was looked for.
-        proven: Keys of neurons that a nearly right network calls for.
-        refuted: How often a set of them (keys, and bits of how many critical points each was met at) was taken for the
-            whole layer, but is not, or its signs were not told.
-        fitted: The network fitted to the last digits, and which neurons it has (keys) with how many known weights.
-    """
-
-    views: tuple[View, ...] = ()
-    merged: tuple[Neuron, ...] = ()
-    neurons: tuple[Neuron, ...] = ()
+    views: tuple[View, ...] = ()  # the critical points behind the layers read
+    merged: tuple[Neuron, ...] = ()  # neurons that explain them
+    neurons: tuple[Neuron, ...] = ()  # those of them that were met wherever they should have been
+    # those of these met so often that a search for their unknown weights is worth it while others are missing
     certain: tuple[Neuron, ...] = ()
-    alone: tuple[Neuron, ...] = ()
-    open: int = 0
+    alone: tuple[Neuron, ...] = ()  # those met once
+    open: int = 0  # how many critical points none of `neurons` explains
+    # how often each unknown weight, of the neuron with this key and so many known ones, was looked for
     tried: Counter[tuple[int, int, int]] = field(default_factory=Counter)
-    proven: frozenset[int] = frozenset()
+    proven: frozenset[int] = frozenset()  # keys of neurons that a nearly right network calls for
+    # how often a set of them (keys, and bits of how many critical points each was met at) was taken for the whole
+    # layer, but is not, or its signs were not told
     refuted: Counter[frozenset[tuple[int, int]]] = field(default_factory=Counter)
+    # the network fitted to the last digits, and which neurons it has (keys) with how many known weights
     fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
 
 
 @dataclass(frozen=True)
 class Deeper:
-    """What was read so far behind the first layer.
+    """What was read so far behind the first layer."""
 
-    Attributes:
-        layers: Read whole, signs settled; never changed in place.
-        error: Of the rows of these layers.
-        lines: Searched.
-        seen: Critical points of deeper layers.
-        stations: Where derivatives were measured.
-        examined: Critical points that were held against the layers read before.
-        candidates: For the layer being read.
-        last: Whether that is known to be the last hidden one.
-        parallel: Whether neurons of the layer before depend on each other: where they are active together, nothing
-            tells their weights apart.
-        right: Where what was read explains the answers.
-        wrong: Where it does not.
-        barren: Lines in a row that showed nothing new.
-        turn: Lines in all.
-        patience: How often a network that is right nearby is still held against answers from far out.
-        work: How often a critical point was held against a neuron of the layer being read.
-        network: The best so far.
-        explained: Largest share of the answers that neurons met so far explained.
-        residual: Its largest error on what was asked; infinite where it fails on fresh points.
-    """
-
-    layers: list[AffineMap]
-    error: float
-    lines: tuple[Line, ...]
-    seen: tuple[CriticalPoint, ...]
-    stations: tuple[Station, ...]
-    right: Float[np.ndarray, "R n"]
-    wrong: Float[np.ndarray, "W n"]
-    examined: frozenset[CriticalPoint] = frozenset()
-    candidates: Candidates = field(default_factory=Candidates)
-    last: bool = False
+    layers: list[AffineMap]  # read whole, signs settled; never changed in place
+    error: float  # of the rows of these layers
+    lines: tuple[Line, ...]  # searched
+    seen: tuple[CriticalPoint, ...]  # critical points of deeper layers
+    stations: tuple[Station, ...]  # where derivatives were measured
+    right: Float[np.ndarray, "R n"]  # where what was read explains the answers
+    wrong: Float[np.ndarray, "W n"]  # where it does not
+    examined: frozenset[CriticalPoint] = frozenset()  # critical points that were held against the layers read before
+    candidates: Candidates = field(default_factory=Candidates)  # for the layer being read
+    last: bool = False  # whether that is known to be the last hidden one
+    # whether neurons of the layer before depend on each other: where they are active together, nothing tells their
+    # weights apart
     parallel: bool = False
-    barren: int = 0
-    turn: int = 0
-    patience: int = PATIENCE
-    work: int = 0
-    network: Network | None = None
-    explained: float = 0.0
-    residual: float = np.inf
+    barren: int = 0  # lines in a row that showed nothing new
+    turn: int = 0  # lines in all
+    patience: int = PATIENCE  # how often a network that is right nearby is still held against answers from far out
+    work: int = 0  # how often a critical point was held against a neuron of the layer being read
+    network: Network | None = None  # the best so far
+    explained: float = 0.0  # largest share of the answers that neurons met so far explained
+    residual: float = np.inf  # its largest error on what was asked; infinite where it fails on fresh points
 
     @classmethod
     def begun(

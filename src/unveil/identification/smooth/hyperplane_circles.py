@@ -25,9 +25,7 @@ class Hyperplanes:
     directions: Float[np.ndarray, "k n"]  # unit normals, one per row
     offsets: Float[np.ndarray, " k"]  # their offsets, up to the width of the active zone and `slack`
     widths: Float[np.ndarray, " k"]  # length over which the neuron switches, in units of x
-    slack: Float[
-        np.ndarray, " k"
-    ]  # how far each offset may be off: the direction's error times the circles' radius
+    slack: Float[np.ndarray, " k"]  # how far each offset may be off: the direction's error times the radius
     circles: int  # circles walked
 
 

@@ -19,17 +19,12 @@ SAME = 0.99
 
 @dataclass(frozen=True)
 class Known:
-    """What was read.
+    """What was read."""
 
-    Attributes:
-        layers: Hidden layers read whole, first to last.
-        rows: Rows and biases of the next layer, in terms of what comes out of these, as many as were read, up to sign.
-        network: A whole network, if there is one.
-    """
-
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[Layer, ...] = ()  # hidden layers read whole, first to last
+    # rows and biases of the next layer, in terms of what comes out of these, as many as were read, up to sign
     rows: tuple[np.ndarray, np.ndarray] | None = field(default=None, compare=False)
-    network: Network | None = None
+    network: Network | None = None  # a whole network, if there is one
 
     @classmethod
     def of(cls, found: Identification) -> Known:
@@ -71,10 +66,7 @@ def widened(
 ) -> tuple[list[Layer], tuple[np.ndarray, np.ndarray] | None]:
     """The layers known and the rows of the next one, with free neurons in each layer for those that were missed.
 
-    Args:
-        known: What was read.
-        extra: Free neurons per layer.
-        x: Inputs, through which their hyperplanes pass.
+    `known`: what was read. `extra`: free neurons per layer. `x`: inputs, through which their hyperplanes pass.
     """
     layers: list[Layer] = []
     h, added = x, 0
@@ -92,9 +84,7 @@ def widened(
 def with_free(network: Network, extra: int, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Network:
     """The same function, with free neurons in every hidden layer that send nothing on yet.
 
-    Args:
-        extra: Free neurons per layer.
-        x: Inputs, through which their hyperplanes pass.
+    `extra`: free neurons per layer. `x`: inputs, through which their hyperplanes pass.
     """
     layers, _ = widened(Known(network.layers[:-1]), extra, x, rng)
     last = network.layers[-1]

@@ -83,8 +83,7 @@ class Run:
 def errors(told: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> dict[str, Any]:
     """Errors of a network, the largest over its outputs at each input, relative to the deviation of the answers.
 
-    Args:
-        told: What the network says.
+    `told`: what the network says.
     """
     spread = float((y - y.mean(axis=0)).std()) or 1.0
     off = np.abs(told - y).max(axis=1) / spread
@@ -99,10 +98,7 @@ def label_agreement(mine: Int[np.ndarray, " N"], theirs: Int[np.ndarray, " N"]) 
 
 
 def values_told(network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"]) -> dict[str, Any]:
-    """Errors and labels at these inputs.
-
-    Queries: `len(x)`
-    """
+    """Errors and labels at these inputs. Queries: `len(x)`."""
     y, told = oracle(x), network(x)
     out = errors(told, y)
     if not oracle.ordered:

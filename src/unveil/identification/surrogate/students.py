@@ -41,19 +41,12 @@ ABOUT = 0.1
 
 
 class Told(NamedTuple):
-    """What a model answered.
+    """What a model answered."""
 
-    Attributes:
-        x: (N, n) where it was asked.
-        y: (N, m) what it answered.
-        counts: (N, m) what the error of each answer is multiplied by: less where it is less precise.
-        strays: Share of the answers, the worst ones, that are left out where networks are compared.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    counts: np.ndarray
-    strays: float = STRAYS
+    x: np.ndarray  # (N, n) where it was asked
+    y: np.ndarray  # (N, m) what it answered
+    counts: np.ndarray  # (N, m) what the error of each answer is multiplied by: less where it is less precise
+    strays: float = STRAYS  # share of the answers, the worst ones, that are left out where networks are compared
 
     def some(self, rows: Int[np.ndarray, " k"]) -> Told:
         """These answers alone."""
@@ -67,19 +60,12 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True)
 class Student:
-    """A network on its way.
+    """A network on its way."""
 
-    Attributes:
-        network: As it is now.
-        damping: Of its next step.
-        best: The best one on answers it was not fitted to.
-        error: Root mean square error of that there, absolute, but for the worst `STRAYS` of the answers.
-    """
-
-    network: Network
-    damping: float
-    best: Network
-    error: float
+    network: Network  # as it is now
+    damping: float  # of its next step
+    best: Network  # the best one on answers it was not fitted to
+    error: float  # root mean square error of that there, absolute, but for the worst `STRAYS` of the answers
 
     @classmethod
     def begin(cls, network: Network, held: Told) -> Student:
@@ -111,21 +97,12 @@ def answers_per_step(network: Network, there: int, first: int = 0) -> int:
 
 
 def fitted(
-    student: Student,
-    told: Told,
-    noise: float,
-    rng: np.random.Generator,
-    first: int = 0,
-    brief: bool = False,
+    student: Student, told: Told, noise: float, rng: np.random.Generator, first: int = 0, brief: bool = False
 ) -> tuple[Network, float, float]:
     """A few damped steps of least squares, on hard answers and others; the next damping, and the numbers multiplied.
 
-    Args:
-        noise: Deviation of the answers' errors, absolute.
-        first: The first layer that moves.
-        brief: Fewer steps, solved less well, of a network that is right already or not worth more.
-
-    Queries: `0`; the answers are given.
+    `noise`: deviation of the answers' errors, absolute. `first`: the first layer that moves. `brief`: fewer steps,
+    solved less well, of a network that is right already or not worth more.
     """
     network = student.network
     h, y, counts, _ = told.some(hard_ones(network, told, answers_per_step(network, len(told.x), first), rng))
@@ -153,11 +130,8 @@ def questions(
 ) -> Float[np.ndarray, "count n"]:
     """Legal points to ask next: half as they come, half where the networks disagree most of many.
 
-    Args:
-        networks: Students; of a single one all points are as they come.
-        examples: Inputs of the model's use; half of all candidates lie about them and between them.
-
-    Queries: `0`
+    `networks`: students; of a single one all points are as they come. `examples`: inputs of the model's use; half of
+    all candidates lie about them and between them.
     """
     chosen = int(CHOSEN * count) if len(networks) > 1 else 0
     usual = candidates(oracle, count - chosen, rng, examples)
@@ -172,10 +146,7 @@ def questions(
 def candidates(
     oracle: Oracle, count: int, rng: np.random.Generator, examples: Float[np.ndarray, "E n"] | None = None
 ) -> Float[np.ndarray, "count n"]:
-    """Legal points: as a user would draw them, nearer and further, and about the examples if there are any.
-
-    Queries: `0`
-    """
+    """Legal points: as a user would draw them, nearer and further, and about the examples if there are any."""
     x = oracle.sample(count, rng)
     if oracle.within is None:
         x = x * rng.choice(REACH, size=(count, 1))

@@ -177,10 +177,7 @@ class LabelFitting(Run):
         self.x, self.labels = np.concatenate([self.x, x]), np.concatenate([self.labels, labels])
 
     def _judged(self) -> Identification:
-        """Held against labels that nothing was chosen by.
-
-        Queries: `JUDGED`, and the examples, `GIVEN` at most
-        """
+        """Held against labels that nothing was chosen by. Queries: `JUDGED`, and the examples, `GIVEN` at most."""
         if self.best is None:
             return self.end(Outcome.budget_ended)
         outcome, error = Outcome.approximate, np.inf
