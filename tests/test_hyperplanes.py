@@ -45,6 +45,31 @@ def true_planes(weights, frame: Frame, at: np.ndarray, error: float, rng: np.ran
     return Hyperplanes.through(frame, met, rows, jump, np.full(len(rows), max(error, 1e-13)))
 
 
+def test_large_batches_are_asked_in_small_pieces_and_not_kept(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> None:
+    n, count, most = 90, 5, 1000
+    monkeypatch.setattr("unveil.identification.piecewise_linear.derivatives.PIECE", most)
+    weights, probe = asking((n, 10, 6, 3), np.float64, rng)
+    kept, pieces = [], []
+
+    def counted(seen: list[int], x: np.ndarray) -> np.ndarray:
+        seen.append(x.size)
+        return np.asarray(probe.ask(x))
+
+    split = replace(probe, ask=lambda x: counted(kept, x), lifted=(lambda x: counted(pieces, x), None))
+    x = rng.standard_normal((count, n))
+    slope, error = derivatives(split, Frame.of_input(n, None), x, np.full(count, 0.1))
+    # One question for each coordinate of each point; what else is asked are single steps.
+    assert sum(pieces) == count * n * n
+    assert max(pieces) <= most + count * n  # whole coordinates
+    assert max(kept) <= 2 * count * n
+    told = np.isfinite(error)
+    assert told.any()
+    off = np.sqrt(((slope - relu_gradients(weights, x)) ** 2).mean(axis=(1, 2)))
+    assert (off[told] <= 10 * error[told] + 1e-9).all()
+
+
 @PRECISIONS
 @pytest.mark.parametrize("n", [12, 90])
 def test_derivatives_are_those_of_the_linear_region_within_the_error_told(

@@ -60,6 +60,10 @@ class Asked:
         self.keep(x, y)
         return y
 
+    def unkept(self, x: np.ndarray) -> np.ndarray:
+        """Answers that are not kept."""
+        return self.oracle(self.oracle.nearest(x))
+
     def keep(self, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> None:
         """These answers too, unless they are too many."""
         if x.size > self.most_at_once:

@@ -188,10 +188,10 @@ class _Attempt:
         What it takes to look for the rows read once more is kept back meanwhile.
         """
         usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
-        probe, each = Probe(self.ask, noise, self.rng, again=self.again), self.method
+        large, each = (self.ask.unkept, None), self.method
+        probe = Probe(self.ask, noise, self.rng, large, self.ask.most_at_once, self.again)
         setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
-        ledger = self.oracle.ledger
-        budget = ledger.budget
+        ledger, budget = self.oracle.ledger, self.oracle.ledger.budget
         try:
             for self.reading in read_inputs(setup, frame):
                 if budget is not None and (first := self.reading.first) is not None:

@@ -30,8 +30,8 @@ CALM = 0.4
 LEFT = 2.5
 # Steps along single coordinates are shortened so often at most, to this part each time.
 AGAIN, THIRD = 8, 1 / 3
-# Numbers in one batch of questions.
-BATCH = 3_000_000
+# Numbers in one batch of questions, and of those that are not kept in one piece of it, which caches can hold.
+BATCH, PIECE = 3_000_000, 2**21
 
 
 class Station(NamedTuple):
@@ -183,8 +183,8 @@ def _along(
     """Answers one step along each coordinate, a few points or a part of the coordinates of one at a time.
 
     Borders depend on the sizes alone. Along few directions of a network's inputs points and steps are made whole
-    inputs, of which there are few, and not their sums; but batches that are kept are asked as they are. Yields points,
-    coordinates, and the answers.
+    inputs, of which there are few, and not their sums; but batches that are kept are asked as they are, and whole.
+    Yields points, coordinates, and the answers.
     """
     n, d = frame.V.shape
     # Parts of one point's coordinates are alike in size, and too large to be kept.
@@ -193,16 +193,20 @@ def _along(
     usual = whole = probe.ask, x, steps
     if probe.lifted is not None:
         ask, lift = probe.lifted
-        whole = ask, x @ lift, steps @ lift
+        whole = (ask, x, steps) if lift is None else (ask, x @ lift, steps @ lift)
     for start in range(0, len(x), group):
         rows = slice(start, min(start + group, len(x)))
         for first in range(0, d, part):
-            some = slice(first, min(first + part, d))
-            length = reach[rows, some, None]
-            ask, at, along = usual if length.size * n <= probe.kept else whole
-            points = length * along[some]
-            points += at[rows, None, :]
-            yield rows, some, ask(points.reshape(-1, points.shape[-1])).reshape(*length.shape[:2], -1)
+            last, count = min(first + part, d), len(x[rows])
+            kept = count * (last - first) * n <= probe.kept
+            ask, at, along = usual if kept else whole
+            pieces = 1 if kept or probe.lifted is None else -(-count * (last - first) * at.shape[1] // PIECE)
+            piece = -(-(last - first) // pieces)  # alike in size
+            for low in range(first, last, piece):
+                some = slice(low, min(low + piece, last))
+                points = reach[rows, some, None] * along[some]
+                points += at[rows, None, :]
+                yield rows, some, ask(points.reshape(-1, points.shape[-1])).reshape(*points.shape[:2], -1)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ class Probe:
     ask: Ask  # answers questions, (N, n) to (N, m); an `Asked` keeps them
     noise: Rounding  # how exact answers are
     rng: np.random.Generator  # draws everything
-    # where the questions are coordinates along few directions of a network's inputs: asks whole inputs, and those of
-    # each coordinate, (p, n)
-    lifted: tuple[Ask, Float[np.ndarray, "p n"]] | None = None
+    # asks whole inputs and keeps no answer; where the questions are coordinates along few directions of these, with
+    # the inputs of each coordinate, (p, n)
+    lifted: tuple[Ask, Float[np.ndarray, "p n"] | None] | None = None
     kept: int = 0  # batches of more numbers than this are not kept
     again: bool = False  # whether a reading before failed its check: what looked certain is looked at more closely
 
