@@ -45,19 +45,6 @@ def first_layer(reading: Reading, planes: Hyperplanes, names: str | tuple[str, .
             layer = FirstLayer(planes.directions * fits[:, :1], fits[:, 1], activation, margin)
             best = (misfit, layer)
     assert best is not None
-    layer = best[1]
-    if noisy(oracle, noise):
-        weights, shifts = ridge.sharpen(
-            oracle,
-            planes,
-            np.linalg.norm(layer.weights, axis=1),
-            layer.shifts,
-            layer.activation,
-            bases,
-            errors=errors,
-            rng=rng,
-        )
-        best = (best[0], FirstLayer(weights, shifts, layer.activation, layer.margin))
     reading.stats["ridge misfit"] = best[0]
     if len(candidates) > 1:
         reading.why.append(

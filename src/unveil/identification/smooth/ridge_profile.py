@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes
-from unveil.identification.smooth.single_neuron import fit_alone, fit_shape
+from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import Activation
 
 EXPLAINED = 3.0  # deviations of the noise up to which a straight line behind a neuron is enough
@@ -34,42 +34,6 @@ def profiles(
         questions[i] = oracle.nearest(bases[i] + positions[i][:, None] * planes.directions[i])
         positions[i] = questions[i] @ planes.directions[i]
     return positions, oracle(questions.reshape(-1, n)).reshape(k, _POINTS, -1)
-
-
-def sharpen(  # noqa: PLR0913 - where, along what, how finely
-    oracle: Oracle,
-    planes: Hyperplanes,
-    scales: Float[np.ndarray, " k"],
-    shifts: Float[np.ndarray, " k"],
-    activation: Activation,
-    bases: Float[np.ndarray, "k n"],
-    *,
-    errors: Float[np.ndarray, " k"],
-    rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, " k"]]:
-    """First-layer weights (rows) and shifts again, from points all around, where noise had left the directions poor.
-
-    Around a point at which one neuron is active and all others are at rest, the answers depend on `a . x + t` alone: a
-    fit of a, t and a polynomial there has a lever of several widths across, where a difference quotient has a fraction.
-    `errors`: of the answers there, standard deviation. Queries: `4 n + 24` for each neuron.
-    """
-    k, n = planes.directions.shape
-    weights, moved = planes.directions * scales[:, None], shifts.copy()
-    for i in range(k):
-        lever = 4 / scales[i]
-        across = rng.standard_normal((4 * n + 24, n))
-        across *= lever / np.linalg.norm(across, axis=1, keepdims=True)
-        across -= np.outer(across @ planes.directions[i], planes.directions[i])
-        along = (rng.uniform(-2, 2, len(across)) - shifts[i]) / scales[i]
-        x = oracle.nearest(bases[i] + across + along[:, None] * planes.directions[i])
-        answers = oracle(x)
-        fit = fit_alone(x - bases[i], answers, weights[i], shifts[i], activation, degree=1)
-        if fit.misfit > EXPLAINED * errors[i]:
-            fit = fit_alone(x - bases[i], answers, weights[i], shifts[i], activation, degree=_DEGREE)
-        if fit.misfit <= 0.7 * fit.start:
-            weights[i] = fit.weights
-            moved[i] = fit.shift - fit.weights @ bases[i]
-    return weights, moved
 
 
 def vantages(planes: Hyperplanes, margin: float, rng: np.random.Generator) -> Float[np.ndarray, "k n"]:
