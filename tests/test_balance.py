@@ -121,3 +121,22 @@ def test_students_are_wider_than_what_is_expected_behind_what_is_known() -> None
     assert not free._right()
     other = Network.from_weights(random_weights((3, 4, 2), np.random.default_rng(9)))
     assert not free._well(other)
+
+
+def test_behind_one_exact_layer_noise_is_the_roundings_and_near_ties_count_more() -> None:
+    rng = np.random.default_rng(6)
+    weights = random_weights((5, 20, 20, 20, 3), rng, bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 5)
+    known = uv.Network.from_weights(weights).layers[:1]
+    run = Fitting(Surrogate(known=Known(layers=known)), oracle, rng)
+    run.noise = run._noise()
+    x = rng.standard_normal((400, 5))
+    y = relu_net(weights)(x)
+    assert run.noise < 1e-12 * y.std()
+    counts, apart = run._counts(y), np.ptp(y, axis=1)
+    assert (np.diff(counts[np.argsort(apart)], axis=0) <= 0).all()
+    assert counts[apart.argmin()].max() > counts[apart.argmax()].max()
+    np.testing.assert_allclose((counts**2).mean(), 1)
+    assert (run._counts(y[:, :1]) == 1).all()
+    run.noise = 1e-3
+    assert (run._counts(y) == 1).all()

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import unveil as uv
+from unveil.blackbox.line import unit_rows
 from unveil.blackbox.rounding import rounding
 from unveil.identification.piecewise_linear import behind_first_layer, followed_neurons
 from unveil.identification.piecewise_linear.followed_neurons import FollowedNeuron, follow, sides
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
@@ -177,3 +180,29 @@ def test_sides_of_a_first_layer_wider_than_the_input_are_settled_right_or_not_at
                 cosines = known @ w / np.linalg.norm(known, axis=1) / np.linalg.norm(w)
                 assert np.abs(cosines).max() > 1 - 1e-8
     assert settled
+
+
+def test_neurons_that_explain_hardly_any_of_many_breakpoints_end_the_reading() -> None:
+    rng = np.random.default_rng(5)
+    layer = (rng.standard_normal((9, 4)), rng.standard_normal(9))
+    row = rng.standard_normal(9)
+    frame, x = Frame.of_input(4, None), rng.standard_normal((behind_first_layer.FOREIGN, 4))
+    h = np.maximum(x @ layer[0].T + layer[1], 0)
+
+    def deep(share: float) -> bool:
+        """Whether so many breakpoints on its hyperplane are too few for a neuron of the second layer."""
+        on = np.flatnonzero(np.arange(len(x)) < share * len(x))
+        # Each point is met on the hyperplane of the neuron with the bias that goes through the first of them.
+        at = x.copy()
+        for i in on:
+            for _ in range(30):
+                active = layer[0] @ at[i] + layer[1] > 0
+                slope = row[active] @ layer[0][active]
+                z = row @ np.maximum(layer[0] @ at[i] + layer[1], 0) - row @ h[0]
+                at[i] -= z * slope / max(slope @ slope, 1e-3)
+        planes = Hyperplanes.through(frame, at, unit_rows(at), np.ones((len(at), 1)), np.full(len(at), 1e-9))
+        found = LayerFound.nothing(frame, 1).with_bent(planes, np.zeros(len(at), dtype=bool))
+        return behind_first_layer._too_deep(layer, [Neuron.given(row, -float(row @ h[0]), 1e-9)], found)
+
+    assert deep(0.0)
+    assert not deep(0.6)

@@ -38,6 +38,9 @@ MANY_NEURONS = 16
 # Of few digits: neurons of the first layer up to which hyperplanes behind it are followed one by one; share of what the
 # budget leaves that may be spent on that.
 FOLLOWED, PATIENCE = 128, 0.8
+# So many breakpoints behind a first layer wider than its input are those of many layers where fewer than this share of
+# them are, to so much of its values, on hyperplanes of second-layer neurons that were followed.
+FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
 # Answers per neuron of the last layer, and besides, for a first output layer.
@@ -69,6 +72,10 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         found, layer = state.found, state.layer or layer
         if state.settled:
             yield replace(state.counted(), layers=(layer,))
+            if _too_deep(layer, given, found):
+                text = f"{len(given)} neurons behind the first layer explain hardly any breakpoint: many layers follow."
+                yield replace(state.counted().ended(text), layers=(layer,), spent=True, network=None, error=np.inf)
+                return
     if not state.settled:
         # Half of its neurons are on the wrong side: nothing behind is what it seems, and a network that ends behind it
         # would be no start for a fit. Where that is a matter of numbers other lines are no help.
@@ -95,6 +102,16 @@ def _at_critical_points(setup: Setup, state: Reading) -> Iterator[Reading]:
         yield now
     if now.spent and now.network is None and few and state.frame.free:
         yield from behind_crowded(setup, replace(first, why=()))
+
+
+def _too_deep(layer: AffineMap, given: list[Neuron], found: LayerFound) -> bool:
+    """Whether most of many breakpoints behind a first layer are not on the hyperplanes of the neurons followed."""
+    if len(found.bent) < FOREIGN or not given:
+        return False
+    h = after([layer], found.bent.at)
+    weights, bias = np.array([n.weights for n in given]), np.array([n.bias for n in given])
+    off = np.abs(h @ weights.T + bias).min(axis=1) / (1 + np.linalg.norm(h, axis=1))
+    return bool((off < ON).mean() < FEW_ON)
 
 
 def _fitted_later(setup: Setup, state: Reading) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.rounding import intact
+from unveil.blackbox.rounding import intact, rounding, rows_for
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, rms, slimmed
@@ -53,10 +53,16 @@ UNKNOWN, FREE = (24, 64), 8
 # there are is not known, and what was read lacks neurons at most that hardly any input switches.
 SEVERAL, EXACT = 3, 1e-9
 DEEP = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
+# The same behind a single layer read from exact answers: several more lie behind, or it would have been read on.
+SEVERAL_MORE = ((2.0, 2.0, 1.0), (1.0, 1.0, 1.0, 1.0))
+# Outputs that are no further apart than this share of their deviation count as tied.
+TIED = 1e-3
 # From so many neurons on students are no wider than this share of them.
 WIDE, NARROW = 128, 0.5
 # Batches of stochastic gradients at the start, and where least squares do not cost more.
 BATCHES = (3000, 300)
+# Where nothing is known behind a single layer least squares get nowhere before many of them; share of the questions.
+MANY_BATCHES, AT_FIRST = 30_000, 0.7
 # The least error that is worth a step, relative to the deviation of the answers.
 LEAST = 1e-12
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
@@ -87,19 +93,20 @@ class Fitting(Run):
         self.told = self.held = Told(np.empty((0, oracle.n)), nothing, nothing)
         self.usual: np.ndarray | None = None
         self.best = method.known.network
-        self.noise, self.work, self.deep = 0.0, 0.0, False
+        self.noise, self.work, self.deep, self.blind, self.apart = 0.0, 0.0, False, False, 0.0
         self.reserve = min(RESERVE, SHARE * oracle.ledger.left)
 
     def run(self) -> Identification:
         """Fit, and judge."""
         try:
-            self.noise = max(answers_noise(self.oracle, self.rng), 1e-300)
+            self.noise = max(self._noise(), 1e-300)
             self.held = self._asked(candidates(self.oracle, HELD, self.rng, self.examples))
             # Errors of log-ratios of rounded probabilities, each with its weight, are those of the usual ones.
             rounding = self.oracle.rounding(self.held.y) if self.usual is None else self.usual
             self.noise = max(self.noise if self.usual is None else 0.0, float(rounding.mean()), LEAST * self._spread())
             exact = self.noise < EXACT * self._spread()
             self.deep = exact and len(self.method.known.layers) >= SEVERAL and self.method.known.network is None
+            self.blind = exact and len(self.method.known.layers) == 1 and self.method.known.network is None
             if not self._right():
                 self._fit()
                 if self.deep and self.best is not None and not self._well(self.best):
@@ -225,7 +232,8 @@ class Fitting(Run):
             network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
             network = with_output(Network(network.layers, self.oracle.shape), x, y)
             few = parameters(Network(network.layers[len(layers) :])) <= FEW
-            trial = train(network, x, y, self.rng, first=len(layers), steps=BATCHES[few])
+            steps = MANY_BATCHES if self.blind else BATCHES[few]
+            trial = train(network, x, y, self.rng, first=len(layers), steps=steps)
             # Where most of what lies behind was read too, a short training is a step back.
             begun.append(min(network, trial, key=lambda each: rms(each, *self.held[:3])))
         begun.sort(key=lambda network: rms(network, *self.held[:3]))
@@ -241,7 +249,9 @@ class Fitting(Run):
         size = last if known else int(np.clip(last, *UNKNOWN))
         share = 1.0 if size < WIDE else NARROW
         # Most of a layer of which rows were read is known: what lies behind it is the output.
-        shapes = DEEP if self.deep else SHAPES[: 1 if rows else None]
+        shapes: tuple[tuple[float, ...], ...] = DEEP if self.deep else SHAPES[: 1 if rows else None]
+        if self.blind and not rows:
+            shapes = SEVERAL_MORE
         return [
             (max(int(share * shape[0] * size) + FREE, rows), *(int(share * each * size) + FREE for each in shape[1:]))
             for shape in shapes
@@ -249,6 +259,8 @@ class Fitting(Run):
 
     def _first_count(self) -> int:
         known = self.method.known
+        if self.blind:
+            return int(AT_FIRST * self._left())
         last = known.layers[-1].neurons if known.layers else min(self.oracle.n, UNKNOWN[1])
         size = sum(layer.dense().size for layer in known.layers)
         size += (self.oracle.n if not known.layers else 0) * 3 * last + 8 * last**2
@@ -270,11 +282,32 @@ class Fitting(Run):
         whole = intact(y, self.oracle.widest)
         x, y = x[whole], y[whole]
         if self.oracle.uneven is None:
-            return Told(x, y, np.ones_like(y))
+            return Told(x, y, self._counts(y))
         sigma = self.oracle.uneven(y)
         self.usual = np.median(sigma, axis=0) if self.usual is None and len(y) else self.usual
         # Of such answers none is off for another reason than that a neuron is missing.
         return Told(x, y, sigma if self.usual is None else self.usual / sigma, 0.0)
+
+    def _noise(self) -> float:
+        """Deviation of the answers' errors; where they bend everywhere behind what was read, less than they vary.
+
+        Queries: those of `answers_noise`, and of `rounding` behind layers without a network
+        """
+        noise, known = answers_noise(self.oracle, self.rng), self.method.known
+        if self.oracle.uneven is None and known.layers and known.network is None and self.method.activation == "relu":
+            x = self.oracle.sample(rows_for(self.oracle.resolution), self.rng)
+            exact = rounding(self.oracle, x, self.oracle.resolution, self.rng)
+            noise = min(noise, float(exact.floor.max())) if exact.exact else noise
+        return noise
+
+    def _counts(self, y: np.ndarray) -> np.ndarray:
+        """What errors of exact answers are multiplied by: where outputs nearly tie, less of one changes the label."""
+        if y.shape[1] == 1 or self.oracle.ordered or not len(y) or self.noise >= EXACT * y.std():
+            return np.ones_like(y)
+        apart = np.ptp(y, axis=1)
+        self.apart = self.apart or float(1 / np.mean(1 / (apart + TIED * y.std())))
+        counts = np.sqrt(self.apart / (apart + TIED * y.std()))
+        return np.repeat(counts[:, None], y.shape[1], axis=1)
 
     def _spread(self) -> float:
         return float((self.held.y - self.held.y.mean(axis=0)).std()) or 1.0
@@ -287,7 +320,9 @@ class Fitting(Run):
 
     def _well(self, network: Network) -> bool:
         """Whether a network is so near that what it lacks is a neuron or some digits, not a layer."""
-        return trimmed_rms(network, *self.held) <= WELL * self._spread()
+        _, y, counts, _ = self.held
+        spread = float(np.sqrt(((counts * (y - y.mean(axis=0))) ** 2).mean())) or 1.0
+        return trimmed_rms(network, *self.held) <= WELL * spread
 
     def _right(self) -> bool:
         """Whether what is known is right nearly everywhere: a fit would spread what is wrong over all of it."""

@@ -29,8 +29,9 @@ class Surrogate(Wanted, Method):
 
     Students of different shapes begin with everything that was read. Questions are asked where they disagree, and each
     is fitted by damped least squares on all its parameters, to the answers it gets most wrong and others; the best one
-    on answers that it was not fitted to loses the neurons that it does not need. Where labels are all there is, the
-    students are trained on them.
+    on answers that it was not fitted to loses the neurons that it does not need. Exact answers of several outputs count
+    the more the closer these are together, as labels change there. Where labels are all there is, the students are
+    trained on them.
 
     The outcome is `approximate`, whatever the error: `stats["fresh"]` and `stats["given"]` tell the distribution of
     the errors and the share of equal labels, `stats["neurons"]` which were read and which are only fitted. It is
