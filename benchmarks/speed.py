@@ -130,6 +130,7 @@ def torch_module(name: str) -> Row:
     import torch
 
     torch.set_num_threads(1)
+    torch.manual_seed(3)
     layers = [torch.nn.Linear(w.shape[1], w.shape[0]) for w, _ in weights((784, 80, 40, 10))]
     module = torch.nn.Sequential(layers[0], torch.nn.ReLU(), layers[1], torch.nn.ReLU(), layers[2])
     inside = Bare(module.forward)
