@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import unveil as uv
-from unveil.audit.sections.named_inputs import seen_shares
+from unveil.audit.sections.named_inputs import NAMED_INPUTS, seen_shares
 from unveil.cli import app
 from unveil.cli.inputs import read_inputs
 from unveil.outcome import BadInput
@@ -121,6 +122,15 @@ def test_the_page_names_the_inputs(tmp_path, monkeypatch):
     page = (tmp_path / "audit.html").read_text()
     assert "1 of its 3 inputs change no answer" in page
     assert "height" in page
+
+
+@pytest.mark.parametrize(("left_out", "unseen"), [(0.0, ["b"]), (0.4, [])])
+def test_no_input_is_called_unseen_where_directions_were_left_out(left_out, unseen):
+    span = uv.RowSpan(np.eye(3)[[0, 2]], np.ones(2), 0.0, 1e-3, 0.95, 1.0, left_out, 10, uv.Outcome.approximate)
+    audit = SimpleNamespace(names=("a", "b", "c"), inputs=X[:, :3], units=None, findings={"span": span})
+    told = NAMED_INPUTS.run(audit)
+    assert told.figures["unseen"] == unseen
+    assert ("change no answer" in told.verdict) == bool(unseen)
 
 
 def test_shares_are_those_of_the_gradient_in_the_units_of_the_data():

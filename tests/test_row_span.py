@@ -129,6 +129,23 @@ def test_confidence_is_calibrated_on_rarely_active_neurons(rng: np.random.Genera
     assert missed <= 10
 
 
+def test_where_something_was_left_out_nothing_is_said_of_what_was_missed() -> None:
+    """Inputs of 0 and 1: bends between any two of them hide all directions but the strongest."""
+    left_out = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        rows, out = rng.standard_normal((5, 12)), rng.standard_normal((3, 5))
+
+        def net(x: np.ndarray, rows: np.ndarray = rows, out: np.ndarray = out) -> np.ndarray:
+            return np.maximum(x @ rows.T, 0) @ out.T
+
+        span = uv.row_span(uv.as_oracle(net, shape=12, within=(0, 1), grid=1), rng=rng)
+        left_out += span.left_out > span.accuracy
+        assert (span.unseen == 1) or span.left_out <= span.accuracy
+        assert span.outcome is not uv.Outcome.complete or span.rank == 5
+    assert left_out >= 4
+
+
 def test_obfuscation_hides_from_the_network_and_stays_in_the_box(rng: np.random.Generator) -> None:
     weights = random_weights([144, 20, 10, 5], rng, bias=0.1)
     oracle = uv.as_oracle(relu_net(weights), shape=144)

@@ -24,7 +24,7 @@ from unveil.blackbox.label_normals import (
 )
 from unveil.blackbox.label_points import Ground, boundary_points, find_ground, find_scale, newest, smooth_points
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span import RowSpan
+from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
 CANDIDATES = 64
@@ -314,14 +314,15 @@ class _Search:
         values = np.linalg.svd(found.coordinates, compute_uv=False)
         top = values[0] if len(values) else 1.0
         measured = UNKNOWN if self.measured is None or not found.r else self.measured
+        rest = measured.left_out if self.outcome is Outcome.approximate else 0.0
         return RowSpan(
             basis=found.basis,
             singular_values=values / top,
             noise_floor=self.floor / top,
             accuracy=0.0 if self.outcome is Outcome.full_rank else measured.accuracy,
             confidence=confidence,
-            unseen=1 - (1 - confidence) ** (1 / self.confirmed) if self.confirmed else 1.0,
-            left_out=measured.left_out if self.outcome is Outcome.approximate else 0.0,
+            unseen=unseen_share(confidence, self.confirmed, rest, measured.accuracy),
+            left_out=rest,
             queries=self.side.oracle.ledger.asked - self.before,
             outcome=self.outcome,
             stages=self.stages,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.domain import Within, box, legal
-from unveil.blackbox.span import RowSpan
+from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.outcome import BadInput, Outcome, unreadable
 from unveil.writing import written
 
@@ -229,7 +229,7 @@ def _span(  # noqa: PLR0913 - the fields of a result
         noise_floor=floor,
         accuracy=accuracy,
         confidence=0.95,
-        unseen=1 - 0.05 ** (1 / fresh) if fresh else 1.0,
+        unseen=unseen_share(0.95, fresh, left_out, accuracy),
         left_out=left_out,
         queries=queries,
         outcome=outcome,

@@ -12,7 +12,7 @@ from unveil.blackbox.label_span import label_span
 from unveil.blackbox.ledger import Booked
 from unveil.blackbox.noise_model import NoiseModel, measure_noise
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.span import RowSpan
+from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.blackbox.span_search.points import Asker
 from unveil.blackbox.span_search.search import search
 from unveil.blackbox.span_search.state import Goal, State
@@ -131,14 +131,14 @@ def _result(
     if state.rank and (units != 1).any():
         basis = np.linalg.svd(basis / units, full_matrices=False)[2]
     assert state.outcome is not None
-    seen = state.confirmed
+    accuracy = state.accuracy if state.rank else 1.0
     return replace(
         _empty(oracle, state.outcome, before, stages, goal.confidence),
         basis=basis,
         singular_values=values,
         noise_floor=floor,
-        accuracy=state.accuracy if state.rank else 1.0,
-        unseen=1 - (1 - goal.confidence) ** (1 / seen) if seen else 1.0,
+        accuracy=accuracy,
+        unseen=unseen_share(goal.confidence, state.confirmed, state.left_out, accuracy),
         left_out=state.left_out,
     )
 

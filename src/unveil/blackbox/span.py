@@ -30,7 +30,8 @@ class RowSpan:
         accuracy: Bound on the sine of the largest principal angle to the true span, measured with answers that did not
             go into the basis; 1 if nothing is known of it, as of an empty span.
         confidence: With this confidence no direction is missing that matters at more than `unseen` of the inputs drawn.
-        unseen: Bound on the share of inputs at which a missed direction matters.
+        unseen: Bound on the share of inputs at which a missed direction matters; 1 where nothing confirms that none is
+            missing, and where what was left out shows that some are.
         left_out: Root mean square share of the gradient outside the span, measured at fresh points where the outcome is
             approximate; else 0.
         queries: Queries asked for it.
@@ -105,3 +106,11 @@ class RowSpan:
 
 def _orthonormal(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
+
+
+def unseen_share(confidence: float, seen: int, left_out: float, accuracy: float) -> float:
+    """`RowSpan.unseen` after so many fresh points without anything new, 0 to 1.
+
+    Where more of the gradient lies outside than errors of the directions found explain, others matter at most inputs.
+    """
+    return 1 - (1 - confidence) ** (1 / seen) if seen and left_out <= accuracy else 1.0

@@ -51,12 +51,20 @@ def span(
     ended = told.outcome or found.outcome
     if out is not None:
         keep(out, lambda path: write_arrays(path, arrays(found)))
+    sure = f"{found.confidence:.0%} that what was missed matters at fewer than {found.unseen:.1%} of inputs"
+    if found.unseen >= 1:
+        sure = "none: what was missed may matter at any input"
     common.tell(
         {**told.figures, "queries": oracle.ledger.asked, "sent": oracle.ledger.sent, "outcome": ended},
         f"rank          {found.rank} of {found.n}",
         f"accuracy      {found.accuracy:.1e}",
         f"noise floor   {found.noise_floor:.1e} of the largest singular value",
-        f"confidence    {found.confidence:.0%} that what was missed matters at fewer than {found.unseen:.1%} of inputs",
+        *(
+            [f"left out      {found.left_out:.1%} of the gradient lies outside"]
+            if found.left_out > found.accuracy
+            else []
+        ),
+        f"confidence    {sure}",
         f"questions     {oracle.ledger.asked:,}",
         ended.value,
         *([] if out is None else [f"basis written to {out}"]),

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from unveil.audit.section import Section
 from unveil.audit.stage import Audit, Stage
-from unveil.audit.text import count
+from unveil.audit.text import count, share
 from unveil.audit.verdict import listed
 from unveil.outcome import Outcome
 
@@ -46,12 +46,18 @@ def _run(audit: Audit) -> Section | None:
     spread = np.where(spread > 0, spread, 1.0)
     shares = seen_shares(span.basis, spread)
     units = spread if audit.units is None else audit.units
-    unseen = [name for name, part in zip(audit.names, shares, strict=True) if part <= 10 * span.accuracy]
+    # What an approximate span left out may see any of them.
+    whole = span.left_out <= span.accuracy
+    unseen = [name for name, part in zip(audit.names, shares, strict=True) if whole and part <= 10 * span.accuracy]
     order = np.argsort(-shares, kind="stable")[:SHOWN]
     if unseen:
         more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
         told = ", ".join(unseen[:10]) + more if more else listed(unseen)
         verdict = f"{count(len(unseen))} of its {count(span.n, 'input')} change no answer where it was asked: {told}."
+    elif not whole:
+        verdict = (
+            f"Most of all it looks at {audit.names[order[0]]}; {share(span.left_out)} of what it sees was left out."
+        )
     else:
         verdict = (
             f"Each of its {count(span.n, 'input')} has a part in what it sees; most of all {audit.names[order[0]]}."
