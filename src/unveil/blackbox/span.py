@@ -59,6 +59,11 @@ class RowSpan:
     outcome: Outcome
     stages: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def misses(self) -> bool:
+        """Whether more of the gradient lies outside than errors of the directions found explain: others matter, too."""
+        return self.left_out > self.accuracy
+
     def plot(self) -> Figure:
         """Singular values of the gradients, and where noise begins."""
         from unveil.pictures import spectrum

@@ -59,11 +59,7 @@ def span(
         f"rank          {found.rank} of {found.n}",
         f"accuracy      {found.accuracy:.1e}",
         f"noise floor   {found.noise_floor:.1e} of the largest singular value",
-        *(
-            [f"left out      {found.left_out:.1%} of the gradient lies outside"]
-            if found.left_out > found.accuracy
-            else []
-        ),
+        *([f"left out      {found.left_out:.1%} of the gradient lies outside"] if found.misses else []),
         f"confidence    {sure}",
         f"questions     {oracle.ledger.asked:,}",
         ended.value,

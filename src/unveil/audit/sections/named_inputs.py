@@ -47,14 +47,14 @@ def _run(audit: Audit) -> Section | None:
     shares = seen_shares(span.basis, spread)
     units = spread if audit.units is None else audit.units
     # What an approximate span left out may see any of them.
-    whole = span.left_out <= span.accuracy
-    unseen = [name for name, part in zip(audit.names, shares, strict=True) if whole and part <= 10 * span.accuracy]
+    seen = zip(audit.names, shares, strict=True)
+    unseen = [] if span.misses else [name for name, part in seen if part <= 10 * span.accuracy]
     order = np.argsort(-shares, kind="stable")[:SHOWN]
     if unseen:
         more = f" and {len(unseen) - 10} more" if len(unseen) > 10 else ""
         told = ", ".join(unseen[:10]) + more if more else listed(unseen)
         verdict = f"{count(len(unseen))} of its {count(span.n, 'input')} change no answer where it was asked: {told}."
-    elif not whole:
+    elif span.misses:
         verdict = (
             f"Most of all it looks at {audit.names[order[0]]}; {share(span.left_out)} of what it sees was left out."
         )

@@ -262,7 +262,7 @@ def _accuracy(span: RowSpan) -> str:
 def _sure(span: RowSpan) -> str:
     if span.rank >= span.n:
         return "complete: every direction was seen to matter"
-    if span.unseen >= 1 and span.left_out > 0:
+    if span.misses:
         return (
             f"none: {share(span.left_out)} of the gradient lies outside, so that directions that matter were left out"
         )
