@@ -62,7 +62,7 @@ class RowSpan:
     @property
     def misses(self) -> bool:
         """Whether more of the gradient lies outside than errors of the directions found explain: others matter, too."""
-        return self.left_out > self.accuracy
+        return misses(self.left_out, self.accuracy)
 
     def plot(self) -> Figure:
         """Singular values of the gradients, and where noise begins."""
@@ -113,9 +113,14 @@ def _orthonormal(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
 
 
+def misses(left_out: float, accuracy: float) -> bool:
+    """See `RowSpan.misses`; an accuracy of 1, which was not measured, explains nothing."""
+    return left_out > (accuracy if accuracy < 1 else 0.0)
+
+
 def unseen_share(confidence: float, seen: int, left_out: float, accuracy: float) -> float:
     """`RowSpan.unseen` after so many fresh points without anything new, 0 to 1.
 
     Where more of the gradient lies outside than errors of the directions found explain, others matter at most inputs.
     """
-    return 1 - (1 - confidence) ** (1 / seen) if seen and left_out <= accuracy else 1.0
+    return 1 - (1 - confidence) ** (1 / seen) if seen and not misses(left_out, accuracy) else 1.0
