@@ -20,6 +20,8 @@ BEND = 1e-6
 PLENTY = 3
 # Answers predicted worse than this many times the rounding are asked for.
 ENOUGH = 1e4
+# Rows of a pool that are brought up to date together.
+HEAD = 64
 # Fresh answers asked for at once, and how often.
 AT_ONCE, ROUNDS = 30, 3
 
@@ -132,18 +134,26 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
     answer follows from the others to within this many times their errors.
     """
     G = G.copy()
-    left = (G**2).sum(axis=1)
+    left = np.einsum("ij,ij->i", G, G)
+    # What an answer tells only falls with others chosen: a row is brought up to date when it stands at the head.
     chosen: list[int] = []
-    for _ in range(min(count, len(G))):
+    behind = np.zeros(len(G), dtype=int)
+    while len(chosen) < min(count, len(G)):
         best = int(left.argmax())
         if left[best] < enough**2:
             break
-        chosen.append(best)
-        g = G[best].copy()
-        size = float(g @ g)
-        G -= np.outer(G @ g, g) * ((1 - 1 / np.sqrt(1 + size)) / size)
-        left = (G**2).sum(axis=1)
-        left[chosen] = 0
+        if behind[best] == len(chosen):
+            chosen.append(best)
+            left[best] = 0
+            continue
+        late = np.flatnonzero((behind < len(chosen)) & (left > 0))
+        head = late[np.argsort(-left[late])[:HEAD]]
+        for place in range(int(behind[head].min()), len(chosen)):
+            rows, g = head[behind[head] <= place], G[chosen[place]]
+            size = float(g @ g)
+            G[rows] -= np.outer(G[rows] @ g, g) * ((1 - 1 / np.sqrt(1 + size)) / size)
+        behind[head] = len(chosen)
+        left[head] = np.einsum("ij,ij->i", G[head], G[head])
     return np.array(chosen, dtype=int)
 
 
