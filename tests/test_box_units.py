@@ -6,7 +6,8 @@ import numpy as np
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights
-from unveil.identification.box_units import in_own_units, in_units, of_inputs
+from unveil.blackbox.row_span import in_own_units
+from unveil.identification.box_units import in_units, of_inputs
 from unveil.identification.method import Identification
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
+import unveil as uv
 from unveil.blackbox.label_accuracy import measure_accuracy
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, _median, shifts
 from unveil.blackbox.label_normals import Normals
@@ -274,3 +275,65 @@ def test_a_second_label_met_once_and_not_again_is_not_measured(
     source = CallableSource(lambda x: (x[:, 0] > 1).astype(int), (6,))
     oracle = SourceOracle(source, m=1, answers="labels")
     assert label_span(oracle, rng=rng).outcome is Outcome.not_measured
+
+
+def _rows_in_units(rows: np.ndarray, units: np.ndarray | float) -> np.ndarray:
+    return np.linalg.qr((rows * units).T)[0].T
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_inputs_in_raw_units_are_asked_in_their_own(boxed: bool) -> None:
+    rng = np.random.default_rng(3)
+    units = 10 ** rng.uniform(-3, 4, 8)
+    middle = units * rng.uniform(-3, 3, 8)
+    rows, out = rng.standard_normal((2, 8)), rng.standard_normal((2, 3))
+    oracle = uv.as_oracle(
+        lambda x: (np.tanh((x - middle) / units @ rows.T) @ out).argmax(axis=1),
+        shape=8,
+        within=(middle - 3 * units, middle + 3 * units) if boxed else None,
+        answers="labels",
+    )
+    examples = None if boxed else middle + units * rng.standard_normal((50, 8))
+    span = uv.row_span(oracle, rng=rng, x=examples)
+    assert span.outcome is Outcome.complete
+    assert span.rank == 2
+    # As much as an input varies counts as 1: in raw units one input would be all that counts.
+    found, true = _rows_in_units(span.basis, units), _rows_in_units(rows, units=1.0)
+    assert np.linalg.norm(found - found @ true.T @ true, 2) <= span.accuracy <= 1e-4
+
+
+def test_a_boundary_whose_normal_lies_outside_of_what_is_known_is_found() -> None:
+    # Thresholds of single inputs: no segment along one of them ever crosses another one.
+    def tree(x: np.ndarray) -> np.ndarray:
+        left = np.where(x[:, 1] > 0.2, 1, np.where(x[:, 4] > -0.5, 0, 2))
+        return np.where(x[:, 0] > 0.1, left, np.where(x[:, 3] > -0.3, 2, 1))
+
+    for seed in range(3):
+        span = label_span(label_oracle(tree, n=6), rng=np.random.default_rng(seed))
+        assert span.outcome is Outcome.complete
+        assert span.rank == 4
+        assert span.distance(np.eye(6)[[0, 1, 3, 4]]) <= span.accuracy
+
+
+def test_a_box_is_confirmed_in_all_of_it() -> None:
+    # The search stays in the inner half, where the second input changes nothing.
+    def labels(x: np.ndarray) -> np.ndarray:
+        return (x[:, 0] + 6 * np.maximum(x[:, 1] - 0.8, 0) > 0.5).astype(int)
+
+    oracle = label_oracle(labels, n=4, within=(np.zeros(4), np.ones(4)))
+    span = label_span(oracle, rng=np.random.default_rng(0))
+    assert span.outcome is Outcome.complete
+    assert span.rank == 2
+    assert span.distance(np.eye(4)[:2]) <= span.accuracy
+
+
+def test_what_a_search_missed_that_ended_early_is_no_accuracy() -> None:
+    def labels(x: np.ndarray) -> np.ndarray:
+        return (x[:, :8] > np.linspace(-0.5, 0.5, 8)).sum(axis=1) % 2
+
+    for budget in (30_000, 45_000, 60_000):
+        span = label_span(label_oracle(labels, n=10, budget=budget), rng=np.random.default_rng(0))
+        assert span.queries <= budget
+        assert span.rank < 8  # so that a direction at which labels change is missing
+        assert span.outcome is Outcome.budget_ended
+        assert span.accuracy == span.unseen == 1.0

@@ -54,7 +54,7 @@ def fresh_points(r: int) -> int:
 
 def price(r: int) -> int:
     """Queries of one measurement, about, without votes: kept back from a budget until the end."""
-    return 9 * SKETCH * (r + fresh_points(r)) + fresh_points(r) * (180 + 25 * r) + 512
+    return 9 * SKETCH * (r + fresh_points(r)) + fresh_points(r) * (180 + 25 * r) + 1024
 
 
 def measure_accuracy(

@@ -141,7 +141,7 @@ def sizes(
 
 
 def measure(
-    side: Side, scale: Scale, known: Normals, points: BoundaryPoints, share: np.ndarray, guess: np.ndarray
+    side: Side, scale: Scale, known: Normals, points: BoundaryPoints, size: np.ndarray, guess: np.ndarray
 ) -> Normals:
     """Normals of new points, coarsely: first within the span known so far, then in its complement.
 
@@ -150,8 +150,8 @@ def measure(
         scale: Lengths to ask at.
         known: What is known.
         points: New points, crossed in any direction.
-        share: Size of each point's slope along one unit direction of the complement, as a share of the normal.
-        guess: What a sketch told of their normals' components in the complement.
+        size: Of each point's slope along one unit direction of the complement, (N,).
+        guess: What a sketch told of their normals' components in the complement, (N, n), in the units of slopes.
 
     Queries: about `votes * n` times 10 for each point
     """
@@ -163,15 +163,11 @@ def measure(
             side, points, known.basis, step, centre=np.zeros((len(points), known.r)), half=half, cell=half / 128
         )
         inner = np.nan_to_num(-moved / step[:, None]) @ known.basis
-        points = points.turned(inner)
-        inner = points.along
-        steep = np.ones(len(points))
-    else:
-        # A sketch of J of n directions holds about J/n of a normal's square.
-        points = points.turned(guess)
-        steep = np.abs(np.sum(points.along * guess, axis=1)) * share
-        steep = np.clip(steep, 0.05, 1)
-    spread = share / steep
+    # The normal as far as it is known, to be crossed along: slopes become smaller by its length.
+    ahead = inner + guess
+    length = np.linalg.norm(ahead, axis=1)
+    points, inner = points.turned(ahead), inner / length[:, None]
+    spread = size / length
     cell = np.maximum(spread * step / 32, scale.noise)
     moved = shifts(
         side,

@@ -12,6 +12,7 @@ from scipy import linalg
 
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, bisect_segments, legal_steps, shifts
 from unveil.blackbox.label_normals import Scale, unit_combinations
+from unveil.blackbox.rows import Rows
 from unveil.outcome import BadInput, UnsteadyAnswers
 
 POOL = 256
@@ -75,10 +76,7 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
     Queries: `votes * POOL` a size tried, and as many again to see whether the answers are steady. Where one label is
         all there is: the whole budget, or without one `votes * POOL * (2 * 6 + PATIENCE)` (12 sizes with examples)
     """
-    oracle = side.oracle
-    given = np.empty((0, oracle.n)) if inputs is None else oracle.nearest(np.asarray(inputs, dtype=np.float64))
-    if given.ndim != 2 or given.shape[1] != oracle.n:
-        raise BadInput(f"inputs must have shape (N, {oracle.n}); got {given.shape}")
+    oracle, given = side.oracle, _given(side, inputs)
     grounds = [Ground(size, given) for size in (SCALES if oracle.within is None else MARGINS)]
     if len(given) and oracle.within is None:
         # Boundaries far out are straighter and turn more ways than those between the inputs of a trained model.
@@ -92,6 +90,19 @@ def find_ground(side: Side, inputs: np.ndarray | None, rng: np.random.Generator)
         if np.sum(labels != np.bincount(labels - labels.min()).argmax() + labels.min()) >= 2:
             return ground
     return None
+
+
+def usual_ground(side: Side, inputs: np.ndarray | None) -> Ground:
+    """Where usual inputs lie: in all of the box, or at size one, and about the given ones."""
+    return Ground(1.0 if side.oracle.within is None else 0.0, _given(side, inputs))
+
+
+def _given(side: Side, inputs: np.ndarray | None) -> Float[np.ndarray, "N n"]:
+    n = side.oracle.n
+    given = np.empty((0, n)) if inputs is None else side.oracle.nearest(np.asarray(inputs, dtype=np.float64))
+    if given.ndim != 2 or given.shape[1] != n:
+        raise BadInput(f"inputs must have shape (N, {n}); got {given.shape}")
+    return given
 
 
 def _tries(side: Side, grounds: list[Ground]) -> Iterator[Ground]:
@@ -117,39 +128,55 @@ def _refuse(side: Side, share: float) -> None:
 
 
 def boundary_points(
-    side: Side, ground: Ground, count: int, basis: Float[np.ndarray, "r n"], rng: np.random.Generator
+    side: Side, ground: Ground, count: int, basis: Float[np.ndarray, "r n"], rng: np.random.Generator, across: float = 0
 ) -> BoundaryPoints:
     """Points of the boundaries between the labels seen, on random segments.
 
     Where some of the span is known, the segments run within it: they cross the boundary three to nine times more
-    steeply than random ones, and what is not known yet stays as random as it was.
+    steeply than random ones, and what is not known yet stays as random as it was. A boundary whose normal lies in the
+    complement crosses none of these: where the label stays the same within the span, and changes on the rest of the
+    way, along the complement, such a segment is taken too, up to the share `across` of all.
 
-    Queries: `votes * (POOL + count * 50)`, a little more where known directions alone rarely change the label
+    Queries: `votes * (POOL + count * 50)`, a little more where known directions alone rarely change the label, and with
+        `across` up to `votes * POOL` for the rest of the way
     """
-    starts, ends, labels = [], [], []
-    have = 0
+    within: list[_Segments] = []
+    beyond: list[_Segments] = []
     for attempt in range(8):
         x = ground.draw(side, POOL, rng)
         seen = side.labels(x)
         # Each point is paired with one of another label; many labels give many boundaries.
         order = rng.permutation(POOL)
         pairs = np.flatnonzero(seen != seen[order])
-        a, b = x[pairs], x[order[pairs]]
+        a, b, label = x[pairs], x[order[pairs]], seen[pairs]
         if len(basis) and attempt < 6:
-            b = side.oracle.nearest(a + 1.5 * (b - a) @ basis.T @ basis)
-            differs = side.labels(b) != seen[pairs]
-            a, b, pairs = a[differs], b[differs], pairs[differs]
-        starts.append(a)
-        ends.append(b)
-        labels.append(seen[pairs])
-        have += len(a)
-        if have >= count:
+            way = b - a
+            inner = way @ basis.T @ basis
+            b = side.oracle.nearest(a + 1.5 * inner)
+            differs = side.labels(b) != label
+            if across:
+                start, rest, same = b[~differs], (way - inner)[~differs], label[~differs]
+                end = side.oracle.nearest(start + rest)
+                left = np.flatnonzero(side.labels(end) != same)
+                beyond.append(_Segments(start, end, same)[left])
+            a, b, label = a[differs], b[differs], label[differs]
+        within.append(_Segments(a, b, label))
+        if sum(map(len, within)) >= count:
             break
-    if have == 0:
-        return BoundaryPoints(np.empty((0, side.oracle.n)), np.empty(0, dtype=np.int64), np.empty((0, side.oracle.n)))
-    return bisect_segments(
-        side, np.concatenate(starts)[:count], np.concatenate(ends)[:count], np.concatenate(labels)[:count]
-    )
+    few = _Segments.joined([within[0][:0], *beyond])[: math.ceil(across * count)]
+    found = _Segments.joined([few, *within])[:count]
+    if not len(found):
+        return BoundaryPoints(found.start, found.label, found.end)
+    return bisect_segments(side, found.start, found.end, found.label)
+
+
+@dataclass(frozen=True)
+class _Segments(Rows):
+    """Segments from a point to one of another label, and the label at the start."""
+
+    start: Float[np.ndarray, "N n"]
+    end: Float[np.ndarray, "N n"]
+    label: Int[np.ndarray, " N"]
 
 
 def find_scale(side: Side, points: BoundaryPoints, rng: np.random.Generator) -> Scale:
@@ -229,7 +256,9 @@ def smooth_points(
         here["half"] = expected / 12
         minus = shifts(side, points, -moves, step, centre=-np.nan_to_num(plus), **here)
         typical = np.nan_to_num(np.sqrt(np.mean((plus - minus) ** 2, axis=1, keepdims=True)) / 2)
-        kept &= (np.abs(plus + minus) / 2 <= 0.2 * typical + 4 * noise[:, None]).all(axis=1)
+        # Along moves that the boundary does not follow at all, brackets end anywhere within their last cell.
+        unsure = 4 * noise[:, None] + here["cell"][:, None]
+        kept &= (np.abs(plus + minus) / 2 <= 0.2 * typical + unsure).all(axis=1)
     return np.flatnonzero(kept)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.label_accuracy import UNKNOWN, Measured, measure_accuracy, price
-from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.label_crossings import BoundaryPoints, Side, legal_steps, shifts
 from unveil.blackbox.label_normals import (
     Normals,
     Scale,
@@ -22,7 +22,16 @@ from unveil.blackbox.label_normals import (
     sizes,
     unit_combinations,
 )
-from unveil.blackbox.label_points import Ground, boundary_points, find_ground, find_scale, newest, smooth_points
+from unveil.blackbox.label_points import (
+    POOL,
+    Ground,
+    boundary_points,
+    find_ground,
+    find_scale,
+    newest,
+    smooth_points,
+    usual_ground,
+)
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.span import RowSpan, unseen_share
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
@@ -40,6 +49,12 @@ ROUNDS = 12
 
 MARGIN = 4.0
 """The normals are made so much sharper than the accuracy that is wanted: what is stated has a margin too."""
+
+ACROSS = 1 / 8
+"""The share of boundary points from segments along the complement where none may be missed: they cross less steeply."""
+
+NEAR = 2e-3
+"""Of the flat length: points with so little room to the walls are left out (`legal_steps` goes half as far anyway)."""
 
 STALLS = 4
 """Looks in a row that add no direction after which growth ends."""
@@ -99,6 +114,9 @@ def label_span(  # noqa: PLR0913 - options of a public verb
     except BudgetExceeded:
         search.outcome = Outcome.budget_ended
         search.measure_what_is_left()
+    if search.outcome in (Outcome.approximate, Outcome.budget_ended) and search.measured is not None:
+        with contextlib.suppress(BudgetExceeded):
+            search.measured = search.with_what_is_missed(search.measured)
     return search.result(confidence)
 
 
@@ -116,6 +134,7 @@ class _Search:
         self.floor = 0.0
         self.needed = 0
         self.confirmed = 0
+        self.across = 0.0
         self.outcome = Outcome.budget_ended
         self.measured: Measured | None = None
 
@@ -125,6 +144,7 @@ class _Search:
             # One label at every point that was asked says nothing about the points between and beyond them.
             return Outcome.not_measured
         self.ground: Ground = ground
+        self.usual = usual_ground(self.side, x)
         points = boundary_points(self.side, ground, 12, self.found.basis, self.rng)
         if not len(points.x):  # the second label was met once, and not again
             return Outcome.not_measured
@@ -184,12 +204,12 @@ class _Search:
         fresh, stalls, most = False, 0, self.found.r
         while self.found.r < self.side.oracle.n and stalls < STALLS:
             self.side.kept_back = price(self.found.r) if self.found.r else 0
-            points, share, guess = self.candidates()
+            points, size, guess = self.candidates()
             self.book("candidates")
             if len(points):
                 for first in range(0, len(points), TOGETHER):
                     part = slice(first, first + TOGETHER)
-                    self.found = measure(self.side, self.scale, self.found, points[part], share[part], guess[part])
+                    self.found = measure(self.side, self.scale, self.found, points[part], size[part], guess[part])
                     self.book("normals")
                 fresh = True
             elif fresh:
@@ -203,14 +223,19 @@ class _Search:
             most = max(most, self.found.r)
 
     def candidates(self) -> tuple[BoundaryPoints, Float[np.ndarray, " s"], Float[np.ndarray, "s n"]]:
-        """The most promising of fresh boundary points, with size and sketch of their normals' new components."""
+        """The most promising of fresh boundary points, with size and sketch of their normals' new components.
+
+        Size along one unit direction, (s,), and what the sketch tells of the component, (s, n).
+        """
         found, scale, n = self.found, self.scale, self.side.oracle.n
-        points = boundary_points(self.side, self.ground, CANDIDATES if found.r else FIRST, found.basis, self.rng)
+        count = CANDIDATES if found.r else FIRST
+        points = boundary_points(self.side, self.ground, count, found.basis, self.rng, self.across)
         wide = len(found.complement)
         fine = bool(found.r) and found.distance < 1e-3
         moves = unit_combinations(found.complement, min(wide, 8 if fine else 24 + found.r // 4), self.rng)
-        step = np.full(len(points), scale.flat)
         known = self.steepness(points)
+        points, known = points[~np.isnan(known)], known[~np.isnan(known)]
+        step = np.full(len(points), scale.flat)
         whole = smooth_points(
             self.side, scale, points, found.basis, known if found.r else np.sqrt(n) * step**0, self.rng
         )
@@ -244,12 +269,13 @@ class _Search:
         )
         within = known if found.r else np.zeros(len(known))
         rows = newest(sketch, within, wide, floor, 1 if fine else len(moves) // 2)
-        size = np.sqrt(np.mean(sketch[rows] ** 2, axis=1))
-        share = size / np.sqrt(within[rows] ** 2 + wide * size**2)
-        return points[rows], share, sketch[rows] @ moves
+        return points[rows], np.sqrt(np.mean(sketch[rows] ** 2, axis=1)), sketch[rows] @ np.linalg.pinv(moves).T
 
     def steepness(self, points: BoundaryPoints) -> Float[np.ndarray, " N"]:
-        """Length of the normals' part in the known span, over their component along the crossing (1 with no span)."""
+        """Length of the normals' part in the known span, over their component along the crossing, at least 1.
+
+        1 with no span; NaN where no crossing was found.
+        """
         found, scale = self.found, self.scale
         if not found.r:
             return np.ones(len(points))
@@ -257,7 +283,7 @@ class _Search:
         step = np.full(len(points), scale.flat)
         slopes = sizes(self.side, points, moves, step, np.full(len(points), 0.5), scale.noise)
         heard = np.sum(~np.isnan(slopes), axis=1)
-        mean = np.nansum(slopes**2, axis=1) / np.maximum(heard, 1)
+        mean = np.nansum(slopes**2, axis=1) / np.where(heard, heard, np.nan)
         return np.asarray(np.maximum(np.sqrt(mean * found.r), 1.0))
 
     def refine(self, again: bool) -> None:
@@ -281,25 +307,59 @@ class _Search:
         self.book("judging")
 
     def confirm(self) -> bool | None:
-        """Whether enough fresh boundary points in a row show nothing outside the span; None if one shows something."""
+        """Whether enough fresh boundary points in a row show nothing outside the span; None if one shows something.
+
+        Every other batch lies where usual inputs do, and not where boundaries are told best. What shows there is looked
+        for there from then on.
+        """
         found, scale = self.found, self.scale
+        grounds = [self.ground, self.usual]
         self.confirmed = CANDIDATES
-        for _ in range(4 * math.ceil(self.needed / CANDIDATES)):
+        for k in range(4 * math.ceil(self.needed / CANDIDATES)):
             if self.confirmed >= self.needed:
                 break
+            ground = grounds[k % len(grounds)]
             count = min(2 * CANDIDATES, self.needed - self.confirmed)
-            points = boundary_points(self.side, self.ground, count, found.basis, self.rng)
-            known = self.steepness(points)
+            points = boundary_points(self.side, ground, count, found.basis, self.rng, ACROSS)
+            if not len(points) and ground is self.usual:
+                grounds = [self.ground]  # all usual inputs have one label
+                continue
             moves = unit_combinations(found.complement, 2, self.rng)
-            step = np.full(len(points), scale.flat)
+            known, step = self.steepness(points), legal_steps(self.side, points, moves, scale.flat)
+            # Next to a wall a move would be cut off.
+            told = np.flatnonzero(~np.isnan(known) & (step > NEAR * scale.flat))
+            points, known, step = points[told], known[told], step[told]
             guess = known * self.accuracy / np.sqrt(self.side.oracle.n)
             slope = np.abs(sizes(self.side, points, moves, step, guess, scale.noise)) / known[:, None]
-            level = max(self.accuracy, scale.noise / scale.flat * np.sqrt(self.side.oracle.n))
+            level = np.maximum(self.accuracy, scale.noise / step * np.sqrt(self.side.oracle.n))
             self.book("confirmation")
-            if np.nanmax(slope, initial=0.0) * np.sqrt(len(found.complement)) > 20 * level:
+            if np.nanmax(slope / level[:, None], initial=0.0) * np.sqrt(len(found.complement)) > 20:
+                self.ground, self.across, self.confirmed = ground, ACROSS, 0
                 return None
             self.confirmed += int(np.sum(~np.isnan(slope).any(axis=1)))
         return self.confirmed >= self.needed
+
+    def with_what_is_missed(self, measured: Measured) -> Measured:
+        """What was measured; or that a direction is missed, where more labels change along the complement than it says.
+
+        Normals are measured where the boundary crosses the span; one that lies outside of it shows here, between usual
+        inputs and where the search was. In a box, moves end at its walls.
+
+        Queries: `2 * POOL` times `votes`
+        """
+        x = np.stack([each.draw(self.side, POOL // 2, self.rng) for each in (self.ground, self.usual)])
+        way = np.roll(x, 1, axis=1) - x
+        across = (way - way @ self.found.basis.T @ self.found.basis).reshape(POOL, -1)
+        seen = self.side.labels(x.reshape(POOL, -1))
+        length = np.minimum(self.side.oracle.room(x.reshape(POOL, -1), across), 1.0)
+        changed = self.side.labels(x.reshape(POOL, -1) + length[:, None] * across) != seen
+        seen = seen.reshape(2, -1)
+        share = float(changed.mean() / max((np.roll(seen, 1, axis=1) != seen).mean(), 1 / POOL))
+        self.book("accuracy")
+        if share <= measured.accuracy:
+            return measured
+        self.confirmed = 0
+        return Measured(1.0, min(1.0, max(measured.left_out, share)))
 
     def book(self, stage: str) -> None:
         """Book what was asked since the last call."""

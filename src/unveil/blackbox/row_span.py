@@ -21,6 +21,8 @@ from unveil.outcome import BadInput, BudgetExceeded, Outcome
 
 EXAMPLES = 10  # from which units are read
 SPREAD = 10.0  # the largest deviation of an input over the smallest, from which each gets its own unit
+UNEQUAL = 100.0
+"""The widest input over the narrowest one from which on a box is unequal; from about 1e5 on nothing is read in it."""
 
 
 def row_span(  # noqa: PLR0913 - options of a public verb
@@ -87,18 +89,17 @@ def row_span(  # noqa: PLR0913 - options of a public verb
             raise BadInput(f"{name} must lie between {low} and {high}; got {value!r}")
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
+    unit = in_own_units(oracle, x)
+    asked = oracle if unit is None else unit
+    if unit is not None:
+        x, noise = None if x is None else x * unit.deviation + unit.mean, None
+    units = np.ones(oracle.n) if unit is None else 1 / unit.deviation
     if oracle.answers == "labels":
-        return label_span(oracle, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
+        found = label_span(asked, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
+        return replace(found, basis=_in_units_of_inputs(found.basis, units))
     before, stages = oracle.ledger.asked, dict[str, int]()
     if oracle.in_steps:
         return _empty(oracle, Outcome.answers_in_steps, before, stages, confidence)
-    units = own_units(oracle, x)
-    if units is not None and x is not None:
-        # The question z becomes the input z * units.
-        asked: Oracle = Affine(oracle, 0.0, (1 / units).reshape(oracle.shape))
-        x, noise = x / units, None
-    else:
-        asked, units = oracle, np.ones(oracle.n)
     goal = Goal(accuracy, confidence, unseen, leave_out)
     try:
         with Booked(oracle.ledger, stages, "probe"):
@@ -109,38 +110,58 @@ def row_span(  # noqa: PLR0913 - options of a public verb
     return _result(state, oracle, goal, units, before, stages)
 
 
-def own_units(oracle: Oracle, x: Float[np.ndarray, "N n"] | None) -> Float[np.ndarray, " n"] | None:
-    """A unit for each input, where examples show that inputs have units of very different size; else None."""
-    if x is None or len(x) < EXAMPLES or oracle.within is not None or oracle.grid is not None:
+def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
+    """The same oracle with every input between -1 and 1, or about as 0 and 1 are where examples lie; None if it is so.
+
+    `oracle`: the model. `x`: examples, (N, n), from which units are read where there is no box; too few of them, or
+    None, tell nothing.
+    """
+    if oracle.grid is not None:
         return None
-    deviation = x.std(axis=0)
-    varies = deviation > 0
-    if varies.sum() < 2 or deviation[varies].max() < SPREAD * deviation[varies].min():
-        return None
-    return np.asarray(np.where(varies, deviation, np.median(deviation[varies])))
+    if oracle.within is not None:
+        half = (oracle.high - oracle.low) / 2
+        if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
+            return None
+        middle = oracle.middle
+    else:
+        if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < EXAMPLES:
+            return None
+        middle, half = np.mean(x, axis=0), np.std(x, axis=0)
+        varies = half > 0
+        if not varies.any():
+            return None
+        usual = float(np.median(half[varies]))
+        alike = half[varies].max() < SPREAD * half[varies].min() and 1 / SPREAD < usual < SPREAD
+        if alike and bool((np.abs(middle) < SPREAD * usual).all()):
+            return None
+        half = np.where(varies, half, usual)
+    return Affine(oracle, (-middle / half).reshape(oracle.shape), (1 / half).reshape(oracle.shape))
 
 
 def _result(
     state: State, oracle: Oracle, goal: Goal, units: np.ndarray, before: int, stages: dict[str, int]
 ) -> RowSpan:
-    values, floor, basis = state.values, state.floor, state.known.basis
+    values, floor = state.values, state.floor
     if len(values) < state.rank:
         sizes = np.sort(state.known.sizes)[::-1]
         values = sizes / sizes[0]
         floor = state.steps.slope_noise * math.sqrt(oracle.n) / sizes[0]
-    if state.rank and (units != 1).any():
-        basis = np.linalg.svd(basis / units, full_matrices=False)[2]
     assert state.outcome is not None
     accuracy = state.accuracy if state.rank else 1.0
     return replace(
         _empty(oracle, state.outcome, before, stages, goal.confidence),
-        basis=basis,
+        basis=_in_units_of_inputs(state.known.basis, units),
         singular_values=values,
         noise_floor=floor,
         accuracy=accuracy,
         unseen=unseen_share(goal.confidence, state.confirmed, state.left_out, accuracy),
         left_out=state.left_out,
     )
+
+
+def _in_units_of_inputs(basis: Float[np.ndarray, "r n"], units: Float[np.ndarray, " n"]) -> Float[np.ndarray, "r n"]:
+    """Orthonormal rows for the span of gradients that were taken where an input of size `units` counts as 1."""
+    return np.linalg.svd(basis / units, full_matrices=False)[2] if len(basis) and (units != 1).any() else basis
 
 
 def _empty(oracle: Oracle, outcome: Outcome, before: int, stages: dict[str, int], confidence: float) -> RowSpan:

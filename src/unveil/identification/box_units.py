@@ -10,49 +10,17 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.blackbox.row_span import EXAMPLES, SPREAD
 from unveil.blackbox.wrappers import Affine
 from unveil.identification.check_points import FURTHER
 from unveil.identification.method import Identification, residual
 from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome
 from unveil.whitebox.network import Network
 
-UNEQUAL = 100.0
-"""The widest input over the narrowest one from which on a box is unequal; from about 1e5 on nothing is read in it."""
-
 # Points where all inputs matter alike; an error there is as expected up to so many times that at usual points, or below
 # this; readings in units that the weights show.
 JUDGED, AS_WELL, EXPLAINED, READ_AGAIN = 100, 10.0, 1e-8, 3
 # Sizes of inputs over the smallest that weights are believed to tell of: below are roundings, or numbers of no meaning.
 LARGEST = 1e12
-
-
-def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
-    """The same oracle with every input between -1 and 1, or about as 0 and 1 are where examples lie; None if it is so.
-
-    `oracle`: the model. `x`: examples, (N, n), from which units are read where there is no box; too few of them, or
-    None, tell nothing.
-    """
-    if oracle.grid is not None:
-        return None
-    if oracle.within is not None:
-        half = (oracle.high - oracle.low) / 2
-        if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
-            return None
-        middle = oracle.middle
-    else:
-        if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < EXAMPLES:
-            return None
-        middle, half = np.mean(x, axis=0), np.std(x, axis=0)
-        varies = half > 0
-        if not varies.any():
-            return None
-        usual = float(np.median(half[varies]))
-        alike = half[varies].max() < SPREAD * half[varies].min() and 1 / SPREAD < usual < SPREAD
-        if alike and bool((np.abs(middle) < SPREAD * usual).all()):
-            return None
-        half = np.where(varies, half, usual)
-    return Affine(oracle, (-middle / half).reshape(oracle.shape), (1 / half).reshape(oracle.shape))
 
 
 def in_shown_units(

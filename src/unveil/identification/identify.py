@@ -10,9 +10,10 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.row_span import in_own_units
 from unveil.blackbox.wrappers import Restricted
 from unveil.identification.along_few import along_few
-from unveil.identification.box_units import in_own_units, in_shown_units, in_units, of_inputs
+from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
 from unveil.identification.from_labels.hard_labels import HardLabels
