@@ -79,28 +79,22 @@ def row_span(  # noqa: PLR0913 - options of a public verb
         >>> span.distance(rows) < 1e-4
         True
     """
-    for name, value, low, high in (
-        ("accuracy", accuracy, 0, 1),
-        ("confidence", confidence, 0, 1),
-        ("unseen", unseen, 0, 1),
-        ("leave_out", leave_out, 0, 1),
-    ):
-        if not low < value < high:
-            raise BadInput(f"{name} must lie between {low} and {high}; got {value!r}")
+    goal = Goal(accuracy, confidence, unseen, leave_out)
+    for name, value in vars(goal).items():
+        if not 0 < value < 1:
+            raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
     if x is not None and (x.ndim != 2 or x.shape[1] != oracle.n or not len(x)):
         raise BadInput(f"x must have shape (N, {oracle.n}) with N >= 1; got {x.shape}")
     unit = in_own_units(oracle, x)
-    asked = oracle if unit is None else unit
+    asked, units = (oracle, np.ones(oracle.n)) if unit is None else (unit, 1 / unit.deviation)
     if unit is not None:
         x, noise = None if x is None else x * unit.deviation + unit.mean, None
-    units = np.ones(oracle.n) if unit is None else 1 / unit.deviation
     if oracle.answers == "labels":
         found = label_span(asked, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
         return replace(found, basis=_in_units_of_inputs(found.basis, units))
     before, stages = oracle.ledger.asked, dict[str, int]()
     if oracle.in_steps:
         return _empty(oracle, Outcome.answers_in_steps, before, stages, confidence)
-    goal = Goal(accuracy, confidence, unseen, leave_out)
     try:
         with Booked(oracle.ledger, stages, "probe"):
             noise = measure_noise(asked, rng=rng, x=x) if noise is None else noise
@@ -111,18 +105,13 @@ def row_span(  # noqa: PLR0913 - options of a public verb
 
 
 def in_own_units(oracle: Oracle, x: np.ndarray | None) -> Affine | None:
-    """The same oracle with every input between -1 and 1, or about as 0 and 1 are where examples lie; None if it is so.
-
-    `oracle`: the model. `x`: examples, (N, n), from which units are read where there is no box; too few of them, or
-    None, tell nothing.
-    """
+    """The oracle with every input between -1 and 1, or as 0 and 1 are where examples x (N, n) lie; None if it is so."""
     if oracle.grid is not None:
         return None
     if oracle.within is not None:
-        half = (oracle.high - oracle.low) / 2
+        middle, half = oracle.middle, (oracle.high - oracle.low) / 2
         if not half.min() > 0 or half.max() <= UNEQUAL * half.min():
             return None
-        middle = oracle.middle
     else:
         if x is None or np.ndim(x) != 2 or np.shape(x)[1] != oracle.n or len(x) < EXAMPLES:
             return None
@@ -147,14 +136,13 @@ def _result(
         values = sizes / sizes[0]
         floor = state.steps.slope_noise * math.sqrt(oracle.n) / sizes[0]
     assert state.outcome is not None
-    accuracy = state.accuracy if state.rank else 1.0
     return replace(
         _empty(oracle, state.outcome, before, stages, goal.confidence),
         basis=_in_units_of_inputs(state.known.basis, units),
         singular_values=values,
         noise_floor=floor,
-        accuracy=accuracy,
-        unseen=unseen_share(goal.confidence, state.confirmed, state.left_out, accuracy),
+        accuracy=state.accuracy if state.rank else 1.0,
+        unseen=unseen_share(goal.confidence, state.confirmed, state.left_out, state.accuracy if state.rank else 1.0),
         left_out=state.left_out,
     )
 
