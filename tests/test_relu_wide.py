@@ -152,3 +152,22 @@ def test_rarely_switched_neurons_are_met_on_both_sides() -> None:
     assert fewest(x) < 10
     assert fewest(moved) >= 15
     assert np.linalg.norm(moved, axis=1).max() < 3 * np.linalg.norm(x, axis=1).max()
+
+
+def test_sides_that_no_gradient_leads_to_are_met_from_points_that_are_there() -> None:
+    # Behind two bumps along the first input, of heights 0.6 (at 0) and 1 (at 8), a neuron is on near the top of the
+    # second alone: from the first, where nearly all points are, gradients lead to its top and no further.
+    bumps = np.array([-1.0, 0.0, 1.0, 7.0, 8.0, 9.0])
+    heights = np.array([0.6, -1.2, 0.6, 1.0, -2.0, 1.0])
+    hidden = uv.Network.from_weights(
+        [(np.eye(1, 3).repeat(6, axis=0), -bumps), (heights[None], np.array([-0.8])), (np.ones((1, 1)), np.zeros(1))]
+    )
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    x[0, 0] = 8.0
+    moved = both_sides(hidden, x, first=1)
+    on = hidden.preactivations(moved, 1)[1][:, 0] > 0
+    assert on.sum() >= 10
+    assert (~on).sum() >= 10
+    # What tells the neuron's weights are different slopes: both sides of the top, not copies of one point.
+    assert len(np.unique(moved[on, 0])) >= 10
+    np.testing.assert_array_equal(both_sides(hidden, x, first=2), x)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.whitebox.network import Network
 
 # Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
-# the way.
-OFTEN, PUSHES = 1.5, 6
+# the way. How often points that these do not lead there are drawn half of the way to one that is.
+OFTEN, PUSHES, HALVINGS = 1.5, 6, 12
 
 
-def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
+def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) -> Float[np.ndarray, "N n"]:
     """The same points, some of them moved so that every hidden neuron is met on either side often enough.
 
     A neuron that is active at one usual input in hundreds is hardly in a fit to usual inputs, and comes out of it with
     errors as many times those of the others. `network`: nearly right. `x`: more points than a neuron has weights.
+    `first`: the first layer whose neurons count.
     """
     x = x.copy()
     free = np.ones(len(x), dtype=bool)
     for depth, layer in enumerate(network.layers[:-1]):
+        if depth < first:
+            continue
         z = network.preactivations(x, depth)[depth]
         need = int(OFTEN * (layer.inputs + 1))
         for i in np.argsort(np.minimum((z > 0).sum(axis=0), (z < 0).sum(axis=0))):
@@ -35,7 +38,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"]) -> Float[np.ndarra
                 if not len(near):
                     continue
                 goal = side * np.abs(z[near, i]).mean() * np.linspace(0.05, 1, len(near))
-                x[near] = _pushed(network, depth, i, x[near], goal)
+                x[near] = _drawn(network, depth, i, _pushed(network, depth, i, x[near], goal), x[there], side)
                 z[near] = network.preactivations(x[near], depth)[depth]
                 free[near] = False
     return x
@@ -54,6 +57,34 @@ def _pushed(
         slope = _slope(network, depth, neuron, sums)
         off = goal - sums[depth][:, neuron]
         x = x + off[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-300)[:, None]
+    return x
+
+
+def _drawn(
+    network: Network,
+    depth: int,
+    neuron: int | Int[np.ndarray, ""],
+    x: Float[np.ndarray, "K n"],
+    there: Float[np.ndarray, "T n"],
+    side: float,
+) -> Float[np.ndarray, "K n"]:
+    """With the points that did not reach this side of a neuron drawn towards some that are on it, until they are, too.
+
+    Behind the first layer a gradient leads to the nearest maximum, which may lie below zero. `there`: points on this
+    side. `side`: 1 where the preactivation is positive, -1 where it is negative.
+    """
+
+    def beyond(at: Float[np.ndarray, "P n"]) -> Bool[np.ndarray, " P"]:
+        return np.asarray(side * network.preactivations(at, depth)[depth][:, neuron] > 0)
+
+    arrived = beyond(x)
+    lost, there = np.flatnonzero(~arrived), np.concatenate([there, x[arrived]])
+    if not len(lost) or not len(there):
+        return x
+    goal = there[np.arange(len(lost)) % len(there)]
+    for _ in range(HALVINGS):
+        away = ~beyond(x[lost])
+        x[lost[away]] = (x[lost[away]] + goal[away]) / 2
     return x
 
 

@@ -45,7 +45,7 @@ def finish(
     x = oracle.sample(count, rng)
     if oracle.within is None:
         x[::2] *= 3  # neurons that are rarely active near the origin
-    x = oracle.nearest(both_sides(network, x))
+    x = oracle.nearest(both_sides(network, x, first=1))
     return fitted(network, x, asked(x), first=1, steps=1)
 
 

@@ -77,7 +77,7 @@ def _spread_answers(
     """
     count, rng = ANSWERS * parameters(Network(network.layers[first:])) / network.m, setup.probe.rng
     x = setup.oracle.sample(int(count), rng)
-    x = both_sides(network, x * rng.choice(SCALES, size=(len(x), 1)))
+    x = both_sides(network, x * rng.choice(SCALES, size=(len(x), 1)), first)
     return x, setup.probe.ask(x)
 
 
