@@ -146,6 +146,12 @@ def test_neurons_that_bends_told_join_a_model_without_them_and_complete_it() -> 
         inner = truth.inner.copy()
         inner[4, [0, 3]] = 0
         assert np.allclose(with_bends(replace(truth, inner=inner), [told], at).inner, truth.inner)
+        # The weight of one that the model has, to a class for which nothing told it.
+        outer = truth.outer - truth.outer[0]
+        outer[1, 4] = 0
+        whole = merged(with_bends(replace(truth, outer=outer), [told], at))
+        assert len(whole.inner) == 5
+        assert on(whole, at) > 0.99
         # One that explains nothing more stays out.
         other = HiddenNeuron(np.random.default_rng(seed).standard_normal(7), 0.1, NOTHING, 0.0)
         assert len(with_bends(truth, [other], at).inner) == 5

@@ -1,4 +1,4 @@
-"""The second layer from labels: bends in different linear regions, the last layer behind them, and the fit of both."""
+"""The second layer from labels: bends in different linear regions, which side of each neuron is active, and the fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
-from unveil.identification.from_labels.output import second_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.straight import looks_behind, straight
@@ -125,26 +124,6 @@ def test_normals_of_the_boundary_tell_which_side_of_a_first_layer_is_active() ->
     noise = np.random.default_rng(2).standard_normal(faces.x.shape)
     other = Faces(faces.x, noise / np.linalg.norm(noise, axis=1)[:, None], faces.before, faces.after, faces.error)
     assert active_sides(turned, other) is None
-
-
-def test_the_last_layer_behind_two_hidden_ones() -> None:
-    weights, _ = made(9)
-    at = boundary(weights, 4000, np.random.default_rng(0))
-    inside = truth(weights).inside(at)[0]
-    rows, bias = weights[1]
-    long = np.linalg.norm(rows, axis=1)
-    sign = np.where(np.random.default_rng(1).random(len(bias)) < 0.5, -1.0, 1.0) / long
-    second = Hyperplanes(rows * sign[:, None], bias * sign, np.zeros(len(bias)))
-    pair = (int(inside.before[0]), int(inside.after[0]))
-    ours = inside[np.flatnonzero(np.isin(inside.before, pair) & np.isin(inside.after, pair))]
-    found = second_output(second, ours, pair)
-    assert found is not None
-    assert np.abs(found.distances(ours)).max() < 1e-9
-    whole = oriented(found, ours, [])
-    assert whole is not None
-    assert not whole.affine.any()
-    assert np.abs(whole.distances(ours)).max() < 1e-9
-    assert (np.sum(whole.inner * rows, axis=1) > 0).all()
 
 
 def test_what_neurons_active_everywhere_add_up_to_completes_those_known_in_part() -> None:

@@ -186,17 +186,17 @@ def with_bends(model: LabelModel, neurons: list[HiddenNeuron], at: Crossings) ->
     """
     for each in neurons:
         known = ~np.isnan(each.weight)
+        vector = np.append(np.nan_to_num(each.weight), each.bias)
+        some = at[np.flatnonzero(~(at.x[:, ~known] > 0).any(axis=1))]
+        # Of a neuron that the model has, too: between some classes its weight may not have been told.
+        tried = [_with_neuron(model, sign * vector, some) for sign in (1.0, -1.0)]
         mine = [i for i, row in enumerate(model.inner) if alike(_as_told(row, model.bias[i]), each)]
         if mine:
             row, both = model.inner[mine[0]], known & (model.inner[mine[0]] != 0)
             length = (row[both] @ each.weight[both]) / (each.weight[both] @ each.weight[both])
             inner = model.inner.copy()
             inner[mine[0]] = np.where(known & ~both, length * each.weight, row)
-            tried = [replace(model, inner=inner)]
-        else:
-            vector = np.append(np.nan_to_num(each.weight), each.bias)
-            some = at[np.flatnonzero(~(at.x[:, ~known] > 0).any(axis=1))]
-            tried = [_with_neuron(model, sign * vector, some) for sign in (1.0, -1.0)]
+            tried.insert(0, replace(model, inner=inner))
         best = max(tried, key=lambda grown: _on(grown, at))
         model = best if _on(best, at) > _on(model, at) + SURPLUS else model
     return model
