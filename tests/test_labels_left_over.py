@@ -10,7 +10,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends, with_linear
+from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.whitebox.activation import activation
@@ -120,20 +120,6 @@ def test_points_that_stray_make_a_network_no_whole_one() -> None:
     assert Deep(model, 1e-12, 0.0, 1e-9, 0, 0).whole
     assert not Deep(model, 1e-12, 0.0, 1e-9, 0, 1).whole
     assert not Deep(model, 1e-3, 0.0, 1e-9, 0, 0).whole
-
-
-def test_an_affine_part_gets_the_weights_of_values_that_no_point_had() -> None:
-    for seed in range(5):
-        truth = made(seed)
-        rng = np.random.default_rng(seed)
-        truth = replace(truth, affine=0.3 * rng.standard_normal((3, 7)))
-        at = boundary(truth, 1500, seed)
-        affine = truth.affine - truth.affine[0]
-        affine[:, [2, 5]] = 0
-        found = with_linear(replace(truth, affine=affine), at, rng)
-        assert np.allclose(found.affine - found.affine[0], truth.affine - truth.affine[0], atol=1e-5)
-        without = replace(truth, affine=np.zeros((3, 7)))
-        assert with_linear(without, at, rng) is without
 
 
 def test_neurons_that_bends_told_join_a_model_without_them_and_complete_it() -> None:

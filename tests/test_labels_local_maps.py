@@ -70,6 +70,18 @@ def test_a_neuron_that_no_bend_told_comes_out_of_the_maps() -> None:
     assert_rate([holds(seed) for seed in range(60, 64)], 0.7)
 
 
+def test_neurons_told_by_one_pair_of_classes_are_known_to_the_next() -> None:
+    for seed in (42, 43):
+        case = Case.of(seed, count=300)
+        rows = _rows(case)
+        maps, pair = _maps(case, seed, rows[1:].copy())
+        PairMaps(maps, pair)
+        maps.whole = np.concatenate([maps.whole, rows[:1]]) if len(maps.whole) < len(rows) else maps.whole
+        for one in np.unique(maps.pairs, axis=0):
+            model = PairMaps(maps, (int(one[0]), int(one[1]))).model()
+            assert model.outer.shape == (2, len(maps.whole))
+
+
 def test_weights_that_no_bend_told_come_out_of_the_maps() -> None:
     def holds(seed: int) -> bool:
         case = Case.of(seed, count=300)

@@ -56,12 +56,11 @@ def last_layer(
         return None
     model, joins, share = every
     at = points.inside(points.all)
-    partly = [each for each in neurons if np.isnan(each.weight).any()]
     # Few points tell a rare class's weights, and not an affine part besides: sides come first, if need be of a pair.
     begun = model.of(np.setdiff1d(model.classes, [new for _, new in joins]))
     for some in (model, begun):
         on = at[on_boundary(some, at)]
-        turned = oriented(some, on, partly) if some.affine.any() else some
+        turned = oriented(some, on) if some.affine.any() else some
         # Sides that weights not told would need explain the affine part, and not the points.
         if turned is not None and 2 * len(on_boundary(turned, on)) > len(on):
             return with_rare_classes(turned, at), joins, share

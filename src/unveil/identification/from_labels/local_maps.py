@@ -165,8 +165,10 @@ class PairMaps:
         self.maps, self.pair, self.share = maps, pair, 0.0
         ours, count = (maps.pairs == np.array(pair)).all(axis=1), len(maps.pairs)
         size = maps.sizes(ours)
-        told = np.sign(maps.sign[ours[maps.links[:, 0]]].sum(axis=0)) * np.nan_to_num(size[count:])
-        self.weight = np.append(told, np.zeros(len(maps.whole) - len(told)))
+        # Neurons that another pair told since have no bends yet.
+        sign = np.zeros(len(maps.whole))
+        sign[: maps.sign.shape[1]] = np.sign(maps.sign[ours[maps.links[:, 0]]].sum(axis=0))
+        self.weight = sign * np.nan_to_num(size[count:])
         self.at = np.flatnonzero(ours & (size[:count] > 0) & np.isfinite(maps.loose))
         self.on, self.map = maps.on[self.at], size[self.at, None] * maps.map[self.at]
         self.fuzz = FITS * (size[self.at] * maps.loose[self.at])[:, None] * np.ones(self.map.shape[1])
@@ -184,11 +186,18 @@ class PairMaps:
 
     def _step(self) -> bool:
         """The affine part once more, and something besides if that is told; whether it is."""
-        value, sure = self.maps.preactivation(self.at)
-        sure |= self.weight == 0
-        on = (value > 0) & sure
-        left = self.map - on * self.weight @ np.nan_to_num(self.maps.whole)
-        found = agreeing(left, self.fuzz, np.all(sure, axis=1))
+        untold = np.isnan(self.maps.whole).sum(axis=1)
+        while True:  # ends: each round but the last takes out a neuron
+            value, sure = self.maps.preactivation(self.at)
+            sure |= self.weight == 0
+            on = (value > 0) & sure
+            left = self.map - on * self.weight @ np.nan_to_num(self.maps.whole)
+            found = agreeing(left, self.fuzz, np.all(sure, axis=1))
+            worst = int(np.argmax(untold * (self.weight != 0)))
+            if found is not None or not untold[worst] * self.weight[worst]:
+                break
+            # Of the one told least the other faces may tell all, as of one that is not known.
+            self.weight[worst] = 0.0
         if found is None:
             return False
         self.affine, rows = found
@@ -262,10 +271,12 @@ class PairMaps:
         this = HiddenNeuron(vector[:-1], float(vector[-1]), some, 0.0)
         for j, row in enumerate(whole):
             if alike(this, HiddenNeuron(row[:-1], float(row[-1]), some, 0.0)):
-                known = ~np.isnan(row) & ~np.isnan(vector)
-                ratio = sign * abs(vector[known] @ row[known]) / (row[known] @ row[known])
-                new, self.weight[j] = self.weight[j] == 0, self.weight[j] or ratio
-                return bool(new)
+                known, more = ~np.isnan(row) & ~np.isnan(vector), np.isnan(row) & ~np.isnan(vector)
+                ratio = (vector[known] @ row[known]) / (row[known] @ row[known])
+                row[more] = vector[more] / ratio
+                new = not self.weight[j] and not np.isnan(row).any()
+                self.weight[j] = sign * abs(ratio) if new else self.weight[j]
+                return bool(new or more.any())
         # Faces of one linear region are alike whatever neurons are active there.
         if len(np.unique(self.on[some], axis=0)) < PATTERNS or len(there) < BOTH:
             return False
