@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from unveil import as_oracle
 from unveil.blackbox.oracle import Oracle
 from unveil.cli import app
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.identify import _leaving_a_fit, identify
+from unveil.identification.identify import _leaving_a_fit, _logits, identify
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.conclusion import Reading, Stages, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
@@ -23,6 +24,7 @@ from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.saturation import Saturation
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
 from unveil.testing import Answered, known_model
+from unveil.whitebox.activation import activation
 from unveil.whitebox.comparison import compare
 from unveil.whitebox.formats import load, save
 from unveil.whitebox.network import Network
@@ -358,3 +360,24 @@ def test_units_that_cannot_be_asked_about_are_named() -> None:
     # Examples of size 1 say that nothing larger is asked.
     small = identify(as_oracle(answer, shape=3), rng=rng, x=rng.normal(size=(50, 3)))
     assert not any("weighs so little" in said for said in small.why)
+
+
+def test_a_sigmoid_on_top_of_each_output_is_seen_through() -> None:
+    right = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        truth = random_network(6, (4,), "relu", rng, outputs=1 + seed % 3)
+        layers = (*truth.layers[:-1], replace(truth.layers[-1], activation=activation("sigmoid")))
+        truth = replace(truth, layers=layers)
+        found = identify(as_oracle(truth, shape=6), rng=rng)
+        right.append(found.outcome is Outcome.complete)
+        if found.outcome is Outcome.complete:
+            x = 3 * rng.standard_normal((500, 6))
+            assert found.network is not None
+            assert np.abs(found.network(x) - truth(x)).max() < 1e-9
+    assert_rate(right, 0.7)
+    # Probabilities of a smooth network are no straight logits: nothing is put on top of what is read.
+    smooth = random_network(5, (3,), "tanh", np.random.default_rng(0))
+    oracle = as_oracle(lambda x: 1 / (1 + np.exp(-smooth(x))), shape=5)
+    assert _logits(oracle, (), np.random.default_rng(0)) is None
+    assert _logits(as_oracle(random_network(5, (3,), "relu", rng)), (), rng) is None

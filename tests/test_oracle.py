@@ -215,9 +215,20 @@ def test_values_are_no_probabilities() -> None:
         uv.as_oracle(lambda x: x, 3, answers="probabilities")
 
 
-def test_independent_probabilities_are_asked_one_by_one() -> None:
-    with pytest.raises(uv.SourceError, match="one of them"):
-        uv.as_oracle(special.expit, 3, answers="probabilities")
+def test_independent_probabilities_are_asked_as_one_logit_each(rng: np.random.Generator) -> None:
+    oracle = uv.as_oracle(lambda x: special.expit(2 * x), 3, answers="probabilities")
+    x = oracle.sample(50, rng)
+    y = oracle(x)
+    assert y.shape == (50, 3)
+    np.testing.assert_allclose(y, 2 * x, atol=1e-9)
+    np.testing.assert_allclose(oracle.probabilities(y), special.expit(2 * x), atol=1e-12)
+    # What one rounding of a probability makes of its logit, by brute force: much where it is near 1.
+    near = oracle.rounding(np.array([[0.0, 10.0, 20.0]]))[0]
+    p = special.expit(np.array([0.0, 10.0, 20.0]))
+    made = np.abs(special.logit(p) - special.logit(np.nextafter(p, 0)))
+    assert (near < 2 * made).all()
+    assert (near > made / 20).all()
+    assert any("lie in [0, 1]" in note for note in uv.as_oracle(special.expit, 3).notes)
 
 
 def test_rounded_probabilities_have_a_floor_of_half_a_digit(rng: np.random.Generator) -> None:

@@ -51,6 +51,7 @@ class Oracle(ABC):
         classes: What people call each label, as far as names have been seen; None if labels are numbers already.
         scale: Size of the largest answer in the first look, to which decimal places are relative; 1 if not known.
         reference: The class left out of log-ratios (its own would be 0), or None if the answers are no log-ratios.
+        independent: Whether every answer is the logit of a probability of its own.
         widest: Where log-ratios of one question differ by more, one has run out of digits; infinite for others.
         ordered: "falling" or "rising" where the answers of every question came sorted: then their places are
             positions, not classes. Set it to "" if they are classes after all.
@@ -82,6 +83,7 @@ class Oracle(ABC):
     classes: dict[int, str] | None = None
     scale: float = 1.0
     reference: int | None = None
+    independent: bool = False
     widest: float = np.inf
     ordered: str = ""
     in_steps: str = ""
@@ -311,7 +313,7 @@ class Oracle(ABC):
 
     @final
     def probabilities(self, y: Answers) -> Float[np.ndarray, "N c"]:
-        """Softmax of values (as they were, of log-ratios); for one output the logistic function of it.
+        """Softmax of values (as they were, of log-ratios); for one output, or independent ones, the logistic function.
 
         Raises:
             BadInput: The oracle answers labels, or answers that come sorted.
@@ -325,7 +327,7 @@ class Oracle(ABC):
     def softmax(self, y: Answers) -> Float[np.ndarray, "N c"]:
         """The numbers that `probabilities` gives, whether or not their places stand for classes."""
         scores = self._scores(y)
-        if scores.shape[1] == 1:
+        if scores.shape[1] == 1 or self.independent:
             return np.asarray(np.exp(-np.logaddexp(0, -scores)))
         p = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(p / p.sum(axis=1, keepdims=True))

@@ -102,7 +102,8 @@ class LogRatios(OracleWrapper):
 
     Of $m \ge 2$ probabilities $p$ come the $m - 1$ answers $\log p_i - \log p_r$ with a fixed reference class $r$: with
     $p = \mathrm{softmax}(z)$ that is $z_i - z_r$, piecewise linear again if $z$ was. Of a single probability comes its
-    logit $\log p - \log(1 - p)$. `predictions` and `probabilities` of the oracle turn answers back.
+    logit $\log p - \log(1 - p)$, and so of each of several where classes do not exclude each other. `predictions` and
+    `probabilities` of the oracle turn answers back.
 
     Args:
         oracle: Answers with probabilities.
@@ -111,6 +112,7 @@ class LogRatios(OracleWrapper):
             step that rounded probabilities come in, or of their noise, else the smallest normal number of the answers'
             precision (6.1e-5 in float16, 1.2e-38 in float32, 2.2e-308 in float64): smaller ones have lost their digits.
             Below the floor a log-ratio stays put.
+        each: Whether every answer is a probability of its own, as behind a sigmoid each: m logits come then.
 
     Raises:
         BadInput: The oracle answers labels or log-ratios already, or there is no such class.
@@ -123,7 +125,9 @@ class LogRatios(OracleWrapper):
         2
     """
 
-    def __init__(self, oracle: Oracle, reference: int | None = None, floor: float | None = None) -> None:
+    def __init__(
+        self, oracle: Oracle, reference: int | None = None, floor: float | None = None, each: bool = False
+    ) -> None:
         _require_values(oracle, "LogRatios")
         if oracle.reference is not None:
             raise BadInput("the oracle answers with log-ratios already; pass the oracle of the probabilities")
@@ -139,18 +143,19 @@ class LogRatios(OracleWrapper):
         if not 0 < self.floor < 0.5:
             raise BadInput(f"floor must lie between 0 and 0.5; got {self.floor:g}")
         self.ceiling = 1 - min(max(coarse, 2.0**-oracle.mantissa), 0.25)
-        several = oracle.m > 1
+        several = oracle.m > 1 and not each
         # One of two probabilities is often made as 1 minus the other: near 1 it keeps few digits of that.
-        widest = -np.log(self.floor) if oracle.m > 2 else -np.log(info.eps) / 4
+        widest = -np.log(self.floor) if several and oracle.m > 2 else -np.log(info.eps) / 4
         super().__init__(
             oracle,
-            m=max(1, last),
+            m=last if several else oracle.m,
             answers="values",
             scale=1.0,
             mantissa=DOUBLE,
             step=0.0,
             widest=float(widest),
             reference=reference if several else None,
+            independent=each,
         )
 
     def answer(self, x: Questions) -> Answers:
@@ -164,7 +169,7 @@ class LogRatios(OracleWrapper):
     @property
     def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]] | None:
         rounded = max(self.oracle.step, self.oracle.noise) > 0
-        return self._lost if rounded or self.m == 1 else None
+        return self._lost if rounded or self.m == 1 or self.independent else None
 
     def _lost(self, y: Answers) -> Float[np.ndarray, "N m"]:
         """`rounding`; of two probabilities one is often made as 1 minus the other, with no more decimals than that."""
@@ -184,7 +189,7 @@ class LogRatios(OracleWrapper):
         return np.asarray(np.hypot(np.delete(relative, self.reference, axis=1), relative[:, [self.reference]]))
 
     def fingerprint(self) -> str:
-        return f"{self.oracle.fingerprint()} log-ratios {self.reference} {self.floor!r}"
+        return f"{self.oracle.fingerprint()} log-ratios {self.reference} {self.floor!r}{' each' * self.independent}"
 
 
 @final

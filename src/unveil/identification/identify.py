@@ -11,7 +11,7 @@ import numpy as np
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.row_span import in_own_units
-from unveil.blackbox.wrappers import Restricted
+from unveil.blackbox.wrappers import LogRatios, Restricted
 from unveil.identification.along_few import along_few
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
@@ -147,6 +147,9 @@ def _identified(
             raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
         labels = HardLabels(x, activation=names[0] if names else None, widths=widths)
         return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
+    logits = _logits(oracle, names, rng)
+    if logits is not None:
+        return _behind_sigmoids(_identified(logits, method, rng, names, widths, x), oracle.ledger.asked - start)
     try:
         methods, why = _candidates(oracle, names, widths, rng)
     except BudgetExceeded:
@@ -165,6 +168,32 @@ def _identified(
     if best.kernels is None and best.method == "critical points":
         best = _with_a_fit(best, oracle, rng, x)
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
+
+
+def _logits(oracle: Oracle, names: tuple[str, ...], rng: np.random.Generator) -> LogRatios | None:
+    """Each answer's logit, where answers lie in [0, 1], curve, and their logits do not: a sigmoid each lies on top.
+
+    Queries: none where the first answers exceed 1 or the budget is short; else `LOOKED_AT`, and if all of these lie in
+        [0, 1] those of `piecewise_linear`, twice where logits do not curve
+    """
+    given = names and names[0].split("(")[0] not in PIECEWISE_LINEAR
+    if given or oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
+        return None
+    y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
+    if y.min() < 0 or y.max() > 1:
+        return None
+    logits = LogRatios(oracle, each=True)
+    return logits if piecewise_linear(logits, rng) and not piecewise_linear(oracle, rng) else None
+
+
+def _behind_sigmoids(found: Identification, queries: int) -> Identification:
+    """What was read of logits, as the network of the probabilities that were asked."""
+    network = found.network
+    if network is not None:
+        last = dataclasses.replace(network.layers[-1], activation=activation_named("sigmoid"))
+        network = dataclasses.replace(network, layers=(*network.layers[:-1], last))
+    text = "answers lie in [0, 1] and their logits are straight between breakpoints: a sigmoid lies on top of each"
+    return dataclasses.replace(found, network=network, queries=queries, why=(text, *found.why))
 
 
 def _read(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identification:

@@ -55,9 +55,10 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
         budget: The largest number of queries; a batch that would cross it is refused before it is asked.
         store: A file that keeps every answer, so that no query is paid for twice.
         answers: "auto" looks and chooses. "values": numbers as they are. "probabilities": asked through log-ratios (the
-            logit for a single one), which undoes a softmax. "labels": integers, booleans or class names as they are; of
-            values the class of the largest, or for one output whether it reaches 0 (0.5 if the first answers all lie in
-            [0, 1]; for another threshold use `LabelsOnly`).
+            logit for a single one, and for each of several whose rows do not sum to 1), which undoes a softmax.
+            "labels": integers, booleans or class names as they are; of values the class of the largest, or for one
+            output whether it reaches 0 (0.5 if the first answers all lie in [0, 1]; for another threshold use
+            `LabelsOnly`).
         noisy: Whether the same question may get different answers; `resolution` then tells their spread.
         output: Which output of several: of an ONNX file (by default probabilities before other numbers before labels),
             or of what a module or a function returns (a dictionary, a dataclass, a tuple; by default `logits`).
@@ -128,7 +129,7 @@ def as_oracle(  # noqa: PLR0913 - options of a public verb
     if look.assumed:
         warnings.warn(f"{oracle.name}: {look.assumed}", stacklevel=2)
     if look.kind == "probabilities":
-        oracle = LogRatios(oracle, reference=look.reference)
+        oracle = LogRatios(oracle, reference=look.reference, each=look.reference is None)
     if answers == "labels" and look.kind != "labels":
         oracle = LabelsOnly(oracle, threshold=(0.5 if look.unit else 0.0) if look.m == 1 else None)
     return oracle

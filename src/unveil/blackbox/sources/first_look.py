@@ -43,7 +43,8 @@ class FirstLook:
         digits: How the answers are rounded.
         classes: Names of the labels seen, by their number; None if they are numbers already.
         digest: A digest of the answers; empty if they may differ from one time to the next.
-        reference: The output whose smallest answer was largest: of probabilities, the safest to divide by.
+        reference: The output whose smallest answer was largest: of probabilities, the safest to divide by. None where
+            rows do not sum to 1: then each is one of its own.
         scale: Size of the largest answer; 1 if all are 0.
         unit: Whether all answers lie in [0, 1].
         noise: Standard deviation of one answer; 0 where answers to one question do not differ.
@@ -61,7 +62,7 @@ class FirstLook:
     digits: Digits
     classes: dict[int, str] | None = None
     digest: str = ""
-    reference: int = 0
+    reference: int | None = 0
     scale: float = 1.0
     unit: bool = False
     noise: float = 0.0
@@ -106,7 +107,7 @@ def first_look(
         return _look_at_labels(known, asking, noisy, assumed)
     a, b = values(first, name), values(known.second, name)
     if kind == "probabilities":
-        _require_probabilities(first, a, b, name)
+        _require_probabilities(a, b, name)
     size = float(np.abs(a).max())
     if size > LARGEST or 0 < size < SMALLEST:
         raise SourceError(
@@ -148,7 +149,7 @@ def first_look(
         canary=Canary(known.x, a, max(noise, resolution * size), noisy),
         digits=digits,
         digest="" if noisy else _digest(a),
-        reference=int(a.min(axis=0).argmax()),
+        reference=int(a.min(axis=0).argmax()) if _sums_to_one(first, slack=0.05) else None,
         scale=size or 1.0,
         unit=unit,
         noise=noise,
@@ -176,19 +177,12 @@ def _told_or_seen(answers: str, first: np.ndarray, asking: Asking) -> tuple[str,
     return kind, ""
 
 
-def _require_probabilities(first: np.ndarray, a: np.ndarray, b: np.ndarray, name: str) -> None:
+def _require_probabilities(a: np.ndarray, b: np.ndarray, name: str) -> None:
     # By its last bits a probability may lie above 1, or below 0.
     if min(a.min(), b.min()) < -SUM_SLACK or max(a.max(), b.max()) > 1 + SUM_SLACK:
         raise SourceError(
             f"{name} answered with values from {a.min():.3g} to {a.max():.3g}, which are no probabilities; "
             "pass answers='values' (--answers values)"
-        )
-    if a.shape[1] > 1 and not _sums_to_one(first, slack=0.05):
-        sums = a.sum(axis=1)
-        raise SourceError(
-            f"{name} answered with rows that sum to {sums.min():.3g} to {sums.max():.3g}; probabilities of classes "
-            "that exclude each other sum to 1: ask about one of them, e.g. lambda x: model(x)[:, 0], or pass "
-            "answers='values' (--answers values)"
         )
 
 

@@ -107,7 +107,7 @@ def of_digits(digits: Digits) -> list[str]:
 
 
 def of_probabilities(y: Float[np.ndarray, "N m"], digits: Digits, asked: bool) -> list[str]:
-    """Saturated probabilities; and a single number in (0, 1), which may be one.
+    """Saturated probabilities; and numbers in (0, 1) that may be some.
 
     Args:
         y: The first answers, within [0, 1].
@@ -123,9 +123,9 @@ def of_probabilities(y: Float[np.ndarray, "N m"], digits: Digits, asked: bool) -
             f"saturated: {full + empty} of {len(y)} first answers are 0 or 1 to the last digit, which shows no slope; "
             "ask where it is unsure (typical inputs x=, a smaller box within=), or ask for its logits"
         )
-    if not asked and y.shape[1] == 1:
+    if not asked:
         said.append(
-            "its single answers lie in [0, 1]: if they are probabilities, pass answers='probabilities' "
+            "its answers lie in [0, 1]: if they are probabilities, pass answers='probabilities' "
             "(--answers probabilities), and they are asked as logits"
         )
     return said

@@ -100,7 +100,8 @@ class TorchSource:
             raise SourceError(
                 f"{shown(path.name)} cannot be loaded as TorchScript: {first_line(error)}; of torch, only TorchScript "
                 "files and nn.Module objects are taken: save it with torch.jit.script(...).save, export it to ONNX, or "
-                "load it yourself (torch.load with weights_only=True) and pass the module"
+                "load it yourself (torch.load with weights_only=True) and pass the module; a file of weights alone "
+                "needs module= (--module FILE.PY:NAME)"
             ) from None
         source = cls(module, shape, output, inputs)
         source.name = shown(path.name)
