@@ -86,6 +86,12 @@ def alone(name: str, work: Callable[..., Row], *given: Any) -> Row:
             return name, f"not ended in {MOST} s", ""
 
 
+def memory() -> float:
+    """MB that this process has had at the most; its `ru_maxrss` begins with what the one that started it had."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
 def span() -> Iterator[Row]:
     sizes = (784, 80, 40, 30, 20, 10, 1)
     for name, dtype in (("float64", np.float64), ("float32", np.float32)):
@@ -165,13 +171,10 @@ def network(sizes: tuple[int, ...]) -> Row:
     found = read(oracle, rng=np.random.default_rng(0))
     total = time.process_time() - start
     numbers = sum(w.size + b.size for w, b in truth)
-    # (`ru_maxrss` of a process begins with what the one that started it had)
-    status = Path("/proc/self/status").read_text()
-    memory = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
     return (
         f"identify {'-'.join(map(str, sizes))}, float64",
         f"{total:.1f} s, of them bare {bare.seconds:.1f} s",
-        f"{found.outcome.name}, {found.queries / numbers:.3f} questions a parameter, {memory:,.0f} MB at most",
+        f"{found.outcome.name}, {found.queries / numbers:.3f} questions a parameter, {memory():,.0f} MB at most",
     )
 
 

@@ -11,13 +11,15 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.noise_model import measure_noise
+from unveil.blackbox.source_oracle import SourceOracle
+from unveil.blackbox.sources.callable import CallableSource
 from unveil.blackbox.span_search.accuracy import measure, price
 from unveil.blackbox.span_search.candidates import CHOOSING, independent, most_telling, screen
 from unveil.blackbox.span_search.directions import SparseFrame, slopes
 from unveil.blackbox.span_search.growth import confirm, grow
 from unveil.blackbox.span_search.known import Known
 from unveil.blackbox.span_search.lattice import _extrapolate, _lengths
-from unveil.blackbox.span_search.points import Asker, Places, legal_step
+from unveil.blackbox.span_search.points import Asker, Places, evened, legal_step
 from unveil.blackbox.span_search.probe import jumps, refusal, slopes_between, undecided
 from unveil.blackbox.span_search.refinement import coordinates, gather, rank_above, sharpen
 from unveil.blackbox.span_search.search import _best, _worth
@@ -450,3 +452,22 @@ def test_a_legal_step_takes_all_room_on_the_roomier_side(where: str, rng: np.ran
     ends = x + steps[:, None] * direction
     assert (ends >= low - 1e-12).all()
     assert (ends <= high + 1e-12).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("within", [(-1.9, 1.9), (-3.0, 0.1), (np.linspace(-5, 900.1, 30), np.linspace(-4.9, 901, 30))])
+def test_points_of_even_spacing_are_legal_and_so_are_the_steps_between_them(
+    dtype, within, rng: np.random.Generator
+) -> None:
+    oracle = SourceOracle(CallableSource(lambda x: x[:, :2], (30,)), m=2, within=within, dtype=dtype)
+    x, y = evened(oracle, oracle.sample(200, rng)), evened(oracle, oracle.sample(200, rng))
+    assert np.array_equal(x, oracle.nearest(x))
+    assert np.array_equal(x.astype(dtype) + (y - x).astype(dtype), y)
+
+
+def test_a_box_that_holds_few_numbers_has_no_even_spacing(rng: np.random.Generator) -> None:
+    source = CallableSource(lambda x: x[:, :1], (3,))
+    narrow = SourceOracle(source, m=1, within=(1e6, 1e6 + 1), dtype=np.float32)
+    assert narrow.spacing is None
+    x = narrow.sample(10, rng)
+    assert np.array_equal(evened(narrow, x), x)

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete, first_line, missing, require_finite
-from unveil.blackbox.domain import DOUBLE, Within, described, legal, singles
+from unveil.blackbox.domain import DOUBLE, SINGLE, Bound, Within, described, legal, singles
 from unveil.blackbox.ledger import Ledger
 from unveil.blackbox.source import Answers, Questions
 from unveil.outcome import BadInput, MissingAnswers, ModelChanged, Outcome
 
 _LOG = logging.getLogger(__name__)
 MISSING_SHARE = 0.05  # of all questions may stay without an answer: see `Oracle.answered`
+LEAST_SPACINGS = 1024  # that a box is wide, for `Oracle.spacing`
 MISSING_CHANCE = 1e-6  # at most, that so many are missing although the model has no larger share
 
 
@@ -105,7 +106,28 @@ class Oracle(ABC):
 
         Where a legal question is changed in a few places, only these have to be made legal again.
         """
-        return self.within is None and self.grid is None and type(self).nearest is Oracle.nearest
+        return self.within is None and self._by_number
+
+    @property
+    def _by_number(self) -> bool:
+        return self.grid is None and type(self).nearest is Oracle.nearest
+
+    @property
+    def spacing(self) -> Bound | None:
+        """Whole multiples of it within the box are legal, and so are their sums there; None where there is no such.
+
+        There is none without a box, on a grid, where an input holds fewer bits than float32 or few numbers of the box,
+        and where a wrapper has its own way to say what is legal. One number where all inputs share their bounds, else
+        (n,).
+        """
+        if self.within is None or not self._by_number or self.input_bits < SINGLE:
+            return None
+        low, high = self.within
+        # One bit less than the input has: a step may lead from one end of the box to the other.
+        spacing = np.ldexp(1.0, np.frexp(np.maximum(np.abs(low), np.abs(high)))[1] + 1 - self.input_bits)
+        if np.any(high - low < LEAST_SPACINGS * spacing):
+            return None
+        return spacing if np.ndim(spacing) else float(spacing)
 
     @property
     def takes_singles(self) -> bool:

@@ -131,9 +131,14 @@ class OnnxSource:
         question = question.astype(self.kind, copy=False)
         if self.looped:
             return _one_by_one(self.session, self.signature, question)
-        parts = [question[i : i + self._rows] for i in range(0, len(question), self._rows)]
-        answers = [np.moveaxis(_run(self.session, self.signature, part), self._axis, 0) for part in parts]
-        return np.concatenate(answers)
+        if len(question) <= self._rows:
+            return self._together(question)
+        parts = (question[i : i + self._rows] for i in range(0, len(question), self._rows))
+        return np.concatenate([self._together(part) for part in parts])
+
+    def _together(self, question: np.ndarray) -> np.ndarray:
+        answers = _run(self.session, self.signature, question)
+        return np.moveaxis(answers, self._axis, 0) if self._axis else answers
 
     def attempts(self) -> int:
         sent, self._sent = self._sent, 0

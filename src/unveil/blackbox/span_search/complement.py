@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.answers import complete
 from unveil.blackbox.span_search.directions import DenseFrame, SparseFrame, legal_ends, run
-from unveil.blackbox.span_search.points import Asker, clipped_step, longest_step, walls
+from unveil.blackbox.span_search.points import TINY, Asker, clipped_step, longest_step, walls
 from unveil.blackbox.span_search.state import LONGEST, State
 
-FEW_NUMBERS = 2**22  # of gradients that are kept as vectors, and not only as coordinates
+MULTIPLES = 64  # of a short step that the longest one along a vector of a box consists of
 SHARE = 0.5  # of the longest step of a refinement, that a step of a measurement takes
 SKETCH = 8  # fresh directions of the complement along which the span's error is measured
 WITH_BREAKPOINTS = 10.0  # standard deviations of a change above which the other side is asked too
@@ -90,28 +90,39 @@ def _across_box(
 ) -> Walk:
     """Steps along vectors that touch every coordinate, block by block, since these take long to make.
 
+    Where the oracle has a spacing, steps along a vector are whole multiples of one that the input holds exactly, and so
+    are the points to which they lead. What such a step has in the span is then known once for all places.
+
     Args as for `_touching_few`.
     """
-    basis = state.known.basis
-    few = gradients.shape[0] * gradients.shape[1] * basis.shape[1] <= FEW_NUMBERS
-    told = [each @ basis for each in gradients] if few else None
-    moved = np.empty((ask.block, frame.n))
-    room = [walls(ask.oracle.within, x) for x in state.gradients[0].x]  # type: ignore[arg-type, index]
+    basis, oracle, places = state.known.basis, ask.oracle, state.gradients[0]  # type: ignore[index]
+    spacing, (low, high) = oracle.spacing, oracle.within  # type: ignore[misc]
+    kind = np.dtype(np.float64) if spacing is None else oracle.dtype
+    starts = list(places.x.astype(kind))
+    # A rounded vector is off by half a spacing at most, its multiples by as many halves.
+    off = 0.0 if spacing is None else spacing * MULTIPLES / 2
+    room = [walls((low + off, high - off), x) for x in places.x]
     for block, which in enumerate(blocks):
         vectors = frame.vectors(which)
-        squares, single = np.einsum("ij,ij->i", vectors, vectors), vectors.astype(np.float32)
-        largest = np.abs(single).max()
-        for i, (point, answer, sigma) in enumerate(state.gradients[0]):  # type: ignore[index]
-            amount = np.clip(longest_step(single, largest, *room[i]), -longest, longest)
-            asked = amount[:, None] * vectors
-            asked += point
-            wanted = ask.oracle.written(asked)
-            asked, answers = ask.step(point, wanted, sigma)
-            np.subtract(asked, point, out=moved[: len(which)])
-            if asked is not wanted:
-                amount = np.einsum("ij,ij->i", moved[: len(which)], vectors) / squares
-            inside = moved[: len(which)] @ (gradients[i] @ basis if told is None else told[i]).T
-            yield i, block, answers - answer - inside, amount
+        squares, single = np.maximum(np.vecdot(vectors, vectors), TINY), vectors.astype(np.float32)
+        largest, steps = np.abs(single).max(), vectors
+        lengths = np.array([np.clip(longest_step(single, largest, *each), -longest, longest) for each in room])
+        if spacing is not None:
+            part = np.abs(lengths).max(axis=0) / MULTIPLES
+            steps = np.rint(vectors * part[:, None] / spacing) * spacing
+            lengths = np.trunc(lengths / part)
+            inside, along = steps @ basis.T, np.vecdot(steps, vectors) / squares
+            steps = steps.astype(kind)
+        for i, (point, answer, sigma) in enumerate(places):
+            ends = lengths[i, :, None].astype(kind) * steps
+            ends += starts[i]
+            asked, answers = ask.step(point, ends if spacing is not None else oracle.written(ends), sigma)
+            if asked is ends and spacing is not None:
+                told, amount = (lengths[i, :, None] * inside) @ gradients[i].T, lengths[i] * along
+            else:  # rounded otherwise, or made shorter
+                moved = asked - point
+                told, amount = moved @ (gradients[i] @ basis).T, np.vecdot(moved, vectors) / squares
+            yield i, block, answers - answer - told, amount
 
 
 def _middle(x: Float[np.ndarray, " N"]) -> float:

@@ -169,7 +169,7 @@ class BasisFrame:
         return np.asarray(x + amounts @ self.basis)
 
     def taken(self, asked: Float[np.ndarray, "K n"], x: Float[np.ndarray, " n"], which: Which) -> np.ndarray:
-        return np.asarray(np.einsum("ij,ij->i", asked - x, self.basis[which]))
+        return np.asarray(np.vecdot(asked - x, self.basis[which]))
 
     def amounts(self, steps: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N count"]:
         return np.asarray(steps @ self.basis.T)
@@ -372,8 +372,11 @@ def _roomier(
         return legal_ends(ask.oracle, frame, parts, length)
     wanted = _ends(frame, parts, length)
     points = ask.oracle.written(wanted)
-    cut = np.abs(points - wanted).max(axis=1)
-    back = _ends(frame, parts, -length)
-    other = ask.oracle.written(back)
-    turn = np.abs(other - back).max(axis=1) < cut
-    return np.where(turn[:, None], other, points)
+    beyond = (np.clip(wanted, *ask.oracle.within) != wanted).any(axis=1)
+    if beyond.any():
+        cut = np.abs(points - wanted).max(axis=1)
+        back = _ends(frame, parts, -length)
+        other = ask.oracle.written(back)
+        turn = beyond & (np.abs(other - back).max(axis=1) < cut)
+        points[turn] = other[turn]
+    return points

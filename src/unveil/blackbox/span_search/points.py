@@ -18,7 +18,7 @@ from unveil.outcome import BudgetExceeded
 
 # Of questions per batch; fixed, so that the same seed gives the same bits on every machine. In a box every number of
 # every step is looked at some ten times, which wants what the nearest cache holds.
-BLOCK_BYTES, BOXED_BYTES = 2**22, 2**19
+BLOCK_BYTES, BOXED_BYTES = 2**22, 2**20
 LEAST_ROWS = 64
 MOST_BYTES = 3 * 2**23  # what the C library keeps when it is freed: see `source_oracle`
 CONFIRMATIONS = 12
@@ -169,6 +169,7 @@ class Asker:
 
         Queries: `N`
         """
+        x = evened(self.oracle, x)
         y = self._raw(x)
         return Places.answered(x, y, self.noise.sigma(self.oracle, y))
 
@@ -227,7 +228,16 @@ def base_points(
     x = oracle.sample(count, rng) if given is None else given[rng.integers(len(given), size=count)]
     if oracle.within is not None:
         x = np.clip(x, oracle.within[0] + margin, oracle.within[1] - margin)
-    return oracle.nearest(x)
+    return evened(oracle, oracle.nearest(x))
+
+
+def evened(oracle: Oracle, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
+    """Legal points moved to multiples of `Oracle.spacing`, so that steps of such multiples from them are exact."""
+    spacing = oracle.spacing
+    if spacing is None:
+        return x
+    low, high = oracle.within  # type: ignore[misc]
+    return np.clip(np.rint(x / spacing), np.ceil(low / spacing), np.floor(high / spacing)) * spacing
 
 
 def legal_step(
