@@ -24,7 +24,8 @@ GATHERINGS = 8  # rounds of further points, until their gradients determine ever
 ENOUGH = 1.5  # gradients per direction that must remain
 NEARLY = 0.5  # of the least singular value that must remain
 PROGRESS = 0.8
-UNEXPECTED = 8.0  # times the predicted error, which a pass finds only where directions are missing
+UNEXPECTED = 8.0  # times the predicted error, which a pass rarely finds but where directions are missing
+DEAR = 5000  # questions of a pass, several times those of the look that shows whether they are
 ROUNDED = 2.0  # times what rounding makes of the error, down to which a pass takes more off than it puts back
 LEADING = 0.2  # of the largest, from which others are taken with it
 BESIDE = 1.5  # floors of the noise above which slopes along the complement show a direction
@@ -48,7 +49,8 @@ def refine(ask: Asker, state: State, accuracy: float) -> Generator[State, None, 
         yield state
         # Twice no progress: rounding is the limit, or directions are missing, which the confirmation will show.
         idle = idle + 1 if before > PROGRESS * previous or state.row_error > PROGRESS * before else 0
-        missing = state.passes > 1 and before > UNEXPECTED * expected
+        dear = len(state.gradients[0]) * state.known.n > DEAR  # type: ignore[index]
+        missing = dear and state.passes > 1 and before > UNEXPECTED * expected
         if missing or idle == 2 or accuracy < state.predicted <= ROUNDED * state.rounded:
             state = replace(state, passes=MOST_PASSES)
         previous = before
