@@ -83,20 +83,22 @@ class Known:
         # Each row reduced by those found after it, and the known rows by all of them.
         triangle = new.triangle
         turn = linalg.solve_triangular(triangle, np.eye(len(triangle)), unit_diagonal=True, check_finite=False)
-        reduced = linalg.solve_triangular(triangle, new.rows, unit_diagonal=True, check_finite=False)
         factors = self.rows[:, new.pivots] @ turn
-        # Elimination among the new directions may have turned them back a little, towards the known and each other.
-        basis = new.basis - (new.basis @ self.basis.T) @ self.basis
-        basis = linalg.solve_triangular(np.linalg.cholesky(basis @ basis.T), basis, lower=True, check_finite=False)
         rank = self.rank + len(new.pivots)
         mixing = np.zeros((rank, rank))
         mixing[: self.rank, : self.rank] = self.mixing
         mixing[:, self.rank :] = np.vstack([-factors, turn]) * (noise / new.entries)
+        sizes, pivots = (*self.sizes, *new.sizes.tolist()), np.append(self.pivots, new.pivots)
+        if rank == self.n:  # every direction: nothing is left to be reduced
+            return Known(np.eye(rank), mixing, sizes, (pivots, np.eye(rank)[pivots]))
+        reduced = linalg.solve_triangular(triangle, new.rows, unit_diagonal=True, check_finite=False)
+        # Elimination among the new directions may have turned them back a little, towards the known and each other.
+        basis = new.basis - (new.basis @ self.basis.T) @ self.basis
+        basis = linalg.solve_triangular(np.linalg.cholesky(basis @ basis.T), basis, lower=True, check_finite=False)
         rows = np.empty((rank, self.n))
         np.subtract(self.rows, factors @ new.rows, out=rows[: self.rank])
         rows[self.rank :] = reduced
-        pivots = np.append(self.pivots, new.pivots)
-        return Known(np.vstack([self.basis, basis]), mixing, (*self.sizes, *new.sizes.tolist()), (pivots, rows))
+        return Known(np.vstack([self.basis, basis]), mixing, sizes, (pivots, rows))
 
     def complement(self, vectors: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N n"]:
         """Unit vectors orthogonal to what is known."""

@@ -12,7 +12,8 @@ from unveil.blackbox.span_search.points import Asker, Places, clipped_step
 from unveil.blackbox.span_search.refinement import coordinates
 from unveil.blackbox.span_search.state import Goal, State
 
-POINTS = 64  # gradients from which a falling spectrum is judged
+POINTS, LEAST_POINTS = 64, 8  # at which gradients are taken to judge a falling spectrum
+GRADIENTS = 4096  # that suffice for it, however many directions there are
 FALLING = 1e-4  # the smallest new component over the largest, from which a full rank is doubted
 UNSETTLED = 1e-3  # accuracy at which clean answers should have settled
 REST = 48  # fresh points at which what was left out is measured
@@ -33,12 +34,14 @@ def falls(state: State, goal: Goal) -> bool:
 def truncate(ask: Asker, state: State, goal: Goal) -> State:
     """The smallest span whose complement holds at most a share of the gradient, as active subspaces are chosen.
 
-    Queries: `POINTS * (r + 2)`, more at breakpoints
+    Queries: `POINTS * (r + 2)`, more at breakpoints; fewer where there are many outputs, down to those of LEAST_POINTS
     """
-    places, c = coordinates(ask, state.known.basis, ask.draw(POINTS, state.steps.margin), state.basis_step)
+    count = min(POINTS, max(LEAST_POINTS, math.ceil(GRADIENTS / ask.oracle.m)))
+    places, c = coordinates(ask, state.known.basis, ask.draw(count, state.steps.margin), state.basis_step)
     if len(c) < 2 or not c.any():
         return replace(state, accuracy=1.0, measured=True)
-    _, values, right = np.linalg.svd(c, full_matrices=False)
+    # (of many gradients the triangle, which has the same singular values and right vectors)
+    _, values, right = np.linalg.svd(np.linalg.qr(c, mode="r"), full_matrices=False)
     outside = len(places) * (state.known.n - state.rank) * state.outside**2
     energy = np.cumsum(values[::-1] ** 2)[::-1] + outside
     rest = np.sqrt(np.append(energy[1:], outside) / energy[0])
