@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+import unveil as uv
 from tests.helpers import assert_rate
-from unveil.identification.fitting.design import fitted, most_telling, settle
+from unveil.identification.fitting.design import finish_around, fitted, most_telling, settle
+from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Layer, Network
 
@@ -87,3 +89,27 @@ def test_the_most_telling_answers_leave_every_other_one_known(rng: np.random.Gen
     known = np.eye(12) + G[chosen].T @ G[chosen]
     left = np.sqrt(np.einsum("ij,jk,ik->i", G, np.linalg.inv(known), G))
     assert left[np.setdiff1d(np.arange(300), chosen)].max() < 30.0
+
+
+def test_weights_that_few_inputs_feel_are_settled_by_answers_from_there() -> None:
+    ends: list[bool] = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        truth = _network(rng)
+        x = rng.standard_normal((100_000, 5))
+        second = truth.layers[1]
+        # The first neuron of the second layer is on at one input in a thousand.
+        bias, weights = second.bias.copy(), second.weights.copy()
+        bias[0] -= np.quantile(truth.preactivations(x, 1)[1][:, 0], 0.999)
+        truth = Network((truth.layers[0], Layer(weights, bias, second.activation), truth.layers[2]))
+        weights = weights.copy()
+        weights[0] += 1e-6 * rng.standard_normal(6)
+        start = Network((truth.layers[0], Layer(weights, bias, second.activation), truth.layers[2]))
+        on = x[truth.preactivations(x, 1)[1][:, 0] > 0]
+        wrong = on[np.argsort(-np.abs(start(on) - truth(on)).max(axis=1))[:3]]
+        found = finish_around(Asked(uv.as_oracle(truth.logits, 5)), start, wrong, rng)
+        before, after = (np.abs(each(on) - truth(on)).max() for each in (start, found))
+        usual = x[:300]
+        assert np.abs(fitted(start, usual, truth(usual))(on) - truth(on)).max() > 1e-3 * before  # those do not tell
+        ends.append(bool(after < 1e-3 * before))
+    assert_rate(ends, 0.9)

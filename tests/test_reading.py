@@ -98,6 +98,20 @@ def test_lines_to_where_a_network_is_wrong_cross_the_neuron_that_it_lacks() -> N
     assert_rate(crossed, 0.9)
 
 
+def test_lines_lead_to_where_few_digits_are_wrong_only_while_rows_are_missing() -> None:
+    whole, lacking = [], []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        weights = single(random_weights((12, 6, 5, 1), rng, bias=0.5))
+        setup, state = begun(weights, np.float32, rng)
+        closed = close_on_fresh(setup, state)  # wrong everywhere: another layer lies behind
+        whole.append(not closed.whole and not len(closed.wrong))
+        closed = close_on_fresh(setup, state.with_found(state.found.keep(np.arange(6) > 0)))
+        lacking.append(not closed.whole and len(closed.wrong) > 0)
+    assert_rate(whole, 0.9)
+    assert_rate(lacking, 0.9)
+
+
 def test_states_are_not_changed_by_later_ones() -> None:
     rng = np.random.default_rng(0)
     weights = random_weights((6, 5, 4, 1), rng, bias=0.5)

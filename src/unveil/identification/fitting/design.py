@@ -24,6 +24,8 @@ ENOUGH = 1e4
 HEAD = 64
 # Fresh answers asked for at once, and how often.
 AT_ONCE, ROUNDS = 30, 3
+# Points around one lie up to so far towards others, as powers of ten of the way there; steps of the fit to them.
+AROUND, STEPS = (-2.0, 0.0), 4
 
 
 def finish(
@@ -47,6 +49,22 @@ def finish(
         x[::2] *= 3  # neurons that are rarely active near the origin
     x = oracle.nearest(both_sides(network, x, first=1))
     return fitted(network, x, asked(x), first=1, steps=1)
+
+
+def finish_around(asked: Asked, network: Network, wrong: Float[np.ndarray, "W n"], rng: np.random.Generator) -> Network:
+    """The weights, or those behind a large first layer, with answers from around points where a network is off.
+
+    What only few inputs feel is told by answers of such inputs alone. `network`: nearly right. `wrong`: one point at
+    least. Queries: about 3 per parameter that moves, 0 where these are too many
+    """
+    first = int(parameters(network) > LARGE)
+    behind = parameters(Network(network.layers[first:]))
+    if len(network.layers) < 2 + first or behind > 2 * LARGE:
+        return network
+    other = asked.oracle.sample(PLENTY * behind // network.m, rng)
+    near = wrong[rng.integers(len(wrong), size=len(other))]
+    x = asked.oracle.nearest(near + 10 ** rng.uniform(*AROUND, (len(other), 1)) * (other - near))
+    return fitted(network, x, asked(x), first=first, steps=STEPS)
 
 
 def settle(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
 from unveil.identification.fitting.affine_part import affine_part, sides_at_will, with_slopes
-from unveil.identification.fitting.design import finish
+from unveil.identification.fitting.design import finish, finish_around
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
 from unveil.identification.fitting.pruning import without_silent, without_spare, without_twins
@@ -45,7 +46,7 @@ NOTICED = 1e-3
 # points in all.
 POINTS_OF_FEW = FEWEST_IN_BOX
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
-# readings with other lines are made, and the one with the smallest errors is taken.
+# more answers like these are asked for; where that is no help other lines are, and the best reading is taken.
 STRANGE = 1e5
 # Chords along which answers that stand still over short steps may jump.
 CHORDS = 16
@@ -130,6 +131,11 @@ def few_digits(relative: float) -> bool:
     return 100 * relative > NOTICED
 
 
+def _strange(seen: Validation, noise: Rounding) -> bool:
+    """Whether exact answers show errors that are not like the others."""
+    return noise.exact and seen.residual > FLOOR * noise.relative and seen.tail > STRANGE
+
+
 def _rank(found: Identification) -> tuple[bool, float]:
     return found.outcome is not Outcome.complete, found.residual
 
@@ -150,8 +156,7 @@ class _Attempt:
     def run(self) -> tuple[Identification, bool]:
         """The reading, and whether another one is worth its queries."""
         try:
-            frame = Frame.of_input(self.oracle.n, self.oracle.within)
-            oracle = self.oracle
+            oracle, frame = self.oracle, Frame.of_input(self.oracle.n, self.oracle.within)
             rows = frame.sample(rows_for(oracle.resolution), self.rng)
             noise = rounding(self.ask, rows, oracle.resolution, self.rng, oracle.uneven)
             self.stats["relative_rounding"] = noise.relative
@@ -167,20 +172,19 @@ class _Attempt:
                 self._looked_again(frame, noise, None, Outcome.check_failed)
                 return self._end(None, Outcome.check_failed, np.inf), False
             network = self._leaner(self._sloped(network, noise), noise)
-            seen = self._checked(network, noise)
+            network, seen = self._told_by_few(network, self._checked(network, noise), noise)
         except BudgetExceeded:
             network = self._partial("The budget ended")
             if self.reading is not None:
                 self._looked_again(frame, noise, network, Outcome.budget_ended)
             return self._end(network, Outcome.budget_ended, np.inf), False
         self.stats["errors"] = {"usual": seen.usual, "further": seen.further, "tail": seen.tail, "points": seen.points}
-        beyond = seen.residual > FLOOR * noise.relative
         outcome = self._open(network, noise, self._contradicted(self._judged(seen, noise)))
         if outcome is Outcome.check_failed:
             self._kept(network)
         self._looked_again(frame, noise, network, outcome)
-        strange = noise.exact and beyond and seen.tail > STRANGE
-        return self._end(network, outcome, seen.residual), whole and (outcome is not Outcome.complete or strange)
+        again = whole and (outcome is not Outcome.complete or _strange(seen, noise))
+        return self._end(network, outcome, seen.residual), again
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
         """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines.
@@ -206,17 +210,24 @@ class _Attempt:
             self._partial("It ended")
         return self.reading.network, whole
 
+    def _told_by_few(self, network: Network, seen: Validation, noise: Rounding) -> tuple[Network, Validation]:
+        """With numbers that few answers tell settled by answers like those, where that makes the errors smaller."""
+        if _strange(seen, noise) and len(seen.wrong):
+            with suppress(BudgetExceeded):
+                trial = finish_around(self.ask, network, seen.wrong, self.rng)
+                if trial is not network and (then := self._checked(trial, noise)).residual < seen.residual:
+                    return trial, then
+        return network, seen
+
     def _checked(self, network: Network, noise: Rounding) -> Validation:
         """Errors at fresh points."""
-        count = how_many(self.oracle, network)
-        if few_digits(noise.relative):
-            count = max(count, int(min(POINTS_OF_FEW, self.oracle.ledger.left)))
-        return validate(network, self.oracle, count, self.rng, noise=noise)
+        fewest = min(POINTS_OF_FEW, self.oracle.ledger.left) if few_digits(noise.relative) else 0
+        count = max(how_many(self.oracle, network), int(fewest))
+        return validate(network, self.oracle, count, self.rng, FLOOR * noise.relative, noise=noise)
 
     def _judged(self, seen: Validation, noise: Rounding) -> Outcome:
         """Whether errors on fresh points are the rounding's, everywhere or as far out as a user would draw inputs."""
-        allowed = self.method.accept * np.sqrt(noise.relative)
-        steady = True
+        allowed, steady = self.method.accept * np.sqrt(noise.relative), True
         if not noise.exact:
             relative = min(noise.relative, max(CROWDED * self.oracle.resolution, COARSE))
             allowed = self.method.accept * min(100 * relative, max(NOTICED, relative))

@@ -15,6 +15,7 @@ from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import AffineMap, Weights, after, weighted_output
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer import missing
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import by_share, weakest_turned
 from unveil.whitebox.network import Network
@@ -71,7 +72,8 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
     if closed.left > most:
         # Unless another layer lies behind it neurons of this one are missing, most of all where this is wrong.
         wrong = closed.x[np.argsort(-np.abs(closed.off).max(axis=1), kind="stable")[:WRONG]]
-        return replace(state, whole=False, lacking=False, wrong=wrong)
+        whole = k < frame.d and frame.free and not missing(setup.probe, frame, found)
+        return replace(state, whole=False, lacking=False, wrong=wrong[:0] if whole else wrong)
     if not k:
         affine = Network.from_weights([*state.layers, (closed.out[1:].T, closed.out[0])], shape=setup.oracle.shape)
         return _fitted(state, found, affine, lacking=False)

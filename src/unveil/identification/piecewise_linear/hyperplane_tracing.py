@@ -32,8 +32,8 @@ FILLS, STARTS = 3, 20
 ROUNDS = 10
 # Steps towards a place that is given by equations.
 NEWTON = 8
-# Places per weight: near where it was seen, and anywhere.
-NEAR, CONFIRM = 1.3, 1.6
+# Places at first; places per weight: near where it was seen, and anywhere.
+FIRST, NEAR, CONFIRM = 10, 1.3, 1.6
 # Share of the places that may show nothing, and share of the steps that must show one breakpoint.
 NOTHING, ONE = 0.15, 0.2
 # Share of the breakpoints that must be the neuron's own.
@@ -65,7 +65,7 @@ def follow(behind: Behind, seen: MetHyperplane, rng: np.random.Generator) -> Fol
 
     A breakpoint is located in ever more places where the neuron must be seen. Each is a linear equation for its weights
     and its bias, far more exact than any normal measured. Where one unknown weight has just begun to matter, it
-    follows. Queries: about 20 for each of three to four places per weight.
+    follows. Queries: 13 for each of two to three places per weight.
     """
     for wider in WIDER:
         one = _One.begin(behind, seen, wider, rng)
@@ -167,8 +167,9 @@ class _One:
             if missing <= 0:
                 return one, True
             there = one.usable(places(one))
-            # A few first: most breakpoints followed are of deeper layers, and are lost at once.
-            most = (10, 30)[attempt] if attempt < 2 else 2 * missing + 4
+            # A few first: most breakpoints followed are of deeper layers, and are lost at once. Then as many as it
+            # takes where as large a share shows one as did so far.
+            most = FIRST if attempt < 1 else int(missing * one.tried / max(one.met, 1)) + 1
             # Where least is known most is learnt.
             order = np.argsort(-there.half, kind="stable")
             chosen = np.concatenate([order[: most // 2], self.rng.permutation(order[most // 2 :])[: most - most // 2]])

@@ -75,7 +75,7 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         else:
             first = fresh and number == 0
             beyond = None if first else _complement(frame, found)
-            where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond)
+            where = found.at[:0] if beyond is None or sure else _moved(probe, frame, found, beyond, _many(found))
             changes = len(where) > 0 or (beyond is not None and sure)
             if beyond is not None and not changes and (frame.free or quiet >= QUIET[exact, True] or not exact):
                 break
@@ -168,14 +168,15 @@ def _complement(frame: Frame, found: LayerFound) -> Float[np.ndarray, "d free"] 
 def missing(probe: Probe, frame: Frame, found: LayerFound) -> bool:
     """Whether answers change where no row says so, by more than the errors of the rows explain.
 
-    With as many rows as coordinates there is no such direction, and it cannot be told. Queries: `2 TESTS`, of exact
-    answers in a box `2 TESTS_IN_BOX`.
+    With as many rows as coordinates there is no such direction, and it cannot be told. Queries: `2 OFTEN TESTS` where
+    answers have few digits, of exact ones `2 TESTS`, in a box `2 TESTS_IN_BOX`.
     """
     beyond = _complement(frame, found)
     if beyond is None:
         return not len(found)
     boxed = probe.noise.exact and frame.within is not None
-    return bool(boxed and len(_beside(found, beyond))) or len(_moved(probe, frame, found, beyond)) > 0
+    often = _many(found) or not probe.noise.exact
+    return bool(boxed and len(_beside(found, beyond))) or len(_moved(probe, frame, found, beyond, often)) > 0
 
 
 def _many(found: LayerFound) -> bool:
@@ -184,12 +185,12 @@ def _many(found: LayerFound) -> bool:
 
 
 def _moved(
-    probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"]
+    probe: Probe, frame: Frame, found: LayerFound, beyond: Float[np.ndarray, "d free"], often: bool
 ) -> Float[np.ndarray, "P n"]:
-    """Where answers change along directions that no row sees."""
+    """Where answers change along directions that no row sees. `often`: whether at `OFTEN` times as many places."""
     noise, rng = probe.noise, probe.rng
     tests = TESTS_IN_BOX if noise.exact and frame.within is not None else TESTS
-    if _many(found):
+    if often:
         tests *= OFTEN
     x = frame.sample(tests, rng)
     if not frame.free:

@@ -22,9 +22,9 @@ RARE = 0.05
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
-# standard deviations by which breakpoints must be met more often than beside the hyperplane; what may still become of
-# it.
-GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 8, 8, 4.0, 0.2
+# standard deviations by which breakpoints must be met more often than beside the hyperplane (17 of two rounds' places
+# are enough where the window beside shows none); what may still become of it.
+GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 9, 8, 4.0, 0.2
 # A window's half width, in expected errors and in roundings of the answers; how far beside it the control window is, in
 # half widths; standard deviations from which on answers bend.
 WINDOW, ROUNDINGS, BESIDE, BEND = 1.75, 30.0, 4, 8.0

@@ -270,7 +270,8 @@ def _mixed(
         left = np.sqrt(((found.slope - parts @ rows) ** 2).mean(axis=(1, 2)))
         # Derivatives from long steps are exact; from short ones, or where a neuron was missed, hardly worth a look.
         least = max(0.3 * float(np.median(left)), 1e-12 * float(np.abs(found.slope).max()))
-        weight = 1 / np.maximum(left, least)
+        # Few of them leave hardly anything, whatever the rows: their own errors count then.
+        weight = 1 / np.maximum(np.maximum(left, found.blur), least)
         C = (parts * weight[:, None, None]).reshape(-1, len(rows))
         S = (found.slope * weight[:, None, None]).reshape(-1, frame.d)
         gram = C.T @ C

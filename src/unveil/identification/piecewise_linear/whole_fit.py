@@ -52,8 +52,10 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
         right = np.abs(network(x) - y).max(axis=1) < least
         if right.mean() <= MOSTLY:
             right[:] = True
-        network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
-        if not first and y[right].size * parameters(network) ** 2 <= IN_FULL:
+        in_full = not first and y[right].size * parameters(network) ** 2 <= IN_FULL
+        if not in_full or state.error > ROUGH:
+            network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
+        if in_full:
             network = fitted(network, x[right], y[right], first=first, steps=LAST)
             if not right.all():
                 # Unless it is a weight that hardly any answer tells.
