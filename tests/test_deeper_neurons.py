@@ -32,8 +32,8 @@ from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.merging import merge
-from unveil.identification.piecewise_linear.neuron import Neuron, View, confirmed
+from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
+from unveil.identification.piecewise_linear.neuron import Neuron, confirmed
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 
@@ -113,7 +113,8 @@ def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: t
     weights = random_weights(sizes, rng, bias=0.5)
     points = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
     order = rng.permutation(len(points))
-    found = merge([View.of(weights[:1], points[k], 1e-12) for k in order], [])
+    views = Views.of_points(weights[:1], [points[k] for k in order], 1e-12)
+    found = [one.neuron(views) for one in candidates(None, views, weights[:1], [], 0)]
     V, c = weights[1]
     theta = np.concatenate([V, c[:, None]], axis=1) / np.linalg.norm(V, axis=1, keepdims=True)
     members = 0

@@ -78,7 +78,7 @@ def test_candidates_met_wherever_they_should_be_are_neurons_of_the_layer(seed: i
     layers, probe = network(seed)
     seen = Sightings.none(probe, D).with_random(12)
     views = Views.of(seen, layers[:1])
-    found = candidates(seen, views, layers[:1], [], 0)
+    found = candidates(seen.lines, views, layers[:1], [], 0)
     W, b = layers[1]
     trusted = [one for one in found if one.whole and one.should >= 8 and one.were == one.should]
     assert trusted

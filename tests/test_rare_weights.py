@@ -9,15 +9,13 @@ import pytest
 
 import unveil as uv
 from tests.helpers import random_weights
-from tests.test_deeper_neurons import of_neuron
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.critical_point import local
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points, refuting
-from unveil.identification.piecewise_linear.merging import merge
-from unveil.identification.piecewise_linear.neuron import Neuron, View, deviations
+from unveil.identification.piecewise_linear.neuron import Neuron, deviations
 from unveil.identification.piecewise_linear.roomy_places import REACH, roomiest
 
 
@@ -89,21 +87,6 @@ def test_what_a_neuron_is_off_is_seen_where_it_is_met() -> None:
         (told,) = deviations(weights[:1], 1e-12, [neuron], lines)
         assert len(told) > 4
         assert (told.max() > 0.05) == (off > 0)
-
-
-def test_points_that_tell_a_neuron_only_together_begin_it() -> None:
-    """Where fewer directions than values are left no one and no two of them do."""
-    rng = np.random.default_rng(4)
-    weights = random_weights((4, 9, 3, 1), rng, bias=0.5)
-    views = [View.of(weights[:1], seen, 1e-12) for seen in of_neuron(weights, 0, 400, rng)]
-    few = [view for view in views if view.on.sum() >= 7][:14]
-    assert len(few) == 14
-    assert all(len(view.normal) < view.on.sum() for view in few)
-    (found,) = merge(few, [])
-    truth = weights[1][0][0] / np.linalg.norm(weights[1][0][0])
-    on = np.any([view.on for view in few], axis=0)
-    assert np.array_equal(found.known, on)
-    assert abs(found.weights[on] @ truth[on]) / np.linalg.norm(truth[on]) == pytest.approx(1, abs=1e-9)
 
 
 def test_answers_that_refute_a_network_are_kept_however_many_there_are() -> None:

@@ -14,8 +14,8 @@ from unveil.identification.piecewise_linear.completeness import judged, leaks, s
 from unveil.identification.piecewise_linear.critical_point import passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
-from unveil.identification.piecewise_linear.merging import merge
-from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, View, confirmed, deviations, distinct
+from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
+from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
@@ -70,9 +70,9 @@ def _more_behind(state: Deeper, layer: AffineMap) -> bool:
 def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     """All critical points as neurons, and how often each of these was met."""
     old, layers = state.candidates, state.layers
-    new = [View.of(layers, seen, state.error) for seen in state.seen[len(old.views) :]]
-    views = (*old.views, *new)
-    merged = merge(list(views), list(old.merged), len(old.views))
+    views = Views.of_points(layers, state.seen, state.error)
+    grown = candidates(None, views, layers, old.grown, old.views)
+    merged = [one.neuron(views) for one in grown]
     counts = confirmed(layers, state.error, merged, state.lines)
     neurons, certain = [], []
     for n, should, were, settings in zip(merged, *counts, strict=True):
@@ -84,18 +84,17 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
             certain.append(n)
     alone = distinct([n for n in merged if len(n.members) == 1 and n not in neurons], neurons)
     explained = {i for n in neurons for i in n.members}
-    if state.parallel:
-        explained |= {i for n in merged if not n.known.all() for i in n.unclear}
-    candidates = replace(
+    now = replace(
         old,
-        views=views,
+        views=len(views.which),
+        grown=tuple(grown),
         merged=tuple(merged),
         neurons=tuple(neurons),
         certain=tuple(certain),
         alone=tuple(alone),
         open=len(state.seen) - len(explained),
     )
-    return replace(state, candidates=candidates, work=state.work + len(state.seen) * len(merged)), counts
+    return replace(state, candidates=now, work=state.work + len(state.seen) * len(merged)), counts
 
 
 def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
@@ -126,8 +125,8 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Aff
         state, refuted = replace(state, right=right, wrong=wrong), TRIES
         if not len(wrong):
             return replace(state, error=max(state.error, _doubt(state, points, chosen))), layer
-    candidates = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
-    return replace(state, candidates=candidates), None
+    now = replace(state.candidates, refuted=state.candidates.refuted + Counter({keys: refuted}))
+    return replace(state, candidates=now), None
 
 
 def by_evidence(merged: Sequence[Neuron], met: Confirmed) -> tuple[list[Neuron], list[Neuron]]:

@@ -96,7 +96,7 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         neuron = None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
         if neuron is not None:
             old = state.candidates
-            candidates = replace(old, merged=(*old.merged, neuron), proven=old.proven | {neuron.key})
+            candidates = replace(old.with_given([neuron]), proven=old.proven | {neuron.key})
             return replace(state, candidates=candidates, examined=examined)
     return replace(state, examined=examined) if examined != state.examined else None
 
@@ -245,7 +245,7 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
         # Nothing lies behind the layer read last.
         *layers, layer = state.layers
         ended = replace(state, layers=layers).ending(layer)
-        state = replace(ended, candidates=replace(ended.candidates, views=()))
+        state = replace(ended, candidates=replace(ended.candidates, views=0))
     neurons = (*state.candidates.neurons, *state.candidates.alone)
     if not neurons or not state.nearly:
         return state, np.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.neuron import Neuron, View
+from unveil.identification.piecewise_linear.layer_candidates import Candidate
+from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
@@ -58,8 +60,9 @@ class Setting(NamedTuple):
 class Candidates:
     """What may be neurons of the layer being read."""
 
-    views: tuple[View, ...] = ()  # the critical points behind the layers read
-    merged: tuple[Neuron, ...] = ()  # neurons that explain them
+    views: int = 0  # how many critical points behind the layers read these come from
+    grown: tuple[Candidate, ...] = ()  # what may explain them
+    merged: tuple[Neuron, ...] = ()  # the same, with their errors
     neurons: tuple[Neuron, ...] = ()  # those of them that were met wherever they should have been
     # those of these met so often that a search for their unknown weights is worth it while others are missing
     certain: tuple[Neuron, ...] = ()
@@ -73,6 +76,11 @@ class Candidates:
     refuted: Counter[frozenset[tuple[int, int]]] = field(default_factory=Counter)
     # the network fitted to the last digits, and which neurons it has (keys) with how many known weights
     fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
+
+    def with_given(self, neurons: Sequence[Neuron]) -> Candidates:
+        """With neurons read in another way."""
+        grown = (*self.grown, *map(Candidate.given, neurons))
+        return replace(self, grown=grown, merged=(*self.merged, *neurons))
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Deeper:
             right=found.at[:0],
             wrong=found.at[:0],
             parallel=len(layer[0]) <= frame.d and bool(dependent(layer[0]).any()),
-            candidates=Candidates(merged=tuple(given), proven=proven),
+            candidates=Candidates(proven=proven).with_given(given),
         )
 
     @property
@@ -155,7 +163,7 @@ class Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""
         every = enumerate(zip(*layer, strict=True))
         neurons, old = tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in every), self.candidates
-        candidates = Candidates(views=old.views, merged=neurons, neurons=neurons, tried=old.tried)
+        candidates = Candidates(views=old.views, neurons=neurons, tried=old.tried).with_given(neurons)
         return replace(self, candidates=candidates, last=True)
 
     def behind(self, layer: AffineMap) -> Deeper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -10,15 +11,21 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
-from unveil.identification.piecewise_linear.critical_point import along
+from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
+from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
 from unveil.identification.piecewise_linear.sightings import Sightings
 
 # Equations of a critical point hold to this besides so many times its error.
 AGREES, SIGMAS = 1e-6, 30.0
-# A critical point begins a neuron if its normal is known so well, and the active ones' normals are so independent.
-SHARP, APART = 1e-7, 1e-5
-# Most critical points that solve for a neuron's weights; most unknown ones that another one may bring in at a time.
-MOST, UNKNOWN = 60, 2
+# A critical point begins a neuron if its normal is known so well, of many critical points better than of few, and the
+# active ones' normals are so independent.
+SHARP, VAGUE, APART = 1e-7, 1e-4, 1e-5
+# Of fewer critical points one equation that holds so exactly, where a normal is known so well, is no chance; else two
+# must hold.
+MANY, EXACT, CLOSE = 500, 1e-9, 1e-8
+# Most critical points that solve for a neuron's weights; most unknown ones that another one may bring in at a time, and
+# of many critical points.
+MOST, UNKNOWN, FEWER = 60, 5, 2
 # Critical points that begin a neuron at most, the most telling first, and so many in a row that begin none; a weight
 # larger than this is none.
 STARTS, BARREN, LARGEST = 2000, 700, 20.0
@@ -73,7 +80,28 @@ class Views(NamedTuple):
     @classmethod
     def of(cls, sightings: Sightings, layers: list[AffineMap]) -> Views:
         """Of all sightings."""
-        x, explained = sightings.x, np.zeros(len(sightings.x), dtype=bool)
+        return cls.through(layers, sightings.x, sightings.normal, sightings.error, sightings.line)
+
+    @classmethod
+    def of_points(cls, layers: list[AffineMap], seen: Sequence[CriticalPoint], error: float) -> Views:
+        """Of critical points, each as if met on a line of its own. `error`: of the rows of these layers."""
+        n = layers[0][0].shape[1]
+        x = np.array([each.x for each in seen]).reshape(-1, n)
+        normal = np.array([each.span @ each.normal for each in seen]).reshape(-1, n)
+        errors = np.array([each.error for each in seen]) + NORMAL * error
+        return cls.through(layers, x, normal, errors, -1 - np.arange(len(seen)))
+
+    @classmethod
+    def through(
+        cls,
+        layers: list[AffineMap],
+        x: Float[np.ndarray, "S d"],
+        normal: Float[np.ndarray, "S d"],
+        error: Float[np.ndarray, " S"],
+        line: Int[np.ndarray, " S"],
+    ) -> Views:
+        """Of points with these normals, their errors, and the lines on which they were met."""
+        explained = np.zeros(len(x), dtype=bool)
         h = x
         for W, b in layers:
             z = h @ W.T + b
@@ -81,14 +109,14 @@ class Views(NamedTuple):
             explained |= (np.abs(z) < ZERO * size).any(axis=1)
             h = np.maximum(z, 0)
         which = np.flatnonzero(~explained & (h > 0).any(axis=1))
-        seen, normal = Moves.of(layers, x[which]), sightings.normal[which]
+        seen, normal = Moves.of(layers, x[which]), normal[which]
         D = seen.move.transpose(0, 2, 1)
         along = np.einsum("vd,vdk->vk", normal, D)
         D = D - normal[:, :, None] * along[:, None, :]
         (count, d, k), far = D.shape, 1 + np.linalg.norm(seen.h, axis=1)
         equations = np.zeros((count, d + 1, k + 1))
         equations[:, :d, :k], equations[:, d, :k], equations[:, d, k] = D, seen.h / far[:, None], 1 / far
-        return cls(which, seen, normal, sightings.error[which], sightings.line[which], along, equations)
+        return cls(which, seen, normal, error[which], line[which], along, equations)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +130,16 @@ class Candidate:
     should: int = 0  # at how many places of the lines it should have been met, as far as all it sees there is known
     were: int = 0  # at how many of these it was
     lines: int = 0  # on how many lines
+    # what was known of it without any critical point, as equations in units of their errors
+    before: Float[np.ndarray, "q p"] | None = None
+    # which neuron this is, however much of it is known: the critical point it began with, negative if read otherwise
+    key: int = -1
+
+    @classmethod
+    def given(cls, neuron: Neuron) -> Candidate:
+        """A neuron read in another way, before any critical point."""
+        none = np.zeros(0, dtype=bool)
+        return cls(neuron.weights, neuron.bias, neuron.known, none, before=neuron.before, key=neuron.key)
 
     @property
     def whole(self) -> bool:
@@ -113,34 +151,47 @@ class Candidate:
         """Weights and bias."""
         return np.append(self.weights, self.bias)
 
+    def neuron(self, views: Views) -> Neuron:
+        """With the errors of its weights; `members` are those of all that was seen."""
+        theta, spread = _solution(equations_of(self, views), self.known)
+        theta *= 1.0 if theta[:-1] @ self.weights >= 0 else -1.0
+        members = tuple(views.which[self.members].tolist())
+        return Neuron(theta[:-1], float(theta[-1]), self.known, members, spread, self.before, self.key)
+
 
 def candidates(
-    sightings: Sightings, views: Views, layers: list[AffineMap], before: list[Candidate], old: int
+    lines: tuple[Line, ...] | None,
+    views: Views,
+    layers: list[AffineMap],
+    before: Sequence[Candidate],
+    old: int,
 ) -> list[Candidate]:
     """What may be neurons of the next layer, the best known first.
 
     A critical point at which no more values are active than move independently tells the weights for these. Others that
-    bring in few unknown ones, and agree, tell more of them. `views`: those behind the layers. `before`: what came out
-    for the first `old` views. `old`: how many these were: what they could begin they have begun.
+    bring in few unknown ones, and agree, tell more of them. `lines`: where they must have been met; None: all are
+    returned. `views`: those behind the layers. `before`: what came out for the first `old` views, and neurons read
+    otherwise. `old`: how many these were: what they could begin they have begun.
     """
-    ways = Ways.of(layers, sightings.lines)
+    ways = None if lines is None else Ways.of(layers, lines)
     seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Candidate]()
 
     def grow(begun: Candidate) -> None:
         grown = _grown(begun, views)
-        if grown.members.sum() < FEWEST or len(set(views.line[grown.members].tolist())) < 2:
-            return
-        grown = ways.confirmed(grown)
-        if grown.should >= FEWEST and grown.lines >= LINES and grown.were >= SHARE * grown.should:
-            taken[grown.members] = True
-            out.append(grown)
+        if ways is not None:
+            if grown.members.sum() < FEWEST or len(set(views.line[grown.members].tolist())) < 2:
+                return
+            grown = ways.confirmed(grown)
+            if grown.should < FEWEST or grown.lines < LINES or grown.were < SHARE * grown.should:
+                return
+        taken[grown.members] = True
+        out.append(grown)
 
     for one in before:
         grow(replace(one, members=np.append(one.members, np.zeros(len(taken) - len(one.members), dtype=bool))))
     active = seen.on.sum(axis=1)
-    ready = np.flatnonzero(
-        (active <= seen.rank) & (active >= 2) & (views.error < SHARP) & (np.arange(len(active)) >= old)
-    )
+    known = views.error < (SHARP if len(active) >= MANY else VAGUE)
+    ready = np.flatnonzero((active <= seen.rank) & (active >= 2) & known & (np.arange(len(active)) >= old))
     barren = 0
     for i in ready[np.argsort(-np.minimum(active[ready], 6) + np.log10(views.error[ready]) / 20)][:STARTS]:
         begun = None if taken[i] else _start(views, int(i))
@@ -178,19 +229,20 @@ def _start(views: Views, i: int) -> Candidate | None:
     weights = np.zeros(len(on))
     weights[on] = part / np.linalg.norm(part)
     members = np.arange(len(views.which)) == i
-    return Candidate(weights, -float(weights @ views.seen.h[i]), on.copy(), members)
+    return Candidate(weights, -float(weights @ views.seen.h[i]), on.copy(), members, key=int(views.which[i]))
 
 
 def _grown(one: Candidate, views: Views) -> Candidate:
     """With all critical points that agree."""
-    on = views.seen.on
+    on, many = views.seen.on, len(views.which) >= MANY
+    least = np.where((views.error < EXACT) & (not many), 1, 2)
     while True:
         unknown = on & ~one.known
         counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
-        open_ = ~one.members & (shared >= 2)
+        open_, spare = ~one.members & (shared >= least), views.seen.rank - counts
         left = -(views.equations @ one.theta)
-        for count in range(UNKNOWN + 1):
-            which = np.flatnonzero(open_ & (counts == count) & (views.seen.rank - count >= 2))
+        for count in range((FEWER if many else UNKNOWN) + 1):
+            which = np.flatnonzero(open_ & (counts == count) & (spare >= least))
             agree, told = _agree(one, views, which, left[which], unknown)
             if agree.any():
                 break
@@ -258,7 +310,8 @@ def _agree(
         left = left - np.einsum("cij,cj->ci", A, told)
         size = size + (np.take_along_axis(views.along[which], j, axis=1) * told).sum(axis=1)
         firm &= np.abs(told).max(axis=1) < LARGEST
-    size, allowed = np.abs(size), AGREES + SIGMAS * views.error[which]
+    agrees = np.where(views.seen.rank[which] - j.shape[1] < 2, CLOSE, AGREES)
+    size, allowed = np.abs(size), agrees + SIGMAS * views.error[which]
     across = np.linalg.norm(left[:, :-1], axis=1) < allowed * np.maximum(size, 1e-6)
     return firm & across & (np.abs(left[:, -1]) < allowed) & (size > 1e-7), told
 
@@ -271,19 +324,32 @@ def equations_of(one: Candidate, views: Views) -> Float[np.ndarray, "Q p"]:
         cover = [members[views.seen.on[members, j]][:3] for j in np.flatnonzero(one.known)]
         members = np.unique(np.concatenate([best, *cover]))
     E = views.equations[members] / np.maximum(views.error[members], 1e-12)[:, None, None]
-    return np.asarray(E.reshape(-1, E.shape[2]))
+    E = E.reshape(-1, E.shape[2])
+    return np.asarray(E if one.before is None else np.concatenate([one.before, E]))
 
 
 def _solved(one: Candidate, views: Views) -> Candidate:
-    which = np.append(np.flatnonzero(one.known), len(one.known))
-    E = equations_of(one, views)[:, which]
+    theta, _ = _solution(equations_of(one, views), one.known)
+    theta *= 1.0 if theta[:-1] @ one.weights >= 0 else -1.0
+    return replace(one, weights=theta[:-1], bias=float(theta[-1]))
+
+
+def _solution(
+    equations: Float[np.ndarray, "Q p"], known: Bool[np.ndarray, " k"]
+) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, "p p"]]:
+    """Weights of norm one, zero where not known, and bias that solve these equations best, and their covariance."""
+    which = np.append(np.flatnonzero(known), len(known))
+    E = np.concatenate([equations[:, which], np.zeros((1, len(which)))])
     scale = np.maximum(np.linalg.norm(E, axis=0), 1e-300)
-    theta = np.linalg.svd(np.linalg.qr(E / scale, mode="r"))[2][-1] / scale
-    theta /= np.linalg.norm(theta[:-1])
-    weights = np.zeros(len(one.known))
-    weights[which[:-1]] = theta[:-1]
-    turn = 1.0 if weights @ one.weights >= 0 else -1.0
-    return replace(one, weights=turn * weights, bias=turn * float(theta[-1]))
+    # Of the triangular factor: the same values and vectors, whatever the number of equations.
+    _, s, vt = np.linalg.svd(np.linalg.qr(E / scale, mode="r"))
+    theta, spread = np.zeros(len(known) + 1), np.zeros((len(known) + 1,) * 2)
+    theta[which] = vt[-1] / scale
+    # How far each direction but the solution's own can move before the equations notice.
+    own = len(which) - 1
+    loose = np.clip(vt[:own] / np.maximum(s[:own, None], 1e-9) / scale, -1, 1)
+    spread[np.ix_(which, which)] = loose.T @ loose
+    return theta / np.linalg.norm(theta[:-1]), spread
 
 
 class Ways(NamedTuple):

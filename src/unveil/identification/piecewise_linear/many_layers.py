@@ -13,10 +13,8 @@ from unveil.identification.fitting.ending_of_most import ending_of_most
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, explain
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, equations_of
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.layer_choice import MET, Chosen, choose
-from unveil.identification.piecewise_linear.merging import solved
-from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.sightings import Sightings
 from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
 from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
@@ -190,7 +188,7 @@ class _Step:
         """From all that was seen so far."""
         sightings, layers = self.state.sightings, self.state.layers
         views = Views.of(sightings, layers)
-        found = candidates(sightings, views, layers, self.found, self.old)
+        found = candidates(sightings.lines, views, layers, self.found, self.old)
         return replace(self, views=views, found=found, old=len(views.which))
 
     def completed(self) -> _Step:
@@ -208,7 +206,7 @@ class _Step:
     def _met_at(self, some: list[Candidate]) -> list:  # type: ignore[type-arg]
         sightings, layers = self.state.sightings, self.state.layers
         rng, d = sightings.probe.rng, sightings.d
-        neurons = [_neuron(one, self.views, i) for i, one in enumerate(some)]
+        neurons = [one.neuron(self.views) for one in some]
         base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
         near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
         beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
@@ -269,14 +267,6 @@ def _pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray
         out.append(z > 0)
         x = np.maximum(z, 0)
     return np.concatenate(out, axis=1)
-
-
-def _neuron(one: Candidate, views: Views, key: int) -> Neuron:
-    """A candidate with the errors of its weights."""
-    neuron = solved(equations_of(one, views), one.known)
-    turn = 1.0 if neuron.weights @ one.weights >= 0 else -1.0
-    members = tuple(np.flatnonzero(one.members).tolist())
-    return replace(neuron, weights=turn * neuron.weights, bias=turn * neuron.bias, members=members, key=key)
 
 
 def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:

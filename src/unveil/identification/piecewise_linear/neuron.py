@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, after
-from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along_line, local, met, zeros
+from unveil.identification.piecewise_linear.critical_point import along_line, met, zeros
 
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
@@ -32,11 +32,8 @@ class Neuron:
     spread: Float[np.ndarray, "q q"]  # covariance of the errors of weights and bias
     # what was known of it without any critical point, as equations in units of their errors
     before: Float[np.ndarray, "q p"] | None = None
-    refused: frozenset[int] = frozenset()  # critical points that contradict it
-    # critical points that agree with what is known of it now, but could do so by chance
-    unclear: frozenset[int] = frozenset()
-    # which of a layer's neurons this is, however much of it is known: the first critical point it was merged from,
-    # negative if it was read in another way
+    # which of a layer's neurons this is, however much of it is known: the critical point it began with, negative if it
+    # was read in another way
     key: int = -1
 
     @classmethod
@@ -67,42 +64,6 @@ class Neuron:
         """Standard deviation of `weights . h + bias`, as far as the weights are known."""
         at = np.append(h, 1.0)
         return float(np.sqrt(max(at @ self.spread @ at, 0.0)))
-
-
-@dataclass(frozen=True)
-class View:
-    """A critical point behind the layers read: `move.T @ weights` is parallel to `normal`, `h . weights + bias` 0."""
-
-    h: Float[np.ndarray, " k"]
-    move: Float[np.ndarray, "k r"]
-    on: Bool[np.ndarray, " k"]
-    normal: Float[np.ndarray, " r"]
-    error: float
-    place: float
-    through_origin: bool
-
-    @classmethod
-    def of(cls, layers: list[AffineMap], seen: CriticalPoint, error: float) -> View:
-        """Through these layers, whose rows have this error."""
-        h, J = local(layers, seen.x)
-        move = J @ seen.span
-        on = h > 0
-        size = np.linalg.norm(move, 2) if on.any() else 1.0
-        far = abs(float(seen.normal @ (seen.span.T @ seen.x)))
-        through_origin = far < 1e-6 * (1 + float(np.linalg.norm(seen.x)))
-        return cls(h, move / size, on, seen.normal, seen.error + NORMAL * error, error, through_origin)
-
-    @property
-    def far(self) -> float:
-        return 1 + float(np.linalg.norm(self.h))
-
-    @property
-    def equations(self) -> Float[np.ndarray, "q p"]:
-        """What is `(scale * normal, 0)` for weights and bias."""
-        k, r = self.move.shape
-        D = np.zeros((r + 1, k + 1))
-        D[:r, :k], D[r, :k], D[r, k] = self.move.T, self.h / self.far, 1 / self.far
-        return D
 
 
 def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:

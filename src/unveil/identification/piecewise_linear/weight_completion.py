@@ -21,7 +21,6 @@ from unveil.identification.piecewise_linear.critical_point import (
     zeros,
 )
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.merging import VAGUE
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.roomy_places import roomiest
@@ -34,6 +33,8 @@ CHOICE, PLENTY = 8, 32
 BESIDE = 6.0
 # How often it is looked for in vain.
 TRIES = 3
+# Critical points whose normals are known worse than this begin no neuron.
+VAGUE = 1e-4
 # How far lines on which these are looked for reach.
 REACH = 5.0
 
