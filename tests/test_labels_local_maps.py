@@ -96,6 +96,22 @@ def test_weights_that_no_bend_told_come_out_of_the_maps() -> None:
     assert_rate([holds(seed) for seed in range(42, 46)], 0.6)
 
 
+def test_where_no_face_is_free_of_weights_not_told_the_affine_part_comes_out_all_the_same() -> None:
+    for seed in (42, 44):
+        case = Case.of(seed, count=200)
+        rows = _rows(case)
+        less = rows.copy()
+        for j in range(3):
+            less[j, [j, j + 3]] = np.nan
+        maps, pair = _maps(case, seed, less)
+        found = PairMaps(maps, pair)
+        assert not maps.preactivation(found.at)[1].all(axis=1).any()
+        assert found.share > 0.8
+        told = ~np.isnan(maps.whole)
+        assert len(told) == len(rows)
+        np.testing.assert_allclose(maps.whole[told], rows[told], atol=1e-7)
+
+
 def test_what_two_faces_tell_fits_itself_and_is_not_read() -> None:
     rng = np.random.default_rng(0)
     vector, fuzz = rng.standard_normal(6), np.full((8, 6), 1e-6)

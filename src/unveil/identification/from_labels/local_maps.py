@@ -186,18 +186,17 @@ class PairMaps:
 
     def _step(self) -> bool:
         """The affine part once more, and something besides if that is told; whether it is."""
-        untold = np.isnan(self.maps.whole).sum(axis=1)
-        while True:  # ends: each round but the last takes out a neuron
-            value, sure = self.maps.preactivation(self.at)
-            sure |= self.weight == 0
-            on = (value > 0) & sure
-            left = self.map - on * self.weight @ np.nan_to_num(self.maps.whole)
-            found = agreeing(left, self.fuzz, np.all(sure, axis=1))
-            worst = int(np.argmax(untold * (self.weight != 0)))
-            if found is not None or not untold[worst] * self.weight[worst]:
+        value, sure = self.maps.preactivation(self.at)
+        sure |= self.weight == 0
+        on = (value > 0) & sure
+        left = self.map - on * self.weight @ np.nan_to_num(self.maps.whole)
+        found, clear = None, sure.copy()
+        # Where too few faces have none that is not told, those of the neurons told least count, too: they may rest.
+        for j in [*np.argsort(np.isnan(self.maps.whole).sum(axis=1))[::-1], None]:
+            found = agreeing(left, self.fuzz, np.all(clear, axis=1))
+            if found is not None or j is None or clear.all():
                 break
-            # Of the one told least the other faces may tell all, as of one that is not known.
-            self.weight[worst] = 0.0
+            clear[:, j] = True
         if found is None:
             return False
         self.affine, rows = found
