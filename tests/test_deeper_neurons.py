@@ -130,6 +130,13 @@ def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: t
     assert members >= 0.8 * len(points)
 
 
+@pytest.mark.parametrize(("bias", "told"), [(0.5, True), (0.0, False)])
+def test_where_a_hyperplane_is_tells_nothing_where_all_go_through_the_origin(bias: float, told: bool) -> None:
+    weights = [(w, bias * b) for w, b in random_weights((8, 6, 4, 1), np.random.default_rng(1), bias=1.0)]
+    seen = of_neuron(weights, 0, 20, np.random.default_rng(2))
+    assert (Views.of_points(weights[:1], seen, 1e-12).exact == told).all()
+
+
 @pytest.mark.parametrize("within", [None, (-2.0, 2.0)])
 def test_what_is_unknown_is_found_where_it_begins_to_matter(within: tuple[float, float] | None) -> None:
     frame, rng = Frame.of_input(12, within), np.random.default_rng(4)

@@ -20,8 +20,7 @@ AGREES, SIGMAS = 1e-6, 30.0
 # A critical point begins a neuron if its normal is known so well, of many critical points better than of few, and the
 # active ones' normals are so independent.
 SHARP, VAGUE, APART = 1e-7, 1e-4, 1e-5
-# Of fewer critical points one equation that holds so exactly, where a normal is known so well, is no chance; else two
-# must hold.
+# Of fewer critical points, with normals known so well, one equation that holds so exactly is no chance; else two must.
 MANY, EXACT, CLOSE = 500, 1e-9, 1e-8
 # Most critical points that solve for a neuron's weights; most unknown ones that another one may bring in at a time, and
 # of many critical points.
@@ -76,6 +75,8 @@ class Views(NamedTuple):
     line: Int[np.ndarray, " V"]  # where each was met
     along: Float[np.ndarray, "V k"]  # how much each value moves along the normal
     equations: Float[np.ndarray, "V q p"]  # what is zero for weights and bias of a neuron that is zero there
+    # where one equation tells; not on hyperplanes through the origin, as all are without biases
+    exact: Bool[np.ndarray, " V"]
 
     @classmethod
     def of(cls, sightings: Sightings, layers: list[AffineMap]) -> Views:
@@ -109,6 +110,7 @@ class Views(NamedTuple):
             explained |= (np.abs(z) < ZERO * size).any(axis=1)
             h = np.maximum(z, 0)
         which = np.flatnonzero(~explained & (h > 0).any(axis=1))
+        away = np.abs((x * normal).sum(axis=1))
         seen, normal = Moves.of(layers, x[which]), normal[which]
         D = seen.move.transpose(0, 2, 1)
         along = np.einsum("vd,vdk->vk", normal, D)
@@ -116,7 +118,8 @@ class Views(NamedTuple):
         (count, d, k), far = D.shape, 1 + np.linalg.norm(seen.h, axis=1)
         equations = np.zeros((count, d + 1, k + 1))
         equations[:, :d, :k], equations[:, d, :k], equations[:, d, k] = D, seen.h / far[:, None], 1 / far
-        return cls(which, seen, normal, error[which], line[which], along, equations)
+        exact = (error < EXACT) & (away > ZERO * (1 + np.linalg.norm(x, axis=1)))
+        return cls(which, seen, normal, error[which], line[which], along, equations, exact[which])
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +141,8 @@ class Candidate:
     @classmethod
     def given(cls, neuron: Neuron) -> Candidate:
         """A neuron read in another way, before any critical point."""
-        none = np.zeros(0, dtype=bool)
-        return cls(neuron.weights, neuron.bias, neuron.known, none, before=neuron.before, key=neuron.key)
+        n, none = neuron, np.zeros(0, dtype=bool)
+        return cls(n.weights, n.bias, n.known, none, before=n.before, key=n.key)
 
     @property
     def whole(self) -> bool:
@@ -148,7 +151,6 @@ class Candidate:
 
     @property
     def theta(self) -> Float[np.ndarray, " p"]:
-        """Weights and bias."""
         return np.append(self.weights, self.bias)
 
     def neuron(self, views: Views) -> Neuron:
@@ -235,7 +237,7 @@ def _start(views: Views, i: int) -> Candidate | None:
 def _grown(one: Candidate, views: Views) -> Candidate:
     """With all critical points that agree."""
     on, many = views.seen.on, len(views.which) >= MANY
-    least = np.where((views.error < EXACT) & (not many), 1, 2)
+    least = np.where(views.exact & (not many), 1, 2)
     while True:
         unknown = on & ~one.known
         counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
