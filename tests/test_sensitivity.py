@@ -191,6 +191,7 @@ def test_the_same_answer_everywhere(folder):
         ("y\n1\n2\n", "could be an input"),
         ('a,y\n"1,2\n', "cannot be read"),
         ("\x00\x01\xff", "cannot be read"),
+        ("Größe,y\n1,2\n", "save it as UTF-8"),
     ],
 )
 def test_what_a_csv_must_be(tmp_path, text, said):

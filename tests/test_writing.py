@@ -266,3 +266,26 @@ def test_what_models_and_libraries_print_is_not_among_the_json(tmp_path: Path) -
     ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert json.loads(ended.stdout)["rank"] == 2
     assert {"solver: one more line", "model: loaded", "model: asked"} <= set(ended.stderr.splitlines())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+@pytest.mark.parametrize("raised", ["BadInput('x')", "None"])
+def test_where_stdout_takes_nothing_the_exit_code_holds(raised):
+    code = f"""
+import typer
+from unveil.cli.command import clear_errors, results
+from unveil.outcome import BadInput
+def main():
+    with clear_errors(as_json=True):
+        if {raised} is not None:
+            raise {raised}
+        print("x" * 10_000, file=results(), flush=True)
+typer.run(main)
+"""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == (6 if raised == "None" else 2)
+    assert ended.stderr.startswith("unveil: ")
+    assert ended.stderr.count("\n") == 1

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 # Below this share of the variance of rows left out, the surrogate is no picture of the answers.
 USABLE = 0.5
 
+# Below this share, what is left over may be a ripple whose gradients are as large as all others: 1 % of the variance
+# has them where its period is a tenth of the range.
+SMOOTH = 0.99
+RIPPLES = (
+    "The rest may be noise, or changes over shorter distances than evaluations are apart: their gradients are in none "
+    "of these figures."
+)
+
 
 @dataclass(frozen=True)
 class Held:
@@ -173,6 +181,7 @@ class ActiveSubspace:
             f"{self.dimension} {'direction carries' if self.dimension == 1 else 'directions carry'} "
             f"{carried} of the mean squared gradient"
             + (f", at the worst ends of the intervals {least}." if least != carried else ".")
+            + (f" {RIPPLES}" if self.explained < SMOOTH else "")
             + "".join(f" {caution}" for caution in self.cautions)
         )
 

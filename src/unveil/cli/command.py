@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -191,11 +192,17 @@ def interrupted(store: Path | None, page: Path | None = None) -> str:
 def _ended(error: object, code: int, as_json: bool, counted: Callable[[], Any]) -> None:
     text = printable(in_options(str(error)), longest=2000)
     typer.echo(f"unveil: {text}", err=True)
-    if as_json:
-        status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured
-        ledger = counted()
-        sent = getattr(error, "sent", None) if ledger is None else ledger.sent
-        told = {"status": status.name, "exit_code": code, "causes": [text]} | ({} if sent is None else {"sent": sent})
-        typer.echo(json.dumps(told, indent=2), file=results())
-    results().flush()
+    try:
+        if as_json:
+            status = ending(error).status if isinstance(error, UnveilError) else Status.not_measured
+            ledger = counted()
+            sent = getattr(error, "sent", None) if ledger is None else ledger.sent
+            told = {"status": status.name, "exit_code": code, "causes": [text]} | (
+                {} if sent is None else {"sent": sent}
+            )
+            typer.echo(json.dumps(told, indent=2), file=results())
+        results().flush()
+    except OSError:
+        # Nor does stdout take this: what it still holds goes nowhere, or Python would try once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), results().fileno())
     raise typer.Exit(code)

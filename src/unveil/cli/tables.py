@@ -95,6 +95,10 @@ def columns_of(path: Path) -> dict[str, list[Any]]:
             raise
         if "pickle" in str(error):  # NumPy advises to load it all the same, which would execute what it holds
             raise BadInput(f"{path} cannot be read as an .npz of numbers and words") from None
+        if isinstance(error, UnicodeDecodeError):
+            raise BadInput(
+                f"{path} cannot be read as a table: it is no UTF-8 text ({error}); save it as UTF-8"
+            ) from None
         raise BadInput(f"{path} cannot be read as a table ({kind}): {error or type(error).__name__}") from None
 
 
