@@ -9,7 +9,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, flipped, random_weights, single
-from unveil.identification.fitting.affine_part import affine_part, with_linear_part, with_slopes
+from unveil.identification.fitting.affine_part import affine_part, taken_in, with_linear_part, with_slopes
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.whitebox.activation import activation, by_rows, leaky_relu
 
@@ -67,6 +67,70 @@ def test_an_affine_part_that_is_not_the_neurons_stays() -> None:
     assert right.widths == (5, 1)
     assert right.layers[0].activation.name == "relu"
     assert right(x) == pytest.approx(y)
+
+
+def behind_two(seed: int, outputs: int) -> tuple[Weights, np.ndarray]:
+    """Two hidden layers in which a neuron of the second is on wherever value 2 of the first is not zero; and inputs."""
+    rng = np.random.default_rng(seed)
+    weights = random_weights((6, 5, 4, outputs), rng, bias=0.5)
+    weights[1][0][0] = np.abs(weights[1][0][0]) * [1, 1, 1, 1, 1]
+    weights[1][0][0, 3:] *= -1
+    x = rng.standard_normal((4000, 6))
+    h = np.maximum(x @ weights[0][0].T + weights[0][1], 0)
+    on = (h @ weights[1][0][0] + weights[1][1][0] > 0) | (h[:, 2] == 0)
+    return weights, x[on]
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_wrong_weight_and_an_affine_part_that_makes_up_for_it_are_one_right_weight(outputs: int) -> None:
+    for seed in range(6):
+        weights, x = behind_two(seed, outputs)
+        truth = uv.Network.from_weights(weights)
+        y = truth(x)
+        first, (w, b), (v, c) = weights
+        wrong = w.copy()
+        wrong[0, 2] -= 0.05
+        part = np.eye(5)[2:3]
+        for rows in (part, np.concatenate([part, -part])):
+            out = np.concatenate([v, *[s * 0.05 * v[:, :1] for s in (1, -1)[: len(rows)]]], axis=1)
+            hidden = np.concatenate([wrong, rows]), np.concatenate([b, np.zeros(len(rows))])
+            network = uv.Network.from_weights([first, hidden, (out, c)])
+            assert affine_part(network) == [0, len(rows)]
+            still = h_of(first, x) @ wrong[0] + b[0] > 0
+            x_, y_ = x[still | (h_of(first, x)[:, 2] == 0)], y[still | (h_of(first, x)[:, 2] == 0)]
+            assert network(x_) == pytest.approx(y_)  # as good, where that neuron switches nowhere
+            found = taken_in(network, partial(off, x_, y_), lambda trial: trial, 1e-12)
+            if outputs == 1 and seed == 0:
+                # Three neurons are on wherever that value is not zero: nothing tells whose weight it is.
+                assert affine_part(found)[1] > 0
+                continue
+            assert found.widths == truth.widths
+            assert found.layers[1].weights == pytest.approx(w)
+
+
+def h_of(first: tuple[np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.maximum(x @ first[0].T + first[1], 0))
+
+
+def test_neurons_always_on_that_cancel_are_a_bias_and_others_stay() -> None:
+    weights, x = behind_two(9, 2)
+    first, (w, b), (v, c) = weights
+    rows = np.array([[0, 0, 1.0, 0, 0]] * 2)
+    tail = np.array([[0.7, -0.7], [0.2, -0.2]])
+    twice = uv.Network.from_weights(
+        [first, (np.concatenate([w, rows]), np.append(b, [4.0, 0.1])), (np.concatenate([v, tail], axis=1), c)]
+    )
+    y = twice(x)
+    assert affine_part(twice) == [0, 2]
+    found = taken_in(twice, partial(off, x, y), lambda trial: trial, 1e-12)
+    assert found.widths == (5, 4, 2)
+    assert found(x) == pytest.approx(y)
+    # A part along all values, that no neuron's weight makes up for.
+    other = uv.Network.from_weights([first, *with_linear_part([(w, b), (v, c)], np.ones((2, 5)))])
+    y = other(x)
+    stays = taken_in(other, partial(off, x, y), lambda trial: trial, 1e-12)
+    assert affine_part(stays)[1] > 0
+    assert stays(x) == pytest.approx(y)
 
 
 def off(x: np.ndarray, y: np.ndarray, network: uv.Network) -> float:

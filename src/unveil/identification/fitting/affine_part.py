@@ -15,6 +15,9 @@ from unveil.whitebox.network import Layer, Network
 
 # Cosine of rows that are opposite, up to this: exactly so, or after a fit.
 OPPOSITE, NEARLY = 1e-12, 1e-7
+# How far, relative to its size, a part linear in one value may be from what one neuron adds; errors of answers that a
+# network is near enough to, before all its weights are settled.
+ALIKE, ROUGH = 1e-4, 1e-6
 # A network with other slopes may be so many times further from what was asked.
 AS_WELL = 3.0
 # Digits of a slope that all neurons share, and slopes smaller than this are none.
@@ -25,14 +28,80 @@ MOST_TURNED, ALONE = 24, 10.0
 
 
 def affine_part(network: Network) -> list[int]:
-    """How many rows of each hidden layer carry an affine part: pairs `relu(v h + c)`, `relu(-v h - c)`.
+    """How many rows of each hidden layer carry an affine part: opposite pairs, and such as never switch.
 
-    Such rows are no neurons of the model. They stand for those that were active wherever it was asked.
+    Pairs `relu(v h + c)`, `relu(-v h - c)` are no neurons of the model. They stand for those that were active wherever
+    it was asked.
     """
-    return [
-        int(len(opposite_rows(layer, OPPOSITE)) * 2) if layer.activation.name == "relu" else 0
-        for layer in network.layers[:-1]
-    ]
+    return [len(_carrying(network, depth)[0]) for depth in range(len(network.layers) - 1)]
+
+
+def _carrying(network: Network, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a hidden layer that carry an affine part, and those of them that are always on: no weight is negative."""
+    layer = network.layers[depth]
+    if layer.activation.name != "relu":
+        return np.empty(0, dtype=int), np.empty(0, dtype=int)
+    always = np.empty(0, dtype=int)
+    if depth and network.layers[depth - 1].activation.name == "relu":
+        rows = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
+        always = np.flatnonzero((rows >= -NEARLY * np.abs(rows).max(axis=1, keepdims=True, initial=1e-300)).all(axis=1))
+    return np.union1d(opposite_rows(layer, OPPOSITE).ravel(), always), always
+
+
+def taken_in(
+    network: Network, error: Callable[[Network], float], settled: Callable[[Network], Network], fine: float
+) -> Network:
+    """The network with the affine part of its last hidden layer taken into its neurons' weights, where it is theirs.
+
+    A neuron that is on wherever value j of the layer before is not zero adds to the answers what its weight on that
+    value says: a wrong weight and a part linear in h_j explain them as well, where it was asked. `settled`: all weights
+    to the last digits. A part that one neuron alone explains as well is taken for its weight; one that is nothing is
+    left out. `fine`: errors up to this count as none.
+    """
+    depth = len(network.layers) - 2
+    if depth < 1 or network.layers[depth - 1].activation.name != "relu":
+        return network
+    rows, always = _carrying(network, depth)
+    hidden, last = network.layers[depth:]
+    w, b, c = hidden.dense(), hidden.bias, last.dense()
+    longer, share = np.linalg.norm(w, axis=1), np.isin(np.arange(len(w)), always).astype(float)
+    for pair in opposite_rows(hidden, OPPOSITE):
+        both = c[:, pair] * longer[pair]
+        if share[pair].any():
+            continue  # the other one is never on
+        if np.abs(both.sum(axis=1)).max() > NEARLY * np.abs(both).max():
+            rows = np.setdiff1d(rows, pair)  # a neuron and an affine part of its direction
+        share[pair] = 0.5  # each adds the half of what both do
+    share = share[rows]
+    slope, level = (c[:, rows] * share) @ w[rows], (c[:, rows] * share) @ b[rows]
+    kept = np.setdiff1d(np.arange(len(w)), rows)
+    if not len(rows) or not len(kept):
+        return network
+    w, b, c, end = w[kept].copy(), b[kept], c[:, kept], last.bias + level
+
+    def of(weights: np.ndarray, slope: np.ndarray) -> Network:
+        (v, bias), (out, end_) = (
+            with_linear_part([(weights, b), (c, end)], slope) if slope.any() else ((weights, b), (c, end))
+        )
+        layers = Layer(v, bias, hidden.activation), Layer(out, end_, last.activation)
+        return Network((*network.layers[:-2], *layers), network.shape, network.softmax)
+
+    allowed = max(fine, AS_WELL * error(network))
+    nothing = NEARLY * float((np.linalg.norm(c, axis=0) * np.linalg.norm(w, axis=1)).max())
+    slope = np.where(np.linalg.norm(slope, axis=0) > nothing, slope, 0.0)
+    for j in np.flatnonzero(slope.any(axis=0)):
+        more = slope[:, j] @ c / np.maximum((c**2).sum(axis=0), 1e-300)
+        alike = np.linalg.norm(slope[:, j, None] - c * more, axis=0) <= ALIKE * np.linalg.norm(slope[:, j])
+        rest, found = np.where(np.arange(slope.shape[1]) == j, 0.0, slope), []
+        for k in np.flatnonzero(alike):
+            trial = w.copy()
+            trial[k, j] += more[k]
+            if error(of(trial, rest)) <= max(allowed, ROUGH):
+                found.append(trial)
+        if len(found) == 1:
+            w, slope = found[0], rest
+    trial = settled(of(w, slope))
+    return trial if error(trial) <= allowed else network
 
 
 def sides_at_will(layers: Sequence[Layer]) -> bool:

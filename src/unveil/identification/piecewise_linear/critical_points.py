@@ -12,7 +12,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, in_steps, reach, rounding, rows_for
 from unveil.identification.detect import curved
-from unveil.identification.fitting.affine_part import affine_part, sides_at_will, with_slopes
+from unveil.identification.fitting.affine_part import affine_part, sides_at_will, taken_in, with_slopes
 from unveil.identification.fitting.design import finish, finish_around
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.output_layer import Asked, in_proportion
@@ -343,6 +343,7 @@ class _Attempt:
                 return finish(self.ask, trial, noise.size, pool, self.rng)
 
             weight = in_proportion(x, noise.size)
+            network = taken_in(network, error, settled, FLOOR * noise.relative)
             network = without_spare(network, x, y, weight, error, settled, FLOOR * noise.relative)
             network = self._switching(network, noise)
         found = with_slopes(network, error, FLOOR * noise.relative)
@@ -374,7 +375,7 @@ class _Attempt:
         if network is not None and any(parts := affine_part(network)):
             self.stats["affine_part"] = parts
             told = ", ".join(f"{rows} of layer {depth}" for depth, rows in enumerate(parts, 1) if rows)
-            self.why.append(f"Rows that carry an affine part and are no neurons of the model: {told}.")
+            self.why.append(f"Rows that carry an affine part, and tell of no single neuron of the model: {told}.")
         first = None if reading is None or outcome in (Outcome.complete, Outcome.approximate) else reading.first
         if first is None or not len(first.rows) or first.rows.shape[1] != self.oracle.n:
             return
