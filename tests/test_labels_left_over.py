@@ -10,7 +10,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends
+from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends, with_linear
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.whitebox.activation import activation
@@ -122,6 +122,20 @@ def test_points_that_stray_make_a_network_no_whole_one() -> None:
     assert not Deep(model, 1e-3, 0.0, 1e-9, 0, 0).whole
 
 
+def test_an_affine_part_gets_the_weights_of_values_that_no_point_had() -> None:
+    for seed in range(5):
+        truth = made(seed)
+        rng = np.random.default_rng(seed)
+        truth = replace(truth, affine=0.3 * rng.standard_normal((3, 7)))
+        at = boundary(truth, 1500, seed)
+        affine = truth.affine - truth.affine[0]
+        affine[:, [2, 5]] = 0
+        found = with_linear(replace(truth, affine=affine), at, rng)
+        assert np.allclose(found.affine - found.affine[0], truth.affine - truth.affine[0], atol=1e-5)
+        without = replace(truth, affine=np.zeros((3, 7)))
+        assert with_linear(without, at, rng) is without
+
+
 def test_neurons_that_bends_told_join_a_model_without_them_and_complete_it() -> None:
     for seed in range(5):
         truth = made(seed)
@@ -132,12 +146,6 @@ def test_neurons_that_bends_told_join_a_model_without_them_and_complete_it() -> 
         inner = truth.inner.copy()
         inner[4, [0, 3]] = 0
         assert np.allclose(with_bends(replace(truth, inner=inner), [told], at).inner, truth.inner)
-        # The weight of one that the model has, to a class for which nothing told it.
-        outer = truth.outer - truth.outer[0]
-        outer[1, 4] = 0
-        whole = merged(with_bends(replace(truth, outer=outer), [told], at))
-        assert len(whole.inner) == 5
-        assert on(whole, at) > 0.99
         # One that explains nothing more stays out.
         other = HiddenNeuron(np.random.default_rng(seed).standard_normal(7), 0.1, NOTHING, 0.0)
         assert len(with_bends(truth, [other], at).inner) == 5

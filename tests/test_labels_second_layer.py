@@ -1,4 +1,4 @@
-"""The second layer from labels: bends in different linear regions, which side of each neuron is active, and the fit."""
+"""The second layer from labels: bends in different linear regions, the last layer behind them, and the fit of both."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
+from unveil.identification.from_labels.output import second_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
 from unveil.identification.from_labels.straight import looks_behind, straight
@@ -126,6 +127,63 @@ def test_normals_of_the_boundary_tell_which_side_of_a_first_layer_is_active() ->
     assert active_sides(turned, other) is None
 
 
+def test_the_last_layer_behind_two_hidden_ones() -> None:
+    weights, _ = made(9)
+    at = boundary(weights, 4000, np.random.default_rng(0))
+    inside = truth(weights).inside(at)[0]
+    rows, bias = weights[1]
+    long = np.linalg.norm(rows, axis=1)
+    sign = np.where(np.random.default_rng(1).random(len(bias)) < 0.5, -1.0, 1.0) / long
+    second = Hyperplanes(rows * sign[:, None], bias * sign, np.zeros(len(bias)))
+    pair = (int(inside.before[0]), int(inside.after[0]))
+    ours = inside[np.flatnonzero(np.isin(inside.before, pair) & np.isin(inside.after, pair))]
+    found = second_output(second, ours, pair)
+    assert found is not None
+    assert np.abs(found.distances(ours)).max() < 1e-9
+    whole = oriented(found, ours, [])
+    assert whole is not None
+    assert not whole.affine.any()
+    assert np.abs(whole.distances(ours)).max() < 1e-9
+    assert (np.sum(whole.inner * rows, axis=1) > 0).all()
+
+
+def test_what_neurons_active_everywhere_add_up_to_completes_those_known_in_part() -> None:
+    """Points where neuron 0 is active, and neuron 1 is not: bends told neuron 0 but for two weights."""
+    rng = np.random.default_rng(2)
+    (rows, bias), outer = random_weights((7, 5), rng, bias=0.3)[0], rng.standard_normal((3, 5))
+    hidden = np.maximum(rng.standard_normal((3000, 7)), 0)
+    sums = hidden @ rows.T + bias
+    hidden = hidden[(sums[:, 0] > 0) & (sums[:, 1] < 0)]
+    model = LabelModel(rows, bias, outer, np.zeros((3, 7)), np.zeros(3), np.arange(3), activation("relu"))
+    label = model.labels(hidden)
+    at = Crossings(hidden, label, (label + 1) % 3, hidden, np.zeros(len(hidden)))
+    # As read from normals: neuron 0 not at all, 1 and 3 the wrong way round, so that an affine part is left.
+    turned = np.array([1.0, -1.0, 1.0, -1.0, 1.0])
+    affine = outer[:, :1] * rows[:1] + outer[:, 3:4] * rows[3:4]
+    known = outer * (turned > 0) + np.where(turned > 0, 0, outer) * [0, 0, 0, 1, 0]
+    read = LabelModel(
+        (rows * turned[:, None])[1:],
+        (bias * turned)[1:],
+        known[:, 1:],
+        affine,
+        outer[:, 0] * bias[0] + outer[:, 3] * bias[3],
+        np.arange(3),
+        activation("relu"),
+    )
+    assert np.allclose(read.logits(hidden), model.logits(hidden))
+    weight = -3 * rows[0]
+    weight[[2, 5]] = np.nan
+    partly = HiddenNeuron(weight, -3 * float(bias[0]), np.arange(4), 1e-9)
+    found = oriented(read, at, [partly])
+    assert found is not None
+    assert not found.affine.any()
+    logits = found.logits(hidden) - model.logits(hidden)
+    assert np.abs(logits - logits[:, :1]).max() < 1e-9
+    # Neuron 1 is active at no point: nothing tells of it, and it is left out.
+    assert np.allclose(found.inner, np.stack([*rows[2:], 3 * rows[0]]))
+    assert oriented(read, at, []) is None
+
+
 def test_a_side_seen_between_two_classes_only_does_not_hide_which_one_is_active() -> None:
     """Neuron 2 was read the wrong way round, and its resting side is met between classes 1 and 2 only: what both have
     in common there nothing told."""
@@ -145,13 +203,13 @@ def test_a_side_seen_between_two_classes_only_does_not_hide_which_one_is_active(
     gap = read.logits(hidden) - model.logits(hidden)
     assert np.abs(gap[np.arange(3000), before] - gap[:, 2]).max() < 1e-9
     assert np.abs(gap[:, 0] - gap[:, 2]).max() > 0.1
-    found = oriented(read, at)
+    found = oriented(read, at, [])
     assert found is not None
     assert not found.affine.any()
     apart = found.logits(hidden) - model.logits(hidden)
     assert np.abs(apart - apart[:, :1]).max() < 1e-9
     # An affine part that no choice of sides explains stays.
-    assert oriented(replace(read, affine=affine + 0.3 * rng.standard_normal((3, 7))), at) is None
+    assert oriented(replace(read, affine=affine + 0.3 * rng.standard_normal((3, 7))), at, []) is None
 
 
 def test_one_neuron_active_at_all_points_comes_out_of_what_three_classes_have_of_it() -> None:
@@ -175,7 +233,7 @@ def test_one_neuron_active_at_all_points_comes_out_of_what_three_classes_have_of
         read = read.kept(np.arange(1, k))
         gap = read.logits(hidden) - model.logits(hidden)
         assert np.abs(gap - gap[:, :1]).max() < 1e-9
-        found = oriented(read, at)
+        found = oriented(read, at, [])
         assert found is not None
         assert not found.affine.any()
         assert len(found.inner) == k
@@ -186,7 +244,7 @@ def test_one_neuron_active_at_all_points_comes_out_of_what_three_classes_have_of
         # Two classes have any one vector of it.
         two = np.flatnonzero((at.before < 2) & (at.after < 2))
         pair = replace(read, outer=read.outer[:2], affine=affine[:2], offset=offset[:2], classes=np.arange(2))
-        assert oriented(pair, at[two]) is None
+        assert oriented(pair, at[two], []) is None
 
 
 def test_sides_of_more_neurons_than_values_are_told_by_all_classes_at_once() -> None:
@@ -203,9 +261,9 @@ def test_sides_of_more_neurons_than_values_are_told_by_all_classes_at_once() -> 
         back = turned < 0
         affine, offset = outer[:, back] @ rows[back], outer[:, back] @ bias[back]
         read = replace(model, inner=rows * turned[:, None], bias=bias * turned, affine=affine, offset=offset)
-        found = oriented(read, at)
+        found = oriented(read, at, [])
         # Nothing tells the sides of neurons that no point separates; all of them on one side leave nothing to turn.
-        few = oriented(read, at[np.zeros(3, dtype=int)])
+        few = oriented(read, at[np.zeros(3, dtype=int)], [])
         assert few is None or not few.affine.any()
         if found is None:
             continue

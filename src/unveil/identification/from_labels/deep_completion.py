@@ -128,13 +128,12 @@ class DeepCompletion:
         self.points = DeepPoints(pool, first, Crossings.none(self.chart.n), self.coarse)
         self.figures: dict[str, Any] = {}
 
-    def attempt(self, faces: Faces, edges: list[Edge], links: Int[np.ndarray, "B 2"]) -> Deep | None:
+    def attempt(self, faces: Faces, edges: list[Edge]) -> Deep | None:
         """A network from what was met by now; None where the second layer does not come out.
 
         Args:
             faces: Flat pieces of the boundary.
             edges: Its bends.
-            links: The faces before and behind each bend, those at the first layer's hyperplanes, too.
 
         Queries: about 60 a number of the network, none where no second layer comes out of the bends
         """
@@ -155,7 +154,7 @@ class DeepCompletion:
         asked = self.points.asked
         self.points = DeepPoints(self.pool, self.oriented, met, self.coarse)
         self.points.add(asked)
-        last = last_layer(self.points, faces, links, self.neurons)
+        last = last_layer(self.points, self.neurons, self.rng)
         if last is not None:
             behind, joins, self.figures["explained"] = last
             model = DeepLabelModel(self.oriented.normals, self.oriented.offsets, behind, behind.classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
@@ -18,6 +18,9 @@ ON = 1e-4
 
 CLOSE = 1e-6
 """So near to a hyperplane of the first layer it is not certain which side a point is on."""
+
+USABLE = 0.05
+"""Share of the boundary points at which all weights that count must be told."""
 
 GROW = 5
 """How often the bracket around one that is missing grows eightfold, from `ON` on: to some sizes of a typical input."""
@@ -53,16 +56,29 @@ class DeepPoints:
         along = (sums > 0) * (at.along @ self.first.normals.T)
         return replace(at, x=np.maximum(sums, 0.0), along=along)
 
-    def with_rare(self, need: int) -> None:
-        """Ask for more points of each class of which there are few, towards the commonest one.
+    def usable(self, told: Bool[np.ndarray, " k"], pair: tuple[int, int], need: int) -> Crossings:
+        """Points where weights count that are told, in the first layer's values; more are asked where there are few.
 
-        Queries: about 35 for each point that is missing of `need`
+        Args:
+            told: First-layer neurons; none of the others is active at these points.
+            pair: Two classes.
+            need: Points wanted between these, and of each other class.
+
+        Queries: about 35 for each point
         """
-        classes, counts = np.unique(self.pool.label, return_counts=True)
-        for c in np.delete(classes, counts.argmax()):
-            short = need - int(((self.all.before == c) | (self.all.after == c)).sum())
+        at = self.inside(self.all)
+        good = ~(at.x[:, ~told] > 0).any(axis=1)
+        share = max(float(good.mean()), USABLE)
+        others = [int(c) for c in self.pool.classes if c not in pair]
+        for one, two in (pair, *((c, pair[i % 2]) for i, c in enumerate(others))):
+            ours = (at.before == one) | (at.after == one)
+            if (one, two) == pair:
+                ours &= (at.before == two) | (at.after == two)
+            short = need - int((ours & good).sum())
             if short > 0:
-                self.add(self.pool.crossings(short, self.coarse, (int(c), int(classes[counts.argmax()]))))
+                self.add(self.pool.crossings(int(short / share), self.coarse, (one, two)))
+        at = self.inside(self.all)
+        return at[np.flatnonzero(~(at.x[:, ~told] > 0).any(axis=1))]
 
     def look(self, expected: Crossings, most: int) -> int:
         """Look whether a boundary is where a model foretells it; what is there instead is added.

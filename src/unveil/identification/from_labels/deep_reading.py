@@ -84,9 +84,9 @@ class DeepReading:
                     search.pool.wide = WIDE if further % 2 else 1.0
                     search.collect(self.first, BENDS)
                 search.pool.draw(RARE)
-                found = self.behind.attempt(search.faces, search.bends(self.first), search.links)
+                found = self.behind.attempt(search.faces, search.bends(self.first))
                 if found is None and self._grown():
-                    found = self.behind.attempt(search.faces, search.bends(self.first), search.links)
+                    found = self.behind.attempt(search.faces, search.bends(self.first))
                 search.book("second layer and fit")
                 self.figures |= self.behind.figures | self._neurons_read()
                 self.deep = found or self.deep

@@ -1,116 +1,133 @@
-"""The last layer behind second-layer neurons, from how much the boundary turns where it bends."""
+"""The last layer behind second-layer neurons that bends told: pair by pair of classes, then all in one scale."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.deep_points import ON, DeepPoints, on_boundary, pairs_of
-from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.deep_points import ON, USABLE, DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.joined_classes import Joins, joined, rescaled
-from unveil.identification.from_labels.local_maps import FITS, SPREAD, LocalMaps, PairMaps
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import oriented
-from unveil.identification.from_labels.output import with_classes
-from unveil.identification.from_labels.polish import polish
+from unveil.identification.from_labels.output import equations_needed, second_output, with_classes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
-EACH = 2
-"""Points of each class for each number of its logit."""
+DRAWS = 64
+"""Random sets of boundary points from which the last layer is tried: those where no unknown neuron is active agree."""
 
-CLOSER = 3
-"""Fits to points, each to those that fit best before."""
+MOST = 0.7
+"""Share of the points between two classes that a last layer must explain."""
 
 ABSOLUTE = 30
 """Weighted least squares after which least absolute distances are reached."""
 
 
 def last_layer(
-    points: DeepPoints, faces: Faces, links: Int[np.ndarray, "B 2"], neurons: list[HiddenNeuron]
+    points: DeepPoints, neurons: list[HiddenNeuron], rng: np.random.Generator
 ) -> tuple[LabelModel, Joins, float] | None:
-    """The last layer, from bends of known neurons.
+    """The last layer, from points where no weight counts that is not told.
 
     Args:
-        points: Boundary points; more are asked of classes of which there are few.
-        faces: Flat pieces of the boundary.
-        links: The faces before and behind each bend.
+        points: Boundary points; more are asked where there are few.
         neurons: The second layer, as far as bends told it.
+        rng: Draws sets of points.
 
     Returns:
         The model of the first layer's values, weights that no bend told zero; from which class each one's scale is
-        known; and the share of the faces that the worst explained pair's weights explain. None where none come out.
+        known; and the share of the points that the worst explained pair's weights explain. None where none come out.
 
     Queries: about 35 for each point that is missing
     """
-    # A bend whose face was not kept tells nothing.
-    links = links[(links >= 0).all(axis=1)]
-    if not len(links) or not neurons:
+    at = points.inside(points.all)
+    if not len(at):
         return None
-    points.with_rare(EACH * (len(points.first) + len(neurons) + 1))
-    every = _pair_by_pair(points.first, faces, links, neurons, points.inside(points.all))
+    pairs = pairs_of(at)
+    met, counts = np.unique(pairs, axis=0, return_counts=True)
+    pair = (int(met[counts.argmax(), 0]), int(met[counts.argmax(), 1]))
+    second, told = _rows(neurons, at.x[(pairs == pair).all(axis=1)])
+    need = equations_needed(*second.normals.shape)
+    at = points.usable(told, pair, 2 * need)
+    every = _pair_by_pair(second, at, need, rng)
     if every is None:
         return None
     model, joins, share = every
-    at = points.inside(points.all)
+    partly = [each for each in neurons if np.isnan(each.weight).any()]
     # Few points tell a rare class's weights, and not an affine part besides: sides come first, if need be of a pair.
     begun = model.of(np.setdiff1d(model.classes, [new for _, new in joins]))
     for some in (model, begun):
-        on = at[on_boundary(some, at)]
-        turned = oriented(some, on) if some.affine.any() else some
-        # Sides that weights not told would need explain the affine part, and not the points.
-        if turned is not None and 2 * len(on_boundary(turned, on)) > len(on):
+        turned = oriented(some, at[on_boundary(some, at)], partly) if some.affine.any() else some
+        if turned is not None:
             return with_rare_classes(turned, at), joins, share
     return with_rare_classes(model, at), joins, share
 
 
+def _rows(neurons: list[HiddenNeuron], hidden: Float[np.ndarray, "N k"]) -> tuple[Hyperplanes, Bool[np.ndarray, " k"]]:
+    """Second-layer neurons, weights that no bend told zero, and the first-layer neurons behind which all are told.
+
+    Args:
+        neurons: At least one. Left out are those known in part for which too few points would remain.
+        hidden: Points; at some of them no other first-layer neurons must be active.
+    """
+    told = np.ones(hidden.shape[1], dtype=bool)
+    kept: list[HiddenNeuron] = []
+    for each in sorted(neurons, key=lambda each: int(np.isnan(each.weight).sum())):
+        less = told & ~np.isnan(each.weight)
+        if not kept or (~(hidden[:, ~less] > 0).any(axis=1)).mean() >= USABLE:
+            told = less
+            kept.append(each)
+    rows = np.nan_to_num(np.stack([each.weight for each in kept]), nan=0.0)
+    long = np.linalg.norm(rows, axis=1)
+    bias = np.array([each.bias for each in kept]) / long
+    return Hyperplanes(rows / long[:, None], bias, np.array([each.error for each in kept])), told
+
+
 def _pair_by_pair(
-    first: Hyperplanes, faces: Faces, links: Int[np.ndarray, "B 2"], neurons: list[HiddenNeuron], at: Crossings
+    second: Hyperplanes, at: Crossings, need: int, rng: np.random.Generator
 ) -> tuple[LabelModel, Joins, float] | None:
-    """Classes between which bends tell weights, those with the most faces first."""
-    whole = np.array([np.append(each.weight, each.bias) for each in neurons])
-    whole /= np.linalg.norm(np.nan_to_num(whole[:, :-1]), axis=1, keepdims=True)
-    maps = LocalMaps(first, faces, links, whole)
-    met, counts = np.unique(maps.pairs, axis=0, return_counts=True)
-    pairs = [(int(met[i, 0]), int(met[i, 1])) for i in np.argsort(-counts, kind="stable")]
-    for pair in pairs:
-        PairMaps(maps, pair)
-    # What one pair tells of a neuron makes bends between others known.
-    maps = LocalMaps(first, faces, links, maps.whole)
-    told = {each.pair: each for each in [PairMaps(maps, pair) for pair in pairs] if each.share}
+    """Classes with points enough between them and one other, the commonest pair first."""
+    pairs = pairs_of(at)
+    met, counts = np.unique(pairs, axis=0, return_counts=True)
+    left = [(int(met[i, 0]), int(met[i, 1])) for i in np.argsort(-counts, kind="stable") if counts[i] >= need]
     model: LabelModel | None = None
     joins: Joins = ()
     least = 1.0
     # Each pass takes the commonest pair that brings in one more class.
-    for _ in range(len(told)):
-        one = next((told[p] for p in told if model is None or np.isin(p, model.classes).sum() == 1), None)
-        if one is None:
+    for _ in range(len(left)):
+        pair = next((p for p in left if model is None or np.isin(p, model.classes).sum() == 1), None)
+        if pair is None:
             break
-        least = min(least, told.pop(one.pair).share)
-        if model is None:
-            model = one.model()
+        left.remove(pair)
+        found, share = _of_pair(second, at[np.flatnonzero((pairs == pair).all(axis=1))], pair, need, rng)
+        if found is None:
             continue
-        new = int(np.isin(one.pair, model.classes).argmin())
-        joins += ((one.pair[1 - new], one.pair[new]),)
-        model = joined(model, one.model())
-    return None if model is None else (_closer(rescaled(model, joins, at), at), joins, least)
+        least = min(least, share)
+        if model is None:
+            model = found
+            continue
+        new = int(np.isin(pair, model.classes).argmin())
+        joins += ((pair[1 - new], pair[new]),)
+        model = joined(model, found)
+    return None if model is None else (rescaled(model, joins, at), joins, least)
 
 
-def _closer(model: LabelModel, at: Crossings) -> LabelModel:
-    """The same fitted to the points that lie on its boundaries but for errors; what was not told stays so."""
-    at = at[np.flatnonzero(model.knows(at))]
-    fit = model
-    for _ in range(CLOSER):
-        off = np.abs(fit.distances(at))
-        if not (off < FITS).any():
-            return model
-        # What a neuron that is missing does at some points may be little.
-        fit = polish(fit, at[np.flatnonzero(off <= SPREAD * np.median(off[off < FITS]))]).model
-    inner = np.where(model.inner == 0, 0.0, fit.inner)
-    return replace(fit, inner=inner, affine=np.where(model.affine.any(axis=0), fit.affine, 0.0))
+def _of_pair(
+    second: Hyperplanes, at: Crossings, pair: tuple[int, int], need: int, rng: np.random.Generator
+) -> tuple[LabelModel | None, float]:
+    """The weights between two classes that explain most points, and the share of these."""
+    inliers, share = np.empty(0, dtype=int), 0.0
+    for draw in range(DRAWS):
+        some = np.arange(len(at)) if not draw else rng.choice(len(at), min(need, len(at)), replace=False)
+        tried = second_output(second, at[some], pair)
+        if tried is None:
+            continue
+        on = on_boundary(tried, at)
+        if len(on) > len(inliers):
+            inliers, share = on, len(on) / len(at)
+        if share > 0.98:
+            break
+    return second_output(second, at[inliers], pair) if share >= MOST else None, share
 
 
 def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:

@@ -65,7 +65,7 @@ def _step(
     """Weights that were not told, or one more neuron, and whether clearly more points lie on the boundaries then."""
     known = points.known(model)
     at, on, least = points.inside(known), len(on_boundary(model, known)), SURPLUS
-    behind = with_bends(model.behind, neurons, at)
+    behind = with_linear(with_bends(model.behind, neurons, at), at, rng)
     behind = rescaled(completed(behind, _untold(behind), at, rng), joins, at)
     if not len(on_boundary(replace(model, behind=behind), known)) > on + least:
         further = further_neuron(model.behind, at, rng)
@@ -95,7 +95,7 @@ def _turned(model: DeepLabelModel, points: DeepPoints) -> DeepLabelModel:
     """The model without an affine part, where the neurons known by now explain it."""
     known = points.known(model)
     at = points.inside(known[on_boundary(model, known)])
-    behind = oriented(model.behind, at) if model.behind.affine.any() else None
+    behind = oriented(model.behind, at, []) if model.behind.affine.any() else None
     return model if behind is None else replace(model, behind=behind)
 
 
@@ -186,17 +186,17 @@ def with_bends(model: LabelModel, neurons: list[HiddenNeuron], at: Crossings) ->
     """
     for each in neurons:
         known = ~np.isnan(each.weight)
-        vector = np.append(np.nan_to_num(each.weight), each.bias)
-        some = at[np.flatnonzero(~(at.x[:, ~known] > 0).any(axis=1))]
-        # Of a neuron that the model has, too: between some classes its weight may not have been told.
-        tried = [_with_neuron(model, sign * vector, some) for sign in (1.0, -1.0)]
         mine = [i for i, row in enumerate(model.inner) if alike(_as_told(row, model.bias[i]), each)]
         if mine:
             row, both = model.inner[mine[0]], known & (model.inner[mine[0]] != 0)
             length = (row[both] @ each.weight[both]) / (each.weight[both] @ each.weight[both])
             inner = model.inner.copy()
             inner[mine[0]] = np.where(known & ~both, length * each.weight, row)
-            tried.insert(0, replace(model, inner=inner))
+            tried = [replace(model, inner=inner)]
+        else:
+            vector = np.append(np.nan_to_num(each.weight), each.bias)
+            some = at[np.flatnonzero(~(at.x[:, ~known] > 0).any(axis=1))]
+            tried = [_with_neuron(model, sign * vector, some) for sign in (1.0, -1.0)]
         best = max(tried, key=lambda grown: _on(grown, at))
         model = best if _on(best, at) > _on(model, at) + SURPLUS else model
     return model
@@ -210,6 +210,45 @@ def _left_over(model: LabelModel, at: Crossings) -> tuple[Float[np.ndarray, " N"
     """What a model lacks of the lower label's logit less that of the higher one, and these labels, at each point."""
     left, pairs = -model.gaps(at)[0], pairs_of(at)
     return np.where(at.before == pairs[:, 0], left, -left), pairs
+
+
+def with_linear(model: LabelModel, at: Crossings, rng: np.random.Generator) -> LabelModel:
+    """The model with the affine part's weights that were left zero: first-layer values that no point had until now.
+
+    Args:
+        model: Right wherever these values are zero, or the neurons are at rest that have them.
+        at: Crossings between its classes, in the first layer's values.
+        rng: Draws sets of them.
+
+    Returns:
+        The model; what no points agree on stays zero, as all does where there is no affine part.
+
+    Queries: `0`
+    """
+    untold = np.flatnonzero(~model.affine.any(axis=0))
+    if len(untold) in (0, model.affine.shape[1]):
+        return model
+    left, between = _left_over(model, at)
+    x, zero = at.x[:, untold], np.zeros(len(at))
+    pairs, told = [], []
+    for pair in np.unique(between, axis=0):
+        ours = (between == pair).all(axis=1)
+        # A rectifier's values are those of a sum where it is positive.
+        tried = [
+            (found[1], sign * found[0])
+            for sign in (1.0, -1.0)
+            if (found := _agreed(x[ours], zero[ours], np.maximum(sign * left[ours], 0), rng, constant=False))
+        ]
+        if tried:
+            count, vector = max(tried, key=lambda each: each[0])
+            pairs.append(count * _difference(model, pair))
+            told.append(count * vector)
+    if not pairs:
+        return model
+    affine = model.affine.copy()
+    affine[:, untold] = np.linalg.lstsq(np.array(pairs), np.array(told), rcond=1e-9)[0]
+    grown = replace(model, affine=affine)
+    return grown if _on(grown, at) > _on(model, at) else model
 
 
 def _difference(model: LabelModel, pair: Int[np.ndarray, " 2"]) -> Float[np.ndarray, " c"]:

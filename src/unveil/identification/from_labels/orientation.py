@@ -1,7 +1,7 @@
 """Which side of second-layer neurons is active, told by the affine part that wrong ones leave, of all classes at once.
 
 A neuron taken the wrong way round leaves a linear term, `relu(s) = relu(-s) + s`, in every class with the same yes or
-no. Neurons active at every point add up to the rest.
+no. Neurons active at every point add up to the rest; of one whose weights bends told in part it has the others.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.second_layer import HiddenNeuron
 
 BOTH = 3
 """Points on each side of a neuron's hyperplane that tell its weight from a linear part."""
@@ -40,24 +41,38 @@ NOTHING = 1e-5
 """Share of the largest effect at which a neuron counts as active at no point."""
 
 
-def oriented(model: LabelModel, at: Crossings) -> LabelModel | None:
+def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> LabelModel | None:
     """The same function without an affine part.
 
     Args:
         model: Of a first layer's values, with an affine part; right at the points, whatever sides neurons have there.
         at: Crossings between its classes, in these values.
+        partly: Second-layer neurons with weights that no bend told, NaN.
 
     Returns:
-        The model, a neuron at its end that only the affine part showed; None where no choice of sides explains the
-        affine part.
+        The model, neurons that took part of `partly` at its end; None where no choice of sides explains the affine
+        part.
 
     Queries: `0`
     """
     if not len(at):
         return None
     model, always = _turned_on(model, at)
-    found = _explained(model, always, (at.x > 0).sum(axis=0) >= BOTH, at)
-    return None if found is None else _without(model, always, found, at)
+    seen = (at.x > 0).sum(axis=0) >= BOTH
+    for some in _subsets(partly, seen):
+        found = _explained(model, always, seen, some, at)
+        if found is not None:
+            return _without(model, always, found, some, at)
+    return None
+
+
+def _subsets(partly: list[HiddenNeuron], seen: Bool[np.ndarray, " d"]) -> Iterator[list[HiddenNeuron]]:
+    """None of the neurons, each, and all: an affine part has the weights that it shows."""
+    able = [each for each in partly if seen[np.isnan(each.weight)].all()]
+    yield []
+    yield from ([each] for each in able)
+    if len(able) > 1:
+        yield able
 
 
 def _turned_on(model: LabelModel, at: Crossings) -> tuple[LabelModel, Bool[np.ndarray, " k"]]:
@@ -88,8 +103,8 @@ class _Shares:
 
     Attributes:
         flip: (k,), neurons whose other side is the active one.
-        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of another.
-        rows: (p, d), the latter: of one neuron that was not known, or of none.
+        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of other rows.
+        rows: (p, d), the latter: of neurons known in part, all their weights, and perhaps of one that was not known.
     """
 
     flip: Bool[np.ndarray, " k"]
@@ -98,27 +113,37 @@ class _Shares:
 
 
 def _explained(
-    model: LabelModel, always: Bool[np.ndarray, " k"], seen: Bool[np.ndarray, " d"], at: Crossings
+    model: LabelModel,
+    always: Bool[np.ndarray, " k"],
+    seen: Bool[np.ndarray, " d"],
+    partly: list[HiddenNeuron],
+    at: Crossings,
 ) -> _Shares | None:
     """Flips and weights that add up to the affine part, where there are such."""
     k, d = model.inner.shape
-    every = model.inner[:, seen]
-    alone = np.linalg.matrix_rank(every, tol=FEW * np.linalg.norm(every, axis=1).max(initial=0.0)) == k
-    found = (_one_by_one if alone else _together)(model, every, always, model.affine[:, seen], at)
+    rows = np.array([each.weight for each in partly]).reshape(-1, d)
+    known = seen & ~np.isnan(rows).any(axis=0)
+    every = np.concatenate([model.inner, rows])[:, known]
+    free = np.append(always, np.ones(len(rows), dtype=bool))
+    alone = np.linalg.matrix_rank(every, tol=FEW * np.linalg.norm(every, axis=1).max(initial=0.0)) == len(every)
+    found = (_one_by_one if alone else _together)(model, every, free, model.affine[:, known], at)
     if found is None:
         return None
     flip, share, row = found
-    more = np.empty((0, every.shape[1])) if row is None else row[None]
-    off = np.linalg.norm(model.affine[:, seen] - share @ np.concatenate([every, more]))
-    if off > LEFT * max(float(np.linalg.norm(model.affine[:, seen])), 1e-300):
+    if row is not None:
+        more = np.full((1, d), np.nan)
+        more[:, known] = row
+        rows, every = np.concatenate([rows, more]), np.concatenate([every, row[None]])
+    off = np.linalg.norm(model.affine[:, known] - share @ every)
+    if off > LEFT * max(float(np.linalg.norm(model.affine[:, known])), 1e-300):
         return None
-    rows, ours = np.zeros((len(more), d)), share[:, k:]
     if len(rows):
-        if np.abs(ours).max() <= NOTHING * np.abs(model.outer).max(initial=0.0):
+        ours = share[:, k:]
+        if np.linalg.matrix_rank(ours, tol=NOTHING * np.abs(model.outer).max(initial=0.0)) < len(rows):
             return None
-        # What flips and the neurons always active leave is that neuron's own.
-        rows = np.linalg.lstsq(ours, model.affine - share[:, :k] @ model.inner, rcond=None)[0]
-        rows[:, seen] = more
+        # What flips and the neurons always active leave is those neurons' own.
+        full = np.linalg.lstsq(ours, model.affine - share[:, :k] @ model.inner, rcond=None)[0]
+        rows = np.where(np.isnan(rows), full, rows)
     return _Shares(flip, share, rows)
 
 
@@ -263,16 +288,20 @@ def _together(
     return flip, share, None
 
 
-def _without(model: LabelModel, always: Bool[np.ndarray, " k"], found: _Shares, at: Crossings) -> LabelModel:
+def _without(
+    model: LabelModel, always: Bool[np.ndarray, " k"], found: _Shares, partly: list[HiddenNeuron], at: Crossings
+) -> LabelModel:
     """The model with sides as found and no affine part."""
     k = len(model.inner)
     ours = found.share[:, :k]
     sign = np.where(found.flip, -1.0, 1.0)
     outer = np.where(always, ours, np.where(found.flip, -ours, ours + model.outer))
-    # Nothing tells its bias; what has mostly the one sign here has it far out, where the other side would rest.
-    value = at.x @ found.rows.T
-    bias = BEYOND * np.abs(value).max(axis=0) * np.where(value.sum(axis=0) < 0, -1.0, 1.0)
-    # Known up to sign: the side that the points are on is the active one.
+    bias = np.array([each.bias for each in partly])
+    for row in found.rows[len(bias) :]:
+        # Nothing tells its bias; what has mostly the one sign here has it far out, where the other side would rest.
+        value = at.x @ row
+        bias = np.append(bias, BEYOND * np.abs(value).max() * (np.sign(value.sum()) or 1.0))
+    # Known in part, up to sign: the side that the points are on is the active one.
     side = np.where(np.median(at.x @ found.rows.T + bias, axis=0) > 0, 1.0, -1.0)
     whole = replace(
         model,

@@ -12,6 +12,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.orientation import BOTH
 from unveil.whitebox.activation import Activation, activation
 
 NOTHING = 1e-3
@@ -22,6 +23,9 @@ EXPLAINED = 1e-3
 
 LOOSE, MOST_LOOSE = 100.0, 0.1
 """The same for each error of the hyperplanes, and at most."""
+
+SAME = 1e-6
+"""Share of the largest singular value below which one more is none: points on too few faces tell no last layer."""
 
 UNSURE = 0.25
 """How far what must be 0 or 1 may be from it then."""
@@ -110,7 +114,7 @@ def pair_output(
     # What is not active there now has a weight that the pair does not tell.
     silent = one_sided & (weight == 0)
     A, b = np.where(silent[:, None], -A, A), np.where(silent, -b, b)
-    return PairOutput(between(A, b, weight, linear, offset, pair), gap, flips, silent, one_sided)
+    return PairOutput(_between(A, b, weight, linear, offset, pair), gap, flips, silent, one_sided)
 
 
 def pair_weights(
@@ -136,17 +140,57 @@ def pair_weights(
     matrix = np.concatenate([phi.value(sums), np.ones((len(at), 1))], axis=1)
     if k == 0 or len(matrix) < k + 2 or not matrix.any(axis=0).all():
         return None
-    vector, gap = _null_vector(matrix)
+    vector, gap, _ = _null_vector(matrix)
     vector = _upward(at, pair, (phi.slope(sums) * vector[:k]) @ inner) * vector
-    model = between(inner, bias, vector[:k], np.zeros(d), float(vector[k]), pair)
+    model = _between(inner, bias, vector[:k], np.zeros(d), float(vector[k]), pair)
     return PairOutput(replace(model, phi=phi), gap, 0.0)
 
 
-def _null_vector(matrix: Float[np.ndarray, "N p"]) -> tuple[Float[np.ndarray, " p"], float]:
-    """The vector that a matrix takes to least, columns counted as of length one, and by how much it stands out."""
+def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> LabelModel | None:
+    """The weights between two classes behind second-layer neurons: the null vector over `[relu(W h + c), h, 1]`.
+
+    Values h of a first layer are zero for many neurons, and a second-layer neuron may be active at all points or at
+    none: it then counts with the linear part, whose rows it is one of, or not at all.
+
+    Args:
+        planes: Second-layer neurons, of the first layer's values.
+        at: Crossings between the two labels, in these.
+        pair: The two labels.
+
+    Returns:
+        The model of the first layer's values. Its affine part holds neurons taken the wrong way round, and those active
+        at all points.
+
+    Queries: `0`
+    """
+    rows, bias = planes.normals, planes.offsets
+    k, d = rows.shape
+    sums = at.x @ rows.T + bias
+    on = sums > 0
+    # Points that are nearly alone on their side of a neuron's hyperplane tell no weight: they are left out.
+    rare = [side & (side.sum(axis=0) < BOTH) for side in (on, ~on, at.x > 0)]
+    kept = np.flatnonzero(~np.any(np.concatenate(rare, axis=1), axis=1))
+    at, sums, on = at[kept], sums[kept], on[kept]
+    split = np.flatnonzero((on.sum(axis=0) >= BOTH) & ((~on).sum(axis=0) >= BOTH))
+    seen = np.flatnonzero((at.x > 0).sum(axis=0) >= BOTH)
+    matrix = np.concatenate([np.maximum(sums[:, split], 0), at.x[:, seen], np.ones((len(at), 1))], axis=1)
+    if len(matrix) < matrix.shape[1] + 2 or not len(split):
+        return None
+    vector, _, others = _null_vector(matrix)
+    if others < SAME:
+        return None
+    weight, linear = np.zeros(k), np.zeros(d)
+    weight[split], linear[seen] = vector[: len(split)], vector[len(split) : -1]
+    turn = _upward(at, pair, (on * weight) @ rows + linear)
+    return _between(rows, bias, turn * weight, turn * linear, turn * float(vector[-1]), pair)
+
+
+def _null_vector(matrix: Float[np.ndarray, "N p"]) -> tuple[Float[np.ndarray, " p"], float, float]:
+    """The vector that a matrix takes to least, columns counted as of length one, by how much it stands out, and how
+    little any other vector is taken to, as a share of the most."""
     scale = np.linalg.norm(matrix, axis=0)
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]
-    return right[-1] / scale, float(values[-2] / max(values[-1], 1e-300))
+    return right[-1] / scale, float(values[-2] / max(values[-1], 1e-300)), float(values[-2] / values[0])
 
 
 def _upward(at: Crossings, pair: tuple[int, int], gradient: Float[np.ndarray, "N d"]) -> float:
@@ -155,7 +199,7 @@ def _upward(at: Crossings, pair: tuple[int, int], gradient: Float[np.ndarray, "N
     return float(np.sign(np.sum(up * np.sum(gradient * at.along, axis=1))) or 1.0)
 
 
-def between(
+def _between(
     inner: np.ndarray, bias: np.ndarray, weight: np.ndarray, linear: np.ndarray, offset: float, pair: tuple[int, int]
 ) -> LabelModel:
     """The model of two classes, the lower one's logit zero."""

@@ -71,8 +71,7 @@ class HyperplaneSearch:
         self.planes = Hyperplanes.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
-        # `links`: the faces before and behind each bend that was passed.
-        self.away, self.links = np.empty((0, d)), np.empty((0, 2), dtype=int)
+        self.away = np.empty((0, d))
         self.met = DualPoints.none(d)
         self.ended, self.passed = np.zeros((2, 0), dtype=int)
         # Ends and passes from faces all over the boundary, when last asked.
@@ -205,9 +204,10 @@ class HyperplaneSearch:
 
     def keep(self, faces: Faces, away: Float[np.ndarray, "N d"] | None = None) -> Int[np.ndarray, " N"]:
         """Keep faces; `away`: from the edge across which each was reached."""
+        first = len(self.faces)
         self.faces = Faces.joined([self.faces, faces])
         self.away = np.concatenate([self.away, np.zeros(faces.x.shape) if away is None else away])
-        return np.arange(len(self.faces) - len(faces), len(self.faces))
+        return np.arange(first, len(self.faces))
 
     def _walk(self, face: Int[np.ndarray, " N"]) -> tuple[Walks, Int[np.ndarray, " M"]]:
         """Walk once from each face given; walks that ended at known hyperplanes, and faces behind edges of others."""
@@ -255,9 +255,7 @@ class HyperplaneSearch:
         made, rows = faces_behind(self.side, self.faces, known, self.planes, self.precision)
         self.book("hops")
         a, b = self.planes.normals[known.plane[rows]], self.planes.offsets[known.plane[rows]]
-        behind = self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
-        self.links = np.append(self.links, np.stack([known.face[rows], behind], axis=1), axis=0)
-        return behind
+        return self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
 
     def _add(self, found: DualPoints, seen: bool = False) -> None:
         """Dual points of unknown neurons; `seen`: in a section, so that their face has no index."""
@@ -365,7 +363,6 @@ class HyperplaneSearch:
                 continue
             both = None if self.behind_first else shared_by(edge, self.edges)
             self.edges.append(edge)
-            self.links = np.append(self.links, [[edge.face, edge.other]], axis=0)
             if both is not None:
                 self._accept(edge, both.normal, both.error)
             elif not self.behind_first:
