@@ -48,10 +48,8 @@ POINTS_OF_FEW = FEWEST_IN_BOX
 # Exact answers: errors so many times the median one, and beyond the rounding's, are of numbers that few answers tell:
 # more answers like these are asked for; where that is no help other lines are, and the best reading is taken.
 STRANGE = 1e5
-# Chords along which answers that stand still over short steps may jump.
-CHORDS = 16
-# Points that the last digits must suit.
-POOL = 2000
+# Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
+CHORDS, POOL = 16, 2000
 # Share of the budget that is kept back at most, to look for the rows read at fresh places.
 KEPT = 0.15
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
@@ -342,8 +340,8 @@ class _Attempt:
             def settled(trial: Network) -> Network:
                 return finish(self.ask, trial, noise.size, pool, self.rng)
 
-            weight = in_proportion(x, noise.size)
             network = taken_in(network, error, settled, FLOOR * noise.relative)
+            weight = in_proportion(x, noise.size)
             network = without_spare(network, x, y, weight, error, settled, FLOOR * noise.relative)
             network = self._switching(network, noise)
         found = with_slopes(network, error, FLOOR * noise.relative)
