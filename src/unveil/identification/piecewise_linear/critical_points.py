@@ -193,11 +193,12 @@ class _Attempt:
         large, each = (self.ask.unkept, None), self.method
         probe = Probe(self.ask, noise, self.rng, large, self.ask.most_at_once, self.again)
         setup = Setup(probe, self.ask, self._far(frame, usual), each.most_lines, each.most_layers)
-        ledger, budget = self.oracle.ledger, self.oracle.ledger.budget
+        ledger = self.oracle.ledger
+        budget = allowed = ledger.budget  # a stop may set another one meanwhile, which counts then
         try:
             for self.reading in read_inputs(setup, frame):
-                if budget is not None and (first := self.reading.first) is not None:
-                    ledger.budget = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
+                if budget is not None and (first := self.reading.first) is not None and ledger.budget == allowed:
+                    ledger.budget = allowed = budget - min(EACH * len(first), int(KEPT * (budget - self.start)))
         except (np.linalg.LinAlgError, ArithmeticError) as error:
             return self._partial(f"The reading broke down ({error})"), True
         finally:
