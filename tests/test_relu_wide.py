@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ import unveil as uv
 from tests.helpers import Weights, random_weights, relu_net
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
+from unveil.identification.piecewise_linear import wide_input
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
@@ -61,7 +65,7 @@ def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int
     directions = Directions(every[:, :20], every[:, 20:])
     lift = directions.longer * directions.few
     few = uv.Network.from_weights([(weights[0][0] @ lift, weights[0][1]), *weights[1:]])
-    where = stations(few, np.zeros(9, dtype=bool), rng)
+    where = stations(few, np.zeros(9, dtype=bool), np.arange(9), rng)
     assert where is not None
     assert np.sort(np.concatenate([each.active for each in where])).tolist() == list(range(9))
     for each in where:
@@ -76,23 +80,48 @@ def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int
     seen = -bias[:, None] * rows / (rows**2).sum(axis=1, keepdims=True)
     rows[again] += 1e-7 * rng.standard_normal((again.sum(), 20))
     rough = uv.Network.from_weights([(rows, bias), *weights[1:]])
-    where = stations(rough, again, rng)
-    assert where is not None
-    wide = widen(Probe(oracle, noise, rng), rough, directions, where, again, seen)
+    places = len(stations(rough, again, np.arange(9), deepcopy(rng)) or ())
+    wide = widen(Probe(oracle, noise, rng), rough, directions, again, seen)
     assert wide is not None
     row, off = errors(wide, weights)
     assert row < 1e-12
     assert off < 1e-11
-    measured = sum(bool(again[each.active].any()) for each in where)
-    shares = 9 * (1 if m == 1 else 2)
-    assert oracle.ledger.asked - asked <= len(where) * (60 + 5) + 20 * measured + shares
+    measured, shares = int(again.sum()), 9 * (1 if m == 1 else 2)
+    assert oracle.ledger.asked - asked <= places * (60 + 5) + 20 * measured + shares
+
+
+def test_neurons_are_told_elsewhere_where_a_place_has_no_derivative(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    weights = random_weights((80, 9, 6, 1), rng, bias=0.5)
+    oracle = uv.as_oracle(relu_net(weights), 80)
+    every = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+    directions = Directions(every[:, :20], every[:, 20:])
+    few = uv.Network.from_weights([(weights[0][0] @ (directions.longer * directions.few), weights[0][1]), *weights[1:]])
+    noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
+    measure, left = wide_input.derivatives, [3]
+
+    def some(*given: Any) -> tuple[np.ndarray, np.ndarray]:
+        slope, error = measure(*given)
+        lost = min(left.pop(), len(error)) if left else 0
+        slope[:lost], error[:lost] = np.nan, np.inf
+        return slope, error
+
+    monkeypatch.setattr(wide_input, "derivatives", some)
+    nothing = np.zeros(9, dtype=bool)
+    wide = widen(Probe(oracle, noise, rng), few, directions, nothing, np.zeros((9, 20)))
+    assert wide is not None
+    row, off = errors(wide, weights)
+    assert row < 1e-12
+    assert off < 1e-11
+    left += [9] * 10
+    assert widen(Probe(oracle, noise, rng), few, directions, nothing, np.zeros((9, 20))) is None
 
 
 def test_parallel_rows_leave_nothing_to_choose() -> None:
     rng = np.random.default_rng(0)
     weights = random_weights((20, 5, 1), rng, bias=0.5)
     weights[0][0][3] = -2 * weights[0][0][1]
-    assert stations(uv.Network.from_weights(weights), np.zeros(5, dtype=bool), rng) is None
+    assert stations(uv.Network.from_weights(weights), np.zeros(5, dtype=bool), np.arange(5), rng) is None
 
 
 @pytest.mark.parametrize(

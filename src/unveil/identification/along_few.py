@@ -20,7 +20,7 @@ from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, 
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.outcome import BudgetExceeded, Outcome
 from unveil.whitebox.network import Network
 
@@ -140,12 +140,9 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     few, noise = seen.few, seen.noise
     assert few.network is not None
     nothing = np.zeros(few.network.layers[0].neurons, dtype=bool)
-    where = stations(few.network, nothing, rng)
-    if where is None:
-        return None
     ask = Asked(oracle)
     origin = np.zeros((len(nothing), few.network.n))
-    network = widen(Probe(ask, noise, rng), few.network, seen.directions, where, nothing, origin)
+    network = widen(Probe(ask, noise, rng), few.network, seen.directions, nothing, origin)
     if network is None:
         return None
     x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)

@@ -30,7 +30,7 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sharpening import THROUGH, untangled, worst_sharpened
 from unveil.identification.piecewise_linear.sightings import by_place
 from unveil.identification.piecewise_linear.whole_fit import finish_exact
-from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.identification.validation import FEWEST, FEWEST_IN_BOX, how_many, validate
 from unveil.whitebox.network import Network
 
@@ -288,8 +288,7 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
         wide, read = None if whole is None else Network.from_weights([whole, *behind]), len(along.layers)
     else:
         again, seen = _doubtful(few, first.straight, setup.oracle.n)
-        where = stations(few, again, setup.probe.rng)
-        wide = widen(setup.probe, few, directions, where, again, seen) if where else None
+        wide = widen(setup.probe, few, directions, again, seen)
     if not wide:
         return ended if along.spent else None
     wrong = along.wrong @ (directions.longer * directions.few.T) if len(along.wrong) else np.empty((0, wide.n))

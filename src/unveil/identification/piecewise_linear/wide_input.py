@@ -17,8 +17,8 @@ from unveil.whitebox.network import Layer, Network
 AWAY = 1.0, 3.0
 # A random step moves neurons by this share of what it may.
 STEADY = 0.2
-# Places tried per station.
-TRIES = 60
+# Places tried per station, and how often others are looked for where derivatives could not be measured.
+TRIES, PLACES = 60, 4
 # Rows along the few directions must be this independent for their values to be chosen freely.
 INDEPENDENT = 1e-2
 # Neurons that the answers tell apart worse than this are active at different stations.
@@ -38,12 +38,14 @@ class SparsePlace:
     beside: Int[np.ndarray, " b"]
 
 
-def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Generator) -> list[SparsePlace] | None:
-    """Places that tell every neuron of the first layer once, no more of them than outputs at each.
+def stations(
+    network: Network, again: Bool[np.ndarray, " k"], left: Int[np.ndarray, " l"], rng: np.random.Generator
+) -> list[SparsePlace] | None:
+    """Places that tell some neurons of the first layer once, no more of them than outputs at each.
 
     No other one is active there, but where what an active one sends on would not get through: then some that were told
-    before are. `again`: neurons that had better be active at the same places. None if what the neurons see cannot be
-    chosen freely along these directions.
+    before are. `again`: neurons that had better be active at the same places. `left`: those that are to be told. None
+    if what the neurons see cannot be chosen freely along these directions.
     """
     layer, m = network.layers[0], network.m
     k, size = layer.neurons, np.linalg.norm(layer.dense(), axis=1)
@@ -53,7 +55,7 @@ def stations(network: Network, again: Bool[np.ndarray, " k"], rng: np.random.Gen
     inverse = (vt.T / s) @ u.T / size
     # With one output and one hidden layer all places with the same neurons active are as good.
     tries = 1 if m == 1 and len(network.layers) == 2 else TRIES
-    left, count = np.arange(k), -(-k // m)
+    count = -(-len(left) // m)
     out: list[SparsePlace] = []
     while len(left):
         most = min(m, -(-len(left) // max(1, count - len(out))))
@@ -125,25 +127,72 @@ def widen(
     probe: Probe,
     network: Network,
     directions: Directions,
-    where: list[SparsePlace],
     again: Bool[np.ndarray, " k"],
     seen: Float[np.ndarray, "k p"],
 ) -> Network | None:
-    """The network on all inputs; None where derivatives could not be measured.
+    """The network on all inputs; None where derivatives could not be measured, at other places either.
 
     `again`: rows that are measured again along the few directions, too; `seen`: a point of each of their hyperplanes,
-    in coordinates. Queries: `n - p + 5` per station, p more where a row is measured again; one more per neuron, two
-    behind one hidden layer with several outputs.
+    in coordinates. Queries: `n - p + 5` per place, p more where a row is measured again; one more per neuron, two
+    behind one hidden layer with several outputs; the same for neurons that are told elsewhere, `PLACES` times at most.
     """
-    layer, p = network.layers[0], directions.few.shape[1]
+    layer, last = network.layers[0], len(network.layers) == 2
     lift = directions.longer * directions.few.T
-    x = np.array([each.s for each in where]) @ lift
-    value = probe.ask(x)
-    last = len(network.layers) == 2
-    # A fit tells them less well here, where all other neurons are off, than where inputs usually are.
-    shares = _shares(probe, where, x, value, lift, last)
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
+    told: list[tuple[SparsePlace, np.ndarray, np.ndarray]] = []
+    left = np.arange(len(rows))
+    for _ in range(PLACES):
+        where = stations(network, again, left, probe.rng)
+        if where is None:
+            return None
+        x = np.array([each.s for each in where]) @ lift
+        value = probe.ask(x)
+        # A fit tells them less well here, where all other neurons are off, than where inputs usually are.
+        shares = _shares(probe, where, x, value, lift, last)
+        slopes = _slopes(probe, directions, where, again, x, value)
+        for each, share, y, J in zip(where, shares, value, slopes, strict=True):
+            active, beside = each.active, each.beside
+            if J is None or np.isin(beside, left).any():
+                continue
+            if len(beside):
+                J = J - _passed_on(network, each.s, beside) @ beyond[beside]
+            found = np.linalg.lstsq(share, J, rcond=None)[0]
+            beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
+            if again[active].any():
+                rows[active] = found[:, : rows.shape[1]] * directions.longer
+                bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
+            told.append((each, share, y))
+            left = np.setdiff1d(left, active)
+        if not len(left):
+            break
+    else:
+        return None
+    whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
+    rest = [(each.dense(), each.bias) for each in network.layers[1:]]
+    if last:
+        outer = rest[0][0].copy()
+        for each, share, _ in told:
+            outer[:, each.active] = share
+        h = np.maximum(np.array([each.s for each, _, _ in told]) @ rows.T + bias, 0)
+        rest = [(outer, np.median(np.array([y for _, _, y in told]) - h @ outer.T, axis=0))]
+    return Network.from_weights([(whole, bias), *rest])
+
+
+def _slopes(
+    probe: Probe,
+    directions: Directions,
+    where: list[SparsePlace],
+    again: Bool[np.ndarray, " k"],
+    x: Float[np.ndarray, "P n"],
+    value: Float[np.ndarray, "P m"],
+) -> list[np.ndarray | None]:
+    """Derivatives at these places along the other directions, along all where a row is measured again; None: not met.
+
+    Where the answers of many layers are rounded more than elsewhere, or a neuron switches next to a place, there is no
+    derivative to be had.
+    """
+    out: list[np.ndarray | None] = [None] * len(where)
     full = np.array([again[each.active].any() for each in where])
     for every in (False, True):
         these = np.flatnonzero(full == every)
@@ -152,26 +201,9 @@ def widen(
         span = np.concatenate([directions.few.T, directions.others.T]).T if every else directions.others
         radius = np.array([where[i].radius for i in these])
         slope, error = derivatives(probe, across(span), x[these], radius, value[these])
-        if not np.isfinite(error).all():
-            return None
-        for i, J in zip(these.tolist(), slope, strict=True):
-            active = where[i].active
-            if len(beside := where[i].beside):
-                J = J - _passed_on(network, where[i].s, beside) @ beyond[beside]
-            found = np.linalg.lstsq(shares[i], J, rcond=None)[0]
-            beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
-            if every:
-                rows[active] = found[:, :p] * directions.longer
-                bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
-    whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
-    rest = [(each.dense(), each.bias) for each in network.layers[1:]]
-    if last:
-        outer = rest[0][0].copy()
-        for each, share in zip(where, shares, strict=True):
-            outer[:, each.active] = share
-        h = np.maximum(np.array([each.s for each in where]) @ rows.T + bias, 0)
-        rest = [(outer, np.median(value - h @ outer.T, axis=0))]
-    return Network.from_weights([(whole, bias), *rest])
+        for i, J, known in zip(these.tolist(), slope, np.isfinite(error), strict=True):
+            out[i] = J if known else None
+    return out
 
 
 def _shares(
