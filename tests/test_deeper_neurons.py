@@ -235,7 +235,11 @@ def test_a_derivative_contradicts_neurons_only_beyond_its_error() -> None:
 
     assert told(slope, 0.0, neurons) == (1, 0)
     assert told(slope, 0.0, others) == (0, 1)
-    assert told(off, 0.0, neurons) == (0, 1)
+    # What it has along directions in which the first layer does not move is an error, whatever was expected.
+    inside = off @ np.linalg.pinv(weights[0][0]) @ weights[0][0]
+    assert told(inside, 0.0, neurons) == (0, 1)
+    assert told(off, 0.0, neurons) == (0, 0)
+    assert told(off, 0.0, others) == (0, 1)
     # With its error it neither contradicts nor speaks for them; what is missing still shows.
     assert told(off, error, neurons) == (0, 0)
     assert told(off, error, others) == (0, 1)

@@ -56,12 +56,16 @@ def whole(
 def judged(
     layers: list[AffineMap], neurons: list[Neuron], stations: Sequence[Station]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
-    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
+    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not.
+
+    What a derivative has along directions in which the layers before do not move is its error, whatever was expected.
+    """
     rows = np.array([n.weights for n in neurons])
     right, wrong = [], []
     for x, slope, error in stations:
         J = local(layers, x)[1]
-        normals = row_space(rows @ J)
+        normals, span = row_space(rows @ J), row_space(J)
+        error = max(error, float(np.abs(slope - (slope @ span) @ span.T).max()))
         if not _explains(normals, slope, SIGMAS * error):
             wrong.append(x)
         elif SIGMAS * error <= VAGUE * np.abs(slope).max() and _fewer(normals.shape[1], J):
