@@ -69,6 +69,25 @@ def test_an_affine_part_that_is_not_the_neurons_stays() -> None:
     assert right(x) == pytest.approx(y)
 
 
+def test_a_weak_pair_that_a_fit_has_turned_is_an_affine_part_too() -> None:
+    rng = np.random.default_rng(0)
+    weights = random_weights((6, 7, 3), rng, bias=0.5)
+    (w, b), (v, c) = weights
+    side = np.array([-1.0, 1, 1, -1, 1, 1, 1])
+    off = side < 0
+    (rows, bias), (out, end) = with_linear_part([(w * side[:, None], b * side), (v, c + v @ (b * off))], (v * off) @ w)
+    # Of strength 1e-5, and 1e-3 from opposite: it moves no answer by more than 1e-7.
+    weak = rng.standard_normal(6)
+    rows = np.concatenate([rows, [weak, -weak + 1e-3 * rng.standard_normal(6)]])
+    wrong = [(rows, np.append(bias, [0.0, 0.0])), (np.c_[out, [[1e-6]] * 3, [[-1e-6]] * 3], end)]
+    network, truth = uv.Network.from_weights(wrong), uv.Network.from_weights(weights)
+    x = rng.standard_normal((500, 6))
+    assert affine_part(network) == [6]
+    found = with_slopes(network, lambda trial: float(np.abs(trial(x) - truth(x)).max()), 2e-5)
+    assert found.widths == (7, 3)
+    assert found(x) == pytest.approx(truth(x), abs=2e-5)
+
+
 def behind_two(seed: int, outputs: int) -> tuple[Weights, np.ndarray]:
     """Two hidden layers in which a neuron of the second is on wherever value 2 of the first is not zero; and inputs."""
     rng = np.random.default_rng(seed)

@@ -49,7 +49,8 @@ def test_a_legal_grid_point_is_the_nearest_step_from_the_lower_bound(rng: np.ran
 
 def test_a_box_is_one_pair_or_one_bound_for_each_input() -> None:
     assert box((0, 1)) == (0.0, 1.0)
-    assert box((np.zeros(3), 1)) == (0.0, 1.0)
+    assert box((np.zeros(3), 1), 3) == (0.0, 1.0)
+    assert np.shape(box((np.zeros(3), 1))) == (2, 3)  # another number of inputs is refused later
     ends = box((np.zeros((2, 2)), [1, 2, 3, 4]), 4)
     assert ends is not None
     np.testing.assert_array_equal(ends, [np.zeros(4), [1, 2, 3, 4]])

@@ -406,6 +406,9 @@ def test_kind_and_bounds_are_options_and_notes_are_told(model: Path, tmp_path: P
     np.savez(tmp_path / "box.npz", low=np.zeros(5), high=[1, 1, 100, 1, 1])
     boxed = Asking(shape="5", within=str(tmp_path / "box.npz")).oracle(f"{model}:wide")
     assert boxed.high[2] == 100
+    np.savez(tmp_path / "short.npz", low=np.zeros(4), high=np.ones(4))
+    with pytest.raises(uv.BadInput, match="4 lower and 4 upper bounds"):
+        Asking(shape="5", within=str(tmp_path / "short.npz")).oracle(f"{model}:wide")
     np.savez(tmp_path / "bad.npz", low=np.zeros(5))
     (tmp_path / "text.npz").write_text("low")
     for bad in ("bad.npz", "text.npz", "none.npz"):

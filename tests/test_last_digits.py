@@ -89,6 +89,10 @@ def test_the_most_telling_answers_leave_every_other_one_known(rng: np.random.Gen
     known = np.eye(12) + G[chosen].T @ G[chosen]
     left = np.sqrt(np.einsum("ij,jk,ik->i", G, np.linalg.inv(known), G))
     assert left[np.setdiff1d(np.arange(300), chosen)].max() < 30.0
+    # With no error allowed all that is told at all is taken, and no answer that tells nothing.
+    G[40:] = 0
+    assert sorted(most_telling(G, 300, 0.0)) == list(range(40))
+    assert not len(most_telling(np.zeros((5, 12)), 3, 0.0))
 
 
 def test_weights_that_few_inputs_feel_are_settled_by_answers_from_there() -> None:

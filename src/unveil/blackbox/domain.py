@@ -55,7 +55,8 @@ def box(within: Any, n: int | None = None) -> Within | None:
     if not (low < high).all():
         bad = int(np.argmin(high - low))
         raise BadInput(f"within must have low < high for every input; input {bad} has {low[bad]:g} and {high[bad]:g}")
-    if np.ptp(low) == np.ptp(high) == 0:
+    # Of how many inputs these are the bounds is still to be held against the model where that is not known yet.
+    if n is not None and np.ptp(low) == np.ptp(high) == 0:
         return float(low[0]), float(high[0])
     return low, high
 

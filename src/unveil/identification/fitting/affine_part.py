@@ -13,8 +13,8 @@ from unveil.whitebox.activation import Activation, by_rows, leaky_relu
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
-# Cosine of rows that are opposite, up to this: exactly so, or after a fit.
-OPPOSITE, NEARLY = 1e-12, 1e-7
+# Cosine of rows that are opposite, up to this: exactly so, or after a fit of the strongest rows and of weak ones.
+OPPOSITE, NEARLY, FAINT = 1e-12, 1e-7, 1e-5
 # How far, relative to its size, a part linear in one value may be from what one neuron adds; errors of answers that a
 # network is near enough to, before all its weights are settled.
 ALIKE, ROUGH = 1e-4, 1e-6
@@ -33,19 +33,20 @@ def affine_part(network: Network) -> list[int]:
     Pairs `relu(v h + c)`, `relu(-v h - c)` are no neurons of the model. They stand for those that were active wherever
     it was asked.
     """
-    return [len(_carrying(network, depth)[0]) for depth in range(len(network.layers) - 1)]
+    return [len(_carrying(network, depth, exact=False)[0]) for depth in range(len(network.layers) - 1)]
 
 
-def _carrying(network: Network, depth: int) -> tuple[np.ndarray, np.ndarray]:
+def _carrying(network: Network, depth: int, *, exact: bool) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a hidden layer that carry an affine part, and those of them that are always on: no weight is negative."""
     layer = network.layers[depth]
     if layer.activation.name != "relu":
         return np.empty(0, dtype=int), np.empty(0, dtype=int)
+    pairs = opposite_rows(layer, OPPOSITE) if exact else _nearly_opposite(layer, network.layers[depth + 1])
     always = np.empty(0, dtype=int)
     if depth and network.layers[depth - 1].activation.name == "relu":
         rows = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
         always = np.flatnonzero((rows >= -NEARLY * np.abs(rows).max(axis=1, keepdims=True, initial=1e-300)).all(axis=1))
-    return np.union1d(opposite_rows(layer, OPPOSITE).ravel(), always), always
+    return np.union1d(pairs.ravel(), always), always
 
 
 def taken_in(
@@ -61,7 +62,7 @@ def taken_in(
     depth = len(network.layers) - 2
     if depth < 1 or network.layers[depth - 1].activation.name != "relu":
         return network
-    rows, always = _carrying(network, depth)
+    rows, always = _carrying(network, depth, exact=True)
     hidden, last = network.layers[depth:]
     w, b, c = hidden.dense(), hidden.bias, last.dense()
     longer, share = np.linalg.norm(w, axis=1), np.isin(np.arange(len(w)), always).astype(float)
@@ -134,7 +135,8 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     if len(network.layers) < 2 or network.layers[-2].activation.name != "relu":
         return network
     hidden, last = network.layers[-2:]
-    pairs = opposite_rows(hidden, NEARLY)
+    strength = _strength(hidden, last)
+    pairs = _nearly_opposite(hidden, last)
     if not len(pairs):
         return network
     w, b, c, end = hidden.dense(), hidden.bias, last.dense().copy(), last.bias.copy()
@@ -146,7 +148,8 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     c[:, first] += opposite
     kept = np.ones(len(w), dtype=bool)
     kept[second] = False
-    own = np.linalg.norm(c[:, first], axis=0) > np.sqrt(NEARLY) * np.linalg.norm(opposite, axis=0)
+    left = np.linalg.norm(c[:, first], axis=0) * np.linalg.norm(w[first], axis=1)
+    own = left > np.sqrt(NEARLY) * strength.max()
     kept[first[~own]] = False
     w, b, c = w[kept], b[kept], c[:, kept]
     design = np.einsum("mk,kd->mdk", c, w).reshape(slope.size, -1)
@@ -171,13 +174,23 @@ def with_slopes(network: Network, error: Callable[[Network], float], fine: float
     return network
 
 
-def opposite_rows(layer: Layer, tolerance: float) -> np.ndarray:
+def _strength(layer: Layer, after: Layer) -> Float[np.ndarray, " k"]:
+    return np.asarray(np.linalg.norm(layer.dense(), axis=1) * np.linalg.norm(after.dense(), axis=0))
+
+
+def _nearly_opposite(layer: Layer, after: Layer) -> np.ndarray:
+    """(P, 2) pairs of rows that are opposite as far as answers tell: a fit turns a weak row further."""
+    strength = _strength(layer, after)
+    return opposite_rows(layer, np.minimum(NEARLY * (strength.max() / np.maximum(strength, 1e-300)) ** 2, FAINT))
+
+
+def opposite_rows(layer: Layer, tolerance: float | Float[np.ndarray, " k"]) -> np.ndarray:
     """(P, 2) pairs of rows that are opposite, biases included, up to their lengths."""
     w = np.concatenate([layer.dense(), layer.bias[:, None]], axis=1)
     w = w / np.maximum(np.linalg.norm(w, axis=1, keepdims=True), 1e-300)
     cosine = np.triu(w @ w.T, 1)
     pairs, used = [], np.zeros(len(w), dtype=bool)
-    for i, j in np.argwhere(cosine < -1 + tolerance):
+    for i, j in np.argwhere(cosine < -1 + np.minimum(*np.broadcast_arrays(tolerance, np.transpose([tolerance])))):
         if not used[[i, j]].any():
             used[[i, j]] = True
             pairs.append((i, j))

@@ -158,7 +158,7 @@ def most_telling(G: Float[np.ndarray, "M q"], count: int, enough: float) -> Int[
     behind = np.zeros(len(G), dtype=int)
     while len(chosen) < min(count, len(G)):
         best = int(left.argmax())
-        if left[best] < enough**2:
+        if left[best] <= 0 or left[best] < enough**2:
             break
         if behind[best] == len(chosen):
             chosen.append(best)
