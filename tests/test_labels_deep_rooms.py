@@ -115,7 +115,7 @@ def test_the_last_layer_behind_known_neurons_is_right_also_where_a_weight_is_ope
         found = last_layer(case.points, neurons, np.random.default_rng(seed))
         if found is None:
             return False
-        model, _, share = found
+        model, share = found
         inside = case.points.inside(case.points.all)
         clean = inside[np.flatnonzero(~(inside.x[:, 1] > 0))]
         return bool(share > 0.9 and np.mean(np.abs(model.distances(clean)) < 1e-5) > 0.9)
@@ -129,7 +129,7 @@ def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boun
         _, (w, c), (v, _) = case.weights
         behind = replace(case.truth.behind, inner=w[1:], bias=c[1:], outer=v[:, 1:])
         less = replace(case.truth, behind=behind)
-        found = with_missing(less, case.points, (), [], np.random.default_rng(seed))
+        found = with_missing(less, case.points, [], np.random.default_rng(seed))
         return bool(_agrees(less, case) < 0.99 and _agrees(found, case) > 0.999)
 
     assert_rate([holds(seed) for seed in range(60, 64)], 0.9)
@@ -145,7 +145,7 @@ def test_a_second_layer_neuron_that_no_point_needs_goes() -> None:
         bias=np.append(behind.bias, -0.3),
         outer=np.concatenate([behind.outer, weight], axis=1),
     )
-    found = with_missing(replace(case.truth, behind=more), case.points, (), [], rng)
+    found = with_missing(replace(case.truth, behind=more), case.points, [], rng)
     assert len(found.behind.inner) == len(behind.inner)
     assert _agrees(found, case) > 0.999
 

@@ -10,7 +10,14 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.missing_neurons import completed, further_neuron, merged, with_bends, with_linear
+from unveil.identification.from_labels.last_layer import with_classes_anew
+from unveil.identification.from_labels.missing_neurons import (
+    completed,
+    further_neuron,
+    merged,
+    with_bends,
+    with_linear,
+)
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.whitebox.activation import activation
@@ -98,6 +105,19 @@ def test_classes_known_from_pairs_get_one_scale_from_points_of_a_third() -> None
     third = at[np.flatnonzero((at.before > 0) & (at.after > 0))]
     assert on(whole, third) < 0.1
     assert on(rescaled(whole, ((0, 2),), at), at) > 0.99
+
+
+def test_a_classs_weight_that_no_point_told_comes_from_points_where_it_counts() -> None:
+    for seed in range(5):
+        truth = made(seed)
+        at = boundary(truth, 3000, seed)
+        met, counts = np.unique(np.sort(np.stack([at.before, at.after], axis=1), axis=1), axis=0, return_counts=True)
+        rare = int(np.setdiff1d(truth.classes, met[counts.argmax()])[0])
+        outer = truth.outer.copy()
+        outer[rare, (at.x @ truth.inner.T + truth.bias > 0).sum(axis=0).argmax()] = 0
+        wrong = replace(truth, outer=outer)
+        assert on(wrong, at) < 0.99
+        assert on(with_classes_anew(wrong, at), at) > 0.999
 
 
 def test_neurons_of_one_hyperplane_and_side_become_one() -> None:

@@ -18,7 +18,7 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.output import second_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
-from unveil.identification.from_labels.straight import looks_behind, straight
+from unveil.identification.from_labels.straight import looks_behind, straight, where_it_counts
 from unveil.whitebox.activation import activation
 
 SIZES = (8, 7, 5, 3)
@@ -298,6 +298,25 @@ def test_a_third_layers_neurons_do_not_go_on_straight_behind_a_first_layer() -> 
         ended, passed = looks_behind((side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), third, rng)
         assert np.mean(straight(ended, passed)) < 0.1
     assert_rate(kept, 0.5)
+
+
+def test_faces_between_classes_with_the_same_weight_of_a_neuron_do_not_speak_against_it() -> None:
+    def told(ends: tuple[int, int, int], goes: tuple[int, int, int]) -> tuple[int, int]:
+        """What is told of so many faces between each two of three classes, half of them met from either side."""
+        pairs = np.repeat([(0, 1), (2, 0), (1, 2), (1, 0), (0, 2), (2, 1)], 20, axis=0)
+        which = [np.flatnonzero((np.sort(pairs, axis=1) == pair).all(axis=1)) for pair in ((0, 1), (0, 2), (1, 2))]
+        ended, passed = (
+            np.concatenate([rows[::sign][:count] for rows, count in zip(which, counts, strict=True)])
+            for counts, sign in ((ends, 1), (goes, -1))
+        )
+        x = np.zeros((len(pairs), 3))
+        return where_it_counts(Faces(x, x, *pairs.T, np.zeros(len(pairs))), ended, passed)
+
+    assert told((6, 5, 0), (0, 1, 12)) == (11, 1)
+    assert told((6, 5, 1), (0, 1, 12)) == (11, 1)
+    # Bent everywhere, and straight where few faces say so.
+    assert told((4, 5, 6), (6, 5, 9)) == (15, 20)
+    assert told((4, 0, 0), (0, 9, 9)) == (4, 18)
 
 
 def test_derivatives_of_two_hidden_layers() -> None:

@@ -17,7 +17,6 @@ from unveil.identification.from_labels.deep_points import DeepPoints, on_boundar
 from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.foretold import FAR, as_foretold, at_extremes, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
-from unveil.identification.from_labels.joined_classes import Joins
 from unveil.identification.from_labels.last_layer import last_layer, with_rare_classes
 from unveil.identification.from_labels.missing_neurons import FITS, with_missing
 from unveil.identification.from_labels.orientation import BOTH
@@ -122,7 +121,6 @@ class DeepCompletion:
         """Those of them that are seen to go on straight in the first layer's values, as no third layer's does."""
         self.oriented: Hyperplanes | None = None
         self.best: Deep | None = None
-        self.joins: Joins = ()
         self.coarse = max(1e-9, 4 * precision.digits)
         self.fine = max(2 * precision.digits, 1e-3 * accuracy)
         self.points = DeepPoints(pool, first, Crossings.none(self.chart.n), self.coarse)
@@ -156,21 +154,21 @@ class DeepCompletion:
         self.points.add(asked)
         last = last_layer(self.points, self.neurons, self.rng)
         if last is not None:
-            behind, joins, self.figures["explained"] = last
+            behind, self.figures["explained"] = last
             model = DeepLabelModel(self.oriented.normals, self.oriented.offsets, behind, behind.classes)
-            self._keep_grown(model, joins)
+            self._keep_grown(model)
         if self.best is not None and not self.best.whole and self.best.rms <= TIGHT and self.best.missed <= NEARLY:
             # What was fitted best by now may be right but for neurons that points met since tell.
             model = self.best.model.with_unit_rows()
-            behind = with_rare_classes(model.behind, self.points.inside(self.points.all))
-            self._keep_grown(replace(model, behind=behind, classes=behind.classes), self.joins)
+            behind = with_rare_classes(model.behind, model.inside(self.points.all)[0])
+            self._keep_grown(replace(model, behind=behind, classes=behind.classes))
         return self.best
 
-    def _keep_grown(self, model: DeepLabelModel, joins: Joins) -> None:
+    def _keep_grown(self, model: DeepLabelModel) -> None:
         """Fit the model with what it lacks, and keep it if none was better by now."""
-        found = self.fitted(with_missing(model, self.points, joins, self.neurons, self.rng))
+        found = self.fitted(with_missing(model, self.points, self.neurons, self.rng))
         if self.best is None or found.rank >= self.best.rank:
-            self.best, self.joins = found, joins
+            self.best = found
 
     def fitted(self, model: DeepLabelModel) -> Deep:
         """A model that is nearly right, fitted to boundary points and judged at fresh ones.

@@ -18,9 +18,9 @@ from unveil.outcome import BudgetExceeded, Outcome
 BENDS, FURTHER = 100_000, 4
 """Labels asked for more bends at a time, and how often."""
 
-WIDE = 4.0
+WIDE = 30.0
 """So many times as far out, every other time, half of them: second-layer neurons that are active, or at rest, at nearly
-all usual inputs switch there."""
+all usual inputs switch there, and classes that are rare at these are met."""
 
 RARE = 1_000
 """Random points asked each time, for classes that a search meets hardly anywhere."""

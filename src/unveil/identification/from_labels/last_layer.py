@@ -26,7 +26,7 @@ ABSOLUTE = 30
 
 def last_layer(
     points: DeepPoints, neurons: list[HiddenNeuron], rng: np.random.Generator
-) -> tuple[LabelModel, Joins, float] | None:
+) -> tuple[LabelModel, float] | None:
     """The last layer, from points where no weight counts that is not told.
 
     Args:
@@ -35,8 +35,8 @@ def last_layer(
         rng: Draws sets of points.
 
     Returns:
-        The model of the first layer's values, weights that no bend told zero; from which class each one's scale is
-        known; and the share of the points that the worst explained pair's weights explain. None where none come out.
+        The model of the first layer's values, weights that no bend told zero, and the share of the points that the
+        worst explained pair's weights explain. None where none come out.
 
     Queries: about 35 for each point that is missing
     """
@@ -59,8 +59,8 @@ def last_layer(
     for some in (model, begun):
         turned = oriented(some, at[on_boundary(some, at)], partly) if some.affine.any() else some
         if turned is not None:
-            return with_rare_classes(turned, at), joins, share
-    return with_rare_classes(model, at), joins, share
+            return with_rare_classes(turned, at), share
+    return with_rare_classes(model, at), share
 
 
 def _rows(neurons: list[HiddenNeuron], hidden: Float[np.ndarray, "N k"]) -> tuple[Hyperplanes, Bool[np.ndarray, " k"]]:
@@ -149,3 +149,19 @@ def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:
         grown, _ = with_classes(model, others, at, weight=weight)
         weight = 1 / np.maximum(np.abs(grown.distances(at)), ON)
     return with_classes(model, others, at[np.flatnonzero(weight == weight.max(initial=0.0))])[0]
+
+
+def with_classes_anew(model: LabelModel, at: Crossings) -> LabelModel:
+    """The model with the last layer of all classes but the commonest two from these points, where more lie on it then.
+
+    Points met since may be the first at which a class's weight of some neuron counts.
+
+    Args:
+        model: Its neurons are right at most points.
+        at: Crossings between its classes, in the first layer's values.
+
+    Queries: `0`
+    """
+    met, counts = np.unique(pairs_of(at), axis=0, return_counts=True)
+    anew = with_rare_classes(model.of(met[counts.argmax()]), at) if len(met) > 1 else model
+    return anew if len(on_boundary(anew, at)) > len(on_boundary(model, at)) else model

@@ -16,7 +16,7 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import ALIKE
-from unveil.identification.from_labels.joined_classes import Joins, rescaled
+from unveil.identification.from_labels.last_layer import with_classes_anew
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import BOTH, oriented
 from unveil.identification.from_labels.polish import polish
@@ -33,26 +33,25 @@ LOOK, LOOKS = 250, 10
 
 
 def with_missing(
-    model: DeepLabelModel, points: DeepPoints, joins: Joins, neurons: list[HiddenNeuron], rng: np.random.Generator
+    model: DeepLabelModel, points: DeepPoints, neurons: list[HiddenNeuron], rng: np.random.Generator
 ) -> DeepLabelModel:
     """The model with what it leaves over at points off its boundaries.
 
     Args:
         model: Right at most points; weights of its second layer that nothing told are zero.
         points: Boundary points met; more are looked for.
-        joins: From which class each one's scale is known.
         neurons: What bends told of the second layer: of those that the model lacks, too few points may have told more.
         rng: Draws places to look at.
 
     Queries: 5,000 where nothing is missing, some 10,000 for each neuron that is
     """
-    model = _step(model, points, joins, neurons, rng)[0]
+    model = _step(model, points, neurons, rng)[0]
     fruitless = 0
     for _ in range(STEPS):
         # What is found must still be fitted and judged.
         if points.pool.chart.ledger.left < RESERVE * model.parameters or not _look(model, points, rng):
             break
-        model, grown = _step(model, points, joins, neurons, rng)
+        model, grown = _step(model, points, neurons, rng)
         fruitless = 0 if grown else fruitless + 1
         if fruitless >= FRUITLESS:
             break
@@ -60,13 +59,13 @@ def with_missing(
 
 
 def _step(
-    model: DeepLabelModel, points: DeepPoints, joins: Joins, neurons: list[HiddenNeuron], rng: np.random.Generator
+    model: DeepLabelModel, points: DeepPoints, neurons: list[HiddenNeuron], rng: np.random.Generator
 ) -> tuple[DeepLabelModel, bool]:
     """Weights that were not told, or one more neuron, and whether clearly more points lie on the boundaries then."""
     known = points.known(model)
-    at, on, least = points.inside(known), len(on_boundary(model, known)), SURPLUS
+    at, on, least = model.inside(known)[0], len(on_boundary(model, known)), SURPLUS
     behind = with_linear(with_bends(model.behind, neurons, at), at, rng)
-    behind = rescaled(completed(behind, _untold(behind), at, rng), joins, at)
+    behind = with_classes_anew(completed(behind, _untold(behind), at, rng), at)
     if not len(on_boundary(replace(model, behind=behind), known)) > on + least:
         further = further_neuron(model.behind, at, rng)
         if further is not None:
@@ -94,7 +93,7 @@ def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
 def _turned(model: DeepLabelModel, points: DeepPoints) -> DeepLabelModel:
     """The model without an affine part, where the neurons known by now explain it."""
     known = points.known(model)
-    at = points.inside(known[on_boundary(model, known)])
+    at = model.inside(known[on_boundary(model, known)])[0]
     behind = oriented(model.behind, at, []) if model.behind.affine.any() else None
     return model if behind is None else replace(model, behind=behind)
 

@@ -219,13 +219,17 @@ class LabelModel(Boundaries):
         )
 
     def layers(self) -> tuple[Layer, ...]:
-        """The same in terms of coordinates; an affine part goes through neurons in pairs, relu(s) - relu(-s)."""
+        """The same labels in terms of coordinates.
+
+        An affine part goes through neurons in pairs, relu(s) - relu(-s), but for what it is to all classes alike.
+        """
         inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset
+        affine = self.affine - self.affine[0]
         if not len(inner):
-            return (Layer(self.affine, offset, activation("identity")),)
-        if self.affine.any():
-            left, values, right = np.linalg.svd(self.affine, full_matrices=False)
-            rank = max(int((values > 1e-12 * max(values[0], 1e-300)).sum()), 1)
+            return (Layer(affine, offset, activation("identity")),)
+        if affine.any():
+            left, values, right = np.linalg.svd(affine, full_matrices=False)
+            rank = int((values > 1e-12 * values[0]).sum())
             carried, part = right[:rank], left[:, :rank] * values[:rank]
             # A pair of neurons of any activation g with g(s) - g(-s) = s, which a rectifier has.
             inner = np.concatenate([inner, carried, -carried])

@@ -25,6 +25,9 @@ ENOUGH = 8
 SHARE = 0.25
 """At most so many go on behind it, for each that ends: where deeper layers cover what the neuron does."""
 
+BLIND = 6
+"""So many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron."""
+
 AGAIN = 4
 """Points at which a vague hyperplane is measured again."""
 
@@ -58,8 +61,27 @@ def looks(
     told = np.zeros((2, len(planes)), dtype=int)
     for i in range(len(planes)):
         ended, passed = _looked_at(side, chart, faces, planes, i, precision, rng)
-        told[:, i] = len(ended), passed
+        told[:, i] = where_it_counts(faces, ended.face, passed)
     return told
+
+
+def where_it_counts(faces: Faces, ended: Int[np.ndarray, " e"], passed: Int[np.ndarray, " p"]) -> tuple[int, int]:
+    """How many faces end and how many go on, without those between classes that have the same weight of the neuron.
+
+    The boundary between such two does not bend at its hyperplane.
+
+    Args:
+        faces: All of them.
+        ended, passed: Which end at a hyperplane, and which go on behind it.
+
+    Queries: `0`
+    """
+    labels = np.sort(np.stack([faces.before, faces.after], axis=1), axis=1)
+    pairs, which = np.unique(labels, axis=0, return_inverse=True)
+    ends, goes = (np.bincount(which.ravel()[rows], minlength=len(pairs)) for rows in (ended, passed))
+    counts = (goes < BLIND) | (ends > goes / BLIND)
+    counts |= ends[counts].sum() < ENOUGH
+    return int(ends[counts].sum()), int(goes[counts].sum())
 
 
 def looks_behind(
@@ -100,7 +122,7 @@ def looks_behind(
         meets[meets] &= (s + 2 * aside)[meets] < first.ahead(on.x[meets], along[meets]).min(axis=1, initial=np.inf)
         meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(on.x[meets], along[meets])
         ended, passed = reached(side, on, np.flatnonzero(meets), (along, s, aside), precision, rng)
-        told[:, i] = len(ended), passed
+        told[:, i] = where_it_counts(on, ended.face, passed)
     return told
 
 
@@ -182,8 +204,8 @@ def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     which: int,
     precision: Precision,
     rng: np.random.Generator,
-) -> tuple[Walks, int]:
-    """Walks that end at a hyperplane, and how many go on behind it."""
+) -> tuple[Walks, Int[np.ndarray, " p"]]:
+    """Walks that end at a hyperplane, and the faces that go on behind it."""
     along, s, steep = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
     this = planes[np.array([which])]
     aside = this.aside(faces.x, along, precision.aside)[:, 0]
@@ -199,8 +221,8 @@ def reached(
     ways: tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]],
     precision: Precision,
     rng: np.random.Generator,
-) -> tuple[Walks, int]:
-    """Of faces and ways on them to a hyperplane, those that end there as walks, and how many go on behind it.
+) -> tuple[Walks, Int[np.ndarray, " p"]]:
+    """Of faces and ways on them to a hyperplane, those that end there as walks, and those that go on behind it.
 
     `rows`: which of the faces may be looked at. `ways`: directions, lengths, and how far before and behind it is asked.
     side, faces, precision, rng: As in `looks`. Queries: at most 4 for each of `FACES` faces.
@@ -210,16 +232,16 @@ def reached(
     rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
     rows = rng.permutation(rows)[:FACES]
     if not len(rows):
-        return _no_walks(faces.x.shape[1]), 0
+        return _no_walks(faces.x.shape[1]), rows[:0]
     on, s, along, aside = faces[rows], s[rows], along[rows], aside[rows]
     near = s - aside
     there = np.flatnonzero(on_face(side, on, on.x + near[:, None] * along, tolerance_at(precision, on, near))[0])
     if not len(there):
-        return _no_walks(faces.x.shape[1]), 0
+        return _no_walks(faces.x.shape[1]), rows[:0]
     on, far, along, near, rows = on[there], (s + aside)[there], along[there], near[there], rows[there]
     still = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
     ended = Walks(rows, along, near, far, np.full(len(rows), -1))
-    return ended[np.flatnonzero(~still)], int(still.sum())
+    return ended[np.flatnonzero(~still)], rows[still]
 
 
 def _no_walks(d: int) -> Walks:
