@@ -7,7 +7,8 @@ import numpy as np
 import unveil as uv
 from tests.helpers import assert_rate, random_weights
 from unveil.blackbox.row_span import in_own_units
-from unveil.identification.box_units import in_units, of_inputs
+from unveil.identification.along_few import settled
+from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.method import Identification
 
 
@@ -106,3 +107,28 @@ def test_a_box_of_like_widths_is_left_as_it_is() -> None:
     assert in_own_units(uv.as_oracle(lambda x: x, shape=2, within=(np.zeros(2), np.array([1.0, 50.0]))), None) is None
     assert in_own_units(uv.as_oracle(lambda x: x, shape=2), None) is None
     assert in_own_units(uv.as_oracle(lambda x: x, shape=2, within=(0, 1), grid=1 / 255), None) is None
+
+
+def test_weights_of_light_inputs_are_fitted_where_all_matter_alike() -> None:
+    """Read at inputs of size 1, in float32, they are off by a part of the others; no second reading is needed."""
+
+    def never(*_: object, **__: object) -> Identification:
+        raise AssertionError("it was read again")
+
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        (rows, bias), *rest = random_weights((12, 8, 3), rng, bias=0.5)
+        size = np.append(np.ones(9), np.full(3, 300.0))
+        truth = uv.Network.from_weights([(rows / size, bias), *rest])
+        near = uv.Network.from_weights([(rows / size + 1e-6 * rng.standard_normal(rows.shape), bias), *rest])
+        oracle = uv.as_oracle(lambda x, truth=truth: truth(x).astype(np.float32), shape=12)
+        found = Identification(near, uv.Outcome.complete, 0, 1e-6, "critical points", (), {})
+        asked = oracle.ledger.asked
+        again = in_shown_units(found, oracle, never, settled, rng)
+        x = size * rng.standard_normal((1000, 12))
+        spread = truth(x).std()
+        assert again.outcome is uv.Outcome.complete
+        assert again.queries == oracle.ledger.asked - asked
+        assert again.network is not None
+        assert np.abs(near(x) - truth(x)).max() > 1e-4 * spread
+        assert np.abs(again.network(x) - truth(x)).max() < 2e-5 * spread

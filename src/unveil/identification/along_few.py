@@ -145,18 +145,29 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     network = widen(Probe(ask, noise, rng), few.network, seen.directions, nothing, origin)
     if network is None:
         return None
-    x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
-    x[::4] *= FURTHER
-    x = oracle.nearest(both_sides(network, x))
-    y = ask(x)
-    counts, sigma = noise.counts(x, y)
-    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts)
-    outcome, judged, why = CriticalPoints().judge(network, oracle, rng=rng)
+    network, outcome, error, why = settled(network, oracle, noise, rng)
     if outcome is not Outcome.complete or not _all_read(few):
         # Of a network with neurons that are only fitted a fit tells whether all of them are needed.
         outcome = Outcome.check_failed
     stats = {**few.stats, **_read(network, few, seen.directions)}
-    return Identification(network, outcome, 0, judged.residual, few.method, (why,) if why else (), stats)
+    return Identification(network, outcome, 0, error, few.method, (why,) if why else (), stats)
+
+
+def settled(
+    network: Network, oracle: Oracle, noise: Rounding, rng: np.random.Generator
+) -> tuple[Network, Outcome, float, str]:
+    """A nearly right network with all its weights fitted to fresh answers of few digits, judged as one that was read.
+
+    Queries: `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
+    """
+    x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
+    x[::4] *= FURTHER
+    x = oracle.nearest(both_sides(network, x))
+    y = oracle(x)
+    counts, sigma = noise.counts(x, y)
+    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts)
+    outcome, seen, why = CriticalPoints().judge(network, oracle, rng=rng)
+    return network, outcome, seen.residual, why
 
 
 def _read(network: Network, few: Identification, directions: Directions) -> dict[str, object]:

@@ -10,11 +10,16 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.rounding import Rounding, rounding, rows_for
 from unveil.blackbox.wrappers import Affine
 from unveil.identification.check_points import FURTHER
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.method import Identification, residual
 from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome
 from unveil.whitebox.network import Network
+
+# A nearly right network fitted to fresh answers, how it ended, its largest error, and what there is to say.
+Settler = Callable[[Network, Oracle, Rounding, np.random.Generator], tuple[Network, Outcome, float, str]]
 
 # Points where all inputs matter alike; an error there is as expected up to so many times that at usual points, or below
 # this; readings in units that the weights show.
@@ -24,13 +29,18 @@ LARGEST = 1e12
 
 
 def in_shown_units(
-    found: Identification, oracle: Oracle, read: Callable[..., Identification], rng: np.random.Generator
+    found: Identification,
+    oracle: Oracle,
+    read: Callable[..., Identification],
+    settle: Settler,
+    rng: np.random.Generator,
 ) -> Identification:
     """What was read among inputs of size 1, held against answers where inputs that weigh little matter as others do.
 
     Of inputs in raw units, as incomes beside years, some weights are known no better than what others do to the answers
-    is rounded. Where the network is off at sizes that its own weights tell, it is read again (by `read`) in these.
-    Queries: `JUDGED` where inputs weigh unequally, and a further reading where the answers there are others.
+    is rounded. Where the network is off at sizes that its own weights tell, all weights are fitted to answers of few
+    digits there (by `settle`); if that is not enough, or answers have all their digits, it is read again (by `read`).
+    Queries: `JUDGED` where inputs weigh unequally, and those of a fit and a further reading where it is off there.
     """
     start, queries = oracle.ledger.asked, found.queries
     for _ in range(READ_AGAIN):
@@ -46,7 +56,8 @@ def in_shown_units(
             if off <= max(AS_WELL * found.residual, EXPLAINED):
                 break
             unit = Affine(oracle, deviation=(1 / units).reshape(oracle.shape))
-            other = of_inputs(read(unit, x=None), unit, f"that its weights show, as {light}")
+            again = _settled(found, unit, settle, rng) or read(unit, x=None)
+            other = of_inputs(again, unit, f"that its weights show, as {light}")
         except (BudgetExceeded, MissingAnswers):
             text = f"It was checked where inputs are of size 1 to {FURTHER[-1]:g}; {light}: give examples (x=)."
             found = dataclasses.replace(found, why=(*found.why, text))
@@ -58,6 +69,26 @@ def in_shown_units(
         else:
             found = other
     return dataclasses.replace(found, queries=queries + oracle.ledger.asked - start)
+
+
+def _settled(found: Identification, unit: Affine, settle: Settler, rng: np.random.Generator) -> Identification | None:
+    """What was read, its weights fitted to answers in these units, if that passes the check of what is read in them.
+
+    Queries: those of `rounding`, and of `settle` where answers have few digits
+    """
+    assert found.network is not None
+    noise = rounding(Asked(unit), unit.sample(rows_for(unit.resolution), rng), unit.resolution, rng, unit.uneven)
+    if noise.exact or found.outcome is not Outcome.complete:
+        return None
+    first, *rest = found.network.layers
+    # A question y in these units is asked as x = y / deviation.
+    first = dataclasses.replace(first, weights=first.dense() / unit.deviation)
+    network = dataclasses.replace(found.network, layers=(first, *rest))
+    network, outcome, error, _ = settle(network, unit, noise, rng)
+    if outcome is not Outcome.complete:
+        return None
+    stats = {key: each for key, each in found.stats.items() if key not in ("rows_read", "layers_read")}
+    return dataclasses.replace(found, network=network, residual=error, stats=stats)
 
 
 def in_units(x: np.ndarray | None, unit: Affine) -> np.ndarray | None:
