@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from unveil.blackbox.oracle import Oracle
@@ -43,6 +45,12 @@ ENOUGH = 64
 RAW = 64
 """Answers kept as they came, to see how they are rounded."""
 
+BOUND = 3.0
+"""Accuracy stated over what noise and arithmetic are expected to turn the weakest direction by."""
+
+LOST = 20
+"""Answers without digits for each one with, above which asking is given up."""
+
 CONFIDENCE = 0.95
 
 _SEEN, _HOPEFUL = 0.3, 0.05  # shares of an answer outside the span of those before, at which the spectrum is looked at
@@ -55,7 +63,7 @@ class Search:
         self.oracle, self.inputs, self.most = oracle, inputs, most
         self.known = np.empty((0, oracle.m)) if known is None else known
         self.before = oracle.ledger.asked
-        self.asked = 0
+        self.asked = self.lost = 0
         self.seen: dict[bytes, int] = {}
         self.answers: Answers | None = None
         self.reading: Reading | None = None
@@ -77,7 +85,9 @@ class Search:
                 self.outcome, self.why = Outcome.nothing_to_find, "every input got the same answer"
                 return
             self._take(y)
-            if self._due() and self._settled():
+            if self.lost > LOST * (len(self.seen) - self.lost + 1):
+                break
+            if self.answers is not None and self._due() and self._settled():
                 return
         self._unsettled()
 
@@ -99,10 +109,11 @@ class Search:
     def _take(self, y: np.ndarray) -> None:
         """Take in those answers that are new."""
         new = []
-        for row in y:
+        for row, whole in zip(y, self._whole(y), strict=True):
             key = row.tobytes()
-            if key not in self.seen:
+            if key not in self.seen and whole:
                 new.append(row)
+            self.lost += key not in self.seen and not whole
             self.seen[key] = self.seen.get(key, 0) + 1
         if not new:
             return
@@ -113,13 +124,22 @@ class Search:
         self.raw.extend(y[: max(0, RAW - len(self.raw))])
         self.answers.add(self.reading(y))
 
+    def _whole(self, y: np.ndarray) -> np.ndarray:
+        """Which answers hold their digits: of probabilities of their own, next to 0 or 1, hardly any are left."""
+        if not self.oracle.independent:
+            return np.ones(len(y), dtype=bool)
+        return np.asarray((np.abs(y) < TOO_SMALL * self.oracle.widest).all(axis=1))
+
     def _measure_rounding(self) -> None:
         """Of the answers kept as they came; a first few may have looked coarser than they are."""
         assert self.reading is not None
         raw = np.array(self.raw)
         self.reading = self.reading.refined(raw)
         self.rounding = float(np.sqrt(np.mean(self.reading.rounding(raw) ** 2)))
-        if self.oracle.reference is None:
+        if self.oracle.independent:
+            # It differs from answer to answer: a rounding of the worst is no direction.
+            self.rounding = float(self.oracle.rounding(raw).max())
+        elif self.oracle.reference is None:
             self.rounding = max(self.rounding, self.oracle.resolution * self.oracle.scale / np.sqrt(12))
 
     @property
@@ -150,6 +170,8 @@ class Search:
         self._measure_rounding()
         self.factor = self.answers.factor()
         before, found = self.found, rank_of(self.factor, self.rounding, self.reading.largest_rank)
+        if self.oracle.independent and found.rank > self._above(1.0):
+            found = replace(found, flat=False)  # answers of more rounding than others look like directions
         self.found, self.stable = found, found.flat and before is not None and before.rank == found.rank
         if found.resolved(self.explained) and found.rank < self.reading.largest_rank:
             if not self._rare():
@@ -264,7 +286,7 @@ class Search:
         """Whether probabilities are too small to be told in some answers and not in others."""
         raw = np.array(self.raw)
         low = raw < np.maximum(raw.max(axis=1, keepdims=True), 0) - TOO_SMALL * self.oracle.widest
-        return bool((low.any(axis=0) & ~low.all(axis=0)).any())
+        return not self.oracle.independent and bool((low.any(axis=0) & ~low.all(axis=0)).any())
 
     def _full(self) -> bool:
         assert self.factor is not None
@@ -278,6 +300,8 @@ class Search:
         self.outcome = Outcome.complete
         span = self.result()
         y = self._next(FRESH)
+        while y is not None and not self._whole(y).any():
+            y = self._next(FRESH)
         if y is None:
             self.why = "the rank is settled, but nothing was left to ask fresh inputs for a check"
             return True
@@ -285,14 +309,24 @@ class Search:
             f"fresh answers lie in the span; what fewer than {span.unseen:.0%} of such inputs show, neurons that rest "
             f"for the others among it, may be missing, as may what moves answers by less than {self.found.noise:.1g}"
         )
-        if span.contains(y, 1e-6).all():
+        if self.lost:
+            self.why += f"; {self._lost_told()} and were left out"
+        if span.contains(y[self._whole(y)], 1e-6).all():
+            # Neurons that push probabilities to 0 or 1 rest for the answers that are left.
+            self.outcome = Outcome.approximate if self.lost > len(self.seen) / 2 else Outcome.complete
             return True
         self._take(y)
         self.outcome, self.why = Outcome.check_failed, "fresh answers lay outside the span found before them"
         return False
 
+    def _lost_told(self) -> str:
+        return f"{self.lost} of {len(self.seen)} answers have probabilities so near 0 or 1 that they lost their digits"
+
     def _unsettled(self) -> None:
         """Inputs or queries ended before the rank was settled."""
+        if self.lost > LOST * (len(self.seen) - self.lost + 1):
+            self.outcome, self.why = Outcome.not_resolved, self._lost_told()
+            return
         repeated = self.asked >= 12 and len(self.seen) < 0.6 * self.asked
         in_steps = f"{self.asked} inputs got only {len(self.seen)} different answers, too few to tell the rank"
         if self.answers is None or self.reading is None or self.answers.count < 3:
@@ -344,7 +378,9 @@ class Search:
         single = alone(factor, found) if rank == found.rank and found.flat else 0
         noise = found.noise if rank == found.rank else self.rounding
         last = float(factor.values[rank - 1]) if rank else np.inf
-        off = max(noise, 0.0) * np.sqrt(reading.outputs) / last if self.outcome is not Outcome.full_rank else 0.0
+        arithmetic = 4 * np.finfo(np.float64).eps * float(factor.values[:1].sum())
+        turned = BOUND * (noise * np.sqrt(reading.outputs) + arithmetic) / last
+        off = 0.0 if self.outcome is Outcome.full_rank else turned
         return OutputSpan(
             basis=factor.right[:rank],
             origin=factor.origin,

@@ -37,7 +37,7 @@ class OutputSpan:
         singular_values: Of the answers less their mean.
         noise: Standard deviation of what lies outside the span, in one number of an answer.
         rounding: What rounding alone would make of that.
-        accuracy: Predicted sine of the largest principal angle to the true span.
+        accuracy: Sine of the largest principal angle to the true span, at most: three times the one expected.
         confidence: With this confidence all but `unseen` of the inputs drawn have answers in the span.
         unseen: See there.
         queries: Queries asked for it.
