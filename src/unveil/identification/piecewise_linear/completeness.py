@@ -36,13 +36,14 @@ def whole(
     are left out. `stations`: where derivatives were measured, and the derivatives, (m, n). None if some are missing, or
     if too few derivatives told though they could.
     """
+    measured = _measured(layers, stations)
 
     def spans(neurons: list[Neuron]) -> bool:
-        right, wrong = judged(layers, neurons, stations)
+        right, wrong = _judged(neurons, measured)
         # With as many neurons as directions no derivative can contradict: `leaks` must show what is missing.
         return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
 
-    most = max(np.linalg.matrix_rank(local(layers, station.x)[1]) for station in stations)
+    most = max(np.linalg.matrix_rank(J) for _, J in measured)
     chosen = [*sure, *perhaps]
     if not chosen or not spans(chosen):
         return None
@@ -60,18 +61,34 @@ def judged(
 
     What a derivative has along directions in which the layers before do not move is its error, whatever was expected.
     """
-    rows = np.array([n.weights for n in neurons])
-    right, wrong = [], []
+    right, wrong = _judged(neurons, _measured(layers, stations))
+    n = layers[0][0].shape[1]
+    return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
+
+
+def _measured(layers: list[AffineMap], stations: Sequence[Station]) -> list[tuple[Station, np.ndarray]]:
+    """Derivatives with their errors as they are, and how the values before move there."""
+    out = []
     for x, slope, error in stations:
         J = local(layers, x)[1]
-        normals, span = row_space(rows @ J), row_space(J)
-        error = max(error, float(np.abs(slope - (slope @ span) @ span.T).max()))
+        span = row_space(J)
+        out.append((Station(x, slope, max(error, float(np.abs(slope - (slope @ span) @ span.T).max()))), J))
+    return out
+
+
+def _judged(
+    neurons: list[Neuron], measured: list[tuple[Station, np.ndarray]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """`judged`, once it is known how the values before move."""
+    rows = np.array([n.weights for n in neurons])
+    right, wrong = [], []
+    for (x, slope, error), J in measured:
+        normals = row_space(rows @ J)
         if not _explains(normals, slope, SIGMAS * error):
             wrong.append(x)
         elif SIGMAS * error <= VAGUE * np.abs(slope).max() and _fewer(normals.shape[1], J):
             right.append(x)
-    n = layers[0][0].shape[1]
-    return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
+    return right, wrong
 
 
 def told(
