@@ -12,7 +12,7 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.inner_oracle import Behind, rising
 from unveil.identification.smooth.rectifiers import breakpoint_directions, first_layer, looks_rectified
 from unveil.outcome import Outcome
-from unveil.whitebox.activation import ACTIVATIONS
+from unveil.whitebox.activation import ACTIVATIONS, RECTIFIERS
 from unveil.whitebox.network import Network
 
 
@@ -37,6 +37,36 @@ def test_every_parameter_is_found(activation: str, n: int, widths: tuple[int, ..
     assert worst(found.network, truth) < 1e-8
 
 
+@pytest.mark.parametrize("activation", [name for name in RECTIFIERS if name != "hardswish"])
+def test_every_rectifier_is_told_from_the_others(activation: str) -> None:
+    told = 0
+    for seed in range(3):
+        truth = random_network(7, (4,), activation, np.random.default_rng([seed, 31]))
+        found = identify(as_oracle(truth, shape=7), rng=np.random.default_rng([seed, 32]))
+        if found.outcome is Outcome.complete:
+            assert found.network is not None
+            assert found.network.layers[0].activation.name == activation
+            assert worst(found.network, truth) < 1e-8
+            told += 1
+    assert told >= 2
+
+
+@pytest.mark.parametrize(("answers", "most"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+def test_silu_in_a_box_and_from_short_answers(answers: type, most: float) -> None:
+    told = 0
+    for seed in range(3):
+        truth = random_network(6, (4,), "silu", np.random.default_rng([seed, 33]), outputs=2)
+        oracle = as_oracle(lambda x, net=truth: net(x).astype(answers), shape=6, within=(-1, 1))  # type: ignore[misc]
+        found = identify(oracle, rng=np.random.default_rng([seed, 34]))
+        if found.outcome is Outcome.complete:
+            assert found.network is not None
+            x = np.random.default_rng(seed).uniform(-1, 1, (500, 6))
+            y = truth(x)
+            assert np.abs(found.network(x) - y).max() <= most * np.ptp(y)
+            told += 1
+    assert told >= 2
+
+
 def test_several_outputs_and_other_scales() -> None:
     rng = np.random.default_rng(3)
     truth = random_network(9, (9, 4), "softplus", rng, outputs=3)
@@ -56,7 +86,10 @@ def test_breakpoints_tell_the_first_layer() -> None:
     likeness = np.abs(truth.layers[0].weights @ directions.T)
     assert directions.shape == (6, 7)
     np.testing.assert_allclose(likeness.max(axis=1), 1, atol=1e-12)
-    layer, misfits = first_layer(oracle, directions, ACTIVATIONS["gelu"], rng=np.random.default_rng(7))
+    layer, misfits = first_layer(
+        oracle, directions, [ACTIVATIONS[name] for name in RECTIFIERS], rng=np.random.default_rng(7)
+    )
+    assert layer.activation.name == "gelu"
     match = likeness.argmax(axis=1)
     np.testing.assert_allclose(layer.weights[match], truth.layers[0].weights, atol=1e-6)
     np.testing.assert_allclose(layer.shifts[match], truth.layers[0].bias, atol=1e-4)

@@ -368,6 +368,6 @@ def _candidates(
     if (widths is None or len(widths) == 2) and (widths is None or widths[0] <= oracle.n):
         if periodic:
             methods.append(Frequencies(given or "sin", widths))
-        shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "sin")]
+        shapes = [names] if names else [(name,) for name in ("tanh", "softplus", "gelu", "silu", "sin")]
         methods += [EntangledWeights(shape if len(shape) > 1 else shape[0], widths) for shape in shapes]
     return methods, why

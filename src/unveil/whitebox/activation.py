@@ -254,6 +254,19 @@ def _silu_curvature(s: np.ndarray) -> np.ndarray:
     return np.asarray(p * (1 - p) * (2 + s * (1 - 2 * p)))
 
 
+def _mish_slope(s: np.ndarray) -> np.ndarray:
+    t = np.tanh(np.logaddexp(0, s))
+    return np.asarray(t + s * special.expit(s) * (1 - t**2))
+
+
+def _mish_curvature(s: np.ndarray) -> np.ndarray:
+    t, p = np.tanh(np.logaddexp(0, s)), special.expit(s)
+    return np.asarray((1 - t**2) * p * (2 + s * (1 - p) - 2 * s * p * t))
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+_SELU = elu(SELU_ALPHA)
+
 _INNER, _CUBIC = float(np.sqrt(2 / np.pi)), 0.044715
 
 
@@ -349,8 +362,42 @@ ACTIVATIONS: dict[str, Activation] = {
             False,
         ),
         Activation("silu", lambda s: s * special.expit(s), _silu_slope, _silu_curvature, "affine", False),
+        Activation("mish", lambda s: s * np.tanh(np.logaddexp(0, s)), _mish_slope, _mish_curvature, "none", False),
+        Activation(
+            "hardswish",
+            lambda s: s * np.clip(s / 6 + 0.5, 0, 1),
+            lambda s: np.where(s > 3, 1.0, np.where(s > -3, s / 3 + 0.5, 0.0)),
+            lambda s: np.where(np.abs(s) < 3, 1 / 3, 0.0),
+            "affine",
+            False,
+        ),
+        Activation(
+            "selu",
+            lambda s: SELU_SCALE * _SELU.value(s),
+            lambda s: SELU_SCALE * _SELU.slope(s),
+            lambda s: SELU_SCALE * _SELU.curvature(s),
+            "none",
+            True,
+            lambda y: _SELU.inverse(np.asarray(y, float) / SELU_SCALE),  # type: ignore[misc]
+        ),
+        Activation(
+            "softsign",
+            lambda s: s / (1 + np.abs(s)),
+            lambda s: (1 + np.abs(s)) ** -2.0,
+            lambda s: -2 * np.sign(s) * (1 + np.abs(s)) ** -3.0,
+            "odd",
+            True,
+            _quiet(lambda y: np.where(np.abs(y) <= 1, y / (1 - np.abs(y)), np.nan)),
+        ),
     )
 }
+
+SIGMOIDAL = ("tanh", "erf", "arctan", "softsign")
+"""Smooth activations that come to rest on both sides; a sigmoid is tanh in other units, the same networks."""
+RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish", "hardswish")
+"""Those that far out are 0 on one side and a straight line on the other, up to a constant; ReLU itself has no curve."""
+SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "sin")
+"""What a network may have whose answers curve; `identify` looks for these where no activation is given."""
 
 _FAMILIES: dict[str, tuple[Callable[..., Activation], int]] = {
     "leaky_relu": (leaky_relu, 1),

@@ -17,8 +17,6 @@ from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS, Activation
 from unveil.whitebox.network import Layer, Network
 
-SMOOTH = ("tanh", "erf", "arctan", "softplus", "gelu", "sin")  # sigmoid is tanh in other units
-
 
 @dataclass(frozen=True)
 class EntangledWeights(SmoothMethod):

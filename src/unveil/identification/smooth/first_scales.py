@@ -8,9 +8,7 @@ from unveil.identification.smooth import ridge_profile as ridge
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes, noisy
-from unveil.whitebox.activation import ACTIVATIONS, Activation
-
-SIGMOIDAL = ("tanh", "erf", "arctan")  # sigmoid is tanh in other units: the same networks, answer for answer
+from unveil.whitebox.activation import ACTIVATIONS, SIGMOIDAL, Activation
 
 
 def sigmoidal(names: str | tuple[str, ...] | None, depth: int, default: Activation | None = None) -> list[Activation]:

@@ -17,14 +17,13 @@ from unveil.identification.smooth.blocks import gap, gradient_span, hessians, in
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
-from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.activation import ACTIVATIONS, SMOOTH, Activation
 from unveil.whitebox.network import Network
 
 TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
 STARTS = (0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)  # scales, in widths of the points, and shifts
 MISSED, HELPS = 2, 0.3  # neurons that the Hessians may have missed; what is left of the misfit by one that they had
 _SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
-SMOOTH = ("tanh", "softplus", "erf", "arctan", "sin", "gelu")  # sigmoid is tanh in other units
 
 
 class Sampled(NamedTuple):

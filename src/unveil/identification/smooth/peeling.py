@@ -31,8 +31,8 @@ from unveil.identification.smooth.rank_condition import (
     slopes,
     step_size,
 )
-from unveil.identification.smooth.rectifiers import RECTIFIERS, looks_rectified, read_first_layer
-from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.identification.smooth.rectifiers import looks_rectified, read_first_layer
+from unveil.whitebox.activation import ACTIVATIONS, RECTIFIERS, Activation
 from unveil.whitebox.network import Layer, Network
 
 _WIDER = 1.3  # slopes are asked at preactivations up to so many times those where the activation rises steeply
@@ -160,7 +160,7 @@ class Peeling(SmoothMethod):
         c, g = known.slopes(oracle, x, noise)
         width = self._width(depth + 1)
         kind = sigmoidal(self.activation, depth, known.layers[0].activation)[0]
-        either_way = all(layer.activation.name in RECTIFIERS for layer in known.layers) and kind.name in RECTIFIERS
+        either_way = all(phi.parity == "affine" for phi in (*(layer.activation for layer in known.layers), kind))
         starts = [*starts, *random_layers(c, kind, _DRAWN_SIGNS if either_way else _DRAWN, rng)]
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.

@@ -75,8 +75,9 @@ def fit_alone(
     return Alone(fit.x[:-1], float(fit.x[-1]), misfit, before, error)
 
 
-# Of two starts the later one counts where it leaves less than this share of what the earlier one did.
-_LESS = 0.99
+# Of two starts the later one counts where it leaves less than this share of what the earlier one did; so many starts
+# are tried, until one leaves no more than this share of the curve.
+_LESS, _TRIED, _EXACT = 0.99, 4, 1e-8
 
 
 class Shape(NamedTuple):
@@ -98,16 +99,24 @@ def fit_shape(
 ) -> Shape:
     """Variable projection: the curve as a combination of columns that follow from `scale t + shift`.
 
-    `columns`: of a preactivation: the activation and whatever else the curve may be made of. `most`: scales and shifts
-    that are larger do not count.
+    `columns`: of a preactivation: the activation and whatever else the curve may be made of. `starts`: those count that
+    leave least. `most`: scales and shifts that are larger do not count.
     """
 
     def remainder(p: Float[np.ndarray, " 2"]) -> Float[np.ndarray, " r"]:
         basis = np.linalg.qr(columns(p[0] * t + p[1]))[0]
         return np.asarray(curve - basis @ (basis.T @ curve)).ravel()
 
+    def left(start: tuple[float, float]) -> float:
+        with np.errstate(all="ignore"):
+            size = float(np.linalg.norm(remainder(np.array(start))))
+        return size if np.isfinite(size) else np.inf
+
     best = Shape(np.inf, np.nan, np.nan)
-    for start in starts:
+    exact = 0.5 * len(curve) * _EXACT**2 * float(np.mean(curve**2))
+    for start in sorted(starts, key=left)[:_TRIED]:
+        if best.cost <= exact:
+            break
         try:
             trial = optimize.least_squares(remainder, start, method="lm", max_nfev=steps)
         except (np.linalg.LinAlgError, ValueError):  # not finite

@@ -329,6 +329,10 @@ ACTIVATIONS_BY_OPERATOR: dict[str, Callable[[Step], Activation]] = {
     "HardSigmoid": lambda s: hard_sigmoid(float(s.attributes.get("alpha", 0.2)), float(s.attributes.get("beta", 0.5))),
     "PRelu": lambda s: s.prelu(),
     "Swish": lambda s: activation("silu"),
+    "Selu": lambda s: s.selu(),
+    "Mish": lambda s: activation("mish"),
+    "Softsign": lambda s: activation("softsign"),
+    "HardSwish": lambda s: activation("hardswish"),
 }
 
 OPERATORS: dict[str, Callable[[Step], Operand]] = {

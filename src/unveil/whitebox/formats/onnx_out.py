@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from scipy import sparse
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import SELU_ALPHA, SELU_SCALE, Activation, elu
 from unveil.whitebox.formats.onnx_step import OURS
 from unveil.whitebox.network import Layer, Network
 from unveil.writing import written
@@ -20,10 +20,17 @@ LARGEST_DENSE = 100_000_000
 OPSET = 20
 SINGLE_ONLY = ("erf", "arctan", "gelu", "gelu_tanh")
 POSITIVE = "p = Relu x; n = Sub x p; "
+LOG_SUM = "p = Relu x; a = Abs x; n = Neg a; e = Exp n; m = Add e alpha; l = Log m; "
 BODIES = {
     "leaky_relu": ("LeakyRelu", POSITIVE + "s = Mul n alpha; y = Add p s"),
     "elu": ("Elu", POSITIVE + "e = Exp n; one = Div alpha alpha; m = Sub e one; s = Mul m alpha; y = Add p s"),
-    "softplus": ("Softplus", "p = Relu x; a = Abs x; n = Neg a; e = Exp n; m = Add e alpha; l = Log m; y = Add p l"),
+    "softplus": ("Softplus", LOG_SUM + "y = Add p l"),
+    "mish": ("Mish", LOG_SUM + "s = Add p l; t = Tanh s; y = Mul x t"),
+    "softsign": ("Softsign", "a = Abs x; d = Add a alpha; y = Div x d"),
+    "hardswish": (
+        "HardSwish",
+        "u = Add x alpha; r = Relu u; d = Add alpha alpha; c = Min r d; h = Div c d; y = Mul x h",
+    ),
 }
 SIMPLE = {
     "relu": "Relu",
@@ -140,11 +147,13 @@ def _activate(graph: _Graph, phi: Activation, x: str, dtype: str) -> str:
         return graph.add("Gelu", x, approximate="tanh")
     if family == "clip":
         return graph.add("Clip", x, *(graph.number(float(v)) for v in rest[:-1].split(",")))
+    if family == "selu":
+        return graph.add("Mul", _activate(graph, elu(SELU_ALPHA), x, dtype), graph.number(SELU_SCALE))
     if family not in BODIES:
         raise BadInput(f"ONNX has no operator for the activation {phi.name!r}; save as .npz")
     operator, _ = BODIES[family]
     graph.functions[operator] = family
-    alpha = float(rest[:-1]) if rest else {"leaky_relu": 0.01}.get(family, 1.0)
+    alpha = float(rest[:-1]) if rest else {"leaky_relu": 0.01, "hardswish": 3.0}.get(family, 1.0)
     return graph.add(operator, x, graph.number(alpha), domain=OURS)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import Activation, activation, by_rows, clip, leaky_relu
+from unveil.whitebox.activation import SELU_ALPHA, SELU_SCALE, Activation, activation, by_rows, clip, leaky_relu
 from unveil.whitebox.formats.affine import Value
 
 Operand = Value | np.ndarray
@@ -66,6 +66,15 @@ class Step:
 
     def gelu(self) -> Activation:
         return activation("gelu" if self.attributes.get("approximate", b"none") == b"none" else "gelu_tanh")
+
+    def selu(self) -> Activation:
+        """Its two constants may be attributes; others than the usual ones are an ELU and a factor."""
+        given = [
+            float(self.attributes.get(name, usual)) for name, usual in (("alpha", SELU_ALPHA), ("gamma", SELU_SCALE))
+        ]
+        if not np.allclose(given, (SELU_ALPHA, SELU_SCALE), rtol=1e-6):
+            raise self.refuse(f"only its usual constants {SELU_ALPHA:.4f} and {SELU_SCALE:.4f} can be represented")
+        return activation("selu")
 
     def clip(self) -> Activation:
         """Its ends are attributes before opset 11, and inputs since."""

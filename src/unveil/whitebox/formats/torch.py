@@ -222,6 +222,7 @@ def _activation(part: Any, value: Value) -> Activation | None:
     if isinstance(part, nn.GELU):
         return activation("gelu" if part.approximate == "none" else "gelu_tanh")
     names = {nn.SiLU: "silu", nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+    names |= {nn.SELU: "selu", nn.Mish: "mish", nn.Softsign: "softsign", nn.Hardswish: "hardswish"}
     return next((activation(name) for kind, name in names.items() if isinstance(part, kind)), None)
 
 
@@ -230,7 +231,8 @@ def _module(phi: Activation) -> list[Any]:
 
     family, _, rest = phi.name.partition("(")
     simple = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": _softplus, "gelu": nn.GELU}
-    simple |= {"silu": nn.SiLU, "gelu_tanh": _gelu_tanh}
+    simple |= {"silu": nn.SiLU, "gelu_tanh": _gelu_tanh, "selu": nn.SELU, "mish": nn.Mish, "softsign": nn.Softsign}
+    simple |= {"hardswish": nn.Hardswish}
     if family == "identity":
         return []
     if family == "clip":

@@ -148,7 +148,8 @@ def as_module(node: Any, parts: dict[str, Any], args: tuple[Any, ...], kwargs: d
             return nn.Hardtanh(float(low), float(high))
     kinds: dict[str, Any] = {
         "relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "relu6": nn.ReLU6,
-        "hardtanh": nn.Hardtanh, "hardsigmoid": nn.Hardsigmoid, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU,
+        "selu": nn.SELU, "mish": nn.Mish, "softsign": nn.Softsign, "hardswish": nn.Hardswish, "hardtanh": nn.Hardtanh,
+        "hardsigmoid": nn.Hardsigmoid, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU,
         "gelu": nn.GELU, "softplus": nn.Softplus, "softmax": nn.Softmax, "log_softmax": nn.LogSoftmax,
         "max_pool2d": nn.MaxPool2d, "avg_pool2d": nn.AvgPool2d, "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
     }  # fmt: skip
