@@ -394,9 +394,9 @@ ACTIVATIONS: dict[str, Activation] = {
 
 SIGMOIDAL = ("tanh", "erf", "arctan", "softsign")
 """Smooth activations that come to rest on both sides; a sigmoid is tanh in other units, the same networks."""
-RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish", "hardswish")
-"""Those that far out are 0 on one side and a straight line on the other, up to a constant; ReLU itself has no curve."""
-SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "sin")
+RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish")
+"""Those that far out are 0 on one side and a straight line on the other, up to a constant, and bend everywhere between."""
+SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "hardswish", "sin")
 """What a network may have whose answers curve; `identify` looks for these where no activation is given."""
 
 _FAMILIES: dict[str, tuple[Callable[..., Activation], int]] = {
