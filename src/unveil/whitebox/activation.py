@@ -12,6 +12,22 @@ from scipy import special
 
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
+from unveil.whitebox.activation_formulas import (
+    CUBIC,
+    INNER,
+    density,
+    gelu_tanh_curvature,
+    gelu_tanh_slope,
+    mish_curvature,
+    mish_slope,
+    sigmoid_curvature,
+    sigmoid_slope,
+    silu_curvature,
+    silu_slope,
+    softplus_inverse,
+    tanh_curvature,
+    tanh_slope,
+)
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -92,29 +108,6 @@ class Activation:
     def __reduce__(self) -> tuple[Callable[[str], Activation], tuple[str]]:
         """By name, so that networks can be sent to other processes."""
         return activation, (self.name,)
-
-
-def _sigmoid_slope(s: np.ndarray) -> np.ndarray:
-    p = special.expit(s)
-    return np.asarray(p * (1 - p))
-
-
-def _sigmoid_curvature(s: np.ndarray) -> np.ndarray:
-    p = special.expit(s)
-    return np.asarray(p * (1 - p) * (1 - 2 * p))
-
-
-def _tanh_slope(s: np.ndarray) -> np.ndarray:
-    return np.asarray(1 - np.tanh(s) ** 2)
-
-
-def _tanh_curvature(s: np.ndarray) -> np.ndarray:
-    t = np.tanh(s)
-    return np.asarray(-2 * t * (1 - t**2))
-
-
-def _density(s: np.ndarray) -> np.ndarray:
-    return np.asarray(np.exp(-(s**2) / 2) / np.sqrt(2 * np.pi))
 
 
 def _zero(s: np.ndarray) -> np.ndarray:
@@ -240,44 +233,8 @@ def elu(alpha: float = 1.0) -> Activation:
     )
 
 
-def _softplus_inverse(y: np.ndarray) -> np.ndarray:
-    return np.asarray(y + np.log(-np.expm1(-y)))
-
-
-def _silu_slope(s: np.ndarray) -> np.ndarray:
-    p = special.expit(s)
-    return np.asarray(p * (1 + s * (1 - p)))
-
-
-def _silu_curvature(s: np.ndarray) -> np.ndarray:
-    p = special.expit(s)
-    return np.asarray(p * (1 - p) * (2 + s * (1 - 2 * p)))
-
-
-def _mish_slope(s: np.ndarray) -> np.ndarray:
-    t = np.tanh(np.logaddexp(0, s))
-    return np.asarray(t + s * special.expit(s) * (1 - t**2))
-
-
-def _mish_curvature(s: np.ndarray) -> np.ndarray:
-    t, p = np.tanh(np.logaddexp(0, s)), special.expit(s)
-    return np.asarray((1 - t**2) * p * (2 + s * (1 - p) - 2 * s * p * t))
-
-
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 _SELU = elu(SELU_ALPHA)
-
-_INNER, _CUBIC = float(np.sqrt(2 / np.pi)), 0.044715
-
-
-def _gelu_tanh_slope(s: np.ndarray) -> np.ndarray:
-    t = np.tanh(_INNER * (s + _CUBIC * s**3))
-    return np.asarray((1 + t) / 2 + s / 2 * (1 - t**2) * _INNER * (1 + 3 * _CUBIC * s**2))
-
-
-def _gelu_tanh_curvature(s: np.ndarray) -> np.ndarray:
-    t, rate = np.tanh(_INNER * (s + _CUBIC * s**3)), _INNER * (1 + 3 * _CUBIC * s**2)
-    return np.asarray((1 - t**2) * (rate + s * (3 * _INNER * _CUBIC * s - t * rate**2)))
 
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -306,16 +263,16 @@ ACTIVATIONS: dict[str, Activation] = {
             slopes=(-1.0, 1.0),
         ),
         elu(),
-        Activation("tanh", np.tanh, _tanh_slope, _tanh_curvature, "odd", True, _quiet(np.arctanh)),
-        Activation("sigmoid", special.expit, _sigmoid_slope, _sigmoid_curvature, "sigmoid", True, special.logit),
+        Activation("tanh", np.tanh, tanh_slope, tanh_curvature, "odd", True, _quiet(np.arctanh)),
+        Activation("sigmoid", special.expit, sigmoid_slope, sigmoid_curvature, "sigmoid", True, special.logit),
         Activation(
             "softplus",
             lambda s: np.logaddexp(0, s),
             special.expit,
-            _sigmoid_slope,
+            sigmoid_slope,
             "affine",
             True,
-            _quiet(_softplus_inverse),
+            _quiet(softplus_inverse),
         ),
         Activation(
             "erf",
@@ -339,16 +296,16 @@ ACTIVATIONS: dict[str, Activation] = {
         Activation(
             "gelu",
             lambda s: s * special.ndtr(s),
-            lambda s: special.ndtr(s) + s * _density(s),
-            lambda s: (2 - s**2) * _density(s),
+            lambda s: special.ndtr(s) + s * density(s),
+            lambda s: (2 - s**2) * density(s),
             "affine",
             False,
         ),
         Activation(
             "gelu_tanh",
-            lambda s: s / 2 * (1 + np.tanh(_INNER * (s + _CUBIC * s**3))),
-            _gelu_tanh_slope,
-            _gelu_tanh_curvature,
+            lambda s: s / 2 * (1 + np.tanh(INNER * (s + CUBIC * s**3))),
+            gelu_tanh_slope,
+            gelu_tanh_curvature,
             "affine",
             False,
         ),
@@ -361,8 +318,8 @@ ACTIVATIONS: dict[str, Activation] = {
             "none",
             False,
         ),
-        Activation("silu", lambda s: s * special.expit(s), _silu_slope, _silu_curvature, "affine", False),
-        Activation("mish", lambda s: s * np.tanh(np.logaddexp(0, s)), _mish_slope, _mish_curvature, "none", False),
+        Activation("silu", lambda s: s * special.expit(s), silu_slope, silu_curvature, "affine", False),
+        Activation("mish", lambda s: s * np.tanh(np.logaddexp(0, s)), mish_slope, mish_curvature, "none", False),
         Activation(
             "hardswish",
             lambda s: s * np.clip(s / 6 + 0.5, 0, 1),
@@ -395,7 +352,7 @@ ACTIVATIONS: dict[str, Activation] = {
 SIGMOIDAL = ("tanh", "erf", "arctan", "softsign")
 """Smooth activations that come to rest on both sides; a sigmoid is tanh in other units, the same networks."""
 RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish")
-"""Those that far out are 0 on one side and a straight line on the other, up to a constant, and bend everywhere between."""
+"""Those that are constant far out on one side and straight on the other, and curve in between."""
 SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "hardswish", "sin")
 """What a network may have whose answers curve; `identify` looks for these where no activation is given."""
 
