@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtr
 
 import unveil as uv
-from unveil.blackbox.label_accuracy import measure_accuracy
+from unveil.blackbox.label_accuracy import carried_over, measure_accuracy
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, _median, shifts
 from unveil.blackbox.label_normals import Normals
 from unveil.blackbox.label_points import boundary_points, find_ground, find_scale
@@ -277,8 +277,21 @@ def test_a_second_label_met_once_and_not_again_is_not_measured(
     assert label_span(oracle, rng=rng).outcome is Outcome.not_measured
 
 
-def _rows_in_units(rows: np.ndarray, units: np.ndarray | float) -> np.ndarray:
-    return np.linalg.qr((rows * units).T)[0].T
+def test_an_error_is_carried_over_to_other_units() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        units, r = 10 ** rng.uniform(-2, 2, 8), int(rng.integers(1, 8))
+        basis, complement = np.split(np.linalg.qr(rng.standard_normal((8, 8)))[0], [r])
+        factor, sines = carried_over(basis, units), []
+        for _ in range(50):
+            error = rng.standard_normal((r, 8 - r))
+            true = np.linalg.qr(((basis + 1e-9 * error / np.linalg.norm(error, 2) @ complement) / units).T)[0].T
+            found = np.linalg.qr((basis / units).T)[0].T
+            sines.append(np.linalg.norm(true - true @ found.T @ found, 2) / 1e-9)
+        assert max(sines) <= factor * 1.001 + 1e-5
+        if r == 1:  # the bound is met where the error points the worst way
+            assert factor <= 20 * max(sines)
+    assert carried_over(basis, 1.0) == 1.0
 
 
 @pytest.mark.parametrize("boxed", [False, True])
@@ -297,9 +310,7 @@ def test_inputs_in_raw_units_are_asked_in_their_own(boxed: bool) -> None:
     span = uv.row_span(oracle, rng=rng, x=examples)
     assert span.outcome is Outcome.complete
     assert span.rank == 2
-    # As much as an input varies counts as 1: in raw units one input would be all that counts.
-    found, true = _rows_in_units(span.basis, units), _rows_in_units(rows, units=1.0)
-    assert np.linalg.norm(found - found @ true.T @ true, 2) <= span.accuracy <= 1e-4
+    assert span.distance(rows / units) <= span.accuracy <= 1e-4
 
 
 def test_a_boundary_whose_normal_lies_outside_of_what_is_known_is_found() -> None:

@@ -57,6 +57,21 @@ def price(r: int) -> int:
     return 9 * SKETCH * (r + fresh_points(r)) + fresh_points(r) * (180 + 25 * r) + 1024
 
 
+def carried_over(basis: Float[np.ndarray, "r n"], units: Float[np.ndarray, " n"] | float) -> float:
+    """By how much the error of a span may grow where every input is multiplied by its unit.
+
+    The true span holds `basis + error`, of which the error lies in the complement. Of what it becomes in the other
+    units only the part outside of the span's own image turns it.
+    """
+    if np.ndim(units) == 0 or not 0 < len(basis) < basis.shape[1]:
+        return 1.0
+    span, triangle = np.linalg.qr((basis / units).T)
+    whole = np.linalg.svd(basis)[2]
+    beside = whole[len(basis) :] / units
+    beside -= (beside @ span) @ span.T
+    return float(np.linalg.norm(beside, 2) / np.linalg.svd(triangle, compute_uv=False)[-1])
+
+
 def measure_accuracy(
     side: Side, scale: Scale, found: Normals, ground: Ground, rng: np.random.Generator, accuracy: float
 ) -> Measured:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.blackbox.label_accuracy import UNKNOWN, Measured, measure_accuracy, price
+from unveil.blackbox.label_accuracy import UNKNOWN, Measured, carried_over, measure_accuracy, price
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, legal_steps, shifts
 from unveil.blackbox.label_normals import (
     Normals,
@@ -69,6 +69,7 @@ def label_span(  # noqa: PLR0913 - options of a public verb
     confidence: float = 0.95,
     unseen: float = 0.01,
     votes: int = 1,
+    units: Float[np.ndarray, " n"] | float = 1.0,
 ) -> RowSpan:
     r"""Find the span of the first layer's rows from labels alone.
 
@@ -88,6 +89,7 @@ def label_span(  # noqa: PLR0913 - options of a public verb
         confidence: See `RowSpan.confidence`.
         unseen: See `RowSpan.unseen`, here of boundary points.
         votes: How often each question is put, for a model whose labels are noisy; the majority counts. Odd.
+        units: What an input of 1 is in the units in which `accuracy` is wanted and stated. The basis stays as asked.
 
     Returns:
         What was found by the time it ended; `outcome` says how. `not_measured` if only one label was ever seen.
@@ -107,7 +109,7 @@ def label_span(  # noqa: PLR0913 - options of a public verb
     for name, value in (("accuracy", accuracy), ("confidence", confidence), ("unseen", unseen)):
         if not 0 < value < 1:
             raise BadInput(f"{name} must lie between 0 and 1; got {value!r}")
-    search = _Search(Side(oracle, votes), rng, accuracy)
+    search = _Search(Side(oracle, votes), rng, accuracy, units)
     search.needed = math.ceil(math.log(1 - confidence) / math.log(1 - unseen))
     try:
         search.outcome = search.run(x)
@@ -123,10 +125,11 @@ def label_span(  # noqa: PLR0913 - options of a public verb
 class _Search:
     """State of one search; `result` may be asked for at any time."""
 
-    def __init__(self, side: Side, rng: np.random.Generator, accuracy: float) -> None:
-        self.side = side
-        self.rng = rng
-        self.accuracy = accuracy
+    def __init__(
+        self, side: Side, rng: np.random.Generator, accuracy: float, units: Float[np.ndarray, " n"] | float
+    ) -> None:
+        self.side, self.rng, self.units = side, rng, units
+        self.accuracy = self.wanted = accuracy
         self.before = side.oracle.ledger.asked
         self.booked = self.before
         self.stages: dict[str, int] = {}
@@ -163,6 +166,7 @@ class _Search:
                 if self.found.r == self.side.oracle.n:
                     return Outcome.full_rank
                 continue
+            self.accuracy = self.wanted / max(1.0, carried_over(self.found.basis, self.units))
             distance = self.found.distance
             gained = last / max(distance, 1e-300) if rank == self.found.r else np.inf
             if distance <= self.accuracy / MARGIN or gained < 1.5:
@@ -374,12 +378,13 @@ class _Search:
         values = np.linalg.svd(found.coordinates, compute_uv=False)
         top = values[0] if len(values) else 1.0
         measured = UNKNOWN if self.measured is None or not found.r else self.measured
+        stated = min(1.0, measured.accuracy * carried_over(found.basis, self.units)) if measured.accuracy < 1 else 1.0
         rest = measured.left_out if self.outcome is Outcome.approximate else 0.0
         return RowSpan(
             basis=found.basis,
             singular_values=values / top,
             noise_floor=self.floor / top,
-            accuracy=0.0 if self.outcome is Outcome.full_rank else measured.accuracy,
+            accuracy=0.0 if self.outcome is Outcome.full_rank else stated,
             confidence=confidence,
             unseen=unseen_share(confidence, self.confirmed, rest, measured.accuracy),
             left_out=rest,

@@ -90,7 +90,7 @@ def row_span(  # noqa: PLR0913 - options of a public verb
     if unit is not None:
         x, noise = None if x is None else x * unit.deviation + unit.mean, None
     if oracle.answers == "labels":
-        found = label_span(asked, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen)
+        found = label_span(asked, rng=rng, accuracy=accuracy, x=x, confidence=confidence, unseen=unseen, units=units)
         return replace(found, basis=_in_units_of_inputs(found.basis, units))
     before, stages = oracle.ledger.asked, dict[str, int]()
     if oracle.in_steps:

@@ -28,8 +28,8 @@ class RowSpan:
         singular_values: Of the gradients asked, in units of the largest, including those judged to be noise.
         noise_floor: What noise alone would give, in the same units.
         accuracy: Bound on the sine of the largest principal angle to the true span, measured with answers that did not
-            go into the basis; 1 if nothing is known of it, as of an empty span. From labels of inputs that were asked
-            in units of their own, the angle where each input is divided by its unit.
+            go into the basis; 1 if nothing is known of it, as of an empty span. The angle is that of the rows as they
+            are, from values and from labels, whatever units inputs were asked in.
         confidence: With this confidence no direction is missing that matters at more than `unseen` of the inputs drawn.
         unseen: Bound on the share of inputs at which a missed direction matters; 1 where nothing confirms that none is
             missing, and where what was left out shows that some are.
