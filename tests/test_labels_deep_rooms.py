@@ -71,6 +71,17 @@ def test_boundary_points_in_the_first_layers_values() -> None:
     assert (pairs_of(inside)[:, 0] < pairs_of(inside)[:, 1]).all()
 
 
+def test_crossings_may_start_at_the_points_asked_last() -> None:
+    pool = Case.of(3, count=10).points.pool
+    pool.put(50 * np.random.default_rng(3).standard_normal((6, SIZES[0])))
+    found = pool.crossings(12, 1e-6, latest=6)
+    assert len(found) == 12
+    away = found.x[:, None] - pool.y[None, -6:]
+    along = np.sum(away * found.along[:, None], axis=2, keepdims=True)
+    beside = np.linalg.norm(away - along * found.along[:, None], axis=2)
+    assert beside.min(axis=1).max() < 1e-9
+
+
 def test_usable_points_touch_no_weight_that_is_open() -> None:
     case = Case.of(6, count=60)
     # The weights of the first-layer neuron that is active least are open.

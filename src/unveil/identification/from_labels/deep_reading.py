@@ -9,7 +9,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
-from unveil.identification.from_labels.first_layer import further_ones
+from unveil.identification.from_labels.first_layer import WIDE, further_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.label_agreement import fresh_points, network_labels
@@ -17,10 +17,6 @@ from unveil.outcome import BudgetExceeded, Outcome
 
 BENDS, FURTHER = 100_000, 4
 """Labels asked for more bends at a time, and how often."""
-
-WIDE = 30.0
-"""So many times as far out, every other time, half of them: second-layer neurons that are active, or at rest, at nearly
-all usual inputs switch there, and classes that are rare at these are met."""
 
 RARE = 1_000
 """Random points asked each time, for classes that a search meets hardly anywhere."""
@@ -80,8 +76,8 @@ class DeepReading:
                 if further and self.oracle.ledger.left < 1.5 * BENDS:
                     # What was fitted by now is worth more, judged, than further bends.
                     return self.judge(self.deep, search.chart) if self.deep else Outcome.budget_ended
+                search.pool.wide = WIDE if further % 2 else 1.0
                 if further:
-                    search.pool.wide = WIDE if further % 2 else 1.0
                     search.collect(self.first, BENDS)
                 search.pool.draw(RARE)
                 found = self.behind.attempt(search.faces, search.bends(self.first))

@@ -20,6 +20,10 @@ CHUNKS = 24
 AMONG, SHARED = 1_000, 16
 """Dual points among which hyperplanes are looked for that were not met before, and how many at most."""
 
+WIDE = 10.0
+"""So many times as far out, every other time, half of the points: neurons of either layer that are active, or at rest,
+at nearly all usual inputs switch there, and classes that are rare at these are met."""
+
 QUIET = 2
 """Looks in a row that show nothing new, after which the first layer counts as read."""
 
@@ -45,12 +49,13 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     first, known, quiet = straight_ones(search, rng), 0, 0
     # Only now: the longer one searches, the more hyperplanes of deeper neurons stand beside those of a first layer.
     search.refuted = none_stands(*search.looked)
-    for _ in range(CHUNKS):
+    for chunk in range(CHUNKS):
         quiet = 0 if len(first) > known else quiet + 1
         known = max(known, len(first))
         if quiet >= QUIET or search.hopeless:
             break
         search.stale = 0
+        search.pool.wide = 1.0 if chunk % 2 else WIDE
         search.run(10**9, rounds=CHUNK)
         first = straight_ones(search, rng)
     search.refuted |= not len(first)

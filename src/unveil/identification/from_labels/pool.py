@@ -81,12 +81,15 @@ class Pool:
         labels, counts = np.unique(self.label, return_counts=True)
         return np.asarray(labels[np.argsort(-counts, kind="stable")])
 
-    def crossings(self, count: int, cell: float, pair: tuple[int, int] | None = None) -> Crossings:
+    def crossings(
+        self, count: int, cell: float, pair: tuple[int, int] | None = None, latest: int | None = None
+    ) -> Crossings:
         """Points on the boundary, on segments between random points of different labels, or of the two given ones.
 
-        Queries: `count * log2(distance / cell)`
+        `latest`: without two labels, segments start at so many points asked last; else at any. Queries:
+        `count * log2(distance / cell)`
         """
-        order = self.rng.permutation(len(self.y))
+        order = len(self.y) - 1 - self.rng.permutation(latest or len(self.y))
         if pair is None:
             start = np.resize(order, count)
             end = np.array([self._other(self.label[i]) for i in start])

@@ -195,7 +195,7 @@ class HyperplaneSearch:
 
     def _new_faces(self) -> Int[np.ndarray, " N"]:
         self.pool.draw(AT_ONCE * 4)
-        found = self.pool.crossings(AT_ONCE, self.precision.cell)
+        found = self.pool.crossings(AT_ONCE, self.precision.cell, latest=AT_ONCE * 4)
         inside = self.chart.margin(found.x) > 8 * self.precision.step
         faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
         self.lost += len(found) - len(faces)
