@@ -146,6 +146,24 @@ def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boun
     assert_rate([holds(seed) for seed in range(60, 64)], 0.9)
 
 
+def test_a_neuron_told_as_its_line_and_its_resting_side_becomes_one() -> None:
+    def holds(seed: int) -> bool:
+        case = Case.of(seed, count=900)
+        behind = case.truth.behind
+        (row, *_), (bias, *_) = behind.inner, behind.bias
+        split = replace(
+            behind,
+            inner=np.concatenate([behind.inner[1:], [row, -row]]),
+            bias=np.concatenate([behind.bias[1:], [bias + 100, -bias]]),
+            outer=np.concatenate([behind.outer[:, 1:], behind.outer[:, :1], behind.outer[:, :1]], axis=1),
+            offset=behind.offset - 100 * behind.outer[:, 0],
+        )
+        found = with_missing(replace(case.truth, behind=split), case.points, [], np.random.default_rng(seed))
+        return bool(len(found.behind.inner) == len(behind.inner) and _agrees(found, case) > 0.999)
+
+    assert_rate([holds(seed) for seed in range(70, 74)], 0.9)
+
+
 def test_a_second_layer_neuron_that_no_point_needs_goes() -> None:
     case = Case.of(61, count=900)
     behind, rng = case.truth.behind, np.random.default_rng(0)

@@ -77,7 +77,7 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
 
     class Search:
         side = faces = None
-        precision = SimpleNamespace(normal=1e-9)
+        precision, pool = SimpleNamespace(normal=1e-9), SimpleNamespace(wide=1.0)
         chart, hopeless, refuted, stale, planes = SimpleNamespace(n=5), False, False, 0, every[:20]
 
         def run(self, *_: object, **__: object) -> None:

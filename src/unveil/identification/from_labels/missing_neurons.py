@@ -18,7 +18,7 @@ from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import ALIKE
 from unveil.identification.from_labels.last_layer import with_classes_anew
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.orientation import BOTH, oriented
+from unveil.identification.from_labels.orientation import BOTH, without_affine
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.second_layer import HiddenNeuron, alike
 
@@ -77,7 +77,9 @@ def _step(
     affine = np.where(grown.behind.affine.any(axis=0), fit.behind.affine, 0.0)
     grown = replace(fit, behind=replace(fit.behind, inner=inner, affine=affine))
     better = len(on_boundary(grown, known)) > on + least
-    return _needed(_turned(grown, points) if better else model, known), better
+    model = grown if better else model
+    on_it = model.inside(known[on_boundary(model, known)])[0]
+    return _needed(replace(model, behind=without_affine(model.behind, on_it)), known), better
 
 
 def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
@@ -88,14 +90,6 @@ def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
         if (on := len(on_boundary(less, known))) >= most:
             model, most = less, on
     return model
-
-
-def _turned(model: DeepLabelModel, points: DeepPoints) -> DeepLabelModel:
-    """The model without an affine part, where the neurons known by now explain it."""
-    known = points.known(model)
-    at = model.inside(known[on_boundary(model, known)])[0]
-    behind = oriented(model.behind, at, []) if model.behind.affine.any() else None
-    return model if behind is None else replace(model, behind=behind)
 
 
 def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -> bool:

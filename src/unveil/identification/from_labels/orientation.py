@@ -66,6 +66,27 @@ def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> La
     return None
 
 
+def without_affine(model: LabelModel, at: Crossings) -> LabelModel:
+    """The model without an affine part, where its own neurons or one more explain it.
+
+    A neuron active at all points is an affine part, too: with `relu(-s)` of the points where it rests it is `relu(s)`.
+
+    Args:
+        model, at: As in `oriented`, with or without an affine part.
+
+    Queries: `0`
+    """
+    always = (at.x @ model.inner.T + model.bias > 0).all(axis=0)
+    carried = model.outer[:, always]
+    linear = replace(
+        model.kept(np.flatnonzero(~always)),
+        affine=model.affine + carried @ model.inner[always],
+        offset=model.offset + carried @ model.bias[always],
+    )
+    tried = (oriented(some, at, []) for some in (linear, model) if some.affine.any())
+    return next((found for found in tried if found is not None), model)
+
+
 def _subsets(partly: list[HiddenNeuron], seen: Bool[np.ndarray, " d"]) -> Iterator[list[HiddenNeuron]]:
     """None of the neurons, each, and all: an affine part has the weights that it shows."""
     able = [each for each in partly if seen[np.isnan(each.weight)].all()]
