@@ -8,10 +8,13 @@ import numpy as np
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, single
-from unveil.identification.along_few import along_few
+from unveil.blackbox.rounding import rounding
+from unveil.identification.along_few import _met_again, along_few
+from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.identify import identify
 from unveil.identification.method import Identification
 from unveil.identification.piecewise_linear.few_directions import Narrow
+from unveil.identification.piecewise_linear.probe import Probe
 
 SIZES = (200, 8, 5, 2)
 
@@ -88,6 +91,23 @@ def test_neurons_that_were_fitted_along_a_few_are_not_told_as_read(seed: int) ->
     assert found.outcome is uv.Outcome.check_failed
     rows, _ = found.stats["rows_read"]
     assert len(rows) == 3
+    true = truth.layers[0].dense()
+    alike = rows @ true.T / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(true, axis=1))
+    assert (np.abs(alike).max(axis=1) > 0.999).all()
+
+
+def test_rows_that_are_not_met_at_fresh_places_are_not_told(seed: int) -> None:
+    model, truth = oracle(seed)
+    first, rng = truth.layers[0], np.random.default_rng(seed)
+    rows, bias = first.dense()[:4].copy(), first.bias[:4]
+    rows[2:] += 0.1 * rng.standard_normal((2, truth.n)) * np.abs(rows[2:]).mean()
+    wrong = first.dense().copy()
+    wrong[:4] = rows
+    network = uv.Network((uv.Layer(wrong, first.bias, first.activation), *truth.layers[1:]))
+    ask = Asked(model)
+    noise = rounding(ask, rng.standard_normal((8, truth.n)), model.resolution, rng, model.uneven)
+    there = _met_again(Probe(ask, noise, rng), network, (rows, bias), 1e-4)
+    np.testing.assert_array_equal(there, [True, True, False, False])
 
 
 def test_nothing_is_asked_where_answers_have_all_digits_or_lie_in_a_box_and_a_budget_stays_as_it_was() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from unveil.identification.detect import curved
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.output_layer import AffineMap, Asked
 from unveil.identification.method import Identification
+from unveil.identification.piecewise_linear.confirmation import confirm
 from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.critical_points import ENOUGH_LEFT, FAR_WHEN_NOISY, CriticalPoints
 from unveil.identification.piecewise_linear.few_directions import MANY, Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.wide_input import widen
 from unveil.outcome import BudgetExceeded, Outcome
@@ -36,6 +39,9 @@ PART, READINGS = 0.5, 3
 RATIO, FURTHER, STEPS, STEADY = 2.0, 3.0, 6, 0.1
 # Rows of a larger cosine along the few directions are one neuron's.
 SAME = 0.999
+# A step of a neuron that no other switches in, mostly; and errors of rows, at the least and at most: of float32, and as
+# much as a window of `confirm` bears.
+NUDGE, ERRORS = 1e-6, (1e-6, 1e-2)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
         inputs or too many neurons for this to pay, or nothing came of it.
 
     Queries: those of `rounding`, of a line and of `read` along `READINGS` sets of directions at most, of `settle` and
-        `widen`, `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
+        `widen`, `RATIO` per parameter, fewer with several outputs, those of
+        `CriticalPoints.judge` and, where neurons were only fitted, of `confirm`
     """
     if oracle.within is not None or oracle.grid is not None or oracle.n < MANY or oracle.resolution < COARSE:
         return None
@@ -149,8 +156,34 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
     if outcome is not Outcome.complete or not _all_read(few):
         # Of a network with neurons that are only fitted a fit tells whether all of them are needed.
         outcome = Outcome.check_failed
-    stats = {**few.stats, **_read(network, few, seen.directions)}
-    return Identification(network, outcome, 0, error, few.method, (why,) if why else (), stats)
+    stats: dict[str, Any] = {**few.stats, **_read(network, few, seen.directions)}
+    told = [why] if why else []
+    if not _all_read(few):
+        # Behind one that is only fitted a fit may have turned any weights along the other directions.
+        rows, bias = stats["rows_read"]
+        there = _met_again(Probe(ask, noise, rng), network, (rows, bias), error, oracle.ledger.left)
+        stats["rows_read"] = rows[there], bias[there]
+        if not there.all():
+            told.append(f"{int((~there).sum())} of {len(there)} rows were not met again at fresh places: left out.")
+    return Identification(network, outcome, 0, error, few.method, tuple(told), stats)
+
+
+def _met_again(probe: Probe, network: Network, layer: AffineMap, off: float, most: float = np.inf) -> np.ndarray:
+    """Which of these rows of the first layer bend answers at fresh places.
+
+    `off`: relative error of the network. Queries: those of `confirm`, at most `most`
+    """
+    (rows, bias), frame, first = layer, Frame.of_input(network.n, None), network.layers[0]
+    size = np.linalg.norm(rows, axis=1)
+    at = frame.sample(len(rows), probe.rng)
+    at -= ((np.einsum("kn,kn->k", at, rows) + bias) / size**2)[:, None] * rows
+    which = [int(np.flatnonzero((first.dense() == row).all(axis=1))[0]) for row in rows]
+    behind, passed = Network(network.layers[1:]), first(at)
+    step = NUDGE * np.eye(first.neurons)[which]
+    jump = (behind(passed + step) - behind(passed)) / NUDGE * size[:, None]
+    error = np.full(len(rows), np.clip(off, *ERRORS))
+    planes = Hyperplanes.through(frame, at, rows / size[:, None], jump, error)
+    return confirm(probe, frame, planes, most).there
 
 
 def settled(
@@ -170,7 +203,7 @@ def settled(
     return network, outcome, seen.residual, why
 
 
-def _read(network: Network, few: Identification, directions: Directions) -> dict[str, object]:
+def _read(network: Network, few: Identification, directions: Directions) -> dict[str, Any]:
     """What was read of the network, neuron by neuron: all of it, or the rows that were read along few directions."""
     hidden = [(layer.dense(), layer.bias) for layer in network.layers[:-1]]
     if _all_read(few):
