@@ -20,6 +20,7 @@ from unveil.identification.from_labels.first_layer import completing
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
 from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.orientation import without_affine
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -147,21 +148,24 @@ def test_a_second_layer_neuron_that_no_bend_told_is_found_at_points_off_the_boun
 
 
 def test_a_neuron_told_as_its_line_and_its_resting_side_becomes_one() -> None:
-    def holds(seed: int) -> bool:
+    for seed in range(70, 73):
         case = Case.of(seed, count=900)
-        behind = case.truth.behind
-        (row, *_), (bias, *_) = behind.inner, behind.bias
+        behind, at = case.truth.behind, case.truth.inside(case.points.all)[0]
+        on = (at.x @ behind.inner.T + behind.bias > 0).mean(axis=0)
+        j = int(np.abs(on - 0.5).argmin())
+        row, bias, weight = behind.inner[j], behind.bias[j], behind.outer[:, j]
+        rest = behind.kept(np.delete(np.arange(len(behind.inner)), j))
         split = replace(
-            behind,
-            inner=np.concatenate([behind.inner[1:], [row, -row]]),
-            bias=np.concatenate([behind.bias[1:], [bias + 100, -bias]]),
-            outer=np.concatenate([behind.outer[:, 1:], behind.outer[:, :1], behind.outer[:, :1]], axis=1),
-            offset=behind.offset - 100 * behind.outer[:, 0],
+            rest,
+            inner=np.concatenate([rest.inner, [row, -row]]),
+            bias=np.concatenate([np.delete(behind.bias, j), [bias + 100, -bias]]),
+            outer=np.concatenate([rest.outer, weight[:, None], weight[:, None]], axis=1),
+            offset=behind.offset - 100 * weight,
         )
-        found = with_missing(replace(case.truth, behind=split), case.points, [], np.random.default_rng(seed))
-        return bool(len(found.behind.inner) == len(behind.inner) and _agrees(found, case) > 0.999)
-
-    assert_rate([holds(seed) for seed in range(70, 74)], 0.9)
+        assert len(split.inner) > len(behind.inner)
+        found = without_affine(split, at)
+        assert len(found.inner) <= len(behind.inner)
+        assert np.abs(found.distances(at)).max() < 1e-8
 
 
 def test_a_second_layer_neuron_that_no_point_needs_goes() -> None:
