@@ -348,3 +348,11 @@ def test_what_a_search_missed_that_ended_early_is_no_accuracy() -> None:
         assert span.rank < 8  # so that a direction at which labels change is missing
         assert span.outcome is Outcome.budget_ended
         assert span.accuracy == span.unseen == 1.0
+
+
+def test_a_budget_may_end_before_a_second_label_was_met() -> None:
+    for budget in (300, 900, 2700):
+        oracle = uv.as_oracle(lambda x: (x[:, 0] > 1e9).astype(int), shape=6, answers="labels", budget=budget)
+        span = uv.row_span(oracle, rng=np.random.default_rng(0))
+        assert span.rank == 0
+        assert span.outcome in (Outcome.budget_ended, Outcome.not_measured)

@@ -116,7 +116,7 @@ def label_span(  # noqa: PLR0913 - options of a public verb
     except BudgetExceeded:
         search.outcome = Outcome.budget_ended
         search.measure_what_is_left()
-    if search.outcome in (Outcome.approximate, Outcome.budget_ended) and search.measured is not None:
+    if search.outcome in (Outcome.approximate, Outcome.budget_ended) and search.measured is not None and search.found.r:
         with contextlib.suppress(BudgetExceeded):
             search.measured = search.with_what_is_missed(search.measured)
     return search.result(confidence)
