@@ -36,7 +36,7 @@ class Rectifiers(SmoothMethod):
     4. Least squares on everything.
 
     Attributes:
-        activation: Of the hidden layers, one name or one per hidden layer; None: found.
+        activation: Of the hidden layers, one name or one per hidden layer; None: found, the same in both.
         widths: Neurons of the hidden layers, if known.
         attempts: How often to start again, with other circles, when the result fails its check.
 
@@ -65,7 +65,8 @@ class Rectifiers(SmoothMethod):
         network = self._one_layer(oracle, layer, rng)
         if network is None:
             rank = self.widths[1] if self.widths and len(self.widths) > 1 else None
-            found = OneHiddenLayer(names[-1] if names else None, rank)(Behind(oracle, layer), rng=rng)
+            name = names[-1] if names else layer.activation.name
+            found = OneHiddenLayer(name, rank)(Behind(oracle, layer), rng=rng)
             if found.network is None:
                 reading.why.extend(found.why)
                 return None
