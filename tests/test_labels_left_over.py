@@ -19,6 +19,7 @@ from unveil.identification.from_labels.missing_neurons import (
     with_linear,
 )
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.orientation import carriers, without_carriers
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.whitebox.activation import activation
 
@@ -132,6 +133,33 @@ def test_neurons_of_one_hyperplane_and_side_become_one() -> None:
     assert np.allclose(merged(split).logits(h), split.logits(h))
     assert len(merged(split).inner) == 5
     assert len(merged(replace(split, inner=-split.inner, bias=split.bias)).inner) == 5
+
+
+def test_a_neuron_that_only_carries_anothers_linear_part_is_none() -> None:
+    model, way = made(11), 0.004
+    at = boundary(model, 400, 12)
+    c, row, bias, far = model.outer[:, 2], model.inner[2], model.bias[2], 5.0
+    sign = np.where(np.arange(5) == 2, -1.0, 1.0)
+    with_carrier = replace(
+        model,
+        inner=np.vstack([model.inner * sign[:, None], way * row]),
+        bias=np.append(model.bias * sign, far),
+        outer=np.column_stack([model.outer, c / way + 3.0]),  # (all classes may have the same of it besides)
+        affine=model.affine - 3.0 * way * row,
+        offset=model.offset + c * bias - c / way * far,
+    )
+    assert carriers(model, at) == []
+    assert carriers(with_carrier, at) == [(5, 2)]
+    back = without_carriers(with_carrier, at)
+    assert len(back.inner) == 5
+    assert carriers(back, at) == []
+    np.testing.assert_allclose(back.inner, model.inner, atol=1e-12)
+    np.testing.assert_allclose(np.diff(back.logits(at.x), axis=1), np.diff(model.logits(at.x), axis=1), atol=1e-9)
+    # What classes have of a linear part besides is still to be told.
+    other = replace(with_carrier, outer=with_carrier.outer + np.arange(3)[:, None] * (np.arange(6) == 5) * 50)
+    assert len(without_carriers(other, at).inner) == 6
+    assert carriers(other, at) == [(5, 2)]
+    assert not Deep(DeepLabelModel(np.eye(7), np.zeros(7), other, other.classes), 1e-12, 0.0, 1e-9, 0, 0, 0, 1).whole
 
 
 def test_points_that_stray_make_a_network_no_whole_one() -> None:

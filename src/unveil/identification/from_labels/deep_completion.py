@@ -19,7 +19,7 @@ from unveil.identification.from_labels.foretold import FAR, as_foretold, at_extr
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer, with_rare_classes
 from unveil.identification.from_labels.missing_neurons import FITS, with_missing
-from unveil.identification.from_labels.orientation import BOTH
+from unveil.identification.from_labels.orientation import BOTH, carriers
 from unveil.identification.from_labels.polish import Polished, polish
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_crossings
@@ -72,6 +72,7 @@ class Deep:
         open: Numbers that the points leave open.
         strayed: Boundary points met on the way that lie off the model's boundaries.
         always: Second-layer neurons that are active at the whole boundary, whose biases no label tells.
+        carriers: Second-layer neurons that only carry another one's linear part.
     """
 
     model: DeepLabelModel
@@ -81,6 +82,7 @@ class Deep:
     open: int
     strayed: int
     always: int = 0
+    carriers: int = 0
 
     @property
     def whole(self) -> bool:
@@ -91,7 +93,8 @@ class Deep:
     def explains(self) -> bool:
         """Whether the points say of no neuron that it is missing."""
         # Around a loose fit fresh points are looked for so widely that all are met.
-        return self.rms <= TIGHT and self.missed <= MISSED and not self.strayed and not self.model.behind.affine.any()
+        linear = self.carriers or self.model.behind.affine.any()
+        return self.rms <= TIGHT and self.missed <= MISSED and not self.strayed and not linear
 
     @property
     def rank(self) -> tuple[bool, bool, float]:
@@ -196,7 +199,8 @@ class DeepCompletion:
                 break
             fitted, on = grown
         strayed = int((np.abs(fitted.model.distances(at)) > STRAYED * (self.coarse + fitted.rms + at.width)).sum())
-        return Deep(fitted.model, fitted.rms, missed, error, open_, strayed, always)
+        linear = len(carriers(fitted.model.behind, fitted.model.inside(at)[0]))
+        return Deep(fitted.model, fitted.rms, missed, error, open_, strayed, always, linear)
 
     def _told_more(
         self, model: DeepLabelModel, met: Crossings, open_: int, resting: Int[np.ndarray, " r"]

@@ -40,6 +40,9 @@ NONE = 1e-12
 NOTHING = 1e-5
 """Share of the largest effect at which a neuron counts as active at no point."""
 
+PARALLEL = 1e-3
+"""Sine of the angle below which a neuron active at all points is another one's linear part."""
+
 
 def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> LabelModel | None:
     """The same function without an affine part.
@@ -62,7 +65,7 @@ def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> La
     for some in _subsets(partly, seen):
         found = _explained(model, always, seen, some, at)
         if found is not None:
-            return _without(model, always, found, some, at)
+            return without_carriers(_without(model, always, found, some, at), at)
     return None
 
 
@@ -85,6 +88,43 @@ def without_affine(model: LabelModel, at: Crossings) -> LabelModel:
     )
     tried = (oriented(some, at, []) for some in (linear, model) if some.affine.any())
     return next((found for found in tried if found is not None), model)
+
+
+def carriers(model: LabelModel, at: Crossings) -> list[tuple[int, int]]:
+    """Neurons active at all points whose weights are parallel to another's, and that other: no neurons, a linear part.
+
+    Queries: `0`
+    """
+    unit = model.inner / np.maximum(np.linalg.norm(model.inner, axis=1, keepdims=True), 1e-300)
+    always = (at.x @ model.inner.T + model.bias > 0).all(axis=0)
+    found = []
+    for i in np.flatnonzero(always):
+        across = np.linalg.norm(unit - (unit @ unit[i])[:, None] * unit[i], axis=1)
+        across[always] = np.inf
+        if len(across) and across.min() <= PARALLEL:
+            found.append((int(i), int(across.argmin())))
+    return found
+
+
+def without_carriers(model: LabelModel, at: Crossings) -> LabelModel:
+    """The model with neurons turned round for which another one, active at all points, carries the linear part.
+
+    With `relu(s) = relu(-s) + s` both are one neuron where all classes have the same of what is left.
+
+    Queries: `0`
+    """
+    for i, j in carriers(model, at):
+        stretch = float(model.inner[i] @ model.inner[j]) / float(model.inner[j] @ model.inner[j])
+        mine, other = model.outer[:, i], model.outer[:, j]
+        left = other + stretch * mine
+        if np.ptp(left) > WHOLE * np.ptp(other):
+            continue
+        sign, outer = np.ones(len(model.inner)), model.outer.copy()
+        sign[j], outer[:, i] = -1.0, 0.0
+        offset = model.offset + other * model.bias[j] + mine * model.bias[i]
+        turned = replace(model, inner=model.inner * sign[:, None], bias=model.bias * sign, outer=outer, offset=offset)
+        return without_carriers(turned.kept(np.delete(np.arange(len(sign)), i)), at)
+    return model
 
 
 def _subsets(partly: list[HiddenNeuron], seen: Bool[np.ndarray, " d"]) -> Iterator[list[HiddenNeuron]]:
