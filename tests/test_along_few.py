@@ -97,17 +97,20 @@ def test_neurons_that_were_fitted_along_a_few_are_not_told_as_read(seed: int) ->
 
 
 def test_rows_that_are_not_met_at_fresh_places_are_not_told(seed: int) -> None:
-    model, truth = oracle(seed)
-    first, rng = truth.layers[0], np.random.default_rng(seed)
-    rows, bias = first.dense()[:4].copy(), first.bias[:4]
-    rows[2:] += 0.1 * rng.standard_normal((2, truth.n)) * np.abs(rows[2:]).mean()
-    wrong = first.dense().copy()
-    wrong[:4] = rows
-    network = uv.Network((uv.Layer(wrong, first.bias, first.activation), *truth.layers[1:]))
-    ask = Asked(model)
-    noise = rounding(ask, rng.standard_normal((8, truth.n)), model.resolution, rng, model.uneven)
-    there = _met_again(Probe(ask, noise, rng), network, (rows, bias), 1e-4)
-    np.testing.assert_array_equal(there, [True, True, False, False])
+    told, false = [], 0
+    for each in range(seed, seed + 6):
+        model, truth = oracle(each)
+        first, rng = truth.layers[0], np.random.default_rng(each)
+        wrong = first.dense().copy()
+        wrong[2:4] += 0.1 * rng.standard_normal((2, truth.n)) * np.abs(wrong[2:4]).mean()
+        network = uv.Network((uv.Layer(wrong, first.bias, first.activation), *truth.layers[1:]))
+        ask = Asked(model)
+        noise = rounding(ask, rng.standard_normal((8, truth.n)), model.resolution, rng, model.uneven)
+        there = _met_again(Probe(ask, noise, rng), network, (wrong[:4], first.bias[:4]), 1e-4)
+        told += there[:2].tolist()
+        false += int(there[2:].sum())
+    assert_rate(told, 0.8)
+    assert false <= 1
 
 
 def test_nothing_is_asked_where_answers_have_all_digits_or_lie_in_a_box_and_a_budget_stays_as_it_was() -> None:
