@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
+from tests.helpers import assert_rate
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels import completion as completions
 from unveil.identification.from_labels.chart import Chart, Crossings
@@ -316,7 +317,7 @@ def test_a_subspace_of_as_many_directions_as_neurons_is_found() -> None:
         left = rows - rows @ (directions @ first.T).T @ (directions @ first.T)
         within += list(np.linalg.norm(left, axis=1) < 3e-3 * np.linalg.norm(rows, axis=1))
     # Few normals show a neuron that bends the boundary at few places.
-    assert sum(within) >= 12
+    assert_rate(within, 0.7)
 
 
 def test_with_few_inputs_all_directions_are_read() -> None:
