@@ -51,6 +51,16 @@ def test_every_rectifier_is_told_from_the_others(activation: str) -> None:
     assert told >= 2
 
 
+@pytest.mark.parametrize("within", [None, (-1, 1)])
+def test_an_activation_with_a_number_is_read_by_its_name(within: tuple[int, int] | None) -> None:
+    truth = random_network(5, (3,), "elu(0.7)", np.random.default_rng(35))
+    found = identify(
+        as_oracle(truth, shape=5, within=within, budget=20_000), rng=np.random.default_rng(36), activation="elu(0.7)"
+    )
+    assert found.network is not None
+    assert found.network.layers[0].activation.name == "elu(0.7)"
+
+
 @pytest.mark.parametrize(("answers", "most"), [(np.float32, 1e-4), (np.float64, 1e-9)])
 def test_silu_in_a_box_and_from_short_answers(answers: type, most: float) -> None:
     told = 0

@@ -14,7 +14,8 @@ from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, 
 from unveil.identification.smooth.rank_one import matrix_space, subspace_power
 from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.activation import Activation
+from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
 
@@ -60,7 +61,7 @@ class EntangledWeights(SmoothMethod):
     def _once(self, reading: Reading) -> Polished:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
         names = (self.activation,) * 2 if isinstance(self.activation, str) else self.activation
-        inner, outer = ACTIVATIONS[names[0]], ACTIVATIONS[names[-1]]
+        inner, outer = activation_named(names[0]), activation_named(names[-1])
         basis, spectrum = gradient_span(oracle, inner_points(oracle, oracle.n + 8, rng, 2.0), noise)
         k = self.widths[0] if self.widths else len(basis)
         if k < oracle.n:

@@ -9,13 +9,14 @@ from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes, noisy
 from unveil.whitebox.activation import ACTIVATIONS, SIGMOIDAL, Activation
+from unveil.whitebox.activation import activation as activation_named
 
 
 def sigmoidal(names: str | tuple[str, ...] | None, depth: int, default: Activation | None = None) -> list[Activation]:
     """The activations that hidden layer `depth` may have: the one given, or all of them, `default` first."""
     if names is not None:
         given = (names,) if isinstance(names, str) else names
-        return [ACTIVATIONS[given[min(depth, len(given) - 1)]]]
+        return [activation_named(given[min(depth, len(given) - 1)])]
     others = [ACTIVATIONS[name] for name in SIGMOIDAL]
     return others if default is None else [default, *(a for a in others if a.name != default.name)]
 

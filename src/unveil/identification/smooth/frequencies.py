@@ -21,6 +21,7 @@ from unveil.identification.smooth.conclusion import Reading, ask, final_fit, rep
 from unveil.identification.smooth.second_layer import search_outer
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS
+from unveil.whitebox.activation import activation as activation_named
 
 _INNER = 0.7  # preactivations at the points of the first fits: where a sine is curved, but has no second valley
 
@@ -73,7 +74,7 @@ class Frequencies(Method):
         if oracle.within is not None:
             reading.why.append("the domain is bounded: too short for frequencies to be told apart")
             return None
-        outer = ACTIVATIONS[self.activation if isinstance(self.activation, str) else self.activation[-1]]
+        outer = activation_named(self.activation if isinstance(self.activation, str) else self.activation[-1])
         basis, _ = gradient_span(oracle, inner_points(oracle, oracle.n + 8, rng, 2.0), noise)
         k = self.widths[0] if self.widths else len(basis)
         stages.end("directions that matter")

@@ -17,7 +17,8 @@ from unveil.identification.smooth.blocks import gap, gradient_span, hessians, in
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
 from unveil.identification.smooth.rank_one import certificate, independent, matrix_space, pack, rank_one_elements
 from unveil.identification.smooth.single_neuron import fit_shape
-from unveil.whitebox.activation import ACTIVATIONS, SMOOTH, Activation
+from unveil.whitebox.activation import SMOOTH, Activation
+from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
 TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
@@ -168,10 +169,10 @@ class OneHiddenLayer(Method):
         weights = np.linalg.lstsq(pack(directions[:, :, None] * directions[:, None, :]).T, pack(flat).T, rcond=None)[0]
         curves = weights.T.reshape(len(points), oracle.m, -1).transpose(2, 0, 1)  # (k, N, m)
         names = (self.activation,) if self.activation else SMOOTH
-        trials = [_fit_curves(points @ rows.T, curves, ACTIVATIONS[name]) for name in names]
+        trials = [_fit_curves(points @ rows.T, curves, activation_named(name)) for name in names]
         best = int(np.argmin([misfit for _, _, misfit in trials]))
         scales, shifts, misfit = trials[best]
-        activation = ACTIVATIONS[names[best]]
+        activation = activation_named(names[best])
         reading.stats["curvature misfit"] = misfit
         if len(names) > 1:
             reading.why.append(
