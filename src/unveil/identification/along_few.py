@@ -67,21 +67,12 @@ def along_few(oracle: Oracle, read: Reader, settle: Settler, rng: np.random.Gene
 
     There its layers are as they are, but that the first one has a few weights for each neuron: lines and derivatives
     are cheap, and so are fits. Derivatives then tell the other weights roughly, and a fit of all to fresh answers tells
-    them well. Answers with all their digits are read so by `CriticalPoints` itself.
-
-    Args:
-        oracle: Answers with few digits, free of a box.
-        read: Reads what is asked along the directions.
-        settle: Fits what was not read there.
-        rng: Draws directions and points.
-
-    Returns:
-        A complete network, or one that failed its check and is where a fit may begin; None where there are too few
-        inputs or too many neurons for this to pay, or nothing came of it.
-
-    Queries: those of `rounding`, of a line and of `read` along `READINGS` sets of directions at most, of `settle` and
-        `widen`, `RATIO` per parameter, fewer with several outputs, those of
-        `CriticalPoints.judge` and, where neurons were only fitted, of `confirm`
+    them well. Answers with all their digits are read so by `CriticalPoints` itself. `oracle`: answers with few digits,
+    free of a box. `read`: reads what is asked along the directions. `settle`: fits what was not read there. Returns a
+    complete network, or one that failed its check and is where a fit may begin; None where there are too few inputs or
+    too many neurons for this to pay, or nothing came of it. Queries: those of `rounding`, of a line and of `read` along
+    `READINGS` sets of directions at most, of `settle` and `widen`, `RATIO` per parameter, fewer with several outputs,
+    those of `CriticalPoints.judge` and, where neurons were only fitted, of `confirm`.
     """
     if oracle.within is not None or oracle.grid is not None or oracle.n < MANY or oracle.resolution < COARSE:
         return None
@@ -169,10 +160,8 @@ def _along_all(oracle: Oracle, seen: _Seen, rng: np.random.Generator) -> Identif
 
 
 def _met_again(probe: Probe, network: Network, layer: AffineMap, off: float, most: float = np.inf) -> np.ndarray:
-    """Which of these rows of the first layer bend answers at fresh places.
-
-    `off`: relative error of the network. Queries: those of `confirm`, at most `most`
-    """
+    """Which of these rows of the first layer bend answers at fresh places. `off`: relative error of the network.
+    Queries: those of `confirm`, at most `most`"""
     (rows, bias), frame, first = layer, Frame.of_input(network.n, None), network.layers[0]
     size = np.linalg.norm(rows, axis=1)
     at = frame.sample(len(rows), probe.rng)
@@ -190,9 +179,7 @@ def settled(
     network: Network, oracle: Oracle, noise: Rounding, rng: np.random.Generator
 ) -> tuple[Network, Outcome, float, str]:
     """A nearly right network with all its weights fitted to fresh answers of few digits, judged as one that was read.
-
-    Queries: `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`
-    """
+    Queries: `RATIO` per parameter, fewer with several outputs, and those of `CriticalPoints.judge`."""
     x = oracle.sample(int(RATIO * parameters(network) / network.m), rng)
     x[::4] *= FURTHER
     x = oracle.nearest(both_sides(network, x))

@@ -73,9 +73,7 @@ def in_shown_units(
 
 def _settled(found: Identification, unit: Affine, settle: Settler, rng: np.random.Generator) -> Identification | None:
     """What was read, its weights fitted to answers in these units, if that passes the check of what is read in them.
-
-    Queries: those of `rounding`, and of `settle` where answers have few digits
-    """
+    Queries: those of `rounding`, and of `settle` where answers have few digits."""
     assert found.network is not None
     noise = rounding(Asked(unit), unit.sample(rows_for(unit.resolution), rng), unit.resolution, rng, unit.uneven)
     if noise.exact or found.outcome is not Outcome.complete:

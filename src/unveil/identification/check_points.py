@@ -30,10 +30,8 @@ ACROSS = 0.5
 
 
 def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
-    """The points moved to just beside hyperplanes of random hidden neurons, on either side.
-
-    `network`: whose neurons. `x`: points to start from. `rng`: picks neurons and sides.
-    """
+    """The points moved to just beside hyperplanes of random hidden neurons, on either side. `x`: points to start
+    from."""
     x = x.copy()
     hidden = network.layers[:-1]
     if not hidden:
@@ -68,9 +66,8 @@ def unusual(
 ) -> Float[np.ndarray, "count n"]:
     """Points where `mixtures` of the features of layer `depth` are largest: a rare neuron behind it is on there.
 
-    `network`: whose features. `depth`: which layer's, from 0. `x`: points to start from; without a box at all lengths,
-    as another part of a layer is active further out. `most`: without a box, how long each of the points may be. `rng`:
-    draws the mixtures. `within`: the legal box, if any.
+    `depth`: which layer's, from 0. `x`: points to start from; without a box at all lengths, as another part of a layer
+    is active further out. `most`: without a box, how long each of the points may be. `within`: the legal box, if any.
     """
     count = len(most)
     if not count:

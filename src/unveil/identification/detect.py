@@ -59,10 +59,8 @@ def piecewise_linear(oracle: Oracle, rng: np.random.Generator) -> bool:
 
 
 def curved(oracle: Oracle, noise: Rounding, rng: np.random.Generator) -> bool:
-    """Whether answers curve. Short rows of points bend where answers do, but also where they meet breakpoints.
-
-    Queries: 0 where most of the rows were straight, else those of `piecewise_linear`
-    """
+    """Whether answers curve. Short rows of points bend where answers do, but also where they meet breakpoints. Queries:
+    0 where most of the rows were straight, else those of `piecewise_linear`."""
     return not noise.straight and not piecewise_linear(oracle, rng)
 
 
@@ -109,7 +107,6 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
 
     What is straight in both halves and in the middle is straight, but for a breakpoint that is hardly seen; a curve
     bends by six times as many standard deviations over twice the length. Where answers hardly move nothing is told.
-
     Queries: `CHORDS POINTS`; none where answers are so exact that a curve would have been seen.
     """
     oracle = look.oracle
@@ -141,10 +138,8 @@ def _chords_bend(look: _Look, rng: np.random.Generator) -> bool:
 def _bends(
     along: Float[np.ndarray, " p"], y: Float[np.ndarray, "c p m"], width: int, degree: int
 ) -> Float[np.ndarray, "c s m"]:
-    """How far answers in windows are from polynomials of less than this degree, on the side of this degree.
-
-    In units in which independent errors of standard deviation 1 give 1.
-    """
+    """How far answers in windows are from polynomials of less than this degree, on the side of this degree. In units in
+    which independent errors of standard deviation 1 give 1."""
     bends = []
     for start in range(0, len(along) - width + 1, max((width - 1) // 4, 1)):
         at = along[start : start + width]

@@ -115,12 +115,7 @@ def identify(
 
 def _where_defined(oracle: Oracle, x: np.ndarray | None, read: Callable[..., Identification]) -> Identification:
     """What `read(oracle, x=x)` finds; where inputs far out have no answer, again among inputs of usual size, which do.
-
-    Raises:
-        MissingAnswers: Inputs of usual size have none, or the domain is bounded.
-
-    Queries: see `identify`
-    """
+    Raises MissingAnswers: inputs of usual size have none, or the domain is bounded. Queries: see `identify`."""
     start = oracle.ledger.asked
     try:
         return read(oracle, x=x)
@@ -245,9 +240,7 @@ def _concluded(found: Identification, oracle: Oracle, start: int, widths: tuple[
 
 def _constant(network: Network, oracle: Oracle) -> bool:
     """Whether what was found has no neuron because the answers are the same at all usual inputs: it tells of none.
-
-    Queries: `LOOKED_AT` where no neuron was found
-    """
+    Queries: `LOOKED_AT` where no neuron was found."""
     if oracle.answers == "labels" or len(network.layers) > 1 or oracle.ledger.left < LOOKED_AT:
         return False
     y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))

@@ -98,11 +98,8 @@ class Method(ABC):
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
-        """The method, told what it can use of what is known of the hidden layers; arguments as of `identify`.
-
-        Raises:
-            BadInput: It needs to be told the activation.
-        """
+        """The method, told what it can use of what is known of the hidden layers; arguments as of `identify`. Raises
+        BadInput: it needs to be told the activation."""
         return cls()
 
     @abstractmethod
@@ -110,10 +107,8 @@ class Method(ABC):
 
 
 def residual(network: Network, oracle: Oracle, x: Float[np.ndarray, "N n"]) -> float:
-    """Largest |network - oracle| over the rows of x, relative to the spread of the oracle's answers there.
-
-    Queries: `len(x)`
-    """
+    """Largest |network - oracle| over the rows of x, relative to the spread of the oracle's answers there. Queries:
+    `len(x)`."""
     y = oracle(x)
     spread = float(np.abs(y - y.mean(axis=0)).max()) or 1.0
     return float(np.abs(network(x) - y).max()) / spread

@@ -23,11 +23,7 @@ class Registered:
     reads: str  # what answers it is made for
 
     def make(self, activation: tuple[str, ...] | None = None, widths: tuple[int, ...] | None = None) -> Method:
-        """The method, told what is known of the hidden layers.
-
-        Raises:
-            BadInput: It must be told the activation.
-        """
+        """The method, told what is known of the hidden layers. Raises BadInput: it must be told the activation."""
         kind: type[Method] = getattr(import_module(f"unveil.identification.{self.module}"), self.name)
         return kind.told(activation, widths)
 
@@ -53,11 +49,8 @@ METHODS: Mapping[str, Registered] = MappingProxyType(
 
 
 def method_named(name: str, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> Method:
-    """The method a person means by a name such as "saturation"; `activation` and `widths` as in `identify`.
-
-    Raises:
-        BadInput: There is no such method, or it needs to be told the activation.
-    """
+    """The method a person means by a name such as "saturation"; `activation` and `widths` as in `identify`. Raises
+    BadInput: there is no such method, or it needs to be told the activation."""
     if name not in METHODS:
         raise BadInput(f"no method called {name!r}; known: {', '.join(METHODS)}")
     return METHODS[name].make(activation, widths)

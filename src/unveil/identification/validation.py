@@ -58,10 +58,8 @@ class Validation:
 
 
 def how_many(oracle: Oracle, network: Network | None = None) -> int:
-    """Queries that checking a network is worth, after what was asked so far.
-
-    `oracle`: what was asked. `network`: what is to be checked.
-    """
+    """Queries that checking a network is worth, after what was asked so far. `oracle`: what was asked. `network`: what
+    is to be checked."""
     share, fewest = (SHARE, FEWEST) if oracle.within is None else (SHARE_IN_BOX, FEWEST_IN_BOX)
     if network is not None and len(network.layers) > 2:
         fewest = max(fewest, FEWEST_DEEP)
@@ -81,27 +79,19 @@ def validate(  # noqa: PLR0913 - what counts as rounding is a share of the sprea
 ) -> Validation:
     """Hold a network against fresh answers.
 
-    Two fifths of the points are as a user would draw them. Three tenths lie 3 and 30 times as far out, or, in a
-    box, at its corners: neurons that are hardly ever on among the usual ones are on for many of these. The rest lies on
-    both sides of hyperplanes of the network's own neurons, where a neuron that does not exist or is active on the other
-    side shows itself, and where one neuron of a layer is active and the others are not (`mixtures`). Of two hidden
-    layers and more a third are such points: a neuron behind the first may show nowhere else.
+    Two fifths of the points are as a user would draw them. Three tenths lie 3 and 30 times as far out, or, in a box, at
+    its corners: neurons that are hardly ever on among the usual ones are on for many of these. The rest lies on both
+    sides of hyperplanes of the network's own neurons, where a neuron that does not exist or is active on the other side
+    shows itself, and where one neuron of a layer is active and the others are not (`mixtures`). Of two hidden layers
+    and more a third are such points: a neuron behind the first may show nowhere else.
 
-    Where answers are not all rounded alike (`Oracle.uneven`) errors count for as much as that leaves of them.
-    Of log-ratios that have run out of digits (`Oracle.widest`) only that is held against the network: its own must be
-    large there, too. If hardly any others are left, nothing is known, and the errors are infinite.
-
-    Args:
-        network: What was found.
-        oracle: What it should be.
-        count: Queries.
-        rng: Draws all points.
-        fine: Errors that count as rounding, relative to the spread of the answers.
-        ask: Through what to ask; by default the oracle itself.
-        noise: How exact answers with few digits are: then what is beyond `UNEXPLAINED` roundings at usual points or
-            beside hyperplanes is wrong, too, and not put down to them, however small beside the spread.
-
-    Queries: `count`
+    Where answers are not all rounded alike (`Oracle.uneven`) errors count for as much as that leaves of them. Of
+    log-ratios that have run out of digits (`Oracle.widest`) only that is held against the network: its own must be
+    large there, too. If hardly any others are left, nothing is known, and the errors are infinite. `network`: what was
+    found. `oracle`: what it should be. `count`: queries. `rng`: draws all points. `fine`: errors that count as
+    rounding, relative to the spread of the answers. `ask`: through what to ask; by default the oracle itself. `noise`:
+    how exact answers with few digits are: then what is beyond `UNEXPLAINED` roundings at usual points or beside
+    hyperplanes is wrong, too, and not put down to them, however small beside the spread. Queries: `count`.
     """
     groups = check_points(network, oracle, count, rng)
     y = (ask or oracle)(np.concatenate(groups))

@@ -73,10 +73,8 @@ class Windows:
 
 
 def windows(kernel: Kernel, seen: PixelLine) -> Windows:
-    """All windows that hold the pixel of a line, and where it must meet the kernel's hyperplane in each.
-
-    Windows that reach over the border are among them; there the picture is padded with zeros.
-    """
+    """All windows that hold the pixel of a line, and where it must meet the kernel's hyperplane in each. Windows that
+    reach over the border are among them; there the picture is padded with zeros."""
     a, b = kernel.size
     channel, row, column = seen.pixel
     rows, columns = np.meshgrid(np.arange(row - a + 1, row + 1), np.arange(column - b + 1, column + 1), indexing="ij")
@@ -112,10 +110,8 @@ class Matched:
     chance: float  # how many would be met by chance
 
     def believed(self, corner: tuple[int, int]) -> bool:
-        """Whether so many in other windows than the one that the kernel was read in cannot be chance.
-
-        In that window any neuron is met again, of whatever layer it is the first.
-        """
+        """Whether so many in other windows than the one that the kernel was read in cannot be chance. In that window
+        any neuron is met again, of whatever layer it is the first."""
         others = int((self.corner != np.array(corner)).any(axis=1).sum())
         return others >= 1 and bool(special.pdtrc(others - 1, max(self.chance, 1e-300)) < CHANCE)
 
@@ -181,9 +177,7 @@ def match(kernel: Kernel, lines: list[PixelLine]) -> Matched:
 
 def _density(t: np.ndarray, at: np.ndarray, low: float, high: float) -> np.ndarray:
     """Breakpoints per unit of t around places: over the whole line, or more where they crowd; the nearest is left out.
-
-    It may be the very one that was predicted.
-    """
+    It may be the very one that was predicted."""
     whole = np.full(len(at), len(t) / (high - low))
     few = min(len(t), 6) - 1
     if few < 1:

@@ -28,14 +28,8 @@ class Read:
 
 
 class Reader:
-    """Asks for slopes on both sides of breakpoints.
-
-    Args:
-        ask: Answers questions.
-        picture: How inputs lie in rows and columns.
-        noise: How exact answers are.
-        rng: Draws directions.
-    """
+    """Asks for slopes on both sides of breakpoints. `picture`: how inputs lie in rows and columns. `noise`: how exact
+    answers are."""
 
     def __init__(self, ask: Ask, picture: Picture, noise: Rounding, rng: np.random.Generator) -> None:
         self.ask, self.picture, self.noise, self.rng = ask, picture, noise, rng

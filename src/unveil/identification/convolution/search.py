@@ -112,11 +112,8 @@ class KernelSearch:
         return self.oracle(self.oracle.nearest(x))
 
     def run(self) -> None:
-        """Look until further lines show no more kernels; then each kernel is listed once, with a measured error.
-
-        Raises:
-            BudgetExceeded: Before that; what was found by then is settled all the same.
-        """
+        """Look until further lines show no more kernels; then each kernel is listed once, with a measured error. Raises
+        BudgetExceeded: before that; what was found by then is settled all the same."""
         self.noise = self._rounding()
         self.curved = curved(self.oracle, self.noise, self.rng)
         if self.curved:
@@ -293,9 +290,7 @@ class KernelSearch:
 
     def _beside(self, candidate: Kernel) -> Matched | None:
         """Where it was met on short lines in other windows; None if not often enough, or if it was looked for before.
-
-        Of exact answers the lines show all there is, and short ones are asked only where nothing else is left to do.
-        """
+        Of exact answers the lines show all there is, and short ones are asked only where nothing else is left to do."""
         assert self.noise is not None
         known = any(candidate is each for each in self.looked_for)
         if known or (self.noise.exact and not self.thorough):

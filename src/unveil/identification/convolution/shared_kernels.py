@@ -56,11 +56,7 @@ class SharedKernels(Method):
     most_unknowns: int = 3000
 
     def __call__(self, oracle: Oracle, *, rng: np.random.Generator) -> Identification:
-        """Read the kernels.
-
-        Raises:
-            BadInput: The inputs are no picture, or the answers are labels.
-        """
+        """Read the kernels. Raises BadInput: the inputs are no picture, or the answers are labels."""
         picture = Picture.of(oracle.shape)
         if picture is None:
             raise BadInput(f"shared kernels need inputs that are a picture, (c, h, w) or (h, w); got {oracle.shape}")

@@ -201,9 +201,7 @@ def _on_the_other_side(
     design: Float[np.ndarray, "q k"], slope: Float[np.ndarray, " q"]
 ) -> Float[np.ndarray, " k"] | None:
     """Ones for the neurons whose sum is minus the affine part, zeros for the others; None if no set alone does that.
-
-    Both halves of the neurons have few enough sets for the nearest pair of sums to be found.
-    """
+    Both halves of the neurons have few enough sets for the nearest pair of sums to be found."""
     k = design.shape[1]
     if not 0 < k <= MOST_TURNED:
         return None

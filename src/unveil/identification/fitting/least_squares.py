@@ -63,24 +63,14 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     """Fit all parameters to answers, from several networks of one shape at once.
 
     The activations have no continuous symmetry except the positive rescaling of piecewise-linear ones, which the
-    damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves.
-
-    Args:
-        networks: Where to start; depth, widths and activations are the same for all, and stay.
-        x: Where the oracle was asked. Twice as many answers as parameters is enough.
-        noise: Standard deviation of the answers' errors, absolute: the fit ends when `rms` reaches it (twice the
-            rounding of float64 at least).
-        free: Layers whose parameters move; default all.
-        patience: Steps without a gain of one part in a hundred before the fit is called ended.
-        until: All end where one of them has come so near.
-        weight: What each answer counts for; `rms` is that of the weighted errors, so let the usual one be 1.
-
-    Returns:
-        For each start the best network met, and how sure its parameters are.
-
-    Queries: `0`; the answers are given.
-
-    Source: Marquardt (1963), with the damping update of Nielsen (1999).
+    damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves. `networks`:
+    where to start; depth, widths and activations are the same for all, and stay. `x`: where the oracle was asked. Twice
+    as many answers as parameters is enough. `noise`: standard deviation of the answers' errors, absolute: the fit ends
+    when `rms` reaches it (twice the rounding of float64 at least). `free`: layers whose parameters move; default all.
+    `patience`: steps without a gain of one part in a hundred before the fit is called ended. `until`: all end where one
+    of them has come so near. `weight`: what each answer counts for; `rms` is that of the weighted errors, so let the
+    usual one be 1. Returns for each start the best network met, and how sure its parameters are. Queries: `0`; the
+    answers are given. Source: Marquardt (1963), with the damping update of Nielsen (1999).
     """
     x, y = networks[0].points(x), np.asarray(y, dtype=np.float64)
     weights = np.broadcast_to(weight, y.shape)

@@ -64,20 +64,12 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     """Gauss-Newton steps, each solved by conjugate gradients.
 
     Every product with the Jacobian is a pass through the network, so networks of hundreds of thousands of parameters
-    fit. The preconditioner treats the inputs of a layer and what comes back to it as independent.
-
-    Args:
-        network: Where to start: ReLU layers, the last one affine, most neurons within a few hundredths of the truth.
-        x: Where the oracle was asked; half as many answers again as parameters at least.
-        first: The first layer that moves.
-        counts: What the error of each answer is multiplied by.
-
-    Returns:
-        The best network met, and the root mean square of what is left, so multiplied.
-
-    Queries: `0`; the answers are given.
-
-    Source: the preconditioner is the Kronecker factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671).
+    fit. The preconditioner treats the inputs of a layer and what comes back to it as independent. `network`: where to
+    start: ReLU layers, the last one affine, most neurons within a few hundredths of the truth. `x`: where the oracle
+    was asked; half as many answers again as parameters at least. `first`: the first layer that moves. `counts`: what
+    the error of each answer is multiplied by. Returns the best network met, and the root mean square of what is left,
+    so multiplied. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of
+    Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
     fitted = damped_fit(network, x, y, noise=noise, first=first, steps=steps, most=_MOST, damping=0.0, counts=counts)
     return fitted.network, fitted.rms
@@ -223,10 +215,8 @@ def _step(  # noqa: PLR0913 - one step with the state of the fit
     most: int = _MOST,
     noise: float = 0.0,
 ) -> tuple[Pairs, int]:
-    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many.
-
-    They end early where as much is explained as `noise` leaves, or, undamped, where further ones explain no more.
-    """
+    """One (damped) Gauss-Newton step by preconditioned conjugate gradients on the normal equations, and how many. They
+    end early where as much is explained as `noise` leaves, or, undamped, where further ones explain no more."""
     moving = range(first, len(weights))
     gradient = [np.zeros((len(b), w.shape[1] + 1)) for w, b in (weights[i] for i in moving)]
     inputs = [np.zeros((w.shape[1] + 1, w.shape[1] + 1)) for w, _ in (weights[i] for i in moving)]
@@ -343,11 +333,8 @@ class Conjugate:
     """Directions of one step and their products, in single precision, to which each further one is made conjugate.
 
     By the last one alone, as in exact arithmetic would do, they come back to each other: of an ill-conditioned step in
-    single precision that takes twice as many products.
-
-    Args:
-        size: Parameters.
-        most: Directions that are kept, or as many as `_KEPT` numbers hold.
+    single precision that takes twice as many products. `size`: parameters. `most`: directions that are kept, or as many
+    as `_KEPT` numbers hold.
     """
 
     def __init__(self, size: int, most: int) -> None:

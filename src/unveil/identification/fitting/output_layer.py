@@ -124,9 +124,7 @@ def weighted_output(
     F: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], counts: Float[np.ndarray, "N m"] | float
 ) -> Float[np.ndarray, "q m"]:
     """The coefficients of sums of F that are nearest to answers, the error of each multiplied by what it counts for.
-
-    `F`: what is summed, and one. `counts`: see `Rounding.counts`.
-    """
+    `F`: what is summed, and one. `counts`: see `Rounding.counts`."""
     if isinstance(counts, float):
         return np.asarray(np.linalg.lstsq(F, y, rcond=None)[0])
     columns = [np.linalg.lstsq(F * c[:, None], c * each, rcond=None)[0] for c, each in zip(counts.T, y.T, strict=True)]
@@ -216,10 +214,8 @@ def agreement(
 
 @dataclass
 class Unsigned:
-    """Answers as `sum_i w_i |z_i| / 2` and a part linear in the values h before: true whatever the sides are.
-
-    Where a weight of neuron i is unknown, what it sees of value j adds `sign(z_i) h_j`, so that is fitted too.
-    """
+    """Answers as `sum_i w_i |z_i| / 2` and a part linear in the values h before: true whatever the sides are. Where a
+    weight of neuron i is unknown, what it sees of value j adds `sign(z_i) h_j`, so that is fitted too."""
 
     layers: Weights
     rows: Float[np.ndarray, "k d"]
@@ -297,10 +293,8 @@ class Unsigned:
 
 
 def explain(unsigned: Unsigned, asked: Asked, size: float, fine: float) -> tuple[Unsigned, np.ndarray, np.ndarray]:
-    """Fit the answers, settling the unknown weights that they settle.
-
-    Returns the layer with these weights, the solution, and which answers it explains to within `fine`.
-    """
+    """Fit the answers, settling the unknown weights that they settle. Returns the layer with these weights, the
+    solution, and which answers it explains to within `fine`."""
     x, y = asked.all()
     weight = in_proportion(x, size)
     most = max(float(np.abs(y * weight).max()), 1e-300)

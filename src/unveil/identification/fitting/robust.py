@@ -19,10 +19,8 @@ STRAYS = 0.01
 
 @dataclass(frozen=True)
 class Robust:
-    """What a step of least squares lessens: Huber's loss of each answer's error.
-
-    Source: Huber, Robust estimation of a location parameter, Ann. Math. Statist. 35 (1964).
-    """
+    """What a step of least squares lessens: Huber's loss of each answer's error. Source: Huber, Robust estimation of a
+    location parameter, Ann. Math. Statist. 35 (1964)."""
 
     bound: float  # the error from which on an answer counts less
     weight: Float[np.ndarray, " N"]  # of each answer in the step

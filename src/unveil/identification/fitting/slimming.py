@@ -47,18 +47,11 @@ def slimmed(  # noqa: PLR0913 - what is fitted, to what, and how well
 
     A layer goes first if the one behind it can take its part from the one before. Then neurons go in the order in which
     they are missed least if those that stay take over what they can, many at once, fewer where that fails. Everything
-    is fitted again each time.
-
-    Args:
-        network: Explains the answers nearly to their noise.
-        floor: Deviation of the answers' errors, absolute.
-        as_well: By what factor errors may grow.
-        counts: What each error is multiplied by: less where answers are less precise.
-
-    Queries: `0`; the answers are given.
-
-    Source: over-wide students whose neurons are joined: Martinelli, Simsek, Gerstner, Brea, ICML 2024
-    (arXiv:2304.12794); the order is that of the optimal brain surgeon (Hassibi, Stork, NIPS 1992), layer by layer.
+    is fitted again each time. `network`: explains the answers nearly to their noise. `floor`: deviation of the answers'
+    errors, absolute. `as_well`: by what factor errors may grow. `counts`: what each error is multiplied by: less where
+    answers are less precise. Queries: `0`; the answers are given. Source: over-wide students whose neurons are joined:
+    Martinelli, Simsek, Gerstner, Brea, ICML 2024 (arXiv:2304.12794); the order is that of the optimal brain surgeon
+    (Hassibi, Stork, NIPS 1992), layer by layer.
     """
     told = x, y, counts
     enough = max(as_well * rms(network, *told), SLACK * floor)

@@ -53,17 +53,8 @@ def confirmed(
     """The hyperplane through an edge at which known faces end, out of those at a few angles.
 
     Faces go straight on across a hyperplane that is none, and two labels tell that; by chance they end just there once
-    in a thousand times.
-
-    Args:
-        side: Answers.
-        chart: The coordinates.
-        faces: Faces from all over the boundary.
-        edge: Where the boundary bends.
-        votes: Angles, as in `Edge.votes`, each with its error.
-        precision: Lengths to ask at.
-
-    Queries: 2 for a hyperplane that is none, some 10 for one that is
+    in a thousand times. `faces`: faces from all over the boundary. `edge`: where the boundary bends. `votes`: angles,
+    as in `Edge.votes`, each with its error. Queries: 2 for a hyperplane that is none, some 10 for one that is.
     """
     angle, fuzz = np.array(votes).reshape(-1, 2).T
     good = fuzz < VAGUE
@@ -91,20 +82,9 @@ def edge_behind(
     """Which of several edges is the same neuron's as a dual point.
 
     If it is, both settle the neuron's hyperplane, and how steeply the boundary turns behind the point settles the
-    normal there: it is asked whether the boundary is where that foretells it, in other directions.
-
-    Args:
-        side: Answers.
-        on: The face of the dual point.
-        edges: Edges of other faces.
-        found: One dual point.
-        precision: Lengths to ask at.
-        rng: Draws the directions.
-
-    Returns:
-        Which, and the hyperplane.
-
-    Queries: 2 for each edge, some more for the right one, and 10 to locate the crossing behind the point
+    normal there: it is asked whether the boundary is where that foretells it, in other directions. `on`: the face of
+    the dual point. `edges`: edges of other faces. `found`: one dual point. Returns which, and the hyperplane. Queries:
+    2 for each edge, some more for the right one, and 10 to locate the crossing behind the point.
     """
     step = min(precision.step, float(found.gap[0]) / 8)
     x = sharpen(side, found.behind, finely(precision, step)).x[0]

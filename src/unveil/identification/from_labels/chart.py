@@ -22,11 +22,8 @@ Vectors = Float[np.ndarray, "N d"]
 class Chart(OracleWrapper):
     """A label oracle in coordinates y of its inputs `x = origin + scale * y @ basis`.
 
-    Args:
-        oracle: Answers labels.
-        origin: (n,), where y is zero: the centre of the box, or the mean of examples.
-        scale: Size of a typical input around it.
-        basis: (d, n), orthonormal rows, e.g. of a row span; None for all n directions.
+    `oracle`: answers labels. `origin`: (n,), where y is zero: the centre of the box, or the mean of examples. `scale`:
+    size of a typical input around it. `basis`: (d, n), orthonormal rows, e.g. of a row span; None for all n directions.
     """
 
     def __init__(
@@ -103,10 +100,7 @@ class Crossings(Rows):
 def typical_inputs(
     oracle: Oracle, x: Float[np.ndarray, "N n"] | None
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, " n"], float]:
-    """Inputs to start from, legal ones, and the middle and size of what is typical: of these, of the box, or 0 and 1.
-
-    Queries: `0`
-    """
+    """Legal inputs to start from, and the middle and size of what is typical: of these, of the box, or 0 and 1."""
     given = np.empty((0, oracle.n)) if x is None else oracle.nearest(np.asarray(x, dtype=np.float64))
     if given.ndim != 2 or given.shape[1] != oracle.n:
         raise BadInput(f"x must have shape (N, {oracle.n}); got {given.shape}")

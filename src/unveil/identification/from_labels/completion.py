@@ -69,12 +69,8 @@ leave no fewer of them."""
 class Completion:
     """Boundary points of all classes, kept from one attempt to the next.
 
-    Args:
-        pool: Points of all labels, in coordinates.
-        precision: Lengths to ask at.
-        accuracy: Wanted of the weight vectors, relative.
-        rng: Draws everything.
-        seen: Keeps questions of rare classes; None: there are none but the pool's.
+    `pool`: points of all labels, in coordinates. `accuracy`: wanted of the weight vectors, relative. `seen`: keeps
+    questions of rare classes; None: there are none but the pool's.
     """
 
     def __init__(
@@ -97,10 +93,8 @@ class Completion:
         self.fine = max(2 * precision.digits, SHARE * accuracy)
 
     def attempt(self, first: PairOutput | None) -> Completed | None:
-        """A model that begins with the commonest pair of classes; None where there are not even points enough.
-
-        Queries: about 35 a number
-        """
+        """A model that begins with the commonest pair of classes; None where there are not even points enough. Queries:
+        about 35 a number."""
         if first is None:
             return None
         figures: dict[str, Any] = {"gap": first.gap, "flips": first.flips}
@@ -121,10 +115,7 @@ class Completion:
 
     def _coarsely(self, first: PairOutput, figures: dict[str, Any]) -> tuple[Polished[LabelModel], Crossings, float]:
         """All classes fitted to boundary points located coarsely, until fresh ones lie where the model foretells them.
-
-        Returns:
-            The fit, those fresh points, and the share of them that is not there.
-        """
+        Returns the fit, those fresh points, and the share of them that is not there."""
         fresh, missed, fewest, fruitless = Crossings.none(self.chart.n), 1.0, 1.0, 0
         self._admit()
         for _ in range(ROUNDS):
@@ -194,10 +185,8 @@ class Completion:
         return Completed(model, rms, not doubts, tuple(doubts), figures)
 
     def _admit(self) -> bool:
-        """Put points of classes that were met on the way into the pool; whether there were any that it lacked.
-
-        Queries: at most 8 for each class that the pool lacks
-        """
+        """Put points of classes that were met on the way into the pool; whether there were any that it lacked. Queries:
+        at most 8 for each class that the pool lacks."""
         before = self.pool.classes
         if self.seen is not None and len(x := self.seen.lacking(before)):
             self.pool.put(self.chart.coordinates(x))
@@ -234,9 +223,8 @@ class Completion:
     def behind_hyperplanes(self, search: HyperplaneSearch) -> PairOutput | None:
         """The last layer of the commonest pair of classes, of rectifiers whose hyperplanes were met.
 
-        Where many of them are on one side at all boundaries of the two, other pairs are tried.
-
-        Queries: about 35 a number, for each pair that is tried
+        Where many of them are on one side at all boundaries of the two, other pairs are tried. Queries: about 35 a
+        number, for each pair that is tried.
         """
         k, d = search.planes.normals.shape
         best: PairOutput | None = None
@@ -277,9 +265,7 @@ class Completion:
         """The same of sigmoidal neurons.
 
         Where a neuron rests at all boundaries of two classes these do not tell its weight from a constant: then it is
-        tried with other classes.
-
-        Queries: about 35 a number, for each pair of classes that is tried
+        tried with other classes. Queries: about 35 a number, for each pair of classes that is tried.
         """
         inner, bias = search.rows
         need = equations_needed(len(inner), 0)
@@ -346,12 +332,7 @@ class Completion:
 
     def _foretold(self, model: LabelModel, rms: float) -> tuple[Crossings, float]:
         """Fresh points as finely as wanted, where the model foretells a boundary and where they tell most about it.
-
-        Returns:
-            The points, and the share that was not there.
-
-        Queries: about `2 + log2(rms / digits)` each
-        """
+        Returns the points, and the share that was not there. Queries: about `2 + log2(rms / digits)` each."""
         count, half = int(SPARE * model.parameters) + 8, NEAR * rms
         if count > 2 * LOOK:  # as long as the model is wrong there is no use in all of them
             at = foretold_crossings(model, self.pool, self.chart, LOOK, self.rng)

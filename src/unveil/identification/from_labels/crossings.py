@@ -19,10 +19,8 @@ def cross(
     after: Int[np.ndarray, " N"],
     cell: float,
 ) -> Crossings:
-    """The boundary of the label `before` on segments from a point that carries it to one that carries `after`.
-
-    Queries: `N * log2(length / cell)`; the label behind the boundary is the last other one met.
-    """
+    """The boundary of the label `before` on segments from a point that carries it to one that carries `after`. Queries:
+    `N * log2(length / cell)`; the label behind the boundary is the last other one met."""
     length = np.linalg.norm(end - start, axis=1)
     along = (end - start) / length[:, None]
     halved = Crossings(start + length[:, None] / 2 * along, before, after, along, length)
@@ -30,10 +28,8 @@ def cross(
 
 
 def sharpen(side: Side, crossings: Crossings, cell: float | Float[np.ndarray, " N"]) -> Crossings:
-    """The same crossings, bisected until their brackets are no longer than `cell`.
-
-    Queries: `N * log2(width / cell)`
-    """
+    """The same crossings, bisected until their brackets are no longer than `cell`. Queries:
+    `N * log2(width / cell)`."""
     half = crossings.width / 2
     low, high = -half, half.copy()
     after = crossings.after.copy()
@@ -65,20 +61,10 @@ def cross_near(  # noqa: PLR0913 - where, along what, how finely
 ) -> tuple[Crossings, Int[np.ndarray, " M"]]:
     """Boundaries close to where they are expected, between the two labels that are expected.
 
-    Args:
-        side: Answers.
-        x: Where each is expected.
-        along: Unit vectors across it.
-        before: The label on the near side.
-        after: The label on the far side.
-        half: Half-width of the first bracket; it grows eightfold where its ends are wrong.
-        cell: Wanted width of the last one.
-        grow: How often it may grow.
-
-    Returns:
-        The M crossings found, and which of the N they are.
-
-    Queries: 2 a bracket, and `log2(2 half / cell)` for each that holds
+    `side`: answers. `x`: where each is expected. `along`: unit vectors across it. `before`: the label on the near side.
+    `after`: the label on the far side. `half`: half-width of the first bracket; it grows eightfold where its ends are
+    wrong. `cell`: wanted width of the last one. `grow`: how often it may grow. Returns the M crossings found, and which
+    of the N they are. Queries: 2 a bracket, and `log2(2 half / cell)` for each that holds.
     """
     todo, half = np.arange(len(x)), half.astype(float).copy()
     good: list[np.ndarray] = []

@@ -170,10 +170,8 @@ def _steep(scale: np.ndarray, numbers: np.ndarray, points: np.ndarray) -> Float[
 
 @np.errstate(all="ignore")
 def _off_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, " N"]:
-    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each).
-
-    A bias that is known counts as one more point.
-    """
+    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each). A
+    bias that is known counts as one more point."""
     scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
     parts = []
     for i, each in enumerate(curves):

@@ -103,15 +103,8 @@ class Deep:
 
 
 class DeepCompletion:
-    """The second layer and the last one behind a known first layer.
-
-    Args:
-        pool: Points of all labels, in coordinates.
-        first: All hyperplanes of the first layer.
-        precision: Lengths to ask at.
-        accuracy: Wanted of the weight vectors, relative.
-        rng: Draws everything.
-    """
+    """The second layer and the last one behind a known first layer. `pool`: points of all labels, in coordinates.
+    `first`: all hyperplanes of the first layer. `accuracy`: wanted of the weight vectors, relative."""
 
     def __init__(
         self, pool: Pool, first: Hyperplanes, precision: Precision, accuracy: float, rng: np.random.Generator
@@ -132,11 +125,8 @@ class DeepCompletion:
     def attempt(self, faces: Faces, edges: list[Edge]) -> Deep | None:
         """A network from what was met by now; None where the second layer does not come out.
 
-        Args:
-            faces: Flat pieces of the boundary.
-            edges: Its bends.
-
-        Queries: about 60 a number of the network, none where no second layer comes out of the bends
+        `faces`: flat pieces of the boundary. `edges`: its bends. Queries: about 60 a number of the network, none where
+        no second layer comes out of the bends.
         """
         some = np.sort(self.rng.permutation(len(faces))[:SIDES])
         sign = active_sides(self.first, faces[some]) if len(some) else None
@@ -174,10 +164,8 @@ class DeepCompletion:
             self.best = found
 
     def fitted(self, model: DeepLabelModel) -> Deep:
-        """A model that is nearly right, fitted to boundary points and judged at fresh ones.
-
-        Queries: about 60 a number of the network
-        """
+        """A model that is nearly right, fitted to boundary points and judged at fresh ones. Queries: about 60 a number
+        of the network."""
         at = self.points.known(model)
         on = at[on_boundary(model, at)]
         # Points of a neuron that is missing would draw all numbers after them.
@@ -207,15 +195,10 @@ class DeepCompletion:
     ) -> tuple[Polished[DeepLabelModel], Crossings] | None:
         """The same fitted to these points and to some that tell numbers they leave open, and all of them.
 
-        None where there are none, or none that the others agree with.
-
-        Args:
-            model: Right but for these numbers.
-            met: Points on its boundaries.
-            open_: How many numbers these leave open.
-            resting: Neurons active at all of them, and not everywhere.
-
-        Queries: those of `with_resting_side` for each of these, and of `open_crossings`, `OPEN` times at most
+        None where there are none, or none that the others agree with. `model`: right but for these numbers. `met`:
+        points on its boundaries. `open_`: how many numbers these leave open. `resting`: neurons active at all of them,
+        and not everywhere. Queries: those of `with_resting_side` for each of these, and of `open_crossings`, `OPEN`
+        times at most.
         """
         more = Crossings.none(self.chart.n)
         for neuron in resting:
@@ -261,9 +244,7 @@ class DeepCompletion:
         self, model: DeepLabelModel, at: Crossings
     ) -> tuple[Int[np.ndarray, " r"], Bool[np.ndarray, " r"]]:
         """Second-layer neurons active at all points, and for which of them the boundary is as foretold far out, too.
-
-        Queries: none where there are none; else those of `as_foretold` for each
-        """
+        Queries: none where there are none; else those of `as_foretold` for each."""
         rows, bias = model.behind.inner, model.behind.bias
         always = np.flatnonzero((model.inside(at)[0].x @ rows.T + bias > 0).all(axis=0))
 
@@ -279,19 +260,10 @@ def with_resting_side(
 ) -> tuple[DeepLabelModel, Crossings] | None:
     """The model with the bias of a second-layer neuron that is active at all points met, from points where it rests.
 
-    Where it rests the boundary leaves out `w (p h + c)`, of which all but the bias c is known: all such points agree
-    on it.
-
-    Args:
-        model: Right wherever the neuron is active; its bias and the offsets of all classes are one number.
-        points: Boundary points met; more are looked for.
-        neuron: Which.
-        rng: Draws places to look at.
-
-    Returns:
-        The model and points where the neuron rests; None where none are met that agree.
-
-    Queries: about 900, and 45 for each point
+    Where it rests the boundary leaves out `w (p h + c)`, of which all but the bias c is known: all such points agree on
+    it. `model`: right wherever the neuron is active; its bias and the offsets of all classes are one number. `points`:
+    boundary points met; more are looked for. `neuron`: which. `rng`: draws places to look at. Returns the model and
+    points where the neuron rests; None where none are met that agree. Queries: about 900, and 45 for each point.
     """
     row, behind = model.behind.inner[neuron], model.behind
     before = len(points.all)

@@ -27,14 +27,8 @@ GROW = 5
 
 
 class DeepPoints:
-    """Crossings met, and more where they are needed.
-
-    Args:
-        pool: Points of all labels, in coordinates.
-        first: The first layer, normals towards its active sides.
-        met: Crossings met by now.
-        coarse: How exactly more are located.
-    """
+    """Crossings met, and more where they are needed. `pool`: points of all labels, in coordinates. `first`: the first
+    layer, normals towards its active sides. `met`: crossings met by now. `coarse`: how exactly more are located."""
 
     def __init__(self, pool: Pool, first: Hyperplanes, met: Crossings, coarse: float) -> None:
         self.pool, self.first, self.coarse = pool, first, coarse
@@ -59,12 +53,8 @@ class DeepPoints:
     def usable(self, told: Bool[np.ndarray, " k"], pair: tuple[int, int], need: int) -> Crossings:
         """Points where weights count that are told, in the first layer's values; more are asked where there are few.
 
-        Args:
-            told: First-layer neurons; none of the others is active at these points.
-            pair: Two classes.
-            need: Points wanted between these, and of each other class.
-
-        Queries: about 35 for each point
+        `told`: first-layer neurons; none of the others is active at these points. `pair`: two classes. `need`: points
+        wanted between these, and of each other class. Queries: about 35 for each point.
         """
         at = self.inside(self.all)
         good = ~(at.x[:, ~told] > 0).any(axis=1)
@@ -83,14 +73,8 @@ class DeepPoints:
     def look(self, expected: Crossings, most: int) -> int:
         """Look whether a boundary is where a model foretells it; what is there instead is added.
 
-        Args:
-            expected: Points on the model's boundaries.
-            most: Points off them that are located, at most.
-
-        Returns:
-            How many were added.
-
-        Queries: 2 a point, and about 45 for each that is located
+        `expected`: points on the model's boundaries. `most`: points off them that are located, at most. Returns how
+        many were added. Queries: 2 a point, and about 45 for each that is located.
         """
         rows = cross_near(self.pool.side, *expected.expected, np.full(len(expected), ON), np.inf, grow=0)[1]
         wrong = np.setdiff1d(np.arange(len(expected)), rows)[:most]

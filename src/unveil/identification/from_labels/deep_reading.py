@@ -65,10 +65,8 @@ class DeepReading:
         self.figures: dict[str, Any] = {}
 
     def run(self) -> Outcome:
-        """Read on until nothing says that a neuron is missing, or until it does not come out.
-
-        Queries: about 60 a number of the network, and `BENDS` for each time that bends are too few
-        """
+        """Read on until nothing says that a neuron is missing, or until it does not come out. Queries: about 60 a
+        number of the network, and `BENDS` for each time that bends are too few."""
         search = self.search
         search.booked = self.oracle.ledger.asked
         try:
@@ -113,14 +111,8 @@ class DeepReading:
         return True
 
     def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
-        """How far a network is to be relied on, by fresh points, half of them close to the boundaries found.
-
-        Args:
-            deep: The network; None if none came out.
-            chart: The coordinates it is in.
-
-        Queries: `CHECKS`
-        """
+        """How far a network is to be relied on, by fresh points, half of them close to the boundaries found. `deep`:
+        the network; None if none came out. `chart`: the coordinates it is in. Queries: `CHECKS`."""
         self.deep = deep
         if deep is None:
             return Outcome.approximate

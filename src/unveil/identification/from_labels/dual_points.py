@@ -35,10 +35,8 @@ class DualPoints(Rows):
 
 
 def dual_points(side: Side, faces: Faces, walks: Walks, precision: Precision) -> DualPoints:
-    """Where each walk left its face, from the straight line on which the boundary goes on behind.
-
-    Queries: about 60 each
-    """
+    """Where each walk left its face, from the straight line on which the boundary goes on behind. Queries: about 60
+    each."""
     d = faces.x.shape[1]
     todo = np.arange(len(walks))
     parts: list[tuple[np.ndarray, ...]] = []
@@ -86,10 +84,8 @@ def _just_before(  # noqa: PLR0913 - what all dual points share, and where these
     cell: Float[np.ndarray, " N"],
     precision: Precision,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """How far off the face the boundary lies just before its end, and how exactly that is known.
-
-    Queries: none where normals are fine; else about 10 each
-    """
+    """How far off the face the boundary lies just before its end, and how exactly that is known. Queries: none where
+    normals are fine; else about 10 each."""
     off, blur = np.zeros(len(on)), tolerance_at(precision, on, low) - 4 * on.error * low
     if precision.normal < ROUGH or not len(on):
         return off, blur

@@ -69,10 +69,8 @@ class Faces(Rows):
     def ways_to(
         self, a: Float[np.ndarray, "*N d"], b: float | Float[np.ndarray, " N"]
     ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """The steepest way on each face to the hyperplane `a x + b = 0`, one for all or each its own.
-
-        Direction, length, and steepness of a unit a. Direction and length are not finite on faces parallel to it.
-        """
+        """The steepest way on each face to the hyperplane `a x + b = 0`, one for all or each its own. Direction,
+        length, and steepness of a unit a. Direction and length are not finite on faces parallel to it."""
         along = a - np.sum(self.normal * a, axis=1)[:, None] * self.normal
         steep = np.linalg.norm(along, axis=1)
         off = np.sum(self.x * a, axis=1) + b
@@ -90,21 +88,11 @@ def faces_at(
 ) -> tuple[Faces, Int[np.ndarray, " M"]]:
     """The boundary's normals at crossings, by how far it moves when the input does.
 
-    First coarsely, along the direction of the crossing, then finely along the coarse normal. Where the flat piece
-    that this foretells is not there three steps away, there is an edge in between, and no normal.
-
-    Args:
-        side: Answers.
-        crossings: Points on the boundary, located well below `step`.
-        precision: Lengths to ask at.
-        step: The move; shorter than `precision.step` close to an edge.
-        rng: Turns the moves.
-        across: Normals on the other sides of edges close by, see `_stretched`.
-
-    Returns:
-        The M faces with a normal, and which of the crossings they belong to.
-
-    Queries: about `d * 35` each
+    First coarsely, along the direction of the crossing, then finely along the coarse normal. Where the flat piece that
+    this foretells is not there three steps away, there is an edge in between, and no normal. `crossings`: points on the
+    boundary, located well below `step`. `step`: the move; shorter than `precision.step` close to an edge. `across`:
+    normals on the other sides of edges close by, see `_stretched`. Returns the M faces with a normal, and which of the
+    crossings they belong to. Queries: about `d * 35` each.
     """
     d, rows = crossings.x.shape[1], np.arange(len(crossings))
     cell = max(precision.normal * step, 2 * precision.digits)
@@ -154,17 +142,9 @@ def _stretched(
     """The same with normals from moves as long as each face allows, where short ones are too coarse: in float32.
 
     Moves grow fourfold as long as the boundary lies as far to the one side behind as to the other in front: where it
-    bends in between, it does not.
-
-    Args:
-        side: Answers.
-        faces: With normals by the step.
-        precision: Lengths to ask at.
-        step: The move by which normals were measured.
-        rng: Turns the moves.
-        across: Normals on the other sides of edges close by, pointing to this one. All moves but one go along the edge.
-
-    Queries: about 14 for each face, coordinate and length
+    bends in between, it does not. `faces`: with normals by the step. `step`: the move by which normals were measured.
+    `across`: normals on the other sides of edges close by, pointing to this one. All moves but one go along the edge.
+    Queries: about 14 for each face, coordinate and length.
     """
     count, d = faces.x.shape
     if not count or d < 2:
@@ -240,10 +220,7 @@ def on_face(
     side: Side, faces: Faces, at: Float[np.ndarray, "N d"], tolerance: Float[np.ndarray, " N"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether the boundary passes between the two points at `tolerance` from each place, and whether only these labels
-    are seen there.
-
-    Queries: 2 each
-    """
+    are seen there. Queries: 2 each."""
     step = tolerance[:, None] * faces.normal
     labels = side.labels(np.concatenate([at - step, at + step]))
     low, high = labels[: len(at)], labels[len(at) :]

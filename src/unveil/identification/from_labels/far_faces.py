@@ -27,13 +27,8 @@ ALIKE = 1e-6
 
 
 class FarFaces:
-    """Directions of a sigmoidal first layer met so far.
-
-    Args:
-        side: Answers, in coordinates.
-        chart: The coordinates; without a box.
-        rng: Draws everything.
-    """
+    """Directions of a sigmoidal first layer met so far. `side`: answers, in coordinates. `chart`: the coordinates;
+    without a box."""
 
     def __init__(self, side: Side, chart: Chart, rng: np.random.Generator) -> None:
         self.side, self.chart, self.rng = side, chart, rng
@@ -45,10 +40,7 @@ class FarFaces:
 
     def run(self, patience: int, most: int) -> None:
         """Cross boundaries far out until so many in a row are those of known neurons, or until so many were met that
-        are no single neuron's.
-
-        Queries: `32` points a round, 14 for each crossing, about `45 d` for each new neuron
-        """
+        are no single neuron's. Queries: `32` points a round, 14 for each crossing, about `45 d` for each new neuron."""
         quiet = 0
         self.bent = 0
         while self.stale < patience and self.bent < most + len(self.normals) and quiet < 64:

@@ -29,10 +29,8 @@ QUIET = 2
 
 
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
-    """Hyperplanes met that go on straight, as those of a first layer do.
-
-    Queries: those of `looks`, and about 500 for each that is vague
-    """
+    """Hyperplanes met that go on straight, as those of a first layer do. Queries: those of `looks`, and about 500 for
+    each that is vague."""
     good = search.look(rng)
     if search.precision.normal < ROUGH:  # else all of them are vague, up to the end
         search.sharpen(good)
@@ -42,10 +40,8 @@ def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperpl
 
 
 def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
-    """The first layer; the search goes on until it meets nothing more of it.
-
-    Queries: some 500,000 for ten neurons of ten inputs
-    """
+    """The first layer; the search goes on until it meets nothing more of it. Queries: some 500,000 for ten neurons of
+    ten inputs."""
     first, known, quiet = straight_ones(search, rng), 0, 0
     # Only now: the longer one searches, the more hyperplanes of deeper neurons stand beside those of a first layer.
     search.refuted = none_stands(*search.looked)
@@ -69,9 +65,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
 
 def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
     """The first layer with hyperplanes that were met only on the way behind it: that go on straight, or by normals.
-
-    Queries: those of `looks` for at most 16 hyperplanes, and of `sharpened` for those found
-    """
+    Queries: those of `looks` for at most 16 hyperplanes, and of `sharpened` for those found."""
     more = shared(search, first, rng)
     good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
     search.book("straightness")
@@ -111,9 +105,7 @@ LACKING = 3
 
 def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
     """Hyperplanes met that too few faces reach to see whether they go on straight, and that complete a first layer.
-
-    With them the boundary's normals lie in the spans of what is active, and without them they do not.
-    """
+    With them the boundary's normals lie in the spans of what is active, and without them they do not."""
     judges = search.faces[rng.permutation(len(search.faces))[:MET]]
     if not len(judges) or active_sides(first, judges) is not None:
         return first[slice(0, 0)]

@@ -94,13 +94,7 @@ def at_extremes(
     rng: np.random.Generator,
 ) -> Crossings:
     """Boundary points at a size with the least, the largest and other values, that a model foretells. Costs nothing.
-
-    Args:
-        model, pool, value, rng: As in `as_foretold`.
-        size: In those of a typical input.
-
-    Queries: `0`
-    """
+    `model`, `pool`, `value`, `rng`: as in `as_foretold`. `size`: in those of a typical input."""
     wide = Pool(pool.side, pool.chart, size * pool.size, pool.given[:0], rng)
     at = foretold_crossings(model, wide, pool.chart, 24 * EACH, rng)
     order = np.argsort(value(at))

@@ -216,15 +216,10 @@ def agreed(
     """The hyperplane through an edge on which more dual points lie than chance allows.
 
     The neuron's normal is `cos(t) normal + sin(t) across` with one unknown angle t. Each other dual point that lies on
-    the same hyperplane gives t, and all those give the same; all others give any.
-
-    Args:
-        edge: Where the boundary bends.
-        z: Dual points, of any neurons.
-        error: How exactly they are known.
-        face: The face on which each was met: those of the edge's own faces tell nothing.
-        votes: Angles found otherwise, each with its error.
-        least: So many must agree at least.
+    the same hyperplane gives t, and all those give the same; all others give any. `edge`: where the boundary bends.
+    `z`: dual points, of any neurons. `error`: how exactly they are known. `face`: the face on which each was met: those
+    of the edge's own faces tell nothing. `votes`: angles found otherwise, each with its error. `least`: so many must
+    agree at least.
     """
     angle, fuzz = edge.votes(z, error)
     good = (fuzz < 0.01) & (face != edge.face) & (face != edge.other)

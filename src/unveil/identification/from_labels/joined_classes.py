@@ -37,9 +37,7 @@ def joined(model: LabelModel, pair: LabelModel) -> LabelModel:
 
 def rescaled(model: LabelModel, joins: Joins, at: Crossings) -> LabelModel:
     """The model with the scale of each class's boundary as points between it and third classes tell, where they do.
-
-    `model`: all classes. `joins`: which class each was known from. `at`: crossings.
-    """
+    `model`: all classes. `joins`: which class each was known from. `at`: crossings."""
     old = _last(model)
     last = old.copy()
     values = np.concatenate([model.phi.value(at.x @ model.inner.T + model.bias), at.x, np.ones((len(at), 1))], axis=1)

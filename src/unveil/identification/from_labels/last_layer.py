@@ -66,9 +66,8 @@ def last_layer(
 def _rows(neurons: list[HiddenNeuron], hidden: Float[np.ndarray, "N k"]) -> tuple[Hyperplanes, Bool[np.ndarray, " k"]]:
     """Second-layer neurons, weights that no bend told zero, and the first-layer neurons behind which all are told.
 
-    Args:
-        neurons: At least one. Left out are those known in part for which too few points would remain.
-        hidden: Points; at some of them no other first-layer neurons must be active.
+    `neurons`: at least one. Left out are those known in part for which too few points would remain. `hidden`: points;
+    at some of them no other first-layer neurons must be active.
     """
     told = np.ones(hidden.shape[1], dtype=bool)
     kept: list[HiddenNeuron] = []
@@ -133,13 +132,8 @@ def _of_pair(
 def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:
     """The model with classes that it lacks, of which there are few points, by least absolute distances.
 
-    Points where a neuron is missing lie off, and must not count by how much.
-
-    Args:
-        model: Some classes.
-        at: Crossings between any, in the first layer's values.
-
-    Queries: `0`
+    Points where a neuron is missing lie off, and must not count by how much. `model`: some classes. `at`: crossings
+    between any, in the first layer's values.
     """
     others = [int(c) for c in np.unique(pairs_of(at)) if c not in model.classes]
     if not others:
@@ -154,13 +148,8 @@ def with_rare_classes(model: LabelModel, at: Crossings) -> LabelModel:
 def with_classes_anew(model: LabelModel, at: Crossings) -> LabelModel:
     """The model with the last layer of all classes but the commonest two from these points, where more lie on it then.
 
-    Points met since may be the first at which a class's weight of some neuron counts.
-
-    Args:
-        model: Its neurons are right at most points.
-        at: Crossings between its classes, in the first layer's values.
-
-    Queries: `0`
+    Points met since may be the first at which a class's weight of some neuron counts. `model`: its neurons are right at
+    most points. `at`: crossings between its classes, in the first layer's values.
     """
     met, counts = np.unique(pairs_of(at), axis=0, return_counts=True)
     anew = with_rare_classes(model.of(met[counts.argmax()]), at) if len(met) > 1 else model

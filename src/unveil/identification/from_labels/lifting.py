@@ -62,10 +62,7 @@ class Lifted:
     reached: float = 0.0
 
     def doubts(self, accuracy: float) -> list[str]:
-        """What is said of weights that are not as exact as was wanted.
-
-        Queries: `0`
-        """
+        """What is said of weights that are not as exact as was wanted."""
         if self.unconfirmed:
             return [f"Weights along {self.unconfirmed} directions were not confirmed."]
         if self.reached > SHORT * accuracy:
@@ -76,15 +73,10 @@ class Lifted:
 class Lift:
     """Weights along the directions that a subspace leaves out.
 
-    A move out of the subspace shifts each neuron's preactivation by its weight along the move, and so the boundary.
-    As many boundary points as there are neurons, with independent gradients by the preactivations, give all weights
-    along that direction.
-
-    Args:
-        model: The network inside.
-        pool: Points inside, and points in all coordinates.
-        accuracy: Wanted of the weight vectors, relative.
-        rng: Draws everything.
+    A move out of the subspace shifts each neuron's preactivation by its weight along the move, and so the boundary. As
+    many boundary points as there are neurons, with independent gradients by the preactivations, give all weights along
+    that direction. `model`: the network inside. `pool`: points inside, and points in all coordinates. `accuracy`:
+    wanted of the weight vectors, relative. `rng`: draws everything.
     """
 
     def __init__(self, model: LabelModel, pool: tuple[Pool, Pool], accuracy: float, rng: np.random.Generator) -> None:
@@ -105,10 +97,8 @@ class Lift:
         self.wide = self.whole.n / self.stretch**2
 
     def run(self) -> Lifted:
-        """The network in all inputs, judged at fresh boundary points.
-
-        Queries: about `(k + 1) (n - d) log2(1 / accuracy)`, with an affine part c - 1 more than k
-        """
+        """The network in all inputs, judged at fresh boundary points. Queries: about
+        `(k + 1) (n - d) log2(1 / accuracy)`, with an affine part c - 1 more than k."""
         (at, step), unknown = self._base_points(), self._unknown
         weights = np.zeros((unknown, len(self.outward)))
         if len(at) < unknown:
@@ -162,9 +152,7 @@ class Lift:
 
     def fitted(self, lifted: Lifted) -> Lifted:
         """All numbers fitted at once to boundary points all over the inputs; unchanged where that makes nothing better.
-
-        Queries: about 10 for each of twice as many points as there are numbers
-        """
+        Queries: about 10 for each of twice as many points as there are numbers."""
         model, chart = lifted.model, self.all
         if model.parameters > MANY:
             return lifted
@@ -183,9 +171,7 @@ class Lift:
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
     ) -> np.ndarray:
         """Which directions' weights foretell the shifts of further boundary points, in sums of several or each.
-
-        Queries: `2 SEVERAL` for each sum, and for each direction in a sum that was not foretold
-        """
+        Queries: `2 SEVERAL` for each sum, and for each direction in a sum that was not foretold."""
         groups = np.array_split(self.rng.permutation(len(columns)), -(-len(columns) // CONFIRMED))
         mixed = np.zeros((len(groups), len(columns)))
         for i, group in enumerate(groups):
@@ -207,9 +193,7 @@ class Lift:
         cell: float,
     ) -> np.ndarray:
         """Whether the boundary is where these weights foretell it, after a move along each of M sums of directions.
-
-        Queries: `2 SEVERAL` each
-        """
+        Queries: `2 SEVERAL` each."""
         further = len(at) - self._unknown
         if not further:
             return np.ones(len(mixed), dtype=bool)
@@ -325,11 +309,8 @@ class Lift:
         expected: Float[np.ndarray, "u u"],
         cell: Float[np.ndarray, " N"],
     ) -> Float[np.ndarray, "N J"]:
-        """How far each point's boundary shifts along each direction; of every further point the earlier ones tell
-        where it is likely.
-
-        Queries: about `log2(4 spread / cell)` each
-        """
+        """How far each point's boundary shifts along each direction; of every further point the earlier ones tell where
+        it is likely. Queries: about `log2(4 spread / cell)` each."""
         telling = self._by_weights(at, step)
         covariance = telling @ expected @ telling.T
         spread = np.linalg.cholesky(covariance + np.diag(1e-12 * np.diag(covariance) + cell**2))

@@ -29,19 +29,10 @@ def located(  # noqa: PLR0913 - where, along what, how finely
 ) -> Float[np.ndarray, " J"]:
     """How far from each start a label ends, on parallel lines.
 
-    Args:
-        side: Answers.
-        start: Where each line starts.
-        along: Their unit direction, away from `label`.
-        label: The label before the boundary.
-        centre: Where each boundary is expected.
-        spread: Standard deviation of what was expected.
-        cell: Wanted width of the last bracket, both ends of which were asked, in the geometric mean.
-
-    Returns:
-        Lengths; NaN where no boundary was met.
-
-    Queries: about `log2(4.1 spread / cell)` each, the information there is in a normal variable
+    `start`: where each line starts. `along`: their unit direction, away from `label`. `label`: the label before the
+    boundary. `centre`: where each boundary is expected. `spread`: standard deviation of what was expected. `cell`:
+    wanted width of the last bracket, both ends of which were asked, in the geometric mean. Returns lengths; NaN where
+    no boundary was met. Queries: about `log2(4.1 spread / cell)` each, the information there is in a normal variable.
     """
     low, high = np.full(len(start), -np.inf), np.full(len(start), np.inf)
     # Brackets are halved, so that they end anywhere between this and half of it.

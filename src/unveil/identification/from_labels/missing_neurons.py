@@ -37,13 +37,9 @@ def with_missing(
 ) -> DeepLabelModel:
     """The model with what it leaves over at points off its boundaries.
 
-    Args:
-        model: Right at most points; weights of its second layer that nothing told are zero.
-        points: Boundary points met; more are looked for.
-        neurons: What bends told of the second layer: of those that the model lacks, too few points may have told more.
-        rng: Draws places to look at.
-
-    Queries: 5,000 where nothing is missing, some 10,000 for each neuron that is
+    `model`: right at most points; weights of its second layer that nothing told are zero. `points`: boundary points
+    met; more are looked for. `neurons`: what bends told of the second layer: of those that the model lacks, too few
+    points may have told more. Queries: 5,000 where nothing is missing, some 10,000 for each neuron that is.
     """
     model = _step(model, points, neurons, rng)[0]
     fruitless = 0
@@ -93,13 +89,8 @@ def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
 
 
 def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -> bool:
-    """Look for boundary points off the model's boundaries, for as many as tell a neuron.
-
-    Returns:
-        Whether there are any.
-
-    Queries: at most `2 LOOKS LOOK`, and about 45 for each point
-    """
+    """Look for boundary points off the model's boundaries, for as many as tell a neuron. Returns whether there are any.
+    Queries: at most `2 LOOKS LOOK`, and about 45 for each point."""
     enough, met = 4 * (len(points.first) + 1), 0
     for _ in range(LOOKS):
         expected = foretold_crossings(model, points.pool, points.pool.chart, LOOK, rng)
@@ -131,16 +122,9 @@ SURPLUS = 4
 def further_neuron(model: LabelModel, at: Crossings, rng: np.random.Generator) -> LabelModel | None:
     """The model with one more neuron, whose weights come from the points that lie off its boundaries.
 
-    Args:
-        model: Of a first layer's values; right wherever the neuron is not active.
-        at: Crossings between its classes, in these values, on its boundaries and off.
-        rng: Draws sets of them.
-
-    Returns:
-        The model with the neuron at its end; None where no points enough agree on one. First-layer values that are zero
-        at all of them get no weight.
-
-    Queries: `0`
+    `model`: of a first layer's values; right wherever the neuron is not active. `at`: crossings between its classes, in
+    these values, on its boundaries and off. `rng`: draws sets of them. Returns the model with the neuron at its end;
+    None where no points enough agree on one. First-layer values that are zero at all of them get no weight.
     """
     left, pairs = _left_over(model, at)
     vector, most = np.zeros(0), 0
@@ -170,12 +154,8 @@ def _with_neuron(model: LabelModel, vector: Float[np.ndarray, " P"], at: Crossin
 def with_bends(model: LabelModel, neurons: list[HiddenNeuron], at: Crossings) -> LabelModel:
     """The model with what bends told since: weights that are zero in it, and neurons with which more points fit.
 
-    Args:
-        model: Right at most points.
-        neurons: Second-layer neurons, NaN where no bend told a weight.
-        at: Crossings between its classes, in the first layer's values.
-
-    Queries: `0`
+    `model`: right at most points. `neurons`: second-layer neurons, NaN where no bend told a weight. `at`: crossings
+    between its classes, in the first layer's values.
     """
     for each in neurons:
         known = ~np.isnan(each.weight)
@@ -208,15 +188,9 @@ def _left_over(model: LabelModel, at: Crossings) -> tuple[Float[np.ndarray, " N"
 def with_linear(model: LabelModel, at: Crossings, rng: np.random.Generator) -> LabelModel:
     """The model with the affine part's weights that were left zero: first-layer values that no point had until now.
 
-    Args:
-        model: Right wherever these values are zero, or the neurons are at rest that have them.
-        at: Crossings between its classes, in the first layer's values.
-        rng: Draws sets of them.
-
-    Returns:
-        The model; what no points agree on stays zero, as all does where there is no affine part.
-
-    Queries: `0`
+    `model`: right wherever these values are zero, or the neurons are at rest that have them. `at`: crossings between
+    its classes, in the first layer's values. `rng`: draws sets of them. Returns the model; what no points agree on
+    stays zero, as all does where there is no affine part.
     """
     untold = np.flatnonzero(~model.affine.any(axis=0))
     if len(untold) in (0, model.affine.shape[1]):
@@ -255,16 +229,9 @@ def completed(
 ) -> LabelModel:
     """The model with weights that were left zero: those of neurons whose part in the last layer is known.
 
-    Args:
-        model: Right wherever the first-layer values are zero that these weights belong to.
-        unknown: For each neuron, which weights are not known.
-        at: Crossings between its classes, in the first layer's values.
-        rng: Draws sets of points.
-
-    Returns:
-        The model; what no points agree on stays zero.
-
-    Queries: `0`
+    `model`: right wherever the first-layer values are zero that these weights belong to. `unknown`: for each neuron,
+    which weights are not known. `at`: crossings between its classes, in the first layer's values. `rng`: draws sets of
+    points. Returns the model; what no points agree on stays zero.
     """
     missing = np.array([(at.x[:, each] > 0).any(axis=1) for each in unknown]).reshape(len(unknown), len(at))
     for j in sorted(range(len(unknown)), key=lambda j: len(unknown[j])):
@@ -296,10 +263,7 @@ def _values(model: LabelModel, j: int, at: Crossings) -> tuple[Float[np.ndarray,
 
 
 def merged(model: LabelModel) -> LabelModel:
-    """The model with neurons of one hyperplane and side as one.
-
-    Queries: `0`
-    """
+    """The model with neurons of one hyperplane and side as one."""
     whole = np.column_stack([model.inner, model.bias])
     long = np.linalg.norm(whole, axis=1)
     unit = whole / long[:, None]
@@ -323,16 +287,9 @@ def _agreed(
 ) -> tuple[Float[np.ndarray, " P"], int] | None:
     """Weights with which a rectifier has the values that most points agree on.
 
-    Args:
-        x: Points.
-        base: What its preactivation has besides.
-        value: Its values, others among them; zero where it is not active.
-        rng: Draws sets of points.
-        constant: Whether there is a bias to find, too.
-
-    Returns:
-        The weights, zero where not enough points tell, and the number of active points that agree; None where no more
-        do than there are numbers.
+    `x`: points. `base`: what its preactivation has besides. `value`: its values, others among them; zero where it is
+    not active. `constant`: whether there is a bias to find, too. Returns the weights, zero where not enough points
+    tell, and the number of active points that agree; None where no more do than there are numbers.
     """
     some = value[value > NONE]
     fuzz = FITS * max(float(np.abs(base).max(initial=0.0)), float(np.median(some)) if len(some) else 0.0)
@@ -375,9 +332,7 @@ def _most(
 
 def _weights(model: LabelModel, at: Crossings, value: Float[np.ndarray, " N"]) -> Float[np.ndarray, " c"]:
     """Each class's weight of a neuron, from what is left over where it is active: the middle one of each pair's points.
-
-    What is left over is that of the lower label less that of the higher one.
-    """
+    What is left over is that of the lower label less that of the higher one."""
     rows = np.flatnonzero(value > 0)
     left, between = _left_over(model, at[rows])
     matrix, target = [np.zeros(len(model.classes))], [0.0]

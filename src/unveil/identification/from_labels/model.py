@@ -174,9 +174,7 @@ class LabelModel(Boundaries):
 
     def turned(self, tolerance: float = 1e-5) -> LabelModel:
         """The same labels with rectifiers turned so that no affine part is left; unchanged where no choice does that.
-
-        `w relu(z) = w relu(-z) + w z`, so that what was taken the wrong way round leaves a sum of rows.
-        """
+        `w relu(z) = w relu(-z) + w z`, so that what was taken the wrong way round leaves a sum of rows."""
         if not len(self.inner) or not self.affine.any() or self.phi.name != "relu":
             return self
         weight, linear = (self.outer - self.outer[0])[1:].T, (self.affine - self.affine[0])[1:]
@@ -219,10 +217,8 @@ class LabelModel(Boundaries):
         )
 
     def layers(self) -> tuple[Layer, ...]:
-        """The same labels in terms of coordinates.
-
-        An affine part goes through neurons in pairs, relu(s) - relu(-s), but for what it is to all classes alike.
-        """
+        """The same labels in terms of coordinates. An affine part goes through neurons in pairs, relu(s) - relu(-s),
+        but for what it is to all classes alike."""
         inner, bias, outer, offset = self.inner, self.bias, self.outer, self.offset
         affine = self.affine - self.affine[0]
         if not len(inner):

@@ -43,16 +43,10 @@ def narrow_network(
 ) -> tuple[Deep, Chart] | None:
     """Two hidden layers, the first of two neurons, where exactly one such network has the boundary met.
 
-    Args:
-        search: Faces met.
-        everywhere: Points in all inputs, where the search was in a subspace.
-        accuracy: Wanted of the weight vectors, relative.
-        widths: Neurons of the hidden layers, if they are known.
-
-    Returns:
-        The network and the coordinates it is in; None where there is no such network, or more than one.
-
-    Queries: at most 8 for each two flat pieces; about 60 a number, and 140 for each input a subspace leaves out
+    `search`: faces met. `everywhere`: points in all inputs, where the search was in a subspace. `accuracy`: wanted of
+    the weight vectors, relative. `widths`: neurons of the hidden layers, if they are known. Returns the network and the
+    coordinates it is in; None where there is no such network, or more than one. Queries: at most 8 for each two flat
+    pieces; about 60 a number, and 140 for each input a subspace leaves out.
     """
     if widths is not None and (len(widths) != 2 or widths[0] != 2):
         return None
@@ -82,9 +76,7 @@ def narrow_network(
 
 def _in_all_inputs(model: DeepLabelModel, pool: Pool, everywhere: Pool) -> tuple[DeepLabelModel, Pool] | None:
     """The same network in all inputs: normals of the boundary there are known combinations of its weight vectors.
-
-    Queries: about `50 n` for each of `EACH * k` faces
-    """
+    Queries: about `50 n` for each of `EACH * k` faces."""
     inside, whole = pool.chart, everywhere.chart
     assert inside.basis is not None
     all_inputs = Chart(whole.oracle, whole.origin, inside.size, None)
@@ -151,19 +143,14 @@ class Corners:
 
 
 def in_a_plane(faces: Faces) -> bool:
-    """Whether the normals of a boundary span no more than a plane.
-
-    Queries: `0`
-    """
+    """Whether the normals of a boundary span no more than a plane."""
     values = np.linalg.svd(faces.normal, compute_uv=False) if len(faces) > 2 else np.zeros(0)
     return len(values) > 1 and bool((values[2:] < FLAT * values[0]).all()) and bool(values[1] > 1e-2 * values[0])
 
 
 def corners_of(side: Side, faces: Faces, precision: Precision) -> Corners | None:
-    """The flat pieces and where they meet; None where there are too many.
-
-    Queries: at most 8 for each pair of flat pieces
-    """
+    """The flat pieces and where they meet; None where there are too many. Queries: at most 8 for each pair of flat
+    pieces."""
     kept: list[int] = []
     for i in np.argsort(faces.error, kind="stable"):
         one = faces.normal[i]
@@ -209,15 +196,8 @@ def _met(side: Side, pieces: Faces, i: int, j: int, precision: Precision) -> np.
 def two_layers(corners: Corners, at: Crossings, count: int | None = None) -> list[DeepLabelModel]:
     """Networks with two neurons in the first layer and the corners left in the second that have this boundary.
 
-    Args:
-        corners: The boundary.
-        at: Crossings all over it.
-        count: Neurons of the second layer, if known.
-
-    Returns:
-        Those whose boundaries all points lie on; several if the boundary does not tell which.
-
-    Queries: `0`
+    `corners`: the boundary. `at`: crossings all over it. `count`: neurons of the second layer, if known. Returns those
+    whose boundaries all points lie on; several if the boundary does not tell which.
     """
     found: list[DeepLabelModel] = []
     for first, used in _first_layers(corners):

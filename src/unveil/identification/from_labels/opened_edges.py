@@ -17,9 +17,8 @@ def opened(
 ) -> tuple[Faces, Edge | None]:
     """The face behind a dual point, and the edge between, as if that face were put behind the others.
 
-    `side`: answers. `faces`: all faces, among them that of the point. `point`: one dual point. `precision`: lengths to
-    ask at. `rng`: turns the moves. Returns the face behind, none where the boundary is not flat there; no edge where
-    the point does not lie on both. Queries: about `35 d`.
+    `faces`: all faces, among them that of the point. `point`: one dual point. Returns the face behind, none where the
+    boundary is not flat there; no edge where the point does not lie on both. Queries: about `35 d`.
     """
     z, face, gap, error = point.z[0], int(point.face[0]), float(point.gap[0]), float(point.error[0])
     step = min(precision.step, gap / 8)

@@ -47,16 +47,10 @@ PARALLEL = 1e-3
 def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> LabelModel | None:
     """The same function without an affine part.
 
-    Args:
-        model: Of a first layer's values, with an affine part; right at the points, whatever sides neurons have there.
-        at: Crossings between its classes, in these values.
-        partly: Second-layer neurons with weights that no bend told, NaN.
-
-    Returns:
-        The model, neurons that took part of `partly` at its end; None where no choice of sides explains the affine
-        part.
-
-    Queries: `0`
+    `model`: of a first layer's values, with an affine part; right at the points, whatever sides neurons have there.
+    `at`: crossings between its classes, in these values. `partly`: second-layer neurons with weights that no bend told,
+    NaN. Returns the model, neurons that took part of `partly` at its end; None where no choice of sides explains the
+    affine part.
     """
     if not len(at):
         return None
@@ -73,11 +67,7 @@ def without_affine(model: LabelModel, at: Crossings) -> LabelModel:
     """The model without an affine part, where its own neurons or one more explain it.
 
     A neuron active at all points is an affine part, too: with `relu(-s)` of the points where it rests it is `relu(s)`.
-
-    Args:
-        model, at: As in `oriented`, with or without an affine part.
-
-    Queries: `0`
+    `model`, `at`: as in `oriented`, with or without an affine part.
     """
     always = (at.x @ model.inner.T + model.bias > 0).all(axis=0)
     carried = model.outer[:, always]
@@ -91,10 +81,7 @@ def without_affine(model: LabelModel, at: Crossings) -> LabelModel:
 
 
 def carriers(model: LabelModel, at: Crossings) -> list[tuple[int, int]]:
-    """Neurons active at all points whose weights are parallel to another's, and that other: no neurons, a linear part.
-
-    Queries: `0`
-    """
+    """Neurons active at all points whose weights are parallel to another's, and that other: a linear part."""
     unit = model.inner / np.maximum(np.linalg.norm(model.inner, axis=1, keepdims=True), 1e-300)
     always = (at.x @ model.inner.T + model.bias > 0).all(axis=0)
     found = []
@@ -107,12 +94,8 @@ def carriers(model: LabelModel, at: Crossings) -> list[tuple[int, int]]:
 
 
 def without_carriers(model: LabelModel, at: Crossings) -> LabelModel:
-    """The model with neurons turned round for which another one, active at all points, carries the linear part.
-
-    With `relu(s) = relu(-s) + s` both are one neuron where all classes have the same of what is left.
-
-    Queries: `0`
-    """
+    """The model with neurons turned round for which another one, active at all points, carries the linear part. With
+    `relu(s) = relu(-s) + s` both are one neuron where all classes have the same of what is left."""
     for i, j in carriers(model, at):
         stretch = float(model.inner[i] @ model.inner[j]) / float(model.inner[j] @ model.inner[j])
         mine, other = model.outer[:, i], model.outer[:, j]
@@ -137,11 +120,8 @@ def _subsets(partly: list[HiddenNeuron], seen: Bool[np.ndarray, " d"]) -> Iterat
 
 
 def _turned_on(model: LabelModel, at: Crossings) -> tuple[LabelModel, Bool[np.ndarray, " k"]]:
-    """Neurons with all points on one side are made active there, and what they do is put into the affine part.
-
-    Returns:
-        The model, the first class's affine part zero, and which neurons these are.
-    """
+    """Neurons with all points on one side are made active there, and what they do is put into the affine part. Returns
+    the model, the first class's affine part zero, and which neurons these are."""
     on = (at.x @ model.inner.T + model.bias > 0).sum(axis=0)
     always = (on < BOTH) | (len(at) - on < BOTH)
     carried = np.where(always & (on >= BOTH), model.outer, 0.0)
@@ -218,12 +198,10 @@ def _one_by_one(
     """Flips where rows are independent, so that each has its own share of the affine part.
 
     On its resting side a neuron has no effect: there its share is the same for any two classes that meet, and on the
-    other one its share and its weight together are. What classes that meet on neither side do not tell is left open.
-    If one more neuron is active at all points, all its row's parts have its weights as the classes have them: of three
-    classes these are parallel vectors.
-
-    Returns:
-        Flips, shares, and the row of one more neuron, with its weights as the last share; None where there is none.
+    other one its share and its weight together are. What classes that meet on neither side do not tell is left open. If
+    one more neuron is active at all points, all its row's parts have its weights as the classes have them: of three
+    classes these are parallel vectors. Returns flips, shares, and the row of one more neuron, with its weights as the
+    last share; None where there is none.
     """
     share = np.linalg.lstsq(every.T, affine.T, rcond=None)[0].T
     sides = _Sides(model, share, free, at)
@@ -249,11 +227,8 @@ def _one_by_one(
 class _Sides:
     """Which sides of neurons are active, as far as the classes that meet there tell.
 
-    Args:
-        model: With neurons of both sides, or with one that are free.
-        share: Each class's affine part as a sum of rows, those of the neurons first.
-        free: Rows of neurons that are active at all points.
-        at: The points.
+    `model`: with neurons of both sides, or with one that are free. `share`: each class's affine part as a sum of rows,
+    those of the neurons first. `free`: rows of neurons that are active at all points. `at`: the points.
     """
 
     def __init__(self, model: LabelModel, share: np.ndarray, free: np.ndarray, at: Crossings) -> None:
@@ -271,11 +246,8 @@ class _Sides:
         self.met = count[:, None] - met >= BOTH, met >= BOTH
 
     def flips(self, way: Float[np.ndarray, " c"] | None = None) -> Bool[np.ndarray, " k"] | None:
-        """Neurons whose other side is the active one; None where that is open for some.
-
-        Args:
-            way: How much each class has of one more neuron, of which every neuron's row may have some.
-        """
+        """Neurons whose other side is the active one; None where that is open for some. `way`: how much each class has
+        of one more neuron, of which every neuron's row may have some."""
         rests, turned = self._resting(way)
         flip = ((turned > 0) & (rests <= 0)) | ((rests < 0) & (turned == 0))
         kept = ((rests > 0) & (turned <= 0)) | ((turned < 0) & (rests == 0))

@@ -60,19 +60,12 @@ def pair_output(
 ) -> PairOutput | None:
     """The weights between two classes, and which side of each hyperplane is the active one.
 
-    The null vector over `[relu(A x + b), x, 1]` at points between the two. A neuron taken the wrong way round leaves
-    a linear term, `relu(z) = relu(-z) + z`, so that the linear part is a sum of rows of those to be turned. What no
-    choice of these explains comes from neurons that are always active at the boundary, and is kept.
-
-    Args:
-        planes: The neurons' hyperplanes.
-        at: Crossings between the two labels.
-        faces: Faces between the two labels: their tangents give equations, too.
-        pair: The two labels.
-        oriented: Whether hyperplanes point to their active side, and no neuron is always active: there is no linear
-            term then.
-
-    Queries: `0`
+    The null vector over `[relu(A x + b), x, 1]` at points between the two. A neuron taken the wrong way round leaves a
+    linear term, `relu(z) = relu(-z) + z`, so that the linear part is a sum of rows of those to be turned. What no
+    choice of these explains comes from neurons that are always active at the boundary, and is kept. `planes`: the
+    neurons' hyperplanes. `at`: crossings between the two labels. `faces`: faces between the two labels: their tangents
+    give equations, too. `pair`: the two labels. `oriented`: whether hyperplanes point to their active side, and no
+    neuron is always active: there is no linear term then.
     """
     A, b = planes.normals, planes.offsets
     k, d = A.shape
@@ -126,14 +119,8 @@ def pair_weights(
 ) -> PairOutput | None:
     """The weights between two classes, behind neurons of which everything is known: a null vector over their values.
 
-    Args:
-        inner: Weight vectors.
-        bias: Their biases.
-        at: Crossings between the two labels.
-        pair: The two labels.
-        phi: The activation.
-
-    Queries: `0`
+    `inner`: weight vectors. `bias`: their biases. `at`: crossings between the two labels. `pair`: the two labels.
+    `phi`: the activation.
     """
     k, d = inner.shape
     sums = at.x @ inner.T + bias
@@ -150,18 +137,10 @@ def second_output(planes: Hyperplanes, at: Crossings, pair: tuple[int, int]) -> 
     """The weights between two classes behind second-layer neurons: the null vector over `[relu(W h + c), h, 1]`.
 
     Values h of a first layer are zero for many neurons, and a second-layer neuron may be active at all points or at
-    none: it then counts with the linear part, whose rows it is one of, or not at all.
-
-    Args:
-        planes: Second-layer neurons, of the first layer's values.
-        at: Crossings between the two labels, in these.
-        pair: The two labels.
-
-    Returns:
-        The model of the first layer's values. Its affine part holds neurons taken the wrong way round, and those active
-        at all points.
-
-    Queries: `0`
+    none: it then counts with the linear part, whose rows it is one of, or not at all. `planes`: second-layer neurons,
+    of the first layer's values. `at`: crossings between the two labels, in these. `pair`: the two labels. Returns the
+    model of the first layer's values. Its affine part holds neurons taken the wrong way round, and those active at all
+    points.
     """
     rows, bias = planes.normals, planes.offsets
     k, d = rows.shape
@@ -256,18 +235,9 @@ def with_classes(
     """The model with more classes, all at once, from boundaries between them and to the known ones.
 
     One linear equation a point; the known pair sets the scale. What no point tells stays at the known classes' mean.
-
-    Args:
-        model: What is known.
-        labels: The other classes.
-        at: Crossings between any of these and of the known ones.
-        free: Neurons of which the weight to the second known class is not known, see `PairOutput`.
-        weight: How much each counts; None: all alike.
-
-    Returns:
-        The model, and how many numbers the points leave open.
-
-    Queries: `0`
+    `model`: what is known. `labels`: the other classes. `at`: crossings between any of these and of the known ones.
+    `free`: neurons of which the weight to the second known class is not known, see `PairOutput`. `weight`: how much
+    each counts; None: all alike. Returns the model, and how many numbers the points leave open.
     """
     k, d = model.inner.shape
     parts = [model.phi.value(at.x @ model.inner.T + model.bias), np.ones((len(at), 1))]
@@ -307,10 +277,7 @@ def with_classes(
 
 
 def linked_classes(at: Crossings, known: Int[np.ndarray, " c"]) -> Int[np.ndarray, " l"]:
-    """The known classes and all that a chain of boundary points leads to from them, ascending.
-
-    Queries: `0`
-    """
+    """The known classes and all that a chain of boundary points leads to from them, ascending."""
     linked = np.unique(known)
     while True:  # ends: each round but the last adds a class
         one, two = np.isin(at.before, linked), np.isin(at.after, linked)
@@ -325,16 +292,8 @@ def with_others(
 ) -> tuple[LabelModel, int]:
     """The model with all classes but two told anew, each boundary point by its distance.
 
-    Args:
-        model: Of all classes.
-        pair: The two.
-        at: Crossings between any of its classes.
-        free: See `with_classes`.
-
-    Returns:
-        As `with_classes`.
-
-    Queries: `0`
+    `model`: of all classes. `pair`: the two. `at`: crossings between any of its classes. `free`: see `with_classes`.
+    Returns as `with_classes`.
     """
     kept = np.isin(model.classes, pair)
     both = replace(
@@ -354,15 +313,7 @@ def with_others(
 
 def turned_again(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> PairOutput | None:
     """The last layer of two classes once more, without an affine part: hyperplanes are known better after a fit.
-
-    Args:
-        model: Fitted.
-        at: Crossings between the two.
-        pair: The two.
-        error: Of the hyperplanes.
-
-    Queries: `0`
-    """
+    `model`: fitted. `at`: crossings between the two. `pair`: the two. `error`: of the hyperplanes."""
     long = np.linalg.norm(model.inner, axis=1)
     planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), error))
     found = pair_output(planes, at, Faces.none(at.x.shape[1]), pair)

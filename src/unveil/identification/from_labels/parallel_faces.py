@@ -12,14 +12,10 @@ from unveil.identification.from_labels.hyperplanes import Edge, apart
 def parallel(edge: Edge, faces: Faces) -> tuple[Float[np.ndarray, " d"], float] | None:
     """The hyperplane of an edge parallel to another face, where only one lies in the edge's span.
 
-    A face on which a single neuron is active is parallel to that neuron's hyperplane. Where faces are few nothing
-    else tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face.
-
-    Returns:
-        The unit normal and its error, per coordinate as those of the faces; None where no face or more than one is
-        parallel to such a hyperplane.
-
-    Queries: `0`
+    A face on which a single neuron is active is parallel to that neuron's hyperplane. Where faces are few nothing else
+    tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face. Returns the
+    unit normal and its error, per coordinate as those of the faces; None where no face or more than one is parallel to
+    such a hyperplane.
     """
     angle = np.arctan2(faces.normal @ edge.across, faces.normal @ edge.normal) % np.pi
     out = faces.normal - np.outer(faces.normal @ edge.normal, edge.normal)

@@ -51,10 +51,8 @@ class Completed:
     figures: dict[str, Any]  # null-vector gap, flips, points and the like
 
     def beats(self, other: Completed | None) -> bool:
-        """Whether this is to be kept instead of an earlier one.
-
-        Of two that lack nothing the later one knows more, whichever lies nearer to its own points.
-        """
+        """Whether this is to be kept instead of an earlier one. Of two that lack nothing the later one knows more,
+        whichever lies nearer to its own points."""
         return other is None or self.whole or (not other.whole and self.rms < other.rms)
 
 
@@ -104,10 +102,8 @@ def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
 
 
 def needed(fitted: Polished[LabelModel], at: Crossings, fine: float) -> Polished[LabelModel]:
-    """The same without neurons that the points do not need: hyperplanes that were none.
-
-    `fitted`: a fit. `at`: its points. `fine`: how exactly they are known.
-    """
+    """The same without neurons that the points do not need: hyperplanes that were none. `fitted`: a fit. `at`: its
+    points. `fine`: how exactly they are known."""
     model = fitted.model
     size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
     weak = np.flatnonzero(size < WEAK * np.median(size)) if len(size) > 1 else np.empty(0, dtype=int)
@@ -135,15 +131,8 @@ def uncertainty(model: LabelModel, at: Crossings, rms: float, other: Crossings, 
     largest effect.
 
     What labels cannot tell is held fixed: the first class's logit, every rectifier's length and one common scale.
-
-    Args:
-        model: Fitted.
-        at: The points it was fitted to.
-        rms: How far they lie off.
-        other: Further points, known less exactly.
-        coarse: How exactly these are known.
-
-    Queries: `0`
+    `model`: fitted. `at`: the points it was fitted to. `rms`: how far they lie off. `other`: further points, known less
+    exactly. `coarse`: how exactly these are known.
     """
     k, d = model.inner.shape
     jacobian = np.concatenate([model.linearised(at)[1], rms / coarse * model.linearised(other)[1]])

@@ -24,15 +24,8 @@ REPEATED = 16
 
 
 class Pool:
-    """Points with their labels.
-
-    Args:
-        side: Answers, in coordinates.
-        chart: The coordinates.
-        size: Of random points without a box, in units of a typical input.
-        given: Coordinates of inputs to draw half of the points near.
-        rng: Draws the points that are asked.
-    """
+    """Points with their labels. `side`: answers, in coordinates. `size`: of random points without a box, in units of a
+    typical input. `given`: coordinates of inputs to draw half of the points near."""
 
     def __init__(
         self, side: Side, chart: Chart, size: float, given: Float[np.ndarray, "N d"], rng: np.random.Generator
@@ -104,10 +97,8 @@ class Pool:
         return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
 
     def around(self, wrong: Crossings, cell: float) -> Crossings:
-        """Points on the boundary around places where one was expected and is not; the labels there are asked.
-
-        Queries: about 35 each
-        """
+        """Points on the boundary around places where one was expected and is not; the labels there are asked. Queries:
+        about 35 each."""
         self.put(wrong.x)
         label = self.label[len(self.label) - len(wrong) :]
         other = np.where(label == wrong.before, wrong.after, wrong.before)
@@ -130,15 +121,8 @@ class Pool:
 def two_labels(chart: Chart, near: Float[np.ndarray, "N d"], rng: np.random.Generator) -> Pool | None:
     """Points of the first size at which two labels are seen; None where none is.
 
-    Args:
-        chart: The coordinates.
-        near: Inputs to start from.
-        rng: Draws the points.
-
-    Raises:
-        UnsteadyAnswers: The same question got another label.
-
-    Queries: 80 for each size tried, and the inputs to start from where few classes show, at most 64 each time
+    `near`: inputs to start from. Raises UnsteadyAnswers: the same question got another label. Queries: 80 for each size
+    tried, and the inputs to start from where few classes show, at most 64 each time.
     """
     side = Side(chart)
     for each in SIZES:

@@ -110,10 +110,8 @@ def _ended(pool: Pool, start: Float[np.ndarray, "N d"], end: Crossings, cell: fl
 
 
 def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple[int, int]) -> Crossings:
-    """Of boundary points known those that tell what others leave open about the last layer.
-
-    `model`: the model. `at`: the others. `known`: points of all its classes. `pair`: two classes of which all is known.
-    """
+    """Of boundary points known those that tell what others leave open about the last layer. `model`: the model. `at`:
+    the others. `known`: points of all its classes. `pair`: two classes of which all is known."""
     told = _numbers(model, at, pair)
     open_ = _open(told)
     if not open_.shape[1] or not len(known):
@@ -122,25 +120,14 @@ def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple
 
 
 def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int:
-    """How many numbers of the last layer boundary points leave open altogether.
-
-    Args:
-        model, at, pair: As in `rare_crossings`.
-
-    Queries: `0`
-    """
+    """How many numbers of the last layer boundary points leave open altogether. `model`, `at`, `pair`: as in
+    `rare_crossings`."""
     return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
 
 
 def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> float:
-    """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect.
-
-    Args:
-        model, at, pair: As in `rare_crossings`.
-        error: How exactly the points are known.
-
-    Queries: `0`
-    """
+    """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect. `model`,
+    `at`, `pair`: as in `rare_crossings`. `error`: how exactly the points are known."""
     values = np.linalg.svd(_numbers(model, at, pair), compute_uv=False)
     return float(error / values.min()) if len(values) and values.min() > 0 else np.inf
 

@@ -40,10 +40,8 @@ def left_open(found: Completed) -> list[str]:
 
 
 def with_one_more(found: Completed) -> tuple[Completed, str] | None:
-    """With an affine part written as one neuron more, where every network with these labels has one like it.
-
-    Returns the same, and what is said of it; None where there is no affine part or that is not proved.
-    """
+    """With an affine part written as one neuron more, where every network with these labels has one like it. Returns
+    the same, and what is said of it; None where there is no affine part or that is not proved."""
     carried = found.model.carried_by_one()
     if carried is None:
         return None
@@ -59,14 +57,8 @@ def active_everywhere(found: Completed, pool: Pool, rng: np.random.Generator) ->
 
     Its hyperplane is parallel to the affine part l, so that the boundary bends there at one value of l, and lies
     elsewhere behind. At boundary points with the least, the largest and other values of l it is asked whether they are
-    where the network foretells them.
-
-    Args:
-        found: Whole, perhaps with an affine part.
-        pool: Points in its coordinates.
-        rng: Draws the points.
-
-    Queries: those of `as_foretold`
+    where the network foretells them. `found`: whole, perhaps with an affine part. `pool`: points in its coordinates.
+    `rng`: draws the points. Queries: those of `as_foretold`.
     """
     model = found.model
     if model.carried_by_one() is None:

@@ -54,15 +54,8 @@ SECTIONS = 6
 
 
 class HyperplaneSearch:
-    """Faces, dual points and hyperplanes met so far; `run` goes on with the search.
-
-    Args:
-        side: Answers, in coordinates.
-        chart: The coordinates.
-        pool: Points of all labels.
-        precision: Lengths to ask at.
-        rng: Draws everything.
-    """
+    """Faces, dual points and hyperplanes met so far; `run` goes on with the search. `side`: answers, in coordinates.
+    `pool`: points of all labels."""
 
     def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
         self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
@@ -84,10 +77,8 @@ class HyperplaneSearch:
         self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
 
     def run(self, patience: int, rounds: int = ROUNDS) -> None:
-        """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show.
-
-        Queries: `35 d` a face and an edge, 30 to 100 a walk
-        """
+        """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show. Queries: `35 d`
+        a face and an edge, 30 to 100 a walk."""
         for _ in range(rounds):
             if self.deeper and rounds == ROUNDS:
                 return
@@ -107,14 +98,8 @@ class HyperplaneSearch:
                 return
 
     def collect(self, first: Hyperplanes, labels: int) -> None:
-        """Go on behind a first layer that is known: bends are met, and no hyperplane is looked for.
-
-        Args:
-            first: The first layer.
-            labels: So many are asked.
-
-        Queries: `labels`, and at most a round of walks more
-        """
+        """Go on behind a first layer that is known: bends are met, and no hyperplane is looked for. `first`: the first
+        layer. `labels`: so many are asked. Queries: `labels`, and at most a round of walks more."""
         self.edges, self.through, self.behind_first = self.bends(first), [], True
         self.planes = first
         self.ended, self.passed = np.zeros(len(first), dtype=int), np.zeros(len(first), dtype=int)
@@ -153,10 +138,7 @@ class HyperplaneSearch:
             self.refuted = none_stands(*self.looked)
 
     def look(self, rng: np.random.Generator) -> Bool[np.ndarray, " k"]:
-        """Look from faces all over the boundary which hyperplanes go on straight.
-
-        Queries: those of `looks`
-        """
+        """Look from faces all over the boundary which hyperplanes go on straight. Queries: those of `looks`."""
         self.looked = looks(self.side, self.chart, self.faces, self.planes, self.precision, rng)
         self.book("straightness")
         return straight(*self.looked)
@@ -308,9 +290,7 @@ class HyperplaneSearch:
 
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
         """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
-
-        Queries: about 500 for each of them, or 3,000
-        """
+        Queries: about 500 for each of them, or 3,000."""
         ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
         loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
         for row in loose if fine else ():
@@ -342,10 +322,7 @@ class HyperplaneSearch:
 
     def _open_edges(self) -> Int[np.ndarray, " N"]:
         """Normals behind dual points whose neuron is not known, one after the other, and sections of those edges.
-
-        Returns:
-            The faces behind.
-        """
+        Returns the faces behind."""
         fresh: list[np.ndarray] = [np.empty(0, dtype=int)]
         while not self.met.opened.all() and not self.hopeless:
             closed = np.flatnonzero(~self.met.opened)

@@ -75,14 +75,8 @@ class HiddenNeuron:
 def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] | None:
     """Which side of each hyperplane of a first layer is the active one: only there normals of the boundary see it.
 
-    Args:
-        planes: All neurons of the first layer.
-        faces: Flat pieces of the boundary from all over.
-
-    Returns:
-        1 or -1 for each; None where no choice puts the normals into the span of the active weight vectors.
-
-    Queries: `0`
+    `planes`: all neurons of the first layer. `faces`: flat pieces of the boundary from all over. Returns 1 or -1 for
+    each; None where no choice puts the normals into the span of the active weight vectors.
     """
     sign, left = likely_sides(planes, faces)
     return sign if (left > INACTIVE).mean() < 0.05 else None
@@ -92,13 +86,7 @@ def likely_sides(
     planes: Hyperplanes, faces: Faces, start: Float[np.ndarray, " k"] | None = None
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " N"]]:
     """The sides with which normals lie least outside the span of the active weight vectors, and how far each does.
-
-    Args:
-        planes, faces: As in `active_sides`.
-        start: Sides to begin with.
-
-    Queries: `0`
-    """
+    `planes`, `faces`: as in `active_sides`. `start`: sides to begin with."""
     side = np.where(faces.x @ planes.normals.T + planes.offsets > 0, 1.0, -1.0)
     sign = np.ones(len(planes)) if start is None else start.copy()
     left = _left(planes, faces, side, sign)
@@ -129,14 +117,8 @@ def _left(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray)
 
 
 def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:
-    """Edges that lie on no hyperplane of the first layer, in its values.
-
-    Args:
-        planes: The first layer, each hyperplane's normal towards its active side.
-        edges: Edges of the boundary.
-
-    Queries: `0`
-    """
+    """Edges that lie on no hyperplane of the first layer, in its values. `planes`: the first layer, each hyperplane's
+    normal towards its active side. `edges`: edges of the boundary."""
     parts = []
     for edge in edges:
         sums = planes.normals @ edge.z + planes.offsets
@@ -158,10 +140,7 @@ def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:
 
 
 def hidden_neurons(bends: Bends) -> list[HiddenNeuron]:
-    """Neurons of a second layer, each from the bends that agree on one weight vector.
-
-    Queries: `0`
-    """
+    """Neurons of a second layer, each from the bends that agree on one weight vector."""
     found: list[HiddenNeuron] = []
     left = np.arange(len(bends))
     # Bends with the most active neurons tell most: their pairs come first.
@@ -177,10 +156,7 @@ def hidden_neurons(bends: Bends) -> list[HiddenNeuron]:
 
 
 def distinct(neurons: list[HiddenNeuron]) -> list[HiddenNeuron]:
-    """Each neuron once, told by most weights: bends that did not agree may have given one twice.
-
-    Queries: `0`
-    """
+    """Each neuron once, told by most weights: bends that did not agree may have given one twice."""
     kept: list[HiddenNeuron] = []
     for each in sorted(neurons, key=lambda each: int(np.isnan(each.weight).sum())):
         if not any(alike(each, other) for other in kept):

@@ -87,12 +87,9 @@ class Sections:
         """The neuron's normal where its edge meets a known hyperplane.
 
         Both faces turn there by a multiple of the known normal. The neuron's normal lies in the span of the normals
-        before and in that of the normals behind, and these two planes of three dimensions meet in a line.
-
-        Returns:
-            The angle of the normal, as in `agreed`, and its error; None where the edge meets no known hyperplane first.
-
-        Queries: about 130
+        before and in that of the normals behind, and these two planes of three dimensions meet in a line. Returns the
+        angle of the normal, as in `agreed`, and its error; None where the edge meets no known hyperplane first.
+        Queries: about 130.
         """
         if not len(self.planes):
             return None
@@ -121,10 +118,8 @@ class Sections:
         return (angle, error) if near > 20 * error + 1e-6 else None
 
     def _along(self, edge: Edge, labels: tuple[int, int], r: float) -> tuple[np.ndarray, Faces, Walks] | None:
-        """Walk along a random direction of an edge on both its faces, at a distance r from it.
-
-        Returns the direction, the two faces, and where they end.
-        """
+        """Walk along a random direction of an edge on both its faces, at a distance r from it. Returns the direction,
+        the two faces, and where they end."""
         v = self.rng.standard_normal(len(edge.z))
         for w in (edge.normal, edge.across):
             v -= (v @ w) * w

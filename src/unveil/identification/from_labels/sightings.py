@@ -76,9 +76,7 @@ class Sightings(Rows):
 
 def noise_of(pool: Pool, rng: np.random.Generator) -> float:
     """Standard deviation of where the boundary is found, along its normals; the last digit of an input at least.
-
-    Queries: about `35 d + 90` for each of `LOOKS` points
-    """
+    Queries: about `35 d + 90` for each of `LOOKS` points."""
     chart, side = pool.chart, pool.side
     at = pool.crossings(LOOKS, 4 * chart.digits)
     faces, _ = faces_at(side, at, precision_of(_scatter(side, at, chart.digits, rng)), SHORTEST, rng)
@@ -102,10 +100,7 @@ def _scatter(side: Side, at: Crossings, digits: float, rng: np.random.Generator)
 
 
 def precision_of(noise: float) -> Precision:
-    """Moves and cells for a boundary that is found to this standard deviation.
-
-    Queries: `0`
-    """
+    """Moves and cells for a boundary that is found to this standard deviation."""
     digits = NOISY * noise
     return Precision(digits, float(np.clip(MOVES * digits, SHORTEST, LONGEST)), 2 * digits, BESIDE)
 
@@ -115,17 +110,9 @@ def sightings(
 ) -> Iterator[tuple[Sightings, Faces]]:
     """Bends met on walks from fresh places all over the boundary, and on from the faces behind.
 
-    Args:
-        side: Answers.
-        chart: The coordinates, few.
-        pool: Points of all labels.
-        precision: From `precision_of`.
-        rng: Draws the walks.
-
-    Returns:
-        Bends, and the faces behind them: as they are met, so that a budget that ends leaves those before.
-
-    Queries: about `2,000` for each bend in eight coordinates, some 100 of them
+    `side`: answers. `chart`: the coordinates, few. `pool`: points of all labels. `precision`: from `precision_of`.
+    `rng`: draws the walks. Returns bends, and the faces behind them: as they are met, so that a budget that ends leaves
+    those before. Queries: about `2,000` for each bend in eight coordinates, some 100 of them.
     """
     pool.draw()
     faces, _ = faces_at(side, pool.crossings(FACES, precision.cell), precision, precision.step, rng)

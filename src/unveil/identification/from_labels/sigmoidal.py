@@ -38,10 +38,8 @@ BENT = 16
 
 
 def is_curved(pool: Pool, precision: Precision, rng: np.random.Generator) -> bool:
-    """Whether the boundary is curved at most of a few points: no piecewise-linear network's is.
-
-    Queries: about 100 a point, 160 where it is not flat; 3 points for flat boundaries and 9 for others
-    """
+    """Whether the boundary is curved at most of a few points: no piecewise-linear network's is. Queries: about 100 a
+    point, 160 where it is not flat; 3 points for flat boundaries and 9 for others."""
     curved: list[bool] = []
     for count in (LOOKED_AT, MORE):
         curved += _curved_at(pool, precision, count, rng).tolist()
@@ -85,13 +83,7 @@ def _sag(pool: Pool, at: BoundaryPoints, way: Float[np.ndarray, "1 d"], step: fl
 
 
 class SigmoidalSearch:
-    """Neurons of a sigmoidal layer met so far; `run` goes on with the search.
-
-    Args:
-        side: Answers, in coordinates.
-        chart: The coordinates.
-        rng: Draws everything.
-    """
+    """Neurons of a sigmoidal layer met so far; `run` goes on with the search. `side`: answers, in coordinates."""
 
     def __init__(self, side: Side, chart: Chart, rng: np.random.Generator) -> None:
         self.side, self.chart, self.rng = side, chart, rng
@@ -105,9 +97,7 @@ class SigmoidalSearch:
 
     def run(self, patience: int) -> None:
         """Look for neurons until so many crossings far out are those of known ones, then for scales and biases.
-
-        Queries: `45 d` for each neuron's direction, about 1,000 for its scale, 20 for each crossing
-        """
+        Queries: `45 d` for each neuron's direction, about 1,000 for its scale, 20 for each crossing."""
         self.far.stale = self.stale
         self.far.run(patience, BENT)
         self._book("directions far out")

@@ -96,9 +96,8 @@ def few_directions(search: HyperplaneSearch, pool: Pool, oracle: Oracle, rng: np
 def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | None:
     """The hyperplanes along a few random directions through the middle of a pool's points.
 
-    `oracle`: answers labels. `pool`: points of all labels, in coordinates of all inputs. Returns what was met; None
-    where there is one label only. Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as
-    the budget lasts.
+    `pool`: points of all labels, in coordinates of all inputs. Returns what was met; None where there is one label
+    only. Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as the budget lasts.
     """
     whole = pool.chart
     basis = random_directions(DIRECTIONS, pool, rng)
@@ -188,10 +187,8 @@ def _pairs(seen: Sightings) -> list[tuple[int, int, Float[np.ndarray, " d"], flo
 def _told(
     seen: Sightings, away: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]
 ) -> tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"]]:
-    """The normal of each bend's neuron if its hyperplane goes on to a point so far away, and its error.
-
-    Infinite where that is the normal of a face: then the other point lies on the same face.
-    """
+    """The normal of each bend's neuron if its hyperplane goes on to a point so far away, and its error. Infinite where
+    that is the normal of a face: then the other point lies on the same face."""
     p, q = np.sum(away * seen.normal, axis=1), np.sum(away * seen.across, axis=1)
     r = np.hypot(p, q)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -223,10 +220,8 @@ def _fitted(
 
 
 def _holds(seen: Sightings, plane: Hyperplanes) -> tuple[Bool[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Which bends lie on a hyperplane and span its normal, and not because a face of theirs is parallel to it.
-
-    Returns which, and how probable that is by chance for each.
-    """
+    """Which bends lie on a hyperplane and span its normal, and not because a face of theirs is parallel to it. Returns
+    which, and how probable that is by chance for each."""
     a, error, d = plane.normals[0], plane.error[0], seen.z.shape[1]
     p, q = seen.normal @ a, seen.across @ a
     outside = np.sqrt(np.maximum(1 - p**2 - q**2, 0.0))
@@ -240,10 +235,8 @@ def _holds(seen: Sightings, plane: Hyperplanes) -> tuple[Bool[np.ndarray, " N"],
 
 
 def _least_squares(seen: Sightings) -> Hyperplanes:
-    """The hyperplane through bends, in the span of their normals, each as exactly as it is known; and its error.
-
-    Its error is that of the bends, as large as they are seen to scatter.
-    """
+    """The hyperplane through bends, in the span of their normals, each as exactly as it is known; and its error. Its
+    error is that of the bends, as large as they are seen to scatter."""
     d = seen.z.shape[1]
     weight = seen.error**-2
     middle = weight @ seen.z / weight.sum()

@@ -39,12 +39,8 @@ def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Boo
     """Whether faces end where they meet each hyperplane, wherever that is.
 
     A neuron of a first layer bends the boundary along its whole hyperplane. The hyperplane of a deeper neuron bends at
-    every hyperplane of the layers before it, so that most faces go on where its continuation would be.
-
-    Args:
-        ended, passed: As from `looks`.
-
-    Queries: `0`
+    every hyperplane of the layers before it, so that most faces go on where its continuation would be. `ended`,
+    `passed`: as from `looks`.
     """
     return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
 
@@ -54,9 +50,8 @@ def looks(
 ) -> Int[np.ndarray, "2 k"]:
     """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
 
-    `side`: answers. `chart`: the coordinates. `faces`: faces from all over the boundary. `planes`: the hyperplanes.
-    `precision`: lengths to ask at. `rng`: picks the faces. Queries: at most 4 for each hyperplane and each of `FACES`
-    faces.
+    `faces`: faces from all over the boundary. `planes`: the hyperplanes. Queries: at most 4 for each hyperplane and
+    each of `FACES` faces.
     """
     told = np.zeros((2, len(planes)), dtype=int)
     for i in range(len(planes)):
@@ -68,13 +63,8 @@ def looks(
 def where_it_counts(faces: Faces, ended: Int[np.ndarray, " e"], passed: Int[np.ndarray, " p"]) -> tuple[int, int]:
     """How many faces end and how many go on, without those between classes that have the same weight of the neuron.
 
-    The boundary between such two does not bend at its hyperplane.
-
-    Args:
-        faces: All of them.
-        ended, passed: Which end at a hyperplane, and which go on behind it.
-
-    Queries: `0`
+    The boundary between such two does not bend at its hyperplane. `faces`: all of them. `ended`, `passed`: which end at
+    a hyperplane, and which go on behind it.
     """
     labels = np.sort(np.stack([faces.before, faces.after], axis=1), axis=1)
     pairs, which = np.unique(labels, axis=0, return_inverse=True)
@@ -93,15 +83,10 @@ def looks_behind(
     """From how many faces each neuron's hyperplane is met as an end, and from how many the boundary goes on behind it.
 
     Each face is followed in its own linear region of the first layer, where the neuron's hyperplane is one of the
-    inputs. A third layer's neuron has another one behind every hyperplane of the second layer.
-
-    Args:
-        search: Answers, the coordinates, faces from all over the boundary, and lengths to ask at.
-        first: The first layer, each hyperplane's normal towards its active side.
-        neurons: The second layer; where neurons are active of which nothing told a weight no face is looked at.
-        rng: Picks the faces.
-
-    Queries: at most 4 for each neuron and each of `FACES` faces
+    inputs. A third layer's neuron has another one behind every hyperplane of the second layer. `search`: answers, the
+    coordinates, faces from all over the boundary, and lengths to ask at. `first`: the first layer, each hyperplane's
+    normal towards its active side. `neurons`: the second layer; where neurons are active of which nothing told a weight
+    no face is looked at. `rng`: picks the faces. Queries: at most 4 for each neuron and each of `FACES` faces.
     """
     side, chart, faces, precision = search
     active = faces.x @ first.normals.T + first.offsets > 0
@@ -129,10 +114,8 @@ def looks_behind(
 def sharpened(
     side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
 ) -> Hyperplanes:
-    """The same hyperplanes, each through dual points from many faces by least squares.
-
-    Queries: at most 100 for each hyperplane and each of `FACES` faces
-    """
+    """The same hyperplanes, each through dual points from many faces by least squares. Queries: at most 100 for each
+    hyperplane and each of `FACES` faces."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
     for i in range(len(planes)):
         ended, _ = _looked_at(side, chart, faces, planes, i, precision, rng)
@@ -157,9 +140,7 @@ def sharpened(
 
 def fitted(z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Hyperplanes:
     """The hyperplane through points by least squares; its error is two standard ones, as leaving out each point tells.
-
-    `z`: at least `d + 2` points. `error`: how exactly they are known, one relative to another.
-    """
+    `z`: at least `d + 2` points. `error`: how exactly they are known, one relative to another."""
     weight = 1 / error
     total = np.linalg.norm(weight)
     centre = np.average(z, axis=0, weights=weight**2)
@@ -182,10 +163,8 @@ def met_again(  # noqa: PLR0913 - what all looks share, and which this is
     precision: Precision,
     rng: np.random.Generator,
 ) -> DualPoints:
-    """A few dual points on a hyperplane, from faces far apart that end there.
-
-    Queries: at most 4 for each of `FACES` faces, and about 100 a point
-    """
+    """A few dual points on a hyperplane, from faces far apart that end there. Queries: at most 4 for each of `FACES`
+    faces, and about 100 a point."""
     ended = _looked_at(side, chart, faces, planes, which, precision, rng)[0]
     some = ended[rng.permutation(len(ended))[:AGAIN]]
     return dual_points(side, faces, closer(side, faces, some, precision, 1e-4), precision)

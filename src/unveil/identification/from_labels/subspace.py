@@ -31,17 +31,9 @@ def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[
 
     In a random subspace of d dimensions the boundary's normals span as many as in all of them, or d. So d grows until
     they span less. No precision is needed: whatever the subspace, the network restricted to it has the same neurons.
-
-    Args:
-        whole: All directions.
-        pool: Points in these; examples among them point the way.
-        rng: Draws subspaces and boundary points.
-
-    Returns:
-        Orthonormal directions, and by how much longer a typical input is than its part along them; None where all
-        directions matter.
-
-    Queries: about `20 d` a normal, `k + 4` normals for k neurons
+    `whole`: all directions. `pool`: points in these; examples among them point the way. `rng`: draws subspaces and
+    boundary points. Returns orthonormal directions, and by how much longer a typical input is than its part along them;
+    None where all directions matter. Queries: about `20 d` a normal, `k + 4` normals for k neurons.
     """
     n, d = whole.n, FIRST
     while n > FEW and d < n:

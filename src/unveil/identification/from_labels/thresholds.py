@@ -27,18 +27,10 @@ def thresholds(
 ) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]] | None:
     """Inputs at whose values the label changes whatever all others are; None where the boundary is no such staircase.
 
-    Of a point just behind the boundary half of the coordinates are moved back, and so on, until one is left; the
-    label must follow this one and none of the others.
-
-    Args:
-        pool: Points of two labels, in coordinates along all inputs.
-        precision: Lengths to ask at.
-        rng: Moves the other inputs.
-
-    Returns:
-        Inputs, and their values, in order.
-
-    Queries: about `38 + log2(n)` a boundary point, two of them where the boundary is not like that
+    Of a point just behind the boundary half of the coordinates are moved back, and so on, until one is left; the label
+    must follow this one and none of the others. `pool`: points of two labels, in coordinates along all inputs.
+    `precision`: lengths to ask at. `rng`: moves the other inputs. Returns inputs, and their values, in order. Queries:
+    about `38 + log2(n)` a boundary point, two of them where the boundary is not like that.
     """
     chart = pool.chart
     at = pool.crossings(FIRST, precision.cell)

@@ -51,16 +51,9 @@ def transition(  # noqa: PLR0913 - where, along what, how finely
 ) -> Transition | None:
     """Scales and biases of two neurons; None where no boundaries depend on both, or where these are other curves.
 
-    Args:
-        side: Answers.
-        chart: The coordinates.
-        normals: Unit normals of all known neurons.
-        pair: Which two.
-        radius: How far out.
-        rng: Draws the places.
-        known: Biases of the two, NaN where not known; used only where curves do not settle both.
-
-    Queries: 4 for a place, at most `PLACES` of them; about 1,100 for the first curve and 300 for each further one
+    `normals`: unit normals of all known neurons. `pair`: which two. `radius`: how far out. `known`: biases of the two,
+    NaN where not known; used only where curves do not settle both. Queries: 4 for a place, at most `PLACES` of them;
+    about 1,100 for the first curve and 300 for each further one.
     """
     cell = 4 * chart.digits * radius
     corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * WIDTH

@@ -50,19 +50,10 @@ def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
 
     Where known hyperplanes lie ahead, it is asked just before and just behind the next of them: most walks end there.
     Else lengths grow fourfold, and the end is bracketed to one part in 500. Walks that end at a third label are left
-    out; `Walks.ended` leaves out those that meet no end within `REACH` or the box, too.
-
-    Args:
-        side: Answers.
-        chart: The coordinates.
-        faces: Flat pieces of the boundary.
-        face: Which of them each walk is on.
-        along: Unit tangents.
-        precision: Lengths to ask at.
-        planes: Known hyperplanes.
-        passed: Is added one, by hyperplane, for each that was passed without a bend.
-
-    Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown one
+    out; `Walks.ended` leaves out those that meet no end within `REACH` or the box, too. `side`: answers. `chart`: the
+    coordinates. `faces`: flat pieces of the boundary. `face`: which of them each walk is on. `along`: unit tangents.
+    `precision`: lengths to ask at. `planes`: known hyperplanes. `passed`: is added one, by hyperplane, for each that
+    was passed without a bend. Queries: 4 for each known hyperplane passed; about 30 for an end at an unknown one.
     """
     low, high = np.full(len(face), precision.step / 4), np.full(len(face), np.inf)
     most = np.minimum(REACH, 0.98 * chart.room(faces.x[face], along))
@@ -104,9 +95,7 @@ def walk(  # noqa: PLR0913 - what all walks share, and where this one starts
 
 def closer(side: Side, faces: Faces, walks: Walks, precision: Precision, share: float) -> Walks:
     """The same walks, their ends bracketed to a share of their length; those that end at a third label are left out.
-
-    Queries: `2 log2` of how much shorter the bracket gets
-    """
+    Queries: `2 log2` of how much shorter the bracket gets."""
     low, high = walks.low.copy(), walks.high.copy()
     ours = np.ones(len(walks), dtype=bool)
     while True:

@@ -244,9 +244,7 @@ def _kept(setup: Setup, state: Reading, x: Float[np.ndarray, "N n"]) -> tuple[np
 
 def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) -> tuple[LayerFound, AffineMap, bool]:
     """The layer as all derivatives tell it, with neurons that only sharp rows show, and whether some are missing still.
-
-    Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most
-    """
+    Queries: those of `missing`, and of `AGAIN` times `FEW_LINES` lines at most."""
     for number in range(AGAIN + 1):
         rows, bias, error = unmix(frame, found, layer)
         straight = found.straight
@@ -267,11 +265,8 @@ def _sharper(setup: Setup, frame: Frame, found: LayerFound, layer: AffineMap) ->
 
 
 def _ended(setup: Setup, state: Reading) -> Reading:
-    """The output layer behind those read, and a fit of all of them; whether that explains the answers.
-
-    Queries: `RATIO` per parameter, fewer with several outputs, and as many again at most to meet every neuron on either
-        side.
-    """
+    """The output layer behind those read, and a fit of all of them; whether that explains the answers. Queries: `RATIO`
+    per parameter, fewer with several outputs, and as many again at most to meet every neuron on either side."""
     probe, layers = setup.probe, list(state.layers)
     k = len(layers[-1][1])
     x, y = fresh(setup, state, PER_NEURON * k + SPARE)

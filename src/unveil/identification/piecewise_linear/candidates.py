@@ -40,10 +40,8 @@ LOOKS, POOL = 60, 300
 
 
 def merge_points(setting: Setting, state: Deeper) -> Deeper:
-    """Merge the critical points; where the next layer shows itself whole, read on behind it.
-
-    Queries: those of `signs` and `leaks` for every set of neurons that may be a whole layer.
-    """
+    """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `signs`
+    and `leaks` for every set of neurons that may be a whole layer."""
     while True:
         state, met = _merged(state)
         # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
@@ -130,10 +128,8 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Aff
 
 
 def by_evidence(merged: Sequence[Neuron], met: Confirmed) -> tuple[list[Neuron], list[Neuron]]:
-    """Whole neurons met wherever they should be: those that are of the layer being read, and those that may be.
-
-    One of a deeper layer goes on straight in a single setting; one read in another way too needs but a second.
-    """
+    """Whole neurons met wherever they should be: those that are of the layer being read, and those that may be. One of
+    a deeper layer goes on straight in a single setting; one read in another way too needs but a second."""
     sure: list[Neuron] = []
     perhaps: list[Neuron] = []
     for n, should, were, settings in zip(merged, *met, strict=True):

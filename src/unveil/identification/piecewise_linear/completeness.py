@@ -57,10 +57,8 @@ def whole(
 def judged(
     layers: list[AffineMap], neurons: list[Neuron], stations: Sequence[Station]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
-    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not.
-
-    What a derivative has along directions in which the layers before do not move is its error, whatever was expected.
-    """
+    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not. What a
+    derivative has along directions in which the layers before do not move is its error, whatever was expected."""
     right, wrong = _judged(neurons, _measured(layers, stations))
     n = layers[0][0].shape[1]
     return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
@@ -98,10 +96,8 @@ def told(
     stations: Sequence[Station],
     pool: Float[np.ndarray, "N n"],
 ) -> list[Station]:
-    """Derivatives that could contradict these neurons, where those measured so far are too few for that.
-
-    Queries: `r + 4` per derivative in the r directions in which the layers before move; `TELLING` at most.
-    """
+    """Derivatives that could contradict these neurons, where those measured so far are too few for that. Queries:
+    `r + 4` per derivative in the r directions in which the layers before move; `TELLING` at most."""
     lack = TELLING - sum(map(len, judged(layers, neurons, stations)))
     rows, out = np.array([n.weights for n in neurons]), list[Station]()
     for x in pool:
@@ -217,10 +213,8 @@ def leaks_of_few(
 def steady_of_few(
     probe: Probe, layers: list[AffineMap], layer: AffineMap, pool: Float[np.ndarray, "N n"], count: int
 ) -> tuple[Int[np.ndarray, " Q"], Int[np.ndarray, " C"]]:
-    """Which points of the pool `leaks_of_few` takes for right, and at which answers change.
-
-    Queries: at most `3 count`
-    """
+    """Which points of the pool `leaks_of_few` takes for right, and at which answers change. Queries: at most
+    `3 count`."""
     there, step, other = _still(probe, layers, layer, pool, count, NEAR)
     if not len(there):
         return there, there
@@ -236,9 +230,8 @@ def steady_of_few(
 def _still(
     probe: Probe, layers: list[AffineMap], layer: AffineMap, pool: Float[np.ndarray, "N n"], count: int, far: float
 ) -> tuple[Int[np.ndarray, " S"], Float[np.ndarray, "S n"], Float[np.ndarray, "S n"]]:
-    """Which points, steps along which none of the layer's neurons moves, and steps as long along any direction.
-
-    None is longer than `far` times its point."""
+    """Which points, steps along which none of the layer's neurons moves, and steps as long along any direction. None is
+    longer than `far` times its point."""
     W, b = layer
     there, step, other = [], [], []
     for i, x in enumerate(pool):

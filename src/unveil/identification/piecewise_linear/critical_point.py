@@ -45,10 +45,8 @@ def local(layers: list[AffineMap], x: Float[np.ndarray, " n"]) -> tuple[np.ndarr
 
 
 def passed_on(layers: list[AffineMap], seen: CriticalPoint) -> bool | None:
-    """Whether the last of these layers passes on this normal, as it does those of all layers behind it.
-
-    None where it passes on all that the layers before it do: there nothing is told.
-    """
+    """Whether the last of these layers passes on this normal, as it does those of all layers behind it. None where it
+    passes on all that the layers before it do: there nothing is told."""
     normal = seen.span @ seen.normal
     span, before = (row_space(local(some, seen.x)[1]) for some in (layers, layers[:-1]))
     if span.shape[1] >= before.shape[1]:

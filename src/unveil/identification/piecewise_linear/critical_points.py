@@ -185,10 +185,8 @@ class _Attempt:
         return self._end(network, outcome, seen.residual), again
 
     def _read(self, frame: Frame, noise: Rounding) -> tuple[Network | None, bool]:
-        """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines.
-
-        What it takes to look for the rows read once more is kept back meanwhile.
-        """
+        """A network, and whether it was read to its end: then what is wrong with it is a matter of which lines. What it
+        takes to look for the rows read once more is kept back meanwhile."""
         usual = float(np.clip(EXACT_REACH / noise.relative, *REACHES)) if noise.exact else FAR_WHEN_NOISY
         large, each = (self.ask.unkept, None), self.method
         probe = Probe(self.ask, noise, self.rng, large, self.ask.most_at_once, self.again)
@@ -366,10 +364,8 @@ class _Attempt:
         return network
 
     def _looked_again(self, frame: Frame, noise: Rounding, network: Network | None, outcome: Outcome) -> None:
-        """Tell which rows of the first layer are read, and leave out those that are not met at fresh places.
-
-        Of a network that answers as the model does all are; of one that does not, each needs evidence of its own.
-        """
+        """Tell which rows of the first layer are read, and leave out those that are not met at fresh places. Of a
+        network that answers as the model does all are; of one that does not, each needs evidence of its own."""
         reading = self.reading
         if network is not None and any(parts := affine_part(network)):
             self.stats["affine_part"] = parts

@@ -78,9 +78,7 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
     """With a neuron behind a first layer wider than the input, from a critical point that none explains; None if none.
-
-    There no critical point tells a neuron's weights.
-    """
+    There no critical point tells a neuron's weights."""
     layer, examined = state.layers[0], state.examined
     if len(state.layers) > 1 or len(layer[1]) <= setting.frame.d:
         return None
@@ -165,10 +163,8 @@ def _beside(setting: Setting, state: Deeper, i: int) -> tuple[Float[np.ndarray, 
 
 
 def _barely(setting: Setting, state: Deeper, j: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """A line along which one value of the last layer read stays as it is, hardly more than zero.
-
-    Where neurons are parallel, it is active without the others nowhere else.
-    """
+    """A line along which one value of the last layer read stays as it is, hardly more than zero. Where neurons are
+    parallel, it is active without the others nowhere else."""
     (*before, (W, b)), rng = state.layers, setting.probe.rng
     x = setting.points.usual(1)[0]
     h, J = local(before, x)

@@ -137,10 +137,8 @@ class Deeper:
 
     @property
     def spent(self) -> bool:
-        """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer.
-
-        Or none begins a neuron, as where many more neurons are active than an input has coordinates.
-        """
+        """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer. Or none
+        begins a neuron, as where many more neurons are active than an input has coordinates."""
         return self.work > MOST_WORK or (len(self.seen) > UNMERGED and not self.candidates.merged)
 
     @property

@@ -55,10 +55,9 @@ def derivatives(
     coordinates can be. Where answers are exact one step along each is enough, and a random step along all of them
     checks them together; where they have few digits steps are as long as they can be, and to both sides. `radius`: how
     far random steps may be expected to stay in the region; `value`: the answers at x, if known. Returns the error of
-    each to be expected from rounding, too: infinite where a point has no region around it.
-
-    Queries: `P d` and about 4 P where answers are exact, `2 P d` and about 8 P where they are not, more where a step
-    left its region; P more without `value`.
+    each to be expected from rounding, too: infinite where a point has no region around it. Queries: `P d` and about 4 P
+    where answers are exact, `2 P d` and about 8 P where they are not, more where a step left its region; P more without
+    `value`.
     """
     exact = probe.noise.exact
     value = probe.ask(x) if value is None else value
@@ -86,10 +85,8 @@ class _Straight:
 
 
 def _straight(probe: Probe, frame: Frame, x: np.ndarray, value: np.ndarray, radius: np.ndarray) -> _Straight:
-    """Shorten random steps until both sides of each point answer as one line does.
-
-    Queries: `2 P` per round, twice that with two steps per point
-    """
+    """Shorten random steps until both sides of each point answer as one line does. Queries: `2 P` per round, twice that
+    with two steps per point."""
     count, d = len(x), frame.d
     exact = probe.noise.exact
     rounds, shorter = SHORTER[exact]
@@ -126,9 +123,7 @@ def _reach(radius: np.ndarray, d: int, longer: float) -> np.ndarray:
 
 def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndarray, np.ndarray]:
     """Both sides tell for every coordinate by itself whether its step left the region; a step that did is shortened.
-
-    Queries: `2 P d`, and two for every step that is shortened.
-    """
+    Queries: `2 P d`, and two for every step that is shortened."""
     (count, d), m = straight.test.shape, straight.value.shape[1]
     reach, slope = _reach(straight.radius, d, TWO_SIDED), np.zeros((count, m, d))
     p, j = (each.ravel() for each in np.indices((count, d)))
@@ -152,10 +147,8 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
 
 
 def _one_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndarray, np.ndarray]:
-    """One step along each coordinate, checked by a random step along all of them.
-
-    Queries: `P d`, about `2 log2(d)` for every step that left the region.
-    """
+    """One step along each coordinate, checked by a random step along all of them. Queries: `P d`, about `2 log2(d)` for
+    every step that left the region."""
     (count, d), m, x = straight.test.shape, straight.value.shape[1], straight.x
     noise = probe.noise
     # Between two breakpoints that rounding hardly tells apart there is nothing to measure.

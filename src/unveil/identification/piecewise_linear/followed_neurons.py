@@ -68,11 +68,8 @@ class FollowedNeuron:
         return replace(self, weights=self.weights[there], known=self.known[there], side=self.side[there])
 
     def behind(self, layer: AffineMap, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
-        """The same behind the first layer with its sides settled; None where too few bends tell its weights.
-
-        `layer`: as it was when this neuron was followed. `turned`: -1 where the other side is active. `key`: of the
-        neuron.
-        """
+        """The same behind the first layer with its sides settled; None where too few bends tell its weights. `layer`:
+        as it was when this neuron was followed. `turned`: -1 where the other side is active. `key`: of the neuron."""
         rows, bias = layer
         on = ~self.known & (self.side == turned)
         # Where those that were not met are active their normals are in the slope, and so are their biases.
@@ -189,10 +186,8 @@ def _onward(
 
 
 def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
-    """How a hyperplane bends at a crossing, from answers around it on the side ahead.
-
-    There they are two linear functions, equal on the hyperplane. Where they are not, another one passes close by.
-    """
+    """How a hyperplane bends at a crossing, from answers around it on the side ahead. There they are two linear
+    functions, equal on the hyperplane. Where they are not, another one passes close by."""
     (rows, bias), (y, i, up, normal, strength) = layer, here
     size = float(np.linalg.norm(normal))
     across = normal / size
@@ -344,10 +339,8 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
 
 
 def _settled(layer: AffineMap, followed: list[FollowedNeuron]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Which of these hyperplanes are the first layer's, and the sides of those, -1 where the other one; or None.
-
-    One at which none of the neurons followed bends, though they cross it, is no neuron's of the first layer.
-    """
+    """Which of these hyperplanes are the first layer's, and the sides of those, -1 where the other one; or None. One at
+    which none of the neurons followed bends, though they cross it, is no neuron's of the first layer."""
     if not followed:
         return None
     weights, known = (np.array([getattr(one, name) for one in followed]) for name in ("weights", "known"))

@@ -88,11 +88,8 @@ class Frame:
         return True
 
     def sample(self, count: int, rng: np.random.Generator) -> Float[np.ndarray, "count n"]:
-        """Points of the region, spread over its corners as well as its middle.
-
-        Raises:
-            ValueError: The region is empty.
-        """
+        """Points of the region, spread over its corners as well as its middle. Raises ValueError: the region is
+        empty."""
         n = self.M.shape[1]
         if self.free:
             x = rng.standard_normal((count, n))

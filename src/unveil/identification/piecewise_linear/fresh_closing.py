@@ -152,11 +152,8 @@ def _sharpened(network: Network, found: LayerFound, rms: float, fits: bool) -> L
 def fresh(
     setup: Setup, state: Reading, count: int, layer: AffineMap | None = None, need: int = 0
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-    """This many points and answers; those asked before serve again.
-
-    `layer`: rows and biases of a layer; a first one is to have points on either side of each neuron. `need`: points
-    wanted there.
-    """
+    """This many points and answers; those asked before serve again. `layer`: rows and biases of a layer; a first one is
+    to have points on either side of each neuron. `need`: points wanted there."""
     oracle, rng = setup.oracle, setup.probe.rng
     x = np.concatenate([np.empty((0, oracle.n)), *state.fresh.x])
     more = oracle.sample(max(0, count - len(x)), rng)
@@ -173,10 +170,8 @@ def fresh(
 def fresh_on_both_sides(
     setup: Setup, state: Reading, network: Network
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-    """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side.
-
-    Queries: `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most
-    """
+    """Points and answers for a fit of all weights of a network, with every hidden neuron met on either side. Queries:
+    `RATIO` per parameter, fewer with several outputs and those asked before; as many again at most."""
     x, _ = fresh(setup, state, _answers(network))
     aside = setup.oracle.nearest(both_sides(network, x))
     moved = (aside != x).any(axis=1)
@@ -192,10 +187,8 @@ def on_rare_sides(
     need: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "more n"]:
-    """More points, so that each of these hyperplanes has as many on either side as are needed.
-
-    `need`: points wanted on each side.
-    """
+    """More points, so that each of these hyperplanes has as many on either side as are needed. `need`: points wanted on
+    each side."""
     z = x @ rows.T + bias
     out = [x[:0]]
     for i in range(len(rows)):

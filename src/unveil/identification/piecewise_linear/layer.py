@@ -108,9 +108,7 @@ def _searched(
     where: Float[np.ndarray, "P n"],
 ) -> Line | None:
     """A random line, or one along columns that no row read so far sees; None where the region has no room for it.
-
-    `beyond`: the columns. `where`: where answers are known to change along them; none where that is no matter.
-    """
+    `beyond`: the columns. `where`: where answers are known to change along them; none where that is no matter."""
     # The region is the box itself as long as no layer was left behind.
     boxed = beyond is not None and frame.within is not None and frame.M is frame.V
     if beyond is not None and boxed and len(slopes := _beside(found, beyond)):
@@ -137,11 +135,8 @@ def _searched(
 def _across_box(
     rng: np.random.Generator, frame: Frame, slopes: Float[np.ndarray, "P m d"]
 ) -> tuple[Float[np.ndarray, "1 n"], Float[np.ndarray, "1 n"]]:
-    """A line between the corners of the box where neurons that are missing are most and least active.
-
-    Args:
-        slopes: What derivatives have beside the rows read so far: sums of rows of those that are active there.
-    """
+    """A line between the corners of the box where neurons that are missing are most and least active. `slopes`: what
+    derivatives have beside the rows read so far: sums of rows of those that are active there."""
     assert frame.within is not None
     slope = slopes[rng.integers(len(slopes))]
     row = rng.standard_normal(len(slope)) @ slope

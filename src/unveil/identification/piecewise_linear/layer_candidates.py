@@ -292,10 +292,8 @@ def _agree(
     left: Float[np.ndarray, "C q"],
     unknown: Bool[np.ndarray, "V k"],
 ) -> tuple[Bool[np.ndarray, " C"], Float[np.ndarray, "C u"]]:
-    """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these.
-
-    `left`: what its weights leave of their equations. `unknown`: values active at each that it has no weights for.
-    """
+    """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these. `left`:
+    what its weights leave of their equations. `unknown`: values active at each that it has no weights for."""
     if not len(which):
         return np.zeros(0, dtype=bool), np.zeros((0, 0))
     size, firm = views.along[which] @ one.weights, np.ones(len(which), dtype=bool)

@@ -130,10 +130,8 @@ class Here(NamedTuple):
     def at_own(
         self, i: int, side: Float[np.ndarray, " K"], others: Bool[np.ndarray, " K"]
     ) -> tuple[Bool[np.ndarray, " M"], Bool[np.ndarray, " M"]]:
-        """Which normals of a candidate could be no sums of the others', and which are none.
-
-        Those of a deeper neuron are sums of them, those of one of this layer are not.
-        """
+        """Which normals of a candidate could be no sums of the others', and which are none. Those of a deeper neuron
+        are sums of them, those of one of this layer are not."""
         some = self.members(i)
         x, normal = self.sightings.x[self.views.which[some]], self.views.normal[some]
         return Sums.of(self.layers, self.found, x, normal[:, None], self.views.error[some]).judged(side, others)
@@ -199,9 +197,7 @@ class Here(NamedTuple):
 
     def gathered(self) -> Sums:
         """Some of the derivatives and deeper normals, and fresh derivatives where what was read moves most freely.
-
-        Queries: `FRESH (d + 4)`
-        """
+        Queries: `FRESH (d + 4)`."""
         sightings, views = self.sightings, self.views
         rng, d = sightings.probe.rng, sightings.d
         pool = self.pool(POOL)

@@ -40,10 +40,9 @@ def straight_ones(
     A deeper neuron's hyperplane goes on straight only while nothing that feeds it switches. Where answers are exact a
     window across the expected position is too short to meet another hyperplane, so that a breakpoint counts for more
     the more hyperplanes lie between here and there. Where they have few digits windows are wide, and breakpoints count
-    only beyond those met in a window beside.
-
-    Queries: 3 per place; exact: one to three places per straight hyperplane, three per bent one, at most `ROUNDS`; few
-        digits: `GLANCES` places, and for those that pass twice `PLACES` per round, at most `CHANCES` rounds.
+    only beyond those met in a window beside. Queries: 3 per place; exact: one to three places per straight hyperplane,
+    three per bent one, at most `ROUNDS`; few digits: `GLANCES` places, and for those that pass twice `PLACES` per
+    round, at most `CHANCES` rounds.
     """
     if not probe.noise.exact:
         straight = _more_than_beside(probe, frame, planes)

@@ -271,9 +271,7 @@ def _pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray
 
 def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:
     """With the network whose last hidden layer these are, as far as they explain fresh answers, and where they do not.
-
-    Queries: `PER_UNKNOWN` per unknown of the fit, and `BESIDES`
-    """
+    Queries: `PER_UNKNOWN` per unknown of the fit, and `BESIDES`."""
     rows, bias, known = (np.array([getattr(one, name) for one in found]) for name in ("weights", "bias", "known"))
     rng, d = state.sightings.probe.rng, state.sightings.d
     need = PER_UNKNOWN * (sum(rows.shape) + 1 + int((~known).sum())) + BESIDES - sum(map(len, asked.x))

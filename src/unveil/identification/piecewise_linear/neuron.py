@@ -88,11 +88,8 @@ def distinct(alone: list[Neuron], others: list[Neuron]) -> list[Neuron]:
 def expected(
     layers: list[AffineMap], error: float, neurons: list[Neuron], line: Line
 ) -> tuple[Float[np.ndarray, " E"], Float[np.ndarray, " E"], np.ndarray]:
-    """Where on a line these neurons must bend the answers: only where all they see is known.
-
-    `error`: of the rows of these layers. `neurons`: up to sign. Returns places, how far off they may be, and whose they
-    are.
-    """
+    """Where on a line these neurons must bend the answers: only where all they see is known. `error`: of the rows of
+    these layers. `neurons`: up to sign. Returns places, how far off they may be, and whose they are."""
     t, h = along_line(layers, line)
     z = h @ np.array([n.weights for n in neurons]).T + np.array([n.bias for n in neurons])
     at, piece, which = zeros(t, z)
@@ -107,10 +104,8 @@ def expected(
 
 
 class Confirmed(NamedTuple):
-    """How often each neuron should have been met on the lines searched, how often it was, and in how many settings.
-
-    A setting is which of the others are active: while it stays, a neuron of a deeper layer goes on straight, too.
-    """
+    """How often each neuron should have been met on the lines searched, how often it was, and in how many settings. A
+    setting is which of the others are active: while it stays, a neuron of a deeper layer goes on straight, too."""
 
     should: Int[np.ndarray, " N"]
     were: Int[np.ndarray, " N"]
@@ -139,10 +134,8 @@ def confirmed(layers: list[AffineMap], error: float, neurons: list[Neuron], line
 def deviations(
     layers: list[AffineMap], error: float, neurons: list[Neuron], lines: Sequence[Line]
 ) -> list[Float[np.ndarray, " M"]]:
-    """How far from where it was expected each neuron was met on these lines, in units of what it might be off.
-
-    Of an error that is overstated they are a small part of one.
-    """
+    """How far from where it was expected each neuron was met on these lines, in units of what it might be off. Of an
+    error that is overstated they are a small part of one."""
     out: list[list[float]] = [[] for _ in neurons]
     for line in lines if neurons else ():
         at, doubt, which = expected(layers, error, neurons, line)

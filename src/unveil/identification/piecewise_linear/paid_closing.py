@@ -31,10 +31,8 @@ class _Closed(NamedTuple):
 
 
 def close_on_paid(setup: Setup, state: Reading) -> Reading:
-    """With signs of the layer being read, and the network that ends behind it where that is the best so far.
-
-    Tried with what moves along no normal folded in, with hyperplanes that may be the layer's, and with both.
-    """
+    """With signs of the layer being read, and the network that ends behind it where that is the best so far. Tried with
+    what moves along no normal folded in, with hyperplanes that may be the layer's, and with both."""
     found, frame, before = state.found, state.frame, list(state.layers)
     best: _Closed | None = None
     why = state.why

@@ -82,10 +82,8 @@ class Behind:
 def doubt_of_sums(
     layers: Sequence[AffineMap], spreads: Sequence[np.ndarray], x: Float[np.ndarray, "N d"]
 ) -> Float[np.ndarray, "N q"]:
-    """Variance of what the last layer's neurons sum up; of inputs themselves none.
-
-    `layers`: as of `Behind`. `spreads`: as of `Behind`.
-    """
+    """Variance of what the last layer's neurons sum up; of inputs themselves none. `layers`: as of `Behind`. `spreads`:
+    as of `Behind`."""
     h, out = x, np.zeros_like(x)
     for depth, ((W, b), spread) in enumerate(zip(layers, spreads, strict=True)):
         out = (out * (h > 0) if depth else out) @ (W**2).T
@@ -102,10 +100,8 @@ def plane(
     g: Float[np.ndarray, "N p"],
     sigma: Float[np.ndarray, " N"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What solves `fixed theta = told` and, for most rows, `g theta = 0` within sigma.
-
-    Returns the solution, its covariance, and which rows it solves.
-    """
+    """What solves `fixed theta = told` and, for most rows, `g theta = 0` within sigma. Returns the solution, its
+    covariance, and which rows it solves."""
     g = g / sigma[:, None]
     weight = np.ones(len(g))
     for turn in range(12):

@@ -130,10 +130,8 @@ def suits_most(left: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"], most
 def sides_suiting_most(
     layers: list[AffineMap], rows: AffineMap, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]
 ) -> AffineMap:
-    """Rows and biases of neurons behind these layers, turned to the sides on which most answers need them.
-
-    What both sides of all of them send on is unique as long as there are no more of them than inputs to them.
-    """
+    """Rows and biases of neurons behind these layers, turned to the sides on which most answers need them. What both
+    sides of all of them send on is unique as long as there are no more of them than inputs to them."""
     z = after(layers, x) @ rows[0].T + rows[1]
     F = np.concatenate([np.maximum(z, 0), np.maximum(-z, 0), np.ones((len(x), 1))], axis=1)
     up, down = np.split(np.linalg.norm(suiting_most(F, y)[:-1], axis=1), 2)

@@ -151,10 +151,8 @@ def _last(found: LayerFound) -> bool:
 
 
 def contradicted(setup: Setup, state: Reading) -> Reading:
-    """With fresh points at which the network that ends behind this layer is wrong.
-
-    Queries: `FEWEST` or `how_many`; 0 where it explains exact answers that were paid for, or fails to explain others
-    """
+    """With fresh points at which the network that ends behind this layer is wrong. Queries: `FEWEST` or `how_many`; 0
+    where it explains exact answers that were paid for, or fails to explain others."""
     free, rng = setup.unbounded(state.frame), setup.probe.rng
     # In a box neurons are missed also where nothing lies behind the layer.
     last = not free and _last(state.found)
@@ -187,10 +185,8 @@ def contradicted(setup: Setup, state: Reading) -> Reading:
 
 
 def lines_to(setup: Setup, frame: Frame, wrong: Float[np.ndarray, "W n"]) -> list[Line]:
-    """Lines through these points, one each: there the neurons read so far explain nothing.
-
-    Queries: those of `line_search`
-    """
+    """Lines through these points, one each: there the neurons read so far explain nothing. Queries: those of
+    `line_search`."""
     if not len(wrong):
         return []
     base = frame.sample(len(wrong), setup.probe.rng)
@@ -233,10 +229,8 @@ def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:
 
 
 def _by_place(setup: Setup, frame: Frame) -> Setup:
-    """With rounding as large as line searches do not find for themselves: it differs from place to place.
-
-    Queries: `6 PLACES`
-    """
+    """With rounding as large as line searches do not find for themselves: it differs from place to place. Queries:
+    `6 PLACES`."""
     probe = setup.probe
     noise = by_place(probe.ask, frame.sample(PLACES, probe.rng), probe.noise, probe.rng, HOPEFUL)
     return setup._replace(probe=replace(probe, noise=noise))
@@ -307,10 +301,8 @@ def _widened(setup: Setup, frame: Frame, directions: Directions, start: Line) ->
 
 
 def _none_twice(setup: Setup, network: Network) -> Network:
-    """With neurons of a second hidden layer joined that were read twice, and all weights settled anew.
-
-    Along all directions the two would not do what they do along few, where errors of one make up for the other's.
-    """
+    """With neurons of a second hidden layer joined that were read twice, and all weights settled anew. Along all
+    directions the two would not do what they do along few, where errors of one make up for the other's."""
     if len(network.layers) < 3:
         return network
     log, size, rng = setup.log, setup.probe.noise.size, setup.probe.rng

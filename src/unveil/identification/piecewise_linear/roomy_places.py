@@ -57,9 +57,7 @@ def _roomiest(layers: list[AffineMap], neuron: Neuron, j: int, reach: float) -> 
 
 def least(layers: list[AffineMap], row: Float[np.ndarray, " k"], reach: float) -> Float[np.ndarray, " n"] | None:
     """A point at which a neuron behind these layers sees the least; None where there are too many neurons for a search.
-
-    `reach`: how far out the first layer's neurons may be, as their distance from the origin.
-    """
+    `reach`: how far out the first layer's neurons may be, as their distance from the origin."""
     (W, b), k = layers[0], len(row)
     if sum(len(bias) for _, bias in layers) > MOST:
         return None
@@ -110,9 +108,7 @@ class _Program:
 
     def encode(self, layers: list[AffineMap], begins: int) -> Float[np.ndarray, " k"]:
         """What the layers make of the first one's sums; the room ends where a neuron switches, but for one of the last.
-
-        Returns how much the last layer's neurons see of a step of length one, about.
-        """
+        Returns how much the last layer's neurons see of a step of length one, about."""
         at = len(layers[0][1])
         low, high, size = self.low[:at], self.high[:at], np.linalg.norm(layers[0][0], axis=1)
         sums, given = np.eye(at, self.count), np.zeros(at)

@@ -170,10 +170,8 @@ def _draw(state: SecondLayer) -> None:
 
 
 def _fewer(state: SecondLayer, fit: Fit) -> tuple[SecondLayer, Fit]:
-    """Without what has no share in the answers, and without second readings of one hyperplane.
-
-    Neurons that are much alike, as training can make them, stay: all answers paid for must be explained as before.
-    """
+    """Without what has no share in the answers, and without second readings of one hyperplane. Neurons that are much
+    alike, as training can make them, stay: all answers paid for must be explained as before."""
     share = np.linalg.norm(fit.solution[: len(state.found.rows)], axis=1)
     spare = [np.flatnonzero(share <= NOTHING * share.max())]
     spare += [np.array([i]) for i in _twins(state.found)]
@@ -189,10 +187,8 @@ def _fewer(state: SecondLayer, fit: Fit) -> tuple[SecondLayer, Fit]:
 
 
 def _unmet(state: SecondLayer, network: Network, off: Float[np.ndarray, " N"]) -> bool:
-    """Whether a network that explains all fresh answers fails on answers paid for, or on fresher ones.
-
-    Queries: `FEWEST`
-    """
+    """Whether a network that explains all fresh answers fails on answers paid for, or on fresher ones. Queries:
+    `FEWEST`."""
     rough = state.rough()
     wrong = validate(network, state.log.oracle, FEWEST, state.probe.rng, rough, state.fresh).wrong
     bad = np.flatnonzero(off >= rough)
@@ -232,10 +228,8 @@ def _towards(
 
 
 def _taken_in(state: SecondLayer) -> SecondLayer:
-    """Where all are active a normal is all there is to know, whether or not it was seen to go on far away.
-
-    Rows that are vague are left out: they are met again.
-    """
+    """Where all are active a normal is all there is to know, whether or not it was seen to go on far away. Rows that
+    are vague are left out: they are met again."""
     bent = state.found.bent
     state = replace(state, found=state.found.keep(state.found.straight.error < VAGUE))
     for i in np.argsort(bent.error, kind="stable"):

@@ -80,23 +80,15 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
 
 
 def sharpened(probe: Probe, frame: Frame, found: LayerFound, which: Sequence[int] | np.ndarray) -> LayerFound:
-    """With these rows measured again, where their hyperplane is far from all others and steps can be long.
-
-    Queries: those of a line search, and of `derivatives` at two points, per row
-    """
+    """With these rows measured again, where their hyperplane is far from all others and steps can be long. Queries:
+    those of a line search, and of `derivatives` at two points, per row."""
     measures: dict[int, _Measure] = dict.fromkeys(map(int, which), _whole_normal)
     again = _met_again(probe, _Room(probe.rng, frame, found.straight), measures)
     return found.with_rows(found.straight.replaced(again))
 
 
 class _Room:
-    """Where each hyperplane is far from all others.
-
-    Args:
-        rng: Draws places.
-        frame: The coordinates.
-        planes: All hyperplanes.
-    """
+    """Where each hyperplane is far from all others. `frame`: the coordinates. `planes`: all hyperplanes."""
 
     def __init__(self, rng: np.random.Generator, frame: Frame, planes: Hyperplanes) -> None:
         self.rng, self.frame, self.planes = rng, frame, planes
@@ -191,10 +183,8 @@ def _whole_normal(probe: Probe, frame: Frame, met: _Crossing) -> _Normal | None:
 
 
 def _two_sides(probe: Probe, frame: Frame, met: _Crossing, along: Float[np.ndarray, "d q"] | None) -> _Normal | None:
-    """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides.
-
-    `along`: the first column is the normal as it is known; None: all coordinates.
-    """
+    """The normal, and how slopes change, along the columns or all coordinates, from slopes on both sides. `along`: the
+    first column is the normal as it is known; None: all coordinates."""
     both = np.stack([met.at - met.step, met.at + met.step])
     steps = frame if along is None else across(frame.V @ along)
     slope, blur = derivatives(probe, steps, both, np.full(2, met.reach / 3))

@@ -151,10 +151,8 @@ def _middles(line: Line) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray
 
 
 def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:
-    """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see.
-
-    Rounding is taken at its largest: in many layers it differs from place to place. Queries: `6 PLACES`.
-    """
+    """Asks in the coordinates of what the neurons of a first layer, no more than inputs, see. Rounding is taken at its
+    largest: in many layers it differs from place to place. Queries: `6 PLACES`."""
     after = frame.after(*layer)
     d = after.d
 
@@ -169,10 +167,8 @@ def among_values(probe: Probe, frame: Frame, layer: AffineMap) -> Probe:
 def by_place(
     ask: Ask, x: Float[np.ndarray, "N d"], noise: Rounding, rng: np.random.Generator, less: float = 1.0
 ) -> Rounding:
-    """Rounding as it is at nearly all of these places, by second differences of answers close to each other.
-
-    `less`: by what factor too small is no matter, as for a search that looks for itself. Queries: `6 N`.
-    """
+    """Rounding as it is at nearly all of these places, by second differences of answers close to each other. `less`: by
+    what factor too small is no matter, as for a search that looks for itself. Queries: `6 N`."""
     step = rng.standard_normal(x.shape)
     step *= CLOSE * noise.size / np.linalg.norm(step, axis=1, keepdims=True)
     rows = x[:, None] + np.arange(-2.5, 3)[:, None] * step[:, None]

@@ -96,9 +96,7 @@ class Traced:
 
 def first_sums(probe: Probe, frame: Frame) -> tuple[Probe, Frame, Frame]:
     """What the first layer's neurons sum up as inputs: how they are asked, where all are positive, and at usual inputs.
-
-    `probe`: asks inputs. `frame`: where all neurons of the first layer are active.
-    """
+    `probe`: asks inputs. `frame`: where all neurons of the first layer are active."""
     d = frame.d
     stretch = float(np.linalg.norm(frame.lift)) / np.sqrt(d)
     noise = probe.noise
@@ -198,9 +196,7 @@ def _through(usual: Frame, rng: np.random.Generator) -> Lines:
 
 def _across(probe: Probe, behind: Behind, layer: AffineMap, wrong: np.ndarray, right: np.ndarray) -> Lines:
     """Short lines across where the layer begins to be wrong, between points at which much the same neurons are active.
-
-    Queries: those of `steady_of_few` at `LINES` points, `HALVINGS` times
-    """
+    Queries: those of `steady_of_few` at `LINES` points, `HALVINGS` times."""
     start, there = wrong[probe.rng.integers(len(wrong), size=LINES)], behind.see(right).pattern
     end = right[[int((there != one).sum(axis=1).argmin()) for one in behind.see(start).pattern]]
     for _ in range(HALVINGS):
@@ -346,9 +342,7 @@ def _derivative(probe: Probe, behind: Behind, x: np.ndarray, radius: float) -> S
 
 def _last(probe: Probe, frame: Frame, state: Traced) -> bool:
     """Whether the answers are a linear function of the last layer's values, but for few where a neuron is missing.
-
-    Queries: `3 k + 60`
-    """
+    Queries: `3 k + 60`."""
     k = len(state.layers[-1][1])
     x = frame.sample(3 * k + 60, probe.rng)
     y = probe.ask(x)

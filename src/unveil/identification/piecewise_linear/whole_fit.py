@@ -33,9 +33,7 @@ POOL = 2000
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:
     """With all weights, or those behind the first layer, fitted at once along a few directions where that is cheap.
-
-    Else each to its last digits. Queries: `ANSWERS` per parameter, or those of `finish`.
-    """
+    Else each to its last digits. Queries: `ANSWERS` per parameter, or those of `finish`."""
     network = state.network
     if network is None:
         return state if state.over else replace(state, network=_affine(setup))
@@ -73,10 +71,8 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
 def _spread_answers(
     setup: Setup, network: Network, first: int
 ) -> tuple[Float[np.ndarray, "N n"], Float[np.ndarray, "N m"]]:
-    """Fresh answers on both sides of every neuron, for a fit of the layers from the `first` on.
-
-    Queries: `ANSWERS` per parameter
-    """
+    """Fresh answers on both sides of every neuron, for a fit of the layers from the `first` on. Queries: `ANSWERS` per
+    parameter."""
     count, rng = ANSWERS * parameters(Network(network.layers[first:])) / network.m, setup.probe.rng
     x = setup.oracle.sample(int(count), rng)
     x = both_sides(network, x * rng.choice(SCALES, size=(len(x), 1)), first)
@@ -85,9 +81,7 @@ def _spread_answers(
 
 def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | None:
     """The first layer that a fit moves, of a network read along few directions or one that begins wider than its input.
-
-    None where no fit is worth its answers.
-    """
+    None where no fit is worth its answers."""
     if len(network.layers) < 3:
         return None
     if network.layers[0].neurons > network.n:
@@ -102,10 +96,8 @@ def _first_that_moves(setup: Setup, state: Reading, network: Network) -> int | N
 
 
 def fit_is_cheap(setup: Setup, state: Reading, unknowns: int, most: float = PRODUCTS) -> bool:
-    """Whether answers for that are few beside what the first layer's weights along all other inputs take.
-
-    `unknowns`: numbers to be fitted. `most`: products of an answer and such a number at most.
-    """
+    """Whether answers for that are few beside what the first layer's weights along all other inputs take. `unknowns`:
+    numbers to be fitted. `most`: products of an answer and such a number at most."""
     first, m = state.first, setup.probe.m
     count = int(ANSWERS * unknowns / m)
     few = first is not None and count <= CHEAP * setup.inputs * len(first.rows) / m

@@ -85,10 +85,8 @@ def stations(
 def _tell(
     network: Network, z: Float[np.ndarray, "T k"], active: Int[np.ndarray, "T g"], size: Float[np.ndarray, " k"]
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
-    """How far nothing switches, and how well answers tell what the active neurons see.
-
-    `z`: preactivations of the first layer at each place. `active`: which of them are positive.
-    """
+    """How far nothing switches, and how well answers tell what the active neurons see. `z`: preactivations of the first
+    layer at each place. `active`: which of them are positive."""
     room = (np.abs(z) / size).min(axis=1)
     h, J = np.maximum(z, 0), None
     rows = network.layers[0].dense()[active] if len(network.layers) > 2 else np.zeros((0, 1, 1))

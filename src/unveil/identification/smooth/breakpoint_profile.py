@@ -52,10 +52,7 @@ class Profile(NamedTuple):
 
 
 def profile(oracle: Oracle, base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"]) -> Profile:
-    """Answers from base along a direction, where they bend; none where they do not.
-
-    Queries: 69
-    """
+    """Answers from base along a direction, where they bend; none where they do not. Queries: 69."""
 
     def ask(s: np.ndarray) -> np.ndarray:
         return oracle(oracle.nearest(base + s[:, None] * direction))

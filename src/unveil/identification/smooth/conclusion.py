@@ -74,10 +74,8 @@ def ask(oracle: Oracle, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N m"]
 
 
 def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Polished:
-    """Least squares on all parameters at fresh points, without neurons that the answers do not call for.
-
-    Queries: `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy.
-    """
+    """Least squares on all parameters at fresh points, without neurons that the answers do not call for. Queries:
+    `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy."""
     spread = 4 if noise > 1e-10 else 1
     count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
     x = fit_points(oracle, network, count, rng)
@@ -131,10 +129,8 @@ class _HeldOut(NamedTuple):
 
 
 def _held_out(network: Network, oracle: Oracle, noise: float, rng: np.random.Generator) -> _HeldOut:
-    """Fresh points, a fifth of them further out. Answers there that have lost all digits say nothing.
-
-    Queries: `HELD_OUT`
-    """
+    """Fresh points, a fifth of them further out. Answers there that have lost all digits say nothing. Queries:
+    `HELD_OUT`."""
     distance = np.ones(HELD_OUT)
     distance[: len(FURTHER) * _FURTHER] = np.repeat(FURTHER, _FURTHER)
     x = oracle.nearest(distance[:, None] * oracle.sample(HELD_OUT, rng))

@@ -215,10 +215,7 @@ def _lively(
     oracle: Oracle, basis: Float[np.ndarray, "k n"], radius: float, count: int, noise: float, rng: np.random.Generator
 ) -> Float[np.ndarray, "p n"]:
     """Points of the given preactivation spread at which the function bends, spread over the directions in which it
-    does.
-
-    Queries: `36 count`
-    """
+    does. Queries: `36 count`."""
     r = len(basis)
     if oracle.within is not None:
         return inner_points(oracle, count, rng)

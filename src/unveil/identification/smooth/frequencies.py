@@ -163,9 +163,7 @@ def looks_periodic(oracle: Oracle, rng: np.random.Generator) -> bool:
 
 def typical_frequency(oracle: Oracle, basis: Float[np.ndarray, "r n"], rng: np.random.Generator) -> float:
     """Root mean square frequency of the answers along directions of the basis, by their slopes; 0 if they are constant.
-
-    Queries: 256
-    """
+    Queries: 256."""
     step = 1e-3
     along = rng.standard_normal((128, len(basis)))
     along /= np.linalg.norm(along, axis=1, keepdims=True)
@@ -220,10 +218,8 @@ def waves_on_a_line(
 
 
 def agreed(lines: list[Waves], length: float) -> Waves:
-    """The waves of several lines: the same frequency, up to sign, with the same amplitude is one wave.
-
-    Returns waves in little doubt or seen on two lines, the strongest first.
-    """
+    """The waves of several lines: the same frequency, up to sign, with the same amplitude is one wave. Returns waves in
+    little doubt or seen on two lines, the strongest first."""
     every = Waves.joined(lines)
     frequencies, amplitudes, doubts = every.frequencies, every.amplitudes, every.doubts
     free = np.ones(len(every), dtype=bool)

@@ -21,11 +21,7 @@ class Behind(OracleWrapper):
     """The network without its first layer, of no more neurons than inputs: it takes that layer's outputs.
 
     A question is turned into the input at which the layer has these outputs. The box is what the activation reaches
-    where it rises.
-
-    Args:
-        oracle: The whole network.
-        layer: Its first layer.
+    where it rises. `oracle`: the whole network. `layer`: its first layer.
     """
 
     def __init__(self, oracle: Oracle, layer: FirstLayer) -> None:

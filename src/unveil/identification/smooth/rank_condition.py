@@ -198,10 +198,8 @@ class _Search(NamedTuple):
 
 
 def _at_lowest_rank(told: Slopes, found: Condition, search: _Search) -> Condition:
-    """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger.
-
-    Such a neuron is the one without which the others have a lower rank; it begins anew while the others stay.
-    """
+    """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger. Such a neuron is
+    the one without which the others have a lower rank; it begins anew while the others stay."""
     while found.rank > search.least and (divided := _Divided.of(told, found.layer)) is not None:
         left = [np.linalg.svd(np.delete(divided.unit, i, axis=1), compute_uv=False) for i in range(told.k)]
         falls = [float(values[found.rank - 1] / values[found.rank - 2]) for values in left]
@@ -276,10 +274,8 @@ class _Divided(NamedTuple):
 def refined(
     told: Slopes, start: Layer, rank: int, free: Bool[np.ndarray, "k k"], steps: int = _STEPS
 ) -> Condition | None:
-    """Least squares for what lies behind the rank, the span itself projected out.
-
-    `start`: the layer to begin with. `rank`: the next layer's width. `free`: which of the weights move; all shifts do.
-    """
+    """Least squares for what lies behind the rank, the span itself projected out. `start`: the layer to begin with.
+    `rank`: the next layer's width. `free`: which of the weights move; all shifts do."""
     k, outputs = told.k, told.g.shape[2]
     every = np.concatenate([start.dense().ravel(), start.bias])
     moving = np.flatnonzero(np.append(free.ravel(), np.ones(k, dtype=bool)))

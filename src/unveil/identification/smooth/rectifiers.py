@@ -101,10 +101,8 @@ SAME = 1e-6  # sine of the angle below which two jumps are the same neuron's
 
 
 def looks_rectified(oracle: Oracle, rng: np.random.Generator) -> bool:
-    """Whether answers grow in proportion to the distance along most rays, but not as a linear function would.
-
-    Queries: 96
-    """
+    """Whether answers grow in proportion to the distance along most rays, but not as a linear function would. Queries:
+    96."""
     if oracle.within is not None or oracle.dtype != np.float64:
         return False
     rays = rng.standard_normal((24, oracle.n))
@@ -143,10 +141,8 @@ def breakpoint_directions(
 
 
 def independent(known: Float[np.ndarray, "k n"], seen: Int[np.ndarray, " k"]) -> list[int]:
-    """Linearly independent directions among those met twice, the most often met first.
-
-    With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
-    """
+    """Linearly independent directions among those met twice, the most often met first. With few neurons a deeper one
+    may by chance jump the same way twice; it is a combination of the first layer's."""
     kept: list[int] = []
     span = np.empty((0, known.shape[1]))
     for i in np.argsort(-seen, kind="stable"):
@@ -159,10 +155,8 @@ def independent(known: Float[np.ndarray, "k n"], seen: Int[np.ndarray, " k"]) ->
 
 
 def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
-    """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart.
-
-    The half circle is random, and so is the direction of the slopes that are compared.
-    """
+    """Directions in which the gradient jumps along a half circle, one for each breakpoint that could be told apart. The
+    half circle is random, and so is the direction of the slopes that are compared."""
     n = oracle.n
     frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
     along = rng.standard_normal(n)
@@ -253,9 +247,7 @@ def _believed(
     rng: np.random.Generator,
 ) -> dict[str, Fit]:
     """What two places on breakpoint i say alike, for each activation; a deeper neuron's breakpoint may lie at one.
-
-    Places are looked at until the activation that fits best is among these.
-    """
+    Places are looked at until the activation that fits best is among these."""
     said: dict[str, list[Fit]] = {each.name: [] for each in activations}
     told: dict[str, Fit] = {}
     for base in _places(oracle, directions, i, rng):
@@ -298,10 +290,7 @@ def _places(
     oracle: Oracle, directions: Float[np.ndarray, "k n"], i: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "p n"]:
     """Points on breakpoint i, far from all others, at which it shows most: where the next layer rests, it does not at
-    all.
-
-    Queries: 72
-    """
+    all. Queries: 72."""
     others = np.delete(directions, i, axis=0)
     rays = rng.standard_normal((512, oracle.n))
     rays -= np.outer(rays @ directions[i], directions[i])
@@ -316,10 +305,8 @@ def _places(
 
 
 def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.ndarray:
-    """Which way round each neuron is: at rest, moving its preactivation alone moves nothing.
-
-    Queries: 48 for each neuron.
-    """
+    """Which way round each neuron is: at rest, moving its preactivation alone moves nothing. Queries: 48 for each
+    neuron."""
     k = len(layer.shifts)
     back = np.linalg.pinv(layer.weights)  # column i moves preactivation i alone
     signs = np.ones(k)

@@ -118,10 +118,7 @@ class Fitting(Run):
         return self._judged()
 
     def _fit(self) -> None:
-        """Students, rounds, the best one slimmed.
-
-        Queries: those of `_left` at most
-        """
+        """Students, rounds, the best one slimmed. Queries: those of `_left` at most."""
         self._ask_more(self._first_count())
         if not len(self.told.x):
             self.why.append("The budget left no questions to fit to.")
@@ -187,13 +184,7 @@ class Fitting(Run):
 
     def _slim(self, network: Network, *, spare: bool = False) -> Network:
         """Without the neurons that it does not need, as far as the work allows; the same where that makes it worse.
-
-        Args:
-            network: Nearly right.
-            spare: Only those whose work the others can do as they are.
-
-        Queries: `0`
-        """
+        `network`: nearly right. `spare`: only those whose work the others can do as they are."""
         # Of many parameters most are the first layer's, and these stay.
         first = int(parameters(network) > MANY and len(network.layers) > 2)
         there = len(self.told.x)
@@ -290,9 +281,7 @@ class Fitting(Run):
 
     def _noise(self) -> float:
         """Deviation of the answers' errors; where they bend everywhere behind what was read, less than they vary.
-
-        Queries: those of `answers_noise`, and of `rounding` behind layers without a network
-        """
+        Queries: those of `answers_noise`, and of `rounding` behind layers without a network."""
         noise, known = answers_noise(self.oracle, self.rng), self.method.known
         if self.oracle.uneven is None and known.layers and known.network is None and self.method.activation == "relu":
             x = self.oracle.sample(rows_for(self.oracle.resolution), self.rng)
@@ -335,10 +324,8 @@ class Fitting(Run):
         return right
 
     def _judged(self) -> Identification:
-        """What came out, held against answers that nothing was chosen by.
-
-        Queries: `JUDGED`, and the examples, `GIVEN` at most
-        """
+        """What came out, held against answers that nothing was chosen by. Queries: `JUDGED`, and the examples, `GIVEN`
+        at most."""
         if self.best is None:
             return self.end(Outcome.budget_ended)
         network, outcome, error = self.best, Outcome.approximate, np.inf

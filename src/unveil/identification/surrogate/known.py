@@ -65,9 +65,7 @@ def widened(
     known: Known, extra: int, x: Float[np.ndarray, "N n"], rng: np.random.Generator
 ) -> tuple[list[Layer], tuple[np.ndarray, np.ndarray] | None]:
     """The layers known and the rows of the next one, with free neurons in each layer for those that were missed.
-
-    `known`: what was read. `extra`: free neurons per layer. `x`: inputs, through which their hyperplanes pass.
-    """
+    `known`: what was read. `extra`: free neurons per layer. `x`: inputs, through which their hyperplanes pass."""
     layers: list[Layer] = []
     h, added = x, 0
     for layer in known.layers:
@@ -82,10 +80,8 @@ def widened(
 
 
 def with_free(network: Network, extra: int, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Network:
-    """The same function, with free neurons in every hidden layer that send nothing on yet.
-
-    `extra`: free neurons per layer. `x`: inputs, through which their hyperplanes pass.
-    """
+    """The same function, with free neurons in every hidden layer that send nothing on yet. `extra`: free neurons per
+    layer. `x`: inputs, through which their hyperplanes pass."""
     layers, _ = widened(Known(network.layers[:-1]), extra, x, rng)
     last = network.layers[-1]
     out = Layer(np.pad(last.dense(), ((0, 0), (0, extra))), last.bias, last.activation)

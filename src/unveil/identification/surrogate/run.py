@@ -82,9 +82,7 @@ class Run:
 
 def errors(told: Float[np.ndarray, "N m"], y: Float[np.ndarray, "N m"]) -> dict[str, Any]:
     """Errors of a network, the largest over its outputs at each input, relative to the deviation of the answers.
-
-    `told`: what the network says.
-    """
+    `told`: what the network says."""
     spread = float((y - y.mean(axis=0)).std()) or 1.0
     off = np.abs(told - y).max(axis=1) / spread
     out = {name: float(np.quantile(off, q)) for name, q in QUANTILES.items()}
