@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_net
+from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.label_crossings import Side
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels import deep_reading, label_reading
@@ -19,10 +19,11 @@ from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_reading import DeepReading
 from unveil.identification.from_labels.faces import Precision
-from unveil.identification.from_labels.foretold import FAR
+from unveil.identification.from_labels.foretold import FAR, foretold_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.label_reading import LabelReading
 from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.reservations import active_everywhere, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -264,3 +265,30 @@ def test_points_close_to_a_boundary_are_as_far_as_weights_are_inexact() -> None:
         off.append(np.abs(x[:, 0]))
     assert (off[0] < 1e-5).all()
     assert np.allclose(off[1], 100 * off[0], rtol=1e-3)
+
+
+def fitted_from_beside(seed: int, affine: float) -> tuple[float, float]:
+    """Largest error of a weight vector after a fit of all numbers to inexact points, and the standard error stated."""
+    rng = np.random.default_rng(seed)
+    oracle = uv.as_oracle(lambda x: x[:, 0] > 0, shape=12, answers="labels")
+    pool = Pool(Side(chart := Chart(oracle, np.zeros(12), 1.0, None)), chart, 1.0, np.empty((0, 12)), rng)
+    inner, outer = rng.standard_normal((4, 12)), rng.standard_normal((3, 4))
+    linear, classes = affine * rng.standard_normal((3, 12)), np.arange(3)
+    truth = LabelModel(inner, rng.standard_normal(4), outer, linear, np.zeros(3), classes, activation("relu"))
+    # No class is the largest everywhere.
+    truth = replace(truth, offset=-truth.logits(pool.sample(1000, rng)).mean(axis=0))
+    at = foretold_crossings(truth, pool, chart, 4 * truth.parameters, rng)
+    assert np.abs(truth.distances(at)).max() < 1e-12
+    at = replace(at, x=at.x + 1e-7 * rng.standard_normal((len(at), 1)) * at.along)
+    beside = truth.moved(1e-5 * rng.standard_normal(truth.derivatives(at).shape[1]))
+    fit, error = polish_many(beside, at, rng)
+    one, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (fit.model.inner, inner))
+    return float(np.linalg.norm(one - other, axis=1).max()), error
+
+
+@pytest.mark.parametrize("affine", [0.0, 0.3])
+def test_many_numbers_fitted_at_once_are_as_exact_as_is_stated(affine: float) -> None:
+    told = [fitted_from_beside(seed, affine) for seed in range(24)]
+    assert_rate([error <= 3 * stated for error, stated in told], 0.9, told)
+    # Started from 1e-5: what was fitted is better, and what is stated no mere bound.
+    assert_rate([stated < 2e-6 and stated < 5 * error for error, stated in told], 0.9, told)

@@ -27,6 +27,9 @@ EACH = 12
 OFF = 1e-6
 """How far off these may be, relative to their size."""
 
+HALVED = 26
+"""Bisections on a model's own boundary, before one Newton step."""
+
 
 def telling_crossings(
     model: Boundaries, pool: Pool, count: int, rng: np.random.Generator, met: Crossings | None = None
@@ -118,7 +121,7 @@ def crossings_beside(
 def _crossed(model: Boundaries, chart: Chart, low: np.ndarray, high: np.ndarray) -> Crossings:
     """Where a model's label changes first on segments, those of them that are legal."""
     before, after = model.labels(low), model.labels(high)
-    for _ in range(52):
+    for _ in range(HALVED):
         middle = (low + high) / 2
         here = model.labels(middle)
         inside = here == before
@@ -128,7 +131,11 @@ def _crossed(model: Boundaries, chart: Chart, low: np.ndarray, high: np.ndarray)
     gradient = model.gaps(found)[1]
     steep = np.linalg.norm(gradient, axis=1)
     found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
-    return found[np.flatnonzero((steep > 0) & (chart.margin(found.x) > 1e-3))]
+    bracket = np.linalg.norm(high - low, axis=1)
+    rows = np.flatnonzero((steep > 0) & (chart.margin(found.x) > 1e-3))
+    there = on_model_boundary(model, found[rows])
+    # Further off there is a bend in between.
+    return there[np.flatnonzero(np.linalg.norm(there.x - found.x[rows], axis=1) <= bracket[rows])]
 
 
 def on_model_boundary(model: Boundaries, at: Crossings) -> Crossings:

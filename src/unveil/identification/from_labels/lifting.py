@@ -15,7 +15,7 @@ from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
-from unveil.identification.from_labels.polish import polish, uncertainty
+from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
 
 STEPS = 6
@@ -39,10 +39,11 @@ AIM = 0.7
 """Share of the accuracy wanted at which it is aimed: the largest of many errors counts."""
 
 SHORT = 100.0
-"""Weights known so many times less exactly than was wanted make a result approximate."""
+"""Weights known so many times less exactly than was wanted, or than inputs have digits, make a result approximate."""
 
-MANY, POINTS, OFF = 3_000, 2, 8
-"""Numbers fitted at once, at most; boundary points for each; digits that points may lie off the boundaries then."""
+POINTS, LEAST, OFF, PORTION = 1.5, 1.1, 8, 1_000
+"""Boundary points for each number in a fit of all of them, and how many must be there; digits that these may lie off
+the boundaries then; how many are foretold at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +55,20 @@ class Lifted:
         unconfirmed: Directions whose weights did not foretell the shifts of further points.
         missed: Share of fresh boundary points that are not where it foretells them.
         reached: Standard error of the weight vectors, relative, as far as the last digit of an input lets it be.
+        digits: How exactly a point can be placed.
     """
 
     model: LabelModel
     unconfirmed: int
     missed: float
     reached: float = 0.0
+    digits: float = 0.0
 
     def doubts(self, accuracy: float) -> list[str]:
         """What is said of weights that are not as exact as was wanted."""
         if self.unconfirmed:
             return [f"Weights along {self.unconfirmed} directions were not confirmed."]
-        if self.reached > SHORT * accuracy:
+        if self.reached > SHORT * max(accuracy, self.digits):
             return [f"Inputs have too few digits: weights are known to {3 * self.reached:.0e} at best."]
         return []
 
@@ -152,19 +155,18 @@ class Lift:
 
     def fitted(self, lifted: Lifted) -> Lifted:
         """All numbers fitted at once to boundary points all over the inputs; unchanged where that makes nothing better.
-        Queries: about 10 for each of twice as many points as there are numbers."""
-        model, chart = lifted.model, self.all
-        if model.parameters > MANY:
+        Single directions are read along short moves, which coarse answers hardly tell. Queries: about 15 a number."""
+        model, chart, pool = lifted.model, self.all, self.fresh_pool()
+        need = int(POINTS * model.parameters)
+        parts = [foretold_crossings(model, pool, chart, PORTION, self.rng) for _ in range(0, need, PORTION)]
+        at = Crossings.joined(parts)[slice(0, need)]
+        long = np.linalg.norm(at.x, axis=1)
+        found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits * np.maximum(long, 1.0), grow=2)
+        if len(rows) < max((1 - MISSED) * len(at), LEAST * model.parameters):
             return lifted
-        at = foretold_crossings(model, self.fresh_pool(), chart, POINTS * model.parameters, self.rng)
-        found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits, grow=1)
-        if len(found) < model.parameters or len(rows) < (1 - MISSED) * len(at):
+        fit, reached = polish_many(model, found, self.rng)
+        if not fit.rms < OFF * chart.digits * max(float(np.median(long)), 1.0):
             return lifted
-        fit = polish(model, found)
-        long = float(np.median(np.linalg.norm(found.x, axis=1)))
-        if not fit.rms < OFF * chart.digits * max(long, 1.0):
-            return lifted
-        reached = uncertainty(fit.model, found, fit.rms, Crossings.none(chart.n), 1.0)
         return replace(lifted, model=fit.model, reached=reached) if reached < lifted.reached else lifted
 
     def _confirmed(
@@ -367,7 +369,7 @@ class Lift:
         lifted = replace(model, inner=inner, affine=affine)
         at = foretold_crossings(lifted, self.fresh_pool(), self.all, TRIED, self.rng)
         there = cross_near(self.side, *at.expected, self._slack(at), np.inf)[1]
-        return Lifted(lifted, unconfirmed, 1 - len(there) / max(len(at), 1))
+        return Lifted(lifted, unconfirmed, 1 - len(there) / max(len(at), 1), digits=self.all.digits)
 
     def _slack(self, at: Crossings) -> Float[np.ndarray, " N"]:
         """How far boundary points may lie from where weights as exact as wanted foretell them."""

@@ -122,23 +122,26 @@ class LabelModel(Boundaries):
         gradient = (weight * self.phi.slope(sums)) @ self.inner + affine
         return gap + self.offset[one] - self.offset[two], gradient
 
-    def derivatives(self, at: Crossings) -> Float[np.ndarray, "N P"]:
-        """Derivatives of the gap by (inner | bias), (outer | offset) and the affine part where there is one."""
+    def factors(self, at: Crossings) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What derivatives of the gap are products of.
+
+        Those by (inner | bias) are products of the first, (N, k), and the last, (N, d + 1); those by (outer | offset),
+        and by the affine part where there is one, of the third, (N, c), 1 and -1 at the two classes, and the second.
+        """
         one, two = self.rows(at.before), self.rows(at.after)
-        weight = self.outer[one] - self.outer[two]
         sums = at.x @ self.inner.T + self.bias
-        hidden, slope = self.phi.value(sums), self.phi.slope(sums)
-        points, count = np.arange(len(at)), len(self.classes)
         extended = np.concatenate([at.x, np.ones((len(at), 1))], axis=1)
-        parts = [flat((weight * slope)[:, :, None] * extended[:, None, :])]
-        values = np.concatenate([hidden, np.ones((len(at), 1))], axis=1)
+        values = np.concatenate([self.phi.value(sums), np.ones((len(at), 1))], axis=1)
         if self.affine.any():
             values = np.concatenate([values, at.x], axis=1)
-        last = np.zeros((len(at), count, values.shape[1]))
-        last[points, one] += values
-        last[points, two] -= values
-        parts.append(flat(last))
-        return np.concatenate(parts, axis=1)
+        classes = np.eye(len(self.classes))
+        return (self.outer[one] - self.outer[two]) * self.phi.slope(sums), values, classes[one] - classes[two], extended
+
+    def derivatives(self, at: Crossings) -> Float[np.ndarray, "N P"]:
+        """Derivatives of the gap by (inner | bias), (outer | offset) and the affine part where there is one."""
+        weight, values, apart, extended = self.factors(at)
+        first, last = weight[:, :, None] * extended[:, None, :], apart[:, :, None] * values[:, None, :]
+        return np.concatenate([flat(first), flat(last)], axis=1)
 
     def linearised(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N P"]]:
         """Distances and their derivatives, in the order of `derivatives`."""
