@@ -457,3 +457,24 @@ def test_what_is_no_number_is_said_in_words(given: object) -> None:
     ):
         with pytest.raises(uv.BadInput):
             ask()
+
+
+def test_no_output_within_the_tolerance_is_nearer_than_the_bound() -> None:
+    """Also where no input gives the wanted output exactly: what is off by nearly the tolerance counts as well."""
+    told = 0
+    for seed in range(40):
+        rng = np.random.default_rng([seed, 7])
+        sizes = [3, 4, 3, 4]
+        layers = [(rng.standard_normal((q, p)), 0.3 * rng.standard_normal(q)) for p, q in pairwise(sizes)]
+        network = Network.from_weights(layers)
+        z, tolerance = rng.uniform(0, 1, 3), 1e-2
+        y = network(z) + 0.98 * tolerance * rng.choice([-1.0, 1.0], 4)
+        goal = np.clip(z + 0.05 * rng.standard_normal(3), 0, 1)
+        found = inputs_of(network, y, near=goal, tolerance=tolerance)
+        assert found.verdict == "found", seed
+        assert found.bound is not None, seed
+        assert found.distance is not None, seed
+        assert found.bound <= np.abs(z - goal).sum() + 1e-9, seed
+        assert found.bound <= found.distance + 1e-9, seed
+        told += found.complete and found.bound > 1e-3
+    assert told >= 20

@@ -91,7 +91,7 @@ def test_bad_networks_and_inputs_are_refused_with_what_was_wrong() -> None:
         (lambda: network(np.empty((0, 3))), "no input"),
         (lambda: network.features(np.ones(3), 2), "layers 0 to 1"),
         (lambda: network.after(1), "last one"),
-        (lambda: activation("swish"), "no activation called"),
+        (lambda: activation("prelu"), "no activation called"),
         (lambda: Convolution(np.ones((2, 2, 3, 3)), (3, 8, 8)), "kernel"),
         (lambda: Convolution(np.ones((1, 3, 9, 9)), (3, 8, 8)), "does not fit"),
         (lambda: Convolution(np.ones((1, 3, 3, 3)), (3, 8, 8), (1, 1), (10**9,) * 4), "at most"),

@@ -356,6 +356,11 @@ RECTIFIERS = ("softplus", "gelu", "silu", "gelu_tanh", "elu", "selu", "mish")
 SMOOTH = (*SIGMOIDAL, *RECTIFIERS, "hardswish", "sin")
 """What a network may have whose answers curve; `identify` looks for these where no activation is given."""
 
+_ALSO_CALLED = {
+    "relu6": "clip(0.0,6.0)", "hardtanh": "clip(-1.0,1.0)", "hardsigmoid": f"hard_sigmoid({1 / 6!r},0.5)",
+    "swish": "silu", "logistic": "sigmoid",
+}  # fmt: skip
+
 _FAMILIES: dict[str, tuple[Callable[..., Activation], int]] = {
     "leaky_relu": (leaky_relu, 1),
     "elu": (elu, 1),
@@ -370,6 +375,7 @@ def activation(name: str) -> Activation:
     Raises:
         BadInput: No activation of that name.
     """
+    name = _ALSO_CALLED.get(name, name)
     if name in ACTIVATIONS:
         return ACTIVATIONS[name]
     family, _, rest = name.partition("(")

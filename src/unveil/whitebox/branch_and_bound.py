@@ -14,6 +14,9 @@ from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.network import Network
 from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
 
+INSIDE = 0.99
+"""Share of the tolerance by which the nearest input of a part may be off, so that rounding does not take it away."""
+
 
 class Search(Protocol):
     """What branch and bound asks of a search for an input, and where it keeps what it found."""
@@ -72,8 +75,19 @@ class Regions:
                 split = relaxation.worst(found.v, part)
                 if split is None or depth % 8 == 0:
                     search.offer(search.polished(x))
-                if search.off <= search.tolerance:
-                    return "found", 0.0, False
+            if split is None and search.off > search.tolerance:
+                # No neuron is left to split at: then the output alone may be missed, by no more than the least.
+                within = relaxation.constraints(part, soft=False)
+                found = minimise(relaxation.miss(), within)
+                search.spent += 1
+                if found is not None:
+                    at_least = bound(relaxation.miss(), within, found.multipliers)
+                    search.offer(found.v[: self.network.n])
+                if at_least > self.tolerance:
+                    least = min(least, at_least)
+                    continue
+            if search.off <= search.tolerance:
+                return "found", 0.0, False
             if split is None:
                 exact = False  # neither closed nor open: too near to the tolerance to tell
                 continue
@@ -99,21 +113,26 @@ class Regions:
             if search.spent >= search.budget:
                 return min(queue[0][0], closed), False
             above, _, part = heapq.heappop(queue)
-            within = _with_distance(relaxation.constraints(part, soft=False), goal, self.tolerance / 2)
+            rows = relaxation.constraints(part, soft=False)
+            within = _with_distance(rows, goal, self.tolerance)
             found = minimise(cost, within)
             search.spent += 1
             if found is None:
                 # The solver says there is no point; a bound on the miss has to say so, too.
                 soft = relaxation.constraints(part)
-                other = minimise(relaxation.miss(), soft)
-                if other is None or bound(relaxation.miss(), soft, other.multipliers) <= 0:
-                    closed = min(closed, above)
-                continue
-            at_least = max(above, bound(cost, within, found.multipliers))
-            x = found.v[:n]
-            search.offer(x, distance=True)
-            split = relaxation.worst(found.v[:size], part)
+                found = minimise(relaxation.miss(), soft)
+                if found is not None and bound(relaxation.miss(), soft, found.multipliers) > self.tolerance:
+                    continue
+                at_least = above
+            else:
+                at_least = max(above, bound(cost, within, found.multipliers))
+                search.offer(found.v[:n], distance=True)
+            split = None if found is None else relaxation.worst(found.v[:size], part)
             if split is None:
+                # What just meets the tolerance may miss it by a rounding.
+                inner = minimise(cost, _with_distance(rows, goal, INSIDE * self.tolerance))
+                if inner is not None:
+                    search.offer(inner.v[:n], distance=True)
                 closed = min(closed, at_least)
                 continue
             for half in halved(self.network, *self.box, part, split):

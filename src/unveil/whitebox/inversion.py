@@ -131,7 +131,8 @@ class Inversion:
         tolerance: By how much features may be off, absolutely.
         least: No input in the box gives features nearer to the wanted ones than this. 0 if nothing is proved.
         distance: From x to `near`, in the norm asked for; None without it.
-        bound: No input in the box with these features is nearer to `near` than this; None without it.
+        bound: No input in the box is nearer to `near` than this that has exactly the features of x (of one layer), or
+            whose output is within the tolerance (of a network); None without `near`.
         preimage: Of one layer: the kind of all inputs that give the features (over all of R^n), around one of them
             that keeps away from the breakpoints.
         proof: Of one layer: the multipliers that prove that there is none.

@@ -32,7 +32,8 @@ class LargeChange:
         epsilon: How much any logit was allowed to change.
         change: 1-norm of `z - x`: a lower bound on what is possible.
         most: What the box would allow if the network were constant: an upper bound.
-        difference: Largest absolute change of a logit, by our own evaluation in float64.
+        difference: Largest absolute change of a logit, by our own evaluation in float64; above `epsilon` by what a
+            linear programme leaves, some 1e-10 of the logits, if at all.
         moves: How often the search crossed into another linear region.
 
     Examples:
