@@ -478,3 +478,34 @@ def test_no_output_within_the_tolerance_is_nearer_than_the_bound() -> None:
         assert found.bound <= found.distance + 1e-9, seed
         told += found.complete and found.bound > 1e-3
     assert told >= 20
+
+
+@pytest.mark.parametrize(
+    ("names", "settled"), [(("relu", "tanh"), 38), (("relu", "relu", "softplus"), 35), (("relu", "tanh", "elu"), 25)]
+)
+def test_what_is_said_behind_smooth_layers_holds_for_a_fine_grid(names: tuple[str, ...], settled: int) -> None:
+    """No input of the grid is nearer to the output than `least`, nor nearer to the goal than `bound`."""
+    grid, told = np.linspace(0, 1, 20001)[:, None], Counter[str]()
+    for seed in range(40):
+        rng = np.random.default_rng([seed, len(names)])
+        sizes = [1, *rng.integers(2, 5, len(names))]
+        parts = zip(sizes, sizes[1:], names, strict=False)
+        network = Network(
+            tuple(
+                Layer(rng.standard_normal((q, p)), 0.3 * rng.standard_normal(q), activation(name))
+                for p, q, name in parts
+            )
+        )
+        y = network(rng.uniform(0, 1, (1, 1)))[0] + rng.choice([0.0, 0.02]) * rng.standard_normal(sizes[-1])
+        near, tolerance = rng.uniform(0, 1, 1), 10 ** rng.uniform(-4, -1.5)
+        found = inputs_of(network, y, near=near, tolerance=tolerance)
+        told[found.verdict] += 1
+        off = np.abs(network(grid) - y).max(axis=1)
+        assert found.least <= off.min() + 1e-12, seed
+        assert (found.verdict == "none") <= (off.min() > tolerance), seed
+        if found.verdict == "none":
+            assert found.check(), seed
+        if found.bound is not None and (off <= tolerance).any():
+            assert found.bound <= np.abs(grid - near)[off <= tolerance].min() + 1e-9, seed
+    assert told["found"] + told["none"] >= settled, told
+    assert told["none"] >= 5, told

@@ -110,6 +110,10 @@ class Looking:
         return x
 
 
+def regions(network: Network, y: np.ndarray, box: tuple[np.ndarray, np.ndarray]) -> Regions:
+    return Regions(network, wanted(activation("identity"), y, 1e-7), box, 1e-7)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_branch_and_bound_agrees_with_a_fine_grid(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -121,22 +125,22 @@ def test_branch_and_bound_agrees_with_a_fine_grid(seed: int) -> None:
     fine = float(slope[0]) / 160
     inside = float(rng.uniform(values.min(), values.max()))
     looking = Looking(network, np.array([inside]))
-    verdict, least, _ = Regions(network, looking.y, box, 1e-7).existence(looking)
+    verdict, least, _ = regions(network, looking.y, box).existence(looking)
     assert (verdict, least) == ("found", 0.0)
     assert looking.off <= 1e-7
     above = values.max() + fine + 0.5
     looking = Looking(network, np.array([above]))
-    verdict, least, closed = Regions(network, looking.y, box, 1e-7).existence(looking)
+    verdict, least, closed = regions(network, looking.y, box).existence(looking)
     assert (verdict, closed) == ("none", True)
     # No more than is true, and no grid point contradicts it.
     assert 0 < least <= above - values.max() + 1e-9
     looking = Looking(network, np.array([above]), budget=0)
-    assert Regions(network, looking.y, box, 1e-7).existence(looking) == ("not found", 0.0, False)
+    assert regions(network, looking.y, box).existence(looking) == ("not found", 0.0, False)
     goal = rng.uniform(-1, 1, 2)
     looking = Looking(network, np.array([inside]), goal)
-    Regions(network, looking.y, box, 1e-7).existence(looking)
+    regions(network, looking.y, box).existence(looking)
     looking.distance = float(np.abs(looking.best - goal).sum())
-    bound, closed = Regions(network, looking.y, box, 1e-7).nearest(looking, goal)
+    bound, closed = regions(network, looking.y, box).nearest(looking, goal)
     near = grid[np.abs(values - inside) <= fine]
     assert closed
     assert bound <= looking.distance + 1e-9

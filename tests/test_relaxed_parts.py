@@ -10,6 +10,7 @@ from tests.helpers import random_weights
 from unveil.whitebox.activation import activation
 from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.relaxation import Relaxation, envelopes, halved, whole
+from unveil.whitebox.wanted import wanted
 
 KINDS = ("relu", "leaky_relu", "hard_sigmoid(0.2,0.5)", "identity")
 
@@ -73,15 +74,15 @@ def test_the_bound_of_a_part_is_below_every_input_and_above_nothing(rng: np.rand
         net = network(rng)
         box = (-np.ones(3), np.ones(3))
         x = rng.uniform(*box, (300, 3))
-        for wanted in (net(x)[0], net(x).max(axis=0) + 5):
-            relaxation = Relaxation(net, wanted, box)
+        for y in (net(x)[0], net(x).max(axis=0) + 5):
+            relaxation = Relaxation(net, wanted(activation("identity"), y, 1.0), box)
             part = whole(net, *box)
             assert part is not None
             within = relaxation.constraints(part)
             found = minimise(relaxation.miss(), within)
             assert found is not None
             least = bound(relaxation.miss(), within, found.multipliers)
-            assert least <= np.abs(net(x) - wanted).max(axis=1).min() + 1e-9
+            assert least <= np.abs(net(x) - y).max(axis=1).min() + 1e-9
             assert least <= found.value + 1e-9
             missed += least > 0.5
     assert missed == 6  # what is out of reach is proved to be, what is an answer never is

@@ -13,6 +13,7 @@ from scipy import sparse
 from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.network import Network
 from unveil.whitebox.relaxation import Part, Relaxation, halved, whole
+from unveil.whitebox.wanted import Wanted
 
 INSIDE = 0.99
 """Share of the tolerance by which the nearest input of a part may be off, so that rounding does not take it away."""
@@ -39,20 +40,22 @@ class Regions:
     """Branch and bound over the parts of the box.
 
     Attributes:
-        network: Piecewise linear, unless smooth layers are left.
-        y: Its features.
+        network: Piecewise linear.
+        wanted: Its features.
         box: Finite.
         tolerance: Features farther off than this are others.
+        whole: Whether features within `wanted` are all that the output's tolerance allows; otherwise there are more.
     """
 
     network: Network
-    y: np.ndarray
+    wanted: Wanted
     box: tuple[np.ndarray, np.ndarray]
     tolerance: float
+    whole: bool = True
 
     def existence(self, search: Search) -> tuple[str, float, bool]:
         """Verdict, what every input misses by at least, and whether all parts were closed."""
-        relaxation = Relaxation(self.network, self.y, self.box)
+        relaxation = Relaxation(self.network, self.wanted, self.box)
         start = whole(self.network, *self.box)
         order = count()
         queue: list[tuple[float, int, int, Part]] = [(0.0, 0, next(order), start)] if start is not None else []
@@ -95,11 +98,12 @@ class Regions:
                 heapq.heappush(queue, (-depth, depth + 1, next(order), half))
         if not exact:
             return "not found", 0.0, True
-        return "none", float(least) if np.isfinite(least) else self.tolerance, True
+        missed = self.wanted.missed(least) if self.whole and np.isfinite(least) else self.tolerance
+        return "none", max(missed, self.tolerance), True
 
     def nearest(self, search: Search, goal: np.ndarray) -> tuple[float, bool]:
         """Improves the search's best; what no input is nearer than, and whether all parts were closed."""
-        relaxation = Relaxation(self.network, self.y, self.box)
+        relaxation = Relaxation(self.network, self.wanted, self.box)
         n, size = self.network.n, relaxation.size
         cost = np.concatenate([np.zeros(size), np.ones(n)])
         start = whole(self.network, *self.box)
@@ -131,8 +135,8 @@ class Regions:
             if split is None:
                 # What just meets the tolerance may miss it by a rounding.
                 inner = minimise(cost, _with_distance(rows, goal, INSIDE * self.tolerance))
-                if inner is not None:
-                    search.offer(inner.v[:n], distance=True)
+                if inner is not None and not search.offer(inner.v[:n], distance=True):
+                    search.offer(search.polished(inner.v[:n]), distance=True)
                 closed = min(closed, at_least)
                 continue
             for half in halved(self.network, *self.box, part, split):

@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.outcome import BadInput
-from unveil.whitebox.activation import leaky_relu
+from unveil.whitebox.activation import Activation, activation, leaky_relu
 from unveil.whitebox.box import Box, ends
 from unveil.whitebox.branch_and_bound import Regions
 from unveil.whitebox.inversion import Inversion, allowed, from_features, given_features
+from unveil.whitebox.linear_programme import Constraints, bound, minimise
 from unveil.whitebox.network import Network, must_be_known
 from unveil.whitebox.region import linearise
 from unveil.whitebox.starting_points import starting_points
+from unveil.whitebox.wanted import Wanted, between, wanted
 
 STARTS = 32
 """Points of the box from which Gauss-Newton steps are tried before any linear programme."""
@@ -46,8 +48,9 @@ def inputs_of(  # noqa: PLR0913 - options of a public verb
     between the lowest and the highest line over its interval tells how near to the output a part of the box can come
     at best; a part that cannot come near enough is closed by a bound from weak duality, any other is split at a
     breakpoint. In a part without a breakpoint the programme is exact, so that the search ends: with an input, or with
-    the proof that there is none. Layers with smooth activations are inverted from the top as long as their features
-    determine their inputs; below that, a search that finds nothing proves nothing, and says so.
+    the proof that there is none. Smooth activations that have an inverse are taken from the top: what the output
+    allows is then an interval of every preactivation. Below other smooth ones, a search that finds nothing proves
+    nothing, and says so.
 
     Args:
         network: Piecewise linear, or smooth: see above. Its inputs are those of the box.
@@ -120,11 +123,11 @@ class _Search:
             return peeled
         reached = self._try_starts(rng)
         has_breakpoints = sum(each.neurons for each in self.network.layers if each.activation.has_breakpoints)
-        decides = peeled.network.piecewise_linear and has_breakpoints <= LARGE
+        decides = peeled is not None and has_breakpoints <= LARGE
         if not decides:
             self._kick(reached, rng)
-        if not peeled.network.piecewise_linear:
-            names = sorted({e.activation.name for e in peeled.network.layers if not e.activation.piecewise_linear})
+        if peeled is None:
+            names = sorted({e.activation.name for e in self.network.layers if not e.activation.piecewise_linear})
             told = f"layers with {', '.join(names)} can only be searched, which proves nothing"
             return self._told("found" if self.off <= self.tolerance else "not found", 0.0, False, told)
         if self.off > self.tolerance:
@@ -141,6 +144,8 @@ class _Search:
             return self._told("found", 0.0, True, "an input was found")
         nearest, complete = peeled.nearest(self, self.goal)
         told = "every part of the box was closed" if complete else "the budget ended first; see `bound`"
+        if complete and not peeled.whole:
+            told += "; smooth layers leave open where between `bound` and `distance` the nearest is"
         return self._told("found", 0.0, complete, told, nearest)
 
     def _told(self, verdict: str, least: float, complete: bool, reason: str, nearest: float | None = None) -> Inversion:
@@ -239,32 +244,63 @@ class _Search:
     def _miss(self, x: np.ndarray) -> float:
         return float(np.linalg.norm(self.network.features(x)[0] - self.y))
 
-    def _peel(self) -> Regions | Inversion:
-        """Smooth layers from the top, as long as their features determine their inputs."""
+    def _peel(self) -> Regions | Inversion | None:
+        """What smooth layers on top allow below them; None where some layer below has no inverse.
+
+        An output within the tolerance is a preactivation between two ends. Of the layer below each feature lies between
+        the least and the largest that linear programmes find: that is more than the output allows, never less.
+        """
         network, y, tolerance = self.network, self.y, self.tolerance
-        while not network.piecewise_linear:
-            top = len(network.layers) - 1
-            phi, weights = network.layers[top].activation, network.layers[top].dense()
-            if not (phi.injective and phi.inverse is not None):
-                break
-            low, high = self.box if top == 0 else _range(network, top - 1)
-            found = from_features(network, y, top, (low, high), None, 2, tolerance)
+        if network.piecewise_linear:
+            return Regions(network, wanted(activation("identity"), y, tolerance), self.box, tolerance)
+        top = len(network.layers) - 1
+        phi = network.layers[top].activation
+        if not _gives_an_interval(phi):
+            return None
+        found = from_features(network, y, top, _range(network, self.box, top - 1), None, 2, tolerance)
+        self.spent += 1
+        if found.verdict == "none":
+            self.offer((self.box[0] + self.box[1]) / 2)
+            return self._told("none", found.least, True, f"layer {top}: {found.reason or 'no input of it fits'}")
+        allowed = wanted(phi, y, tolerance)
+        while not _straight(network).piecewise_linear:
+            below = network.layers[top - 1].activation
+            if not _gives_an_interval(below):
+                return None
+            ends = self._features_below(network, allowed)
+            if ends is None:
+                return None
+            allowed, network, top = between(below, *ends, tolerance), network.up_to(top - 1), top - 1
+        return Regions(
+            _straight(network), allowed, self.box, tolerance, len(network.layers) == len(self.network.layers)
+        )
+
+    def _features_below(self, network: Network, allowed: Wanted) -> tuple[np.ndarray, np.ndarray] | None:
+        """Least and largest features of the last layer but one, by weak duality; None where the solver finds none."""
+        top = network.layers[-1]
+        low, high = allowed.low - allowed.less * self.tolerance, allowed.high + allowed.more * self.tolerance
+        floor, ceiling = _range(network, self.box, len(network.layers) - 2)
+        within = Constraints(top.dense(), low - top.bias, high - top.bias, floor, ceiling)
+        least = []
+        for cost in np.vstack([np.eye(len(floor)), -np.eye(len(floor))]):
+            found = minimise(cost, within)
             self.spent += 1
-            if found.verdict == "none":
-                self.offer((self.box[0] + self.box[1]) / 2)
-                return self._told("none", found.least, True, f"layer {top}: {found.reason or 'no input of it fits'}")
-            if top == 0:
-                if found.verdict == "found":
-                    self.offer(found.x)
-                return Regions(network, y, self.box, tolerance)
-            smallest = np.linalg.svd(weights, compute_uv=False)[-1] if weights.shape[0] >= weights.shape[1] else 0.0
-            steep = float(np.abs(phi.slope(network.layers[top].affine(found.x[None])[0])).min())
-            if found.verdict != "found" or not smallest * steep > 1e-6:
-                break
-            # Features within the tolerance come from inputs of the layer within this of the one found.
-            tolerance = 2 * tolerance * np.sqrt(len(y)) / (smallest * steep)
-            network, y = network.up_to(top - 1), found.x
-        return Regions(network, y, self.box, tolerance)
+            if found is None:
+                return None
+            least.append(bound(cost, within, found.multipliers))
+        ends = np.array(least).reshape(2, -1)
+        return np.maximum(ends[0], floor), np.minimum(-ends[1], ceiling)
+
+
+def _gives_an_interval(phi: Activation) -> bool:
+    """Whether features between two ends are all preactivations between two others."""
+    return phi.monotone and (phi.piecewise_linear or (phi.injective and phi.inverse is not None))
+
+
+def _straight(network: Network) -> Network:
+    """The network of the last layer's preactivations."""
+    last = replace(network.layers[-1], activation=activation("identity"))
+    return replace(network, layers=(*network.layers[:-1], last))
 
 
 def _leaking(network: Network, slope: float) -> Network:
@@ -278,11 +314,14 @@ def _leaking(network: Network, slope: float) -> Network:
     )
 
 
-def _range(network: Network, layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """What the features of a layer lie between."""
-    phi, k = network.layers[layer].activation, network.layers[layer].neurons
-    with np.errstate(over="ignore"):
-        ends = np.asarray(phi.value(np.full(k, -1e300))), np.asarray(phi.value(np.full(k, 1e300)))
-    if not phi.monotone:
-        return np.full(k, -np.inf), np.full(k, np.inf)
-    return np.where(np.abs(ends[0]) < 1e100, ends[0], -np.inf), np.where(np.abs(ends[1]) < 1e100, ends[1], np.inf)
+def _range(network: Network, box: tuple[np.ndarray, np.ndarray], layer: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the features of a layer lie between for inputs of the box (-1: the inputs themselves), layer by layer."""
+    low, high = box
+    for each in network.layers[: layer + 1]:
+        weights, phi = each.dense(), each.activation
+        up, down = np.maximum(weights, 0), np.minimum(weights, 0)
+        low, high = up @ low + down @ high + each.bias, up @ high + down @ low + each.bias
+        if not phi.monotone:
+            return np.full(each.neurons, -np.inf), np.full(each.neurons, np.inf)
+        low, high = np.asarray(phi.value(low)), np.asarray(phi.value(high))
+    return low, high

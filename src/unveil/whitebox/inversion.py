@@ -173,7 +173,7 @@ class Inversion:
     def check(self) -> bool:
         """Verify the proof once more, from the weights alone: of none, or of the kind."""
         if self.verdict == "none":
-            return self.least > self.tolerance and (self.proof is None or self.proof.check(self.tolerance))
+            return self.least >= self.tolerance and (self.proof is None or self.proof.check(self.tolerance))
         return self.deviation <= self.tolerance and (self.preimage is None or self.preimage.check())
 
 

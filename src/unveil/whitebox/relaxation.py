@@ -12,6 +12,7 @@ from scipy import sparse
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.linear_programme import Constraints
 from unveil.whitebox.network import Network
+from unveil.whitebox.wanted import Wanted
 
 # Intervals are widened by this, relatively, for the rounding of their sums.
 _ROUNDING = 1e-12
@@ -93,11 +94,11 @@ class Relaxation:
 
     Args:
         network: Piecewise linear.
-        wanted: The features of the last layer.
+        wanted: Of the last layer, whose features are off by the tolerance where t is that.
         box: Lowest and highest value of every input, finite.
     """
 
-    def __init__(self, network: Network, wanted: Float[np.ndarray, " m"], box: Interval) -> None:
+    def __init__(self, network: Network, wanted: Wanted, box: Interval) -> None:
         self.network, self.wanted, self.box = network, wanted, box
         self.starts = np.cumsum([0, network.n, *network.widths])
         self.size = int(self.starts[-1]) + 1
@@ -135,13 +136,12 @@ class Relaxation:
                 none = sparse.csr_array((len(chosen), layer.neurons))
                 add(i, weights[chosen], none, top[chosen] - bias[chosen])
                 add(i, -weights[chosen], none, bias[chosen] - low[chosen])
-        m = self.network.m
-        nothing = sparse.csr_array((m, int(self.starts[-2])))
-        miss = sparse.csr_array(np.full((m, 1), -1.0))
-        eye = sparse.eye_array(m, format="csr")
-        for sign in (1.0, -1.0):
-            rows.append(sparse.hstack([nothing, sign * eye, miss], format="csr"))
-            high.append(sign * self.wanted)
+        eye = sparse.eye_array(self.network.m, format="csr")
+        for sign, end, off in self._ends():
+            some = np.isfinite(end)
+            nothing = sparse.csr_array((int(some.sum()), int(self.starts[-2])))
+            rows.append(sparse.hstack([nothing, sign * eye[some], sparse.csr_array(-off[some, None])], format="csr"))
+            high.append(sign * end[some])
         ends = np.concatenate(high)
         bottom = np.concatenate([self.box[0], *(low for low, _ in part.after), [0.0]])
         top_ = np.concatenate([self.box[1], *(high for _, high in part.after), [self._most(part)]])
@@ -150,7 +150,15 @@ class Relaxation:
     def _most(self, part: Part) -> float:
         """No miss can be larger."""
         low, high = part.after[-1]
-        return float(max((high - self.wanted).max(), (self.wanted - low).max(), 0.0)) + 1.0
+        most = [
+            (sign * (np.where(sign > 0, high, low) - end) / off)[np.isfinite(end)].max(initial=0.0)
+            for sign, end, off in self._ends()
+        ]
+        return float(max(most)) + 1.0
+
+    def _ends(self) -> tuple[tuple[float, np.ndarray, np.ndarray], ...]:
+        """Sign, end, and how far beyond it per t: sign h <= sign end + off t."""
+        return (1.0, self.wanted.high, self.wanted.more), (-1.0, self.wanted.low, self.wanted.less)
 
     def miss(self) -> Float[np.ndarray, " v"]:
         """The cost that is t."""

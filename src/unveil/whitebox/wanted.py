@@ -43,6 +43,29 @@ class Wanted:
         """
         return _between(self.phi, self.features, off)
 
+    def missed(self, off: float) -> float:
+        """Where some preactivation is beyond its end by `less` or `more` times `off`, its feature is off by as much."""
+        low, high = self.low - self.less * off, self.high + self.more * off
+        under = (self.features - self.phi.value(low))[np.isfinite(low) & (self.less > 0)]
+        over = (self.phi.value(high) - self.features)[np.isfinite(high) & (self.more > 0)]
+        return float(min(under.min(initial=np.inf), over.min(initial=np.inf)))
+
+
+def between(phi: Activation, low: Float[np.ndarray, " k"], high: Float[np.ndarray, " k"], tolerance: float) -> Wanted:
+    """The preactivations whose features lie between two ends, from the middle on: they are off by the tolerance there.
+
+    Args:
+        phi: As for `wanted`.
+        low: Of features.
+        high: Above `low`.
+        tolerance: What the distance from the middle to an end is called.
+    """
+    least, most = _between(phi, low, 0.0)[0], _between(phi, high, 0.0)[1]
+    both = np.isfinite(least) & np.isfinite(most)
+    room = np.where(both, np.where(both, most, 0.0) - np.where(both, least, 0.0), 2.0) / 2
+    off = np.maximum(room, 1e-9 * np.maximum(1.0, np.abs(np.where(np.isfinite(least), least, most)))) / tolerance
+    return Wanted(least + room, most - room, off, off, np.zeros(len(low), bool), (low + high) / 2, phi)
+
 
 def range_of(phi: Activation, k: int) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
     """Lowest and highest feature of k neurons whose activation never falls, about infinite where there is no end."""
