@@ -183,6 +183,24 @@ def test_rarely_switched_neurons_are_met_on_both_sides() -> None:
     assert np.linalg.norm(moved, axis=1).max() < 3 * np.linalg.norm(x, axis=1).max()
 
 
+def test_neurons_are_met_with_each_value_that_they_see() -> None:
+    rng = np.random.default_rng(6)
+    weights = random_weights((40, 12, 6, 3), rng, bias=0.5)
+    weights[0][1][:2] -= 2.0 * np.linalg.norm(weights[0][0][:2], axis=1)
+    weights[1][1][:2] -= 2.0 * np.linalg.norm(weights[1][0][:2], axis=1)
+    network = uv.Network.from_weights(weights)
+    x = rng.standard_normal((600, 40))
+
+    def together(points: np.ndarray) -> np.ndarray:
+        h, z = network.preactivations(points, 1)
+        return (z > 0).T.astype(int) @ (h > 0)
+
+    moved = both_sides(network, x)
+    assert together(x).min() == 0
+    assert together(moved).min() >= 3
+    assert np.linalg.norm(moved, axis=1).max() < 3 * np.linalg.norm(x, axis=1).max()
+
+
 def test_sides_that_no_gradient_leads_to_are_met_from_points_that_are_there() -> None:
     # Behind two bumps along the first input, of heights 0.6 (at 0) and 1 (at 8), a neuron is on near the top of the
     # second alone: from the first, where nearly all points are, gradients lead to its top and no further.

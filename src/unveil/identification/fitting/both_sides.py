@@ -10,10 +10,16 @@ from unveil.whitebox.network import Network
 # Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
 # the way. How often points that these do not lead there are drawn half of the way to one that is.
 OFTEN, PUSHES, HALVINGS = 1.5, 6, 12
+# Points where a neuron and a value that it sees are both to be active; how active at least, as a share of what is
+# usual, the value by this share of the neuron's: a weight that is not known yet moves the neuron by as much. Steps that
+# lead there, and how long these are as a share of the point.
+TOGETHER, BEGINS, CLIMB, STRIDE = 4, 0.1, 40, 0.05
+# Share of all points that are moved there at most.
+MOVED = 0.25
 
 
 def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) -> Float[np.ndarray, "N n"]:
-    """The same points, some of them moved so that every hidden neuron is met on either side often enough.
+    """The same points, some moved so that every hidden neuron is met on either side, and with each value it sees.
 
     A neuron that is active at one usual input in hundreds is hardly in a fit to usual inputs, and comes out of it with
     errors as many times those of the others. `network`: nearly right. `x`: more points than a neuron has weights.
@@ -41,7 +47,46 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) ->
                 x[near] = _drawn(network, depth, i, _pushed(network, depth, i, x[near], goal), x[there], side)
                 z[near] = network.preactivations(x[near], depth)[depth]
                 free[near] = False
+        if depth:
+            _together(network, depth, x, free)
     return x
+
+
+def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: Bool[np.ndarray, " N"]) -> None:
+    """Move free points to where a neuron of a layer and a value it sees are both active, of pairs that hardly are.
+
+    There alone answers tell the weight between them. Of each pair the nearest points climb, while there are any.
+    """
+    sums = network.preactivations(x, depth)
+    z, h = sums[depth], sums[depth - 1]
+    usual = np.abs(z).mean(axis=0), np.abs(h).mean(axis=0)
+    met = (z > 0).T.astype(int) @ (h > 0)
+    lacking = np.argwhere(met < TOGETHER)
+    lacking = lacking[np.argsort(met[*lacking.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
+    if not len(lacking) or not free.any():
+        return
+    moved = list[np.ndarray]()
+    for i, j in lacking:
+        near = np.flatnonzero(free)
+        near = near[np.argsort(-np.minimum(z[near, i] / usual[0][i], h[near, j] / usual[1][j]))[:TOGETHER]]
+        free[near] = False
+        moved.append(near)
+    which = np.concatenate(moved)
+    i, j = np.repeat(lacking, [len(near) for near in moved], axis=0).T
+    share = np.concatenate([np.linspace(BEGINS, 1, len(near)) for near in moved])
+    goals = (depth, i, share * usual[0][i]), (depth - 1, j, BEGINS * share * usual[1][j])
+    there = x[which]
+    for _ in range(CLIMB):
+        for level, neuron, goal in goals:
+            sums = network.preactivations(there, level)
+            slope = _slope(network, level, neuron, sums)
+            lack = np.maximum(goal - sums[level][np.arange(len(there)), neuron], 0)
+            step = (lack / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
+            length, most = (np.linalg.norm(each, axis=1, keepdims=True) for each in (step, STRIDE * there))
+            there = there + step * np.minimum(1, most / np.maximum(length, 1e-300))
+    sums = network.preactivations(there, depth)
+    met = (sums[depth][np.arange(len(there)), i] > 0) & (sums[depth - 1][np.arange(len(there)), j] > 0)
+    x[which[met]] = there[met]
 
 
 def _pushed(

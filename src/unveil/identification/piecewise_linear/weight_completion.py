@@ -16,6 +16,7 @@ from unveil.identification.piecewise_linear.critical_point import (
     along,
     along_line,
     local,
+    measure_normals,
     met,
     row_space,
     zeros,
@@ -33,8 +34,9 @@ CHOICE, PLENTY = 8, 32
 BESIDE = 6.0
 # How often it is looked for in vain.
 TRIES = 3
-# Critical points whose normals are known worse than this begin no neuron.
-VAGUE = 1e-4
+# Normals that follow worse than this from what is known of a neuron are measured: an error in one weight is one of
+# everything behind its layer.
+FIRM = 1e-7
 # How far lines on which these are looked for reach.
 REACH = 5.0
 
@@ -144,7 +146,7 @@ def complete_weights(
     """Find these hyperplanes, and with them the unknown weights.
 
     Returns critical points of those that went on where the weight found says, and all lines searched. Queries: about 17
-    per place, 8 more for every other breakpoint near it.
+    per place, 8 more for every other breakpoint near it, and those of `measure_normals` where a normal is vague.
     """
     base, step = np.array([p.x for p in there]), np.array([p.step for p in there])
     lines = line_search(probe.ask, base, step, -1.0, 1.0, probe.noise, probe.rng)
@@ -160,7 +162,7 @@ def complete_weights(
             weights[place.unknown] = -place.rate * t / place.value
             if _goes_on(probe, layers, replace(neuron, weights=weights), place, line, int(p), frame):
                 point = _critical_point(layers, neuron, weights, place, line, int(p))
-                out += [point] if point.error < VAGUE else []
+                out += [point] if point.error < FIRM else measure_normals(probe, layers, line, np.array([p]))
                 break
     return out, lines
 
