@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from tests.helpers import assert_rate
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
+from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.last_layer import with_classes_anew
+from unveil.identification.from_labels.last_layer import _of_pair, with_classes_anew
 from unveil.identification.from_labels.missing_neurons import (
     completed,
     further_neuron,
@@ -71,6 +73,25 @@ def test_a_neuron_that_is_missing_comes_from_what_is_left_over() -> None:
         row, true = np.append(found.inner[-1], found.bias[-1]), np.append(truth.inner[4], truth.bias[4])
         assert np.allclose(row / np.linalg.norm(row), true / np.linalg.norm(true), atol=1e-6)
         assert on(found, at) > 0.99
+
+
+def test_two_classes_weights_come_out_where_an_unknown_neuron_is_active_at_a_third_of_their_points() -> None:
+    came = []
+    for seed in range(12):
+        truth = made(seed, classes=2)
+        at = boundary(truth, 1200, seed)
+        value = at.x @ truth.inner[4]
+        truth = replace(truth, bias=np.append(truth.bias[:4], -np.quantile(value, 0.65)))
+        at = boundary(truth, 300, seed)
+        rests = at.x @ truth.inner[4] + truth.bias[4] < 0
+        if not 0.6 < rests.mean() < 0.75:
+            continue
+        long = np.linalg.norm(truth.inner[:4], axis=1)
+        second = Hyperplanes(truth.inner[:4] / long[:, None], truth.bias[:4] / long, np.zeros(4))
+        found, share = _of_pair(second, at, (0, 1), np.random.default_rng(seed))
+        came.append(found is not None and on(found, at[np.flatnonzero(rests)]) > 0.9 and share < 0.8)
+    assert len(came) >= 5
+    assert_rate(came, 0.8)
 
 
 def test_nothing_left_over_gives_no_neuron() -> None:

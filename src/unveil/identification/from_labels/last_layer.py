@@ -14,10 +14,11 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.output import equations_needed, second_output, with_classes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
-DRAWS = 64
-"""Random sets of boundary points from which the last layer is tried: those where no unknown neuron is active agree."""
+DRAWS, MISS = 1_000, 1e-3
+"""Random sets of boundary points from which the last layer is tried, at most: those where no unknown neuron is active
+agree. By then none of them may have been drawn, with this probability."""
 
-MOST = 0.7
+MOST = 0.5
 """Share of the points between two classes that a last layer must explain."""
 
 ABSOLUTE = 30
@@ -98,7 +99,7 @@ def _pair_by_pair(
         if pair is None:
             break
         left.remove(pair)
-        found, share = _of_pair(second, at[np.flatnonzero((pairs == pair).all(axis=1))], pair, need, rng)
+        found, share = _of_pair(second, at[np.flatnonzero((pairs == pair).all(axis=1))], pair, rng)
         if found is None:
             continue
         least = min(least, share)
@@ -112,19 +113,19 @@ def _pair_by_pair(
 
 
 def _of_pair(
-    second: Hyperplanes, at: Crossings, pair: tuple[int, int], need: int, rng: np.random.Generator
+    second: Hyperplanes, at: Crossings, pair: tuple[int, int], rng: np.random.Generator
 ) -> tuple[LabelModel | None, float]:
     """The weights between two classes that explain most points, and the share of these."""
-    inliers, share = np.empty(0, dtype=int), 0.0
+    inliers, share, few = np.empty(0, dtype=int), 0.0, sum(second.normals.shape) + 3
     for draw in range(DRAWS):
-        some = np.arange(len(at)) if not draw else rng.choice(len(at), min(need, len(at)), replace=False)
+        some = np.arange(len(at)) if not draw else rng.choice(len(at), min(few, len(at)), replace=False)
         tried = second_output(second, at[some], pair)
         if tried is None:
             continue
         on = on_boundary(tried, at)
         if len(on) > len(inliers):
             inliers, share = on, len(on) / len(at)
-        if share > 0.98:
+        if share == 1.0 or draw * np.log1p(-(share**few)) < np.log(MISS):
             break
     return second_output(second, at[inliers], pair) if share >= MOST else None, share
 

@@ -14,12 +14,14 @@ from jaxtyping import Float, Int
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
-from unveil.identification.from_labels.foretold import foretold_crossings
+from unveil.identification.from_labels.first_layer import WIDE
+from unveil.identification.from_labels.foretold import crossings_beside, foretold_crossings
 from unveil.identification.from_labels.hyperplanes import ALIKE
 from unveil.identification.from_labels.last_layer import with_classes_anew
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import BOTH, without_affine
 from unveil.identification.from_labels.polish import polish
+from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, alike
 
 STEPS, FRUITLESS = 12, 3
@@ -91,9 +93,16 @@ def _needed(model: DeepLabelModel, known: Crossings) -> DeepLabelModel:
 def _look(model: DeepLabelModel, points: DeepPoints, rng: np.random.Generator) -> bool:
     """Look for boundary points off the model's boundaries, for as many as tell a neuron. Returns whether there are any.
     Queries: at most `2 LOOKS LOOK`, and about 45 for each point."""
-    enough, met = 4 * (len(points.first) + 1), 0
-    for _ in range(LOOKS):
-        expected = foretold_crossings(model, points.pool, points.pool.chart, LOOK, rng)
+    enough, met, pool = 4 * (len(points.first) + 1), 0, points.pool
+    wide = Pool(pool.side, pool.chart, WIDE * pool.size, pool.given, rng)
+    known = points.known(model)
+    off = known[np.setdiff1d(np.arange(len(known)), on_boundary(model, known))]
+    for look in range(LOOKS):
+        if look % 3 == 1 and len(off):
+            # What shows at few points shows more often beside these.
+            expected = crossings_beside(model, pool.chart, off, LOOK, rng)
+        else:
+            expected = foretold_crossings(model, wide if look % 3 else pool, pool.chart, LOOK, rng)
         met += points.look(expected, enough)
         if met >= enough:
             break
