@@ -13,7 +13,7 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.rounding import Rounding, rounding, rows_for
 from unveil.identification.check_points import _ByInputs, _BySums, check_points, switching, unusual
 from unveil.identification.fitting.output_layer import Unsigned
-from unveil.identification.method import Identification, Method
+from unveil.identification.method import Identification, Method, residual
 from unveil.identification.piecewise_linear.derivative_sums import Station, active_sums
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_closing import on_rare_sides
@@ -236,6 +236,22 @@ def test_a_method_that_breaks_down_has_found_nothing_and_says_why(error: type[Ex
     assert found.network is None
     assert found.queries == 3 + 4  # known questions are asked again
     assert "singular matrix" in found.why[0]
+
+
+@pytest.mark.parametrize("answers", [np.float64, np.float32])
+def test_a_check_meets_a_neuron_that_is_on_far_out_alone(answers: type) -> None:
+    """Of 20 networks, with one neuron more that no usual input switches: each passes at usual ones and is told."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        first, bias = rng.standard_normal((4, 5)), rng.standard_normal(4)
+        truth = uv.Network.from_weights([(first, bias), (np.ones((1, 4)), np.zeros(1))])
+        oracle = uv.as_oracle(lambda x, ask=truth: ask(x).astype(answers), 5)
+        rows, edge = np.vstack([first, first[0]]), np.append(bias, -6 * np.linalg.norm(first[0]))
+        wrong = uv.Network.from_weights([(rows, edge), (np.ones((1, 5)), np.zeros(1))])
+        for network, right in ((truth, True), (wrong, False)):
+            found = Identification(network, uv.Outcome.complete, 0, 0.0, "told")
+            assert (found.check(oracle, rng=rng, points=200) < 1e-5) == right, (seed, right)
+            assert residual(network, oracle, oracle.sample(200, rng)) < 1e-5
 
 
 def test_what_is_wrong_on_purpose_is_raised() -> None:

@@ -234,6 +234,8 @@ def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Ge
     """Legal points, the usual ones first; `count` in all."""
     hidden = len(network.layers) - 1
     usual, far, switched = (int(share * count) for share in (SHARES if hidden < 2 else SHARES_DEEP))
+    if not usual * far * switched:
+        return [oracle.sample(count, rng)]  # too few to be shared out
     groups = [oracle.sample(usual, rng)]
     if oracle.within is None:
         furthest = int(FURTHEST * far)
