@@ -9,7 +9,8 @@ import pytest
 
 import unveil as uv
 from tests.helpers import Weights, flipped, random_weights, single
-from unveil.identification.fitting.affine_part import affine_part, taken_in, with_linear_part, with_slopes
+from unveil.identification.fitting.affine_part import affine_part, taken_in, with_slopes
+from unveil.identification.fitting.output_layer import with_linear_part
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
 from unveil.whitebox.activation import activation, by_rows, leaky_relu
 

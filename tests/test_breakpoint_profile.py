@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.identification.smooth.breakpoint_profile import profile
+from unveil.identification.smooth.rectifiers import profile
 from unveil.whitebox.activation import RECTIFIERS, activation
 
 

@@ -11,9 +11,8 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.balance import but_for_one, by_balance
-from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.output_layer import Asked, with_linear_part
 from unveil.identification.piecewise_linear.always_active import with_switches
 from unveil.identification.piecewise_linear.confirmation import EACH, confirm
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints, _Attempt

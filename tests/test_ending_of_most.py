@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.identification.fitting.ending_of_most import ending_of_most
-from unveil.identification.fitting.output_layer import Asked, Unsigned, explain
+from unveil.identification.fitting.output_layer import Asked, Unsigned, ending_of_most, explain
 
 from .helpers import random_weights, relu_net
 

@@ -13,7 +13,7 @@ from unveil.identification.smooth.frequencies import Frequencies, _filled
 from unveil.identification.smooth.inner_network import _firsts, _starts, inner_network
 from unveil.identification.smooth.peeling import Peeling
 from unveil.identification.smooth.rectifiers import Rectifiers
-from unveil.identification.smooth.second_layer import assemble, base_points, block_size, glue
+from unveil.identification.smooth.second_layer import base_points, block_size, glue
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import ACTIVATIONS
 from unveil.whitebox.network import Network
@@ -123,7 +123,7 @@ def test_a_network_is_put_together() -> None:
     truth = random_network(5, (4, 2), "tanh", np.random.default_rng(0))
     first = truth.layers[0]
     layer = FirstLayer(first.dense(), first.bias, first.activation, 5.0)
-    whole = assemble(layer, Network(truth.layers[1:]))
+    whole = layer.before(Network(truth.layers[1:]))
     x = np.random.default_rng(1).standard_normal((7, 5))
     np.testing.assert_allclose(whole(x), truth(x))
 

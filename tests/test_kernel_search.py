@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from unveil.identification.convolution.elsewhere import sighted
 from unveil.identification.convolution.kernel import Kernel, PixelLine
 from unveil.identification.convolution.reading import Reader
 from unveil.identification.convolution.search import KernelSearch
 from unveil.identification.convolution.shared_kernels import SharedKernels, unknowns, with_outputs
-from unveil.identification.convolution.tracing import traced
+from unveil.identification.convolution.short_lines import sighted, traced
 from unveil.identification.kernels import Kernels
 from unveil.identification.picture import Picture
 from unveil.outcome import Outcome

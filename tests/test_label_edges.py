@@ -7,12 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from tests.test_crossings import Truth
-from unveil.identification.from_labels.candidates import confirmed, edge_behind
+from unveil.identification.from_labels.candidates import confirmed, edge_behind, explained
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.dual_points import dual_points
 from unveil.identification.from_labels.faces import Faces, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
-from unveil.identification.from_labels.opened_edges import explained
 from unveil.identification.from_labels.output import pair_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch

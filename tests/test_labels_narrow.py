@@ -7,6 +7,7 @@ import numpy as np
 import unveil as uv
 from tests.helpers import Weights, relu_net
 from unveil.blackbox.label_crossings import Side
+from unveil.identification.from_labels.candidates import parallel
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.faces import Faces, Precision, faces_at
@@ -20,7 +21,6 @@ from unveil.identification.from_labels.narrow_reading import (
     narrow_network,
     two_layers,
 )
-from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.whitebox.activation import activation

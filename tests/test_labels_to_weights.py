@@ -14,9 +14,9 @@ from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.label_crossings import Side
 from unveil.cli.progress_lines import ledger_lines
 from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.crossings import located
 from unveil.identification.from_labels.faces import Faces, Precision, faces_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import pair_output, with_classes
 from unveil.identification.from_labels.pool import Pool

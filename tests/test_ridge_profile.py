@@ -8,9 +8,8 @@ import pytest
 import unveil as uv
 from tests.helpers import assert_rate
 from unveil.identification.smooth.blocks import first_step, gradient_span, hessians, inner_points, second_step
-from unveil.identification.smooth.first_scales import resting_point, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import Hyperplanes, _walk
-from unveil.identification.smooth.ridge_profile import fit_profile, profiles, vantages
+from unveil.identification.smooth.ridge_profile import fit_profile, profiles, resting_point, sigmoidal, vantages
 from unveil.whitebox.activation import ACTIVATIONS, SIGMOIDAL, activation
 
 

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 import unveil as uv
-from unveil.identification.convolution.kernel import Kernel, Matched, distinct, measured
-from unveil.identification.convolution.pooling import difference, differences_of, proportional
+from unveil.identification.convolution.kernel import (
+    Kernel,
+    Matched,
+    difference,
+    differences_of,
+    distinct,
+    measured,
+    proportional,
+)
 from unveil.identification.picture import Picture
 from unveil.outcome import BadInput, Outcome
 

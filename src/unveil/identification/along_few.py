@@ -37,8 +37,7 @@ PART, READINGS = 0.5, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, steps of the
 # fit, and the error in standard deviations of an answer that ends it.
 RATIO, FURTHER, STEPS, STEADY = 2.0, 3.0, 6, 0.1
-# Rows of a larger cosine along the few directions are one neuron's.
-SAME = 0.999
+SAME = 0.999  # rows of a larger cosine along the few directions are one neuron's
 # A step of a neuron that no other switches in, mostly; and errors of rows, at the least and at most: of float32, and as
 # much as a window of `confirm` bears.
 NUDGE, ERRORS = 1e-6, (1e-6, 1e-2)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.fitting.both_sides import pushed
 from unveil.whitebox.network import Network
 
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
@@ -25,8 +26,7 @@ POOL, POOL_DEEP, CLIMB = 1000, 8000, 30
 # At these one feature is to be large: alone at half of them; at the others beside a second one as often as not, and the
 # rest may be active by as little as this weighs against them.
 LIGHTEST = 0.05
-# Distance from a hyperplane, in standard deviations of the preactivation: on either side of it.
-ACROSS = 0.5
+ACROSS = 0.5  # distance from a hyperplane, in standard deviations of the preactivation: on either side of it
 
 
 def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Generator) -> Float[np.ndarray, "N n"]:
@@ -42,17 +42,8 @@ def switching(network: Network, x: Float[np.ndarray, "N n"], rng: np.random.Gene
     side = rng.choice([-ACROSS, ACROSS], size=len(x))
     for level in range(len(hidden)):
         some = np.flatnonzero(depth == level)
-        if not len(some):
-            continue
-        goal = side[some] * spread[level][neuron[some]]
-        # A first layer's hyperplane is met at once; a deeper one bends on the way.
-        for _ in range(1 if level == 0 else 6):
-            sums = network.preactivations(x[some], level)
-            z = sums[level][np.arange(len(some)), neuron[some]]
-            slope = _slopes(network, level, sums, np.eye(hidden[level].neurons)[neuron[some]])
-            size = np.maximum((slope**2).sum(axis=1), 1e-300)
-            step = ((goal - z) / size)[:, None] * slope
-            x[some] += np.where(np.isfinite(step), step, 0.0)
+        if len(some):
+            x[some] = pushed(network, level, neuron[some], x[some], side[some] * spread[level][neuron[some]])
     return x
 
 
@@ -217,13 +208,8 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
     return weights
 
 
-def _slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
-    """Gradients by the input of `back @ sums[depth]`, one mixture per point; `sums` are its preactivations."""
-    return np.asarray(_first_slopes(network, depth, sums, back) @ network.layers[0].dense())
-
-
 def _first_slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
-    """The same by what the first layer sees."""
+    """Gradients of `back @ sums[depth]`, one mixture per point, by the first layer's preactivations, `sums[0]`."""
     for level in range(depth, 0, -1):
         below = network.layers[level - 1]
         back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])

@@ -14,8 +14,7 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
     return np.asarray(np.array(labels, dtype=np.int64)[network(x).argmax(axis=1)])
 
 
-NEAR = 100.0
-"""So many times further from a boundary than weights are known to points are taken: a millionth by default."""
+NEAR = 100.0  # so many times further from a boundary than weights are known to points are taken: a millionth by default
 
 
 def fresh_points(

@@ -7,23 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# Fewer rows or columns than this are no picture: every window would be most of it.
-LEAST = 5
-# A last axis no longer than this, behind two longer ones, holds channels.
-CHANNELS = 4
+LEAST = 5  # fewer rows or columns than this are no picture: every window would be most of it
+CHANNELS = 4  # a last axis no longer than this, behind two longer ones, holds channels
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Which axis of the inputs is which.
+    """Which axis of the inputs is which."""
 
-    Attributes:
-        shape: (channels, rows, columns).
-        last: Whether the model has channels as its last axis, as TensorFlow and Keras do.
-    """
-
-    shape: tuple[int, int, int]
-    last: bool = False
+    shape: tuple[int, int, int]  # (channels, rows, columns)
+    last: bool = False  # whether the model has channels as its last axis, as TensorFlow and Keras do
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> Picture | None:

@@ -24,15 +24,12 @@ SHARE_IN_BOX, FEWEST_IN_BOX = 0.2, 500
 FEWEST_DEEP = 300
 # A network that carries an affine part stands in for neurons that switch somewhere further out, if anywhere.
 FEWEST_WITH_AFFINE_PART = 600
-# Errors so many times the median one are not like the others.
-TAIL = 30.0
+TAIL = 30.0  # errors so many times the median one are not like the others
 # Errors at usual points and beside hyperplanes, in units of the answers' rounding there, that a fit to answers with few
 # digits leaves at most: its own error and the rounding made 5 at 100 points and 8 at 4,000; a missing neuron 4 to 500.
 UNEXPLAINED = 8.0
-# Answers within so many of their roundings are the same.
-EQUAL = 4.0
-# Of the points, whose answers must have digits for anything to be known.
-LEAST = 0.05
+EQUAL = 4.0  # answers within so many of their roundings are the same
+LEAST = 0.05  # of the points, whose answers must have digits for anything to be known
 
 
 @dataclass(frozen=True)

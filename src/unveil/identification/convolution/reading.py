@@ -13,10 +13,8 @@ from unveil.identification.picture import Picture
 
 # Rows or columns looked at beyond a window before it is believed to end there: kernels of dilation 2 have gaps of one.
 BEYOND = 2
-# Standard deviations by which a difference of slopes may miss that of the line's neuron.
-MISFIT = 10.0
-# Share of the way to the next breakpoint, on either side, at which slopes are taken.
-ASIDE = 1 / 3
+MISFIT = 10.0  # standard deviations by which a difference of slopes may miss that of the line's neuron
+ASIDE = 1 / 3  # share of the way to the next breakpoint, on either side, at which slopes are taken
 
 
 @dataclass(frozen=True)

@@ -9,41 +9,36 @@ import numpy as np
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import Rounding, rounding
-from unveil.identification.convolution.elsewhere import Sighted, sighted
 from unveil.identification.convolution.kernel import (
     Kernel,
     Matched,
     PixelLine,
     cut,
+    difference,
+    differences_of,
     distinct,
     joined,
     match,
     measured,
+    proportional,
     refined,
     same,
 )
-from unveil.identification.convolution.pooling import difference, differences_of, proportional
 from unveil.identification.convolution.reading import Reader
-from unveil.identification.convolution.tracing import traced
+from unveil.identification.convolution.short_lines import Sighted, sighted, traced
 from unveil.identification.detect import curved
 from unveil.identification.picture import Picture
 
-# How far lines reach without a box, in typical inputs.
-FAR = 3.0
-# Points around which the rounding of answers is measured.
-POINTS = 6
-# Inputs moved for that.
-PIXELS = 2
+FAR = 3.0  # how far lines reach without a box, in typical inputs
+POINTS = 6  # points around which the rounding of answers is measured
+PIXELS = 2  # inputs moved for that
 # Believed kernels are met on so many lines at least, and in so many windows besides the one they were read in.
 LINES, SIGHTINGS = 2, 2
 # Lines without a breakpoint after which there is nothing to read: strides wider than kernels leave some pixels unseen.
 EMPTY = 40
-# Pictures from which those are taken in which a kernel is looked for once more.
-PICTURES = 64
-# Further lines without a new kernel on which candidates may be met before the search ends without them.
-PATIENCE = 3
-# After so many normals that fit into no window, and none that does, the layer is no convolution.
-HOPELESS = 12
+PICTURES = 64  # pictures from which those are taken in which a kernel is looked for once more
+PATIENCE = 3  # further lines without a new kernel on which candidates may be met before the search ends without them
+HOPELESS = 12  # after so many normals that fit into no window, and none that does, the layer is no convolution
 # Least share of the windows on its own grid in which a kernel must have been met: behind maximum pooling a neuron shows
 # only where it is the largest, and other layers rest sometimes.
 SHARE = 0.1

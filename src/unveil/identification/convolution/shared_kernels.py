@@ -204,10 +204,8 @@ def _expected(kernel: Kernel, search: KernelSearch, grid: Grid, shift: np.ndarra
     return total
 
 
-# Answers beyond the unknowns, as a share of them.
-SPARE = 0.1
-# How far from "active above" or "active below" a kernel's sign may come out.
-UNSURE = 0.05
+SPARE = 0.1  # answers beyond the unknowns, as a share of them
+UNSURE = 0.05  # how far from "active above" or "active below" a kernel's sign may come out
 
 
 def unknowns(kernels: Kernels, picture: Picture) -> int:
@@ -274,8 +272,7 @@ def _network(
     return Network((first, Layer(weights, offset, activation("identity"))), shape)
 
 
-# Share of the windows met that must lie on the grid: a few more are met by chance.
-ON_GRID = 0.95
+ON_GRID = 0.95  # share of the windows met that must lie on the grid: a few more are met by chance
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 
-from unveil.identification.fitting.output_layer import Weights
+from unveil.identification.fitting.output_layer import with_linear_part
 from unveil.whitebox.activation import Activation, by_rows, leaky_relu
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
@@ -18,10 +18,8 @@ OPPOSITE, NEARLY, FAINT = 1e-12, 1e-7, 1e-5
 # How far, relative to its size, a part linear in one value may be from what one neuron adds; errors of answers that a
 # network is near enough to, before all its weights are settled.
 ALIKE, ROUGH = 1e-4, 1e-6
-# A network with other slopes may be so many times further from what was asked.
-AS_WELL = 3.0
-# Digits of a slope that all neurons share, and slopes smaller than this are none.
-DIGITS, NONE = 4, 1e-4
+AS_WELL = 3.0  # a network with other slopes may be so many times further from what was asked
+DIGITS, NONE = 4, 1e-4  # digits of a slope that all neurons share, and slopes smaller than this are none
 # Of more neurons than an affine part has numbers those on the other side are looked for among so many, and
 # taken if the next best set of them leaves so many times as much.
 MOST_TURNED, ALONE = 24, 10.0
@@ -111,16 +109,6 @@ def sides_at_will(layers: Sequence[Layer]) -> bool:
         return False
     carry = 2 * len(opposite_rows(layers[0], NEARLY))
     return carry > 0 and layers[0].neurons - carry > layers[0].inputs * layers[1].neurons
-
-
-def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
-    """Two layers that also carry `slope @ h`, as relu(v h) - relu(-v h) for each direction v in it."""
-    hidden, last = layers
-    u, s, vt = np.linalg.svd(slope, full_matrices=False)
-    keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
-    v, size = vt[keep], (u * s)[:, keep]
-    rows, bias = np.concatenate([hidden[0], v, -v]), np.concatenate([hidden[1], np.zeros(2 * len(v))])
-    return [(rows, bias), (np.concatenate([last[0], size, -size], axis=1), last[1])]
 
 
 def with_slopes(network: Network, error: Callable[[Network], float], fine: float) -> Network:

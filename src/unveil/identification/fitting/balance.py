@@ -8,8 +8,7 @@ from math import log10
 import numpy as np
 from jaxtyping import Float
 
-# By how much a reduced vector may be shorter than the one before it.
-LOVASZ = 0.99
+LOVASZ = 0.99  # by how much a reduced vector may be shorter than the one before it
 # Neurons whose signs are all tried out at most; so many digits less than one choice in 10 is right by chance.
 MOST, CHANCE = 16, 6.0
 

@@ -14,8 +14,7 @@ OFTEN, PUSHES, HALVINGS = 1.5, 6, 12
 # usual, the value by this share of the neuron's: a weight that is not known yet moves the neuron by as much. Steps that
 # lead there, and how long these are as a share of the point.
 TOGETHER, BEGINS, CLIMB, STRIDE = 4, 0.1, 40, 0.05
-# Share of all points that are moved there at most.
-MOVED = 0.25
+MOVED = 0.25  # share of all points that are moved there at most
 
 
 def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) -> Float[np.ndarray, "N n"]:
@@ -44,7 +43,8 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) ->
                 if not len(near):
                     continue
                 goal = side * np.abs(z[near, i]).mean() * np.linspace(0.05, 1, len(near))
-                x[near] = _drawn(network, depth, i, _pushed(network, depth, i, x[near], goal), x[there], side)
+                moved = pushed(network, depth, np.full(len(near), i), x[near], goal)
+                x[near] = _drawn(network, depth, i, moved, x[there], side)
                 z[near] = network.preactivations(x[near], depth)[depth]
                 free[near] = False
         if depth:
@@ -54,9 +54,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) ->
 
 def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: Bool[np.ndarray, " N"]) -> None:
     """Move free points to where a neuron of a layer and a value it sees are both active, of pairs that hardly are.
-
-    There alone answers tell the weight between them. Of each pair the nearest points climb, while there are any.
-    """
+    There alone answers tell the weight between them. Of each pair the nearest points climb, while there are any."""
     sums = network.preactivations(x, depth)
     z, h = sums[depth], sums[depth - 1]
     usual = np.abs(z).mean(axis=0), np.abs(h).mean(axis=0)
@@ -89,19 +87,17 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
     x[which[met]] = there[met]
 
 
-def _pushed(
-    network: Network,
-    depth: int,
-    neuron: int | Int[np.ndarray, ""],
-    x: Float[np.ndarray, "K n"],
-    goal: Float[np.ndarray, " K"],
+def pushed(
+    network: Network, depth: int, neuron: Int[np.ndarray, " K"], x: Float[np.ndarray, "K n"], goal: np.ndarray
 ) -> Float[np.ndarray, "K n"]:
-    """The points moved along this neuron's gradients until its preactivations are these."""
+    """The points moved along the gradients of their neurons until the preactivations are these, `goal`, (K,)."""
+    # A first layer's hyperplane is met at once; a deeper one bends on the way.
     for _ in range(PUSHES if depth else 1):
         sums = network.preactivations(x, depth)
         slope = _slope(network, depth, neuron, sums)
-        off = goal - sums[depth][:, neuron]
-        x = x + off[:, None] * slope / np.maximum((slope**2).sum(axis=1), 1e-300)[:, None]
+        off = goal - sums[depth][np.arange(len(x)), neuron]
+        step = (off / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
+        x = x + np.where(np.isfinite(step), step, 0.0)
     return x
 
 
@@ -134,11 +130,10 @@ def _drawn(
 
 
 def _slope(
-    network: Network, depth: int, neuron: int | Int[np.ndarray, " K"], sums: list[np.ndarray]
+    network: Network, depth: int, neuron: Int[np.ndarray, " K"], sums: list[np.ndarray]
 ) -> Float[np.ndarray, "K n"]:
-    """Gradients of a neuron's preactivation where the layers up to it have these."""
-    weights = network.layers[depth].dense()[neuron]
-    slope = np.broadcast_to(weights, (len(sums[0]), weights.shape[-1]))
+    """Gradients of neurons' preactivations, one per point, where the layers up to theirs have these."""
+    slope = network.layers[depth].dense()[neuron]
     for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
         slope = (slope * below.activation.slope(z)) @ below.dense()
-    return np.array(slope)
+    return np.asarray(slope)

@@ -12,18 +12,12 @@ from unveil.identification.fitting.least_squares import jacobian, parameters
 from unveil.identification.fitting.output_layer import Asked
 from unveil.whitebox.network import Layer, Network
 
-# Parameters up to which all are fitted together.
-LARGE = 1500
-# How close, relative to the size of its input, a neuron is to switching at points that are left out.
-BEND = 1e-6
-# Answers per parameter in the fit.
-PLENTY = 3
-# Answers predicted worse than this many times the rounding are asked for.
-ENOUGH = 1e4
-# Rows of a pool that are brought up to date together.
-HEAD = 64
-# Fresh answers asked for at once, and how often.
-AT_ONCE, ROUNDS = 30, 3
+LARGE = 1500  # parameters up to which all are fitted together
+BEND = 1e-6  # how close, relative to the size of its input, a neuron is to switching at points that are left out
+PLENTY = 3  # answers per parameter in the fit
+ENOUGH = 1e4  # answers predicted worse than this many times the rounding are asked for
+HEAD = 64  # rows of a pool that are brought up to date together
+AT_ONCE, ROUNDS = 30, 3  # fresh answers asked for at once, and how often
 # Points around one lie up to so far towards others, as powers of ten of the way there; steps of the fit to them.
 AROUND, STEPS = (-2.0, 0.0), 4
 
@@ -128,13 +122,8 @@ def _spread(
     network: Network, x: Float[np.ndarray, "N n"], most: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " chosen"]:
     """Points from all linear pieces: in each, no more than settle an affine function."""
-    patterns, h = [], x
-    for layer in network.layers[:-1]:
-        z = layer.affine(h)
-        patterns.append(z > 0)
-        h = np.maximum(z, 0)
     order = rng.permutation(len(x))
-    packed = np.packbits(np.concatenate(patterns, axis=1)[order], axis=1)
+    packed = np.packbits(np.concatenate(network.preactivations(x, -2), axis=1)[order] > 0, axis=1)
     _, piece = np.unique(packed, axis=0, return_inverse=True)
     by_piece = np.argsort(piece.reshape(-1), kind="stable")
     sorted_piece = piece.reshape(-1)[by_piece]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -33,19 +34,9 @@ class Polished:
     largest: float  # the largest error among all parameters, absolute: in half of all cases it is less
 
 
-def polish(  # noqa: PLR0913 - tolerances of a fit, by name
-    network: Network,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    *,
-    noise: float = 0.0,
-    steps: int = 200,
-    free: Sequence[int] | None = None,
-    patience: int = 8,
-    weight: Float[np.ndarray, "N m"] | float = 1.0,
-) -> Polished:
+def polish(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], **options: Any) -> Polished:
     """Fit all parameters to answers, starting from a network that is nearly right: `polish_all` for one start."""
-    return polish_all([network], x, y, noise=noise, steps=steps, free=free, patience=patience, weight=weight)[0]
+    return polish_all([network], x, y, **options)[0]
 
 
 def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
@@ -55,7 +46,6 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     *,
     noise: float = 0.0,
     steps: int = 200,
-    free: Sequence[int] | None = None,
     patience: int = 8,
     until: float = 0.0,
     weight: Float[np.ndarray, "N m"] | float = 1.0,
@@ -66,7 +56,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves. `networks`:
     where to start; depth, widths and activations are the same for all, and stay. `x`: where the oracle was asked. Twice
     as many answers as parameters is enough. `noise`: standard deviation of the answers' errors, absolute: the fit ends
-    when `rms` reaches it (twice the rounding of float64 at least). `free`: layers whose parameters move; default all.
+    when `rms` reaches it (twice the rounding of float64 at least).
     `patience`: steps without a gain of one part in a hundred before the fit is called ended. `until`: all end where one
     of them has come so near. `weight`: what each answer counts for; `rms` is that of the weighted errors, so let the
     usual one be 1. Returns for each start the best network met, and how sure its parameters are. Queries: `0`; the
@@ -75,10 +65,9 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     x, y = networks[0].points(x), np.asarray(y, dtype=np.float64)
     weights = np.broadcast_to(weight, y.shape)
     kinds = [layer.activation for layer in networks[0].layers]
-    moving = sorted(range(len(kinds)) if free is None else free)
     floor = max(noise, 0.25 * np.finfo(np.float64).eps * (float(np.abs(y).max()) or 1.0))
     blocks, count = _stacked(networks), len(networks)
-    normal, slope, cost = _normal_equations(blocks, kinds, x, y, weights, moving)
+    normal, slope, cost = _normal_equations(blocks, kinds, x, y, weights)
     rms = np.sqrt(cost / y.size)
     start, reference = rms.copy(), rms.copy()
     damping, growth = np.full(count, 1e-3), np.full(count, 2.0)
@@ -90,8 +79,9 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
             break
         taken[at] += 1
         step = np.array([_damped_step(normal[i], slope[i], damping[i]) for i in at])
-        trial = _moved([block[at] for block in blocks], moving, step)
-        after = _cost(trial, kinds, x, y, weights)
+        trial = _moved([block[at] for block in blocks], step)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite: it is refused
+            after = ((weights * (_forward(trial, kinds, x)[0][-1] - y)) ** 2).sum(axis=(1, 2))
         expected = np.array([2 * d @ (slope[i] - 0.5 * normal[i] @ d) for i, d in zip(at, step, strict=True)])
         better = np.isfinite(after) & (after < cost[at]) & (expected > 0)
         won, lost = at[better], at[~better]
@@ -102,7 +92,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
             for block, moved in zip(blocks, trial, strict=True):
                 block[won] = moved[better]
             left = [block[won] for block in blocks]
-            normal[won], slope[won], cost[won] = _normal_equations(left, kinds, x, y, weights, moving)
+            normal[won], slope[won], cost[won] = _normal_equations(left, kinds, x, y, weights)
             rms[won] = np.sqrt(cost[won] / y.size)
         damping[lost] *= growth[lost]
         growth[lost] *= 2
@@ -137,8 +127,7 @@ def jacobian(network: Network, x: Float[np.ndarray, "N n"], free: Sequence[int] 
     return np.asarray(slopes[0])
 
 
-# Networks of one shape, S of them: for each layer an array (S, out, in + 1) of (W | b).
-_Blocks = list[np.ndarray]
+_Blocks = list[np.ndarray]  # networks of one shape, S of them: for each layer an array (S, out, in + 1) of (W | b)
 
 
 def _stacked(networks: Sequence[Network]) -> _Blocks:
@@ -185,27 +174,15 @@ def _slopes(
     return np.concatenate([parts[depth] for depth in sorted(parts)], axis=3)
 
 
-def _cost(
-    blocks: _Blocks,
-    kinds: Sequence[Activation],
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    weights: Float[np.ndarray, "N m"],
-) -> Float[np.ndarray, " S"]:
-    with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite and it is refused
-        return np.asarray(((weights * (_forward(blocks, kinds, x)[0][-1] - y)) ** 2).sum(axis=(1, 2)))
-
-
 def _normal_equations(
     blocks: _Blocks,
     kinds: Sequence[Activation],
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     weights: Float[np.ndarray, "N m"],
-    free: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`J^T J`, `J^T (y - f)` and the sum of squares of each network, a block of rows at a time."""
-    count, size, uneven = len(blocks[0]), sum(blocks[depth][0].size for depth in free), bool((weights != 1).any())
+    count, size, uneven = len(blocks[0]), sum(block[0].size for block in blocks), bool((weights != 1).any())
     normal, slope, cost = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros(count)
     rows = min(len(x), max(1, _ROWS // y.shape[1]))
     some = max(1, _ENTRIES // (rows * y.shape[1] * size))
@@ -215,7 +192,7 @@ def _normal_equations(
         for begin in range(0, len(x), rows):
             inputs, sums = _forward(part, kinds, x[begin : begin + rows])
             weight = weights[begin : begin + rows]
-            j = _slopes(part, kinds, inputs, sums, free)
+            j = _slopes(part, kinds, inputs, sums, range(len(kinds)))
             if uneven:
                 j *= weight[..., None]
             j = j.reshape(len(these), -1, size)
@@ -259,10 +236,6 @@ def _confidence(normal: Float[np.ndarray, "P P"]) -> tuple[float, float, float]:
     )
 
 
-def _moved(blocks: _Blocks, free: Sequence[int], step: Float[np.ndarray, "S P"]) -> _Blocks:
-    out, begin = list(blocks), 0
-    for depth in free:
-        size = blocks[depth][0].size
-        out[depth] = blocks[depth] + step[:, begin : begin + size].reshape(blocks[depth].shape)
-        begin += size
-    return out
+def _moved(blocks: _Blocks, step: Float[np.ndarray, "S P"]) -> _Blocks:
+    parts = np.split(step, np.cumsum([block[0].size for block in blocks])[:-1], axis=1)
+    return [block + part.reshape(block.shape) for block, part in zip(blocks, parts, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,28 +14,21 @@ from unveil.identification.fitting.robust import Robust
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
-# Points looked at together; fixed, so that the same points give the same bits.
-_ROWS = 4096
-# The conjugate gradients of one step end when what is left is this share of the start.
-_LEFT = 0.03
+_ROWS = 4096  # points looked at together; fixed, so that the same points give the same bits
+_LEFT = 0.03  # the conjugate gradients of one step end when what is left is this share of the start
 # A fit ends with a step that gains less than this.
 _GAIN = 1.02
 _MOST, _MOST_DAMPED = 150, 60
-# Conjugate gradients that must together make what is left smaller by `_GAIN`.
-_PATIENCE = 10
-# Numbers of former directions that are kept, twice (128 MB each).
-_KEPT = 2**25
-# Points from which the preconditioner is made, at most.
-_ENOUGH = 8192
-# Damping of the preconditioner, relative to its mean diagonal.
-_RIDGE = 1e-6
+_PATIENCE = 10  # conjugate gradients that must together make what is left smaller by `_GAIN`
+_KEPT = 2**25  # numbers of former directions that are kept, twice (128 MB each)
+_ENOUGH = 8192  # points from which the preconditioner is made, at most
+_RIDGE = 1e-6  # damping of the preconditioner, relative to its mean diagonal
 # Damping at the start of a fit from afar, relative to the diagonal of J^T J; its least and largest, what a step that
 # was right makes of it, one that had to be shortened, and one that was none.
 DAMPING = 1e-2
 _LEAST_DAMPING, _LARGEST_DAMPING = 1e-9, 1e6
 _EASED, _SHORTENED, _REFUSED = 0.25, 2.0, 10.0
-# Parameters that hardly any point feels are held as if they had this share of the mean diagonal.
-_UNFELT = 1e-6
+_UNFELT = 1e-6  # parameters that hardly any point feels are held as if they had this share of the mean diagonal
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 # Inputs and slopes of every layer at some points, and the weights of the answers there.
@@ -51,15 +45,8 @@ class Damped:
     products: int  # with the Jacobian and its transpose, of all steps
 
 
-def fit(  # noqa: PLR0913 - tolerances of a fit, by name
-    network: Network,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    *,
-    noise: float = 0.0,
-    first: int = 0,
-    steps: int = 12,
-    counts: Float[np.ndarray, "N m"] | float = 1.0,
+def fit(
+    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], *, steps: int = 12, **options: Any
 ) -> tuple[Network, float]:
     """Gauss-Newton steps, each solved by conjugate gradients.
 
@@ -71,7 +58,7 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     so multiplied. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of
     Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
-    fitted = damped_fit(network, x, y, noise=noise, first=first, steps=steps, most=_MOST, damping=0.0, counts=counts)
+    fitted = damped_fit(network, x, y, steps=steps, most=_MOST, damping=0.0, **options)
     return fitted.network, fitted.rms
 
 
@@ -95,73 +82,47 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
     """
     weights, kinds = _taken_apart(network)
     counts = np.broadcast_to(counts, y.shape)
-    robust, products = Robust.at(_squares(weights, kinds, x, y, counts)), 0
+
+    def squares(trial: Pairs) -> Float[np.ndarray, " N"]:
+        """Mean square error of each answer."""
+        out = np.empty(len(x))
+        for part in _parts(len(x)):
+            with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
+                wrong = _forward(trial, kinds, x[part])[0][-1] - y[part]
+                out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
+        return out
+
+    robust, products = Robust.at(squares(weights)), 0
     for _ in range(steps):
         if robust.rms <= 1.2 * noise or damping > _LARGEST_DAMPING:
             break
         weight = robust.weight[:, None] * counts**2
         step, taken = _step(weights, kinds, x, y, first, weight, damping, most, 0.0 if damping else noise)
         products += taken
-        better = _shortened(weights, kinds, step, x, y, robust, counts)
-        if better is None and damping:
+        # The longest of four parts of the step that costs less.
+        for part in (1, 1 / 4, 1 / 16, 1 / 64):
+            trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
+            there = squares(trial)
+            if robust.costs(there) < robust.cost:
+                break
+        else:
+            if not damping:
+                break
             damping *= _REFUSED
             continue
-        if better is None:
-            break
-        weights, squares, part = better
-        before, robust = robust, Robust.at(squares)
+        weights, before, robust = trial, robust, Robust.at(there)
         if damping:
             damping = max(damping * (_EASED if part == 1 else _SHORTENED), _LEAST_DAMPING)
-        elif before.cost < _GAIN * before.costs(squares) and before.bound < _GAIN * robust.bound:
+        elif before.cost < _GAIN * before.costs(there) and before.bound < _GAIN * robust.bound:
             # Where few answers are far off most of the cost is theirs.
             break
-    return Damped(_put_together(weights, kinds, network), robust.rms, min(damping, _LARGEST_DAMPING), products)
+    layers = [Layer(w, b, kind) for (w, b), kind in zip(weights, kinds, strict=True)]
+    return Damped(Network(tuple(layers), network.shape), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
 
 def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:
     weights = [(np.array(layer.dense()), layer.bias.copy()) for layer in network.layers]
     return weights, [layer.activation for layer in network.layers]
-
-
-def _put_together(weights: Pairs, kinds: Sequence[Activation], like: Network) -> Network:
-    layers = [Layer(w, b, kind) for (w, b), kind in zip(weights, kinds, strict=True)]
-    return Network(tuple(layers), like.shape)
-
-
-def _shortened(  # noqa: PLR0913 - one step with the state of the fit
-    weights: Pairs,
-    kinds: Sequence[Activation],
-    step: Pairs,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    robust: Robust,
-    counts: Float[np.ndarray, "N m"] | float = 1.0,
-) -> tuple[Pairs, Float[np.ndarray, " N"], float] | None:
-    """The longest of four parts of a step that costs less, square errors there, and which part; None if none does."""
-    part = 1.0
-    for _ in range(4):
-        trial = [(w + part * dw, b + part * db) for (w, b), (dw, db) in zip(weights, step, strict=True)]
-        squares = _squares(trial, kinds, x, y, counts)
-        if robust.costs(squares) < robust.cost:
-            return trial, squares, part
-        part /= 4
-    return None
-
-
-def _squares(
-    weights: Pairs,
-    kinds: Sequence[Activation],
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    counts: Float[np.ndarray, "N m"] | float = 1.0,
-) -> Float[np.ndarray, " N"]:
-    """Mean square error of each answer."""
-    out, counts = np.empty(len(x)), np.broadcast_to(counts, y.shape)
-    for part in _parts(len(x)):
-        with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere is refused
-            wrong = _forward(weights, kinds, x[part])[0][-1] - y[part]
-            out[part] = ((counts[part] * wrong) ** 2).mean(axis=1)
-    return out
 
 
 def _parts(count: int) -> Iterator[slice]:

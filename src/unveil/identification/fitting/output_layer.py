@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,27 +11,23 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact
 from unveil.identification.fitting.balance import but_for_one, by_balance
-from unveil.whitebox.network import Network
+from unveil.whitebox.activation import activation
+from unveil.whitebox.network import Layer, Network
 
 # Weights and bias of one layer.
 AffineMap = tuple[np.ndarray, np.ndarray]
 Weights = list[AffineMap]
-# Besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at.
-FEW = 2000
-# Numbers of questions of which answers are kept that a fit is made to.
-EVERYTHING = 1 << 40
-# Neurons with an output weight this small, relative to the largest, are none.
-FAINT = 1e-7
-# How well the sides must explain the affine part of a fit, relative to its largest share.
-BALANCE = 1e-5
+FEW = 2000  # besides ten per unknown, so many answers, spread over all, are fitted; the others are only looked at
+EVERYTHING = 1 << 40  # numbers of questions of which answers are kept that a fit is made to
+FAINT = 1e-7  # neurons with an output weight this small, relative to the largest, are none
+BALANCE = 1e-5  # how well the sides must explain the affine part of a fit, relative to its largest share
 # Share of the squares that stabilizes normal equations; rounds at most, a gain of one so small that it is the last, and
 # rounds then to all digits.
 RIDGE = 1e-15
 ROUNDS, SETTLED, LAST = 40, 1e-5, 3
-# Answers whose rounding is so many times that of the usual one are not fitted.
-UNEVEN = 10.0
-# A fit that explains fewer of the answers says nothing about the others.
-MOST = 0.6
+UNEVEN = 10.0  # answers whose rounding is so many times that of the usual one are not fitted
+MOST = 0.6  # a fit that explains fewer of the answers says nothing about the others
+AS_MANY = 0.99  # of the answers explained with an affine part beside the neurons, so many must be without it as well
 
 
 @dataclass
@@ -42,8 +39,7 @@ class Asked:
     x: list[np.ndarray] = field(default_factory=list)
     y: list[np.ndarray] = field(default_factory=list)
     kept: int = 0
-    full: bool = False
-    """Whether a small batch was not kept any more: what is, is of the first lines alone."""
+    full: bool = False  # whether a small batch was not kept any more: what is, is of the first lines alone
     usual: float | None = None
     """Standard deviation of the rounding of the usual answer, where not all are rounded alike."""
     joined: tuple[np.ndarray, np.ndarray] | None = None
@@ -137,6 +133,12 @@ def affine_fit(h: Float[np.ndarray, "N q"], y: Float[np.ndarray, "N m"], rcond: 
     return out[:-1].T, out[-1]
 
 
+def with_output(hidden: Sequence[Layer], x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Network:
+    """Hidden layers, and the affine map of what they pass on that is nearest to answers."""
+    h = Network(tuple(hidden))(x) if hidden else x
+    return Network((*hidden, Layer(*affine_fit(h, y, 1e-10), activation("identity"))))
+
+
 def in_proportion(x: Float[np.ndarray, "N n"], size: float) -> Float[np.ndarray, "N 1"]:
     """Weights of answers whose rounding grows with the input."""
     return np.asarray(1 / (1 + np.linalg.norm(x, axis=1) / size)[:, None])
@@ -161,23 +163,32 @@ def output_layer(
     h, weight = after(layers, x), in_proportion(x, size)
     most = max(float(np.abs(y * weight).max()), 1e-300)
     rows, bias = layer
-    z = np.maximum(h @ rows.T + bias, 0)
-    F = np.concatenate([z, np.ones((len(z), 1))], axis=1)
+    F = np.concatenate([np.maximum(h @ rows.T + bias, 0), np.ones((len(h), 1))], axis=1)
     if over is not None:
         d = h.shape[1]
         if len(y) > 2 * (len(rows) + d + 1):
             over = np.linalg.lstsq(np.concatenate([F, h], axis=1) * weight, y * weight, rcond=None)[0][-d:].T
-        u, s, vt = np.linalg.svd(over, full_matrices=False)
-        keep = s > 1e-7 * max(float(s.max(initial=0)), 1e-300)
-        # relu(v h) - relu(-v h) = v h
-        rows = np.concatenate([rows, vt[keep], -vt[keep]])
-        bias = np.concatenate([bias, np.zeros(2 * int(keep.sum()))])
-        tail = np.concatenate([(u * s)[:, keep], -(u * s)[:, keep]], axis=1)
-        y = y - np.maximum(h @ rows[len(layer[0]) :].T, 0) @ tail.T
+        v, sent = _directions(over)
+        y = y - h @ v.T @ sent.T
     solution, *_ = np.linalg.lstsq(F * weight, y * weight, rcond=None)
     error = float(np.abs((F @ solution - y) * weight).max()) / most
-    W = solution[:-1].T if over is None else np.concatenate([solution[:-1].T, tail], axis=1)
-    return [(rows, bias), (W, solution[-1])], error
+    ending: Weights = [layer, (solution[:-1].T, solution[-1])]
+    return ending if over is None else with_linear_part(ending, over), error
+
+
+def with_linear_part(layers: Weights, slope: Float[np.ndarray, "m d"]) -> Weights:
+    """Two layers that also carry `slope @ h`, as relu(v h) - relu(-v h) for each direction v in it."""
+    (rows, bias), (out, end) = layers
+    v, sent = _directions(slope)
+    bias = np.concatenate([bias, np.zeros(2 * len(v))])
+    return [(np.concatenate([rows, v, -v]), bias), (np.concatenate([out, sent, -sent], axis=1), end)]
+
+
+def _directions(slope: Float[np.ndarray, "m d"]) -> tuple[Float[np.ndarray, "r d"], Float[np.ndarray, "m r"]]:
+    """Orthonormal directions v and what is sent on of each: `sent @ v` is the slope, but for roundings."""
+    u, s, v = np.linalg.svd(slope, full_matrices=False)
+    keep = s > FAINT * max(float(s.max(initial=0)), 1e-300)
+    return v[keep], (u * s)[:, keep]
 
 
 def agreement(
@@ -334,18 +345,45 @@ def ending(
         w, rows = solution[:k], unsigned.corrected(unsigned.loose(F), solution).rows
         z = after(unsigned.layers, x) @ rows.T + unsigned.bias
         A = (z[:, None, :] * w.T[None]).reshape(-1, k) / 2
-        A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1) * np.repeat(
-            weight, y.shape[1], axis=0
-        )
+        A = np.concatenate([A, np.tile(np.eye(y.shape[1]), (len(x), 1))], axis=1)
+        A *= np.repeat(weight, y.shape[1], axis=0)
         smooth = (y - (np.abs(z) / 2) @ w) * weight
         side = np.where(np.linalg.lstsq(A, smooth.reshape(-1), rcond=None)[0][:k] < 0, -1.0, 1.0)
     turned = (rows * side[:, None], unsigned.bias * side)
-    best: tuple[Network | None, float] = (None, np.inf)
-    for over in (None, np.zeros((y.shape[1], rows.shape[1]))):
-        rest, error = output_layer(asked, unsigned.layers, turned, over, size)
-        if best[0] is None or error < 0.1 * best[1]:
-            best = (Network.from_weights([*unsigned.layers, *rest]), error)
-        if error < enough:
-            break
+    best, error = output_layer(asked, unsigned.layers, turned, None, size)
+    if error >= enough:
+        more, less = output_layer(asked, unsigned.layers, turned, np.zeros((y.shape[1], rows.shape[1])), size)
+        best, error = (more, less) if less < 0.1 * error else (best, error)
+    return Network.from_weights([*unsigned.layers, *best]), error
+
+
+def ending_of_most(
+    unsigned: Unsigned, solution: Float[np.ndarray, "q m"], asked: Asked, size: float, rough: float
+) -> Network:
+    """The network that explains the most answers to within `rough`, however far off it is at the others.
+
+    Which sides are active follows from the part linear in the values before, if all neurons are there; else it is
+    folded in as neurons of opposite rows, and any sides do. `unsigned`: the last hidden layer, and those before.
+    `solution`: of the fit that explains answers by it. `rough`: relative to the largest answer.
+    """
+    x, y = asked.all()
+    weight = in_proportion(x, size)
+    strong = np.abs(solution[: len(unsigned.rows)]).max(axis=1)
+    unsigned, solution = unsigned.only(strong > FAINT * strong.max(), solution)
+    h, F = after(unsigned.layers, x), unsigned.features(x) * weight
+    told = unsigned.sided(F, solution)
+    options = [] if told is None else [(told[0] * told[1][:, None], unsigned.bias * told[1], False)]
+    options += [(each.rows, each.bias, True) for each in (unsigned.corrected(unsigned.loose(F), solution), unsigned)]
+    best: tuple[Network | None, float] = None, -1.0
+    for rows, bias, affine in options:
+        z = np.maximum(h @ rows.T + bias, 0)
+        parts = [z, np.ones((len(x), 1)), h] if affine else [z, np.ones((len(x), 1))]
+        found, off = agreement(np.concatenate(parts, axis=1) * weight, y * weight)
+        share = float((off < rough).mean())
+        if best[0] is None or share > best[1] / (AS_MANY if affine else 1.0):
+            k, slope = len(rows), found[len(rows) + 1 :].T
+            ending = [(rows, bias), (found[:k].T, found[k])]
+            ending = with_linear_part(ending, slope) if affine else ending
+            best = Network.from_weights([*unsigned.layers, *ending]), share
     assert best[0] is not None
-    return best[0], best[1]
+    return best[0]

@@ -18,8 +18,7 @@ WORTH_A_LOOK = 1e-3
 # it was active at so many points at least, which then tell whether it is needed; or where its weights are by so much
 # smaller than the others'.
 WEAK, SEEN, FAINT = 1e-3, 5, 1e-7
-# A network further than this from the answers will not settle to their last digits.
-ROUGHLY = 1e-5
+ROUGHLY = 1e-5  # a network further than this from the answers will not settle to their last digits
 # A neuron that sends on less than this share of what the most heard one of its layer does sends nothing.
 SILENT = 1e-12
 _TRIES = 4  # neurons taken out on trial before the weakest ones left are taken to be needed
@@ -45,10 +44,9 @@ def without_idle(network: Network, x: Float[np.ndarray, "N n"], sigma: Float[np.
 
 def _without(network: Network, depth: int, neuron: int, level: float) -> Network:
     """The network without a neuron of layer `depth`, its mean output added to the next biases."""
-    layers = list(network.layers)
-    here, after = layers[depth], layers[depth + 1]
-    layers[depth + 1] = Layer(after.weights, after.bias + level * after.weights[:, neuron], after.activation)
-    return with_only(Network(tuple(layers)), depth, np.arange(here.neurons) != neuron)
+    keep, after = np.arange(network.layers[depth].neurons) != neuron, network.layers[depth + 1]
+    w = after.dense()
+    return with_only(network, depth, keep, Layer(w[:, keep], after.bias + level * w[:, neuron], after.activation))
 
 
 def with_only(

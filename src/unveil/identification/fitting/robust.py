@@ -13,8 +13,7 @@ from unveil.whitebox.network import Network
 # on the wrong side of a hyperplane, where the model that is linear in the parameters says nothing of them, and would
 # spread their errors over all weights; or they tell of a neuron that is active there alone.
 FAR_OFF = 10.0
-# Share of the answers, the worst ones, that are left out where networks are compared.
-STRAYS = 0.01
+STRAYS = 0.01  # share of the answers, the worst ones, that are left out where networks are compared
 
 
 @dataclass(frozen=True)
@@ -74,3 +73,13 @@ def off(
     """Mean square error of each answer; arguments as of `trimmed_rms`."""
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(((counts * (network(x) - y)) ** 2).mean(axis=1))
+
+
+def rms(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
+) -> float:
+    """Root mean square of what a network leaves of answers; arguments as of `trimmed_rms`."""
+    return trimmed_rms(network, x, y, counts, 0.0)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.output_layer import affine_fit
 from unveil.identification.fitting.pruning import with_only
+from unveil.identification.fitting.robust import rms
 from unveil.whitebox.network import Layer, Network
 
 # Neurons go if without them, after fitting, the answers are explained as well up to this factor, or to so
@@ -18,8 +19,7 @@ AS_WELL, JUST_AS_WELL, SLACK = 1.5, 1.2, 10.0
 # Rounds of fitting after some were taken out, as long as each gains; neurons tried one by one before it ends, those
 # that are missed least.
 ROUNDS, TRIES = 6, 6
-# Share of all neurons that are taken out at once, to begin with.
-AT_ONCE = 0.25
+AT_ONCE = 0.25  # share of all neurons that are taken out at once, to begin with
 # Points from which it is told how much the answers feel of a neuron; smallest eigenvalue that counts, of the largest.
 POINTS, SMALL = 512, 1e-13
 
@@ -209,10 +209,3 @@ def _without(network: Network, gone: list[tuple[int, int]], x: Float[np.ndarray,
         behind = Layer(w[:, ~out] + w[:, out] @ part, after.bias + w[:, out] @ rest, after.activation)
         network = with_only(network, depth, ~out, behind)
     return network
-
-
-def rms(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], counts: Counts = 1.0) -> float:
-    """Root mean square of what a network leaves of answers, each error multiplied by what it counts for."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        error = float(np.sqrt(((counts * (network(x) - y)) ** 2).mean()))
-    return error if np.isfinite(error) else np.inf

@@ -9,22 +9,18 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.output_layer import affine_fit
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Layer, Network
 
 BATCH = 256
 RATE = 3e-3
-# Directions of the outputs that vary less than this share of the most varying one count less.
-FAINT = 1e-3
-# Inputs shorter than this share of the usual length count no more.
-NEAR = 0.3
+FAINT = 1e-3  # directions of the outputs that vary less than this share of the most varying one count less
+NEAR = 0.3  # inputs shorter than this share of the usual length count no more
 # Batches: four per parameter within these limits, and as far as the numbers multiplied allow.
 STEPS = (4000, 20_000)
 WORK = 1e8
-# Momenta of the first and the second kind, and what keeps a division finite.
-_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8
+_FIRST, _SECOND, _TINY = 0.9, 0.999, 1e-8  # momenta of the first and the second kind, and what keeps a division finite
 
 
 def free_network(  # noqa: PLR0913 - what is given and what is free of a network
@@ -58,13 +54,6 @@ def free_network(  # noqa: PLR0913 - what is given and what is free of a network
     w = rng.standard_normal((m, h.shape[1])) / size / np.sqrt(h.shape[1])
     layers.append(Layer(w, np.zeros(m), activation_named("identity")))
     return Network(tuple(layers))
-
-
-def with_output(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"]) -> Network:
-    """The network with its last layer fitted to answers."""
-    h = Network(network.layers[:-1])(x) if len(network.layers) > 1 else x
-    last = Layer(*affine_fit(h, y, 1e-9), network.layers[-1].activation)
-    return Network((*network.layers[:-1], last), network.shape)
 
 
 def train(  # noqa: PLR0913 - tolerances of a fit, by name

@@ -1,4 +1,4 @@
-"""Hyperplanes that an edge may make, tried where known faces would end at them or behind another dual point."""
+"""Hyperplanes that an edge may make, tried at known faces and dual points, or parallel to a face; opened edges."""
 
 from __future__ import annotations
 
@@ -9,46 +9,26 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.crossings import sharpen
 from unveil.identification.from_labels.dual_points import DualPoints
-from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tangents, tolerance_at
+from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, on_face, tangents, tolerance_at
 from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Edge, Hyperplanes, Sighted, apart
-from unveil.identification.from_labels.opened_edges import finely
+from unveil.identification.from_labels.walks import Walks
 
-VAGUE = 0.01
-"""Angles known no better than this make no candidate."""
-
+VAGUE = 0.01  # angles known no better than this make no candidate
+# So close before and behind a candidate it is asked, as a share of the way to it; where normals are coarse.
 ASIDE, COARSE_ASIDE = 1e-4, 1e-2
-"""So close before and behind a candidate it is asked, as a share of the way to it; where normals are coarse."""
-
-WIDEST = 0.03
-"""Faces at which a candidate is vaguer than this share of the way are not asked."""
-
-LOOKS = 12
-"""Faces from which a candidate is looked at, at most: the nearest."""
-
-CROWD = 3.0
-"""Ends of faces by other neurons, for each factor e of the way, as far as is known beforehand."""
-
-FARTHEST = 30.0
-"""Faces further away than this, in sizes of a typical input, are not asked."""
-
-
+WIDEST = 0.03  # faces at which a candidate is vaguer than this share of the way are not asked
+LOOKS = 12  # faces from which a candidate is looked at, at most: the nearest
+CROWD = 3.0  # ends of faces by other neurons, for each factor e of the way, as far as is known beforehand
+FARTHEST = 30.0  # faces further away than this, in sizes of a typical input, are not asked
+# Directions in which the boundary behind a dual point must be where one of several edges foretells it, at most.
 DIRECTIONS = 12
-"""Directions in which the boundary behind a dual point must be where one of several edges foretells it, at most."""
-
-ON_A_LINE = 4e-7
-"""Error of the direction in which the boundary goes on behind a dual point."""
-
+ON_A_LINE = 4e-7  # error of the direction in which the boundary goes on behind a dual point
+# In errors, how far off the boundary may be there; and how probable that may be by chance, for each direction.
 SLACK, UNSURE = 3.0, 0.5
-"""In errors, how far off the boundary may be there; and how probable that may be by chance, for each direction."""
 
 
 def confirmed(
-    side: Side,
-    chart: Chart,
-    faces: Faces,
-    edge: Edge,
-    votes: tuple[tuple[float, float], ...],
-    precision: Precision,
+    side: Side, chart: Chart, faces: Faces, edge: Edge, votes: tuple[tuple[float, float], ...], precision: Precision
 ) -> Sighted | None:
     """The hyperplane through an edge at which known faces end, out of those at a few angles.
 
@@ -72,12 +52,7 @@ def confirmed(
 
 
 def edge_behind(
-    side: Side,
-    on: Faces,
-    edges: list[Edge],
-    found: DualPoints,
-    precision: Precision,
-    rng: np.random.Generator,
+    side: Side, on: Faces, edges: list[Edge], found: DualPoints, precision: Precision, rng: np.random.Generator
 ) -> tuple[int, Sighted] | None:
     """Which of several edges is the same neuron's as a dual point.
 
@@ -167,11 +142,7 @@ def _tried(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision
 
 
 def _ways(
-    chart: Chart,
-    faces: Faces,
-    tried: Hyperplanes,
-    precision: Precision,
-    share: float,
+    chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision, share: float
 ) -> tuple[Int[np.ndarray, " L"], Float[np.ndarray, "L d"], Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
     """The nearest faces, the steepest way to a hyperplane on each, how far it is, and how far beside it to ask."""
     along, s, steep = faces.ways_to(tried.normals[0], float(tried.offsets[0]))
@@ -185,3 +156,71 @@ def _ways(
     rows = np.flatnonzero(good)
     rows = rows[np.argsort(s[rows], kind="stable")][:LOOKS]
     return rows, along[rows], s[rows], aside[rows]
+
+
+def parallel(edge: Edge, faces: Faces) -> tuple[Float[np.ndarray, " d"], float] | None:
+    """The hyperplane of an edge parallel to another face, where only one lies in the edge's span.
+
+    A face on which a single neuron is active is parallel to that neuron's hyperplane. Where faces are few nothing else
+    tells it: no dual point repeats, and edges meet no other. The hyperplane is active towards that face. Returns the
+    unit normal and its error, per coordinate as those of the faces; None where no face or more than one is parallel to
+    such a hyperplane.
+    """
+    angle = np.arctan2(faces.normal @ edge.across, faces.normal @ edge.normal) % np.pi
+    out = faces.normal - np.outer(faces.normal @ edge.normal, edge.normal)
+    out -= np.outer(out @ edge.across, edge.across)
+    fuzz = 100 * (edge.rough + faces.error * np.sqrt(faces.x.shape[1]))
+    inside = np.linalg.norm(out, axis=1) < fuzz
+    for own in (0.0, edge.angle):
+        inside &= apart(angle, own) > fuzz
+    rows = np.flatnonzero(inside)
+    if not len(rows) or apart(angle[rows], angle[rows[0]]).max() > fuzz[rows].max():
+        return None
+    best = rows[faces.error[rows].argmin()]
+    t = float(angle[best])
+    normal = edge.at(t)
+    toward = np.sign(normal @ (faces.x[best] - edge.z)) or 1.0
+    # With w the angle between the edge's normals u and v it is (sin(w - t) u + sin(t) v) / sin w: what errors of u and
+    # v, `rough sin w` each, turn it by out of the plane that they span. Within that plane the face's own error does.
+    out_of_plane = edge.rough * np.hypot(np.sin(edge.angle - t), np.sin(t))
+    return toward * normal, float(np.hypot(out_of_plane, faces.error[best]))
+
+
+def opened(
+    side: Side, faces: Faces, point: DualPoints, precision: Precision, rng: np.random.Generator
+) -> tuple[Faces, Edge | None]:
+    """The face behind a dual point, and the edge between, as if that face were put behind the others.
+
+    `faces`: all faces, among them that of the point. `point`: one dual point. Returns the face behind, none where the
+    boundary is not flat there; no edge where the point does not lie on both. Queries: about `35 d`.
+    """
+    z, face, gap, error = point.z[0], int(point.face[0]), float(point.gap[0]), float(point.error[0])
+    step = min(precision.step, gap / 8)
+    behind = sharpen(side, point.behind, finely(precision, step))
+    across = faces.normal[face] * np.sign(faces.normal[face] @ (behind.x[0] - z))
+    made, _ = faces_at(side, behind, precision, step, rng, across[None])
+    if not len(made):
+        return made, None
+    rough = max(precision.normal, 2 * precision.digits / step)
+    if precision.normal >= ROUGH:
+        # Longer moves have measured them better than this step could.
+        rough = max(float(made.error[0]), float(faces.error[face]))
+    # The dual point must lie on both faces.
+    if abs(made.normal[0] @ (z - made.x[0])) > 100 * (error + rough * gap):
+        return made, None
+    normals = faces.normal[face], made.normal[0]
+    return made, Edge.between(z, made.x[0], normals, (face, len(faces)), error, rough)
+
+
+def finely(precision: Precision, step: float) -> float:
+    """How exactly a crossing must be located for a normal by moves of this length."""
+    return max(precision.normal * step, 2 * precision.digits)
+
+
+def explained(one: Walks, faces: Faces, planes: Hyperplanes, edges: list[Edge]) -> bool:
+    """Whether a walk ended where a hyperplane lies, or an edge of a face in the same plane, that was found before."""
+    on, along = faces[one.face], one.along
+    ours = [edge.ahead_on(on.normal[0], on.x[0], along[0]) for edge in edges]
+    reached = np.append(planes.ahead(on.x, along)[0], ours)
+    width = one.high[0] - one.low[0]
+    return bool(((reached > one.low[0] - width) & (reached < one.high[0] + width)).any())

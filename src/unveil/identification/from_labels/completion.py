@@ -30,40 +30,24 @@ from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
 from unveil.whitebox.activation import activation
 
-SPARE = 1.08
-"""Boundary points per number in the last fit."""
-
-MISSED = 0.05
-"""Share of boundary points foretold that may be missing, near corners."""
-
+SPARE = 1.08  # boundary points per number in the last fit
+MISSED = 0.05  # share of boundary points foretold that may be missing, near corners
+# How finely boundary points are located for the last fit before any needs it more finely, as a share of the accuracy
+# that is wanted, and half of a bracket around one foretold, in errors of the fit before.
 SHARE, NEAR = 0.3, 16.0
-"""How finely boundary points are located for the last fit before any needs it more finely, as a share of the accuracy
-that is wanted, and half of a bracket around one foretold, in errors of the fit before."""
-
+# By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it.
 CLEAR = 1e3
-"""By so much the last layer's null vector must stand out; where hyperplanes are known coarsely by a hundredth of it."""
-
-COARSE = 1e-7
-"""How finely points are located before: hyperplanes are known to a millionth or so then."""
-
+COARSE = 1e-7  # how finely points are located before: hyperplanes are known to a millionth or so then
+# So many points per number, with those known before, are located first; the others then lie where foretold.
 EARLY = 1.02
-"""So many points per number, with those known before, are located first; the others then lie where foretold."""
-
-LOOK = 96
-"""So many are asked for first."""
-
-PAIRS = 5
-"""Pairs of classes tried for the last layer."""
-
-SILENT = 0.25
-"""Share of the neurons that may be on one side at all boundaries of a pair before another one is tried."""
-
+LOOK = 96  # so many are asked for first
+PAIRS = 5  # pairs of classes tried for the last layer
+SILENT = 0.25  # share of the neurons that may be on one side at all boundaries of a pair before another one is tried
+# Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none.
 RARE, IN_VAIN = 16, 3
-"""Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none."""
-
+# Rounds in which a model learns from boundary points that are not where it foretold them, and those in a row that may
+# leave no fewer of them.
 ROUNDS, FRUITLESS = 24, 8
-"""Rounds in which a model learns from boundary points that are not where it foretold them, and those in a row that may
-leave no fewer of them."""
 
 
 class Completion:

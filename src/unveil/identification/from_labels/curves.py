@@ -14,17 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-SCALES = np.geomspace(0.03, 12.0, 14)
-"""Scales tried for each neuron, in units of one over the size of a typical input."""
-
-TRIED = 8
-"""Pairs of them that are followed, the best first."""
-
-FITS = 1e-8
-"""Root mean square distance of the points from a curve, in sizes of a typical input, that is believed."""
-
-ALIKE = 1e-4
-"""Biases nearer to each other than this are one solution."""
+SCALES = np.geomspace(0.03, 12.0, 14)  # scales tried for each neuron, in units of one over the size of a typical input
+TRIED = 8  # pairs of them that are followed, the best first
+FITS = 1e-8  # root mean square distance of the points from a curve, in sizes of a typical input, that is believed
+ALIKE = 1e-4  # biases nearer to each other than this are one solution
 
 
 @dataclass(frozen=True)

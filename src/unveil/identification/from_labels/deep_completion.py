@@ -32,57 +32,30 @@ from unveil.identification.from_labels.second_layer import (
 )
 from unveil.identification.from_labels.straight import SHARE, looks_behind, straight
 
-STRAYED = 100.0
-"""So many times further off than they were located points lie on no boundary of the model."""
-
-KEPT = 0.9
-"""Share of the points explained that a fit to fresh ones must go on to explain."""
-
+STRAYED = 100.0  # so many times further off than they were located points lie on no boundary of the model
+KEPT = 0.9  # share of the points explained that a fit to fresh ones must go on to explain
+# Share of fresh boundary points that may not be where a model foretells them, for another attempt to go on from it.
 NEARLY = 0.1
-"""Share of fresh boundary points that may not be where a model foretells them, for another attempt to go on from it."""
-
-TIGHT = 1e-6
-"""Root mean square distance from which on not all points that a model was fitted to lie on its boundaries."""
-
-SIDES = 300
-"""Faces that tell the active sides of the first layer."""
-
-SPARE = 1.3
-"""Boundary points per number in the last fit."""
-
-OPEN = 3
-"""How often points are looked for that tell numbers left open, and how often in a row in vain."""
-
-TIMES = 4
-"""How often the extremes of a neuron's values are looked at, at each size."""
-
-ROUNDS = 3
-"""Fits to fresh points, each more exact than the one before."""
+TIGHT = 1e-6  # root mean square distance from which on not all points that a model was fitted to lie on its boundaries
+SIDES = 300  # faces that tell the active sides of the first layer
+SPARE = 1.3  # boundary points per number in the last fit
+OPEN = 3  # how often points are looked for that tell numbers left open, and how often in a row in vain
+TIMES = 4  # how often the extremes of a neuron's values are looked at, at each size
+ROUNDS = 3  # fits to fresh points, each more exact than the one before
 
 
 @dataclass(frozen=True)
 class Deep:
-    """A network with two hidden layers fitted to boundary points.
+    """A network with two hidden layers fitted to boundary points."""
 
-    Attributes:
-        model: The model.
-        rms: Root mean square distance of the points it was fitted to from its boundaries.
-        missed: Share of fresh boundary points that are not where it foretells them.
-        error: Standard error of the least certain number.
-        open: Numbers that the points leave open.
-        strayed: Boundary points met on the way that lie off the model's boundaries.
-        always: Second-layer neurons that are active at the whole boundary, whose biases no label tells.
-        carriers: Second-layer neurons that only carry another one's linear part.
-    """
-
-    model: DeepLabelModel
-    rms: float
-    missed: float
-    error: float
-    open: int
-    strayed: int
-    always: int = 0
-    carriers: int = 0
+    model: DeepLabelModel  # the model
+    rms: float  # root mean square distance of the points it was fitted to from its boundaries
+    missed: float  # share of fresh boundary points that are not where it foretells them
+    error: float  # standard error of the least certain number
+    open: int  # numbers that the points leave open
+    strayed: int  # boundary points met on the way that lie off the model's boundaries
+    always: int = 0  # second-layer neurons that are active at the whole boundary, whose biases no label tells
+    carriers: int = 0  # second-layer neurons that only carry another one's linear part
 
     @property
     def whole(self) -> bool:

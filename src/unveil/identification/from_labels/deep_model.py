@@ -15,19 +15,12 @@ from unveil.whitebox.network import Layer, Network
 
 @dataclass(frozen=True)
 class DeepLabelModel(Boundaries):
-    """A first layer of ReLU, and behind it what a network with one hidden layer does with its values.
+    """A first layer of ReLU, and behind it what a network with one hidden layer does with its values."""
 
-    Attributes:
-        inner: (k, d), rows of the first layer, in a chart's coordinates.
-        bias: (k,).
-        behind: The second layer and the logits, of the first layer's values.
-        classes: (c,), the label of each logit, ascending.
-    """
-
-    inner: Float[np.ndarray, "k d"]
+    inner: Float[np.ndarray, "k d"]  # (k, d), rows of the first layer, in a chart's coordinates
     bias: Float[np.ndarray, " k"]
-    behind: LabelModel
-    classes: Int[np.ndarray, " c"]
+    behind: LabelModel  # the second layer and the logits, of the first layer's values
+    classes: Int[np.ndarray, " c"]  # (c,), the label of each logit, ascending
 
     @property
     def parameters(self) -> int:

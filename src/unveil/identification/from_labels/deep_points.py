@@ -13,17 +13,11 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import Boundaries
 from unveil.identification.from_labels.pool import Pool
 
-ON = 1e-4
-"""Points nearer than this to a model's boundary lie on it, before the fit of all numbers."""
-
-CLOSE = 1e-6
-"""So near to a hyperplane of the first layer it is not certain which side a point is on."""
-
-USABLE = 0.05
-"""Share of the boundary points at which all weights that count must be told."""
-
+ON = 1e-4  # points nearer than this to a model's boundary lie on it, before the fit of all numbers
+CLOSE = 1e-6  # so near to a hyperplane of the first layer it is not certain which side a point is on
+USABLE = 0.05  # share of the boundary points at which all weights that count must be told
+# How often the bracket around one that is missing grows eightfold, from `ON` on: to some sizes of a typical input.
 GROW = 5
-"""How often the bracket around one that is missing grows eightfold, from `ON` on: to some sizes of a typical input."""
 
 
 class DeepPoints:

@@ -15,17 +15,10 @@ from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.label_agreement import fresh_points, network_labels
 from unveil.outcome import BudgetExceeded, Outcome
 
-BENDS, FURTHER = 100_000, 4
-"""Labels asked for more bends at a time, and how often."""
-
-RARE = 1_000
-"""Random points asked each time, for classes that a search meets hardly anywhere."""
-
-CHECKS = 2_000
-"""Fresh points that judge a network with two hidden layers."""
-
-LOOSE = 1e-4
-"""Standard error of a number from which on a result is approximate."""
+BENDS, FURTHER = 100_000, 4  # labels asked for more bends at a time, and how often
+RARE = 1_000  # random points asked each time, for classes that a search meets hardly anywhere
+CHECKS = 2_000  # fresh points that judge a network with two hidden layers
+LOOSE = 1e-4  # standard error of a number from which on a result is approximate
 
 
 class DeepReading:

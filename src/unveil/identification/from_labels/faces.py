@@ -12,17 +12,11 @@ from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross_near
 
-ROUGH = 1e-6
-"""Error of a normal, per coordinate, from which on it is measured again by longer moves."""
-
-LONGEST = 2.0
-"""Such moves at most, in sizes of a typical input."""
-
-BENT = 8
-"""So many digits off a straight line the boundary bends."""
-
+ROUGH = 1e-6  # error of a normal, per coordinate, from which on it is measured again by longer moves
+LONGEST = 2.0  # such moves at most, in sizes of a typical input
+BENT = 8  # so many digits off a straight line the boundary bends
+# So close before and behind a known hyperplane it is asked, as a share of its distance; where normals are coarse.
 NEXT, COARSE_NEXT = 1e-3, 1e-2
-"""So close before and behind a known hyperplane it is asked, as a share of its distance; where normals are coarse."""
 
 
 @dataclass(frozen=True)

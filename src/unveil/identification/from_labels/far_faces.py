@@ -10,20 +10,13 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, sharpen
 from unveil.identification.from_labels.faces import Precision, faces_at
 
+# So far out, in sizes of a typical input: nearly all neurons rest there, and digits are left for the others.
 RADIUS = 1e4
-"""So far out, in sizes of a typical input: nearly all neurons rest there, and digits are left for the others."""
-
-AT_ONCE = 32
-"""Points on the sphere asked at a time; pairs of them with different labels are crossed."""
-
+AT_ONCE = 32  # points on the sphere asked at a time; pairs of them with different labels are crossed
+# How finely a crossing is located, as a share of the radius, before it is looked at which neuron's it may be.
 ROUGH = 2.0**-14
-"""How finely a crossing is located, as a share of the radius, before it is looked at which neuron's it may be."""
-
-CENTRAL = 0.2
-"""Crossings nearer to the middle than this share of the radius are left out."""
-
-ALIKE = 1e-6
-"""Normals nearer to each other than this are one neuron's."""
+CENTRAL = 0.2  # crossings nearer to the middle than this share of the radius are left out
+ALIKE = 1e-6  # normals nearer to each other than this are one neuron's
 
 
 class FarFaces:

@@ -11,21 +11,14 @@ from unveil.identification.from_labels.second_layer import active_sides, likely_
 from unveil.identification.from_labels.standing import none_stands
 from unveil.identification.from_labels.straight import SHARE, looks, sharpened, straight
 
-CHUNK = 4
-"""Rounds of new faces between two looks at what goes on straight."""
-
-CHUNKS = 24
-"""Such looks, at most."""
-
+CHUNK = 4  # rounds of new faces between two looks at what goes on straight
+CHUNKS = 24  # such looks, at most
+# Dual points among which hyperplanes are looked for that were not met before, and how many at most.
 AMONG, SHARED = 1_000, 16
-"""Dual points among which hyperplanes are looked for that were not met before, and how many at most."""
-
+# So many times as far out, every other time, half of the points: neurons of either layer that are active, or at rest,
+# at nearly all usual inputs switch there, and classes that are rare at these are met.
 WIDE = 10.0
-"""So many times as far out, every other time, half of the points: neurons of either layer that are active, or at rest,
-at nearly all usual inputs switch there, and classes that are rare at these are met."""
-
-QUIET = 2
-"""Looks in a row that show nothing new, after which the first layer counts as read."""
+QUIET = 2  # looks in a row that show nothing new, after which the first layer counts as read
 
 
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -93,14 +86,9 @@ def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generato
     return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:SHARED]]
 
 
-FEW, MET = 60, 300
-"""Faces from which hyperplanes are tried that may complete a first layer, and those that judge them."""
-
-TRIED = 60
-"""Hyperplanes tried for it, at most: the sharpest."""
-
-LACKING = 3
-"""So many of them may be missing."""
+FEW, MET = 60, 300  # faces from which hyperplanes are tried that may complete a first layer, and those that judge them
+TRIED = 60  # hyperplanes tried for it, at most: the sharpest
+LACKING = 3  # so many of them may be missing
 
 
 def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:

@@ -15,20 +15,12 @@ from unveil.identification.from_labels.faces import tangents
 from unveil.identification.from_labels.model import Boundaries
 from unveil.identification.from_labels.pool import Pool
 
-BESIDE = (-3.0, 0.5)
-"""Decimal orders of the distances beside crossings that were met."""
-
+BESIDE = (-3.0, 0.5)  # decimal orders of the distances beside crossings that were met
+# Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for.
 FAR = (1.0, 30.0, 900.0)
-"""Sizes, in those of a typical input, at which a neuron that is active at the whole boundary is looked for."""
-
-EACH = 12
-"""Boundary points at each size with the least, the largest and other values."""
-
-OFF = 1e-6
-"""How far off these may be, relative to their size."""
-
-HALVED = 26
-"""Bisections on a model's own boundary, before one Newton step."""
+EACH = 12  # boundary points at each size with the least, the largest and other values
+OFF = 1e-6  # how far off these may be, relative to their size
+HALVED = 26  # bisections on a model's own boundary, before one Newton step
 
 
 def telling_crossings(

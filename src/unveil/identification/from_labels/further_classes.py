@@ -15,17 +15,11 @@ from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, vaguest_number
 
-SPARE = 4
-"""Boundary points for each number of a class, before rays are looked for that tell what is open."""
-
-ROUNDS, FRUITLESS = 16, 3
-"""Rounds of such rays at most, and those in a row that may meet nothing."""
-
+SPARE = 4  # boundary points for each number of a class, before rays are looked for that tell what is open
+ROUNDS, FRUITLESS = 16, 3  # rounds of such rays at most, and those in a row that may meet nothing
+# Of this share of the usual steepness, at least, logits are taken to be: what is not known yet may seem flat.
 FLAT = 1e-3
-"""Of this share of the usual steepness, at least, logits are taken to be: what is not known yet may seem flat."""
-
-OFF = 100.0
-"""So many times further off than they were located points lie on no boundary of the network."""
+OFF = 100.0  # so many times further off than they were located points lie on no boundary of the network
 
 
 # Of two classes that nothing tells apart yet no gradient is known: what is divided by it counts nowhere.

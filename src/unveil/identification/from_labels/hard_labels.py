@@ -17,14 +17,10 @@ from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput
 
-READ = ("relu", "tanh", "sigmoid")
-"""Activations of a hidden layer that can be read."""
-
+READ = ("relu", "tanh", "sigmoid")  # activations of a hidden layer that can be read
+# Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it.
 LABELS = 1_000_000
-"""Labels asked at most without a budget, so that a reading ends: first layers of deeper networks take most of it."""
-
-EACH_INPUT = 5_000
-"""So many more for each input."""
+EACH_INPUT = 5_000  # so many more for each input
 
 
 @one_line

@@ -10,35 +10,20 @@ from scipy import special
 
 from unveil.blackbox.rows import Rows
 
-ALIKE = 1e-3
-"""Hyperplanes nearer to each other than this are one."""
-
-DOUBT = 1e-4
-"""How probable a hyperplane may be by chance."""
-
-HELD = 5.0
-"""So many errors off a hyperplane its points lie, and other measurements of it, at most."""
-
-SAME_FACE = 1e-5
-"""Faces whose normals are nearer to each other than this lie in one plane."""
-
-CLEARLY = 1e-3
-"""Error of a shared normal below which edges are seen to share it."""
+ALIKE = 1e-3  # hyperplanes nearer to each other than this are one
+DOUBT = 1e-4  # how probable a hyperplane may be by chance
+HELD = 5.0  # so many errors off a hyperplane its points lie, and other measurements of it, at most
+SAME_FACE = 1e-5  # faces whose normals are nearer to each other than this lie in one plane
+CLEARLY = 1e-3  # error of a shared normal below which edges are seen to share it
 
 
 @dataclass(frozen=True)
 class Hyperplanes(Rows):
-    """Hyperplanes `normals @ y + offsets = 0`, unit normals, signs arbitrary.
-
-    Attributes:
-        normals: (k, d).
-        offsets: (k,).
-        error: Error of each normal.
-    """
+    """Hyperplanes `normals @ y + offsets = 0`, unit normals, signs arbitrary."""
 
     normals: Float[np.ndarray, "k d"]
     offsets: Float[np.ndarray, " k"]
-    error: Float[np.ndarray, " k"]
+    error: Float[np.ndarray, " k"]  # error of each normal
 
     @classmethod
     def none(cls, d: int) -> Hyperplanes:
@@ -104,29 +89,17 @@ class Hyperplanes(Rows):
 
 @dataclass(frozen=True)
 class Edge:
-    """A place where the boundary bends: the neuron's normal lies in the span of the normals on both sides.
+    """A place where the boundary bends: the neuron's normal lies in the span of the normals on both sides."""
 
-    Attributes:
-        z: A point on the edge.
-        normal: Unit normal on the near side.
-        across: Unit vector with which it spans the normal on the far side.
-        angle: Of the far side's normal, from `normal` towards `across`.
-        ahead: 1 or -1: on which side along `across` the far face lies.
-        face: The face on the near side.
-        other: The face on the far side.
-        error: How exactly z is known.
-        rough: Error of the normals.
-    """
-
-    z: Float[np.ndarray, " d"]
-    normal: Float[np.ndarray, " d"]
-    across: Float[np.ndarray, " d"]
-    angle: float
-    ahead: float
-    face: int
-    other: int
-    error: float
-    rough: float
+    z: Float[np.ndarray, " d"]  # a point on the edge
+    normal: Float[np.ndarray, " d"]  # unit normal on the near side
+    across: Float[np.ndarray, " d"]  # unit vector with which it spans the normal on the far side
+    angle: float  # of the far side's normal, from `normal` towards `across`
+    ahead: float  # 1 or -1: on which side along `across` the far face lies
+    face: int  # the face on the near side
+    other: int  # the face on the far side
+    error: float  # how exactly z is known
+    rough: float  # error of the normals
 
     @classmethod
     def between(
@@ -192,17 +165,11 @@ class Edge:
 
 @dataclass(frozen=True)
 class Sighted:
-    """A hyperplane that several dual points agree on.
+    """A hyperplane that several dual points agree on."""
 
-    Attributes:
-        normal: Its unit normal.
-        error: Of the normal.
-        support: Which dual points lie on it.
-    """
-
-    normal: Float[np.ndarray, " d"]
-    error: float
-    support: Int[np.ndarray, " s"]
+    normal: Float[np.ndarray, " d"]  # its unit normal
+    error: float  # of the normal
+    support: Int[np.ndarray, " s"]  # which dual points lie on it
 
 
 def agreed(

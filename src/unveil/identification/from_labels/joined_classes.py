@@ -10,11 +10,8 @@ from jaxtyping import Float, Int
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import LabelModel
 
-TOLD = 3
-"""Points that tell a scale."""
-
-Joins = tuple[tuple[int, int], ...]
-"""For each class but the first: a class that was known before, and the class."""
+TOLD = 3  # points that tell a scale
+Joins = tuple[tuple[int, int], ...]  # for each class but the first: a class that was known before, and the class
 
 
 def joined(model: LabelModel, pair: LabelModel) -> LabelModel:

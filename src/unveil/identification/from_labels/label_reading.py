@@ -34,23 +34,15 @@ from unveil.identification.label_agreement import at_random, fresh_points, netwo
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
+# How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these.
 ROUNDS = 3
-"""How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these."""
-
+# How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all.
 INSIDE = 0.003
-"""How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all."""
-
-MANY = 64
-"""Inputs up to which a sigmoidal layer is read along all of them at once."""
-
-CURVED = 48
-"""Crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer."""
-
+MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at once
+CURVED = 48  # crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer
+# Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further.
 FRUITLESS = 2
-"""Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further."""
-
-CERTAIN = 96
-"""Walks in a row that end at known neurons before an affine part counts as one."""
+CERTAIN = 96  # walks in a row that end at known neurons before an affine part counts as one
 
 
 class LabelReading:
@@ -294,11 +286,7 @@ class LabelReading:
             lifted = lift.fitted(lifted)
             self._book("fit in all inputs")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
-        self.stats |= {
-            "not foretold": lifted.missed,
-            "unconfirmed": lifted.unconfirmed,
-            "reached": lifted.reached,
-        }
+        self.stats |= {"not foretold": lifted.missed, "unconfirmed": lifted.unconfirmed, "reached": lifted.reached}
         if lifted.missed > MISSED:
             # Where a class begins that the directions inside never met, the boundaries foretold end.
             grown = with_classes_met(self.best, lift, self.seen.lacking(self._labels()), self.rng)

@@ -14,15 +14,11 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.output import equations_needed, second_output, with_classes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
+# Random sets of boundary points from which the last layer is tried, at most: those where no unknown neuron is active
+# agree. By then none of them may have been drawn, with this probability.
 DRAWS, MISS = 1_000, 1e-3
-"""Random sets of boundary points from which the last layer is tried, at most: those where no unknown neuron is active
-agree. By then none of them may have been drawn, with this probability."""
-
-MOST = 0.5
-"""Share of the points between two classes that a last layer must explain."""
-
-ABSOLUTE = 30
-"""Weighted least squares after which least absolute distances are reached."""
+MOST = 0.5  # share of the points between two classes that a last layer must explain
+ABSOLUTE = 30  # weighted least squares after which least absolute distances are reached
 
 
 def last_layer(

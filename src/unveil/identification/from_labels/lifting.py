@@ -11,58 +11,41 @@ from scipy import linalg
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.completion import MISSED
-from unveil.identification.from_labels.crossings import cross_near
+from unveil.identification.from_labels.crossings import cross_near, located
 from unveil.identification.from_labels.foretold import foretold_crossings
-from unveil.identification.from_labels.likely_shifts import located
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
 
-STEPS = 6
-"""Newton steps in which weights follow from shifts: the first is all where no neuron changes its side."""
-
+STEPS = 6  # Newton steps in which weights follow from shifts: the first is all where no neuron changes its side
+# Fresh boundary points that judge a network in all inputs; directions confirmed together, by a move along a sum.
 TRIED, CONFIRMED = 64, 16
-"""Fresh boundary points that judge a network in all inputs; directions confirmed together, by a move along a sum."""
-
+# Boundary points at which each sum is confirmed, and share of them that must be where it foretells them.
 SEVERAL, MOST = 8, 0.7
-"""Boundary points at which each sum is confirmed, and share of them that must be where it foretells them."""
-
+# Directions solved for at a time: a few, which tell what weights to expect, and the others. Moves are too long where
+# weights turn out so many times as large.
 FIRST, AT_ONCE, LONG = 16, 1024, 1.5
-"""Directions solved for at a time: a few, which tell what weights to expect, and the others. Moves are too long where
-weights turn out so many times as large."""
-
+# So close to where they are foretold points must lie before others are read off them; sine of the angle between weight
+# vectors inside that are one neuron's.
 THERE, SAME = 1e-6, 1e-6
-"""So close to where they are foretold points must lie before others are read off them; sine of the angle between weight
-vectors inside that are one neuron's."""
-
-AIM = 0.7
-"""Share of the accuracy wanted at which it is aimed: the largest of many errors counts."""
-
+AIM = 0.7  # share of the accuracy wanted at which it is aimed: the largest of many errors counts
+# Weights known so many times less exactly than was wanted, or than inputs have digits, make a result approximate.
 SHORT = 100.0
-"""Weights known so many times less exactly than was wanted, or than inputs have digits, make a result approximate."""
-
+# Boundary points for each number in a fit of all of them, and how many must be there; digits that these may lie off the
+# boundaries then; how many are foretold at a time.
 POINTS, LEAST, OFF, PORTION = 1.5, 1.1, 8, 1_000
-"""Boundary points for each number in a fit of all of them, and how many must be there; digits that these may lie off
-the boundaries then; how many are foretold at a time."""
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A network in all inputs.
+    """A network in all inputs."""
 
-    Attributes:
-        model: The network, in coordinates of all inputs.
-        unconfirmed: Directions whose weights did not foretell the shifts of further points.
-        missed: Share of fresh boundary points that are not where it foretells them.
-        reached: Standard error of the weight vectors, relative, as far as the last digit of an input lets it be.
-        digits: How exactly a point can be placed.
-    """
-
-    model: LabelModel
-    unconfirmed: int
-    missed: float
+    model: LabelModel  # the network, in coordinates of all inputs
+    unconfirmed: int  # directions whose weights did not foretell the shifts of further points
+    missed: float  # share of fresh boundary points that are not where it foretells them
+    # standard error of the weight vectors, relative, as far as the last digit of an input lets it be
     reached: float = 0.0
-    digits: float = 0.0
+    digits: float = 0.0  # how exactly a point can be placed
 
     def doubts(self, accuracy: float) -> list[str]:
         """What is said of weights that are not as exact as was wanted."""

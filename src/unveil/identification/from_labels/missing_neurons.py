@@ -24,14 +24,9 @@ from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, alike
 
-STEPS, FRUITLESS = 12, 3
-"""Looks for more at most, and how many in a row tell nothing."""
-
-RESERVE = 200
-"""Labels for each number that are kept for the fit and its judges."""
-
-LOOK, LOOKS = 250, 10
-"""Boundary points foretold at a time, and how often, to see whether one is missing."""
+STEPS, FRUITLESS = 12, 3  # looks for more at most, and how many in a row tell nothing
+RESERVE = 200  # labels for each number that are kept for the fit and its judges
+LOOK, LOOKS = 250, 10  # boundary points foretold at a time, and how often, to see whether one is missing
 
 
 def with_missing(
@@ -115,17 +110,10 @@ def _untold(behind: LabelModel) -> list[Int[np.ndarray, " u"]]:
     return [np.flatnonzero(row == 0) for row in behind.inner]
 
 
-DRAWS = 200
-"""Random sets of points from which a neuron is tried: those where no other is missing agree."""
-
-FITS = 1e-4
-"""Share of what is left over, to which points agree on a neuron."""
-
-NONE = 1e-7
-"""What is left over where nothing is missing, at most."""
-
-SURPLUS = 4
-"""Points beyond as many as there are numbers that must agree."""
+DRAWS = 200  # random sets of points from which a neuron is tried: those where no other is missing agree
+FITS = 1e-4  # share of what is left over, to which points agree on a neuron
+NONE = 1e-7  # what is left over where nothing is missing, at most
+SURPLUS = 4  # points beyond as many as there are numbers that must agree
 
 
 def further_neuron(model: LabelModel, at: Crossings, rng: np.random.Generator) -> LabelModel | None:

@@ -14,8 +14,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
 
-FAR = 1e3
-"""In sizes of a typical input: the distance of a boundary that is not there at all."""
+FAR = 1e3  # in sizes of a typical input: the distance of a boundary that is not there at all
 
 
 class Boundaries(ABC):

@@ -28,14 +28,9 @@ from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.whitebox.activation import activation
 
-EACH = 2
-"""Faces measured in all inputs, for each neuron of the first layer."""
-
-BRACKET = 1e-4
-"""Around a boundary point foretold by corners that were measured."""
-
-TRIED = 48
-"""Boundary points foretold of which these are chosen."""
+EACH = 2  # faces measured in all inputs, for each neuron of the first layer
+BRACKET = 1e-4  # around a boundary point foretold by corners that were measured
+TRIED = 48  # boundary points foretold of which these are chosen
 
 
 def narrow_network(
@@ -117,29 +112,18 @@ def _sensitivity(model: DeepLabelModel, at: Crossings) -> Float[np.ndarray, "N k
     return np.asarray(model.behind.gaps(inside)[1] * on)
 
 
-FLAT = 1e-5
-"""Share of the normals that may lie outside a plane, and how far two normals of one face differ."""
-
-CORNERS = 8
-"""Corners at most: what is tried grows fast with their number."""
-
-FITS = 1e-4
-"""Distance from the boundary that is believed before the fit of all numbers."""
+FLAT = 1e-5  # share of the normals that may lie outside a plane, and how far two normals of one face differ
+CORNERS = 8  # corners at most: what is tried grows fast with their number
+FITS = 1e-4  # distance from the boundary that is believed before the fit of all numbers
 
 
 @dataclass(frozen=True)
 class Corners:
-    """A boundary in a plane.
+    """A boundary in a plane."""
 
-    Attributes:
-        faces: One of each flat piece.
-        points: (c, d), a point on each corner.
-        sides: (c, 2), the faces that meet there.
-    """
-
-    faces: Faces
-    points: Float[np.ndarray, "c d"]
-    sides: Int[np.ndarray, "c 2"]
+    faces: Faces  # one of each flat piece
+    points: Float[np.ndarray, "c d"]  # (c, d), a point on each corner
+    sides: Int[np.ndarray, "c 2"]  # (c, 2), the faces that meet there
 
 
 def in_a_plane(faces: Faces) -> bool:

@@ -16,32 +16,15 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 
-BOTH = 3
-"""Points on each side of a neuron's hyperplane that tell its weight from a linear part."""
-
-LEFT = 1e-3
-"""Share of the affine part that neurons may leave unexplained."""
-
-WHOLE = 0.01
-"""How far what must be 0 or 1 may be from it."""
-
-SURE = 3
-"""Neurons of which classes tell that a side rests, before that shows the weights of one more neuron."""
-
-BEYOND = 10.0
-"""So many times as much as at any point a neuron may change before it rests that is active at all of them."""
-
-FEW = 1e-9
-"""Singular values less than this share of the largest row make rows dependent."""
-
-NONE = 1e-12
-"""Share of the largest effect that is none."""
-
-NOTHING = 1e-5
-"""Share of the largest effect at which a neuron counts as active at no point."""
-
-PARALLEL = 1e-3
-"""Sine of the angle below which a neuron active at all points is another one's linear part."""
+BOTH = 3  # points on each side of a neuron's hyperplane that tell its weight from a linear part
+LEFT = 1e-3  # share of the affine part that neurons may leave unexplained
+WHOLE = 0.01  # how far what must be 0 or 1 may be from it
+SURE = 3  # neurons of which classes tell that a side rests, before that shows the weights of one more neuron
+BEYOND = 10.0  # so many times as much as at any point a neuron may change before it rests that is active at all of them
+FEW = 1e-9  # singular values less than this share of the largest row make rows dependent
+NONE = 1e-12  # share of the largest effect that is none
+NOTHING = 1e-5  # share of the largest effect at which a neuron counts as active at no point
+PARALLEL = 1e-3  # sine of the angle below which a neuron active at all points is another one's linear part
 
 
 def oriented(model: LabelModel, at: Crossings, partly: list[HiddenNeuron]) -> LabelModel | None:
@@ -140,16 +123,12 @@ def _turned_on(model: LabelModel, at: Crossings) -> tuple[LabelModel, Bool[np.nd
 
 @dataclass(frozen=True)
 class _Shares:
-    """What an affine part is made of.
+    """What an affine part is made of."""
 
-    Attributes:
-        flip: (k,), neurons whose other side is the active one.
-        share: (c, k + p), each class's affine part as a sum of the neurons' rows, then of other rows.
-        rows: (p, d), the latter: of neurons known in part, all their weights, and perhaps of one that was not known.
-    """
-
-    flip: Bool[np.ndarray, " k"]
+    flip: Bool[np.ndarray, " k"]  # (k,), neurons whose other side is the active one
+    # (c, k + p), each class's affine part as a sum of the neurons' rows, then of other rows
     share: Float[np.ndarray, "c kp"]
+    # (p, d), the latter: of neurons known in part, all their weights, and perhaps of one that was not known
     rows: Float[np.ndarray, "p d"]
 
 

@@ -15,38 +15,26 @@ from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.orientation import BOTH
 from unveil.whitebox.activation import Activation, activation
 
+# Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair.
 NOTHING = 1e-3
-"""Weights less than this share of the largest are none, where a neuron is on one side at all boundaries of a pair."""
-
-EXPLAINED = 1e-3
-"""Share of a weight vector by which flips may fail to explain the linear part."""
-
-LOOSE, MOST_LOOSE = 100.0, 0.1
-"""The same for each error of the hyperplanes, and at most."""
-
+EXPLAINED = 1e-3  # share of a weight vector by which flips may fail to explain the linear part
+LOOSE, MOST_LOOSE = 100.0, 0.1  # the same for each error of the hyperplanes, and at most
+# Share of the largest singular value below which one more is none: points on too few faces tell no last layer.
 SAME = 1e-6
-"""Share of the largest singular value below which one more is none: points on too few faces tell no last layer."""
-
-UNSURE = 0.25
-"""How far what must be 0 or 1 may be from it then."""
+UNSURE = 0.25  # how far what must be 0 or 1 may be from it then
 
 
 @dataclass(frozen=True)
 class PairOutput:
-    """The last layer between two classes.
+    """The last layer between two classes."""
 
-    Attributes:
-        model: Both classes; the first one's logit is zero.
-        gap: By how much the equations' null vector stands out: large only if all hyperplanes are known.
-        flips: How far the orientations of neurons are from yes or no; infinite where an affine part was kept instead.
-        free: Neurons that are inactive wherever the pair meets: other classes tell how their weights to the two differ.
-        one_sided: These, and those that are active wherever it meets.
-    """
-
-    model: LabelModel
-    gap: float
+    model: LabelModel  # both classes; the first one's logit is zero
+    gap: float  # by how much the equations' null vector stands out: large only if all hyperplanes are known
+    # how far the orientations of neurons are from yes or no; infinite where an affine part was kept instead
     flips: float
+    # neurons that are inactive wherever the pair meets: other classes tell how their weights to the two differ
     free: Bool[np.ndarray, " k"] | None = None
+    # these, and those that are active wherever it meets
     one_sided: Bool[np.ndarray, " k"] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
 

@@ -12,25 +12,16 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import Boundaries, LabelModel
 
-MEASURED = 1e-6
-"""How exactly hyperplanes are known before the fit, relative."""
-
-NEAR = 1e-3
-"""Points no further off than this take part in the last steps."""
-
-WEAK = 0.1
-"""Neurons of less than this share of the usual effect are tried without."""
-
+MEASURED = 1e-6  # how exactly hyperplanes are known before the fit, relative
+NEAR = 1e-3  # points no further off than this take part in the last steps
+WEAK = 0.1  # neurons of less than this share of the usual effect are tried without
+# Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale.
 FREE = 1e-10
-"""Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale."""
-
+# Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left out
+# of a step.
 KEPT = 30.0
-"""Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left
-out of a step."""
-
+# Steps in which very many numbers are fitted, conjugate gradients in each, and what they may leave of it.
 STEPS_OF_MANY, GRADIENTS, TOLD = 4, 150, 1e-5
-"""Steps in which very many numbers are fitted, conjugate gradients in each, and what they may leave of it."""
-
 M = TypeVar("M", bound=Boundaries)
 
 
@@ -108,8 +99,7 @@ def polish_many(model: LabelModel, at: Crossings, rng: np.random.Generator) -> t
     """The same of very many numbers, by conjugate gradients, and the standard error of the least certain weight vector,
     relative: how much noise as large as what is left moves it.
 
-    `model`: right to a thousandth or better. `at`: crossings between its classes, more than it has numbers. `rng`:
-    draws the noise.
+    `model`: right to a thousandth or better. `at`: crossings between its classes, more than it has numbers.
     """
     best = Polished(model, *_judged(model, at))
     for _ in range(STEPS_OF_MANY):

@@ -10,17 +10,11 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross
 from unveil.outcome import UnsteadyAnswers
 
-POOL = 64
-"""Points asked for their labels at a time."""
-
+POOL = 64  # points asked for their labels at a time
+# Sizes of random points, in units of a typical input, tried until two labels have been seen.
 SIZES = (1.5, 4.0, 16.0, 64.0, 256.0, 0.25)
-"""Sizes of random points, in units of a typical input, tried until two labels have been seen."""
-
-FIRST_LOOK = 64
-"""Random points of each size."""
-
-REPEATED = 16
-"""Of these are asked twice, to see whether answers are steady."""
+FIRST_LOOK = 64  # random points of each size
+REPEATED = 16  # of these are asked twice, to see whether answers are steady
 
 
 class Pool:

@@ -11,32 +11,15 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.pool import Pool
 
-CHAINS, STEPS = 192, 12
-"""Random walks inside a class's region, and their steps: they cost nothing."""
-
-TOWARDS = 0.5
-"""Share of the steps that go towards a neuron's active side."""
-
-SHORTEST, LONGEST, LENGTHS = 1e-4, 300.0, 40
-"""Lengths at which a walk looks for the end of the region."""
-
-SEEN = 3e-3
-"""What points tell of a number less than this share of a usual one's is not told."""
-
-NOTHING = 1e-7
-"""The same where it is not told at all."""
-
-RAYS = 48
-"""Rays asked at a time, at most."""
-
-MORE = 2
-"""So many times more rays are asked than would tell what is open, where a model is wrong."""
-
-CONCERNED = 0.05
-"""Share of an open direction that makes a class one of those it is about."""
-
-BEHIND = (1.02, 1.5, 4.0, 16.0)
-"""So many times as far as foretold another label is looked for."""
+CHAINS, STEPS = 192, 12  # random walks inside a class's region, and their steps: they cost nothing
+TOWARDS = 0.5  # share of the steps that go towards a neuron's active side
+SHORTEST, LONGEST, LENGTHS = 1e-4, 300.0, 40  # lengths at which a walk looks for the end of the region
+SEEN = 3e-3  # what points tell of a number less than this share of a usual one's is not told
+NOTHING = 1e-7  # the same where it is not told at all
+RAYS = 48  # rays asked at a time, at most
+MORE = 2  # so many times more rays are asked than would tell what is open, where a model is wrong
+CONCERNED = 0.05  # share of an open direction that makes a class one of those it is about
+BEHIND = (1.02, 1.5, 4.0, 16.0)  # so many times as far as foretold another label is looked for
 
 
 def rare_crossings(

@@ -8,49 +8,33 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
-from unveil.identification.from_labels.candidates import confirmed, edge_behind
+from unveil.identification.from_labels.candidates import confirmed, edge_behind, explained, opened, parallel
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
-from unveil.identification.from_labels.opened_edges import explained, opened
-from unveil.identification.from_labels.parallel_faces import parallel
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_stands
 from unveil.identification.from_labels.straight import SHARE, bent, looks, met_again, sharpened, straight
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
+# Random faces measured at a time; faces behind known hyperplanes after each round of walks; and such rounds.
 AT_ONCE, HOPS, DEPTH = 2, 3, 4
-"""Random faces measured at a time; faces behind known hyperplanes after each round of walks; and such rounds."""
-
-ROUNDS = 60
-"""Rounds of new faces, at most."""
-
+ROUNDS = 60  # rounds of new faces, at most
+# Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance.
 BENDING = 0.3
-"""Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance."""
-
-BARREN = 48
-"""Boundary points without a flat piece, before there is taken to be none."""
-
+BARREN = 48  # boundary points without a flat piece, before there is taken to be none
+# Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges.
 WALKS, COARSE, LAST = 8, 2, 2
-"""Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges."""
-
+# Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met.
 CORNERS, FIRST_CORNERS = 4, 2
-"""Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met."""
-
-DOUBTED = 3
-"""Walks that pass a hyperplane before it is taken back, where normals are coarse."""
-
+DOUBTED = 3  # walks that pass a hyperplane before it is taken back, where normals are coarse
+# Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
+# where they are fine.
 LOOSE, VAGUE = 5e-4, 1e-4
-"""Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
-where they are fine."""
-
-OWN = 1e-4
-"""Edges nearer than this to a known hyperplane are its own."""
-
-SECTIONS = 6
-"""Sections of an edge, at most."""
+OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
+SECTIONS = 6  # sections of an edge, at most
 
 
 class HyperplaneSearch:

@@ -16,60 +16,34 @@ from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplanes
 
-CLEAR = 1e-3
-"""So far from every known hyperplane a bend lies at least, that the pattern around it is certain."""
-
-INACTIVE = 1e-3
-"""Share of a face's normal along an inactive neuron's weight vector; errors leave far less."""
-
-AGREE = 1e-4
-"""How well bends of one neuron agree, as a share of its weights."""
-
-OWN = 1e-2
-"""A direction so near to a face's own normal is that face's, and says nothing about the neuron."""
-
-SURPLUS = 3
-"""Equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed."""
-
-PARTNERS = 24
-"""Bends that one is paired with, at most."""
-
-PLENTY = 6
-"""Bends that agree: the neuron is found."""
+CLEAR = 1e-3  # so far from every known hyperplane a bend lies at least, that the pattern around it is certain
+INACTIVE = 1e-3  # share of a face's normal along an inactive neuron's weight vector; errors leave far less
+AGREE = 1e-4  # how well bends of one neuron agree, as a share of its weights
+OWN = 1e-2  # a direction so near to a face's own normal is that face's, and says nothing about the neuron
+SURPLUS = 3  # equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed
+PARTNERS = 24  # bends that one is paired with, at most
+PLENTY = 6  # bends that agree: the neuron is found
 
 
 @dataclass(frozen=True)
 class Bends(Rows):
-    """Bends of the boundary in values of a known first layer.
+    """Bends of the boundary in values of a known first layer."""
 
-    Attributes:
-        hidden: (N, k), the first layer's values at each bend.
-        active: (N, k), which of its neurons are active there.
-        near: (N, k), normal of the boundary before the bend by those values; zero where inactive.
-        far: (N, k), the same behind it.
-    """
-
-    hidden: Float[np.ndarray, "N k"]
-    active: Bool[np.ndarray, "N k"]
+    hidden: Float[np.ndarray, "N k"]  # (N, k), the first layer's values at each bend
+    active: Bool[np.ndarray, "N k"]  # (N, k), which of its neurons are active there
+    # (N, k), normal of the boundary before the bend by those values; zero where inactive
     near: Float[np.ndarray, "N k"]
-    far: Float[np.ndarray, "N k"]
+    far: Float[np.ndarray, "N k"]  # (N, k), the same behind it
 
 
 @dataclass(frozen=True)
 class HiddenNeuron:
-    """A second-layer neuron, up to sign and length.
+    """A second-layer neuron, up to sign and length."""
 
-    Attributes:
-        weight: (k,), NaN where no bend tells.
-        bias: Its bias.
-        support: Which bends are its own.
-        error: How well these agree.
-    """
-
-    weight: Float[np.ndarray, " k"]
-    bias: float
-    support: Int[np.ndarray, " s"]
-    error: float
+    weight: Float[np.ndarray, " k"]  # (k,), NaN where no bend tells
+    bias: float  # its bias
+    support: Int[np.ndarray, " s"]  # which bends are its own
+    error: float  # how well these agree
 
 
 def active_sides(planes: Hyperplanes, faces: Faces) -> Float[np.ndarray, " k"] | None:

@@ -17,8 +17,7 @@ from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
-HOPS = 2
-"""Bends looked at in each direction of a section."""
+HOPS = 2  # bends looked at in each direction of a section
 
 
 @dataclass(frozen=True)

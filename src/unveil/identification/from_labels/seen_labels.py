@@ -15,8 +15,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Answers, Questions
 
-EXAMPLES = 8
-"""Questions kept for each label, at most."""
+EXAMPLES = 8  # questions kept for each label, at most
 
 
 class SeenLabels(OracleWrapper):

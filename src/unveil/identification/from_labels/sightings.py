@@ -20,53 +20,30 @@ from unveil.identification.from_labels.faces import Faces, Precision, faces_at, 
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.walks import Walks, walk
 
-LOOKS, ASIDE = 24, 100
-"""Boundary points at which the noise is measured, and how far aside, in digits of an input."""
-
-NOISY = 1.5
-"""So many standard deviations of the boundary's noise count as its last digit."""
-
+LOOKS, ASIDE = 24, 100  # boundary points at which the noise is measured, and how far aside, in digits of an input
+NOISY = 1.5  # so many standard deviations of the boundary's noise count as its last digit
+# The move by which a normal is measured, in such digits: long enough to tell it, and shorter than most flat pieces.
 MOVES = 4000
-"""The move by which a normal is measured, in such digits: long enough to tell it, and shorter than most flat pieces."""
-
-SHORTEST, LONGEST = 1e-4, 3e-3
-"""The least and the largest, in sizes of a typical input."""
-
+SHORTEST, LONGEST = 1e-4, 3e-3  # the least and the largest, in sizes of a typical input
+# So far before and behind a hyperplane that is looked at, as a share of the way to it: weak bends must show, too.
 BESIDE = 0.2
-"""So far before and behind a hyperplane that is looked at, as a share of the way to it: weak bends must show, too."""
-
-BEHIND = 2.0
-"""So many moves behind a bend the boundary is asked."""
-
-FACES = 64
-"""Faces measured at a time."""
-
+BEHIND = 2.0  # so many moves behind a bend the boundary is asked
+FACES = 64  # faces measured at a time
+# Walks from each of them, from each face behind a bend, and how often it goes on from there.
 FIRST, LATER, HOPS = 4, 2, 4
-"""Walks from each of them, from each face behind a bend, and how often it goes on from there."""
-
-VAGUE = 3e-3
-"""Bends known less exactly than this tell too little."""
+VAGUE = 3e-3  # bends known less exactly than this tell too little
 
 
 @dataclass(frozen=True)
 class Sightings(Rows):
-    """Bends of the boundary: the neuron's normal lies in the span of `normal` and `across`.
+    """Bends of the boundary: the neuron's normal lies in the span of `normal` and `across`."""
 
-    Attributes:
-        z: A point on each.
-        normal: Unit normal on the near side.
-        across: Unit vector with which it spans the normal on the far side.
-        angle: Between both normals.
-        error: How exactly z is known.
-        rough: How exactly `across` is.
-    """
-
-    z: Float[np.ndarray, "N d"]
-    normal: Float[np.ndarray, "N d"]
-    across: Float[np.ndarray, "N d"]
-    angle: Float[np.ndarray, " N"]
-    error: Float[np.ndarray, " N"]
-    rough: Float[np.ndarray, " N"]
+    z: Float[np.ndarray, "N d"]  # a point on each
+    normal: Float[np.ndarray, "N d"]  # unit normal on the near side
+    across: Float[np.ndarray, "N d"]  # unit vector with which it spans the normal on the far side
+    angle: Float[np.ndarray, " N"]  # between both normals
+    error: Float[np.ndarray, " N"]  # how exactly z is known
+    rough: Float[np.ndarray, " N"]  # how exactly `across` is
 
     @classmethod
     def none(cls, d: int) -> Sightings:

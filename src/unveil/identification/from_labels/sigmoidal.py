@@ -15,26 +15,14 @@ from unveil.identification.from_labels.far_faces import ALIKE, RADIUS, FarFaces
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.transitions import AT_REST, WIDTH, transition
 
-LOOKED_AT = 3
-"""Boundary points looked at first for whether the boundary is flat there."""
-
-MORE = 6
-"""Further ones where these do not agree with a network of flat pieces."""
-
-PARTNERS = 12
-"""Other neurons tried with each one whose scale is not known."""
-
-CURVE = 400
-"""Labels that tell a look at corners from a curve."""
-
-STRANGE = 5
-"""Curves in a row that are none of two sigmoidal neurons, before any that is: then no more are asked."""
-
-HIDDEN = 4
-"""Neurons that only shift the faces of others, looked for at a time."""
-
+LOOKED_AT = 3  # boundary points looked at first for whether the boundary is flat there
+MORE = 6  # further ones where these do not agree with a network of flat pieces
+PARTNERS = 12  # other neurons tried with each one whose scale is not known
+CURVE = 400  # labels that tell a look at corners from a curve
+STRANGE = 5  # curves in a row that are none of two sigmoidal neurons, before any that is: then no more are asked
+HIDDEN = 4  # neurons that only shift the faces of others, looked for at a time
+# Crossings far out that are no single neuron's, besides those of known ones, after which no more are looked for.
 BENT = 16
-"""Crossings far out that are no single neuron's, besides those of known ones, after which no more are looked for."""
 
 
 def is_curved(pool: Pool, precision: Precision, rng: np.random.Generator) -> bool:
@@ -156,23 +144,12 @@ class SigmoidalSearch:
         self.booked = asked
 
 
-PLACES = 48
-"""Places on faces of each neuron that are looked at."""
-
-RAYS = 24
-"""Other places on the same face, as far as known neurons keep their side, that are compared with each."""
-
-LONG = 3.0
-"""How far these are at most, as a share of the radius."""
-
-SHIFT = 1e-3
-"""By how much a face must be shifted, in sizes of a typical input."""
-
-STRAIGHT = 1e-6
-"""How flat points of equal shift must lie, relative to how far they are apart."""
-
-ASIDE = 0.05
-"""How far apart these points are, as a share of the radius."""
+PLACES = 48  # places on faces of each neuron that are looked at
+RAYS = 24  # other places on the same face, as far as known neurons keep their side, that are compared with each
+LONG = 3.0  # how far these are at most, as a share of the radius
+SHIFT = 1e-3  # by how much a face must be shifted, in sizes of a typical input
+STRAIGHT = 1e-6  # how flat points of equal shift must lie, relative to how far they are apart
+ASIDE = 0.05  # how far apart these points are, as a share of the radius
 
 
 def shifted_normal(

@@ -25,41 +25,21 @@ from unveil.identification.from_labels.straight import ENOUGH, looks, sharpened
 from unveil.identification.from_labels.subspace import random_directions
 from unveil.outcome import BudgetExceeded
 
-DIRECTIONS = 8
-"""Of the slice."""
-
-WITHIN = 3.0
-"""Errors within which two bends agree."""
-
-LOOSEST = 0.2
-"""Bends tell nothing together where their errors allow more than this."""
-
-LEAST = 4
-"""Bends that must agree on a hyperplane."""
-
+DIRECTIONS = 8  # of the slice
+WITHIN = 3.0  # errors within which two bends agree
+LOOSEST = 0.2  # bends tell nothing together where their errors allow more than this
+LEAST = 4  # bends that must agree on a hyperplane
+# Error of a hyperplane with which it is told from others, and measured more exactly from many places at the end.
 ROUGHLY = 5e-3
-"""Error of a hyperplane with which it is told from others, and measured more exactly from many places at the end."""
-
-FAR = 0.5
-"""Median distance of the bends on one, in sizes of a typical input, from which on it counts as straight."""
-
-STEPS = 4
-"""Fits of a hyperplane to the bends on it."""
-
+FAR = 0.5  # median distance of the bends on one, in sizes of a typical input, from which on it counts as straight
+STEPS = 4  # fits of a hyperplane to the bends on it
+# Share of the labels left that are spent on bends; with the others hyperplanes are measured again and looked at.
 GATHERING = 0.9
-"""Share of the labels left that are spent on bends; with the others hyperplanes are measured again and looked at."""
-
+# A hyperplane goes on beyond another that has so many of its bends on either side, and must beyond this share.
 BOTH, BEYOND = 2, 0.25
-"""A hyperplane goes on beyond another that has so many of its bends on either side, and must beyond this share."""
-
-MORE = 1.2
-"""So many times as many bends, and hyperplanes are looked for among them again."""
-
-QUIET = 2
-"""Looks in a row that show no further hyperplane, after which there is taken to be none."""
-
-NOTHING = 800
-"""So many bends without a hyperplane, and there is none."""
+MORE = 1.2  # so many times as many bends, and hyperplanes are looked for among them again
+QUIET = 2  # looks in a row that show no further hyperplane, after which there is taken to be none
+NOTHING = 800  # so many bends without a hyperplane, and there is none
 
 
 @dataclass

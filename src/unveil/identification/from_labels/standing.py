@@ -5,21 +5,16 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Int
 
+# Labels spent on bends, and so many more for each coordinate, before one must be a hyperplane's. Where normals are
+# coarse it is so many times as many: it takes more bends before some are seen to agree.
 FEW, EACH_COORDINATE, COARSE = 5_000, 2_000, 8
-"""Labels spent on bends, and so many more for each coordinate, before one must be a hyperplane's. Where normals are
-coarse it is so many times as many: it takes more bends before some are seen to agree."""
-
+# In more coordinates than this it is so many times as many: what is not met there is looked for along a few.
 MANY, EARLY = 24, 2
-"""In more coordinates than this it is so many times as many: what is not met there is looked for along a few."""
-
+# So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over.
 AGAIN = 1.25
-"""So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over."""
-
-CLEAN, ALLOWED = 4, 8
-"""A hyperplane stands that so many faces end at, while at most one in so many goes on behind it."""
-
+CLEAN, ALLOWED = 4, 8  # a hyperplane stands that so many faces end at, while at most one in so many goes on behind it
+# So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer.
 LOOKS, LEAST = 64, 0.1
-"""So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer."""
 
 
 def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> float:

@@ -16,23 +16,12 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.walks import Walks, closer
 
-FACES = 48
-"""Faces from which each hyperplane is looked at, at most."""
-
-ENOUGH = 8
-"""So many of them must end at it."""
-
-SHARE = 0.25
-"""At most so many go on behind it, for each that ends: where deeper layers cover what the neuron does."""
-
-BLIND = 6
-"""So many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron."""
-
-AGAIN = 4
-"""Points at which a vague hyperplane is measured again."""
-
-BENT = 8
-"""Walks that pass a hyperplane before it counts as bent."""
+FACES = 48  # faces from which each hyperplane is looked at, at most
+ENOUGH = 8  # so many of them must end at it
+SHARE = 0.25  # at most so many go on behind it, for each that ends: where deeper layers cover what the neuron does
+BLIND = 6  # so many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron
+AGAIN = 4  # points at which a vague hyperplane is measured again
+BENT = 8  # walks that pass a hyperplane before it counts as bent
 
 
 def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:

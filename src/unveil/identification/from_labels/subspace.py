@@ -10,20 +10,11 @@ from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Precision, faces_at
 from unveil.identification.from_labels.pool import Pool
 
-FEW = 24
-"""Up to so many inputs all of them are read at once: to find fewer directions would cost more than it saves."""
-
-FIRST = 8
-"""Directions of the first subspace that is looked at; each further one has three times as many."""
-
-SPARE = 2
-"""Normals in a row that must show no new direction."""
-
-EXTRA = 1
-"""Directions more than were found: a neuron that few normals show makes one more."""
-
-ROUGH = 1e-4
-"""Error of a normal, per coordinate, that is good enough to count directions."""
+FEW = 24  # up to so many inputs all of them are read at once: to find fewer directions would cost more than it saves
+FIRST = 8  # directions of the first subspace that is looked at; each further one has three times as many
+SPARE = 2  # normals in a row that must show no new direction
+EXTRA = 1  # directions more than were found: a neuron that few normals show makes one more
+ROUGH = 1e-4  # error of a normal, per coordinate, that is good enough to count directions
 
 
 def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[np.ndarray, "d n"], float] | None:

@@ -9,17 +9,11 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.pool import Pool
 
-FIRST, MORE = 2, 14
-"""Boundary points looked at first, and further ones where all of these are a single input's."""
-
-MOST = 0.8
-"""Share that must be a single input's: of others a second threshold lies close by."""
-
+FIRST, MORE = 2, 14  # boundary points looked at first, and further ones where all of these are a single input's
+MOST = 0.8  # share that must be a single input's: of others a second threshold lies close by
+# So many thresholds, of two inputs at least: some flat pieces of a network's boundary belong to one input, too.
 DISTINCT = 4
-"""So many thresholds, of two inputs at least: some flat pieces of a network's boundary belong to one input, too."""
-
-AWAY = 20.0
-"""All other inputs are moved by so many times the move that the one input must not make."""
+AWAY = 20.0  # all other inputs are moved by so many times the move that the one input must not make
 
 
 def thresholds(

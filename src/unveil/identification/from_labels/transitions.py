@@ -12,32 +12,15 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross
 from unveil.identification.from_labels.curves import Curve, Transition, neurons, two_scales
 
-WIDTH = 128.0
-"""Half the side of the parallelogram in which a transition is looked at, in sizes of a typical input."""
-
-AT_REST = 0.03
-"""So far from all other hyperplanes it lies at least, as a share of its distance from the middle."""
-
-DRAWN = 64
-"""Places drawn, of which one far from all other hyperplanes is taken."""
-
-PARALLEL = 0.95
-"""Cosine from which on two normals are too much alike."""
-
-PLACES = 24
-"""Places asked at which a boundary may depend on both neurons."""
-
-CURVES = 5
-"""Curves of two neurons, at most."""
-
-FULL, SHORT = 6, 2
-"""Rounds in which points are added along the first curve, and along further ones."""
-
-EACH = 6
-"""Points added in each round."""
-
-SETTLED = 1e-5
-"""Error of a bias from which on it is known."""
+WIDTH = 128.0  # half the side of the parallelogram in which a transition is looked at, in sizes of a typical input
+AT_REST = 0.03  # so far from all other hyperplanes it lies at least, as a share of its distance from the middle
+DRAWN = 64  # places drawn, of which one far from all other hyperplanes is taken
+PARALLEL = 0.95  # cosine from which on two normals are too much alike
+PLACES = 24  # places asked at which a boundary may depend on both neurons
+CURVES = 5  # curves of two neurons, at most
+FULL, SHORT = 6, 2  # rounds in which points are added along the first curve, and along further ones
+EACH = 6  # points added in each round
+SETTLED = 1e-5  # error of a bias from which on it is known
 
 
 def transition(  # noqa: PLR0913 - where, along what, how finely

@@ -14,11 +14,9 @@ from unveil.identification.from_labels.crossings import cross_near_both
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, on_face, tolerance_at
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 
-REACH = 1000.0
-"""How far a face is followed, in sizes of a typical input."""
-
+REACH = 1000.0  # how far a face is followed, in sizes of a typical input
+# The least share of a walk's length behind its end at which the boundary is asked, where normals are coarse.
 FAR_BEHIND = 0.1
-"""The least share of a walk's length behind its end at which the boundary is asked, where normals are coarse."""
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,8 @@ FOLLOWED, PATIENCE = 128, 0.8
 FOREIGN, FEW_ON, ON = 500, 0.2, 1e-6
 # Rounds in which neurons of the first layer are looked for again once its rows are sharp, and lines in each.
 AGAIN, FEW_LINES = 3, 4
-# Answers per neuron of the last layer, and besides, for a first output layer.
-PER_NEURON, SPARE = 10, 200
-# Answers per weight of a neuron of which one in a hundred inputs may tell.
-PER_WEIGHT = 100
+PER_NEURON, SPARE = 10, 200  # answers per neuron of the last layer, and besides, for a first output layer
+PER_WEIGHT = 100  # answers per weight of a neuron of which one in a hundred inputs may tell
 
 
 def read_behind(setup: Setup, state: Reading) -> Iterator[Reading]:

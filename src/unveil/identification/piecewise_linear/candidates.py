@@ -19,22 +19,14 @@ from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, con
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
 OFTEN = 4
-# Share of the times that a neuron should have been met and was: breakpoints close to another one are missed.
-MET = 0.9
-# Every so many lines, neurons met twice are worth a search for their weights.
-ANYWAY = 6
-# A layer that explains more of the answers than this is the last hidden one.
-HALF = 0.5
-# Errors that nearly right weights may leave, in units of the largest answer.
-ROUGH = 1e-5
-# Share of points at which a neuron is as exact as is said.
-USUAL = 0.8
-# So many times the largest deviation met is what a neuron may be off.
-SAFE = 3.0
-# So many critical points whose normals a layer passes on show that another one lies behind it.
-BEHIND = 3
-# How often the signs of the same neurons are looked for.
-TRIES = 2
+MET = 0.9  # share of the times that a neuron should have been met and was: breakpoints close to another one are missed
+ANYWAY = 6  # every so many lines, neurons met twice are worth a search for their weights
+HALF = 0.5  # a layer that explains more of the answers than this is the last hidden one
+ROUGH = 1e-5  # errors that nearly right weights may leave, in units of the largest answer
+USUAL = 0.8  # share of points at which a neuron is as exact as is said
+SAFE = 3.0  # so many times the largest deviation met is what a neuron may be off
+BEHIND = 3  # so many critical points whose normals a layer passes on show that another one lies behind it
+TRIES = 2  # how often the signs of the same neurons are looked for
 # Points where a layer is asked whether a neuron is missing, and points among which those that tell signs are chosen.
 LOOKS, POOL = 60, 300
 

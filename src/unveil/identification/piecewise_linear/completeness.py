@@ -14,8 +14,7 @@ from unveil.identification.piecewise_linear.derivatives import Station, derivati
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 
-# A derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it.
-EXACT = 1e-6
+EXACT = 1e-6  # a derivative lies in the span of some normals, and a neuron has no share in it, up to this part of it
 # Besides so many times the error of the derivative itself; one that allows more than this part of it tells nothing.
 SIGMAS, VAGUE = 10.0, 1e-5
 # What one neuron's error lends to the others where they are told apart badly, and a share that is none of this.
@@ -23,8 +22,7 @@ LEAK, LOUD = 100.0, 3e-3
 # Part of what other steps change that a step along which no neuron moves may change where answers have few digits, and
 # the longest of these relative to its point: where it leads is as usual as where it starts. How far beside, likewise.
 FOREIGN, NEAR, BESIDE = 0.02, 0.1, 0.03
-# Derivatives that must have been able to contradict.
-TELLING = 3
+TELLING = 3  # derivatives that must have been able to contradict
 
 
 def whole(

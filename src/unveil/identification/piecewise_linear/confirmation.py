@@ -12,23 +12,19 @@ from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes
 from unveil.identification.piecewise_linear.layer_membership import BEND, ROUNDINGS, WINDOW, anywhere_on
 from unveil.identification.piecewise_linear.probe import Probe
 
-# Places looked at per hyperplane and round, and rounds at most.
-PLACES, ROUNDS = 16, 8
-# Queries of a round per hyperplane.
-EACH = 12 * PLACES
+PLACES, ROUNDS = 16, 8  # places looked at per hyperplane and round, and rounds at most
+EACH = 12 * PLACES  # queries of a round per hyperplane
 # Half widths of the two windows across the predicted position, in units of the shortest that would show the breakpoint:
 # behind layers that let less of it through, only the wider one does.
 WIDE = 4.0
-# Windows beside it, this many half widths of the wide one away: what is met there is other neurons'.
-BESIDE = 2.5
+BESIDE = 2.5  # windows beside it, this many half widths of the wide one away: what is met there is other neurons'
 # Share of the places, beyond what is met beside, at which a hyperplane of the first layer is seen at least; one of a
 # deeper layer is where it was predicted only while the neurons that feed it stay as they were.
 SHARE = 0.75
 # Half widths of a window at most, as a share of how far it is from where the hyperplane was met: two hyperplanes at an
 # angle of so much are told apart there, and a place where answers need a wider window tells nothing.
 ANGLE = 0.05
-# Standard deviations that the share must be away from this for an early decision.
-CLEAR = 2.5
+CLEAR = 2.5  # standard deviations that the share must be away from this for an early decision
 
 
 @dataclass(frozen=True)

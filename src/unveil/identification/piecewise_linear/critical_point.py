@@ -15,10 +15,8 @@ from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
-# A breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected.
-SAME_PLACE = 1e-7
-# A normal is one that a layer passes on if no more than this of it is not.
-FOREIGN = 1e-5
+SAME_PLACE = 1e-7  # a breakpoint this close to where one is expected, relative to 1 + |t|, is the one expected
+FOREIGN = 1e-5  # a normal is one that a layer passes on if no more than this of it is not
 # Pieces shorter than this, relative to 1 + |t|, are not differentiated in: the same neurons are met elsewhere.
 SHORT = 1e-4
 

@@ -50,8 +50,7 @@ POINTS_OF_FEW = FEWEST_IN_BOX
 STRANGE = 1e5
 # Chords along which answers that stand still over short steps may jump; points that the last digits must suit.
 CHORDS, POOL = 16, 2000
-# Share of the budget that is kept back at most, to look for the rows read at fresh places.
-KEPT = 0.15
+KEPT = 0.15  # share of the budget that is kept back at most, to look for the rows read at fresh places
 # Noisy answers are read again as long as so many times what was asked is left: less is better spent on a fit.
 ENOUGH_LEFT = 2.0
 

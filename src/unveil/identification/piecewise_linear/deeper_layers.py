@@ -29,21 +29,17 @@ from unveil.identification.piecewise_linear.weight_completion import (
 )
 from unveil.whitebox.network import Network
 
-# Most lines, in units of those for the first layer: many are short.
-EFFORT = 4
+EFFORT = 4  # most lines, in units of those for the first layer: many are short
 # Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
 CHEAP, DEAR = 3, 30
 # Errors of a network whose neurons stand behind parallel ones, in units of the largest answer, from which a fit of all
 # weights behind these goes on: what tells their weights apart lies far out.
 COARSE = 1e-3
-# Places where one unknown weight is looked for at once.
-AT_ONCE = 6
-# Where more are unknown, this share of them.
-SHARE = 0.5
+AT_ONCE = 6  # places where one unknown weight is looked for at once
+SHARE = 0.5  # where more are unknown, this share of them
 # Lines on which these are looked for: random ones, and for each critical point of a neuron; how many of these points.
 ANYWHERE, BESIDE, POINTS = 150, 8, 4
-# Those for each value of which weights are unknown, and how small it is there at least.
-BARELY, LEAST = 8, 1e-4
+BARELY, LEAST = 8, 1e-4  # those for each value of which weights are unknown, and how small it is there at least
 # Of points that are not explained so many nearest ones may be the next; of those explained as many, more when barren.
 BAD, GOOD, MORE = 30, 3, 10
 # So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
@@ -220,14 +216,10 @@ def _pattern(state: Deeper, x: Float[np.ndarray, "N n"]) -> Bool[np.ndarray, "N 
     return np.concatenate([after(state.layers[: k + 1], x) > 0 for k in range(len(state.layers))], axis=1)
 
 
-# How far out, in typical inputs, a line between two points may begin.
-NEAR = 30.0
-# How far out inputs are that a user might ask.
-INNER = 4.0
-# A fit that explains more of the answers lacks a neuron at most.
-NEARLY = 0.95
-# Points that the last digits must suit.
-SETTLED_AT = 4000
+NEAR = 30.0  # how far out, in typical inputs, a line between two points may begin
+INNER = 4.0  # how far out inputs are that a user might ask
+NEARLY = 0.95  # a fit that explains more of the answers lacks a neuron at most
+SETTLED_AT = 4000  # points that the last digits must suit
 
 
 def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:

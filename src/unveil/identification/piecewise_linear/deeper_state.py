@@ -23,14 +23,11 @@ from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sign_recovery import dependent
 from unveil.whitebox.network import Network
 
-# How far lines reach, in typical inputs.
-FAR = 300.0
-# How often a network that is right nearby is still held against answers from far out.
-PATIENCE = 8
+FAR = 300.0  # how far lines reach, in typical inputs
+PATIENCE = 8  # how often a network that is right nearby is still held against answers from far out
 # How often critical points are held against neurons before a reading ends: about half a minute of computing.
 MOST_WORK = 1_000_000
-# Critical points of which none begins a neuron, after which a reading ends.
-UNMERGED = 500
+UNMERGED = 500  # critical points of which none begins a neuron, after which a reading ends
 # Most critical points that no neuron explains, and share of all, where nearly everything is explained.
 UNEXPLAINED, SHARE = 2, 0.15
 # A critical point of a deeper layer is one of this reading if the layers before pass on so much of its normal.

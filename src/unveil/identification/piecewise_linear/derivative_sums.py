@@ -14,12 +14,9 @@ from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.hyperplane_tracing import Followed
 from unveil.identification.piecewise_linear.partial_network import Behind
 
-# Part of a derivative that the active neurons may leave, besides its error.
-LEFT = 0.02
-# Derivatives that must tell.
-TELLING = 20
-# Derivatives with a neuron's share that must not call for it before it is left out.
-FEW = 5
+LEFT = 0.02  # part of a derivative that the active neurons may leave, besides its error
+TELLING = 20  # derivatives that must tell
+FEW = 5  # derivatives with a neuron's share that must not call for it before it is left out
 # Derivatives that decide sides, rounds of turning one after the other, and the largest weight of one that nothing
 # explains; relative singular values below which a mixture is not resolved.
 TURNS, ROUNDS, FAIR, RESOLVED = 200, 3, 5.0, 0.01

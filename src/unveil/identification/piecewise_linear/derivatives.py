@@ -21,15 +21,12 @@ SHORTER = {True: (20, 4.0), False: (12, 2.0)}
 # Steps along one coordinate are sqrt(d) over this times as long as a coordinate of a random step that was seen to stay
 # inside: to one side any that leaves the region costs a search, to both sides it is seen at once.
 ONE_SIDED, TWO_SIDED = 7.0, 3.0
-# Regions must be longer than this many times the rounding.
-HOPELESS = 1e4
-# Rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same.
-CALM = 0.4
+HOPELESS = 1e4  # regions must be longer than this many times the rounding
+CALM = 0.4  # rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same
 # A step left its region if answers on both sides differ from what lies between by so many standard deviations more
 # than a line's do.
 LEFT = 2.5
-# Steps along single coordinates are shortened so often at most, to this part each time.
-AGAIN, THIRD = 8, 1 / 3
+AGAIN, THIRD = 8, 1 / 3  # steps along single coordinates are shortened so often at most, to this part each time
 # Numbers in one batch of questions, and of those that are not kept in one piece of it, which caches can hold.
 BATCH, PIECE = 3_000_000, 2**21
 

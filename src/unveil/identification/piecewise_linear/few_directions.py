@@ -16,10 +16,8 @@ from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.rounding import Rounding
 from unveil.blackbox.source import Answers, Questions
 
-# Inputs from which on it may pay to look at a few directions first.
-MANY = 64
-# Directions per breakpoint of a line, and more: so many that neurons look independent there.
-PLENTY, MORE = 1.5, 16
+MANY = 64  # inputs from which on it may pay to look at a few directions first
+PLENTY, MORE = 1.5, 16  # directions per breakpoint of a line, and more: so many that neurons look independent there
 # It pays as long as these are at most this share of all; then they may be only so many per breakpoint, at least.
 SHARE, LEAST = 0.8, 1.15
 

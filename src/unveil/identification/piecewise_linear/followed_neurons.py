@@ -25,10 +25,8 @@ from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 
 # How far out a hyperplane is followed, in typical inputs; ways to a hyperplane that are tried, and crossings on each.
 REACH, WAYS, CROSSINGS = 3.0, 3, 60
-# Where so many more crossings tell nothing than do it is no neuron of the second layer, and left.
-MISSED = 10
-# Share of a random direction in the way to a hyperplane.
-ASIDE = 0.3
+MISSED = 10  # where so many more crossings tell nothing than do it is no neuron of the second layer, and left
+ASIDE = 0.3  # share of a random direction in the way to a hyperplane
 # Where two hyperplanes cross answers are compared this far around, as a share of the way to the next one, nearer where
 # another hyperplane comes between; no nearer than this, in typical inputs.
 AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-5
@@ -36,12 +34,9 @@ AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-5
 ANGLES, BESIDE = 12, 0.15
 # Deviations of the noise that what no two linear functions explain may be, and that a jump of the slopes must be.
 STRAIGHT, JUMP = 20.0, 300.0
-# A jump differs from what it should be by no more than this share.
-SAME = 1e-3
-# Neurons followed are those of the points at which they are zero to this part.
-ZERO = 1e-6
-# A side is told if a fit of all comes so close to it.
-TOLD = 0.1
+SAME = 1e-3  # a jump differs from what it should be by no more than this share
+ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
+TOLD = 0.1  # a side is told if a fit of all comes so close to it
 
 
 @dataclass(frozen=True)
@@ -279,14 +274,11 @@ def sides(layer: AffineMap, followed: Sequence[FollowedNeuron]) -> Float[np.ndar
     return np.asarray(np.sign(solution))
 
 
-# Fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's.
-CALM, MOST = 6, 4
-# Hyperplanes that cannot be followed, where none could, after which it is given up.
-HOPELESS = 60
+CALM, MOST = 6, 4  # fresh lines in a row on which no new neuron is met; most neurons, in units of the first layer's
+HOPELESS = 60  # hyperplanes that cannot be followed, where none could, after which it is given up
 # A weight so small beside the largest is none; how many neurons must have crossed a hyperplane for that to be told.
 NOTHING, OFTEN = 1e-5, 3
-# Normals with larger errors begin nothing.
-VAGUE = 1e-5
+VAGUE = 1e-5  # normals with larger errors begin nothing
 
 
 def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:

@@ -10,8 +10,7 @@ from scipy import optimize
 
 from unveil.blackbox.domain import Within
 
-# Mean of a coordinate of a point in a box, in units of the box; drawn for each point.
-SHARES = (0.03, 0.97)
+SHARES = (0.03, 0.97)  # mean of a coordinate of a point in a box, in units of the box; drawn for each point
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.affine_part import with_linear_part
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
 from unveil.identification.fitting.matrix_free import fit
-from unveil.identification.fitting.output_layer import AffineMap, Weights, after, weighted_output
+from unveil.identification.fitting.output_layer import AffineMap, Weights, after, weighted_output, with_linear_part
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer import missing
@@ -31,14 +30,11 @@ DEEPER = 0.2
 OFTEN, BESIDES, FURTHER = 3.0, 6, 3.0
 # Answers per unknown of an output layer, and besides; every fourth is not fitted but held against it.
 PLENTY, SPARE, HELD_OUT = 4, 100, 4
-# Points at once towards which lines are laid.
-WRONG = 4
+WRONG = 4  # points at once towards which lines are laid
 # How many of its expected errors a fit that leaves something may move a row, and the least error of one.
 FREE, LEAST = 6.0, 1e-7
-# Signs of the weakest neuron are the other way round where that leaves less than this share of the error.
-HALF = 0.5
-# Errors of a step of the fit that end it, in standard deviations of an answer.
-STEADY = 0.1
+HALF = 0.5  # signs of the weakest neuron are the other way round where that leaves less than this share of the error
+STEADY = 0.1  # errors of a step of the fit that end it, in standard deviations of an answer
 
 
 class _Closed(NamedTuple):

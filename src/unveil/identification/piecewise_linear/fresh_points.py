@@ -13,10 +13,8 @@ from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.whitebox.network import Network
 
-# How far out, in typical inputs, neurons may switch that hardly do so nearby.
-SCALES = (1.0, 3.0, 10.0)
-# Points from which the most unusual ones are climbed to.
-POOL = 2000
+SCALES = (1.0, 3.0, 10.0)  # how far out, in typical inputs, neurons may switch that hardly do so nearby
+POOL = 2000  # points from which the most unusual ones are climbed to
 
 
 @dataclass(frozen=True)

@@ -17,27 +17,19 @@ WINDOW, BARELY = 4.0, 1000.0
 # Longest half of a step, in distances between breakpoints; where an unknown weight is looked for, and any other
 # neuron's breakpoint would be taken for it.
 LONGEST, SHORT = 0.15, 0.03
-# Errors of normals, in units of those expected, that are tried.
-WIDER = (1.0, 4.0)
-# Deviation of an unknown weight, in units of the largest known one.
-LIKELY = 0.6
-# An unknown weight is known from this deviation on, in the same units.
-KNOWN = 0.05
-# Relative rounding of points.
-POINT = 1e-7
-# Candidates looked at for places, which costs no query.
-POOL = 300
+WIDER = (1.0, 4.0)  # errors of normals, in units of those expected, that are tried
+LIKELY = 0.6  # deviation of an unknown weight, in units of the largest known one
+KNOWN = 0.05  # an unknown weight is known from this deviation on, in the same units
+POINT = 1e-7  # relative rounding of points
+POOL = 300  # candidates looked at for places, which costs no query
 # Places per unknown weight where it is looked for, and starts from which these are reached.
 FILLS, STARTS = 3, 20
 ROUNDS = 10
-# Steps towards a place that is given by equations.
-NEWTON = 8
-# Places at first; places per weight: near where it was seen, and anywhere.
-FIRST, NEAR, CONFIRM = 10, 1.3, 1.6
+NEWTON = 8  # steps towards a place that is given by equations
+FIRST, NEAR, CONFIRM = 10, 1.3, 1.6  # places at first; places per weight: near where it was seen, and anywhere
 # Share of the places that may show nothing, and share of the steps that must show one breakpoint.
 NOTHING, ONE = 0.15, 0.2
-# Share of the breakpoints that must be the neuron's own.
-OWN = 0.85
+OWN = 0.85  # share of the breakpoints that must be the neuron's own
 
 
 @dataclass(frozen=True)

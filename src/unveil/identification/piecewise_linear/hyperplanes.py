@@ -18,8 +18,7 @@ SAME, LEAST = 6.0, 1e-6
 # A breakpoint is where a hyperplane is expected to within so many errors of that place, as long as these are below the
 # share of its distance from the line's origin, plus so many times the breakpoint's own width.
 EXPECTED, VAGUE, WIDTHS = 4.0, 0.1, 3.0
-# Relative error of where a hyperplane crosses a line that comes from our own arithmetic.
-ARITHMETIC = 1e-9
+ARITHMETIC = 1e-9  # relative error of where a hyperplane crosses a line that comes from our own arithmetic
 
 
 @dataclass(frozen=True)

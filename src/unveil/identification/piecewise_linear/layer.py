@@ -25,13 +25,11 @@ TESTS, TESTS_IN_BOX = 8, 24
 # So many times more of them where critical points of deeper layers are so many times as many as neurons: many layers
 # hide what moves before them.
 MANY, OFTEN, UNEVEN = 5, 8, 30.0
-# Part of a hyperplane's error that is expected at each of many places.
-PART = 0.5
+PART = 0.5  # part of a hyperplane's error that is expected at each of many places
 # Share of a derivative beside all rows from which on neurons are missing, where answers are exact: errors of rows are
 # less.
 BESIDE = 1e-6
-# Places among which a line that only missing neurons bend is laid.
-ROOMY = 400
+ROOMY = 400  # places among which a line that only missing neurons bend is laid
 # Cosine with a coordinate from which on a hyperplane in a bounded region of few digits is taken for its wall: there a
 # neuron of the layer before switches, and that may be met a little inside.
 WALL = 0.95

@@ -15,8 +15,7 @@ from unveil.identification.piecewise_linear.critical_point import CriticalPoint,
 from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
 from unveil.identification.piecewise_linear.sightings import Sightings
 
-# Equations of a critical point hold to this besides so many times its error.
-AGREES, SIGMAS = 1e-6, 30.0
+AGREES, SIGMAS = 1e-6, 30.0  # equations of a critical point hold to this besides so many times its error
 # A critical point begins a neuron if its normal is known so well, of many critical points better than of few, and the
 # active ones' normals are so independent.
 SHARP, VAGUE, APART = 1e-7, 1e-4, 1e-5
@@ -28,14 +27,12 @@ MOST, UNKNOWN, FEWER = 60, 5, 2
 # Critical points that begin a neuron at most, the most telling first, and so many in a row that begin none; a weight
 # larger than this is none.
 STARTS, BARREN, LARGEST = 2000, 700, 20.0
-# How near an unknown weight must be to itself where it is told twice.
-TWICE = 1e-5
+TWICE = 1e-5  # how near an unknown weight must be to itself where it is told twice
 # Values of a layer this much closer to zero than its inputs' size are zero, and neurons whose breakpoints explain it.
 ZERO = 1e-6
 # A neuron must be met so often, on so many lines, and at this share of the places where it should be.
 FEWEST, LINES, SHARE = 3, 3, 0.6
-# Two that differ by less, in one minus the cosine, are one.
-SAME = 1e-10
+SAME = 1e-10  # two that differ by less, in one minus the cosine, are one
 # How near a breakpoint must be to where a neuron switches, relative to 1 + |t|; slopes that are none.
 NEAR, FLAT = 1e-5, 1e-7
 
@@ -162,11 +159,7 @@ class Candidate:
 
 
 def candidates(
-    lines: tuple[Line, ...] | None,
-    views: Views,
-    layers: list[AffineMap],
-    before: Sequence[Candidate],
-    old: int,
+    lines: tuple[Line, ...] | None, views: Views, layers: list[AffineMap], before: Sequence[Candidate], old: int
 ) -> list[Candidate]:
     """What may be neurons of the next layer, the best known first.
 

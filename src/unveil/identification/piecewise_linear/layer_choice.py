@@ -27,16 +27,12 @@ ALIKE, CLEAR = 10, 1e-3
 # that is not whole at this share, and with more than so many of its weights known.
 OFTEN, MET, LINES = 8, 0.9, 5
 ALWAYS, MOST_KNOWN = 0.98, 0.5
-# Contradictions that one trusted less must explain.
-EXPLAINS = 4
-# Vectors that must tell before a neuron that none calls for is left out.
-TELLING = 30
+EXPLAINS = 4  # contradictions that one trusted less must explain
+TELLING = 30  # vectors that must tell before a neuron that none calls for is left out
 # Places on a candidate's hyperplane on both sides of which derivatives are asked for, and votes that tell its side.
 BOTH, AGREE = 6, 3
-# Along two directions a deeper neuron may look like one of this layer.
-FEW_DIRECTIONS = 2
-# Steps for derivatives, relative to how far out a place is.
-STEP = 0.02
+FEW_DIRECTIONS = 2  # along two directions a deeper neuron may look like one of this layer
+STEP = 0.02  # steps for derivatives, relative to how far out a place is
 
 
 class Chosen(NamedTuple):
@@ -236,8 +232,7 @@ IN_SPAN, SIGMAS, VAGUE = 1e-5, 100.0, 1e-7
 DEPENDENT, NEAR = 1e-6, 1e-7
 # Active sets that are tried out at one place; those that are told of by so few; places that vote.
 MOST_SETS, VOTES = 20_000, 150
-# Rounds of turning one neuron after the other; what a contradiction weighs beside an agreement.
-ROUNDS, WORSE = 6, 2.0
+ROUNDS, WORSE = 6, 2.0  # rounds of turning one neuron after the other; what a contradiction weighs beside an agreement
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ SPREAD = 3.0
 ROUNDS, PROOF = 6, 3.0
 WORTH = ((10, 3.0), (4, 1.5), (1, 1.0))
 SHORT = 1e-3
-# A window tells nothing where more hyperplanes than this are expected in it by chance.
-RARE = 0.05
+RARE = 0.05  # a window tells nothing where more hyperplanes than this are expected in it by chance
 # Hyperplanes met up to which one that ends is looked at there: where more neurons are active none ends for long.
 NARROW = 8
 # Answers with few digits: places at first, half of which must show a breakpoint; places per round, rounds, and the
@@ -167,14 +166,10 @@ def anywhere_on(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> 
     return out
 
 
-HALVINGS = 24
-"""Halvings of the way to where a hyperplane is not met: the end is then known to 1e-7 of it."""
-
+HALVINGS = 24  # halvings of the way to where a hyperplane is not met: the end is then known to 1e-7 of it
+# Of the circle around an end, in units of a typical input, and how many points on it are asked.
 RADIUS, ANGLES = 1e-3, 64
-"""Of the circle around an end, in units of a typical input, and how many points on it are asked."""
-
-CLEAR = 1e-3
-"""Share of the largest second difference around the circle from which on a hyperplane passes there."""
+CLEAR = 1e-3  # share of the largest second difference around the circle from which on a hyperplane passes there
 
 
 def told_by_ends(

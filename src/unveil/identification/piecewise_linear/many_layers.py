@@ -9,8 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.ending_of_most import ending_of_most
-from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Unsigned, after, explain
+from unveil.identification.fitting.output_layer import (
+    EVERYTHING,
+    AffineMap,
+    Asked,
+    Unsigned,
+    after,
+    ending_of_most,
+    explain,
+)
 from unveil.identification.piecewise_linear.completeness import leaks
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
@@ -23,8 +30,7 @@ from unveil.whitebox.network import Network
 # Lines before any layer is read, and for each neuron of the first one more; rounds for each layer; lines of each kind
 # in a round for each neuron of the first.
 LINES, ROUNDS, MORE = 20, 6, 0.5
-# Rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be.
-BARREN = 2
+BARREN = 2  # rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be
 # Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
 AT_ONCE, OTHERS, TIMES = 24, 20, 3
 # Points and directions among which these places are chosen, near and around the critical points of each neuron.
@@ -33,13 +39,11 @@ ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
 LOOKS, AMONG = 300, 4
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
 TELLING, CONTRADICT = 30, 0.1
-# A smaller share is that of a neuron which hardly any input switches: it is not looked for any longer.
-FEW = 0.02
+FEW = 0.02  # a smaller share is that of a neuron which hardly any input switches: it is not looked for any longer
 # A layer that explains more of the answers is the last one; errors of answers that are explained; what a round that
 # gains something makes of the share that is not.
 LAST, ROUGH, LESS = 0.9, 1e-6, 0.8
-# Fresh answers per unknown of a fit, and besides.
-PER_UNKNOWN, BESIDES = 6, 200
+PER_UNKNOWN, BESIDES = 6, 200  # fresh answers per unknown of a fit, and besides
 # A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
 NEAREST = 6
 

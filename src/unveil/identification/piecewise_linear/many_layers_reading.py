@@ -25,16 +25,12 @@ from unveil.identification.piecewise_linear.sightings import Sightings, among_va
 from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT, by_vanishing, dependent
 from unveil.whitebox.network import Network
 
-# Breakpoints per line and neuron of the first layer from which on deeper ones are many.
-CROWDED = 4.5
+CROWDED = 4.5  # breakpoints per line and neuron of the first layer from which on deeper ones are many
 # One minus the cosine of rows that are parallel, and how much less of a row's share lies beyond a better hyperplane.
 PARALLEL, MUCH_LESS = 1e-7, 1e-3
-# Sets of rows that depend on others which are tried out, at most.
-MOST_SETS = 500
-# Times that places are looked for, and singular values from which on derivatives tell rows apart.
-TRIES, TOLD = 4, 1e-4
-# Derivatives so many times as large as their errors are good enough for that.
-CLEAR = 1e7
+MOST_SETS = 500  # sets of rows that depend on others which are tried out, at most
+TRIES, TOLD = 4, 1e-4  # times that places are looked for, and singular values from which on derivatives tell rows apart
+CLEAR = 1e7  # derivatives so many times as large as their errors are good enough for that
 
 
 def crowded(found: LayerFound) -> bool:

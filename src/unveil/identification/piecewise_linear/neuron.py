@@ -15,10 +15,8 @@ from unveil.identification.piecewise_linear.critical_point import along_line, me
 
 # Besides its own error, that of a critical point's normal is this many times the error of the rows read before.
 NORMAL = 3.0
-# A critical point agrees when its equations hold to this many standard deviations.
-AGREES = 20.0
-# One minus the cosine of what two critical points tell of the same neuron.
-SAME = 1e-12
+AGREES = 20.0  # a critical point agrees when its equations hold to this many standard deviations
+SAME = 1e-12  # one minus the cosine of what two critical points tell of the same neuron
 
 
 @dataclass(frozen=True, eq=False)

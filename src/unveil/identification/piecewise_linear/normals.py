@@ -15,8 +15,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.probe import Probe
 
-# Normals with a larger relative error are of no use: they predict nothing far away.
-VAGUE = 0.1
+VAGUE = 0.1  # normals with a larger relative error are of no use: they predict nothing far away
 # The change along the line is known much better than the normal: where it differs by more than so many errors and this,
 # another hyperplane lies in between, too.
 TRUE, ROUGHLY = 5.0, 0.01

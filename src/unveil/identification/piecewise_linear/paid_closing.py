@@ -12,10 +12,8 @@ from unveil.identification.fitting.output_layer import AffineMap, Weights, outpu
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
 from unveil.identification.piecewise_linear.sign_recovery import by_sparsity, by_vanishing
 
-# A trial replaces the best one where it leaves less than this share of its error.
-BETTER = 0.1
-# Rows that differ less are multiples of each other.
-SAME = 1e-7
+BETTER = 0.1  # a trial replaces the best one where it leaves less than this share of its error
+SAME = 1e-7  # rows that differ less are multiples of each other
 # What the signs of a one-layer network's rows, and those of a deeper layer's, may leave of a derivative.
 BALANCED, SPARSE = 1e-7, 1e-8
 OPEN = "Which sides of {} neurons on {} coordinates are active could not be settled."

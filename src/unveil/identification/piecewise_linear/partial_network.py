@@ -12,8 +12,7 @@ from unveil.blackbox.rounding import Ask, Rounding
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.frame import Frame
 
-# Deviations beyond which a place is on no plane.
-OUTSIDE = 6.0
+OUTSIDE = 6.0  # deviations beyond which a place is on no plane
 
 
 @dataclass(frozen=True)

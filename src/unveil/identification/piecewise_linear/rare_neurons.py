@@ -18,16 +18,11 @@ Ask = Callable[[Float[np.ndarray, "N n"]], tuple[Float[np.ndarray, "N n"], Float
 WRONG, FEW = 30.0, 0.2
 # Wrong answers per weight of a neuron: at least, and with those asked about beside the others.
 LEAST, PER_WEIGHT = 0.5, 4.0
-# How far beside: deviations relative to an input's own.
-BESIDE = (0.1, 0.3, 1.0)
-# Share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most.
-ENDS = 0.01
-# The same of a layer that is taken for the last: what is further off is no start for a fit of all weights.
-SHARP = 1e-3
-# Steps of reweighting, and how a neuron must lessen the answers that are wrong.
-STEPS, BETTER = 30, 0.5
-# Steps of a fit that sharpens what was put in.
-SHARPER = 20
+BESIDE = (0.1, 0.3, 1.0)  # how far beside: deviations relative to an input's own
+ENDS = 0.01  # share of the answers' deviation that an output layer behind coarse rows leaves of most of them at most
+SHARP = 1e-3  # the same of a layer that is taken for the last: what is further off is no start for a fit of all weights
+STEPS, BETTER = 30, 0.5  # steps of reweighting, and how a neuron must lessen the answers that are wrong
+SHARPER = 20  # steps of a fit that sharpens what was put in
 
 
 def with_rare(

@@ -51,12 +51,9 @@ ROUNDS = {
     (False, True): Rounds(8, 4, 1, 2),
     (False, False): Rounds(8, 4, 1, 2),
 }
-# Bent hyperplanes per straight one, and besides, from which on another layer lies behind.
-BENT, FEW_BENT = 0.2, 2
-# Answers all over the inputs for each neuron, where those kept are of the first lines alone.
-ALL_OVER = 2
-# Of few digits, so many times more lines where they are short.
-BOUNDED = 3
+BENT, FEW_BENT = 0.2, 2  # bent hyperplanes per straight one, and besides, from which on another layer lies behind
+ALL_OVER = 2  # answers all over the inputs for each neuron, where those kept are of the first lines alone
+BOUNDED = 3  # of few digits, so many times more lines where they are short
 
 
 def read_network(setup: Setup, frame: Frame, start: Line | None = None) -> Iterator[Reading]:
@@ -196,12 +193,10 @@ def lines_to(setup: Setup, frame: Frame, wrong: Float[np.ndarray, "W n"]) -> lis
 # With one output and with several: rows that came out badly along a few directions are measured again, for this share
 # of the first layer's queries at most.
 AGAIN = (0.015, 0.1)
-# Points that the last digits must suit.
-POOL = 2000
+POOL = 2000  # points that the last digits must suit
 # So many breakpoints of a line may be deeper neurons' for the most part, which so few directions show.
 BENDS, NARROWEST = 96, 32
-# Places where rounding is measured.
-PLACES = 12
+PLACES = 12  # places where rounding is measured
 
 
 def read_inputs(setup: Setup, frame: Frame) -> Iterator[Reading]:

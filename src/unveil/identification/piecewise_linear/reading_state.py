@@ -19,8 +19,7 @@ from unveil.whitebox.network import Network
 # Errors that a network which explains the answers may have: of exact ones in units of the root of their relative
 # rounding, but at least so much; of ones with few digits in units of it.
 FINE, FINEST, FINE_OF_FEW = 3.0, 1e-7, 100.0
-# Lines of so many typical inputs cross most hyperplanes.
-LONG = 5.0
+LONG = 5.0  # lines of so many typical inputs cross most hyperplanes
 
 
 class Setup(NamedTuple):

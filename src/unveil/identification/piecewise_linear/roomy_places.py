@@ -18,8 +18,7 @@ REACH = 6.0, FURTHER[-1]
 BEGINS = 0.1, 0.3
 # A place with a sixth of the room of the best one will do; nodes of the search after which there is taken to be none.
 GAP, NODES = 5.0, 2000
-# Most neurons in all layers before, each of which is a yes or no of the search.
-MOST = 80
+MOST = 80  # most neurons in all layers before, each of which is a yes or no of the search
 
 
 def roomiest(layers: list[AffineMap], neuron: Neuron, j: int, size: float) -> Float[np.ndarray, " n"] | None:

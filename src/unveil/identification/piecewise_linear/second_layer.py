@@ -30,29 +30,22 @@ from unveil.whitebox.network import Network
 
 # A critical point is one of a neuron that is zero there, up to this part of what it sums up and its own error.
 ZERO = 1e-6
-# A normal is one of the second layer's if the active neurons' normals explain it up to this part.
-EXPLAINED = 1e-5
+EXPLAINED = 1e-5  # a normal is one of the second layer's if the active neurons' normals explain it up to this part
 # How far weights that are not known yet may move the hyperplane, in units of those that are; mostly the first will do.
 DOUBTS = 4.0, 20.0
-# The line stays this far within the region, as a share of what there is.
-INSIDE = 0.8
+INSIDE = 0.8  # the line stays this far within the region, as a share of what there is
 # How far the inactive neurons of the first layer are made active, in units of the active ones.
 ACTIVATED = 0.5, 0.2, 0.05, 0.02, 5e-3, 2e-3, 5e-4, 1e-4
 # Errors, in units of the largest answer, that nearly right weights may leave: the least, and the largest, which those
 # of the rows may account for. A neuron that is missing leaves more.
 ROUGH, ROUGHEST = 1e-5, 1e-3
-# A row with a larger error is no reading: too much would be taken for its own.
-VAGUE = 1e-4
-# A neuron with this share in the answers, relative to the others, is none.
-NOTHING = 1e-5
-# Hyperplanes closer than this may be one, met twice.
-ALIKE = 1e-3
-# Fresh answers per unknown of the fit, and besides.
-FRESH, BESIDES = 4, 100
+VAGUE = 1e-4  # a row with a larger error is no reading: too much would be taken for its own
+NOTHING = 1e-5  # a neuron with this share in the answers, relative to the others, is none
+ALIKE = 1e-3  # hyperplanes closer than this may be one, met twice
+FRESH, BESIDES = 4, 100  # fresh answers per unknown of the fit, and besides
 # Lines looked along at most, and in a row that showed nothing new; a line begins at one of so many points near its end.
 ROUNDS, PATIENCE, NEAREST = 120, 30, 5
-# Every so many barren lines are random ones, this far out in typical inputs.
-ANYWAY, REACHES = 3, (1.0, 3.0)
+ANYWAY, REACHES = 3, (1.0, 3.0)  # every so many barren lines are random ones, this far out in typical inputs
 # A layer that explains fewer of the fresh answers after so many rounds is not the last hidden one; points per round.
 LAST, LOOKS, AT_ONCE = 0.5, 12, 8
 

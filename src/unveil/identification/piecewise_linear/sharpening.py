@@ -28,12 +28,9 @@ TANGLED, CHECKS = 0.25, 6
 # Places where a hyperplane is looked at before it is left as it was; how far on either side, as a share of the way to
 # the next one of its layer and of that to a deeper one's; shorter ways than the last are no place.
 TRIES, ACROSS, BETWEEN, SHORTEST = 3, 0.5, 0.8, 0.02
-# So many times further off than most is worse than rounding.
-WORSE = 10.0
-# Places among which the roomiest is chosen.
-POOL = 400
-# Less of a change of slopes along a normal is none.
-FAINT = 1e-3
+WORSE = 10.0  # so many times further off than most is worse than rounding
+POOL = 400  # places among which the roomiest is chosen
+FAINT = 1e-3  # less of a change of slopes along a normal is none
 
 
 def worst_sharpened(probe: Probe, frame: Frame, found: LayerFound, *, few: bool = False) -> LayerFound:
@@ -123,8 +120,7 @@ class _Crossing(NamedTuple):
 _Normal = tuple[Float[np.ndarray, " d"], Float[np.ndarray, " m"], float]
 
 
-# What measures it on a stretch across the hyperplane.
-_Measure = Callable[[Probe, Frame, _Crossing], _Normal | None]
+_Measure = Callable[[Probe, Frame, _Crossing], _Normal | None]  # what measures it on a stretch across the hyperplane
 
 
 def _met_again(probe: Probe, room: _Room, measures: dict[int, _Measure]) -> dict[int, Hyperplanes]:

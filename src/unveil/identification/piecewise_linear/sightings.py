@@ -16,12 +16,9 @@ from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
 
-# Normals known worse than this are left out.
-VAGUE = 1e-5
-# How far lines through usual values reach, and beyond both points those between unusual ones.
-FAR, BEYOND = 3.0, 1.0
-# How unequal values at unusual points are.
-UNEQUAL = 0.7
+VAGUE = 1e-5  # normals known worse than this are left out
+FAR, BEYOND = 3.0, 1.0  # how far lines through usual values reach, and beyond both points those between unusual ones
+UNEQUAL = 0.7  # how unequal values at unusual points are
 # Places where rounding is measured, how far apart its answers are, and the quantile that is taken, so many times.
 PLACES, CLOSE, QUANTILE, TIMES = 60, 1e-6, 0.95, 3.0
 

@@ -10,12 +10,9 @@ from jaxtyping import Bool, Float
 
 from unveil.whitebox.network import Network
 
-# Sets of neurons that are tried out as the active ones, at most.
-MOST_SETS = 400_000
-# A share in a derivative that is smaller than this part of the largest is none.
-NONE = 1e-6
-# Singular values of unit rows, and shares in a dependence, that are smaller are none.
-DEPENDENT = 1e-6
+MOST_SETS = 400_000  # sets of neurons that are tried out as the active ones, at most
+NONE = 1e-6  # a share in a derivative that is smaller than this part of the largest is none
+DEPENDENT = 1e-6  # singular values of unit rows, and shares in a dependence, that are smaller are none
 # Singular values of a derivative, in units of its largest entry, below which outputs move together; how many sets of
 # neurons may be expected to hold a derivative by chance where a single one tells all signs.
 SHARED, BY_CHANCE = 1e-6, 0.01

@@ -22,26 +22,19 @@ from unveil.identification.piecewise_linear.partial_network import Behind, doubt
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.rare_neurons import suiting_most, suits_most
 
-# Lines searched at a time, and most per layer; how far they reach.
-LINES, MOST_LINES, FAR = 4, 80, 1e3
-# Normals with larger errors are not followed.
-VAGUE = 0.1
-# Deviations, and distance relative to 1 + |x|, within which a breakpoint is a known neuron's.
-NEAR, SAME = 6.0, 1e-5
-# Square distance of usual inputs from each other, in units of their own square length.
-APART = 2.0
-# Share of the derivatives that must be sums of a layer's active neurons for it to be whole.
-WHOLE = 0.95
+LINES, MOST_LINES, FAR = 4, 80, 1e3  # lines searched at a time, and most per layer; how far they reach
+VAGUE = 0.1  # normals with larger errors are not followed
+NEAR, SAME = 6.0, 1e-5  # deviations, and distance relative to 1 + |x|, within which a breakpoint is a known neuron's
+APART = 2.0  # square distance of usual inputs from each other, in units of their own square length
+WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active neurons for it to be whole
 # Rounds of lines that must show nothing new before; the share after more of them, when neurons that hardly ever matter
 # are left; and the rounds after which it is given up.
 CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
-# Hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers.
-TRIED = 20
+TRIED = 20  # hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers
 # Share of the places where a neuron must bend lines that were searched, and does; share of these breakpoints that must
 # be no other one's.
 OFTEN, MINE = 0.7, 0.5
-# Neurons whose known weights differ less are one.
-ALIKE = 0.03
+ALIKE = 0.03  # neurons whose known weights differ less are one
 # Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
 # share of them that may say so; how far beyond both points lines between such points reach. Halvings of a line from a
 # point where one is to a point where none is.

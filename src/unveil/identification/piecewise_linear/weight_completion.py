@@ -30,15 +30,12 @@ from unveil.identification.piecewise_linear.roomy_places import roomiest
 LARGEST = 1.5
 # Of so many places with the same unknown, out of more, that with the fewest other breakpoints is taken.
 CHOICE, PLENTY = 8, 32
-# In units of how far off a hyperplane may be, how far on either side of it answers must show its bend.
-BESIDE = 6.0
-# How often it is looked for in vain.
-TRIES = 3
+BESIDE = 6.0  # in units of how far off a hyperplane may be, how far on either side of it answers must show its bend
+TRIES = 3  # how often it is looked for in vain
 # Normals that follow worse than this from what is known of a neuron are measured: an error in one weight is one of
 # everything behind its layer.
 FIRM = 1e-7
-# How far lines on which these are looked for reach.
-REACH = 5.0
+REACH = 5.0  # how far lines on which these are looked for reach
 
 
 @dataclass(frozen=True)

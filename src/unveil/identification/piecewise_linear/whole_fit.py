@@ -25,10 +25,8 @@ CHEAP, PRODUCTS, IN_FULL = 1.0, 1e8, 3e10
 PRODUCTS_BEHIND, SETTLED, NO_MORE = 2.5e9, 0.1, 0.1
 # Answers that are left out of this fit are wrong by so much, relative to the largest, and at most so few.
 ROUGH, MOSTLY = 1e-5, 0.9
-# A network further than this from the answers, relative to the largest, is not worth any more of them.
-USELESS = 0.02
-# Points that the last digits must suit.
-POOL = 2000
+USELESS = 0.02  # a network further than this from the answers, relative to the largest, is not worth any more of them
+POOL = 2000  # points that the last digits must suit
 
 
 def finish_exact(setup: Setup, state: Reading) -> Reading:

@@ -15,14 +15,11 @@ from unveil.whitebox.network import Layer, Network
 
 # How far from the hyperplanes of the first layer derivatives are taken, in units of what its neurons typically see.
 AWAY = 1.0, 3.0
-# A random step moves neurons by this share of what it may.
-STEADY = 0.2
+STEADY = 0.2  # a random step moves neurons by this share of what it may
 # Places tried per station, and how often others are looked for where derivatives could not be measured.
 TRIES, PLACES = 60, 4
-# Rows along the few directions must be this independent for their values to be chosen freely.
-INDEPENDENT = 1e-2
-# Neurons that the answers tell apart worse than this are active at different stations.
-APART = 1e-3
+INDEPENDENT = 1e-2  # rows along the few directions must be this independent for their values to be chosen freely
+APART = 1e-3  # neurons that the answers tell apart worse than this are active at different stations
 
 
 @dataclass(frozen=True)

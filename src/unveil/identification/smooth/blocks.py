@@ -18,6 +18,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.smooth.conclusion import ask
 from unveil.identification.smooth.rank_one import joint_directions
 from unveil.whitebox.activation import Activation
+from unveil.whitebox.network import Layer, Network
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class FirstLayer:
 
     def __call__(self, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N k"]:
         return self.activation.value(x @ self.weights.T + self.shifts)
+
+    def before(self, rest: Network) -> Network:
+        """The whole network: this layer and the rest."""
+        return Network((Layer(self.weights, self.shifts, self.activation), *rest.layers))
 
     def at_rest(self, count: int, rng: np.random.Generator, *, active: np.ndarray | None = None) -> np.ndarray:
         """Points (count, n) at which all neurons are at rest, except those of `active`, which are at preactivation 0.

@@ -60,11 +60,13 @@ class Reading:
     why: list[str] = field(default_factory=list)  # filled with reasons on the way
 
 
-def fit_points(oracle: Oracle, network: Network, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Points at which the first layer's neurons are neither at rest nor linear: preactivations of size 1.5."""
+def fit_points(
+    oracle: Oracle, weights: Float[np.ndarray, "k n"], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, "count n"]:
+    """Points at which neurons of these weights are neither at rest nor linear: preactivations of size 1.5."""
     if oracle.within is not None:
         return oracle.sample(count, rng)
-    typical = float(np.median(np.linalg.norm(network.layers[0].weights, axis=1))) or 1.0
+    typical = float(np.median(np.linalg.norm(weights, axis=1))) or 1.0
     return oracle.nearest(1.5 / typical * rng.standard_normal((count, oracle.n)))
 
 
@@ -78,7 +80,7 @@ def final_fit(oracle: Oracle, network: Network, noise: float, rng: np.random.Gen
     `1.5 P` for P parameters and one output, fewer with more outputs; twice that if the answers are noisy."""
     spread = 4 if noise > 1e-10 else 1
     count = int(np.ceil(_RATIO * spread * parameters(network) / oracle.m)) + 4 * oracle.n
-    x = fit_points(oracle, network, count, rng)
+    x = fit_points(oracle, network.layers[0].dense(), count, rng)
     y = ask(oracle, x)
     weight = weights(oracle.rounding, y, noise)
     return without_surplus(polish(network, x, y, noise=0.3 * noise, weight=weight), x, y, noise, weight)
@@ -168,7 +170,7 @@ def _determined(oracle: Oracle, network: Network, rng: np.random.Generator) -> b
     count = parameters(network)
     if count > _LARGEST_JACOBIAN:
         return False
-    x = fit_points(oracle, network, -(-2 * count // network.layers[-1].neurons) + 4 * oracle.n, rng)
+    x = fit_points(oracle, network.layers[0].dense(), -(-2 * count // network.layers[-1].neurons) + 4 * oracle.n, rng)
     J, h, begin = jacobian(network, x), x, 0
     for layer in network.layers:
         block = J[:, :, begin : begin + layer.neurons * (layer.inputs + 1)].reshape(*J.shape[:2], layer.neurons, -1)
@@ -223,17 +225,12 @@ def _better(fit: Polished, best: Polished, determined: bool) -> bool:
 
 @dataclass(frozen=True)
 class SmoothMethod(Method):
-    """A method that is told the hidden layers' activations and widths, and reads in attempts.
+    """A method that is told the hidden layers' activations and widths, and reads in attempts."""
 
-    Attributes:
-        activation: Of the hidden layers, one name or one per hidden layer; None: found.
-        widths: Neurons of the hidden layers, if known.
-        attempts: How often to start again.
-    """
-
+    # of the hidden layers, one name or one per hidden layer; None: found
     activation: str | tuple[str, ...] | None = None
-    widths: tuple[int, ...] | None = None
-    attempts: int = 3
+    widths: tuple[int, ...] | None = None  # neurons of the hidden layers, if known
+    attempts: int = 3  # how often to start again
 
     @classmethod
     def told(cls, activation: tuple[str, ...] | None, widths: tuple[int, ...] | None) -> SmoothMethod:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.smooth.blocks import FirstLayer, gradient_span, hessians, inner_points
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points
-from unveil.identification.smooth.rank_one import matrix_space, subspace_power
-from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
+from unveil.identification.smooth.rank_one import apart, matrix_space, subspace_power
+from unveil.identification.smooth.second_layer import block_size, cover, fit_outer, search_outer
 from unveil.outcome import BadInput
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.activation import activation as activation_named
-from unveil.whitebox.network import Layer, Network
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,10 @@ class EntangledWeights(SmoothMethod):
         reading.stats["singular values of gradients"] = spectrum.tolist()
         stages.end("directions that matter")
         if not self.pipeline:
-            rows = rng.standard_normal((k, len(basis)))
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-            return self._from_random(reading, FirstLayer(rows @ basis, np.zeros(k), inner, 3.0), outer, rank)
+            rows = unit_rows(rng.standard_normal((k, len(basis))))
+            layer = FirstLayer(rows @ basis, np.zeros(k), inner, 3.0)
+            fit = search_outer(layer, *self._answered(reading, layer, rank), outer, rank, noise, rng=rng, starts=3)
+            return final_fit(oracle, fit.network, noise, rng)
         found = first_directions(oracle, basis, k, rank or 4, noise, rng=rng)
         stages.end("Hessians")
         reading.stats.update(
@@ -106,18 +107,14 @@ class EntangledWeights(SmoothMethod):
     ) -> list[tuple[str, Polished]]:
         """Second layers by two ways, each with all parameters fitted roughly at ordinary points."""
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
-        k = len(layer.shifts)
-        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
-        x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)
-        answers = ask(oracle, x)
+        x, answers = self._answered(reading, layer, rank)
         spread = float(np.ptp(answers))
         ways: list[tuple[str, Polished]] = []
         if rank and len(found.entangled) >= rank:
             slopes = layer.activation.slope(layer.shifts)
-            rows = (found.entangled[:rank] @ basis @ np.linalg.pinv(layer.weights)) / slopes
-            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            rows = unit_rows((found.entangled[:rank] @ basis @ np.linalg.pinv(layer.weights)) / slopes)
             ways.append(("the entangled weights", self._judge(layer, rows, x, answers, outer, noise)))
-        wide_enough = block_size(k, oracle.n, rank) > (rank or 1)
+        wide_enough = block_size(len(layer.shifts), oracle.n, rank) > (rank or 1)
         if wide_enough and (not ways or ways[0][1].rms > max(1e-9 * spread, 3 * noise)):
             try:
                 moved, rows, _ = cover(oracle, layer, rank, noise, rng=rng)
@@ -140,16 +137,14 @@ class EntangledWeights(SmoothMethod):
         outer: Activation,
         noise: float,
     ) -> Polished:
-        start = assemble(layer, fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
+        start = layer.before(fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
         return polish(start, x, answers, noise=noise, steps=80, patience=12)
 
-    def _from_random(self, reading: Reading, layer: FirstLayer, outer: Activation, rank: int | None) -> Polished:
-        oracle, noise, rng = reading.oracle, reading.noise, reading.rng
-        k = len(layer.shifts)
-        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
-        x = fit_points(oracle, rough, 2 * (layer.weights.size + (rank or 6) * (k + 3)) // oracle.m + 50, rng)
-        fit = search_outer(layer, x, ask(oracle, x), outer, rank, noise, rng=rng, starts=3)
-        return final_fit(oracle, fit.network, noise, rng)
+    def _answered(self, reading: Reading, layer: FirstLayer, rank: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Ordinary points, twice as many answers as parameters, and these."""
+        count = 2 * (layer.weights.size + (rank or 6) * (len(layer.shifts) + 3)) // reading.oracle.m + 50
+        x = fit_points(reading.oracle, layer.weights, count, reading.rng)
+        return x, ask(reading.oracle, x)
 
 
 RADII = (1.0, 4.0, 12.0, 24.0, 48.0)
@@ -255,18 +250,9 @@ def _elect(
             hits.append(1)
     votes = np.array([len(s) for s in seen])
     worth = np.minimum(votes, 3) + scores[heads] + 0.01 * np.minimum(hits, 50)
-    chosen: list[int] = []
-    span = np.empty((0, vectors.shape[1]))
-    for at in np.argsort(-worth, kind="stable"):
-        v = vectors[heads[at]]
-        rest = v - span.T @ (span @ v)
-        if np.linalg.norm(rest) > 0.1:
-            chosen.append(int(at))
-            span = np.concatenate([span, rest[None] / np.linalg.norm(rest)])
-        if len(chosen) == count:
-            break
-    first = vectors[[heads[at] for at in chosen]]
-    certificates, found = scores[[heads[at] for at in chosen]], votes[chosen]
+    best = np.argsort(-worth, kind="stable")
+    chosen = best[apart(vectors[heads][best], 0.1, count)]
+    first, certificates, found = vectors[heads][chosen], scores[heads][chosen], votes[chosen]
     missing = count - len(first)
     if missing > 0:
         others = np.linalg.svd(first, full_matrices=True)[2][len(first) :][:missing]

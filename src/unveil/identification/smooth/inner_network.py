@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.fitting.slimming import without_surplus
-from unveil.whitebox.activation import ACTIVATIONS, Activation
+from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer, Network
 
 _STARTS = {1: 8, 2: 40, 3: 60}  # for each number of hidden layers left
@@ -126,4 +126,4 @@ def _starts(
             rows = rng.standard_normal((width, before))
             rows *= 1.3 / np.linalg.norm(rows, axis=1, keepdims=True)
             layers.append(Layer(rows, 0.3 * rng.standard_normal(width), kind))
-        yield Network((*layers, Layer(*affine_fit(Network(tuple(layers))(c), y), ACTIVATIONS["identity"])))
+        yield with_output(layers, c, y)

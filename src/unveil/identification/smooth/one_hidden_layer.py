@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.least_squares import Polished, parameters, polish_all
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.least_squares import Polished
+from unveil.identification.fitting.output_layer import affine_fit, with_output
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.blocks import gap, gradient_span, hessians, inner_points, second_step
 from unveil.identification.smooth.conclusion import Reading, ask, final_fit, fit_points, repeated
@@ -19,11 +19,10 @@ from unveil.identification.smooth.rank_one import certificate, independent, matr
 from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import SMOOTH, Activation
 from unveil.whitebox.activation import activation as activation_named
-from unveil.whitebox.network import Network
+from unveil.whitebox.network import Layer, Network
 
 TRIED = 4  # widths, where the answers are not explained by the one that the largest gap shows
 STARTS = (0.3, 1.0, 2.5), (-1.5, 0.0, 1.5)  # scales, in widths of the points, and shifts
-MISSED, HELPS = 2, 0.3  # neurons that the Hessians may have missed; what is left of the misfit by one that they had
 _SURE = 0.7  # Hessians' span has stopped growing when its dimension is this share of their number
 
 
@@ -45,7 +44,7 @@ class OneHiddenLayer(Method):
     3. Rank-one matrices in that space are the squares of the weights (subspace power method).
     4. The Hessians' coefficients, as functions of each neuron's own coordinate, are its curvature: scale and shift.
     5. Least squares on everything. Where it does not explain the answers to their noise: the same with up to three
-        other widths that the Hessians allow, then with up to two neurons more.
+        other widths that the Hessians allow.
 
     Attributes:
         activation: Of the hidden layer; None: the one whose curvature fits best.
@@ -54,7 +53,7 @@ class OneHiddenLayer(Method):
             matrices in a space of more than about half of them are no longer isolated.
 
     Queries: `2 n P + q (r^2 + r + 1)` with r directions and q about 1.5 Hessians per neuron, and 1.5 per parameter
-        (6 of noisy answers) for each width tried; 3.5 (8) more for each neuron added.
+        (6 of noisy answers) for each width tried.
 
     Source: Fornasier, Klock, Mondelli, Rauchensteiner, arXiv:2211.04589; Kileel, Pereira, arXiv:1912.04007.
 
@@ -138,17 +137,6 @@ class OneHiddenLayer(Method):
                 break
         reading.stats.update(told.stats)
         reading.why.extend(told.why)
-        for _ in range(0 if self.width or best is None else MISSED):
-            assert best is not None
-            if best.rms <= 3 * noise or best.rms <= 1e-11:
-                break
-            more = self._one_more(reading, best, sampled)
-            if more.rms > HELPS * best.rms:
-                break
-            best = more
-            reading.why.append(
-                "a neuron more, along what the others leave of the Hessians, explains the answers better"
-            )
         stages.end("all: fit")
         return best
 
@@ -180,26 +168,6 @@ class OneHiddenLayer(Method):
             )
         start = _outer(oracle, rows * scales[:, None], shifts, activation, rng)
         return final_fit(oracle, start, reading.noise, rng)
-
-    def _one_more(self, reading: Reading, fit: Polished, sampled: Sampled) -> Polished:
-        """The network with one neuron more, whose weights lie along what the others leave of the Hessians."""
-        oracle, noise, rng = reading.oracle, reading.noise, reading.rng
-        points, matrices, basis = sampled
-        hidden, last = fit.network.layers
-        w, kind = hidden.dense(), hidden.activation
-        inside, curvature = w @ basis.T, kind.curvature(points @ w.T + hidden.bias)
-        explained = np.einsum("mk,pk,kr,ks->pmrs", last.dense(), curvature, inside, inside)
-        rest = (matrices - explained).reshape(-1, len(basis))
-        direction = np.linalg.svd(rest, full_matrices=False)[2][0] @ basis
-        width = float((points @ direction).std()) or 1.0
-        x = fit_points(oracle, fit.network, 2 * (parameters(fit.network) + oracle.n + 2) // oracle.m + 40, rng)
-        y, begun = ask(oracle, x), []
-        for scale, shift in itertools.product(*STARTS):
-            rows, bias = np.vstack([w, scale / width * direction]), np.append(hidden.bias, shift)
-            outer = affine_fit(kind.value(x @ rows.T + bias), y, 1e-10)
-            begun.append(Network.from_weights([(rows, bias), outer], kind.name))
-        fits = polish_all(begun, x, y, noise=noise, steps=80, until=3 * noise)
-        return final_fit(oracle, min(fits, key=lambda each: each.rms).network, noise, rng)
 
 
 def _widths(values: Float[np.ndarray, " s"], first: int, least: int, most: int) -> list[int]:
@@ -235,12 +203,10 @@ def _outer(
 ) -> Network:
     """Output weights by linear least squares, and which way round neurons are whose mirror image is affinely theirs."""
     k = len(shifts)
-    start = Network.from_weights([(weights, shifts), (np.ones((oracle.m, k)), np.zeros(oracle.m))], activation.name)
-    x = fit_points(oracle, start, 3 * (k + oracle.n) + 20, rng)
+    x = fit_points(oracle, weights, 3 * (k + oracle.n) + 20, rng)
     y = ask(oracle, x)
-    sums = x @ weights.T + shifts
     if activation.parity == "affine":
-        both = affine_fit(np.concatenate([activation.value(sums), x], axis=1), y, 1e-10)[0].T
+        both = affine_fit(np.concatenate([activation.value(x @ weights.T + shifts), x], axis=1), y, 1e-10)[0].T
         outer, linear = both[:k], both[k:]
         # phi(s) = phi(-s) + s: a flipped neuron leaves c_i w_i as a linear part, so the flipped ones add up to it.
         rows = np.einsum("km,kn->kmn", outer, weights).reshape(k, -1)
@@ -248,5 +214,5 @@ def _outer(
         flipped = np.abs(share + 1) < np.abs(share)
         flipped |= np.abs(share - 1) < np.minimum(np.abs(share), np.abs(share + 1))
         sign = np.where(flipped, -1.0, 1.0)
-        weights, shifts, sums = weights * sign[:, None], shifts * sign, sums * sign
-    return Network.from_weights([(weights, shifts), affine_fit(activation.value(sums), y, 1e-10)], activation.name)
+        weights, shifts = weights * sign[:, None], shifts * sign
+    return with_output([Layer(weights, shifts, activation)], x, y)

@@ -10,11 +10,10 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, parameters, polish
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.fitting.slimming import without_surplus
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask
-from unveil.identification.smooth.first_scales import first_layer, sigmoidal
 from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
 from unveil.identification.smooth.inner_network import inner_network
 from unveil.identification.smooth.inner_oracle import before_activation, rising
@@ -32,7 +31,8 @@ from unveil.identification.smooth.rank_condition import (
     step_size,
 )
 from unveil.identification.smooth.rectifiers import looks_rectified, read_first_layer
-from unveil.whitebox.activation import ACTIVATIONS, RECTIFIERS, Activation
+from unveil.identification.smooth.ridge_profile import first_layer, sigmoidal
+from unveil.whitebox.activation import RECTIFIERS, Activation
 from unveil.whitebox.network import Layer, Network
 
 _WIDER = 1.3  # slopes are asked at preactivations up to so many times those where the activation rises steeply
@@ -259,11 +259,10 @@ class Peeling(SmoothMethod):
         self, known: Peeled, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], noise: float
     ) -> Polished | None:
         """The known layers and a linear one, if that explains the answers."""
-        h = Network(known.layers)(x)
-        last = Layer(*affine_fit(h, y), ACTIVATIONS["identity"])
-        if float(np.sqrt(np.mean((last(h) - y) ** 2))) > max(_LINEAR * float(y.std()), 3 * noise):
+        network = with_output(known.layers, x, y)
+        if float(np.sqrt(np.mean((network(x) - y) ** 2))) > max(_LINEAR * float(y.std()), 3 * noise):
             return None
-        return without_surplus(polish(Network((*known.layers, last)), x, y, noise=0.3 * noise), x, y, noise)
+        return without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
 
 
 def _met_behind_noise(

@@ -23,9 +23,7 @@ from unveil.identification.smooth.inner_oracle import rising
 from unveil.whitebox.activation import Activation
 from unveil.whitebox.network import Layer
 
-MET = 1e-3
-"""Ratio of singular values behind the rank to the last before it from which the condition counts as met."""
-
+MET = 1e-3  # ratio of singular values behind the rank to the last before it from which the condition counts as met
 STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 # Evaluations of a fit of shifts alone, and of all that is free; a fit ends where a step lessens the squares by less
 # than this share.

@@ -9,10 +9,8 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import unit_rows
 
-# A start has ended when its unit vector moves less: the error of the certificate is about as large.
-MOVED = 1e-14
-# Certificate from which an end counts as found.
-FOUND = 1 - 1e-9
+MOVED = 1e-14  # a start has ended when its unit vector moves less: the error of the certificate is about as large
+FOUND = 1 - 1e-9  # certificate from which an end counts as found
 
 
 @dataclass(frozen=True)
@@ -117,17 +115,21 @@ def joint_directions(
 
 def independent(found: RankOne, space: Float[np.ndarray, "k n n"], count: int) -> np.ndarray:
     """The `count` best vectors whose squares are independent: a good end near a better one is not a new one."""
-    kept: list[np.ndarray] = []
-    span = np.empty((0, space.shape[0]))
-    for u in found.vectors:
-        c = _coordinates(space, u[None])[0]
-        rest = c - span.T @ (span @ c)
-        if np.linalg.norm(rest) > 1e-3 * np.linalg.norm(c):
-            kept.append(u)
+    return found.vectors[apart(_coordinates(space, found.vectors), 1e-3, count)]
+
+
+def apart(vectors: Float[np.ndarray, "N d"], least: float, count: int) -> list[int]:
+    """The first `count` vectors of which this share of the length lies outside the span of those kept before."""
+    kept: list[int] = []
+    span = np.empty((0, vectors.shape[1]))
+    for i, v in enumerate(vectors):
+        rest = v - span.T @ (span @ v)
+        if np.linalg.norm(rest) > least * np.linalg.norm(v):
+            kept.append(i)
             span = np.concatenate([span, unit_rows(rest[None])])
         if len(kept) == count:
             break
-    return np.array(kept)
+    return kept
 
 
 def _coordinates(space: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.smooth.blocks import FirstLayer
-from unveil.identification.smooth.breakpoint_profile import Fit, profile
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, final_fit, fit_points
 from unveil.identification.smooth.inner_oracle import Behind
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
+from unveil.identification.smooth.rank_one import apart
+from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import RECTIFIERS, Activation, activation
-from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.network import Network
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Rectifiers(SmoothMethod):
         widths: Neurons of the hidden layers, if known.
         attempts: How often to start again, with other circles, when the result fails its check.
 
-    Queries: about `200 + (k + r) (30 + n)` for each of three to eight half circles, `260 k` for the profiles, then
+    Queries: about `200 + (k + r) (30 + n)` for each of three to eight half circles, `190 k` for the profiles, then
         those of `OneHiddenLayer` with k inputs.
 
     Examples:
@@ -70,7 +73,7 @@ class Rectifiers(SmoothMethod):
             if found.network is None:
                 reading.why.extend(found.why)
                 return None
-            network = Network((Layer(layer.weights, layer.shifts, layer.activation), *found.network.layers))
+            network = layer.before(found.network)
         stages.end("second layer")
         fit = final_fit(oracle, network, noise, rng)
         stages.end("all: fit")
@@ -80,10 +83,9 @@ class Rectifiers(SmoothMethod):
         """The network without a second hidden layer, if one explains the answers."""
         if self.widths is not None and len(self.widths) > 1:
             return None
-        first = Layer(layer.weights, layer.shifts, layer.activation)
-        x = fit_points(oracle, Network((first,)), 2 * len(layer.shifts) + 12, rng)
+        x = fit_points(oracle, layer.weights, 2 * len(layer.shifts) + 12, rng)
         answers = oracle(x)
-        network = Network((first, *Network.from_weights([affine_fit(layer(x), answers, 1e-10)]).layers))
+        network = layer.before(with_output([], layer(x), answers))
         far = 1e-4 * float(np.ptp(answers, axis=0).max())
         return network if np.abs(network(x) - answers).max() <= far else None
 
@@ -133,25 +135,14 @@ def breakpoint_directions(
             else:
                 known = np.concatenate([known, jump[None]])
                 seen = np.append(seen, 1)
-        before, confirmed = confirmed, len(independent(known, seen))
-        quiet = quiet + 1 if confirmed == before and confirmed else 0
+        # With few neurons a deeper one may by chance jump the same way twice; it is a combination of the first layer's.
+        twice = known[[i for i in np.argsort(-seen, kind="stable") if seen[i] >= 2]]
+        independent = twice[apart(twice, 1e-4, oracle.n if count is None else count)]
+        quiet = quiet + 1 if 0 < len(independent) == confirmed else 0
+        confirmed = len(independent)
         if confirmed >= (oracle.n if count is None else count) or (count is None and quiet >= _QUIET):
             break
-    return known[independent(known, seen)[:count]]
-
-
-def independent(known: Float[np.ndarray, "k n"], seen: Int[np.ndarray, " k"]) -> list[int]:
-    """Linearly independent directions among those met twice, the most often met first. With few neurons a deeper one
-    may by chance jump the same way twice; it is a combination of the first layer's."""
-    kept: list[int] = []
-    span = np.empty((0, known.shape[1]))
-    for i in np.argsort(-seen, kind="stable"):
-        rest = known[i] - span.T @ (span @ known[i])
-        size = np.linalg.norm(rest)
-        if seen[i] >= 2 and size > 1e-4:
-            kept.append(int(i))
-            span = np.concatenate([span, rest[None] / size])
-    return kept
+    return independent
 
 
 def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
@@ -159,8 +150,7 @@ def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
     half circle is random, and so is the direction of the slopes that are compared."""
     n = oracle.n
     frame, begin = np.linalg.qr(rng.standard_normal((n, 2)))[0].T, rng.uniform(0, 1e-2)
-    along = rng.standard_normal(n)
-    along /= np.linalg.norm(along)
+    along = unit_rows(rng.standard_normal((1, n)))[0]
 
     def point(angle: np.ndarray) -> np.ndarray:
         return np.asarray(RADIUS * (np.cos(angle)[:, None] * frame[0] + np.sin(angle)[:, None] * frame[1]))
@@ -210,18 +200,14 @@ def jumps(oracle: Oracle, rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def first_layer(
-    oracle: Oracle,
-    directions: Float[np.ndarray, "k n"],
-    activations: Sequence[Activation],
-    *,
-    rng: np.random.Generator,
+    oracle: Oracle, directions: Float[np.ndarray, "k n"], activations: Sequence[Activation], *, rng: np.random.Generator
 ) -> tuple[FirstLayer, Float[np.ndarray, " j"]]:
     """Scales and shifts from profiles across each breakpoint, signs from which side is at rest; and the profiles'
     misfits: with the activation of these that explains most breakpoints, best.
 
-    Queries: about `220 k`, however many activations, and `48 k` where a neuron's mirror image is affinely its own
+    Queries: about `140 k`, however many activations, and `48 k` where a neuron's mirror image is affinely its own
     """
-    said = [_believed(oracle, directions, i, activations, rng) for i in range(len(directions))]
+    said = [_believed(oracle, each, activations, rng) for each in directions]
     # The others have no breakpoint elsewhere: they are no first-layer neurons.
     real = [[i for i, told in enumerate(said) if each.name in told] for each in activations]
 
@@ -240,23 +226,20 @@ def first_layer(
 
 
 def _believed(
-    oracle: Oracle,
-    directions: Float[np.ndarray, "k n"],
-    i: int,
-    activations: Sequence[Activation],
-    rng: np.random.Generator,
+    oracle: Oracle, direction: Float[np.ndarray, " n"], activations: Sequence[Activation], rng: np.random.Generator
 ) -> dict[str, Fit]:
-    """What two places on breakpoint i say alike, for each activation; a deeper neuron's breakpoint may lie at one.
-    Places are looked at until the activation that fits best is among these."""
+    """What two places on a breakpoint say alike, for each activation; a deeper neuron's breakpoint may lie at one.
+
+    Places are looked at until the activation that fits best is among these. Queries: those of `profile` for each place.
+    """
     said: dict[str, list[Fit]] = {each.name: [] for each in activations}
     told: dict[str, Fit] = {}
-    for base in _places(oracle, directions, i, rng):
-        seen = profile(oracle, base, directions[i])
+    rays = rng.standard_normal((_PLACES, oracle.n))
+    for base in NEARER * unit_rows(rays - np.outer(rays @ direction, direction)):
+        seen = profile(oracle, base, direction)
         for each in activations:
             fit = seen.fitted(each)
-            agrees = [
-                old for old in said[each.name] if abs(old.scale / fit.scale - 1) + abs(old.shift - fit.shift) < 1e-3
-            ]
+            agrees = [old for old in said[each.name] if old.like(fit)]
             said[each.name].append(fit)
             if agrees and each.name not in told:
                 told[each.name] = min(agrees[0], fit, key=lambda fit: fit.misfit)
@@ -286,24 +269,6 @@ def read_first_layer(
     return (layer, misfits) if len(misfits) else None
 
 
-def _places(
-    oracle: Oracle, directions: Float[np.ndarray, "k n"], i: int, rng: np.random.Generator
-) -> Float[np.ndarray, "p n"]:
-    """Points on breakpoint i, far from all others, at which it shows most: where the next layer rests, it does not at
-    all. Queries: 72."""
-    others = np.delete(directions, i, axis=0)
-    rays = rng.standard_normal((512, oracle.n))
-    rays -= np.outer(rays @ directions[i], directions[i])
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    if len(others):
-        rays = rays[np.abs(rays @ others.T).min(axis=1).argsort()[-64:]]
-    bases = NEARER * rng.permutation(rays)[:24]
-    x = bases[:, None] + np.array([-400.0, 0.0, 400.0])[:, None] * directions[i]
-    low, middle, high = oracle(oracle.nearest(x.reshape(-1, oracle.n))).reshape(24, 3, -1).transpose(1, 0, 2)
-    bend = np.abs(low + high - 2 * middle).max(axis=1)
-    return np.asarray(bases[np.argsort(-bend, kind="stable")[:_PLACES]])
-
-
 def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.ndarray:
     """Which way round each neuron is: at rest, moving its preactivation alone moves nothing. Queries: 48 for each
     neuron."""
@@ -320,3 +285,70 @@ def _signs(oracle: Oracle, layer: FirstLayer, rng: np.random.Generator) -> np.nd
             change.append(float(np.abs(oracle(oracle.nearest(base + step)) - oracle(oracle.nearest(base))).sum()))
         signs[i] = 1.0 if change[0] < change[1] else -1.0
     return signs
+
+
+class Fit(NamedTuple):
+    """`phi(scale s + shift)` at s times a direction."""
+
+    scale: float  # positive where the activation's mirror image is affinely its own, so that both fit
+    shift: float
+    misfit: float  # relative
+
+    def like(self, other: Fit) -> bool:
+        """Whether both can be one neuron."""
+        return bool(abs(self.scale / other.scale - 1) + abs(self.shift - other.shift) < 1e-3)
+
+
+class Profile(NamedTuple):
+    """Answers across one breakpoint alone: at `centre + reach * places` times the direction, less their means."""
+
+    centre: float
+    reach: float
+    places: Float[np.ndarray, " s"]
+    answers: Float[np.ndarray, "s m"]
+
+    def fitted(self, activation: Activation) -> Fit:
+        """`a + b s + c phi(scale s + shift)` by least squares."""
+        s = self.places
+        if not len(s):
+            return Fit(np.nan, np.nan, np.inf)
+
+        def columns(z: Float[np.ndarray, " s"]) -> Float[np.ndarray, "s 3"]:
+            return np.stack([np.ones_like(s), s, activation.value(z)], axis=1)
+
+        even = activation.parity == "affine"
+        signs = (1.0,) if even else (1.0, -1.0)
+        starts = [(sign * scale, 0.0) for sign in signs for scale in (2.0, 4.0, 8.0)]
+        spread = float(np.sqrt((self.answers**2).mean())) or 1.0
+        fit = fit_shape(s, self.answers / spread, columns, starts, steps=200)
+        turn = -1.0 if even and fit.scale < 0 else 1.0
+        scale, shift = turn * fit.scale / self.reach, turn * fit.shift
+        return Fit(scale, shift - scale * self.centre, float(np.sqrt(2 * fit.cost / len(s))))
+
+
+def profile(oracle: Oracle, base: Float[np.ndarray, " n"], direction: Float[np.ndarray, " n"]) -> Profile:
+    """Answers from base along a direction, where they bend; none where they do not. Queries: 69."""
+
+    def ask(s: np.ndarray) -> np.ndarray:
+        return oracle(oracle.nearest(base + s[:, None] * direction))
+
+    # The asymptotes meet where the preactivation is zero, if the activation is even beside its linear half.
+    far = np.array([-400.0, -300.0, 300.0, 400.0])
+    y = ask(far)
+    low, high = (y[1] - y[0]) / 100, (y[3] - y[2]) / 100
+    output = int(np.abs(high - low).argmax())
+    jump = high[output] - low[output]
+    if jump == 0:
+        return Profile(0.0, 1.0, np.empty(0), np.empty((0, oracle.m)))
+    centre = (y[0, output] + 400 * low[output] - y[3, output] + 400 * high[output]) / jump
+    # How far the bend reaches: the scale, for any activation.
+    apart = 10.0 ** np.linspace(-1.5, 2.3, 16)
+    places = centre + np.concatenate([-apart, apart])
+    left = y[0, output] + low[output] * (places - far[0])
+    right = y[3, output] + high[output] * (places - far[3])
+    bend = np.abs(ask(places)[:, output] - np.where(places < centre, left, right))
+    bent = np.abs(places - centre)[bend > 0.02 * bend.max()]
+    reach = float(bent.max())
+    s = np.linspace(-1.5, 1.5, 33)
+    answers = ask(centre + reach * s)
+    return Profile(float(centre), reach, s, answers - answers.mean(axis=0))

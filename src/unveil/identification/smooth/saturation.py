@@ -8,18 +8,15 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
-from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.fitting.output_layer import weighted_output
 from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points, repeated
-from unveil.identification.smooth.first_scales import first_layer, sigmoidal
-from unveil.identification.smooth.hyperplane_circles import hyperplanes, noisy, saturation_radius
-from unveil.identification.smooth.second_layer import assemble, block_size, cover, fit_outer, search_outer
-from unveil.whitebox.network import Layer, Network
-
-FITS = 3.0  # deviations of the noise that a fit may leave
-_SLOW = 1e3  # resting point from which an activation's tails are called algebraic
+from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturation_radius
+from unveil.identification.smooth.ridge_profile import first_layer, sigmoidal
+from unveil.identification.smooth.second_layer import block_size, cover, fit_outer, search_outer
+from unveil.whitebox.network import Network
 
 
 @dataclass(frozen=True)
@@ -87,10 +84,6 @@ class Saturation(SmoothMethod):
                 "with the first layer at rest the answers are affine in its signs: there is no second hidden layer"
             )
             fit = final_fit(oracle, flat, noise, rng)
-            if fit.rms > FITS * noise and noisy(oracle, noise):
-                # Small errors of the directions are large ones of shifts that were read far out.
-                again = final_fit(oracle, self._from_afar(oracle, flat, noise, rng), noise, rng)
-                fit = again if again.rms < fit.rms else fit
             stages.end("all: fit")
             return fit
         return self._with_second_layer(reading, layer, rank)
@@ -123,31 +116,13 @@ class Saturation(SmoothMethod):
         outer = min(fits, key=lambda fit: fit.rms)
         stages.end("second layer: fit")
         reading.stats["second layer rms"] = outer.rms
-        network = assemble(layer, outer.network)
-        if layer.margin >= _SLOW:
-            network = self._from_afar(oracle, network, noise, rng)
-            stages.end("first layer: from afar")
-        fit = final_fit(oracle, network, noise, rng)
+        fit = final_fit(oracle, layer.before(outer.network), noise, rng)
         stages.end("all: fit")
         return fit
 
-    def _from_afar(self, oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Network:
-        """The network with its first layer fitted at large inputs, then at smaller ones.
-
-        Where others never rest altogether, profiles leave scales and shifts poor; far out, a large error of a shift is
-        a small one of the answers.
-        """
-        first = network.layers[0]
-        for stretch in (64.0, 16.0, 4.0):
-            x = fit_points(oracle, network, 2 * (first.weights.size + len(first.bias)) // oracle.m + 50, rng)
-            x = oracle.nearest(stretch * x)
-            network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
-        return network
-
     def _small(self, reading: Reading, layer: FirstLayer, rank: int | None) -> Polished:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
-        rough = Network((Layer(layer.weights, layer.shifts, layer.activation),))
-        x = fit_points(oracle, rough, 3 * (rank or 6) * (len(layer.shifts) + 2) + 3 * layer.weights.size, rng)
+        x = fit_points(oracle, layer.weights, 3 * (rank or 6) * (len(layer.shifts) + 2) + 3 * layer.weights.size, rng)
         answers = ask(oracle, x)
         fits = [
             search_outer(layer, x, answers, outer, rank, noise, rng=rng)
@@ -172,5 +147,4 @@ class Saturation(SmoothMethod):
         spread = float(np.ptp(answers, axis=0).max()) or 1.0
         if np.abs(counts * (design @ outer - answers)).max() > max(20 * noise, 1e-6 * spread):
             return None
-        first = Layer(layer.weights, layer.shifts, layer.activation)
-        return Network((first, *Network.from_weights([(outer[:-1].T, outer[-1])]).layers))
+        return layer.before(Network.from_weights([(outer[:-1].T, outer[-1])]))

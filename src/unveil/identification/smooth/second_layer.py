@@ -6,16 +6,17 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import optimize
 
+from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import Polished, polish, polish_all
-from unveil.identification.fitting.output_layer import affine_fit
+from unveil.identification.fitting.output_layer import with_output
 from unveil.identification.smooth.blocks import Block, FirstLayer, look_through
 from unveil.identification.smooth.single_neuron import fit_shape
 from unveil.whitebox.activation import Activation
-from unveil.whitebox.network import Layer, Network
+from unveil.whitebox.network import Layer
 
 _DEGREE = 7  # of the polynomials that stand for the second layer's neurons before their shape is fitted
 
@@ -33,14 +34,14 @@ def cover(
     size = block_size(k, n, rank)
     order = rng.permutation(k)
     members = order[:size]
-    blocks = [_look(oracle, layer, members, rank, noise, rng)]
+    blocks = [look_through(oracle, layer, members, rank, noise, rng=rng)]
     rank = len(blocks[0].directions)
     known = set(members.tolist())
     while len(known) < k:
         fresh = [i for i in order if i not in known][: max(1, size - max(rank // 2 + 2, size // 2))]
         old = rng.permutation(sorted(known))[: size - len(fresh)]
         members = np.concatenate([np.array(fresh, dtype=int), old])
-        blocks.append(_look(oracle, layer, members, rank, noise, rng))
+        blocks.append(look_through(oracle, layer, members, rank, noise, rng=rng))
         known |= set(members.tolist())
     places: list[list[float]] = [[] for _ in range(k)]
     for block in blocks:
@@ -50,25 +51,6 @@ def cover(
     shifted = FirstLayer(layer.weights, layer.shifts + base, layer.activation, layer.margin)
     slopes = layer.activation.slope(base)
     return shifted, glue(blocks, slopes), blocks
-
-
-def _look(
-    oracle: Oracle,
-    layer: FirstLayer,
-    members: Int[np.ndarray, " s"],
-    rank: int | None,
-    noise: float,
-    rng: np.random.Generator,
-) -> Block:
-    """Look through a block, again with other neurons at rest if the Hessians do not agree with the directions found."""
-    block = look_through(oracle, layer, members, rank, noise, rng=rng)
-    for _ in range(3):
-        if block.certificate > 1 - max(1e-3, 100 * noise):
-            break
-        again = look_through(oracle, layer, members, rank, noise, rng=rng)
-        if again.certificate > block.certificate and (rank is None or len(again.directions) == rank):
-            block = again
-    return block
 
 
 def block_size(k: int, n: int, rank: int | None) -> int:
@@ -115,7 +97,7 @@ def glue(blocks: Sequence[Block], slopes: Float[np.ndarray, " k"]) -> Float[np.n
         factor = inner[mine, theirs] / np.maximum((new[theirs] ** 2).sum(axis=1), np.finfo(np.float64).tiny)
         rows[np.ix_(mine, block.members[~shared])] = (factor[:, None] * part[theirs])[:, ~shared]
         seen[block.members] = True
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    return unit_rows(rows)
 
 
 def search_outer(  # noqa: PLR0913 - answers and what is known of the network
@@ -140,10 +122,8 @@ def search_outer(  # noqa: PLR0913 - answers and what is known of the network
         begun = []
         for _ in range(starts):
             rows = rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])
-            bias = 0.5 * rng.standard_normal(width)
-            outer = affine_fit(activation.value(y @ rows.T + bias), answers, 1e-10)
-            begun.append(Network.from_weights([(rows, bias), outer], activation.name))
-        rough = [assemble(layer, fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=30)]
+            begun.append(with_output([Layer(rows, 0.5 * rng.standard_normal(width), activation)], y, answers))
+        rough = [layer.before(fit.network) for fit in polish_all(begun, y, answers, noise=noise, steps=30)]
         fits = polish_all(rough, x, answers, noise=noise, steps=120, until=enough)
         best = min([*fits] if best is None else [best, *fits], key=lambda fit: fit.rms)
         if best.rms <= enough:
@@ -171,7 +151,7 @@ def fit_outer(
     centre, width = along.mean(axis=0), along.std(axis=0) * 2
     s = (along - centre) / width
     degree = min(_DEGREE, max(2, (len(y) // 2 - 1) // len(directions)))
-    powers = np.stack([_chebyshev(s, d) for d in range(1, degree + 1)], axis=2)  # (N, r, degree)
+    powers = np.polynomial.chebyshev.chebvander(s, degree)[..., 1:]  # (N, r, degree)
     design = np.concatenate([np.ones((len(y), 1)), powers.reshape(len(y), -1)], axis=1)
     coefficients = np.linalg.lstsq(design, answers, rcond=1e-10)[0][1:].reshape(len(directions), degree, -1)
     scales, shifts = np.empty(len(directions)), np.empty(len(directions))
@@ -181,13 +161,7 @@ def fit_outer(
         scales[i], shifts[i] = _shape(s[:, i], powers[:, i] @ coefficients[i], activation)
     weights = directions * (scales / width)[:, None]
     bias = shifts - scales * centre / width
-    outer = affine_fit(activation.value(y @ weights.T + bias), answers, 1e-10)
-    start = Network.from_weights([(weights, bias), outer], activation.name)
-    return polish(start, y, answers, noise=noise, steps=steps)
-
-
-def _chebyshev(s: np.ndarray, degree: int) -> np.ndarray:
-    return np.asarray(np.polynomial.chebyshev.chebval(s, np.eye(degree + 1)[degree]))
+    return polish(with_output([Layer(weights, bias, activation)], y, answers), y, answers, noise=noise, steps=steps)
 
 
 def _shape(s: Float[np.ndarray, " N"], curve: Float[np.ndarray, "N m"], activation: Activation) -> tuple[float, float]:
@@ -202,8 +176,3 @@ def _shape(s: Float[np.ndarray, " N"], curve: Float[np.ndarray, "N m"], activati
     starts = itertools.product((0.5, 1.5, 4.0), (-1.0, 0.0, 1.0))
     found = fit_shape(t, target, columns, starts, most=50)
     return (found.scale, found.shift) if np.isfinite(found.cost) else (1.0, 0.0)
-
-
-def assemble(layer: FirstLayer, outer: Network) -> Network:
-    """The whole network."""
-    return Network((Layer(layer.weights, layer.shifts, layer.activation), *outer.layers))

@@ -11,9 +11,10 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact, rounding, rows_for
 from unveil.identification.fitting.least_squares import parameters
-from unveil.identification.fitting.robust import trimmed_rms
-from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, rms, slimmed
-from unveil.identification.fitting.training import free_network, train, with_output
+from unveil.identification.fitting.output_layer import with_output
+from unveil.identification.fitting.robust import rms, trimmed_rms
+from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, slimmed
+from unveil.identification.fitting.training import free_network, train
 from unveil.identification.method import Identification
 from unveil.identification.surrogate.known import widened, with_free
 from unveil.identification.surrogate.run import Run, Wanted, values_told
@@ -36,15 +37,12 @@ HELD, JUDGED = 1000, 1000
 RESERVE, SHARE = 2000, 0.2
 # Answers per parameter to begin with, and at most; never fewer or more at first than these.
 BEGIN, MOST, FEWEST, LARGEST = 4.0, 20.0, 2000, 40_000
-# Share of the answers that are there which a round adds.
-MORE = 0.4
+MORE = 0.4  # share of the answers that are there which a round adds
 # Students that leave so many times what the best one does are given up once everything is fitted; parameters up to
 # which there is more than one then.
 BEHIND, MANY = 3.0, 5000
-# Rounds in a row that gain less than this factor before it ends.
-PATIENCE, GAIN = 2, 1.15
-# The same behind several layers, where a round is a small one.
-PATIENCE_BEHIND = 4
+PATIENCE, GAIN = 2, 1.15  # rounds in a row that gain less than this factor before it ends
+PATIENCE_BEHIND = 4  # the same behind several layers, where a round is a small one
 # Shapes behind what is known: hidden widths as shares of the last width, and free neurons besides. Where nothing is
 # known, of this many neurons.
 SHAPES = ((1.5,), (3.0, 1.5))
@@ -55,27 +53,19 @@ SEVERAL, EXACT = 3, 1e-9
 DEEP = ((1.0,), (1.0, 1.0), (1.0, 1.0, 1.0)) * 2
 # The same behind a single layer read from exact answers: several more lie behind, or it would have been read on.
 SEVERAL_MORE = ((2.0, 2.0, 1.0), (1.0, 1.0, 1.0, 1.0))
-# Outputs that are no further apart than this share of their deviation count as tied.
-TIED = 1e-3
-# From so many neurons on students are no wider than this share of them.
-WIDE, NARROW = 128, 0.5
-# Batches of stochastic gradients at the start, and where least squares do not cost more.
-BATCHES = (3000, 300)
+TIED = 1e-3  # outputs that are no further apart than this share of their deviation count as tied
+WIDE, NARROW = 128, 0.5  # from so many neurons on students are no wider than this share of them
+BATCHES = (3000, 300)  # batches of stochastic gradients at the start, and where least squares do not cost more
 # Where nothing is known behind a single layer least squares get nowhere before many of them; share of the questions.
 MANY_BATCHES, AT_FIRST = 30_000, 0.7
-# The least error that is worth a step, relative to the deviation of the answers.
-LEAST = 1e-12
+LEAST = 1e-12  # the least error that is worth a step, relative to the deviation of the answers
 # A network that leaves less than this share of the answers' deviation lacks nothing but neurons or digits: it is all
 # that students begin with, and it is slimmed, by no fewer answers than these.
 WELL, FEWEST_TO_SLIM = 0.01, 5000
-# By what factor errors may grow when it loses spare neurons before all its weights are fitted.
-NOTHING_LOST = 1.1
-# The same on answers that it was not fitted to, or so many times their noise.
-WORSE = 2.0
-# Answers by which it is told whether all neurons are needed, for each of a layer and each input to it.
-TO_TELL = 8
-# Damping of a network that was fitted and lost neurons.
-NEARLY = 1e-5
+NOTHING_LOST = 1.1  # by what factor errors may grow when it loses spare neurons before all its weights are fitted
+WORSE = 2.0  # the same on answers that it was not fitted to, or so many times their noise
+TO_TELL = 8  # answers by which it is told whether all neurons are needed, for each of a layer and each input to it
+NEARLY = 1e-5  # damping of a network that was fitted and lost neurons
 # A network that is right to this share of the deviation at this share of the answers is not fitted any more.
 RIGHT, MOSTLY = 1e-6, 0.9
 # Largest root mean square error, relative to the deviation of the answers, of something that stands for the model.
@@ -221,7 +211,7 @@ class Fitting(Run):
         begun = []
         for widths in self._shapes(h.shape[1], 0 if rows is None else len(rows[0])):
             network = free_network(layers, rows, widths, x, self.oracle.m, self.rng, self.method.activation)
-            network = with_output(Network(network.layers, self.oracle.shape), x, y)
+            network = Network(with_output(network.layers[:-1], x, y).layers, self.oracle.shape)
             few = parameters(Network(network.layers[len(layers) :])) <= FEW
             steps = MANY_BATCHES if self.blind else BATCHES[few]
             trial = train(network, x, y, self.rng, first=len(layers), steps=steps)

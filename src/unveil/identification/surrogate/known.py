@@ -13,8 +13,7 @@ from unveil.identification.method import Identification
 from unveil.whitebox.activation import activation
 from unveil.whitebox.network import Layer, Network
 
-# Rows whose cosine with one that was read is larger are that neuron's, after the fit.
-SAME = 0.99
+SAME = 0.99  # rows whose cosine with one that was read is larger are that neuron's, after the fit
 
 
 @dataclass(frozen=True)

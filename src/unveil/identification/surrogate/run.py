@@ -14,10 +14,8 @@ from unveil.identification.surrogate.known import Known
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Network
 
-# Quantiles of the errors that are told.
-QUANTILES = {"median": 0.5, "q90": 0.9, "q99": 0.99, "largest": 1.0}
-# Examples that the result is judged by, at most.
-GIVEN = 10_000
+QUANTILES = {"median": 0.5, "q90": 0.9, "q99": 0.99, "largest": 1.0}  # quantiles of the errors that are told
+GIVEN = 10_000  # examples that the result is judged by, at most
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Run:
         classes: Labels that its outputs stand for; none of a network that answers with values.
     """
 
-    judged: int
-    """Fresh answers that the result is judged by."""
+    judged: int  # fresh answers that the result is judged by
 
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng

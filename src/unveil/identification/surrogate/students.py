@@ -15,15 +15,13 @@ from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
 from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
 from unveil.whitebox.network import Network
 
-# Parameters up to which the normal equations are written down.
-FEW = 1500
+FEW = 1500  # parameters up to which the normal equations are written down
 # Answers per parameter in each step of least squares, and their limits.
 PER_PARAMETER, FEWEST, ENOUGH = 12.0, 5000, 40_000
 # Steps of least squares per round and conjugate gradients in each, for up to so many parameters and for more: steps
 # that are solved badly get nowhere.
 USUAL, OF_MANY, MANY = (4, 200), (3, 60), 20_000
-# Steps and conjugate gradients of a network that has lost neurons.
-BRIEF = (2, 60)
+BRIEF = (2, 60)  # steps and conjugate gradients of a network that has lost neurons
 # Steps where the normal equations are written down, answers per parameter, and the fewest.
 STEPS_OF_FEW, PER_ONE_OF_FEW, FEWEST_OF_FEW = 12, 6.0, 500
 # What one answer takes of a product with the Jacobian and its transpose, in multiplications of large matrices: per
@@ -34,10 +32,8 @@ WEIGHT, INPUT, NEURON = 2.0, 100.0, 400.0
 HARD, AMONG = 0.4, 4
 # Candidates per question that students choose, and the share of a round's questions that they choose.
 CANDIDATES, CHOSEN = 8, 0.5
-# How far out candidates lie, in usual lengths, where there is no box.
-REACH = (0.3, 1.0, 1.0, 2.0)
-# Deviation of candidates about the examples, in units of their own.
-ABOUT = 0.1
+REACH = (0.3, 1.0, 1.0, 2.0)  # how far out candidates lie, in usual lengths, where there is no box
+ABOUT = 0.1  # deviation of candidates about the examples, in units of their own
 
 
 class Told(NamedTuple):

@@ -95,8 +95,7 @@ SIZES = (1.0, 4.0, 16.0, 64.0)
 # Numbers multiplied per label and parameter in a batch of stochastic gradients, forwards and back.
 PASSES = 3.0
 BATCHES, BATCH = 1500, 256
-# Share of what the commonest label leaves that may stay wrong of something that stands for the model.
-STANDS = 0.5
+STANDS = 0.5  # share of what the commonest label leaves that may stay wrong of something that stands for the model
 
 
 class LabelFitting(Run):
