@@ -10,11 +10,11 @@ from unveil.whitebox.network import Network
 # Points on either side of a neuron, per weight, and steps that lead there: behind the first layer hyperplanes bend on
 # the way. How often points that these do not lead there are drawn half of the way to one that is.
 OFTEN, PUSHES, HALVINGS = 1.5, 6, 12
-# Points where a neuron and a value that it sees are both to be active; how active at least, as a share of what is
-# usual, the value by this share of the neuron's: a weight that is not known yet moves the neuron by as much. Steps that
-# lead there, and how long these are as a share of the point.
-TOGETHER, BEGINS, CLIMB, STRIDE = 4, 0.1, 40, 0.05
-MOVED = 0.25  # share of all points that are moved there at most
+# Points where a neuron and a value that it sees are both to be active, the largest share of all that is moved there;
+# how active, as a share of what is usual, and the value by this share of that: a weight that is not known yet moves the
+# neuron by as much. Points that climb for each pair, steps, and how long these are as a share of the point.
+TOGETHER, MOVED, BEGINS = 4, 0.25, 0.1
+STARTS, CLIMB, STRIDE = 64, 40, 0.05
 
 
 def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) -> Float[np.ndarray, "N n"]:
@@ -54,37 +54,35 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) ->
 
 def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: Bool[np.ndarray, " N"]) -> None:
     """Move free points to where a neuron of a layer and a value it sees are both active, of pairs that hardly are.
-    There alone answers tell the weight between them. Of each pair the nearest points climb, while there are any."""
+
+    There alone answers tell the weight between them. Copies of the points at which the neuron is largest climb.
+    """
     sums = network.preactivations(x, depth)
     z, h = sums[depth], sums[depth - 1]
-    usual = np.abs(z).mean(axis=0), np.abs(h).mean(axis=0)
     met = (z > 0).T.astype(int) @ (h > 0)
-    lacking = np.argwhere(met < TOGETHER)
-    lacking = lacking[np.argsort(met[*lacking.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
-    if not len(lacking) or not free.any():
+    pairs = np.argwhere(met < TOGETHER)
+    pairs = pairs[np.argsort(met[*pairs.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
+    if not len(pairs):
         return
-    moved = list[np.ndarray]()
-    for i, j in lacking:
-        near = np.flatnonzero(free)
-        near = near[np.argsort(-np.minimum(z[near, i] / usual[0][i], h[near, j] / usual[1][j]))[:TOGETHER]]
-        free[near] = False
-        moved.append(near)
-    which = np.concatenate(moved)
-    i, j = np.repeat(lacking, [len(near) for near in moved], axis=0).T
-    share = np.concatenate([np.linspace(BEGINS, 1, len(near)) for near in moved])
-    goals = (depth, i, share * usual[0][i]), (depth - 1, j, BEGINS * share * usual[1][j])
-    there = x[which]
+    starts = int(np.clip(2 * len(x) // len(pairs), TOGETHER, STARTS))
+    i, j = np.repeat(pairs, starts, axis=0).T
+    there = x[np.argsort(-z[:, pairs[:, 0]], axis=0)[:starts].T.ravel()]
+    share, each = np.resize(np.linspace(BEGINS, 1, TOGETHER), len(there)), np.arange(len(there))
+    usual = np.abs(z).mean(axis=0)[i], np.abs(h).mean(axis=0)[j]
     for _ in range(CLIMB):
-        for level, neuron, goal in goals:
+        for level, neuron, goal in ((depth, i, share * usual[0]), (depth - 1, j, BEGINS * share * usual[1])):
             sums = network.preactivations(there, level)
             slope = _slope(network, level, neuron, sums)
-            lack = np.maximum(goal - sums[level][np.arange(len(there)), neuron], 0)
+            lack = np.maximum(goal - sums[level][each, neuron], 0)
             step = (lack / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
-            length, most = (np.linalg.norm(each, axis=1, keepdims=True) for each in (step, STRIDE * there))
+            length, most = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, STRIDE * there))
             there = there + step * np.minimum(1, most / np.maximum(length, 1e-300))
     sums = network.preactivations(there, depth)
-    met = (sums[depth][np.arange(len(there)), i] > 0) & (sums[depth - 1][np.arange(len(there)), j] > 0)
-    x[which[met]] = there[met]
+    arrived = ((sums[depth][each, i] > 0) & (sums[depth - 1][each, j] > 0)).reshape(len(pairs), starts)
+    # The first ones of each pair.
+    chosen = np.flatnonzero(arrived & (arrived.cumsum(axis=1) <= TOGETHER))
+    at = np.flatnonzero(free)[: len(chosen)]
+    x[at], free[at] = there[chosen[: len(at)]], False
 
 
 def pushed(
