@@ -113,7 +113,7 @@ def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: t
     weights = random_weights(sizes, rng, bias=0.5)
     points = [s for i in range(sizes[2]) for s in of_neuron(weights, i, 8, rng)]
     order = rng.permutation(len(points))
-    views = Views.of_points(weights[:1], [points[k] for k in order], 1e-12)
+    views = Views.of_points(weights[:1], [points[k] for k in order], 1e-12, None, 0)
     found = [one.neuron(views) for one in candidates(None, views, weights[:1], [], 0)]
     V, c = weights[1]
     theta = np.concatenate([V, c[:, None]], axis=1) / np.linalg.norm(V, axis=1, keepdims=True)
@@ -134,7 +134,7 @@ def test_critical_points_through_half_of_the_neurons_become_all_weights(sizes: t
 def test_where_a_hyperplane_is_tells_nothing_where_all_go_through_the_origin(bias: float, told: bool) -> None:
     weights = [(w, bias * b) for w, b in random_weights((8, 6, 4, 1), np.random.default_rng(1), bias=1.0)]
     seen = of_neuron(weights, 0, 20, np.random.default_rng(2))
-    assert (Views.of_points(weights[:1], seen, 1e-12).exact == told).all()
+    assert (Views.of_points(weights[:1], seen, 1e-12, None, 0).exact == told).all()
 
 
 @pytest.mark.parametrize(("within", "error"), [(None, 1e-12), ((-2.0, 2.0), 1e-12), (None, 1e-5)])

@@ -64,7 +64,7 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
     pairs = pairs[np.argsort(met[*pairs.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
     if not len(pairs):
         return
-    starts = int(np.clip(2 * len(x) // len(pairs), TOGETHER, STARTS))
+    starts = min(len(x), int(np.clip(2 * len(x) // len(pairs), TOGETHER, STARTS)))
     i, j = np.repeat(pairs, starts, axis=0).T
     there = x[np.argsort(-z[:, pairs[:, 0]], axis=0)[:starts].T.ravel()]
     share, each = np.resize(np.linspace(BEGINS, 1, TOGETHER), len(there)), np.arange(len(there))

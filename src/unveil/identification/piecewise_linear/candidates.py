@@ -60,8 +60,8 @@ def _more_behind(state: Deeper, layer: AffineMap) -> bool:
 def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     """All critical points as neurons, and how often each of these was met."""
     old, layers = state.candidates, state.layers
-    views = Views.of_points(layers, state.seen, state.error)
-    grown = candidates(None, views, layers, old.grown, old.views)
+    views = Views.of_points(layers, state.seen, state.error, old.views, old.held)
+    grown = candidates(None, views, layers, old.grown, 0 if old.views is None else len(old.views.which))
     merged = [one.neuron(views) for one in grown]
     counts = confirmed(layers, state.error, merged, state.lines)
     neurons, certain = [], []
@@ -76,7 +76,8 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     explained = {i for n in neurons for i in n.members}
     now = replace(
         old,
-        views=len(views.which),
+        views=views,
+        held=len(state.seen),
         grown=tuple(grown),
         merged=tuple(merged),
         neurons=tuple(neurons),

@@ -233,7 +233,7 @@ def close(setting: Setting, state: Deeper) -> tuple[Deeper, float]:
         # Nothing lies behind the layer read last.
         *layers, layer = state.layers
         ended = replace(state, layers=layers).ending(layer)
-        state = replace(ended, candidates=replace(ended.candidates, views=0))
+        state = replace(ended, candidates=replace(ended.candidates, views=None, held=0))
     neurons = (*state.candidates.neurons, *state.candidates.alone)
     if not neurons or not state.nearly:
         return state, np.inf

@@ -17,7 +17,7 @@ from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.fresh_points import Points
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sign_recovery import dependent
@@ -25,7 +25,7 @@ from unveil.whitebox.network import Network
 
 FAR = 300.0  # how far lines reach, in typical inputs
 PATIENCE = 8  # how often a network that is right nearby is still held against answers from far out
-# How often critical points are held against neurons before a reading ends: about half a minute of computing.
+# How often critical points are held against neurons before a reading ends that explains fewer than half of them.
 MOST_WORK = 1_000_000
 UNMERGED = 500  # critical points of which none begins a neuron, after which a reading ends
 # Most critical points that no neuron explains, and share of all, where nearly everything is explained.
@@ -57,7 +57,8 @@ class Setting(NamedTuple):
 class Candidates:
     """What may be neurons of the layer being read."""
 
-    views: int = 0  # how many critical points behind the layers read these come from
+    views: Views | None = None  # the critical points behind the layers read that these come from
+    held: int = 0  # of how many critical points these are, the first ones
     grown: tuple[Candidate, ...] = ()  # what may explain them
     merged: tuple[Neuron, ...] = ()  # the same, with their errors
     neurons: tuple[Neuron, ...] = ()  # those of them that were met wherever they should have been
@@ -136,7 +137,8 @@ class Deeper:
     def spent(self) -> bool:
         """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer. Or none
         begins a neuron, as where many more neurons are active than an input has coordinates."""
-        return self.work > MOST_WORK or (len(self.seen) > UNMERGED and not self.candidates.merged)
+        crowded = self.work > MOST_WORK and 2 * self.candidates.open > len(self.seen)
+        return crowded or (len(self.seen) > UNMERGED and not self.candidates.merged)
 
     @property
     def nearly(self) -> bool:
@@ -158,7 +160,7 @@ class Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""
         every = enumerate(zip(*layer, strict=True))
         neurons, old = tuple(Neuron.given(*each, self.error, key=-1 - i) for i, each in every), self.candidates
-        candidates = Candidates(views=old.views, neurons=neurons, tried=old.tried).with_given(neurons)
+        candidates = Candidates(views=old.views, held=old.held, neurons=neurons, tried=old.tried).with_given(neurons)
         return replace(self, candidates=candidates, last=True)
 
     def behind(self, layer: AffineMap) -> Deeper:

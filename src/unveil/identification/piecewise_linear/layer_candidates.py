@@ -81,13 +81,20 @@ class Views(NamedTuple):
         return cls.through(layers, sightings.x, sightings.normal, sightings.error, sightings.line)
 
     @classmethod
-    def of_points(cls, layers: list[AffineMap], seen: Sequence[CriticalPoint], error: float) -> Views:
-        """Of critical points, each as if met on a line of its own. `error`: of the rows of these layers."""
-        n = layers[0][0].shape[1]
-        x = np.array([each.x for each in seen]).reshape(-1, n)
-        normal = np.array([each.span @ each.normal for each in seen]).reshape(-1, n)
+    def of_points(
+        cls, layers: list[AffineMap], seen: Sequence[CriticalPoint], error: float, before: Views | None, held: int
+    ) -> Views:
+        """Of critical points, each on its own line. `error`: of the layers' rows. `before`: of the first `held`."""
+        seen = seen[held:]
+        x = np.array([each.x for each in seen]).reshape(-1, layers[0][0].shape[1])
+        normal = np.array([each.span @ each.normal for each in seen]).reshape(x.shape)
         errors = np.array([each.error for each in seen]) + NORMAL * error
-        return cls.through(layers, x, normal, errors, -1 - np.arange(len(seen)))
+        new = cls.through(layers, x, normal, errors, -1 - held - np.arange(len(seen)))
+        if before is None:
+            return new
+        moves = Moves(*map(np.concatenate, zip(before.seen, new.seen, strict=True)))
+        rest = map(np.concatenate, zip(before[2:], new[2:], strict=True))
+        return cls(np.append(before.which, held + new.which), moves, *rest)
 
     @classmethod
     def through(
@@ -138,8 +145,7 @@ class Candidate:
     @classmethod
     def given(cls, neuron: Neuron) -> Candidate:
         """A neuron read in another way, before any critical point."""
-        n, none = neuron, np.zeros(0, dtype=bool)
-        return cls(n.weights, n.bias, n.known, none, before=n.before, key=n.key)
+        return cls(neuron.weights, neuron.bias, neuron.known, np.zeros(0, bool), before=neuron.before, key=neuron.key)
 
     @property
     def whole(self) -> bool:
@@ -171,19 +177,21 @@ def candidates(
     ways = None if lines is None else Ways.of(layers, lines)
     seen, taken, out = views.seen, np.zeros(len(views.which), dtype=bool), list[Candidate]()
 
-    def grow(begun: Candidate) -> None:
-        grown = _grown(begun, views)
+    def grow(begun: Candidate, held: int = 0) -> bool:
+        grown = _grown(begun, views, held)
         if ways is not None:
             if grown.members.sum() < FEWEST or len(set(views.line[grown.members].tolist())) < 2:
-                return
+                return False
             grown = ways.confirmed(grown)
             if grown.should < FEWEST or grown.lines < LINES or grown.were < SHARE * grown.should:
-                return
+                return False
         taken[grown.members] = True
         out.append(grown)
+        return True
 
     for one in before:
-        grow(replace(one, members=np.append(one.members, np.zeros(len(taken) - len(one.members), dtype=bool))))
+        held = len(one.members)
+        grow(replace(one, members=np.append(one.members, np.zeros(len(taken) - held, dtype=bool))), held)
     active = seen.on.sum(axis=1)
     known = views.error < (SHARP if len(active) >= MANY else VAGUE)
     ready = np.flatnonzero((active <= seen.rank) & (active >= 2) & known & (np.arange(len(active)) >= old))
@@ -192,30 +200,25 @@ def candidates(
         begun = None if taken[i] else _start(views, int(i))
         if begun is None:
             continue
-        had = len(out)
-        grow(begun)
-        barren = 0 if len(out) > had else barren + 1
+        barren = 0 if grow(begun) else barren + 1
         if barren > BARREN:
             break
     out.sort(key=lambda one: (-int(one.known.sum()), -one.were))
-    kept: list[Candidate] = []
-    for one in out:
-        if not any(_alike(one, other) for other in kept):
-            kept.append(one)
-    return kept
-
-
-def _alike(one: Candidate, other: Candidate) -> bool:
-    both = np.append(one.known & other.known, True)
-    a, b = one.theta[both], other.theta[both]
-    return bool(both.sum() > 2 and abs(a @ b) > (1 - SAME) * np.linalg.norm(a) * np.linalg.norm(b))
+    kept: list[int] = []
+    theta, known = np.array([one.theta for one in out]), np.array([np.append(one.known, True) for one in out])
+    for i in range(len(out)):
+        both = known[kept] & known[i]
+        mine, theirs = (np.linalg.norm(both * each, axis=1) for each in (theta[i], theta[kept]))
+        same = np.abs((both * theta[kept]) @ theta[i]) > (1 - SAME) * mine * theirs
+        if not (same & (both.sum(axis=1) > 2)).any():
+            kept.append(i)
+    return [out[i] for i in kept]
 
 
 def _start(views: Views, i: int) -> Candidate | None:
     """The weights that one critical point tells alone."""
     on, normal = views.seen.on[i], views.normal[i]
-    active = views.seen.move[i][on]
-    s = np.linalg.svd(active, compute_uv=False)
+    s = np.linalg.svd(active := views.seen.move[i][on], compute_uv=False)
     if s[-1] < APART * s[0]:
         return None
     part = np.linalg.lstsq(active.T, normal, rcond=None)[0]
@@ -223,29 +226,28 @@ def _start(views: Views, i: int) -> Candidate | None:
         return None
     weights = np.zeros(len(on))
     weights[on] = part / np.linalg.norm(part)
-    members = np.arange(len(views.which)) == i
-    return Candidate(weights, -float(weights @ views.seen.h[i]), on.copy(), members, key=int(views.which[i]))
+    members, bias = np.arange(len(views.which)) == i, -float(weights @ views.seen.h[i])
+    return Candidate(weights, bias, on.copy(), members, key=int(views.which[i]))
 
 
-def _grown(one: Candidate, views: Views) -> Candidate:
-    """With all critical points that agree."""
+def _grown(one: Candidate, views: Views, held: int) -> Candidate:
+    """With all critical points that agree. `held`: against how many, the first ones, it was held as it is."""
     on, many = views.seen.on, len(views.which) >= MANY
     least = np.where(views.exact & (not many), 1, 2)
     while True:
         unknown = on & ~one.known
         counts, shared = unknown.sum(axis=1), (on & one.known).sum(axis=1)
         open_, spare = ~one.members & (shared >= least), views.seen.rank - counts
-        left = -(views.equations @ one.theta)
         for count in range((FEWER if many else UNKNOWN) + 1):
-            which = np.flatnonzero(open_ & (counts == count) & (spare >= least))
-            agree, told = _agree(one, views, which, left[which], unknown)
+            which = held + np.flatnonzero((open_ & (counts == count) & (spare >= least))[held:])
+            agree, told = _agree(one, views, which, unknown)
             if agree.any():
                 break
         else:
             which = np.flatnonzero(open_ & (counts == 1) & (views.seen.rank == 2))
-            if not len(which):
+            if not len(which) or which[-1] < held:
                 return one
-            agree, told = _agree(one, views, which, left[which], unknown)
+            agree, told = _agree(one, views, which, unknown)
             agree = told_twice(unknown[which].argmax(axis=1), told, views.line[which], agree)
             if not agree.any():
                 return one
@@ -257,7 +259,7 @@ def _grown(one: Candidate, views: Views) -> Candidate:
             weights[unknown[which[best]]] = told[best]
             one = replace(one, weights=weights, known=one.known | unknown[which[best]])
             which, agree = which[best : best + 1], agree[best : best + 1]
-        members = one.members.copy()
+        members, held = one.members.copy(), 0
         members[which[agree]] = True
         one = _solved(replace(one, members=members), views)
 
@@ -282,13 +284,13 @@ def _agree(
     one: Candidate,
     views: Views,
     which: Int[np.ndarray, " C"],
-    left: Float[np.ndarray, "C q"],
     unknown: Bool[np.ndarray, "V k"],
 ) -> tuple[Bool[np.ndarray, " C"], Float[np.ndarray, "C u"]]:
     """Which critical points agree with a candidate, each for its unknown weights, as many for all; and these. `left`:
     what its weights leave of their equations. `unknown`: values active at each that it has no weights for."""
     if not len(which):
         return np.zeros(0, dtype=bool), np.zeros((0, 0))
+    left = -(views.equations[which] @ one.theta)
     size, firm = views.along[which] @ one.weights, np.ones(len(which), dtype=bool)
     j = np.nonzero(unknown[which])[1].reshape(len(which), -1)
     told = np.zeros(j.shape)
