@@ -7,8 +7,7 @@ import numpy as np
 import unveil as uv
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.far_faces import ALIKE, RADIUS, FarFaces
-from unveil.identification.from_labels.sigmoidal import shifted_normal
+from unveil.identification.from_labels.sigmoidal import ALIKE, RADIUS, FarFaces, shifted_normal
 from unveil.identification.from_labels.transitions import transition
 
 SEEDS = range(5)

@@ -10,10 +10,10 @@ import unveil as uv
 from tests.helpers import assert_rate
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
-from unveil.identification.from_labels.curves import Curve, neurons, two_scales
 from unveil.identification.from_labels.faces import Precision
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.sigmoidal import is_curved
+from unveil.identification.from_labels.transitions import Curve, neurons, two_scales
 
 
 def net_of(sizes: tuple[int, ...], seed: int, activation: str = "tanh") -> uv.Network:

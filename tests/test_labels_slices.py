@@ -10,8 +10,16 @@ from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Faces
 from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.sightings import Sightings, noise_of, precision_of, sightings
-from unveil.identification.from_labels.slices import DIRECTIONS, bends_at_none, hyperplanes_of, read_slice
+from unveil.identification.from_labels.slices import (
+    DIRECTIONS,
+    Sightings,
+    bends_at_none,
+    hyperplanes_of,
+    noise_of,
+    precision_of,
+    read_slice,
+    sightings,
+)
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -1,16 +1,202 @@
-"""Transitions: far out, where two hyperplanes of a sigmoidal layer cross and all other neurons rest."""
+"""Transitions: far out, where two hyperplanes of a sigmoidal layer cross and all other neurons rest.
+
+Two sigmoidal neurons from curves on which no others matter: `A + B tanh(t q + c) + tanh(s p + b) = 0`.
+
+With X = exp(2 s p) and Y = exp(2 t q) each curve is `c0 X Y + c1 X + c2 Y + c3 = 0`: both scales follow from one curve,
+as those for which such numbers exist. They leave one combination of b, c, A and B open, for all curves the same
+equation `c0 - c1 z - c2 y + c3 y z = 0` of y = exp(2 b) and z = exp(2 c): more curves settle these.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import optimize
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross
-from unveil.identification.from_labels.curves import Curve, Transition, neurons, two_scales
+
+SCALES = np.geomspace(0.03, 12.0, 14)  # scales tried for each neuron, in units of one over the size of a typical input
+TRIED = 8  # pairs of them that are followed, the best first
+FITS = 1e-8  # root mean square distance of the points from a curve, in sizes of a typical input, that is believed
+ALIKE = 1e-4  # biases nearer to each other than this are one solution
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points where two labels meet and two neurons alone matter."""
+
+    points: Float[np.ndarray, "N 2"]  # values of `normals @ y` for the two neurons
+    labels: tuple[int, int]  # the two labels, in ascending order
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Two neurons, as curves tell them."""
+
+    scale: Float[np.ndarray, " 2"]  # length of each neuron's weight vector
+    bias: Float[np.ndarray, " 2"]  # for weights along the direction given
+    # of each bias, or of each scale relative to its size, whichever is larger: standard errors, or how far apart
+    # several solutions lie
+    error: Float[np.ndarray, " 2"]
+    rms: float  # how far the points lie off the curves
+
+
+def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
+    """The scales for which a curve is one of two such neurons; None where there are none."""
+    starts = []
+    for scale in product(np.log(SCALES), repeat=2):
+        off = _off_scales(np.array(scale), curve.points)
+        starts.append((float(np.sum(np.minimum(off**2, 1.0))), np.array(scale)))
+    starts.sort(key=lambda each: each[0])
+    for _, start in starts[:TRIED]:
+        near = optimize.least_squares(_off_scales, start, args=(curve.points,), max_nfev=30).x
+        at = np.concatenate([near, _numbers(np.exp(near), curve.points)])
+        found = _least(_off_curve, at, curve.points)
+        if found.cost < 0.5 * len(curve.points) * FITS**2:
+            return np.asarray(np.exp(found.x[:2]))
+    return None
+
+
+def neurons(
+    curves: list[Curve], scale: Float[np.ndarray, " 2"], known: Float[np.ndarray, " 2"] | None = None
+) -> Transition | None:
+    """Scales and biases from two or more curves; None where no two neurons explain them.
+
+    `curves`: all of the same two neurons. `scale`: both scales, from one of the curves. `known`: biases, NaN where not
+    known: with one of them a single curve tells the other.
+    """
+    fits = []
+    count = sum(len(each.points) for each in curves)
+    places = sorted({each.labels for each in curves})
+    which = [places.index(each.labels) for each in curves]
+    known = np.full(2, np.nan) if known is None else known
+    for bias in _biases(curves, scale, known):
+        start = np.concatenate([np.log(scale), bias, *_outputs(curves, which, scale, bias)])
+        found = _least(_off_all, start, curves, which, known)
+        if found.cost < 0.5 * count * FITS**2:
+            fits.append(found)
+    if not fits:
+        return None
+    best = min(fits, key=lambda each: float(each.cost))
+    rms = float(np.sqrt(2 * best.cost / count))
+    column = np.maximum(np.linalg.norm(best.jac, axis=0), 1e-300)
+    values, right = np.linalg.svd(best.jac / column, full_matrices=False)[1:]
+    error = rms * np.linalg.norm(right / np.maximum(values, 1e-300)[:, None], axis=0)[:4] / column[:4]
+    others = np.max([np.abs(each.x[2:4] - best.x[2:4]) for each in fits], axis=0)
+    error[2:] += np.where(others > ALIKE, others, 0.0)
+    return Transition(np.exp(best.x[:2]), best.x[2:4], np.maximum(error[:2], error[2:]), rms)
+
+
+def _numbers(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " 4"]:
+    """What multiplies `[tanh p tanh q, tanh p, tanh q, 1]` along a curve, of length one."""
+    matrix = _features(scale, points)
+    size = np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
+    vector = np.linalg.svd(matrix / size, full_matrices=False)[2][-1] / size
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+def _features(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 4"]:
+    p, q = np.tanh(points * scale).T
+    return np.column_stack([p * q, p, q, np.ones(len(p))])
+
+
+def _biases(curves: list[Curve], scale: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+    """Both biases, each pair that satisfies all curves' equations."""
+    # exp(2 s p) = (1 + tanh) / (1 - tanh): from products of tanh to products of exponentials.
+    mixed = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
+    rows = np.stack([mixed @ _numbers(scale, each.points) for each in curves])
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) * [1, -1, -1, 1]
+    told = np.flatnonzero(~np.isnan(known))
+    if len(told):
+        # One number known makes the equations of the other linear.
+        y = np.exp(2 * known[told[0]])
+        one, other = (rows[:, 1], rows[:, 2]) if told[0] == 0 else (rows[:, 2], rows[:, 1])
+        by, rest = one + y * rows[:, 3], rows[:, 0] + y * other
+        z = -float(by @ rest) / float(by @ by)
+        if not z > 0:
+            return []
+        return [np.where(np.arange(2) == told[0], known[told[0]], np.log(z) / 2)]
+    values, right = np.linalg.svd(np.concatenate([rows, np.zeros((2, 4))]))[1:]
+    # The null vector is (1, z, y, y z).
+    found = [right[3]] if values[2] > 1e-7 * values[0] else []
+    u, v = right[2], right[3]
+    # Of a plane of null vectors those that are such a product.
+    for root in np.roots(
+        [u[0] * u[3] - u[1] * u[2], u[0] * v[3] + v[0] * u[3] - u[1] * v[2] - v[1] * u[2], v[0] * v[3] - v[1] * v[2]]
+    ):
+        if abs(root.imag) < 1e-3 * (1 + abs(root)):
+            found.append(root.real * u + v)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pairs = [np.array([each[2] / each[0], each[1] / each[0]]) for each in found]
+    return [np.log(pair) / 2 for pair in pairs if (pair > 0).all() and np.isfinite(pair).all()]
+
+
+def _outputs(curves: list[Curve], which: list[int], scale: np.ndarray, bias: np.ndarray) -> list[np.ndarray]:
+    """B of each pair of labels and A of each curve that fit best."""
+    count = max(which) + 1
+    blocks, target = [], []
+    for i, each in enumerate(curves):
+        p, q = np.tanh(each.points * scale + bias).T
+        block = np.zeros((len(p), count + len(curves)))
+        block[:, which[i]], block[:, count + i] = q, 1.0
+        blocks.append(block)
+        target.append(-p)
+    return [np.linalg.lstsq(np.concatenate(blocks), np.concatenate(target), rcond=None)[0]]
+
+
+def _off_scales(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Distance of points from the curve of given log scales that suits them best."""
+    return _off_curve(np.concatenate([at, _numbers(np.exp(at), points)]), points)
+
+
+@np.errstate(all="ignore")
+def _off_curve(at: np.ndarray, points: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Distance of points from `numbers @ features = 0`, to first order; `at` is (log scales, numbers)."""
+    scale = np.exp(at[:2])
+    return _divided(_features(scale, points) @ at[2:], _steep(scale, at[2:], points))
+
+
+def _steep(scale: np.ndarray, numbers: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 2"]:
+    p, q = np.tanh(points * scale).T
+    down = scale / np.cosh(points * scale) ** 2
+    return np.column_stack([(numbers[0] * q + numbers[1]) * down[:, 0], (numbers[0] * p + numbers[2]) * down[:, 1]])
+
+
+@np.errstate(all="ignore")
+def _off_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, " N"]:
+    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each). A
+    bias that is known counts as one more point."""
+    scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
+    parts = []
+    for i, each in enumerate(curves):
+        b, a = at[4 + which[i]], at[4 + count + i]
+        p, q = np.tanh(each.points * scale + bias).T
+        parts.append(_divided(a + b * q + p, _down(at, each, b)))
+    parts.append(np.nan_to_num(bias - known))
+    return np.concatenate(parts)
+
+
+def _down(at: np.ndarray, curve: Curve, b: float) -> Float[np.ndarray, "N 2"]:
+    scale = np.exp(at[:2])
+    return np.asarray(np.array([1.0, b]) * scale / np.cosh(curve.points * scale + at[2:4]) ** 2)
+
+
+def _divided(values: np.ndarray, steep: np.ndarray) -> np.ndarray:
+    """By the length of a gradient; far too steep where both neurons rest."""
+    length = np.maximum(np.linalg.norm(steep, axis=1), 1e-150)
+    return np.asarray(np.clip(np.nan_to_num(values / length, nan=1e3), -1e3, 1e3))
+
+
+def _least(off: object, start: np.ndarray, *args: object) -> optimize.OptimizeResult:
+    return optimize.least_squares(
+        off, start, "3-point", args=args, x_scale="jac", max_nfev=100, xtol=1e-15, ftol=1e-15, gtol=1e-15
+    )
+
 
 WIDTH = 128.0  # half the side of the parallelogram in which a transition is looked at, in sizes of a typical input
 AT_REST = 0.03  # so far from all other hyperplanes it lies at least, as a share of its distance from the middle
