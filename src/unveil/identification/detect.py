@@ -165,10 +165,8 @@ def _places(
 class _Look:
     """Places, a direction at each, and the answers in the middle.
 
-    Attributes:
-        shortest: Step over which rounding is seen alone.
-        unit: How many times its declared value the rounding is.
-        apart: Distance between breakpoints, as far as it is known.
+    `shortest`: step over which rounding is seen alone. `unit`: how many times its declared value the rounding is.
+    `apart`: distance between breakpoints, as far as it is known.
     """
 
     unit: float = 1.0

@@ -98,11 +98,8 @@ class Reader:
 
 
 class _Point:
-    """A breakpoint and a place on either side of it.
-
-    Attributes:
-        most: Weights larger than so many times the line's own would carry a step across the breakpoint itself.
-    """
+    """A breakpoint and a place on either side of it. `most`: weights larger than so many times the line's own would
+    carry a step across the breakpoint itself."""
 
     def __init__(self, reader: Reader, seen: PixelLine, index: int) -> None:
         line, self.reader = seen.line, reader

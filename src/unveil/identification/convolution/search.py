@@ -47,22 +47,11 @@ SHARE = 0.1
 class KernelSearch:
     """Looks for the kernels of a first layer.
 
-    Args:
-        oracle: Answers values.
-        picture: How its inputs lie in rows and columns.
-        rng: Draws lines.
-        largest: Kernels are no wider than this.
-        most_lines: Lines at most.
-        most_reads: Breakpoints read per line at most.
-        quiet_lines: It stops after so many lines in a row without a new kernel.
-
-    Attributes:
-        kernels: Those believed.
-        met: What each explains.
-        lines: All lines.
-        read: Breakpoints read so far, as (line, index).
-        wide: Those among them whose normal reaches over more than a kernel.
-        curved: Whether nothing was looked for because the answers curve.
+    `oracle`: answers values. `picture`: how its inputs lie in rows and columns. `rng`: draws lines. `largest`: kernels
+    are no wider than this. `most_lines`: lines at most. `most_reads`: breakpoints read per line at most. `quiet_lines`:
+    it stops after so many lines in a row without a new kernel. `kernels`: those believed. `met`: what each explains.
+    `lines`: all lines. `read`: breakpoints read so far, as (line, index). `wide`: those among them whose normal reaches
+    over more than a kernel. `curved`: whether nothing was looked for because the answers curve.
     """
 
     def __init__(  # noqa: PLR0913 - a constructor: fields by name

@@ -24,20 +24,11 @@ LOOSE = 1e-4  # standard error of a number from which on a result is approximate
 class DeepReading:
     """The layers behind a first one.
 
-    Args:
-        search: Faces and bends met by now; it goes on from there.
-        first: All hyperplanes of the first layer.
-        accuracy: Wanted of the weight vectors, relative.
-        accept: Largest share of other labels among the fresh points that judge the result.
-        oracle: Answers labels.
-        rng: Draws everything.
-
-    Attributes:
-        first: The first layer, grown where more of it was met on the way.
-        deep: The network; None where none came out that passes.
-        error: Share of fresh points with another label.
-        why: What speaks against it.
-        figures: Neurons told apart, share of the points explained and the like.
+    `search`: faces and bends met by now; it goes on from there. `first`: all hyperplanes of the first layer, more where
+    more of it was met on the way. `accuracy`: wanted of the weight vectors, relative. `accept`: largest share of other
+    labels among the fresh points that judge the result. `deep`: the network; None where none came out that passes.
+    `error`: share of fresh points with another label. `why`: what speaks against it. `figures`: neurons told apart,
+    share of the points explained and the like.
     """
 
     def __init__(

@@ -19,15 +19,8 @@ EXAMPLES = 8  # questions kept for each label, at most
 
 
 class SeenLabels(OracleWrapper):
-    """An oracle of labels that keeps count of them.
-
-    Args:
-        oracle: Answers labels.
-
-    Attributes:
-        counts: How many questions got each label.
-        examples: A few of these questions.
-    """
+    """An oracle of labels that keeps count of them. `counts`: how many questions got each label. `examples`: a few of
+    these questions."""
 
     def __init__(self, oracle: Oracle) -> None:
         super().__init__(oracle)

@@ -89,15 +89,8 @@ def _all_columns(a: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "n n"]:
 
 @final
 class Narrow(OracleWrapper):
-    """A network as a function of coordinates along a few directions of its inputs.
-
-    Args:
-        oracle: The whole network, free of a box.
-        directions: The directions.
-
-    Attributes:
-        lift: (p, n) the inputs of each coordinate.
-    """
+    """A network as a function of coordinates along a few directions of its inputs. `oracle`: the whole network, free of
+    a box. `directions`: the directions. `lift`: (p, n) the inputs of each coordinate."""
 
     def __init__(self, oracle: Oracle, directions: Directions) -> None:
         count = directions.few.shape[1]

@@ -36,13 +36,9 @@ class Wanted:
 class Run:
     """One run, on values or on labels.
 
-    Attributes:
-        method: What was asked for.
-        oracle: What is asked.
-        rng: Draws questions and students.
-        examples: (E, n) legal inputs of the model's use, if there are any.
-        best: The best network so far.
-        classes: Labels that its outputs stand for; none of a network that answers with values.
+    `method`: what was asked for. `oracle`: what is asked. `rng`: draws questions and students. `examples`: (E, n) legal
+    inputs of the model's use, if there are any. `best`: the best network so far. `classes`: labels that its outputs
+    stand for; none of a network that answers with values.
     """
 
     judged: int  # fresh answers that the result is judged by
