@@ -23,9 +23,9 @@ from unveil.whitebox.network import Network
 class Saturation(SmoothMethod):
     """Identify a network with one or two hidden layers whose first activation is sigmoidal, on an unbounded domain.
 
-    1. Walk half circles far out: steps give the directions of the first layer (`steps`), also more than there are
+    1. Walk half circles far out: steps give the directions of the first layer (`hyperplanes`), also more than there are
         inputs.
-    2. Along each normal, all others at rest: scale, and roughly the shift (`ridge`).
+    2. Along each normal, all others at rest: scale, and roughly the shift (`ridge_profile`).
     3. Keep blocks of neurons active and the others at rest: shifts and the second layer's directions (`blocks`).
     4. At points where all first-layer neurons are at rest their values are known exactly: fit the second layer there.
     5. Least squares on everything at ordinary points, checked on others.
