@@ -54,9 +54,7 @@ def both_sides(network: Network, x: Float[np.ndarray, "N n"], first: int = 0) ->
 
 def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: Bool[np.ndarray, " N"]) -> None:
     """Move free points to where a neuron of a layer and a value it sees are both active, of pairs that hardly are.
-
-    There alone answers tell the weight between them. Copies of the points at which the neuron is largest climb.
-    """
+    There alone answers tell the weight between them. Copies of the points at which the neuron is largest climb."""
     sums = network.preactivations(x, depth)
     z, h = sums[depth], sums[depth - 1]
     met = (z > 0).T.astype(int) @ (h > 0)
