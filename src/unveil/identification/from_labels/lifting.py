@@ -122,9 +122,10 @@ class Lift:
 
         Queries: 2 for each of `TRIED` fresh boundary points, some more for each that is not where it is foretold
         """
-        old, lifted = before.model.inner, before.told
+        lifted = before.told
         if lifted is None or lifted.unconfirmed or self.model.affine.any() or lifted.model.affine.any():
             return None
+        old = lifted.model.inner @ self.basis.T
         long, size = (np.linalg.norm(rows, axis=1) for rows in (old, self.model.inner))
         alike = (self.model.inner / size[:, None]) @ (old / long[:, None]).T
         which = np.abs(alike).argmax(axis=1)
@@ -150,7 +151,9 @@ class Lift:
         fit, reached = polish_many(model, found, self.rng)
         if not fit.rms < OFF * chart.digits * max(float(np.median(long)), 1.0):
             return lifted
-        return replace(lifted, model=fit.model, reached=reached) if reached < lifted.reached else lifted
+        if reached < lifted.reached:
+            self.told = lifted = replace(lifted, model=fit.model, reached=reached)
+        return lifted
 
     def _confirmed(
         self, at: Crossings, step: np.ndarray, weights: np.ndarray, columns: np.ndarray, cell: float
