@@ -233,3 +233,19 @@ def test_rows_of_length_one_leave_the_function_as_it_is() -> None:
     y = rng.standard_normal((50, 4))
     assert np.allclose(model.with_unit_rows().logits(y), model.logits(y))
     assert np.allclose(np.linalg.norm(model.with_unit_rows().inner, axis=1), 1)
+
+
+def test_a_first_layer_neuron_that_nothing_depends_on_goes_and_labels_stay() -> None:
+    rng = np.random.default_rng(3)
+    behind = made(3)
+    rows, bias = rng.standard_normal((7, 6)), rng.standard_normal(7)
+    inner = behind.inner.copy()
+    inner[:, 2] *= 1e-9
+    whole = DeepLabelModel(rows, bias, replace(behind, inner=inner), behind.classes)
+    less = whole.without_idle()
+    assert np.array_equal(less.inner, np.delete(rows, 2, axis=0))
+    y = rng.standard_normal((500, 6))
+    assert np.allclose(less.logits(y), whole.logits(y), atol=1e-7)
+    # One that only the affine part has stays.
+    linear = replace(behind, inner=inner, affine=np.eye(3, 7, k=1))
+    assert len(DeepLabelModel(rows, bias, linear, behind.classes).without_idle().bias) == 7

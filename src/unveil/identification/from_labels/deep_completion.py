@@ -133,6 +133,10 @@ class DeepCompletion:
     def _keep_grown(self, model: DeepLabelModel) -> None:
         """Fit the model with what it lacks, and keep it if none was better by now."""
         found = self.fitted(with_missing(model, self.points, self.neurons, self.rng))
+        less = found.model.without_idle()
+        if found.explains and found.open and len(less.bias) < len(found.model.bias):
+            again = self.fitted(less)
+            found = again if again.whole else found
         if self.best is None or found.rank >= self.best.rank:
             self.best = found
 

@@ -39,6 +39,14 @@ class DeepLabelModel(Boundaries):
         behind = replace(self.behind, inner=self.behind.inner * long, affine=self.behind.affine * long)
         return replace(self, inner=self.inner / long[:, None], bias=self.bias / long, behind=behind)
 
+    def without_idle(self, share: float = 1e-6) -> DeepLabelModel:
+        """Without first-layer neurons that nothing behind depends on: hyperplanes that were none."""
+        size = np.linalg.norm(self.inner, axis=1)
+        counts = np.concatenate([np.abs(self.behind.inner), np.abs(self.behind.affine)]).max(axis=0) * size
+        kept = np.flatnonzero(counts > share * counts.max(initial=0.0))
+        behind = replace(self.behind, inner=self.behind.inner[:, kept], affine=self.behind.affine[:, kept])
+        return replace(self, inner=self.inner[kept], bias=self.bias[kept], behind=behind)
+
     def hidden(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
         """The first layer's values."""
         return np.asarray(np.maximum(y @ self.inner.T + self.bias, 0.0))
