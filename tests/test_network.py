@@ -60,6 +60,18 @@ def test_slopes_are_derivatives_of_values_and_parities_hold(name: str) -> None:
     assert activation(phi.name).name == pickle.loads(pickle.dumps(phi)).name == name
 
 
+def test_names_of_other_libraries_stand_for_the_same_functions() -> None:
+    s = np.linspace(-8, 8, 33)
+    for name, values in (
+        ("relu6", np.clip(s, 0, 6)),
+        ("hardtanh", np.clip(s, -1, 1)),
+        ("hardsigmoid", np.clip(s / 6 + 0.5, 0, 1)),
+        ("swish", s / (1 + np.exp(-s))),
+        ("logistic", 1 / (1 + np.exp(-s))),
+    ):
+        np.testing.assert_allclose(activation(name).value(s), values, atol=1e-15)
+
+
 def test_inputs_of_every_form_give_the_same_answers() -> None:
     rng = np.random.default_rng(0)
     weights = [(rng.standard_normal((5, 12)), rng.standard_normal(5)), (rng.standard_normal((3, 5)), np.zeros(3))]

@@ -370,7 +370,7 @@ _FAMILIES: dict[str, tuple[Callable[..., Activation], int]] = {
 
 
 def activation(name: str) -> Activation:
-    """The activation called `name`, e.g. "relu", "tanh", "leaky_relu(0.2)", "clip(0.0,6.0)".
+    """The activation called `name`, e.g. "relu", "tanh", "leaky_relu(0.2)", "clip(0.0,6.0)"; "relu6" is that, too.
 
     Raises:
         BadInput: No activation of that name.
