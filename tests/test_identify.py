@@ -381,3 +381,17 @@ def test_a_sigmoid_on_top_of_each_output_is_seen_through() -> None:
     oracle = as_oracle(lambda x: 1 / (1 + np.exp(-smooth(x))), shape=5)
     assert _logits(oracle, (), np.random.default_rng(0)) is None
     assert _logits(as_oracle(random_network(5, (3,), "relu", rng)), (), rng) is None
+
+
+@pytest.mark.parametrize("name", ["relu6", "hardtanh", "abs"])
+def test_a_piecewise_linear_activation_that_is_named_is_read_like_one_that_is_not(name: str) -> None:
+    whole = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        layers = [(2 * rng.standard_normal((3, 5)), rng.standard_normal(3)), (rng.standard_normal((1, 3)), np.zeros(1))]
+        truth = Network.from_weights(layers, name)
+        oracle = as_oracle(truth, 5, budget=20_000)
+        found = identify(oracle, rng=np.random.default_rng(seed), activation=name)
+        assert found.method == "critical points", seed
+        whole.append(found.outcome is Outcome.complete and found.residual < 1e-9)
+    assert_rate(whole, 0.9)

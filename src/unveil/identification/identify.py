@@ -32,7 +32,6 @@ from unveil.outcome import BadInput, BudgetExceeded, MissingAnswers, Outcome, Un
 from unveil.whitebox.activation import activation as activation_named
 from unveil.whitebox.network import Network
 
-PIECEWISE_LINEAR = ("relu", "leaky_relu", "identity")
 # Share of what the budget leaves that a reading may not use, so that what it has read can be fitted if it does not end;
 # nothing is held back where that is fewer questions than a fit is judged by.
 HELD_BACK, WORTH_A_FIT = 0.1, 4000
@@ -92,8 +91,7 @@ def identify(
         0
     """
     names = () if activation is None else (activation,) if isinstance(activation, str) else tuple(activation)
-    for name in names:
-        activation_named(name)
+    names = tuple(activation_named(name).name for name in names)
     if widths is not None and (len(widths) == 0 or min(widths) < 1):
         raise BadInput(f"widths must be positive numbers of neurons, one per hidden layer, e.g. (20, 4); got {widths}")
     start = oracle.ledger.asked
@@ -173,7 +171,7 @@ def _logits(oracle: Oracle, names: tuple[str, ...], rng: np.random.Generator) ->
     Queries: none where the first answers exceed 1 or the budget is short; else `LOOKED_AT`, and if all of these lie in
         [0, 1] those of `piecewise_linear`, twice where logits do not curve
     """
-    given = names and names[0].split("(")[0] not in PIECEWISE_LINEAR
+    given = names and not activation_named(names[0]).piecewise_linear
     if given or oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
         return None
     y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
@@ -330,10 +328,11 @@ def _candidates(
     oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, rng: np.random.Generator
 ) -> tuple[list[Method], list[str]]:
     """Methods that could work, the likeliest first, and why."""
-    given, first = names or None, names[0].split("(")[0] if names else ""
-    if first in PIECEWISE_LINEAR or (not names and piecewise_linear(oracle, rng)):
-        said = f"the activation is given: {first} is piecewise linear"
-        why = [said if names else "answers are straight between breakpoints: a piecewise-linear network"]
+    given = names or None
+    if activation_named(names[0]).piecewise_linear if names else piecewise_linear(oracle, rng):
+        why = ["answers are straight between breakpoints: a piecewise-linear network"]
+        if names:
+            why = [f"the activation is given: {names[0]} is piecewise linear"]
         # Of pictures the kernels of a convolution are looked for first.
         return [*([] if Picture.of(oracle.shape) is None else [SharedKernels()]), CriticalPoints()], why
     noise = answers_noise(oracle, rng)
