@@ -64,6 +64,16 @@ def test_polish_says_how_sure_it_is() -> None:
     assert fit.rms == pytest.approx(1e-4, rel=0.1)
 
 
+def test_fixed_layers_stay() -> None:
+    rng = np.random.default_rng(7)
+    truth = random_network(5, (5, 2), "tanh", rng)
+    x = rng.standard_normal((300, 5))
+    start = Network((truth.layers[0], *random_network(5, (5, 2), "tanh", rng).layers[1:]))
+    fit = polish(start, x, truth(x), free=(1, 2))
+    assert np.array_equal(fit.network.layers[0].weights, truth.layers[0].weights)
+    assert fit.rms < fit.start
+
+
 def test_the_largest_error_is_foretold_within_three_times() -> None:
     outside = 0
     for seed in range(60):

@@ -46,6 +46,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     *,
     noise: float = 0.0,
     steps: int = 200,
+    free: Sequence[int] | None = None,
     patience: int = 8,
     until: float = 0.0,
     weight: Float[np.ndarray, "N m"] | float = 1.0,
@@ -56,7 +57,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     damping fixes (it forbids motion along it), so the parameters are the weights and biases themselves. `networks`:
     where to start; depth, widths and activations are the same for all, and stay. `x`: where the oracle was asked. Twice
     as many answers as parameters is enough. `noise`: standard deviation of the answers' errors, absolute: the fit ends
-    when `rms` reaches it (twice the rounding of float64 at least).
+    when `rms` reaches it (twice the rounding of float64 at least). `free`: layers whose parameters move; default all.
     `patience`: steps without a gain of one part in a hundred before the fit is called ended. `until`: all end where one
     of them has come so near. `weight`: what each answer counts for; `rms` is that of the weighted errors, so let the
     usual one be 1. Returns for each start the best network met, and how sure its parameters are. Queries: `0`; the
@@ -65,9 +66,10 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
     x, y = networks[0].points(x), np.asarray(y, dtype=np.float64)
     weights = np.broadcast_to(weight, y.shape)
     kinds = [layer.activation for layer in networks[0].layers]
+    moving = sorted(range(len(kinds)) if free is None else free)
     floor = max(noise, 0.25 * np.finfo(np.float64).eps * (float(np.abs(y).max()) or 1.0))
     blocks, count = _stacked(networks), len(networks)
-    normal, slope, cost = _normal_equations(blocks, kinds, x, y, weights)
+    normal, slope, cost = _normal_equations(blocks, kinds, x, y, weights, moving)
     rms = np.sqrt(cost / y.size)
     start, reference = rms.copy(), rms.copy()
     damping, growth = np.full(count, 1e-3), np.full(count, 2.0)
@@ -79,7 +81,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
             break
         taken[at] += 1
         step = np.array([_damped_step(normal[i], slope[i], damping[i]) for i in at])
-        trial = _moved([block[at] for block in blocks], step)
+        trial = _moved([block[at] for block in blocks], moving, step)
         with np.errstate(over="ignore", invalid="ignore"):  # a step into nowhere: its cost is not finite: it is refused
             after = ((weights * (_forward(trial, kinds, x)[0][-1] - y)) ** 2).sum(axis=(1, 2))
         expected = np.array([2 * d @ (slope[i] - 0.5 * normal[i] @ d) for i, d in zip(at, step, strict=True)])
@@ -92,7 +94,7 @@ def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name
             for block, moved in zip(blocks, trial, strict=True):
                 block[won] = moved[better]
             left = [block[won] for block in blocks]
-            normal[won], slope[won], cost[won] = _normal_equations(left, kinds, x, y, weights)
+            normal[won], slope[won], cost[won] = _normal_equations(left, kinds, x, y, weights, moving)
             rms[won] = np.sqrt(cost[won] / y.size)
         damping[lost] *= growth[lost]
         growth[lost] *= 2
@@ -180,9 +182,10 @@ def _normal_equations(
     x: Float[np.ndarray, "N n"],
     y: Float[np.ndarray, "N m"],
     weights: Float[np.ndarray, "N m"],
+    free: Sequence[int],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`J^T J`, `J^T (y - f)` and the sum of squares of each network, a block of rows at a time."""
-    count, size, uneven = len(blocks[0]), sum(block[0].size for block in blocks), bool((weights != 1).any())
+    count, size, uneven = len(blocks[0]), sum(blocks[depth][0].size for depth in free), bool((weights != 1).any())
     normal, slope, cost = np.zeros((count, size, size)), np.zeros((count, size)), np.zeros(count)
     rows = min(len(x), max(1, _ROWS // y.shape[1]))
     some = max(1, _ENTRIES // (rows * y.shape[1] * size))
@@ -192,7 +195,7 @@ def _normal_equations(
         for begin in range(0, len(x), rows):
             inputs, sums = _forward(part, kinds, x[begin : begin + rows])
             weight = weights[begin : begin + rows]
-            j = _slopes(part, kinds, inputs, sums, range(len(kinds)))
+            j = _slopes(part, kinds, inputs, sums, free)
             if uneven:
                 j *= weight[..., None]
             j = j.reshape(len(these), -1, size)
@@ -236,6 +239,10 @@ def _confidence(normal: Float[np.ndarray, "P P"]) -> tuple[float, float, float]:
     )
 
 
-def _moved(blocks: _Blocks, step: Float[np.ndarray, "S P"]) -> _Blocks:
-    parts = np.split(step, np.cumsum([block[0].size for block in blocks])[:-1], axis=1)
-    return [block + part.reshape(block.shape) for block, part in zip(blocks, parts, strict=True)]
+def _moved(blocks: _Blocks, free: Sequence[int], step: Float[np.ndarray, "S P"]) -> _Blocks:
+    out = list(blocks)
+    for depth, part in zip(
+        free, np.split(step, np.cumsum([blocks[d][0].size for d in free])[:-1], axis=1), strict=True
+    ):
+        out[depth] = blocks[depth] + part.reshape(blocks[depth].shape)
+    return out

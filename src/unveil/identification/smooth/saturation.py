@@ -8,7 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
-from unveil.identification.fitting.least_squares import Polished
+from unveil.identification.fitting.least_squares import Polished, polish
 from unveil.identification.fitting.output_layer import weighted_output
 from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
@@ -17,6 +17,8 @@ from unveil.identification.smooth.hyperplane_circles import hyperplanes, saturat
 from unveil.identification.smooth.ridge_profile import first_layer, sigmoidal
 from unveil.identification.smooth.second_layer import block_size, cover, fit_outer, search_outer
 from unveil.whitebox.network import Network
+
+_SLOW = 1e3  # resting point from which an activation's tails are called algebraic
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,26 @@ class Saturation(SmoothMethod):
         outer = min(fits, key=lambda fit: fit.rms)
         stages.end("second layer: fit")
         reading.stats["second layer rms"] = outer.rms
-        fit = final_fit(oracle, layer.before(outer.network), noise, rng)
+        network = layer.before(outer.network)
+        if layer.margin >= _SLOW:
+            network = self._from_afar(oracle, network, noise, rng)
+            stages.end("first layer: from afar")
+        fit = final_fit(oracle, network, noise, rng)
         stages.end("all: fit")
         return fit
+
+    def _from_afar(self, oracle: Oracle, network: Network, noise: float, rng: np.random.Generator) -> Network:
+        """The network with its first layer fitted at large inputs, then at smaller ones.
+
+        Where others never rest altogether, profiles leave scales and shifts poor; far out, a large error of a shift is
+        a small one of the answers.
+        """
+        first = network.layers[0]
+        for stretch in (64.0, 16.0, 4.0):
+            x = fit_points(oracle, first.dense(), 2 * (first.weights.size + len(first.bias)) // oracle.m + 50, rng)
+            x = oracle.nearest(stretch * x)
+            network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
+        return network
 
     def _small(self, reading: Reading, layer: FirstLayer, rank: int | None) -> Polished:
         oracle, noise, rng, stages = reading.oracle, reading.noise, reading.rng, reading.stages
