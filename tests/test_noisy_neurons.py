@@ -103,3 +103,17 @@ def test_as_well_as_the_noise_allows(answers: str) -> None:
         assert found.stats["uncertainty"] < 5e-6
         as_stated.append(bool(1 / 3 < worst(found.network, truth) / found.stats["uncertainty"] < 3))
     assert_rate(as_stated, 0.9, "as stated")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_neuron_that_sends_next_to_nothing_goes_where_the_others_explain_as_much(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    first, bias = rng.standard_normal((4, 5)), rng.standard_normal(4)
+    truth = Network.from_weights([(first[:3], bias[:3]), (np.ones((1, 3)), np.zeros(1))], "softplus")
+    wider = Network.from_weights([(first, bias), (np.array([[1, 1, 1, 1e-11]]), np.zeros(1))], "softplus")
+    x = rng.standard_normal((200, 5))
+    found = without_surplus(polish(wider, x, truth(x), steps=0), x, truth(x), 1e-15)
+    assert found.network.widths == (3, 1)
+    weak = Network.from_weights([(first, bias), (np.array([[1, 1, 1, 1e-7]]), np.zeros(1))], "softplus")
+    kept = without_surplus(polish(weak, x, weak(x), steps=0), x, weak(x), 1e-15)
+    assert kept.network.widths == (4, 1)

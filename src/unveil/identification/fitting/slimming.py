@@ -28,6 +28,7 @@ POINTS, SMALL = 512, 1e-13
 NEEDED, ALONE = 10.0, 1e6
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
+HEARD = 1e-6  # share of what the most heard neuron of a layer sends on below which one is tried without
 UNCERTAIN = 0.1  # standard error of a parameter from which a neuron may be there for the noise alone
 
 Fit = Callable[[Network], Network]
@@ -84,13 +85,14 @@ def without_surplus(
     """Take out hidden neurons as long as the rest explains the answers as well.
 
     Two neurons that share the work of one, or one that follows the noise, show in parameters that the answers do not
-    determine; nothing is tried where all are determined, or where the network does not explain the answers anyway.
+    determine, or in one that sends hardly anything on; nothing is tried where all are determined and every neuron is
+    heard, or where the network does not explain the answers anyway.
     `weight`: what each answer counts for, as in the fit. Returns the fit of the smallest network met whose `rms` is not
     larger, up to a fifth, or below noise and rounding.
     """
     size = float(np.abs(y).max())
     sure = fit.condition < REDUNDANT and fit.uncertainty <= UNCERTAIN
-    if sure or fit.rms > max(5 * noise, 1e-9 * size):
+    if (sure and not _hardly_heard(fit.network, x)) or fit.rms > max(5 * noise, 1e-9 * size):
         return fit
 
     def again(network: Network) -> Network:
@@ -101,6 +103,16 @@ def without_surplus(
     if smaller.widths == fit.network.widths:
         return fit
     return polish(smaller, x, y, noise=0.3 * noise, steps=60, weight=weight)
+
+
+def _hardly_heard(network: Network, x: Float[np.ndarray, "N n"]) -> bool:
+    """Whether some hidden neuron sends on next to nothing beside the others of its layer."""
+    for depth in range(len(network.layers) - 1):
+        h = Network(network.layers[: depth + 1])(x)
+        sent = h.std(axis=0) * np.linalg.norm(network.layers[depth + 1].dense(), axis=0)
+        if (sent < HEARD * sent.max(initial=0.0)).any():
+            return True
+    return False
 
 
 def all_needed(
