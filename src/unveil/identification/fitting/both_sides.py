@@ -57,7 +57,7 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
     There alone answers tell the weight between them. Copies of the points at which the neuron is largest climb."""
     sums = network.preactivations(x, depth)
     z, h = sums[depth], sums[depth - 1]
-    met = (z > 0).T.astype(int) @ (h > 0)
+    met = (z > 0).T.astype(float) @ (h > 0).astype(float)  # (products of integers take 50 times as long)
     pairs = np.argwhere(met < TOGETHER)
     pairs = pairs[np.argsort(met[*pairs.T], kind="stable")][: int(MOVED * len(x) / TOGETHER)]
     if not len(pairs):
