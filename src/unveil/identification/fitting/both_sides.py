@@ -64,7 +64,7 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
         return
     starts = min(len(x), int(np.clip(2 * len(x) // len(pairs), TOGETHER, STARTS)))
     i, j = np.repeat(pairs, starts, axis=0).T
-    there = x[np.argsort(-z[:, pairs[:, 0]], axis=0)[:starts].T.ravel()]
+    there = x[np.argsort(-z, axis=0)[:starts, pairs[:, 0]].T.ravel()]
     share, each = np.resize(np.linspace(BEGINS, 1, TOGETHER), len(there)), np.arange(len(there))
     usual = np.abs(z).mean(axis=0)[i], np.abs(h).mean(axis=0)[j]
     for _ in range(CLIMB):
