@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.test_identify import random_network
-from unveil.identification.fitting.least_squares import jacobian, parameters, polish
+from unveil.identification.fitting.least_squares import jacobian, parameters, polish, polish_all
 from unveil.whitebox.network import Layer, Network
 
 
@@ -69,7 +69,7 @@ def test_fixed_layers_stay() -> None:
     truth = random_network(5, (5, 2), "tanh", rng)
     x = rng.standard_normal((300, 5))
     start = Network((truth.layers[0], *random_network(5, (5, 2), "tanh", rng).layers[1:]))
-    fit = polish(start, x, truth(x), free=(1, 2))
+    [fit] = polish_all([start], x, truth(x), free=(1, 2))
     assert np.array_equal(fit.network.layers[0].weights, truth.layers[0].weights)
     assert fit.rms < fit.start
 

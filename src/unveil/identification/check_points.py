@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.domain import Within
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.both_sides import pushed
-from unveil.whitebox.network import Network
+from unveil.identification.fitting.both_sides import gradients, pushed
+from unveil.whitebox.network import Layer, Network
 
 # How far out points lie besides the usual ones, in usual lengths: every neuron of a first layer switches there.
 FURTHER = (3.0, 30.0)
@@ -63,28 +60,53 @@ def unusual(
     count = len(most)
     if not count:
         return x[:0]
-    weights, activation = mixtures(count, network.layers[depth].neurons, rng), network.layers[depth].activation
+    weights = mixtures(count, network.layers[depth].neurons, rng)
     features = network.features(x, depth)
     if within is None:
         features = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
     x = x[(features @ weights.T).argmax(axis=0)]
     if within is None:
         x = x * np.minimum(1, most / np.maximum(np.linalg.norm(x, axis=1), 1e-300))[:, None]
-    narrow = within is None and network.layers[0].neurons < network.n
-    walk = _BySums(network, depth, x, most) if narrow else _ByInputs(network, depth, x, most, within)
-    state, step = walk.start, most / 6
-    sums = walk.sums(state)
+    first = network.layers[0]
+    if within is not None or first.neurons >= network.n:
+        return _climbed(network, depth, x, weights, most, within)
+    # Only what the first layer sees of a point counts on the way, and its length: so many coordinates, not n.
+    q = np.linalg.qr(first.dense().T)[0]
+    seen = x @ q
+    rest = x - seen @ q.T
+    size = np.linalg.norm(rest, axis=1, keepdims=True)
+    rows = np.concatenate([first.dense() @ q, np.zeros((first.neurons, 1))], axis=1)
+    narrow = Network((Layer(rows, first.bias, first.activation), *network.layers[1:]))
+    y = _climbed(narrow, depth, np.concatenate([seen, size], axis=1), weights, most, None)
+    return np.asarray(y[:, :-1] @ q.T + rest * (y[:, -1:] / np.maximum(size, 1e-300)))
+
+
+def _climbed(
+    network: Network,
+    depth: int,
+    x: Float[np.ndarray, "count n"],
+    weights: Float[np.ndarray, "count k"],
+    most: Float[np.ndarray, " count"],
+    within: Within | None,
+) -> Float[np.ndarray, "count n"]:
+    """Points moved by `CLIMB` steps to where their mixtures are larger; arguments as of `unusual`."""
+    layer, activation = network.layers[depth], network.layers[depth].activation
+    step, sums = most / 6, network.preactivations(x, depth)
     best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)
     for _ in range(CLIMB):
-        on = walk.moved(state, _first_slopes(network, depth, sums, weights * activation.slope(sums[-1])), step)
-        there = walk.sums(on)
+        up = gradients(network, depth, (weights * activation.slope(sums[-1])) @ layer.dense(), sums)
+        y = x + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
+        if within is None:
+            y *= np.minimum(1, most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None]
+        else:
+            y = np.clip(y, *within)
+        there = network.preactivations(y, depth)
         reached = np.einsum("ck,ck->c", activation.value(there[-1]), weights)
         better = reached > best
-        best[better] = reached[better]
-        for held, new in zip((*state, *sums), (*on, *there), strict=True):
+        for held, new in zip((x, best, *sums), (y, reached, *there), strict=True):
             held[better] = new[better]
         step *= np.where(better, 1.2, 0.5)
-    return walk.points(state)
+    return x
 
 
 def unusual_everywhere(
@@ -115,81 +137,6 @@ def unusual_everywhere(
     )
 
 
-@dataclass(frozen=True)
-class _ByInputs:
-    """Points that climb, as inputs: within a box, or through a first layer that is wider than they are long."""
-
-    network: Network
-    depth: int
-    x: Float[np.ndarray, "count n"]
-    most: Float[np.ndarray, " count"]
-    within: Within | None
-
-    @property
-    def start(self) -> tuple[np.ndarray, ...]:
-        return (self.x.copy(),)
-
-    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-        return self.network.preactivations(state[0], self.depth)
-
-    def moved(
-        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
-    ) -> tuple[np.ndarray, ...]:
-        up = back @ self.network.layers[0].dense()
-        y = state[0] + step[:, None] * up / np.maximum(np.linalg.norm(up, axis=1, keepdims=True), 1e-300)
-        if self.within is not None:
-            return (np.clip(y, *self.within),)
-        return (y * np.minimum(1, self.most / np.maximum(np.linalg.norm(y, axis=1), 1e-300))[:, None],)
-
-    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
-        return state[0]
-
-
-@dataclass(frozen=True)
-class _BySums:
-    """The same by what the first layer sees of them, which is all that counts on the way: a point is a share of where
-    it began, and so much of every row."""
-
-    network: Network
-    depth: int
-    x: Float[np.ndarray, "count n"]
-    most: Float[np.ndarray, " count"]
-
-    @cached_property
-    def gram(self) -> Float[np.ndarray, "k k"]:
-        """Products of the rows."""
-        rows = self.network.layers[0].dense()
-        return np.asarray(rows @ rows.T)
-
-    @property
-    def start(self) -> tuple[np.ndarray, ...]:
-        """Sums without biases, squared lengths, shares of the beginning, and of the rows."""
-        seen = self.x @ self.network.layers[0].dense().T
-        return seen, (self.x**2).sum(axis=1), np.ones(len(self.x)), np.zeros_like(seen)
-
-    def sums(self, state: tuple[np.ndarray, ...]) -> list[np.ndarray]:
-        first = self.network.layers[0]
-        z = state[0] + first.bias
-        if not self.depth:
-            return [z]
-        return [z, *self.network.after(0).preactivations(first.activation.value(z), self.depth - 1)]
-
-    def moved(
-        self, state: tuple[np.ndarray, ...], back: Float[np.ndarray, "count k"], step: Float[np.ndarray, " count"]
-    ) -> tuple[np.ndarray, ...]:
-        (seen, square, share, rows), up = state, back @ self.gram
-        size = np.maximum(np.einsum("ck,ck->c", back, up), 0)
-        far = np.divide(step, np.sqrt(size), out=np.zeros_like(size), where=size > 0)
-        square = square + 2 * far * np.einsum("ck,ck->c", back, seen) + far**2 * size
-        part = np.minimum(1, self.most / np.sqrt(np.maximum(square, 1e-300)))
-        seen, rows = (part[:, None] * (old + far[:, None] * new) for old, new in ((seen, up), (rows, back)))
-        return seen, part**2 * square, part * share, rows
-
-    def points(self, state: tuple[np.ndarray, ...]) -> Float[np.ndarray, "count n"]:
-        _, _, share, rows = state
-        return np.asarray(share[:, None] * self.x + rows @ self.network.layers[0].dense())
-
-
 def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, "count k"]:
     """Weights of k features whose sum, where it is largest, shows rare neurons behind them.
 
@@ -206,14 +153,6 @@ def mixtures(count: int, k: int, rng: np.random.Generator) -> Float[np.ndarray, 
     one = np.concatenate([rng.permutation(k) for _ in range(-(-count // k))])[:count] if count else np.empty(0, int)
     weights[np.arange(count), one] = 1.0
     return weights
-
-
-def _first_slopes(network: Network, depth: int, sums: list[np.ndarray], back: np.ndarray) -> np.ndarray:
-    """Gradients of `back @ sums[depth]`, one mixture per point, by the first layer's preactivations, `sums[0]`."""
-    for level in range(depth, 0, -1):
-        below = network.layers[level - 1]
-        back = np.asarray(back @ network.layers[level].dense()) * below.activation.slope(sums[level - 1])
-    return back
 
 
 def check_points(network: Network, oracle: Oracle, count: int, rng: np.random.Generator) -> list[np.ndarray]:

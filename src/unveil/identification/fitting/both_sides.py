@@ -70,7 +70,7 @@ def _together(network: Network, depth: int, x: Float[np.ndarray, "N n"], free: B
     for _ in range(CLIMB):
         for level, neuron, goal in ((depth, i, share * usual[0]), (depth - 1, j, BEGINS * share * usual[1])):
             sums = network.preactivations(there, level)
-            slope = _slope(network, level, neuron, sums)
+            slope = gradients(network, level, network.layers[level].dense()[neuron], sums)
             lack = np.maximum(goal - sums[level][each, neuron], 0)
             step = (lack / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
             length, most = (np.linalg.norm(v, axis=1, keepdims=True) for v in (step, STRIDE * there))
@@ -90,7 +90,7 @@ def pushed(
     # A first layer's hyperplane is met at once; a deeper one bends on the way.
     for _ in range(PUSHES if depth else 1):
         sums = network.preactivations(x, depth)
-        slope = _slope(network, depth, neuron, sums)
+        slope = gradients(network, depth, network.layers[depth].dense()[neuron], sums)
         off = goal - sums[depth][np.arange(len(x)), neuron]
         step = (off / np.maximum((slope**2).sum(axis=1), 1e-300))[:, None] * slope
         x = x + np.where(np.isfinite(step), step, 0.0)
@@ -125,11 +125,11 @@ def _drawn(
     return x
 
 
-def _slope(
-    network: Network, depth: int, neuron: Int[np.ndarray, " K"], sums: list[np.ndarray]
+def gradients(
+    network: Network, depth: int, slope: Float[np.ndarray, "K d"], sums: list[np.ndarray]
 ) -> Float[np.ndarray, "K n"]:
-    """Gradients of neurons' preactivations, one per point, where the layers up to theirs have these."""
-    slope = network.layers[depth].dense()[neuron]
+    """Gradients by the inputs of what has these, `slope`, by the values that layer `depth` takes, one per point.
+    `sums`: the preactivations of the layers before it."""
     for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
         slope = (slope * below.activation.slope(z)) @ below.dense()
-    return np.asarray(slope)
+    return slope

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -34,9 +33,16 @@ class Polished:
     largest: float  # the largest error among all parameters, absolute: in half of all cases it is less
 
 
-def polish(network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], **options: Any) -> Polished:
+def polish(
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    noise: float = 0.0,
+    steps: int = 200,
+    weight: Float[np.ndarray, "N m"] | float = 1.0,
+) -> Polished:
     """Fit all parameters to answers, starting from a network that is nearly right: `polish_all` for one start."""
-    return polish_all([network], x, y, **options)[0]
+    return polish_all([network], x, y, noise=noise, steps=steps, weight=weight)[0]
 
 
 def polish_all(  # noqa: PLR0913 - tolerances of a fit, by name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -45,8 +44,15 @@ class Damped:
     products: int  # with the Jacobian and its transpose, of all steps
 
 
-def fit(
-    network: Network, x: Float[np.ndarray, "N n"], y: Float[np.ndarray, "N m"], *, steps: int = 12, **options: Any
+def fit(  # noqa: PLR0913 - tolerances of a fit, by name
+    network: Network,
+    x: Float[np.ndarray, "N n"],
+    y: Float[np.ndarray, "N m"],
+    *,
+    noise: float = 0.0,
+    first: int = 0,
+    steps: int = 12,
+    counts: Float[np.ndarray, "N m"] | float = 1.0,
 ) -> tuple[Network, float]:
     """Gauss-Newton steps, each solved by conjugate gradients.
 
@@ -58,7 +64,7 @@ def fit(
     so multiplied. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of
     Martens and Grosse, ICML 2015 (arXiv:1503.05671).
     """
-    fitted = damped_fit(network, x, y, steps=steps, most=_MOST, damping=0.0, **options)
+    fitted = damped_fit(network, x, y, noise=noise, first=first, steps=steps, most=_MOST, damping=0.0, counts=counts)
     return fitted.network, fitted.rms
 
 

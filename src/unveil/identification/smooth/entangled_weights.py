@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import unit_rows
 from unveil.blackbox.oracle import Oracle
-from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.least_squares import Polished, polish_all
 from unveil.identification.smooth.blocks import FirstLayer, gradient_span, hessians, inner_points
 from unveil.identification.smooth.conclusion import Reading, SmoothMethod, ask, final_fit, fit_points
 from unveil.identification.smooth.rank_one import apart, matrix_space, subspace_power
@@ -138,7 +138,7 @@ class EntangledWeights(SmoothMethod):
         noise: float,
     ) -> Polished:
         start = layer.before(fit_outer(rows, layer(x), answers, outer, noise, steps=15).network)
-        return polish(start, x, answers, noise=noise, steps=80, patience=12)
+        return polish_all([start], x, answers, noise=noise, steps=80, patience=12)[0]
 
     def _answered(self, reading: Reading, layer: FirstLayer, rank: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Ordinary points, twice as many answers as parameters, and these."""

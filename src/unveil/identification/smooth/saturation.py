@@ -8,7 +8,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import weights
-from unveil.identification.fitting.least_squares import Polished, polish
+from unveil.identification.fitting.least_squares import Polished, polish_all
 from unveil.identification.fitting.output_layer import weighted_output
 from unveil.identification.method import Identification
 from unveil.identification.smooth.blocks import FirstLayer
@@ -136,7 +136,8 @@ class Saturation(SmoothMethod):
         for stretch in (64.0, 16.0, 4.0):
             x = fit_points(oracle, first.dense(), 2 * (first.weights.size + len(first.bias)) // oracle.m + 50, rng)
             x = oracle.nearest(stretch * x)
-            network = polish(network, x, ask(oracle, x), noise=noise, steps=60, free=(0,)).network
+            [fit] = polish_all([network], x, ask(oracle, x), noise=noise, steps=60, free=(0,))
+            network = fit.network
         return network
 
     def _small(self, reading: Reading, layer: FirstLayer, rank: int | None) -> Polished:
