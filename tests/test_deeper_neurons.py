@@ -15,7 +15,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.design import telling
 from unveil.identification.fitting.output_layer import Asked, agreement
-from unveil.identification.piecewise_linear.completeness import judged
+from unveil.identification.piecewise_linear.completeness import Moving, judged
 from unveil.identification.piecewise_linear.critical_point import (
     CriticalPoint,
     along,
@@ -232,7 +232,7 @@ def test_a_derivative_contradicts_neurons_only_beyond_its_error() -> None:
     error = 1e-4 * float(np.abs(slope).max())
 
     def told(measured: np.ndarray, sigma: float, which: list[Neuron]) -> tuple[int, int]:
-        right, wrong = judged(weights[:1], which, [Station(x, measured, sigma)])
+        right, wrong = judged(which, [Moving.of(weights[:1], Station(x, measured, sigma))])
         return len(right), len(wrong)
 
     assert told(slope, 0.0, neurons) == (1, 0)

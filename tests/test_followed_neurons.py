@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -72,6 +73,29 @@ def test_bends_tell_weights_whichever_side_is_active(seed: int) -> None:
         np.testing.assert_allclose(one.weights[one.known], scale * true[one.known], atol=1e-7 * abs(scale))
         assert one.known.sum() >= K / 2
         assert rows.shape == (K, N)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_that_do_not_make_up_the_slope_are_no_neuron_s(seed: int) -> None:
+    _, layer, turned, followed = _case(seed)
+    told = [one for one in followed.values() if one.behind(layer, turned, 0) is not None]
+    assert len(told) >= len(followed) - 1
+    for one in told:
+        met = int(np.flatnonzero(one.known)[0])
+        wrong = one.weights + 1e-3 * np.abs(one.weights).max() * np.eye(K)[met]
+        assert replace(one, weights=wrong).behind(layer, turned, 0) is None
+
+
+def test_of_parallel_rows_that_were_not_met_only_the_sum_is_told() -> None:
+    rows = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0][:4]
+    rows[3], bias = rows[2], np.array([0.1, 0.2, 0.3, 0.31])
+    weights, turned = np.array([1.0, -2.0, 0.5, 0.7]), np.ones(4)
+    slope = weights @ rows - (weights[:2] @ rows[:2]) / 2
+    for met, theirs in ((2, False), (3, True)):
+        known = np.arange(4) < met
+        part = slope - (weights * known)[2:] @ rows[2:] / 2
+        one = FollowedNeuron(np.where(known, weights, 0), known, np.ones(4), part, 0.0, 1e-12)
+        assert (one.behind((rows, bias), turned, 0) is not None) == theirs
 
 
 @pytest.mark.parametrize("behind", [(), (12, 12)])

@@ -9,6 +9,7 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
+from unveil.identification.piecewise_linear.layer import _searched
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import sharpened
 from unveil.identification.piecewise_linear.sign_recovery import by_vanishing, dependent
@@ -59,3 +60,28 @@ def test_a_row_is_not_taken_from_pieces_that_meet_off_its_hyperplane(rng: np.ran
     found = sharpened(probe, frame, LayerFound.nothing(frame, 1).with_straight(planes), [0])
     assert abs(found.bias[0]) < 1e-6
     assert abs(found.rows[0] @ row) > 1 - 1e-12
+
+
+def test_a_line_beside_all_rows_ends_before_their_errors_switch_one(rng: np.random.Generator) -> None:
+    """Else deeper neurons, which see nothing new out there, look like neurons of the layer being read."""
+    far, error = 1e5, 1e-4
+    beyond_reach = 0
+    for _ in range(20):
+        rows = rng.standard_normal((4, 8))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        truth = uv.Network.from_weights([(rows, 0.3 * rng.standard_normal(4)), (np.ones((1, 4)), np.zeros(1))])
+        probe = Probe(truth, rounding(truth, rng.standard_normal((4, 8)), 2e-16, rng), rng)
+        frame, tilt = Frame.of_input(8, None), rng.standard_normal((4, 8))
+        off = rows + error * tilt / np.linalg.norm(tilt, axis=1, keepdims=True)
+        off /= np.linalg.norm(off, axis=1, keepdims=True)
+        known = Hyperplanes(off, truth.layers[0].bias, np.ones((4, 1)), np.full(4, error), np.zeros((4, 8)))
+        found = LayerFound.nothing(frame, 1).with_straight(known)
+        beyond = np.linalg.svd(off)[2][4:].T
+        line = _searched(probe, frame, far, found, beyond, found.at[:0])
+        assert line is not None
+        ends = line.base + np.array([[line.low], [line.high]]) * line.direction
+        z = truth.layers[0].affine(np.concatenate([line.base[None], ends]))
+        assert (np.sign(z) == np.sign(z[0])).all()
+        out = truth.layers[0].affine(line.base + np.array([[-far], [far]]) * line.direction)
+        beyond_reach += bool((np.sign(out) != np.sign(z[0])).any())
+    assert beyond_reach > 5

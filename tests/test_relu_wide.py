@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import unveil as uv
-from tests.helpers import Weights, random_weights, relu_net
+from tests.helpers import Weights, assert_rate, random_weights, relu_net
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.piecewise_linear import wide_input
@@ -17,7 +17,7 @@ from unveil.identification.piecewise_linear.critical_point import search
 from unveil.identification.piecewise_linear.few_directions import Directions, Narrow
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.wide_input import stations, widen
+from unveil.identification.piecewise_linear.wide_input import parallel, stations, widen
 from unveil.identification.validation import FEWEST
 
 
@@ -65,7 +65,7 @@ def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int
     directions = Directions(every[:, :20], every[:, 20:])
     lift = directions.longer * directions.few
     few = uv.Network.from_weights([(weights[0][0] @ lift, weights[0][1]), *weights[1:]])
-    where = stations(few, np.zeros(9, dtype=bool), np.arange(9), rng)
+    where = stations(few, np.eye(9), np.zeros(9, dtype=bool), np.arange(9), rng)
     assert where is not None
     assert np.sort(np.concatenate([each.active for each in where])).tolist() == list(range(9))
     for each in where:
@@ -80,7 +80,7 @@ def test_the_first_layer_follows_from_places_where_few_neurons_are_active(m: int
     seen = -bias[:, None] * rows / (rows**2).sum(axis=1, keepdims=True)
     rows[again] += 1e-7 * rng.standard_normal((again.sum(), 20))
     rough = uv.Network.from_weights([(rows, bias), *weights[1:]])
-    places = len(stations(rough, again, np.arange(9), deepcopy(rng)) or ())
+    places = len(stations(rough, np.eye(9), again, np.arange(9), deepcopy(rng)) or ())
     wide = widen(Probe(oracle, noise, rng), rough, directions, again, seen)
     assert wide is not None
     row, off = errors(wide, weights)
@@ -117,11 +117,35 @@ def test_neurons_are_told_elsewhere_where_a_place_has_no_derivative(monkeypatch:
     assert widen(Probe(oracle, noise, rng), few, directions, nothing, np.zeros((9, 20))) is None
 
 
-def test_parallel_rows_leave_nothing_to_choose() -> None:
+def test_parallel_rows_of_one_hidden_layer_leave_nothing_to_choose() -> None:
     rng = np.random.default_rng(0)
     weights = random_weights((20, 5, 1), rng, bias=0.5)
     weights[0][0][3] = -2 * weights[0][0][1]
-    assert stations(uv.Network.from_weights(weights), np.zeros(5, dtype=bool), np.arange(5), rng) is None
+    moves = parallel(weights[0][0])
+    np.testing.assert_allclose(moves @ weights[0][0], weights[0][0], atol=1e-14)
+    assert stations(uv.Network.from_weights(weights), moves, np.zeros(5, dtype=bool), np.arange(5), rng) is None
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_parallel_rows_and_such_that_nearly_follow_from_others_are_told_behind_two_layers(m: int) -> None:
+    told = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((80, 9, 8, m), rng, bias=0.5)
+        rows, bias = weights[0]
+        rows[4], rows[5] = 0.7 * rows[3], 1.2 * rows[3]
+        bias[3:6] = np.array([0.3, 0.2, 0.35])
+        rows[8] = rows[:4].sum(axis=0) / 2 + 1e-3 * rows[8]
+        oracle = uv.as_oracle(relu_net(weights), 80)
+        every = np.linalg.qr(rng.standard_normal((80, 80)))[0]
+        directions = Directions(every[:, :20], every[:, 20:])
+        few = uv.Network.from_weights([(rows @ (directions.longer * directions.few), bias), *weights[1:]])
+        noise = rounding(oracle, oracle.sample(4, rng), oracle.resolution, rng)
+        wide = widen(Probe(oracle, noise, rng), few, directions, np.zeros(9, dtype=bool), np.zeros((9, 20)))
+        if wide is not None:
+            assert errors(wide, weights)[0] < 1e-8
+        told.append(wide is not None)
+    assert_rate(told, 0.5)
 
 
 @pytest.mark.parametrize(

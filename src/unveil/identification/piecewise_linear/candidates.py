@@ -14,7 +14,7 @@ from unveil.identification.piecewise_linear.completeness import judged, leaks, s
 from unveil.identification.piecewise_linear.critical_point import passed_on
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.fresh_points import SCALES, Points
-from unveil.identification.piecewise_linear.layer_candidates import Views, candidates
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
 from unveil.identification.piecewise_linear.neuron import Confirmed, Neuron, confirmed, deviations, distinct
 
 # A neuron counts as one of the layer being read, not of a deeper one, once it was met this often, wherever expected.
@@ -35,7 +35,7 @@ def merge_points(setting: Setting, state: Deeper) -> Deeper:
     """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `signs`
     and `leaks` for every set of neurons that may be a whole layer."""
     while True:
-        state, met = _merged(state)
+        state, met = _merged(state, state.follows(setting.frame))
         # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
         # then critical points gather that it does not explain.
         if state.few_open:
@@ -57,12 +57,15 @@ def _more_behind(state: Deeper, layer: AffineMap) -> bool:
     return sum(told) >= BEHIND and 2 * sum(told) > len(told)
 
 
-def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
-    """All critical points as neurons, and how often each of these was met."""
+def _merged(state: Deeper, given: bool) -> tuple[Deeper, Confirmed]:
+    """All critical points as neurons, and how often each of these was met. `given`: whether no others than those read
+    in another way are begun."""
     old, layers = state.candidates, state.layers
     views = Views.of_points(layers, state.seen, state.error, old.views, old.held)
-    grown = candidates(None, views, layers, old.grown, 0 if old.views is None else len(old.views.which))
-    merged = [one.neuron(views) for one in grown]
+    begun = views if given else old.views
+    grown = candidates(None, views, layers, old.grown, 0 if begun is None else len(begun.which))
+    before = {pair[0].key: pair for pair in zip(old.grown, old.merged, strict=True)}
+    merged = [_neuron(one, views, before.get(one.key)) for one in grown]
     counts = confirmed(layers, state.error, merged, state.lines)
     neurons, certain = [], []
     for n, should, were, settings in zip(merged, *counts, strict=True):
@@ -88,6 +91,13 @@ def _merged(state: Deeper) -> tuple[Deeper, Confirmed]:
     return replace(state, candidates=now, work=state.work + len(state.seen) * len(merged)), counts
 
 
+def _neuron(one: Candidate, views: Views, before: tuple[Candidate, Neuron] | None) -> Neuron:
+    """With the errors of its weights. `before`: what came out for it before more critical points were seen."""
+    if before is not None and 0 < before[0].members.sum() == one.members.sum():
+        return before[1]
+    return one.neuron(views)
+
+
 def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, AffineMap | None]:
     """The layer being read, signs settled, if the neurons merged so far contain it whole."""
     layers, points = state.layers, setting.points
@@ -95,12 +105,13 @@ def _layer(setting: Setting, state: Deeper, met: Confirmed) -> tuple[Deeper, Aff
     if not sure and not perhaps:
         return state, None
     pool = _pool(setting, state)
-    stations = told(setting.probe, layers, [*sure, *perhaps], state.stations, pool)
-    state = replace(state, stations=(*state.stations, *stations))
-    chosen = whole(layers, sure, perhaps, state.stations)
+    state = state.measured()
+    stations = told(setting.probe, layers, [*sure, *perhaps], state.candidates.moving, pool)
+    state = replace(state, stations=(*state.stations, *stations)).measured()
+    chosen = whole(sure, perhaps, state.candidates.moving)
     if chosen is None:
         # A line from where they are all to where one is missing meets it.
-        right, wrong = judged(layers, [*sure, *perhaps], state.stations)
+        right, wrong = judged([*sure, *perhaps], state.candidates.moving)
         return replace(state, right=right, wrong=wrong), None
     # Neurons met at twice as many critical points are known better, and worth another look.
     keys = frozenset((n.key, len(n.members).bit_length()) for n in chosen)

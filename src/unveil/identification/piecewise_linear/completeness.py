@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,23 +26,41 @@ FOREIGN, NEAR, BESIDE = 0.02, 0.1, 0.03
 TELLING = 3  # derivatives that must have been able to contradict
 
 
-def whole(
-    layers: list[AffineMap], sure: list[Neuron], perhaps: list[Neuron], stations: Sequence[Station]
-) -> list[Neuron] | None:
+class Moving(NamedTuple):
+    """A derivative of the answers, and how the values of the layers before move where it was measured."""
+
+    x: Float[np.ndarray, " n"]  # the place
+    slope: Float[np.ndarray, "m n"]  # the derivative
+    error: float  # the standard deviation to be expected of each entry
+    span: Float[np.ndarray, "n r"]  # orthonormal directions, all in which these values move
+    move: Float[np.ndarray, "k r"]  # how they move along these
+    rank: int  # how many of them move independently
+
+    @classmethod
+    def of(cls, layers: list[AffineMap], station: Station) -> Moving:
+        """Of a derivative that was measured. What it has along directions in which the layers before do not move is its
+        error, whatever was expected."""
+        x, slope, error = station
+        J = local(layers, x)[1]
+        span = row_space(J)
+        error = max(error, float(np.abs(slope - (slope @ span) @ span.T).max()))
+        return cls(x, slope, error, span, J @ span, int(np.linalg.matrix_rank(J)))
+
+
+def whole(sure: list[Neuron], perhaps: list[Neuron], measured: Sequence[Moving]) -> list[Neuron] | None:
     """The neurons of a layer, if they are all there: every derivative is a sum of the active ones' normals.
 
     `sure`: neurons of this layer. `perhaps`: neurons that could be of a deeper one; those that no derivative calls for
-    are left out. `stations`: where derivatives were measured, and the derivatives, (m, n). None if some are missing, or
-    if too few derivatives told though they could.
+    are left out. `measured`: derivatives behind the layers before. None if some are missing, or if too few derivatives
+    told though they could.
     """
-    measured = _measured(layers, stations)
 
     def spans(neurons: list[Neuron]) -> bool:
-        right, wrong = _judged(neurons, measured)
+        right, wrong = judged(neurons, measured)
         # With as many neurons as directions no derivative can contradict: `leaks` must show what is missing.
         return not len(wrong) and (len(right) >= TELLING or len(neurons) >= most)
 
-    most = max(np.linalg.matrix_rank(J) for _, J in measured)
+    most = max(each.rank for each in measured)
     chosen = [*sure, *perhaps]
     if not chosen or not spans(chosen):
         return None
@@ -53,69 +72,40 @@ def whole(
 
 
 def judged(
-    layers: list[AffineMap], neurons: list[Neuron], stations: Sequence[Station]
+    neurons: list[Neuron], measured: Sequence[Moving]
 ) -> tuple[Float[np.ndarray, "R n"], Float[np.ndarray, "W n"]]:
-    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not. What a
-    derivative has along directions in which the layers before do not move is its error, whatever was expected."""
-    right, wrong = _judged(neurons, _measured(layers, stations))
-    n = layers[0][0].shape[1]
-    return np.array(right).reshape(-1, n), np.array(wrong).reshape(-1, n)
-
-
-def _measured(layers: list[AffineMap], stations: Sequence[Station]) -> list[tuple[Station, np.ndarray]]:
-    """Derivatives with their errors as they are, and how the values before move there."""
-    out = []
-    for x, slope, error in stations:
-        J = local(layers, x)[1]
-        span = row_space(J)
-        out.append((Station(x, slope, max(error, float(np.abs(slope - (slope @ span) @ span.T).max()))), J))
-    return out
-
-
-def _judged(
-    neurons: list[Neuron], measured: list[tuple[Station, np.ndarray]]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """`judged`, once it is known how the values before move."""
+    """Where derivatives are sums of these neurons' normals though they need not be, and where they are not."""
     rows = np.array([n.weights for n in neurons])
     right, wrong = [], []
-    for (x, slope, error), J in measured:
-        normals = row_space(rows @ J)
-        if not _explains(normals, slope, SIGMAS * error):
-            wrong.append(x)
-        elif SIGMAS * error <= VAGUE * np.abs(slope).max() and _fewer(normals.shape[1], J):
-            right.append(x)
-    return right, wrong
+    for each in measured:
+        normals, error = each.span @ row_space(rows @ each.move), SIGMAS * each.error
+        if not _explains(normals, each.slope, error):
+            wrong.append(each.x)
+        elif error <= VAGUE * np.abs(each.slope).max() and normals.shape[1] < each.rank:
+            right.append(each.x)
+    n = len(measured[0].x) if measured else 0
+    return np.array(right).reshape(len(right), n), np.array(wrong).reshape(len(wrong), n)
 
 
 def told(
     probe: Probe,
     layers: list[AffineMap],
     neurons: list[Neuron],
-    stations: Sequence[Station],
+    measured: Sequence[Moving],
     pool: Float[np.ndarray, "N n"],
 ) -> list[Station]:
     """Derivatives that could contradict these neurons, where those measured so far are too few for that. Queries:
     `r + 4` per derivative in the r directions in which the layers before move; `TELLING` at most."""
-    lack = TELLING - sum(map(len, judged(layers, neurons, stations)))
+    lack = TELLING - sum(map(len, judged(neurons, measured)))
     rows, out = np.array([n.weights for n in neurons]), list[Station]()
     for x in pool:
         if lack <= 0:
             break
         J = local(layers, x)[1]
-        if len(rows) < _active(J) and _fewer(row_space(rows @ J).shape[1], J):
+        if len(rows) < J.any(axis=1).sum() and row_space(rows @ J).shape[1] < np.linalg.matrix_rank(J):
             out += _derivative(probe, J, x)
             lack -= 1
     return out
-
-
-def _active(J: Float[np.ndarray, "k n"]) -> int:
-    """How many of the values with this derivative move at all."""
-    return int(J.any(axis=1).sum())
-
-
-def _fewer(rank: int, J: Float[np.ndarray, "k n"]) -> bool:
-    """Whether there are fewer of something than directions in which the values with this derivative move."""
-    return rank < _active(J) and rank < np.linalg.matrix_rank(J)
 
 
 def _derivative(probe: Probe, J: Float[np.ndarray, "k n"], x: Float[np.ndarray, " n"]) -> list[Station]:

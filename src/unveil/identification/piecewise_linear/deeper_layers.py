@@ -59,7 +59,7 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
         more = True
         while more:
             state = merge_points(setting, state)
-            looked = _completed(setting, state, CHEAP) or _followed(setting, state)
+            looked = _followed(setting, state) or _completed(setting, state, CHEAP)
             state, more = looked or state, looked is not None
         state, error = close(setting, state)
         yield state
@@ -73,12 +73,11 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 
 
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
-    """With a neuron behind a first layer wider than the input, from a critical point that none explains; None if none.
-    There no critical point tells a neuron's weights."""
+    """With a neuron that is followed from a critical point that none explains, the nearest first; None if none."""
     layer, examined = state.layers[0], state.examined
-    if len(state.layers) > 1 or len(layer[1]) <= setting.frame.d:
+    if not state.follows(setting.frame):
         return None
-    for i in state.unexplained:
+    for i in sorted(state.unexplained, key=lambda i: float(np.linalg.norm(state.seen[i].x))):
         seen = state.seen[i]
         met_on = None if seen in examined else _line_of(state, seen.x)
         examined |= {seen}

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, Asked, after
+from unveil.identification.piecewise_linear.completeness import Moving
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, local, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
 from unveil.identification.piecewise_linear.frame import Frame
@@ -65,6 +66,7 @@ class Candidates:
     # those of these met so often that a search for their unknown weights is worth it while others are missing
     certain: tuple[Neuron, ...] = ()
     alone: tuple[Neuron, ...] = ()  # those met once
+    moving: tuple[Moving, ...] = ()  # the derivatives that were measured first, as the layers read move there
     open: int = 0  # how many critical points none of `neurons` explains
     # how often each unknown weight, of the neuron with this key and so many known ones, was looked for
     tried: Counter[tuple[int, int, int]] = field(default_factory=Counter)
@@ -133,6 +135,11 @@ class Deeper:
             candidates=Candidates(proven=proven).with_given(given),
         )
 
+    def follows(self, frame: Frame) -> bool:
+        """Whether neurons are followed across the layer before: behind a first one wider than the input or with
+        parallel rows no critical point tells all weights."""
+        return len(self.layers) == 1 and frame.free and (self.parallel or len(self.layers[0][1]) > frame.d)
+
     @property
     def spent(self) -> bool:
         """Whether critical points of too many neurons stand against each other: deeper ones, not of this layer. Or none
@@ -155,6 +162,12 @@ class Deeper:
         """Critical points that no neuron explains."""
         explained = {i for n in self.candidates.neurons for i in n.members}
         return [i for i in range(len(self.seen)) if i not in explained]
+
+    def measured(self) -> Deeper:
+        """With all derivatives as the layers read move where they were measured."""
+        moving = self.candidates.moving
+        new = (Moving.of(self.layers, each) for each in self.stations[len(moving) :])
+        return replace(self, candidates=replace(self.candidates, moving=(*moving, *new)))
 
     def ending(self, layer: AffineMap) -> Deeper:
         """With this layer taken for the last hidden one: nothing is left for another."""

@@ -22,8 +22,10 @@ from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.paid_closing import OPEN
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup
+from unveil.identification.piecewise_linear.sign_recovery import DEPENDENT
 
-# How far out a hyperplane is followed, in typical inputs; ways to a hyperplane that are tried, and crossings on each.
+# How far out a hyperplane is followed, in typical inputs, unless it was met further out; ways to a hyperplane that are
+# tried, and crossings on each.
 REACH, WAYS, CROSSINGS = 3.0, 3, 60
 MISSED = 10  # where so many more crossings tell nothing than do it is no neuron of the second layer, and left
 ASIDE = 0.3  # share of a random direction in the way to a hyperplane
@@ -36,6 +38,7 @@ ANGLES, BESIDE = 12, 0.15
 STRAIGHT, JUMP = 20.0, 300.0
 SAME = 1e-3  # a jump differs from what it should be by no more than this share
 ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
+VAGUE = 1e-5  # normals with larger errors begin nothing, slopes off by more are not sums of the weights found
 TOLD = 0.1  # a side is told if a fit of all comes so close to it
 
 
@@ -63,8 +66,9 @@ class FollowedNeuron:
         return replace(self, weights=self.weights[there], known=self.known[there], side=self.side[there])
 
     def behind(self, layer: AffineMap, turned: Float[np.ndarray, " k"], key: int) -> Neuron | None:
-        """The same behind the first layer with its sides settled; None where too few bends tell its weights. `layer`:
-        as it was when this neuron was followed. `turned`: -1 where the other side is active. `key`: of the neuron."""
+        """The same behind the first layer with its sides settled; None where too few bends tell its weights, or these
+        do not make up its slope. `layer`: as it was when this neuron was followed. `turned`: -1 where the other side is
+        active. `key`: of the neuron."""
         rows, bias = layer
         on = ~self.known & (self.side == turned)
         # Where those that were not met are active their normals are in the slope, and so are their biases.
@@ -73,8 +77,13 @@ class FollowedNeuron:
         if on.sum() >= len(rest):
             return None
         if on.any():
-            weights[on] = np.linalg.lstsq((turned[:, None] * rows)[on].T, rest, rcond=None)[0]
+            weights[on], _, rank, _ = np.linalg.lstsq((turned[:, None] * rows)[on].T, rest, rcond=DEPENDENT)
+            if rank < on.sum():
+                return None  # of parallel rows only the sum is told
         known = self.known | on
+        # Nothing else is in it, unless a bend was another neuron's.
+        if np.linalg.norm(rest - (turned * weights * on) @ rows) > VAGUE * np.linalg.norm(weights):
+            return None
         offset = self.bias - float((self.weights * turned) @ bias / 2) - float((weights * turned)[on] @ bias[on])
         size = float(np.linalg.norm(weights))
         return Neuron.given(weights[known] / size, offset / size, self.error, key).among(known)
@@ -113,7 +122,7 @@ def follow(
     rows, bias = layer
     k = len(bias)
     weights, known, errors = np.zeros(k), np.zeros(k, dtype=bool), [0.0]
-    start, begun = x, normal
+    start, begun, reach = x, normal, max(REACH * probe.noise.size, float(np.linalg.norm(x)))
     where = np.sign(rows @ x + bias)
     first, failed = where.copy(), 0
     for j in probe.rng.permutation(k):
@@ -125,7 +134,7 @@ def follow(
                 x, normal, where = start, begun, first.copy()
             for _ in range(CROSSINGS):
                 met = _next(probe, layer, x, normal, int(j))
-                if met is None or np.linalg.norm(met[0]) > REACH * probe.noise.size:
+                if met is None or np.linalg.norm(met[0]) > reach:
                     break
                 y, i = met
                 up = -where[i]
@@ -278,7 +287,6 @@ CALM, MOST = 6, 4  # fresh lines in a row on which no new neuron is met; most ne
 HOPELESS = 60  # hyperplanes that cannot be followed, where none could, after which it is given up
 # A weight so small beside the largest is none; how many neurons must have crossed a hyperplane for that to be told.
 NOTHING, OFTEN = 1e-5, 3
-VAGUE = 1e-5  # normals with larger errors begin nothing
 
 
 def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:

@@ -12,7 +12,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.blackbox.line_search.fit import limit
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.hyperplanes import LayerFound
+from unveil.identification.piecewise_linear.hyperplanes import SAME, LayerFound
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
 from unveil.identification.piecewise_linear.probe import Probe
@@ -119,6 +119,10 @@ def _searched(
             pool = where if len(where) else frame.sample(ROOMY, probe.rng)
             base = pool[[np.abs(found.straight.sums(frame, pool)).min(axis=1).argmax()]]
         direction = probe.rng.standard_normal((1, beyond.shape[1])) @ beyond.T @ frame.V.T
+        if frame.free and probe.noise.exact:
+            # Further out they may switch for the errors of their rows, and deeper neurons would look like new ones.
+            least = SAME * found.straight.error * np.linalg.norm(frame.M @ direction[0])
+            far = min(far, float((np.abs(found.straight.sums(frame, base)[0]) / np.maximum(least, 1e-300)).min()))
     else:
         base, direction, low, high = frame.lines(1, far, probe.rng)
     if beyond is not None:

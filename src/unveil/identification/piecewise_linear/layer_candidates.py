@@ -119,6 +119,8 @@ class Views(NamedTuple):
         D = seen.move.transpose(0, 2, 1)
         along = np.einsum("vd,vdk->vk", normal, D)
         D = D - normal[:, :, None] * along[:, None, :]
+        if D.shape[1] > D.shape[2]:
+            D = np.asarray(np.linalg.qr(D, mode="r"))  # as much of them as weights have
         (count, d, k), far = D.shape, 1 + np.linalg.norm(seen.h, axis=1)
         equations = np.zeros((count, d + 1, k + 1))
         equations[:, :d, :k], equations[:, d, :k], equations[:, d, k] = D, seen.h / far[:, None], 1 / far

@@ -18,7 +18,10 @@ AWAY = 1.0, 3.0
 STEADY = 0.2  # a random step moves neurons by this share of what it may
 # Places tried per station, and how often others are looked for where derivatives could not be measured.
 TRIES, PLACES = 60, 4
-INDEPENDENT = 1e-2  # rows along the few directions must be this independent for their values to be chosen freely
+# Rows along the few directions must be this independent for their values to be chosen freely; the values of others are
+# what these say, and where rows depend on each other more than this nothing is told.
+INDEPENDENT, DEPENDENT = 1e-2, 1e-6
+PARALLEL = 1e-12  # one minus the cosine of rows that are one but for their lengths, along all directions then
 APART = 1e-3  # neurons that the answers tell apart worse than this are active at different stations
 
 
@@ -35,21 +38,61 @@ class SparsePlace:
     beside: Int[np.ndarray, " b"]
 
 
+def parallel(rows: Float[np.ndarray, "k p"]) -> Float[np.ndarray, "k k"]:
+    """How each row moves with the first one that is parallel to it: `rows == parallel(rows) @ rows`."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    first = (np.abs(unit @ unit.T) > 1 - PARALLEL).argmax(axis=1)
+    out, k = np.zeros((len(rows),) * 2), np.arange(len(rows))
+    out[k, first] = (rows * rows[first]).sum(axis=1) / (rows[first] ** 2).sum(axis=1)
+    return out
+
+
+def _inverses(
+    rows: Float[np.ndarray, "k p"], first: Int[np.ndarray, " q"]
+) -> tuple[Float[np.ndarray, "p k"], Float[np.ndarray, "p k"]] | None:
+    """Right inverses of as many of these rows as are independent, and of all of them; zero for the others. None if they
+    depend on each other. `first`: those that are parallel to none before."""
+    size = np.linalg.norm(rows, axis=1)
+    out: list[np.ndarray] = []
+    while len(first) <= rows.shape[1]:
+        u, s, vt = np.linalg.svd((rows / size[:, None])[first], full_matrices=False)
+        if s[-1] < DEPENDENT:
+            return None
+        if not out or s[-1] >= INDEPENDENT:
+            inverse = np.zeros(rows.T.shape)
+            inverse[:, first] = (vt.T / s) @ u.T / size[first]
+            out.append(inverse)
+        if s[-1] >= INDEPENDENT:
+            return out[-1], out[0]
+        first = np.delete(first, np.abs(u[:, -1]).argmax())
+    return None
+
+
 def stations(
-    network: Network, again: Bool[np.ndarray, " k"], left: Int[np.ndarray, " l"], rng: np.random.Generator
+    network: Network,
+    moves: Float[np.ndarray, "k k"],
+    again: Bool[np.ndarray, " k"],
+    left: Int[np.ndarray, " l"],
+    rng: np.random.Generator,
 ) -> list[SparsePlace] | None:
     """Places that tell some neurons of the first layer once, no more of them than outputs at each.
 
     No other one is active there, but where what an active one sends on would not get through: then some that were told
-    before are. `again`: neurons that had better be active at the same places. `left`: those that are to be told. None
-    if what the neurons see cannot be chosen freely along these directions.
+    before are. `moves`: see `parallel`. `again`: neurons that had better be active at the same places. `left`: those
+    that are to be told; of parallel ones only the first is. None if what the neurons see cannot be chosen freely along
+    these directions.
     """
     layer, m = network.layers[0], network.m
     k, size = layer.neurons, np.linalg.norm(layer.dense(), axis=1)
-    u, s, vt = np.linalg.svd(layer.dense() / size[:, None], full_matrices=False)
-    if k > vt.shape[1] or s[-1] < INDEPENDENT:
+    first = np.abs(moves).argmax(axis=1)
+    inverses = _inverses(layer.dense(), np.unique(first))
+    if inverses is None:
         return None
-    inverse = (vt.T / s) @ u.T / size
+    place, step = inverses
+    # The others see what these say.
+    bound = ~place.any(axis=0)
+    if bound.any() and len(network.layers) == 2:
+        return None
     # With one output and one hidden layer all places with the same neurons active are as good.
     tries = 1 if m == 1 and len(network.layers) == 2 else TRIES
     count = -(-len(left) // m)
@@ -62,30 +105,51 @@ def stations(
             alone = told < 0 or most > 1
             most -= told >= 0 and alone
             drawn = [(rng.permutation(left), rng.uniform(*AWAY, k)) for _ in range(tries)]
-            active = np.sort([order[np.argsort(~again[order], kind="stable")][:most] for order, _ in drawn], axis=1)
+            last = ~again + 2 * bound
+            active = np.sort([order[np.argsort(last[order], kind="stable")][:most] for order, _ in drawn], axis=1)
             sign = np.full((tries, k), -1.0)
             if not alone:
                 sign[:, done] = rng.choice([-1.0, 1.0], size=(tries, len(done)))
             np.put_along_axis(sign, active, 1.0, axis=1)
             z = sign * np.array([far for _, far in drawn]) * size
-            room, clear = _tell(network, z, active, size)
+            z = (z - layer.bias) @ (layer.dense() @ place).T + layer.bias if bound.any() else z
+            room, clear = _tell(network, z, active, moves if bound.any() else None)
+            if bound.any():
+                clear *= _alone(z > 0, active, left, moves)
             best, told = int(clear.argmax()), float(clear.max())
         on, sees = active[best], z[best]
         away = sees[on]
-        beside = np.setdiff1d(np.flatnonzero(sees > 0), on)
-        back = inverse[:, on] * away
-        out.append(SparsePlace(inverse @ (sees - layer.bias), on, away, back, STEADY * room[best], beside))
+        beside = np.setdiff1d(first[sees > 0], on)
+        back = step[:, on] * away
         left = np.setdiff1d(left, on)
+        if told > 0 or not bound.any():
+            out.append(SparsePlace(place @ (sees - layer.bias), on, away, back, STEADY * room[best], beside))
     return out
 
 
+def _alone(
+    on: Bool[np.ndarray, "T k"],
+    active: Int[np.ndarray, "T g"],
+    left: Int[np.ndarray, " l"],
+    moves: Float[np.ndarray, "k k"],
+) -> Bool[np.ndarray, " T"]:
+    """Whether at each place the neurons that are to be told are active, and no others of those that are `left`."""
+    there = on @ (moves != 0)
+    wanted = np.zeros(on.shape, dtype=bool)
+    np.put_along_axis(wanted, active, True, axis=1)
+    return np.asarray((there[:, left] == wanted[:, left]).all(axis=1) & np.take_along_axis(on, active, 1).all(axis=1))
+
+
 def _tell(
-    network: Network, z: Float[np.ndarray, "T k"], active: Int[np.ndarray, "T g"], size: Float[np.ndarray, " k"]
+    network: Network,
+    z: Float[np.ndarray, "T k"],
+    active: Int[np.ndarray, "T g"],
+    moves: Float[np.ndarray, "k k"] | None,
 ) -> tuple[Float[np.ndarray, " T"], Float[np.ndarray, " T"]]:
     """How far nothing switches, and how well answers tell what the active neurons see. `z`: preactivations of the first
-    layer at each place. `active`: which of them are positive."""
-    room = (np.abs(z) / size).min(axis=1)
-    h, J = np.maximum(z, 0), None
+    layer at each place. `active`: which of them are positive. `moves`: see `parallel`; None where no rows are."""
+    room = (np.abs(z) / np.linalg.norm(network.layers[0].dense(), axis=1)).min(axis=1)
+    h, J = np.maximum(z, 0), _moved(moves, z, active)
     rows = network.layers[0].dense()[active] if len(network.layers) > 2 else np.zeros((0, 1, 1))
     products = rows @ rows.swapaxes(1, 2)
     for each in network.layers[1:-1]:
@@ -109,9 +173,19 @@ def _onward(
     return np.asarray(layer.dense()[:, active].swapaxes(0, 1) if J is None else layer.dense() @ J)
 
 
-def _passed_on(network: Network, s: Float[np.ndarray, " p"], which: Int[np.ndarray, " b"]) -> Float[np.ndarray, "m b"]:
-    """How the answers at a place change with what these active neurons of the first layer see."""
-    h, J = np.maximum(network.layers[0].affine(s[None]), 0), None
+def _moved(
+    moves: Float[np.ndarray, "k k"] | None, z: Float[np.ndarray, "T k"], active: Int[np.ndarray, "T g"]
+) -> Float[np.ndarray, "T k g"] | None:
+    """How what the first layer passes on changes with what these neurons see; None: each with its own alone."""
+    return None if moves is None else np.where(z[..., None] > 0, moves[:, active].swapaxes(0, 1), 0)
+
+
+def _passed_on(
+    network: Network, s: Float[np.ndarray, " p"], which: Int[np.ndarray, " b"], moves: Float[np.ndarray, "k k"]
+) -> Float[np.ndarray, "m b"]:
+    """How the answers at a place change with what these neurons of the first layer see, and such that are parallel."""
+    z = network.layers[0].affine(s[None])
+    h, J = np.maximum(z, 0), _moved(moves, z, which[None])
     for each in network.layers[1:-1]:
         z, J = each.affine(h), _onward(each, J, which[None])
         J, h = np.where(z[..., None] > 0, J, 0), np.maximum(z, 0)
@@ -136,9 +210,10 @@ def widen(
     rows, bias = layer.dense().copy(), layer.bias.copy()
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     told: list[tuple[SparsePlace, np.ndarray, np.ndarray]] = []
-    left = np.arange(len(rows))
+    moves = parallel(rows)
+    left = np.unique(np.abs(moves).argmax(axis=1))
     for _ in range(PLACES):
-        where = stations(network, again, left, probe.rng)
+        where = stations(network, moves, again, left, probe.rng)
         if where is None:
             return None
         x = np.array([each.s for each in where]) @ lift
@@ -151,7 +226,7 @@ def widen(
             if J is None or np.isin(beside, left).any():
                 continue
             if len(beside):
-                J = J - _passed_on(network, each.s, beside) @ beyond[beside]
+                J = J - _passed_on(network, each.s, beside, moves) @ beyond[beside]
             found = np.linalg.lstsq(share, J, rcond=None)[0]
             beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
             if again[active].any():
@@ -163,6 +238,7 @@ def widen(
             break
     else:
         return None
+    beyond = moves @ beyond
     whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
     rest = [(each.dense(), each.bias) for each in network.layers[1:]]
     if last:
