@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
+from unveil.identification.check_points import FURTHER, check_points
 from unveil.whitebox.network import Network
 
 
@@ -15,6 +16,13 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
 
 
 NEAR = 100.0  # so many times further from a boundary than weights are known to points are taken: a millionth by default
+LOOSE = 1e-4  # standard error of a number from which on a result is approximate
+
+
+def known_to(error: float, wanted: float = 1e-8) -> float:
+    """How exactly a network is held to its boundaries: as its numbers are known, `error`, or to `wanted` where these
+    are better or so loose that they say nothing."""
+    return max(wanted, error if error <= LOOSE else 0.0)
 
 
 def fresh_points(
@@ -25,22 +33,27 @@ def fresh_points(
     rng: np.random.Generator,
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
-    """Legal points to judge a network at, half of them random and half close to the network's boundaries.
+    """Legal points to judge a network at, half of them `check_points` and half close to the network's boundaries.
 
     Labels of random points agree even for a rough network; close to a boundary they agree only where it is exact.
     Points lie on both sides, at a distance of a hundred times the accuracy, of the segment on which the boundary was
     crossed (of a few thousand rounding steps in float32). `labels`: of each output; `points`: how many at most; fewer
     where the network knows a single label; `accuracy`: of the weights, relative.
     """
-    x = oracle.sample(points - points // 2, rng)
-    return np.concatenate([x, near_boundaries(network, labels, oracle, points // 2, rng, accuracy)])
+    x = check_points(network, oracle, points - points // 2, rng)
+    return np.concatenate([*x, near_boundaries(network, labels, oracle, points // 2, rng, accuracy)])
 
 
 def disagreement(
-    network: Network, labels: tuple[int, ...], oracle: Oracle, points: int, rng: np.random.Generator
+    network: Network,
+    labels: tuple[int, ...],
+    oracle: Oracle,
+    points: int,
+    rng: np.random.Generator,
+    accuracy: float = 1e-8,
 ) -> float:
     """Share of `fresh_points` with another label. Queries: `points`, fewer where the network knows a single label."""
-    x = fresh_points(network, labels, oracle, points, rng)
+    x = fresh_points(network, labels, oracle, points, rng, accuracy)
     return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
 
 
@@ -62,10 +75,14 @@ def near_boundaries(
     rng: np.random.Generator,
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
-    """Legal points just before and just behind where the network's label changes on random segments."""
+    """Legal points just before and just behind where the network's label changes on random segments, half of them
+    between usual inputs and, without a box, half between points 3 and 30 times as far out."""
     if count < 2:
         return np.empty((0, oracle.n))
     start, end = oracle.sample(8 * count, rng), oracle.sample(8 * count, rng)
+    if oracle.within is None:
+        scale = np.resize([1.0, FURTHER[0], 1.0, FURTHER[1]], (8 * count, 1))
+        start, end = oracle.nearest(scale * start), oracle.nearest(scale * end)
     before = network_labels(network, labels, start)
     rows = np.flatnonzero(before != network_labels(network, labels, end))[: (count + 1) // 2]
     if not len(rows):

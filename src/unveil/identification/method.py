@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.kernels import Kernels
-from unveil.identification.label_agreement import disagreement
+from unveil.identification.label_agreement import disagreement, known_to
 from unveil.identification.validation import validate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
@@ -63,9 +63,10 @@ class Identification:
     def check(self, oracle: Oracle, *, rng: np.random.Generator, points: int = 1000) -> float:
         """The residual again, on other fresh points: of the answers as they were asked, or of all m probabilities.
 
-        Of values two fifths of the points at most are as users ask; the others lie 3 and 30 times as far out or in the
+        Two fifths of the points at most are as users ask; the others lie 3 and 30 times as far out or in the
         corners of a box, beside the network's own hyperplanes, and where single features are large. Errors are relative
-        to the spread of the answers at points of the same sort.
+        to the spread of the answers at points of the same sort. Of labels half of the points are such ones, and half
+        lie close to the boundaries found, a hundred times further off than the network's numbers are known to.
 
         Raises:
             BadInput: The oracle has another number of outputs, or there are no points.
@@ -77,7 +78,8 @@ class Identification:
         if self.network is None:
             return np.inf
         if oracle.answers == "labels" and self.labels is not None:
-            return disagreement(self.network, self.labels, oracle, points, rng)
+            known = known_to(float(self.stats.get("error", np.inf)))
+            return disagreement(self.network, self.labels, oracle, points, rng, known)
         network = self.network
         if oracle.m == network.m + 1 and self.reference is not None:
             network = self.classifier()

@@ -12,13 +12,12 @@ from unveil.identification.from_labels.deep_completion import Deep, DeepCompleti
 from unveil.identification.from_labels.first_layer import WIDE, further_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.label_agreement import fresh_points, network_labels
+from unveil.identification.label_agreement import LOOSE, fresh_points, known_to, network_labels
 from unveil.outcome import BudgetExceeded, Outcome
 
 BENDS, FURTHER = 100_000, 4  # labels asked for more bends at a time, and how often
 RARE = 1_000  # random points asked each time, for classes that a search meets hardly anywhere
 CHECKS = 2_000  # fresh points that judge a network with two hidden layers
-LOOSE = 1e-4  # standard error of a number from which on a result is approximate
 
 
 class DeepReading:
@@ -101,7 +100,7 @@ class DeepReading:
         if deep is None:
             return Outcome.approximate
         network, labels = deep.model.network(chart), tuple(int(c) for c in deep.model.classes)
-        x = fresh_points(network, labels, self.oracle, CHECKS, self.rng)
+        x = fresh_points(network, labels, self.oracle, CHECKS, self.rng, known_to(deep.error))
         if not len(x):
             self.why.append("Two hidden layers were fitted, but there was no fresh point to judge them by.")
             self.deep = None

@@ -30,12 +30,12 @@ from unveil.identification.from_labels.slices import few_directions
 from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
-from unveil.identification.label_agreement import at_random, fresh_points, network_labels
+from unveil.identification.label_agreement import at_random, fresh_points, known_to, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
 # How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these.
-ROUNDS = 3
+ROUNDS = 8
 # How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all.
 INSIDE = 0.003
 MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at once
@@ -303,7 +303,9 @@ class LabelReading:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
         assert network is not None
-        x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, self.method.accuracy)
+        error = np.inf if self.best is None else self.best.figures.get("error", np.inf)
+        known = known_to(error, self.method.accuracy)
+        x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, known)
         told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")

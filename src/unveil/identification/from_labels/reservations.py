@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from unveil.identification.from_labels.deep_reading import LOOSE
 from unveil.identification.from_labels.foretold import as_foretold
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.label_agreement import LOOSE
 
 
 def reservations(found: Completed) -> list[str] | None:
