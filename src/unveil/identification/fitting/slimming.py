@@ -25,7 +25,7 @@ POINTS, SMALL = 512, 1e-13
 
 # A neuron is needed if what it alone does is so many times the error left; and if not nearly all of it can be done by
 # others: a part in so many (squared) must be its own.
-NEEDED, ALONE = 10.0, 1e6
+NEEDED, ALONE = 10.0, 1e3
 
 REDUNDANT = 1e7  # condition of a fit from which some parameters are not determined by the answers
 HEARD = 1e-6  # share of what the most heard neuron of a layer sends on below which one is tried without
