@@ -1,4 +1,4 @@
-"""Crossings, faces, dual points and sections of a boundary between two labels, against exact small networks."""
+"""Crossings, faces and dual points of a boundary between two labels, against exact small networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.straight import AGAIN, met_again
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
@@ -66,9 +65,6 @@ class Truth:
         """How far from x along each ray the next hyperplane is, and which."""
         ahead = self.planes.ahead(x, along)
         return ahead.min(axis=1), ahead.argmin(axis=1)
-
-    def sections(self, planes: Hyperplanes) -> Sections:
-        return Sections(self.side, self.chart, planes, self.precision, self.rng)
 
     def edge(self, neuron: int) -> Edge | None:
         """A bend of the boundary at a neuron's hyperplane, all other neurons at rest on one side."""
@@ -248,51 +244,6 @@ def test_a_boundary_that_turns_back_has_a_dual_point_too(seed: int) -> None:
     behind = (met.behind.x - 0.1) @ turn.T
     np.testing.assert_allclose(behind[:, 1], 2 * behind[:, 0], atol=1e-9)
     assert behind[0, 0] < 0
-
-
-def test_dual_points_in_a_section_lie_on_hyperplanes_and_tell_the_neuron() -> None:
-    own = others = 0
-    for seed in range(5):
-        truth = Truth(seed)
-        neuron = seed % 4
-        edge = truth.edge(neuron)
-        if edge is None:
-            continue
-        normal = truth.planes.normals[neuron]
-        for _ in range(3):
-            for met in truth.sections(Hyperplanes.none(5)).dual_points(edge, (0, 1)):
-                off = np.abs(met.z @ truth.planes.normals.T + truth.planes.offsets)[0]
-                assert off.min() < 10 * met.error[0] + 1e-9
-                assert abs(truth.gap(met.z)[0]) < 1e-5 * (1 + np.linalg.norm(met.z))
-                if off.argmin() != neuron:
-                    others += 1
-                    continue
-                own += 1
-                angle, fuzz = edge.votes(met.z, met.error)
-                assert abs(abs(edge.at(float(angle[0])) @ normal) - 1) < 1e-9 + fuzz[0] ** 2
-    # Sections meet the edge's own neuron again, and others on the way.
-    assert own >= 2
-    assert others >= 2
-
-
-def test_where_an_edge_meets_a_known_hyperplane_four_normals_tell_the_neuron() -> None:
-    told = 0
-    for seed in range(12):
-        truth = Truth(seed)
-        neuron = seed % 4
-        edge = truth.edge(neuron)
-        if edge is None:
-            continue
-        rest = truth.planes[np.delete(np.arange(4), neuron)]
-        assert truth.sections(rest[np.arange(0)]).corner(edge, (0, 1)) is None
-        found = truth.sections(rest).corner(edge, (0, 1))
-        if found is None:
-            continue
-        told += 1
-        angle, error = found
-        cosine = abs(edge.at(angle) @ truth.planes.normals[neuron])
-        assert np.arccos(min(cosine, 1.0)) < max(3 * error, 1e-7)
-    assert told >= 3
 
 
 def test_crossings_are_joined_and_taken_by_rows() -> None:

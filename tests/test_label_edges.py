@@ -82,9 +82,10 @@ def test_faces_end_at_a_hyperplane_that_is_one_and_go_on_across_others() -> None
         for i, edge in edges_of(truth, len(faces)).items():
             normal = truth.planes.normals[i]
             right = float(np.arctan2(normal @ edge.across, normal @ edge.normal) % np.pi)
-            wrong = tuple(((right + turn) % np.pi, 1e-9) for turn in (0.1, 0.5, 1.1, 2.0))
-            assert confirmed(truth.side, truth.chart, faces, edge, wrong, truth.precision) is None
-            seen = confirmed(truth.side, truth.chart, faces, edge, (*wrong, (right, 1e-9)), truth.precision)
+            for turn in (0.1, 0.5, 1.1, 2.0):
+                wrong = ((right + turn) % np.pi, 1e-9)
+                assert confirmed(truth.side, truth.chart, faces, edge, wrong, truth.precision) is None
+            seen = confirmed(truth.side, truth.chart, faces, edge, (right, 1e-9), truth.precision)
             if seen is not None:
                 assert abs(seen.normal @ normal) > 1 - 1e-12
                 told += 1
@@ -96,12 +97,14 @@ def test_a_vague_angle_beside_a_sharp_one_makes_no_hyperplane() -> None:
     normal, across = np.eye(d)[:2]
     edge = Edge.between(np.zeros(d), across, (normal, (normal + across) / np.sqrt(2)), (0, 1), 1e-12, 1e-12)
     assert edge is not None
-    sharp, vague = (2.0, 1e-9), (2.004, 5e-3)
-    nothing = np.empty((0, d)), np.empty(0), np.empty(0, dtype=int)
-    assert agreed(edge, *nothing, (sharp, vague)) is None
-    both = agreed(edge, *nothing, (sharp, (2.0 + 1e-9, 1e-9), vague))
+    told = [(2.0, 1e-9), (2.004, 5e-3), (2.0 + 1e-9, 1e-9)]
+    # Points at a distance of one in the plane of both normals: each is on the hyperplane of one angle alone.
+    z, error = np.stack([edge.at(angle + np.pi / 2) for angle, _ in told]), np.array([each for _, each in told])
+    assert agreed(edge, z[:2], error[:2], np.full(2, 7)) is None
+    both = agreed(edge, z, error, np.full(3, 7))
     assert both is not None
     assert abs(both.normal @ edge.at(2.0)) > 1 - 1e-15
+    assert agreed(edge, z, error, np.array([0, 7, 7])) is None  # on the edge's own face it tells nothing
 
 
 def test_a_walk_that_ended_at_what_was_found_meanwhile_is_explained() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
@@ -28,27 +28,23 @@ SLACK, UNSURE = 3.0, 0.5
 
 
 def confirmed(
-    side: Side, chart: Chart, faces: Faces, edge: Edge, votes: tuple[tuple[float, float], ...], precision: Precision
+    side: Side, chart: Chart, faces: Faces, edge: Edge, vote: tuple[float, float], precision: Precision
 ) -> Sighted | None:
-    """The hyperplane through an edge at which known faces end, out of those at a few angles.
+    """The hyperplane through an edge at an angle, where known faces end at it.
 
     Faces go straight on across a hyperplane that is none, and two labels tell that; by chance they end just there once
-    in a thousand times. `faces`: faces from all over the boundary. `edge`: where the boundary bends. `votes`: angles,
-    as in `Edge.votes`, each with its error. Queries: 2 for a hyperplane that is none, some 10 for one that is.
+    in a thousand times. `faces`: faces from all over the boundary. `edge`: where the boundary bends. `vote`: the angle,
+    as in `Edge.votes`, and its error. Queries: 2 for a hyperplane that is none, some 10 for one that is.
     """
-    angle, fuzz = np.array(votes).reshape(-1, 2).T
-    good = fuzz < VAGUE
-    for normal in (0.0, edge.angle):
-        good &= apart(angle, normal) > 20 * fuzz + 1e-6
-    if not good.any():
+    angle, fuzz = vote
+    if not fuzz < VAGUE or min(float(apart(angle, own)) for own in (0.0, edge.angle)) <= 20 * fuzz + 1e-6:
         return None
-    normals = np.stack([edge.at(float(t)) for t in angle[good]])
-    tried = Hyperplanes(normals, -normals @ edge.z, fuzz[good] + edge.rough)
+    normal, error = edge.at(angle), fuzz + edge.rough
     # A face of the same flat piece as the edge's own ends at the edge, which every candidate contains.
     both = np.stack([edge.normal, edge.across])
     faces = faces[np.flatnonzero(np.linalg.norm(faces.normal - faces.normal @ both.T @ both, axis=1) > ALIKE)]
-    best = _tried(side, chart, faces, tried, precision)
-    return None if best < 0 else Sighted(normals[best], float(tried.error[best]), np.empty(0, dtype=int))
+    tried = Hyperplanes(normal[None], np.array([-normal @ edge.z]), np.array([error]))
+    return Sighted(normal, error, np.empty(0, dtype=int)) if _ends(side, chart, faces, tried, precision) else None
 
 
 def edge_behind(
@@ -116,35 +112,9 @@ def _foretold(
     return Hyperplanes(a, -np.sum(a * found.z[0], axis=1), fuzz), behind, by_chance
 
 
-def _tried(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision) -> int:
-    """The first hyperplane at which faces end more often than chance allows; -1 if there is none."""
+def _ends(side: Side, chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision) -> bool:
+    """Whether faces end at a hyperplane more often than chance allows: the nearest ones are asked first."""
     share = ASIDE if precision.normal < ROUGH else COARSE_ASIDE
-    ways = [_ways(chart, faces, tried[np.array([i])], precision, share) for i in range(len(tried))]
-    chance, alive = np.full(len(tried), float(len(tried))), np.array([len(way[0]) > 0 for way in ways])
-    for look in range(LOOKS):
-        rows = np.array([i for i in np.flatnonzero(alive) if look < len(ways[i][0])], dtype=int)
-        if not len(rows):
-            break
-        which, along, s, aside = (np.stack([ways[i][part][look] for i in rows]) for part in range(4))
-        on = faces[which]
-        far = s + aside
-        passes = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
-        alive[rows[passes]] = False
-        ends = np.flatnonzero(~passes)
-        on, near = on[ends], (s - aside)[ends]
-        there = on_face(side, on, on.x + near[:, None] * along[ends], tolerance_at(precision, on, near))[0]
-        seen = ends[there]
-        chance[rows[seen]] *= 2 * CROWD * (aside / s)[seen]
-        sure = np.flatnonzero(alive & (chance < DOUBT))
-        if len(sure):
-            return int(sure[chance[sure].argmin()])
-    return -1
-
-
-def _ways(
-    chart: Chart, faces: Faces, tried: Hyperplanes, precision: Precision, share: float
-) -> tuple[Int[np.ndarray, " L"], Float[np.ndarray, "L d"], Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
-    """The nearest faces, the steepest way to a hyperplane on each, how far it is, and how far beside it to ask."""
     along, s, steep = faces.ways_to(tried.normals[0], float(tried.offsets[0]))
     with np.errstate(divide="ignore", invalid="ignore"):
         vague = 5 * tried.error[0] * (1 + s + np.linalg.norm(faces.x, axis=1)) / steep
@@ -153,9 +123,20 @@ def _ways(
     fine = faces.error < max(share / 100, 2 * precision.normal)
     good = (steep > 1e-3) & (s > 4 * precision.step) & (s < FARTHEST) & (aside < max(WIDEST, share) * s) & fine
     good[good] &= (s + aside)[good] < 0.98 * chart.room(faces.x[good], along[good])
-    rows = np.flatnonzero(good)
-    rows = rows[np.argsort(s[rows], kind="stable")][:LOOKS]
-    return rows, along[rows], s[rows], aside[rows]
+    rows, chance = np.flatnonzero(good), 1.0
+
+    def passes(row: int, length: float) -> bool:
+        on, far = faces[row : row + 1], np.array([length])
+        return bool(on_face(side, on, on.x + length * along[row], tolerance_at(precision, on, far))[0][0])
+
+    for row in rows[np.argsort(s[rows], kind="stable")][:LOOKS]:
+        if passes(row, s[row] + aside[row]):
+            return False
+        if passes(row, s[row] - aside[row]):
+            chance *= 2 * CROWD * float(aside[row] / s[row])
+        if chance < DOUBT:
+            return True
+    return False
 
 
 def parallel(edge: Edge, faces: Faces) -> tuple[Float[np.ndarray, " d"], float] | None:

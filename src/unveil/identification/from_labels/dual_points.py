@@ -21,12 +21,12 @@ class DualPoints(Rows):
     """Points on the boundary and on a neuron's hyperplane: an edge of the boundary, with a point just behind it."""
 
     z: Float[np.ndarray, "N d"]  # the points
-    face: Int[np.ndarray, " N"]  # the face on which each was met; -1 where it has no index
+    face: Int[np.ndarray, " N"]  # the face on which each was met
     behind: Crossings  # crossings on the next face, close by
     gap: Float[np.ndarray, " N"]  # how far behind
     error: Float[np.ndarray, " N"]  # how exactly `z` is known
     onward: Float[np.ndarray, "N d"]  # unit vectors from there on along the next face
-    opened: Bool[np.ndarray, " N"]  # whether the edge at each was looked at, or need not be
+    opened: Bool[np.ndarray, " N"]  # whether the edge at each was looked at
 
     @classmethod
     def none(cls, d: int) -> DualPoints:

@@ -46,8 +46,8 @@ class HardLabels(Wanted, Method):
             of several networks it is; else they are not needed.
 
     Source: dual points: Carlini, Chavez-Saab, Hambitzer, Rodriguez-Henriquez, Shamir, arXiv:2410.05750; labels alone
-    first: Chen et al., arXiv:2409.11646. Sections and corners of edges, the agreement of dual points, the last layer's
-    null vector and the fit on boundary points are ours.
+    first: Chen et al., arXiv:2409.11646. The agreement of dual points, the last layer's null vector and the fit on
+    boundary points are ours.
 
     Examples:
         >>> method = uv.HardLabels(attempts=3, accuracy=1e-6)

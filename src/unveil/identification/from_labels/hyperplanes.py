@@ -14,6 +14,7 @@ ALIKE = 1e-3  # hyperplanes nearer to each other than this are one
 DOUBT = 1e-4  # how probable a hyperplane may be by chance
 HELD = 5.0  # so many errors off a hyperplane its points lie, and other measurements of it, at most
 SAME_FACE = 1e-5  # faces whose normals are nearer to each other than this lie in one plane
+LEAST = 2  # dual points that must agree on a hyperplane
 CLEARLY = 1e-3  # error of a shared normal below which edges are seen to share it
 
 
@@ -173,32 +174,23 @@ class Sighted:
 
 
 def agreed(
-    edge: Edge,
-    z: Float[np.ndarray, "N d"],
-    error: Float[np.ndarray, " N"],
-    face: Int[np.ndarray, " N"],
-    votes: tuple[tuple[float, float], ...] = (),
-    least: int = 2,
+    edge: Edge, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"], face: Int[np.ndarray, " N"]
 ) -> Sighted | None:
     """The hyperplane through an edge on which more dual points lie than chance allows.
 
     The neuron's normal is `cos(t) normal + sin(t) across` with one unknown angle t. Each other dual point that lies on
     the same hyperplane gives t, and all those give the same; all others give any. `edge`: where the boundary bends.
     `z`: dual points, of any neurons. `error`: how exactly they are known. `face`: the face on which each was met: those
-    of the edge's own faces tell nothing. `votes`: angles found otherwise, each with its error. `least`: so many must
-    agree at least.
+    of the edge's own faces tell nothing.
     """
     angle, fuzz = edge.votes(z, error)
     good = (fuzz < 0.01) & (face != edge.face) & (face != edge.other)
     for own in (0.0, edge.angle):
         good &= apart(angle, own) > 20 * fuzz + 1e-6
     rows = np.flatnonzero(good)
-    # What is no dual point has no index among them.
-    rows = np.concatenate([rows, np.full(len(votes), -1)]).astype(int)
-    if len(rows) < least:
+    if len(rows) < LEAST:
         return None
-    angle = np.append(angle[good], [each[0] for each in votes]) % np.pi
-    fuzz = np.append(fuzz[good], [each[1] for each in votes])
+    angle, fuzz = angle[rows] % np.pi, fuzz[rows]
     # Many dual points at every edge: of angles within half a turn this takes no remainder of each two.
     between = np.abs(np.subtract.outer(angle, angle))
     np.minimum(between, np.pi - between, out=between)
@@ -211,15 +203,13 @@ def agreed(
     crowd = ((between < 20 * within) & sharper).sum(axis=1) - count
     expected = np.maximum((sharper * within).sum(axis=1) * 2 / np.pi, crowd / 20)
     chance = special.gammainc(np.maximum(count - 1, 1), expected) * len(rows)
-    chance[count < least] = np.inf
+    chance[count < LEAST] = np.inf
     best = int(chance.argmin())
     if not chance[best] < DOUBT:
         return None
     members = np.flatnonzero(near[best])
     sharpest = members[fuzz[members].argmin()]
-    return Sighted(
-        edge.at(float(angle[sharpest])), float(fuzz[sharpest]) + edge.rough, rows[members][rows[members] >= 0]
-    )
+    return Sighted(edge.at(float(angle[sharpest])), float(fuzz[sharpest]) + edge.rough, rows[members])
 
 
 def shared(one: Edge, two: Edge) -> tuple[float, float] | None:

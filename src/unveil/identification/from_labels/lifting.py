@@ -213,16 +213,10 @@ class Lift:
     def _unknown(self) -> int:
         return len(self.model.inner) + (len(self.model.classes) - 1 if self.model.affine.any() else 0)
 
-    def _features(self, at: Crossings, y: np.ndarray) -> Float[np.ndarray, "N u"]:
+    def _features(self, at: Crossings) -> Float[np.ndarray, "N u"]:
         """Derivatives of the gap between the two logits by the preactivations and by the affine part's logits."""
-        model = self.model
-        one, two = model.rows(at.before), model.rows(at.after)
-        slope = model.phi.slope(y @ model.inner.T + model.bias)
-        parts = [(model.outer[one] - model.outer[two]) * slope]
-        if model.affine.any():
-            eye = np.eye(len(model.classes))
-            parts.append((eye[one] - eye[two])[:, 1:])
-        return np.concatenate(parts, axis=1)
+        by_sums, _, apart, _ = self.model.factors(at)
+        return np.concatenate([by_sums, apart[:, 1:]], axis=1) if self.model.affine.any() else by_sums
 
     def _base_points(self) -> tuple[Crossings, Float[np.ndarray, " N"]]:
         """Crossings inside that tell most, the best first, and how far to move from each."""
@@ -246,7 +240,7 @@ class Lift:
         if self.whole.oracle.within is not None:
             step = np.minimum(step, self.inside.margin(at.x) / 2)
         gradient = np.linalg.norm(model.gaps(at)[1], axis=1)
-        telling = self._features(at, at.x) * (step / gradient)[:, None]
+        telling = self._features(at) * (step / gradient)[:, None]
         telling /= np.maximum(np.linalg.norm(telling, axis=0), 1e-300)
         # Points that tell most are the strangest ones: those that are not there are left out.
         tried = _most_telling(telling, 4 * unknown)
@@ -266,7 +260,7 @@ class Lift:
         model = self.model
         size = np.linalg.norm(model.inner, axis=1)
         along = np.sum(model.gaps(at)[1] * at.along, axis=1)
-        shift = np.linalg.norm(self._features(at, at.x)[:, : len(size)] * size, axis=1) / np.abs(along)
+        shift = np.linalg.norm(self._features(at)[:, : len(size)] * size, axis=1) / np.abs(along)
         change = size + shift[:, None] * np.abs(at.along @ model.inner.T)
         return np.asarray((np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)).min(axis=1))
 
@@ -287,7 +281,7 @@ class Lift:
     def _by_weights(self, at: Crossings, step: np.ndarray) -> Float[np.ndarray, "N u"]:
         """Derivatives of each point's shift by the unknown weights along the move."""
         along = np.sum(self.model.gaps(at)[1] * at.along, axis=1)
-        return np.asarray(-self._features(at, at.x) * (step / along)[:, None])
+        return np.asarray(-self._features(at) * (step / along)[:, None])
 
     def _shifts(
         self,

@@ -284,19 +284,12 @@ def with_others(
     Returns as `with_classes`.
     """
     kept = np.isin(model.classes, pair)
-    both = replace(
-        model,
-        outer=model.outer[kept],
-        affine=model.affine[kept],
-        offset=model.offset[kept],
-        classes=model.classes[kept],
-    )
     others = [int(c) for c in model.classes[~kept]]
     if not others:
         return model, 0
     # Points far out are known less exactly, as far as they are out.
     steep = np.linalg.norm(model.gaps(at)[1], axis=1) * (1 + np.linalg.norm(at.x, axis=1))
-    return with_classes(both, others, at, free, 1 / np.maximum(steep, 1e-300))
+    return with_classes(model.of(model.classes[kept]), others, at, free, 1 / np.maximum(steep, 1e-300))
 
 
 def turned_again(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> PairOutput | None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.crossings import cross
 from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.model import LabelModel
+from unveil.identification.from_labels.model import LabelModel, flat
 from unveil.identification.from_labels.pool import Pool
 
 CHAINS, STEPS = 192, 12  # random walks inside a class's region, and their steps: they cost nothing
@@ -130,16 +130,10 @@ def _numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> Float[n
     long = np.linalg.norm(model.inner, axis=1)
     effect = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * long
     usual = float(np.median(effect)) if len(effect) else 1.0
-    hidden = model.phi.value(at.x @ model.inner.T + model.bias) / np.maximum(long, 1e-300)
-    parts = [hidden, np.ones((len(at), 1)), at.x] if model.affine.any() else [hidden, np.ones((len(at), 1))]
-    steep = np.linalg.norm(model.gaps(at)[1], axis=1)
-    values = np.concatenate(parts, axis=1) * (usual / np.maximum(steep, 1e-300))[:, None]
-    rows = np.zeros((len(at), len(model.classes), values.shape[1]))
-    points = np.arange(len(at))
-    rows[points, model.rows(at.before)] += values
-    rows[points, model.rows(at.after)] -= values
-    others = rows[:, ~np.isin(model.classes, pair)]
-    return others.reshape(len(at), others.shape[1] * others.shape[2])
+    _, values, apart, _ = model.factors(at)
+    values[:, : len(long)] /= np.maximum(long, 1e-300)
+    values *= (usual / np.maximum(np.linalg.norm(model.gaps(at)[1], axis=1), 1e-300))[:, None]
+    return flat(apart[:, ~np.isin(model.classes, pair), None] * values[:, None, :])
 
 
 def _inside(pool: Pool, ours: Crossings, label: int) -> Float[np.ndarray, "N d"]:

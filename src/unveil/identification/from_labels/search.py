@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -14,7 +12,6 @@ from unveil.identification.from_labels.dual_points import DualPoints, dual_point
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.sections import Sections
 from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_stands
 from unveil.identification.from_labels.straight import SHARE, bent, looks, met_again, sharpened, straight
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
@@ -27,14 +24,11 @@ BENDING = 0.3
 BARREN = 48  # boundary points without a flat piece, before there is taken to be none
 # Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges.
 WALKS, COARSE, LAST = 8, 2, 2
-# Known hyperplanes to which an edge is followed, at most; and at first, before other points of its neuron are met.
-CORNERS, FIRST_CORNERS = 4, 2
 DOUBTED = 3  # walks that pass a hyperplane before it is taken back, where normals are coarse
 # Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
 # where they are fine.
 LOOSE, VAGUE = 5e-4, 1e-4
 OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
-SECTIONS = 6  # sections of an edge, at most
 
 
 class HyperplaneSearch:
@@ -76,8 +70,6 @@ class HyperplaneSearch:
                 known, behind = self._walk(np.repeat(fresh, each))
                 done = self.stale >= patience
                 fresh, each = (behind, LAST) if done else (np.concatenate([behind, self._hop(known)]), self.each)
-            if self.stale >= patience:
-                self._settle()
             if self.stale >= patience or self.hopeless or self.barren:
                 return
 
@@ -223,32 +215,23 @@ class HyperplaneSearch:
         a, b = self.planes.normals[known.plane[rows]], self.planes.offsets[known.plane[rows]]
         return self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
 
-    def _add(self, found: DualPoints, seen: bool = False) -> None:
-        """Dual points of unknown neurons; `seen`: in a section, so that their face has no index."""
-        found = found[np.flatnonzero(self._unknown(found.z, found.error))]
-        found = replace(found, face=np.full(len(found), -1), opened=np.ones(len(found), dtype=bool)) if seen else found
-        self.met = DualPoints.joined([self.met, found])
-        if not seen and not self.behind_first:
+    def _add(self, found: DualPoints) -> None:
+        """Dual points of unknown neurons."""
+        self.met = DualPoints.joined([self.met, found[np.flatnonzero(self._unknown(found.z, found.error))]])
+        if not self.behind_first:
             self._resolve(self.edges)
 
-    def _resolve(self, edges: list[Edge], votes: tuple[tuple[float, float], ...] = ()) -> bool:
+    def _resolve(self, edges: list[Edge]) -> None:
         """Look for hyperplanes through edges, and take out the dual points on them."""
-        found = False
         for edge in list(edges):
             if not any(edge is other for other in self.edges):
                 continue
             if self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
                 self.edges = [other for other in self.edges if other is not edge]
                 continue
-            seen = agreed(edge, self.met.z, self.met.error, self.met.face, votes)
-            found |= seen is not None and self._accept(edge, seen.normal, seen.error)
-        return found
-
-    def _tried(self, edge: Edge, vote: tuple[float, float]) -> bool:
-        """Whether faces end at the hyperplane through an edge at an angle: then it is one."""
-        seen = confirmed(self.side, self.chart, self.faces, edge, (vote,), self.precision)
-        self.book("candidates")
-        return seen is not None and self._accept(edge, seen.normal, seen.error)
+            seen = agreed(edge, self.met.z, self.met.error, self.met.face)
+            if seen is not None:
+                self._accept(edge, seen.normal, seen.error)
 
     def _accept(self, edge: Edge, normal: Float[np.ndarray, " d"], error: float) -> bool:
         self.stale = 0
@@ -299,14 +282,13 @@ class HyperplaneSearch:
             vote = edge.sharpest_vote(z[on == which], error[on == which])
             # Beside a vague hyperplane lie points of other neurons, too: faces end at no hyperplane through them.
             if vote[1] + edge.rough < 0.5 * error_before and self.planes.may_be(int(which), edge.at(vote[0])):
-                seen = confirmed(self.side, self.chart, self.faces, edge, (vote,), self.precision)
+                seen = confirmed(self.side, self.chart, self.faces, edge, vote, self.precision)
                 if seen is not None:
                     self.planes = self.planes.measured(int(which), seen.normal, edge.z, seen.error)
         return np.asarray(on < 0)
 
     def _open_edges(self) -> Int[np.ndarray, " N"]:
-        """Normals behind dual points whose neuron is not known, one after the other, and sections of those edges.
-        Returns the faces behind."""
+        """Normals behind dual points whose neuron is not known, one after the other. Returns the faces behind."""
         fresh: list[np.ndarray] = [np.empty(0, dtype=int)]
         while not self.met.opened.all() and not self.hopeless:
             closed = np.flatnonzero(~self.met.opened)
@@ -327,32 +309,5 @@ class HyperplaneSearch:
             if both is not None:
                 self._accept(edge, both.normal, both.error)
             elif not self.behind_first:
-                self._look_along(edge, FIRST_CORNERS, FIRST_CORNERS)
+                self._resolve([edge])
         return np.concatenate(fresh)
-
-    def _look_along(self, edge: Edge, tries: int, corners: int) -> None:
-        """Follow an edge until its neuron's hyperplane is found, first to known ones, then to whatever bends."""
-        labels = int(self.faces.before[edge.face]), int(self.faces.after[edge.face])
-        votes: list[tuple[float, float]] = []
-        for attempt in range(tries):
-            if self._resolve([edge], tuple(votes)) or not any(edge is other for other in self.edges) or self.hopeless:
-                return
-            sections = Sections(self.side, self.chart, self.planes, self.precision, self.rng)
-            if attempt < corners:
-                vote = sections.corner(edge, labels)
-                self.book("corners")
-                if vote is not None and self._tried(edge, vote):
-                    return
-                votes += [] if vote is None else [vote]
-                continue
-            for found in sections.dual_points(edge, labels):
-                self._add(found, seen=True)
-                if self._resolve([edge], tuple(votes)) or self._tried(edge, edge.sharpest_vote(found.z, found.error)):
-                    break
-            self.book("sections")
-        self._resolve([edge], tuple(votes))
-
-    def _settle(self) -> None:
-        for edge in list(self.edges):
-            # Behind a first layer most edges are no neuron's of it, and a corner with one tells more than a section.
-            self._look_along(edge, CORNERS + (SECTIONS if not self.deeper else 1), CORNERS)

@@ -21,7 +21,7 @@ def bends_spent(stages: dict[str, int], coordinates: int, *, coarse: bool) -> fl
     """Labels spent on bends, in units of what may be spent before hyperplanes met must hold. `stages`: labels by what
     they were asked for. `coordinates`: coordinates in which they are asked. `coarse`: whether normals are."""
     times = (COARSE if coordinates <= MANY else EARLY) if coarse else 1
-    spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges", "corners", "sections"))
+    spent = sum(stages.get(stage, 0) for stage in ("dual points", "edges"))
     return spent / (FEW + EACH_COORDINATE * coordinates) / times
 
 
