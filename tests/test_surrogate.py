@@ -169,6 +169,10 @@ def test_a_neuron_whose_work_others_could_do_is_not_needed() -> None:
     # The same hyperplane again: on the same side; on the other side, with the part linear in the inputs made good.
     twice = np.concatenate([v, v[:, :1]], axis=1) * [0.5, 1, 1, 1, 0.5]
     assert not all_needed(uv.Network.from_weights([more, (twice, c)]), x, y)
+    # A fit of noisy answers may leave the two a third of a degree apart.
+    apart = w[:1] + 0.005 * np.linalg.norm(w[0]) * np.linalg.qr(np.stack([w[0], w[1]]).T)[0][:, 1]
+    network = uv.Network.from_weights([(np.concatenate([w, apart]), more[1]), (twice, c)])
+    assert not all_needed(network, x, network(x))
     turned = np.concatenate([w, -w[:1], 10 * w[:1]]), np.concatenate([b, -b[:1], 10 * b[:1] + 1e3])
     out = np.concatenate([v, v[:, :1], v[:, :1] / 10], axis=1)
     out[:, 0] = 0

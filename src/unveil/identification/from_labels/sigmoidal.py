@@ -202,9 +202,8 @@ class SigmoidalSearch:
         return self.far.normals[good] * self.scale[good, None], self.bias[good]
 
     def _pair(self, i: int, j: int) -> None:
-        known = np.where(self.read[[i, j]], self.bias[[i, j]], np.nan)
         asked = self.chart.ledger.asked
-        found = transition(self.side, self.chart, self.far.normals, (i, j), RADIUS, self.rng, known)
+        found = transition(self.side, self.chart, self.far.normals, (i, j), RADIUS, self.rng)
         if found is None:
             # More than corners were asked: there was a curve, and it is not one of two such neurons.
             self.strange += self.chart.ledger.asked - asked > CURVE and not self.read.any()

@@ -62,22 +62,18 @@ def two_scales(curve: Curve) -> Float[np.ndarray, " 2"] | None:
     return None
 
 
-def neurons(
-    curves: list[Curve], scale: Float[np.ndarray, " 2"], known: Float[np.ndarray, " 2"] | None = None
-) -> Transition | None:
+def neurons(curves: list[Curve], scale: Float[np.ndarray, " 2"]) -> Transition | None:
     """Scales and biases from two or more curves; None where no two neurons explain them.
 
-    `curves`: all of the same two neurons. `scale`: both scales, from one of the curves. `known`: biases, NaN where not
-    known: with one of them a single curve tells the other.
+    `curves`: all of the same two neurons. `scale`: both scales, from one of the curves.
     """
     fits = []
     count = sum(len(each.points) for each in curves)
     places = sorted({each.labels for each in curves})
     which = [places.index(each.labels) for each in curves]
-    known = np.full(2, np.nan) if known is None else known
-    for bias in _biases(curves, scale, known):
+    for bias in _biases(curves, scale):
         start = np.concatenate([np.log(scale), bias, *_outputs(curves, which, scale, bias)])
-        found = _least(_off_all, start, curves, which, known)
+        found = _least(_off_all, start, curves, which)
         if found.cost < 0.5 * count * FITS**2:
             fits.append(found)
     if not fits:
@@ -105,22 +101,12 @@ def _features(scale: np.ndarray, points: np.ndarray) -> Float[np.ndarray, "N 4"]
     return np.column_stack([p * q, p, q, np.ones(len(p))])
 
 
-def _biases(curves: list[Curve], scale: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
+def _biases(curves: list[Curve], scale: np.ndarray) -> list[np.ndarray]:
     """Both biases, each pair that satisfies all curves' equations."""
     # exp(2 s p) = (1 + tanh) / (1 - tanh): from products of tanh to products of exponentials.
     mixed = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, -1, 1, 1], [1, -1, -1, 1]])
     rows = np.stack([mixed @ _numbers(scale, each.points) for each in curves])
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True) * [1, -1, -1, 1]
-    told = np.flatnonzero(~np.isnan(known))
-    if len(told):
-        # One number known makes the equations of the other linear.
-        y = np.exp(2 * known[told[0]])
-        one, other = (rows[:, 1], rows[:, 2]) if told[0] == 0 else (rows[:, 2], rows[:, 1])
-        by, rest = one + y * rows[:, 3], rows[:, 0] + y * other
-        z = -float(by @ rest) / float(by @ by)
-        if not z > 0:
-            return []
-        return [np.where(np.arange(2) == told[0], known[told[0]], np.log(z) / 2)]
     values, right = np.linalg.svd(np.concatenate([rows, np.zeros((2, 4))]))[1:]
     # The null vector is (1, z, y, y z).
     found = [right[3]] if values[2] > 1e-7 * values[0] else []
@@ -168,16 +154,14 @@ def _steep(scale: np.ndarray, numbers: np.ndarray, points: np.ndarray) -> Float[
 
 
 @np.errstate(all="ignore")
-def _off_all(at: np.ndarray, curves: list[Curve], which: list[int], known: np.ndarray) -> Float[np.ndarray, " N"]:
-    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each). A
-    bias that is known counts as one more point."""
+def _off_all(at: np.ndarray, curves: list[Curve], which: list[int]) -> Float[np.ndarray, " N"]:
+    """Distance of all points from their curves; `at` is (log scales, biases, B of each pair of labels, A of each)."""
     scale, bias, count = np.exp(at[:2]), at[2:4], max(which) + 1
     parts = []
     for i, each in enumerate(curves):
         b, a = at[4 + which[i]], at[4 + count + i]
         p, q = np.tanh(each.points * scale + bias).T
         parts.append(_divided(a + b * q + p, _down(at, each, b)))
-    parts.append(np.nan_to_num(bias - known))
     return np.concatenate(parts)
 
 
@@ -209,20 +193,18 @@ EACH = 6  # points added in each round
 SETTLED = 1e-5  # error of a bias from which on it is known
 
 
-def transition(  # noqa: PLR0913 - where, along what, how finely
+def transition(
     side: Side,
     chart: Chart,
     normals: Float[np.ndarray, "k d"],
     pair: tuple[int, int],
     radius: float,
     rng: np.random.Generator,
-    known: Float[np.ndarray, " 2"] | None = None,
 ) -> Transition | None:
     """Scales and biases of two neurons; None where no boundaries depend on both, or where these are other curves.
 
-    `normals`: unit normals of all known neurons. `pair`: which two. `radius`: how far out. `known`: biases of the two,
-    NaN where not known; used only where curves do not settle both. Queries: 4 for a place, at most `PLACES` of them;
-    about 1,100 for the first curve and 300 for each further one.
+    `normals`: unit normals of all known neurons. `pair`: which two. `radius`: how far out. Queries: 4 for a place, at
+    most `PLACES` of them; about 1,100 for the first curve and 300 for each further one.
     """
     cell = 4 * chart.digits * radius
     corners = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * WIDTH
@@ -256,10 +238,7 @@ def transition(  # noqa: PLR0913 - where, along what, how finely
             return found
         elif len(curves) == CURVES:
             break
-    if scale is None or known is None or np.isnan(known).all():
-        return None
-    found = neurons(curves, scale, known)
-    return found if found is not None and found.error.max() < SETTLED else None
+    return None
 
 
 @dataclass(frozen=True)
