@@ -25,7 +25,7 @@ from unveil.identification.from_labels.label_reading import LabelReading
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.reservations import active_everywhere, reservations
+from unveil.identification.from_labels.reservations import nothing_left, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.label_agreement import disagreement, known_to, near_boundaries
@@ -77,7 +77,7 @@ def test_two_hidden_layers_with_other_labels_are_not_handed_out() -> None:
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_a_neuron_is_active_everywhere_only_if_the_boundary_does_not_bend_at_its_hyperplane(sign: float) -> None:
+def test_a_neuron_is_nothing_left_only_if_the_boundary_does_not_bend_at_its_hyperplane(sign: float) -> None:
     """Of `relu(z0) + relu(z1) + relu(z2) + w relu(z) + c` with w < 0 < c the boundary has z > 0 everywhere. With c < 0
     it has both sides of z = 0, where the three add up to -c: one side shows less (w > 0) or more."""
     rng = np.random.default_rng(7)
@@ -97,12 +97,12 @@ def test_a_neuron_is_active_everywhere_only_if_the_boundary_does_not_bend_at_its
         seen = LabelModel(a, b, outer, affine, offset, np.arange(2), activation("relu"))
         found = Completed(seen, 1e-12, True, (), {})
         before = oracle.ledger.asked
-        assert active_everywhere(found, pool, np.random.default_rng(1)) is only
+        assert nothing_left(found, pool, np.random.default_rng(1)) is only
         assert oracle.ledger.asked - before <= 72 * len(FAR)
     # Where a weight has the other sign, labels do tell more, and nothing is asked.
     mixed = replace(seen, outer=outer * np.array([1.0, 1.0, -1.0]))
     before = oracle.ledger.asked
-    assert not active_everywhere(replace(found, model=mixed), pool, np.random.default_rng(1))
+    assert not nothing_left(replace(found, model=mixed), pool, np.random.default_rng(1))
     assert oracle.ledger.asked == before
 
 

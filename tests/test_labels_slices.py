@@ -13,13 +13,14 @@ from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.slices import (
     DIRECTIONS,
     Sightings,
+    SliceSearch,
     bends_at_none,
     hyperplanes_of,
     noise_of,
     precision_of,
-    read_slice,
     sightings,
 )
+from unveil.identification.from_labels.subspace import random_slice
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -130,14 +131,18 @@ def test_a_slice_shows_first_layer_neurons_and_no_deeper_ones_and_keeps_to_its_b
         whole = Chart(oracle, np.zeros(40), 1.0, None)
         pool = two_labels(whole, np.empty((0, 40)), np.random.default_rng(seed - 1))
         assert pool is not None
-        found = read_slice(oracle, pool, np.random.default_rng(seed))
+        basis, stretch = random_slice(DIRECTIONS, pool, np.random.default_rng(seed))
+        chart = Chart(oracle, whole.origin, stretch, basis)
+        along = two_labels(chart, np.empty((0, DIRECTIONS)), np.random.default_rng(seed))
+        assert along is not None
+        search = SliceSearch(along, np.random.default_rng(seed))
+        while not search.done:
+            search.run()
+        planes = search.first_layer()
         assert oracle.ledger.asked <= 400_000
-        assert found is not None
-        assert found.chart.n == DIRECTIONS
-        assert found.chart.basis is not None
-        inside = a @ found.chart.basis.T * found.chart.size
+        inside = a @ basis.T * chart.size
         told = np.column_stack([inside, b]) / np.linalg.norm(inside, axis=1)[:, None]
-        read = np.column_stack([found.planes.normals, found.planes.offsets])
+        read = np.column_stack([planes.normals, planes.offsets])
         off = np.minimum(*(np.linalg.norm(told[:, None] - s * read, axis=2) for s in (1, -1)))
         assert (off.min(axis=0) < 1e-3).all()
         assert len(set(off.argmin(axis=0))) == len(read)

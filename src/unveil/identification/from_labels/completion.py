@@ -28,6 +28,7 @@ from unveil.identification.from_labels.rare_classes import open_numbers, rare_cr
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
+from unveil.identification.from_labels.slices import SliceSearch
 from unveil.whitebox.activation import activation
 
 SPARE = 1.08  # boundary points per number in the last fit
@@ -42,6 +43,8 @@ COARSE = 1e-7  # how finely points are located before: hyperplanes are known to 
 EARLY = 1.02
 LOOK = 96  # so many are asked for first
 PAIRS = 5  # pairs of classes tried for the last layer
+STANDS = 0.1  # a last layer without an affine part must stand out by this share of what it does with one
+STRAYED = 30.0  # so many times further off than they are known boundary points lie on none of a model's
 SILENT = 0.25  # share of the neurons that may be on one side at all boundaries of a pair before another one is tried
 # Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none.
 RARE, IN_VAIN = 16, 3
@@ -106,7 +109,7 @@ class Completion:
             fitted = self._of_all(first, figures)
             at = self.points[np.flatnonzero(self.points.between(*figures["pair"]))]
             turned = turned_again(fitted.model, at, figures["pair"], self.coarse) if first.model.affine.any() else None
-            if turned is not None and turned.gap > self.clear:
+            if turned is not None and turned.gap > max(self.clear, STANDS * first.gap):
                 first = turned
                 fitted = self._of_all(first, figures)
             if not fitted.rms < 1e-3:
@@ -156,10 +159,8 @@ class Completion:
         if self.settled:
             # Of neurons that were none nothing is open.
             figures["open"] = open_numbers(model, Crossings.joined([other, fresh]), self.pair)
-        far = np.maximum(np.linalg.norm(other.x, axis=1), 1.0)
-        strayed = int((np.abs(model.distances(other)) > 30 * (self.coarse + rms) * far).sum())
         figures |= {
-            "strayed": strayed,
+            "strayed": self.strayed(model, rms),
             "rms": rms,
             "missed": missed,
             "outside": fitted.outside,
@@ -167,6 +168,13 @@ class Completion:
             "error": error,
         }
         return Completed(model, rms, not doubts, tuple(doubts), figures)
+
+    def strayed(self, model: LabelModel, off: float) -> int:
+        """How many of the boundary points met on the way lie off a model's boundaries, by much more than they are known
+        and the model may be `off`, relative."""
+        at = self.points[np.flatnonzero(model.knows(self.points))]
+        far = np.maximum(np.linalg.norm(at.x, axis=1), 1.0)
+        return int((np.abs(model.distances(at)) > STRAYED * (self.coarse + off) * far).sum())
 
     def _admit(self) -> bool:
         """Put points of classes that were met on the way into the pool; whether there were any that it lacked. Queries:
@@ -204,7 +212,7 @@ class Completion:
         other = self.points[np.flatnonzero(fitted.model.knows(self.points))]
         return uncertainty(fitted.model, at, max(fitted.rms, least), other, self.coarse)
 
-    def behind_hyperplanes(self, search: HyperplaneSearch) -> PairOutput | None:
+    def behind_hyperplanes(self, search: HyperplaneSearch | SliceSearch) -> PairOutput | None:
         """The last layer of the commonest pair of classes, of rectifiers whose hyperplanes were met.
 
         Where many of them are on one side at all boundaries of the two, other pairs are tried. Queries: about 35 a
@@ -231,7 +239,7 @@ class Completion:
     def _rank(self, found: PairOutput) -> tuple[bool, int]:
         return found.gap > 10 * self.clear, -int(found.one_sided.sum())
 
-    def _between(self, search: HyperplaneSearch, pair: tuple[int, int]) -> PairOutput | None:
+    def _between(self, search: HyperplaneSearch | SliceSearch, pair: tuple[int, int]) -> PairOutput | None:
         planes, faces, k, d = search.planes, search.faces, *search.planes.normals.shape
         ours = faces[np.flatnonzero(np.isin(faces.before, pair) & np.isin(faces.after, pair))]
         best = None

@@ -49,11 +49,15 @@ class DeepLabelModel(Boundaries):
 
     def hidden(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
         """The first layer's values."""
-        return np.asarray(np.maximum(y @ self.inner.T + self.bias, 0.0))
+        return np.asarray(np.maximum(self.sums(y), 0.0))
 
-    def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
-        """The logits at N points."""
-        return self.behind.logits(self.hidden(y))
+    def sums(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N k"]:
+        """The first layer's preactivations."""
+        return np.asarray(y @ self.inner.T + self.bias)
+
+    def logits_of(self, sums: Float[np.ndarray, "N k"]) -> Float[np.ndarray, "N c"]:
+        """The logits where these are `sums`."""
+        return self.behind.logits(np.maximum(sums, 0.0))
 
     def inside(self, at: Crossings) -> tuple[Crossings, Bool[np.ndarray, "N k"]]:
         """Crossings in the first layer's values, and which of its neurons are active there."""

@@ -112,18 +112,19 @@ def crossings_beside(
 
 def _crossed(model: Boundaries, chart: Chart, low: np.ndarray, high: np.ndarray) -> Crossings:
     """Where a model's label changes first on segments, those of them that are legal."""
-    before, after = model.labels(low), model.labels(high)
+    start, end = model.sums(low), model.sums(high)
+    before, after = model.labels_of(start), model.labels_of(end)
+    at, width = np.full((len(low), 1), 0.5), 0.5
     for _ in range(HALVED):
-        middle = (low + high) / 2
-        here = model.labels(middle)
+        here = model.labels_of(start + at * (end - start))
         inside = here == before
-        low, high = np.where(inside[:, None], middle, low), np.where(inside[:, None], high, middle)
-        after = np.where(inside, after, here)
-    found = Crossings((low + high) / 2, before, after, low, np.zeros(len(low)))
+        after, width = np.where(inside, after, here), width / 2
+        at += np.where(inside, width, -width)[:, None]
+    found = Crossings(low + at * (high - low), before, after, low, np.zeros(len(low)))
     gradient = model.gaps(found)[1]
     steep = np.linalg.norm(gradient, axis=1)
     found = replace(found, along=-gradient / np.maximum(steep, 1e-300)[:, None])
-    bracket = np.linalg.norm(high - low, axis=1)
+    bracket = 2 * width * np.linalg.norm(high - low, axis=1)
     rows = np.flatnonzero((steep > 0) & (chart.margin(found.x) > 1e-3))
     there = on_model_boundary(model, found[rows])
     # Further off there is a bend in between.

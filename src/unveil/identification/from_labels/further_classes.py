@@ -29,34 +29,37 @@ def with_classes_met(
 ) -> Completed | None:
     """The same network with classes that it lacks, from boundary points in all inputs.
 
-    `found`: in coordinates of all inputs. `lift`: how it was read there. `x`: inputs with other labels than the
-    network's. Returns the network; None where there is an affine part, of which each class would have its own, or where
-    the points do not fit it or leave numbers open. Queries: about 120 for each number of each class.
+    `found`: in coordinates of all inputs; classes that left numbers open are read anew. `lift`: how it was read there.
+    `x`: inputs with other labels than the network's. Returns the network; None where there is an affine part, of which
+    each class would have its own, or where the points do not fit it or leave numbers open. Queries: about 120 for each
+    number of each class.
     """
     known, pool = found.model.classes, lift.fresh_pool()
+    # Where points inside left numbers open, the commonest two classes are all that is known.
+    sure = known if not found.figures.get("open") else np.sort(np.array(found.figures["pair"]))
     accuracy = np.inf if lift.told is None else lift.told.reached
     pool.put(pool.chart.coordinates(x))
     pool.draw()
-    others = [int(c) for c in pool.classes if c not in known]
-    if not others or found.model.affine.any() or not np.isfinite(accuracy):
+    others = [int(c) for c in pool.classes if c not in sure]
+    if set(others) <= set(known) or found.model.affine.any() or not np.isfinite(accuracy):
         return None
     cell = max(2 * pool.chart.digits, accuracy / 10)
     at = _begun(pool, others, SPARE * (len(found.model.inner) + 1), cell, rng)
-    model, in_vain, pair = _told(found.model, others, at), 0, (int(known[0]), int(known[1]))
+    model, in_vain, those = _told(found.model.of(sure), others, at), 0, tuple(int(c) for c in sure)
     for _ in range(ROUNDS):
-        more = rare_crossings(model, pool, at[np.flatnonzero(model.knows(at))], pair, cell, rng)
+        more = rare_crossings(model, pool, at[np.flatnonzero(model.knows(at))], those, cell, rng)
         in_vain = 0 if len(more) else in_vain + 1
         if in_vain == FRUITLESS:
             break
         at = Crossings.joined([at, more])
-        model = _told(found.model, others, at)
+        model = _told(found.model.of(sure), others, at)
     ours = at[np.flatnonzero(model.knows(at))]
     far = np.maximum(np.linalg.norm(ours.x, axis=1), 1.0)
     strayed = np.abs(model.distances(ours)) > OFF * (cell + accuracy) * far
-    if strayed.any() or open_numbers(model, ours, pair):
+    if strayed.any() or open_numbers(model, ours, those):
         return None
-    error = max(found.figures.get("error", np.inf), vaguest_number(model, ours, pair, cell + accuracy))
-    return replace(found, model=model, figures={**found.figures, "error": error})
+    error = max(found.figures.get("error", np.inf), vaguest_number(model, ours, those, cell + accuracy))
+    return replace(found, model=model, figures={**found.figures, "error": error, "open": 0})
 
 
 def _begun(pool: Pool, others: list[int], need: int, cell: float, rng: np.random.Generator) -> Crossings:

@@ -21,27 +21,24 @@ from unveil.identification.from_labels.lifting import Lift
 from unveil.identification.from_labels.narrow_reading import narrow_network
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.reservations import active_everywhere, left_open, reservations, with_one_more
+from unveil.identification.from_labels.reservations import left_open, nothing_left, reservations, with_one_more
 from unveil.identification.from_labels.rows_read import no_first_layer, rows_read
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels, ended
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
-from unveil.identification.from_labels.slices import few_directions
-from unveil.identification.from_labels.subspace import FEW, random_directions, subspace
+from unveil.identification.from_labels.slices import DIRECTIONS, SliceSearch
+from unveil.identification.from_labels.subspace import FEW, random_slice, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.label_agreement import at_random, fresh_points, known_to, network_labels
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
-# How often a complete result may be refuted by the fresh points that judge it, and the search goes on from these.
-ROUNDS = 8
-# How exactly a network is read along a few directions, as a share of the accuracy that is wanted along all.
-INSIDE = 0.003
+ROUNDS = 8  # how often fresh points may refute a complete result, and the search goes on from these
+INSIDE = 0.003  # accuracy at which a network is read along a few directions, as a share of what is wanted along all
 MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at once
 CURVED = 48  # crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer
-# Searches in a row, as long as for an affine part at least, that meet no new hyperplane: then there is no further.
-FRUITLESS = 2
+FRUITLESS = 2  # long searches in a row that meet no new hyperplane: then there is no further
 CERTAIN = 96  # walks in a row that end at known neurons before an affine part counts as one
 
 
@@ -54,8 +51,8 @@ class LabelReading:
         self.start = oracle.ledger.asked
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"stages": {}}
-        self.search: HyperplaneSearch | SigmoidalSearch | None = None
-        self.curved = False
+        self.search: HyperplaneSearch | SigmoidalSearch | SliceSearch | None = None
+        self.curved = self.sliced = False
         self.completion: Completion | None = None
         self.best: Completed | None = None
         self.chart: Chart | None = None
@@ -76,31 +73,11 @@ class LabelReading:
                 return self._end(Outcome.nothing_to_find)
             if "thresholds" in self.stats:
                 return self._end(Outcome.check_failed)
-            error = np.inf
-            for _ in range(ROUNDS):
-                self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
-                outcome = self._read(pool)
-                if outcome is not Outcome.complete or self.deep is not None:
-                    error = self.error
-                    break
-                outcome = self._lift(pool)
-                if outcome is not Outcome.complete:
-                    break
-                if self.best is not None and (carried := with_one_more(self.best)) is not None:
-                    self.best, self.stats["active at the whole boundary"] = carried[0], 1
-                    self.why.append(carried[1])
-                error, wrong = self._check()
-                if len(wrong) and self.lift is not None and self.best is not None:
-                    grown = with_classes_met(self.best, self.lift, wrong, self.rng)
-                    if grown is not None:
-                        self.best = grown
-                        error, wrong = self._check()
-                if not len(wrong):
-                    break
-                # A class that had not been seen, or a neuron that is missing: the search goes on from there.
-                pool.put(pool.chart.coordinates(wrong))
+            outcome, error = self._rounds(pool)
             if outcome is Outcome.check_failed:
-                error, outcome = self._worth(), self._along_few(pool)
+                error = self._worth()
+                if (inside := self._fewer(pool)) is not None:
+                    outcome, error = self._rounds(inside)
             return self._end(outcome, error)
         except BudgetExceeded:
             if self.best is not None and not self.best.whole:
@@ -109,6 +86,29 @@ class LabelReading:
             self.why += ended(self.oracle.ledger)
             return self._end(Outcome.budget_ended)
 
+    def _rounds(self, pool: Pool) -> tuple[Outcome, float]:
+        """A network is read, and read on as long as fresh points refute it; and the share of those that do."""
+        error = np.inf
+        for _ in range(ROUNDS):
+            self.chart = pool.chart  # where a network was read in a subspace, it is in all inputs after the lift
+            outcome = self._read(pool)
+            if outcome is not Outcome.complete or self.deep is not None:
+                return outcome, self.error
+            outcome = self._lift(pool)
+            if outcome is not Outcome.complete:
+                break
+            if self.best is not None and (carried := with_one_more(self.best)) is not None:
+                self.best, self.stats["active at the whole boundary"] = carried[0], 1
+                self.why.append(carried[1])
+            error, wrong = self._check()
+            if self._grown(wrong) is not None:
+                error, wrong = self._check()
+            if not len(wrong):
+                break
+            # A class that had not been seen, or a neuron that is missing: the search goes on from there.
+            pool.put(pool.chart.coordinates(wrong))
+        return outcome, error
+
     def _look(self) -> Pool | None:
         """Points of two labels at least, in coordinates along all inputs or, of many, along the row span."""
         oracle = self.seen
@@ -116,46 +116,57 @@ class LabelReading:
         self.chart = whole = Chart(oracle, origin, size, None)
         pool = two_labels(whole, whole.coordinates(given), self.rng)
         self._book("first look")
-        if pool is None or self._is_staircase(pool):
+        met = None if pool is None else thresholds(pool, Precision.of(whole.digits), self.rng)
+        self._book("thresholds")
+        if met is not None:
+            self.stats["thresholds"] = met
+            self.why.append(told(*met))
+        if pool is None or met is not None:
             return pool
-        self.curved = self._is_curved(pool)
+        told_so = self.method.activation
+        self.curved = is_curved(pool, Precision.of(whole.digits), self.rng) if told_so is None else told_so != "relu"
+        self._book("flat or curved")
         if not self.curved:
-            fewer = subspace(whole, pool, self.rng)
+            # Of coarse answers along many directions hardly a normal comes out.
+            coarse = Precision.of(whole.digits).normal >= ROUGH and oracle.n > FEW
+            fewer = subspace(whole, pool, self.rng, FEW if coarse else np.inf)
+            if fewer is None and coarse:
+                self.sliced, fewer = True, random_slice(DIRECTIONS, pool, self.rng)
         elif oracle.n <= MANY or oracle.within is not None:
             fewer = None
         else:
             # Far out neurons are met one by one, so that few directions tell any number of them apart.
-            fewer = random_directions(FEW, pool, self.rng), float(np.sqrt(oracle.n / FEW))
+            fewer = random_slice(FEW, pool, self.rng)
         self._book("directions")
-        if fewer is None:
-            return pool
-        basis, stretch = fewer
-        chart = Chart(oracle, origin, size * stretch, basis)
-        inside = two_labels(chart, chart.coordinates(given), self.rng)
+        return (None if fewer is None else self._along(pool, *fewer)) or pool
+
+    def _along(self, pool: Pool, basis: Float[np.ndarray, "d n"], stretch: float) -> Pool | None:
+        """Points of two labels at least along some directions, out of points in all inputs; None where they show one
+        label only."""
+        chart = Chart(self.seen, pool.chart.origin, pool.chart.size * stretch, basis)
+        inside = two_labels(chart, chart.coordinates(pool.chart.inputs(pool.given)), self.rng)
         self._book("first look")
-        if inside is None:
-            return pool
-        self.chart, self.everywhere = chart, pool
-        self.why.append(f"Of {oracle.n} inputs {len(basis)} directions were read first.")
+        self.sliced &= inside is not None
+        if inside is not None:
+            self.chart, self.everywhere = chart, pool
+            self.why.append(f"Of {self.oracle.n} inputs {len(basis)} directions were read first.")
         return inside
 
-    def _is_staircase(self, pool: Pool) -> bool:
-        """Whether the label changes at thresholds of single inputs only; those met are told."""
-        met = thresholds(pool, Precision.of(pool.chart.digits), self.rng)
-        self._book("thresholds")
-        if met is None:
-            return False
-        self.stats["thresholds"] = met
-        self.why.append(told(*met))
-        return True
-
-    def _is_curved(self, pool: Pool) -> bool:
-        """Whether this looks like a sigmoidal layer's boundary, if it was not told."""
-        if self.method.activation is not None:
-            return self.method.activation != "relu"
-        curved = is_curved(pool, Precision.of(pool.chart.digits), self.rng)
-        self._book("flat or curved")
-        return curved
+    def _fewer(self, pool: Pool) -> Pool | None:
+        """Points along a few directions, where a search along more of them led to no network for coarse normals."""
+        search = self.search
+        if self._network() is not None or not isinstance(search, HyperplaneSearch) or self.oracle.n <= 2 * DIRECTIONS:
+            return None
+        if search.precision.normal < ROUGH:
+            return None
+        self.sliced, everywhere = True, self.everywhere or pool
+        inside = self._along(everywhere, *random_slice(DIRECTIONS, everywhere, self.rng))
+        if inside is not None:
+            self.stats["stages"] |= search.stages
+            self.booked = self.oracle.ledger.asked
+            self.why = [said for said in self.why if said != no_first_layer(search)]
+            self.search = self.completion = self.first = None
+        return inside
 
     def _read(self, pool: Pool) -> Outcome:
         if self.curved and self.oracle.within is not None:
@@ -164,6 +175,8 @@ class LabelReading:
             )
             return Outcome.check_failed
         search, completion = self._begun(pool)
+        if isinstance(search, SliceSearch):
+            return self._along_few(search, completion)
         patience, met, fruitless, tried = CURVED if self.curved else 12, search.neurons, 0, 0
         while tried < self.method.attempts and fruitless < FRUITLESS:
             tried += 1
@@ -192,7 +205,8 @@ class LabelReading:
             if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
-            if done is not None and done.whole and (patience >= CERTAIN or self._is_all(done, pool)):
+            if done is not None and done.whole and (patience >= CERTAIN or nothing_left(done, pool, self.rng)):
+                self._book("last layer and fit")
                 return Outcome.complete
             if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
                 narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
@@ -211,29 +225,33 @@ class LabelReading:
             self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
 
-    def _is_all(self, done: Completed, pool: Pool) -> bool:
-        """Whether nothing is left as an affine part but a neuron that is active at the whole boundary."""
-        if not done.model.affine.any():
-            return True
-        always = active_everywhere(done, pool, self.rng)
-        self._book("last layer and fit")
-        return always
-
-    def _begun(self, pool: Pool) -> tuple[HyperplaneSearch | SigmoidalSearch, Completion]:
+    def _begun(self, pool: Pool) -> tuple[HyperplaneSearch | SigmoidalSearch | SliceSearch, Completion]:
         """The search and what completes it, begun or as they were left."""
         if self.search is not None and self.completion is not None:
             self.best = None
             return self.search, self.completion
         chart, precision = pool.chart, Precision.of(pool.chart.digits)
-        self.search = (
-            SigmoidalSearch(pool.side, chart, self.rng)
-            if self.curved
-            else HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
-        )
+        if self.curved:
+            self.search = SigmoidalSearch(pool.side, chart, self.rng)
+        elif self.sliced:
+            self.search = SliceSearch(pool, self.rng)
+            precision = self.search.precision
+        else:
+            self.search = HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
         # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
         inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
         self.completion = Completion(pool, precision, inside, self.rng, self.seen)
         return self.search, self.completion
+
+    def _along_few(self, search: SliceSearch, completion: Completion) -> Outcome:
+        """A network along a few directions, or what there is of its first layer."""
+        self.best = search.network(lambda met: completion.attempt(completion.behind_hyperplanes(met)))
+        self.first = None if self.best is not None else search.first_layer()
+        self._book("few directions")
+        if self.first is None:
+            return Outcome.complete
+        self.why += [search.told()] if len(self.first) else []
+        return Outcome.approximate if len(self.first) else Outcome.check_failed
 
     def _narrow(self, search: HyperplaneSearch, deep: Deep, chart: Chart) -> Outcome:
         """Two hidden layers of which the boundary shows corners only."""
@@ -282,29 +300,37 @@ class LabelReading:
         lifted = (None if self.lift is None else lift.as_before(self.lift)) or lift.run()
         self.lift = lift
         self._book("other directions")
+        self.best, self.chart = replace(self.best, model=lifted.model), lift.all
+        # Where a class begins that the directions inside never met, the boundaries foretold end.
+        if (grown := self._grown(self.seen.lacking(self._labels()))) is not None:
+            lifted = replace(lifted, model=grown.model, missed=lift.missed(grown.model))
+        self._book("check")
         if lifted.reached > self.method.accuracy and lifted.missed <= MISSED:
             lifted = lift.fitted(lifted)
             self._book("fit in all inputs")
-        self.best, self.chart = replace(self.best, model=lifted.model), lift.all
+        self.best = replace(self.best, model=lifted.model, figures={**self.best.figures, **lifted.figures})
+        if lifted.figures and self.completion is not None:
+            self.best.figures["strayed"] = self.completion.strayed(lifted.model.along(lift.basis), lifted.reached)
         self.stats |= {"not foretold": lifted.missed, "unconfirmed": lifted.unconfirmed, "reached": lifted.reached}
         if lifted.missed > MISSED:
-            # Where a class begins that the directions inside never met, the boundaries foretold end.
-            grown = with_classes_met(self.best, lift, self.seen.lacking(self._labels()), self.rng)
-            self._book("check")
-            if grown is not None:
-                self.best = grown
-                return Outcome.complete
             self.why.append(f"In all inputs {lifted.missed:.0%} of the boundary points foretold are not there.")
             return Outcome.check_failed
         self.why += (doubts := lifted.doubts(self.method.accuracy))
         return Outcome.approximate if doubts else Outcome.complete
 
+    def _grown(self, x: Float[np.ndarray, "N n"]) -> Completed | None:
+        """The network in all inputs with the classes that it lacks at x, if they can be read."""
+        if not len(x) or self.lift is None or self.best is None:
+            return None
+        grown = with_classes_met(self.best, self.lift, x, self.rng)
+        self.best = grown or self.best
+        return grown
+
     def _check(self) -> tuple[float, Float[np.ndarray, "wrong n"]]:
         """Share of fresh points with another label, and the points that call for more: none if the network may stay."""
         network, labels = self._network(), self._labels()
         assert network is not None
-        error = np.inf if self.best is None else self.best.figures.get("error", np.inf)
-        known = known_to(error, self.method.accuracy)
+        known = known_to(self.best.figures.get("error", np.inf) if self.best else np.inf, self.method.accuracy)
         x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, known)
         told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
@@ -323,22 +349,8 @@ class LabelReading:
         if wrong >= constant:
             self.why.append(f"The network it led to has another label at {wrong:.0%} of random points: left out.")
             self.best = self.deep = None
+            self.chart = self.search.chart if self.search else self.chart
         return wrong
-
-    def _along_few(self, pool: Pool) -> Outcome:
-        """Hyperplanes of a first layer along a few directions, where many neurons and coarse answers hid them."""
-        search = self.search
-        if self._network() is not None or not isinstance(search, HyperplaneSearch):
-            return Outcome.check_failed
-        self.stats["stages"] |= search.stages
-        self.booked = self.oracle.ledger.asked
-        found = few_directions(search, self.everywhere or pool, self.oracle, self.rng)
-        self._book("few directions")
-        if found is None:
-            return Outcome.check_failed
-        self.chart, self.first = found.chart, found.planes
-        self.why = [*(said for said in self.why if said != no_first_layer(search)), found.told()]
-        return Outcome.approximate
 
     def _network(self) -> Any:
         if self.deep is not None and self.chart is not None:
@@ -364,7 +376,7 @@ class LabelReading:
         if outcome is Outcome.complete and self.best is not None and (doubts := reservations(self.best)) is not None:
             outcome = Outcome.approximate
             self.why += doubts
-        if self.search is not None:
+        if isinstance(self.search, HyperplaneSearch | SigmoidalSearch):
             self.stats["stages"] |= self.search.stages
         # What a budget that ended left unbooked.
         booked = sum(self.stats["stages"].values())
@@ -375,7 +387,7 @@ class LabelReading:
             rows, said = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
             self.stats |= rows
             self.why += said
-        if network is not None:
+        else:
             said, others = self.seen.told(labels)
             self.why += said
             outcome = Outcome.approximate if outcome is Outcome.complete and others else outcome
@@ -384,6 +396,5 @@ class LabelReading:
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
             self.why += left_open(self.best)
-        queries = self.oracle.ledger.asked - self.start
-        why, method = tuple(self.why), "hard labels"
-        return Identification(network, outcome, queries, error, method, why, self.stats, labels=labels or None)
+        queries, why = self.oracle.ledger.asked - self.start, tuple(self.why)
+        return Identification(network, outcome, queries, error, "hard labels", why, self.stats, labels=labels or None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.polish import polish_many
 from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.rare_classes import open_numbers, vaguest_number
 
 STEPS = 6  # Newton steps in which weights follow from shifts: the first is all where no neuron changes its side
 # Fresh boundary points that judge a network in all inputs; directions confirmed together, by a move along a sum.
@@ -46,6 +47,7 @@ class Lifted:
     # standard error of the weight vectors, relative, as far as the last digit of an input lets it be
     reached: float = 0.0
     digits: float = 0.0  # how exactly a point can be placed
+    figures: dict[str, float] = field(default_factory=dict)  # of a fit in all inputs: numbers open, and their error
 
     def doubts(self, accuracy: float) -> list[str]:
         """What is said of weights that are not as exact as was wanted."""
@@ -145,14 +147,17 @@ class Lift:
         parts = [foretold_crossings(model, pool, chart, PORTION, self.rng) for _ in range(0, need, PORTION)]
         at = Crossings.joined(parts)[slice(0, need)]
         long = np.linalg.norm(at.x, axis=1)
-        found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits * np.maximum(long, 1.0), grow=2)
+        found, rows = cross_near(self.side, *at.expected, self._slack(at), chart.digits * np.maximum(long, 1.0))
         if len(rows) < max((1 - MISSED) * len(at), LEAST * model.parameters):
             return lifted
         fit, reached = polish_many(model, found, self.rng)
         if not fit.rms < OFF * chart.digits * max(float(np.median(long)), 1.0):
             return lifted
         if reached < lifted.reached:
-            self.told = lifted = replace(lifted, model=fit.model, reached=reached)
+            some = int(model.classes[0]), int(model.classes[1])
+            last = vaguest_number(fit.model, found, some, fit.rms)
+            figures = {"error": max(reached, last), "open": open_numbers(fit.model, found, some)}
+            self.told = lifted = replace(lifted, model=fit.model, reached=reached, figures=figures)
         return lifted
 
     def _confirmed(
@@ -347,9 +352,14 @@ class Lift:
             # The first class's logit keeps what it has inside: labels tell differences.
             affine[1:] += weights[k:] @ self.outward
         lifted = replace(model, inner=inner, affine=affine)
-        at = foretold_crossings(lifted, self.fresh_pool(), self.all, TRIED, self.rng)
+        return Lifted(lifted, unconfirmed, self.missed(lifted), digits=self.all.digits)
+
+    def missed(self, model: LabelModel) -> float:
+        """The share of fresh boundary points that are not where a network in all inputs foretells them. Queries: 2 for
+        each of `TRIED`, and some more for each that is not there."""
+        at = foretold_crossings(model, self.fresh_pool(), self.all, TRIED, self.rng)
         there = cross_near(self.side, *at.expected, self._slack(at), np.inf)[1]
-        return Lifted(lifted, unconfirmed, 1 - len(there) / max(len(at), 1), digits=self.all.digits)
+        return 1 - len(there) / max(len(at), 1)
 
     def _slack(self, at: Crossings) -> Float[np.ndarray, " N"]:
         """How far boundary points may lie from where weights as exact as wanted foretell them."""

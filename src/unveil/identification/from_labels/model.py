@@ -14,6 +14,7 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
 
+ABSOLUTE = 20  # weighted least squares after which least absolute values are reached
 FAR = 1e3  # in sizes of a typical input: the distance of a boundary that is not there at all
 
 
@@ -28,8 +29,16 @@ class Boundaries(ABC):
         """Numbers that boundaries can tell."""
 
     @abstractmethod
+    def sums(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
+        """What the logits at N points are a function of; itself affine in y."""
+
+    @abstractmethod
+    def logits_of(self, sums: Float[np.ndarray, "N q"]) -> Float[np.ndarray, "N c"]:
+        """The logits where these are `sums`."""
+
     def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
         """The logits at N points."""
+        return self.logits_of(self.sums(y))
 
     @abstractmethod
     def gaps(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N d"]]:
@@ -49,7 +58,11 @@ class Boundaries(ABC):
 
     def labels(self, y: Float[np.ndarray, "N d"]) -> Int[np.ndarray, " N"]:
         """The labels at N points."""
-        return np.asarray(self.classes[self.logits(y).argmax(axis=1)])
+        return self.labels_of(self.sums(y))
+
+    def labels_of(self, sums: Float[np.ndarray, "N q"]) -> Int[np.ndarray, " N"]:
+        """The labels where these are `sums`."""
+        return np.asarray(self.classes[self.logits_of(sums).argmax(axis=1)])
 
     def rows(self, labels: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Which logit belongs to each label."""
@@ -99,6 +112,10 @@ class LabelModel(Boundaries):
         """With these neurons only."""
         return replace(self, inner=self.inner[neurons], bias=self.bias[neurons], outer=self.outer[:, neurons])
 
+    def along(self, basis: Float[np.ndarray, "e d"]) -> LabelModel:
+        """In coordinates along some directions only."""
+        return replace(self, inner=self.inner @ basis.T, affine=self.affine @ basis.T)
+
     def of(self, classes: Int[np.ndarray, " c"]) -> LabelModel:
         """Of these classes only."""
         rows = self.rows(classes)
@@ -106,10 +123,14 @@ class LabelModel(Boundaries):
             self, outer=self.outer[rows], affine=self.affine[rows], offset=self.offset[rows], classes=classes
         )
 
-    def logits(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N c"]:
-        """The logits at N points."""
-        hidden = self.phi.value(y @ self.inner.T + self.bias)
-        return np.asarray(hidden @ self.outer.T + y @ self.affine.T + self.offset)
+    def sums(self, y: Float[np.ndarray, "N d"]) -> Float[np.ndarray, "N q"]:
+        """Preactivations, and the affine part of each logit."""
+        return np.concatenate([y @ self.inner.T + self.bias, y @ self.affine.T + self.offset], axis=1)
+
+    def logits_of(self, sums: Float[np.ndarray, "N q"]) -> Float[np.ndarray, "N c"]:
+        """The logits where these are `sums`."""
+        k = len(self.inner)
+        return np.asarray(self.phi.value(sums[:, :k]) @ self.outer.T + sums[:, k:])
 
     def gaps(self, at: Crossings) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N d"]]:
         """Difference of the two logits at each crossing, and its gradient."""
@@ -217,6 +238,18 @@ class LabelModel(Boundaries):
             affine=np.zeros_like(self.affine),
             offset=np.array([0.0, s * away]),
         )
+
+    def likely_sides(self) -> Float[np.ndarray, " k"]:
+        """1 for rectifiers on their own active side and -1 for others, as they leave least of an affine part: by least
+        absolute values, in which a class of which little is known counts little."""
+        weight, linear = (self.outer - self.outer[0])[1:].T, (self.affine - self.affine[0])[1:]
+        terms = (weight[:, :, None] * self.inner[:, None, :]).reshape(len(weight), -1).T
+        count = np.ones(len(terms))
+        for _ in range(ABSOLUTE):
+            back = np.linalg.lstsq(count[:, None] * terms, -count * linear.ravel(), rcond=None)[0]
+            off = np.sqrt(np.abs(terms @ back + linear.ravel()))
+            count = 1 / np.maximum(off, 1e-6 * off.max(initial=1e-300))
+        return np.where(back > 0.5, -1.0, 1.0)
 
     def layers(self) -> tuple[Layer, ...]:
         """The same labels in terms of coordinates. An affine part goes through neurons in pairs, relu(s) - relu(-s),

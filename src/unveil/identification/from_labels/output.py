@@ -297,5 +297,16 @@ def turned_again(model: LabelModel, at: Crossings, pair: tuple[int, int], error:
     `model`: fitted. `at`: crossings between the two. `pair`: the two. `error`: of the hyperplanes."""
     long = np.linalg.norm(model.inner, axis=1)
     planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), error))
-    found = pair_output(planes, at, Faces.none(at.x.shape[1]), pair)
-    return None if found is None or found.model.affine.any() else found
+    none = Faces.none(at.x.shape[1])
+    found = pair_output(planes, at, none, pair)
+    if found is not None and not found.model.affine.any():
+        return found
+    # More classes tell more about active sides than two do, and the right ones leave a solution that stands out.
+    side = model.likely_sides()
+    return pair_output(
+        replace(planes, normals=side[:, None] * planes.normals, offsets=side * planes.offsets),
+        at,
+        none,
+        pair,
+        oriented=True,
+    )

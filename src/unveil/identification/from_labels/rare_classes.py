@@ -23,12 +23,12 @@ BEHIND = (1.02, 1.5, 4.0, 16.0)  # so many times as far as foretold another labe
 
 
 def rare_crossings(
-    model: LabelModel, pool: Pool, at: Crossings, pair: tuple[int, int], cell: float, rng: np.random.Generator
+    model: LabelModel, pool: Pool, at: Crossings, pair: tuple[int, ...], cell: float, rng: np.random.Generator
 ) -> Crossings:
     """Boundary points of rare classes that tell what others leave open about the last layer; none where nothing is.
 
     `model`: right but for numbers that no point told. `pool`: whose chart is asked. `at`: boundary points known,
-    between the model's classes. `pair`: two classes of which all is known. `cell`: how finely points are located.
+    between the model's classes. `pair`: classes of which all is known. `cell`: how finely points are located.
     `rng`: draws the walks. Queries: at most about 40 for each of `RAYS` rays.
     """
     told = _numbers(model, at, pair)
@@ -92,9 +92,9 @@ def _ended(pool: Pool, start: Float[np.ndarray, "N d"], end: Crossings, cell: fl
     return cross(pool.side, start[met], beyond, label[met], other[met], cell)
 
 
-def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple[int, int]) -> Crossings:
+def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple[int, ...]) -> Crossings:
     """Of boundary points known those that tell what others leave open about the last layer. `model`: the model. `at`:
-    the others. `known`: points of all its classes. `pair`: two classes of which all is known."""
+    the others. `known`: points of all its classes. `pair`: classes of which all is known, two at least."""
     told = _numbers(model, at, pair)
     open_ = _open(told)
     if not open_.shape[1] or not len(known):
@@ -102,13 +102,13 @@ def telling_rare(model: LabelModel, at: Crossings, known: Crossings, pair: tuple
     return known[_telling(told @ open_, _numbers(model, known, pair) @ open_, 2 * open_.shape[1])]
 
 
-def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> int:
+def open_numbers(model: LabelModel, at: Crossings, pair: tuple[int, ...]) -> int:
     """How many numbers of the last layer boundary points leave open altogether. `model`, `at`, `pair`: as in
     `rare_crossings`."""
     return int(_open(_numbers(model, at, pair), NOTHING).shape[1])
 
 
-def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> float:
+def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], error: float) -> float:
     """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect. `model`,
     `at`, `pair`: as in `rare_crossings`. `error`: how exactly the points are known."""
     values = np.linalg.svd(_numbers(model, at, pair), compute_uv=False)
@@ -124,8 +124,8 @@ def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarr
     return np.asarray(right[values < least].T)
 
 
-def _numbers(model: LabelModel, at: Crossings, pair: tuple[int, int]) -> Float[np.ndarray, "N p"]:
-    """What a boundary point's distance depends on: weights of all classes but two, each in units of its neuron's, and
+def _numbers(model: LabelModel, at: Crossings, pair: tuple[int, ...]) -> Float[np.ndarray, "N p"]:
+    """What a boundary point's distance depends on: weights of all classes but these, each in units of its neuron's, and
     offsets."""
     long = np.linalg.norm(model.inner, axis=1)
     effect = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * long

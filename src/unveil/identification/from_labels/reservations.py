@@ -52,8 +52,8 @@ def with_one_more(found: Completed) -> tuple[Completed, str] | None:
     )
 
 
-def active_everywhere(found: Completed, pool: Pool, rng: np.random.Generator) -> bool:
-    """Whether what is left as an affine part is one neuron, and the boundary shows no place where it is not active.
+def nothing_left(found: Completed, pool: Pool, rng: np.random.Generator) -> bool:
+    """Whether no affine part is left, or one neuron, and the boundary shows no place where it is not active.
 
     Its hyperplane is parallel to the affine part l, so that the boundary bends there at one value of l, and lies
     elsewhere behind. At boundary points with the least, the largest and other values of l it is asked whether they are
@@ -61,7 +61,7 @@ def active_everywhere(found: Completed, pool: Pool, rng: np.random.Generator) ->
     `rng`: draws the points. Queries: those of `as_foretold`.
     """
     model = found.model
-    if model.carried_by_one() is None:
-        return False
+    if not model.affine.any() or model.carried_by_one() is None:
+        return not model.affine.any()
     linear = model.affine[1] - model.affine[0]
     return as_foretold(model, pool, lambda at: at.x @ linear, rng)

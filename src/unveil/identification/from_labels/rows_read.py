@@ -8,10 +8,14 @@ from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch
+from unveil.identification.from_labels.slices import SliceSearch
 
 
 def rows_read(
-    search: HyperplaneSearch | SigmoidalSearch | None, chart: Chart | None, first: Hyperplanes | None, second: int
+    search: HyperplaneSearch | SigmoidalSearch | SliceSearch | None,
+    chart: Chart | None,
+    first: Hyperplanes | None,
+    second: int,
 ) -> tuple[dict[str, Any], list[str]]:
     """Rows and biases of the neurons that were read, up to sign and length, and what there is to say of them.
 
@@ -30,7 +34,7 @@ def rows_read(
             f"{len(offsets)}: no network that answers as it does confirms them."
         ]
     else:
-        planes = search.likely() if first is None else first
+        planes = first if first is not None else search.planes if isinstance(search, SliceSearch) else search.likely()
         # What is known no better than hyperplanes are told apart may be any: of coarse answers walks seem to end there.
         vague = int((planes.error >= ALIKE).sum())
         planes = planes[planes.error < ALIKE]
@@ -41,7 +45,10 @@ def rows_read(
         why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale{part}."]
         if vague:
             why.append(f"{vague} more were met too vaguely to be told from others.")
-        if (search.deeper and not search.hopeless) or search.behind_first:
+        behind = isinstance(search, HyperplaneSearch) and (
+            search.behind_first or (search.deeper and not search.hopeless)
+        )
+        if behind:
             told = f"{second} neurons were told apart, too few for a network" if second else "none was told apart"
             why.append(f"Other hyperplanes bend, as those of deeper neurons do: of the second layer {told}.")
     rows = (normals if chart.basis is None else normals @ chart.basis) / chart.size

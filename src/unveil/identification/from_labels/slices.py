@@ -12,7 +12,7 @@ few moves, and short ones do. What one bend leaves open, and what is vague about
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +20,16 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from unveil.blackbox.label_crossings import Side
-from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rows import Rows
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross_near
-from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
+from unveil.identification.from_labels.faces import Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Hyperplanes, apart
-from unveil.identification.from_labels.pool import Pool, two_labels
-from unveil.identification.from_labels.search import HyperplaneSearch
+from unveil.identification.from_labels.polish import Completed
+from unveil.identification.from_labels.pool import Pool
+from unveil.identification.from_labels.reservations import nothing_left
 from unveil.identification.from_labels.standing import ALLOWED
 from unveil.identification.from_labels.straight import ENOUGH, looks, sharpened
-from unveil.identification.from_labels.subspace import random_directions
 from unveil.identification.from_labels.walks import Walks, walk
 from unveil.outcome import BudgetExceeded
 
@@ -174,15 +173,72 @@ QUIET = 2  # looks in a row that show no further hyperplane, after which there i
 NOTHING = 800  # so many bends without a hyperplane, and there is none
 
 
-@dataclass
-class Slice:
-    """Bends met along a few directions, and the hyperplanes they agree on."""
+class SliceSearch:
+    """Bends met along a few directions, and the hyperplanes they agree on; `run` goes on with the search. `pool`:
+    points of all labels, in coordinates along these directions."""
 
-    chart: Chart  # the directions
-    seen: Sightings  # the bends
-    faces: Faces  # the flat pieces between
-    planes: Hyperplanes  # the hyperplanes, as exactly as the bends on each were seen to agree
-    support: list[Int[np.ndarray, " s"]]  # which bends lie on each
+    def __init__(self, pool: Pool, rng: np.random.Generator) -> None:
+        self.pool, self.side, self.chart, self.rng = pool, pool.side, pool.chart, rng
+        self.precision = precision_of(noise_of(pool, rng))
+        self.seen, self.faces = Sightings.none(self.chart.n), Faces.none(self.chart.n)
+        self.planes = Hyperplanes.none(self.chart.n)
+        self.support: list[Int[np.ndarray, " s"]] = []  # which bends lie on each hyperplane
+        self.judged = self.quiet = self.supposed = 0  # none of the hyperplanes is supposed
+        self.settled = self.ended = False  # whether the last look showed no further hyperplane; whether a budget ended
+        left = self.chart.ledger.left
+        self.side.kept_back = int((1 - GATHERING) * left) if np.isfinite(left) else 0
+
+    @property
+    def done(self) -> bool:
+        """Whether further bends are likely to show nothing further."""
+        return self.ended or self.quiet >= QUIET or (self.judged >= NOTHING and not len(self.planes))
+
+    def run(self) -> None:
+        """Gather more bends, and look which hyperplanes they agree on. Queries: about 2,000 for each bend, and 15 to 30
+        bends for each neuron, as long as the budget leaves what measures hyperplanes again."""
+        try:
+            while len(self.seen) < MORE * self.judged or not len(self.seen):
+                for more, faces in sightings(self.side, self.chart, self.pool, self.precision, self.rng):
+                    self.seen = Sightings.joined([self.seen, more])
+                    self.faces = Faces.joined([self.faces, faces])
+        except BudgetExceeded:
+            self.ended = True
+        self.judged, known = len(self.seen), len(self.planes)
+        self.planes, self.support = hyperplanes_of(self.seen)
+        self.settled = 0 < len(self.planes) <= known
+        self.quiet = self.quiet + 1 if len(self.planes) <= known and self.judged >= NOTHING else 0
+
+    def network(self, completed: Callable[[SliceSearch], Completed | None]) -> Completed | None:
+        """The network along these directions; None where further bends would not lead to one. `completed`: reads
+        it off hyperplanes that are known. Queries: those of `run` and of `completed`."""
+        while True:
+            try:
+                # As long as bends show further hyperplanes the last layer has no solution.
+                found = completed(self) if self.settled else None
+            except BudgetExceeded:
+                return None
+            whole = found is not None and found.whole
+            if found is not None and whole and (self.done or nothing_left(found, self.pool, self.rng)):
+                self.side.kept_back = 0
+                return found
+            if self.done:
+                return None
+            self.run()
+
+    def first_layer(self) -> Hyperplanes:
+        """The hyperplanes at which faces end, measured again, without those of deeper neurons, which end themselves
+        where they meet a first layer's. Queries: those of `sharpened` and `looks`."""
+        ask = self.side, self.chart, self.faces
+        self.side.kept_back = 0
+        try:
+            planes = sharpened(*ask, self.planes, self.precision, self.rng)
+            # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
+            ended, passed = looks(*ask, planes, self.precision, self.rng)
+        except BudgetExceeded:
+            return Hyperplanes.none(self.chart.n)
+        good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)
+        good &= bends_at_none(self.seen, self.support, planes, good)
+        return planes[np.flatnonzero(good)].distinct()
 
     def told(self) -> str:
         """How many bends the hyperplanes explain."""
@@ -191,59 +247,6 @@ class Slice:
             f"Along {self.chart.n} random directions {on} of {len(self.seen)} bends of the boundary lie on these "
             "neurons' hyperplanes; others belong to deeper layers, or were seen too seldom."
         )
-
-
-def few_directions(search: HyperplaneSearch, pool: Pool, oracle: Oracle, rng: np.random.Generator) -> Slice | None:
-    """Hyperplanes along a few directions, where a search along many met none for coarse normals.
-
-    `search`: it. `pool`: points of all labels, in coordinates of all inputs. `oracle`: answers labels. Returns what was
-    met; None where normals are fine, inputs few, or nothing was met. Queries: those of `read_slice`.
-    """
-    if search.precision.normal < ROUGH or pool.chart.n <= 2 * DIRECTIONS:
-        return None
-    found = read_slice(oracle, pool, rng)
-    return found if found is not None and len(found.planes) else None
-
-
-def read_slice(oracle: Oracle, pool: Pool, rng: np.random.Generator) -> Slice | None:
-    """The hyperplanes along a few random directions through the middle of a pool's points.
-
-    `pool`: points of all labels, in coordinates of all inputs. Returns what was met; None where there is one label
-    only. Queries: about 2,000 for each bend, and 20 to 30 bends for each neuron, as long as the budget lasts.
-    """
-    whole = pool.chart
-    basis = random_directions(DIRECTIONS, pool, rng)
-    chart = Chart(oracle, whole.origin, whole.size * float(np.sqrt(whole.n / DIRECTIONS)), basis)
-    inside = two_labels(chart, chart.coordinates(whole.inputs(pool.given)), rng)
-    if inside is None:
-        return None
-    found = Slice(chart, Sightings.none(chart.n), Faces.none(chart.n), Hyperplanes.none(chart.n), [])
-    precision = precision_of(noise_of(inside, rng))
-    ask = inside.side, chart
-    left, quiet, judged, ended = oracle.ledger.left, 0, 0, False
-    inside.side.kept_back = int((1 - GATHERING) * left) if np.isfinite(left) else 0
-    while quiet < QUIET and not ended and (judged < NOTHING or len(found.planes)):
-        try:
-            for more, faces in sightings(*ask, inside, precision, rng):
-                found.seen, found.faces = Sightings.joined([found.seen, more]), Faces.joined([found.faces, faces])
-        except BudgetExceeded:
-            ended = True
-        if len(found.seen) < MORE * judged and not ended:
-            continue
-        judged, known = len(found.seen), len(found.planes)
-        found.planes, found.support = hyperplanes_of(found.seen)
-        quiet = quiet + 1 if len(found.planes) <= known and judged >= NOTHING else 0
-    inside.side.kept_back = 0
-    try:
-        planes = sharpened(*ask, found.faces, found.planes, precision, rng)
-        # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
-        ended, passed = looks(*ask, found.faces, planes, precision, rng)
-        good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)
-        good &= bends_at_none(found.seen, found.support, planes, good)
-        found.planes = planes[np.flatnonzero(good)].distinct()
-    except BudgetExceeded:
-        found.planes = Hyperplanes.none(chart.n)
-    return found
 
 
 def hyperplanes_of(seen: Sightings) -> tuple[Hyperplanes, list[Int[np.ndarray, " s"]]]:

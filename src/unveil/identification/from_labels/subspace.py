@@ -17,19 +17,21 @@ EXTRA = 1  # directions more than were found: a neuron that few normals show mak
 ROUGH = 1e-4  # error of a normal, per coordinate, that is good enough to count directions
 
 
-def subspace(whole: Chart, pool: Pool, rng: np.random.Generator) -> tuple[Float[np.ndarray, "d n"], float] | None:
+def subspace(
+    whole: Chart, pool: Pool, rng: np.random.Generator, most: float = np.inf
+) -> tuple[Float[np.ndarray, "d n"], float] | None:
     """A subspace in which the boundary has no more dimensions than the network has neurons.
 
     In a random subspace of d dimensions the boundary's normals span as many as in all of them, or d. So d grows until
     they span less. No precision is needed: whatever the subspace, the network restricted to it has the same neurons.
     `whole`: all directions. `pool`: points in these; examples among them point the way. `rng`: draws subspaces and
-    boundary points. Returns orthonormal directions, and by how much longer a typical input is than its part along them;
-    None where all directions matter. Queries: about `20 d` a normal, `k + 4` normals for k neurons.
+    boundary points. `most`: directions looked at, at most. Returns orthonormal directions, and by how much longer a
+    typical input is than its part along them; None where all directions matter, or as many. Queries: about `20 d` a
+    normal, `k + 4` normals for k neurons.
     """
     n, d = whole.n, FIRST
-    while n > FEW and d < n:
-        basis = random_directions(d, pool, rng)
-        stretch = float(np.sqrt(n / d))
+    while n > FEW and d < n and d <= most:
+        basis, stretch = random_slice(d, pool, rng)
         spanned = _spanned(Chart(whole.oracle, whole.origin, whole.size * stretch, basis), pool, rng)
         if spanned is not None and len(spanned) < d:
             return spanned @ basis, stretch
@@ -44,6 +46,11 @@ def random_directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.
         apart = pool.given[rng.integers(len(pool.given), size=d // 2)] - pool.given.mean(axis=0)
         drawn[: d // 2] = apart + 1e-6 * drawn[: d // 2]
     return np.asarray(np.linalg.qr(drawn.T)[0].T)
+
+
+def random_slice(d: int, pool: Pool, rng: np.random.Generator) -> tuple[Float[np.ndarray, "d n"], float]:
+    """The same, and by how much longer a typical input is than its part along them."""
+    return random_directions(d, pool, rng), float(np.sqrt(pool.chart.n / d))
 
 
 def _spanned(chart: Chart, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "r d"] | None:
