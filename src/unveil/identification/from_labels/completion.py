@@ -22,7 +22,7 @@ from unveil.identification.from_labels.output import (
     with_classes,
     with_others,
 )
-from unveil.identification.from_labels.polish import Completed, Polished, needed, polish, uncertainty
+from unveil.identification.from_labels.polish import Completed, Polished, polish, uncertainty
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.rare_classes import open_numbers, rare_crossings, telling_rare
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -138,7 +138,7 @@ class Completion:
             again += 1
             fresh, missed = self._foretold(fitted.model, fitted.rms)
             fitted = polish(fitted.model, fresh)
-        fitted = replace(fit := needed(fitted, fresh, self.fine), model=fit.model.pruned())
+        fitted = replace(fitted, model=fitted.model.pruned())
         error = self._uncertainty(fitted, fresh, self.fine / 4)
         if self.accuracy < error < np.inf and self.fine > 2 * self.precision.digits:
             # Numbers that boundaries hardly tell need them as much more finely.

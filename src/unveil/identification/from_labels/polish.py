@@ -13,10 +13,6 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import Boundaries, LabelModel
 
 MEASURED = 1e-6  # how exactly hyperplanes are known before the fit, relative
-NEAR = 1e-3  # points no further off than this take part in the last steps
-WEAK = 0.1  # neurons of less than this share of the usual effect are tried without
-# Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale.
-FREE = 1e-10
 # Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left out
 # of a step.
 KEPT = 30.0
@@ -72,26 +68,6 @@ def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) ->
         else:
             damping = max(damping, 1e-10) * 30
             waited += damping > 1
-    return _finished(best, at)
-
-
-def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
-    """Steps without damping on all points near by: what only one of them tells must not count as that point's fault."""
-    for _ in range(3):
-        residual, jacobian = best.model.linearised(at)
-        near = np.abs(residual) < NEAR
-        scale = np.linalg.norm(jacobian[near], axis=0)
-        if near.sum() < len(scale) or not best.rms < 1e-9:
-            return best
-        scale[scale <= 1e-10 * scale.max()] = np.inf
-        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=FREE)[0] / scale
-        trial = Polished(best.model.moved(step), best.rms, best.outside)
-        before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
-        if not after <= before:
-            return best
-        best = Polished(trial.model, *_judged(trial.model, at))
-        if after > 0.5 * before:
-            break
     return best
 
 
@@ -152,20 +128,6 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
     found = lsmr(system, -off / count, atol=TOLD, btol=TOLD, maxiter=GRADIENTS)[0]
     inner, outer = across.T @ found[:first].reshape(neurons, -1) / share, found[first:].reshape(apart.shape[1], -1)
     return np.concatenate([inner.ravel(), (outer / scale).ravel()])
-
-
-def needed(fitted: Polished[LabelModel], at: Crossings, fine: float) -> Polished[LabelModel]:
-    """The same without neurons that the points do not need: hyperplanes that were none. `fitted`: a fit. `at`: its
-    points. `fine`: how exactly they are known."""
-    model = fitted.model
-    size = np.linalg.norm(model.outer - model.outer.mean(axis=0), axis=0) * np.linalg.norm(model.inner, axis=1)
-    weak = np.flatnonzero(size < WEAK * np.median(size)) if len(size) > 1 else np.empty(0, dtype=int)
-    left = np.arange(len(size))
-    for i in weak[np.argsort(size[weak])]:
-        trial = polish(fitted.model.kept(np.flatnonzero(left != i)), at)
-        if trial.rms <= 4 * max(fitted.rms, fine) and trial.outside <= max(fitted.outside, 0.02):
-            fitted, left = trial, left[left != i]
-    return fitted
 
 
 def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
