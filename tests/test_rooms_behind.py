@@ -30,7 +30,6 @@ from unveil.identification.piecewise_linear.traced_layers import (
     _behind,
     _explained,
     _last,
-    _own,
     _with,
     first_sums,
     trace_layers,
@@ -348,23 +347,6 @@ def test_of_a_neuron_followed_twice_the_one_known_better_is_kept() -> None:
     assert _with((part,), whole) == (whole,)
     assert _with((whole,), part) == (whole,)
     assert _with((whole,), other) == (whole, other)
-
-
-def test_of_two_neurons_met_at_the_same_places_the_one_that_explains_more_is_kept() -> None:
-    rng = np.random.default_rng(1)
-    weights = random_weights((6, 3, 2), rng, bias=0.5)
-    probe, frame, _ = few_digits(weights, rng)
-    lines = tuple(line_search(probe.ask, *frame.lines(40, 50.0, rng), probe.noise, rng))
-    right = [
-        Followed(w / np.linalg.norm(w), float(b / np.linalg.norm(w)), np.ones(6, bool), 1e-10 * np.eye(7))
-        for w, b in zip(*weights[0], strict=True)
-    ]
-    # One wrong weight, of a large stated error: its hyperplane is within that at most places of the right one.
-    wrong = replace(right[0], weights=right[0].weights + 0.03 * np.eye(6)[0], spread=1e-5 * np.eye(7))
-    for partial in ((wrong, *right), (*right, wrong)):
-        kept = _own(replace(Traced.begun(np.zeros(6)), partial=partial, lines=lines))
-        assert len(kept) == 3
-        assert all(one is own for one, own in zip(kept, right, strict=True))
 
 
 def test_many_inputs_are_read_along_a_few_directions_first() -> None:

@@ -184,26 +184,7 @@ class _One:
         if not len(every.x):
             return self, False
         one, _ = self.measured(every)
-        new = np.flatnonzero(one.known & ~self.known)
-        if not len(new):
-            return one, False
-        # Another neuron's breakpoint may have been taken for it: then it is not where it should be now.
-        x, which = one.entered(new)
-        there = one.usable(x, which)
-        steps = one.local_breakpoints(every := _first(there, FILLS - 1, -there.half))
-        for each in new:
-            mine = every.entered == each
-            if (steps.none & mine).any() and not (steps.found & mine).any():
-                one = one.without(int(each))
         return one, bool((one.known & ~self.known).any())
-
-    def without(self, j: int) -> _One:
-        """A weight is unknown after all."""
-        keep = self.g[:, j] == 0
-        at, g, sigma = self.at[np.append(True, keep)], self.g[keep], self.sigma[keep]
-        theta, spread, _ = plane(self.fixed, self.told, g, sigma)
-        known = self.known & (np.arange(len(self.known)) != j)
-        return replace(self, at=at, g=g, sigma=sigma, known=known, theta=theta, spread=spread)
 
     def around(self) -> Float[np.ndarray, "P d"]:
         """Places near those where it was seen; coordinates stay positive."""

@@ -12,7 +12,7 @@ from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.completeness import leaks_of_few, steady_of_few
-from unveil.identification.piecewise_linear.critical_point import across, along, row_space, zeros
+from unveil.identification.piecewise_linear.critical_point import across, row_space
 from unveil.identification.piecewise_linear.derivative_sums import active_sums
 from unveil.identification.piecewise_linear.derivatives import Station, derivatives
 from unveil.identification.piecewise_linear.frame import Frame
@@ -31,9 +31,6 @@ WHOLE = 0.95  # share of the derivatives that must be sums of a layer's active n
 # are left; and the rounds after which it is given up.
 CALM, NEARLY, QUIET, LOST = 2, 0.9, 6, 8
 TRIED = 20  # hyperplanes followed in each round among usual points, the clearest ones: most are of deeper layers
-# Share of the places where a neuron must bend lines that were searched, and does; share of these breakpoints that must
-# be no other one's.
-OFTEN, MINE = 0.7, 0.5
 ALIKE = 0.03  # neurons whose known weights differ less are one
 # Usual points where a layer is asked whether a neuron is missing, of so many times as many where that may be seen; the
 # share of them that may say so; how far beyond both points lines between such points reach. Halvings of a line from a
@@ -153,7 +150,6 @@ def _next_layer(
             if one is not None:
                 state = replace(state, partial=_with(state.partial, one))
                 yield state
-        state = replace(state, partial=_own(state))
         quiet, aimed = (0, min(aimed, 1)) if len(state.partial) > had else (quiet + 1, aimed)
         if quiet < CALM and not aimed:
             state = _search(probe, frame, state, frame.lines(LINES, FAR, probe.rng))
@@ -236,49 +232,6 @@ def _explained(
             blind = (on & ~one.known).any(axis=1)
             out |= ~blind & (np.abs(h @ one.weights + one.bias) <= NEAR * doubt + slack * rate)
     return out
-
-
-def _own(state: Traced) -> tuple[Followed, ...]:
-    """The neurons that lines met nearly wherever they must have, by breakpoints that are no better one's.
-
-    One with a wrong weight is met at most of the places of the right one: a breakpoint is one neuron's, that of the one
-    which explains more. Lines among usual points are crowded, and miss more: they tell of neurons that no other meets.
-    """
-    should, were = _met(state, state.lines)
-    for i, others in enumerate(zip(*_met(state, state.among), strict=True)):
-        if not should[i]:
-            should[i], were[i] = others[0], {(-1 - number, at) for number, at in others[1]}
-    taken, kept = set[tuple[int, int]](), set[int]()
-    for i in np.argsort([each - 2 * len(met) for each, met in zip(should, were, strict=True)], kind="stable"):
-        met = were[i]
-        if len(met) >= OFTEN * should[i] and len(met - taken) >= MINE * len(met):
-            kept.add(int(i))
-            taken |= met
-    return tuple(one for i, one in enumerate(state.partial) if i in kept)
-
-
-def _met(state: Traced, lines: tuple[Line, ...]) -> tuple[list[int], list[set[tuple[int, int]]]]:
-    """At how many places each neuron must have bent these lines, and the breakpoints there, as line and number."""
-    should, were = [0] * len(state.partial), [set[tuple[int, int]]() for _ in state.partial]
-    spreads = _spreads(state, lines is state.among)
-    for number, line in enumerate(lines):
-        t, h = along(list(state.layers), line.base, line.direction, line.low, line.high)
-        every = np.concatenate([h, np.ones((len(h), 1))], axis=1)
-        for i, one in enumerate(state.partial):
-            at, piece, _ = zeros(t, (h @ one.weights + one.bias)[:, None])
-            active = np.maximum(h[piece], h[piece + 1]) > 0
-            blind = active @ ~one.known if state.layers else np.zeros(len(at), dtype=bool)
-            at, piece = at[~blind], piece[~blind]
-            g, x = every[piece], line.inputs(at)
-            before = doubt_of_sums(state.layers, spreads, x) * (g[:, :-1] > 0)
-            rate = np.abs((h[piece + 1] - h[piece]) @ one.weights) / np.maximum(t[piece + 1] - t[piece], 1e-300)
-            doubt = np.einsum("pi,ij,pj->p", g, one.spread, g) + before @ one.weights**2
-            doubt = NEAR * np.sqrt(doubt) / np.maximum(rate, 1e-300)
-            off = np.abs(at[:, None] - line.t) - 3 * line.width - doubt[:, None]
-            should[i] += len(at)
-            seen = off.min(axis=1, initial=np.inf) < SAME * (1 + np.abs(at)) * 10
-            were[i] |= {(number, int(np.abs(line.t - each).argmin())) for each in at[seen]}
-    return should, were
 
 
 def _search(probe: Probe, frame: Frame, state: Traced, lines: Lines) -> Traced:
