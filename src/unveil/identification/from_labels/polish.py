@@ -13,6 +13,9 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.model import Boundaries, LabelModel
 
 MEASURED = 1e-6  # how exactly hyperplanes are known before the fit, relative
+NEAR = 1e-3  # points no further off than this take part in the last steps
+# Singular values less than this share of the largest belong to what labels leave open: lengths of rows and a scale.
+FREE = 1e-10
 # Points further off than so many times the root mean square of the rest lie behind an edge that moved, and are left out
 # of a step.
 KEPT = 30.0
@@ -68,6 +71,26 @@ def polish(model: M, at: Crossings, *, steps: int = 20, floor: float = 1e-16) ->
         else:
             damping = max(damping, 1e-10) * 30
             waited += damping > 1
+    return _finished(best, at)
+
+
+def _finished(best: Polished[M], at: Crossings) -> Polished[M]:
+    """Steps without damping on all points near by: what only one of them tells must not count as that point's fault."""
+    for _ in range(3):
+        residual, jacobian = best.model.linearised(at)
+        near = np.abs(residual) < NEAR
+        scale = np.linalg.norm(jacobian[near], axis=0)
+        if near.sum() < len(scale) or not best.rms < 1e-9:
+            return best
+        scale[scale <= 1e-10 * scale.max()] = np.inf
+        step = np.linalg.lstsq(jacobian[near] / scale, -residual[near], rcond=FREE)[0] / scale
+        trial = Polished(best.model.moved(step), best.rms, best.outside)
+        before, after = np.linalg.norm(residual[near]), np.linalg.norm(trial.model.distances(at)[near])
+        if not after <= before:
+            return best
+        best = Polished(trial.model, *_judged(trial.model, at))
+        if after > 0.5 * before:
+            break
     return best
 
 
