@@ -89,7 +89,8 @@ def _climbed(
     most: Float[np.ndarray, " count"],
     within: Within | None,
 ) -> Float[np.ndarray, "count n"]:
-    """Points moved by `CLIMB` steps to where their mixtures are larger; arguments as of `unusual`."""
+    """The points `x` moved by `CLIMB` steps to where their mixtures of features are larger. `weights`: of each point's
+    mixture. Others: as of `unusual`."""
     layer, activation = network.layers[depth], network.layers[depth].activation
     step, sums = most / 6, network.preactivations(x, depth)
     best = np.einsum("ck,ck->c", activation.value(sums[-1]), weights)

@@ -128,8 +128,8 @@ def _drawn(
 def gradients(
     network: Network, depth: int, slope: Float[np.ndarray, "K d"], sums: list[np.ndarray]
 ) -> Float[np.ndarray, "K n"]:
-    """Gradients by the inputs of what has these, `slope`, by the values that layer `depth` takes, one per point.
-    `sums`: the preactivations of the layers before it."""
+    """Gradients by the inputs, one per point, of functions of which `slope` are the gradients by what layer `depth`
+    takes. `sums`: the preactivations of the layers before it, at these points."""
     for below, z in zip(reversed(network.layers[:depth]), reversed(sums[:depth]), strict=True):
         slope = (slope * below.activation.slope(z)) @ below.dense()
     return slope
