@@ -53,17 +53,18 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     `most_lines`: lines for the first layer; `EFFORT` times as many are searched. Yields what was read so far, after
     every line; the last one is the result.
     """
-    if state.parallel:
-        setting = setting._replace(fine=max(setting.fine, COARSE))
+    coarse = setting._replace(fine=max(setting.fine, COARSE))
     for _ in range(EFFORT * most_lines):
         more = True
         while more:
             state = merge_points(setting, state)
             looked = _followed(setting, state) or _completed(setting, state, CHEAP)
             state, more = looked or state, looked is not None
-        state, error = close(setting, state)
+        settled = state.follows(setting.frame) and all(n.known.all() for n in state.candidates.neurons)
+        held = coarse if state.parallel and not settled else setting
+        state, error = close(held, state)
         yield state
-        if error < setting.fine or state.spent:
+        if error < held.fine or state.spent:
             return
         before = len(state.seen)
         state = _another_line(setting, state)
@@ -73,12 +74,16 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 
 
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
-    """With a neuron that is followed from a critical point that none explains, the nearest first; None if none."""
+    """With a neuron that is followed from a critical point that none known whole explains, the nearest first; None if
+    none."""
     layer, examined = state.layers[0], state.examined
     if not state.follows(setting.frame):
         return None
-    for i in sorted(state.unexplained, key=lambda i: float(np.linalg.norm(state.seen[i].x))):
-        seen = state.seen[i]
+    explained = {i for n in state.candidates.neurons if n.known.all() for i in n.members}
+    for seen in sorted(
+        (each for i, each in enumerate(state.seen) if i not in explained),
+        key=lambda each: float(np.linalg.norm(each.x)),
+    ):
         met_on = None if seen in examined else _line_of(state, seen.x)
         examined |= {seen}
         if met_on is None:

@@ -38,7 +38,8 @@ ANGLES, BESIDE = 12, 0.15
 STRAIGHT, JUMP = 20.0, 300.0
 SAME = 1e-3  # a jump differs from what it should be by no more than this share
 ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
-VAGUE = 1e-5  # normals with larger errors begin nothing, slopes off by more are not sums of the weights found
+VAGUE = 1e-5  # normals with larger errors begin nothing, bends with such ones tell no weight
+LEFT = 1e-7  # part of a slope, in units of all weights, up to which the weights found make it up
 TOLD = 0.1  # a side is told if a fit of all comes so close to it
 
 
@@ -82,7 +83,7 @@ class FollowedNeuron:
                 return None  # of parallel rows only the sum is told
         known = self.known | on
         # Nothing else is in it, unless a bend was another neuron's.
-        if np.linalg.norm(rest - (turned * weights * on) @ rows) > VAGUE * np.linalg.norm(weights):
+        if np.linalg.norm(rest - (turned * weights * on) @ rows) > LEFT * np.linalg.norm(weights):
             return None
         offset = self.bias - float((self.weights * turned) @ bias / 2) - float((weights * turned)[on] @ bias[on])
         size = float(np.linalg.norm(weights))
@@ -140,7 +141,7 @@ def follow(
                 up = -where[i]
                 if not known[i]:
                     change = _change(probe, layer, _Crossing(y, i, up, normal, jump))
-                    if change is None:
+                    if change is None or change.error > VAGUE:
                         failed += 1
                         break
                     weights[i], known[i] = change.weight, True
