@@ -257,8 +257,13 @@ def test_a_model_in_a_subspace_is_lifted_into_all_inputs(seed: int) -> None:
     # A label for each bit of each weight outside, once and a half at most, and the check.
     assert asked_for < 1.5 * 5 * 7 * np.log2(1e6) + 1500
     # All numbers at once are then fitted to the last digit of the labels.
-    fitted = Lift(inside, (pool, everywhere), 1e-6, rng).fitted(lifted)
+    lift = Lift(inside, (pool, everywhere), 1e-6, rng)
+    fitted = lift.fitted(lifted)
     assert fitted.reached < 1e-12
+    # Classes met outside join with the exactness of that fit.
+    assert lift.told is fitted
+    assert fitted.figures["open"] == 0
+    assert fitted.figures["error"] < 1e-11
     found, true = (w / np.linalg.norm(w, axis=1, keepdims=True) for w in (fitted.model.inner, truth.inner))
     np.testing.assert_allclose(found, true, atol=1e-12)
     # With its neurons of other lengths and in another order, the weights outside are those read before.

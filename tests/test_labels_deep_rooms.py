@@ -17,9 +17,10 @@ from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.first_layer import completing
+from unveil.identification.from_labels.foretold import foretold_crossings
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.last_layer import last_layer
-from unveil.identification.from_labels.missing_neurons import with_missing
+from unveil.identification.from_labels.missing_neurons import _look, with_missing
 from unveil.identification.from_labels.orientation import without_affine
 from unveil.identification.from_labels.polish import polish
 from unveil.identification.from_labels.pool import Pool, two_labels
@@ -289,3 +290,22 @@ def test_a_class_that_was_met_but_not_read_is_told() -> None:
     # Questions that got it are where to look for it.
     np.testing.assert_array_equal(seen.lacking((0, 1))[:, 0], [10.0])
     assert not len(seen.lacking((0, 1, 7)))
+
+
+def test_a_neuron_that_only_far_inputs_switch_is_looked_for_far_out() -> None:
+    met = []
+    for seed in range(6):
+        case = Case.of(seed)
+        (a, b), (w, c), (v, d) = case.weights
+        # At rest wherever inputs are of usual size.
+        far = np.maximum(3 * np.random.default_rng(seed).standard_normal((4000, SIZES[0])) @ a.T + b, 0).sum(axis=1)
+        more = np.vstack([w, np.ones(w.shape[1])]), np.append(c, -far.max())
+        net = relu_net([(a, b), more, (np.column_stack([v, np.arange(len(v))]), d)])
+        oracle = uv.as_oracle(lambda x, net=net: net(x).argmax(axis=1), shape=SIZES[0], answers="labels")
+        chart = Chart(oracle, np.zeros(SIZES[0]), 1.0, None)
+        pool = Pool(Side(chart), chart, 1.0, np.empty((0, SIZES[0])), np.random.default_rng(seed))
+        points = DeepPoints(pool, case.first, case.points.all[slice(0, 0)], 1e-9)
+        usual = foretold_crossings(case.truth, pool, chart, 500, np.random.default_rng(1))
+        assert not points.look(usual, 500)
+        met.append(_look(case.truth, points, np.random.default_rng(2)))
+    assert_rate(met, 0.8)

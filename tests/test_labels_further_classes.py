@@ -58,3 +58,20 @@ def test_no_class_is_put_behind_neurons_that_are_others_or_an_affine_part() -> N
     assert with_classes_met(replace(found, model=turned), lift, x, np.random.default_rng(2)) is None
     affine = replace(found.model, affine=np.ones((3, 6)))
     assert with_classes_met(replace(found, model=affine), lift, x, np.random.default_rng(2)) is None
+
+
+def test_classes_that_left_numbers_open_are_read_anew_with_one_that_was_lacking() -> None:
+    found, lift, x = lacking_one()
+    rare = int(found.model.classes[-1])
+    wrong = found.model.outer + 0.3 * (found.model.classes == rare)[:, None]
+    pair = tuple(int(c) for c in found.model.classes if c != rare)
+    vague = replace(found, model=replace(found.model, outer=wrong))
+    # Taken as known it leads points between both astray.
+    assert with_classes_met(vague, lift, x, np.random.default_rng(2)) is None
+    told = replace(vague, figures={"error": 1e-12, "open": 1, "pair": pair})
+    grown = with_classes_met(told, lacking_one()[1], x, np.random.default_rng(2))
+    assert grown is not None
+    assert not grown.figures["open"]
+    v, d = WEIGHTS[1]
+    mine, right = (np.column_stack(last) for last in ((grown.model.outer, grown.model.offset), (v, d)))
+    assert np.abs((mine - mine[pair[0]]) - (right - right[pair[0]])).max() < 1e-6

@@ -6,9 +6,11 @@ import numpy as np
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
+from unveil.blackbox.defences import SinglePrecision
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Faces
+from unveil.identification.from_labels.label_reading import LabelReading
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.slices import (
     DIRECTIONS,
@@ -21,6 +23,7 @@ from unveil.identification.from_labels.slices import (
     sightings,
 )
 from unveil.identification.from_labels.subspace import random_slice
+from unveil.identification.from_labels.wanted import Wanted
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -148,3 +151,35 @@ def test_a_slice_shows_first_layer_neurons_and_no_deeper_ones_and_keeps_to_its_b
         assert len(set(off.argmin(axis=0))) == len(read)
         many.append(len(read) >= 3)
     assert_rate(many, 0.8)
+
+
+def test_a_network_is_read_whole_from_a_few_directions_where_answers_are_coarse() -> None:
+    """Eight of twenty inputs are read first, and all numbers fitted from there."""
+    good = []
+    for seed in range(4):
+        weights = random_weights((20, 5, 3), np.random.default_rng(seed), bias=0.3)
+        single = [(w.astype(np.float32), b.astype(np.float32)) for w, b in weights]
+
+        def label(x: np.ndarray, single: list[tuple[np.ndarray, np.ndarray]] = single) -> np.ndarray:
+            (a, b), (c, d) = single
+            return np.asarray((np.maximum(x.astype(np.float32) @ a.T + b, 0) @ c.T + d).argmax(axis=1))
+
+        oracle = SinglePrecision(uv.as_oracle(label, shape=20, answers="labels"))
+        reading = LabelReading(Wanted(), oracle, np.random.default_rng(seed + 100))
+        pool = two_labels(Chart(reading.seen, np.zeros(20), 1.0, None), np.empty((0, 20)), np.random.default_rng(1))
+        assert pool is not None
+        reading.sliced = True
+        inside = reading._along(pool, *random_slice(DIRECTIONS, pool, np.random.default_rng(2)))
+        assert inside is not None
+        outcome, error = reading._rounds(inside)
+        assert isinstance(reading.search, SliceSearch)
+        found = reading._end(outcome, error)
+        # A budget of its own stage, and nothing booked twice.
+        assert sum(found.stats["stages"].values()) == found.queries
+        whole = found.outcome is uv.Outcome.complete and found.network is not None and found.labels is not None
+        if whole:
+            apart = uv.compare(found.network, uv.Network.from_weights(weights), labels=found.labels)
+            assert apart.missing == apart.false == 0
+            assert apart.weight_error < 1e-4
+        good.append(whole)
+    assert sum(good) >= 3

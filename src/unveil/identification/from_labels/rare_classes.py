@@ -112,7 +112,9 @@ def vaguest_number(model: LabelModel, at: Crossings, pair: tuple[int, ...], erro
     """Standard error of the least certain combination of these numbers, in units of a usual neuron's effect. `model`,
     `at`, `pair`: as in `rare_crossings`. `error`: how exactly the points are known."""
     values = np.linalg.svd(_numbers(model, at, pair), compute_uv=False)
-    return float(error / values.min()) if len(values) and values.min() > 0 else np.inf
+    if not len(values):
+        return 0.0
+    return float(error / values.min()) if values.min() > 0 else np.inf
 
 
 def _open(told: Float[np.ndarray, "N p"], least: float = SEEN) -> Float[np.ndarray, "p q"]:
