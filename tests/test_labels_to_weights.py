@@ -62,6 +62,25 @@ def test_rows_signs_and_last_layer_come_out() -> None:
     assert_rate(whole, 0.75)
 
 
+def test_a_linear_classifier_comes_out_whole_along_all_inputs_and_from_a_subspace() -> None:
+    """Many inputs are read along few directions first; a class that is too rare to be met there may be left."""
+    whole: list[bool] = []
+    for seed, (n, classes) in enumerate([(6, 2), (6, 3), (40, 3), (40, 3), (64, 10), (64, 10)]):
+        rng = np.random.default_rng([seed, n])
+        weights = [(rng.standard_normal((classes, n)) / np.sqrt(n), 0.3 * rng.standard_normal(classes))]
+        net = uv.Network.from_weights(weights)
+        oracle = uv.as_oracle(labels_of(weights, seed), shape=n, answers="labels")
+        found = uv.identify(oracle, rng=rng)
+        assert not [said for said in found.why if "broke down" in said]
+        whole.append(found.outcome is uv.Outcome.complete and found.network is not None)
+        if whole[-1]:
+            assert found.network is not None
+            x = rng.standard_normal((20_000, n))
+            mine = np.array(found.labels)[found.network(x).argmax(axis=1)]
+            whole[-1] = bool((mine != net(x).argmax(axis=1)).mean() < 1e-3)
+    assert_rate(whole, 0.7)
+
+
 def test_a_class_that_only_the_check_meets_is_read_and_not_left_out() -> None:
     """Class 1 has 7 in 10,000 random inputs; a network without it is right at nearly all of them."""
     rng = np.random.default_rng(3)

@@ -94,6 +94,7 @@ class Lift:
             return self._judged(weights, len(self.outward))
         size = inside = np.linalg.norm(self._rows(), axis=1)
         expected, open_, base = np.diag(size**2 / self.wide), np.arange(len(self.outward)), at[slice(0, unknown)]
+        met = np.zeros(len(self.outward), dtype=bool)
         # Where another boundary or a neuron's side came in between, shorter moves meet none.
         for shorter in (1.0, 8.0, 64.0):
             moved, first, longer = step / shorter, 0, 1.0
@@ -102,17 +103,22 @@ class Lift:
                 part = open_[first : first + (AT_ONCE if first else FIRST)]
                 shift = self._shifts(base, moved[:unknown], part, expected, cell)
                 weights[:, part] = told = self._solved(base, moved[:unknown], shift)
-                if len(part) > 2 * unknown:
-                    expected = told @ told.T / len(part)
+                # Where a boundary was not met weights are open, whatever further points show.
+                met[part] = np.isfinite(shift).all(axis=0)
+                sure = told[:, met[part]]
+                if sure.shape[1] > 2 * unknown:
+                    expected = sure @ sure.T / sure.shape[1]
                 if not first and len(open_) == len(self.outward):
                     # What a weight vector has inside may be a small part of it: then neurons switched on the way.
-                    old, size = size, np.hypot(inside, np.linalg.norm(told, axis=1))
-                    size = size / np.sqrt(1 + len(part) / self.wide)
+                    old, size = size, np.hypot(inside, np.linalg.norm(sure, axis=1))
+                    size = size / np.sqrt(1 + sure.shape[1] / self.wide)
                     longer = float((size / old).max())
                 first += len(part)
             if longer >= LONG:
                 step = 8 * step / longer
-            elif not len(open_ := open_[~self._confirmed(at, moved, weights, open_, float(cell.max()))]):
+                continue
+            good = self._confirmed(at, moved, weights, open_, float(cell.max()))
+            if not len(open_ := open_[~(good & met[open_])]):
                 break
         reached = self.accuracy * float((cell / self.wanted).max())
         self.told = replace(self._judged(weights, len(open_)), reached=reached)
@@ -210,9 +216,10 @@ class Lift:
         return np.asarray(np.isin(np.arange(len(mixed)), found).reshape(-1, each).mean(axis=1) > MOST)
 
     def _rows(self) -> Float[np.ndarray, "u d"]:
-        """What is unknown outside, as it is inside: weight vectors, and the affine part's logits but the first."""
+        """What is unknown outside, as it is inside: weight vectors, and the affine part's logits less the first."""
         model = self.model
-        return np.concatenate([model.inner, model.affine[1:] if model.affine.any() else model.inner[:0]])
+        apart = model.affine[1:] - model.affine[0] if model.affine.any() else model.inner[:0]
+        return np.concatenate([model.inner, apart])
 
     @property
     def _unknown(self) -> int:
@@ -227,10 +234,10 @@ class Lift:
         """Crossings inside that tell most, the best first, and how far to move from each."""
         model, unknown = self.model, self._unknown
         at = foretold_crossings(model, self.pool, self.inside, 64 * unknown + 256, self.rng)
-        # Numbers of rare classes may be open: the commoner half tells all weights.
+        # Numbers of rare classes may be open: the commoner half tells all weights, but of an affine part no others.
         common = self.pool.classes[: max(2, len(model.classes) // 2)]
         usual = np.flatnonzero(np.isin(at.before, common) & np.isin(at.after, common))
-        if len(usual) > 2 * unknown:
+        if len(usual) > 2 * unknown and not model.affine.any():
             at = at[usual]
         room = self._room(at) * np.sqrt(self.wide) / 6 if model.phi.name == "relu" else np.full(len(at), 0.1)
         # No third class must come up before the boundary is met.
@@ -267,11 +274,13 @@ class Lift:
         along = np.sum(model.gaps(at)[1] * at.along, axis=1)
         shift = np.linalg.norm(self._features(at)[:, : len(size)] * size, axis=1) / np.abs(along)
         change = size + shift[:, None] * np.abs(at.along @ model.inner.T)
-        return np.asarray((np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)).min(axis=1))
+        free = np.abs(at.x @ model.inner.T + model.bias) / np.maximum(change, 1e-300)
+        return np.asarray(free.min(axis=1, initial=np.inf))
 
     def _cells(self, at: Crossings, step: np.ndarray, size: np.ndarray) -> Float[np.ndarray, " u"]:
         """How finely each point is located, for weight vectors as accurate as wanted, with as few labels as can be."""
-        k = len(self.model.inner)
+        # Without neurons it is the affine part that is to be as accurate.
+        k = len(self.model.inner) or self._unknown
         size = np.maximum(size[:k] * self.stretch, 1e-300)
         # Errors of a bisection are spread evenly over its last bracket.
         part = (np.linalg.pinv(self._by_weights(at, step))[:k] / size[:, None]) ** 2 * len(self.outward) / 12

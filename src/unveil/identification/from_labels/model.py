@@ -243,7 +243,7 @@ class LabelModel(Boundaries):
         """1 for rectifiers on their own active side and -1 for others, as they leave least of an affine part: by least
         absolute values, in which a class of which little is known counts little."""
         weight, linear = (self.outer - self.outer[0])[1:].T, (self.affine - self.affine[0])[1:]
-        terms = (weight[:, :, None] * self.inner[:, None, :]).reshape(len(weight), -1).T
+        terms = (weight[:, :, None] * self.inner[:, None, :]).reshape(len(weight), linear.size).T
         count = np.ones(len(terms))
         for _ in range(ABSOLUTE):
             back = np.linalg.lstsq(count[:, None] * terms, -count * linear.ravel(), rcond=None)[0]

@@ -136,7 +136,7 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
     first = neurons * len(share)
 
     def forth(v: np.ndarray) -> np.ndarray:
-        inner, outer = v[:first].reshape(neurons, -1), v[first:].reshape(apart.shape[1], -1)
+        inner, outer = v[:first].reshape(neurons, len(share)), v[first:].reshape(apart.shape[1], -1)
         inner, outer = inner.astype(np.float32), outer.astype(np.float32)
         by_rows = np.sum(effects * (extended @ inner.T), axis=1)
         return np.asarray((by_rows + np.sum(apart * (values @ outer.T), axis=1)) / count, dtype=np.float64)
@@ -149,7 +149,10 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
     size = (len(at), first + apart.shape[1] * len(scale))
     system = LinearOperator(size, matvec=forth, rmatvec=back, dtype=np.float64)
     found = lsmr(system, -off / count, atol=TOLD, btol=TOLD, maxiter=GRADIENTS)[0]
-    inner, outer = across.T @ found[:first].reshape(neurons, -1) / share, found[first:].reshape(apart.shape[1], -1)
+    inner, outer = (
+        across.T @ found[:first].reshape(neurons, len(share)) / share,
+        found[first:].reshape(apart.shape[1], -1),
+    )
     return np.concatenate([inner.ravel(), (outer / scale).ravel()])
 
 
