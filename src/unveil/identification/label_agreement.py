@@ -33,15 +33,19 @@ def fresh_points(
     rng: np.random.Generator,
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
-    """Legal points to judge a network at, half of them `check_points` and half close to the network's boundaries.
+    """Legal points to judge a network at: a third `check_points`, a third further out, where classes begin that usual
+    inputs do not have, and a third close to the network's boundaries.
 
     Labels of random points agree even for a rough network; close to a boundary they agree only where it is exact.
     Points lie on both sides, at a distance of a hundred times the accuracy, of the segment on which the boundary was
     crossed (of a few thousand rounding steps in float32). `labels`: of each output; `points`: how many at most; fewer
     where the network knows a single label; `accuracy`: of the weights, relative.
     """
-    x = check_points(network, oracle, points - points // 2, rng)
-    return np.concatenate([*x, near_boundaries(network, labels, oracle, points // 2, rng, accuracy)])
+    each = points // 3
+    usual, further = check_points(network, oracle, points - 2 * each, rng), oracle.sample(each, rng)
+    if oracle.within is None:
+        further = oracle.nearest(np.resize(FURTHER, (each, 1)) * further)
+    return np.concatenate([*usual, further, near_boundaries(network, labels, oracle, each, rng, accuracy)])
 
 
 def disagreement(

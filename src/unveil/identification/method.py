@@ -29,7 +29,7 @@ class Identification:
         outcome: How it ended; `outcome.value` is the sentence with the advice.
         queries: Queries asked in all, probes and held-out checks included.
         residual: Largest |network - oracle| on fresh held-out points, relative to the spread of the answers there; of
-            labels the share that differs, half of the points lying close to the boundaries found.
+            labels the share that differs, a third of the points lying close to the boundaries found.
         method: Name of the method.
         why: What was chosen on the way, and why, one sentence each.
         stats: Figures per stage (queries, certificates, gaps, ...), ready for JSON.
@@ -65,8 +65,9 @@ class Identification:
 
         Two fifths of the points at most are as users ask; the others lie 3 and 30 times as far out or in the
         corners of a box, beside the network's own hyperplanes, and where single features are large. Errors are relative
-        to the spread of the answers at points of the same sort. Of labels half of the points are such ones, and half
-        lie close to the boundaries found, a hundred times further off than the network's numbers are known to.
+        to the spread of the answers at points of the same sort. Of labels a third of the points are such ones, a
+        third lie further out, and a third close to the boundaries found, a hundred times further off than the network's
+        numbers are known to.
 
         Raises:
             BadInput: The oracle has another number of outputs, or there are no points.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from unveil.whitebox.network import Network
 
 _FRESH = 500
-LABELS_DIFFER = 0.01  # share of fresh inputs, half of them close to boundaries, that may have another label
+LABELS_DIFFER = 0.01  # share of fresh inputs, a third of them close to boundaries, that may have another label
 TOLERANCE, LEAST = 10.0, 1e-5  # errors on fresh inputs may exceed the stated ones so many times; so little is rounding
 
 _BODY = """
@@ -109,7 +109,7 @@ def _read_whole(found: Identification, network: Network, differ: float | None) -
     if differ is None:
         agrees, still = f"answers like it, to {brief(found.residual)} on fresh inputs", "."
     else:
-        agrees = f"gives its labels at {share(1 - differ)} of fresh inputs, half of them close to where they change"
+        agrees = f"gives its labels at {share(1 - differ)} of fresh inputs, a third of them close to where they change"
         still = ", up to what labels cannot tell."
     verdict = f"A network {widths} {agrees}: {questions} for {size}{still}"
     return verdict, f"gives away all of its {size} in {questions}"

@@ -94,7 +94,7 @@ class DeepReading:
         return True
 
     def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
-        """How far a network is to be relied on, by fresh points, half of them close to the boundaries found. `deep`:
+        """How far a network is to be relied on, by fresh points, a third of them close to the boundaries found. `deep`:
         the network; None if none came out. `chart`: the coordinates it is in. Queries: `CHECKS`."""
         self.deep = deep
         if deep is None:

@@ -38,7 +38,7 @@ class HardLabels(Wanted, Method):
         attempts: How often the search goes on, with twice the patience, while a neuron seems to be missing.
         accuracy: Wanted of the weight vectors, relative to their length: it sets how many labels are asked.
         accept: Largest share of other labels among the fresh points that judge a complete result.
-        checks: Fresh points that judge the result, half of them close to the boundaries found.
+        checks: Fresh points that judge the result, a third of them close to the boundaries found, a third further out.
         activation: "relu", "tanh" or "sigmoid" where it is known; None: looked for.
         most: Labels asked at most. None: what the oracle's budget leaves, or without one 1,000,000 and 5,000 for each
             input.

@@ -332,7 +332,7 @@ class LabelReading:
         assert network is not None
         known = known_to(self.best.figures.get("error", np.inf) if self.best else np.inf, self.method.accuracy)
         x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, known)
-        told = self.oracle.predictions(self.oracle(x)) if len(x) else np.empty(0, dtype=np.int64)
+        told = self.seen.predictions(self.seen(x)) if len(x) else np.empty(0, dtype=np.int64)
         wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")
         share = float(wrong.mean()) if len(x) else np.inf

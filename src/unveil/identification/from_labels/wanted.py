@@ -16,7 +16,7 @@ class Wanted:
     attempts: int = 7
     accuracy: float = 1e-8
     accept: float = 0.01
-    checks: int = 200
+    checks: int = 300
     activation: str | None = None
     most: int | None = None
     widths: tuple[int, ...] | None = None
