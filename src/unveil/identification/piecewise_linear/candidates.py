@@ -35,7 +35,7 @@ def merge_points(setting: Setting, state: Deeper) -> Deeper:
     """Merge the critical points; where the next layer shows itself whole, read on behind it. Queries: those of `signs`
     and `leaks` for every set of neurons that may be a whole layer."""
     while True:
-        state, met = _merged(state, state.follows(setting.frame))
+        state, met = _merged(state, state.parallel and state.follows(setting.frame))
         # A fit that explains nearly all answers may end behind too few layers, where the next one hardly ever switches:
         # then critical points gather that it does not explain.
         if state.few_open:

@@ -58,7 +58,12 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
         more = True
         while more:
             state = merge_points(setting, state)
-            looked = _followed(setting, state) or _completed(setting, state, CHEAP)
+            # Parallel rows leave unknown weights that are found nowhere.
+            looked = (
+                _followed(setting, state) or _completed(setting, state, CHEAP)
+                if state.parallel
+                else _completed(setting, state, CHEAP) or _followed(setting, state)
+            )
             state, more = looked or state, looked is not None
         settled = state.follows(setting.frame) and all(n.known.all() for n in state.candidates.neurons)
         held = coarse if state.parallel and not settled else setting
@@ -74,12 +79,12 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 
 
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
-    """With a neuron that is followed from a critical point that none known whole explains, the nearest first; None if
-    none."""
+    """With a neuron that is followed from a critical point that none explains, behind parallel rows none known whole,
+    the nearest first; None if none."""
     layer, examined = state.layers[0], state.examined
     if not state.follows(setting.frame):
         return None
-    explained = {i for n in state.candidates.neurons if n.known.all() for i in n.members}
+    explained = {i for n in state.candidates.neurons if n.known.all() or not state.parallel for i in n.members}
     for seen in sorted(
         (each for i, each in enumerate(state.seen) if i not in explained),
         key=lambda each: float(np.linalg.norm(each.x)),
