@@ -28,7 +28,7 @@ from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.reservations import nothing_left, reservations
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.thresholds import thresholds, told
-from unveil.identification.label_agreement import disagreement, known_to, near_boundaries
+from unveil.identification.label_agreement import differs, fresh_points, known_to, near_boundaries
 from unveil.whitebox.activation import activation
 
 
@@ -276,7 +276,7 @@ def test_labels_that_differ_further_out_only_count_in_a_check() -> None:
     far = uv.as_oracle(
         lambda x: np.where(np.abs(x).max(axis=1) > 9, 2, net(x).argmax(axis=1)), shape=2, answers="labels"
     )
-    assert disagreement(net, (0, 1), far, 200, np.random.default_rng(0)) > 0.05
+    assert differs(net, (0, 1), far, fresh_points(net, (0, 1), far, 200, np.random.default_rng(0))).mean() > 0.05
 
 
 def fitted_from_beside(seed: int, affine: float) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.check_points import FURTHER, check_points
@@ -48,17 +48,11 @@ def fresh_points(
     return np.concatenate([*usual, further, near_boundaries(network, labels, oracle, each, rng, accuracy)])
 
 
-def disagreement(
-    network: Network,
-    labels: tuple[int, ...],
-    oracle: Oracle,
-    points: int,
-    rng: np.random.Generator,
-    accuracy: float = 1e-8,
-) -> float:
-    """Share of `fresh_points` with another label. Queries: `points`, fewer where the network knows a single label."""
-    x = fresh_points(network, labels, oracle, points, rng, accuracy)
-    return float(np.mean(oracle.predictions(oracle(x)) != network_labels(network, labels, x)))
+def differs(
+    network: Network, labels: tuple[int, ...], oracle: Oracle, x: Float[np.ndarray, "N n"]
+) -> Bool[np.ndarray, " N"]:
+    """Where an oracle gives another label than a network. Queries: `N`."""
+    return np.asarray(oracle.predictions(oracle(x)) != network_labels(network, labels, x))
 
 
 def at_random(
@@ -79,8 +73,8 @@ def near_boundaries(
     rng: np.random.Generator,
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
-    """Legal points just before and just behind where the network's label changes on random segments, half of them
-    between usual inputs and, without a box, half between points 3 and 30 times as far out."""
+    """Legal points just before and just behind where the network's label changes on random segments between usual
+    inputs; without a box half of these lie between points 3 and 30 times as far out."""
     if count < 2:
         return np.empty((0, oracle.n))
     start, end = oracle.sample(8 * count, rng), oracle.sample(8 * count, rng)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.kernels import Kernels
-from unveil.identification.label_agreement import disagreement, known_to
+from unveil.identification.label_agreement import differs, fresh_points, known_to
 from unveil.identification.validation import validate
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, Outcome
@@ -80,7 +80,8 @@ class Identification:
             return np.inf
         if oracle.answers == "labels" and self.labels is not None:
             known = known_to(float(self.stats.get("error", np.inf)))
-            return disagreement(self.network, self.labels, oracle, points, rng, known)
+            x = fresh_points(self.network, self.labels, oracle, points, rng, known)
+            return float(differs(self.network, self.labels, oracle, x).mean())
         network = self.network
         if oracle.m == network.m + 1 and self.reference is not None:
             network = self.classifier()

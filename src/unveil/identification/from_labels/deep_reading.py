@@ -12,7 +12,7 @@ from unveil.identification.from_labels.deep_completion import Deep, DeepCompleti
 from unveil.identification.from_labels.first_layer import WIDE, further_ones
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.label_agreement import LOOSE, fresh_points, known_to, network_labels
+from unveil.identification.label_agreement import LOOSE, differs, fresh_points, known_to
 from unveil.outcome import BudgetExceeded, Outcome
 
 BENDS, FURTHER = 100_000, 4  # labels asked for more bends at a time, and how often
@@ -105,7 +105,7 @@ class DeepReading:
             self.why.append("Two hidden layers were fitted, but there was no fresh point to judge them by.")
             self.deep = None
             return Outcome.approximate
-        wrong = self.oracle.predictions(self.oracle(x)) != network_labels(network, labels, x)
+        wrong = differs(network, labels, self.oracle, x)
         self.search.book("check")
         self.error = float(wrong.mean())
         self.figures |= {"rms": deep.rms, "missed": deep.missed, "error": deep.error, "open": deep.open}

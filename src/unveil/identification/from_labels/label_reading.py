@@ -30,7 +30,7 @@ from unveil.identification.from_labels.slices import DIRECTIONS, SliceSearch
 from unveil.identification.from_labels.subspace import FEW, random_slice, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
-from unveil.identification.label_agreement import at_random, fresh_points, known_to, network_labels
+from unveil.identification.label_agreement import at_random, differs, fresh_points, known_to
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
 
@@ -332,8 +332,7 @@ class LabelReading:
         assert network is not None
         known = known_to(self.best.figures.get("error", np.inf) if self.best else np.inf, self.method.accuracy)
         x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, known)
-        told = self.seen.predictions(self.seen(x)) if len(x) else np.empty(0, dtype=np.int64)
-        wrong = told != network_labels(network, labels, x) if len(x) else np.empty(0, dtype=bool)
+        wrong = differs(network, labels, self.seen, x) if len(x) else np.empty(0, dtype=bool)
         self._book("check")
         share = float(wrong.mean()) if len(x) else np.inf
         lacking = self.seen.lacking(labels)
