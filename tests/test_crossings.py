@@ -18,7 +18,7 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.straight import AGAIN, met_again
+from unveil.identification.from_labels.straight import POINTS, met_again
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
@@ -213,8 +213,8 @@ def test_a_hyperplane_is_met_again_at_a_few_points_far_apart(seed: int) -> None:
     for which in range(len(truth.planes)):
         before = truth.chart.ledger.asked
         found = met_again(truth.side, truth.chart, faces, truth.planes, which, truth.precision, truth.rng)
-        assert truth.chart.ledger.asked - before <= 4 * len(faces) + AGAIN * 120
-        assert len(found) <= AGAIN
+        assert truth.chart.ledger.asked - before <= 4 * len(faces) + POINTS * 120
+        assert len(found) <= POINTS
         off = np.abs(found.z @ truth.planes.normals[which] + truth.planes.offsets[which])
         on += (off <= found.error + 1e-9).tolist()
         assert len(set(found.face.tolist())) == len(found)
@@ -264,8 +264,7 @@ def test_hyperplanes_of_a_first_layer_are_told_from_others_and_met_again() -> No
         search.keep(truth.faces(24))
         normal = truth.rng.standard_normal(4)
         bogus = truth.planes.added(normal / np.linalg.norm(normal), 0.1 * normal, 1e-9)
-        search.planes = bogus
-        search.ended, search.passed = search.looked = np.zeros((2, len(bogus)), dtype=int)
+        search.begin_with(bogus)
         kept = straight_ones(search, truth.rng)
         likeness = np.abs(kept.normals @ truth.planes.normals.T)
         # No face ends at a hyperplane that is none, and no true one is listed twice.

@@ -243,8 +243,7 @@ def test_a_first_layer_is_completed_by_the_hyperplanes_with_which_normals_lie_in
         search.faces = Faces(at.x, at.along, at.before, at.after, np.full(len(at), 1e-9))
         decoys = rng.standard_normal((12, SIZES[0]))
         decoys /= np.linalg.norm(decoys, axis=1, keepdims=True)
-        search.planes = Hyperplanes.joined([first, Hyperplanes(decoys, rng.standard_normal(12), np.full(12, 1e-9))])
-        search.ended, search.passed = search.looked = np.zeros((2, len(search.planes)), dtype=int)
+        search.begin_with(Hyperplanes.joined([first, Hyperplanes(decoys, rng.standard_normal(12), np.full(12, 1e-9))]))
         # Nothing is missing of a whole layer.
         assert not len(completing(search, first, rng))
         lacking = rng.choice(SIZES[1], 2, replace=False)

@@ -96,6 +96,7 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
 
     monkeypatch.setattr(layer, "sharpened", lambda side, chart, faces, planes, *_: planes)
     monkeypatch.setattr(layer, "completing", lambda *_: Hyperplanes.none(5))
+    monkeypatch.setattr(layer, "_outside", lambda *_: 0.0)
     search = Search()
     assert len(layer.first_layer(search, rng)) == 10  # type: ignore[arg-type]
     assert not search.refuted

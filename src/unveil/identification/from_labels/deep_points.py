@@ -15,6 +15,7 @@ from unveil.identification.from_labels.pool import Pool
 
 ON = 1e-4  # points nearer than this to a model's boundary lie on it, before the fit of all numbers
 CLOSE = 1e-6  # so near to a hyperplane of the first layer it is not certain which side a point is on
+SPENT = 0.1  # share of the labels left that may be spent on points where weights count that are not told
 USABLE = 0.05  # share of the boundary points at which all weights that count must be told
 # How often the bracket around one that is missing grows eightfold, from `ON` on: to some sizes of a typical input.
 GROW = 5
@@ -60,7 +61,9 @@ class DeepPoints:
                 ours &= (at.before == two) | (at.after == two)
             short = need - int((ours & good).sum())
             if short > 0:
-                self.add(self.pool.crossings(int(short / share), self.coarse, (one, two)))
+                # Where most points are of weights that nothing told, more bends tell these with fewer labels.
+                most = SPENT * self.pool.chart.ledger.left / 35 / (len(others) + 1) if share < 1 else short
+                self.add(self.pool.crossings(int(min(short / share, most)), self.coarse, (one, two)))
         at = self.inside(self.all)
         return at[np.flatnonzero(~(at.x[:, ~told] > 0).any(axis=1))]
 

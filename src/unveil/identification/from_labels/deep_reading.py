@@ -15,7 +15,7 @@ from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.label_agreement import LOOSE, differs, fresh_points, known_to
 from unveil.outcome import BudgetExceeded, Outcome
 
-BENDS, FURTHER = 100_000, 4  # labels asked for more bends at a time, and how often
+BENDS, FURTHER = 100_000, 8  # labels asked for more bends at a time, and how often
 RARE = 1_000  # random points asked each time, for classes that a search meets hardly anywhere
 CHECKS = 2_000  # fresh points that judge a network with two hidden layers
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from unveil.identification.from_labels.faces import ROUGH
 from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes, agreed
-from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.second_layer import active_sides, likely_sides
+from unveil.identification.from_labels.search import VAGUE, HyperplaneSearch
+from unveil.identification.from_labels.second_layer import INACTIVE, active_sides, likely_sides
 from unveil.identification.from_labels.standing import none_stands
 from unveil.identification.from_labels.straight import SHARE, looks, sharpened, straight
 
@@ -18,7 +18,11 @@ AMONG, SHARED = 1_000, 16
 # So many times as far out, every other time, half of the points: neurons of either layer that are active, or at rest,
 # at nearly all usual inputs switch there, and classes that are rare at these are met.
 WIDE = 10.0
-QUIET = 2  # looks in a row that show nothing new, after which the first layer counts as read
+# Looks in a row that show nothing new, after which the first layer counts as read, where hardly any of the boundary's
+# normals lies outside the spans of what is active: the first number where few do, and where many.
+QUIET, PATIENT = 2, 6
+NONE, SOME = 0.005, 0.05  # share of the normals; those across an edge that was not seen may
+EXACT = 1e-5  # hyperplanes known better than this need no further points, before all numbers are fitted
 
 
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
@@ -27,8 +31,8 @@ def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperpl
     good = search.look(rng)
     if search.precision.normal < ROUGH:  # else all of them are vague, up to the end
         search.sharpen(good)
-        # Around what is known no better than hyperplanes are told apart, faces end at others.
-        good = good & (search.planes.error < ALIKE)
+        # Dual points that agree on no more exact one are of a hyperplane that is bent, or of several.
+        good = good & (search.planes.error <= VAGUE)
     return search.planes[np.flatnonzero(good)].distinct()
 
 
@@ -41,7 +45,9 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     for chunk in range(CHUNKS):
         quiet = 0 if len(first) > known else quiet + 1
         known = max(known, len(first))
-        if quiet >= QUIET or search.hopeless:
+        if search.hopeless or quiet >= PATIENT:
+            break
+        if quiet and _outside(search, first, rng) <= (NONE if quiet < QUIET else SOME):
             break
         search.stale = 0
         search.pool.wide = 1.0 if chunk % 2 else WIDE
@@ -51,9 +57,18 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     if search.refuted:
         return Hyperplanes.none(search.chart.n)
     first = Hyperplanes.joined([first, completing(search, first, rng)])
-    first = sharpened(search.side, search.chart, search.faces, first, search.precision, rng)
+    vague = first.error > EXACT
+    if vague.any():
+        sharp = sharpened(search.side, search.chart, search.faces, first[vague], search.precision, rng)
+        first = Hyperplanes.joined([first[~vague], sharp])
     search.book("sharpening")
     return first
+
+
+def _outside(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> float:
+    """Share of the boundary's normals that lie outside the span of the weight vectors that are active there."""
+    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
+    return float((likely_sides(first, judges)[1] > INACTIVE).mean()) if len(first) and len(judges) else 1.0
 
 
 def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
@@ -94,9 +109,9 @@ LACKING = 3  # so many of them may be missing
 def completing(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
     """Hyperplanes met that too few faces reach to see whether they go on straight, and that complete a first layer.
     With them the boundary's normals lie in the spans of what is active, and without them they do not."""
-    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
-    if not len(judges) or active_sides(first, judges) is not None:
+    if not len(search.faces) or _outside(search, first, rng) < SOME:
         return first[slice(0, 0)]
+    judges = search.faces[rng.permutation(len(search.faces))[:MET]]
     ended, passed = np.stack([search.ended, search.passed]) + search.looked
     good = np.flatnonzero((passed <= SHARE * ended) & (search.planes.error < ALIKE))
     every, grown = Hyperplanes.joined([first, search.planes[good]]), np.arange(len(first))

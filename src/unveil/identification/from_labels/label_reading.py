@@ -27,7 +27,7 @@ from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.from_labels.seen_labels import SeenLabels, ended
 from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curved
 from unveil.identification.from_labels.slices import DIRECTIONS, SliceSearch
-from unveil.identification.from_labels.subspace import FEW, random_slice, subspace
+from unveil.identification.from_labels.subspace import FEW, all_that_matter, random_slice, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
 from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.label_agreement import at_random, differs, fresh_points, known_to
@@ -52,7 +52,7 @@ class LabelReading:
         self.why: list[str] = []
         self.stats: dict[str, Any] = {"stages": {}}
         self.search: HyperplaneSearch | SigmoidalSearch | SliceSearch | None = None
-        self.curved = self.sliced = False
+        self.curved = self.sliced = self.spanned = False
         self.completion: Completion | None = None
         self.best: Completed | None = None
         self.chart: Chart | None = None
@@ -67,8 +67,7 @@ class LabelReading:
             self.why.append("Inputs on a grid are too coarse to locate a boundary as exactly as its normals need.")
             return self._end(Outcome.not_resolved)
         try:
-            pool = self._look()
-            if pool is None:
+            if (pool := self._look()) is None:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
                 return self._end(Outcome.nothing_to_find)
             if "thresholds" in self.stats:
@@ -94,8 +93,7 @@ class LabelReading:
             outcome = self._read(pool)
             if outcome is not Outcome.complete or self.deep is not None:
                 return outcome, self.error
-            outcome = self._lift(pool)
-            if outcome is not Outcome.complete:
+            if (outcome := self._lift(pool)) is not Outcome.complete:
                 break
             if self.best is not None and (carried := with_one_more(self.best)) is not None:
                 self.best, self.stats["active at the whole boundary"] = carried[0], 1
@@ -132,6 +130,8 @@ class LabelReading:
             fewer = subspace(whole, pool, self.rng, FEW if coarse else np.inf)
             if fewer is None and coarse:
                 self.sliced, fewer = True, random_slice(DIRECTIONS, pool, self.rng)
+            elif fewer is None and oracle.n > FEW and (basis := all_that_matter(whole, pool, self.rng)) is not None:
+                self.spanned, fewer = True, (basis, 1.0)
         elif oracle.n <= MANY or oracle.within is not None:
             fewer = None
         else:
@@ -141,15 +141,15 @@ class LabelReading:
         return (None if fewer is None else self._along(pool, *fewer)) or pool
 
     def _along(self, pool: Pool, basis: Float[np.ndarray, "d n"], stretch: float) -> Pool | None:
-        """Points of two labels at least along some directions, out of points in all inputs; None where they show one
-        label only."""
+        """Points of two labels at least along some directions; None where they show one label only."""
         chart = Chart(self.seen, pool.chart.origin, pool.chart.size * stretch, basis)
         inside = two_labels(chart, chart.coordinates(pool.chart.inputs(pool.given)), self.rng)
         self._book("first look")
         self.sliced &= inside is not None
         if inside is not None:
             self.chart, self.everywhere = chart, pool
-            self.why.append(f"Of {self.oracle.n} inputs {len(basis)} directions were read first.")
+            read = "matter" if self.spanned else "were read first"
+            self.why.append(f"Of {self.oracle.n} inputs {len(basis)} directions {read}.")
         return inside
 
     def _fewer(self, pool: Pool) -> Pool | None:
@@ -383,7 +383,8 @@ class LabelReading:
         self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
         network, labels = self._network(), self._labels()
         if network is None:
-            rows, said = rows_read(self.search, self.chart, self.first, self.stats.get("second layer", 0))
+            second = self.stats.get("second layer", 0)
+            rows, said = rows_read(self.search, self.chart, self.first, second, some=not self.spanned)
             self.stats |= rows
             self.why += said
         else:

@@ -16,12 +16,14 @@ def rows_read(
     chart: Chart | None,
     first: Hyperplanes | None,
     second: int,
+    *,
+    some: bool = True,
 ) -> tuple[dict[str, Any], list[str]]:
     """Rows and biases of the neurons that were read, up to sign and length, and what there is to say of them.
 
     `search`: what was met. `chart`: the coordinates it was met in. `first`: the first layer of a deeper network, if it
-    was told from what is behind. `second`: neurons of a second layer that were told apart. Returns `rows_read`, of a
-    sigmoidal layer `directions`, too; and sentences.
+    was told from what is behind. `second`: neurons of a second layer that were told apart. `some`: whether directions
+    beside the chart's may matter. Returns `rows_read`, of a sigmoidal layer `directions`, too; and sentences.
     """
     if search is None or chart is None:
         return {}, []
@@ -40,7 +42,9 @@ def rows_read(
         planes = planes[planes.error < ALIKE]
         normals, offsets = planes.normals, planes.offsets
         part = (
-            "" if chart.basis is None else f", along the {chart.n} directions of {chart.oracle.n} looked at so far only"
+            ""
+            if chart.basis is None or not some
+            else f", along the {chart.n} directions of {chart.oracle.n} looked at so far only"
         )
         why = [f"{len(planes)} neurons of the first layer were read, up to sign and scale{part}."]
         if vague:

@@ -12,15 +12,25 @@ from unveil.identification.from_labels.dual_points import DualPoints, dual_point
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.standing import AGAIN, bends_spent, none_stands
-from unveil.identification.from_labels.straight import SHARE, bent, looks, met_again, sharpened, straight
+from unveil.identification.from_labels.standing import LATER, bends_spent, none_stands
+from unveil.identification.from_labels.straight import (
+    ENDED,
+    SHARE,
+    UNSEEN,
+    bent,
+    look_on,
+    met_again,
+    sharpened,
+    straight,
+    told,
+)
 from unveil.identification.from_labels.walks import Walks, closer, faces_behind, walk
 
 # Random faces measured at a time; faces behind known hyperplanes after each round of walks; and such rounds.
 AT_ONCE, HOPS, DEPTH = 2, 3, 4
 ROUNDS = 60  # rounds of new faces, at most
 # Share of the hyperplanes that must be bent before a network counts as deeper: some of one layer are met by chance.
-BENDING = 0.3
+BENDING = 0.15
 BARREN = 48  # boundary points without a flat piece, before there is taken to be none
 # Walks from a face at a time; so many times as many, where normals are coarse; and on the last faces behind edges.
 WALKS, COARSE, LAST = 8, 2, 2
@@ -28,6 +38,9 @@ DOUBTED = 3  # walks that pass a hyperplane before it is taken back, where norma
 # Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
 # where they are fine.
 LOOSE, VAGUE = 5e-4, 1e-4
+# Dual points beside a hyperplane that stays vague among which some must agree, and edges that are opened for that.
+MANY, OPENED = 16, 2
+AGAIN = 1.5  # so many times as many faces must end at it before it is tried once more
 OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
 
 
@@ -39,14 +52,12 @@ class HyperplaneSearch:
         self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
         d = chart.n
         self.faces = Faces.none(d)
-        self.planes = Hyperplanes.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
         self.away = np.empty((0, d))
         self.met = DualPoints.none(d)
-        self.ended, self.passed = np.zeros((2, 0), dtype=int)
-        # Ends and passes from faces all over the boundary, when last asked.
-        self.looked, self.due, self.refuted = np.zeros((2, 0), dtype=int), 0.0, False
+        self.begin_with(Hyperplanes.none(d))
+        self.due, self.refuted = 0.0, False
         self.supposed, self.behind_first = 0, False
         self.stages: dict[str, int] = {}
         self.booked = chart.ledger.asked
@@ -54,9 +65,21 @@ class HyperplaneSearch:
         # Where normals are coarse a face costs as much as many walks.
         self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
 
+    def begin_with(self, planes: Hyperplanes) -> None:
+        """Take these hyperplanes, of which nothing was seen yet, for those met by now."""
+        self.planes = planes
+        # Walks that ended at each and that went on, and how many faces had ended there when it was last sharpened.
+        self.ended, self.passed, self.tried = np.zeros((3, len(planes)), dtype=int)
+        # What was seen of each hyperplane from each face; ends and passes among it.
+        self.seen = np.zeros((len(planes), len(self.faces)), dtype=np.int8)
+        self.looked = np.zeros((2, len(planes)), dtype=int)
+
     def run(self, patience: int, rounds: int = ROUNDS) -> None:
         """Search until so many walks in a row ended at known hyperplanes, or until deeper layers show. Queries: `35 d`
         a face and an edge, 30 to 100 a walk."""
+        if rounds == ROUNDS and self.precision.normal < ROUGH and bent(self.ended, self.passed).any():
+            # Walks begin at random: whether others are bent, too, faces all over tell with fewer labels.
+            self.look(self.rng.spawn(1)[0])
         for _ in range(rounds):
             if self.deeper and rounds == ROUNDS:
                 return
@@ -77,9 +100,7 @@ class HyperplaneSearch:
         """Go on behind a first layer that is known: bends are met, and no hyperplane is looked for. `first`: the first
         layer. `labels`: so many are asked. Queries: `labels`, and at most a round of walks more."""
         self.edges, self.through, self.behind_first = self.bends(first), [], True
-        self.planes = first
-        self.ended, self.passed = np.zeros(len(first), dtype=int), np.zeros(len(first), dtype=int)
-        self.looked = np.zeros((2, len(first)), dtype=int)
+        self.begin_with(first)
         end = self.chart.ledger.asked + labels
         while self.chart.ledger.asked < end:
             fresh = self._new_faces()
@@ -108,14 +129,16 @@ class HyperplaneSearch:
     def _doubt(self) -> None:
         """Now and then look whether the hyperplanes met are any, until a first layer is looked for in any case."""
         if not self.behind_first and not self.deeper and self._bends > max(1.0, self.due):
-            self.due = AGAIN * self._bends
+            self.due = LATER * self._bends
             # Of its own draws, so that a search that nothing is wrong with goes on as it would.
             self.look(self.rng.spawn(1)[0])
             self.refuted = none_stands(*self.looked)
 
     def look(self, rng: np.random.Generator) -> Bool[np.ndarray, " k"]:
-        """Look from faces all over the boundary which hyperplanes go on straight. Queries: those of `looks`."""
-        self.looked = looks(self.side, self.chart, self.faces, self.planes, self.precision, rng)
+        """Look from more faces all over the boundary which hyperplanes go on straight. Queries: those of `looks`."""
+        self.seen = np.pad(self.seen, ((0, 0), (0, len(self.faces) - self.seen.shape[1])))
+        look_on(self.seen, (self.side, self.chart, self.faces, self.precision), self.planes, rng)
+        self.looked = told(self.seen, self.faces, self.planes)
         self.book("straightness")
         return straight(*self.looked)
 
@@ -237,8 +260,8 @@ class HyperplaneSearch:
         self.stale = 0
         self.planes = self.planes.added(normal, edge.z, error)
         self.through.append(edge)
-        self.ended, self.passed = np.append(self.ended, 0), np.append(self.passed, 0)
-        self.looked = np.pad(self.looked, ((0, 0), (0, 1)))
+        self.ended, self.passed, self.tried = (np.append(each, 0) for each in (self.ended, self.passed, self.tried))
+        self.looked, self.seen = np.pad(self.looked, ((0, 0), (0, 1))), np.pad(self.seen, ((0, 1), (0, 0)))
         self.edges = [other for other in self.edges if other is not edge]
         self.met = self.met[np.flatnonzero(self._unknown(self.met.z, self.met.error))]
         return True
@@ -257,22 +280,51 @@ class HyperplaneSearch:
 
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
         """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
-        Queries: about 500 for each of them, or 3,000."""
+        Queries: about 500 for each of them, of those some 2,000 and `70 d` more where that does not help; or 3,000."""
         ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
         loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
         for row in loose if fine else ():
+            ends = int((self.seen[row] == ENDED).sum())
+            if among is not None and ends < AGAIN * self.tried[row]:
+                continue
             found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
             self._unknown(found.z, found.error)
+            # Of one hidden layer the fit of all numbers takes fewer labels.
+            if among is not None and self.planes.error[row] > VAGUE:
+                self.tried[row] = ends
+                self._agreed_again(int(row))
         loose = loose[:0] if fine else loose
         sharp = sharpened(*ask, self.planes[loose], self.precision, self.rng)
         self.book("sharpening")
         for row, a, b, error in zip(loose, sharp.normals, sharp.offsets, sharp.error, strict=True):
-            self.planes = self.planes.measured(int(row), a, -b * a, float(error))
+            self._measured(int(row), a, -b * a, float(error))
+
+    def _agreed_again(self, which: int) -> None:
+        """Measure a hyperplane by what dual points beside it agree on: around a vague one faces end at others, too."""
+        ask = (self.side, self.chart, self.faces, self.planes, which, self.precision, self.rng)
+        found = met_again(*ask, count=MANY)
+        for at in (None, *found.error.argsort()[:OPENED]):
+            edge: Edge | None = self.through[which]
+            if at is not None:
+                made, edge = opened(self.side, self.faces, found[np.array([at])], self.precision, self.rng)
+                self.keep(made, made.x - found.z[at])
+            seen = None if edge is None else agreed(edge, found.z, found.error, found.face)
+            if edge is not None and seen is not None and seen.error <= VAGUE and self.planes.may_be(which, seen.normal):
+                self.through[which] = edge
+                self._measured(which, seen.normal, edge.z, seen.error)
+                return
 
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]
         self.through = [self.through[i] for i in keep]
         self.ended, self.passed, self.looked = self.ended[keep], self.passed[keep], self.looked[:, keep]
+        self.seen, self.tried = self.seen[keep], self.tried[keep]
+
+    def _measured(self, which: int, normal: Float[np.ndarray, " d"], z: Float[np.ndarray, " d"], error: float) -> None:
+        """A sharper measurement of a hyperplane; what was seen of a vague one may have been others beside it."""
+        if self.planes.error[which] > VAGUE:
+            self.seen[which] = UNSEEN
+        self.planes = self.planes.measured(which, normal, z, error)
 
     def _unknown(self, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Which dual points lie on no known hyperplane; those that do measure theirs again, by 10 labels."""
@@ -284,7 +336,7 @@ class HyperplaneSearch:
             if vote[1] + edge.rough < 0.5 * error_before and self.planes.may_be(int(which), edge.at(vote[0])):
                 seen = confirmed(self.side, self.chart, self.faces, edge, vote, self.precision)
                 if seen is not None:
-                    self.planes = self.planes.measured(int(which), seen.normal, edge.z, seen.error)
+                    self._measured(int(which), seen.normal, edge.z, seen.error)
         return np.asarray(on < 0)
 
     def _open_edges(self) -> Int[np.ndarray, " N"]:

@@ -18,6 +18,7 @@ from unveil.identification.from_labels.hyperplanes import ALIKE, Edge, Hyperplan
 
 CLEAR = 1e-3  # so far from every known hyperplane a bend lies at least, that the pattern around it is certain
 INACTIVE = 1e-3  # share of a face's normal along an inactive neuron's weight vector; errors leave far less
+DEPENDENT = 1e-7  # what weight vectors of length one have outside the span of others, at most, if they lie in it
 AGREE = 1e-4  # how well bends of one neuron agree, as a share of its weights
 OWN = 1e-2  # a direction so near to a face's own normal is that face's, and says nothing about the neuron
 SURPLUS = 3  # equations beyond the unknown ones that the bends of a neuron must fulfil before it is believed
@@ -63,31 +64,44 @@ def likely_sides(
     `planes`, `faces`: as in `active_sides`. `start`: sides to begin with."""
     side = np.where(faces.x @ planes.normals.T + planes.offsets > 0, 1.0, -1.0)
     sign = np.ones(len(planes)) if start is None else start.copy()
-    left = _left(planes, faces, side, sign)
+    left, turned = _left(planes, faces, side * sign > 0)
     # Each turn that helps most, until none does. How far normals lie outside tells more than how many do, which may be
     # all of them until the last sides are right.
     for _ in range(4 * len(planes)):
-        tried = []
-        for i in range(len(planes)):
-            turned = sign.copy()
-            turned[i] *= -1
-            tried.append(_left(planes, faces, side, turned))
-        best = int(np.argmin([each.mean() for each in tried]))
-        if not tried[best].mean() < left.mean():
+        best = int(np.argmin(turned.mean(axis=0)))
+        if not turned[:, best].mean() < left.mean():
             break
-        left = tried[best]
         sign[best] *= -1
+        left, turned = _left(planes, faces, side * sign > 0)
     return sign, left
 
 
-def _left(planes: Hyperplanes, faces: Faces, side: np.ndarray, sign: np.ndarray) -> Float[np.ndarray, " N"]:
-    """How far each face's normal lies outside the span of the weight vectors that are active there."""
-    left = np.empty(len(faces))
-    for row, (normal, on) in enumerate(zip(faces.normal, side * sign > 0, strict=True)):
-        rows = planes.normals[on]
-        off = normal - rows.T @ np.linalg.lstsq(rows.T, normal, rcond=None)[0] if len(rows) else normal
-        left[row] = np.linalg.norm(off)
-    return left
+def _left(
+    planes: Hyperplanes, faces: Faces, active: Bool[np.ndarray, "N k"]
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N k"]]:
+    """How far each face's normal lies outside the span of the weight vectors that are active there, and how far it does
+    with each of them turned."""
+    rows = planes.normals
+    left, turned = np.empty(len(faces)), np.empty(active.shape)
+    for face, (normal, on) in enumerate(zip(faces.normal, active, strict=True)):
+        across, values, span = np.linalg.svd(rows[on], full_matrices=False)
+        kept = values > DEPENDENT
+        span = span[kept]
+        off = normal - span.T @ (span @ normal)
+        left[face] = length = np.linalg.norm(off)
+        more = rows[~on] - rows[~on] @ span.T @ span
+        size = np.linalg.norm(more, axis=1)
+        part = np.divide(more @ off, size, out=np.zeros(len(more)), where=size > DEPENDENT)
+        turned[face, ~on] = np.sqrt(np.maximum(length**2 - part**2, 0.0))
+        if kept.sum() == on.sum():
+            # Without one of independent rows, what its own part of the dual basis had of the normal is left, too.
+            dual = across / values @ span
+            turned[face, on] = np.sqrt(length**2 + (dual @ normal) ** 2 / np.sum(dual**2, axis=1))
+        else:
+            for i in np.flatnonzero(on):
+                others = rows[on & (np.arange(len(on)) != i)].T
+                turned[face, i] = np.linalg.norm(normal - others @ np.linalg.lstsq(others, normal, rcond=None)[0])
+    return left, turned
 
 
 def bends_behind(planes: Hyperplanes, edges: list[Edge]) -> Bends:

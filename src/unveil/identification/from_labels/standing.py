@@ -11,7 +11,7 @@ FEW, EACH_COORDINATE, COARSE = 5_000, 2_000, 8
 # In more coordinates than this it is so many times as many: what is not met there is looked for along a few.
 MANY, EARLY = 24, 2
 # So many times as many labels are spent on bends between two times that hyperplanes are looked at from all over.
-AGAIN = 1.25
+LATER = 1.25
 CLEAN, ALLOWED = 4, 8  # a hyperplane stands that so many faces end at, while at most one in so many goes on behind it
 # So many looks, and this share of them at ends at hyperplanes that stand, or there is no first layer.
 LOOKS, LEAST = 64, 0.1

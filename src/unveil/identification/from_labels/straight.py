@@ -16,11 +16,17 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.second_layer import HiddenNeuron
 from unveil.identification.from_labels.walks import Walks, closer
 
-FACES = 48  # faces from which each hyperplane is looked at, at most
+FACES = 48  # faces from which each hyperplane is looked at at a time; where so many reached it, that is enough
+BATCHES = 4  # so often at most, while too few did
 ENOUGH = 8  # so many of them must end at it
+# What was seen from a face on its way to a hyperplane: nothing yet, something else in between, its end, or no end.
+UNSEEN, HIDDEN, ENDED, PASSED = range(4)
+BESIDE = 2  # ends on either side of another hyperplane, of which one may be chance, that this one goes on behind it
+LEAST = 3  # hyperplanes that go on straight, and half of those known, must have ends on both sides to tell that
 SHARE = 0.25  # at most so many go on behind it, for each that ends: where deeper layers cover what the neuron does
 BLIND = 6  # so many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron
-AGAIN = 4  # points at which a vague hyperplane is measured again
+AGAIN = 3  # passes in which hyperplanes that go on straight tell further ones
+POINTS = 4  # points at which a vague hyperplane is measured again
 BENT = 8  # walks that pass a hyperplane before it counts as bent
 
 
@@ -40,13 +46,60 @@ def looks(
     """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
 
     `faces`: faces from all over the boundary. `planes`: the hyperplanes. Queries: at most 4 for each hyperplane and
-    each of `FACES` faces.
+    each of `FACES` faces, `BATCHES` times where few reach it.
     """
-    told = np.zeros((2, len(planes)), dtype=int)
+    seen = np.zeros((len(planes), len(faces)), dtype=np.int8)
+    look_on(seen, (side, chart, faces, precision), planes, rng)
+    return told(seen, faces, planes)
+
+
+def look_on(
+    seen: Int[np.ndarray, "k N"],
+    search: tuple[Side, Chart, Faces, Precision],
+    planes: Hyperplanes,
+    rng: np.random.Generator,
+) -> None:
+    """Look at hyperplanes from some more faces, nearest ones first. `seen`: what was seen from each, changed in place.
+    `search`: answers, coordinates, faces, and lengths to ask at. Queries: as in `looks`."""
+    side, chart, faces, precision = search
     for i in range(len(planes)):
-        ended, passed = _looked_at(side, chart, faces, planes, i, precision, rng)
-        told[:, i] = where_it_counts(faces, ended.face, passed)
-    return told
+        for batch in range(BATCHES):
+            if (seen[i] >= ENDED).sum() >= (ENOUGH if batch else FACES):
+                break
+            fresh = np.flatnonzero(seen[i] == UNSEEN)
+            ended, passed, asked = _looked_at(side, chart, faces, planes, i, precision, rng, fresh)
+            if not len(asked):
+                break
+            seen[i, asked], seen[i, ended.face], seen[i, passed] = HIDDEN, ENDED, PASSED
+
+
+def told(seen: Int[np.ndarray, "k N"], faces: Faces, planes: Hyperplanes) -> Int[np.ndarray, "2 k"]:
+    """How many faces end at each hyperplane, and how many go on behind it and tell that it is bent."""
+    ends, goes = ([np.flatnonzero(row == what) for row in seen] for what in (ENDED, PASSED))
+    counts = np.array([[len(each) for each in met] for met in (ends, goes)]).reshape(2, -1)
+    for _ in range(AGAIN):
+        sure = straight(*counts)
+        for i in np.flatnonzero(~sure & (counts[0] >= ENOUGH)).tolist():
+            counts[1, i] = _where_bent(faces, planes, i, (ends[i], goes[i]), planes[np.flatnonzero(sure)]).sum()
+    return counts
+
+
+def _where_bent(
+    faces: Faces, planes: Hyperplanes, which: int, met: tuple[np.ndarray, np.ndarray], sure: Hyperplanes
+) -> Bool[np.ndarray, " p"]:
+    """Which faces that go on behind a hyperplane tell that it is bent.
+
+    A deeper neuron's hyperplane goes on straight behind no other, so that all faces end at it on the same sides of
+    those of the first layer. Where faces end at it on both sides of most, it is none; then one that goes on where
+    others end is where deeper layers cover what the neuron does, or two classes have the same weight of it. `which`:
+    the hyperplane. `met`: faces that end at it, and that go on. `sure`: hyperplanes that go on straight.
+    """
+    along, s, _ = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
+    ended, passed = ((faces.x[rows] + s[rows, None] * along[rows]) @ sure.normals.T + sure.offsets > 0 for rows in met)
+    up, down = ended.sum(axis=0), (~ended).sum(axis=0)
+    if (np.minimum(up, down) >= BESIDE).sum() < max(LEAST, len(sure) / 2):
+        return np.ones(len(passed), dtype=bool)
+    return np.asarray((np.where(passed, up, down) < BESIDE).any(axis=1))
 
 
 def where_it_counts(faces: Faces, ended: Int[np.ndarray, " e"], passed: Int[np.ndarray, " p"]) -> tuple[int, int]:
@@ -79,7 +132,7 @@ def looks_behind(
     """
     side, chart, faces, precision = search
     active = faces.x @ first.normals.T + first.offsets > 0
-    told = np.zeros((2, len(neurons)), dtype=int)
+    counts = np.zeros((2, len(neurons)), dtype=int)
     for i, each in enumerate(neurons):
         weight = np.where(active, np.nan_to_num(each.weight), 0.0)
         normals = weight @ first.normals
@@ -95,9 +148,9 @@ def looks_behind(
         # The region ends at the next hyperplane of the first layer.
         meets[meets] &= (s + 2 * aside)[meets] < first.ahead(on.x[meets], along[meets]).min(axis=1, initial=np.inf)
         meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(on.x[meets], along[meets])
-        ended, passed = reached(side, on, np.flatnonzero(meets), (along, s, aside), precision, rng)
-        told[:, i] = where_it_counts(on, ended.face, passed)
-    return told
+        ended, passed, _ = reached(side, on, np.flatnonzero(meets), (along, s, aside), precision, rng)
+        counts[:, i] = where_it_counts(on, ended.face, passed)
+    return counts
 
 
 def sharpened(
@@ -107,7 +160,7 @@ def sharpened(
     hyperplane and each of `FACES` faces."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
     for i in range(len(planes)):
-        ended, _ = _looked_at(side, chart, faces, planes, i, precision, rng)
+        ended = _looked_at(side, chart, faces, planes, i, precision, rng)[0]
         found = dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
         # Ends at another neuron just beside are none of this one's.
         off = np.abs(found.z @ normals[i] + offsets[i])
@@ -151,11 +204,12 @@ def met_again(  # noqa: PLR0913 - what all looks share, and which this is
     which: int,
     precision: Precision,
     rng: np.random.Generator,
+    count: int = POINTS,
 ) -> DualPoints:
-    """A few dual points on a hyperplane, from faces far apart that end there. Queries: at most 4 for each of `FACES`
+    """Some dual points on a hyperplane, from faces far apart that end there. Queries: at most 4 for each of `FACES`
     faces, and about 100 a point."""
     ended = _looked_at(side, chart, faces, planes, which, precision, rng)[0]
-    some = ended[rng.permutation(len(ended))[:AGAIN]]
+    some = ended[rng.permutation(len(ended))[:count]]
     return dual_points(side, faces, closer(side, faces, some, precision, 1e-4), precision)
 
 
@@ -172,14 +226,16 @@ def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
     which: int,
     precision: Precision,
     rng: np.random.Generator,
-) -> tuple[Walks, Int[np.ndarray, " p"]]:
-    """Walks that end at a hyperplane, and the faces that go on behind it."""
+    among: Int[np.ndarray, " M"] | None = None,
+) -> tuple[Walks, Int[np.ndarray, " p"], Int[np.ndarray, " a"]]:
+    """Walks that end at a hyperplane, the faces that go on behind it, and all that were asked, `among` some."""
     along, s, steep = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
     this = planes[np.array([which])]
     aside = this.aside(faces.x, along, precision.aside)[:, 0]
     meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
     meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(faces.x[meets], along[meets])
-    return reached(side, faces, np.flatnonzero(meets), (along, s, aside), precision, rng)
+    rows = np.flatnonzero(meets) if among is None else among[meets[among]]
+    return reached(side, faces, rows, (along, s, aside), precision, rng)
 
 
 def reached(
@@ -189,8 +245,9 @@ def reached(
     ways: tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]],
     precision: Precision,
     rng: np.random.Generator,
-) -> tuple[Walks, Int[np.ndarray, " p"]]:
-    """Of faces and ways on them to a hyperplane, those that end there as walks, and those that go on behind it.
+) -> tuple[Walks, Int[np.ndarray, " p"], Int[np.ndarray, " a"]]:
+    """Of faces and ways on them to a hyperplane, those that end there as walks, those that go on behind it, and all
+    that were asked.
 
     `rows`: which of the faces may be looked at. `ways`: directions, lengths, and how far before and behind it is asked.
     side, faces, precision, rng: As in `looks`. Queries: at most 4 for each of `FACES` faces.
@@ -198,18 +255,18 @@ def reached(
     along, s, aside = ways
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
     rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
-    rows = rng.permutation(rows)[:FACES]
+    asked = rows = rng.permutation(rows)[:FACES]
     if not len(rows):
-        return _no_walks(faces.x.shape[1]), rows[:0]
+        return _no_walks(faces.x.shape[1]), rows[:0], asked
     on, s, along, aside = faces[rows], s[rows], along[rows], aside[rows]
     near = s - aside
     there = np.flatnonzero(on_face(side, on, on.x + near[:, None] * along, tolerance_at(precision, on, near))[0])
     if not len(there):
-        return _no_walks(faces.x.shape[1]), rows[:0]
+        return _no_walks(faces.x.shape[1]), rows[:0], asked
     on, far, along, near, rows = on[there], (s + aside)[there], along[there], near[there], rows[there]
     still = on_face(side, on, on.x + far[:, None] * along, tolerance_at(precision, on, far))[0]
     ended = Walks(rows, along, near, far, np.full(len(rows), -1))
-    return ended[np.flatnonzero(~still)], rows[still]
+    return ended[np.flatnonzero(~still)], rows[still], asked
 
 
 def _no_walks(d: int) -> Walks:

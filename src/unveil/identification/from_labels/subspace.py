@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.crossings import cross_near
 from unveil.identification.from_labels.faces import Precision, faces_at
 from unveil.identification.from_labels.pool import Pool
 
@@ -15,6 +18,13 @@ FIRST = 8  # directions of the first subspace that is looked at; each further on
 SPARE = 2  # normals in a row that must show no new direction
 EXTRA = 1  # directions more than were found: a neuron that few normals show makes one more
 ROUGH = 1e-4  # error of a normal, per coordinate, that is good enough to count directions
+# Boundary points moved along all other directions at a time; how often all must stay where they are, to so much; and
+# how often none of those that do not may tell a new direction.
+MOVED, STILL, ASIDE, VAIN = 128, 2, 1e-5, 3
+AT_ONCE = 4  # normals measured of these at a time
+FEWER = 0.8  # share of the inputs up to which it pays to read along the directions that matter
+WIDE = 10.0  # so many times as far out half of the points lie the second time
+SPENT = 0.1  # share of the labels left that may be spent on finding that more do
 
 
 def subspace(
@@ -37,6 +47,42 @@ def subspace(
             return spanned @ basis, stretch
         d *= 3
     return None
+
+
+def all_that_matter(whole: Chart, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"] | None:
+    """Orthonormal directions along which alone labels change, as exactly as normals are known.
+
+    Along all others a boundary point may be moved however far: that costs two labels, and tells a neuron that no normal
+    has shown. `whole`, `pool`, `rng`: as in `subspace`. Returns None in a box, where too many directions matter, or
+    where it would cost too much to tell. Queries: about `35 n` for each direction that matters, and `60 MOVED`.
+    """
+    precision, most = Precision.of(whole.digits), int(FEWER * whole.n)
+    if whole.oracle.within is not None or 35 * whole.n * most > SPENT * whole.ledger.left:
+        return None
+    normals, basis = np.empty((0, whole.n)), np.empty((0, whole.n))
+    still = vain = 0
+    while still < STILL and vain < VAIN:
+        pool.wide = WIDE if still % 2 else 1.0
+        pool.draw()
+        found = pool.crossings(MOVED if still or len(basis) > most / 2 else 2 * AT_ONCE, precision.cell)
+        aside = pool.size * rng.standard_normal((len(found), whole.n))
+        moved = replace(found, x=found.x + aside - aside @ basis.T @ basis)
+        half = np.full(len(found), ASIDE)
+        gone = np.setdiff1d(np.arange(len(found)), cross_near(pool.side, *moved.expected, half, np.inf, grow=0)[1])
+        if not len(gone):
+            still += 1
+            continue
+        around = pool.around(moved[gone[:AT_ONCE]], precision.cell)
+        faces, _ = faces_at(pool.side, around, precision, precision.step, rng)
+        off = np.linalg.norm(faces.normal - faces.normal @ basis.T @ basis, axis=1)
+        still, vain = 0, 0 if (off > ROUGH).any() else vain + 1
+        normals = np.concatenate([normals, faces.normal[off > ROUGH]])
+        values, basis = np.linalg.svd(normals, full_matrices=False)[1:]
+        basis = basis[values > 5 * precision.normal * np.sqrt(whole.n + len(normals))]
+        if len(basis) > most:
+            break
+    pool.wide = 1.0
+    return basis if still >= STILL else None
 
 
 def random_directions(d: int, pool: Pool, rng: np.random.Generator) -> Float[np.ndarray, "d n"]:
