@@ -114,3 +114,13 @@ def test_a_vague_hyperplane_is_measured_by_what_dual_points_beside_it_agree_on()
         assert (off[good] < 1e-8).all()
         exact += good.tolist()
     assert_rate(exact, 0.7)
+
+
+def test_boundary_points_of_all_classes_begin_in_each_as_often() -> None:
+    oracle = uv.as_oracle(lambda x: (x[:, 0] > 1).astype(int) + (x[:, 0] > 2), shape=2, answers="labels")
+    chart = Chart(oracle, np.zeros(2), 1.0, None)
+    pool = Pool(Side(chart), chart, 1.0, np.empty((0, 2)), np.random.default_rng(0))
+    pool.draw(2_000)
+    found = pool.crossings_of_all(600, 1e-9)
+    assert np.abs(np.bincount(found.before, minlength=3) - 200).max() < 60
+    assert np.abs(found.x[:, 0, None] - [1, 2]).min(axis=1).max() < 1e-8

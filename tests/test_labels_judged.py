@@ -76,6 +76,25 @@ def test_two_hidden_layers_with_other_labels_are_not_handed_out() -> None:
     assert judge.error > 0.01
 
 
+def test_a_whole_network_that_fresh_points_refute_sends_the_reading_on_from_these(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    true, other = deep_of(WEIGHTS), deep_of(random_weights((6, 5, 4, 3), np.random.default_rng(4), bias=0.3))
+    judge, _ = reading(labels_of(WEIGHTS), true)
+    given, refuted = iter([other, true]), []
+    behind = SimpleNamespace(
+        attempt=lambda *_: next(given), refute=lambda: refuted.append(1), figures={}, oriented=None
+    )
+    monkeypatch.setattr(judge, "behind", behind)
+    monkeypatch.setattr(judge.search, "collect", lambda *_: None)
+    assert judge.run() is uv.Outcome.complete
+    assert judge.deep is true
+    assert refuted == [1]
+    assert judge.why == []
+    # Points of every attempt, and those that refuted the first.
+    assert len(judge.search.pool.y) > 2 * deep_reading.RARE
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_a_neuron_is_nothing_left_only_if_the_boundary_does_not_bend_at_its_hyperplane(sign: float) -> None:
     """Of `relu(z0) + relu(z1) + relu(z2) + w relu(z) + c` with w < 0 < c the boundary has z > 0 everywhere. With c < 0

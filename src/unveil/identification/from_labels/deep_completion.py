@@ -130,6 +130,11 @@ class DeepCompletion:
             self._keep_grown(replace(model, behind=behind, classes=behind.classes))
         return self.best
 
+    def refute(self) -> None:
+        """The best network by now has another label somewhere: another one takes its place, or it goes on from it."""
+        if self.best is not None:
+            self.best = replace(self.best, missed=max(self.best.missed, 1.5 * MISSED))
+
     def _keep_grown(self, model: DeepLabelModel) -> None:
         """Fit the model with what it lacks, and keep it if none was better by now."""
         found = self.fitted(with_missing(model, self.points, self.neurons, self.rng))

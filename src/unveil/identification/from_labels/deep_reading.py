@@ -26,8 +26,8 @@ class DeepReading:
     `search`: faces and bends met by now; it goes on from there. `first`: all hyperplanes of the first layer, more where
     more of it was met on the way. `accuracy`: wanted of the weight vectors, relative. `accept`: largest share of other
     labels among the fresh points that judge the result. `deep`: the network; None where none came out that passes.
-    `error`: share of fresh points with another label. `why`: what speaks against it. `figures`: neurons told apart,
-    share of the points explained and the like.
+    `error`: share of fresh points with another label, `wrong`: which these are. `why`: what speaks against the network.
+    `figures`: neurons told apart, share of the points explained and the like.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class DeepReading:
         self.behind = DeepCompletion(search.pool, first, search.precision, accuracy, rng)
         self.deep: Deep | None = None
         self.error = np.inf
+        self.wrong = np.empty((0, oracle.n))
         self.why: list[str] = []
         self.figures: dict[str, Any] = {}
 
@@ -68,7 +69,13 @@ class DeepReading:
                 self.figures |= self.behind.figures | self._neurons_read()
                 self.deep = found or self.deep
                 if found is not None and found.whole:
-                    break
+                    outcome, wrong = self.judge(found, search.chart), self.wrong
+                    if not len(wrong) or further == FURTHER or self.oracle.ledger.left < 1.5 * BENDS:
+                        return outcome
+                    # A class or a neuron that only these points met: the search goes on from there.
+                    search.pool.put(search.chart.coordinates(wrong))
+                    self.behind.refute()
+                    self.why.clear()
             return self.judge(self.deep, search.chart)
         except BudgetExceeded:
             # What no fresh points judged is not handed out; the first layer stands.
@@ -106,6 +113,7 @@ class DeepReading:
             self.deep = None
             return Outcome.approximate
         wrong = differs(network, labels, self.oracle, x)
+        self.wrong = x[wrong]
         self.search.book("check")
         self.error = float(wrong.mean())
         self.figures |= {"rms": deep.rms, "missed": deep.missed, "error": deep.error, "open": deep.open}

@@ -90,6 +90,13 @@ class Pool:
             start, end = one[which // len(two)], two[which % len(two)]
         return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
 
+    def crossings_of_all(self, count: int, cell: float) -> Crossings:
+        """Points on the boundary, each class as often before it as any other. Queries: as `crossings`."""
+        classes = self.rng.choice(self.classes, count)
+        start = np.array([self.rng.choice(np.flatnonzero(self.label == c)) for c in classes])
+        end = np.array([self._other(self.label[i]) for i in start])
+        return cross(self.side, self.y[start], self.y[end], self.label[start], self.label[end], cell)
+
     def around(self, wrong: Crossings, cell: float) -> Crossings:
         """Points on the boundary around places where one was expected and is not; the labels there are asked. Queries:
         about 35 each."""

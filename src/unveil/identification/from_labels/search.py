@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.candidates import confirmed, edge_behind, explained, opened, parallel
-from unveil.identification.from_labels.chart import Chart
+from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
@@ -177,6 +177,10 @@ class HyperplaneSearch:
     def _new_faces(self) -> Int[np.ndarray, " N"]:
         self.pool.draw(AT_ONCE * 4)
         found = self.pool.crossings(AT_ONCE, self.precision.cell, latest=AT_ONCE * 4)
+        if self.behind_first:
+            # Some neurons show at the boundary of a rare class only.
+            others = self.pool.crossings_of_all(AT_ONCE // 2, self.precision.cell)
+            found = Crossings.joined([found[slice(0, AT_ONCE // 2)], others])
         inside = self.chart.margin(found.x) > 8 * self.precision.step
         faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
         self.lost += len(found) - len(faces)

@@ -26,6 +26,7 @@ LEAST = 3  # hyperplanes that go on straight, and half of those known, must have
 SHARE = 0.25  # at most so many go on behind it, for each that ends: where deeper layers cover what the neuron does
 BLIND = 6  # so many faces that go on, for each that ends, tell that their two classes have the same weight of a neuron
 AGAIN = 3  # passes in which hyperplanes that go on straight tell further ones
+SPARE = 1.5  # faces, for each point that a hyperplane needs, that must end at it before no more are looked for
 POINTS = 4  # points at which a vague hyperplane is measured again
 BENT = 8  # walks that pass a hyperplane before it counts as bent
 
@@ -157,10 +158,15 @@ def sharpened(
     side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
 ) -> Hyperplanes:
     """The same hyperplanes, each through dual points from many faces by least squares. Queries: at most 100 for each
-    hyperplane and each of `FACES` faces."""
+    hyperplane and each of `FACES` faces, or where few of these end there, of some more."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
     for i in range(len(planes)):
-        ended = _looked_at(side, chart, faces, planes, i, precision, rng)[0]
+        ended, left = _no_walks(chart.n), np.arange(len(faces))
+        for _ in range(BATCHES):
+            more, _, asked = _looked_at(side, chart, faces, planes, i, precision, rng, left)
+            ended, left = Walks.joined([ended, more]), np.setdiff1d(left, asked)
+            if len(ended) >= SPARE * (chart.n + 2) or not len(asked):
+                break
         found = dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
         # Ends at another neuron just beside are none of this one's.
         off = np.abs(found.z @ normals[i] + offsets[i])
