@@ -83,3 +83,30 @@ def test_inputs_that_give_an_output_are_found_or_proved_not_to_exist(tmp_path: P
     assert network(kept["x"][:1]).item() == pytest.approx(1.5, abs=1e-6)
     assert kept["x"].min() >= 0
     assert kept["x"].max() <= 1
+
+
+def test_a_change_that_the_model_in_the_file_notices_fails(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv.save(uv.Network.from_weights(random_weights((6, 4, 3), rng, bias=0.5)), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", rng.random((3, 6)))
+    words = "lookalike", tmp_path / "net.onnx", "--inputs", tmp_path / "x.npy", "--x", 0, "--epsilon", 0.05
+    assert run(*words)["difference"] <= 0.05 + 1e-3
+    monkeypatch.setattr(uv.LargeChange, "check", lambda self, model: 2 * self.epsilon)
+    run(*words, code=1)
+
+
+@pytest.mark.parametrize(
+    "command", ["audit", "span", "outputs", "obfuscate", "identify", "lookalike", "preimage", "stability"]
+)
+def test_every_command_says_how_it_read_the_examples(command: str, tmp_path: Path, rng: np.random.Generator) -> None:
+    """Which array, which columns, which rows not: what a file was taken for is no guess that stays unsaid."""
+    uv.save(uv.Network.from_weights(random_weights((4, 3, 2), rng, bias=0.5)), tmp_path / "net.onnx")
+    lines = [f"{a:.3f},{b:.3f},{c:.3f},{d:.3f},{i % 2}" for i, (a, b, c, d) in enumerate(rng.random((9, 4)))]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,d,class", *lines, "0.5,,0.5,0.5,1"]) + "\n")
+    where = {"audit": ["--report", tmp_path / "page.html", "--plan"], "obfuscate": ["--out", tmp_path / "hidden.npz"]}
+    words = command, tmp_path / "net.onnx", "--inputs", tmp_path / "t.csv", *where.get(command, [])
+    said = CliRunner().invoke(app, [*map(str, words)]).stderr
+    assert said.count("Read 9 inputs from") == 1, said
+    assert "labels from column 'class'" in said
+    assert "1 rows without a value in some column left out" in said

@@ -80,9 +80,8 @@ def audit(
     if inputs is not None:
         from unveil.cli.inputs import read_inputs
 
-        read = read_inputs(inputs, oracle, scale, label=label_column)
+        read = read_inputs(inputs, oracle, scale, label=label_column, note=common.note)
         audited.inputs, audited.labels, audited.names = read.x, read.labels, read.names
-        common.note(f"Read {count(len(read.x), 'input')} from {inputs}: {', '.join(read.said) or 'as they are'}.")
         audited.standardise()
     audited.look()
     expected = estimate(audited, stages)

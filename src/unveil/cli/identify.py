@@ -72,7 +72,7 @@ def identify(
     chosen = None if method == "auto" else method_named(method, names, sizes)
     if inputs is not None and chosen is not None:
         raise BadInput("--inputs tell the automatic choice where to ask; leave out --method, or --inputs")
-    points = None if inputs is None else read_inputs(inputs, oracle, scale).x
+    points = None if inputs is None else read_inputs(inputs, oracle, scale, note=common.note).x
     expected = None
     if oracle.answers == "labels" and method in ("auto", "hard-labels"):
         expected = HardLabels().allowance(oracle) or oracle.ledger.budget

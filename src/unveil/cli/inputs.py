@@ -6,12 +6,14 @@ import math
 import re
 import tokenize
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unveil.audit.text import count
 from unveil.blackbox.domain import described
 from unveil.cli.example_table import read_examples
 from unveil.outcome import BadInput
@@ -44,8 +46,17 @@ class Inputs:
     names: tuple[str, ...] = ()
 
 
+def _unheard(text: str) -> None:
+    pass
+
+
 def read_inputs(
-    path: Path, oracle: Oracle, scale: float | None = None, most: int | None = None, label: str | None = None
+    path: Path,
+    oracle: Oracle,
+    scale: float | None = None,
+    most: int | None = None,
+    label: str | None = None,
+    note: Callable[[str], None] = _unheard,
 ) -> Inputs:
     """Read examples for an oracle.
 
@@ -57,6 +68,7 @@ def read_inputs(
         scale: Divide by this. By default whole numbers up to 255 are divided by 255 where the legal box is (0, 1).
         most: Keep only so many, spread evenly over the file.
         label: The column of a table that holds the labels, by its name; without names by its number, 0 for the first.
+        note: Told how the file was read.
 
     Raises:
         BadInput: The file cannot be read, or does not fit the oracle.
@@ -93,6 +105,7 @@ def read_inputs(
         rows = np.linspace(0, len(x) - 1, most).round().astype(int)
         said.append(f"{most} of {len(x)} kept")
         x, labels = x[rows], None if labels is None else labels[rows]
+    note(f"Read {count(len(x), 'input')} from {path}: {', '.join(said) or 'as they are'}.")
     return Inputs(oracle.nearest(x), labels, tuple(said), names)
 
 
@@ -102,6 +115,7 @@ def read_for(
     within: tuple[float, float] | None = None,
     scale: float | None = None,
     most: int | None = None,
+    note: Callable[[str], None] = _unheard,
 ) -> Inputs:
     """Read examples for a network whose legal range may not have been given.
 
@@ -113,7 +127,7 @@ def read_for(
     from unveil.blackbox.sources import as_oracle
 
     def read(legal: tuple[float, float] | None) -> Inputs:
-        return read_inputs(path, as_oracle(network.logits, shape=network.shape, within=legal), scale, most)
+        return read_inputs(path, as_oracle(network.logits, shape=network.shape, within=legal), scale, most, note=note)
 
     if within is None:
         try:

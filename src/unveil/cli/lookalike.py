@@ -59,6 +59,8 @@ def lookalike(
 ) -> None:
     """Find an input near a target that has exactly the features of x, and ask the model in the file about both.
 
+    Exit code 1 where its answers differ by more than single precision, or --epsilon, allows.
+
     Example: unveil lookalike model.onnx --inputs digits.npz --x 0 --target 3 --out pair.npz
     """
     import numpy as np
@@ -69,14 +71,13 @@ def lookalike(
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
     from unveil.whitebox.large_change import large_change
+    from unveil.whitebox.lookalike import SINGLE
     from unveil.whitebox.lookalike import lookalike as find
 
     require_fresh(out, force, ".npz")
     known = load(network, output, held(fix))
     mean, deviation = normalised.units(known.shape)
-    given = read_for(known, inputs, None if within is None else interval(within), scale)
-    for line in given.said:
-        common.note(line)
+    given = read_for(known, inputs, None if within is None else interval(within), scale, note=common.note)
     low, high = (0.0, 1.0) if within is None else interval(within)
     if within is None and (given.x.min() < low or given.x.max() > high):
         low, high = float(given.x.min()), float(given.x.max())
@@ -103,8 +104,13 @@ def lookalike(
 
     if epsilon is not None:
         change = large_change(known, examples[x], epsilon, within=legal)
-        _tell_change(common, change, change.check(ask), {"x": x, "epsilon": epsilon, "asked": asked})
+        moved = change.check(ask)
+        _tell_change(common, change, moved, {"x": x, "epsilon": epsilon, "asked": asked})
         _write(out, x=change.x * deviation + mean, z=change.z * deviation + mean)
+        # Log-ratios are differences of two logits, each of which may move.
+        allowed = epsilon if oracle.reference is None else 2 * epsilon
+        rest = moved - min(moved, allowed)
+        common.end(Outcome.complete if rest <= SINGLE * max(1.0, float(oracle.scale)) else Outcome.check_failed)
         return
     if target is None:
         others = np.flatnonzero(classes != classes[x])

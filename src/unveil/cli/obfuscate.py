@@ -53,7 +53,7 @@ def obfuscate(
     if not noise > 0:
         raise BadInput(f"--noise must be greater than 0; got {noise:g}")
     oracle = asking.oracle(source, common.note)
-    read = read_inputs(inputs, oracle, scale)
+    read = read_inputs(inputs, oracle, scale, note=common.note)
     if basis is not None:
         span = _load(basis, oracle.n)
     else:

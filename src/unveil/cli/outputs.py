@@ -57,7 +57,7 @@ def outputs(
     earlier = None if against is None else OutputSpan.load(against)
     require_inputs(inputs, scale=scale)
     oracle = asking.oracle(source, common.note)
-    points = None if inputs is None else read_inputs(inputs, oracle, scale).x
+    points = None if inputs is None else read_inputs(inputs, oracle, scale, note=common.note).x
     with common.watching(oracle, "Looking at the space of the outputs"):
         found = output_span(oracle, points, rng=common.rng("outputs"), most=most)
         known = None

@@ -81,9 +81,7 @@ def preimage(
         _from_features(known, features, layer, legal, common)
         return
     assert inputs is not None
-    given = read_for(known, inputs, scale=scale, most=most)
-    for line in given.said:
-        common.note(line)
+    given = read_for(known, inputs, scale=scale, most=most, note=common.note)
     rows: list[dict[str, Any]] = []
     kinds: Counter[str] = Counter()
     wrong = 0

@@ -42,7 +42,7 @@ def span(
     require_inputs(inputs, scale=scale)
     oracle = asking.oracle(source, common.note)
     require_gradient(oracle)
-    points = None if inputs is None else read_inputs(inputs, oracle, scale).x
+    points = None if inputs is None else read_inputs(inputs, oracle, scale, note=common.note).x
     with common.watching(oracle, "Looking for the directions it sees"):
         audit = Audit(oracle, points, seed=int(common.rng("span").integers(2**32)))
         found = find_everywhere(audit, points, accuracy)

@@ -64,10 +64,7 @@ def stability(
     known = load(network, output, held(fix))
     legal = None if within is None else interval(within)
     if inputs is not None:
-        given = read_for(known, inputs, legal, scale, samples)
-        for line in given.said:
-            common.note(line)
-        x = given.x
+        x = read_for(known, inputs, legal, scale, samples, common.note).x
     else:
         common.note("no --inputs: random inputs, which may behave otherwise than real ones")
         rng = common.rng("stability")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A silent neuron is kept this far below zero, relative to the 1-norm of its row, wherever x is: rounding in a model
 # that computes in float32 must not wake it.
 MARGIN = 1e-6
+# Answers of a model that computes in single precision are held to this, relative to the largest or to 1.
+SINGLE = 1e-3
 # A constraint of the region counts as met with equality, hence as a face to another region, within this.
 _FACE = 1e-7
 # Regions entered at most, unless told.
@@ -50,7 +52,7 @@ class Comparison:
     @property
     def holds(self) -> bool:
         """Whether the answers agree as far as a model that computes in single precision can be held to it."""
-        return self.difference <= 1e-3 * max(1.0, float(np.abs(self.answers).max()))
+        return self.difference <= SINGLE * max(1.0, float(np.abs(self.answers).max()))
 
 
 @one_line
