@@ -15,6 +15,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
+import unveil as uv
 from tests.helpers import onnx_net, random_weights
 from tests.test_page import CHROMIUM, Elements, assert_self_contained
 from unveil import BadInput, Outcome
@@ -23,9 +24,12 @@ from unveil.audit.baseline import changes, read_baseline
 from unveil.audit.catalogue import CATALOGUE
 from unveil.audit.page import Page
 from unveil.audit.provenance import provenance
+from unveil.audit.run import run
 from unveil.audit.sarif import LEVELS, sarif
 from unveil.audit.section import Section
+from unveil.audit.sections.identification import IDENTIFICATION
 from unveil.audit.severity import AFFORDABLE, SEVERITIES, Severity, Tariff
+from unveil.audit.stage import Audit
 from unveil.audit.verdict import FINE, SEVERE, Status, ending
 from unveil.audit.words import TERMS
 from unveil.cli import app
@@ -50,7 +54,9 @@ def test_every_form_of_a_finding_says_the_same(outcome: Outcome) -> None:
         told = made.all_figures()
         results = {each["ruleId"]: each for each in sarif(made)["runs"][0]["results"]}
         known = ending(outcome).status <= Status.approximate
-        expected = severity if known else Severity.unknown
+        # That there is nothing was measured only where it was measured to its end.
+        open_ = not known or (severity is Severity.none and ending(outcome).status is not Status.checked)
+        expected = Severity.unknown if open_ else severity
         by_id = {each["id"]: each for each in told["findings"]}
         assert by_id["UNV-SPAN"]["severity"] == expected.name
         assert (results["UNV-SPAN"]["kind"], results["UNV-SPAN"]["level"]) == LEVELS[expected]
@@ -64,6 +70,31 @@ def test_every_form_of_a_finding_says_the_same(outcome: Outcome) -> None:
         if severity is Severity.high and least is None:
             assert f'<span class="severity {expected.name}"' in made.html()
         assert told["severity"] == max(expected, Severity.low).name
+
+
+@pytest.mark.parametrize(
+    ("outcome", "network", "severity"),
+    [
+        (Outcome.complete, True, Severity.high), (Outcome.approximate, True, Severity.medium),
+        (Outcome.approximate, False, Severity.unknown), (Outcome.check_failed, True, Severity.unknown),
+        (Outcome.nothing_to_find, False, Severity.none),
+    ],
+)  # fmt: skip
+def test_a_network_read_approximately_is_part_of_the_model(
+    outcome: Outcome, network: bool, severity: Severity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = uv.Network.from_weights([(np.array([[1.0, 0.0], [-1.0, 0.5]]), np.zeros(2))])
+    oracle, examples = uv.as_oracle(lambda x: net(x).argmax(axis=1), shape=2, answers="labels"), np.eye(2)
+    given = []
+
+    def read(oracle: object, *, rng: object, x: object) -> uv.Identification:
+        given.append(x)
+        return uv.Identification(net if network else None, outcome, 9, 0.0, "hard labels", labels=(0, 1))
+
+    monkeypatch.setattr("unveil.identification.identify.identify", read)
+    told = run(Audit(oracle, examples), [IDENTIFICATION])
+    assert {each.key: each.severity for each in told.findings.findings} == {"identification": severity}
+    assert given[0] is examples  # of labels random points may show a single one
 
 
 def test_an_unknown_severity_is_no_all_clear_and_no_failure() -> None:

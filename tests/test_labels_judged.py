@@ -290,6 +290,17 @@ def test_points_close_to_a_boundary_are_as_far_as_weights_are_inexact() -> None:
     assert np.allclose(off[1], 100 * off[0], rtol=1e-3)
 
 
+def test_boundaries_that_lie_further_out_than_usual_inputs_are_met_by_the_points_that_judge_them() -> None:
+    """Two networks that differ in where their label changes, three hundred times as far out as usual inputs."""
+    one, other = (
+        uv.Network.from_weights([(np.array([[1.0, 0.0], [0.0, 0.0]]), np.array([0.0, far]))]) for far in (300.0, 303.0)
+    )
+    oracle = uv.as_oracle(lambda x: one(x).argmax(axis=1), shape=2, answers="labels")
+    for network, wrong in ((one, 0.0), (other, 0.1)):
+        found = uv.Identification(network, uv.Outcome.complete, 0, 0.0, "hard labels", labels=(0, 1))
+        assert wrong <= found.check(oracle, rng=np.random.default_rng(0), points=300) <= 2 * wrong
+
+
 def test_labels_that_differ_further_out_only_count_in_a_check() -> None:
     net = uv.Network.from_weights([(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.zeros(2))])
     far = uv.as_oracle(

@@ -243,7 +243,7 @@ def test_examples_of_a_rare_class_are_a_start() -> None:
 def test_what_cannot_be_read_is_said() -> None:
     rng = np.random.default_rng(0)
     constant = uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), shape=3, answers="labels")
-    assert uv.identify(constant, rng=rng).outcome is uv.Outcome.nothing_to_find
+    assert uv.identify(constant, rng=rng).outcome is uv.Outcome.not_measured
     coin = np.random.default_rng(1)
     noisy = uv.as_oracle(lambda x: (x[:, 0] > 0).astype(int), shape=3, answers="labels")
     noisy.source.function = lambda x: coin.integers(0, 2, len(x))  # type: ignore[attr-defined]

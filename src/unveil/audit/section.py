@@ -40,7 +40,8 @@ class Section:
         next_steps: What to do about it: one sentence each.
         refutes: Keys of earlier sections whose finding this one shows to be wrong, and what shows it, a clause.
         refuted: How this section is told if a later one refutes it; gets the clause.
-        severity: What an attacker gains by what was measured (docs/findings.md).
+        severity: What an attacker gains by what was measured (docs/findings.md). That there is nothing to gain was
+            measured only where it ended `checked`; else it is unknown.
         confidence: How sure it is, a clause; by default what the status says.
         known: Answers of the first look that it stands on.
         questions: What it took, `known` and the sections it stands on included; `run` counts it.
@@ -83,6 +84,9 @@ class Section:
         sure = meant.status is Status.checked
         known = meant.status <= Status.approximate
         why = "" if sure else self.cause or cause(ended)
+        severity = self.severity.at(self.questions) if known else Severity.unknown
+        if severity is Severity.none and not sure:
+            severity = Severity.unknown
         return Finding(
             key=self.key,
             title=self.title,
@@ -92,7 +96,7 @@ class Section:
             verdict=self.verdict,
             cause=why,
             claim=self.claim if known else "",
-            severity=self.severity.at(self.questions) if known else Severity.unknown,
+            severity=severity,
             questions=self.questions,
             confidence=self._confidence(meant.status, why),
         )

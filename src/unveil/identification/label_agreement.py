@@ -16,6 +16,8 @@ def network_labels(network: Network, labels: tuple[int, ...], x: Float[np.ndarra
 
 
 NEAR = 100.0  # so many times further from a boundary than weights are known to points are taken: a millionth by default
+# Where a label changes nowhere among usual inputs and up to 30 times as far out it is looked for so many times further.
+AFAR = (1.0, 10.0, 100.0, 1000.0)
 LOOSE = 1e-4  # standard error of a number from which on a result is approximate
 
 
@@ -74,16 +76,20 @@ def near_boundaries(
     accuracy: float = 1e-8,
 ) -> Float[np.ndarray, "M n"]:
     """Legal points just before and just behind where the network's label changes on random segments between usual
-    inputs; without a box half of these lie between points 3 and 30 times as far out."""
+    inputs; without a box half of these lie between points 3 and 30 times as far out, and all of them further out where
+    it changes on none of these."""
     if count < 2:
         return np.empty((0, oracle.n))
-    start, end = oracle.sample(8 * count, rng), oracle.sample(8 * count, rng)
-    if oracle.within is None:
-        scale = np.resize([1.0, FURTHER[0], 1.0, FURTHER[1]], (8 * count, 1))
-        start, end = oracle.nearest(scale * start), oracle.nearest(scale * end)
-    before = network_labels(network, labels, start)
-    rows = np.flatnonzero(before != network_labels(network, labels, end))[: (count + 1) // 2]
-    if not len(rows):
+    for far in AFAR if oracle.within is None else AFAR[:1]:
+        start, end = oracle.sample(8 * count, rng), oracle.sample(8 * count, rng)
+        if oracle.within is None:
+            scale = far * np.resize([1.0, FURTHER[0], 1.0, FURTHER[1]], (8 * count, 1))
+            start, end = oracle.nearest(scale * start), oracle.nearest(scale * end)
+        before = network_labels(network, labels, start)
+        rows = np.flatnonzero(before != network_labels(network, labels, end))[: (count + 1) // 2]
+        if len(rows):
+            break
+    else:
         return start[:0]
     start, end, before = start[rows], end[rows], before[rows]
     low, high = np.zeros(len(rows)), np.ones(len(rows))

@@ -42,9 +42,10 @@ def _run(audit: Audit) -> Section | None:
     from unveil.identification.identify import identify
 
     rng = audit.rng("identify")
-    found = identify(audit.oracle, rng=rng)
-    chart, errors = Markup(""), np.empty(0)
     labels, differ = audit.oracle.answers == "labels", math.nan
+    # Of labels random points may show a single one.
+    found = identify(audit.oracle, rng=rng, x=audit.inputs if labels else None)
+    chart, errors = Markup(""), np.empty(0)
     if found.network is not None and labels and audit.oracle.ledger.left >= _FRESH:
         differ = found.check(audit.oracle, rng=rng, points=_FRESH)
     elif found.network is not None and audit.oracle.ledger.left >= _FRESH:
@@ -92,11 +93,19 @@ def _run(audit: Audit) -> Section | None:
         figures=figures,
         files=files,
         claim=claim,
-        severity=Severity.high if outcome is Outcome.complete else Severity.none,
+        severity=_severity(found, outcome),
         confidence=f"it was asked for at {count(_FRESH if labels else len(errors), 'fresh input')}",
         outcome=outcome,
         cause=cause,
     )
+
+
+def _severity(found: Identification, outcome: Outcome) -> Severity:
+    """All weights, or a network with a known error and the rows that were read, which are part of the model."""
+    if outcome is Outcome.complete:
+        return Severity.high
+    part = found.network is not None or "rows_read" in found.stats
+    return Severity.medium if outcome is Outcome.approximate and part else Severity.none
 
 
 def _read_whole(found: Identification, network: Network, differ: float | None) -> tuple[str, str]:

@@ -67,7 +67,7 @@ def section(span: OutputSpan, known: int = 0) -> Section:
         outcome=span.outcome,
         cause="" if settled else span.why,
         next_steps=steps,
-        severity=Severity.low if settled else Severity.none,
+        severity=Severity.low if settled or span.outcome is Outcome.approximate else Severity.none,
         known=known,
         confidence=f"{share(span.confidence)} that answers to all but {share(span.unseen)} of inputs lie in the span",
     )

@@ -69,7 +69,7 @@ class LabelReading:
         try:
             if (pool := self._look()) is None:
                 self.why.append("One label only was seen. Give inputs of different classes (x=).")
-                return self._end(Outcome.nothing_to_find)
+                return self._end(Outcome.not_measured)
             if "thresholds" in self.stats:
                 return self._end(Outcome.check_failed)
             outcome, error = self._rounds(pool)
