@@ -120,6 +120,30 @@ def test_a_function_in_a_file_is_asked(tmp_path):
         load(f"{file}:predict")
 
 
+def test_a_file_is_run_as_python_runs_it(tmp_path):
+    """With files beside it, and with dataclasses, which look their module up."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "beside_a_model.py").write_text("factor = 3.0\n")
+    file = folder / "json.py"  # a name that a module has already
+    file.write_text(
+        "from __future__ import annotations\nimport json\nfrom dataclasses import dataclass\n"
+        "from beside_a_model import factor\n\n"
+        "@dataclass\nclass Model:\n    scale: float = factor\n\n"
+        "    def __call__(self, x):\n        return self.scale * x[:, :2]\n\n\nmodel = Model()\n"
+    )
+    assert Asking(shape="5").oracle(f"{file}:model")(np.ones((1, 5))).tolist() == [[3.0, 3.0]]
+    assert load(f"{file}:json") is json
+
+
+@pytest.mark.parametrize("text", ["def f(x):\n    sys.exit(0)\n", "def f(x):\n    return x\n\nsys.exit(0)\n"])
+def test_a_model_that_ends_the_program_is_no_result(text, tmp_path):
+    (tmp_path / "model.py").write_text(f"import sys\n\n{text}")
+    ended = CliRunner().invoke(app, ["span", f"{tmp_path / 'model.py'}:f", "--shape", "3"])
+    assert ended.exit_code in (2, 3)
+    assert "SystemExit: 0" in ended.stderr
+
+
 def test_an_estimator_in_a_file_is_asked(tmp_path):
     pytest.importorskip("sklearn")
     file = tmp_path / "model.py"

@@ -32,7 +32,7 @@ def raw_answers(source: Source, x: Questions, ledger: Ledger) -> np.ndarray:
         y = np.asarray(source.answer(x))
     except UnveilError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # that a model ended the program is no result
         shape = ", ".join(str(d) for d in (len(x), *source.shape))
         raise SourceRaised(
             f"{source.name} failed on an input of shape ({shape}): {type(error).__name__}: {first_line(error)}; "

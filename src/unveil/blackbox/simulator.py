@@ -122,7 +122,7 @@ class Simulator(Oracle):
     def _run_together(self, values: list[tuple[Any, ...]]) -> Float[np.ndarray, "N 1"]:
         try:
             y = np.asarray(self.function(np.array(values, dtype=np.float64)), dtype=np.float64).reshape(-1, 1).copy()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SourceError(
                 f"{self.name} failed on {len(values)} inputs at once: {type(error).__name__}: {first_line(error)}; "
                 "if it takes one at a time, pass takes='vector'"

@@ -292,13 +292,17 @@ def load(source: str) -> Any:
 
     if not Path(path).is_file():
         raise BadInput(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    # No name that it could import another module by.
+    spec = importlib.util.spec_from_file_location(f"_asked_{Path(path).stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # As Python itself would run it: files beside it can be imported, and its dataclasses look their module up.
+    sys.path.append(str(Path(path).resolve().parent))
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a program that was not meant to be imported may end itself
         raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
         raise BadInput(
