@@ -81,6 +81,20 @@ def test_a_linear_classifier_comes_out_whole_along_all_inputs_and_from_a_subspac
     assert_rate(whole, 0.7)
 
 
+def test_a_boundary_at_which_one_input_is_zero_tells_that_this_input_is_all_there_is() -> None:
+    whole: list[bool] = []
+    for seed in range(6):
+        n = 2 + seed
+        oracle = uv.as_oracle(lambda x, i=seed % n: (x[:, i] > 0).astype(int), shape=n, answers="labels")
+        found = uv.identify(oracle, rng=np.random.default_rng(seed))
+        whole.append(found.outcome is uv.Outcome.complete)
+        if whole[-1]:
+            assert found.network is not None
+            row = np.diff(found.network.layers[0].dense(), axis=0)[0]
+            assert row[seed % n] > (1 - 1e-12) * np.linalg.norm(row)
+    assert_rate(whole, 0.8)
+
+
 def test_a_class_that_only_the_check_meets_is_read_and_not_left_out() -> None:
     """Class 1 has 7 in 10,000 random inputs; a network without it is right at nearly all of them."""
     rng = np.random.default_rng(3)

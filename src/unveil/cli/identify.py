@@ -89,9 +89,10 @@ def identify(
         found = find(oracle, chosen, rng=common.rng("identify"), activation=names, widths=sizes, x=points)
     lines = [found.outcome.value, *(f"- {reason}" for reason in found.why)]
     if found.network is not None:
+        off = "largest error on fresh inputs" if found.labels is None else "share of fresh inputs with another label"
         lines.append(
             f"{found.method}: {' - '.join(str(layer.neurons) for layer in found.network.layers)} neurons, "
-            f"largest error on fresh inputs {found.residual:.2g}, {found.queries:,} queries"
+            f"{off} {found.residual:.2g}, {found.queries:,} queries"
         )
         if out is not None:
             network = found.classifier()

@@ -302,9 +302,10 @@ def load(source: str) -> Any:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
+        there = hasattr(module, name)  # a module may make what is asked for
     except (Exception, SystemExit) as error:  # a program that was not meant to be imported may end itself
         raise BadInput(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(module, name):
+    if not there:
         raise BadInput(
             f"{path} has nothing called {name}; expected file.py:name, where name is a function that takes (N, n) and "
             "gives (N, m), a torch module or an estimator of scikit-learn"

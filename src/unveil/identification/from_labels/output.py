@@ -78,6 +78,8 @@ def pair_output(
     if len(matrix) < matrix.shape[1] + 2:
         return None
     scale = np.linalg.norm(matrix, axis=0)
+    # Inputs have one size; one that is zero all along the boundary is what the boundary is made of.
+    scale[k:-1] = scale[k:-1].max(initial=0.0)
     scale[scale <= 1e-12 * scale.max()] = np.inf
     scale[:k][one_sided] = np.inf
     values, right = np.linalg.svd(matrix / scale, full_matrices=False)[1:]

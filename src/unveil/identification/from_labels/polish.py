@@ -111,6 +111,8 @@ def polish_many(model: LabelModel, at: Crossings, rng: np.random.Generator) -> t
         if not rms < 0.5 * before:
             break
     near = at[np.flatnonzero(np.abs(best.model.distances(at)) <= KEPT * best.rms)]
+    if not len(near):
+        return best, np.inf
     noise = best.rms / np.sqrt(max(1 - model.parameters / len(near), 1 / len(near)))
     beside = best.model.moved(_step_of_many(best.model, near, noise * rng.standard_normal(len(near))))
     one, two = (each.inner / np.linalg.norm(each.inner, axis=1, keepdims=True) for each in (best.model, beside))
@@ -159,7 +161,7 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
 def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
     """Root mean square of all but the two worst in a hundred, and the share that is much further off."""
     off = np.sort(np.abs(model.distances(at)))
-    if not np.isfinite(off).all():
+    if not len(off) or not np.isfinite(off).all():  # where no point says anything nothing fits
         return np.inf, 1.0
     bulk = off[: max(1, int(0.98 * len(off)))]
     rms = float(np.sqrt(np.mean(bulk**2)))
