@@ -16,6 +16,7 @@ from unveil.cli.options import Common, Examples, Fix, LayerNumber, OutputName, S
 if TYPE_CHECKING:
     import numpy as np
 
+    from unveil.blackbox.oracle import Oracle
     from unveil.whitebox.large_change import LargeChange
     from unveil.whitebox.lookalike import Comparison, Lookalike
 
@@ -71,7 +72,6 @@ def lookalike(
     from unveil.outcome import BadInput, Outcome
     from unveil.whitebox.formats import load
     from unveil.whitebox.large_change import large_change
-    from unveil.whitebox.lookalike import SINGLE
     from unveil.whitebox.lookalike import lookalike as find
 
     require_fresh(out, force, ".npz")
@@ -104,13 +104,8 @@ def lookalike(
 
     if epsilon is not None:
         change = large_change(known, examples[x], epsilon, within=legal)
-        moved = change.check(ask)
-        _tell_change(common, change, moved, {"x": x, "epsilon": epsilon, "asked": asked})
         _write(out, x=change.x * deviation + mean, z=change.z * deviation + mean)
-        # Log-ratios are differences of two logits, each of which may move.
-        allowed = epsilon if oracle.reference is None else 2 * epsilon
-        rest = moved - min(moved, allowed)
-        common.end(Outcome.complete if rest <= SINGLE * max(1.0, float(oracle.scale)) else Outcome.check_failed)
+        _tell_change(common, change, oracle, {"x": x, "epsilon": epsilon, "asked": asked})
         return
     if target is None:
         others = np.flatnonzero(classes != classes[x])
@@ -127,8 +122,12 @@ def lookalike(
     common.end(Outcome.complete if answer.holds else Outcome.check_failed)
 
 
-def _tell_change(common: Common, change: LargeChange, difference: float, where: dict[str, Any]) -> None:
-    """How far an example can change where answers may move a little."""
+def _tell_change(common: Common, change: LargeChange, oracle: Oracle, where: dict[str, Any]) -> None:
+    """How far an example can change where answers may move a little; ends with what the model's own answers say."""
+    from unveil.outcome import Outcome
+    from unveil.whitebox.lookalike import SINGLE
+
+    difference = change.check(lambda points: oracle(oracle.nearest(points)))
     told = where | {
         "change": change.change, "most": change.most, "share": change.manipulation, "moves": change.moves,
         "difference": difference,
@@ -138,6 +137,9 @@ def _tell_change(common: Common, change: LargeChange, difference: float, where: 
         f"example {where['x']} can change by {change.change:.4g} of {change.most:.4g} in the 1-norm (a lower bound)",
         f"the model's answers then differ by {difference:.2g}; {change.moves} linear regions entered",
     )
+    # Log-ratios are differences of two logits, each of which may move.
+    allowed = change.epsilon * (1 if oracle.reference is None else 2) + SINGLE * max(1.0, oracle.scale)
+    common.end(Outcome.complete if difference <= allowed else Outcome.check_failed)
 
 
 def _tell(common: Common, found: Lookalike, answer: Comparison, where: dict[str, Any]) -> None:
