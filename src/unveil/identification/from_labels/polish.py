@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, lsmr
 
@@ -128,34 +129,40 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
     steep, count = np.linalg.norm(model.gaps(at)[1], axis=1)[:, None], np.sqrt(len(at))
     weight, values, apart, extended = model.factors(at)
     effects, values, neurons = weight / steep, values / steep, weight.shape[1]
-    share, scale = (np.maximum(np.linalg.norm(each, axis=0) / count, 1e-300) for each in (extended, values))
-    common = np.linalg.cholesky(effects.T @ effects / len(at) + 1e-12 * np.eye(neurons))
-    across = linalg.solve_triangular(common, np.eye(neurons), lower=True)
+    share = np.maximum(np.linalg.norm(extended, axis=0) / count, 1e-300)
+    whitened = _whitening(effects)
+    # Each class has points of its own, few or many, where not all neurons are active: so has each its own units.
+    own = np.stack([_whitening(values[np.flatnonzero(column)], len(at)) for column in apart.T])
     # Single digits are enough for a step, and take half the time.
-    effects, extended, values, apart = (
-        each.astype(np.float32) for each in (effects @ across.T, extended / share, values / scale, apart)
+    effects, extended, values, apart, own = (
+        each.astype(np.float32) for each in (effects @ whitened.T, extended / share, values, apart, own)
     )
-    first = neurons * len(share)
+    first, (classes, width) = neurons * len(share), own.shape[:2]
 
     def forth(v: np.ndarray) -> np.ndarray:
-        inner, outer = v[:first].reshape(neurons, len(share)), v[first:].reshape(apart.shape[1], -1)
-        inner, outer = inner.astype(np.float32), outer.astype(np.float32)
-        by_rows = np.sum(effects * (extended @ inner.T), axis=1)
+        inner, outer = v[:first].reshape(neurons, len(share)), v[first:].reshape(classes, width)
+        outer = np.einsum("cji,cj->ci", own, outer.astype(np.float32))
+        by_rows = np.sum(effects * (extended @ inner.astype(np.float32).T), axis=1)
         return np.asarray((by_rows + np.sum(apart * (values @ outer.T), axis=1)) / count, dtype=np.float64)
 
     def back(u: np.ndarray) -> np.ndarray:
         u = (u[:, None] / count).astype(np.float32)
-        inner, outer = (effects * u).T @ extended, (apart * u).T @ values
+        inner, outer = (effects * u).T @ extended, np.einsum("cji,ci->cj", own, (apart * u).T @ values)
         return np.concatenate([inner.ravel(), outer.ravel()], dtype=np.float64)
 
-    size = (len(at), first + apart.shape[1] * len(scale))
-    system = LinearOperator(size, matvec=forth, rmatvec=back, dtype=np.float64)
+    system = LinearOperator((len(at), first + classes * width), matvec=forth, rmatvec=back, dtype=np.float64)
     found = lsmr(system, -off / count, atol=TOLD, btol=TOLD, maxiter=GRADIENTS)[0]
-    inner, outer = (
-        across.T @ found[:first].reshape(neurons, len(share)) / share,
-        found[first:].reshape(apart.shape[1], -1),
-    )
-    return np.concatenate([inner.ravel(), (outer / scale).ravel()])
+    inner = whitened.T @ found[:first].reshape(neurons, len(share)) / share
+    outer = np.einsum("cji,cj->ci", own, found[first:].reshape(classes, width))
+    return np.concatenate([inner.ravel(), outer.ravel()])
+
+
+def _whitening(columns: Float[np.ndarray, "N k"], count: int | None = None) -> Float[np.ndarray, "k k"]:
+    """The matrix W with which `columns @ W.T` are uncorrelated, of mean square 1 over `count` rows, or over all."""
+    squares = columns.T @ columns / (count or len(columns))
+    least = 1e-12 * float(np.trace(squares)) or 1.0
+    triangle = np.linalg.cholesky(squares + least * np.eye(len(squares)))
+    return np.asarray(linalg.solve_triangular(triangle, np.eye(len(squares)), lower=True))
 
 
 def _judged(model: Boundaries, at: Crossings) -> tuple[float, float]:
