@@ -344,8 +344,8 @@ def test_a_network_is_held_to_its_boundaries_as_exactly_as_its_numbers_are_known
 
 def test_a_rare_class_that_is_known_badly_does_not_stall_the_fit_of_many_numbers() -> None:
     left: list[float] = []
-    for seed in range(6):
-        rng, k, d = np.random.default_rng(seed + 70), 24, 30
+    for seed in range(4):
+        rng, k, d = np.random.default_rng(seed + 70), 24, 60
         chart = Chart(uv.as_oracle(lambda x: x[:, 0] > 0, shape=d, answers="labels"), np.zeros(d), 1.0, None)
         pool = Pool(Side(chart), chart, 1.5, np.empty((0, d)), rng)
         inner, outer = rng.standard_normal((k, d)) / np.sqrt(d), rng.standard_normal((6, k))
@@ -364,5 +364,5 @@ def test_a_rare_class_that_is_known_badly_does_not_stall_the_fit_of_many_numbers
         begun[-1] += 1e-2 * rng.standard_normal(k)
         fit, _ = polish_many(replace(beside, outer=begun), at, rng)
         left.append(fit.rms)
-    # Points are off by 1e-7; without the class's own units 2e-5 are left.
+    # Points are off by 1e-7; without the class's own units some 1e-5 are left.
     assert np.median(left) < 1e-7

@@ -160,7 +160,8 @@ def _step_of_many(model: LabelModel, at: Crossings, off: np.ndarray) -> np.ndarr
 def _whitening(columns: Float[np.ndarray, "N k"], count: int | None = None) -> Float[np.ndarray, "k k"]:
     """The matrix W with which `columns @ W.T` are uncorrelated, of mean square 1 over `count` rows, or over all."""
     squares = columns.T @ columns / (count or len(columns))
-    least = 1e-12 * float(np.trace(squares)) or 1.0
+    # In single digits no more can be told apart.
+    least = 1e-7 * float(np.trace(squares)) or 1.0
     triangle = np.linalg.cholesky(squares + least * np.eye(len(squares)))
     return np.asarray(linalg.solve_triangular(triangle, np.eye(len(squares)), lower=True))
 
