@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from unveil import BadInput, BudgetExceeded, Network, Outcome, SourceError, UnveilError, as_oracle, save
 from unveil.audit.text import printable
-from unveil.cli import app
+from unveil.cli import app, program
 from unveil.cli.command import clear_errors, exit_code
 from unveil.cli.inputs import read_for, read_inputs
 from unveil.cli.option_texts import integers, interval, number
@@ -305,3 +305,24 @@ def test_options_that_nothing_would_use_are_refused(tmp_path):
     result = CliRunner().invoke(app, [*given, "--noise", "0"])
     assert result.exit_code == 2
     assert "--noise" in result.output
+
+
+def test_ctrl_c_while_a_command_is_loaded_is_told_in_one_sentence(monkeypatch):
+    def stop(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unveil.cli.program.import_module", stop)
+    commands = program._Commands()
+    with pytest.raises(SystemExit) as end:
+        commands["span"]
+    assert end.value.code == 130
+
+
+def test_numbers_without_a_bound_are_refused(tmp_path):
+    save(Network((Layer(np.eye(3), np.zeros(3), activation("relu")),)), tmp_path / "net.onnx")
+    np.save(tmp_path / "x.npy", np.full((2, 3), 0.5))
+    for command, option in (("lookalike", "--epsilon"), ("obfuscate", "--noise")):
+        words = [command, str(tmp_path / "net.onnx"), "--inputs", str(tmp_path / "x.npy"), option, "inf"]
+        ended = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out.npz")])
+        assert ended.exit_code == 2, ended.output
+        assert "finite" in ended.stderr

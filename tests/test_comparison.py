@@ -167,6 +167,17 @@ def test_errors_missing_and_false_neurons_are_told_apart(name: str, rng: np.rand
     assert found.function_error > 1e-4
 
 
+def test_where_no_neuron_has_a_pair_no_weight_agrees(rng: np.random.Generator) -> None:
+    truth, other = (random_network(rng, "relu", (20, 3, 2)) for _ in range(2))
+    apart = compare(other, truth)
+    assert (apart.missing, apart.false) == (3, 3)
+    first, last = apart.layers
+    assert np.isnan([first.weight_error, first.bias_error, last.weight_error, apart.weight_error]).all()
+    assert last.bias_error > 0
+    constant = Network.from_weights([(np.zeros((3, 20)), np.ones(3)), (rng.standard_normal((2, 3)), np.zeros(2))])
+    assert compare(constant, constant).weight_error == 0  # there is no weight that could differ
+
+
 def test_networks_that_cannot_be_compared_are_told(rng: np.random.Generator) -> None:
     truth = random_network(rng, "tanh", (3, 4, 2))
     deep = random_network(rng, "tanh", (3, 4, 4, 2))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -10,8 +11,14 @@ def main() -> None:
     try:
         from unveil.cli import app
     except KeyboardInterrupt:
-        sys.exit("unveil: interrupted")
+        interrupted()
     app()
+
+
+def interrupted() -> NoReturn:
+    """End as Ctrl-C does before a command can say what it found."""
+    sys.stderr.write("unveil: interrupted\n")
+    sys.exit(130)
 
 
 def _own_stdout() -> None:

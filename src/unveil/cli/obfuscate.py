@@ -50,8 +50,8 @@ def obfuscate(
     from unveil.cli.inputs import read_inputs
 
     require_fresh(out, force, ".npz")
-    if not noise > 0:
-        raise BadInput(f"--noise must be greater than 0; got {noise:g}")
+    if not 0 < noise < float("inf"):
+        raise BadInput(f"--noise must be a finite number greater than 0; got {noise:g}")
     oracle = asking.oracle(source, common.note)
     read = read_inputs(inputs, oracle, scale, note=common.note)
     if basis is not None:

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from unveil.__main__ import interrupted
+
 # Name, file and the first line of the help (a test compares it with the command's own), in the order of the story.
 COMMANDS = {
     "audit": ("audit", "Ask a model what it gives away, and write it on one page."),
@@ -69,7 +71,10 @@ class _Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            import_module(f"unveil.cli.{COMMANDS[name][0]}")
+            try:
+                import_module(f"unveil.cli.{COMMANDS[name][0]}")
+            except KeyboardInterrupt:
+                interrupted()
             self._made[name] = typer.main.get_command(homes[name])
             self._made[name].name = name
         return self._made[name]

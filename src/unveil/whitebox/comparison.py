@@ -26,8 +26,9 @@ class LayerComparison:
         pairs: (matched, 2), true neuron and found neuron.
         missing: True neurons that nothing found comes near; those that do nothing are not counted.
         false: Found neurons that are near no true one, and do something.
-        weight_error: Largest difference of a weight between paired neurons, relative to the largest true weight.
-        bias_error: Largest difference of a bias, relative to the largest true weight or bias.
+        weight_error: Largest difference of a weight between paired neurons, relative to the largest true weight; NaN
+            where there was none to compare, as no neuron here or before has a pair.
+        bias_error: Largest difference of a bias, relative to the largest true weight or bias; NaN likewise.
         median_error: Median over pairs of the distance of the rows, biases included, relative to the true row.
         share: Share of the true neurons whose row is found within `SHARE_WITHIN`, in that measure.
     """
@@ -68,8 +69,9 @@ class Comparison:
 
     @property
     def weight_error(self) -> float:
-        """The largest over all layers; NaN when layers could not be compared."""
-        return max((max(each.weight_error, each.bias_error) for each in self.layers), default=float("nan"))
+        """The largest over all layers; NaN when layers, or one of them, could not be compared."""
+        errors = [(each.weight_error, each.bias_error) for each in self.layers]
+        return float(np.max(errors)) if errors else float("nan")
 
     @property
     def missing(self) -> int:
@@ -215,15 +217,18 @@ def _report(
     working = ~idle(true)
     a, b = _rows(true, columns[:, 0])[pairs[:, 0]], _rows(mine, columns[:, 1])[place]
     difference = np.abs(a - b)
-    weights, everything = np.abs(true.dense()).max(), max(np.abs(true.dense()).max(), np.abs(true.bias).max())
+    weights = np.abs(true.dense()).max(initial=0.0)
+    everything = max(weights, np.abs(true.bias).max(initial=0.0))
     length = np.linalg.norm(a, axis=1)
     apart = np.linalg.norm(a - b, axis=1) / np.where(length > 0, length, 1.0)
+    # Where nothing was compared nothing agrees.
+    some, any_weight = len(pairs) or not true.neurons, len(pairs) * len(columns) or not true.dense().size
     return LayerComparison(
         pairs=pairs,
         missing=np.setdiff1d(np.flatnonzero(working), pairs[:, 0]),
         false=np.setdiff1d(np.flatnonzero(~idle(mine)), place),
-        weight_error=float(np.max(difference[:, :-1], initial=0.0) / (weights or 1.0)),
-        bias_error=float(np.max(difference[:, -1], initial=0.0) / (everything or 1.0)),
+        weight_error=float(np.max(difference[:, :-1], initial=0.0) / (weights or 1.0)) if any_weight else float("nan"),
+        bias_error=float(np.max(difference[:, -1], initial=0.0) / (everything or 1.0)) if some else float("nan"),
         median_error=float(np.median(apart)) if len(apart) else float("nan"),
         share=float((apart <= SHARE_WITHIN)[working[pairs[:, 0]]].sum() / max(working.sum(), 1)),
     )

@@ -108,8 +108,8 @@ def large_change(
     low, high = box(within, start, "x")
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise BadInput("within= must be finite here: without a box the largest change may be infinite")
-    if not epsilon >= 0:
-        raise BadInput(f"epsilon must be at least 0; got {epsilon}")
+    if not 0 <= epsilon < np.inf:
+        raise BadInput(f"epsilon must be a finite number of at least 0; got {epsilon}")
     corner = np.where(high - start > start - low, 1.0, -1.0)
     signs = [corner, -corner]
     for target in towards:
