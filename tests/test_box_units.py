@@ -7,7 +7,7 @@ import numpy as np
 import unveil as uv
 from tests.helpers import assert_rate, random_weights
 from unveil.blackbox.row_span import in_own_units
-from unveil.identification.along_few import settled
+from unveil.identification.along_few import settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.method import Identification
 
@@ -124,7 +124,7 @@ def test_weights_of_light_inputs_are_fitted_where_all_matter_alike() -> None:
         oracle = uv.as_oracle(lambda x, truth=truth: truth(x).astype(np.float32), shape=12)
         found = Identification(near, uv.Outcome.complete, 0, 1e-6, "critical points", (), {})
         asked = oracle.ledger.asked
-        again = in_shown_units(found, oracle, never, settled, rng)
+        again = in_shown_units(found, oracle, never, settled_in_units, rng)
         x = size * rng.standard_normal((1000, 12))
         spread = truth(x).std()
         assert again.outcome is uv.Outcome.complete
@@ -132,3 +132,29 @@ def test_weights_of_light_inputs_are_fitted_where_all_matter_alike() -> None:
         assert again.network is not None
         assert np.abs(near(x) - truth(x)).max() > 1e-4 * spread
         assert np.abs(again.network(x) - truth(x)).max() < 2e-5 * spread
+
+
+def test_weights_of_light_inputs_are_measured_again_by_longer_steps_where_answers_are_exact() -> None:
+    """Read at inputs of size 1 they are as exact as the others are, which is not enough where all matter alike."""
+
+    def never(*_: object, **__: object) -> Identification:
+        raise AssertionError("it was read again")
+
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        (rows, bias), *rest = random_weights((16, 8, 6, 1), rng, bias=0.5)
+        size = np.append(np.ones(11), np.full(5, 3000.0))
+        truth = uv.Network.from_weights([(rows / size, bias), *rest])
+        light = size > 1
+        near = uv.Network.from_weights([(rows / size + 1e-9 * light * rng.standard_normal(rows.shape), bias), *rest])
+        oracle = uv.as_oracle(truth, shape=16)
+        found = Identification(near, uv.Outcome.complete, 0, 1e-9, "critical points", (), {})
+        again = in_shown_units(found, oracle, never, settled_in_units, rng)
+        x = size * rng.standard_normal((1000, 16))
+        spread = truth(x).std()
+        assert again.outcome is uv.Outcome.complete
+        assert again.network is not None
+        assert np.abs(near(x) - truth(x)).max() > 1e-7 * spread
+        assert np.abs(again.network(x) - truth(x)).max() < 1e-9 * spread
+        # About six questions for each weight and place.
+        assert again.queries < 3000

@@ -32,8 +32,8 @@ class _Case(NamedTuple):
     followed: dict[int, FollowedNeuron]
 
 
-def _case(seed: int, behind: tuple[int, ...] = ()) -> _Case:
-    """With layers of these widths behind the second."""
+def _case(seed: int, behind: tuple[int, ...] = (), vague: float = 0.0) -> _Case:
+    """With layers of these widths behind the second, followed from normals that are so far off."""
     rng = np.random.default_rng(seed)
     widths = (N, K, Q, *behind, 2)
     weights = [(rng.standard_normal((k, n)) / np.sqrt(n), 0.3 * rng.standard_normal(k)) for n, k in pairwise(widths)]
@@ -56,7 +56,8 @@ def _case(seed: int, behind: tuple[int, ...] = ()) -> _Case:
         length = float(np.linalg.norm(normal))
         step = 1e-7 * normal / length
         bent = truth(np.stack([high - step, high, high + step]))
-        one = follow(probe, layer, high, normal / length, (bent[0] - 2 * bent[1] + bent[2]) / 1e-7)
+        jump = (bent[0] - 2 * bent[1] + bent[2]) / 1e-7
+        one = follow(probe, layer, high, normal / length + vague * rng.standard_normal(N), jump, vague)
         if one is not None:
             followed[i] = one
     return _Case(truth, layer, turned, followed)
@@ -73,6 +74,28 @@ def test_bends_tell_weights_whichever_side_is_active(seed: int) -> None:
         np.testing.assert_allclose(one.weights[one.known], scale * true[one.known], atol=1e-7 * abs(scale))
         assert one.known.sum() >= K / 2
         assert rows.shape == (K, N)
+
+
+def test_a_bend_is_told_as_it_is_or_not_at_all(rng: np.random.Generator) -> None:
+    """Wherever it passes between the points around a crossing, and where another one passes there too."""
+    told, plane = 0, followed_neurons._fan(0.3)
+    for _ in range(200):
+        angle = 0.3 + rng.uniform(-np.pi / 2, np.pi / 2)
+        jump = rng.uniform(0.1, 10) * np.array([-np.sin(angle), np.cos(angle)])
+        answers = (1 + plane @ rng.standard_normal(2) + np.maximum(plane @ jump, 0))[:, None]
+        found = followed_neurons._two_pieces(plane, answers, 1e-14)
+        if found is not None:
+            told += 1
+            np.testing.assert_allclose(found[0][:2, 0], jump, atol=1e-8 * np.linalg.norm(jump))
+        away = 0.3 + rng.choice([-1, 1]) * rng.uniform(0.2, 1.1)
+        other = rng.uniform(0.1, 10) * np.array([-np.sin(away), np.cos(away)])
+        both = answers + np.maximum(plane @ other, 0)[:, None]
+        found = followed_neurons._two_pieces(plane, both, 1e-14)
+        if found is not None:
+            # Both between the same two points, or one outside: a single one for all that can be seen.
+            ahead = plane @ other > 0, plane @ jump > 0
+            assert (ahead[0] == ahead[1]).all() or (ahead[0] == ~ahead[1]).all() or ahead[1].all() or not ahead[1].any()
+    assert told > 100
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -94,7 +117,7 @@ def test_of_parallel_rows_that_were_not_met_only_the_sum_is_told() -> None:
     for met, theirs in ((2, False), (3, True)):
         known = np.arange(4) < met
         part = slope - (weights * known)[2:] @ rows[2:] / 2
-        one = FollowedNeuron(np.where(known, weights, 0), known, np.ones(4), part, 0.0, 1e-12)
+        one = FollowedNeuron(np.where(known, weights, 0), known, np.ones(4), part, 0.0, 1e-12, np.zeros(5))
         assert (one.behind((rows, bias), turned, 0) is not None) == theirs
 
 
@@ -125,6 +148,25 @@ def test_behind_settled_sides_it_is_the_neuron_and_zero_where_that_is(seed: int)
         np.testing.assert_allclose(mine, scale * true[known], atol=1e-6 * abs(scale))
         x = rng.standard_normal((50, N))
         assert not any(one.zero(layer, each) for each in x)
+
+
+def test_it_is_zero_where_it_was_met_and_its_weights_are_as_vague_as_the_normal_there() -> None:
+    met = 0
+    for seed in range(4):
+        truth, layer, turned, followed = _case(seed, vague=1e-8)
+        size = np.linalg.norm(truth.layers[0].dense(), axis=1)
+        for i, one in followed.items():
+            neuron = one.behind(layer, turned, -1)
+            if neuron is None:
+                continue
+            met += 1
+            h = np.maximum(turned * (layer[0] @ one.at + layer[1]), 0)
+            assert abs(neuron.weights @ h + neuron.bias) < 1e-13 * (1 + np.linalg.norm(h))
+            true = truth.layers[1].dense()[i] * size * neuron.known
+            true *= np.sign(true @ neuron.weights) / np.linalg.norm(true)
+            off = np.abs(neuron.weights - true).max()
+            assert off < 30 * np.sqrt(neuron.spread.diagonal().max())
+    assert met > 6
 
 
 def test_nothing_bends_at_a_hyperplane_of_no_neuron(rng: np.random.Generator) -> None:

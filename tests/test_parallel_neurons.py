@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 import unveil as uv
+from tests.helpers import assert_rate, random_weights
 from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer import _searched
+from unveil.identification.piecewise_linear.layer import _searched, finished, layer_steps
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.sharpening import sharpened
 from unveil.identification.piecewise_linear.sign_recovery import by_vanishing, dependent
@@ -85,3 +86,39 @@ def test_a_line_beside_all_rows_ends_before_their_errors_switch_one(rng: np.rand
         out = truth.layers[0].affine(line.base + np.array([[-far], [far]]) * line.direction)
         beyond_reach += bool((np.sign(out) != np.sign(z[0])).any())
     assert beyond_reach > 5
+
+
+def test_close_parallel_hyperplanes_are_all_met_and_their_normal_is_as_exact_as_others() -> None:
+    right = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        weights = random_weights((20, 8, 6, 1), rng, bias=0.5)
+        (rows, bias), *_ = weights
+        rows[4:] = rows[3]
+        bias[3:] = 0.02 + 1e-3 * np.arange(5)
+        truth = uv.Network.from_weights(weights)
+        oracle = uv.as_oracle(truth.logits, shape=20)
+        ask, frame = Asked(oracle), Frame.of_input(20, None)
+        probe = Probe(ask, rounding(ask, frame.sample(4, rng), oracle.resolution, rng), rng)
+        found = finished(layer_steps(probe, frame, far=1e4)).straight
+        size = np.linalg.norm(rows, axis=1)
+        true = np.column_stack([rows, bias]) / size[:, None]
+        mine = np.column_stack([found.rows, found.bias])
+        off = [min(np.linalg.norm(mine - t, axis=1).min(), np.linalg.norm(mine + t, axis=1).min()) for t in true]
+        right.append(len(mine) == 8 and max(off) < 1e-8)
+    assert_rate(right, 0.6)
+
+
+def test_a_vague_normal_near_one_known_well_is_taken_for_that_and_no_other_is(rng: np.random.Generator) -> None:
+    frame = Frame.of_input(10, None)
+    rows = rng.standard_normal((2, 10))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    at = rng.standard_normal((4, 10))
+    known = Hyperplanes.through(frame, at[:2], rows, np.ones((2, 1)), np.full(2, 1e-11))
+    turned = [-rows[0] + 1e-6 * rng.standard_normal(10), rows[1] + 1e-3 * rng.standard_normal(10)]
+    vague = np.array([each / np.linalg.norm(each) for each in turned])
+    new = Hyperplanes.through(frame, at[2:], vague, np.ones((2, 1)), np.full(2, 1e-6))
+    told = new.aligned(frame, known)
+    np.testing.assert_allclose(told.rows, [-rows[0], vague[1]], atol=1e-15)
+    np.testing.assert_allclose(told.bias, -np.einsum("kd,kd->k", told.rows, at[2:]), atol=1e-14)
+    np.testing.assert_array_equal(told.error, [1e-11, 1e-6])

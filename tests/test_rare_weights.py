@@ -65,6 +65,32 @@ def test_a_weight_that_begins_only_as_far_out_as_networks_are_checked_has_a_plac
     assert met >= 2
 
 
+def test_weights_at_parallel_rows_begin_one_after_the_other_and_nearby() -> None:
+    found = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        W, b = rng.standard_normal((8, 10)), 0.3 * rng.standard_normal(8)
+        # Three look the same way, one thousandth apart, and what others see nearly tells what they see.
+        W[5] = W[:5].T @ rng.standard_normal(5) + 1e-3 * rng.standard_normal(10)
+        W[6:] = W[5]
+        size = np.linalg.norm(W, axis=1)
+        W, b = W / size[:, None], np.append(b[:5], [0.012, 0.011, 0.01])
+        weights, known = np.append(rng.standard_normal(5), np.zeros(3)), np.arange(8) < 5
+        neuron = Neuron(weights, 0.2 * rng.standard_normal(), known, (0,), 1e-12 * np.eye(9))
+        assert roomiest([(W, b)], neuron, 6, 1.0) is None
+        assert roomiest([(W, b)], neuron, 7, 1.0) is None
+        for j, ahead in ((5, ()), (6, (5,)), (7, (5, 6))):
+            told = known | np.isin(np.arange(8), ahead)
+            x = roomiest([(W, b)], replace(neuron, known=told), j, 1.0)
+            if x is None:
+                continue
+            found += 1
+            h = local([(W, b)], x)[0]
+            assert [i for i in (5, 6, 7) if h[i] > 0] == [*ahead, j]
+            assert np.linalg.norm(x) < REACH[0] * np.sqrt(10) * 1.01
+    assert found >= 12
+
+
 def test_a_weight_that_begins_nowhere_has_no_place() -> None:
     layers, neuron = rare(0)
     W, b = layers[1]

@@ -10,6 +10,7 @@ import numpy as np
 
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import COARSE, Rounding, reach, rounding, rows_for
+from unveil.blackbox.wrappers import Affine
 from unveil.identification.detect import curved
 from unveil.identification.fitting.both_sides import both_sides
 from unveil.identification.fitting.least_squares import parameters
@@ -37,6 +38,8 @@ PART, READINGS = 0.5, 3
 # Answers per parameter for a fit of all weights along all inputs, how far out every fourth point lies, steps of the
 # fit, and the error in standard deviations of an answer that ends it.
 RATIO, FURTHER, STEPS, STEADY = 2.0, 3.0, 6, 0.1
+# Inputs that weigh so many times less than the heaviest one have weights measured by steps as much longer.
+LIGHT = 10.0
 SAME = 0.999  # rows of a larger cosine along the few directions are one neuron's
 # A step of a neuron that no other switches in, mostly; and errors of rows, at the least and at most: of float32, and as
 # much as a window of `confirm` bears.
@@ -187,6 +190,29 @@ def settled(
     network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts)
     outcome, seen, why = CriticalPoints().judge(network, oracle, rng=rng)
     return network, outcome, seen.residual, why
+
+
+def settled_in_units(
+    network: Network, unit: Affine, noise: Rounding, rng: np.random.Generator
+) -> tuple[Network, Outcome, float, str]:
+    """`settled` in units in which all inputs matter alike; of answers with all their digits those of the first layer's
+    weights measured again that belong to light inputs, by steps that matter as much as those of the others do. Queries:
+    those of `settled`, or of `widen` with the heavy inputs as the few directions, and of `CriticalPoints.judge`."""
+    if not noise.exact:
+        return settled(network, unit, noise, rng)
+    heavy, (first, *behind) = unit.deviation.ravel() * LIGHT > 1, network.layers
+    if len(network.layers) < 2 or heavy.all():
+        return network, Outcome.check_failed, np.inf, ""
+    every, k = np.eye(unit.n), first.neurons
+    directions = Directions(every[:, heavy], every[:, ~heavy])
+    layer = first.dense() @ (directions.longer * directions.few), first.bias
+    few = Network.from_weights([layer, *((each.dense(), each.bias) for each in behind)])
+    probe = Probe(lambda x: unit(unit.nearest(x)), noise, rng)
+    wide = widen(probe, few, directions, np.zeros(k, dtype=bool), np.zeros((k, few.n)))
+    if wide is None:
+        return network, Outcome.check_failed, np.inf, ""
+    outcome, seen, why = CriticalPoints().judge(wide, unit, rng=rng)
+    return wide, outcome, seen.residual, why
 
 
 def _read(network: Network, few: Identification, directions: Directions) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from unveil.identification.method import Identification, residual
 from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome
 from unveil.whitebox.network import Network
 
-# A nearly right network fitted to fresh answers, how it ended, its largest error, and what there is to say.
-Settler = Callable[[Network, Oracle, Rounding, np.random.Generator], tuple[Network, Outcome, float, str]]
+# A nearly right network settled by fresh answers, how it ended, its largest error, and what there is to say.
+Settler = Callable[[Network, Affine, Rounding, np.random.Generator], tuple[Network, Outcome, float, str]]
 
 # Points where all inputs matter alike; an error there is as expected up to so many times that at usual points, or below
 # this; readings in units that the weights show.
@@ -72,17 +72,16 @@ def in_shown_units(
 
 
 def _settled(found: Identification, unit: Affine, settle: Settler, rng: np.random.Generator) -> Identification | None:
-    """What was read, its weights fitted to answers in these units, if that passes the check of what is read in them.
-    Queries: those of `rounding`, and of `settle` where answers have few digits."""
+    """What was read, its weights settled by answers in these units, if that passes the check of what is read in them.
+    Queries: those of `rounding`, and of `settle`."""
     assert found.network is not None
     noise = rounding(Asked(unit), unit.sample(rows_for(unit.resolution), rng), unit.resolution, rng, unit.uneven)
-    if noise.exact or found.outcome is not Outcome.complete:
+    if found.outcome is not Outcome.complete:
         return None
     first, *rest = found.network.layers
     # A question y in these units is asked as x = y / deviation.
     first = dataclasses.replace(first, weights=first.dense() / unit.deviation)
-    network = dataclasses.replace(found.network, layers=(first, *rest))
-    network, outcome, error, _ = settle(network, unit, noise, rng)
+    network, outcome, error, _ = settle(dataclasses.replace(found.network, layers=(first, *rest)), unit, noise, rng)
     if outcome is not Outcome.complete:
         return None
     stats = {key: each for key, each in found.stats.items() if key not in ("rows_read", "layers_read")}

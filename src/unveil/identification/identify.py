@@ -12,7 +12,7 @@ from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.row_span import in_own_units
 from unveil.blackbox.wrappers import LogRatios, Restricted
-from unveil.identification.along_few import along_few, settled
+from unveil.identification.along_few import along_few, settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
 from unveil.identification.detect import piecewise_linear
@@ -100,7 +100,9 @@ def identify(
     if unit is None:
         found = _where_defined(oracle, x, read)
         return (
-            found if x is not None or oracle.answers == "labels" else in_shown_units(found, oracle, read, settled, rng)
+            found
+            if x is not None or oracle.answers == "labels"
+            else in_shown_units(found, oracle, read, settled_in_units, rng)
         )
     found = of_inputs(identify(unit, rng=rng, activation=activation, widths=widths, x=in_units(x, unit)), unit)
     if found.outcome is not Outcome.check_failed or oracle.within is not None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from unveil.blackbox.breakpoints import line_search
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.design import finish
-from unveil.identification.fitting.output_layer import Unsigned, after, ending, explain
+from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain, in_proportion
 from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUGH, merge_points
 from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
@@ -33,7 +33,7 @@ EFFORT = 4  # most lines, in units of those for the first layer: many are short
 # Other breakpoints near a place where an unknown weight is looked for: while there is a choice, and at all.
 CHEAP, DEAR = 3, 30
 # Errors of a network whose neurons stand behind parallel ones, in units of the largest answer, from which a fit of all
-# weights behind these goes on: what tells their weights apart lies far out.
+# weights behind these goes on, where some are unknown: what tells them apart lies far out. `ROUGH` where none is.
 COARSE = 1e-3
 AT_ONCE = 6  # places where one unknown weight is looked for at once
 SHARE = 0.5  # where more are unknown, this share of them
@@ -53,7 +53,6 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
     `most_lines`: lines for the first layer; `EFFORT` times as many are searched. Yields what was read so far, after
     every line; the last one is the result.
     """
-    coarse = setting._replace(fine=max(setting.fine, COARSE))
     for _ in range(EFFORT * most_lines):
         more = True
         while more:
@@ -66,7 +65,8 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
             )
             state, more = looked or state, looked is not None
         settled = state.follows(setting.frame) and all(n.known.all() for n in state.candidates.neurons)
-        held = coarse if state.parallel and not settled else setting
+        enough = (ROUGH if settled else COARSE) if state.parallel else 0.0
+        held = setting._replace(fine=max(setting.fine, enough))
         state, error = close(held, state)
         yield state
         if error < held.fine or state.spent:
@@ -94,7 +94,8 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         if met_on is None:
             continue
         (line, p), normal = met_on, seen.span @ seen.normal
-        one = follow(setting.probe, layer, seen.x, normal, line.jump[p] / float(normal @ line.direction))
+        jump = line.jump[p] / float(normal @ line.direction)
+        one = follow(setting.probe, layer, seen.x, normal, jump, seen.error)
         key = min((n.key for n in state.candidates.merged), default=0)
         neuron = None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
         if neuron is not None:
@@ -127,15 +128,14 @@ def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
     there = places(layers, neurons, base, direction, tried, most, setting.frame)
     missing = sum(int((~n.known).sum()) for n in neurons)
     there = there[: max(AT_ONCE, int(SHARE * missing))]
-    if not there and setting.frame.free and not state.parallel:
+    if not there and setting.frame.free:
         size = setting.probe.noise.size / np.sqrt(setting.frame.d)
         there, nowhere = roomy_places(layers, neurons, tried, size, AT_ONCE)
         never = Counter({(*so_far[i], j): TRIES for i, j in nowhere})
         candidates = replace(candidates, tried=candidates.tried + never)
         if not there and nowhere:
             return replace(state, candidates=candidates)
-    # Behind parallel neurons much is unknown, and few of it are no step forward: another line may make more of it.
-    if not there or (state.parallel and 2 * len(there) < min(AT_ONCE, missing)):
+    if not there:
         return None
     seen, lines = complete_weights(setting.probe, layers, neurons, there, setting.frame)
     now = candidates.tried + Counter((*so_far[place.neuron], place.unknown) for place in there)
@@ -276,8 +276,12 @@ def _fitted(
     if candidates.fitted is not None and candidates.fitted[0] == key:
         return state, candidates.fitted[1], np.empty(0, dtype=bool)
     rough = max(ROUGH, setting.fine)
+    if candidates.explained is not None and candidates.explained[0] == key:
+        # A few more answers say no more of whole neurons, but where another one is.
+        return state, state.network, _fits(log, size, *candidates.explained[1:], rough)
     rows, bias, known = (np.array([getattr(n, name) for n in neurons]) for name in ("weights", "bias", "known"))
     unsigned, solution, fits = explain(Unsigned(state.layers, rows, bias, known), log, size, rough)
+    candidates = replace(candidates, explained=(key, unsigned, solution) if known.all() and not fits.all() else None)
     candidates = replace(candidates, fitted=None)
     if fits.mean() < HALF:
         return replace(state, candidates=candidates), None, fits
@@ -298,6 +302,16 @@ def _fitted(
         network = finish(log, network, size, setting.points.usual(SETTLED_AT), setting.probe.rng)
         candidates = replace(candidates, fitted=(key, network))
     return replace(state, candidates=candidates), network, fits
+
+
+def _fits(
+    log: Asked, size: float, unsigned: Unsigned, solution: Float[np.ndarray, "q m"], rough: float
+) -> Bool[np.ndarray, " N"]:
+    """Which answers a fit made before explains."""
+    x, y = log.all()
+    weight = in_proportion(x, size)
+    off = np.abs(unsigned.features(x) @ solution - y) * weight
+    return np.asarray(off.max(axis=1) < rough * np.abs(y * weight).max())
 
 
 def _judged(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import AffineMap, Asked, after
+from unveil.identification.fitting.output_layer import AffineMap, Asked, Unsigned, after
 from unveil.identification.piecewise_linear.completeness import Moving
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, local, row_space
 from unveil.identification.piecewise_linear.derivatives import Station
@@ -74,6 +74,8 @@ class Candidates:
     # how often a set of them (keys, and bits of how many critical points each was met at) was taken for the whole
     # layer, but is not, or its signs were not told
     refuted: Counter[frozenset[tuple[int, int]]] = field(default_factory=Counter)
+    # what explained some of the answers last: whole neurons (keys, and how many known weights), and the fit
+    explained: tuple[frozenset[tuple[int, int]], Unsigned, np.ndarray] | None = None
     # the network fitted to the last digits, and which neurons it has (keys) with how many known weights
     fitted: tuple[frozenset[tuple[int, int]], Network] | None = None
 

@@ -32,11 +32,12 @@ ASIDE = 0.3  # share of a random direction in the way to a hyperplane
 # Where two hyperplanes cross answers are compared this far around, as a share of the way to the next one, nearer where
 # another hyperplane comes between; no nearer than this, in typical inputs.
 AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-5
-# Directions in which they are, and how far from the hyperplane of the first layer these stay, in radians.
-ANGLES, BESIDE = 12, 0.15
+# Directions in which they are, how far from the hyperplane of the first layer these stay, in radians, and on how many
+# of them a linear function must hold: through three points of a fan one goes whatever they are.
+ANGLES, BESIDE, LEAST = 24, 0.15, 4
 # Deviations of the noise that what no two linear functions explain may be, and that a jump of the slopes must be.
 STRAIGHT, JUMP = 20.0, 300.0
-SAME = 1e-3  # a jump differs from what it should be by no more than this share
+SAME = 1e-5  # a jump differs from what it should be by no more than this share
 ZERO = 1e-6  # neurons followed are those of the points at which they are zero to this part
 VAGUE = 1e-5  # normals with larger errors begin nothing, bends with such ones tell no weight
 LEFT = 1e-7  # part of a slope, in units of all weights, up to which the weights found make it up
@@ -53,6 +54,7 @@ class FollowedNeuron:
     slope: Float[np.ndarray, " n"]
     bias: float  # the normal has unit length where the neuron was met first
     error: float  # expected error of the weights
+    at: Float[np.ndarray, " n"]  # where it was met first
 
     def zero(self, layer: AffineMap, x: Float[np.ndarray, " n"]) -> bool:
         """Whether this point is on its hyperplane."""
@@ -85,7 +87,8 @@ class FollowedNeuron:
         # Nothing else is in it, unless a bend was another neuron's.
         if np.linalg.norm(rest - (turned * weights * on) @ rows) > LEFT * np.linalg.norm(weights):
             return None
-        offset = self.bias - float((self.weights * turned) @ bias / 2) - float((weights * turned)[on] @ bias[on])
+        # Where it was met is known to the last digit, what is left of its slope no better than the normal there.
+        offset = -float(weights @ np.maximum(turned * (rows @ self.at + bias), 0))
         size = float(np.linalg.norm(weights))
         return Neuron.given(weights[known] / size, offset / size, self.error, key).among(known)
 
@@ -114,11 +117,12 @@ def follow(
     x: Float[np.ndarray, " n"],
     normal: Float[np.ndarray, " n"],
     jump: Float[np.ndarray, " m"],
+    error: float = 0.0,
 ) -> FollowedNeuron | None:
     """Follow a hyperplane across those of the first layer.
 
-    `layer`: the first layer, rows of unit norm, sides open. None where it meets hardly any of them. Queries: `2 ANGLES`
-    for each neuron of the first layer that is met, some times more where others are near.
+    `layer`: the first layer, rows of unit norm, sides open. `error`: of the normal. None where it meets hardly any of
+    them. Queries: `ANGLES` for each neuron of the first layer that is met, some times more where others are near.
     """
     rows, bias = layer
     k = len(bias)
@@ -156,7 +160,7 @@ def follow(
         return None
     slope = begun - (weights * first) @ rows / 2
     offset = -float(weights @ np.abs(rows @ start + bias) / 2 + slope @ start)
-    return FollowedNeuron(weights, known, first, slope, offset, float(np.median(errors)))
+    return FollowedNeuron(weights, known, first, slope, offset, float(np.hypot(np.median(errors), error)), start)
 
 
 def _next(
@@ -207,9 +211,7 @@ def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
     ahead = ahead / length
     a = up * length
     centre = np.arctan2(up * b, up * a)
-    angle = centre + np.linspace(-np.pi / 2 + BESIDE, np.pi / 2 - BESIDE, ANGLES)
-    circle = np.column_stack([np.cos(angle), np.sin(angle)])
-    plane = np.concatenate([circle, circle / 2])
+    plane = _fan(centre)
     for nearer in NEARER:
         radius = nearer * room
         if radius < NEAREST * probe.noise.size:
@@ -245,24 +247,33 @@ def _change(probe: Probe, layer: AffineMap, here: _Crossing) -> _Change | None:
     return None
 
 
+def _fan(centre: float) -> Float[np.ndarray, "N two"]:
+    """Points around the origin of a plane, on the side of it that an angle points to, near and far in turn. They are
+    dense at both ends, where few must tell a linear function."""
+    angle = centre + (np.pi / 2 - BESIDE) * np.sin(np.linspace(-np.pi / 2, np.pi / 2, ANGLES))
+    plane = np.column_stack([np.cos(angle), np.sin(angle)])
+    plane[::2] /= 2
+    return plane
+
+
 def _two_pieces(
     plane: Float[np.ndarray, "N two"], answers: Float[np.ndarray, "N m"], sigma: float
 ) -> tuple[Float[np.ndarray, "three m"], float] | None:
     """Two affine functions that explain answers around a point: their difference, and its relative error."""
-    F = np.column_stack([plane, np.ones(len(plane))])
-    order, best = np.tile(np.arange(ANGLES), 2), None
-    for cut in range(2, ANGLES - 1):
-        parts, left = [], 0.0
-        for some in (order < cut, order >= cut):
-            solution = np.linalg.lstsq(F[some], answers[some], rcond=None)[0]
+    F, best = np.column_stack([plane, np.ones(len(plane))]), None
+    for cut in range(LEAST, ANGLES - LEAST + 1):
+        parts, left, doubt = [], 0.0, 0.0
+        for some in (slice(cut), slice(cut, None)):
+            solution, _, _, s = np.linalg.lstsq(F[some], answers[some], rcond=None)
             left = max(left, float(np.abs(F[some] @ solution - answers[some]).max()))
+            doubt = max(doubt, sigma / float(s[-1]))
             parts.append(solution)
         if best is None or left < best[0]:
-            best = left, parts[1] - parts[0]
+            best = left, parts[1] - parts[0], doubt
     assert best is not None
-    left, jump = best
+    left, jump, doubt = best
     size = float(np.linalg.norm(jump[:2]))
-    return (jump, sigma / size) if left < STRAIGHT * sigma and size > JUMP * sigma else None
+    return (jump, doubt / size) if left < STRAIGHT * sigma and size > JUMP * sigma else None
 
 
 def sides(layer: AffineMap, followed: Sequence[FollowedNeuron]) -> Float[np.ndarray, " k"] | None:
@@ -313,7 +324,7 @@ def settle_wide(setup: Setup, state: Reading) -> tuple[Reading, list[Neuron]]:
         for x, normal, jump, error in waiting:
             if error > VAGUE or np.linalg.norm(x) > REACH * probe.noise.size or any(n.zero(layer, x) for n in followed):
                 continue
-            one = follow(probe, layer, x, normal, jump)
+            one = follow(probe, layer, x, normal, jump, error)
             if one is not None:
                 followed.append(one)
                 continue

@@ -15,6 +15,9 @@ from unveil.identification.piecewise_linear.frame import Frame
 # A hyperplane is one met before where normal and position agree to so many times both errors, which are no smaller
 # than the least.
 SAME, LEAST = 6.0, 1e-6
+# Normals with smaller errors than this are those of others that are known so many times better, where these are within
+# so many errors: of close breakpoints they are understated.
+NEARLY, CLEARER, BESIDE = 1e-4, 30.0, 30.0
 # A breakpoint is where a hyperplane is expected to within so many errors of that place, as long as these are below the
 # share of its distance from the line's origin, plus so many times the breakpoint's own width.
 EXPECTED, VAGUE, WIDTHS = 4.0, 0.1, 3.0
@@ -54,6 +57,21 @@ class Hyperplanes(Rows):
         order = np.arange(len(self))
         order[list(by)] = len(self) + np.arange(len(by))
         return Hyperplanes.joined([self, *by.values()])[order]
+
+    def aligned(self, frame: Frame, others: Hyperplanes) -> Hyperplanes:
+        """With the normals of better known ones, of the others and of these, where they are those, for all that is
+        known: of many coordinates no two are so near each other by chance, and training makes some parallel. Where
+        their breakpoints are close normals are vague."""
+        known = Hyperplanes.joined([others, self])
+        cosine = self.rows @ known.rows.T
+        chord = np.sqrt(np.maximum(0, 2 - 2 * np.abs(cosine)))
+        allowed = BESIDE * np.where(self.error < NEARLY, self.error, 0)[:, None]
+        error = np.where((chord < allowed) & (CLEARER * known.error < self.error[:, None]), known.error, np.inf)
+        better = np.where(np.isfinite(error).any(axis=1), error.argmin(axis=1), np.arange(-len(self), 0))
+        sign = np.sign(cosine[np.arange(len(self)), better])
+        return Hyperplanes.through(
+            frame, self.at, sign[:, None] * known.rows[better], self.jump, np.minimum(self.error, known.error[better])
+        )
 
     def sums(self, frame: Frame, x: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "N K"]:
         """`rows @ h + bias` at some inputs."""

@@ -15,6 +15,7 @@ from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import SAME, LayerFound
 from unveil.identification.piecewise_linear.layer_membership import straight_ones
 from unveil.identification.piecewise_linear.normals import normals
+from unveil.identification.piecewise_linear.parallel_rows import FEWEST, across_parallel
 from unveil.identification.piecewise_linear.probe import Probe
 
 # Lines in a row that may show nothing new, by whether answers are exact and whether the region is free.
@@ -90,6 +91,11 @@ def layer_steps(  # noqa: PLR0913 - options of a reading, by name
         known = exact and changes and (not frame.free or _many(found))
         if number + 1 >= len(given) and quiet >= QUIET[exact, frame.free] and not known:
             break
+    if exact and frame.free and frame.d >= FEWEST:
+        found, lines = across_parallel(probe, frame, found)
+        for line in lines:
+            found = _explained(probe, frame, line, found).with_line(line)
+            yield found
 
 
 def finished(steps: Iterator[LayerFound]) -> LayerFound:
@@ -214,6 +220,8 @@ def _explained(probe: Probe, frame: Frame, line: Line, found: LayerFound) -> Lay
     found, planes = normals(probe, frame, line, crossing, found)
     if not len(planes):
         return found
+    if probe.noise.exact and frame.d >= FEWEST:
+        planes = planes.aligned(frame, found.straight)
     straight, maybe = straight_ones(probe, frame, found, planes)
     if not frame.free and not probe.noise.exact:
         straight &= np.abs(planes.rows).max(axis=1) < WALL

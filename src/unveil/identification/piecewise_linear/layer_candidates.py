@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.line import Line
-from unveil.identification.fitting.output_layer import AffineMap
+from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
 from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -62,6 +62,17 @@ class Moves(NamedTuple):
         return cls(h, move / top[:, None, None], (s > 1e-7 * top[:, None]).sum(axis=1))
 
 
+def explained(layers: list[AffineMap], x: Float[np.ndarray, "S d"], beside: float = 1.0) -> Bool[np.ndarray, " S"]:
+    """Whether a neuron of these layers is zero at each of these points, or within so many times what counts as zero."""
+    out, h = np.zeros(len(x), dtype=bool), x
+    for W, b in layers:
+        z = h @ W.T + b
+        size = (1 + np.linalg.norm(h, axis=1))[:, None] * np.linalg.norm(W, axis=1)
+        out |= (np.abs(z) < beside * ZERO * size).any(axis=1)
+        h = np.maximum(z, 0)
+    return out
+
+
 class Views(NamedTuple):
     """Critical points behind the layers read that none of their neurons explains."""
 
@@ -106,14 +117,8 @@ class Views(NamedTuple):
         line: Int[np.ndarray, " S"],
     ) -> Views:
         """Of points with these normals, their errors, and the lines on which they were met."""
-        explained = np.zeros(len(x), dtype=bool)
-        h = x
-        for W, b in layers:
-            z = h @ W.T + b
-            size = (1 + np.linalg.norm(h, axis=1))[:, None] * np.linalg.norm(W, axis=1)
-            explained |= (np.abs(z) < ZERO * size).any(axis=1)
-            h = np.maximum(z, 0)
-        which = np.flatnonzero(~explained & (h > 0).any(axis=1))
+        h = after(layers, x)
+        which = np.flatnonzero(~explained(layers, x) & (h > 0).any(axis=1))
         away = np.abs((x * normal).sum(axis=1))
         seen, normal = Moves.of(layers, x[which]), normal[which]
         D = seen.move.transpose(0, 2, 1)

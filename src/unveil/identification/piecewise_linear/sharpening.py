@@ -57,22 +57,27 @@ def untangled(probe: Probe, frame: Frame, found: LayerFound) -> LayerFound:
     Breakpoints close to each other on a line have vague jumps, and of the normals of their group each has something of
     the others in it: it is wrong along a few known directions. Random ones tell whether it is. A hyperplane with a good
     normal that was met far away is met once more. Queries: per row about `4 (m + CHECKS)`, about 14 where its normal is
-    good; none where coordinates are no more than `MANY`, or rows met beside each other no small share of them.
+    good; no normal is measured where coordinates are no more than `MANY`, or rows met beside each other no small share
+    of them.
     """
     planes, count = found.straight, 2 * probe.m
-    if frame.d <= MANY or count > TANGLED * frame.d or not len(planes):
+    if not len(planes):
         return found
     off = _far_off(frame, planes)
     # Measured again they come out as most did.
-    bad = max(COSTLY[probe.m > 1][1], WORSE * float(np.median(off)))
+    usual = WORSE * float(np.median(off))
+    bad = max(COSTLY[probe.m > 1][1], usual)
+    tangled = frame.d > MANY and count <= TANGLED * frame.d
     room, measures = _Room(probe.rng, frame, planes), dict[int, _Measure]()
-    for i in np.flatnonzero(off > bad).tolist():
+    for i in np.flatnonzero(off > max(THROUGH[probe.m > 1][1], usual)).tolist():
         near = np.argsort(np.linalg.norm(planes.at - planes.at[i], axis=1), kind="stable")
         basis = np.linalg.qr(planes.rows[near[1 : count + 1]].T)[0]
         checks = probe.rng.standard_normal((frame.d, CHECKS))
         checks /= np.linalg.norm(checks, axis=0)
-        good = planes.error[i] <= bad
-        measures[i] = _as_known if good else partial(_untangled_normal, basis=basis, checks=checks)
+        if planes.error[i] <= bad:
+            measures[i] = _as_known
+        elif tangled:
+            measures[i] = partial(_untangled_normal, basis=basis, checks=checks)
     return found.with_rows(planes.replaced(_met_again(probe, room, measures)))
 
 

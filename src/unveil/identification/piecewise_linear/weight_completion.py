@@ -22,15 +22,18 @@ from unveil.identification.piecewise_linear.critical_point import (
     zeros,
 )
 from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_candidates import explained
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
-from unveil.identification.piecewise_linear.roomy_places import roomiest
+from unveil.identification.piecewise_linear.roomy_places import SHARED, roomiest
 
 # A weight may be this many times the largest known one of its neuron; twice that when it is looked for again.
 LARGEST = 1.5
 # Of so many places with the same unknown, out of more, that with the fewest other breakpoints is taken.
 CHOICE, PLENTY = 8, 32
 BESIDE = 6.0  # in units of how far off a hyperplane may be, how far on either side of it answers must show its bend
+# A place this many times as far from the hyperplanes read as what is taken for theirs.
+APART = 1.5
 TRIES = 3  # how often it is looked for in vain
 # Normals that follow worse than this from what is known of a neuron are measured: an error in one weight is one of
 # everything behind its layer.
@@ -49,6 +52,7 @@ class Place:
     step: Float[np.ndarray, " n"]
     rate: float  # what the neuron gains by this step
     value: float  # what the weight belongs to has this value here
+    shared: int  # how many of its known weights matter here
 
 
 def places(  # noqa: PLR0913 - what is known and where to look, by name
@@ -75,13 +79,14 @@ def places(  # noqa: PLR0913 - what is known and where to look, by name
             i, j = int(which[q]), int(blind[q].argmax())
             if len(found.get((i, j), ())) >= PLENTY:
                 continue
-            place = _place(layers, rows[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
+            place = _place(layers, neurons[i], b + at[q] * d, i, j, LARGEST * 2 ** tried[i, j])
             if place is not None and tried[i, j] < TRIES and _legal(frame, place):
                 found.setdefault((i, j), []).append(place)
     out = []
     for some in found.values():
-        # Where the value is small its weight is vague, where it is large the hyperplane may be far away.
-        some.sort(key=lambda place: abs(np.log(np.linalg.norm(place.step) / 0.1)))
+        # Where hardly any known weight matters a critical point is no proof of the new one; where the value is small
+        # its weight is vague, where it is large the hyperplane may be far away.
+        some.sort(key=lambda place: (place.shared < SHARED, abs(np.log(np.linalg.norm(place.step) / 0.1))))
         others = [_others(layers, rows, bias, place) for place in some[:CHOICE]]
         best = int(np.argmin(others))
         out.append((others[best], some[best]))
@@ -100,16 +105,18 @@ def roomy_places(
     """Such places for weights that matter hardly anywhere, found by a search of their own.
 
     `tried`: how often each neuron's weight was looked for in vain. `size`: length of a typical input, per coordinate.
-    `most`: weights that are looked for at most, those of the best known neurons first. Returns the places, and weights
+    `most`: places at most, those of the best known neurons first. Returns the places, and weights
     (neuron, unknown) that have none within reach.
     """
     out: list[Place] = []
     nowhere: list[tuple[int, int]] = []
     few = sorted(range(len(neurons)), key=lambda i: int((~neurons[i].known).sum()))
     wanted = [(i, int(j)) for i in few for j in np.flatnonzero(~neurons[i].known) if tried[i, int(j)] < TRIES]
-    for i, j in wanted[:most]:
+    for i, j in wanted:
+        if len(out) == most:
+            break
         x = roomiest(layers, neurons[i], j, size)
-        place = None if x is None else _place(layers, neurons[i].weights, x, i, j, LARGEST * 2 ** tried[i, j])
+        place = None if x is None else _place(layers, neurons[i], x, i, j, LARGEST * 2 ** tried[i, j])
         if place is None:
             nowhere.append((i, j))
         else:
@@ -117,18 +124,21 @@ def roomy_places(
     return out, nowhere
 
 
-def _place(layers: list[AffineMap], row: np.ndarray, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
-    values, J = local(layers, x)
+def _place(layers: list[AffineMap], neuron: Neuron, x: np.ndarray, i: int, j: int, largest: float) -> Place | None:
+    (values, J), row = local(layers, x), neuron.weights
     normal = J.T @ row
     across = normal - J[j] * (J[j] @ normal) / max(J[j] @ J[j], 1e-300)
     length = float(np.linalg.norm(across))
     if values[j] <= 0 or length < 0.05 * np.linalg.norm(normal) or length < 1e-6:
         return None
     rate = float(normal @ across) / length
+    # A program for linear constraints keeps to them less exactly than a weight is told.
+    x = x - float(row @ values + neuron.bias) / (rate * length) * across
     reach = largest * float(np.abs(row).max()) * values[j] / rate
-    if not 1e-4 < reach < 3 * (1 + np.linalg.norm(x)):
+    if reach > 3 * (1 + np.linalg.norm(x)) or explained(layers, x[None], APART)[0]:
         return None
-    return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]))
+    shared = int(((values > 0) & neuron.known).sum())
+    return Place(i, j, x, across * (reach / length), rate * reach, float(values[j]), shared)
 
 
 def _others(layers: list[AffineMap], rows: np.ndarray, bias: np.ndarray, place: Place) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from unveil.identification.fitting.output_layer import AffineMap
 from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
@@ -18,6 +19,8 @@ AWAY = 1.0, 3.0
 STEADY = 0.2  # a random step moves neurons by this share of what it may
 # Places tried per station, and how often others are looked for where derivatives could not be measured.
 TRIES, PLACES = 60, 4
+# Behind more than one hidden layer neurons told so many times worse than the median one are told elsewhere, too.
+WORSE = 30.0
 # Rows along the few directions must be this independent for their values to be chosen freely; the values of others are
 # what these say, and where rows depend on each other more than this nothing is told.
 INDEPENDENT, DEPENDENT = 1e-2, 1e-6
@@ -31,8 +34,9 @@ class SparsePlace:
 
     s: Float[np.ndarray, " p"]  # coordinates along the few directions
     active: Int[np.ndarray, " g"]  # which neurons, of those that no station before has told
-    away: Float[np.ndarray, " g"]  # what they see there
-    back: Float[np.ndarray, "p g"]  # steps that add as much again to one of them, and nothing to all others
+    # what they see there, behind more than one hidden layer also those beside
+    away: Float[np.ndarray, " h"]
+    back: Float[np.ndarray, "p h"]  # steps that add as much again to one of these, and nothing to the others of them
     radius: float  # how far random steps along other directions may go
     # neurons told before that are active, too: without them the next layer passes nothing on
     beside: Int[np.ndarray, " b"]
@@ -113,17 +117,20 @@ def stations(
             np.put_along_axis(sign, active, 1.0, axis=1)
             z = sign * np.array([far for _, far in drawn]) * size
             z = (z - layer.bias) @ (layer.dense() @ place).T + layer.bias if bound.any() else z
-            room, clear = _tell(network, z, active, moves if bound.any() else None)
+            _, clear = _tell(network, z, active, moves if bound.any() else None)
             if bound.any():
                 clear *= _alone(z > 0, active, left, moves)
             best, told = int(clear.argmax()), float(clear.max())
         on, sees = active[best], z[best]
-        away = sees[on]
         beside = np.setdiff1d(first[sees > 0], on)
-        back = step[:, on] * away
+        # Of the others only those that are active count behind the next layer: the step past them is the shortest.
+        here = on if len(network.layers) == 2 else np.append(on, beside)
+        past = step[:, on] if len(network.layers) == 2 else np.linalg.pinv(layer.dense()[here])
+        free = _tell(network, sees[None], here[None], moves if bound.any() else None)[0][0]
         left = np.setdiff1d(left, on)
         if told > 0 or not bound.any():
-            out.append(SparsePlace(place @ (sees - layer.bias), on, away, back, STEADY * room[best], beside))
+            s = place @ (sees - layer.bias)
+            out.append(SparsePlace(s, on, sees[here], past * sees[here], STEADY * free, beside))
     return out
 
 
@@ -202,8 +209,9 @@ def widen(
     """The network on all inputs; None where derivatives could not be measured, at other places either.
 
     `again`: rows that are measured again along the few directions, too; `seen`: a point of each of their hyperplanes,
-    in coordinates. Queries: `n - p + 5` per place, p more where a row is measured again; one more per neuron, two
-    behind one hidden layer with several outputs; the same for neurons that are told elsewhere, `PLACES` times at most.
+    in coordinates. Queries: `n - p + 5` per place, p more where a row is measured again; one more per neuron active
+    there, two behind one hidden layer with several outputs; the same for neurons that are told elsewhere, too, `PLACES`
+    times at most.
     """
     layer, last = network.layers[0], len(network.layers) == 2
     lift = directions.longer * directions.few.T
@@ -211,7 +219,8 @@ def widen(
     beyond = np.zeros((len(rows), directions.others.shape[1]))
     told: list[tuple[SparsePlace, np.ndarray, np.ndarray]] = []
     moves = parallel(rows)
-    left = np.unique(np.abs(moves).argmax(axis=1))
+    left = every = np.unique(np.abs(moves).argmax(axis=1))
+    size, doubt = np.linalg.norm(rows, axis=1), np.full(len(rows), np.inf)
     for _ in range(PLACES):
         where = stations(network, moves, again, left, probe.rng)
         if where is None:
@@ -220,34 +229,50 @@ def widen(
         value = probe.ask(x)
         # A fit tells them less well here, where all other neurons are off, than where inputs usually are.
         shares = _shares(probe, where, x, value, lift, last)
-        slopes = _slopes(probe, directions, where, again, x, value)
-        for each, share, y, J in zip(where, shares, value, slopes, strict=True):
+        slopes, errors = _slopes(probe, directions, where, again, x, value)
+        for each, share, y, J, error in zip(where, shares, value, slopes, errors, strict=True):
             active, beside = each.active, each.beside
-            if J is None or np.isin(beside, left).any():
+            if J is None or not np.isfinite(doubt[beside]).all():
                 continue
             if len(beside):
-                J = J - _passed_on(network, each.s, beside, moves) @ beyond[beside]
+                passed = _passed_on(network, each.s, beside, moves) if last else share[:, len(active) :]
+                J = J - passed @ beyond[beside]
+                error = error + float((np.abs(passed) @ (doubt * size)[beside]).max())
+            share = share[:, : len(active)]
+            about = error / float(np.linalg.svd(share, compute_uv=False)[-1]) / size[active]
+            if about.max() >= doubt[active].max():
+                continue
             found = np.linalg.lstsq(share, J, rcond=None)[0]
             beyond[active] = found[:, found.shape[1] - beyond.shape[1] :]
             if again[active].any():
                 rows[active] = found[:, : rows.shape[1]] * directions.longer
                 bias[active] = -np.einsum("kp,kp->k", rows[active], seen[active])
             told.append((each, share, y))
-            left = np.setdiff1d(left, active)
+            doubt[active] = about
+        left = every[np.isinf(doubt[every])]
+        if not len(left) and not last:
+            left = every[doubt[every] > WORSE * np.median(doubt[every])]
         if not len(left):
             break
-    else:
+    if np.isinf(doubt[every]).any():
         return None
-    beyond = moves @ beyond
-    whole = rows @ directions.few.T / directions.longer + beyond @ directions.others.T
+    whole = rows @ directions.few.T / directions.longer + moves @ beyond @ directions.others.T
     rest = [(each.dense(), each.bias) for each in network.layers[1:]]
-    if last:
-        outer = rest[0][0].copy()
-        for each, share, _ in told:
-            outer[:, each.active] = share
-        h = np.maximum(np.array([each.s for each, _, _ in told]) @ rows.T + bias, 0)
-        rest = [(outer, np.median(np.array([y for _, _, y in told]) - h @ outer.T, axis=0))]
-    return Network.from_weights([(whole, bias), *rest])
+    return Network.from_weights([(whole, bias), *([_outer(rows, bias, rest[0][0], told)] if last else rest)])
+
+
+def _outer(
+    rows: Float[np.ndarray, "k p"],
+    bias: Float[np.ndarray, " k"],
+    outer: Float[np.ndarray, "m k"],
+    told: list[tuple[SparsePlace, np.ndarray, np.ndarray]],
+) -> AffineMap:
+    """The output layer behind one hidden layer, as the places show it where neurons were told."""
+    outer = outer.copy()
+    for each, share, _ in told:
+        outer[:, each.active] = share
+    h = np.maximum(np.array([each.s for each, _, _ in told]) @ rows.T + bias, 0)
+    return outer, np.median(np.array([y for _, _, y in told]) - h @ outer.T, axis=0)
 
 
 def _slopes(
@@ -257,13 +282,15 @@ def _slopes(
     again: Bool[np.ndarray, " k"],
     x: Float[np.ndarray, "P n"],
     value: Float[np.ndarray, "P m"],
-) -> list[np.ndarray | None]:
-    """Derivatives at these places along the other directions, along all where a row is measured again; None: not met.
+) -> tuple[list[np.ndarray | None], Float[np.ndarray, " P"]]:
+    """Derivatives at these places along the other directions, along all where a row is measured again, and their
+    errors; None: not met.
 
     Where the answers of many layers are rounded more than elsewhere, or a neuron switches next to a place, there is no
     derivative to be had.
     """
     out: list[np.ndarray | None] = [None] * len(where)
+    errors = np.full(len(where), np.inf)
     full = np.array([again[each.active].any() for each in where])
     for every in (False, True):
         these = np.flatnonzero(full == every)
@@ -272,16 +299,17 @@ def _slopes(
         span = np.concatenate([directions.few.T, directions.others.T]).T if every else directions.others
         radius = np.array([where[i].radius for i in these])
         slope, error = derivatives(probe, across(span), x[these], radius, value[these])
+        errors[these] = error
         for i, J, known in zip(these.tolist(), slope, np.isfinite(error), strict=True):
             out[i] = J if known else None
-    return out
+    return out, errors
 
 
 def _shares(
     probe: Probe, where: list[SparsePlace], x: np.ndarray, value: np.ndarray, lift: np.ndarray, last: bool
 ) -> list[np.ndarray]:
-    """How the answers change with what each active neuron sees, measured."""
-    place = np.repeat(np.arange(len(where)), [len(each.active) for each in where])
+    """How the answers change with what each neuron of `away` sees, measured."""
+    place = np.repeat(np.arange(len(where)), [len(each.away) for each in where])
     back, away = np.concatenate([each.back.T for each in where]), np.concatenate([each.away for each in where])
     if last and value.shape[1] > 1:
         # Onto the hyperplane and as far beyond it: what the others add is linear, and drops out.
