@@ -14,11 +14,18 @@ from unveil.blackbox.line import Line
 from unveil.identification.fitting.design import finish
 from unveil.identification.fitting.output_layer import Asked, Unsigned, after, ending, explain, in_proportion
 from unveil.identification.piecewise_linear.candidates import ANYWAY, HALF, ROUGH, merge_points
-from unveil.identification.piecewise_linear.critical_point import along, along_line, local, measure_normals, met
+from unveil.identification.piecewise_linear.critical_point import (
+    CriticalPoint,
+    along,
+    along_line,
+    local,
+    measure_normals,
+    met,
+)
 from unveil.identification.piecewise_linear.deeper_state import Deeper, Setting
 from unveil.identification.piecewise_linear.followed_neurons import follow
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.fresh_points import refuting
+from unveil.identification.piecewise_linear.fresh_points import SCALES, refuting
 from unveil.identification.piecewise_linear.neuron import AGREES, Neuron, expected
 from unveil.identification.piecewise_linear.weight_completion import (
     REACH,
@@ -45,6 +52,9 @@ BAD, GOOD, MORE = 30, 3, 10
 # So many critical points that begin no neuron are one's that shows too little of itself where it was met; how far lines
 # across its hyperplane next to them look, in units of the input there.
 SEVERAL, NEXT = 3, 0.1
+# A neuron followed from further out than so many typical inputs is followed again from nearby: out of so many points
+# there two on either side of its hyperplane, halved so often; how near the breakpoint must be, as a share of a step.
+FAR, NEARBY, HALVINGS, HIT = 20.0, 300, 50, 0.01
 
 
 def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[Deeper]:
@@ -81,7 +91,7 @@ def read_deeper(setting: Setting, state: Deeper, most_lines: int) -> Iterator[De
 def _followed(setting: Setting, state: Deeper) -> Deeper | None:
     """With a neuron that is followed from a critical point that none explains, behind parallel rows none known whole,
     the nearest first; None if none."""
-    layer, examined = state.layers[0], state.examined
+    examined = state.examined
     if not state.follows(setting.frame):
         return None
     explained = {i for n in state.candidates.neurons if n.known.all() or not state.parallel for i in n.members}
@@ -93,16 +103,50 @@ def _followed(setting: Setting, state: Deeper) -> Deeper | None:
         examined |= {seen}
         if met_on is None:
             continue
-        (line, p), normal = met_on, seen.span @ seen.normal
-        jump = line.jump[p] / float(normal @ line.direction)
-        one = follow(setting.probe, layer, seen.x, normal, jump, seen.error)
-        key = min((n.key for n in state.candidates.merged), default=0)
-        neuron = None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
+        neuron = _follow(setting, state, seen, *met_on)
+        if neuron is not None and np.linalg.norm(seen.x) > FAR * setting.probe.noise.size:
+            near = _nearer(setting, state, neuron)
+            neuron = (_follow(setting, state, *near) if near else None) or neuron
         if neuron is not None:
             old = state.candidates
             candidates = replace(old.with_given([neuron]), proven=old.proven | {neuron.key})
             return replace(state, candidates=candidates, examined=examined)
     return replace(state, examined=examined) if examined != state.examined else None
+
+
+def _follow(setting: Setting, state: Deeper, seen: CriticalPoint, line: Line, p: int) -> Neuron | None:
+    """The neuron followed from a critical point, met as this breakpoint of a line. Queries: those of `follow`."""
+    layer, normal = state.layers[0], seen.span @ seen.normal
+    jump = line.jump[p] / float(normal @ line.direction)
+    one = follow(setting.probe, layer, seen.x, normal, jump, seen.error)
+    key = min((n.key for n in state.candidates.merged), default=0)
+    return None if one is None else one.behind(layer, np.ones(len(layer[1])), min(key, 0) - 1)
+
+
+def _nearer(setting: Setting, state: Deeper, neuron: Neuron) -> tuple[CriticalPoint, Line, int] | None:
+    """A critical point of a neuron that was followed far out, where inputs are usual: there it is told better. Queries:
+    those of a line search and of `measure_normals`."""
+    layers, probe = state.layers, setting.probe
+    for scale in SCALES:
+        x = setting.points.out(NEARBY, scale)
+        z = after(layers, x) @ neuron.weights + neuron.bias
+        if not (z > 0).any() or not (z <= 0).any():
+            continue
+        up, down = x[z > 0][0], x[z <= 0][0]
+        for _ in range(HALVINGS):
+            middle = (up + down) / 2
+            over = after(layers, middle[None])[0] @ neuron.weights + neuron.bias > 0
+            up, down = (middle, down) if over else (up, middle)
+        normal = local(layers, up)[1].T @ neuron.weights
+        step = NEXT * probe.noise.size / max(float(np.linalg.norm(normal)), 1e-300) * normal
+        (line,) = line_search(probe.ask, up[None], step[None], -1.0, 1.0, probe.noise, probe.rng)
+        if not len(line.t) or np.abs(line.t).min() > HIT:
+            continue
+        p = int(np.abs(line.t).argmin())
+        seen = measure_normals(probe, layers, line, np.array([p]))
+        if seen:
+            return seen[0], line, p
+    return None
 
 
 def _completed(setting: Setting, state: Deeper, most: int) -> Deeper | None:
