@@ -80,6 +80,21 @@ def test_full_rank_constant_and_dead_networks(rng: np.random.Generator) -> None:
     assert dead.outcome == uv.Outcome.nothing_to_find
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_saturated_probabilities_are_no_constant(kind: type, rng: np.random.Generator) -> None:
+    """Wherever it is asked one class has all of the probability, by more digits than there are."""
+    w = rng.standard_normal((4, 3))
+
+    def softmax(x: np.ndarray) -> np.ndarray:
+        z = x @ w + np.array([2000.0, 0.0, 0.0])
+        e = np.exp(z - z.max(axis=1, keepdims=True)).astype(kind)
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    oracle = uv.as_oracle(softmax, shape=4)
+    assert not np.ptp(oracle(rng.standard_normal((9, 4))), axis=0).any()
+    assert uv.row_span(oracle, rng=rng).outcome is uv.Outcome.not_resolved
+
+
 def test_a_box_is_never_left(rng: np.random.Generator) -> None:
     weights = random_weights([100, 12, 6, 3], rng, bias=0.1)
     low, high = np.inf, -np.inf

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.blackbox.digits import multiples
+from unveil.blackbox.rounding import intact
 from unveil.blackbox.span_search.points import Asker, Places
 from unveil.outcome import Outcome
 
@@ -135,7 +136,7 @@ def undecided(ask: Asker) -> Outcome:
     """What it means that no slope stood out: nothing to find, answers in steps, or too few digits to tell.
 
     Nothing is there to find only if all answers of the search are equal but for their rounding, and if they have digits
-    enough to show a dependence on the input.
+    enough to show a dependence on the input; probabilities of 0 and 1 have none.
 
     Queries: `NOTHING`, and up to `PAIRS * DEEPEST` more where answers differ
     """
@@ -144,7 +145,9 @@ def undecided(ask: Asker) -> Outcome:
     if noise.rounding == "float" and bool((span <= RANGE * noise.level).all()):
         largest = np.maximum(np.abs(ask.most), np.abs(ask.least))
         coarse = oracle.resolution > FINE and bool((largest > 0).any())
-        return Outcome.not_resolved if coarse else Outcome.nothing_to_find
+        # Probabilities of 0 and 1 stay what they are whatever the softmax is given.
+        lost = not intact(ask.most[None], oracle.widest).all()
+        return Outcome.not_resolved if coarse or lost else Outcome.nothing_to_find
     if noise.rounding == "noise" and oracle.grid is not None and not oracle.noise and oracle.resolution <= FINE:
         # The same question has the same answer, and its neighbour on the grid one that differs like any other.
         return Outcome.answers_in_steps
