@@ -31,7 +31,7 @@ MISSED = 10  # where so many more crossings tell nothing than do it is no neuron
 ASIDE = 0.3  # share of a random direction in the way to a hyperplane
 # Where two hyperplanes cross answers are compared this far around, as a share of the way to the next one, nearer where
 # another hyperplane comes between; no nearer than this, in typical inputs.
-AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-5
+AROUND, NEARER, NEAREST = 0.3, (1.0, 0.1, 0.01), 1e-6
 # Directions in which they are, how far from the hyperplane of the first layer these stay, in radians, and on how many
 # of them a linear function must hold: through three points of a fan one goes whatever they are.
 ANGLES, BESIDE, LEAST = 24, 0.15, 4
