@@ -179,6 +179,34 @@ def test_a_vague_hyperplane_is_not_straight_because_others_are_everywhere(rng: n
     assert_rate((~straight).tolist(), 0.95, "not straight")
 
 
+def test_among_many_neurons_vague_hyperplanes_are_told_where_they_were_met(rng: np.random.Generator) -> None:
+    """Windows for what is not known of a normal grow with the way; those far out meet one of 500 neurons anyway."""
+    straight: list[bool] = []
+    bent: list[bool] = []
+    for _ in range(2):
+        weights, probe = asking((60, 250, 250, 8), np.float32, rng)
+        frame, (w, b), (v, c) = Frame.of_input(60, None), *weights[:2]
+        at = rng.standard_normal((160, 60))
+        first, plane = np.arange(160) < 100, []
+        for i, x in enumerate(at):
+            for _ in range(20):  # to where this neuron switches, over the linear regions on the way
+                z = w @ x + b
+                active = (v * (z > 0)) @ w, v @ np.maximum(z, 0) + c
+                row, value = (w[i], z[i]) if i < 100 else (active[0][i - 100], active[1][i - 100])
+                x -= value * row / (row @ row)
+            plane.append(row / np.linalg.norm(row))
+        rows = np.array(plane) + 1e-2 / np.sqrt(60) * rng.standard_normal((160, 60))
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        sides = [relu_gradients(weights, at + side * rows) for side in (1e-6, -1e-6)]
+        jump = np.einsum("kmd,kd->km", sides[0] - sides[1], rows)
+        planes = Hyperplanes.through(frame, at, rows, jump, np.full(160, 1e-2))
+        told, _ = straight_ones(probe, frame, LayerFound.nothing(frame, 8), planes)
+        straight += told[first].tolist()
+        bent += (~told[~first]).tolist()
+    assert_rate(straight, 0.8, "seen to be straight")
+    assert_rate(bent, 0.95, "none of a deeper layer")
+
+
 def test_places_on_hyperplanes_are_on_them_and_legal(rng: np.random.Generator) -> None:
     frame = Frame.of_input(6, (0.0, 1.0))
     rows = rng.standard_normal((5, 6))

@@ -10,7 +10,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_elsewhere, relu_net, single
-from unveil.blackbox.rounding import rounding
+from unveil.blackbox.rounding import Rounding, rounding
 from unveil.identification.fitting.matrix_free import fit
 from unveil.identification.fitting.robust import trimmed_rms
 from unveil.identification.piecewise_linear.critical_points import CriticalPoints
@@ -165,6 +165,21 @@ def test_long_steps_stay_in_their_piece_or_say_so() -> None:
     off = np.sqrt(((slope - true) ** 2).mean(axis=(1, 2)))
     assert np.isfinite(error).all()
     assert (off <= 10 * error + 1e-7).all()
+
+
+@pytest.mark.parametrize("times", [0.2, 1.0, 1.5])
+def test_the_error_of_a_derivative_is_that_of_the_rounding_met_there(times: float) -> None:
+    """However much more or less it is than where it had been measured."""
+    ratio: list[float] = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        row, level = rng.standard_normal((1, 50)), 1e-6
+        ask = lambda x: x @ row.T + times * level * rng.standard_normal((len(x), 1))  # noqa: B023, E731
+        probe = Probe(ask, Rounding(np.full(1, level), 1e3, level, False), rng)
+        slope, error = derivatives(probe, Frame.of_input(50, None), rng.standard_normal((6, 50)), np.full(6, 0.1))
+        off = np.sqrt(((slope - row) ** 2).mean(axis=(1, 2)))
+        ratio += (off / error)[np.isfinite(error)].tolist()
+    assert_rate([0.5 < each < 1.5 for each in ratio], 0.9, "as exact as stated")
 
 
 @pytest.mark.parametrize("sizes", [(30, 12, 3), (30, 12, 8, 5)])

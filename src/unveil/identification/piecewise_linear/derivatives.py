@@ -23,6 +23,7 @@ SHORTER = {True: (20, 4.0), False: (12, 2.0)}
 ONE_SIDED, TWO_SIDED = 7.0, 3.0
 HOPELESS = 1e4  # regions must be longer than this many times the rounding
 CALM = 0.4  # rounding of neighbouring answers, relative to that of answers far apart: close by, most of it is the same
+KNOWN = 8  # what is expected of it counts as much as the rounding seen along so many coordinates
 # A step left its region if answers on both sides differ from what lies between by so many standard deviations more
 # than a line's do.
 LEFT = 2.5
@@ -125,6 +126,7 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
     reach, slope = _reach(straight.radius, d, TWO_SIDED), np.zeros((count, m, d))
     p, j = (each.ravel() for each in np.indices((count, d)))
     group = max(1, BATCH // len(frame.V))
+    off = np.zeros((count, m, d))
     for _ in range(AGAIN if count else 0):
         left = []
         for first in range(0, len(p), group):
@@ -132,13 +134,18 @@ def _two_sided(probe: Probe, frame: Frame, straight: _Straight) -> tuple[np.ndar
             step = reach[a, b, None] * frame.V.T[b]
             up, down = probe.ask(straight.x[a] + step), probe.ask(straight.x[a] - step)
             slope[a, :, b] = (up - down) / (2 * reach[a, b, None])
+            off[a, :, b] = up + down
             left.append(straight.leave(a, up, down))
         bad = np.concatenate(left)
         p, j = p[bad], j[bad]
         if not len(p):
             break
         reach[p, j] *= THIRD
-    error = CALM * 0.75 * straight.sigma.max(axis=1) * np.sqrt((1 / reach**2).mean(axis=1))
+    # Rounding close by is measured: sums of both sides differ from one coordinate to another by nothing else.
+    spread = ((off - off.mean(axis=2, keepdims=True)) ** 2).sum(axis=2).max(axis=1)
+    usual = (CALM * straight.sigma.max(axis=1)) ** 2
+    sigma = np.sqrt((KNOWN * usual + spread / 2) / (KNOWN + d))
+    error = 0.75 * sigma * np.sqrt((1 / reach**2).mean(axis=1))
     error[np.bincount(p, minlength=count) > 0] = np.inf
     return slope, error
 

@@ -24,6 +24,7 @@ NARROW = 8
 # standard deviations by which breakpoints must be met more often than beside the hyperplane (17 of two rounds' places
 # are enough where the window beside shows none); what may still become of it.
 GLANCES, PLACES, CHANCES, SURE, HOPE = 4, 9, 8, 4.0, 0.2
+BETWEEN = 16  # other hyperplanes behind which a place is far enough
 # A window's half width, in expected errors and in roundings of the answers; how far beside it the control window is, in
 # half widths; standard deviations from which on answers bend.
 WINDOW, ROUNDINGS, BESIDE, BEND = 1.75, 30.0, 4, 8.0
@@ -44,7 +45,7 @@ def straight_ones(
     round, at most `CHANCES` rounds.
     """
     if not probe.noise.exact:
-        straight = _more_than_beside(probe, frame, planes)
+        straight = _more_than_beside(probe, frame, found, planes)
         return straight, np.zeros(len(planes), dtype=bool)
     return _by_what_lies_between(probe, frame, found, planes)
 
@@ -87,16 +88,17 @@ def _by_what_lies_between(
     return straight, maybe
 
 
-def _more_than_beside(probe: Probe, frame: Frame, planes: Hyperplanes) -> np.ndarray:
+def _more_than_beside(probe: Probe, frame: Frame, found: LayerFound, planes: Hyperplanes) -> np.ndarray:
     count = len(planes)
     straight = np.zeros(count, dtype=bool)
-    first, _ = _bends(probe, frame, planes, GLANCES, control=False)
+    others = Hyperplanes.joined([found.straight, planes])
+    first, _ = _bends(probe, frame, others, planes, GLANCES, control=False)
     open_ = np.flatnonzero(2 * first >= GLANCES)
     hits, beside = np.zeros(count, dtype=int), np.zeros(count, dtype=int)
     for chance in range(1, CHANCES + 1):
         if not len(open_):
             break
-        hit, control = _bends(probe, frame, planes[open_], PLACES)
+        hit, control = _bends(probe, frame, others, planes[open_], PLACES)
         hits[open_] += hit
         beside[open_] += control
         more = hits - beside
@@ -106,14 +108,14 @@ def _more_than_beside(probe: Probe, frame: Frame, planes: Hyperplanes) -> np.nda
 
 
 def _bends(
-    probe: Probe, frame: Frame, planes: Hyperplanes, places: int, *, control: bool = True
+    probe: Probe, frame: Frame, others: Hyperplanes, planes: Hyperplanes, places: int, *, control: bool = True
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
     """At how many of a few far places each hyperplane is met, and how often a window beside it meets any."""
     count = len(planes)
     if not count:
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     each = planes[np.repeat(np.arange(len(planes)), places)]
-    x = anywhere_on(frame, each, probe.rng)
+    x = _behind_enough(frame, others, each, anywhere_on(frame, each, probe.rng))
     sigma = probe.sigma(x)
     away = np.linalg.norm(frame.values(x) - frame.values(each.at), axis=1) / np.sqrt(frame.d)
     strength = np.sqrt(((each.jump / sigma) ** 2).mean(axis=1))
@@ -123,6 +125,23 @@ def _bends(
     bend = np.sqrt(((second / sigma) ** 2).mean(axis=2)) > BEND
     seen = bend.reshape(len(windows), count, places).sum(axis=2)
     return seen[0], seen[-1]
+
+
+def _behind_enough(
+    frame: Frame, others: Hyperplanes, planes: Hyperplanes, x: Float[np.ndarray, "K n"]
+) -> Float[np.ndarray, "K n"]:
+    """Places on the way from where each hyperplane was met to these, as soon as `BETWEEN` others lie behind.
+
+    A deeper neuron's hyperplane has bent by then, and the nearer the place, the shorter the window for what is not
+    known of the normal, in which another hyperplane might be met.
+    """
+    before, after = others.sums(frame, planes.at), others.sums(frame, x)
+    crossed = np.divide(before, before - after, out=np.ones_like(before), where=before * after < 0)
+    if crossed.shape[1] > BETWEEN:
+        # In the middle between two of them.
+        far = np.partition(crossed, (BETWEEN - 1, BETWEEN), axis=1)[:, BETWEEN - 1 : BETWEEN + 1].mean(axis=1)[:, None]
+        x = planes.at + far * (x - planes.at)
+    return x
 
 
 def on_plane(frame: Frame, planes: Hyperplanes, rng: np.random.Generator) -> Float[np.ndarray, "K n"]:
