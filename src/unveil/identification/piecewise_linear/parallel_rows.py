@@ -29,7 +29,7 @@ def across_parallel(probe: Probe, frame: Frame, found: LayerFound) -> tuple[Laye
     of `derivatives` at two points.
     """
     alike = np.abs(found.rows @ found.rows.T) > 1 - PARALLEL
-    firsts = np.flatnonzero((alike.sum(axis=1) > 1) & (alike.argmax(axis=1) == np.arange(len(found))))
+    firsts = np.flatnonzero((alike.sum(axis=1) > 1) & ~np.tril(alike, -1).any(axis=1))
     lines: list[Line] = []
     for i in firsts:
         group = np.flatnonzero(alike[i])
