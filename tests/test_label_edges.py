@@ -185,7 +185,8 @@ def test_a_vague_hyperplane_is_measured_again_by_its_own_points_and_by_no_others
             normal = truth.planes.normals[i]
             angle = float(np.arctan2(normal @ edge.across, normal @ edge.normal))
             vague = edge.at(angle + 1e-3)
-            search.planes, search.through = Hyperplanes.none(5).added(vague, edge.z, 1e-3), [edge]
+            search.begin_with(Hyperplanes.none(5).added(vague, edge.z, 1e-3))
+            search.through = [edge]
             # Points of other neurons on what the vague one may be.
             z = edge.z + 2 * truth.rng.standard_normal((20, 5))
             beside = z - np.outer((z - edge.z) @ vague + 3e-3 * truth.rng.uniform(-1, 1, 20), vague)

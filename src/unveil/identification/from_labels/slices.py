@@ -231,9 +231,9 @@ class SliceSearch:
         ask = self.side, self.chart, self.faces
         self.side.kept_back = 0
         try:
-            planes = sharpened(*ask, self.planes, self.precision, self.rng)
+            planes = sharpened(*ask, self.planes, self.precision, self.rng, batches=1)
             # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
-            ended, passed = looks(*ask, planes, self.precision, self.rng)
+            ended, passed = looks(*ask, planes, self.precision, self.rng, batches=1)
         except BudgetExceeded:
             return Hyperplanes.none(self.chart.n)
         good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)

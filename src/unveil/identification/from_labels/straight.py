@@ -41,16 +41,22 @@ def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Boo
     return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
 
 
-def looks(
-    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+def looks(  # noqa: PLR0913 - what all looks share
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    planes: Hyperplanes,
+    precision: Precision,
+    rng: np.random.Generator,
+    batches: int = BATCHES,
 ) -> Int[np.ndarray, "2 k"]:
     """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
 
     `faces`: faces from all over the boundary. `planes`: the hyperplanes. Queries: at most 4 for each hyperplane and
-    each of `FACES` faces, `BATCHES` times where few reach it.
+    each of `FACES` faces, `batches` times where few reach it.
     """
     seen = np.zeros((len(planes), len(faces)), dtype=np.int8)
-    look_on(seen, (side, chart, faces, precision), planes, rng)
+    look_on(seen, (side, chart, faces, precision), planes, rng, batches)
     return told(seen, faces, planes)
 
 
@@ -59,12 +65,13 @@ def look_on(
     search: tuple[Side, Chart, Faces, Precision],
     planes: Hyperplanes,
     rng: np.random.Generator,
+    batches: int = BATCHES,
 ) -> None:
     """Look at hyperplanes from some more faces, nearest ones first. `seen`: what was seen from each, changed in place.
     `search`: answers, coordinates, faces, and lengths to ask at. Queries: as in `looks`."""
     side, chart, faces, precision = search
     for i in range(len(planes)):
-        for batch in range(BATCHES):
+        for batch in range(batches):
             if (seen[i] >= ENDED).sum() >= (ENOUGH if batch else FACES):
                 break
             fresh = np.flatnonzero(seen[i] == UNSEEN)
@@ -154,15 +161,21 @@ def looks_behind(
     return counts
 
 
-def sharpened(
-    side: Side, chart: Chart, faces: Faces, planes: Hyperplanes, precision: Precision, rng: np.random.Generator
+def sharpened(  # noqa: PLR0913 - what all looks share
+    side: Side,
+    chart: Chart,
+    faces: Faces,
+    planes: Hyperplanes,
+    precision: Precision,
+    rng: np.random.Generator,
+    batches: int = BATCHES,
 ) -> Hyperplanes:
     """The same hyperplanes, each through dual points from many faces by least squares. Queries: at most 100 for each
-    hyperplane and each of `FACES` faces, or where few of these end there, of some more."""
+    hyperplane and each of `FACES` faces, or where few of these end there, of `batches` times as many."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
     for i in range(len(planes)):
         ended, left = _no_walks(chart.n), np.arange(len(faces))
-        for _ in range(BATCHES):
+        for _ in range(batches):
             more, _, asked = _looked_at(side, chart, faces, planes, i, precision, rng, left)
             ended, left = Walks.joined([ended, more]), np.setdiff1d(left, asked)
             if len(ended) >= SPARE * (chart.n + 2) or not len(asked):
