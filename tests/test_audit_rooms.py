@@ -14,6 +14,7 @@ import unveil as uv
 from tests.helpers import random_weights
 from unveil.audit.limits import untried
 from unveil.audit.sections import answers, checking, outputs, sensitivity
+from unveil.audit.stage import Audit, Stage, held
 from unveil.audit.stages import STAGES
 from unveil.blackbox.source import float_dtype
 from unveil.blackbox.sources.apis import endpoint_of, huggingface, mlflow, openai, sagemaker, tfserving, torchserve
@@ -30,6 +31,25 @@ def test_what_was_not_tried_is_what_has_a_flag_and_no_section() -> None:
         assert not any(flag in clause for clause in untried([key], {}))
     assert any("range" in clause for clause in untried((), {"oracle": {"within": (0, 1), "inputs": 5}}))
     assert len(untried((), {"oracle": {"inputs": 5}})) == len(nothing) - 1
+
+
+@pytest.mark.parametrize("likely", [0, 100, 700, 10**9])
+def test_a_step_leaves_of_a_budget_what_a_flag_asked_for_later_needs_but_has_half(likely: int) -> None:
+    audit = Audit(uv.as_oracle(lambda x: x, 2, budget=1000))
+    ledger, asked = audit.oracle.ledger, audit.oracle.ledger.asked
+    left = ledger.left
+    first, unasked = (
+        Stage("first", "", lambda audit: None),
+        Stage("third", "", lambda audit: None, lambda a: (1e9, 1e9)),
+    )
+    wanted = Stage("second", "", lambda audit: None, lambda audit: (likely, likely), flag="--second")
+    with held(audit, first, (wanted, unasked)):
+        assert ledger.left == left - min(likely, left // 2)
+    assert ledger.budget == 1000
+    assert ledger.asked == asked
+    with held(audit, wanted, (unasked,)):
+        assert ledger.left == left
+    assert ledger.budget == 1000
 
 
 def test_a_page_of_outputs_has_the_rank_of_the_last_layer(rng: np.random.Generator) -> None:

@@ -16,7 +16,7 @@ from unveil import as_oracle
 from unveil.blackbox.oracle import Oracle
 from unveil.cli import app
 from unveil.identification.fitting.least_squares import Polished
-from unveil.identification.identify import _leaving_a_fit, _logits, identify
+from unveil.identification.identify import _behind_outputs, _leaving_a_fit, identify
 from unveil.identification.method import Identification, Method
 from unveil.identification.smooth.conclusion import Reading, Stages, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
@@ -362,12 +362,13 @@ def test_units_that_cannot_be_asked_about_are_named() -> None:
     assert not any("weighs so little" in said for said in small.why)
 
 
-def test_a_sigmoid_on_top_of_each_output_is_seen_through() -> None:
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_a_sigmoid_or_tanh_on_top_of_each_output_is_seen_through(name: str) -> None:
     right = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
         truth = random_network(6, (4,), "relu", rng, outputs=1 + seed % 3)
-        layers = (*truth.layers[:-1], replace(truth.layers[-1], activation=activation("sigmoid")))
+        layers = (*truth.layers[:-1], replace(truth.layers[-1], activation=activation(name)))
         truth = replace(truth, layers=layers)
         found = identify(as_oracle(truth, shape=6), rng=rng)
         right.append(found.outcome is Outcome.complete)
@@ -376,11 +377,10 @@ def test_a_sigmoid_on_top_of_each_output_is_seen_through() -> None:
             assert found.network is not None
             assert np.abs(found.network(x) - truth(x)).max() < 1e-9
     assert_rate(right, 0.7)
-    # Probabilities of a smooth network are no straight logits: nothing is put on top of what is read.
+    # What a smooth network gives the outputs is not straight: nothing is put on top of what is read.
     smooth = random_network(5, (3,), "tanh", np.random.default_rng(0))
-    oracle = as_oracle(lambda x: 1 / (1 + np.exp(-smooth(x))), shape=5)
-    assert _logits(oracle, (), np.random.default_rng(0)) is None
-    assert _logits(as_oracle(random_network(5, (3,), "relu", rng)), (), rng) is None
+    oracle = as_oracle(lambda x: activation(name).value(smooth(x)), shape=5)
+    assert _behind_outputs(oracle, np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize("name", ["relu6", "hardtanh", "abs"])

@@ -341,7 +341,7 @@ def test_an_oracle_is_returned_as_it_is_or_limited() -> None:
 
 def test_wrappers_that_make_no_sense_are_refused() -> None:
     labels = uv.LabelsOnly(uv.as_oracle(total, 2))
-    for wrap in (uv.LabelsOnly, uv.LogRatios, lambda o: uv.Rounded(o, 2)):
+    for wrap in (uv.LabelsOnly, uv.LogRatios, uv.Arctanh, lambda o: uv.Rounded(o, 2)):
         with pytest.raises(uv.BadInput, match="labels"):
             wrap(labels)
     with pytest.raises(uv.BadInput):
@@ -362,11 +362,12 @@ def test_fingerprints_tell_oracles_apart() -> None:
             uv.LabelsOnly(plain),
             uv.LabelsOnly(plain, 0.5),
             uv.LogRatios(plain),
+            uv.Arctanh(plain),
             uv.Affine(plain, 0.5),
             uv.Affine(plain, 0.25),
         )
     }
-    assert len(prints) == 9
+    assert len(prints) == 10
     assert uv.as_oracle(total, 2).fingerprint() == plain.fingerprint()
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan as RowSpan
     from unveil.blackbox.store import Stored as Stored
     from unveil.blackbox.wrappers import Affine as Affine
+    from unveil.blackbox.wrappers import Arctanh as Arctanh
     from unveil.blackbox.wrappers import LabelsOnly as LabelsOnly
     from unveil.blackbox.wrappers import LogRatios as LogRatios
     from unveil.blackbox.wrappers import Restricted as Restricted
@@ -139,6 +140,7 @@ _PUBLIC = {
     "obfuscate": "blackbox.obfuscation",
     "Affine": "blackbox.wrappers",
     "LabelsOnly": "blackbox.wrappers",
+    "Arctanh": "blackbox.wrappers",
     "LogRatios": "blackbox.wrappers",
     "Restricted": "blackbox.wrappers",
     "Rounded": "blackbox.wrappers",

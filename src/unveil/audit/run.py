@@ -79,7 +79,8 @@ def run(
         The page; `page.findings` tells how each stage ended, and what all of them come to.
 
     Queries: what the stages ask, 64 to begin with and 4 in the end, charged to `audit.oracle.ledger`; at most the
-        budget, or without one what `estimate` says
+        budget, or without one what `estimate` says. Each stage leaves of a budget what those after it that have a
+        flag are likely to ask, but may use half of what is left.
     """
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     audit.planned = frozenset(stage.key for stage in chosen)
@@ -88,10 +89,10 @@ def run(
     if "seen" not in audit.findings:
         audit.look()
     asked = {"first look": audit.oracle.ledger.asked}
-    for stage in chosen:
+    for place, stage in enumerate(chosen):
         before = audit.oracle.ledger.asked
         try:
-            with watch(stage), held(audit, stage):
+            with watch(stage), held(audit, stage, chosen[place + 1 :]):
                 section = stage.run(audit)
         except UnveilError as error:
             section = _ended_by(error, stage, audit.oracle.ledger.asked - before)
@@ -108,8 +109,9 @@ def run(
         sections += _asked_again(audit, sections)
     asked["first questions again"] = audit.oracle.ledger.asked - before
     sections = _counted(_retold(sections), asked)
-    if audit.oracle.ledger.budget is None:
-        sections = [_own_limit(each) for each in sections]
+    if audit.oracle.ledger.left >= 1:
+        limit = "limit of this step was reached" if audit.oracle.ledger.budget is None else "budget of this step ended"
+        sections = [_own_limit(each, limit) for each in sections]
     tested = audit.tested or provenance(audit.oracle.name, seed=audit.seed)
     findings = Verdict(audit.oracle.name, tuple(one for each in sections if (one := each.finding) is not None))
     ledger = audit.oracle.ledger
@@ -138,13 +140,13 @@ def _retold(sections: list[Section]) -> list[Section]:
     ]
 
 
-def _own_limit(section: Section) -> Section:
-    """A section that its stage's own limit ended, told so: there was no budget that could have ended."""
+def _own_limit(section: Section, limit: str) -> Section:
+    """A section that its stage's own limit ended, told so: the budget of the whole had not ended."""
     if section.outcome is not Outcome.budget_ended:
         return section
 
     def told(text: str) -> str:
-        text = text.replace("he budget ended", "he limit of this step was reached")
+        text = text.replace("he budget ended", f"he {limit}")
         text = text.replace("Allow a larger budget=", "Allow more questions with --budget")
         return text.replace("Allow a larger budget", "Allow more questions with --budget").replace(
             "with a larger budget", "with a --budget that allows more"

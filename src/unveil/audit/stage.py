@@ -164,14 +164,21 @@ def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
 
 
 @contextmanager
-def held(audit: Audit, stage: Stage) -> Iterator[None]:
-    """Without a budget, a stage is ended at the most that it was said to ask."""
+def held(audit: Audit, stage: Stage, later: Iterable[Stage] = ()) -> Iterator[None]:
+    """Ends a stage at its own limit.
+
+    Without a budget that is the most that it was said to ask. With one it leaves what those stages after it that were
+    asked for by a flag are likely to ask, but has half of what is left in any case: else one that does not come to an
+    end would take all.
+    """
     ledger = audit.oracle.ledger
-    if ledger.budget is not None:
-        yield
-        return
-    ledger.budget = ledger.asked + math.ceil(stage.cost(audit)[1])
+    whole = ledger.budget
+    if whole is None:
+        ledger.budget = ledger.asked + math.ceil(stage.cost(audit)[1])
+    else:
+        kept = sum(each.cost(audit)[0] for each in later if each.flag)
+        ledger.budget = whole - math.floor(min(kept, ledger.left / 2))
     try:
         yield
     finally:
-        ledger.budget = None
+        ledger.budget = whole

@@ -193,6 +193,44 @@ class LogRatios(OracleWrapper):
 
 
 @final
+class Arctanh(OracleWrapper):
+    """Answers behind a tanh each, asked through its inverse: piecewise linear again if what the tanh is given was.
+
+    Args:
+        oracle: Answers with values from -1 to 1; what lies closer to these than it is rounded stays put.
+
+    Raises:
+        BadInput: The oracle answers labels.
+
+    Examples:
+        >>> uv.Arctanh(uv.as_oracle(np.tanh, shape=2))(np.array([[0.5, -1.0]])).round(9)
+        array([[ 0.5, -1. ]])
+    """
+
+    def __init__(self, oracle: Oracle) -> None:
+        _require_values(oracle, "Arctanh")
+        self.largest = 1 - min(max(oracle.step / 2, oracle.noise / 2, 2.0**-oracle.mantissa), 0.25)
+        # That of logits, which are twice as large.
+        widest = -np.log(np.finfo(oracle.dtype).eps) / 8
+        super().__init__(oracle, answers="values", scale=1.0, mantissa=DOUBLE, step=0.0, widest=float(widest))
+
+    def answer(self, x: Questions) -> Answers:
+        return np.asarray(np.arctanh(np.clip(self.oracle.answer(x), -self.largest, self.largest)))
+
+    @property
+    def uneven(self) -> Callable[[Answers], Float[np.ndarray, "N m"]]:
+        return self.rounding
+
+    def rounding(self, y: Answers) -> Float[np.ndarray, "N m"]:
+        """That of the answers, carried over: it grows where the tanh comes to rest."""
+        t = np.clip(np.tanh(y), -self.largest, self.largest)
+        return np.asarray(self.oracle.rounding(t) / (1 - t**2))
+
+    def fingerprint(self) -> str:
+        return f"{self.oracle.fingerprint()} arctanh"
+
+
+@final
 class Affine(OracleWrapper):
     """Inputs normalised before they are asked: the question x becomes `(x - mean) / deviation`.
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
+from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.row_span import in_own_units
-from unveil.blackbox.wrappers import LogRatios, Restricted
+from unveil.blackbox.wrappers import Arctanh, LogRatios, Restricted
 from unveil.identification.along_few import along_few, settled_in_units
 from unveil.identification.box_units import in_shown_units, in_units, of_inputs
 from unveil.identification.convolution.shared_kernels import SharedKernels
@@ -144,13 +145,16 @@ def _identified(
             raise BadInput(f"from labels a network with one hidden layer can be read; got activation {names}")
         labels = HardLabels(x, activation=names[0] if names else None, widths=widths)
         return _concluded(_tried(labels, oracle, rng), oracle, start, widths)
-    logits = _logits(oracle, names, rng)
-    if logits is not None:
-        return _behind_sigmoids(_identified(logits, method, rng, names, widths, x), oracle.ledger.asked - start)
     try:
-        methods, why = _candidates(oracle, names, widths, rng)
+        straight = activation_named(names[0]).piecewise_linear if names else piecewise_linear(oracle, rng)
+        behind = None if straight else _behind_outputs(oracle, rng)
+        methods, why = ([], []) if behind is not None else _candidates(oracle, names, widths, straight, rng)
     except BudgetExceeded:
         return Identification(None, Outcome.budget_ended, oracle.ledger.asked - start, np.inf, "none", ("looking",))
+    if behind is not None:
+        undone, name = behind
+        found = _identified(undone, method, rng, names, widths, x)
+        return _with_outputs(found, name, oracle.ledger.asked - start)
     best: Identification | None = None
     for each in methods:
         found = _read(each, oracle, rng) if isinstance(each, CriticalPoints) else _tried(each, oracle, rng)
@@ -167,29 +171,29 @@ def _identified(
     return _concluded(_told(dataclasses.replace(best, why=(*why, *best.why)), oracle), oracle, start, widths)
 
 
-def _logits(oracle: Oracle, names: tuple[str, ...], rng: np.random.Generator) -> LogRatios | None:
-    """Each answer's logit, where answers lie in [0, 1], curve, and their logits do not: a sigmoid each lies on top.
+def _behind_outputs(oracle: Oracle, rng: np.random.Generator) -> tuple[OracleWrapper, str] | None:
+    """What curved answers are without a sigmoid or tanh on top of each, where that is straight between breakpoints.
 
     Queries: none where the first answers exceed 1 or the budget is short; else `LOOKED_AT`, and if all of these lie in
-        [0, 1] those of `piecewise_linear`, twice where logits do not curve
+        [-1, 1] those of `piecewise_linear`
     """
-    given = names and not activation_named(names[0]).piecewise_linear
-    if given or oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
+    if oracle.scale > 1 or oracle.reference is not None or oracle.ledger.left < WORTH_A_FIT:
         return None
     y = oracle(oracle.sample(LOOKED_AT, np.random.default_rng(0)))
-    if y.min() < 0 or y.max() > 1:
+    if np.abs(y).max() > 1:
         return None
-    logits = LogRatios(oracle, each=True)
-    return logits if piecewise_linear(logits, rng) and not piecewise_linear(oracle, rng) else None
+    undone, name = (LogRatios(oracle, each=True), "sigmoid") if y.min() >= 0 else (Arctanh(oracle), "tanh")
+    return (undone, name) if piecewise_linear(undone, rng) else None
 
 
-def _behind_sigmoids(found: Identification, queries: int) -> Identification:
-    """What was read of logits, as the network of the probabilities that were asked."""
+def _with_outputs(found: Identification, name: str, queries: int) -> Identification:
+    """What was read behind the activation of the outputs, as the network of the answers that were given."""
     network = found.network
     if network is not None:
-        last = dataclasses.replace(network.layers[-1], activation=activation_named("sigmoid"))
+        last = dataclasses.replace(network.layers[-1], activation=activation_named(name))
         network = dataclasses.replace(network, layers=(*network.layers[:-1], last))
-    text = "answers lie in [0, 1] and their logits are straight between breakpoints: a sigmoid lies on top of each"
+    inverse = {"sigmoid": "lie in [0, 1] and their logits are", "tanh": "lie in [-1, 1] and their arctanh is"}[name]
+    text = f"answers {inverse} straight between breakpoints: {'a ' * (name == 'sigmoid')}{name} lies on top of each"
     return dataclasses.replace(found, network=network, queries=queries, why=(text, *found.why))
 
 
@@ -327,11 +331,11 @@ def _tried(method: Method, oracle: Oracle, rng: np.random.Generator) -> Identifi
 
 
 def _candidates(
-    oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, rng: np.random.Generator
+    oracle: Oracle, names: tuple[str, ...], widths: tuple[int, ...] | None, straight: bool, rng: np.random.Generator
 ) -> tuple[list[Method], list[str]]:
-    """Methods that could work, the likeliest first, and why."""
+    """Methods that could work, the likeliest first, and why; `straight`: answers are so between breakpoints."""
     given = names or None
-    if activation_named(names[0]).piecewise_linear if names else piecewise_linear(oracle, rng):
+    if straight:
         why = ["answers are straight between breakpoints: a piecewise-linear network"]
         if names:
             why = [f"the activation is given: {names[0]} is piecewise linear"]
