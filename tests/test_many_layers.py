@@ -12,9 +12,11 @@ from unveil.blackbox.rounding import rounding
 from unveil.identification.fitting.output_layer import Asked
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Moves, Views, candidates, told_twice
-from unveil.identification.piecewise_linear.layer_choice import Here, Sums
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, told_twice
+from unveil.identification.piecewise_linear.layer_choice import Here
+from unveil.identification.piecewise_linear.layer_sums import Sums, runs
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
+from unveil.identification.piecewise_linear.moves import Moves
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
 from unveil.identification.piecewise_linear.sightings import Sightings
@@ -104,6 +106,22 @@ def test_sums_tell_the_sides_of_a_layer_that_is_whole(seed: int) -> None:
     assert sums.judged(side, use)[1].any()
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_places_between_which_only_layers_before_switch_tell_more_together(seed: int) -> None:
+    layers, probe = network(seed, depth=5)
+    found, side = known(layers[3], np.random.default_rng(seed))
+    seen = Sightings.none(probe, D).with_random(16)
+    alone = Sums.of(layers[:3], found, seen.at, seen.slope, seen.doubt * np.sqrt(D))
+    sums, use = Sums.along(layers[:3], found, seen), np.ones(D, dtype=bool)
+    (before, _), (tells, wrong) = alone.judged(side, use), sums.judged(side, use)
+    assert tells.mean() > before.mean()
+    assert not wrong.any()
+    # Every place is one of a run, and none of two.
+    assert sorted(set(runs(seen, layers[:3]).ravel().tolist())) == list(range(len(seen.at)))
+    contradicted = [sums.judged(side, use & (np.arange(D) != i))[1].sum() for i in range(D)]
+    assert sum(count > 0 for count in contradicted) >= D // 2
+
+
 def test_a_sum_tells_which_candidates_are_active_beside_what_unknown_weights_add() -> None:
     # Four values that are all positive, four candidates along one each; of the last its own weight is not known.
     eye, known, blind = np.eye(4), np.ones((4, 4), dtype=bool), np.zeros((2, 4), dtype=bool)
@@ -154,7 +172,7 @@ def test_a_weight_that_shuts_a_neuron_off_is_replaced_by_one_that_does() -> None
 def test_normals_of_a_neuron_tell_its_side_and_those_of_deeper_ones_that_they_are_sums(seed: int) -> None:
     layers, probe = network(seed)
     rng = np.random.default_rng(seed)
-    seen = Sightings.none(probe, D).with_random(8)
+    seen = Sightings.none(probe, D).with_random(16)
     views = Views.of(seen, layers[:1])
     found, side = known(layers[1], rng)
     zero = np.abs(views.seen.h @ np.array([one.weights for one in found]).T + [one.bias for one in found]) < 1e-9

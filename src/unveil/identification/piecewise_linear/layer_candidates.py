@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from unveil.blackbox.line import Line
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.identification.piecewise_linear.critical_point import CriticalPoint, along
+from unveil.identification.piecewise_linear.moves import ZERO, Moves, explained
 from unveil.identification.piecewise_linear.neuron import NORMAL, Neuron
 from unveil.identification.piecewise_linear.sightings import Sightings
 
@@ -28,49 +29,11 @@ MOST, UNKNOWN, FEWER = 60, 5, 2
 # larger than this is none.
 STARTS, BARREN, LARGEST = 2000, 700, 20.0
 TWICE = 1e-5  # how near an unknown weight must be to itself where it is told twice
-# Values of a layer this much closer to zero than its inputs' size are zero, and neurons whose breakpoints explain it.
-ZERO = 1e-6
 # A neuron must be met so often, on so many lines, and at this share of the places where it should be.
 FEWEST, LINES, SHARE = 3, 3, 0.6
 SAME = 1e-10  # two that differ by less, in one minus the cosine, are one
 # How near a breakpoint must be to where a neuron switches, relative to 1 + |t|; slopes that are none.
 NEAR, FLAT = 1e-5, 1e-7
-
-
-class Moves(NamedTuple):
-    """Values of the last of some layers at points, how they move with the point, and what of that is left."""
-
-    h: Float[np.ndarray, "N k"]
-    move: Float[np.ndarray, "N k d"]
-    rank: Int[np.ndarray, " N"]
-
-    @property
-    def on(self) -> Bool[np.ndarray, "N k"]:
-        """Which values are positive."""
-        return self.h > 0
-
-    @classmethod
-    def of(cls, layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> Moves:
-        """Behind these layers, every move in units of the largest one of its point."""
-        h, move = x, np.broadcast_to(np.eye(x.shape[1]), (len(x), x.shape[1], x.shape[1]))
-        for W, b in layers:
-            z = h @ W.T + b
-            move = (W @ move) * (z > 0)[:, :, None]
-            h = np.maximum(z, 0)
-        s = np.linalg.svd(move, compute_uv=False)
-        top = np.maximum(s[:, 0], 1e-300) if len(x) else np.ones(0)
-        return cls(h, move / top[:, None, None], (s > 1e-7 * top[:, None]).sum(axis=1))
-
-
-def explained(layers: list[AffineMap], x: Float[np.ndarray, "S d"], beside: float = 1.0) -> Bool[np.ndarray, " S"]:
-    """Whether a neuron of these layers is zero at each of these points, or within so many times what counts as zero."""
-    out, h = np.zeros(len(x), dtype=bool), x
-    for W, b in layers:
-        z = h @ W.T + b
-        size = (1 + np.linalg.norm(h, axis=1))[:, None] * np.linalg.norm(W, axis=1)
-        out |= (np.abs(z) < beside * ZERO * size).any(axis=1)
-        h = np.maximum(z, 0)
-    return out
 
 
 class Views(NamedTuple):

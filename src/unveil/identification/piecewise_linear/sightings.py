@@ -34,6 +34,7 @@ class Sightings:
     error: Float[np.ndarray, " S"]  # expected errors of these
     line: Int[np.ndarray, " S"]  # on which line each was met; of those met in another way all different, and negative
     at: Float[np.ndarray, "P d"]  # places between breakpoints
+    piece: Int[np.ndarray, "P 2"]  # on which line each lies, and on which of its pieces
     slope: Float[np.ndarray, "P m d"]  # derivatives there
     doubt: Float[np.ndarray, " P"]  # expected errors of their entries
     room: Float[np.ndarray, " P"]  # how far random steps stay in the region there
@@ -43,7 +44,8 @@ class Sightings:
         """Before any line was searched."""
         empty, nothing = np.zeros((0, d)), np.zeros(0)
         slope = np.zeros((0, probe.m, d))
-        return cls(probe, (), empty, empty, nothing, np.zeros(0, dtype=int), empty, slope, nothing, nothing)
+        none = np.zeros(0, dtype=int), empty, np.zeros((0, 2), dtype=int)
+        return cls(probe, (), empty, empty, nothing, *none, slope, nothing, nothing)
 
     @property
     def d(self) -> int:
@@ -105,6 +107,7 @@ class Sightings:
         found = replace(
             found,
             at=np.concatenate([found.at, every[0][sure]]),
+            piece=np.concatenate([found.piece, np.array([(len(self.lines) + i, p) for i, p in own])[sure]]),
             slope=np.concatenate([found.slope, slope[sure]]),
             doubt=np.concatenate([found.doubt, doubt[sure]]),
             room=np.concatenate([found.room, every[1][sure]]),

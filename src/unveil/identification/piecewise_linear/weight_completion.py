@@ -22,7 +22,7 @@ from unveil.identification.piecewise_linear.critical_point import (
     zeros,
 )
 from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import explained
+from unveil.identification.piecewise_linear.moves import explained
 from unveil.identification.piecewise_linear.neuron import Neuron
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.roomy_places import SHARED, roomiest
