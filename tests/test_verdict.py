@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
 
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.helpers import onnx_net, random_weights
-from unveil import BadInput, BudgetExceeded, Outcome, SourceError, as_oracle
+from tests.helpers import assert_rate, onnx_net, random_weights
+from unveil import BadInput, BudgetExceeded, Oracle, Outcome, SourceError, as_oracle, row_span
 from unveil.audit.page import Page
 from unveil.audit.run import run
 from unveil.audit.section import Section
@@ -21,7 +22,7 @@ from unveil.audit.sections.defences import section as defences_section
 from unveil.audit.sections.forgetting import FORGETTING
 from unveil.audit.sections.identification import _ended as identified
 from unveil.audit.sections.span import SPAN
-from unveil.audit.sections.span_check import SpanCheck
+from unveil.audit.sections.span_check import LARGER, LOOKS, SpanCheck, larger_inputs
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.verdict import APPROXIMATE, EXIT_CODES, FINE, Status, advice, cause, ending, exit_code
 from unveil.blackbox.defences import Defence, settled
@@ -142,6 +143,48 @@ def test_a_span_whose_own_check_fails_is_not_claimed(monkeypatch: pytest.MonkeyP
     page = run(Audit(as_oracle(lambda x: np.tanh(x @ np.eye(20)[:, :6]), shape=20)), [SPAN])
     assert (page.status, page.exit_code) == (Status.checked, 0)
     assert "cannot see 14 of its 20" in page.verdict
+
+
+RAW = np.array([1000, 3e4, 500, 200, 4000])
+
+
+def neurons(seed: int, at: np.ndarray, unit: np.ndarray, curve: Callable[[np.ndarray], np.ndarray]) -> Oracle:
+    rng = np.random.default_rng(seed)
+    w, b, v = rng.standard_normal((8, 5)), rng.standard_normal(8), rng.standard_normal(8)
+    return as_oracle(lambda x: curve((x - at) / unit @ w.T + b) @ v, shape=5)
+
+
+@pytest.mark.parametrize("curve", [lambda s: np.maximum(s, 0), np.tanh])
+def test_of_a_model_in_raw_units_asked_at_random_points_it_is_told_that_larger_inputs_show_more(
+    curve: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    told = []
+    for seed in range(20):
+        page = run(Audit(neurons(seed, RAW, RAW / 20, curve)), [SPAN])
+        figures = page.all_figures()["span"]
+        told.append(figures["status"] == "not_measured" or "ask again with --inputs" in figures["verdict"])
+        assert "cannot see" not in page.verdict
+    assert_rate(told, 0.9)
+
+
+def test_of_a_model_that_sees_three_directions_everywhere_nothing_is_told_of_larger_inputs() -> None:
+    alarms = []
+    for seed in range(20):
+        w = np.random.default_rng(seed).standard_normal((3, 8))
+        for curve in (lambda s: np.maximum(s, 0), np.tanh, np.sin, lambda s: s**2):
+            oracle = as_oracle(lambda x, w=w, curve=curve: curve(x @ w.T + 1), shape=8)
+            span = row_span(oracle, rng=np.random.default_rng(seed))
+            before = oracle.ledger.asked
+            alarms.append(larger_inputs(Audit(oracle), span) is not None)
+            assert oracle.ledger.asked - before == 3 * LOOKS * len(LARGER)
+    assert not any(alarms)
+
+
+def test_larger_inputs_that_have_no_answer_tell_nothing_and_cost_one_question() -> None:
+    oracle = as_oracle(lambda x: np.where(np.abs(x) > 8, np.nan, x[:, [0]]), shape=4)
+    audit, before = Audit(oracle), oracle.ledger.asked
+    assert larger_inputs(audit, made(1, n=4)) is None
+    assert oracle.ledger.asked - before == 1
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))

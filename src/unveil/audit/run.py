@@ -85,6 +85,7 @@ def run(
     chosen = [stage for stage in STAGES if stage.flag is None] if stages is None else list(stages)
     audit.planned = frozenset(stage.key for stage in chosen)
     sections: list[Section] = []
+    limits: dict[str, str] = {}
     interrupted = False
     if "seen" not in audit.findings:
         audit.look()
@@ -92,7 +93,7 @@ def run(
     for place, stage in enumerate(chosen):
         before = audit.oracle.ledger.asked
         try:
-            with watch(stage), held(audit, stage, chosen[place + 1 :]):
+            with watch(stage), held(audit, stage, chosen[place + 1 :]) as limits[stage.key]:
                 section = stage.run(audit)
         except UnveilError as error:
             section = _ended_by(error, stage, audit.oracle.ledger.asked - before)
@@ -109,9 +110,7 @@ def run(
         sections += _asked_again(audit, sections)
     asked["first questions again"] = audit.oracle.ledger.asked - before
     sections = _counted(_retold(sections), asked)
-    if audit.oracle.ledger.left >= 1:
-        limit = "limit of this step was reached" if audit.oracle.ledger.budget is None else "budget of this step ended"
-        sections = [_own_limit(each, limit) for each in sections]
+    sections = [_own_limit(each, limits.get(each.key, "")) for each in sections]
     tested = audit.tested or provenance(audit.oracle.name, seed=audit.seed)
     findings = Verdict(audit.oracle.name, tuple(one for each in sections if (one := each.finding) is not None))
     ledger = audit.oracle.ledger
@@ -142,7 +141,7 @@ def _retold(sections: list[Section]) -> list[Section]:
 
 def _own_limit(section: Section, limit: str) -> Section:
     """A section that its stage's own limit ended, told so: the budget of the whole had not ended."""
-    if section.outcome is not Outcome.budget_ended:
+    if not limit or section.outcome is not Outcome.budget_ended:
         return section
 
     def told(text: str) -> str:

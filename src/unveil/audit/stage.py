@@ -164,8 +164,8 @@ def estimate(audit: Audit, stages: Iterable[Stage]) -> Estimate:
 
 
 @contextmanager
-def held(audit: Audit, stage: Stage, later: Iterable[Stage] = ()) -> Iterator[None]:
-    """Ends a stage at its own limit.
+def held(audit: Audit, stage: Stage, later: Iterable[Stage] = ()) -> Iterator[str]:
+    """Ends a stage at its own limit, and gives what is said where that ended it; "" where it has all of the budget.
 
     Without a budget that is the most that it was said to ask. With one it leaves what those stages after it that were
     asked for by a flag are likely to ask, but has half of what is left in any case: else one that does not come to an
@@ -174,11 +174,11 @@ def held(audit: Audit, stage: Stage, later: Iterable[Stage] = ()) -> Iterator[No
     ledger = audit.oracle.ledger
     whole = ledger.budget
     if whole is None:
-        ledger.budget = ledger.asked + math.ceil(stage.cost(audit)[1])
+        ledger.budget, limit = ledger.asked + math.ceil(stage.cost(audit)[1]), "limit of this step was reached"
     else:
-        kept = sum(each.cost(audit)[0] for each in later if each.flag)
-        ledger.budget = whole - math.floor(min(kept, ledger.left / 2))
+        kept = math.floor(min(sum(each.cost(audit)[0] for each in later if each.flag), ledger.left / 2))
+        ledger.budget, limit = whole - kept, "budget of this step ended" if kept else ""
     try:
-        yield
+        yield limit
     finally:
         ledger.budget = whole

@@ -51,6 +51,7 @@ def span(
     ended = told.outcome or found.outcome
     if out is not None:
         keep(out, lambda path: write_arrays(path, arrays(found)))
+    larger = None if checked is None else checked.larger
     sure = f"{found.confidence:.0%} that what was missed matters at fewer than {found.unseen:.1%} of inputs"
     if found.unseen >= 1:
         sure = "none: what was missed may matter at any input"
@@ -61,6 +62,7 @@ def span(
         f"noise floor   {found.noise_floor:.1e} of the largest singular value",
         *([f"left out      {found.left_out:.1%} of the gradient lies outside"] if found.misses else []),
         f"confidence    {sure}",
+        *([] if larger is None else [f"elsewhere     inputs {larger:,.0f} times as large show more: see --inputs"]),
         f"questions     {oracle.ledger.asked:,}",
         ended.value,
         *([] if out is None else [f"basis written to {out}"]),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from unveil.audit.chart import Chart
 from unveil.audit.section import Section
-from unveil.audit.sections.span_check import SpanCheck, check, corners
+from unveil.audit.sections.span_check import SpanCheck, check, corners, larger_inputs
 from unveil.audit.severity import Severity
 from unveil.audit.stage import Audit, Stage
 from unveil.audit.text import brief, count, share
@@ -68,10 +68,14 @@ def find_everywhere(audit: Audit, x: Float[np.ndarray, "N n"] | None, accuracy: 
         x: Where to ask.
         accuracy: Wanted sine of the largest principal angle.
 
-    Queries: see `find_span` and `corners`
+    Where nothing matters at random points, but does at larger inputs, it is not measured.
+
+    Queries: see `find_span`, `corners` and `larger_inputs`
     """
     noise = audit.findings.get("noise")
     span = find_span(audit.oracle, audit.rng("span"), x, accuracy, noise)
+    if span.outcome is Outcome.nothing_to_find and larger_inputs(audit, span) is not None:
+        return replace(span, outcome=Outcome.not_measured)
     more = corners(audit, span)
     if not len(more):
         return span
@@ -133,10 +137,11 @@ def section(
     hidden = span.n - span.rank
     chart, caption = spectrum(span)
     found = 0 < span.rank < span.n
+    larger = None if check is None else check.larger
     return Section(
         key="span",
         title="Which directions of the input it sees",
-        verdict=_verdict(span, where) if sure else _open(span, outcome, cause),
+        verdict=_verdict(span, where, larger) if sure else _open(span, outcome, cause),
         body=_BODY,
         values={
             "chart": chart,
@@ -162,10 +167,15 @@ def section(
             "stages": dict(span.stages),
             "check": None
             if check is None
-            else {"along_the_rest": check.change, "allowed": check.allowed, "points": check.points},
+            else {
+                "along_the_rest": check.change,
+                "allowed": check.allowed,
+                "points": check.points,
+                "larger_inputs": check.larger,
+            },
         },
         files={"basis.npz": arrays(span)},
-        claim=_claim(span, where, outcome) if sure else "",
+        claim=_claim(span, bool(where) or larger is not None, outcome) if sure else "",
         outcome=outcome,
         cause=cause,
         next_steps=_next_steps(span, outcome, sure and found),
@@ -221,18 +231,18 @@ def arrays(span: RowSpan) -> dict[str, np.ndarray]:
     return {"basis": span.basis, "singular_values": np.asarray(span.singular_values)}
 
 
-def _claim(span: RowSpan, where: str, outcome: Outcome) -> str:
+def _claim(span: RowSpan, limited: bool, outcome: Outcome) -> str:
     if span.rank == 0:
         return "did not react to any input that was tried"
     if span.rank >= span.n:
         return f"sees every one of its {count(span.n, 'input direction')}"
     if outcome is Outcome.approximate:
         return f"reacts little outside {count(span.rank)} of its {count(span.n, 'input direction')}"
-    blind = "cannot see" if not where else "did not react to"
+    blind = "did not react to" if limited else "cannot see"
     return f"{blind} {count(span.n - span.rank)} of its {count(span.n, 'input direction')}"
 
 
-def _verdict(span: RowSpan, where: str) -> str:
+def _verdict(span: RowSpan, where: str, larger: float | None) -> str:
     if span.rank == 0:
         return "No change of the input changed an answer wherever it was asked."
     if span.rank >= span.n:
@@ -246,6 +256,11 @@ def _verdict(span: RowSpan, where: str) -> str:
         return (
             f"Where it was asked, {where}, only {count(span.rank)} of {count(span.n, 'direction')} changed an answer. "
             "Elsewhere it may see more."
+        )
+    if larger is not None:
+        return (
+            f"At random inputs of size 1 only {count(span.rank)} of {count(span.n, 'direction')} change an answer. At "
+            f"inputs {count(larger)} times as large others do as well: if it is used on such, ask again with --inputs."
         )
     return (
         f"Only {count(span.rank)} of {count(span.n, 'direction')} reach its first layer. Whatever is added along the "

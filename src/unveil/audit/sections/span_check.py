@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from unveil.audit.stage import Audit
-from unveil.outcome import BudgetExceeded, Outcome
+from unveil.blackbox.answers import missing
+from unveil.blackbox.domain import HALF
+from unveil.outcome import BudgetExceeded, MissingAnswers, Outcome, SourceError
 
 if TYPE_CHECKING:
     from unveil.blackbox.span import RowSpan
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 FRESH = 100  # points at which the finding is checked
 SAME = 0.01  # a change of so little, relative to what any step changes, is none
 CORNERS = 50  # inputs buried to see whether corners of the box wake anything
+LARGER, LOOKS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6), 4  # times that inputs are as large further out, and looks at each size
+CLEAR = 3.0  # times that a change exceeds another one of four looks that is as large
 TOLERANCE = 10.0  # the check may exceed what the accuracy predicts so many times: it takes the largest of many changes
 
 
@@ -29,11 +33,13 @@ class SpanCheck:
             ended before it was asked.
         allowed: What the span's own accuracy, and the noise of the answers, let expect at most.
         points: Fresh points asked at.
+        larger: See `larger_inputs`.
     """
 
     change: float | None
     allowed: float
     points: int = FRESH
+    larger: float | None = None
 
     @property
     def holds(self) -> bool:
@@ -62,13 +68,53 @@ def corners(audit: Audit, span: RowSpan) -> Float[np.ndarray, "N n"]:
     return np.asarray(hidden[np.abs(after - before).max(axis=1) > SAME * spread])
 
 
+def larger_inputs(audit: Audit, span: RowSpan) -> float | None:
+    """How many times as large as those asked inputs are at which answers change along what the span does not hold.
+
+    Random points may lie nowhere near inputs that have units of their own (years, square metres): what a model does
+    not see there it may see where it is used. Steps are as long as the inputs are large, as such models may be flat.
+
+    Returns:
+        None where no size of `LARGER` shows such a change, where answers end before it, where examples, a box or a grid
+        say where inputs lie, of labels, and where every direction is seen.
+
+    Queries: `3 LOOKS` for each size until one shows a change, 72 at most; fewer where one has no answer
+    """
+    oracle, rng = audit.oracle, audit.rng("larger inputs")
+    told = audit.inputs is not None or oracle.within is not None or oracle.grid is not None
+    if told or oracle.answers == "labels" or span.rank == span.n:
+        return None
+    for size in LARGER if oracle.input_bits > HALF else LARGER[:3]:
+        if oracle.ledger.left < 3 * LOOKS:
+            return None
+        x, step = oracle.nearest(size * oracle.sample(LOOKS, rng)), size * oracle.sample(LOOKS, rng)
+        hidden = oracle.nearest(x + span.complement(step))
+        # Rounding of the questions moves them along what is seen, too.
+        leak = float(np.abs(span.project(hidden - x)).max() / np.abs(step).max())
+        part = max(SAME, TOLERANCE * max(span.accuracy if span.rank else 0.0, span.left_out, leak))
+        points = np.concatenate([x, hidden, oracle.nearest(x + part * step)])
+        try:  # one first: of questions without an answer an oracle bears few
+            y = oracle.answered(points[:1])
+            y = y if missing(y).any() else np.concatenate([y, oracle.answered(points[1:])])
+        except (SourceError, MissingAnswers):
+            return None
+        if len(y) < len(points) or missing(y).any():
+            return None
+        before, by_hidden, by_part = np.split(y, 3)
+        # What is seen of the hidden step changes answers by no more than this part of any step; nothing is straight.
+        least = CLEAR * max(float(np.abs(by_part - before).max()), FRESH * float(oracle.rounding(y).max()))
+        if np.abs(by_hidden - before).max() > least:
+            return size
+    return None
+
+
 def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
     """Ask at fresh points whether the answers stay along the complement; None where there is nothing to be asked.
 
     Labels have no sizes to compare; theirs is checked by the noise that is hidden from the model afterwards.
 
-    Queries: `3 * FRESH`, and 64 where the audit has not looked yet; none of labels, of no directions or all, and of a
-        search that did not get to its end
+    Queries: `3 * FRESH` and those of `larger_inputs`, and 64 where the audit has not looked yet; none of labels, of no
+        directions or all, and of a search that did not get to its end
     """
     done = span.outcome in (Outcome.complete, Outcome.approximate)
     if audit.oracle.answers == "labels" or not 0 < span.rank < span.n or not done:
@@ -82,6 +128,7 @@ def check(audit: Audit, span: RowSpan) -> SpanCheck | None:
     relative = 0.0 if noise is None else float(np.median(noise.level)) / max(float(np.ptp(y)), np.finfo(float).tiny)
     allowed = min(0.5, max(SAME, TOLERANCE * max(span.accuracy, span.left_out, relative)))
     try:
-        return SpanCheck(span.check(audit.oracle, rng=audit.rng("span check"), points=FRESH), allowed)
+        change = span.check(audit.oracle, rng=audit.rng("span check"), points=FRESH)
+        return SpanCheck(change, allowed, larger=larger_inputs(audit, span))
     except BudgetExceeded:
         return SpanCheck(None, allowed)
