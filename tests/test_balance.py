@@ -11,8 +11,7 @@ import unveil as uv
 from tests.helpers import random_weights, relu_net
 from unveil.identification.fitting.balance import by_balance
 from unveil.identification.surrogate.fitting import JUDGED, Fitting
-from unveil.identification.surrogate.known import Known
-from unveil.identification.surrogate.run import errors, label_agreement, values_told
+from unveil.identification.surrogate.run import Known, errors, label_agreement, values_told
 from unveil.identification.surrogate.surrogate import Surrogate
 from unveil.outcome import Outcome
 from unveil.whitebox.network import Network

@@ -13,8 +13,7 @@ from tests.test_labels_second_layer import SIZES, boundary, made, truth
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.deep_completion import with_resting_side
-from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.deep_model import DeepLabelModel, DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.first_layer import completing
 from unveil.identification.from_labels.foretold import foretold_crossings

@@ -11,8 +11,7 @@ from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.deep_completion import Deep
 from unveil.identification.from_labels.deep_model import DeepLabelModel
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.joined_classes import joined, rescaled
-from unveil.identification.from_labels.last_layer import _of_pair, with_classes_anew
+from unveil.identification.from_labels.last_layer import _of_pair, joined, rescaled, with_classes_anew
 from unveil.identification.from_labels.missing_neurons import (
     completed,
     further_neuron,
@@ -249,17 +248,3 @@ def test_a_first_layer_neuron_that_nothing_depends_on_goes_and_labels_stay() -> 
     # One that only the affine part has stays.
     linear = replace(behind, inner=inner, affine=np.eye(3, 7, k=1))
     assert len(DeepLabelModel(rows, bias, linear, behind.classes).without_idle().bias) == 7
-
-
-def test_active_sides_follow_from_the_affine_part_that_the_wrong_ones_leave_though_a_class_is_vague() -> None:
-    right = []
-    for seed in range(24):
-        model, rng = made(seed, classes=6), np.random.default_rng(seed)
-        back = rng.random(5) < 0.5
-        # w relu(z) = w relu(-z) + w z.
-        inner, bias = np.where(back[:, None], -model.inner, model.inner), np.where(back, -model.bias, model.bias)
-        affine = model.outer[:, back] @ model.inner[back]
-        affine[4] += 10 * rng.standard_normal(7)
-        turned = replace(model, inner=inner, bias=bias, affine=affine)
-        right.append(((turned.likely_sides() < 0) == back).all())
-    assert_rate(right, 0.98)

@@ -10,7 +10,7 @@ from tests.helpers import assert_rate, random_weights, relu_net
 from unveil.identification.fitting.matrix_free import Conjugate, _step, _taken_apart, damped_fit, fit
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, slimmed
-from unveil.identification.surrogate.known import Known, with_free
+from unveil.identification.surrogate.run import Known, with_free
 from unveil.identification.surrogate.students import Student, Told, fitted, hard_ones, questions
 from unveil.identification.surrogate.surrogate import LabelFitting
 

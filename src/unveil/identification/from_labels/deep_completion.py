@@ -12,8 +12,7 @@ from jaxtyping import Bool, Int
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.completion import MISSED
 from unveil.identification.from_labels.crossings import cross_near, sharpen
-from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary
+from unveil.identification.from_labels.deep_model import DeepLabelModel, DeepPoints, on_boundary
 from unveil.identification.from_labels.faces import Faces, Precision
 from unveil.identification.from_labels.foretold import FAR, as_foretold, at_extremes, telling_crossings
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes

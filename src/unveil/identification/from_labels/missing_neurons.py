@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from unveil.identification.from_labels.chart import Crossings
-from unveil.identification.from_labels.deep_model import DeepLabelModel
-from unveil.identification.from_labels.deep_points import DeepPoints, on_boundary, pairs_of
+from unveil.identification.from_labels.deep_model import DeepLabelModel, DeepPoints, on_boundary, pairs_of
 from unveil.identification.from_labels.first_layer import WIDE
 from unveil.identification.from_labels.foretold import crossings_beside, foretold_crossings
 from unveil.identification.from_labels.hyperplanes import ALIKE

@@ -16,8 +16,7 @@ from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import AS_WELL, SLACK, all_needed, slimmed
 from unveil.identification.fitting.training import free_network, train
 from unveil.identification.method import Identification
-from unveil.identification.surrogate.known import widened, with_free
-from unveil.identification.surrogate.run import Run, Wanted, values_told
+from unveil.identification.surrogate.run import Run, Wanted, values_told, widened, with_free
 from unveil.identification.surrogate.students import (
     AMONG,
     FEW,

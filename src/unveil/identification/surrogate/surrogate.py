@@ -14,8 +14,7 @@ from unveil.identification.fitting.training import free_network, one_hot, train
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.identification.method import Identification, Method
 from unveil.identification.surrogate.fitting import Fitting
-from unveil.identification.surrogate.known import Known
-from unveil.identification.surrogate.run import Run, Wanted, label_agreement
+from unveil.identification.surrogate.run import Known, Run, Wanted, label_agreement
 from unveil.identification.surrogate.students import candidates
 from unveil.one_line import one_line
 from unveil.outcome import BadInput, BudgetExceeded, Outcome
