@@ -18,7 +18,6 @@ from unveil.identification.from_labels.output import (
     linked_classes,
     pair_output,
     pair_weights,
-    turned_again,
     with_classes,
     with_others,
 )
@@ -43,7 +42,6 @@ COARSE = 1e-7  # how finely points are located before: hyperplanes are known to 
 EARLY = 1.02
 LOOK = 96  # so many are asked for first
 PAIRS = 5  # pairs of classes tried for the last layer
-STANDS = 0.1  # a last layer without an affine part must stand out by this share of what it does with one
 STRAYED = 30.0  # so many times further off than they are known boundary points lie on none of a model's
 SILENT = 0.25  # share of the neurons that may be on one side at all boundaries of a pair before another one is tried
 # Rounds in which boundaries of rare classes are looked for, and those in a row that may meet none.
@@ -107,11 +105,6 @@ class Completion:
         self._admit()
         for _ in range(ROUNDS):
             fitted = self._of_all(first, figures)
-            at = self.points[np.flatnonzero(self.points.between(*figures["pair"]))]
-            turned = turned_again(fitted.model, at, figures["pair"], self.coarse) if first.model.affine.any() else None
-            if turned is not None and turned.gap > max(self.clear, STANDS * first.gap):
-                first = turned
-                fitted = self._of_all(first, figures)
             if not fitted.rms < 1e-3:
                 break
             fitted = self._rare_told(fitted, first, figures)

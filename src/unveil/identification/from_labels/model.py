@@ -14,7 +14,6 @@ from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.whitebox.activation import Activation, activation
 from unveil.whitebox.network import Layer, Network
 
-ABSOLUTE = 20  # weighted least squares after which least absolute values are reached
 FAR = 1e3  # in sizes of a typical input: the distance of a boundary that is not there at all
 
 
@@ -238,18 +237,6 @@ class LabelModel(Boundaries):
             affine=np.zeros_like(self.affine),
             offset=np.array([0.0, s * away]),
         )
-
-    def likely_sides(self) -> Float[np.ndarray, " k"]:
-        """1 for rectifiers on their own active side and -1 for others, as they leave least of an affine part: by least
-        absolute values, in which a class of which little is known counts little."""
-        weight, linear = (self.outer - self.outer[0])[1:].T, (self.affine - self.affine[0])[1:]
-        terms = (weight[:, :, None] * self.inner[:, None, :]).reshape(len(weight), linear.size).T
-        count = np.ones(len(terms))
-        for _ in range(ABSOLUTE):
-            back = np.linalg.lstsq(count[:, None] * terms, -count * linear.ravel(), rcond=None)[0]
-            off = np.sqrt(np.abs(terms @ back + linear.ravel()))
-            count = 1 / np.maximum(off, 1e-6 * off.max(initial=1e-300))
-        return np.where(back > 0.5, -1.0, 1.0)
 
     def layers(self) -> tuple[Layer, ...]:
         """The same labels in terms of coordinates. An affine part goes through neurons in pairs, relu(s) - relu(-s),

@@ -292,23 +292,3 @@ def with_others(
     # Points far out are known less exactly, as far as they are out.
     steep = np.linalg.norm(model.gaps(at)[1], axis=1) * (1 + np.linalg.norm(at.x, axis=1))
     return with_classes(model.of(model.classes[kept]), others, at, free, 1 / np.maximum(steep, 1e-300))
-
-
-def turned_again(model: LabelModel, at: Crossings, pair: tuple[int, int], error: float) -> PairOutput | None:
-    """The last layer of two classes once more, without an affine part: hyperplanes are known better after a fit.
-    `model`: fitted. `at`: crossings between the two. `pair`: the two. `error`: of the hyperplanes."""
-    long = np.linalg.norm(model.inner, axis=1)
-    planes = Hyperplanes(model.inner / long[:, None], model.bias / long, np.full(len(long), error))
-    none = Faces.none(at.x.shape[1])
-    found = pair_output(planes, at, none, pair)
-    if found is not None and not found.model.affine.any():
-        return found
-    # More classes tell more about active sides than two do, and the right ones leave a solution that stands out.
-    side = model.likely_sides()
-    return pair_output(
-        replace(planes, normals=side[:, None] * planes.normals, offsets=side * planes.offsets),
-        at,
-        none,
-        pair,
-        oriented=True,
-    )
