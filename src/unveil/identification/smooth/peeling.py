@@ -128,11 +128,11 @@ class Peeling(SmoothMethod):
         last = reading.stats["attempts"] >= self.attempts
         known, found, exact = self._width(1), None, None
         if noisy(oracle, reading.noise):
-            exact = _met_behind_noise(told, layer.activation, known, rng)
+            exact = _met_behind_noise(told, layer.activation, known)
         if exact is None:
             found = meet_condition(told, layer.activation, known, rng=rng, thorough=last)
         if found is not None:
-            exact = meet_freely(told, [found.layer], [found.rank], rng=rng)
+            exact = meet_freely(told, [found.layer], [found.rank])
         best = min(
             (each for each in (exact, found) if each is not None), key=lambda each: each.certificate, default=None
         )
@@ -165,7 +165,7 @@ class Peeling(SmoothMethod):
         ranks = range(1, r) if width is None else range(width, min(width + 1, r))
         # The layers before are known to about their certificate, and spectra may fall by themselves: half the digits.
         met = float(min(MET, np.sqrt(reading.stats["certificate"])))
-        found = meet_freely(Slopes(c, g), starts, ranks, met=met, rng=rng)
+        found = meet_freely(Slopes(c, g), starts, ranks, met=met)
         reading.stages.end(f"layer {depth + 2}: slopes")
         if found is None:
             return None
@@ -265,9 +265,7 @@ class Peeling(SmoothMethod):
         return without_surplus(polish(network, x, y, noise=0.3 * noise), x, y, noise)
 
 
-def _met_behind_noise(
-    told: Slopes, activation: Activation, width: int | None, rng: np.random.Generator
-) -> Condition | None:
+def _met_behind_noise(told: Slopes, activation: Activation, width: int | None) -> Condition | None:
     """The condition with all weights free at the lowest rank, where noise made directions poor.
 
     With directions as they are it is met poorly, or not at all where weights depend on one another nearly; but scales
@@ -276,7 +274,7 @@ def _met_behind_noise(
     best = chained(told, activation)
     for rank in range(1, told.k) if width is None else [width]:
         starts = [each.layer for each in best[rank - 1 : rank + _HIGHER] if each is not None]
-        exact = meet_freely(told, starts, [rank], met=_FREELY, rng=rng)
+        exact = meet_freely(told, starts, [rank], met=_FREELY)
         if exact is not None:
             return exact
     return None

@@ -8,7 +8,7 @@ known scales and shifts are free, of one that is known roughly all weights and s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +29,6 @@ STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 # than this share.
 _FIRST, _STEPS, _GAIN = 25, 80, 1e-2
 _ROUNDS = (2, 12, 80)  # starting values for each rank, round after round
-_ANEW = 40  # how often one wrong neuron begins anew
 _RISE = 2.26  # preactivations over which tanh rises steeply
 _FURTHEST = 3.0  # shifts beyond this leave a neuron at rest: the condition is met there for nothing
 _LOPSIDED = 1e5  # condition of the weights, inputs of unit spread, beyond which they have run away
@@ -102,7 +101,7 @@ def meet_condition(
     as known so far. `rank`: width of the next layer; found if None. `thorough`: whether to end with many starting
     values: slow, and in vain where directions of the layer are off.
     """
-    k, free, unit = told.k, np.eye(told.k, dtype=bool), _unit(activation)
+    k, unit = told.k, _unit(activation)
 
     def sound(found: Condition | None) -> bool:
         """Whether the condition is met, at scales and shifts near those known."""
@@ -111,19 +110,10 @@ def meet_condition(
         scales, shifts = found.layer.dense().diagonal(), found.layer.bias
         return bool(np.abs(np.log(np.abs(scales))).max() < 0.7 and np.abs(shifts).max() < _FURTHEST * max(unit, 1.0))
 
-    def lowest(found: Condition) -> Condition:
-        if rank is not None:
-            return found
-
-        def anew(wrong: int) -> tuple[np.ndarray, float]:
-            return np.eye(k)[wrong], 1.5 * unit * rng.uniform(-1, 1)
-
-        return _at_lowest_rank(told, found, _Search(free, anew, sound, MET, 1, _ROUNDS[1]))
-
     ranks = range(1, k) if rank is None else range(rank, min(rank + 1, k))
     for found in chained(told, activation):
         if found is not None and found.rank in ranks and sound(found):
-            return lowest(found)
+            return found
     # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
     for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
         for trial in ranks:
@@ -131,7 +121,7 @@ def meet_condition(
                 shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
                 found = _in_two_steps(told, Layer(np.eye(k), shifts, activation), trial)[1]
                 if found is not None and sound(found):
-                    return lowest(found)
+                    return found
     return None
 
 
@@ -149,9 +139,7 @@ def chained(told: Slopes, activation: Activation) -> list[Condition | None]:
     return out
 
 
-def meet_freely(
-    told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, met: float = MET, rng: np.random.Generator
-) -> Condition | None:
+def meet_freely(told: Slopes, starts: Sequence[Layer], ranks: Sequence[int], *, met: float = MET) -> Condition | None:
     """The layer of as many neurons as inputs at which the condition is met, of the lowest rank; None if there is none.
 
     That is far more equations than unknowns: from a layer that is right to a few digits it ends at the errors of the
@@ -170,50 +158,9 @@ def meet_freely(
         if len(c) < places_needed(k, rank, told.g.shape[2]):
             continue
         found = [each for start in starts if sound(each := refined(told, start, rank, free)) and each is not None]
-        if not found:
-            continue
-        best = min(found, key=lambda each: each.certificate)
-        size = np.linalg.norm(best.layer.dense(), axis=1)
-
-        def anew(wrong: int, size: np.ndarray = size) -> tuple[np.ndarray, float]:
-            row = rng.standard_normal(k)
-            row *= size[wrong] / np.linalg.norm(row)
-            return row, 0.5 * rng.standard_normal() - row @ c.mean(axis=0)
-
-        return _at_lowest_rank(told, best, _Search(free, anew, sound, met, min(ranks), _ANEW))
+        if found:
+            return min(found, key=lambda each: each.certificate)
     return None
-
-
-class _Search(NamedTuple):
-    """What a search for a lower rank goes by."""
-
-    free: Bool[np.ndarray, "k k"]  # which weights are
-    anew: Callable[[int], tuple[np.ndarray, float]]  # weights and shift with which a neuron begins
-    sound: Callable[[Condition | None], bool]  # whether the condition is met
-    met: float  # by what factor singular values fall behind the rank where it is
-    least: int  # no lower rank is tried
-    tries: int  # how often a neuron is begun anew
-
-
-def _at_lowest_rank(told: Slopes, found: Condition, search: _Search) -> Condition:
-    """The condition at a lower rank, if it is met there: one wrong neuron makes the rank one larger. Such a neuron is
-    the one without which the others have a lower rank; it begins anew while the others stay."""
-    while found.rank > search.least and (divided := _Divided.of(told, found.layer)) is not None:
-        left = [np.linalg.svd(np.delete(divided.unit, i, axis=1), compute_uv=False) for i in range(told.k)]
-        falls = [float(values[found.rank - 1] / values[found.rank - 2]) for values in left]
-        wrong = int(np.argmin(falls))
-        if falls[wrong] > search.met:
-            break
-        for _ in range(search.tries):
-            weights, shifts = found.layer.dense().copy(), found.layer.bias.copy()
-            weights[wrong], shifts[wrong] = search.anew(wrong)
-            lower = refined(told, Layer(weights, shifts, found.layer.activation), found.rank - 1, search.free)
-            if lower is not None and search.sound(lower):
-                found = lower
-                break
-        else:
-            break
-    return found
 
 
 def _unit(activation: Activation) -> float:
