@@ -11,7 +11,7 @@ from unveil.identification.from_labels.candidates import confirmed, edge_behind,
 from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.dual_points import dual_points
 from unveil.identification.from_labels.faces import Faces, tangents
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, shared_by
 from unveil.identification.from_labels.output import pair_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
@@ -90,21 +90,6 @@ def test_faces_end_at_a_hyperplane_that_is_one_and_go_on_across_others() -> None
                 assert abs(seen.normal @ normal) > 1 - 1e-12
                 told += 1
     assert told >= 4
-
-
-def test_a_vague_angle_beside_a_sharp_one_makes_no_hyperplane() -> None:
-    d = 6
-    normal, across = np.eye(d)[:2]
-    edge = Edge.between(np.zeros(d), across, (normal, (normal + across) / np.sqrt(2)), (0, 1), 1e-12, 1e-12)
-    assert edge is not None
-    told = [(2.0, 1e-9), (2.004, 5e-3), (2.0 + 1e-9, 1e-9)]
-    # Points at a distance of one in the plane of both normals: each is on the hyperplane of one angle alone.
-    z, error = np.stack([edge.at(angle + np.pi / 2) for angle, _ in told]), np.array([each for _, each in told])
-    assert agreed(edge, z[:2], error[:2], np.full(2, 7)) is None
-    both = agreed(edge, z, error, np.full(3, 7))
-    assert both is not None
-    assert abs(both.normal @ edge.at(2.0)) > 1 - 1e-15
-    assert agreed(edge, z, error, np.array([0, 7, 7])) is None  # on the edge's own face it tells nothing
 
 
 def test_a_walk_that_ended_at_what_was_found_meanwhile_is_explained() -> None:

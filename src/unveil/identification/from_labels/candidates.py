@@ -44,7 +44,7 @@ def confirmed(
     both = np.stack([edge.normal, edge.across])
     faces = faces[np.flatnonzero(np.linalg.norm(faces.normal - faces.normal @ both.T @ both, axis=1) > ALIKE)]
     tried = Hyperplanes(normal[None], np.array([-normal @ edge.z]), np.array([error]))
-    return Sighted(normal, error, np.empty(0, dtype=int)) if _ends(side, chart, faces, tried, precision) else None
+    return Sighted(normal, error) if _ends(side, chart, faces, tried, precision) else None
 
 
 def edge_behind(
@@ -75,7 +75,7 @@ def edge_behind(
         sure = np.flatnonzero(alive & (chance < DOUBT))
         if len(sure):
             i = int(sure[chance[sure].argmin()])
-            return i, Sighted(told.normals[i], float(told.error[i]), np.empty(0, dtype=int))
+            return i, Sighted(told.normals[i], float(told.error[i]))
         chance = chance * by_chance
     return None
 

@@ -9,7 +9,7 @@ import numpy as np
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.deep_completion import Deep, DeepCompletion
-from unveil.identification.from_labels.first_layer import WIDE, further_ones
+from unveil.identification.from_labels.first_layer import WIDE
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.search import HyperplaneSearch
 from unveil.identification.label_agreement import LOOSE, differs, fresh_points, known_to
@@ -23,11 +23,11 @@ CHECKS = 2_000  # fresh points that judge a network with two hidden layers
 class DeepReading:
     """The layers behind a first one.
 
-    `search`: faces and bends met by now; it goes on from there. `first`: all hyperplanes of the first layer, more where
-    more of it was met on the way. `accuracy`: wanted of the weight vectors, relative. `accept`: largest share of other
-    labels among the fresh points that judge the result. `deep`: the network; None where none came out that passes.
-    `error`: share of fresh points with another label, `wrong`: which these are. `why`: what speaks against the network.
-    `figures`: neurons told apart, share of the points explained and the like.
+    `search`: faces and bends met by now; it goes on from there. `first`: all hyperplanes of the first layer, towards
+    their active sides once these are told. `accuracy`: wanted of the weight vectors, relative. `accept`: largest share
+    of other labels among the fresh points that judge the result. `deep`: the network; None where none came out that
+    passes. `error`: share of fresh points with another label, `wrong`: which these are. `why`: what speaks against the
+    network. `figures`: neurons told apart, share of the points explained and the like.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class DeepReading:
         rng: np.random.Generator,
     ) -> None:
         self.search, self.first, self.accept, self.oracle, self.rng = search, first, accept, oracle, rng
-        self.accuracy = accuracy
         self.behind = DeepCompletion(search.pool, first, search.precision, accuracy, rng)
         self.deep: Deep | None = None
         self.error = np.inf
@@ -63,8 +62,6 @@ class DeepReading:
                     search.collect(self.first, BENDS)
                 search.pool.draw(RARE)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
-                if found is None and self._grown():
-                    found = self.behind.attempt(search.faces, search.bends(self.first))
                 search.book("second layer and fit")
                 self.figures |= self.behind.figures | self._neurons_read()
                 self.deep = found or self.deep
@@ -90,15 +87,6 @@ class DeepReading:
         neurons = self.behind.straight
         weights = np.array([each.weight for each in neurons]).reshape(-1, len(self.first))
         return {"second_layer_read": (weights, np.array([each.bias for each in neurons]))}
-
-    def _grown(self) -> bool:
-        """Whether more of the first layer was met on the way behind it."""
-        first = further_ones(self.search, self.first, self.rng)
-        if len(first) == len(self.first):
-            return False
-        self.first = first
-        self.behind = DeepCompletion(self.search.pool, first, self.search.precision, self.accuracy, self.rng)
-        return True
 
     def judge(self, deep: Deep | None, chart: Chart) -> Outcome:
         """How far a network is to be relied on, by fresh points, a third of them close to the boundaries found. `deep`:

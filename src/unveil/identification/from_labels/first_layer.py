@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from unveil.identification.from_labels.faces import ROUGH
-from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes, agreed
+from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes
 from unveil.identification.from_labels.search import VAGUE, HyperplaneSearch
 from unveil.identification.from_labels.second_layer import INACTIVE, active_sides, likely_sides
 from unveil.identification.from_labels.standing import none_stands
-from unveil.identification.from_labels.straight import SHARE, looks, sharpened, straight
+from unveil.identification.from_labels.straight import SHARE, sharpened
 
 CHUNK = 4  # rounds of new faces between two looks at what goes on straight
 CHUNKS = 24  # such looks, at most
-# Dual points among which hyperplanes are looked for that were not met before, and how many at most.
-AMONG, SHARED = 1_000, 16
 # So many times as far out, every other time, half of the points: neurons of either layer that are active, or at rest,
 # at nearly all usual inputs switch there, and classes that are rare at these are met.
 WIDE = 10.0
@@ -26,8 +24,8 @@ EXACT = 1e-5  # hyperplanes known better than this need no further points, befor
 
 
 def straight_ones(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplanes:
-    """Hyperplanes met that go on straight, as those of a first layer do. Queries: those of `looks`, and about 500 for
-    each that is vague."""
+    """Hyperplanes met that go on straight, as those of a first layer do. Queries: those of `look_on`, and about 500
+    for each that is vague."""
     good = search.look(rng)
     if search.precision.normal < ROUGH:  # else all of them are vague, up to the end
         search.sharpen(good)
@@ -69,36 +67,6 @@ def _outside(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Genera
     """Share of the boundary's normals that lie outside the span of the weight vectors that are active there."""
     judges = search.faces[rng.permutation(len(search.faces))[:MET]]
     return float((likely_sides(first, judges)[1] > INACTIVE).mean()) if len(first) and len(judges) else 1.0
-
-
-def further_ones(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
-    """The first layer with hyperplanes that were met only on the way behind it: that go on straight, or by normals.
-    Queries: those of `looks` for at most 16 hyperplanes, and of `sharpened` for those found."""
-    more = shared(search, first, rng)
-    good = straight(*looks(search.side, search.chart, search.faces, more, search.precision, rng))
-    search.book("straightness")
-    more = Hyperplanes.joined([more[np.flatnonzero(good)], completing(search, first, rng)]).distinct()
-    if not len(more):
-        return first
-    more = sharpened(search.side, search.chart, search.faces, more, search.precision, rng)
-    search.book("sharpening")
-    return Hyperplanes.joined([first, more[np.flatnonzero(more.error < ALIKE)]]).distinct()
-
-
-def shared(search: HyperplaneSearch, first: Hyperplanes, rng: np.random.Generator) -> Hyperplanes:
-    """Hyperplanes beside these that bends and dual points agree on, those with the most support first."""
-    found = Hyperplanes.none(search.chart.n)
-    support: list[int] = []
-    rows = np.sort(rng.permutation(len(search.met))[:AMONG])
-    rows = rows[first.holding(search.met.z[rows], search.met.error[rows]) < 0]
-    for edge in search.bends(first):
-        if found.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
-            continue
-        seen = agreed(edge, search.met.z[rows], search.met.error[rows], search.met.face[rows])
-        if seen is not None:
-            found = found.added(seen.normal, edge.z, seen.error)
-            support.append(len(seen.support))
-    return found[np.argsort(-np.array(support, dtype=int), kind="stable")[:SHARED]]
 
 
 FEW, MET = 60, 300  # faces from which hyperplanes are tried that may complete a first layer, and those that judge them

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy import special
 
 from unveil.blackbox.rows import Rows
 
@@ -14,7 +13,6 @@ ALIKE = 1e-3  # hyperplanes nearer to each other than this are one
 DOUBT = 1e-4  # how probable a hyperplane may be by chance
 HELD = 5.0  # so many errors off a hyperplane its points lie, and other measurements of it, at most
 SAME_FACE = 1e-5  # faces whose normals are nearer to each other than this lie in one plane
-LEAST = 2  # dual points that must agree on a hyperplane
 CLEARLY = 1e-3  # error of a shared normal below which edges are seen to share it
 
 
@@ -166,54 +164,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class Sighted:
-    """A hyperplane that several dual points agree on."""
+    """A hyperplane through an edge."""
 
     normal: Float[np.ndarray, " d"]  # its unit normal
     error: float  # of the normal
-    support: Int[np.ndarray, " s"]  # which dual points lie on it
-
-
-def agreed(
-    edge: Edge, z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"], face: Int[np.ndarray, " N"]
-) -> Sighted | None:
-    """The hyperplane through an edge on which more dual points lie than chance allows.
-
-    The neuron's normal is `cos(t) normal + sin(t) across` with one unknown angle t. Each other dual point that lies on
-    the same hyperplane gives t, and all those give the same; all others give any. `edge`: where the boundary bends.
-    `z`: dual points, of any neurons. `error`: how exactly they are known. `face`: the face on which each was met: those
-    of the edge's own faces tell nothing.
-    """
-    angle, fuzz = edge.votes(z, error)
-    good = (fuzz < 0.01) & (face != edge.face) & (face != edge.other)
-    for own in (0.0, edge.angle):
-        good &= apart(angle, own) > 20 * fuzz + 1e-6
-    rows = np.flatnonzero(good)
-    if len(rows) < LEAST:
-        return None
-    angle, fuzz = angle[rows] % np.pi, fuzz[rows]
-    # Many dual points at every edge: of angles within half a turn this takes no remainder of each two.
-    between = np.abs(np.subtract.outer(angle, angle))
-    np.minimum(between, np.pi - between, out=between)
-    # Each with those that are sharper: next to one that is sharp a vague one says little, whatever its angle.
-    within = 2 * (fuzz[:, None] + fuzz[None, :])
-    near = (between < within) & (fuzz <= fuzz[:, None])
-    count = near.sum(axis=1)
-    # What chance gives, or, where angles crowd, as many as there are in a window twenty times as wide.
-    sharper = fuzz <= fuzz[:, None]
-    crowd = ((between < 20 * within) & sharper).sum(axis=1) - count
-    expected = np.maximum((sharper * within).sum(axis=1) * 2 / np.pi, crowd / 20)
-    chance = special.gammainc(np.maximum(count - 1, 1), expected) * len(rows)
-    chance[count < LEAST] = np.inf
-    best = int(chance.argmin())
-    if not chance[best] < DOUBT:
-        return None
-    members = np.flatnonzero(near[best])
-    sharpest = members[fuzz[members].argmin()]
-    return Sighted(edge.at(float(angle[sharpest])), float(fuzz[sharpest]) + edge.rough, rows[members])
 
 
 def shared(one: Edge, two: Edge) -> tuple[float, float] | None:
-    """The angle of the normal that two edges share, as in `agreed`, and its error; None where they share none.
+    """The angle of the normal that two edges share, and its error; None where they share none.
 
     Each normal lies in the span of its edge's two, and in more than three dimensions two such planes meet in a line
     only if both edges are the same neuron's, or if they have a face's normal in common.
@@ -242,7 +200,7 @@ def shared_by(edge: Edge, others: list[Edge]) -> Sighted | None:
     for other in others:
         both = None if other is edge else shared(edge, other)
         if both is not None:
-            return Sighted(edge.at(both[0]), both[1] + edge.rough, np.empty(0, dtype=int))
+            return Sighted(edge.at(both[0]), both[1] + edge.rough)
     return None
 
 

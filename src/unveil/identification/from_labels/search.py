@@ -10,7 +10,7 @@ from unveil.identification.from_labels.candidates import confirmed, edge_behind,
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
-from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, agreed, shared_by
+from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, shared_by
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.standing import LATER, bends_spent, none_stands
 from unveil.identification.from_labels.straight import (
@@ -38,8 +38,6 @@ DOUBTED = 3  # walks that pass a hyperplane before it is taken back, where norma
 # Error of a hyperplane from which on it is measured once more before the last layer: where normals are coarse, and
 # where they are fine.
 LOOSE, VAGUE = 5e-4, 1e-4
-# Dual points beside a hyperplane that stays vague among which some must agree, and edges that are opened for that.
-MANY, OPENED = 16, 2
 AGAIN = 1.5  # so many times as many faces must end at it before it is tried once more
 OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
 
@@ -218,7 +216,9 @@ class HyperplaneSearch:
             # Where an edge of an unknown neuron was met before, there is nothing new either.
             self.stale += sum(int(edge.shares(found.z, found.error).sum()) for edge in self.edges)
             if not self._seen_again(found):
-                self._add(found)
+                self.met = DualPoints.joined([self.met, found[np.flatnonzero(self._unknown(found.z, found.error))]])
+                if not self.behind_first:
+                    self.edges = [edge for edge in self.edges if not self._of_known(edge)]
             self.book("candidates")
             fresh.append(self._open_edges())
         return known, np.concatenate(fresh)
@@ -242,23 +242,8 @@ class HyperplaneSearch:
         a, b = self.planes.normals[known.plane[rows]], self.planes.offsets[known.plane[rows]]
         return self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
 
-    def _add(self, found: DualPoints) -> None:
-        """Dual points of unknown neurons."""
-        self.met = DualPoints.joined([self.met, found[np.flatnonzero(self._unknown(found.z, found.error))]])
-        if not self.behind_first:
-            self._resolve(self.edges)
-
-    def _resolve(self, edges: list[Edge]) -> None:
-        """Look for hyperplanes through edges, and take out the dual points on them."""
-        for edge in list(edges):
-            if not any(edge is other for other in self.edges):
-                continue
-            if self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0:
-                self.edges = [other for other in self.edges if other is not edge]
-                continue
-            seen = agreed(edge, self.met.z, self.met.error, self.met.face)
-            if seen is not None:
-                self._accept(edge, seen.normal, seen.error)
+    def _of_known(self, edge: Edge) -> bool:
+        return bool(self.planes.holding(edge.z[None], np.array([edge.error]))[0] >= 0)
 
     def _accept(self, edge: Edge, normal: Float[np.ndarray, " d"], error: float) -> bool:
         self.stale = 0
@@ -284,7 +269,7 @@ class HyperplaneSearch:
 
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
         """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
-        Queries: about 500 for each of them, of those some 2,000 and `70 d` more where that does not help; or 3,000."""
+        Queries: about 500 for each of them, or 3,000."""
         ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
         loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
         for row in loose if fine else ():
@@ -293,30 +278,12 @@ class HyperplaneSearch:
                 continue
             found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
             self._unknown(found.z, found.error)
-            # Of one hidden layer the fit of all numbers takes fewer labels.
-            if among is not None and self.planes.error[row] > VAGUE:
-                self.tried[row] = ends
-                self._agreed_again(int(row))
+            self.tried[row] = ends
         loose = loose[:0] if fine else loose
         sharp = sharpened(*ask, self.planes[loose], self.precision, self.rng)
         self.book("sharpening")
         for row, a, b, error in zip(loose, sharp.normals, sharp.offsets, sharp.error, strict=True):
             self._measured(int(row), a, -b * a, float(error))
-
-    def _agreed_again(self, which: int) -> None:
-        """Measure a hyperplane by what dual points beside it agree on: around a vague one faces end at others, too."""
-        ask = (self.side, self.chart, self.faces, self.planes, which, self.precision, self.rng)
-        found = met_again(*ask, count=MANY)
-        for at in (None, *found.error.argsort()[:OPENED]):
-            edge: Edge | None = self.through[which]
-            if at is not None:
-                made, edge = opened(self.side, self.faces, found[np.array([at])], self.precision, self.rng)
-                self.keep(made, made.x - found.z[at])
-            seen = None if edge is None else agreed(edge, found.z, found.error, found.face)
-            if edge is not None and seen is not None and seen.error <= VAGUE and self.planes.may_be(which, seen.normal):
-                self.through[which] = edge
-                self._measured(which, seen.normal, edge.z, seen.error)
-                return
 
     def _only(self, keep: Int[np.ndarray, " s"]) -> None:
         self.planes = self.planes[keep]
@@ -361,9 +328,8 @@ class HyperplaneSearch:
             if edge is None:
                 continue
             both = None if self.behind_first else shared_by(edge, self.edges)
-            self.edges.append(edge)
             if both is not None:
                 self._accept(edge, both.normal, both.error)
-            elif not self.behind_first:
-                self._resolve([edge])
+            elif self.behind_first or not self._of_known(edge):
+                self.edges.append(edge)
         return np.concatenate(fresh)
