@@ -139,7 +139,7 @@ def test_hyperplanes_and_labels_make_a_whole_model(seed: int) -> None:
     completion = Completion(pool, Precision.of(pool.chart.digits), 1e-8, rng)
     assert completion.attempt(None) is None
     long = np.linalg.norm(truth.inner, axis=1)
-    search = HyperplaneSearch(pool.side, pool.chart, pool, completion.precision, rng)
+    search = HyperplaneSearch(pool, completion.precision, rng)
     search.planes = Hyperplanes(truth.inner / long[:, None], truth.bias / long, np.full(len(long), 1e-12))
     pair = completion.behind_hyperplanes(search)
     found = completion.attempt(pair)
@@ -359,7 +359,7 @@ def test_rows_read_are_told_in_inputs() -> None:
     basis = np.linalg.qr(np.random.default_rng(3).standard_normal((6, 4)))[0].T
     chart = Chart(uv.as_oracle(lambda x: np.zeros(len(x), dtype=int), shape=6, answers="labels"), origin, size, basis)
     pool = Pool(Side(chart), chart, 1.0, np.empty((0, 4)), np.random.default_rng(0))
-    search = HyperplaneSearch(pool.side, chart, pool, Precision.of(chart.digits), np.random.default_rng(0))
+    search = HyperplaneSearch(pool, Precision.of(chart.digits), np.random.default_rng(0))
     planes = Hyperplanes(truth.inner, truth.bias, np.full(4, 1e-9))
     before = chart.ledger.asked
     stats, why = rows_read(search, chart, planes, 0)

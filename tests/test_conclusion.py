@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 import unveil as uv
+from unveil.blackbox.ledger import Stages
 from unveil.identification.fitting.least_squares import polish
-from unveil.identification.smooth.conclusion import Reading, Stages, _determined, conclude
+from unveil.identification.smooth.conclusion import Reading, _determined, conclude
 
 
 def test_answers_determine_all_parameters_but_those_of_neurons_that_share_a_weight_vector(
@@ -27,7 +28,7 @@ def test_answers_determine_all_parameters_but_those_of_neurons_that_share_a_weig
 def concluded(truth: uv.Oracle, network: uv.Network, noise: float, rng: np.random.Generator) -> uv.Identification:
     x = truth.sample(200, rng)
     fit = polish(network, x, truth(x))
-    return conclude(Reading(truth, noise, rng, Stages(truth)), fit, "")
+    return conclude(Reading(truth, noise, rng, Stages(truth.ledger)), fit, "")
 
 
 def test_errors_further_out_are_told_and_what_only_shows_there_is_not_complete(rng: np.random.Generator) -> None:

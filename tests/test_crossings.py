@@ -260,7 +260,7 @@ def test_hyperplanes_of_a_first_layer_are_told_from_others_and_met_again() -> No
         truth = Truth(seed, (4, 3, 1))
         pool = Pool(truth.side, truth.chart, 1.0, np.empty((0, 4)), truth.rng)
         pool.draw()
-        search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
+        search = HyperplaneSearch(pool, truth.precision, truth.rng)
         search.keep(truth.faces(24))
         normal = truth.rng.standard_normal(4)
         bogus = truth.planes.added(normal / np.linalg.norm(normal), 0.1 * normal, 1e-9)

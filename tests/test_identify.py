@@ -13,12 +13,13 @@ from typer.testing import CliRunner
 
 from tests.helpers import assert_rate
 from unveil import as_oracle
+from unveil.blackbox.ledger import Stages
 from unveil.blackbox.oracle import Oracle
 from unveil.cli import app
 from unveil.identification.fitting.least_squares import Polished
 from unveil.identification.identify import _behind_outputs, _leaving_a_fit, identify
 from unveil.identification.method import Identification, Method
-from unveil.identification.smooth.conclusion import Reading, Stages, conclude
+from unveil.identification.smooth.conclusion import Reading, conclude
 from unveil.identification.smooth.entangled_weights import EntangledWeights
 from unveil.identification.smooth.one_hidden_layer import OneHiddenLayer
 from unveil.identification.smooth.saturation import Saturation
@@ -262,7 +263,7 @@ def test_parameters_that_noise_leaves_open_are_not_complete(uncertain: float, ou
     truth = random_network(4, (2,), "tanh", rng)
     fit = Polished(truth, 1e-4, 1e-4, 1, 1e3, uncertain, uncertain)
     oracle = as_oracle(truth, shape=4)
-    ended = conclude(Reading(oracle, 1e-4, rng, Stages(oracle)), fit, "-")
+    ended = conclude(Reading(oracle, 1e-4, rng, Stages(oracle.ledger)), fit, "-")
     assert ended.outcome is outcome
 
 

@@ -164,7 +164,7 @@ def test_a_vague_hyperplane_is_measured_again_by_its_own_points_and_by_no_others
         truth = Truth(seed)
         pool = Pool(truth.side, truth.chart, 1.0, np.empty((0, 5)), truth.rng)
         pool.draw()
-        search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
+        search = HyperplaneSearch(pool, truth.precision, truth.rng)
         search.faces = truth.faces(24)
         for i, edge in edges_of(truth, len(search.faces)).items():
             normal = truth.planes.normals[i]

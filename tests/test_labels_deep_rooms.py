@@ -236,9 +236,7 @@ def test_a_first_layer_is_completed_by_the_hyperplanes_with_which_normals_lie_in
     for seed in range(4):
         case, rng = Case.of(seed, count=600), np.random.default_rng(seed)
         first, at = case.points.first, case.points.all
-        search = HyperplaneSearch(
-            case.points.pool.side, case.points.pool.chart, case.points.pool, Precision.of(1e-16), rng
-        )
+        search = HyperplaneSearch(case.points.pool, Precision.of(1e-16), rng)
         search.faces = Faces(at.x, at.along, at.before, at.after, np.full(len(at), 1e-9))
         decoys = rng.standard_normal((12, SIZES[0]))
         decoys /= np.linalg.norm(decoys, axis=1, keepdims=True)

@@ -103,7 +103,7 @@ def test_a_vague_hyperplane_is_measured_by_what_dual_points_beside_it_agree_on()
         truth = Truth(seed, (6, 5, 1))
         pool = Pool(Side(truth.chart), truth.chart, 1.0, np.empty((0, 6)), truth.rng)
         pool.draw()
-        search = HyperplaneSearch(truth.side, truth.chart, pool, truth.precision, truth.rng)
+        search = HyperplaneSearch(pool, truth.precision, truth.rng)
         search.run(30)
         for i in range(len(search.planes)):
             beside = unit(search.planes.normals[i] + 1e-3 * unit(truth.rng.standard_normal(6)))

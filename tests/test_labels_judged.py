@@ -48,7 +48,7 @@ def reading(oracle: Oracle, deep: Deep) -> tuple[DeepReading, Chart]:
     chart = Chart(oracle, np.zeros(oracle.n), 1.0, None)
     side, rng = Side(chart), np.random.default_rng(0)
     pool = Pool(side, chart, 1.0, np.empty((0, oracle.n)), rng)
-    search = HyperplaneSearch(side, chart, pool, Precision.of(chart.digits), rng)
+    search = HyperplaneSearch(pool, Precision.of(chart.digits), rng)
     first = Hyperplanes(deep.model.inner, deep.model.bias, np.zeros(len(deep.model.bias)))
     return DeepReading(search, first, 1e-8, 0.01, oracle, rng), chart
 

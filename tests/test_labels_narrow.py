@@ -40,7 +40,7 @@ def searched(weights: Weights, faces: int) -> HyperplaneSearch:
     side, rng = Side(chart), np.random.default_rng(0)
     pool = Pool(side, chart, 1.5, np.empty((0, n)), rng)
     pool.draw(400)
-    search = HyperplaneSearch(side, chart, pool, Precision.of(chart.digits), rng)
+    search = HyperplaneSearch(pool, Precision.of(chart.digits), rng)
     found = pool.crossings(faces, search.precision.cell)
     search.faces = faces_at(side, found, search.precision, search.precision.step, rng)[0]
     return search

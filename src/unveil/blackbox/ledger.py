@@ -65,3 +65,23 @@ class Booked:
 
     def __exit__(self, *_: object) -> None:
         self.stages[self.name] = self.stages.get(self.name, 0) + self.ledger.asked - self.start
+
+
+class Stages:
+    """Queries per stage, read off a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.start = self._before = ledger.asked
+        self.queries: dict[str, int] = {}
+
+    def end(self, stage: str) -> None:
+        """Book what was asked since the last stage ended."""
+        now = self._ledger.asked
+        self.queries[stage] = self.queries.get(stage, 0) + now - self._before
+        self._before = now
+
+    @property
+    def total(self) -> int:
+        """Queries since it began."""
+        return self._ledger.asked - self.start

@@ -51,7 +51,6 @@ class DeepReading:
         """Read on until nothing says that a neuron is missing, or until it does not come out. Queries: about 60 a
         number of the network, and `BENDS` for each time that bends are too few."""
         search = self.search
-        search.booked = self.oracle.ledger.asked
         try:
             for further in range(FURTHER + 1):
                 if further and self.oracle.ledger.left < 1.5 * BENDS:
@@ -62,7 +61,7 @@ class DeepReading:
                     search.collect(self.first, BENDS)
                 search.pool.draw(RARE)
                 found = self.behind.attempt(search.faces, search.bends(self.first))
-                search.book("second layer and fit")
+                search.stages.end("second layer and fit")
                 self.figures |= self.behind.figures | self._neurons_read()
                 self.deep = found or self.deep
                 if found is not None and found.whole:
@@ -102,7 +101,7 @@ class DeepReading:
             return Outcome.approximate
         wrong = differs(network, labels, self.oracle, x)
         self.wrong = x[wrong]
-        self.search.book("check")
+        self.search.stages.end("check")
         self.error = float(wrong.mean())
         self.figures |= {"rms": deep.rms, "missed": deep.missed, "error": deep.error, "open": deep.open}
         if not self.error <= self.accept:

@@ -59,7 +59,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     if vague.any():
         sharp = sharpened(search.side, search.chart, search.faces, first[vague], search.precision, rng)
         first = Hyperplanes.joined([first[~vague], sharp])
-    search.book("sharpening")
+    search.stages.end("sharpening")
     return first
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.ledger import Stages
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.from_labels.chart import Chart, typical_inputs
 from unveil.identification.from_labels.completion import MISSED, Completion
@@ -48,9 +49,9 @@ class LabelReading:
     def __init__(self, method: Wanted, oracle: Oracle, rng: np.random.Generator) -> None:
         self.method, self.oracle, self.rng = method, oracle, rng
         self.seen = SeenLabels(oracle)
-        self.start = oracle.ledger.asked
         self.why: list[str] = []
-        self.stats: dict[str, Any] = {"stages": {}}
+        self.stages = Stages(oracle.ledger)
+        self.stats: dict[str, Any] = {}
         self.search: HyperplaneSearch | SigmoidalSearch | SliceSearch | None = None
         self.curved = self.sliced = self.spanned = False
         self.completion: Completion | None = None
@@ -113,9 +114,9 @@ class LabelReading:
         given, origin, size = typical_inputs(oracle, self.method.x)
         self.chart = whole = Chart(oracle, origin, size, None)
         pool = two_labels(whole, whole.coordinates(given), self.rng)
-        self._book("first look")
+        self.stages.end("first look")
         met = None if pool is None else thresholds(pool, Precision.of(whole.digits), self.rng)
-        self._book("thresholds")
+        self.stages.end("thresholds")
         if met is not None:
             self.stats["thresholds"] = met
             self.why.append(told(*met))
@@ -123,7 +124,7 @@ class LabelReading:
             return pool
         told_so = self.method.activation
         self.curved = is_curved(pool, Precision.of(whole.digits), self.rng) if told_so is None else told_so != "relu"
-        self._book("flat or curved")
+        self.stages.end("flat or curved")
         if not self.curved:
             # Of coarse answers along many directions hardly a normal comes out.
             coarse = Precision.of(whole.digits).normal >= ROUGH and oracle.n > FEW
@@ -137,14 +138,14 @@ class LabelReading:
         else:
             # Far out neurons are met one by one, so that few directions tell any number of them apart.
             fewer = random_slice(FEW, pool, self.rng)
-        self._book("directions")
+        self.stages.end("directions")
         return (None if fewer is None else self._along(pool, *fewer)) or pool
 
     def _along(self, pool: Pool, basis: Float[np.ndarray, "d n"], stretch: float) -> Pool | None:
         """Points of two labels at least along some directions; None where they show one label only."""
         chart = Chart(self.seen, pool.chart.origin, pool.chart.size * stretch, basis)
         inside = two_labels(chart, chart.coordinates(pool.chart.inputs(pool.given)), self.rng)
-        self._book("first look")
+        self.stages.end("first look")
         self.sliced &= inside is not None
         if inside is not None:
             self.chart, self.everywhere = chart, pool
@@ -162,8 +163,6 @@ class LabelReading:
         self.sliced, everywhere = True, self.everywhere or pool
         inside = self._along(everywhere, *random_slice(DIRECTIONS, everywhere, self.rng))
         if inside is not None:
-            self.stats["stages"] |= search.stages
-            self.booked = self.oracle.ledger.asked
             self.why = [said for said in self.why if said != no_first_layer(search)]
             self.search = self.completion = self.first = None
         return inside
@@ -181,7 +180,6 @@ class LabelReading:
         while tried < self.method.attempts and fruitless < FRUITLESS:
             tried += 1
             search.stale = 0
-            search.booked = self.oracle.ledger.asked
             search.run(patience + search.neurons)
             if isinstance(search, HyperplaneSearch):
                 if search.deeper:
@@ -194,23 +192,21 @@ class LabelReading:
                 # Where normals are fine a first fit may measure vague hyperplanes with fewer labels.
                 if tried > 1 or search.precision.normal >= ROUGH:
                     search.sharpen()
-            self.stats["stages"] |= search.stages
-            self.booked = self.oracle.ledger.asked
             done = completion.attempt(
                 completion.behind_hyperplanes(search)
                 if isinstance(search, HyperplaneSearch)
                 else completion.behind_neurons(search)
             )
-            self._book("last layer and fit")
+            self.stages.end("last layer and fit")
             if done is not None and done.beats(self.best):
                 self.best = done
             # An affine part may be a neuron of which one side only has been seen: that takes a longer look.
             if done is not None and done.whole and (patience >= CERTAIN or nothing_left(done, pool, self.rng)):
-                self._book("last layer and fit")
+                self.stages.end("last layer and fit")
                 return Outcome.complete
             if isinstance(search, HyperplaneSearch) and (done is None or not done.whole):
                 narrow = narrow_network(search, self.everywhere, self.method.accuracy, self.method.widths)
-                self._book("corners in a plane")
+                self.stages.end("corners in a plane")
                 if narrow is not None:
                     return self._narrow(search, *narrow)
             fruitless = fruitless + 1 if search.neurons == met and patience >= CERTAIN else 0
@@ -221,8 +217,6 @@ class LabelReading:
         if self.best is None and isinstance(search, HyperplaneSearch):
             # A deeper neuron's hyperplane may have looked straight wherever walks came.
             self.first = straight_ones(search, self.rng)
-            self.stats["stages"] |= search.stages
-            self.booked = self.oracle.ledger.asked
         return Outcome.check_failed
 
     def _begun(self, pool: Pool) -> tuple[HyperplaneSearch | SigmoidalSearch | SliceSearch, Completion]:
@@ -230,14 +224,14 @@ class LabelReading:
         if self.search is not None and self.completion is not None:
             self.best = None
             return self.search, self.completion
-        chart, precision = pool.chart, Precision.of(pool.chart.digits)
+        precision = Precision.of(pool.chart.digits)
         if self.curved:
-            self.search = SigmoidalSearch(pool.side, chart, self.rng)
+            self.search = SigmoidalSearch(pool, self.rng, self.stages)
         elif self.sliced:
             self.search = SliceSearch(pool, self.rng)
             precision = self.search.precision
         else:
-            self.search = HyperplaneSearch(pool.side, chart, pool, precision, self.rng)
+            self.search = HyperplaneSearch(pool, precision, self.rng, self.stages)
         # Other directions are reached by short moves, which tell weights less exactly than they are known inside.
         inside = self.method.accuracy * (1.0 if self.everywhere is None else INSIDE)
         self.completion = Completion(pool, precision, inside, self.rng, self.seen)
@@ -247,7 +241,7 @@ class LabelReading:
         """A network along a few directions, or what there is of its first layer."""
         self.best = search.network(lambda met: completion.attempt(completion.behind_hyperplanes(met)))
         self.first = None if self.best is not None else search.first_layer()
-        self._book("few directions")
+        self.stages.end("few directions")
         if self.first is None:
             return Outcome.complete
         self.why += [search.told()] if len(self.first) else []
@@ -270,8 +264,6 @@ class LabelReading:
     def _first_layer(self, search: HyperplaneSearch) -> Outcome:
         """Hyperplanes of a deeper network that go on straight, until there are no more, and what is behind them."""
         self.best, self.first = None, first_layer(search, self.rng)
-        self.stats["stages"] |= search.stages
-        self.booked = self.oracle.ledger.asked
         if search.hopeless:
             self.why.append(no_first_layer(search))
         if not len(self.first):
@@ -281,14 +273,10 @@ class LabelReading:
 
     def _taken(self, reading: DeepReading, deep: Deep | None = None, chart: Chart | None = None) -> Outcome:
         """What is read behind a first layer, or a network that is there already, and how far it is to be relied on."""
-        search = reading.search
-        search.booked = self.oracle.ledger.asked
         outcome = reading.run() if deep is None or chart is None else reading.judge(deep, chart)
         self.first, self.deep, self.error = reading.first, reading.deep, reading.error
         self.why += reading.why
         self.stats |= reading.figures
-        self.stats["stages"] |= search.stages
-        self.booked = self.oracle.ledger.asked
         return outcome
 
     def _lift(self, pool: Pool) -> Outcome:
@@ -299,15 +287,15 @@ class LabelReading:
         # Refuted by a class met last: the neurons are those that they were.
         lifted = (None if self.lift is None else lift.as_before(self.lift)) or lift.run()
         self.lift = lift
-        self._book("other directions")
+        self.stages.end("other directions")
         self.best, self.chart = replace(self.best, model=lifted.model), lift.all
         # Where a class begins that the directions inside never met, the boundaries foretold end.
         if (grown := self._grown(self.seen.lacking(self._labels()))) is not None:
             lifted = replace(lifted, model=grown.model, missed=lift.missed(grown.model))
-        self._book("check")
+        self.stages.end("check")
         if lifted.reached > self.method.accuracy and lifted.missed <= MISSED:
             lifted = lift.fitted(lifted)
-            self._book("fit in all inputs")
+            self.stages.end("fit in all inputs")
         self.best = replace(self.best, model=lifted.model, figures={**self.best.figures, **lifted.figures})
         if lifted.figures and self.completion is not None:
             self.best.figures["strayed"] = self.completion.strayed(lifted.model.along(lift.basis), lifted.reached)
@@ -333,7 +321,7 @@ class LabelReading:
         known = known_to(self.best.figures.get("error", np.inf) if self.best else np.inf, self.method.accuracy)
         x = fresh_points(network, labels, self.oracle, self.method.checks, self.rng, known)
         wrong = differs(network, labels, self.seen, x) if len(x) else np.empty(0, dtype=bool)
-        self._book("check")
+        self.stages.end("check")
         share = float(wrong.mean()) if len(x) else np.inf
         lacking = self.seen.lacking(labels)
         return share, np.concatenate([x[wrong], lacking]) if share > self.method.accept or len(lacking) else x[:0]
@@ -344,7 +332,7 @@ class LabelReading:
         if network is None:
             return np.inf
         wrong, constant = at_random(network, labels, self.oracle, self.method.checks, self.rng)
-        self._book("check")
+        self.stages.end("check")
         if wrong >= constant:
             self.why.append(f"The network it led to has another label at {wrong:.0%} of random points: left out.")
             self.best = self.deep = None
@@ -363,24 +351,14 @@ class LabelReading:
         found = self.best if self.deep is None else self.deep
         return () if found is None else tuple(int(c) for c in found.model.classes)
 
-    def _book(self, stage: str) -> None:
-        asked = self.oracle.ledger.asked
-        stages = self.stats["stages"]
-        stages[stage] = stages.get(stage, 0) + asked - getattr(self, "booked", self.start)
-        self.booked = asked
-
     def _end(self, outcome: Outcome, error: float = np.inf) -> Identification:
         if outcome is Outcome.complete and error > self.method.accept:
             outcome = Outcome.check_failed
         if outcome is Outcome.complete and self.best is not None and (doubts := reservations(self.best)) is not None:
             outcome = Outcome.approximate
             self.why += doubts
-        if isinstance(self.search, HyperplaneSearch | SigmoidalSearch):
-            self.stats["stages"] |= self.search.stages
-        # What a budget that ended left unbooked.
-        booked = sum(self.stats["stages"].values())
-        self.stats["stages"]["cut short"] = self.oracle.ledger.asked - self.start - booked
-        self.stats["stages"] = {name: count for name, count in self.stats["stages"].items() if count}
+        self.stages.end("cut short")
+        self.stats["stages"] = {name: count for name, count in self.stages.queries.items() if count}
         network, labels = self._network(), self._labels()
         if network is None:
             second = self.stats.get("second layer", 0)
@@ -396,5 +374,5 @@ class LabelReading:
         if self.best is not None and network is not None:
             self.stats |= self.best.figures
             self.why += left_open(self.best)
-        queries, why = self.oracle.ledger.asked - self.start, tuple(self.why)
-        return Identification(network, outcome, queries, error, "hard labels", why, self.stats, labels=labels or None)
+        asked, why = self.stages.total, tuple(self.why)
+        return Identification(network, outcome, asked, error, "hard labels", why, self.stats, labels=labels or None)

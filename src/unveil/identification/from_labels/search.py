@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unveil.blackbox.label_crossings import Side
+from unveil.blackbox.ledger import Stages
 from unveil.identification.from_labels.candidates import confirmed, edge_behind, explained, opened, parallel
-from unveil.identification.from_labels.chart import Chart, Crossings
+from unveil.identification.from_labels.chart import Crossings
 from unveil.identification.from_labels.dual_points import DualPoints, dual_points
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, shared_by
@@ -43,12 +43,16 @@ OWN = 1e-4  # edges nearer than this to a known hyperplane are its own
 
 
 class HyperplaneSearch:
-    """Faces, dual points and hyperplanes met so far; `run` goes on with the search. `side`: answers, in coordinates.
-    `pool`: points of all labels."""
+    """Faces, dual points and hyperplanes met so far; `run` goes on with the search. `pool`: points of all labels.
+    `stages`: where labels are booked; None: in a book of its own."""
 
-    def __init__(self, side: Side, chart: Chart, pool: Pool, precision: Precision, rng: np.random.Generator) -> None:
-        self.side, self.chart, self.pool, self.precision, self.rng = side, chart, pool, precision, rng
-        d = chart.n
+    def __init__(
+        self, pool: Pool, precision: Precision, rng: np.random.Generator, stages: Stages | None = None
+    ) -> None:
+        self.pool, self.side, self.chart = pool, pool.side, pool.chart
+        self.precision, self.rng = precision, rng
+        self.stages = stages or Stages(pool.chart.ledger)
+        d = pool.chart.n
         self.faces = Faces.none(d)
         self.edges: list[Edge] = []
         self.through: list[Edge] = []
@@ -57,8 +61,6 @@ class HyperplaneSearch:
         self.begin_with(Hyperplanes.none(d))
         self.due, self.refuted = 0.0, False
         self.supposed, self.behind_first = 0, False
-        self.stages: dict[str, int] = {}
-        self.booked = chart.ledger.asked
         self.stale = self.lost = 0
         # Where normals are coarse a face costs as much as many walks.
         self.each = WALKS if precision.normal < ROUGH else COARSE * WALKS
@@ -122,7 +124,7 @@ class HyperplaneSearch:
 
     @property
     def _bends(self) -> float:
-        return bends_spent(self.stages, self.chart.n, coarse=self.precision.normal >= ROUGH)
+        return bends_spent(self.stages.queries, self.chart.n, coarse=self.precision.normal >= ROUGH)
 
     def _doubt(self) -> None:
         """Now and then look whether the hyperplanes met are any, until a first layer is looked for in any case."""
@@ -137,7 +139,7 @@ class HyperplaneSearch:
         self.seen = np.pad(self.seen, ((0, 0), (0, len(self.faces) - self.seen.shape[1])))
         look_on(self.seen, (self.side, self.chart, self.faces, self.precision), self.planes, rng)
         self.looked = told(self.seen, self.faces, self.planes)
-        self.book("straightness")
+        self.stages.end("straightness")
         return straight(*self.looked)
 
     @property
@@ -166,12 +168,6 @@ class HyperplaneSearch:
         """How often each hyperplane was met as an end, and how often the boundary went on behind it."""
         return np.stack([self.ended, self.passed]) + self.looked
 
-    def book(self, stage: str) -> None:
-        """Book what was asked since the last call."""
-        asked = self.chart.ledger.asked
-        self.stages[stage] = self.stages.get(stage, 0) + asked - self.booked
-        self.booked = asked
-
     def _new_faces(self) -> Int[np.ndarray, " N"]:
         self.pool.draw(AT_ONCE * 4)
         found = self.pool.crossings(AT_ONCE, self.precision.cell, latest=AT_ONCE * 4)
@@ -182,7 +178,7 @@ class HyperplaneSearch:
         inside = self.chart.margin(found.x) > 8 * self.precision.step
         faces, _ = faces_at(self.side, found[inside], self.precision, self.precision.step, self.rng)
         self.lost += len(found) - len(faces)
-        self.book("faces")
+        self.stages.end("faces")
         return self.keep(faces)
 
     def keep(self, faces: Faces, away: Float[np.ndarray, "N d"] | None = None) -> Int[np.ndarray, " N"]:
@@ -199,7 +195,7 @@ class HyperplaneSearch:
         along *= np.where(np.sum(along * self.away[face], axis=1) < 0, -1.0, 1.0)[:, None]
         passed = np.zeros(len(self.planes), dtype=int)
         walks = walk(self.side, self.chart, self.faces, face, along, self.precision, self.planes, passed)
-        self.book("walks")
+        self.stages.end("walks")
         self.passed[: len(passed)] += passed
         known = walks[np.flatnonzero(walks.plane >= 0)]
         np.add.at(self.ended, known.plane, 1)
@@ -212,14 +208,14 @@ class HyperplaneSearch:
                 continue
             one = closer(self.side, self.faces, one, self.precision, 1e-4)
             found = dual_points(self.side, self.faces, one, self.precision)
-            self.book("dual points")
+            self.stages.end("dual points")
             # Where an edge of an unknown neuron was met before, there is nothing new either.
             self.stale += sum(int(edge.shares(found.z, found.error).sum()) for edge in self.edges)
             if not self._seen_again(found):
                 self.met = DualPoints.joined([self.met, found[np.flatnonzero(self._unknown(found.z, found.error))]])
                 if not self.behind_first:
                     self.edges = [edge for edge in self.edges if not self._of_known(edge)]
-            self.book("candidates")
+            self.stages.end("candidates")
             fresh.append(self._open_edges())
         return known, np.concatenate(fresh)
 
@@ -238,7 +234,7 @@ class HyperplaneSearch:
         chosen = self.rng.choice(len(known), min(len(known), HOPS), replace=False)
         known = known[np.sort(chosen)]
         made, rows = faces_behind(self.side, self.faces, known, self.planes, self.precision)
-        self.book("hops")
+        self.stages.end("hops")
         a, b = self.planes.normals[known.plane[rows]], self.planes.offsets[known.plane[rows]]
         return self.keep(made, a * np.sign(np.sum(a * made.x, axis=1) + b)[:, None])
 
@@ -281,7 +277,7 @@ class HyperplaneSearch:
             self.tried[row] = ends
         loose = loose[:0] if fine else loose
         sharp = sharpened(*ask, self.planes[loose], self.precision, self.rng)
-        self.book("sharpening")
+        self.stages.end("sharpening")
         for row, a, b, error in zip(loose, sharp.normals, sharp.offsets, sharp.error, strict=True):
             self._measured(int(row), a, -b * a, float(error))
 
@@ -323,7 +319,7 @@ class HyperplaneSearch:
             self._doubt()
             made, edge = opened(self.side, self.faces, point, self.precision, self.rng)
             self.lost += 0 if len(made) else 1
-            self.book("edges")
+            self.stages.end("edges")
             fresh.append(self.keep(made, made.x - point.z))
             if edge is None:
                 continue

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unveil.blackbox.label_crossings import BoundaryPoints, Side, shifts
+from unveil.blackbox.ledger import Stages
 from unveil.identification.from_labels.chart import Chart, Crossings
 from unveil.identification.from_labels.crossings import cross, sharpen
 from unveil.identification.from_labels.faces import Precision, faces_at, tangents
@@ -147,14 +148,13 @@ def _sag(pool: Pool, at: BoundaryPoints, way: Float[np.ndarray, "1 d"], step: fl
 
 
 class SigmoidalSearch:
-    """Neurons of a sigmoidal layer met so far; `run` goes on with the search. `side`: answers, in coordinates."""
+    """Neurons of a sigmoidal layer met so far; `run` goes on with the search. `pool`: points of all labels.
+    `stages`: where labels are booked."""
 
-    def __init__(self, side: Side, chart: Chart, rng: np.random.Generator) -> None:
-        self.side, self.chart, self.rng = side, chart, rng
-        self.far = FarFaces(side, chart, rng)
+    def __init__(self, pool: Pool, rng: np.random.Generator, stages: Stages) -> None:
+        self.side, self.chart, self.rng, self.stages = pool.side, pool.chart, rng, stages
+        self.far = FarFaces(pool.side, pool.chart, rng)
         self.scale, self.bias, self.error = np.empty(0), np.empty(0), np.empty(0)
-        self.stages: dict[str, int] = {}
-        self.booked = chart.ledger.asked
         self.stale = 0
         self.again = False
         self.strange = 0
@@ -164,7 +164,7 @@ class SigmoidalSearch:
         Queries: `45 d` for each neuron's direction, about 1,000 for its scale, 20 for each crossing."""
         self.far.stale = self.stale
         self.far.run(patience, BENT)
-        self._book("directions far out")
+        self.stages.end("directions far out")
         if self.again:
             # No face far out is left to find: what is missing turns up only in the faces of others.
             for _ in range(HIDDEN):
@@ -172,7 +172,7 @@ class SigmoidalSearch:
                 if normal is None:
                     break
                 self.far.add(normal)
-            self._book("shifts far out")
+            self.stages.end("shifts far out")
         self.again = True
         k = len(self.far.normals)
         new = k - len(self.scale)
@@ -183,7 +183,7 @@ class SigmoidalSearch:
                 if np.isfinite(self.error[i]) or self.strange >= STRANGE:
                     break
                 self._pair(i, int(j))
-        self._book("scales")
+        self.stages.end("scales")
 
     @property
     def neurons(self) -> int:
@@ -212,11 +212,6 @@ class SigmoidalSearch:
             if found.error[which] < self.error[at]:
                 self.scale[at], self.bias[at] = found.scale[which], found.bias[which]
                 self.error[at] = found.error[which]
-
-    def _book(self, stage: str) -> None:
-        asked = self.chart.ledger.asked
-        self.stages[stage] = self.stages.get(stage, 0) + asked - self.booked
-        self.booked = asked
 
 
 PLACES = 48  # places on faces of each neuron that are looked at

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from unveil.blackbox.ledger import Stages
 from unveil.blackbox.noise_model import answers_noise
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.rounding import intact, weights
@@ -27,25 +28,6 @@ _RATIO = 1.5  # answers per parameter in the final fit
 _BATCH = 4096
 _SINGULAR = 1e10  # condition of the Jacobian from which some parameters are not determined by the answers
 _LARGEST_JACOBIAN = 1500  # parameters
-
-
-class Stages:
-    """Queries per stage, read off the ledger."""
-
-    def __init__(self, oracle: Oracle) -> None:
-        self._oracle = oracle
-        self.start = self._before = oracle.ledger.asked
-        self.queries: dict[str, int] = {}
-
-    def end(self, stage: str) -> None:
-        """Book what was asked since the last stage ended."""
-        now = self._oracle.ledger.asked
-        self.queries[stage] = self.queries.get(stage, 0) + now - self._before
-        self._before = now
-
-    @property
-    def total(self) -> int:
-        return self._oracle.ledger.asked - self.start
 
 
 @dataclass(frozen=True)
@@ -199,7 +181,7 @@ def repeated(
     `determined`: all parameters must be determined, too; a fit that does so is better than one of a third of its rms.
     Queries: those of `answers_noise`, of the attempts, and 200 for the check.
     """
-    reading, best = Reading(oracle, 0.0, rng, Stages(oracle)), None
+    reading, best = Reading(oracle, 0.0, rng, Stages(oracle.ledger)), None
     try:
         reading = replace(reading, noise=answers_noise(oracle, rng))
         for attempt in range(attempts):
