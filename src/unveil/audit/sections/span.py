@@ -175,7 +175,7 @@ def section(
             },
         },
         files={"basis.npz": arrays(span)},
-        claim=_claim(span, bool(where) or larger is not None, outcome) if sure else "",
+        claim=_claim(span, where, outcome, larger) if sure else "",
         outcome=outcome,
         cause=cause,
         next_steps=_next_steps(span, outcome, sure and found),
@@ -231,14 +231,16 @@ def arrays(span: RowSpan) -> dict[str, np.ndarray]:
     return {"basis": span.basis, "singular_values": np.asarray(span.singular_values)}
 
 
-def _claim(span: RowSpan, limited: bool, outcome: Outcome) -> str:
+def _claim(span: RowSpan, where: str, outcome: Outcome, larger: float | None) -> str:
     if span.rank == 0:
         return "did not react to any input that was tried"
     if span.rank >= span.n:
         return f"sees every one of its {count(span.n, 'input direction')}"
     if outcome is Outcome.approximate:
         return f"reacts little outside {count(span.rank)} of its {count(span.n, 'input direction')}"
-    blind = "did not react to" if limited else "cannot see"
+    blind = "cannot see" if not where else "did not react to"
+    if larger is not None:
+        blind = "did not react, at random inputs of size 1, to"
     return f"{blind} {count(span.n - span.rank)} of its {count(span.n, 'input direction')}"
 
 
