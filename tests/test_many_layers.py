@@ -9,13 +9,15 @@ import pytest
 
 import unveil as uv
 from unveil.blackbox.rounding import rounding
-from unveil.identification.fitting.output_layer import Asked
+from unveil.identification.fitting.output_layer import Asked, after
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import Hyperplanes, LayerFound
 from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates, told_twice
 from unveil.identification.piecewise_linear.layer_choice import Here
+from unveil.identification.piecewise_linear.layer_step import ManyLayers
 from unveil.identification.piecewise_linear.layer_sums import Sums, runs
 from unveil.identification.piecewise_linear.many_layers_reading import crowded, without_dependent
+from unveil.identification.piecewise_linear.missed_in_layers import SHUT, with_missed
 from unveil.identification.piecewise_linear.moves import Moves
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading
@@ -252,3 +254,31 @@ def test_signs_of_more_neurons_than_coordinates_are_not_told_by_chance() -> None
     assert (told == sides).all()
     # Of 364 sets one comes as close as 1e-4 to any derivative of one output once in some thirty times.
     assert by_sparsity(rows, z, slope[:, :1], 1e-4) is None
+
+
+def rare_neuron_put(seed: int) -> bool:
+    """Whether a neuron active at 1.5 % of usual inputs is put where it belongs, and explains the answers there."""
+    rng = np.random.default_rng(seed)
+    layers: Weights = [(np.eye(D), np.zeros(D)), *random_weights([D] * 4 + [1], rng, bias=0.3)]
+    x = rng.standard_normal((4000, D))
+    W, b = layers[2]
+    b[0] = -np.quantile(after(layers[:2], x) @ W[0], 0.985)
+    net = relu_net(layers)
+    probe = Probe(net, rounding(net, rng.standard_normal((8, D)), 1e-16, rng), rng)
+    without = [*layers[:2], (W[1:], b[1:]), (layers[3][0][:, 1:], layers[3][1]), *layers[4:]]
+    state = ManyLayers(Sightings.none(probe, D).with_random(6), without[:-2], network=uv.Network.from_weights(without))
+    found = with_missed(state, Asked(uv.as_oracle(net, D)))
+    assert found.network is not None
+    x = rng.standard_normal((4000, D))
+    wrong, before = (np.abs(each(x) - net(x))[:, 0] > 1e-6 for each in (found.network, relu_net(without)))
+    assert wrong.sum() < before.sum()
+    if wrong.sum() > 0.1 * before.sum() or len(found.layers[2][1]) != D:
+        return False
+    # Its weights are right but for those of values that are never positive where it is active.
+    row, bias = (each[-1] for each in found.layers[2])
+    told = np.append(row > -SHUT, True)
+    return bool(told.sum() > 2 and apart(np.append(row, bias)[told], np.append(W[0], b[0])[told]) < 1e-9)
+
+
+def test_rare_neurons_are_put_into_their_layers_from_answers_that_the_others_get_wrong() -> None:
+    assert sum(rare_neuron_put(seed) for seed in range(8)) >= 5

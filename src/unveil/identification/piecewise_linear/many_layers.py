@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -14,55 +13,28 @@ from unveil.identification.fitting.output_layer import (
     AffineMap,
     Asked,
     Unsigned,
-    after,
     ending_of_most,
     explain,
 )
-from unveil.identification.piecewise_linear.completeness import leaks
-from unveil.identification.piecewise_linear.frame import Frame
-from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
-from unveil.identification.piecewise_linear.layer_choice import MET, Chosen, choose
+from unveil.identification.piecewise_linear.layer_candidates import Candidate
+from unveil.identification.piecewise_linear.layer_choice import Chosen, choose
+from unveil.identification.piecewise_linear.layer_step import LayerStep, ManyLayers
+from unveil.identification.piecewise_linear.missed_in_layers import ROUGH, with_missed
 from unveil.identification.piecewise_linear.sightings import Sightings
-from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
-from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
-from unveil.whitebox.network import Network
 
-# Lines before any layer is read, and for each neuron of the first one more; rounds for each layer; lines of each kind
-# in a round for each neuron of the first.
-LINES, ROUNDS, MORE = 20, 6, 0.5
+LINES, ROUNDS = (
+    20,
+    6,
+)  # lines before any layer is read, and for each neuron of the first one more; rounds for each layer
 BARREN = 2  # rounds in a row without another neuron, or answer explained, after which a layer is as whole as it will be
-# Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
-AT_ONCE, OTHERS, TIMES = 24, 20, 3
-# Points and directions among which these places are chosen, near and around the critical points of each neuron.
-ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
-# Places where a layer is asked whether a neuron is missing, of so many times as many where no unknown weight matters.
-LOOKS, AMONG = 300, 4
 # Derivatives that must have been able to contradict a layer, and the share that may do so when nothing more is found.
 TELLING, CONTRADICT = 30, 0.1
 FEW = 0.02  # a smaller share is that of a neuron which hardly any input switches: it is not looked for any longer
-# A layer that explains more of the answers is the last one; errors of answers that are explained; what a round that
-# gains something makes of the share that is not.
-LAST, ROUGH, LESS = 0.9, 1e-6, 0.8
+# A layer that explains more of the answers is the last one; what a round that gains something makes of the share that
+# is not.
+LAST, LESS = 0.9, 0.8
+NEAR = 100  # answers that are not explained near which unknown weights are looked for
 PER_UNKNOWN, BESIDES = 6, 200  # fresh answers per unknown of a fit, and besides
-# A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
-NEAREST = 6
-
-
-@dataclass(frozen=True)
-class ManyLayers:
-    """What was read."""
-
-    sightings: Sightings  # what all lines showed
-    layers: list[AffineMap]  # behind the first one, signs settled; the first of the list is that one in its own values
-    partial: AffineMap | None = None  # rows and biases of the next one, of which some may be missing, up to sign
-    # from the first layer's values on, if the answers end behind what was read; else None
-    network: Network | None = None
-    explained: float = 0.0  # share of fresh answers that it explains
-
-    @property
-    def open(self) -> bool:
-        """Whether the network does not explain all answers."""
-        return self.explained < 1.0
 
 
 def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> Iterator[ManyLayers]:
@@ -75,8 +47,9 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
     state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
     yield state
     kept, opened = state, dict[int, int]()
+    missed: ManyLayers | None = None
     while len(state.layers) < most_layers:
-        step, best, barren = _Step.of(state), None, 0
+        step, best, barren = LayerStep.of(state), None, 0
         for number in range(ROUNDS):
             step = step.with_candidates().completed()
             state = replace(state, sightings=step.state.sightings, partial=step.partial)
@@ -88,26 +61,32 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
                 barren = 0 if 1 - ended.explained < LESS * (1 - state.explained) else barren + 1
                 state = ended
                 yield state
-                if not len(bad) or barren >= BARREN:
+                if not len(bad):
                     return
-                step = step.towards(bad)
-                continue
+                if barren < BARREN and number < ROUNDS - 1:
+                    step = replace(step.towards(bad), near=bad[:NEAR])
+                    continue
+                more = missed if missed and state.explained <= missed.explained else with_missed(state, asked)
+                yield more
+                if more is missed or more.explained <= state.explained:
+                    return
+                missed, state = more, replace(more, explained=LAST)
+                break
             trial = _Trial.of(step)
             barren = 0 if best is None or len(trial.layer[1]) > len(best.layer[1]) else barren + 1
             best = trial if best is None or trial.rank >= best.rank else best
-            done = number == ROUNDS - 1 or barren >= BARREN
             layer, whole = best.step.completed_by_sums(best.chosen) if best.told else (best.layer, False)
-            if whole and (not best.contradicted or (barren and best.contradicted <= FEW)):
-                done = True
+            done = number == ROUNDS - 1 or barren >= BARREN
+            done |= bool(best.told and ((barren and best.contradicted <= FEW) or (whole and not best.contradicted)))
             if done and best.told and best.contradicted <= CONTRADICT:
                 layers = [*state.layers, layer]
                 state = replace(step.state, layers=layers, partial=None)
                 had = opened.get(len(layers))
-                if had is not None and had >= len(best.layer[1]):
+                if had == len(best.layer[1]):
                     # Nothing had been missing from it.
                     yield replace(kept, sightings=state.sightings)
                     return
-                if had is not None:
+                if had is not None and had < len(best.layer[1]):
                     # What lies behind it was read without that neuron.
                     opened = {depth: count for depth, count in opened.items() if depth < len(layers)}
                 yield state
@@ -131,7 +110,7 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
 class _Trial:
     """What a round made of a layer."""
 
-    step: _Step  # the round
+    step: LayerStep  # the round
     chosen: Chosen  # its candidates taken for the layer
     layer: AffineMap  # these, signs settled
     right: Float[np.ndarray, "R d"]  # where the layer could have been contradicted, and was not
@@ -139,7 +118,7 @@ class _Trial:
     told: bool  # whether enough could have contradicted it
 
     @classmethod
-    def of(cls, step: _Step) -> _Trial:
+    def of(cls, step: LayerStep) -> _Trial:
         """By derivatives and deeper normals, and by how answers change where the layer does not."""
         chosen = choose(step.state.sightings, step.views, step.state.layers, step.found)
         layer, right, wrong = step.leaking(chosen)
@@ -155,122 +134,6 @@ class _Trial:
     def rank(self) -> tuple[bool, bool, bool, int]:
         """The better the larger; of equals the later one was asked more."""
         return self.told, self.contradicted <= CONTRADICT, self.contradicted <= FEW, len(self.layer[1])
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One layer being read."""
-
-    state: ManyLayers  # what was read before
-    views: Views  # critical points behind it
-    found: list[Candidate]  # candidates
-    old: int  # how many views these come from
-    tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by what was known of its neuron
-
-    @classmethod
-    def of(cls, state: ManyLayers) -> _Step:
-        """Before any candidate."""
-        return cls(state, Views.of(state.sightings, state.layers), [], 0, Counter())
-
-    @property
-    def lines(self) -> int:
-        """Lines of each kind in a round."""
-        return max(2, int(MORE * self.state.sightings.d))
-
-    @property
-    def trusted(self) -> list[Candidate]:
-        """Candidates met nearly wherever they should be."""
-        return [one for one in self.found if one.should >= 6 and one.were >= MET * one.should]
-
-    @property
-    def partial(self) -> AffineMap | None:
-        """Rows and biases of these."""
-        some = [one for one in self.trusted if one.whole]
-        return (np.array([one.weights for one in some]), np.array([one.bias for one in some])) if some else None
-
-    def with_candidates(self) -> _Step:
-        """From all that was seen so far."""
-        sightings, layers = self.state.sightings, self.state.layers
-        views = Views.of(sightings, layers)
-        found = candidates(sightings.lines, views, layers, self.found, self.old)
-        return replace(self, views=views, found=found, old=len(views.which))
-
-    def completed(self) -> _Step:
-        """With unknown weights looked for where they have just begun to matter."""
-        step = self
-        for _ in range(TIMES):
-            some = [one for one in step.trusted if not one.whole]
-            seen = step._met_at(some) if some else []
-            if not seen:
-                break
-            state = replace(step.state, sightings=step.state.sightings.with_points(seen))
-            step = replace(step, state=state).with_candidates()
-        return step
-
-    def _met_at(self, some: list[Candidate]) -> list:  # type: ignore[type-arg]
-        sightings, layers = self.state.sightings, self.state.layers
-        rng, d = sightings.probe.rng, sightings.d
-        neurons = [one.neuron(self.views) for one in some]
-        base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
-        near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
-        beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
-        direction = np.concatenate([rng.standard_normal(base.shape), self.views.normal[near]])
-        everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
-        there = places(layers, neurons, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
-        if not there:
-            return []
-        self.tried.update((place.neuron, place.unknown) for place in there)
-        return complete_weights(sightings.probe, layers, neurons, there, everywhere)[0]
-
-    def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
-        """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
-        sightings, side, use = self.state.sightings, chosen.side, chosen.use
-        W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
-        layer = (W * side[:, None])[use], (b * side)[use]
-        x = np.empty((0, sightings.d))
-        if not use.any():
-            return layer, x, x
-        x = np.concatenate([sightings.unusual(AMONG * LOOKS), sightings.usual(AMONG * LOOKS)])
-        unknown = np.array([~one.known for one in self.found])[use].any(axis=0)
-        x = x[~(after(self.state.layers, x)[:, unknown] > 0).any(axis=1)]
-        x = sightings.probe.rng.permutation(x)
-        return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
-
-    def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
-        """The layer with unknown weights that derivatives tell, and whether all are."""
-        side, use = chosen.side, chosen.use
-        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
-        W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
-        whole = all(one.whole for one, used in zip(found, use, strict=True) if used)
-        return ((W * side[:, None])[use], (b * side)[use]), whole
-
-    def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> _Step:
-        """With lines from where the layer is wrong to where it is right, and others."""
-        step = self
-        if told is not None and len(told[0]) and len(told[1]):
-            step = step.towards(told[1], told[0])
-        return replace(step, state=replace(step.state, sightings=step.state.sightings.with_random(step.lines)))
-
-    def towards(self, wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"] | None = None) -> _Step:
-        """With lines from some of these points to explained ones at which much the same neurons are active."""
-        sightings, layers = self.state.sightings, self.state.layers
-        rng = sightings.probe.rng
-        right = sightings.usual(LOOKS) if right is None else right
-        start = wrong[rng.integers(len(wrong), size=self.lines)]
-        there = _pattern(layers, right)
-        nearest = [np.argsort((_pattern(layers, x[None]) != there).sum(axis=1))[:NEAREST] for x in start]
-        end = right[[rng.choice(each) for each in nearest]]
-        return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))
-
-
-def _pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray:
-    """Which neurons of these layers are active."""
-    out = []
-    for W, b in layers:
-        z = x @ W.T + b
-        out.append(z > 0)
-        x = np.maximum(z, 0)
-    return np.concatenate(out, axis=1)
 
 
 def _ended(state: ManyLayers, found: list[Candidate], asked: Asked) -> tuple[ManyLayers, Float[np.ndarray, "B d"]]:

@@ -16,7 +16,8 @@ from unveil.identification.piecewise_linear.critical_point import across
 from unveil.identification.piecewise_linear.derivatives import derivatives
 from unveil.identification.piecewise_linear.few_directions import Directions
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.many_layers import ManyLayers, fresh_answers, read_many_layers
+from unveil.identification.piecewise_linear.layer_step import ManyLayers
+from unveil.identification.piecewise_linear.many_layers import fresh_answers, read_many_layers
 from unveil.identification.piecewise_linear.paid_closing import close_on_paid
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.identification.piecewise_linear.reading_state import Reading, Setup

@@ -12,7 +12,7 @@ from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.output_layer import EVERYTHING, AffineMap, Asked, Weights
 from unveil.identification.piecewise_linear.frame import Frame
 from unveil.identification.piecewise_linear.hyperplanes import LayerFound
-from unveil.identification.piecewise_linear.many_layers import ManyLayers
+from unveil.identification.piecewise_linear.layer_step import ManyLayers
 from unveil.identification.piecewise_linear.probe import Probe
 from unveil.whitebox.network import Network
 

@@ -202,7 +202,7 @@ def _goes_on(  # noqa: PLR0913 - one place of a search
     normal = normal / size
     aside = J[unknown] - normal * (normal @ J[unknown])
     length = float(np.linalg.norm(aside))
-    if length < 1e-3 * np.linalg.norm(J[unknown]):
+    if length <= 1e-3 * np.linalg.norm(J[unknown]):
         return False
     # Towards smaller values, and by half of all that is left of the piece, or of them.
     away = -aside / length

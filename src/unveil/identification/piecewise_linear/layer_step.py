@@ -1,0 +1,170 @@
+"""LayerStep: one of many layers being read from sightings: its candidates, their unknown weights, further lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from unveil.identification.fitting.output_layer import AffineMap, after
+from unveil.identification.piecewise_linear.completeness import leaks
+from unveil.identification.piecewise_linear.frame import Frame
+from unveil.identification.piecewise_linear.layer_candidates import Candidate, Views, candidates
+from unveil.identification.piecewise_linear.layer_choice import MET, Chosen
+from unveil.identification.piecewise_linear.sightings import Sightings
+from unveil.identification.piecewise_linear.weight_completion import complete_weights, places
+from unveil.identification.piecewise_linear.weights_from_sums import weights_from_sums
+from unveil.whitebox.network import Network
+
+MORE = 0.5  # lines of each kind in a round for each neuron of the first layer
+# Places where unknown weights are looked for at once, other breakpoints near them at most, and how often.
+AT_ONCE, OTHERS, TIMES = 24, 20, 3
+# Points and directions among which these places are chosen, near and around the critical points of each neuron.
+ANYWHERE, BESIDE, NEARBY = 150, 12, 0.1
+# Places where a layer is asked whether a neuron is missing, of so many times as many where no unknown weight matters.
+LOOKS, AMONG = 300, 4
+# A line from a point that is not explained ends at one of so many that are and have much the same neurons active.
+NEAREST = 6
+
+
+@dataclass(frozen=True)
+class ManyLayers:
+    """What was read."""
+
+    sightings: Sightings  # what all lines showed
+    layers: list[AffineMap]  # behind the first one, signs settled; the first of the list is that one in its own values
+    partial: AffineMap | None = None  # rows and biases of the next one, of which some may be missing, up to sign
+    # from the first layer's values on, if the answers end behind what was read; else None
+    network: Network | None = None
+    explained: float = 0.0  # share of fresh answers that it explains
+
+    @property
+    def open(self) -> bool:
+        """Whether the network does not explain all answers."""
+        return self.explained < 1.0
+
+
+@dataclass(frozen=True)
+class LayerStep:
+    """One layer being read."""
+
+    state: ManyLayers  # what was read before
+    views: Views  # critical points behind it
+    found: list[Candidate]  # candidates
+    old: int  # how many views these come from
+    tried: Counter[tuple[int, int]]  # how often each unknown weight was looked for, by what was known of its neuron
+    near: Float[np.ndarray, "B d"] | None = None  # points near which these are looked for, too
+
+    @classmethod
+    def of(cls, state: ManyLayers) -> LayerStep:
+        """Before any candidate."""
+        return cls(state, Views.of(state.sightings, state.layers), [], 0, Counter())
+
+    @property
+    def lines(self) -> int:
+        """Lines of each kind in a round."""
+        return max(2, int(MORE * self.state.sightings.d))
+
+    @property
+    def trusted(self) -> list[Candidate]:
+        """Candidates met nearly wherever they should be."""
+        return [one for one in self.found if one.should >= 6 and one.were >= MET * one.should]
+
+    @property
+    def partial(self) -> AffineMap | None:
+        """Rows and biases of these."""
+        some = [one for one in self.trusted if one.whole]
+        return (np.array([one.weights for one in some]), np.array([one.bias for one in some])) if some else None
+
+    def with_candidates(self, begin: bool = True) -> LayerStep:
+        """From all that was seen so far. `begin`: whether others may begin, too."""
+        sightings, layers = self.state.sightings, self.state.layers
+        views = Views.of(sightings, layers)
+        found = candidates(sightings.lines, views, layers, self.found, self.old if begin else len(views.which))
+        return replace(self, views=views, found=found, old=len(views.which))
+
+    def completed(self, begin: bool = True) -> LayerStep:
+        """With unknown weights looked for where they have just begun to matter. `begin`: as in `with_candidates`."""
+        step = self
+        for _ in range(TIMES):
+            some = [one for one in step.trusted if not one.whole]
+            seen = step._met_at(some) if some else []
+            if not seen:
+                break
+            state = replace(step.state, sightings=step.state.sightings.with_points(seen))
+            step = replace(step, state=state).with_candidates(begin)
+        return step
+
+    def _met_at(self, some: list[Candidate]) -> list:  # type: ignore[type-arg]
+        sightings, layers = self.state.sightings, self.state.layers
+        rng, d = sightings.probe.rng, sightings.d
+        neurons = [one.neuron(self.views) for one in some]
+        base = np.concatenate([sightings.unusual(ANYWHERE), sightings.usual(ANYWHERE)])
+        near = np.concatenate([rng.choice(np.flatnonzero(one.members), BESIDE) for one in some])
+        beside = sightings.x[self.views.which[near]] + NEARBY * rng.standard_normal((len(near), d))
+        base = base if self.near is None else np.concatenate([base, self.near])
+        direction = np.concatenate([rng.standard_normal(base.shape), self.views.normal[near]])
+        everywhere, base = Frame.of_input(d, None), np.concatenate([base, beside])
+        there = places(layers, neurons, base, direction, self.tried, OTHERS, everywhere)[:AT_ONCE]
+        if not there:
+            return []
+        self.tried.update((place.neuron, place.unknown) for place in there)
+        return complete_weights(sightings.probe, layers, neurons, there, everywhere)[0]
+
+    def leaking(self, chosen: Chosen) -> tuple[AffineMap, np.ndarray, np.ndarray]:
+        """The layer, and where it explains how answers change and where not. Queries: `2 LOOKS`."""
+        sightings, side, use = self.state.sightings, chosen.side, chosen.use
+        W, b = np.array([one.weights for one in self.found]), np.array([one.bias for one in self.found])
+        layer = (W * side[:, None])[use], (b * side)[use]
+        x = np.empty((0, sightings.d))
+        if not use.any():
+            return layer, x, x
+        x = np.concatenate([sightings.unusual(AMONG * LOOKS), sightings.usual(AMONG * LOOKS)])
+        unknown = np.array([~one.known for one in self.found])[use].any(axis=0)
+        x = x[~(after(self.state.layers, x)[:, unknown] > 0).any(axis=1)]
+        x = sightings.probe.rng.permutation(x)
+        return layer, *leaks(sightings.probe, self.state.layers, layer, x, LOOKS, 1e-9)
+
+    def completed_by_sums(self, chosen: Chosen) -> tuple[AffineMap, bool]:
+        """The layer with unknown weights that derivatives tell, and whether all are."""
+        side, use = chosen.side, chosen.use
+        found = weights_from_sums(self.state.sightings, self.state.layers, self.found, side, use)
+        W, b = np.array([one.weights for one in found]), np.array([one.bias for one in found])
+        whole = all(one.whole for one, used in zip(found, use, strict=True) if used)
+        return ((W * side[:, None])[use], (b * side)[use]), whole
+
+    def looked(self, told: tuple[np.ndarray, np.ndarray] | None) -> LayerStep:
+        """With lines from where the layer is wrong to where it is right, and others."""
+        step = self
+        if told is not None and len(told[0]) and len(told[1]):
+            step = step.towards(told[1], told[0])
+        return replace(step, state=replace(step.state, sightings=step.state.sightings.with_random(step.lines)))
+
+    def towards(self, wrong: Float[np.ndarray, "W d"], right: Float[np.ndarray, "R d"] | None = None) -> LayerStep:
+        """With lines from some of these points to explained ones at which much the same neurons are active."""
+        sightings = self.state.sightings
+        right = sightings.usual(LOOKS) if right is None else right
+        start = wrong[sightings.probe.rng.integers(len(wrong), size=self.lines)]
+        end = alike(self.state.layers, start, right, sightings.probe.rng)
+        return replace(self, state=replace(self.state, sightings=sightings.between(start, end)))
+
+
+def alike(
+    layers: list[AffineMap], x: Float[np.ndarray, "N d"], among: Float[np.ndarray, "R d"], rng: np.random.Generator
+) -> Float[np.ndarray, "N d"]:
+    """For each point one of the others at which much the same neurons are active."""
+    there = pattern(layers, among)
+    nearest = [np.argsort((each != there).sum(axis=1))[:NEAREST] for each in pattern(layers, x)]
+    return among[[rng.choice(each) for each in nearest]]
+
+
+def pattern(layers: list[AffineMap], x: Float[np.ndarray, "N d"]) -> np.ndarray:
+    """Which neurons of these layers are active."""
+    out = []
+    for W, b in layers:
+        z = x @ W.T + b
+        out.append(z > 0)
+        x = np.maximum(z, 0)
+    return np.concatenate(out, axis=1)
