@@ -276,7 +276,7 @@ def rare_neuron_put(seed: int) -> bool:
         return False
     # Its weights are right but for those of values that are never positive where it is active.
     row, bias = (each[-1] for each in found.layers[2])
-    told = np.append(row > -SHUT, True)
+    told = np.append((row != 0) & (row > -SHUT), True)
     return bool(told.sum() > 2 and apart(np.append(row, bias)[told], np.append(W[0], b[0])[told]) < 1e-9)
 
 

@@ -46,7 +46,7 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
     """
     state = ManyLayers(sightings.with_random(LINES + sightings.d), [(np.eye(sightings.d), np.zeros(sightings.d))])
     yield state
-    kept, opened = state, dict[int, int]()
+    kept, opened = state, dict[int, AffineMap]()
     missed: ManyLayers | None = None
     while len(state.layers) < most_layers:
         step, best, barren = LayerStep.of(state), None, 0
@@ -63,7 +63,8 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
                 yield state
                 if not len(bad):
                     return
-                if barren < BARREN and number < ROUNDS - 1:
+                # Most that is wrong at first is so for rare neurons before.
+                if missed and barren < BARREN and number < ROUNDS - 1:
                     step = replace(step.towards(bad), near=bad[:NEAR])
                     continue
                 more = missed if missed and state.explained <= missed.explained else with_missed(state, asked)
@@ -78,17 +79,12 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
             layer, whole = best.step.completed_by_sums(best.chosen) if best.told else (best.layer, False)
             done = number == ROUNDS - 1 or barren >= BARREN
             done |= bool(best.told and ((barren and best.contradicted <= FEW) or (whole and not best.contradicted)))
-            if done and best.told and best.contradicted <= CONTRADICT:
-                layers = [*state.layers, layer]
-                state = replace(step.state, layers=layers, partial=None)
-                had = opened.get(len(layers))
-                if had == len(best.layer[1]):
-                    # Nothing had been missing from it.
-                    yield replace(kept, sightings=state.sightings)
-                    return
-                if had is not None and had < len(best.layer[1]):
+            had = opened.get(len(state.layers) + 1)
+            if done and best.told and best.contradicted <= CONTRADICT and (had is None or not _same(layer, had)):
+                state = replace(step.state, layers=[*state.layers, layer], partial=None)
+                if had is not None and len(had[1]) < len(layer[1]):
                     # What lies behind it was read without that neuron.
-                    opened = {depth: count for depth, count in opened.items() if depth < len(layers)}
+                    opened = {depth: old for depth, old in opened.items() if depth < len(state.layers)}
                 yield state
                 break
             if done:
@@ -97,13 +93,19 @@ def read_many_layers(sightings: Sightings, asked: Asked, most_layers: int) -> It
                 if depth == 1 or depth in opened:
                     yield kept
                     return
-                # The lines searched since may have met a neuron that is missing from the layer before.
-                opened[depth] = len(state.layers[-1][1])
+                # The lines searched since may have met a neuron that is missing from the layer before, or a weight.
+                opened[depth] = state.layers[-1]
                 state = replace(step.state, layers=state.layers[:-1])
                 break
             step = step.looked((trial.right, trial.wrong))
         else:
             return
+
+
+def _same(layer: AffineMap, other: AffineMap) -> bool:
+    """Whether two layers have the same neurons, in any order."""
+    one, two = (np.column_stack(each) for each in (layer, other))
+    return one.shape == two.shape and bool((np.abs(one[:, None] - two).max(axis=2).min(axis=1) < ROUGH).all())
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,8 @@ from unveil.whitebox.network import Network
 ROUGH = 1e-6  # errors of answers that are explained, relative to the largest one
 ROUNDS = 4  # how often the network is held against fresh answers
 FRESH = 3000  # of which so many are asked
-TRIED, BORDERS = (
-    600,
-    60,
-)  # points beside wrong ones that are asked, and wrong ones from which what is missing is looked for
+# Points beside wrong ones that are asked, and wrong ones from which what is missing is looked for.
+TRIED, BORDERS = 600, 60
 TOLD, AMONG = 60, 4000  # points on its hyperplane that tell what a neuron adds, among so many
 # How far beside points where it is active these are looked for at most, in what approaches, and steps across it there,
 # relative to how far out they are; errors of what they tell, relative to the largest.
@@ -73,7 +71,22 @@ def with_missed(state: ManyLayers, asked: Asked) -> ManyLayers:
                 maps, wrong = _better(_put(sightings, maps, depth, neuron, x[active]), maps, wrong, x, y, least)
         if wrong.sum() == before:
             break
-    return _of(replace(state, sightings=sightings), maps, float(1 - wrong.mean()))
+    maps = _opened(maps, x, y)
+    layers, network = maps[: len(state.layers)], Network.from_weights(maps)
+    return replace(
+        state, sightings=sightings, layers=layers, network=network, explained=float(1 - _wrong(maps, x, y).mean())
+    )
+
+
+def _opened(maps: list[AffineMap], x: Float[np.ndarray, "N d"], y: Float[np.ndarray, "N m"]) -> list[AffineMap]:
+    """With 0 for weights that are not known, where answers are explained as well with these."""
+    wrong = _wrong(maps, x, y).sum()
+    for depth in range(1, len(maps) - 2):
+        for i, j in np.argwhere(maps[depth][0] == -SHUT):
+            trial = _changed(maps, depth, i, j, SHUT)
+            if _wrong(trial, x, y).sum() <= wrong:
+                maps = trial
+    return maps
 
 
 def _changed(maps: list[AffineMap], depth: int, i: int, j: int, more: float) -> list[AffineMap]:
@@ -302,8 +315,3 @@ def _followed(maps: list[AffineMap], depth: int, x: Float[np.ndarray, "N d"]) ->
     for layer in range(len(maps) - 1, depth, -1):
         out = (out @ maps[layer][0]) * on[layer - 1][:, None, :]
     return np.asarray(out)
-
-
-def _of(state: ManyLayers, maps: list[AffineMap], share: float) -> ManyLayers:
-    layers = maps[: len(state.layers)]
-    return replace(state, layers=layers, network=Network.from_weights(maps), explained=share)
