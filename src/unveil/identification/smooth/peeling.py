@@ -124,13 +124,11 @@ class Peeling(SmoothMethod):
         z = rng.uniform(_WIDER * low, _WIDER * high, (count, k))
         told = Slopes(z, slopes(oracle, layer, z, reading.noise))
         reading.stages.end("second layer: slopes")
-        # A direction a little off spoils the condition whatever the start: first another walk, then many starts.
-        last = reading.stats["attempts"] >= self.attempts
         known, found, exact = self._width(1), None, None
         if noisy(oracle, reading.noise):
             exact = _met_behind_noise(told, layer.activation, known)
         if exact is None:
-            found = meet_condition(told, layer.activation, known, rng=rng, thorough=last)
+            found = meet_condition(told, layer.activation, known)
         if found is not None:
             exact = meet_freely(told, [found.layer], [found.rank])
         best = min(

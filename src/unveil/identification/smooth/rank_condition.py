@@ -28,7 +28,6 @@ STENCIL = np.array([45.0, -9.0, 1.0]) / 60.0  # sixth-order central differences
 # Evaluations of a fit of shifts alone, and of all that is free; a fit ends where a step lessens the squares by less
 # than this share.
 _FIRST, _STEPS, _GAIN = 25, 80, 1e-2
-_ROUNDS = (2, 12, 80)  # starting values for each rank, round after round
 _RISE = 2.26  # preactivations over which tanh rises steeply
 _FURTHEST = 3.0  # shifts beyond this leave a neuron at rest: the condition is met there for nothing
 _LOPSIDED = 1e5  # condition of the weights, inputs of unit spread, beyond which they have run away
@@ -92,36 +91,20 @@ def random_layers(
     return drawn
 
 
-def meet_condition(
-    told: Slopes, activation: Activation, rank: int | None, *, rng: np.random.Generator, thorough: bool = True
-) -> Condition | None:
+def meet_condition(told: Slopes, activation: Activation, rank: int | None) -> Condition | None:
     """Find scales and shifts at which the condition is met; None if it is met nowhere.
 
     With the rank unknown all are tried, from below: too small a rank is not met. `told`: slopes by the preactivations
-    as known so far. `rank`: width of the next layer; found if None. `thorough`: whether to end with many starting
-    values: slow, and in vain where directions of the layer are off.
+    as known so far. `rank`: width of the next layer; found if None.
     """
-    k, unit = told.k, _unit(activation)
-
-    def sound(found: Condition | None) -> bool:
-        """Whether the condition is met, at scales and shifts near those known."""
-        if found is None or found.certificate >= MET:
-            return False
-        scales, shifts = found.layer.dense().diagonal(), found.layer.bias
-        return bool(np.abs(np.log(np.abs(scales))).max() < 0.7 and np.abs(shifts).max() < _FURTHEST * max(unit, 1.0))
-
-    ranks = range(1, k) if rank is None else range(rank, min(rank + 1, k))
+    furthest = _FURTHEST * max(_unit(activation), 1.0)
     for found in chained(told, activation):
-        if found is not None and found.rank in ranks and sound(found):
+        if found is None or rank not in (None, found.rank) or found.certificate >= MET:
+            continue
+        scales, shifts = found.layer.dense().diagonal(), found.layer.bias
+        # At scales and shifts near those known.
+        if np.abs(np.log(np.abs(scales))).max() < 0.7 and np.abs(shifts).max() < furthest:
             return found
-    # The true rank converges best; a few starting values for each tell most ranks, more of them the rest.
-    for starts in _ROUNDS if thorough else _ROUNDS[:-1]:
-        for trial in ranks:
-            for start in range(starts):
-                shifts = np.multiply((0.0, 0.3, 0.6, 1.0)[start % 4], rng.standard_normal(k))
-                found = _in_two_steps(told, Layer(np.eye(k), shifts, activation), trial)[1]
-                if found is not None and sound(found):
-                    return found
     return None
 
 
