@@ -18,7 +18,7 @@ from unveil.identification.from_labels.first_layer import first_layer, straight_
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.search import HyperplaneSearch
-from unveil.identification.from_labels.straight import POINTS, met_again
+from unveil.identification.from_labels.straight import POINTS, BoundaryFaces, met_again
 from unveil.identification.from_labels.walks import Walks, faces_behind, walk
 
 SEEDS = range(5)
@@ -212,7 +212,8 @@ def test_a_hyperplane_is_met_again_at_a_few_points_far_apart(seed: int) -> None:
     faces = truth.faces(40)
     for which in range(len(truth.planes)):
         before = truth.chart.ledger.asked
-        found = met_again(truth.side, truth.chart, faces, truth.planes, which, truth.precision, truth.rng)
+        boundary = BoundaryFaces(truth.side, truth.chart, faces, truth.precision)
+        found = met_again(boundary, truth.planes[np.array([which])], truth.rng)
         assert truth.chart.ledger.asked - before <= 4 * len(faces) + POINTS * 120
         assert len(found) <= POINTS
         off = np.abs(found.z @ truth.planes.normals[which] + truth.planes.offsets[which])

@@ -18,7 +18,7 @@ from unveil.identification.from_labels.orientation import oriented
 from unveil.identification.from_labels.output import second_output
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.second_layer import HiddenNeuron, active_sides, bends_behind, hidden_neurons
-from unveil.identification.from_labels.straight import looks_behind, straight, where_it_counts
+from unveil.identification.from_labels.straight import BoundaryFaces, looks_behind, straight, where_it_counts
 from unveil.whitebox.activation import activation
 
 SIZES = (8, 7, 5, 3)
@@ -292,10 +292,14 @@ def test_a_third_layers_neurons_do_not_go_on_straight_behind_a_first_layer() -> 
             on = w @ np.maximum(a @ x + b, 0) + c > 0
             local, shift = (u * on) @ w, (u * on) @ c + e
             third += [HiddenNeuron(row, float(s), np.arange(4), 1e-9) for row, s in zip(local, shift, strict=True)]
-        ended, passed = looks_behind((side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), second, rng)
+        ended, passed = looks_behind(
+            BoundaryFaces(side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), second, rng
+        )
         assert (4 * passed <= ended).all()
         kept += list(straight(ended, passed))
-        ended, passed = looks_behind((side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), third, rng)
+        ended, passed = looks_behind(
+            BoundaryFaces(side, chart, faces, precision), Hyperplanes(a, b, np.full(6, 1e-9)), third, rng
+        )
         assert np.mean(straight(ended, passed)) < 0.1
     assert_rate(kept, 0.5)
 

@@ -20,7 +20,7 @@ from unveil.identification.from_labels.hyperplanes import Hyperplanes
 from unveil.identification.from_labels.model import LabelModel
 from unveil.identification.from_labels.output import pair_output, with_classes
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.straight import looks, straight
+from unveil.identification.from_labels.straight import BoundaryFaces, looks, straight
 from unveil.identification.label_agreement import near_boundaries, network_labels
 from unveil.outcome import BadInput, UnsteadyAnswers
 from unveil.whitebox.activation import activation
@@ -310,7 +310,7 @@ def test_hyperplanes_of_a_first_layer_go_on_straight_and_those_of_deeper_neurons
         normals, offsets = np.concatenate([first, local[0]]), np.concatenate([bias, local[1]])
         long = np.linalg.norm(normals, axis=1)
         planes = Hyperplanes(normals / long[:, None], offsets / long, np.full(10, 1e-9))
-        good = straight(*looks(pool.side, chart, faces, planes, precision, rng))
+        good = straight(*looks(BoundaryFaces(pool.side, chart, faces, precision), planes, rng))
         assert not good[6:].any()
         kept += good[:6].tolist()
     assert_rate(kept, 0.6)

@@ -29,7 +29,7 @@ from unveil.identification.from_labels.second_layer import (
     distinct,
     hidden_neurons,
 )
-from unveil.identification.from_labels.straight import SHARE, looks_behind, straight
+from unveil.identification.from_labels.straight import SHARE, BoundaryFaces, looks_behind, straight
 
 STRAYED = 100.0  # so many times further off than they were located points lie on no boundary of the model
 KEPT = 0.9  # share of the points explained that a fit to fresh ones must go on to explain
@@ -106,8 +106,8 @@ class DeepCompletion:
             return None
         self.oriented = Hyperplanes(self.first.normals * sign[:, None], self.first.offsets * sign, self.first.error)
         self.neurons = distinct(hidden_neurons(bends_behind(self.oriented, edges)))
-        looked = (self.side, self.chart, faces, self.precision)
-        ended, passed = looks_behind(looked, self.oriented, self.neurons, self.rng)
+        boundary = BoundaryFaces(self.side, self.chart, faces, self.precision)
+        ended, passed = looks_behind(boundary, self.oriented, self.neurons, self.rng)
         self.straight = [self.neurons[i] for i in np.flatnonzero(straight(ended, passed))]
         self.neurons = [self.neurons[i] for i in np.flatnonzero(passed <= SHARE * ended)]
         self.figures["second layer"] = len(self.neurons)

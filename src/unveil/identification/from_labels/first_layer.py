@@ -57,7 +57,7 @@ def first_layer(search: HyperplaneSearch, rng: np.random.Generator) -> Hyperplan
     first = Hyperplanes.joined([first, completing(search, first, rng)])
     vague = first.error > EXACT
     if vague.any():
-        sharp = sharpened(search.side, search.chart, search.faces, first[vague], search.precision, rng)
+        sharp = sharpened(search.boundary, first[vague], rng)
         first = Hyperplanes.joined([first[~vague], sharp])
     search.stages.end("sharpening")
     return first

@@ -17,6 +17,7 @@ from unveil.identification.from_labels.straight import (
     ENDED,
     SHARE,
     UNSEEN,
+    BoundaryFaces,
     bent,
     look_on,
     met_again,
@@ -137,10 +138,15 @@ class HyperplaneSearch:
     def look(self, rng: np.random.Generator) -> Bool[np.ndarray, " k"]:
         """Look from more faces all over the boundary which hyperplanes go on straight. Queries: those of `looks`."""
         self.seen = np.pad(self.seen, ((0, 0), (0, len(self.faces) - self.seen.shape[1])))
-        look_on(self.seen, (self.side, self.chart, self.faces, self.precision), self.planes, rng)
+        look_on(self.seen, self.boundary, self.planes, rng)
         self.looked = told(self.seen, self.faces, self.planes)
         self.stages.end("straightness")
         return straight(*self.looked)
+
+    @property
+    def boundary(self) -> BoundaryFaces:
+        """The faces met, and how the boundary is asked from them."""
+        return BoundaryFaces(self.side, self.chart, self.faces, self.precision)
 
     @property
     def barren(self) -> bool:
@@ -266,17 +272,17 @@ class HyperplaneSearch:
     def sharpen(self, among: Bool[np.ndarray, " k"] | None = None) -> None:
         """Measure vague hyperplanes, all or those, again; where normals are coarse by dual points from many faces.
         Queries: about 500 for each of them, or 3,000."""
-        ask, fine = (self.side, self.chart, self.faces), self.precision.normal < ROUGH
+        fine = self.precision.normal < ROUGH
         loose = np.flatnonzero((self.planes.error > (VAGUE if fine else LOOSE)) & (among is None or among))
         for row in loose if fine else ():
             ends = int((self.seen[row] == ENDED).sum())
             if among is not None and ends < AGAIN * self.tried[row]:
                 continue
-            found = met_again(*ask, self.planes, int(row), self.precision, self.rng)
+            found = met_again(self.boundary, self.planes[np.array([row])], self.rng)
             self._unknown(found.z, found.error)
             self.tried[row] = ends
         loose = loose[:0] if fine else loose
-        sharp = sharpened(*ask, self.planes[loose], self.precision, self.rng)
+        sharp = sharpened(self.boundary, self.planes[loose], self.rng)
         self.stages.end("sharpening")
         for row, a, b, error in zip(loose, sharp.normals, sharp.offsets, sharp.error, strict=True):
             self._measured(int(row), a, -b * a, float(error))

@@ -29,7 +29,7 @@ from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.reservations import nothing_left
 from unveil.identification.from_labels.standing import ALLOWED
-from unveil.identification.from_labels.straight import ENOUGH, looks, sharpened
+from unveil.identification.from_labels.straight import ENOUGH, BoundaryFaces, looks, sharpened
 from unveil.identification.from_labels.walks import Walks, walk
 from unveil.outcome import BudgetExceeded
 
@@ -228,12 +228,12 @@ class SliceSearch:
     def first_layer(self) -> Hyperplanes:
         """The hyperplanes at which faces end, measured again, without those of deeper neurons, which end themselves
         where they meet a first layer's. Queries: those of `sharpened` and `looks`."""
-        ask = self.side, self.chart, self.faces
+        boundary = BoundaryFaces(self.side, self.chart, self.faces, self.precision)
         self.side.kept_back = 0
         try:
-            planes = sharpened(*ask, self.planes, self.precision, self.rng, batches=1)
+            planes = sharpened(boundary, self.planes, self.rng, batches=1)
             # Where a layer is narrow the hyperplane of a deeper neuron, too, is straight for a while.
-            ended, passed = looks(*ask, planes, self.precision, self.rng, batches=1)
+            ended, passed = looks(boundary, planes, self.rng, batches=1)
         except BudgetExceeded:
             return Hyperplanes.none(self.chart.n)
         good = (planes.error < ALIKE) & (ended >= ENOUGH) & (ALLOWED * passed <= ended)

@@ -5,6 +5,8 @@ Behind a first layer those of a second one do in its values, and none of a third
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -41,41 +43,41 @@ def straight(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Boo
     return np.asarray((ended >= ENOUGH) & (passed <= SHARE * ended))
 
 
-def looks(  # noqa: PLR0913 - what all looks share
-    side: Side,
-    chart: Chart,
-    faces: Faces,
-    planes: Hyperplanes,
-    precision: Precision,
-    rng: np.random.Generator,
-    batches: int = BATCHES,
-) -> Int[np.ndarray, "2 k"]:
-    """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it.
+@dataclass(frozen=True)
+class BoundaryFaces:
+    """Faces from all over the boundary, and how it is asked from them."""
 
-    `faces`: faces from all over the boundary. `planes`: the hyperplanes. Queries: at most 4 for each hyperplane and
-    each of `FACES` faces, `batches` times where few reach it.
-    """
-    seen = np.zeros((len(planes), len(faces)), dtype=np.int8)
-    look_on(seen, (side, chart, faces, precision), planes, rng, batches)
-    return told(seen, faces, planes)
+    side: Side  # answers, in coordinates
+    chart: Chart  # the coordinates
+    faces: Faces
+    precision: Precision  # lengths to ask at
+
+
+def looks(
+    boundary: BoundaryFaces, planes: Hyperplanes, rng: np.random.Generator, batches: int = BATCHES
+) -> Int[np.ndarray, "2 k"]:
+    """From how many faces each hyperplane is met as an end, and from how many the boundary goes on behind it. Queries:
+    at most 4 for each hyperplane and each of `FACES` faces, `batches` times where few reach it."""
+    seen = np.zeros((len(planes), len(boundary.faces)), dtype=np.int8)
+    look_on(seen, boundary, planes, rng, batches)
+    return told(seen, boundary.faces, planes)
 
 
 def look_on(
     seen: Int[np.ndarray, "k N"],
-    search: tuple[Side, Chart, Faces, Precision],
+    boundary: BoundaryFaces,
     planes: Hyperplanes,
     rng: np.random.Generator,
     batches: int = BATCHES,
 ) -> None:
     """Look at hyperplanes from some more faces, nearest ones first. `seen`: what was seen from each, changed in place.
-    `search`: answers, coordinates, faces, and lengths to ask at. Queries: as in `looks`."""
-    side, chart, faces, precision = search
+    Queries: as in `looks`."""
     for i in range(len(planes)):
         for batch in range(batches):
             if (seen[i] >= ENDED).sum() >= (ENOUGH if batch else FACES):
                 break
             fresh = np.flatnonzero(seen[i] == UNSEEN)
-            ended, passed, asked = _looked_at(side, chart, faces, planes, i, precision, rng, fresh)
+            ended, passed, asked = _looked_at(boundary, planes[np.array([i])], rng, fresh)
             if not len(asked):
                 break
             seen[i, asked], seen[i, ended.face], seen[i, passed] = HIDDEN, ENDED, PASSED
@@ -125,20 +127,17 @@ def where_it_counts(faces: Faces, ended: Int[np.ndarray, " e"], passed: Int[np.n
 
 
 def looks_behind(
-    search: tuple[Side, Chart, Faces, Precision],
-    first: Hyperplanes,
-    neurons: list[HiddenNeuron],
-    rng: np.random.Generator,
+    boundary: BoundaryFaces, first: Hyperplanes, neurons: list[HiddenNeuron], rng: np.random.Generator
 ) -> Int[np.ndarray, "2 k"]:
     """From how many faces each neuron's hyperplane is met as an end, and from how many the boundary goes on behind it.
 
     Each face is followed in its own linear region of the first layer, where the neuron's hyperplane is one of the
-    inputs. A third layer's neuron has another one behind every hyperplane of the second layer. `search`: answers, the
-    coordinates, faces from all over the boundary, and lengths to ask at. `first`: the first layer, each hyperplane's
-    normal towards its active side. `neurons`: the second layer; where neurons are active of which nothing told a weight
-    no face is looked at. `rng`: picks the faces. Queries: at most 4 for each neuron and each of `FACES` faces.
+    inputs. A third layer's neuron has another one behind every hyperplane of the second layer. `first`: the first
+    layer, each hyperplane's normal towards its active side. `neurons`: the second layer; where neurons are active of
+    which nothing told a weight no face is looked at. `rng`: picks the faces. Queries: at most 4 for each neuron and
+    each of `FACES` faces.
     """
-    side, chart, faces, precision = search
+    faces, precision = boundary.faces, boundary.precision
     active = faces.x @ first.normals.T + first.offsets > 0
     counts = np.zeros((2, len(neurons)), dtype=int)
     for i, each in enumerate(neurons):
@@ -155,42 +154,37 @@ def looks_behind(
         meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
         # The region ends at the next hyperplane of the first layer.
         meets[meets] &= (s + 2 * aside)[meets] < first.ahead(on.x[meets], along[meets]).min(axis=1, initial=np.inf)
-        meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(on.x[meets], along[meets])
-        ended, passed, _ = reached(side, on, np.flatnonzero(meets), (along, s, aside), precision, rng)
+        meets[meets] &= (s + 2 * aside)[meets] < 0.98 * boundary.chart.room(on.x[meets], along[meets])
+        ended, passed, _ = reached(replace(boundary, faces=on), np.flatnonzero(meets), (along, s, aside), rng)
         counts[:, i] = where_it_counts(on, ended.face, passed)
     return counts
 
 
-def sharpened(  # noqa: PLR0913 - what all looks share
-    side: Side,
-    chart: Chart,
-    faces: Faces,
-    planes: Hyperplanes,
-    precision: Precision,
-    rng: np.random.Generator,
-    batches: int = BATCHES,
+def sharpened(
+    boundary: BoundaryFaces, planes: Hyperplanes, rng: np.random.Generator, batches: int = BATCHES
 ) -> Hyperplanes:
     """The same hyperplanes, each through dual points from many faces by least squares. Queries: at most 100 for each
     hyperplane and each of `FACES` faces, or where few of these end there, of `batches` times as many."""
     normals, offsets, error = planes.normals.copy(), planes.offsets.copy(), planes.error.copy()
+    need = boundary.chart.n + 2
     for i in range(len(planes)):
-        ended, left = _no_walks(chart.n), np.arange(len(faces))
+        ended, left = _no_walks(boundary.chart.n), np.arange(len(boundary.faces))
         for _ in range(batches):
-            more, _, asked = _looked_at(side, chart, faces, planes, i, precision, rng, left)
+            more, _, asked = _looked_at(boundary, planes[np.array([i])], rng, left)
             ended, left = Walks.joined([ended, more]), np.setdiff1d(left, asked)
-            if len(ended) >= SPARE * (chart.n + 2) or not len(asked):
+            if len(ended) >= SPARE * need or not len(asked):
                 break
-        found = dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
+        found = _dual_points(boundary, ended)
         # Ends at another neuron just beside are none of this one's.
         off = np.abs(found.z @ normals[i] + offsets[i])
         near = np.flatnonzero(off < np.maximum(0.01, 5 * error[i] * (1 + np.linalg.norm(found.z, axis=1))))
-        if len(near) < chart.n + 2:
+        if len(near) < need:
             continue
-        least = np.maximum(found.error[near], precision.digits)
+        least = np.maximum(found.error[near], boundary.precision.digits)
         through = fitted(found.z[near], least)
         kept = np.abs(through.normals @ found.z[near].T + through.offsets)[0]
         kept = kept <= 10 * np.median(kept) + 10 * found.error[near]
-        if kept.sum() < chart.n + 2:
+        if kept.sum() < need:
             continue
         through = fitted(found.z[near][kept], least[kept])
         if through.error[0] < error[i]:
@@ -215,21 +209,16 @@ def fitted(z: Float[np.ndarray, "N d"], error: Float[np.ndarray, " N"]) -> Hyper
     return Hyperplanes(right[-1:], -right[-1:] @ centre, np.array([rough]))
 
 
-def met_again(  # noqa: PLR0913 - what all looks share, and which this is
-    side: Side,
-    chart: Chart,
-    faces: Faces,
-    planes: Hyperplanes,
-    which: int,
-    precision: Precision,
-    rng: np.random.Generator,
-    count: int = POINTS,
-) -> DualPoints:
-    """Some dual points on a hyperplane, from faces far apart that end there. Queries: at most 4 for each of `FACES`
-    faces, and about 100 a point."""
-    ended = _looked_at(side, chart, faces, planes, which, precision, rng)[0]
-    some = ended[rng.permutation(len(ended))[:count]]
-    return dual_points(side, faces, closer(side, faces, some, precision, 1e-4), precision)
+def met_again(boundary: BoundaryFaces, plane: Hyperplanes, rng: np.random.Generator) -> DualPoints:
+    """Some dual points on a single hyperplane, from faces far apart that end there. Queries: at most 4 for each of
+    `FACES` faces, and about 100 a point."""
+    ended = _looked_at(boundary, plane, rng)[0]
+    return _dual_points(boundary, ended[rng.permutation(len(ended))[:POINTS]])
+
+
+def _dual_points(boundary: BoundaryFaces, ended: Walks) -> DualPoints:
+    side, faces, precision = boundary.side, boundary.faces, boundary.precision
+    return dual_points(side, faces, closer(side, faces, ended, precision, 1e-4), precision)
 
 
 def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
@@ -237,40 +226,35 @@ def bent(ended: Int[np.ndarray, " k"], passed: Int[np.ndarray, " k"]) -> Bool[np
     return np.asarray((passed >= BENT) & (passed > ended))
 
 
-def _looked_at(  # noqa: PLR0913 - what all looks share, and which this is
-    side: Side,
-    chart: Chart,
-    faces: Faces,
-    planes: Hyperplanes,
-    which: int,
-    precision: Precision,
+def _looked_at(
+    boundary: BoundaryFaces,
+    plane: Hyperplanes,
     rng: np.random.Generator,
     among: Int[np.ndarray, " M"] | None = None,
 ) -> tuple[Walks, Int[np.ndarray, " p"], Int[np.ndarray, " a"]]:
-    """Walks that end at a hyperplane, the faces that go on behind it, and all that were asked, `among` some."""
-    along, s, steep = faces.ways_to(planes.normals[which], float(planes.offsets[which]))
-    this = planes[np.array([which])]
-    aside = this.aside(faces.x, along, precision.aside)[:, 0]
+    """Walks that end at a single hyperplane, the faces that go on behind it, and all that were asked, `among` some."""
+    faces, precision = boundary.faces, boundary.precision
+    along, s, steep = faces.ways_to(plane.normals[0], float(plane.offsets[0]))
+    aside = plane.aside(faces.x, along, precision.aside)[:, 0]
     meets = (steep > 1e-3) & (s > 4 * precision.step) & (s < 30) & (s > 2 * aside)
-    meets[meets] &= (s + 2 * aside)[meets] < 0.98 * chart.room(faces.x[meets], along[meets])
+    meets[meets] &= (s + 2 * aside)[meets] < 0.98 * boundary.chart.room(faces.x[meets], along[meets])
     rows = np.flatnonzero(meets) if among is None else among[meets[among]]
-    return reached(side, faces, rows, (along, s, aside), precision, rng)
+    return reached(boundary, rows, (along, s, aside), rng)
 
 
 def reached(
-    side: Side,
-    faces: Faces,
+    boundary: BoundaryFaces,
     rows: Int[np.ndarray, " M"],
     ways: tuple[Float[np.ndarray, "N d"], Float[np.ndarray, " N"], Float[np.ndarray, " N"]],
-    precision: Precision,
     rng: np.random.Generator,
 ) -> tuple[Walks, Int[np.ndarray, " p"], Int[np.ndarray, " a"]]:
     """Of faces and ways on them to a hyperplane, those that end there as walks, those that go on behind it, and all
     that were asked.
 
     `rows`: which of the faces may be looked at. `ways`: directions, lengths, and how far before and behind it is asked.
-    side, faces, precision, rng: As in `looks`. Queries: at most 4 for each of `FACES` faces.
+    Queries: at most 4 for each of `FACES` faces.
     """
+    side, faces, precision = boundary.side, boundary.faces, boundary.precision
     along, s, aside = ways
     # The nearest are the likeliest to reach so far; those beside which it was found are among them, so take twice.
     rows = rows[np.argsort(s[rows], kind="stable")][: 2 * FACES]
