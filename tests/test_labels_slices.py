@@ -10,7 +10,7 @@ from unveil.blackbox.defences import SinglePrecision
 from unveil.blackbox.label_crossings import Side
 from unveil.identification.from_labels.chart import Chart
 from unveil.identification.from_labels.faces import Faces
-from unveil.identification.from_labels.label_reading import LabelReading
+from unveil.identification.from_labels.label_reading import LabelReading, Wanted
 from unveil.identification.from_labels.pool import Pool, two_labels
 from unveil.identification.from_labels.slices import (
     DIRECTIONS,
@@ -23,7 +23,6 @@ from unveil.identification.from_labels.slices import (
     sightings,
 )
 from unveil.identification.from_labels.subspace import random_slice
-from unveil.identification.from_labels.wanted import Wanted
 
 
 def unit(x: np.ndarray) -> np.ndarray:

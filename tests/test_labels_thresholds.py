@@ -10,7 +10,7 @@ import pytest
 import unveil as uv
 from unveil.identification.from_labels import first_layer as layer
 from unveil.identification.from_labels.hyperplanes import Hyperplanes
-from unveil.identification.from_labels.standing import none_stands
+from unveil.identification.from_labels.straight import none_stands
 
 
 def test_a_forest_is_told_from_a_network_within_a_thousand_labels() -> None:
@@ -76,7 +76,7 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
     straight = np.arange(300) < 10
 
     class Search:
-        side = faces = None
+        boundary, stages = None, SimpleNamespace(end=lambda _: None)
         precision, pool = SimpleNamespace(normal=1e-9), SimpleNamespace(wide=1.0)
         chart, hopeless, refuted, stale, planes = SimpleNamespace(n=5), False, False, 0, every[:20]
 
@@ -88,13 +88,10 @@ def test_a_first_layer_stays_however_many_bent_hyperplanes_are_met_beside_it(mon
             self.looked = np.where(straight[:k], 12, 3), np.where(straight[:k], 0, 20)
             return straight[:k]
 
-        def book(self, _: str) -> None:
-            pass
-
         def sharpen(self, _: object) -> None:
             pass
 
-    monkeypatch.setattr(layer, "sharpened", lambda side, chart, faces, planes, *_: planes)
+    monkeypatch.setattr(layer, "sharpened", lambda boundary, planes, *_: planes)
     monkeypatch.setattr(layer, "completing", lambda *_: Hyperplanes.none(5))
     monkeypatch.setattr(layer, "_outside", lambda *_: 0.0)
     search = Search()

@@ -8,8 +8,7 @@ from unveil.identification.from_labels.faces import ROUGH
 from unveil.identification.from_labels.hyperplanes import ALIKE, Hyperplanes
 from unveil.identification.from_labels.search import VAGUE, HyperplaneSearch
 from unveil.identification.from_labels.second_layer import INACTIVE, active_sides, likely_sides
-from unveil.identification.from_labels.standing import none_stands
-from unveil.identification.from_labels.straight import SHARE, sharpened
+from unveil.identification.from_labels.straight import SHARE, none_stands, sharpened
 
 CHUNK = 4  # rounds of new faces between two looks at what goes on straight
 CHUNKS = 24  # such looks, at most

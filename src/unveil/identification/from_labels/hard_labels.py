@@ -11,8 +11,7 @@ from unveil.blackbox.defences import Allowance
 from unveil.blackbox.oracle import Oracle
 from unveil.blackbox.oracle_wrapper import OracleWrapper
 from unveil.blackbox.source import Questions
-from unveil.identification.from_labels.label_reading import LabelReading
-from unveil.identification.from_labels.wanted import Wanted
+from unveil.identification.from_labels.label_reading import LabelReading, Wanted
 from unveil.identification.method import Identification, Method
 from unveil.one_line import one_line
 from unveil.outcome import BadInput

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,6 @@ from unveil.identification.from_labels.sigmoidal import SigmoidalSearch, is_curv
 from unveil.identification.from_labels.slices import DIRECTIONS, SliceSearch
 from unveil.identification.from_labels.subspace import FEW, all_that_matter, random_slice, subspace
 from unveil.identification.from_labels.thresholds import thresholds, told
-from unveil.identification.from_labels.wanted import Wanted
 from unveil.identification.label_agreement import at_random, differs, fresh_points, known_to
 from unveil.identification.method import Identification
 from unveil.outcome import BudgetExceeded, Outcome
@@ -41,6 +40,20 @@ MANY = 64  # inputs up to which a sigmoidal layer is read along all of them at o
 CURVED = 48  # crossings far out in a row that are those of known neurons, before the first attempt at a sigmoidal layer
 FRUITLESS = 2  # long searches in a row that meet no new hyperplane: then there is no further
 CERTAIN = 96  # walks in a row that end at known neurons before an affine part counts as one
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a reading; `HardLabels` says what each field is."""
+
+    x: Float[np.ndarray, "N n"] | None = field(default=None, compare=False)
+    attempts: int = 7
+    accuracy: float = 1e-8
+    accept: float = 0.01
+    checks: int = 300
+    activation: str | None = None
+    most: int | None = None
+    widths: tuple[int, ...] | None = None
 
 
 class LabelReading:

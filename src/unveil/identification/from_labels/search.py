@@ -12,15 +12,17 @@ from unveil.identification.from_labels.dual_points import DualPoints, dual_point
 from unveil.identification.from_labels.faces import ROUGH, Faces, Precision, faces_at, tangents
 from unveil.identification.from_labels.hyperplanes import Edge, Hyperplanes, shared_by
 from unveil.identification.from_labels.pool import Pool
-from unveil.identification.from_labels.standing import LATER, bends_spent, none_stands
 from unveil.identification.from_labels.straight import (
     ENDED,
+    LATER,
     SHARE,
     UNSEEN,
     BoundaryFaces,
+    bends_spent,
     bent,
     look_on,
     met_again,
+    none_stands,
     sharpened,
     straight,
     told,

@@ -28,8 +28,7 @@ from unveil.identification.from_labels.hyperplanes import ALIKE, DOUBT, Hyperpla
 from unveil.identification.from_labels.polish import Completed
 from unveil.identification.from_labels.pool import Pool
 from unveil.identification.from_labels.reservations import nothing_left
-from unveil.identification.from_labels.standing import ALLOWED
-from unveil.identification.from_labels.straight import ENOUGH, BoundaryFaces, looks, sharpened
+from unveil.identification.from_labels.straight import ALLOWED, ENOUGH, BoundaryFaces, looks, sharpened
 from unveil.identification.from_labels.walks import Walks, walk
 from unveil.outcome import BudgetExceeded
 
