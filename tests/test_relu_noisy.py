@@ -189,7 +189,7 @@ def test_the_fit_is_exact_from_a_start_that_is_nearly_right(sizes: tuple[int, ..
     start = [(w + 1e-3 * rng.standard_normal(w.shape), b + 1e-3 * rng.standard_normal(b.shape)) for w, b in weights]
     x = rng.standard_normal((2000, 30))
     y = relu_net(weights)(x)
-    got, _ = fit(uv.Network.from_weights(start), x, y)
+    got = fit(uv.Network.from_weights(start), x, y).network
     # A few points may stay on the wrong side of a hyperplane that passes close by.
     assert trimmed_rms(got, x, y) < 1e-9
     fresh = rng.standard_normal((1000, 30))

@@ -7,7 +7,7 @@ import pytest
 
 import unveil as uv
 from tests.helpers import assert_rate, random_weights, relu_net
-from unveil.identification.fitting.matrix_free import Conjugate, _step, _taken_apart, damped_fit, fit
+from unveil.identification.fitting.matrix_free import DAMPING, Conjugate, _step, _taken_apart, fit
 from unveil.identification.fitting.robust import rms, trimmed_rms
 from unveil.identification.fitting.slimming import all_needed, slimmed
 from unveil.identification.surrogate.run import Known, with_free
@@ -113,7 +113,7 @@ def test_damped_steps_bring_a_student_to_the_answers(activation: str) -> None:
     truth = uv.Network.from_weights(weights, activation)
     start = [(w + 0.05 * rng.standard_normal(w.shape), b) for w, b in weights]
     x = rng.standard_normal((500, 8))
-    got = damped_fit(uv.Network.from_weights(start, activation), x, truth(x), steps=20)
+    got = fit(uv.Network.from_weights(start, activation), x, truth(x), steps=20, damping=DAMPING)
     assert got.rms < 1e-2 * rms(uv.Network.from_weights(start, activation), x, truth(x))
 
 
@@ -154,7 +154,7 @@ def test_the_few_answers_on_the_wrong_side_of_a_hyperplane_do_not_hold_a_fit_up(
     y[:5] += 10
     start = uv.Network.from_weights([(w + 1e-3 * rng.standard_normal(w.shape), b) for w, b in weights])
     assert trimmed_rms(start, x, y) < 0.01 < 0.3 < rms(start, x, y)
-    for found in (fit(start, x, y)[0], damped_fit(start, x, y, steps=12).network):
+    for found in (fit(start, x, y, damping=each).network for each in (0.0, DAMPING)):
         assert trimmed_rms(found, x, y) < 1e-2 * trimmed_rms(start, x, y)
 
 
@@ -274,7 +274,9 @@ def test_answers_count_for_as_much_as_they_are_precise(activation: str) -> None:
     # Each output is precise at other inputs.
     sigma = np.where(rng.random((600, 2)) < 0.5, 1e-6, 1e-1)
     y = truth(x) + sigma * rng.standard_normal(sigma.shape)
-    alike, weighted = (damped_fit(start, x, y, steps=20, counts=counts).network for counts in (1.0, 1e-6 / sigma))
+    alike, weighted = (
+        fit(start, x, y, steps=20, damping=DAMPING, counts=counts).network for counts in (1.0, 1e-6 / sigma)
+    )
     fresh = rng.standard_normal((600, 8))
     assert rms(weighted, fresh, truth(fresh)) < 1e-4 < 1e-3 < rms(alike, fresh, truth(fresh))
 

@@ -187,7 +187,7 @@ def settled(
     x = oracle.nearest(both_sides(network, x))
     y = oracle(x)
     counts, sigma = noise.counts(x, y)
-    network, _ = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts)
+    network = fit(network, x, y, noise=STEADY * sigma, steps=STEPS, counts=counts).network
     outcome, seen, why = CriticalPoints().judge(network, oracle, rng=rng)
     return network, outcome, seen.residual, why
 

@@ -1,9 +1,9 @@
-"""fit, damped_fit: least squares on all parameters of a network, without a matrix of them."""
+"""fit: least squares on all parameters of a network, without a matrix of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -34,12 +34,11 @@ Pairs = list[tuple[np.ndarray, np.ndarray]]
 Kept = tuple[list[np.ndarray], list[np.ndarray | None], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Damped:
-    """A network after damped steps."""
+class Fitted(NamedTuple):
+    """A network after some steps."""
 
     network: Network  # the best one met
-    rms: float  # root mean square of `network(x) - y`, absolute
+    rms: float  # root mean square of `network(x) - y`, each multiplied by what it counts, absolute
     damping: float  # where the next fit goes on
     products: int  # with the Jacobian and its transpose, of all steps
 
@@ -52,40 +51,22 @@ def fit(  # noqa: PLR0913 - tolerances of a fit, by name
     noise: float = 0.0,
     first: int = 0,
     steps: int = 12,
+    most: int | None = None,
+    damping: float = 0.0,
     counts: Float[np.ndarray, "N m"] | float = 1.0,
-) -> tuple[Network, float]:
-    """Gauss-Newton steps, each solved by conjugate gradients.
+) -> Fitted:
+    """Steps of least squares, each solved by conjugate gradients: Gauss-Newton, or damped ones where a network is not
+    nearly right yet.
 
     Every product with the Jacobian is a pass through the network, so networks of hundreds of thousands of parameters
     fit. The preconditioner treats the inputs of a layer and what comes back to it as independent. `network`: where to
-    start: ReLU layers, the last one affine, most neurons within a few hundredths of the truth. `x`: where the oracle
-    was asked; half as many answers again as parameters at least. `first`: the first layer that moves. `counts`: what
-    the error of each answer is multiplied by. Returns the best network met, and the root mean square of what is left,
-    so multiplied. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker factorisation of
-    Martens and Grosse, ICML 2015 (arXiv:1503.05671).
+    start; without damping most neurons within a few hundredths of the truth. `x`: where the oracle was asked; half as
+    many answers again as parameters at least. `first`: the first layer that moves. `steps`: steps tried at most.
+    `most`: conjugate gradients per step at most. `damping`: relative to the diagonal of J^T J. `counts`: what the error
+    of each answer is multiplied by. Queries: `0`; the answers are given. Source: the preconditioner is the Kronecker
+    factorisation of Martens and Grosse, ICML 2015 (arXiv:1503.05671), damped as there; Marquardt (1963).
     """
-    fitted = damped_fit(network, x, y, noise=noise, first=first, steps=steps, most=_MOST, damping=0.0, counts=counts)
-    return fitted.network, fitted.rms
-
-
-def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
-    network: Network,
-    x: Float[np.ndarray, "N n"],
-    y: Float[np.ndarray, "N m"],
-    *,
-    noise: float = 0.0,
-    first: int = 0,
-    steps: int = 3,
-    most: int = _MOST_DAMPED,
-    damping: float = DAMPING,
-    counts: Float[np.ndarray, "N m"] | float = 1.0,
-) -> Damped:
-    """Levenberg-Marquardt steps for a network that is not yet nearly right; otherwise as `fit`.
-
-    `network`: where to start: any activations. `steps`: steps tried at most. `most`: conjugate gradients per step at
-    most. `damping`: relative to the diagonal of J^T J; 0 as in `fit`. `counts`: what errors are multiplied by.
-    Source: Marquardt (1963); the damped preconditioner as in Martens and Grosse, ICML 2015 (arXiv:1503.05671).
-    """
+    most = most or (_MOST_DAMPED if damping else _MOST)
     weights, kinds = _taken_apart(network)
     counts = np.broadcast_to(counts, y.shape)
 
@@ -123,7 +104,7 @@ def damped_fit(  # noqa: PLR0913 - tolerances of a fit, by name
             # Where few answers are far off most of the cost is theirs.
             break
     layers = [Layer(w, b, kind) for (w, b), kind in zip(weights, kinds, strict=True)]
-    return Damped(Network(tuple(layers), network.shape), robust.rms, min(damping, _LARGEST_DAMPING), products)
+    return Fitted(Network(tuple(layers), network.shape), robust.rms, min(damping, _LARGEST_DAMPING), products)
 
 
 def _taken_apart(network: Network) -> tuple[Pairs, list[Activation]]:

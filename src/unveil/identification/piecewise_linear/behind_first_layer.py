@@ -278,10 +278,10 @@ def _ended(setup: Setup, state: Reading) -> Reading:
         state = replace(state, layers=tuple(lacked))
         network = Network.from_weights([*lacked, output_suiting_most(lacked, x, y)], shape=setup.oracle.shape)
     counts, sigma = probe.noise.counts(x, y)
-    network, rms = fit(network, x, y, noise=STEADY * sigma, counts=counts)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts)
     # A hyperplane of the layer before, met a little beside where it was expected, ends as a neuron without effect.
     smaller = without_idle(network, x, probe.noise.at(x, y))
     if smaller.widths != network.widths:
-        network, rms = fit(smaller, x, y, noise=STEADY * sigma, counts=counts)
+        network, rms, *_ = fit(smaller, x, y, noise=STEADY * sigma, counts=counts)
     told = tuple({**each, "neurons": layer.neurons} for each, layer in zip(state.told, network.layers, strict=False))
     return replace(state, network=network, told=told, whole=rms < CONVINCING * float(y.std()))

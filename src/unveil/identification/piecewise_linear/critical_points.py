@@ -318,7 +318,7 @@ class _Attempt:
             return network
 
         def again(trial: Network) -> Network:
-            return fit(trial, x, y, noise=0.1 * sigma, steps=4, counts=counts)[0]
+            return fit(trial, x, y, noise=0.1 * sigma, steps=4, counts=counts).network
 
         return slimmed(network, x, y, sigma, again, counts=counts)
 

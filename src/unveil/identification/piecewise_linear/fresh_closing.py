@@ -82,12 +82,12 @@ def close_on_fresh(setup: Setup, state: Reading) -> Reading:
     else:
         x, y = fresh(setup, state, _answers(network), layer, int(OFTEN * (setup.oracle.n + 2) / m) + BESIDES)
     counts, sigma = setup.probe.noise.counts(x, y)
-    network, rms = fit(network, x, y, noise=STEADY * sigma, counts=counts)
+    network, rms, *_ = fit(network, x, y, noise=STEADY * sigma, counts=counts)
     if state.layers:
         return _fitted(state, found, network, lacking=False)
     if not more and rms > FITS * sigma:
         # The others have taken over half of what a weak neuron does, and its other half is the same on both sides.
-        other, less = fit(weakest_turned(network), x, y, noise=STEADY * sigma, counts=counts)
+        other, less, *_ = fit(weakest_turned(network), x, y, noise=STEADY * sigma, counts=counts)
         if less < HALF * rms:
             network, rms = other, less
     fits = rms <= FITS * sigma

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from unveil.identification.fitting.matrix_free import damped_fit
+from unveil.identification.fitting.matrix_free import DAMPING, fit
 from unveil.identification.fitting.output_layer import AffineMap, after
 from unveil.whitebox.network import Network
 
@@ -100,7 +100,7 @@ def last_layer(
         return layer
     # Of what was put in a few answers told the row; where it is always on all of them do.
     network = Network.from_weights([layer, output_suiting_most([*before, layer], x, y)])
-    network = damped_fit(network, after(before, x), y, steps=SHARPER).network
+    network = fit(network, after(before, x), y, steps=SHARPER, damping=DAMPING).network
     layer = network.layers[0].dense(), network.layers[0].bias
     return layer if suits_most(left_of_most([*before, layer], x, y), y, SHARP) else None
 

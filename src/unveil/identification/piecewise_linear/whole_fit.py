@@ -50,7 +50,7 @@ def finish_exact(setup: Setup, state: Reading) -> Reading:
             right[:] = True
         in_full = not first and y[right].size * parameters(network) ** 2 <= IN_FULL
         if not in_full or state.error > ROUGH:
-            network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS)[0]
+            network = fit(network, x[right], y[right], noise=noise, first=first, steps=FITS).network
         if in_full:
             network = fitted(network, x[right], y[right], first=first, steps=LAST)
             if not right.all():

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from unveil.blackbox.oracle import Oracle
 from unveil.identification.fitting.least_squares import parameters, polish
-from unveil.identification.fitting.matrix_free import DAMPING, damped_fit
+from unveil.identification.fitting.matrix_free import DAMPING, fit
 from unveil.identification.fitting.robust import STRAYS, off, trimmed_rms
 from unveil.whitebox.network import Network
 
@@ -111,7 +111,7 @@ def fitted(
         tail, work = polished.network, polished.steps * float(size) ** 2 * y.size
     else:
         steps, most = BRIEF if brief else USUAL if size <= MANY else OF_MANY
-        got = damped_fit(tail, h, y, noise=noise, steps=steps, most=most, damping=damping, counts=counts)
+        got = fit(tail, h, y, noise=noise, steps=steps, most=most, damping=damping, counts=counts)
         each = WEIGHT * size + INPUT * tail.n + NEURON * sum(tail.widths)
         tail, damping, work = got.network, got.damping, each * got.products * len(y)
     return Network((*network.layers[:first], *tail.layers), network.shape), damping, work
